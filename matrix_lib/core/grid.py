@@ -1,0 +1,166 @@
+"""Geometry of a clip, from pixels through latents to tokens. The only place that knows strides and patch sizes.
+
+F, h, w: token frames, rows, columns. T, H, W: latent frames, height, width. Everything else is pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Framing", "Grid"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The token grid of one forward pass and how each token maps back to latents and pixels.
+
+    Args:
+        frames, height, width: tokens along time, rows and columns.
+        patch: latent elements per token along (time, rows, columns).
+        temporal_stride, spatial_stride: pixels per latent element; time is causal, so latent 0 holds pixel frame 0 alone
+            and latent i holds pixel frames `s*(i-1)+1 .. s*i`.
+        lead: latent frames put in front of the clip to fill the first temporal patch (CogVideoX 1.5); they stand for
+            pixel frame 0.
+    """
+
+    frames: int
+    height: int
+    width: int
+    patch: tuple[int, int, int] = (1, 2, 2)
+    temporal_stride: int = 4
+    spatial_stride: int = 8
+    lead: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.height, self.width, *self.patch, self.temporal_stride, self.spatial_stride) < 1:
+            raise ValueError(f"a grid needs at least one token, patch element and stride along each axis; got {self}")
+        if not 0 <= self.lead < self.patch[0]:
+            raise ValueError(f"lead counts latent frames in front, 0 to {self.patch[0] - 1}; got {self.lead}")
+
+    @classmethod
+    def from_latent(
+        cls,
+        latent: tuple[int, int, int],
+        patch: tuple[int, int, int] = (1, 2, 2),
+        temporal_stride: int = 4,
+        spatial_stride: int = 8,
+        lead: int = 0,
+    ) -> Grid:
+        """Grid of a latent (T, H, W), without `lead` frames; sizes that the patch does not divide are rounded up."""
+        t, h, w = latent
+        tokens = (-(-(t + lead) // patch[0]), -(-h // patch[1]), -(-w // patch[2]))
+        return cls(*tokens, patch=patch, temporal_stride=temporal_stride, spatial_stride=spatial_stride, lead=lead)
+
+    @classmethod
+    def from_pixels(
+        cls,
+        frames: int,
+        height: int,
+        width: int,
+        patch: tuple[int, int, int] = (1, 2, 2),
+        temporal_stride: int = 4,
+        spatial_stride: int = 8,
+        lead: int | None = None,
+    ) -> Grid:
+        """Grid of a clip of `frames` x `height` x `width` pixels. `lead=None` fills the first temporal patch."""
+        t = -(-(frames - 1) // temporal_stride) + 1
+        front = -t % patch[0] if lead is None else lead
+        latent = (t, -(-height // spatial_stride), -(-width // spatial_stride))
+        return cls.from_latent(latent, patch, temporal_stride, spatial_stride, front)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(F, h, w)."""
+        return self.frames, self.height, self.width
+
+    @property
+    def size(self) -> int:
+        """Number of video tokens, F*h*w."""
+        return self.frames * self.height * self.width
+
+    @property
+    def frame_size(self) -> int:
+        """Tokens of one token frame, h*w."""
+        return self.height * self.width
+
+    @property
+    def latent_frames(self) -> int:
+        """Latent frames covered, without the `lead` frames (an upper bound where the patch had to be padded)."""
+        return self.frames * self.patch[0] - self.lead
+
+    @property
+    def pixel_frames(self) -> int:
+        """Pixel frames covered."""
+        return (self.latent_frames - 1) * self.temporal_stride + 1
+
+    @property
+    def token_pixels(self) -> tuple[int, int]:
+        """Pixel height and width of one token."""
+        return self.patch[1] * self.spatial_stride, self.patch[2] * self.spatial_stride
+
+    def pixel_span(self, frame: int) -> tuple[int, int]:
+        """Pixel frames [start, stop) that token frame `frame` stands for: the union over its latent frames."""
+        if not 0 <= frame < self.frames:
+            raise ValueError(f"token frame {frame} is outside 0..{self.frames - 1}")
+        first = max(frame * self.patch[0] - self.lead, 0)
+        last = max((frame + 1) * self.patch[0] - self.lead - 1, 0)
+        start = 0 if first == 0 else (first - 1) * self.temporal_stride + 1
+        return start, last * self.temporal_stride + 1
+
+    def pixel_spans(self) -> tuple[tuple[int, int], ...]:
+        return tuple(self.pixel_span(i) for i in range(self.frames))
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How source frames become what the model sees: one crop and one resize, for images and masks alike.
+
+    Args:
+        source, target: (height, width) in pixels.
+        crop: "center" keeps the aspect ratio and cuts the overhang evenly (what ComfyUI does with start images);
+            "stretch" resizes without a crop.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    crop: Literal["center", "stretch"] = "center"
+
+    def __post_init__(self) -> None:
+        if min(*self.source, *self.target) < 1:
+            raise ValueError(f"frame sizes are at least 1x1 pixel; got source {self.source}, target {self.target}")
+        if self.crop not in ("center", "stretch"):
+            raise ValueError(f"crop is 'center' or 'stretch'; got {self.crop!r}")
+
+    def box(self) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the source region that the model sees; the same rounding as the host's."""
+        (sh, sw), (th, tw) = self.source, self.target
+        if self.crop == "stretch":
+            return 0, 0, sh, sw
+        old, new = sw / sh, tw / th
+        x = round((sw - sw * (new / old)) / 2) if old > new else 0
+        y = round((sh - sh * (old / new)) / 2) if old < new else 0
+        return y, x, sh - 2 * y, sw - 2 * x
+
+    def apply(self, frames: Tensor, mode: Literal["nearest", "area", "bilinear"] = "bilinear") -> Tensor:
+        """Crops and resizes `frames` (..., source height, source width) to (..., target height, target width)."""
+        if tuple(frames.shape[-2:]) != self.source:
+            raise ValueError(
+                f"frames are {tuple(frames.shape[-2:])} pixels (h, w), but this framing is for {self.source}"
+            )
+        y, x, h, w = self.box()
+        cut = frames[..., y : y + h, x : x + w]
+        if (h, w) == self.target:
+            return cut
+        flat = cut.reshape(-1, 1, h, w)
+        flat = flat if flat.is_floating_point() else flat.float()
+        if mode == "nearest":
+            out = torch.nn.functional.interpolate(flat, self.target, mode="nearest-exact")
+        elif mode == "area":
+            out = torch.nn.functional.interpolate(flat, self.target, mode="area")
+        else:
+            out = torch.nn.functional.interpolate(flat, self.target, mode="bilinear", antialias=True)
+        return out.reshape(*frames.shape[:-2], *self.target).to(frames.dtype)

@@ -1,0 +1,97 @@
+"""Where attention happens and what one call of it looks like. Hosts fill these in; everything above only reads them.
+
+B batch, H heads, Nq / Nk query / key tokens of the call, D head size, S video tokens, T text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from .grid import Grid
+
+if TYPE_CHECKING:
+    from .binding import PromptBinding
+    from .tracks import MaskTracks
+
+__all__ = ["AttentionCall", "AttentionSite", "BatchRow", "SiteKind", "select_sites"]
+
+# joint: text and video in one sequence. self: video only. cross: video queries, text keys. image: video queries,
+# image-embedding keys (Wan I2V). spatial, temporal: the two halves of a factorised U-Net.
+SiteKind = Literal["joint", "self", "cross", "image", "spatial", "temporal"]
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention of a model. `layer` counts blocks over the whole network (HunyuanVideo's single blocks go on
+    after the double ones); `name` is the module path that the host's own model gives it."""
+
+    layer: int
+    kind: SiteKind
+    name: str
+
+    @property
+    def has_v2t(self) -> bool:
+        """Whether video queries meet text keys here."""
+        return self.kind in ("joint", "cross")
+
+    @property
+    def has_v2v(self) -> bool:
+        """Whether video queries meet video keys of all frames here."""
+        return self.kind in ("joint", "self")
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """What one row of the batch is: its guidance branch and whose words and tracks belong to it.
+
+    `key` names the prompt and sample that the row comes from; rows of two prompts never share one.
+    """
+
+    branch: Literal["cond", "uncond"] = "cond"
+    key: Hashable = 0
+    binding: PromptBinding | None = None
+    tracks: MaskTracks | None = None
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention call as the host is about to run it.
+
+    q (B, H, Nq, D), k and v (B, H, Nk, D) as the kernel gets them (after norms and rotary embedding). `scale`
+    multiplies q.k^T. `mask` is additive (float) or keep (bool), broadcastable to (B, H, Nq, Nk), or None.
+    `video_q`, `video_k`, `text_k`: (start, length) of the video rows, video keys and text keys; None where the call has
+    none. Text keys count the rows of the conditioning, padding included, in conditioning order.
+    `frame_index`: for each token frame of `grid` the token frame of the whole clip (context windows), or None.
+    """
+
+    site: AttentionSite
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    grid: Grid
+    rows: tuple[BatchRow, ...]
+    mask: Tensor | None = None
+    video_q: tuple[int, int] | None = None
+    video_k: tuple[int, int] | None = None
+    text_k: tuple[int, int] | None = None
+    step: int = 0
+    sigma: float = 0.0
+    frame_index: tuple[int, ...] | None = None
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+def select_sites(sites: Iterable[AttentionSite], layers: Iterable[int] | None) -> list[AttentionSite]:
+    """The sites of the given layers (all when None). Raises ValueError naming layers that do not exist."""
+    every = list(sites)
+    if layers is None:
+        return every
+    wanted = set(layers)
+    known = {site.layer for site in every}
+    if unknown := sorted(wanted - known):
+        raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{max(known, default=-1)}")
+    return [site for site in every if site.layer in wanted]

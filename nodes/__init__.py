@@ -1,0 +1,26 @@
+"""The pack's nodes, one file per concern. ComfyUI calls `comfy_entrypoint`.
+
+Only relative imports live in this folder: the host owns a top-level module that is also called `nodes`.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from comfy_api.latest import ComfyExtension, io
+
+# One file per concern. Each exports `NODES`, the list of its node classes.
+_FILES = ("models", "tracks", "words", "capture", "preview")
+
+
+class MatrixExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        modules = [importlib.import_module(f".{name}", __name__) for name in _FILES]
+        return [node for module in modules for node in module.NODES]
+
+
+async def comfy_entrypoint() -> MatrixExtension:
+    return MatrixExtension()
+
+
+__all__ = ["comfy_entrypoint"]

@@ -1,0 +1,2 @@
+def test_host_loads_the_pack(pack):
+    assert pack.module.WEB_DIRECTORY == "./web"
