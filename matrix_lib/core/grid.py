@@ -21,8 +21,8 @@ class Grid:
     Args:
         frames, height, width: tokens along time, rows and columns.
         patch: latent elements per token along (time, rows, columns).
-        temporal_stride, spatial_stride: pixels per latent element; time is causal, so latent 0 holds pixel frame 0 alone
-            and latent i holds pixel frames `s*(i-1)+1 .. s*i`.
+        temporal_stride, spatial_stride: pixels per latent element; time is causal, so latent 0 holds pixel frame 0
+            alone and latent i pixel frames `s*(i-1)+1 .. s*i`.
         lead: latent frames put in front of the clip to fill the first temporal patch (CogVideoX 1.5); they stand for
             pixel frame 0.
     """
