@@ -1,0 +1,311 @@
+"""Attention probabilities without the attention matrix.
+
+A softmax entry is exp(scale * q.k - lse), lse being the row's log-sum-exp. Whoever knows lse can have any column
+(video-to-text) or any row (video-to-video) alone; nothing N x N is ever held. At inference lse comes from the kernel
+that computes the attention anyway; where it cannot, or where gradients are wanted, it is computed again in chunks:
+a kernel's own lse carries no gradient, and treating it as a constant is wrong by tens of percent.
+
+B batch, H heads, Nq / Nk query / key tokens, D head size, C columns or R rows that are looked at, E entities.
+Probabilities are means over heads, float32, in [0, 1]; `scale` multiplies q.k; masks are additive (float) or keep
+(bool), broadcastable to (B, H, Nq, Nk).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from . import kernels
+
+__all__ = ["LseTap", "Pool", "pooled_columns", "pooled_rows", "row_lse", "sdpa_with_lse"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Which tokens are looked at and how they mix into entities.
+
+    indices: (R,) int64, distinct. weights: (R, E) float32; an entity's map is the weighted sum over its tokens, so
+    columns that sum to 1 make it a mean.
+    """
+
+    indices: Tensor
+    weights: Tensor
+    names: tuple[str, ...]
+
+    @classmethod
+    def mean_of(cls, tokens: Mapping[str, Sequence[int] | Tensor]) -> Pool:
+        """One entity per name, the mean over its tokens. Tokens may be shared. Raises ValueError on an empty set."""
+        sets = {name: torch.as_tensor(rows, dtype=torch.int64).flatten().cpu() for name, rows in tokens.items()}
+        if empty := [name for name, rows in sets.items() if rows.numel() == 0]:
+            raise ValueError(f"no tokens for {', '.join(map(repr, empty))}: each entity needs at least one")
+        if not sets:
+            return cls(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0), ())
+        indices = torch.unique(torch.cat(list(sets.values())))
+        weights = torch.zeros(len(indices), len(sets))
+        for column, rows in enumerate(sets.values()):
+            rows = torch.unique(rows)
+            weights[torch.searchsorted(indices, rows), column] = 1.0 / len(rows)
+        return cls(indices, weights, tuple(sets))
+
+    def to(self, device: torch.device) -> Pool:
+        if self.indices.device == device:
+            return self
+        return Pool(self.indices.to(device), self.weights.to(device), self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def pooled_columns(
+    q: Tensor,
+    k: Tensor,
+    columns: Pool,
+    scale: float,
+    *,
+    lse: Tensor | None = None,
+    mask: Tensor | None = None,
+    per_head: bool = False,
+    budget: int | None = None,
+) -> Tensor:
+    """How much each query looks at each entity's key tokens: (B, E, Nq), or (B, H, E, Nq) with `per_head`.
+
+    Args:
+        q, k: (B, H, Nq, D), (B, H, Nk, D); pass only the queries that are wanted (video rows), but every key.
+        columns: key tokens of the entities (indices into Nk).
+        lse: (B, H, Nq) natural log-sum-exp of the scaled, masked logits; None computes it. Ignored where gradients
+            are recorded.
+        budget: logits held at a time (elements); None picks one for the device.
+    Raises:
+        ValueError: a column outside 0..Nk-1.
+    """
+    _check(columns, k.shape[2], "key")
+    columns = columns.to(q.device)
+    grad = _wants_grad(q, k)
+    if lse is None and not grad:
+        lse = row_lse(q, k, scale, mask=mask, budget=budget)
+    if not grad and not per_head and mask is None and kernels.usable(q):
+        assert lse is not None
+        return kernels.columns(q, k[:, :, columns.indices], lse, columns.weights, scale)
+    out = []
+    for rows in _row_chunks(q, len(columns.indices) if not grad else k.shape[2], budget):
+        part = None if grad or lse is None else lse[:, :, rows]
+        block = _slice_mask(mask, rows, None)
+
+        def run(qc: Tensor, kk: Tensor, part: Tensor | None = part, block: Tensor | None = block) -> Tensor:
+            probabilities = _probabilities(qc, kk, scale, part, block, columns.indices)
+            pooled = torch.einsum("bhnc,ce->bhen", probabilities, columns.weights.to(probabilities))
+            return pooled if per_head else pooled.mean(1)
+
+        out.append(checkpoint(run, q[:, :, rows], k, use_reentrant=False) if grad else run(q[:, :, rows], k))
+    return torch.cat(out, dim=-1)
+
+
+def pooled_rows(
+    q: Tensor,
+    k: Tensor,
+    rows: Pool,
+    scale: float,
+    *,
+    lse: Tensor | None = None,
+    mask: Tensor | None = None,
+    keys: tuple[int, int] | None = None,
+    per_head: bool = False,
+    budget: int | None = None,
+) -> Tensor:
+    """Where each entity's query tokens look: (B, E, S), or (B, H, E, S) with `per_head`.
+
+    Args:
+        q, k: (B, H, Nq, D), (B, H, Nk, D): every query and every key.
+        rows: query tokens of the entities (indices into Nq).
+        keys: (start, length) of the keys that are reported (video keys), S of them; None reports all Nk. The softmax
+            always runs over all keys.
+        lse: (B, H, Nq) as in `pooled_columns`.
+    Raises:
+        ValueError: a row outside 0..Nq-1.
+    """
+    _check(rows, q.shape[2], "query")
+    rows = rows.to(q.device)
+    start, length = keys if keys is not None else (0, k.shape[2])
+    grad = _wants_grad(q, k)
+    picked = q[:, :, rows.indices]
+    if not grad and lse is not None:
+        lse = lse[:, :, rows.indices]
+    elif not grad:
+        lse = row_lse(picked, k, scale, mask=_slice_mask(mask, rows.indices, None), budget=budget)
+    if not grad and not per_head and mask is None and kernels.usable(q):
+        assert lse is not None
+        return kernels.rows(picked, k[:, :, start : start + length], lse, rows.weights, scale)
+    span = slice(start, start + length)
+    total: Tensor | None = None
+    for chunk in _row_chunks(picked, k.shape[2], budget):
+        part = None if grad or lse is None else lse[:, :, chunk]
+        block = _slice_mask(mask, rows.indices[chunk], None)
+        weights = rows.weights[chunk]
+
+        def run(
+            qc: Tensor,
+            kk: Tensor,
+            part: Tensor | None = part,
+            block: Tensor | None = block,
+            weights: Tensor = weights,
+        ) -> Tensor:
+            probabilities = _probabilities(qc, kk, scale, part, block, span)
+            pooled = torch.einsum("bhrn,re->bhen", probabilities, weights.to(probabilities))
+            return pooled if per_head else pooled.mean(1)
+
+        here = checkpoint(run, picked[:, :, chunk], k, use_reentrant=False) if grad else run(picked[:, :, chunk], k)
+        total = here if total is None else total + here
+    if total is None:
+        shape = (q.shape[0], q.shape[1], len(rows), length) if per_head else (q.shape[0], len(rows), length)
+        return q.new_zeros(shape, dtype=torch.float32)
+    return total
+
+
+def row_lse(q: Tensor, k: Tensor, scale: float, *, mask: Tensor | None = None, budget: int | None = None) -> Tensor:
+    """Natural log-sum-exp of each row of scaled, masked logits, (B, H, Nq) float32 (float64 for float64 input).
+
+    The second pass for kernels that keep it to themselves: a fused PyTorch kernel where one returns it, else chunks.
+    """
+    if not _wants_grad(q, k) and kernels.has_lse(q):
+        fused = sdpa_with_lse(q, k, k, attn_mask=mask, scale=scale)[1]
+        if fused is not None:
+            return fused
+    out = []
+    for rows in _row_chunks(q, k.shape[2], budget):
+        out.append(_logits(q[:, :, rows], k, scale, _slice_mask(mask, rows, None)).logsumexp(-1))
+    return torch.cat(out, dim=-1)
+
+
+def sdpa_with_lse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`scaled_dot_product_attention` by the kernel that PyTorch would pick itself, and that kernel's log-sum-exp.
+
+    Returns (output, lse): output bit-identical to the plain call; lse (B, H, Nq) float32 without gradient, None where
+    the picked kernel does not return one (then the plain call ran).
+    """
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def fallback() -> tuple[Tensor, None]:
+        options: dict[str, Any] = {"enable_gqa": True} if enable_gqa else {}
+        return plain(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, **options), None
+
+    if dropout_p or is_causal or enable_gqa or q.ndim != 4 or v.shape[-1] != q.shape[-1]:
+        return fallback()
+    pick = torch._fused_sdp_choice(q, k, v, attn_mask, 0.0, False, scale=scale)
+    aten = torch.ops.aten
+    if pick == SDPBackend.FLASH_ATTENTION.value and q.device.type == "cpu":
+        mask = attn_mask
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
+        return out, lse
+    if q.device.type != "cuda" or q.shape[-1] % 8:
+        return fallback()
+    if pick == SDPBackend.FLASH_ATTENTION.value:
+        out, lse = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)[:2]
+    elif pick == SDPBackend.CUDNN_ATTENTION.value and attn_mask is None:
+        out, lse = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)[:2]
+    elif pick == SDPBackend.EFFICIENT_ATTENTION.value and attn_mask is None:
+        out, lse = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, False, scale=scale)[:2]
+    else:
+        return fallback()
+    return out, lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]]
+
+
+class LseTap(TorchFunctionMode):
+    """While active, `scaled_dot_product_attention` also yields its log-sum-exp: `tap.calls` lists (q, k, lse).
+
+    Output is bit-identical to the plain call: the same kernel runs, only asked for one more result.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = {**dict(zip(names, args)), **kwargs}
+        q, k, v = given.pop("query"), given.pop("key"), given.pop("value")
+        out, lse = sdpa_with_lse(q, k, v, **given)
+        self.calls.append((q, k, lse))
+        return out
+
+    def lse_for(self, q: Tensor) -> Tensor | None:
+        """The log-sum-exp of the one call that was made, if it was one call of q's batch, heads and rows."""
+        if len(self.calls) != 1 or self.calls[0][0].shape[:3] != q.shape[:3]:
+            return None
+        return self.calls[0][2]
+
+
+def _probabilities(
+    q: Tensor, k: Tensor, scale: float, lse: Tensor | None, mask: Tensor | None, keys: Tensor | slice
+) -> Tensor:
+    """softmax(scale q k^T + mask)[..., keys], (B, H, rows, keys); with lse only the wanted logits are computed."""
+    if lse is None:
+        logits = _logits(q, k, scale, mask)
+        lse = logits.logsumexp(-1)
+        logits = logits[..., keys]
+    else:
+        logits = _logits(q, k[:, :, keys], scale, _slice_mask(mask, None, keys))
+    # A row whose keys are all masked has lse = -inf; it looks at nothing, which is 0 and not NaN.
+    lse = lse.to(logits).masked_fill(lse == float("-inf"), float("inf")).unsqueeze(-1)
+    return (logits - lse).exp()
+
+
+def _logits(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    kind = torch.float64 if q.dtype == torch.float64 else torch.float32
+    logits = (q.to(kind) @ k.to(kind).transpose(-1, -2)) * scale
+    if mask is None:
+        return logits
+    if mask.dtype == torch.bool:
+        return logits.masked_fill(~mask, float("-inf"))
+    return logits + mask.to(kind)
+
+
+def _slice_mask(mask: Tensor | None, rows: Tensor | slice | None, keys: Tensor | slice | None) -> Tensor | None:
+    """The part of a broadcastable mask for some rows and keys."""
+    if mask is None:
+        return None
+    while mask.ndim < 4:  # (Nq, Nk) and (B, Nq, Nk), as the kernels take them
+        mask = mask.unsqueeze(0) if mask.ndim == 2 else mask.unsqueeze(1)
+    if rows is not None and mask.shape[2] > 1:
+        mask = mask[:, :, rows]
+    if keys is not None and mask.shape[3] > 1:
+        mask = mask[..., keys]
+    return mask
+
+
+def _row_chunks(q: Tensor, width: int, budget: int | None) -> list[slice]:
+    """Row slices whose logits against `width` keys stay within `budget` elements."""
+    if budget is None:
+        budget = 1 << 25 if q.device.type == "cuda" else 1 << 23
+    step = max(1, budget // max(1, q.shape[0] * q.shape[1] * width))
+    return [slice(i, min(i + step, q.shape[2])) for i in range(0, q.shape[2], step)]
+
+
+def _wants_grad(q: Tensor, k: Tensor) -> bool:
+    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+
+
+def _check(pool: Pool, size: int, what: str) -> None:
+    if pool.indices.numel() and (int(pool.indices.min()) < 0 or int(pool.indices.max()) >= size):
+        low, high = int(pool.indices.min()), int(pool.indices.max())
+        raise ValueError(f"{what} tokens {low}..{high} were asked for, but this call has {what} tokens 0..{size - 1}")

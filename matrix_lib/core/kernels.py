@@ -1,0 +1,160 @@
+"""Triton kernels for the two pooled reads of attention. Chosen at run time on NVIDIA GPUs; everything else, and every
+gradient, goes the plain PyTorch way in `attention.py`, with the same results.
+
+Both keep logits in registers: what reaches memory is one map per entity.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["columns", "has_lse", "rows", "usable"]
+
+
+def has_lse(q: Tensor) -> bool:
+    """Whether a fused PyTorch kernel on this device returns the log-sum-exp at useful precision for q's dtype."""
+    return q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16)
+
+
+def usable(q: Tensor) -> bool:
+    """Whether the Triton kernels take this tensor. `MATRIX_TRITON=0` turns them off."""
+    return (
+        q.device.type == "cuda"
+        and torch.version.cuda is not None
+        and q.dtype in (torch.float16, torch.bfloat16, torch.float32)
+        and q.shape[-1] in (16, 32, 64, 128)
+        and os.environ.get("MATRIX_TRITON", "1") != "0"
+        and _build() is not None
+    )
+
+
+def columns(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """(B, H, N, D), (B, H, C, D), lse (B, H, N), weights (C, E) -> (B, E, N) float32, mean over heads."""
+    built = _build()
+    assert built is not None
+    triton, kernel, _ = built
+    b, h, n, d = q.shape
+    c = k.shape[2]
+    k = k.contiguous()
+    out = torch.empty(b, c, n, device=q.device, dtype=torch.float32)
+    block_c = max(16, triton.next_power_of_2(min(c, 64)))
+    grid = (triton.cdiv(n, 128), triton.cdiv(c, block_c), b)
+    lse = lse if lse.stride(-1) == 1 else lse.contiguous()
+    kernel[grid](
+        q, k, lse, out, n, c, h, scale, 1.0 / h,
+        q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
+        lse.stride(0), lse.stride(1), out.stride(0), out.stride(1),
+        D=d, BN=128, BC=block_c, PRECISION=_precision(q), num_warps=4,
+    )  # fmt: skip
+    return torch.einsum("bcn,ce->ben", out, weights.to(out))
+
+
+def rows(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """Picked rows (B, H, R, D), keys (B, H, S, D), lse (B, H, R), weights (R, E) -> (B, E, S) float32, mean over heads.
+
+    Entities are summed apart, so a row that two entities share is read twice; their token sets are small.
+    """
+    built = _build()
+    assert built is not None
+    triton, _, kernel = built
+    b, h, r, d = q.shape
+    s, e = k.shape[2], weights.shape[1]
+    out = torch.empty(b, e, s, device=q.device, dtype=torch.float32)
+    q, lse, weights = q.contiguous(), lse.contiguous(), weights.to(torch.float32).t().contiguous()
+    block_e = triton.next_power_of_2(max(e, 1))
+    # Heads are split over programs where the grid would leave the GPU idle; partial sums meet by atomics.
+    split = 1
+    while split < h and triton.cdiv(s, 128) * b * split < 256 and h % (split * 2) == 0:
+        split *= 2
+    if split > 1:
+        out.zero_()
+    kernel[(triton.cdiv(s, 128), split, b)](
+        q, k, lse, weights, out, r, s, h, e, scale, 1.0 / h,
+        q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
+        lse.stride(0), lse.stride(1), out.stride(0), out.stride(1),
+        D=d, BS=128, BR=64, BE=block_e, SPLIT=split, PRECISION=_precision(q), num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def _precision(q: Tensor) -> str:
+    """float32 input is multiplied in full precision; half types have no other."""
+    return "ieee" if q.dtype == torch.float32 else "tf32"
+
+
+@functools.cache
+def _build() -> tuple[Any, Any, Any] | None:
+    """Compiles nothing yet; defines the kernels where Triton is installed."""
+    try:
+        import triton
+        import triton.language as tl
+    except ImportError:
+        return None
+
+    @triton.jit
+    def column_kernel(
+        q, k, lse, out, n, c, heads, scale, mean,
+        q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_c,
+        D: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        at_n = tl.program_id(0) * BN + tl.arange(0, BN)
+        at_c = tl.program_id(1) * BC + tl.arange(0, BC)
+        batch = tl.program_id(2).to(tl.int64)
+        at_d = tl.arange(0, D)
+        in_n, in_c = at_n < n, at_c < c
+        total = tl.zeros((BN, BC), dtype=tl.float32)
+        for head in range(heads):
+            q_at = q + batch * q_b + head * q_h + at_n[:, None].to(tl.int64) * q_n + at_d[None, :]
+            k_at = k + batch * k_b + head * k_h + at_c[None, :] * k_n + at_d[:, None]
+            queries = tl.load(q_at, mask=in_n[:, None], other=0.0)
+            keys = tl.load(k_at, mask=in_c[None, :], other=0.0)
+            norm = tl.load(lse + batch * l_b + head * l_h + at_n, mask=in_n, other=float("inf"))
+            norm = tl.where(norm == float("-inf"), float("inf"), norm)
+            logits = tl.dot(queries, keys, input_precision=PRECISION) * scale
+            total += tl.exp(logits - norm[:, None])
+        at = out + batch * o_b + at_c[None, :].to(tl.int64) * o_c + at_n[:, None]
+        tl.store(at, total * mean, mask=in_n[:, None] & in_c[None, :])
+
+    @triton.jit
+    def row_kernel(
+        q, k, lse, weights, out, r, s, heads, entities, scale, mean,
+        q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_e,
+        D: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr, BE: tl.constexpr, SPLIT: tl.constexpr,
+        PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        at_s = tl.program_id(0) * BS + tl.arange(0, BS)
+        part = tl.program_id(1)
+        batch = tl.program_id(2).to(tl.int64)
+        at_d = tl.arange(0, D)
+        at_e = tl.arange(0, BE)
+        in_s = at_s < s
+        total = tl.zeros((BE, BS), dtype=tl.float32)
+        for head in range(part, heads, SPLIT):
+            k_at = k + batch * k_b + head * k_h + at_s[None, :].to(tl.int64) * k_n + at_d[:, None]
+            keys = tl.load(k_at, mask=in_s[None, :], other=0.0)
+            for first in range(0, r, BR):
+                at_r = first + tl.arange(0, BR)
+                in_r = at_r < r
+                q_at = q + batch * q_b + head * q_h + at_r[:, None] * q_n + at_d[None, :]
+                queries = tl.load(q_at, mask=in_r[:, None], other=0.0)
+                norm = tl.load(lse + batch * l_b + head * l_h + at_r, mask=in_r, other=float("inf"))
+                norm = tl.where(norm == float("-inf"), float("inf"), norm)
+                logits = tl.dot(queries, keys, input_precision=PRECISION) * scale
+                probability = tl.exp(logits - norm[:, None])
+                for entity in tl.static_range(BE):
+                    weight = tl.load(weights + entity * r + at_r, mask=in_r & (entity < entities), other=0.0)
+                    summed = tl.sum(probability * weight[:, None], axis=0)
+                    total += tl.where(at_e[:, None] == entity, summed[None, :], 0.0)
+        at = out + batch * o_b + at_e[:, None].to(tl.int64) * o_e + at_s[None, :]
+        keep = (at_e[:, None] < entities) & in_s[None, :]
+        if SPLIT == 1:
+            tl.store(at, total * mean, mask=keep)
+        else:
+            tl.atomic_add(at, total * mean, mask=keep)
+
+    return triton, column_kernel, row_kernel
