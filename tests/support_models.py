@@ -1,0 +1,261 @@
+"""Tiny random models in the folders that diffusers writes, one function per family.
+
+Every parameter and every stored buffer is random, so that a key which lands in the wrong place changes the result.
+Sizes are as small as native ComfyUI allows: it fixes the head sizes (CogVideoX 64, Wan and HunyuanVideo 128), 16 latent
+channels, Wan's 4096-wide words and HunyuanVideo's 768-wide pooled words.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+__all__ = ["make_cogvideox", "make_hunyuan", "make_wan", "randomize", "spiece_model"]
+
+_SENTENCES = (
+    "a woman in a red coat hands the paper cup to the old man",
+    "the cyclist overtakes the white van on a narrow street",
+    "two dogs pull a rope while a child watches them from the door",
+    "the chef slices a green apple and throws the pieces into the bowl",
+    "he picks up the target mug, turns around and gives it back",
+    "robots carry boxes across the quiet warehouse at night",
+)
+
+
+def randomize(module: nn.Module, seed: int = 0, std: float = 0.08) -> nn.Module:
+    """Fills all floating parameters and stored buffers with noise; scales of norms stay near one."""
+    generator = torch.Generator().manual_seed(seed)
+    stored = set(module.state_dict())
+    tensors = [*module.named_parameters(), *((n, b) for n, b in module.named_buffers() if n in stored)]
+    with torch.no_grad():
+        for name, tensor in tensors:
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            scale = tensor.ndim == 1 and name.endswith("weight") or name.endswith("gamma")
+            tensor.copy_(1 + 0.3 * noise if scale else std * noise)
+    return module.eval()
+
+
+def spiece_model(folder: Path, vocab: int = 300) -> Path:
+    """Trains a SentencePiece model on a few sentences, with T5's special ids; returns `folder/spiece.model`."""
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(_SENTENCES * 20),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=vocab,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.vocab").unlink()
+    return folder / "spiece.model"
+
+
+def make_cogvideox(
+    folder: Path | str,
+    version: Literal["1.0", "1.5"] = "1.0",
+    size: Literal["2b", "5b"] = "5b",
+    i2v: bool = True,
+    sample: tuple[int, int, int] = (9, 16, 24),
+    layers: int = 2,
+    text_dim: int = 64,
+    text_encoder: bool = True,
+    vae: bool = True,
+    seed: int = 0,
+) -> Path:
+    """CogVideoX: 1.0 2B (sincos table), 1.0 5B (rotary; learned table as well where `i2v`), 1.5 (temporal patches).
+
+    `sample` is (pixel frames, latent height, latent width) of the base grid that the positions refer to.
+    """
+    from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+
+    folder = Path(folder)
+    new, rotary = version == "1.5", size == "5b"
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=64,
+        in_channels=32 if i2v else 16,
+        out_channels=16,
+        time_embed_dim=32,
+        ofs_embed_dim=32 if new and i2v else None,
+        text_embed_dim=text_dim,
+        num_layers=layers,
+        sample_frames=sample[0],
+        sample_height=sample[1],
+        sample_width=sample[2],
+        patch_size_t=2 if new else None,
+        patch_bias=not new,
+        use_rotary_positional_embeddings=rotary,
+        use_learned_positional_embeddings=rotary and i2v and not new,
+    )
+    randomize(transformer, seed, 0.15).save_pretrained(folder / "transformer")
+    CogVideoXDDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=1.0 if rotary else 3.0,
+        timestep_spacing="trailing",
+    ).save_pretrained(folder / "scheduler")
+    if vae:
+        _cogvideox_vae(folder / "vae", 0.7 if rotary else 1.15258426, new and i2v, seed)
+    if text_encoder:
+        _t5(folder, text_dim, seed)
+    name = "CogVideoXImageToVideoPipeline" if i2v else "CogVideoXPipeline"
+    return _index(folder, name, {"transformer": "CogVideoXTransformer3DModel", "vae": "AutoencoderKLCogVideoX"})
+
+
+def make_wan(
+    folder: Path | str,
+    i2v: bool = False,
+    version: Literal["2.1", "2.2"] = "2.1",
+    layers: int = 2,
+    text_encoder: bool = True,
+    vae: bool = True,
+    seed: int = 0,
+) -> Path:
+    """Wan: 2.1 (image words beside the text words where `i2v`) and 2.2 (two experts, no image words)."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+
+    folder = Path(folder)
+    image_words = i2v and version == "2.1"
+    for index, part in enumerate(("transformer", "transformer_2") if version == "2.2" else ("transformer",)):
+        transformer = WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=128,
+            in_channels=36 if i2v else 16,
+            out_channels=16,
+            text_dim=4096,
+            ffn_dim=64,
+            num_layers=layers,
+            image_dim=1280 if image_words else None,
+            added_kv_proj_dim=256 if image_words else None,
+        )
+        randomize(transformer, seed + index, 0.03).save_pretrained(folder / part)
+    FlowMatchEulerDiscreteScheduler(shift=8.0).save_pretrained(folder / "scheduler")
+    if vae:
+        _wan_vae(folder / "vae", seed)
+    if text_encoder:
+        _umt5(folder, seed)
+    extra = {"boundary_ratio": 0.9 if i2v else 0.875} if version == "2.2" else {}
+    parts = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan", **extra}
+    if version == "2.2":
+        parts["transformer_2"] = "WanTransformer3DModel"
+    return _index(folder, "WanImageToVideoPipeline" if i2v else "WanPipeline", parts)
+
+
+def make_hunyuan(
+    folder: Path | str,
+    i2v: Literal["", "latent_concat", "token_replace"] = "",
+    layers: int = 1,
+    single_layers: int = 1,
+    text_dim: int = 64,
+    vae: bool = True,
+    seed: int = 0,
+) -> Path:
+    """HunyuanVideo: text to video, and the two kinds of image to video. Its text encoders are not made: the host fixes
+    CLIP-L's and Llama's vocabularies, which are no tiny models."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoTransformer3DModel
+
+    folder = Path(folder)
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=33 if i2v == "latent_concat" else 16,
+        out_channels=16,
+        num_attention_heads=2,
+        attention_head_dim=128,
+        num_layers=layers,
+        num_single_layers=single_layers,
+        guidance_embeds=i2v != "latent_concat",
+        text_embed_dim=text_dim,
+        image_condition_type=i2v or None,
+    )
+    randomize(transformer, seed, 0.03).save_pretrained(folder / "transformer")
+    FlowMatchEulerDiscreteScheduler(shift=7.0).save_pretrained(folder / "scheduler")
+    if vae:
+        _hunyuan_vae(folder / "vae", seed)
+    name = "HunyuanVideoImageToVideoPipeline" if i2v else "HunyuanVideoPipeline"
+    parts = {"transformer": "HunyuanVideoTransformer3DModel", "vae": "AutoencoderKLHunyuanVideo"}
+    return _index(folder, name, parts)
+
+
+def _cogvideox_vae(folder: Path, scaling: float, invert: bool, seed: int) -> None:
+    from diffusers import AutoencoderKLCogVideoX
+
+    vae = AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=16,
+        layers_per_block=1,
+        norm_num_groups=2,
+        scaling_factor=scaling,
+        invert_scale_latents=invert,
+    )
+    randomize(vae, seed + 10, 0.1).save_pretrained(folder)
+
+
+def _wan_vae(folder: Path, seed: int) -> None:
+    from diffusers import AutoencoderKLWan
+
+    randomize(AutoencoderKLWan(base_dim=4, z_dim=16), seed + 10, 0.1).save_pretrained(folder)
+
+
+def _hunyuan_vae(folder: Path, seed: int) -> None:
+    from diffusers import AutoencoderKLHunyuanVideo
+
+    vae = AutoencoderKLHunyuanVideo(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2)
+    randomize(vae, seed + 10, 0.1).save_pretrained(folder)
+
+
+def _t5(folder: Path, width: int, seed: int) -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    # the vocabulary of T5: the host's CogVideoX tokenizer is T5's own
+    config = T5Config(
+        vocab_size=32128, d_model=width, d_kv=16, d_ff=64, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    randomize(T5EncoderModel(config), seed + 20).save_pretrained(folder / "text_encoder")
+    spiece_model(folder / "tokenizer")
+
+
+def _umt5(folder: Path, seed: int) -> None:
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    spiece_model(folder / "tokenizer")
+    config = UMT5Config(
+        vocab_size=384, d_model=4096, d_kv=16, d_ff=64, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    randomize(UMT5EncoderModel(config), seed + 20).save_pretrained(folder / "text_encoder")
+
+
+def _index(folder: Path, pipeline: str, parts: dict[str, Any]) -> Path:
+    """Writes `model_index.json` for what the folder holds."""
+    index: dict[str, Any] = {"_class_name": pipeline}
+    for name, value in parts.items():
+        if not isinstance(value, str):
+            index[name] = value
+        elif (folder / name).is_dir():
+            index[name] = ["diffusers", value]
+    if (folder / "text_encoder").is_dir():
+        encoder = "UMT5EncoderModel" if pipeline.startswith("Wan") else "T5EncoderModel"
+        index["text_encoder"] = ["transformers", encoder]
+        index["tokenizer"] = ["transformers", "T5Tokenizer"]
+    index["scheduler"] = ["diffusers", json.loads(_scheduler(folder).read_text())["_class_name"]]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    return folder
+
+
+def _scheduler(folder: Path) -> Path:
+    return folder / "scheduler" / "scheduler_config.json"
