@@ -1,0 +1,84 @@
+"""Writes `locales/en/nodeDefs.json` from the nodes' own schemas, and says what other languages lack.
+
+`python -m scripts.locales` from the project's root. Run it after a change of a node's words; a test compares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from .comfyui import ROOT, comfyui_path
+
+__all__ = ["definitions"]
+
+
+def definitions(classes: Mapping[str, Any]) -> dict[str, Any]:
+    """The host's `nodeDefs` tree of the given node classes: names and tooltips of nodes, inputs and outputs."""
+    return {name: _definition(classes[name].GET_SCHEMA()) for name in sorted(classes)}
+
+
+def _definition(schema: Any) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    for entry in schema.inputs:
+        inputs[entry.id] = _words(entry)
+        for option in getattr(entry, "options", None) or ():
+            for inner in getattr(option, "inputs", ()):
+                inputs[f"{entry.id}_{inner.id}"] = _words(inner)  # the frontend turns the dot of a key into this
+    outputs = {str(index): _words(entry) for index, entry in enumerate(schema.outputs)}
+    found: dict[str, Any] = {"display_name": schema.display_name, "description": schema.description}
+    if inputs:
+        found["inputs"] = inputs
+    if outputs:
+        found["outputs"] = outputs
+    return found
+
+
+def _words(entry: Any) -> dict[str, str]:
+    return {"name": entry.display_name or entry.id, "tooltip": entry.tooltip or ""}
+
+
+def _load_pack() -> dict[str, Any]:
+    """The node classes, loaded by the host itself on the CPU in a folder of its own."""
+    sys.path.insert(0, str(comfyui_path()))
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    from comfy.cli_args import args
+
+    args.cpu = True
+    args.base_directory = tempfile.mkdtemp(prefix="matrix-locales-")
+    import nodes
+
+    before = set(nodes.NODE_CLASS_MAPPINGS)
+    if not asyncio.run(nodes.load_custom_node(str(ROOT))):
+        raise RuntimeError("ComfyUI could not load the pack; its log is above")
+    return {name: cls for name, cls in nodes.NODE_CLASS_MAPPINGS.items() if name not in before}
+
+
+def _keys(tree: Any, path: str = "") -> set[str]:
+    if isinstance(tree, str):
+        return {path}
+    return {key for name, value in tree.items() for key in _keys(value, f"{path}/{name}")}
+
+
+def main() -> None:
+    english = definitions(_load_pack())
+    target = ROOT / "locales" / "en" / "nodeDefs.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(english, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{target}: {len(english)} nodes, {len(_keys(english))} texts")
+    for other in sorted((ROOT / "locales").glob("*/nodeDefs.json")):
+        texts = json.loads(other.read_text(encoding="utf-8"))
+        lacking, strange = sorted(_keys(english) - _keys(texts)), sorted(_keys(texts) - _keys(english))
+        for word, keys in (("lacks", lacking), ("has for nothing", strange)):
+            if keys:
+                print(f"{other.parent.name} {word}: {', '.join(keys)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""How the nodes present themselves: frozen ids, words on everything, a page each, and translations that keep up."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Saved workflows name these: an id is never renamed or dropped (a rename goes through the host's node replacement).
+FROZEN = {
+    *("MatrixLoadVideoDiT", "MatrixRepairModel", "MatrixImageCondition"),
+    *("MatrixMaskTracks", "MatrixBoxTracks", "MatrixSAM2Tracks", "MatrixTracksToMask", "MatrixPreviewTracks"),
+    *("MatrixSaveTracks", "MatrixLoadTracks", "MatrixBindPrompt"),
+    *("MatrixSampleAttention", "MatrixLivePreview", "MatrixAttentionPreview", "MatrixSaveCapture", "MatrixLoadCapture"),
+}
+
+
+def every_input(schema: Any) -> Iterator[Any]:
+    """All inputs of a node, with those inside of dynamic ones."""
+    for entry in schema.inputs:
+        yield entry
+        for option in getattr(entry, "options", None) or ():
+            yield from getattr(option, "inputs", ())
+        if hasattr(entry, "template"):
+            yield entry.template.input
+
+
+@pytest.fixture(scope="module")
+def schemas(pack: Any) -> dict[str, Any]:
+    return {name: cls.GET_SCHEMA() for name, cls in pack.classes.items()}
+
+
+def test_the_frozen_nodes_are_all_there(schemas: dict[str, Any]) -> None:
+    assert set(schemas) >= FROZEN
+
+
+def test_names_and_places(schemas: dict[str, Any]) -> None:
+    for name, schema in schemas.items():
+        assert name.startswith("Matrix"), name
+        assert schema.category.startswith("MATRIX/"), (name, schema.category)
+        assert schema.display_name, name
+        assert not re.search(r"[a-z][A-Z]|_", schema.display_name.replace("DiT", "")), (name, schema.display_name)
+        assert len(schema.description) > 40, (name, "one or two sentences that say what it is for")
+        assert schema.search_aliases, (name, "words that a person would search for")
+    shown = [schema.display_name for schema in schemas.values()]
+    assert len(set(shown)) == len(shown), "two nodes share a display name"
+
+
+def test_every_socket_and_widget_has_a_tooltip(schemas: dict[str, Any]) -> None:
+    bare = []
+    for name, schema in schemas.items():
+        bare += [f"{name} input {entry.id}" for entry in every_input(schema) if not entry.tooltip]
+        bare += [f"{name} output {entry.id}" for entry in schema.outputs if not entry.tooltip]
+    assert not bare, bare
+
+
+def test_every_node_has_a_page(schemas: dict[str, Any]) -> None:
+    """web/docs/<id>.md, which the host shows beside the node: it names every input and output."""
+    wrong = []
+    for name, schema in schemas.items():
+        page = ROOT / "web" / "docs" / f"{name}.md"
+        if not page.is_file():
+            wrong.append(f"{name}: no {page.relative_to(ROOT)}")
+            continue
+        text = page.read_text(encoding="utf-8").lower()
+        for entry in [*every_input(schema), *schema.outputs]:
+            words = {str(entry.id).lower(), str(entry.display_name or entry.id).lower()}
+            if not any(word in text for word in words):
+                wrong.append(f"{name}: its page does not mention {entry.id!r}")
+    pages = {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}
+    assert not wrong, "\n".join(wrong)
+    assert pages <= set(schemas), f"pages of nodes that do not exist: {pages - set(schemas)}"
+
+
+def test_english_words_are_the_schemas_own(schemas: dict[str, Any], pack: Any) -> None:
+    """locales/en is written by `python -m scripts.locales`; it must not fall behind the nodes."""
+    from scripts.locales import definitions
+
+    found = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert found == definitions(pack.classes), "run: python -m scripts.locales"
+
+
+def test_translations_are_complete(schemas: dict[str, Any]) -> None:
+    """Every other language has exactly the English keys, and a text of its own for each."""
+    english = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+
+    def keys(tree: Any, path: str = "") -> set[str]:
+        if isinstance(tree, str):
+            assert tree.strip(), path
+            return {path}
+        return {key for name, value in tree.items() for key in keys(value, f"{path}/{name}")}
+
+    folders = [path.parent for path in (ROOT / "locales").glob("*/nodeDefs.json") if path.parent.name != "en"]
+    assert folders
+    for folder in folders:
+        other = json.loads((folder / "nodeDefs.json").read_text(encoding="utf-8"))
+        assert keys(other) == keys(english), f"locales/{folder.name}: run python -m scripts.locales for the list"
