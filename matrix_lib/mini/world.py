@@ -1,0 +1,434 @@
+"""A small world whose every truth is known: coloured shapes that push, pull, chase, carry, and a caption that says so.
+
+N clips, K instance slots, F frames, H, W pixels. Slot 0 is the agent, slot 1 the recipient, slot 2 the third where a
+verb names one; the slots behind them are bystanders, at rest. All lengths in pixels, x to the right, y down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .captions import CAMERA_MOVES, Caption, caption
+from .paint import paint
+from .shapes import COLOURS, MAX_REACH, SHAPES, reach
+from .verbs import VERB_NAMES, VERBS, Verb, act, lay_out, reserved_shape, verb_named
+
+__all__ = ["Clips", "WorldConfig", "make_clips"]
+
+_TRIES = 48  # places tried for each part or bystander before the roomiest one is taken
+_EDGE = 1.5  # free pixels between a shape and the frame
+_RADII = (6.0, 7.5)
+_TOUCH = 1.0  # a gap of up to this many pixels counts as contact
+_PAN = 8.0  # pixels that a moving camera shifts the scene by
+_SMALLEST, _LARGEST = 48, 512
+_CAMERAS = tuple(CAMERA_MOVES)
+
+Split = Literal["train", "heldout_pairs", "all"]
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """What clips to make.
+
+    Args:
+        height, width: pixels, each a multiple of 8 from 48 to 512; all lengths scale with the shorter side / 64.
+        frames: 4 n + 1, at least 5. fps: frames a second of the exported video.
+        max_instances: 2 to 5 instances in a clip (3 at least where `carry` and `give` may come up).
+        camera: half of the clips have a moving camera, and their captions say so.
+        single_motion_share: share of clips in which one thing moves and nothing interacts.
+        distractor_share: share of clips with a bystander that looks just like a named instance (same shape and colour),
+            which no words can tell apart; needs max_instances of 3, and 4 for verbs with three parts.
+        occlusion_share: share of clips in which bystanders may stand in the way, in front or behind.
+        split: every verb has one shape that is never its object (for moves: never the mover) in "train"; in
+            "heldout_pairs" the object always has that shape; "all" draws freely.
+        verbs: names of the verbs to use, all of them by default.
+    """
+
+    height: int = 64
+    width: int = 64
+    frames: int = 17
+    fps: float = 8.0
+    max_instances: int = 5
+    camera: bool = False
+    single_motion_share: float = 0.15
+    distractor_share: float = 0.15
+    occlusion_share: float = 0.3
+    split: Split = "train"
+    verbs: tuple[str, ...] = VERB_NAMES
+
+    def __post_init__(self) -> None:
+        for name, value in (("height", self.height), ("width", self.width)):
+            if not _SMALLEST <= value <= _LARGEST or value % 8:
+                raise ValueError(
+                    f"{name} is {value}; the mini world does multiples of 8 from {_SMALLEST} to {_LARGEST} pixels"
+                )
+        if max(self.height, self.width) > 2 * min(self.height, self.width):
+            raise ValueError(f"{self.width}x{self.height}: one side may be at most twice the other")
+        if self.frames < 5 or self.frames % 4 != 1:
+            raise ValueError(f"frames is {self.frames}; use 5, 9, 13, 17, ... (4 n + 1), as the video codec needs")
+        if not self.fps > 0:
+            raise ValueError(f"fps is {self.fps}; it has to be above 0")
+        if not 2 <= self.max_instances <= 5:
+            raise ValueError(f"max_instances is {self.max_instances}; a clip has 2 to 5 instances")
+        for name in ("single_motion_share", "distractor_share", "occlusion_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
+        if self.split not in ("train", "heldout_pairs", "all"):
+            raise ValueError(f"split is {self.split!r}; use 'train', 'heldout_pairs' or 'all'")
+        if not self.verbs:
+            raise ValueError(f"verbs is empty; choose from {', '.join(VERB_NAMES)}")
+        for name in self.verbs:
+            verb = verb_named(name)
+            if verb.parts > self.max_instances:
+                raise ValueError(f"{name!r} names {verb.parts} instances but max_instances is {self.max_instances}")
+        if not any(verb_named(name).interaction for name in self.verbs) and self.single_motion_share < 1:
+            raise ValueError("verbs holds no interaction; add one or set single_motion_share to 1")
+        if not any(not verb_named(name).interaction for name in self.verbs) and self.single_motion_share > 0:
+            raise ValueError(
+                "verbs holds no single motion; add one (such as 'move_left') or set single_motion_share to 0"
+            )
+
+    @property
+    def unit(self) -> float:
+        """Pixels per 1/64 of the shorter side."""
+        return min(self.height, self.width) / 64
+
+
+@dataclass(frozen=True)
+class Clips:
+    """N clips and their whole truth. Lists have one entry a clip; tensors have N in front.
+
+    Attributes:
+        video: (N, F, 3, H, W) uint8.
+        masks: (N, K, F, H, W) bool, the pixels where each instance is seen (occlusion resolved).
+        present: (N, K) bool. parts: (N,) how many slots, from slot 0, the verb names.
+        prompts, tagged: captions in plain words, and with ``<idK>`` behind the named instances (slot K - 1).
+        names: per clip the name of each present instance, by slot. roles: name -> "subject", "object", "instance".
+        phrases: per clip the text form of `core.phrases`, for `core.binding.bind` with ``prompts``.
+        verb: name of the verb. camera_move: what the camera does.
+        shape, colour: (N, K) indices into `shapes.SHAPES`, `shapes.COLOURS`. radius: (N, K) pixels.
+        depth: (N, K) drawing order, 0 is farthest away.
+        trajectories: (N, K, F, 2) centres. camera: (N, F, 2) shift of the picture.
+        touch: (N, K, K, F) bool, who touches whom.
+        contact: (N, F) bool, whether agent and recipient touch.
+        moving: (N, K) bool, whether an instance moves by itself.
+        swapped: (N, 2, F, 2) centres of agent and recipient if they had changed roles in the same first frame.
+        ambiguous: (N,) bool, another instance looks like a named one: words alone cannot tell them apart.
+        backdrop: (N, 10) numbers that the background is made of.
+        config: what made them; `split` is its split.
+    """
+
+    video: Tensor
+    masks: Tensor
+    present: Tensor
+    parts: Tensor
+    prompts: list[str]
+    tagged: list[str]
+    names: list[tuple[str, ...]]
+    roles: list[dict[str, str]]
+    phrases: list[str]
+    verb: list[str]
+    camera_move: list[str]
+    shape: Tensor
+    colour: Tensor
+    radius: Tensor
+    depth: Tensor
+    trajectories: Tensor
+    camera: Tensor
+    touch: Tensor
+    contact: Tensor
+    moving: Tensor
+    swapped: Tensor
+    ambiguous: Tensor
+    backdrop: Tensor
+    config: WorldConfig
+
+    def __len__(self) -> int:
+        return self.video.shape[0]
+
+    @property
+    def split(self) -> Split:
+        return self.config.split
+
+    def select(self, index: Tensor | list[int] | slice) -> Clips:
+        """The clips at ``index``: a slice, a list of positions, or a bool or integer tensor."""
+        chosen = torch.arange(len(self))[index if isinstance(index, slice) else torch.as_tensor(index).cpu()]
+        picks = chosen.tolist()
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[chosen.to(value.device)]
+            return [value[i] for i in picks] if isinstance(value, list) else value
+
+        return replace(self, **{field.name: pick(getattr(self, field.name)) for field in fields(self)})
+
+    def to(self, device: str | torch.device) -> Clips:
+        """The same clips with all tensors on ``device``."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in moved.items()})
+
+    def repaint(self, trajectories: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        """The video (N, F, 3, H, W) uint8 if the instances took other paths or were not all there."""
+        centres = self.trajectories if trajectories is None else trajectories
+        there = self.present if present is None else present
+        size = (self.config.height, self.config.width)
+        video, _ = paint(
+            centres.float(), self.shape, self.colour, self.radius, self.depth, there, self.camera, self.backdrop, size
+        )
+        return video
+
+
+class _Chance:
+    """Uniform numbers, a fixed share of a row for each clip: clip i is the same whatever the count."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        self._numbers = torch.from_numpy(np.random.default_rng(seed).random((count, 1024)))
+        self._used = 0
+
+    def __call__(self, *shape: int) -> Tensor:
+        size = int(np.prod(shape))
+        end = self._used + size
+        assert end <= self._numbers.shape[1], "the row of numbers per clip is too short"
+        out = self._numbers[:, self._used : end].reshape(-1, *shape)
+        self._used = end
+        return out
+
+
+def _pick(chance: Tensor, size: int) -> Tensor:
+    """Uniform integers below ``size`` from uniform numbers."""
+    return (chance * size).long().clamp_max(size - 1)
+
+
+def _choose_verbs(config: WorldConfig, chance: Tensor) -> Tensor:
+    """(N,) indices into ``VERBS``."""
+    chosen = [VERB_NAMES.index(name) for name in config.verbs]
+    groups = [[i for i in chosen if VERBS[i].interaction is wanted] for wanted in (False, True)]
+    single = chance[:, 0] < config.single_motion_share
+    picks = [
+        torch.tensor(group)[_pick(chance[:, 1], len(group))] if group else torch.zeros(len(chance), dtype=torch.long)
+        for group in groups
+    ]
+    return torch.where(single, picks[0], picks[1])
+
+
+def _choose_looks(config: WorldConfig, verbs: Tensor, parts: Tensor, chance: _Chance) -> tuple[Tensor, ...]:
+    """Shapes, colours, radii, depth (N, K), and how many instances (N,)."""
+    slots = config.max_instances
+    shape = _pick(chance(slots), len(SHAPES))
+    colour = chance(len(COLOURS)).argsort(dim=1)[:, :slots]
+    low, high = _RADII
+    radius = (low + (high - low) * chance(slots)) * config.unit
+    depth = chance(slots).argsort(dim=1).argsort(dim=1)
+
+    clip = torch.arange(len(verbs))
+    object_slot = (parts > 1).long()
+    reserved = torch.tensor([reserved_shape(verb) for verb in VERBS])[verbs]
+    if config.split == "heldout_pairs":
+        shape[clip, object_slot] = reserved
+    elif config.split == "train":
+        others = (reserved + 1 + _pick(chance(1)[:, 0], len(SHAPES) - 1)) % len(SHAPES)
+        shape[clip, object_slot] = others
+
+    least = parts.clamp_min(2)
+    total = least + _pick(chance(1)[:, 0], 10**6) % (slots - least + 1)
+    # A twin takes the place of the first bystander, so there has to be room for one.
+    roll = chance(2)
+    twin = (roll[:, 0] < config.distractor_share) & (parts < slots)
+    total = torch.where(twin, total.maximum(parts + 1), total)
+    model = _pick(roll[:, 1], 10**6) % parts
+    place = parts.clamp_max(slots - 1)
+    shape[clip, place] = torch.where(twin, shape[clip, model], shape[clip, place])
+    colour[clip, place] = torch.where(twin, colour[clip, model], colour[clip, place])
+    return shape, colour, radius, depth, total
+
+
+def _place_parts(
+    verb: Verb, config: WorldConfig, chance: Tensor, looks: tuple[Tensor, Tensor], pan: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Starts (M, 3, 2) and paths (M, 3, F, 2) of the named parts of M clips of one verb, inside the frame.
+
+    ``chance`` (M, tries, 5); ``looks`` are shapes and radii (M, 3); ``pan`` (M, F, 2) is the camera's shift.
+    """
+    shapes, radii = (look.unsqueeze(1).expand(-1, chance.shape[1], -1) for look in looks)
+    starts = lay_out(verb, chance, shapes, radii, config.unit)
+    seen = act(verb, starts, shapes, radii, config.frames, config.unit) + pan[:, None, None]
+    margin = (radii * MAX_REACH + _EDGE)[..., None, None]
+    parts = slice(0, verb.parts)
+    size = torch.tensor((config.width, config.height), dtype=seen.dtype)
+    low = (margin - seen)[:, :, parts].amax(dim=(2, 3))
+    high = (size - margin - seen)[:, :, parts].amin(dim=(2, 3))
+    slack = (high - low).amin(dim=-1)  # (M, tries); below 0 it does not fit
+    best = torch.where((slack >= 0).any(1), (slack >= 0).int().argmax(1), slack.argmax(1))
+    row = torch.arange(len(best))
+    low, high = low[row, best], high[row, best]
+    shift = torch.where(high >= low, low + (high - low) * chance[row, best, 3:5], (low + high) / 2)
+    placed = starts[row, best] + shift[:, None]
+    return placed, act(verb, placed, *looks, config.frames, config.unit)
+
+
+def _place_bystander(
+    slot: int, config: WorldConfig, chance: Tensor, paths: Tensor, radius: Tensor, others: Tensor, pan: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A place (N, 2) at rest, clear of all paths (N, K, F, 2) of those before it, and whether it really is clear.
+
+    ``chance`` (N, tries * 2 + 1). In frame 0 everybody is seen whole; later, in clips with occlusion, somebody may
+    cover up to about a third of somebody else. ``others`` (N, K) marks who is there already.
+    """
+    tries = chance[:, 1:].reshape(len(chance), -1, 2)
+    size = torch.tensor((config.width, config.height), dtype=paths.dtype)
+    margin = radius[:, slot] * MAX_REACH + _EDGE
+    low = margin[:, None] - pan.amin(dim=1)
+    high = size - margin[:, None] - pan.amax(dim=1)
+    places = low[:, None] + (high - low)[:, None] * tries  # (N, tries, 2)
+    reachable = (radius + radius[:, slot : slot + 1])[:, None, :slot, None]
+    distance = (places[:, :, None, None] - paths[:, None, :slot]).norm(dim=-1) / reachable  # (N, tries, slot, F)
+    crossing = chance[:, 0] < config.occlusion_share
+    need = torch.where(crossing, 0.6, 1.25)[:, None, None].expand(-1, distance.shape[1], slot)
+    room = torch.minimum(distance.amin(dim=-1) - need, distance[..., 0] - 1.25)
+    room = room.masked_fill(~others[:, None, :slot], torch.inf).amin(dim=-1)
+    best = torch.where((room >= 0).any(1), (room >= 0).int().argmax(1), room.argmax(1))
+    row = torch.arange(len(best))
+    return places[row, best], room[row, best] >= 0
+
+
+def _touching(centres: Tensor, shape: Tensor, radius: Tensor, present: Tensor, unit: float) -> Tensor:
+    """Who touches whom, (N, K, K, F) bool: the free space on the line between two centres is at most a pixel."""
+    apart = centres[:, None] - centres[:, :, None]  # (N, from, to, F, 2)
+    distance = apart.norm(dim=-1)
+    line = apart / distance.clamp_min(1e-6).unsqueeze(-1)
+    ours = reach(shape[:, :, None, None], radius[:, :, None, None], line)
+    theirs = reach(shape[:, None, :, None], radius[:, None, :, None], -line)
+    pair = present[:, :, None] & present[:, None] & ~torch.eye(present.shape[1], dtype=torch.bool)
+    return (distance - ours - theirs <= _TOUCH * unit) & pair.unsqueeze(-1)
+
+
+def _pad_parts(values: Tensor) -> Tensor:
+    """The first three slots (N, 3); with two slots only, the last one stands in for the third, which then is unused."""
+    return values[:, :3] if values.shape[1] >= 3 else torch.cat([values, values[:, -1:]], dim=1)
+
+
+def _place_all(
+    config: WorldConfig, verbs: Tensor, parts: Tensor, looks: tuple[Tensor, ...], pan: Tensor, chance: _Chance
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Paths (N, K, F, 2) without the camera, who is present (N, K), and the swapped paths (N, 2, F, 2)."""
+    shape, _, radius, _, total = looks
+    count, slots = shape.shape
+    paths = torch.zeros(count, slots, config.frames, 2, dtype=torch.float64)
+    swapped = torch.zeros(count, 2, config.frames, 2, dtype=torch.float64)
+    part_chance = chance(_TRIES, 5)
+    three = (_pad_parts(shape), _pad_parts(radius))
+    turned = torch.tensor((1, 0, 2))
+    for index, verb in enumerate(VERBS):
+        rows = (verbs == index).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        mine = (three[0][rows], three[1][rows])
+        starts, path = _place_parts(verb, config, part_chance[rows], mine, pan[rows])
+        paths[rows, : verb.parts] = path[:, : verb.parts]
+        other = act(verb, starts[:, turned], mine[0][:, turned], mine[1][:, turned], config.frames, config.unit)
+        swapped[rows] = other[:, turned][:, :2] if verb.interaction else path[:, :1].repeat(1, 2, 1, 1)
+    present = torch.arange(slots) < parts[:, None]
+    seen = paths + pan[:, None]
+    for slot in range(1, slots):
+        place, clear = _place_bystander(slot, config, chance(2 * _TRIES + 1), seen, radius, present, pan)
+        wanted = (slot >= parts) & (slot < total)
+        # A second instance there always is; further ones only where they find room.
+        added = wanted & (clear | (slot < 2))
+        paths[:, slot] = torch.where((slot >= parts)[:, None, None], place[:, None], paths[:, slot])
+        seen[:, slot] = paths[:, slot] + pan
+        present[:, slot] |= added
+    return paths, present, swapped
+
+
+def _is_ambiguous(shape: Tensor, colour: Tensor, present: Tensor, parts: Tensor) -> Tensor:
+    same = (shape[:, :, None] == shape[:, None]) & (colour[:, :, None] == colour[:, None])
+    same &= present[:, :, None] & present[:, None] & ~torch.eye(shape.shape[1], dtype=torch.bool)
+    named = torch.arange(shape.shape[1]) < parts[:, None]
+    return (same.any(dim=2) & named).any(dim=1)
+
+
+def _close_ranks(present: Tensor, parts: Tensor, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Moves present slots to the front, so that ``<idK>`` has no holes."""
+    order = (~present).to(torch.int8).argsort(dim=1, stable=True)
+    out = []
+    for tensor in tensors:
+        index = order.view(*order.shape, *(1,) * (tensor.dim() - 2)).expand_as(tensor)
+        out.append(tensor.gather(1, index))
+    return present.gather(1, order), out
+
+
+def _captions(config: WorldConfig, verbs: Tensor, shape: Tensor, colour: Tensor, present: Tensor, camera: Tensor):
+    said: list[Caption] = []
+    rows = zip(verbs.tolist(), shape.tolist(), colour.tolist(), present.tolist(), camera.tolist())
+    for verb, shapes, colours, there, move in rows:
+        looks = [f"{COLOURS[c]} {SHAPES[s]}" for s, c, is_there in zip(shapes, colours, there) if is_there]
+        said.append(caption(VERBS[verb], looks, _CAMERAS[move]))
+    return said
+
+
+def make_clips(
+    seed: int,
+    count: int,
+    config: WorldConfig = WorldConfig(),
+    device: str | torch.device = "cpu",
+) -> Clips:
+    """``count`` clips of the mini world. The same seed and config give the same clips, on every device.
+
+    Where everybody stands is worked out on the CPU; pixels are drawn on ``device``. Clip i does not depend on
+    ``count``. Raises ValueError for a count below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count is {count}; ask for at least one clip")
+    chance = _Chance(seed, count)
+    verbs = _choose_verbs(config, chance(2))
+    parts = torch.tensor([verb.parts for verb in VERBS])[verbs]
+    looks = _choose_looks(config, verbs, parts, chance)
+    moves = chance(2)
+    camera_index = torch.where(moves[:, 0] < 0.5, 0, 1 + _pick(moves[:, 1], len(_CAMERAS) - 1)) * int(config.camera)
+    ways = torch.tensor([way for _, way in CAMERA_MOVES.values()], dtype=torch.float64)[camera_index]
+    pan = ways[:, None] * torch.linspace(0, _PAN * config.unit, config.frames, dtype=torch.float64)[:, None]
+    backdrop = chance(10).float()
+    paths, present, swapped = _place_all(config, verbs, parts, looks, pan, chance)
+    present, (paths, shape, colour, radius, depth) = _close_ranks(present, parts, [paths, *looks[:4]])
+    touch = _touching(paths, shape, radius, present, config.unit)
+    contact = touch[:, 0, 1] & (parts > 1)[:, None]
+    moving = ((paths - paths[:, :, :1]).abs().amax(dim=(2, 3)) > 1) & present
+    said = _captions(config, verbs, shape, colour, present, camera_index)
+    centres = (paths + pan[:, None]).float()
+
+    def there(tensor: Tensor) -> Tensor:
+        return tensor.to(device)
+
+    scene = [there(t) for t in (centres, shape, colour, radius.float(), depth, present, pan.float(), backdrop)]
+    video, masks = paint(*scene, size=(config.height, config.width))
+    return Clips(
+        video=video,
+        masks=masks,
+        present=scene[5],
+        parts=there(parts),
+        prompts=[c.prompt for c in said],
+        tagged=[c.tagged for c in said],
+        names=[c.names for c in said],
+        roles=[c.roles for c in said],
+        phrases=[c.phrases for c in said],
+        verb=[VERB_NAMES[i] for i in verbs.tolist()],
+        camera_move=[_CAMERAS[i] for i in camera_index.tolist()],
+        shape=scene[1],
+        colour=scene[2],
+        radius=scene[3],
+        depth=scene[4],
+        trajectories=scene[0],
+        camera=scene[6],
+        touch=there(touch),
+        contact=there(contact),
+        moving=there(moving),
+        swapped=there((swapped + pan[:, None]).float()),
+        ambiguous=there(_is_ambiguous(shape, colour, present, parts)),
+        backdrop=backdrop.to(device),
+        config=config,
+    )
