@@ -92,24 +92,15 @@ def paint(
     slab = _SLAB_CPU if centres.device.type == "cpu" else _SLAB_GPU
     for start in range(0, count, slab):
         rows = slice(start, start + slab)
-        parts = (t[rows] for t in (centres, shape, colour, radius, depth, present))
-        _paint_slab(*parts, _background(chance[rows], camera[rows], height, width), side, video[rows], masks[rows])
+        scene = (centres[rows], shape[rows], colour[rows], radius[rows], depth[rows], present[rows])
+        _paint_slab(scene, _background(chance[rows], camera[rows], height, width), side, video[rows], masks[rows])
     return video, masks
 
 
-def _paint_slab(
-    centres: Tensor,
-    shape: Tensor,
-    colour: Tensor,
-    radius: Tensor,
-    depth: Tensor,
-    present: Tensor,
-    grey: Tensor,
-    side: int,
-    video: Tensor,
-    masks: Tensor,
-) -> None:
-    """Fills ``video`` and ``masks``; ``grey`` (N, F or 1, H, W) is the background, ``side`` a patch's P."""
+def _paint_slab(scene: tuple[Tensor, ...], grey: Tensor, side: int, video: Tensor, masks: Tensor) -> None:
+    """Fills ``video`` and ``masks``; ``scene`` is the first six arguments of `paint`, ``grey`` (N, F or 1, H, W) the
+    background, ``side`` a patch's P."""
+    centres, shape, colour, radius, depth, present = scene
     count, slots, frames, _ = centres.shape
     height, width = grey.shape[-2:]
     device = centres.device
@@ -120,7 +111,7 @@ def _paint_slab(
     covered = _coverage(shape, radius, present, (rows + 0.5 - centres[..., 1:2], columns + 0.5 - centres[..., 0:1]))
 
     canvas = grey.mul(255).round_().to(torch.uint8).unsqueeze(-1)
-    canvas = canvas.expand(-1, frames, -1, -1, 3).reshape(-1, 3)
+    canvas = canvas.expand(-1, frames, -1, -1, 3).clone(memory_format=torch.contiguous_format).view(-1, 3)
     owner = torch.full((len(canvas),), -1, dtype=torch.int8, device=device)
     paints = torch.tensor(list(PALETTE.values()), dtype=torch.float32, device=device)
     clip = torch.arange(count, device=device)

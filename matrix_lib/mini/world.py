@@ -396,6 +396,7 @@ def make_clips(
     paths, present, swapped = _place_all(config, verbs, parts, looks, pan, chance)
     present, (paths, shape, colour, radius, depth) = _close_ranks(present, parts, [paths, *looks[:4]])
     touch = _touching(paths, shape, radius, present, config.unit)
+    twins = _is_ambiguous(shape, colour, present, parts)
     contact = touch[:, 0, 1] & (parts > 1)[:, None]
     moving = ((paths - paths[:, :, :1]).abs().amax(dim=(2, 3)) > 1) & present
     said = _captions(config, verbs, shape, colour, present, camera_index)
@@ -404,12 +405,15 @@ def make_clips(
     def there(tensor: Tensor) -> Tensor:
         return tensor.to(device)
 
-    scene = [there(t) for t in (centres, shape, colour, radius.float(), depth, present, pan.float(), backdrop)]
-    video, masks = paint(*scene, size=(config.height, config.width))
+    places, present, shift = there(centres), there(present), there(pan.float())
+    shape, colour, depth, radius = there(shape), there(colour), there(depth), there(radius.float())
+    backdrop = there(backdrop)
+    size = (config.height, config.width)
+    video, masks = paint(places, shape, colour, radius, depth, present, shift, backdrop, size)
     return Clips(
         video=video,
         masks=masks,
-        present=scene[5],
+        present=present,
         parts=there(parts),
         prompts=[c.prompt for c in said],
         tagged=[c.tagged for c in said],
@@ -418,17 +422,17 @@ def make_clips(
         phrases=[c.phrases for c in said],
         verb=[VERB_NAMES[i] for i in verbs.tolist()],
         camera_move=[_CAMERAS[i] for i in camera_index.tolist()],
-        shape=scene[1],
-        colour=scene[2],
-        radius=scene[3],
-        depth=scene[4],
-        trajectories=scene[0],
-        camera=scene[6],
+        shape=shape,
+        colour=colour,
+        radius=radius,
+        depth=depth,
+        trajectories=places,
+        camera=shift,
         touch=there(touch),
         contact=there(contact),
         moving=there(moving),
         swapped=there((swapped + pan[:, None]).float()),
-        ambiguous=there(_is_ambiguous(shape, colour, present, parts)),
-        backdrop=backdrop.to(device),
+        ambiguous=there(twins),
+        backdrop=backdrop,
         config=config,
     )
