@@ -1,0 +1,50 @@
+"""Key-framed boxes: what is in between, and how a box becomes whole pixels.
+
+A box is (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; keys are {frame: box}, None where the instance leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+__all__ = ["Box", "box_at", "check_boxes", "whole_pixels"]
+
+Box = tuple[float, float, float, float]
+
+
+def check_boxes(name: str, keys: Mapping[int, Box | None], frames: int, height: int, width: int) -> None:
+    if not any(box is not None for box in keys.values()):
+        raise ValueError(f"{name!r} has no box; give one for at least one frame")
+    for frame, box in keys.items():
+        if not 0 <= frame < frames:
+            raise ValueError(f"{name!r} has a box for frame {frame}, but the clip has frames 0 to {frames - 1}")
+        if box is None:
+            continue
+        if len(box) != 4 or not all(math.isfinite(v) for v in box) or box[2] <= box[0] or box[3] <= box[1]:
+            raise ValueError(f"boxes are x0, y0, x1, y1 with x1 > x0 and y1 > y0; {name!r} has {box} in frame {frame}")
+        if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+            raise ValueError(
+                f"the box {box} of {name!r} in frame {frame} lies outside the {width}x{height} frame (width x height)"
+            )
+
+
+def box_at(keys: Mapping[int, Box | None], frame: int, hold: bool) -> Box | None:
+    """The box in one frame: of its key, between two keys, or held at the ends."""
+    before = max((k for k in keys if k <= frame), default=None)
+    after = min((k for k in keys if k >= frame), default=None)
+    if before is None or after is None:
+        return keys[after if before is None else before] if hold else None  # type: ignore[index]
+    first, second = keys[before], keys[after]
+    if first is None or second is None or before == after:
+        return first
+    share = (frame - before) / (after - before)
+    x0, y0, x1, y1 = (a + (b - a) * share for a, b in zip(first, second))
+    return x0, y0, x1, y1
+
+
+def whole_pixels(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
+    """The box in whole pixels inside the frame, at least one pixel large."""
+    x0, y0 = min(max(math.floor(box[0] + 0.5), 0), width - 1), min(max(math.floor(box[1] + 0.5), 0), height - 1)
+    x1, y1 = max(min(math.floor(box[2] + 0.5), width), x0 + 1), max(min(math.floor(box[3] + 0.5), height), y0 + 1)
+    return x0, y0, x1, y1
