@@ -1,0 +1,314 @@
+"""Prompts as a ComfyUI CLIP reads them: every token with its conditioning row and its characters in the prompt.
+
+The list that `clip.tokenize` makes is what the host encodes, so it is the truth: our tokens are compared with it, id by
+id, and a difference is an error, never a guess. Families: T5 (CogVideoX), UMT5 (Wan), LLaMA (HunyuanVideo).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ...core.binding import CUT, Token
+from ...core.prompt import Segment, parse_prompt
+from ..tokens import Piece, fast_pieces, sentencepiece_pieces, shifted
+
+__all__ = ["PromptTokens", "TextEncoder", "encode", "find_encoder", "read_prompt"]
+
+# Rows that each family was trained with. The host never truncates; diffusers and the authors do, at these lengths.
+TRAINED_ROWS = {"t5": 226, "umt5": 512, "llama": 256}
+
+_FAMILY = {"t5xxl": "t5", "umt5xxl": "umt5", "llama": "llama"}
+_TAG = re.compile(r"<id([1-5])>")
+
+# UMT5's tokenizer has 300 sentinels behind its pieces; transformers appends added tokens behind those.
+_UMT5_SENTINELS = 300
+
+Entry = tuple[Any, float]  # what the host encodes: (token id or image embedding, weight)
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """The part of a host CLIP that makes the conditioning rows: the `key` of its tokens in what `clip.tokenize` returns
+    (None where that is the list itself), its tokenizer, its family (t5, umt5, llama), the chat template around prompts.
+    """
+
+    key: str | None
+    tokenizer: Any
+    family: str
+    template: str = "{}"
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as it will be encoded. `tokens` are the prompt's own, row -1 where cut off; `length` counts all rows of
+    the conditioning; `encode` is what the host's CLIP takes; `notes` say what happened to it."""
+
+    prompt: str
+    tokens: tuple[Token, ...]
+    length: int
+    family: str
+    encode: Any
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Draft:
+    """Entries for the host and pieces for us, index by index; pieces are None for what is not of the prompt."""
+
+    entries: list[Entry] = field(default_factory=list)
+    pieces: list[Piece | None] = field(default_factory=list)
+
+
+def find_encoder(clip: Any) -> TextEncoder:
+    """The text encoder of a host CLIP that makes conditioning rows; ValueError where it is of no known family."""
+    outer = clip.tokenizer
+    if hasattr(outer, "llama") and hasattr(outer, "llama_template"):
+        return TextEncoder("llama", outer.llama, "llama", outer.llama_template)
+    key, inner = None, outer
+    if hasattr(outer, "clip_name") and hasattr(outer, "clip"):
+        key, inner = outer.clip_name, getattr(outer, outer.clip)
+    family = _FAMILY.get(getattr(inner, "embedding_key", ""), "")
+    if family in ("t5", "umt5"):
+        return TextEncoder(key, inner, family)
+    raise ValueError(
+        f"this CLIP reads prompts with {type(outer).__name__}, which is none that we know. Accepted are T5 (CogVideoX: "
+        "CLIPLoader of type cogvideox), UMT5 (Wan: CLIPLoader of type wan) and LLaMA with CLIP-L (HunyuanVideo: "
+        "DualCLIPLoader of type hunyuan_video)"
+    )
+
+
+def _pieces(encoder: TextEncoder, text: str) -> list[Piece]:
+    """Pieces of a run of text as the host's tokenizer makes them, without its start and end tokens."""
+    tokenizer = encoder.tokenizer.tokenizer
+    processor = getattr(tokenizer, "tokenizer", None)
+    if hasattr(processor, "piece_to_id"):  # the host's wrapper around SentencePiece
+        return sentencepiece_pieces(processor, text)
+    return fast_pieces(tokenizer, text)
+
+
+def _tag_base(clip: Any, encoder: TextEncoder) -> int:
+    """The id that the authors' training gave to <id1>: the first behind everything the tokenizer knows."""
+    if encoder.family == "llama":
+        raise ValueError("nobody has published token ids of <idK> tags for HunyuanVideo: use the tags as characters")
+    tokenizer = encoder.tokenizer.tokenizer
+    size = getattr(getattr(tokenizer, "tokenizer", None), "get_piece_size", None)
+    base = len(tokenizer) if size is None else size() + _UMT5_SENTINELS
+    model = clip.cond_stage_model
+    model = getattr(model, model.clip) if hasattr(model, "clip") else model
+    rows = model.transformer.get_input_embeddings().weight.shape[0]
+    if base + 5 > rows:
+        raise ValueError(
+            f"the <idK> ids would be {base}..{base + 4}, but this text encoder has embeddings for {rows} ids only: use "
+            "the tags as characters"
+        )
+    return base
+
+
+def _with_tags(encoder: TextEncoder, text: str, base: int) -> list[Piece]:
+    """Pieces of a run of text in which each <idK> is the single id base + K - 1."""
+    out: list[Piece] = []
+    at = 0
+    for tag in [*_TAG.finditer(text), None]:
+        end = tag.start() if tag else len(text)
+        run = text[at:end]
+        places = [(at + i, at + i + 1) for i in range(len(run))]
+        if run.strip():
+            out += shifted(_pieces(encoder, run), places)
+        if tag and encoder.family == "umt5" and run[-1:].isspace():
+            # SentencePiece drops a space at the end; the authors' tokenizer splits at the tag and keeps it.
+            processor = encoder.tokenizer.tokenizer.tokenizer
+            out.append(Piece(processor.piece_to_id("\u2581"), "\u2581", end - 1, end))
+        if tag:
+            out.append(Piece(base + int(tag[1]) - 1, tag[0], *tag.span()))
+            at = tag.end()
+    return out
+
+
+def _read_segments(encoder: TextEncoder, segments: Iterable[Segment], base: int | None) -> _Draft:
+    draft = _Draft()
+    for segment in segments:
+        try:
+            made = _pieces(encoder, segment.text) if base is None else _with_tags(encoder, segment.text, base)
+        except ValueError as error:
+            raise ValueError(f"the prompt cannot be followed through the tokenizer: {error}") from None
+        draft.pieces += shifted(made, segment.spans)
+        draft.entries += [(piece.id, segment.weight) for piece in made]
+    return draft
+
+
+def _host_entries(clip: Any, encoder: TextEncoder, prompt: str, extra: dict[str, Any]) -> tuple[Any, list[Entry]]:
+    """What the host's CLIP would encode: everything, and the one section that makes rows."""
+    made = clip.tokenize(prompt, **extra)
+    sections = made if encoder.key is None else made[encoder.key]
+    if len(sections) != 1:
+        raise ValueError(
+            f"this CLIP splits the prompt into {len(sections)} sections of {encoder.tokenizer.max_length} tokens; "
+            "shorten the prompt, or load the text encoder with the type of your video model"
+        )
+    return made, list(sections[0])
+
+
+def _check_plain(encoder: TextEncoder, prompt: str) -> None:
+    if encoder.tokenizer.embedding_directory is not None and re.search(r"(^|[\s(])embedding:", prompt):
+        raise ValueError(
+            "the prompt uses embedding:NAME, whose rows cannot be bound to words: take it out of this prompt"
+        )
+
+
+def _same(entries: list[Entry], draft: _Draft, start: int) -> None:
+    """Raises ValueError unless the host encodes exactly our tokens from index `start` on."""
+    for index, (ours, piece) in enumerate(zip(draft.entries, draft.pieces), start):
+        theirs = entries[index] if index < len(entries) else ("nothing", 1.0)
+        if theirs != ours:
+            raise ValueError(
+                f"token {index} of the prompt is {theirs[0]} with weight {theirs[1]:.4g} in ComfyUI, but we read "
+                f"{piece.text if piece else ''!r} ({ours[0]}, weight {ours[1]:.4g}): this version of ComfyUI splits "
+                "prompts in a way that we do not know, so words cannot be bound to rows"
+            )
+
+
+def _crop(entries: list[Entry], image_step: int) -> tuple[int, int, int]:
+    """The part of a chat prompt that HunyuanVideo's text encoder keeps: (first entry, end, image rows in front).
+
+    It begins behind the user header (and the line break that follows, where that is a token of its own) and ends with
+    the end-of-turn token; embeddings of an image in the system part are moved in front of it.
+    """
+    ids = [entry[0] for entry in entries]
+    first, end, images = 0, len(ids), 0
+    waiting = False
+    for index, token in enumerate(ids):
+        if isinstance(token, dict):
+            images += -(-len(token["data"]) // image_step)
+        elif ids[index : index + 3] == [128006, 882, 128007]:
+            first, end, waiting = index + 2, len(ids) - 1, True
+        elif token == 128009 and waiting:
+            end, waiting = index + 1, False
+    if len(ids) > first + 2 and ids[first + 1] == 271:
+        first += 2
+    return first, end, images
+
+
+def _tokens(draft: _Draft, start: int, first: int, last: int, lead: int) -> tuple[Token, ...]:
+    """Tokens of the prompt; entry `first` is row `lead`, entries from `last` on were cut off."""
+    out = []
+    for index, piece in enumerate(draft.pieces, start):
+        if piece is not None and index >= first:
+            row = index - first + lead if index < last else CUT
+            out.append(Token(row, piece.id, piece.start, piece.end, piece.text))
+    return tuple(out)
+
+
+def _own_pieces(draft: _Draft, offset: int, length: int) -> _Draft:
+    """Pieces of the chat template become None, those of the prompt count characters from its beginning."""
+    pieces: list[Piece | None] = []
+    for piece in draft.pieces:
+        start, end = (max(piece.start - offset, 0), min(piece.end - offset, length)) if piece else (0, 0)
+        pieces.append(replace(piece, start=start, end=end) if piece and start < end else None)
+    return _Draft(draft.entries, pieces)
+
+
+def _tail_note(prompt: str, tokens: Iterable[Token], over: int, limit: int, cut: bool) -> str:
+    if not cut:
+        return f"the prompt has {over} rows more than the {limit} that the model was trained with; all are kept"
+    lost = [token.start for token in tokens if token.row == CUT and token.end > token.start]
+    words = prompt[min(lost) :].strip() if lost else ""
+    shown = words if len(words) < 60 else words[:57] + "..."
+    return f"the model reads {limit} rows: {over} tokens at the end are left out, from {shown!r} on"
+
+
+def _plain(entry: Entry) -> Entry:
+    token, weight = entry
+    if isinstance(token, dict):  # an image stands where the template has <image>
+        return 128257, weight
+    return (int(token) if not hasattr(token, "shape") else -1), weight
+
+
+def _respelled(encoder: TextEncoder, entries: list[Entry], draft: _Draft) -> list[Entry]:
+    """The host's entries with our own tokens in place of its own; start, end and padding as it had them."""
+    start = [] if encoder.tokenizer.start_token is None else entries[:1]
+    end = [] if encoder.tokenizer.end_token is None else [(encoder.tokenizer.end_token, 1.0)]
+    body = [*start, *draft.entries, *end]
+    return body + [(encoder.tokenizer.pad_token, 1.0)] * (len(entries) - len(body))
+
+
+def _kept(encoder: TextEncoder, entries: list[Entry], tokens: int, image_step: int) -> tuple[int, int, int]:
+    """(first, end, lead): entries [first, end) are the prompt and its end token, behind `lead` other rows."""
+    if encoder.family == "llama":
+        return _crop(entries, image_step)
+    ends = encoder.tokenizer.end_token is not None
+    return 0, tokens + (encoder.tokenizer.start_token is not None) + ends, 0
+
+
+def _finish(
+    prompt: str, encoder: TextEncoder, entries: list[Entry], draft: _Draft, keep: bool, image_step: int
+) -> tuple[list[Entry], tuple[Token, ...], int, tuple[str, ...]]:
+    """(entries, tokens, conditioning rows, notes) after the model's limit."""
+    start = int(encoder.tokenizer.start_token is not None)
+    first, end, lead = _kept(encoder, entries, len(draft.entries), image_step)
+    limit = TRAINED_ROWS[encoder.family]
+    over = max(end - first - limit, 0)
+    gone = 0 if keep else over
+    last = end - 1 - gone if gone else end
+    tokens = _tokens(draft, start, first, last, lead)
+    entries = entries[:last] + entries[end - 1 :] if gone else entries
+    notes = (_tail_note(prompt, tokens, over, limit, not keep),) if over else ()
+    length = end - first - gone + lead if encoder.family == "llama" else len(entries)
+    return entries, tokens, length, notes
+
+
+def read_prompt(
+    clip: Any,
+    prompt: str,
+    overlong: Literal["cut", "keep"] = "cut",
+    tag_ids: bool = False,
+    template: str | None = None,
+    image: Any = None,
+    image_step: int = 2,
+) -> PromptTokens:
+    """Tokens of a prompt as this CLIP will encode it.
+
+    Args:
+        clip: a host CLIP of CogVideoX, Wan or HunyuanVideo.
+        overlong: a prompt longer than the model was trained with is cut as diffusers does, or kept whole as the host
+            does by itself.
+        tag_ids: <id1>..<id5> become the single ids that MATRIX's training gave them. Their embeddings are untrained
+            rows; only weights trained on those ids know them.
+        template: HunyuanVideo: another chat template, with {} for the prompt.
+        image: HunyuanVideo I2V: the image's (1, N, D) embeddings; every `image_step`-th becomes a row before the text.
+
+    Raises ValueError on a CLIP of no known family and wherever our reading differs from the host's.
+    """
+    encoder = find_encoder(clip)
+    _check_plain(encoder, prompt)
+    llama = encoder.family == "llama"
+    frame = (template or encoder.template) if llama else "{}"
+    base = _tag_base(clip, encoder) if tag_ids else None
+    segments = parse_prompt(frame.format(prompt), weights=not getattr(encoder.tokenizer, "disable_weights", False))
+    draft = _own_pieces(_read_segments(encoder, segments.segments, base), frame.index("{}"), len(prompt))
+
+    extra: dict[str, Any] = {"llama_template": frame} if llama else {}
+    if image is not None and llama:
+        extra |= {"image_embeds": image, "image_interleave": image_step}
+    made, entries = _host_entries(clip, encoder, prompt, extra)
+    if base is None:
+        _same([_plain(entry) for entry in entries], draft, int(encoder.tokenizer.start_token is not None))
+    else:
+        entries = _respelled(encoder, entries, draft)
+    entries, tokens, length, notes = _finish(prompt, encoder, entries, draft, overlong == "keep", image_step)
+    encoded = [entries] if encoder.key is None else {**made, encoder.key: [entries]}
+    return PromptTokens(prompt, tokens, length, encoder.family, encoded, notes)
+
+
+def encode(clip: Any, prompt: PromptTokens) -> list:
+    """CONDITIONING of a prompt; ValueError where its rows are not those that `read_prompt` counted."""
+    conditioning = clip.encode_from_tokens_scheduled(prompt.encode)
+    for rows, _ in conditioning:
+        if rows.shape[1] != prompt.length:
+            raise ValueError(
+                f"the text encoder made {rows.shape[1]} rows where {prompt.length} were expected: this version of "
+                "ComfyUI crops prompts in a way that we do not know, so words cannot be bound to rows"
+            )
+    return conditioning
