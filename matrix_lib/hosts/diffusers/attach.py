@@ -1,0 +1,326 @@
+"""Reaches the attention of a diffusers transformer, under one context manager.
+
+    with watch(pipe, binding, tracks) as seen:
+        video = pipe(image=image, prompt=prompt, num_inference_steps=50).frames
+    capture = seen.capture()
+
+While a block's attention module runs, PyTorch's `scaled_dot_product_attention` is intercepted: the same kernel runs,
+its q and k are looked at, and nothing of the model is replaced. Outside the context nothing is left of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from ...backbones import BackboneSpec, match
+from ...core.attention import sdpa_with_lse
+from ...core.binding import PromptBinding
+from ...core.grid import Grid
+from ...core.sites import AttentionCall, AttentionSite, BatchRow
+from ...core.tracks import MaskTracks
+from ...instrument.capture import Capture
+from ...instrument.recorder import Recorder, RecorderConfig
+from ...instrument.session import Session
+from ..modules import Running, find_sites, marked
+
+__all__ = ["Forward", "Watch", "attach", "backbone_of", "sites_of", "watch"]
+
+Branch = Literal["cond", "uncond"]
+
+
+def backbone_of(transformer: nn.Module) -> BackboneSpec:
+    """The family of a diffusers transformer. Raises ValueError where it is not a video DiT that we know."""
+    return match((cls.__name__ for cls in type(_plain(transformer)).__mro__), "diffusers")
+
+
+def sites_of(transformer: nn.Module) -> list[AttentionSite]:
+    """Every attention site of a transformer, in layer order."""
+    return [site for _, site in find_sites(_plain(transformer), backbone_of(transformer).diffusers)]
+
+
+class Forward:
+    """One forward pass of the transformer: its grid, its text, whose rows are in the batch, and its step."""
+
+    def __init__(self, grid: Grid, text: int, batch: int, timestep: float) -> None:
+        self.grid, self.text, self.batch, self.timestep = grid, text, batch, timestep
+        self.rows: tuple[BatchRow, ...] = ()
+        self.step = 0
+
+
+@contextlib.contextmanager
+def attach(transformer: nn.Module, session: Session, on_forward: Callable[[Forward], None]) -> Iterator[None]:
+    """Shows the attention of `transformer` to `session` while open.
+
+    `on_forward` is called before each forward and sets its `rows` (one `BatchRow` per batch row) and `step`. Outputs
+    are bit-identical to an unwatched transformer; attachments nest; everything is undone on the way out.
+
+    Raises ValueError for an unknown model, and, at its first forward, when its attention does not go through PyTorch's
+    `scaled_dot_product_attention` (diffusers' other attention backends).
+    """
+    model = _plain(transformer)
+    spec = backbone_of(model)
+    sites = [(module, site) for module, site in find_sites(model, spec.diffusers) if session.wants(site)]
+    state = _State(spec, session)
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        state.forward = _read_forward(module, spec, args, kwargs)
+        on_forward(state.forward)
+
+    handle = model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        with marked(sites, state.enter, state.leave) as running:
+            state.running = running
+            yield
+    finally:
+        handle.remove()
+        state.close()
+
+
+class _State:
+    """What the hooks of one attachment share; owns the interception while an attention module runs."""
+
+    def __init__(self, spec: BackboneSpec, session: Session) -> None:
+        self.spec, self.session = spec, session
+        self.forward: Forward | None = None
+        self.running: Running | None = None
+        self._mode: _Intercept | None = None
+
+    def enter(self, running: Running) -> None:
+        self.close()  # a forward that was torn off by an interrupt left its interception behind
+        self._mode = _Intercept(self, running)
+        self._mode.__enter__()
+
+    def leave(self, running: Running) -> None:
+        seen = running.calls
+        self.close()
+        if not seen:
+            raise ValueError(
+                f"{running.site.name if running.site else 'an attention'} ran without PyTorch's "
+                "scaled_dot_product_attention, so it cannot be watched: call "
+                "transformer.set_attention_backend('native') first"
+            )
+
+    def close(self) -> None:
+        if self._mode is not None:
+            self._mode.__exit__(None, None, None)
+            self._mode = None
+
+
+class _Intercept(TorchFunctionMode):
+    def __init__(self, state: _State, running: Running) -> None:
+        super().__init__()
+        self.state, self.now = state, running
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = {**dict(zip(names, args)), **kwargs}
+        q, k, v = given.pop("query"), given.pop("key"), given.pop("value")
+        self.now.calls += 1
+        image = self.now.calls == 1 and getattr(self.now.module, "add_k_proj", None) is not None
+        if self.now.site is None or (image and self.now.site.kind == "cross"):
+            return func(q, k, v, **given)
+        out, lse = self._run(func, q, k, v, given)
+        call = _call(self.state, self.now.site, q, k, v, given.get("scale"), given.get("attn_mask"))
+        self.state.session.observe(call, lse)
+        return out
+
+    def _run(self, func: Any, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Output and log-sum-exp. The outermost attachment runs the kernel; the ones inside are told its result."""
+        boxes: list[list[Tensor | None]] = _waiting.__dict__.setdefault("boxes", [])
+        if any(isinstance(mode, _Intercept) for mode in _get_current_function_mode_stack()):
+            box: list[Tensor | None] = []
+            boxes.append(box)
+            try:
+                out = func(q, k, v, **given)
+            finally:
+                boxes.pop()
+            lse = box[0] if box else None
+        else:
+            out, lse = sdpa_with_lse(q, k, v, **given)
+        if boxes:
+            boxes[-1].append(lse)
+        return out, lse
+
+
+_waiting = threading.local()  # attachments of this thread that wait for the log-sum-exp of the one around them
+
+
+def _call(
+    state: _State, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: Tensor | None
+) -> AttentionCall:
+    forward = state.forward
+    assert forward is not None
+    size, text = forward.grid.size, forward.text
+    spans: dict[str, tuple[int, int]] = {}
+    if site.kind == "cross":
+        spans = {"video_q": (0, size), "text_k": (0, k.shape[2])}
+    elif site.kind == "self":
+        spans = {"video_q": (0, size), "video_k": (0, size)}
+    else:
+        first = state.spec.diffusers.text_first
+        video = (text, size) if first else (0, size)
+        spans = {"video_q": video, "video_k": video, "text_k": (0 if first else size, text)}
+    if q.shape[2] < spans["video_q"][0] + size:
+        raise ValueError(f"{site.name} has {q.shape[2]} queries; the {forward.grid.shape} token grid needs {size}")
+    return AttentionCall(
+        site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, forward.rows, mask,
+        spans["video_q"], spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
+    )  # fmt: skip
+
+
+def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: dict) -> Forward:
+    given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+    x, text = given["hidden_states"], given["encoder_hidden_states"]
+    # CogVideoX takes (B, T, C, H, W), the others (B, C, T, H, W)
+    latent = (x.shape[1 if spec.name == "cogvideox" else 2], x.shape[3], x.shape[4])
+    config: Any = module.config
+    size = config.patch_size
+    patch = (config.patch_size_t or 1, size, size) if isinstance(size, int) else tuple(size)
+    grid = Grid.from_latent(latent, patch, spec.temporal_stride, spec.spatial_stride)
+    return Forward(grid, text.shape[1], x.shape[0], float(torch.as_tensor(given["timestep"]).flatten()[0]))
+
+
+class Watch:
+    """What `watch` yields: the recording of everything that ran inside the context."""
+
+    def __init__(
+        self,
+        bindings: Sequence[PromptBinding],
+        tracks: Sequence[MaskTracks | None],
+        config: RecorderConfig,
+        backbone: str,
+        sites: Sequence[AttentionSite],
+        timesteps: Callable[[], Sequence[float]],
+        branches: Sequence[Branch] | None,
+    ) -> None:
+        self._bindings, self._tracks, self._config = bindings, tracks, config
+        self._backbone, self._sites, self._timesteps, self._branches = backbone, sites, timesteps, branches
+        self._recorder: Recorder | None = None
+        self._seen: list[float] = []
+        self._calls_at = 0
+        self.forwards = 0
+
+    # Session observer: delegates to the recorder, which exists from the first forward on.
+    def wants(self, site: AttentionSite) -> bool:
+        return self._config.layers is None or site.layer in self._config.layers
+
+    def observe(self, call: AttentionCall, lse: Tensor | None) -> None:
+        assert self._recorder is not None
+        if self._recorder.wants(call.site):
+            self._recorder.observe(call, lse)
+
+    def step_done(self, step: int, denoised: Tensor | None) -> None:
+        """A diffusers transformer does not say when a step ends; the next timestep begins the next one."""
+
+    def begin(self, forward: Forward) -> None:
+        if self._recorder is None:
+            sigmas = list(self._timesteps()) or [forward.timestep]
+            self._recorder = Recorder(
+                self._config, self._backbone, self._sites, forward.grid, sigmas, streams=len(self._bindings)
+            )
+        if not self._seen or self._seen[-1] != forward.timestep:
+            self._seen.append(forward.timestep)
+            self._calls_at = 0
+        forward.step = len(self._seen) - 1
+        forward.rows = self._rows(forward)
+        self._calls_at += 1
+        self.forwards += 1
+
+    def _rows(self, forward: Forward) -> tuple[BatchRow, ...]:
+        """Which prompt each batch row belongs to. Pipelines put the unconditional half first, or call twice a step with
+        the conditional call first."""
+        count, prompts = forward.batch, len(self._bindings)
+        if self._branches is not None:
+            branches = list(self._branches)
+            if count % len(branches):
+                raise ValueError(f"branches names {len(branches)} parts, but the batch has {count} rows")
+        elif count % (2 * prompts) == 0 and self._calls_at == 0:
+            branches = ["uncond", "cond"]
+        else:
+            branches = ["cond" if self._calls_at == 0 else "uncond"]
+        each = count // len(branches)
+        if each % prompts:
+            raise ValueError(f"{count} batch rows do not divide into {len(branches)} branches of {prompts} prompts")
+        samples = each // prompts
+        rows = []
+        for branch in branches:
+            for place in range(each):
+                at = place // samples
+                key = (at, place % samples)
+                if branch == "cond":
+                    rows.append(BatchRow("cond", key, self._bindings[at], self._tracks[at]))
+                else:
+                    rows.append(BatchRow("uncond", key))
+        return tuple(rows)
+
+    def capture(self) -> Capture:
+        """What was recorded. Raises ValueError when the transformer did not run inside the context."""
+        if self._recorder is None:
+            raise ValueError("nothing was recorded: the transformer did not run inside the `with` block")
+        capture = self._recorder.result()
+        capture.meta["timesteps"] = self._seen
+        return capture
+
+
+@contextlib.contextmanager
+def watch(
+    model: Any,
+    binding: PromptBinding | Sequence[PromptBinding],
+    tracks: MaskTracks | Sequence[MaskTracks | None] | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    bins: int = 0,
+    budget_mb: float = 1024.0,
+    steps: int | None = None,
+    branches: Sequence[Branch] | None = None,
+    v2t: bool = True,
+    v2v: bool = True,
+) -> Iterator[Watch]:
+    """Records what each layer attends to while a pipeline or a bare transformer runs.
+
+    Args:
+        model: a diffusers pipeline (its transformer and scheduler are read) or a transformer.
+        binding: the prompt's binding, or one per prompt of the batch.
+        tracks: mask tracks, or one per prompt; None records words only.
+        layers, bins, budget_mb, v2t, v2v: see `RecorderConfig`.
+        steps: sampling steps of a bare transformer (default 1); a pipeline's scheduler knows.
+        branches: guidance branches in batch order; None follows the pipelines' habit.
+
+    Raises ValueError for an unknown model, layers it does not have, or numbers of prompts and tracks that differ.
+    """
+    transformer = getattr(model, "transformer", model)
+    scheduler = getattr(model, "scheduler", None)
+    bindings = [binding] if isinstance(binding, PromptBinding) else list(binding)
+    every = [tracks] * len(bindings) if tracks is None or isinstance(tracks, MaskTracks) else list(tracks)
+    if not bindings or len(every) != len(bindings):
+        raise ValueError(f"one binding and one tracks per prompt; got {len(bindings)} bindings, {len(every)} tracks")
+    spec, sites = backbone_of(transformer), sites_of(transformer)
+    chosen = None if layers is None else tuple(layers)
+    if unknown := sorted(set(chosen or ()) - {site.layer for site in sites}):
+        raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{sites[-1].layer}")
+
+    def timesteps() -> list[float]:
+        if scheduler is not None and getattr(scheduler, "timesteps", None) is not None:
+            return [float(t) for t in scheduler.timesteps]
+        return [0.0] * (steps or 1)
+
+    config = RecorderConfig(chosen, bins, budget_mb, "cond", v2t, v2v)
+    seen = Watch(bindings, every, config, spec.name, sites, timesteps, branches)
+    with attach(transformer, Session([seen]), seen.begin):
+        yield seen
+
+
+def _plain(transformer: nn.Module) -> nn.Module:
+    """The module behind torch.compile."""
+    return getattr(transformer, "_orig_mod", transformer)

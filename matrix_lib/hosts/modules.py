@@ -1,0 +1,84 @@
+"""What both hosts share: finding a family's attention in a module tree, and knowing which one is running."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..backbones.registry import Blocks
+from ..core.sites import AttentionSite
+
+__all__ = ["Running", "find_sites", "marked"]
+
+
+@dataclass
+class Running:
+    """The attention that is running now, and how many attention calls it has made so far."""
+
+    site: AttentionSite | None = None
+    module: nn.Module | None = None
+    calls: int = 0
+
+
+def find_sites(root: nn.Module, blocks: Blocks) -> list[tuple[nn.Module, AttentionSite]]:
+    """Every attention module of `root` with its site, in layer order.
+
+    Raises ValueError when the tree does not have a stack that its family promises.
+    """
+    tree = dict(root.named_modules())
+    found: list[tuple[nn.Module, AttentionSite]] = []
+    first = 0
+    for group in blocks.stacks:
+        count = 0
+        while group[0].path.format(count) in tree:
+            for stack in group:
+                name = stack.path.format(count)
+                if name not in tree:
+                    raise ValueError(f"{type(root).__name__} has no {name}: its attention cannot be found")
+                found.append((tree[name], AttentionSite(first + count, stack.kind, name)))
+            count += 1
+        first += count
+    if not found:
+        paths = ", ".join(stack.path for group in blocks.stacks for stack in group)
+        raise ValueError(f"{type(root).__name__} has none of {paths}: its attention cannot be found")
+    return found
+
+
+@contextlib.contextmanager
+def marked(
+    sites: list[tuple[nn.Module, AttentionSite]],
+    enter: Callable[[Running], Any] | None = None,
+    leave: Callable[[Running], Any] | None = None,
+) -> Iterator[Running]:
+    """While open, the yielded `Running` tells which site is inside its forward. Every hook is gone afterwards.
+
+    A module's `leave` runs even when its forward raises, so an interrupt in mid-layer leaves nothing behind.
+    """
+    now = Running()
+    handles = []
+
+    def hook(module: nn.Module, site: AttentionSite) -> None:
+        def before(_module: nn.Module, _args: Any) -> None:
+            now.site, now.module, now.calls = site, module, 0
+            if enter is not None:
+                enter(now)
+
+        def after(_module: nn.Module, _args: Any, _out: Any) -> None:
+            if leave is not None:
+                leave(now)
+            now.site = now.module = None
+
+        handles.append(module.register_forward_pre_hook(before))
+        handles.append(module.register_forward_hook(after, always_call=True))
+
+    try:
+        for module, site in sites:
+            hook(module, site)
+        yield now
+    finally:
+        for handle in handles:
+            handle.remove()

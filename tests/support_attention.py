@@ -1,0 +1,68 @@
+"""Words, tracks and an explicit float64 observer for tests that watch real models."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def make_binding(binding: ModuleType, length: int, rows: dict[str, tuple[int, ...]] | None = None) -> Any:
+    """Two instances and a verb at given conditioning rows, in the `core.binding` module that is passed."""
+    rows = rows or {"cyclist": (1, 2, 4), "van": (4, 6), "passes": (9,)}
+    roles = {"cyclist": "subject", "van": "object"}
+    phrases = []
+    for name, at in rows.items():
+        role = roles.get(name, "verb")
+        pair = {"subject": "cyclist", "object": "van"} if role == "verb" else {}
+        phrases.append(binding.Phrase(name, name, role, 0, 1, at, **pair))
+    return binding.PromptBinding("a cyclist passes a van", length, (), tuple(phrases), "t5")
+
+
+def make_tracks(tracks: ModuleType, frames: int, height: int, width: int) -> Any:
+    """Two boxes that move, in the `core.tracks` module that is passed."""
+    w, h, last = width, height, frames - 1
+    boxes = {
+        "cyclist": {0: (0, 0, w // 2, h // 2), last: (w // 3, 0, w // 3 + w // 2, h // 2)},
+        "van": {0: (w // 2, h // 2, w, h), last: (w // 2, h // 2, w, h)},
+    }
+    return tracks.MaskTracks.from_boxes(boxes, frames, height, width)
+
+
+class Explicit:
+    """An observer that computes every map by an explicit float64 softmax over the whole matrix, per call."""
+
+    def __init__(self, words: dict[str, tuple[int, ...]], query: dict[str, Tensor]) -> None:
+        self.words, self.query = words, query
+        self.seen: dict[tuple[str, int], list[tuple[Any, Tensor]]] = {}
+
+    def wants(self, site: Any) -> bool:
+        return True
+
+    def step_done(self, step: int, denoised: Tensor | None) -> None:
+        pass
+
+    def observe(self, call: Any, lse: Tensor | None) -> None:
+        logits = call.q.double() @ call.k.double().transpose(-1, -2) * call.scale
+        if call.mask is not None:
+            mask = call.mask
+            while mask.ndim < 4:
+                mask = mask[None] if mask.ndim == 2 else mask[:, None]
+            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.double()
+        p = logits.softmax(-1)
+        f, n = call.video_q
+        for kind, has in (("v2t", call.site.has_v2t), ("v2v", call.site.has_v2v)):
+            if not has:
+                continue
+            maps = []
+            if kind == "v2t":
+                t, _ = call.text_k
+                for rows in self.words.values():
+                    maps.append(p[:, :, f : f + n][..., [t + r for r in rows]].mean((1, -1)))
+            else:
+                for rows in self.query.values():
+                    maps.append(p[:, :, f + rows][..., f : f + n].mean((1, 2)))
+            out = torch.stack(maps, 1).reshape(p.shape[0], len(maps), *call.grid.shape)
+            self.seen.setdefault((kind, call.site.layer), []).append((call, out))
