@@ -1,0 +1,320 @@
+"""Workflows in their two forms: the one that ComfyUI's canvas opens, and the one that its server takes over HTTP.
+
+`scripts/drafts.py` says which nodes a workflow has and how they are wired; `python -m scripts.workflows` starts the
+real ComfyUI, asks it what every node looks like, checks each draft against that, and writes `workflows/NAME.json`
+(canvas) and `workflows/api/NAME.json` (server). A test reads both back and compares.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .comfyui import ROOT, serve
+
+__all__ = ["Draft", "Node", "api_form", "problems", "ui_form"]
+
+Graph = dict[str, Any]
+Info = dict[str, Any]
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+NOTES = {"Note", "MarkdownNote"}
+RED, BLUE, GREEN, GREY = "#A88", "#88A", "#8A8", "#888"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a draft. `node[1]` is its second output, to be given to another node's input."""
+
+    id: int
+    kind: str
+    at: tuple[int, int]
+    size: tuple[int, int]
+    title: str
+    inputs: dict[str, Any]
+
+    def __getitem__(self, output: int) -> tuple[int, int]:
+        return self.id, output
+
+
+@dataclass
+class Draft:
+    """A workflow as a person would describe it: nodes with values and links, notes, and frames around them."""
+
+    name: str
+    nodes: list[Node] = field(default_factory=list)
+    notes: list[Node] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(
+        self, kind: str, at: tuple[int, int], size: tuple[int, int] = (320, 120), title: str = "", **inputs: Any
+    ) -> Node:
+        """A node at canvas position `at`; an input is a value, or another node's output as `node[0]`."""
+        node = Node(len(self.nodes) + len(self.notes) + 1, kind, at, size, title, inputs)
+        self.nodes.append(node)
+        return node
+
+    def note(self, text: str, at: tuple[int, int], size: tuple[int, int], title: str = "Note") -> None:
+        number = len(self.nodes) + len(self.notes) + 1
+        self.notes.append(Node(number, "MarkdownNote", at, size, title, {"text": text}))
+
+    def group(self, title: str, x: int, y: int, width: int, height: int, color: str = GREY) -> None:
+        box = [x, y, width, height]
+        self.groups.append({"id": len(self.groups) + 1, "title": title, "bounding": box, "color": color, "flags": {}})
+
+    def graph(self, info: Info) -> Graph:
+        """The server's form."""
+        graph: Graph = {}
+        for node in self.nodes:
+            title = node.title or info[node.kind]["display_name"]
+            inputs = {
+                name: [str(value[0]), value[1]] if isinstance(value, tuple) else value
+                for name, value in node.inputs.items()
+            }
+            graph[str(node.id)] = {"class_type": node.kind, "inputs": inputs, "_meta": {"title": title}}
+        return graph
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One input of a node as it stands on the canvas. `extra`: values that the canvas keeps behind a widget's own."""
+
+    name: str
+    kind: str
+    required: bool
+    options: dict[str, Any]
+    widget: bool
+    extra: tuple[Any, ...] = ()
+
+
+def slots(definition: Info, value_of: Callable[[Slot], Any]) -> Iterator[Slot]:
+    """Every input of a node in canvas order. `value_of` is asked once for each widget; what it says for a dynamic combo
+    decides which inputs follow."""
+    yield from _slots(definition["input"], value_of, "")
+
+
+def _slots(tree: Info, value_of: Callable[[Slot], Any], prefix: str) -> Iterator[Slot]:
+    for level in ("required", "optional"):
+        for name, entry in tree.get(level, {}).items():
+            kind, options = (entry[0], entry[1] if len(entry) > 1 else {})
+            full = f"{prefix}{name}"
+            if kind == "COMFY_AUTOGROW_V3":
+                yield from _grown(full, options, level == "required")
+                continue
+            combo = isinstance(kind, list)
+            options = {**options, "options": kind} if combo else options
+            kind = "COMBO" if combo else kind
+            extra: tuple[Any, ...] = ("fixed",) if options.get("control_after_generate") else ()
+            extra += ("image",) if any(options.get(f"{what}_upload") for what in ("image", "video", "audio")) else ()
+            widget = kind in WIDGETS and not options.get("forceInput")
+            slot = Slot(full, kind, level == "required", options, widget, extra)
+            yield slot
+            if not widget:
+                continue
+            value = value_of(slot)
+            if kind == "COMFY_DYNAMICCOMBO_V3":
+                for option in options["options"]:
+                    if option["key"] == value:
+                        yield from _slots(option["inputs"], value_of, f"{full}.")
+
+
+def _grown(name: str, options: dict[str, Any], required: bool) -> Iterator[Slot]:
+    """The sockets of an input that grows."""
+    template = options["template"]
+    names = template.get("names") or [f"{template['prefix']}{i}" for i in range(template["max"])]
+    inner = next(iter(entries for entries in template["input"].values() if entries))
+    kind, inner_options = (*next(iter(inner.values())), {})[:2]
+    for index, each in enumerate(names):
+        needed = required and index < template.get("min", 0)
+        yield Slot(f"{name}.{each}", kind, needed, inner_options, False)
+
+
+# ------------------------------------------------------------------------------------------------ to the canvas
+
+
+def ui_form(draft: Draft, info: Info) -> Graph:
+    """The canvas form of a draft: nodes with positions, links by number, widget values in the order of the widgets."""
+    links: list[list[Any]] = []
+    nodes = {node.id: _ui_node(node, info[node.kind], order) for order, node in enumerate(draft.nodes)}
+    for node in draft.nodes:
+        for index, entry in enumerate(nodes[node.id]["inputs"]):
+            value = node.inputs.get(entry["name"])
+            if isinstance(value, tuple):
+                source, output = value
+                out = nodes[source]["outputs"][output]
+                link = [len(links) + 1, source, output, node.id, index, out["type"]]
+                links.append(link)
+                entry["link"] = link[0]
+                out["links"] = [*(out["links"] or []), link[0]]
+    notes = [_ui_note(note) for note in draft.notes]
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"matrix-video/{draft.name}")),
+        "revision": 0,
+        "last_node_id": len(draft.nodes) + len(draft.notes),
+        "last_link_id": len(links),
+        "nodes": [*nodes.values(), *notes],
+        "links": links,
+        "groups": draft.groups,
+        "config": {},
+        "extra": {"ds": {"scale": 0.7, "offset": [0, 0]}},
+        "version": 0.4,
+    }
+
+
+def _ui_node(node: Node, definition: Info, order: int) -> dict[str, Any]:
+    inputs: list[dict[str, Any]] = []
+    values: list[Any] = []
+
+    def value_of(slot: Slot) -> Any:
+        given = node.inputs.get(slot.name, _default(slot))
+        value = _default(slot) if isinstance(given, tuple) else given
+        values.extend((value, *slot.extra))
+        return value
+
+    for slot in slots(definition, value_of):
+        entry: dict[str, Any] = {"name": slot.name, "type": slot.kind, "link": None}
+        if slot.widget:
+            entry["widget"] = {"name": slot.name}
+        elif not slot.required:
+            entry["shape"] = 7
+        linked = isinstance(node.inputs.get(slot.name), tuple)
+        if slot.required or slot.widget or linked or "." not in slot.name:
+            inputs.append(entry)
+    kinds, names = definition["output"], definition["output_name"]
+    outputs = [{"name": name, "type": kind, "links": None} for name, kind in zip(names, kinds, strict=True)]
+    found: dict[str, Any] = {"id": node.id, "type": node.kind, "pos": list(node.at), "size": list(node.size)}
+    found |= {"flags": {}, "order": order, "mode": 0, "inputs": inputs, "outputs": outputs}
+    found["properties"] = {"Node name for S&R": node.kind}
+    if node.title:
+        found["title"] = node.title
+    return found | {"widgets_values": values}
+
+
+def _ui_note(note: Node) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": note.id, "type": note.kind, "pos": list(note.at), "size": list(note.size)}
+    found |= {"flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": note.title, "properties": {}}
+    return found | {"widgets_values": [note.inputs["text"]], "color": "#432", "bgcolor": "#653"}
+
+
+def _default(slot: Slot) -> Any:
+    if "default" in slot.options:
+        return slot.options["default"]
+    choices = slot.options.get("options") or [""]
+    if slot.kind == "COMFY_DYNAMICCOMBO_V3":
+        return choices[0]["key"]
+    return choices[0] if slot.kind == "COMBO" else {"STRING": "", "BOOLEAN": False}.get(slot.kind, 0)
+
+
+# ------------------------------------------------------------------------------------------------ to the server
+
+
+def api_form(ui: Graph, info: Info) -> Graph:
+    """What the canvas would send to the server for the workflow `ui`. Raises ValueError on muted or unknown nodes."""
+    links = {link[0]: link for link in ui["links"]}
+    graph: Graph = {}
+    for node in ui["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        if node["type"] not in info or node["mode"] != 0:
+            raise ValueError(f"node {node['id']} ({node['type']}) is muted, or this ComfyUI does not know it")
+        title = node.get("title") or info[node["type"]]["display_name"]
+        inputs = _api_inputs(node, info[node["type"]], links)
+        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
+    return graph
+
+
+def _api_inputs(node: dict[str, Any], definition: Info, links: dict[int, list[Any]]) -> dict[str, Any]:
+    linked = {entry["name"]: links[entry["link"]] for entry in node["inputs"] if entry.get("link")}
+    values = iter(node["widgets_values"])
+    inputs: dict[str, Any] = {}
+
+    def value_of(slot: Slot) -> Any:
+        value = next(values)
+        for _ in slot.extra:
+            next(values)
+        inputs[slot.name] = value
+        return value
+
+    for slot in slots(definition, value_of):
+        if slot.name in linked and not slot.widget:
+            inputs[slot.name] = None
+    if len(rest := list(values)):
+        raise ValueError(f"node {node['id']} ({node['type']}) has {len(rest)} widget values too many: {rest}")
+    for name, (_, source, output, *_) in linked.items():
+        inputs[name] = [str(source), output]
+    return inputs
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+
+def problems(graph: Graph, info: Info, files: frozenset[str] = frozenset()) -> list[str]:
+    """What the server would refuse in `graph`, and what it would let pass silently. `files` are values of file and
+    model lists that may be absent from the server asked."""
+    found: list[str] = []
+    for number, node in graph.items():
+        kind, inputs = node["class_type"], node["inputs"]
+        if kind not in info:
+            found.append(f"{number}: no node {kind}")
+            continue
+        known: set[str] = set()
+        for slot in slots(info[kind], lambda slot, inputs=inputs: inputs.get(slot.name)):
+            known.add(slot.name)
+            if slot.name not in inputs:
+                found += [f"{number} {kind}: {slot.name} is missing"] if slot.required else []
+            elif trouble := _trouble(inputs[slot.name], slot, graph, info, files):
+                found.append(f"{number} {kind}.{slot.name}: {trouble}")
+        found += [f"{number} {kind}: there is no input {name}" for name in sorted(set(inputs) - known)]
+    return found
+
+
+def _trouble(value: Any, slot: Slot, graph: Graph, info: Info, files: frozenset[str]) -> str | None:
+    if isinstance(value, list):
+        source = graph.get(str(value[0]))
+        kinds = info[source["class_type"]]["output"] if source else []
+        if not 0 <= value[1] < len(kinds):
+            return f"output {value} does not exist"
+        accepted = set(slot.kind.split(","))
+        matches = kinds[value[1]] in accepted or "*" in (kinds[value[1]], slot.kind) or slot.kind.startswith("COMFY_")
+        return None if matches else f"takes {slot.kind}, gets {kinds[value[1]]}"
+    if not slot.widget:
+        return f"{slot.kind} has to be linked"
+    if slot.kind == "COMBO" and value not in slot.options.get("options", []) and value not in files:
+        return f"{value!r} is no choice"
+    if slot.kind == "COMFY_DYNAMICCOMBO_V3" and value not in [option["key"] for option in slot.options["options"]]:
+        return f"{value!r} is no choice"
+    if slot.kind in ("INT", "FLOAT") and not slot.options.get("min", value) <= value <= slot.options.get("max", value):
+        return f"{value} is out of range"
+    return None
+
+
+def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
+    """Checks and writes both forms. Raises ValueError listing what the server would refuse."""
+    graph = draft.graph(info)
+    from .drafts import FILES
+
+    if wrong := problems(graph, info, FILES):
+        raise ValueError(f"{draft.name}:\n" + "\n".join(wrong))
+    canvas = ui_form(draft, info)
+    full = api_form(canvas, info)
+    (folder / "api").mkdir(parents=True, exist_ok=True)
+    for path, form in ((folder / f"{draft.name}.json", canvas), (folder / "api" / f"{draft.name}.json", full)):
+        path.write_text(json.dumps(form, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(path.relative_to(ROOT))
+
+
+def main() -> None:
+    from .drafts import DRAFTS
+
+    with tempfile.TemporaryDirectory() as base, serve(Path(base)) as server:
+        info = server.get("/object_info")
+    for make in DRAFTS:
+        write(make(), info)
+
+
+if __name__ == "__main__":
+    main()
