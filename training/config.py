@@ -1,0 +1,176 @@
+"""Typed configurations of a training run, and overrides from the command line (`optim.lr=3e-4`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["CodecTask", "Data", "DenoiseTask", "FitConfig", "Optim", "Run", "override"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Clips of the synthetic world, made while training runs; nothing is read from disk.
+
+    Args:
+        height, width, frames: of a clip, in pixels.
+        split: of verb-object pairs, see `matrix_lib.mini.world`.
+        batch: clips per optimiser step and process.
+        chunk: clips made at once; steps draw from the present chunk. A multiple of `batch`.
+        reuse: passes over a chunk before it is replaced.
+        workers: threads that make the next chunk meanwhile.
+    """
+
+    height: int = 128
+    width: int = 128
+    frames: int = 17
+    split: str = "train"
+    batch: int = 128
+    chunk: int = 4096
+    reuse: int = 1
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.batch, self.chunk, self.reuse) < 1 or self.chunk % self.batch:
+            raise ValueError(
+                f"data.chunk must be a multiple of data.batch and data.reuse at least 1; "
+                f"got chunk {self.chunk}, batch {self.batch}, reuse {self.reuse}"
+            )
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW, or Muon for the matrices inside the blocks with AdamW for the rest.
+
+    Args:
+        lr: peak learning rate; linear warm-up over `warmup` steps, then linear decay to zero at the last step.
+        ema: decay of the averaged weights, which are the ones published.
+        clip: norm to which gradients are clipped.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    clip: float = 1.0
+    ema: float = 0.998
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long, where, and how often to report and save.
+
+    Args:
+        out: folder for checkpoints and `metrics.csv`.
+        precision: "no" or "bf16" (autocast).
+        resume: continue from the newest checkpoint in `out` if there is one.
+        deadline: seconds after which the run saves and stops even if steps are left; 0 for none.
+    """
+
+    steps: int = 1000
+    seed: int = 0
+    out: str = "runs/default"
+    precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
+    resume: bool = True
+    log_every: int = 20
+    save_every: int = 1000
+    deadline: float = 0.0
+
+
+@dataclass(frozen=True)
+class CodecTask:
+    """Reconstruct clips.
+
+    Args:
+        base: width of the codec, see `CodecConfig`.
+        crop: side of the square that is trained on; 0 for whole frames.
+        kl: weight of the divergence from the unit normal, mean over latent elements.
+        foreground: extra weight of pixels inside an instance's mask.
+    """
+
+    base: int = 16
+    crop: int = 0
+    kl: float = 1e-4
+    foreground: float = 4.0
+
+
+@dataclass(frozen=True)
+class DenoiseTask:
+    """Train text encoder and video transformer together to predict the velocity of noisy latents.
+
+    Args:
+        codec: folder of the codec's run (or a bundle) whose latents are used.
+        layers, heads, time_dim: of the transformer; the head width is 64.
+        text_layers, text_dim: of the text encoder (T5 architecture).
+        text_length: rows of the conditioning, padding included.
+        dropout: share of prompts replaced by the empty prompt.
+        foreground: extra weight of tokens that an instance covers.
+    """
+
+    codec: str = "runs/codec"
+    layers: int = 12
+    heads: int = 4
+    time_dim: int = 64
+    text_layers: int = 2
+    text_dim: int = 128
+    text_length: int = 226
+    dropout: float = 0.1
+    foreground: float = 4.0
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    task: CodecTask | DenoiseTask
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Optim)
+    run: Run = field(default_factory=Run)
+
+
+def override(config: Any, assignments: Iterable[str]) -> Any:
+    """Returns `config` with `path.to.field=value` applied; values are parsed by the field's type."""
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"an override looks like optim.lr=3e-4; got {assignment!r}")
+        config = _set(config, path.split("."), text, path)
+    return config
+
+
+def _set(config: Any, path: list[str], text: str, whole: str) -> Any:
+    names = [f.name for f in dataclasses.fields(config)]
+    if path[0] not in names:
+        raise ValueError(f"no setting {whole!r}: {type(config).__name__} has {', '.join(names)}")
+    current = getattr(config, path[0])
+    if dataclasses.is_dataclass(current):
+        if len(path) == 1:
+            inner = ", ".join(f.name for f in dataclasses.fields(current))
+            raise ValueError(f"{whole!r} is a group of settings: {inner}")
+        return dataclasses.replace(config, **{path[0]: _set(current, path[1:], text, whole)})
+    if len(path) > 1:
+        raise ValueError(f"{'.'.join(path[:1])!r} in {whole!r} is a value, not a group of settings")
+    kind = typing.get_type_hints(type(config))[path[0]]
+    return dataclasses.replace(config, **{path[0]: _parse(text, kind, whole)})
+
+
+def _parse(text: str, kind: Any, whole: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        if text not in typing.get_args(kind):
+            raise ValueError(f"{whole} is one of {', '.join(map(str, typing.get_args(kind)))}; got {text!r}")
+        return text
+    if origin in (typing.Union, types.UnionType):
+        raise ValueError(f"{whole} cannot be set from the command line")
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+            raise ValueError(f"{whole} is true or false; got {text!r}")
+        return text.lower() in ("true", "1", "yes")
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"{whole} takes {kind.__name__}; got {text!r}") from error

@@ -1,0 +1,57 @@
+"""Presets are functions: what a run was is a line of code, and a changed run is a changed argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .config import CodecTask, Data, DenoiseTask, FitConfig, Optim, Run
+
+__all__ = ["PRESETS"]
+
+
+def codec() -> FitConfig:
+    """The mini model's codec."""
+    return FitConfig(
+        task=CodecTask(base=16, crop=64),
+        data=Data(batch=64, chunk=1024, reuse=8, workers=8),
+        optim=Optim(lr=2e-3, ema=0.995),
+        run=Run(steps=2000, out="runs/codec", precision="bf16", compile=True, save_every=1000),
+    )
+
+
+def mini() -> FitConfig:
+    """The mini video DiT, on the latents of `codec`."""
+    return FitConfig(
+        task=DenoiseTask(codec="runs/codec"),
+        data=Data(batch=128, chunk=4096, reuse=2, workers=8),
+        optim=Optim(name="muon", lr=1e-3, ema=0.998),
+        run=Run(steps=2500, out="runs/mini", precision="bf16", compile=True, save_every=1000),
+    )
+
+
+def codec_cpu() -> FitConfig:
+    """A few steps of a tiny codec on any machine: shows that everything works, not that anything is learnt."""
+    return FitConfig(
+        task=CodecTask(base=4, crop=32),
+        data=Data(height=64, width=64, frames=5, batch=2, chunk=4),
+        optim=Optim(warmup=2),
+        run=Run(steps=4, out="runs/codec_cpu", log_every=1, save_every=2),
+    )
+
+
+def mini_cpu() -> FitConfig:
+    """A few steps of a tiny transformer on any machine, on the latents of `codec_cpu`."""
+    return FitConfig(
+        task=DenoiseTask(codec="runs/codec_cpu", layers=2, heads=1, text_layers=1, text_dim=32, text_length=64),
+        data=Data(height=64, width=64, frames=5, batch=2, chunk=4),
+        optim=Optim(warmup=2),
+        run=Run(steps=4, out="runs/mini_cpu", log_every=1, save_every=2),
+    )
+
+
+PRESETS: dict[str, Callable[[], FitConfig]] = {
+    "codec": codec,
+    "mini": mini,
+    "codec_cpu": codec_cpu,
+    "mini_cpu": mini_cpu,
+}
