@@ -142,6 +142,9 @@ def _matches(text: str, words: Words) -> list[tuple[Span, ...]]:
 def _choose(text: str, words: Words, spec: PhraseSpec) -> tuple[list[Span], str | None]:
     """The runs of visible text that `words` mean, and a note where they could mean others."""
     found = _matches(text, words)
+    if not found:  # perhaps written with the prompt's own weights and escapes
+        bare = tuple(parse_prompt(piece, weights=True).text for piece in words.pieces)
+        found = _matches(text, replace(words, pieces=bare)) if all(bare) else []
     if not found:
         raise ValueError(_absent(text, words, spec))
     if words.occurrence == 0:
@@ -230,19 +233,29 @@ def _rows(phrase: Phrase, tokens: Sequence[Token], limit: int) -> tuple[int, ...
     return tuple(sorted({token.row for token in touched}))
 
 
+def _located(prompt: str, phrases: str | Iterable, weights: bool) -> tuple[tuple[Phrase, ...], tuple[str, ...]]:
+    if isinstance(phrases, str):
+        return locate(prompt, phrases, weights)
+    given = tuple(phrases)
+    if given and all(isinstance(phrase, Phrase) for phrase in given):
+        return given, ()
+    return locate(prompt, given, weights)
+
+
 def bind(
     prompt: str,
     tokens: Iterable[Token],
-    phrases: str | Iterable[PhraseSpec],
+    phrases: str | Iterable[PhraseSpec] | Iterable[Phrase],
     length: int,
     model: str = "",
     weights: bool = False,
     notes: Iterable[str] = (),
 ) -> PromptBinding:
-    """Binds phrases (the text form of `core.phrases`, or PhraseSpecs) to conditioning rows.
+    """Binds phrases to conditioning rows.
 
     Args:
         tokens: those of the prompt in order, from a host; row -1 marks tokens that the token limit cut off.
+        phrases: the text form of `core.phrases`, PhraseSpecs, or Phrases that `locate` or a prompt form found.
         length: rows of the conditioning, padding included.
         weights: whether the prompt is written with ComfyUI's weights and escapes.
 
@@ -254,7 +267,7 @@ def bind(
         raise ValueError(f"tokens have rows outside of the {length} rows of the conditioning")
     if any(a.row >= b.row for a, b in pairwise(token for token in every if token.row != CUT)):
         raise ValueError("token rows have to ascend with the prompt")
-    found, remarks = locate(prompt, phrases, weights)
+    found, remarks = _located(prompt, phrases, weights)
     bound = tuple(replace(phrase, rows=_rows(phrase, every, length)) for phrase in found)
     live = tuple(token for token in every if token.row != CUT)
     return PromptBinding(prompt, length, live, bound, model, (*notes, *remarks))
