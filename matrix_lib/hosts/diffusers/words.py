@@ -31,7 +31,7 @@ def _family(pipeline: Any) -> Family:
         if name.startswith(start) and not name.startswith("HunyuanVideo15"):
             return family  # type: ignore[return-value]
     raise ValueError(
-        f"{name} is none of the pipelines that we know: CogVideoX..., Wan... and HunyuanVideo... . For another pipeline "
+        f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo...). For another pipeline "
         "pass its tokenizer and family='t5', 'umt5' or 'llama'"
     )
 
@@ -70,7 +70,7 @@ def _check(tokenizer: Any, text: str, pieces: Sequence[Piece], room: int) -> lis
     if theirs != ours:
         raise ValueError(
             f"{type(tokenizer).__name__} splits this prompt differently for its own pipeline than with character "
-            "offsets, so words cannot be bound to rows: load the fast tokenizer, with AutoTokenizer.from_pretrained(...)"
+            "offsets, so words cannot be bound to rows: load the fast tokenizer with AutoTokenizer.from_pretrained"
         )
     return theirs
 
