@@ -36,7 +36,7 @@ def randomize(module: nn.Module, seed: int = 0, std: float = 0.08) -> nn.Module:
             if not tensor.is_floating_point():
                 continue
             noise = torch.randn(tensor.shape, generator=generator)
-            scale = tensor.ndim == 1 and name.endswith("weight") or name.endswith("gamma")
+            scale = (tensor.ndim == 1 and name.endswith("weight")) or name.endswith("gamma")
             tensor.copy_(1 + 0.3 * noise if scale else std * noise)
     return module.eval()
 
