@@ -333,14 +333,12 @@ def _place_all(
         other = act(verb, starts[:, turned], mine[0][:, turned], mine[1][:, turned], config.frames, config.unit)
         swapped[rows] = other[:, turned][:, :2] if verb.interaction else path[:, :1].repeat(1, 2, 1, 1)
     present = torch.arange(slots) < parts[:, None]
-    seen = paths + pan[:, None]
     for slot in range(1, slots):
-        place, clear = _place_bystander(slot, config, chance(2 * _TRIES + 1), seen, radius, present, pan)
+        place, clear = _place_bystander(slot, config, chance(2 * _TRIES + 1), paths, radius, present, pan)
         wanted = (slot >= parts) & (slot < total)
         # A second instance there always is; further ones only where they find room.
         added = wanted & (clear | (slot < 2))
         paths[:, slot] = torch.where((slot >= parts)[:, None, None], place[:, None], paths[:, slot])
-        seen[:, slot] = paths[:, slot] + pan
         present[:, slot] |= added
     return paths, present, swapped
 
