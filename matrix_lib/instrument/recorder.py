@@ -292,10 +292,11 @@ class _Stream:
         self.layers, self.v2t, self.v2v = layers, v2t, v2v
         self.place = {kind: {layer: i for i, layer in enumerate(layers[kind])} for kind in layers}
         self.names = {"v2t": v2t.names, "v2v": v2v.names}
-        self.store = {
-            kind: torch.zeros(len(layers[kind]) if names else 0, bins, len(names), *grid.shape, dtype=torch.float16)
-            for kind, names in self.names.items()
-        }
+        with torch.inference_mode(False):  # a capture outlives the run, and nobody could write to inference tensors
+            self.store = {
+                kind: torch.zeros(len(layers[kind]) if names else 0, bins, len(names), *grid.shape, dtype=torch.float16)
+                for kind, names in self.names.items()
+            }
         self.latest: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
