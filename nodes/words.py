@@ -1,3 +1,147 @@
+"""Words: which phrases of a prompt name which instance, and which are the verb."""
+
 from __future__ import annotations
 
-NODES: list = []
+import node_helpers
+from comfy_api.latest import io, ui
+
+from ..matrix_lib.hosts.comfy.words import bind_prompt, encode, reuse
+from ..matrix_lib.io.token_table import table_image, tokens_markdown
+
+MatrixTracks = io.Custom("MATRIX_TRACKS")
+MatrixBinding = io.Custom("MATRIX_BINDING")
+
+_FORMS = {
+    "as written": "plain",
+    "<idK> tags": "tags",
+    "<idK> tags, MATRIX's token ids": "tag_ids",
+    "target word (TAViD)": "target",
+}
+_LENGTHS = {"cut to the model's length": "cut", "keep every token": "keep"}
+
+_EXAMPLE = "A man on a bicycle rides up behind the white van."
+_PHRASES = "cyclist: a man on a bicycle\nvan: the white van\nrides up behind = verb(cyclist -> van)"
+
+
+class MatrixBindPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixBindPrompt",
+            display_name="Bind Prompt to Instances",
+            category="MATRIX/words",
+            description=(
+                "Encodes a prompt and remembers which of its words name which instance and which are the verb, down to "
+                "the rows of the conditioning that the model's attention sees."
+            ),
+            search_aliases=[
+                "phrases",
+                "grounding",
+                "token positions",
+                "text encode",
+                "instance words",
+                "verb",
+                "MATRIX",
+            ],
+            inputs=[
+                io.Clip.Input("clip", tooltip="Text encoder of CogVideoX, Wan or HunyuanVideo."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default=_EXAMPLE,
+                    tooltip="The prompt, with ComfyUI's weights and escapes if you like.",
+                ),
+                io.String.Input(
+                    "phrases",
+                    multiline=True,
+                    default=_PHRASES,
+                    tooltip=(
+                        "One a line. NAME: words [role] for an instance, words = verb(NAME -> NAME) for a verb, words "
+                        "alone to watch them. a | b for several phrases, #2 for the second occurrence, #all for every "
+                        "one, 'picks ... up' for parted words."
+                    ),
+                ),
+                io.Combo.Input(
+                    "form",
+                    options=list(_FORMS),
+                    default="as written",
+                    tooltip=(
+                        "How the prompt is written out: as it is; with a tag before each instance, for weights that "
+                        "MATRIX trained (as characters, or as the token ids of its training); or with the word target "
+                        "before the object, for TAViD's weights."
+                    ),
+                ),
+                io.Combo.Input(
+                    "length",
+                    options=list(_LENGTHS),
+                    default="cut to the model's length",
+                    advanced=True,
+                    tooltip=(
+                        "A prompt longer than the model was trained with (226 tokens CogVideoX, 512 Wan, 256 "
+                        "HunyuanVideo) is cut there, as diffusers does, or kept whole, as ComfyUI does by itself."
+                    ),
+                ),
+                MatrixTracks.Input(
+                    "tracks",
+                    optional=True,
+                    tooltip="Mask tracks of the instances, by the same names. They travel along in the conditioning.",
+                ),
+                MatrixBinding.Input(
+                    "binding",
+                    optional=True,
+                    tooltip=(
+                        "A binding made before: its prompt and phrases are used instead of the boxes here. This text "
+                        "encoder has to make the same tokens of it."
+                    ),
+                ),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output",
+                    optional=True,
+                    tooltip="HunyuanVideo I2V only: the LLaVA image embedding, whose rows come before the words.",
+                ),
+                io.Int.Input(
+                    "image_interleave",
+                    default=2,
+                    min=1,
+                    max=512,
+                    advanced=True,
+                    tooltip="HunyuanVideo I2V only: every so many of the image's rows are kept. Lower is more image.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output("conditioning", tooltip="The encoded prompt, with binding and tracks on board."),
+                MatrixBinding.Output("binding", tooltip="What each phrase means and which conditioning rows it has."),
+                io.String.Output("table", tooltip="Phrases and tokens with their rows, as Markdown."),
+                io.Image.Output("picture", tooltip="Every token over its row, phrases in their instances' colours."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip,
+        prompt,
+        phrases,
+        form,
+        length,
+        tracks=None,
+        binding=None,
+        clip_vision_output=None,
+        image_interleave=2,
+    ) -> io.NodeOutput:
+        options = {"overlong": _LENGTHS[length], "vision": clip_vision_output, "image_step": image_interleave}
+        if binding is None:
+            read, binding = bind_prompt(clip, prompt, phrases, _FORMS[form], **options)
+        else:
+            read, binding = reuse(clip, binding, _FORMS[form], **options)
+        if tracks is not None:
+            binding.check_tracks(tracks.names)
+        values = {"matrix_binding": binding} | ({} if tracks is None else {"matrix_tracks": tracks})
+        conditioning = node_helpers.conditioning_set_values(encode(clip, read), values)
+        picture, table = table_image(binding, tracks), tokens_markdown(binding)
+        shown = ui.PreviewImage(picture, cls=cls).as_dict() | {"text": (table,)}
+        return io.NodeOutput(conditioning, binding, table, picture, ui=shown)
+
+
+NODES: list[type[io.ComfyNode]] = [MatrixBindPrompt]

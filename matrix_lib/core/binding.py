@@ -6,6 +6,7 @@ Pure text work. The tokens, each with its row and its characters, come from the 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -14,6 +15,8 @@ from .phrases import PhraseSpec, Role, Words, parse_phrases
 from .prompt import Span, VisibleText, find_words, nearest_words, parse_prompt
 
 __all__ = ["Phrase", "PromptBinding", "Token", "bind", "check_tokens", "locate"]
+
+_TAG = re.compile(r"<id\d+>\s*")
 
 CUT = -1  # the row of a token that the token limit keeps out of the conditioning
 
@@ -120,10 +123,20 @@ def _phrase_from(data: dict) -> Phrase:
     return Phrase(**{**data, "spans": spans, "rows": tuple(map(int, data["rows"]))})
 
 
+def _places(text: str, words: str) -> list[Span]:
+    """Every place of `words` in visible text. `a man` is found in `a <id1> man`, too, with the tag inside."""
+    if _TAG.search(words) or not _TAG.search(text):
+        return find_words(text, words)
+    tagged = {i for tag in _TAG.finditer(text) for i in range(*tag.span())}
+    kept = [i for i in range(len(text)) if i not in tagged]
+    found = find_words("".join(text[i] for i in kept), words)
+    return [(kept[start], kept[end - 1] + 1) for start, end in found]
+
+
 def _matches(text: str, words: Words) -> list[tuple[Span, ...]]:
     """Every place of `words` in visible text. Pieces follow each other at the smallest distance; a later match never
     begins before the earlier one ended."""
-    first, *rest = [find_words(text, piece) for piece in words.pieces]
+    first, *rest = [_places(text, piece) for piece in words.pieces]
     found: list[tuple[Span, ...]] = []
     for index, start in enumerate(first):
         chain = [start]
@@ -163,7 +176,7 @@ def _choose(text: str, words: Words, spec: PhraseSpec) -> tuple[list[Span], str 
 
 def _absent(text: str, words: Words, spec: PhraseSpec) -> str:
     for piece in words.pieces:
-        if not find_words(text, piece):
+        if not _places(text, piece):
             near = nearest_words(text, piece)
             hint = f"; did you mean {near!r}?" if near else "; write the words as they stand in the prompt"
             return f"{spec.where()}: {piece!r} is not in the prompt{hint}"

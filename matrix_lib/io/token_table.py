@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageDraw
+from torch import Tensor, from_numpy
 
 from ..core.binding import Phrase, PromptBinding, Token
 from ..core.palette import distinct_colours
+from ..core.tracks import MaskTracks
 from .drawing import INK, Colour, colours_of, fit_text, page, readable, text_size, write
 
-__all__ = ["draw_tokens", "tokens_markdown"]
+__all__ = ["draw_tokens", "table_image", "tokens_markdown"]
 
 _WIDTH, _MARGIN, _TYPE, _SMALL, _CHIP = 1024, 24, 18, 13, 54
 
@@ -159,3 +161,9 @@ def draw_tokens(
     for chip in chips:
         _draw_chip(ink, chip)
     return np.asarray(picture)
+
+
+def table_image(binding: PromptBinding, tracks: MaskTracks | None = None) -> Tensor:
+    """`draw_tokens` as an IMAGE: (1, height, 1024, 3) float32 in [0, 1], in the colours of the tracks."""
+    picture = draw_tokens(binding, tracks.names, tracks.palette) if tracks else draw_tokens(binding)
+    return from_numpy(picture.astype(np.float32) / 255.0)[None]

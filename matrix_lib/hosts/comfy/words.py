@@ -11,14 +11,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ...core.binding import CUT, Token
+from ...core.binding import CUT, PromptBinding, Token, bind, check_tokens, locate
+from ...core.phrases import PhraseSpec
 from ...core.prompt import Segment, parse_prompt
+from ...core.prompt_forms import write_tags, write_target
 from ..tokens import Piece, fast_pieces, sentencepiece_pieces, shifted
 
-__all__ = ["PromptTokens", "TextEncoder", "encode", "find_encoder", "read_prompt"]
+__all__ = ["FORMS", "PromptTokens", "TextEncoder", "bind_prompt", "encode", "find_encoder", "read_prompt", "reuse"]
 
 # Rows that each family was trained with. The host never truncates; diffusers and the authors do, at these lengths.
 TRAINED_ROWS = {"t5": 226, "umt5": 512, "llama": 256}
+
+# How a prompt is written out: as typed; with MATRIX's tags, as characters or as the ids of its training; with TAViD's
+# word before the object.
+FORMS = ("plain", "tags", "tag_ids", "target")
 
 _FAMILY = {"t5xxl": "t5", "umt5xxl": "umt5", "llama": "llama"}
 _TAG = re.compile(r"<id([1-5])>")
@@ -219,6 +225,23 @@ def _tail_note(prompt: str, tokens: Iterable[Token], over: int, limit: int, cut:
     return f"the model reads {limit} rows: {over} tokens at the end are left out, from {shown!r} on"
 
 
+def _chat(encoder: TextEncoder, vision: Any, image_step: int) -> tuple[str, dict[str, Any]]:
+    """The chat template around a prompt, and what `clip.tokenize` has to be told for it."""
+    if vision is None:
+        return encoder.template, {}
+    embeddings = getattr(vision, "mm_projected", None)
+    if encoder.family != "llama" or embeddings is None:
+        raise ValueError(
+            "an image belongs to the prompt of HunyuanVideo I2V only: give HunyuanVideo's text encoders and the output of "
+            "CLIP Vision Encode with llava_llama3_vision, or leave clip_vision_output unconnected"
+        )
+    # The same words as in the host's own node for it.
+    from comfy_extras import nodes_hunyuan
+
+    template = nodes_hunyuan.PROMPT_TEMPLATE_ENCODE_VIDEO_I2V
+    return template, {"llama_template": template, "image_embeds": embeddings, "image_interleave": image_step}
+
+
 def _plain(entry: Entry) -> Entry:
     token, weight = entry
     if isinstance(token, dict):  # an image stands where the template has <image>
@@ -254,9 +277,14 @@ def _finish(
     last = end - 1 - gone if gone else end
     tokens = _tokens(draft, start, first, last, lead)
     entries = entries[:last] + entries[end - 1 :] if gone else entries
-    notes = (_tail_note(prompt, tokens, over, limit, not keep),) if over else ()
+    notes = [_tail_note(prompt, tokens, over, limit, not keep)] if over else []
+    if encoder.family == "llama" and any(" " in prompt[t.start : t.end].strip() for t in tokens):
+        notes.append(
+            "this ComfyUI's tokenizer loses the spaces between words (transformers 5 does that to it), so some tokens "
+            "belong to two words; the model reads the prompt like that, too"
+        )
     length = end - first - gone + lead if encoder.family == "llama" else len(entries)
-    return entries, tokens, length, notes
+    return entries, tokens, length, tuple(notes)
 
 
 def read_prompt(
@@ -264,8 +292,7 @@ def read_prompt(
     prompt: str,
     overlong: Literal["cut", "keep"] = "cut",
     tag_ids: bool = False,
-    template: str | None = None,
-    image: Any = None,
+    vision: Any = None,
     image_step: int = 2,
 ) -> PromptTokens:
     """Tokens of a prompt as this CLIP will encode it.
@@ -276,22 +303,17 @@ def read_prompt(
             does by itself.
         tag_ids: <id1>..<id5> become the single ids that MATRIX's training gave them. Their embeddings are untrained
             rows; only weights trained on those ids know them.
-        template: HunyuanVideo: another chat template, with {} for the prompt.
-        image: HunyuanVideo I2V: the image's (1, N, D) embeddings; every `image_step`-th becomes a row before the text.
+        vision: HunyuanVideo I2V: the CLIP vision output of its LLaVA encoder; every `image_step`-th of the image's
+            embeddings becomes a row before the text.
 
     Raises ValueError on a CLIP of no known family and wherever our reading differs from the host's.
     """
     encoder = find_encoder(clip)
     _check_plain(encoder, prompt)
-    llama = encoder.family == "llama"
-    frame = (template or encoder.template) if llama else "{}"
+    frame, extra = _chat(encoder, vision, image_step)
     base = _tag_base(clip, encoder) if tag_ids else None
     segments = parse_prompt(frame.format(prompt), weights=not getattr(encoder.tokenizer, "disable_weights", False))
     draft = _own_pieces(_read_segments(encoder, segments.segments, base), frame.index("{}"), len(prompt))
-
-    extra: dict[str, Any] = {"llama_template": frame} if llama else {}
-    if image is not None and llama:
-        extra |= {"image_embeds": image, "image_interleave": image_step}
     made, entries = _host_entries(clip, encoder, prompt, extra)
     if base is None:
         _same([_plain(entry) for entry in entries], draft, int(encoder.tokenizer.start_token is not None))
@@ -312,3 +334,28 @@ def encode(clip: Any, prompt: PromptTokens) -> list:
                 "ComfyUI crops prompts in a way that we do not know, so words cannot be bound to rows"
             )
     return conditioning
+
+
+def bind_prompt(
+    clip: Any, prompt: str, phrases: str | Iterable[PhraseSpec], form: str = "plain", **options: Any
+) -> tuple[PromptTokens, PromptBinding]:
+    """Writes a prompt out in one of the `FORMS`, reads it with this CLIP (`options` as in `read_prompt`), and binds its
+    phrases. Raises ValueError as `read_prompt`, `core.binding.bind` and the forms do."""
+    if form not in FORMS:
+        raise ValueError(f"a prompt is written out as one of {', '.join(FORMS)}; got {form!r}")
+    if form == "target":
+        prompt, (found, notes) = write_target(prompt, phrases, weights=True)
+    elif form in ("tags", "tag_ids"):
+        prompt, (found, notes) = write_tags(prompt, phrases, weights=True)
+    else:
+        found, notes = locate(prompt, phrases, weights=True)
+    read = read_prompt(clip, prompt, tag_ids=form == "tag_ids", **options)
+    bound = bind(prompt, read.tokens, found, read.length, read.family, weights=True, notes=(*read.notes, *notes))
+    return read, bound
+
+
+def reuse(clip: Any, binding: PromptBinding, form: str = "plain", **options: Any) -> tuple[PromptTokens, PromptBinding]:
+    """The binding's own prompt, as this CLIP reads it; ValueError unless the tokens agree."""
+    read = read_prompt(clip, binding.prompt, tag_ids=form == "tag_ids", **options)
+    check_tokens(binding, read.tokens, read.length)
+    return read, binding

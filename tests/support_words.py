@@ -1,0 +1,173 @@
+"""Real text encoders of the host with tiny weights, and a generator of prompts whose truth is known by construction."""
+
+from __future__ import annotations
+
+import io
+import random
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["Case", "generate", "letters", "make_clip", "only_embeddings", "spiece"]
+
+_T5 = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1}
+_LLAMA = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+_CLIP_L = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+_NOUNS = ("man", "woman", "van", "cup", "café", "naïve robot", "dog", "élève", "jalapeño", "mug", "piñata", "Ångström")
+_ADJECTIVES = ("red", "white", "old", "crème", "small", "wooden", "the other", "third")
+_DETERMINERS = ("a", "the", "another", "his")
+_VERBS = ("picks", "rides", "pushes", "hands", "carries")
+_PARTICLES = ("up", "away", "over")
+_FILLERS = ("slowly", "near", "and then", "in the rain", "by day", "while", "quietly", "with two hands,", "at noon;")
+
+
+def spiece(vocabulary: int = 400) -> bytes:
+    """A SentencePiece model trained on our own words. UMT5's real one exists inside checkpoints only, so this stands in
+    for it: it has the same special ids and falls back to bytes as UMT5's does, but splits words more finely."""
+    import sentencepiece
+
+    words = [*_NOUNS, *_ADJECTIVES, *_DETERMINERS, *_VERBS, *_PARTICLES, *_FILLERS, "target", "id1 id2 id3"]
+    rng = random.Random(0)
+    sentences = [" ".join(rng.choices(words, k=8)) for _ in range(300)]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=vocabulary,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
+    """The host's own CLIP of a family (t5, umt5, llama), tokenizer and all, around tiny random weights."""
+    import comfy.sd
+    import comfy.supported_models_base
+    from comfy.text_encoders import cogvideo, hunyuan_video, wan
+
+    target = comfy.supported_models_base.ClipTarget
+    data = dict(tokenizer_data or {})
+    if family == "t5":
+        parts = target(cogvideo.CogVideoXTokenizer, cogvideo.cogvideo_te())
+    elif family == "umt5":
+        parts = target(wan.WanT5Tokenizer, wan.te())
+        data.setdefault("spiece_model", torch.frombuffer(bytearray(spiece()), dtype=torch.uint8))
+    else:
+        parts = target(hunyuan_video.HunyuanVideoTokenizer, hunyuan_video.hunyuan_video_clip())
+    options = {"t5xxl": _T5, "umt5xxl": _T5, "llama": {**_LLAMA, "num_key_value_heads": 1}, "clip_l": _CLIP_L}
+    clip = comfy.sd.CLIP(
+        parts, tokenizer_data=data, model_options={f"{name}_model_config": dict(v) for name, v in options.items()}
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in clip.patcher.model.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return clip
+
+
+def only_embeddings(clip: Any) -> Any:
+    """The same CLIP with attention and feed-forward silenced: each conditioning row tells its own token only."""
+    with torch.no_grad():
+        for name, parameter in clip.patcher.model.named_parameters():
+            if name.endswith(
+                ("SelfAttention.o.weight", "DenseReluDense.wo.weight", "o_proj.weight", "down_proj.weight")
+            ):
+                parameter.zero_()
+    return clip
+
+
+def letters(text: str) -> str:
+    """Text as tokenizers see it through: compatibility form, composed, no spaces."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt in ComfyUI's syntax and its phrases as a person writes them; `spans` are where they stand as typed."""
+
+    prompt: str
+    phrases: str
+    texts: tuple[str, ...]
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+
+
+class _Writer:
+    """Writes a prompt and keeps account of visible words."""
+
+    def __init__(self, rng: random.Random, weights: bool) -> None:
+        self.rng, self.weights = rng, weights
+        self.prompt = ""
+        self.words: list[tuple[str, int, int]] = []
+
+    def word(self, text: str, escape: bool = False) -> None:
+        rng = self.rng
+        if rng.random() < 0.2:
+            text = unicodedata.normalize("NFD", text)
+        if self.prompt and not self.prompt.endswith("("):
+            self.prompt += rng.choice((" ", " ", " ", "  ", "\n"))
+        kind = rng.random() if self.weights else 1.0
+        before, after = "", ""
+        if kind < 0.1 and escape:
+            before, after = "\\(", "\\)"
+        elif kind < 0.25:
+            before, after = "(", rng.choice((":1.3)", ")", ":0.75)"))
+        elif kind < 0.3:
+            before, after = "((", ":0.9):1.1)"
+        start = len(self.prompt) + len(before)
+        self.prompt += before + text + after
+        shown = f"({text})" if before == "\\(" else text
+        self.words.append((shown, start, start + len(text)))
+
+    def phrase(self, text: str) -> tuple[int, int]:
+        """Writes words one by one, inner ones perhaps in parentheses; returns their range in `words`."""
+        first = len(self.words)
+        words = text.split()
+        for n, word in enumerate(words):
+            self.word(word, escape=0 < n < len(words) - 1)
+        return first, len(self.words)
+
+    def text(self, run: tuple[int, int]) -> str:
+        return " ".join(word for word, _, _ in self.words[slice(*run)])
+
+    def nth(self, run: tuple[int, int]) -> int:
+        """How many times the words of `run` stand in the prompt up to there."""
+        plain = [letters(word).casefold() for word, _, _ in self.words]
+        wanted = plain[slice(*run)]
+        return sum(plain[i : i + len(wanted)] == wanted for i in range(run[0] + 1))
+
+
+def generate(seed: int, weights: bool = True) -> Case:
+    """A prompt of two instances, one parted verb and fillers, in which all words may stand several times. Every word
+    may be weighted, escaped, decomposed, or follow odd white space."""
+    rng = random.Random(seed)
+    writer = _Writer(rng, weights)
+
+    def noun() -> str:
+        middle = rng.choice(_ADJECTIVES) + " " if rng.random() < 0.6 else ""
+        return f"{rng.choice(_DETERMINERS)} {middle}{rng.choice(_NOUNS)}"
+
+    first, second, verb, particle = noun(), noun(), rng.choice(_VERBS), rng.choice(_PARTICLES)
+    runs: tuple[tuple[tuple[int, int], ...], ...] = ()
+    for _ in range(rng.choice((1, 2, 3))):
+        if rng.random() < 0.7:
+            writer.phrase(rng.choice(_FILLERS))
+        told = [writer.phrase(words) for words in (first, verb, second, particle)]
+        if not runs or rng.random() < 0.5:
+            runs = ((told[0],), (told[2],), (told[1], told[3]))
+    one, two, act = (writer.text(run[0]) for run in runs)
+    lines = (
+        f"one: {one}#{writer.nth(runs[0][0])}",
+        f"two: {two}#{writer.nth(runs[1][0])}",
+        f"act: {act} ... {particle}#{writer.nth(runs[2][0])} = verb(one -> two)",
+    )
+    spans = tuple(tuple(writer.words[i][1:] for run in part for i in range(*run)) for part in runs)
+    return Case(writer.prompt, "\n".join(lines), tuple(" ".join(map(writer.text, part)) for part in runs), spans)
