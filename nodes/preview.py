@@ -1,3 +1,252 @@
+"""Nodes that show a capture and keep it in a file."""
+
 from __future__ import annotations
 
-NODES: list = []
+from fractions import Fraction
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import InputImpl, Types, io, ui
+
+from ..matrix_lib.io import preview
+from ..matrix_lib.io.captures import load_capture, save_capture
+from ..matrix_lib.io.drawing import COLORMAPS
+from ..matrix_lib.io.files import inside
+from ..matrix_lib.io.render import Look
+from ..matrix_lib.io.video import write_video
+
+CaptureSocket = io.Custom("MATRIX_CAPTURE")
+TracksSocket = io.Custom("MATRIX_TRACKS")
+
+_KINDS = {"words (video to text)": "v2t", "instances over time (video to video)": "v2v"}
+_DRAWN = {"smooth": True, "token cells": False}
+_SCALES = {"one for the clip": "clip", "one for each frame": "frame"}
+
+
+class MatrixAttentionPreview(io.ComfyNode):
+    """Capture and frames to overlays, a video and a layers-by-steps chart."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixAttentionPreview",
+            display_name="MATRIX Preview Attention",
+            category="MATRIX/capture",
+            description="Paints where a video model looked over the frames, word by word and instance by instance, and "
+            "charts which layers looked there at which steps.",
+            search_aliases=["attention map", "heatmap", "DAAM", "cross attention", "AAS", "visualize attention"],
+            is_output_node=True,
+            inputs=[
+                CaptureSocket.Input("capture", tooltip="What a sampler recorded, or a capture from a file."),
+                io.Image.Input(
+                    "frames",
+                    optional=True,
+                    tooltip="The decoded clip. Any size and length; a single image stands still. Without it the "
+                    "heat is drawn on black, one picture for each token frame.",
+                ),
+                TracksSocket.Input(
+                    "tracks",
+                    optional=True,
+                    tooltip="Mask tracks: outlined on the frames, and the chart then scores how much attention "
+                    "lies on them.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=list(_KINDS),
+                    tooltip="Words: how much every place of the video looks at the words. Instances: where the "
+                    "first-frame tokens of an instance look over the whole clip.",
+                ),
+                io.String.Input(
+                    "names", default="all", tooltip="Words or instances to show, with commas between; 'all' shows each."
+                ),
+                io.String.Input(
+                    "layers", default="all", tooltip="Layers to average: 'all', 'first', 'last', or like '7, 11-13'."
+                ),
+                io.String.Input(
+                    "steps", default="all", tooltip="Sampling steps to average: 'all', 'first', 'last', or like '0-9'."
+                ),
+                io.Int.Input(
+                    "stream", default=0, min=0, max=4095, tooltip="Which prompt and sample of a batch, from 0."
+                ),
+                io.Float.Input(
+                    "fps", default=8.0, min=0.1, max=240.0, step=0.5, tooltip="Frames per second of the clip."
+                ),
+                io.Combo.Input(
+                    "heat",
+                    options=list(_DRAWN),
+                    advanced=True,
+                    tooltip="Smooth heat reads well; token cells show what was measured, one cell for each token.",
+                ),
+                io.Combo.Input(
+                    "colour_scale",
+                    options=list(_SCALES),
+                    advanced=True,
+                    tooltip="One scale for the clip makes frames comparable; one for each frame shows faint ones.",
+                ),
+                io.Combo.Input(
+                    "colours", options=list(COLORMAPS), advanced=True, tooltip="The colour map of the heat."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=0.85,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="How far the heat covers the frames, from 0 (not at all) to 1.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    advanced=True,
+                    tooltip="Width of one panel in pixels, 64 to 4096; 0 chooses from the frames.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("overlay", tooltip="The pictures of the attention video, with legends."),
+                io.Video.Output("video", tooltip="The same as a video."),
+                io.Image.Output("chart", tooltip="Layers down, steps across, one panel for each word or instance."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, capture, kind, names, layers, steps, stream, fps, heat, colour_scale, colours, strength, width,
+        frames=None, tracks=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        choice = preview.Choice(_KINDS[kind], names, layers, steps, stream)
+        look = Look(colours, strength, _DRAWN[heat], _SCALES[colour_scale], width or None)
+        count, share, pictures = preview.attention_pictures(capture, choice, frames, tracks, look)
+        overlay = preview.to_image(_watched(pictures, count), count)
+        chart = preview.to_image([preview.attention_chart(capture, choice, tracks, colours)], 1)
+        rate = Fraction(fps * share).limit_denominator(1000)
+        video = InputImpl.VideoFromComponents(Types.VideoComponents(images=overlay, frame_rate=rate))
+        return io.NodeOutput(overlay, video, chart, ui=_shown(cls, overlay, float(rate), chart))
+
+
+class MatrixSaveCapture(io.ComfyNode):
+    """Capture to a file in the output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixSaveCapture",
+            display_name="MATRIX Save Capture",
+            category="MATRIX/capture",
+            description="Keeps a capture as a safetensors file in the output folder, to look at it later or from "
+            "Python.",
+            search_aliases=["save attention", "export attention maps", "safetensors"],
+            is_output_node=True,
+            inputs=[
+                CaptureSocket.Input("capture", tooltip="The capture to keep."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="matrix/capture",
+                    tooltip="Folder and name below the output folder; a number is added, nothing is overwritten.",
+                ),
+            ],
+            outputs=[io.String.Output("path", tooltip="Where the file is.")],
+        )
+
+    @classmethod
+    def execute(cls, capture, filename_prefix) -> io.NodeOutput:
+        output = folder_paths.get_output_directory()
+        inside(filename_prefix, [output])
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
+        path = save_capture(capture, Path(folder) / f"{name}_{counter:05}_.safetensors")
+        return io.NodeOutput(str(path), ui=ui.PreviewText(f"{path}\n{preview.describe(capture)}"))
+
+
+class MatrixLoadCapture(io.ComfyNode):
+    """Capture file of the output or input folder to a capture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixLoadCapture",
+            display_name="MATRIX Load Capture",
+            category="MATRIX/capture",
+            description="Opens a capture file from the output or input folder. Nothing is read before it is looked "
+            "at, so a file of a gigabyte opens at once.",
+            search_aliases=["load attention", "open capture", "safetensors"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=_capture_files(),
+                    tooltip="A capture file of the output or input folder, newest first. Press R to look for new ones.",
+                )
+            ],
+            outputs=[
+                CaptureSocket.Output("capture", tooltip="The capture, as it was saved."),
+                io.String.Output("summary", tooltip="What it holds: prompts, layers, steps, words and instances."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file) -> bool | str:
+        try:
+            return _find(file).is_file() or f"there is no capture file {file!r} in the output or input folder"
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
+    def fingerprint_inputs(cls, file) -> str:
+        state = _find(file).stat()
+        return f"{file}:{state.st_mtime_ns}:{state.st_size}"
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        capture = load_capture(_find(file))
+        text = preview.describe(capture)
+        return io.NodeOutput(capture, text, ui=ui.PreviewText(text))
+
+
+def _watched(pictures, count: int):
+    """The pictures, with a progress bar and a stop at every one."""
+    bar = comfy.utils.ProgressBar(count)
+    for picture in pictures:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update(1)
+        yield picture
+
+
+def _shown(cls: type[io.ComfyNode], overlay, fps: float, chart) -> dict:
+    """The attention video on the node, and the chart under a key of its own."""
+    temp = folder_paths.get_temp_directory()
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path("matrix_attention", temp)
+    path = write_video(Path(folder) / f"{name}_{counter:05}_.mp4", _watched(overlay, len(overlay)), fps)
+    pictures = ui.PreviewImage(chart, cls=cls).values
+    return {
+        **ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.temp)]).as_dict(),
+        "matrix_chart": pictures,
+    }
+
+
+def _folders() -> dict[str, str]:
+    return {"output": folder_paths.get_output_directory(), "input": folder_paths.get_input_directory()}
+
+
+def _capture_files() -> list[str]:
+    """Files to choose from, newest first: "matrix/capture_00001_.safetensors [output]"."""
+    found = []
+    for kind, folder in _folders().items():
+        for path in Path(folder).rglob("*.safetensors"):
+            if not path.name.startswith(".") and path.is_file():
+                found.append((-path.stat().st_mtime, f"{path.relative_to(folder).as_posix()} [{kind}]"))
+    return [name for _, name in sorted(found)] or ["(no capture files yet)"]
+
+
+def _find(file: str) -> Path:
+    """The path that a choice stands for; ValueError outside of the two folders."""
+    folders = _folders()
+    for kind, folder in folders.items():
+        if file.endswith(f" [{kind}]"):
+            return inside(file.removesuffix(f" [{kind}]"), [folder])
+    return inside(file, folders.values())
+
+
+NODES = [MatrixAttentionPreview, MatrixSaveCapture, MatrixLoadCapture]

@@ -8,6 +8,7 @@ over all heads. Source of both: MATRIX (arXiv 2510.07310), section 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -197,28 +198,30 @@ class Capture:
         """Attention alignment of every layer, step and entity that has a mask (see `Alignment`).
 
         `tracks` are on this stream's grid, nearest resize in the paper. Entities join masks by name; a verb takes the
-        union of its subject's and object's masks. Entities without a mask are left out. Raises ValueError where the
-        grids differ or no entity has a mask.
+        union of its subject's and object's masks. Entities without a mask are left out, and so are token frames that
+        the tracks say nothing about (first-frame masks know frame 0). Raises ValueError where the grids differ or no
+        entity has a mask.
         """
         chosen = self.stream(stream)
         maps, layers, names = chosen.get(kind)
-        if tuple(tracks.maps.shape[1:]) != chosen.grid.shape:
+        if tracks.grid.shape != chosen.grid.shape:
             raise ValueError(
-                f"tracks are on a {tuple(tracks.maps.shape[1:])} token grid (F, h, w), the capture on "
-                f"{chosen.grid.shape}: resample them with tracks.to_grid(capture.stream({stream}).grid)"
+                f"tracks are on a {tracks.grid.shape} token grid (F, h, w), the capture on {chosen.grid.shape}: "
+                f"resample them with tracks.to_grid(capture.stream({stream}).grid)"
             )
         masks = {name: mask for name in names if (mask := _mask_of(name, chosen.binding, tracks)) is not None}
-        if not masks:
+        if not masks or not layers:
             raise ValueError(
-                f"none of the entities {list(names)} has a mask track; tracks exist for {list(tracks.names)}. "
-                "Instances join words by name"
+                f"none of the {kind} maps {list(names)} in layers {list(layers)} has a mask track; tracks exist for "
+                f"{list(tracks.names)}. Instances join words by name"
             )
-        m = torch.stack(list(masks.values())).flatten(1)
+        known = [f for f, said in enumerate(tracks.known) if said]
+        m = torch.stack(list(masks.values()))[:, known].flatten(1)
         columns = [names.index(name) for name in masks]
         raw = torch.zeros(len(layers), chosen.bins, len(masks))
         mass = torch.zeros_like(raw)
         for i in range(len(layers)):
-            a = maps[i][:, columns].float().flatten(2)
+            a = maps[i][:, columns][:, :, known].float().flatten(2)
             raw[i], mass[i] = torch.einsum("sep,ep->se", a, m), a.sum(-1)
         return Alignment(
             kind=kind,
@@ -228,6 +231,32 @@ class Capture:
             raw=raw,
             share=torch.where(mass > 0, raw / mass.clamp_min(1e-30), 0.0),
             chance=m.mean(1),
+        )
+
+    def concentration(self, kind: MapKind = "v2t", stream: int = 0) -> Alignment:
+        """How concentrated each map is, without masks: 1 - entropy / log(F*h*w), 0 for a flat map, 1 for one token.
+
+        It comes in the same form as `aas`, `share` holding it and `raw` the map's mean probability; chance is 0.
+        """
+        maps, layers, names = self.stream(stream).get(kind)
+        if not names or not layers:
+            raise ValueError(f"this capture holds no {kind} maps")
+        score = torch.zeros(len(layers), len(self.steps), len(names))
+        mean = torch.zeros_like(score)
+        for i in range(len(layers)):
+            a = maps[i].float().flatten(2)
+            p = a / a.sum(-1, keepdim=True).clamp_min(1e-30)
+            entropy = -torch.xlogy(p, p).sum(-1)
+            score[i] = torch.where(a.sum(-1) > 0, 1 - entropy / max(math.log(a.shape[-1]), 1e-30), 0.0)
+            mean[i] = a.mean(-1)
+        return Alignment(
+            kind=kind,
+            layers=layers,
+            entities=names,
+            calls=tuple(step.calls for step in self.steps),
+            raw=mean,
+            share=score.clamp(0, 1),
+            chance=torch.zeros(len(names)),
         )
 
     def extend(self, other: Capture) -> Capture:
@@ -290,13 +319,12 @@ def _weights(calls: Sequence[int]) -> Tensor:
 
 def _mask_of(entity: str, binding: PromptBinding, tracks: GridTracks) -> Tensor | None:
     """(F, h, w) mask of an entity: its own track, else the union of a verb's subject and object, else None."""
-    names = list(tracks.names)
-    if entity in names:
-        return tracks.maps[names.index(entity)].float()
+    if entity in tracks.names:
+        return tracks.map(entity).float()
     phrase = next((p for p in binding.phrases if p.name == entity), None)
     if phrase is None or phrase.role != "verb":
         return None
     parts = [name for name in (phrase.subject, phrase.object) if name]
-    if not parts or any(name not in names for name in parts):
+    if not parts or any(name not in tracks.names for name in parts):
         return None
-    return torch.stack([tracks.maps[names.index(name)].float() for name in parts]).amax(0)
+    return tracks.map(*parts).float()
