@@ -302,6 +302,12 @@ def test_nothing_unfinished_or_swallowed() -> None:
     assert not wrong, wrong
 
 
+def test_the_tree_in_the_documentation_is_the_tree_there_is() -> None:
+    from scripts.tree import drawn, written
+
+    assert written() == drawn(), "run: python -m scripts.tree"
+
+
 def test_json_files_are_json() -> None:
     files = [path for path in tracked() if path.suffix == ".json"]
     for path in files:
