@@ -72,12 +72,13 @@ def make_cogvideox(
     layers: int = 2,
     text_dim: int = 64,
     text_encoder: bool = True,
-    vae: bool = True,
+    vae: bool | Literal["wan"] = True,
     seed: int = 0,
 ) -> Path:
     """CogVideoX: 1.0 2B (sincos table), 1.0 5B (rotary; learned table as well where `i2v`), 1.5 (temporal patches).
 
-    `sample` is (pixel frames, latent height, latent width) of the base grid that the positions refer to.
+    `sample` is (pixel frames, latent height, latent width) of the base grid that the positions refer to. ComfyUI has no
+    small CogVideoX VAE: with `vae="wan"` the folder holds a small Wan VAE in its place, which opens natively.
     """
     from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 
@@ -111,12 +112,15 @@ def make_cogvideox(
         snr_shift_scale=1.0 if rotary else 3.0,
         timestep_spacing="trailing",
     ).save_pretrained(folder / "scheduler")
-    if vae:
+    if vae == "wan":
+        _wan_vae(folder / "vae", seed)
+    elif vae:
         _cogvideox_vae(folder / "vae", 0.7 if rotary else 1.15258426, new and i2v, seed)
     if text_encoder:
         _t5(folder, text_dim, seed)
     name = "CogVideoXImageToVideoPipeline" if i2v else "CogVideoXPipeline"
-    return _index(folder, name, {"transformer": "CogVideoXTransformer3DModel", "vae": "AutoencoderKLCogVideoX"})
+    codec = "AutoencoderKLWan" if vae == "wan" else "AutoencoderKLCogVideoX"
+    return _index(folder, name, {"transformer": "CogVideoXTransformer3DModel", "vae": codec})
 
 
 def make_wan(

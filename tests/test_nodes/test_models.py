@@ -1,0 +1,223 @@
+"""The model nodes as the host runs them, on tiny diffusers folders under its own model directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from support_models import make_cogvideox, make_hunyuan, make_wan
+
+
+@pytest.fixture(scope="module")
+def diffusers_folder(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A root of models/diffusers with some tiny models in it."""
+    import folder_paths
+
+    root = tmp_path_factory.mktemp("models") / "diffusers"
+    make_cogvideox(root / "cog-i2v", vae="wan")
+    make_cogvideox(root / "authors" / "cog-1.5", version="1.5", vae="wan", text_encoder=False)
+    make_wan(root / "wan-2.2", i2v=True, version="2.2")
+    make_wan(root / "wan-t2v", text_encoder=False)
+    make_hunyuan(root / "hunyuan", i2v="latent_concat", vae=False)
+    folder_paths.add_model_folder_path("diffusers", str(root))
+    yield root
+    folder_paths.folder_names_and_paths["diffusers"][0].remove(str(root))
+
+
+def load(pack: Any, folder: str, text_encoder: bool = True, vae: bool = True) -> Any:
+    source = {"source": "diffusers folder", "folder": folder, "text_encoder": text_encoder, "vae": vae}
+    return pack.run("MatrixLoadVideoDiT", source=source, weight_dtype="float32").result
+
+
+def encode(clip: Any, text: str) -> Any:
+    with torch.inference_mode():
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def finish(model: Any, positive: Any, negative: Any, latent: Any, steps: int = 2, cfg: float = 3.0) -> Any:
+    import nodes
+
+    with torch.inference_mode():
+        return nodes.common_ksampler(model, 1, steps, cfg, "euler", "simple", positive, negative, latent)[0]["samples"]
+
+
+def test_schema_lists_the_folders(pack: Any, diffusers_folder: Path) -> None:
+    inputs = pack.classes["MatrixLoadVideoDiT"].INPUT_TYPES()
+    options = {option["key"]: option["inputs"] for option in inputs["required"]["source"][1]["options"]}
+    assert list(options) == ["diffusers folder", "native file"]
+    folders = options["diffusers folder"]["required"]["folder"]
+    assert {"cog-i2v", "authors/cog-1.5", "wan-2.2", "wan-t2v", "hunyuan"} <= set(folders[1]["options"])
+
+
+def test_from_folder_to_frames(pack: Any, diffusers_folder: Path) -> None:
+    model, clip, vae, low_noise = load(pack, "cog-i2v")
+    assert low_noise is model
+    assert pack.lib("hosts.comfy.repair").needs_repair(model) == []
+    positive, negative = encode(clip, "a man throws the ball"), encode(clip, "")
+    assert positive[0][0].shape == (1, 226, 64)
+    image = torch.rand(1, 100, 200, 3)
+    positive, negative, latent = pack.run(
+        "MatrixImageCondition",
+        model=model,
+        positive=positive,
+        negative=negative,
+        vae=vae,
+        image=image,
+        width=96,
+        height=64,
+        length=9,
+        batch_size=2,
+    ).result
+    samples = finish(model, positive, negative, latent)
+    assert samples.shape == (2, 16, 3, 8, 12)
+    with torch.inference_mode():
+        frames = vae.decode(samples)
+    assert frames.shape[-3:] == (64, 96, 3)
+    assert torch.isfinite(frames).all()
+
+
+def test_the_first_frame_is_the_centre_of_the_picture(pack: Any, diffusers_folder: Path) -> None:
+    model, _, vae, _ = load(pack, "cog-i2v", text_encoder=False)
+    image = torch.zeros(1, 64, 160, 3)
+    image[:, :, 32:128] = torch.rand(1, 64, 96, 3)
+    condition = pack.lib("hosts.comfy.image").image_condition
+    with torch.inference_mode():
+        whole = condition(model, vae, image, 96, 64, 9)
+        centre = condition(model, vae, image[:, :, 32:128].contiguous(), 96, 64, 9)
+    assert whole.framing.box() == (0, 32, 64, 96)
+    assert torch.equal(whole.values["concat_latent_image"], centre.values["concat_latent_image"])
+    # what comes after the first frame is zero where the network sees it
+    seen = model.get_model_object("latent_format").process_in(whole.values["concat_latent_image"])
+    assert seen[:, :, 0].abs().max() > 0
+    assert seen[:, :, 1:].abs().max() < 1e-6
+
+
+def test_odd_clip_of_1_5(pack: Any, diffusers_folder: Path) -> None:
+    model, clip, vae, _ = load(pack, "authors/cog-1.5", text_encoder=False)
+    assert clip is None
+    cond = [[torch.randn(1, 226, 64), {}]]
+    positive, negative, latent = pack.run(
+        "MatrixImageCondition",
+        model=model,
+        positive=cond,
+        negative=cond,
+        vae=vae,
+        image=torch.rand(1, 64, 96, 3),
+        width=96,
+        height=64,
+        length=9,
+    ).result
+    assert finish(model, positive, negative, latent).shape == (1, 16, 3, 8, 12)
+
+
+def test_two_experts_of_wan(pack: Any, diffusers_folder: Path) -> None:
+    high, clip, vae, low = load(pack, "wan-2.2")
+    assert high is not low
+    name = "blocks.0.ffn.0.weight"
+    weights = [m.model.diffusion_model.state_dict()[name] for m in (high, low)]
+    assert not torch.equal(*weights)
+    tokens = clip.tokenize("a woman hands the cup to the man")
+    assert len(tokens["umt5xxl"][0]) == 512
+    positive, negative, latent = pack.run(
+        "MatrixImageCondition",
+        model=high,
+        positive=encode(clip, "a woman hands the cup to the man"),
+        negative=encode(clip, ""),
+        vae=vae,
+        image=torch.rand(1, 64, 64, 3),
+        width=64,
+        height=48,
+        length=5,
+    ).result
+    assert positive[0][1]["concat_latent_image"].shape == (1, 16, 2, 6, 8)
+    for model in (high, low):
+        assert torch.isfinite(finish(model, positive, negative, latent, steps=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("folder", "size", "message"),
+    [
+        ("cog-i2v", (100, 64, 9), r"width 100 is no multiple of 16 \(nearest: 96 or 112\)"),
+        ("cog-i2v", (96, 64, 11), r"length 11 is not 4n \+ 1 \(nearest: 9 or 13\)"),
+        ("wan-t2v", (96, 64, 9), "text-to-video model"),
+    ],
+)
+def test_image_condition_says_what_is_wrong(
+    pack: Any, diffusers_folder: Path, folder: str, size: tuple[int, int, int], message: str
+) -> None:
+    model, _, vae, _ = load(pack, folder, text_encoder=False)
+    width, height, length = size
+    cond = [[torch.zeros(1, 226, 64), {}]]
+    with pytest.raises(ValueError, match=message):
+        pack.run(
+            "MatrixImageCondition",
+            model=model,
+            positive=cond,
+            negative=cond,
+            vae=vae,
+            image=torch.rand(1, 64, 96, 3),
+            width=width,
+            height=height,
+            length=length,
+        )
+
+
+def test_a_path_is_no_folder_name(pack: Any, diffusers_folder: Path, tmp_path: Path) -> None:
+    make_cogvideox(tmp_path / "outside", text_encoder=False, vae=False)
+    for name in ("../outside", str(tmp_path / "outside"), "authors/../cog-i2v", ""):
+        with pytest.raises(ValueError, match="no model folder"):
+            load(pack, name)
+
+
+def test_native_file(pack: Any, diffusers_folder: Path) -> None:
+    import folder_paths
+    from safetensors.torch import save_file
+
+    root = diffusers_folder.parent / "diffusion_models"
+    root.mkdir(exist_ok=True)
+    folder_paths.add_model_folder_path("diffusion_models", str(root))
+    model = load(pack, "wan-t2v", text_encoder=False, vae=False)[0]
+    save_file(model.model.diffusion_model.state_dict(), root / "wan.safetensors")
+    (root / "wan.ckpt").write_bytes(b"pickle")
+    run = {"source": "native file", "file": "wan.safetensors"}
+    opened, clip, vae, low = pack.run("MatrixLoadVideoDiT", source=run, weight_dtype="float32").result
+    assert type(opened.model).__name__ == "WAN21"
+    assert (clip, vae) == (None, None)
+    assert low is opened
+    with pytest.raises(ValueError, match="pickles are not read"):
+        pack.run("MatrixLoadVideoDiT", source={**run, "file": "wan.ckpt"}, weight_dtype="default")
+
+
+def test_repair_node_tells_what_it_did(pack: Any, diffusers_folder: Path) -> None:
+    folder = diffusers_folder / "cog-i2v"
+    broken = pack.lib("hosts.comfy.load")._build(str(folder), "transformer", torch.float32)
+    out = pack.run("MatrixRepairModel", model=broken)
+    assert out.result[0] is not broken
+    assert "not scaled" in out.ui.as_dict()["text"][0]
+    again = pack.run("MatrixRepairModel", model=out.result[0])
+    assert again.result[0] is out.result[0]
+    assert again.ui.as_dict()["text"] == ("Nothing to repair.",)
+
+
+def test_interrupting_a_load_stops_it(pack: Any, diffusers_folder: Path) -> None:
+    import comfy.model_management as management
+
+    management.interrupt_current_processing(True)
+    with pytest.raises(management.InterruptProcessingException):
+        load(pack, "wan-t2v", text_encoder=False)
+    assert load(pack, "wan-t2v", text_encoder=False)[0] is not None
+
+
+def test_every_input_and_output_is_explained(pack: Any) -> None:
+    docs = Path(__file__).resolve().parents[2] / "web" / "docs"
+    for name in ("MatrixLoadVideoDiT", "MatrixRepairModel", "MatrixImageCondition"):
+        schema = pack.classes[name].GET_SCHEMA()
+        assert all(item.tooltip for item in [*schema.inputs, *schema.outputs])
+        assert schema.description
+        assert schema.search_aliases
+        assert (docs / f"{name}.md").read_text(encoding="utf-8").count("\n## ") >= 4
+        json.dumps(pack.classes[name].INPUT_TYPES())
