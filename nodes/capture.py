@@ -1,3 +1,186 @@
+"""Nodes that watch attention while the host samples."""
+
 from __future__ import annotations
 
-NODES: list = []
+import copy
+import logging
+
+from comfy_api.latest import io, ui
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+
+from ..matrix_lib.core.sites import parse_layers, spread_layers
+from ..matrix_lib.hosts.comfy.attach import BINDING, RunInfo, attach, backbone_of, sites_of
+from ..matrix_lib.hosts.comfy.repair import needs_repair
+from ..matrix_lib.instrument.capture import MapKind
+from ..matrix_lib.instrument.recorder import Recorder, RecorderConfig
+from ..matrix_lib.instrument.session import Session
+from ..matrix_lib.instrument.summary import describe
+from .live import LivePanel
+
+CaptureSocket = io.Custom("MATRIX_CAPTURE")
+
+_LAYERS_TIP = (
+    "Which layers: 'all', 'dominant' (the layers that the MATRIX paper found for this model size), or numbers and "
+    "ranges such as '7, 11-13'. HunyuanVideo's single blocks go on counting after the double ones."
+)
+
+
+def warn_if_broken(model: object) -> list[str]:
+    """What the host gets wrong about this MODEL, logged as one warning."""
+    wrong = needs_repair(model)
+    if wrong:
+        logging.warning("MATRIX: this MODEL needs 'MATRIX Repair Model' first: %s", "; ".join(wrong))
+    return wrong
+
+
+def read_layers(text: str, model: object) -> tuple[int, ...] | None:
+    """The layers that a person wrote, for this MODEL; None for all. "some" is a few worth a quick look."""
+    layers = [site.layer for site in sites_of(model)]
+    try:
+        choice = backbone_of(model).dominant(len(set(layers)))
+        dominant = (*choice.v2t, *choice.v2v)
+    except ValueError:
+        dominant = None
+    if text == "some":
+        return dominant or spread_layers(layers)
+    return parse_layers(text, layers, dominant)
+
+
+class MatrixSampleAttention(io.ComfyNode):
+    """SamplerCustomAdvanced that also returns what the model attended to."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixSampleAttention",
+            display_name="MATRIX Sample and Capture Attention",
+            category="MATRIX/capture",
+            description="Samples exactly as SamplerCustomAdvanced does, with any sampler, and records where the model "
+            "looks: for every layer and step, from each place of the video to the words you bound, and from each "
+            "instance's first-frame tokens to the whole clip. The latent is bit for bit what it would have been.",
+            search_aliases=["attention map", "capture attention", "DAAM", "SamplerCustomAdvanced", "cross attention"],
+            inputs=[
+                io.Noise.Input("noise", tooltip="As for SamplerCustomAdvanced."),
+                io.Guider.Input(
+                    "guider",
+                    tooltip="A guider whose positive conditioning comes from MATRIX Bind Prompt (it carries the words "
+                    "and, where connected, the mask tracks).",
+                ),
+                io.Sampler.Input("sampler", tooltip="Any of the host's samplers."),
+                io.Sigmas.Input("sigmas", tooltip="Any of the host's schedulers."),
+                io.Latent.Input("latent_image", tooltip="The empty or encoded video latent to start from."),
+                io.String.Input("layers", default="all", tooltip=_LAYERS_TIP),
+                io.Int.Input(
+                    "step_bins",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Keep this many averages over the steps; 0 keeps every step, or as many as the budget "
+                    "allows.",
+                ),
+                io.Float.Input(
+                    "budget_mb",
+                    default=1024.0,
+                    min=1.0,
+                    max=65536.0,
+                    step=1.0,
+                    tooltip="Main memory that the capture may take, in MB. All layers and 50 steps of a 5B model with "
+                    "ten words take about 1 GB.",
+                ),
+                io.Boolean.Input(
+                    "words", default=True, tooltip="Record video-to-text: how much each place looks at the words."
+                ),
+                io.Boolean.Input(
+                    "instances",
+                    default=True,
+                    tooltip="Record video-to-video: where each instance's first-frame tokens look. Needs mask tracks.",
+                ),
+                CaptureSocket.Input(
+                    "previous",
+                    optional=True,
+                    tooltip="The capture of the steps before these, of another MODEL: Wan 2.2's high-noise expert in "
+                    "front of its low-noise one. Both become one capture.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="output", tooltip="The sampled latent."),
+                io.Latent.Output(display_name="denoised_output", tooltip="The last estimate of the clean latent."),
+                CaptureSocket.Output(display_name="capture", tooltip="The maps, for MATRIX Preview Attention."),
+                io.String.Output(display_name="report", tooltip="What was recorded, and anything to know about it."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, noise, guider, sampler, sigmas, latent_image, layers, step_bins, budget_mb, words, instances, previous=None
+    ) -> io.NodeOutput:
+        model = guider.model_patcher
+        positive = guider.original_conds.get("positive") or []
+        if not any(BINDING in cond for cond in positive):
+            raise ValueError(
+                "The guider's positive conditioning carries no binding, so there are no words to look at. Connect the "
+                "CONDITIONING output of 'MATRIX Bind Prompt' to the guider (through any conditioning nodes)."
+            )
+        config = RecorderConfig(read_layers(layers, model), step_bins, budget_mb, "cond", words, instances)
+        recorders: list[Recorder] = []
+
+        def start(info: RunInfo) -> Session:
+            streams = info.samples * info.prompts
+            recorders.append(Recorder(config, info.spec.name, info.sites, info.grid, info.sigmas, streams))
+            return Session([recorders[-1]])
+
+        watched = copy.copy(guider)
+        watched.model_patcher = attach(model, start)
+        watched.model_options = watched.model_patcher.model_options
+        output, denoised = SamplerCustomAdvanced.execute(noise, watched, sampler, sigmas, latent_image).result
+        capture = recorders[-1].result()
+        capture.meta["notes"] = [*warn_if_broken(model), *capture.meta["notes"]]
+        if previous is not None:
+            capture = previous.extend(capture)
+        report = describe(capture)
+        return io.NodeOutput(output, denoised, capture, report, ui=ui.PreviewText(report))
+
+
+class MatrixLivePreview(io.ComfyNode):
+    """A MODEL patch that shows maps on the sampler while it works."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixLivePreview",
+            display_name="MATRIX Live Attention Preview",
+            category="MATRIX/capture",
+            description="Patches a MODEL so that any sampler shows, after every step, where a few layers look for each "
+            "bound word. Keeps nothing and changes nothing in the result.",
+            search_aliases=["attention preview", "live attention", "watch attention"],
+            inputs=[
+                io.Model.Input("model", tooltip="CogVideoX, Wan or HunyuanVideo, from any loader."),
+                io.String.Input(
+                    "layers", default="", tooltip=_LAYERS_TIP + " Empty: dominant layers if known, else three of them."
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=["words (video to text)", "instances over time (video to video)"],
+                    tooltip="Words, or where each instance's first-frame tokens look (needs mask tracks).",
+                ),
+                io.Int.Input(
+                    "frames", default=3, min=1, max=8, tooltip="Frames of the clip in each cell of the panel."
+                ),
+                io.Int.Input("width", default=768, min=256, max=2048, step=16, tooltip="Width of the panel in pixels."),
+            ],
+            outputs=[io.Model.Output(tooltip="The same MODEL, watched. Connect it to any sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model, layers, kind, frames, width) -> io.NodeOutput:
+        wanted: MapKind = "v2t" if kind.startswith("words") else "v2v"
+        chosen = read_layers(layers or "some", model)
+        warn_if_broken(model)
+
+        def start(info: RunInfo) -> Session:
+            return Session([LivePanel(info, chosen, wanted, frames, width)])
+
+        return io.NodeOutput(attach(model, start))
+
+
+NODES = [MatrixSampleAttention, MatrixLivePreview]

@@ -5,6 +5,7 @@ B batch, H heads, Nq / Nk query / key tokens of the call, D head size, S video t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .binding import PromptBinding
     from .tracks import MaskTracks
 
-__all__ = ["AttentionCall", "AttentionSite", "BatchRow", "SiteKind", "select_sites"]
+__all__ = ["AttentionCall", "AttentionSite", "BatchRow", "SiteKind", "parse_layers", "spread_layers"]
 
 # joint: text and video in one sequence. self: video only. cross: video queries, text keys. image: video queries,
 # image-embedding keys (Wan I2V). spatial, temporal: the two halves of a factorised U-Net.
@@ -85,13 +86,42 @@ class AttentionCall:
     extra: dict[str, object] = field(default_factory=dict)
 
 
-def select_sites(sites: Iterable[AttentionSite], layers: Iterable[int] | None) -> list[AttentionSite]:
-    """The sites of the given layers (all when None). Raises ValueError naming layers that do not exist."""
-    every = list(sites)
-    if layers is None:
-        return every
-    wanted = set(layers)
-    known = {site.layer for site in every}
-    if unknown := sorted(wanted - known):
-        raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{max(known, default=-1)}")
-    return [site for site in every if site.layer in wanted]
+def parse_layers(text: str, layers: Iterable[int], dominant: Iterable[int] | None = None) -> tuple[int, ...] | None:
+    """Layer numbers from what a person wrote: "all" (None), "dominant", or numbers and ranges such as "7, 11-13".
+
+    Args:
+        layers: the layers that exist.
+        dominant: what "dominant" stands for; None where nothing is known about this model.
+
+    Raises ValueError saying what was written, what is accepted, and which layers exist.
+    """
+    existing = sorted(set(layers))
+    have = f"this model has layers {existing[0]}..{existing[-1]}" if existing else "this model has no layers"
+    wanted: set[int] = set()
+    for part in [piece.strip().lower() for piece in text.split(",") if piece.strip()] or ["all"]:
+        span = re.fullmatch(r"(\d+)\s*-\s*(\d+)", part)
+        if part == "all":
+            return None
+        if part == "dominant":
+            if dominant is None:
+                raise ValueError(f"no dominant layers are known for this model; write numbers: {have}")
+            wanted.update(dominant)
+        elif span:
+            wanted.update(range(int(span[1]), int(span[2]) + 1))
+        elif part.isdecimal():
+            wanted.add(int(part))
+        else:
+            raise ValueError(f"layers are written as 'all', 'dominant', '7' or '7, 11-13', got {text!r}; {have}")
+    if unknown := sorted(wanted - set(existing)):
+        raise ValueError(f"layers {unknown} do not exist: {have}")
+    if not wanted:
+        raise ValueError(f"{text!r} names no layer; {have}")
+    return tuple(sorted(wanted))
+
+
+def spread_layers(layers: Iterable[int], count: int = 3) -> tuple[int, ...]:
+    """`count` layers spread evenly over those that exist, for a quick look where none are known to matter."""
+    existing = sorted(set(layers))
+    if len(existing) <= count:
+        return tuple(existing)
+    return tuple(existing[round((i + 0.5) * len(existing) / count - 0.5)] for i in range(count))

@@ -6,7 +6,7 @@ become float16 in main memory when the bin ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,7 @@ class RecorderConfig:
         budget_mb: main memory that the finished capture may take, in MB (10^6 bytes).
         branch: guidance branch to record.
         v2t, v2v: kinds of map to record.
+        keep: False forgets each bin when it ends; only `Recorder.now` has maps then (a live view).
     """
 
     layers: tuple[int, ...] | None = None
@@ -40,6 +41,7 @@ class RecorderConfig:
     branch: str = "cond"
     v2t: bool = True
     v2v: bool = True
+    keep: bool = True
 
     def __post_init__(self) -> None:
         if self.bins < 0 or self.budget_mb <= 0:
@@ -59,7 +61,6 @@ class Recorder:
         grid: the token grid of the whole clip (context windows see parts of it).
         sigmas: noise level of each sampling step, in order.
         streams: how many prompts x samples share the budget.
-        on_bin: called with the finished (kind, maps (L, E, F, h, w) float32) of each stream when a bin ends.
     """
 
     def __init__(
@@ -70,7 +71,6 @@ class Recorder:
         grid: Grid,
         sigmas: Sequence[float],
         streams: int = 1,
-        on_bin: Callable[[int, _Stream], None] | None = None,
     ) -> None:
         self.config, self.backbone, self.grid = config, backbone, grid
         self.sigmas = tuple(float(s) for s in sigmas)
@@ -87,10 +87,8 @@ class Recorder:
         self.bins = 0
         self._share = config.budget_mb * 1e6 / max(1, streams)
         self._streams: dict[Hashable, _Stream] = {}
-        self._on_bin = on_bin
         self._bin = -1
         self._calls: list[int] = []
-        self._last_call: tuple[int, float] | None = None
 
     def _layers(self, sites: Sequence[AttentionSite], kind: MapKind) -> tuple[int, ...]:
         chosen = self.config.layers
@@ -143,6 +141,14 @@ class Recorder:
         streams = [stream.finish() for stream in self._streams.values()]
         return Capture(streams, self.backbone, tuple(steps), self.config.branch, {"notes": list(self.notes)})
 
+    def now(self, kind: MapKind) -> tuple[tuple[str, ...], tuple[int, ...], Tensor] | None:
+        """(entities, layers, maps (L, E, F, h, w) float32) of the first stream's open bin, for a live view."""
+        for stream in self._streams.values():
+            maps = stream.mean(kind)
+            if maps is not None:
+                return stream.names[kind], self.layers[kind], maps
+        return None
+
     # -- one stream and its bins ------------------------------------------------------------------------------------
 
     def _open(self, row: BatchRow) -> _Stream:
@@ -154,14 +160,15 @@ class Recorder:
         each = size * (len(self.layers["v2t"]) * len(v2t.names) + len(self.layers["v2v"]) * len(v2v.names))
         if not self.bins:
             self._choose_bins(each)
-        stream = _Stream(row.key, row.binding, row.tracks, self.grid, self.bins, self.layers, v2t, v2v)
+        kept = self.bins if self.config.keep else 0
+        stream = _Stream(row.key, row.binding, row.tracks, self.grid, kept, self.layers, v2t, v2v)
         self._streams[row.key] = stream
         return stream
 
     def _choose_bins(self, bytes_per_bin: int) -> None:
         steps = len(self.sigmas)
         wanted = min(self.config.bins or steps, steps)
-        fits = int(self._share // max(1, bytes_per_bin))
+        fits = int(self._share // max(1, bytes_per_bin)) if self.config.keep else wanted
         if fits < 1:
             raise ValueError(
                 f"one step bin of this capture takes {bytes_per_bin / 1e6:.0f} MB a prompt, and the budget leaves "
@@ -200,8 +207,6 @@ class Recorder:
         for stream in self._streams.values():
             calls = stream.flush(self._bin)
             self._calls[self._bin] = max(self._calls[self._bin], calls)
-            if calls and self._on_bin is not None:
-                self._on_bin(self._bin, stream)
 
     # -- the two reads ------------------------------------------------------------------------------------------------
 
@@ -297,7 +302,6 @@ class _Stream:
                 kind: torch.zeros(len(layers[kind]) if names else 0, bins, len(names), *grid.shape, dtype=torch.float16)
                 for kind, names in self.names.items()
             }
-        self.latest: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
@@ -324,14 +328,20 @@ class _Stream:
     def flush(self, bin_: int) -> int:
         """Turns the sums into the means of a bin; returns how many calls they came from."""
         calls = 0
-        for kind, sums in self._sums.items():
-            counts = self._counts[kind]
-            calls = max(calls, int(counts.max()))
-            mean = sums / counts.clamp(min=1).to(sums.device)[..., None, None]
-            self.latest[kind] = mean
-            self.store[kind][:, bin_] = mean.half().cpu()
+        for kind in self._sums:
+            calls = max(calls, int(self._counts[kind].max()))
+            if self.store[kind].shape[1]:
+                self.store[kind][:, bin_] = self._mean(kind).half().cpu()
         self._sums, self._counts = {}, {}
         return calls
+
+    def mean(self, kind: str) -> Tensor | None:
+        """(L, E, F, h, w) float32 means of the bin that is open, None where nothing was added to it yet."""
+        return self._mean(kind) if kind in self._sums else None
+
+    def _mean(self, kind: str) -> Tensor:
+        sums, counts = self._sums[kind], self._counts[kind]
+        return sums / counts.clamp(min=1).to(sums.device)[..., None, None]
 
     def finish(self) -> Stream:
         layers = {kind: self.layers[kind] if self.names[kind] else () for kind in self.layers}

@@ -24,6 +24,7 @@ from ...core.grid import Grid
 from ...core.sites import AttentionCall, AttentionSite, BatchRow
 from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
+from .cogvideox import LEAD
 
 __all__ = ["BINDING", "TRACKS", "RunInfo", "attach", "backbone_of", "grid_of", "sites_of"]
 
@@ -67,12 +68,12 @@ def sites_of(model: Any) -> list[AttentionSite]:
     return [site for _, site in find_sites(module, backbone_of(model).native)]
 
 
-def grid_of(model: Any, latent: tuple[int, int, int]) -> Grid:
-    """The token grid of a latent (T, H, W) in this MODEL."""
+def grid_of(model: Any, latent: tuple[int, int, int], lead: int = 0) -> Grid:
+    """The token grid of a latent (T, H, W) in this MODEL; `lead`: latent frames that are put in front of it."""
     spec = backbone_of(model)
     stride = getattr(getattr(model.model, "latent_format", None), "spacial_downscale_ratio", spec.spatial_stride)
     patch = _patch(_diffusion_model(model.model), spec)
-    return Grid.from_latent(latent, patch, spec.temporal_stride, int(stride))
+    return Grid.from_latent(latent, patch, spec.temporal_stride, int(stride), lead)
 
 
 def attach(model: Any, make_session: Callable[[RunInfo], Session]) -> Any:
@@ -128,10 +129,12 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInf
     modules = find_sites(_diffusion_model(patcher.model), spec.native)
     if noise.ndim != 5:
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(noise.shape)}")
+    lead = int(guider.model_options["transformer_options"].get(LEAD, 0))
+    t, h, w = noise.shape[-3:]
     info = RunInfo(
         spec=spec,
         sites=tuple(site for _, site in modules),
-        grid=grid_of(patcher, tuple(noise.shape[-3:])),  # type: ignore[arg-type]
+        grid=grid_of(patcher, (t - lead, h, w), lead),
         sigmas=tuple(float(s) for s in sigmas[:-1]),
         samples=int(noise.shape[0]),
         prompts=max(1, len(guider.conds.get("positive") or ())),
@@ -141,10 +144,10 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInf
 
 def _with_callback(callback: Any, runs: list[_Run]) -> Callable[..., None]:
     def after(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-        for run in runs:
-            run.session.step_done(step, denoised)
         if callback is not None:
             callback(step, denoised, x, total)
+        for run in runs:  # after the host's own preview, so that a live panel is what stays on the node
+            run.session.step_done(step, denoised)
 
     return after
 
@@ -264,24 +267,13 @@ def _layout(
     module: nn.Module, info: RunInfo, x: Tensor, text: Tensor, options: dict[str, Any], extra: dict[str, Any]
 ) -> _Layout:
     """Reads the layout of one forward off its inputs; the same for all calls in it."""
-    spec, patch = info.spec, info.grid.patch
-    grid = Grid.from_latent(tuple(x.shape[-3:]), patch, info.grid.temporal_stride, info.grid.spatial_stride)  # type: ignore[arg-type]
-    length, before_text, after_text, before_video = text.shape[1], 0, 0, 0
-    has_reference = getattr(module, "ref_conv", None) is not None and extra.get("reference_latent") is not None
-    if spec.name == "wan" and has_reference:
-        before_video = grid.frame_size
-    if spec.name == "hunyuan_video":
-        byt5 = extra.get("txt_byt5")
-        if byt5 is not None and getattr(module, "byt5_in", None) is not None:
-            if getattr(module, "cond_type_embedding", None) is not None:
-                before_text += byt5.shape[1]
-            else:
-                after_text += byt5.shape[1]
-        if extra.get("clip_fea") is not None:
-            before_text += extra["clip_fea"].shape[1]
-        if extra.get("ref_latent") is not None:
-            t, h, w = extra["ref_latent"].shape[-3:]
-            before_video = math.prod(-(-a // b) for a, b in zip((t, h, w), patch))
+    spec, full, patch = info.spec, info.grid, info.grid.patch
+    t, h, w = x.shape[-3:]
+    grid = Grid.from_latent((t, h, w), patch, full.temporal_stride, full.spatial_stride)
+    if grid.shape == full.shape:
+        grid = full
+    before_text, after_text, before_video = _other_tokens(module, spec, grid, extra)
+    length = text.shape[1]
     uuids, sides = options.get("uuids") or [None], options.get("cond_or_uncond") or [0]
     sigma = float(options["sigmas"].flatten()[0])
     steps = info.sigmas
@@ -295,8 +287,28 @@ def _layout(
         sigma=sigma,
         chunks=tuple(zip(uuids, sides)),
         samples=max(1, x.shape[0] // max(1, len(sides))),
-        frames=_window_frames(options, grid, info.grid),
+        frames=_window_frames(options, grid, full),
     )
+
+
+def _other_tokens(module: nn.Module, spec: BackboneSpec, grid: Grid, extra: dict[str, Any]) -> tuple[int, int, int]:
+    """Tokens that are neither the prompt nor the clip: (before the prompt, after it, before the clip)."""
+    before_text, after_text, before_video = 0, 0, 0
+    if spec.name == "wan":
+        if getattr(module, "ref_conv", None) is not None and extra.get("reference_latent") is not None:
+            before_video = grid.frame_size
+        return before_text, after_text, before_video
+    byt5, image, reference = extra.get("txt_byt5"), extra.get("clip_fea"), extra.get("ref_latent")
+    if byt5 is not None and getattr(module, "byt5_in", None) is not None:
+        if getattr(module, "cond_type_embedding", None) is not None:
+            before_text += byt5.shape[1]
+        else:
+            after_text += byt5.shape[1]
+    if image is not None:
+        before_text += image.shape[1]
+    if reference is not None:
+        before_video = math.prod(-(-a // b) for a, b in zip(reference.shape[-3:], grid.patch))
+    return before_text, after_text, before_video
 
 
 def _window_frames(options: dict[str, Any], grid: Grid, full: Grid) -> tuple[int, ...] | None:

@@ -1,0 +1,175 @@
+"""Sampling and watching through the nodes, in the real host."""
+
+import pytest
+import torch
+from support_attention import make_binding, make_tracks
+from support_native import conditioning, latent, native_model, sample, text_rows
+
+
+@pytest.fixture(scope="module")
+def models(pack):
+    made = {}
+
+    def get(family, **options):
+        key = (family, *options.items())
+        if key not in made:
+            made[key] = native_model(family, **options)
+        return made[key]
+
+    return get
+
+
+def bound(pack, family, seed, size=None):
+    host = pack.lib("hosts.comfy.attach")
+    shape = latent(family, 1, size).shape
+    tracks = make_tracks(pack.lib("core.tracks"), (shape[2] - 1) * 4 + 1, shape[3] * 8, shape[4] * 8)
+    words = make_binding(pack.lib("core.binding"), text_rows(family))
+    return conditioning(family, seed, size, **{host.BINDING: words, host.TRACKS: tracks})
+
+
+def parts(model, positive, negative, steps=2, seed=7, cfg=6.0, sampler="euler"):
+    """The inputs of SamplerCustomAdvanced, made as the host's own nodes make them."""
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
+    return dict(
+        noise=Noise_RandomNoise(seed), guider=guider, sampler=comfy.samplers.sampler_object(sampler), sigmas=sigmas
+    )
+
+
+DEFAULTS = dict(layers="all", step_bins=0, budget_mb=1024.0, words=True, instances=True)
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "wan_i2v", "hunyuan"])
+def test_sampling_is_the_hosts_own_and_the_capture_is_whole(pack, models, family):
+    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+
+    model, z = models(family), {"samples": latent(family)}
+    inputs = parts(model, bound(pack, family, 1), conditioning(family, 2))
+    with torch.inference_mode():
+        want = SamplerCustomAdvanced.execute(**inputs, latent_image=z).result
+    output, denoised, capture, report = pack.run("MatrixSampleAttention", **inputs, latent_image=z, **DEFAULTS).result
+    assert torch.equal(output["samples"], want[0]["samples"])
+    assert torch.equal(denoised["samples"], want[1]["samples"])
+    stream = capture.streams[0]
+    assert stream.v2t.shape == (2, 2, 3, *stream.grid.shape)
+    assert stream.v2v.shape == (2, 2, 3, *stream.grid.shape)
+    assert not stream.v2t.is_inference(), "whoever works on a capture later may write to it"
+    assert "cyclist, van, passes" in report
+    assert ("needs" in report or "note:" in report) == (family == "cogvideox"), "an unrepaired CogVideoX is told"
+
+
+def test_layers_bins_and_budget(pack, models):
+    family = "wan_t2v"
+    inputs = parts(models(family), bound(pack, family, 1), conditioning(family, 2), steps=4)
+    z = {"samples": latent(family)}
+
+    def run(**options):
+        return pack.run("MatrixSampleAttention", **inputs, latent_image=z, **{**DEFAULTS, **options}).result[2]
+
+    capture = run(layers="1", step_bins=2, instances=False)
+    assert capture.streams[0].layers_v2t == (1,)
+    assert capture.streams[0].layers_v2v == ()
+    assert [(s.index, s.calls) for s in capture.steps] == [(0, 2), (2, 2)]
+    tight = run(budget_mb=72 * 2 * 12 * 1.5e-6)
+    assert len(tight.steps) == 1
+    assert "do not fit the budget" in tight.meta["notes"][0]
+    for bad, message in (("7", r"\[7\] do not exist.*0\.\.1"), ("dominant", "no dominant"), ("x", "written as")):
+        with pytest.raises(ValueError, match=message):
+            run(layers=bad)
+
+
+def test_two_experts_make_one_capture(pack, models):
+    """Wan 2.2: the high-noise expert takes the first steps, the low-noise expert goes on; one binding, one capture."""
+    family = "wan_t2v"
+    high, low = models(family), models(family, seed=5)
+    positive, negative = bound(pack, family, 1), conditioning(family, 2)
+    first, second = parts(high, positive, negative, steps=4), parts(low, positive, negative, steps=4)
+    sigmas = first["sigmas"]
+    first["sigmas"], second["sigmas"] = sigmas[:3], sigmas[2:]
+    from comfy_extras.nodes_custom_sampler import Noise_EmptyNoise
+
+    second["noise"] = Noise_EmptyNoise()
+    z = {"samples": latent(family)}
+    half = pack.run("MatrixSampleAttention", **first, latent_image=z, **DEFAULTS).result
+    out = pack.run("MatrixSampleAttention", **second, latent_image=half[0], **DEFAULTS, previous=half[2]).result
+    capture = out[2]
+    assert [round(s.sigma, 4) for s in capture.steps] == [round(float(s), 4) for s in sigmas[:4]]
+    assert [s.index for s in capture.steps] == [0, 1, 2, 3]
+    assert torch.equal(capture.streams[0].v2t[:, :2], half[2].streams[0].v2t)
+    assert capture.streams[0].v2t[:, 2:].float().sum() > 0
+
+
+def test_words_that_nobody_bound_are_told_before_sampling(pack, models):
+    inputs = parts(models("cogvideox"), conditioning("cogvideox", 1), conditioning("cogvideox", 2))
+    with pytest.raises(ValueError, match="MATRIX Bind Prompt"):
+        pack.run("MatrixSampleAttention", **inputs, latent_image={"samples": latent("cogvideox")}, **DEFAULTS)
+
+
+@pytest.mark.parametrize("kind", ["words (video to text)", "instances over time (video to video)"])
+def test_live_preview_draws_every_step_and_changes_nothing(pack, models, kind, monkeypatch):
+    import comfy.utils
+
+    family, shown = "wan_t2v", []
+
+    def hook(value, total, preview, node_id=None):
+        if preview is not None:
+            shown.append((value, total, preview))
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    model, z = models(family), latent(family)
+    positive, negative = bound(pack, family, 1), conditioning(family, 2)
+    live = pack.run("MatrixLivePreview", model=model, layers="", kind=kind, frames=3, width=512).result[0]
+    assert torch.equal(sample(live, positive, negative, z, steps=3), sample(model, positive, negative, z, steps=3))
+    assert [(value, total) for value, total, _ in shown] == [(1, 3), (2, 3), (3, 3)]
+    kind_of, image, _ = shown[-1][2]
+    assert kind_of == "JPEG"
+    assert image.width == 512
+    assert len(image.getcolors(1 << 24)) > 50, "the panel shows maps"
+
+
+def test_both_nodes_on_one_model(pack, models):
+    family = "cogvideox"
+    model, z = models(family), {"samples": latent(family)}
+    live = pack.run(
+        "MatrixLivePreview", model=model, layers="0", kind="words (video to text)", frames=1, width=256
+    ).result[0]
+    positive, negative = bound(pack, family, 1), conditioning(family, 2)
+    a = pack.run("MatrixSampleAttention", **parts(live, positive, negative), latent_image=z, **DEFAULTS).result
+    b = pack.run("MatrixSampleAttention", **parts(model, positive, negative), latent_image=z, **DEFAULTS).result
+    assert torch.equal(a[0]["samples"], b[0]["samples"])
+    assert torch.equal(a[2].streams[0].v2t, b[2].streams[0].v2t)
+
+
+def test_interrupt_in_mid_run_leaves_the_model_as_it_was(pack, models, monkeypatch):
+    import comfy.model_management as management
+
+    family = "wan_t2v"
+    model, z = models(family), {"samples": latent(family)}
+    positive, negative = bound(pack, family, 1), conditioning(family, 2)
+    plain = sample(model, positive, negative, z["samples"], steps=2)
+    inputs = parts(model, positive, negative, steps=5)
+    step = [0]
+    recorder = pack.lib("instrument.recorder").Recorder
+    done = recorder.step_done
+
+    def interrupted(self, number, denoised):
+        step[0] = number
+        if number == 2:
+            management.interrupt_current_processing(True)
+            management.throw_exception_if_processing_interrupted()
+        return done(self, number, denoised)
+
+    monkeypatch.setattr(recorder, "step_done", interrupted)
+    with pytest.raises(management.InterruptProcessingException):
+        pack.run("MatrixSampleAttention", **inputs, latent_image=z, **DEFAULTS)
+    management.interrupt_current_processing(False)
+    monkeypatch.undo()
+    assert step[0] == 2
+    module = model.model.diffusion_model
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert torch.equal(sample(model, positive, negative, z["samples"], steps=2), plain)
