@@ -92,7 +92,7 @@ def project(
     resize = _area if mode == "area" else _nearest
     maps = np.zeros((len(tracks.names), *grid.shape), dtype=np.float32)
     for e, track in enumerate(tracks.tracks):
-        for first, last in _chunks(track.offsets, token_of, tracks.height * (grid.width + 1)):
+        for first, last in _chunks(track.offsets, token_of, min(tracks.height, grid.height) * (grid.width + 1)):
             part = track.offsets[first : last + 1]
             when = np.repeat(token_of[first:last], np.diff(part) // 2)
             low, high = int(token_of[first]), int(token_of[last - 1]) + 1
@@ -147,6 +147,8 @@ def _framing(tracks: MaskTracks, grid: Grid, framing: Framing | None) -> Framing
 
 def _axes(grid: Grid, framing: Framing) -> tuple[_Axis, _Axis]:
     top, left, height, width = framing.box()
+    if min(height, width) < 1:
+        raise ValueError(f"the centre crop of {framing.source} to the shape of {framing.target} pixels leaves nothing")
     ph, pw = grid.token_pixels
     rows = _Axis(top, height, framing.target[0], ph, grid.height)
     return rows, _Axis(left, width, framing.target[1], pw, grid.width)
@@ -217,31 +219,42 @@ def _area(edges: Array, when: Array, frames: int, tracks: MaskTracks, rows: _Axi
     """(frames, h, w): covered share of each token, of the union in time. Exact for any ratio of sizes."""
     frame = tracks.height * (tracks.width + 1)
     starts, stops = runs.union(edges[0::2] + when * frame, edges[1::2] + when * frame)
-    line, first = np.divmod(starts, tracks.width + 1)  # line: frame and row in one
+    line, first = np.divmod(starts, tracks.width + 1)  # line: frame and source row in one
     last = stops - line * (tracks.width + 1)
-    size = (frames * tracks.height, cols.tokens + 1)
-    covered = _reach(line, last, cols, size) - _reach(line, first, cols, size)
-    share = covered[:, :-1].reshape(frames, tracks.height, cols.tokens)
-    return np.clip(np.einsum("ir,frj->fij", _weights(rows, tracks.height), share), 0, 1)
+    when, row = np.divmod(line, tracks.height)
+    share = np.zeros((frames * rows.tokens, cols.tokens))
+    for token, weight in zip(*_row_shares(rows, tracks.height)):
+        used = np.flatnonzero(weight[row])
+        at, part = when[used] * rows.tokens + token[row[used]], weight[row[used]]
+        share += _left_of(at, last[used], part, cols, len(share)) - _left_of(at, first[used], part, cols, len(share))
+    return np.clip(share, 0, 1).reshape(frames, rows.tokens, cols.tokens)
 
 
-def _reach(line: Array, x: Array, cols: _Axis, size: tuple[int, int]) -> Array:
-    """For each line and token column, the sum over `x` of the share of the column that lies left of x."""
+def _left_of(at: Array, x: Array, weight: Array, cols: _Axis, lines: int) -> Array:
+    """(lines, w): for each line and token column the weighted sum, over the points x of that line, of the share of the
+    column that lies left of x. A run covers what is left of its end and not left of its start."""
     borders = cols.edges()
     column = np.clip(np.searchsorted(borders, x, side="right") - 1, 0, cols.tokens)
-    whole = np.bincount(line * size[1] + column, minlength=size[0] * size[1]).reshape(size)
     inner = np.minimum(column, cols.tokens - 1)
     part = np.clip((x - borders[inner]) / (borders[inner + 1] - borders[inner]), 0, 1) * (column < cols.tokens)
-    left_over = np.bincount(line * size[1] + column, weights=part, minlength=size[0] * size[1]).reshape(size)
-    right_of = whole[:, ::-1].cumsum(-1)[:, ::-1] - whole  # points in later columns cover this one wholly
-    return right_of + left_over
+    cell, stride = at * (cols.tokens + 1) + column, cols.tokens + 1
+    whole = np.bincount(cell, weight, lines * stride).reshape(lines, stride)
+    inside = np.bincount(cell, weight * part, lines * stride).reshape(lines, stride)
+    later = whole[:, ::-1].cumsum(-1)[:, ::-1] - whole  # a point in a later column has this one wholly on its left
+    return (later + inside)[:, :-1]
 
 
-def _weights(rows: _Axis, height: int) -> Array:
-    """(h, H): share of token row i that source row r makes up."""
+def _row_shares(rows: _Axis, height: int) -> tuple[Array, Array]:
+    """Token rows that each source row lies in, and the share of the token row that it makes up: both (K, H), where K is
+    the most token rows that one source row reaches (2 when shrinking); a share of 0 where it reaches fewer."""
     borders, r = rows.edges(), np.arange(height)
-    low, high = borders[:-1, None], borders[1:, None]
-    return np.clip(np.minimum(high, r + 1) - np.maximum(low, r), 0, None) / (high - low)
+    first = np.clip(np.searchsorted(borders, r, side="right") - 1, 0, rows.tokens - 1)
+    final = np.clip(np.searchsorted(borders, r + 1, side="left") - 1, 0, rows.tokens - 1)
+    token = first + np.arange(int((final - first).max()) + 1)[:, None]
+    token, used = np.minimum(token, rows.tokens - 1), token <= final
+    low, high = borders[token], borders[token + 1]
+    overlap = np.clip(np.minimum(high, r + 1) - np.maximum(low, r), 0, None)
+    return token, np.where(used, overlap / (high - low), 0.0)
 
 
 def _collect(

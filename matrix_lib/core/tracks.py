@@ -57,6 +57,11 @@ class Track:
         """Edges of one frame."""
         return self.edges[self.offsets[index] : self.offsets[index + 1]]
 
+    def with_frames(self, frames: Iterable[NDArray[Any]]) -> Track:
+        """The same instance with the edges of these frames."""
+        edges, offsets = _join(frames)
+        return replace(self, edges=edges, offsets=offsets)
+
 
 @dataclass(frozen=True, eq=False)
 class MaskTracks:
@@ -248,7 +253,7 @@ class MaskTracks:
         bad = [i for i in frames if not 0 <= i < self.frames]
         if bad or not len(frames):
             raise ValueError(f"frames are numbered 0 to {self.frames - 1}; got {bad[:5] or 'none'}")
-        tracks = tuple(_assemble(t, [t.frame(i) for i in frames]) for t in self.tracks)
+        tracks = tuple(t.with_frames(t.frame(i) for i in frames) for t in self.tracks)
         return replace(self, tracks=tracks, frames=len(frames), fps=self.fps if fps is None else fps)
 
     def at_fps(self, fps: float, frames: int | None = None) -> MaskTracks:
@@ -268,7 +273,7 @@ class MaskTracks:
                 parts += [runs.pack(mask.numpy()) for mask in framing.apply(dense, "nearest")]
                 if progress is not None:
                     progress()
-            tracks.append(_assemble(track, parts))
+            tracks.append(track.with_frames(parts))
         return replace(self, tracks=tuple(tracks), height=framing.target[0], width=framing.target[1])
 
     # --- made from scratch
@@ -303,11 +308,11 @@ class MaskTracks:
         packed, size = {}, None
         for name, frames in pairs:
             packed[name], size = _pack_all(name, frames, threshold, size, progress)
-        counts = {name: len(edges) for name, edges in packed.items()}
+        counts = {name: len(offsets) - 1 for name, (_, offsets) in packed.items()}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
             raise ValueError(f"all masks of a clip have the same number of frames; {listed}")
-        empty = [name for name, edges in packed.items() if not any(len(e) for e in edges)]
+        empty = [name for name, (edges, _) in packed.items() if not len(edges)]
         if empty and not allow_empty:
             raise ValueError(
                 f"the mask of {empty[0]!r} is empty in all {counts[empty[0]]} frames. Draw it, lower the threshold "
@@ -340,16 +345,16 @@ class MaskTracks:
         for name, keys in boxes.items():
             check_boxes(name, keys, frames, height, width)
             filled = (box_at(keys, i, hold) for i in range(frames))
-            packed[name] = [
+            packed[name] = _join(
                 runs.pack_box(*((0, 0, 0, 0) if box is None else whole_pixels(box, height, width)), width)
                 for box in filled
-            ]
+            )
         return cls._build(packed, frames, (height, width), fps, roles, palette)
 
     @classmethod
     def _build(
         cls,
-        packed: Mapping[str, list[NDArray[Any]]],
+        packed: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
         frames: int,
         size: tuple[int, int],
         fps: float,
@@ -361,17 +366,16 @@ class MaskTracks:
         if strange:
             raise ValueError(f"there is a role for {strange[0]!r}, but the masks are {', '.join(map(repr, packed))}")
         colours = distinct_colours(len(packed)) if palette is None else check_palette(palette, len(packed))
-        nothing, none = np.zeros(0, dtype=np.uint32), np.zeros(1, dtype=np.int64)
         tracks = tuple(
-            _assemble(Track(name, roles.get(name, "instance"), colour, nothing, none), edges)
-            for (name, edges), colour in zip(packed.items(), colours)
+            Track(name, roles.get(name, "instance"), colour, edges, offsets)
+            for (name, (edges, offsets)), colour in zip(packed.items(), colours)
         )
         return cls(tracks, frames, *size, fps)
 
 
 def _pack_all(
     name: str, masks: Masks, threshold: float, size: tuple[int, int] | None, progress: Progress | None
-) -> tuple[list[NDArray[Any]], tuple[int, int]]:
+) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[int, int]]:
     if isinstance(masks, Tensor):
         masks = masks[None] if masks.ndim == 2 else masks
         if masks.ndim != 3:
@@ -393,7 +397,7 @@ def _pack_all(
             progress()
     if not packed or size is None:
         raise ValueError(f"the mask of {name!r} has no frames")
-    return packed, size
+    return _join(packed), size
 
 
 def _inside(name: str, frame: Tensor, threshold: float) -> NDArray[Any]:
@@ -410,8 +414,9 @@ def _inside(name: str, frame: Tensor, threshold: float) -> NDArray[Any]:
     return (frame > threshold).numpy()
 
 
-def _assemble(like: Track, frames: Sequence[NDArray[Any]]) -> Track:
-    """`like` with the edges of these frames."""
+def _join(frames: Iterable[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Edges and offsets of an instance from the edges of its frames."""
+    frames = list(frames)
     offsets = np.zeros(len(frames) + 1, dtype=np.int64)
     np.cumsum([len(edges) for edges in frames], out=offsets[1:])
-    return replace(like, edges=np.concatenate(frames), offsets=offsets)
+    return np.concatenate(frames), offsets
