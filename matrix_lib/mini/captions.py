@@ -21,7 +21,8 @@ CAMERA_MOVES: dict[str, tuple[str, tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Caption:
-    """``prompt`` in plain words; ``tagged`` with ``<idK>`` behind each named instance (K counts slots from 1).
+    """``prompt`` in plain words; ``tagged`` with ``<idK>`` as MATRIX writes it, "the <id1> red circle" (K counts
+    slots from 1).
 
     ``names`` has one name per instance, unique in the clip; ``roles`` gives each name its role; ``phrases`` is the text
     form of `core.phrases`: which words name which instance, which are the verb.
@@ -66,7 +67,7 @@ def caption(verb: Verb, looks: Sequence[str], camera: str = "still") -> Caption:
     lines.append(f"{verb.name}: {verb.words} = verb({ends})")
     return Caption(
         prompt=sentence(said),
-        tagged=sentence([f"{words} <id{slot + 1}>" for slot, words in enumerate(said)]),
+        tagged=sentence([f"the <id{slot + 1}> {look}" for slot, look in enumerate(looks[: verb.parts])]),
         names=names,
         roles=roles,
         phrases="\n".join(lines),

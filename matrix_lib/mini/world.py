@@ -107,7 +107,7 @@ class Clips:
         video: (N, F, 3, H, W) uint8.
         masks: (N, K, F, H, W) bool, the pixels where each instance is seen (occlusion resolved).
         present: (N, K) bool. parts: (N,) how many slots, from slot 0, the verb names.
-        prompts, tagged: captions in plain words, and with ``<idK>`` behind the named instances (slot K - 1).
+        prompts, tagged: captions in plain words, and with ``<idK>`` before the named instances (slot K - 1).
         names: per clip the name of each present instance, by slot. roles: name -> "subject", "object", "instance".
         phrases: per clip the text form of `core.phrases`, for `core.binding.bind` with ``prompts``.
         verb: name of the verb. camera_move: what the camera does.
