@@ -1,0 +1,213 @@
+"""What watching costs: all layers of a CogVideoX-5B-I2V-shaped forward, ten words and three instances.
+
+Against the plain forward with PyTorch's own choice of kernel and with the host's (flash first), and beside the
+whole-row softmax that analysis code usually takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from matrix_lib.core.attention import Pool, pooled_columns, pooled_rows, sdpa_with_lse
+from matrix_lib.core.binding import Phrase, PromptBinding
+from matrix_lib.core.sites import AttentionCall
+from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.hosts.diffusers.attach import attach, watch
+from matrix_lib.instrument.session import Session
+
+from .timing import as_json, compare
+
+HOST_ORDER = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
+
+def run(rounds: int) -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    if not cuda:
+        print("no GPU: a small model on the CPU; these figures say nothing about a GPU")
+    model, args = build(device, full=cuda)
+    latent = args["hidden_states"].shape
+    frames, height, width = (latent[1] - 1) * 4 + 1, latent[3] * 8, latent[4] * 8
+    binding, tracks = words(), boxes(frames, height, width)
+    results: dict[str, Any] = {"shape": [frames, height, width], "layers": len(model.transformer_blocks)}
+    results["accuracy"] = accuracy(device)
+    print("accuracy against float64:", results["accuracy"])
+
+    def plain() -> None:
+        with torch.inference_mode():
+            model(**args)
+
+    def watched() -> None:
+        with torch.inference_mode(), watch(model, binding, tracks, branches=["cond"]) as seen:
+            model(**args)
+            seen.capture()
+
+    def plain_torch() -> None:
+        with without_triton():
+            watched()
+
+    def whole_row() -> None:
+        with torch.inference_mode(), attach(model, Session([WholeRows(binding)]), lambda f: None):
+            model(**args)
+
+    def host(run: Any) -> Any:
+        def inside() -> None:
+            with sdpa_kernel(HOST_ORDER, set_priority=True):
+                run()
+
+        return inside
+
+    print("fastest plain kernel")
+    variants = {"plain": plain, "captured": watched, "captured, no Triton": plain_torch}
+    results["fastest_kernel"] = as_json(compare(variants, rounds, device))
+    if cuda:
+        print("the host's kernel order")
+        variants = {"plain": host(plain), "captured": host(watched)}
+        results["host_kernel"] = as_json(compare(variants, rounds, device))
+        print("whole rows")
+        results["whole_rows"] = as_json(compare({"plain": plain, "whole-row softmax": whole_row}, 2, device))
+        results["parts"] = parts(device)
+    return results
+
+
+def build(device: torch.device, full: bool) -> tuple[Any, dict[str, Tensor]]:
+    """A CogVideoX-5B-I2V transformer with random weights (a small one for the CPU), and one forward's arguments."""
+    from diffusers import CogVideoXTransformer3DModel
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed
+
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if full else torch.float32
+    heads, layers, (t, h, w), text = (48, 42, (13, 60, 90), 4096) if full else (2, 4, (5, 16, 24), 64)
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model = CogVideoXTransformer3DModel(
+                num_attention_heads=heads, attention_head_dim=64, in_channels=32, out_channels=16, time_embed_dim=512,
+                text_embed_dim=text, num_layers=layers, sample_width=w, sample_height=h, sample_frames=(t - 1) * 4 + 1,
+                use_rotary_positional_embeddings=True,
+            ).eval()  # fmt: skip
+    finally:
+        torch.set_default_dtype(torch.float32)
+    rope = get_3d_rotary_pos_embed(64, ((0, 0), (h // 2, w // 2)), (h // 2, w // 2), t, device=device)
+    return model, {
+        "hidden_states": torch.randn(1, t, 32, h, w, device=device, dtype=dtype),
+        "encoder_hidden_states": torch.randn(1, 226, text, device=device, dtype=dtype),
+        "timestep": torch.tensor([500], device=device),
+        "image_rotary_emb": rope,
+    }
+
+
+def words() -> PromptBinding:
+    """Ten phrases of two tokens; three are instances."""
+    phrases = []
+    for i in range(10):
+        role = "instance" if i < 3 else "word"
+        phrases.append(Phrase(f"word {i}", f"word {i}", role, 0, 1, (2 * i + 1, 2 * i + 2)))
+    return PromptBinding("ten words", 226, (), tuple(phrases), "t5")
+
+
+def boxes(frames: int, height: int, width: int) -> MaskTracks:
+    """Three instances, each about a ninth of the picture, moving."""
+    third, last = width // 3, frames - 1
+    rows = {}
+    for i in range(3):
+        a, b = (i * third, height // 3), (max(0, i * third - width // 12), height // 2)
+        rows[f"word {i}"] = {
+            0: (a[0], a[1], a[0] + third, a[1] + height // 3),
+            last: (b[0], b[1], b[0] + third, b[1] + height // 3),
+        }
+    return MaskTracks.from_boxes(rows, frames, height, width)
+
+
+class WholeRows:
+    """The usual way: the softmax of every row in full, averaged over heads, columns taken afterwards."""
+
+    def __init__(self, binding: PromptBinding) -> None:
+        self.columns = [row for phrase in binding.phrases for row in phrase.rows]
+        self.kept: list[Tensor] = []
+
+    def wants(self, site: Any) -> bool:
+        return True
+
+    def step_done(self, step: int, denoised: Tensor | None) -> None:
+        """Nothing."""
+
+    def observe(self, call: AttentionCall, lse: Tensor | None) -> None:
+        assert call.video_q is not None
+        first, count = call.video_q
+        out = torch.zeros(count, len(self.columns), device=call.q.device)
+        for head in range(call.q.shape[1]):
+            for start in range(first, first + count, 4096):
+                rows = call.q[0, head, start : min(start + 4096, first + count)]
+                p = (rows @ call.k[0, head].T * call.scale).softmax(-1)
+                out[start - first : start - first + len(p)] += p[:, self.columns]
+        self.kept.append((out / call.q.shape[1]).cpu())
+
+
+@contextlib.contextmanager
+def without_triton() -> Iterator[None]:
+    before = os.environ.get("MATRIX_TRITON")
+    os.environ["MATRIX_TRITON"] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MATRIX_TRITON"]
+        else:
+            os.environ["MATRIX_TRITON"] = before
+
+
+def accuracy(device: torch.device) -> dict[str, float]:
+    """Largest error of both reads over the row maximum, against float64, for each dtype and way of reading."""
+    errors = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        g = torch.Generator(device).manual_seed(1)
+        q, k, v = (torch.randn(1, 4, 1100, 64, device=device, generator=g).to(dtype) * 1.3 for _ in range(3))
+        p = (q.double() @ k.double().transpose(-1, -2) * 0.125).softmax(-1)
+        words, rows = Pool.mean_of({"a": range(5), "b": [7, 9]}), Pool.mean_of({"a": range(100, 190), "b": [150, 300]})
+        for triton in (True, False):
+            with contextlib.nullcontext() if triton else without_triton():
+                lse = sdpa_with_lse(q, k, v, scale=0.125)[1]
+                got = pooled_columns(q, k, words, 0.125, lse=lse)
+                want = torch.einsum("bhnc,ce->ben", p[..., :10][..., words.indices], words.weights.to(p)) / 4
+                got_rows = pooled_rows(q, k, rows, 0.125, lse=lse, keys=(200, 900))
+                picked = p[:, :, rows.indices.to(device), 200:]
+                want_rows = torch.einsum("bhrn,re->ben", picked, rows.weights.to(p)) / 4
+            name = f"{str(dtype).removeprefix('torch.')} {'triton' if triton else 'torch'}"
+            errors[f"{name} words"] = float((got - want).abs().max() / want.max())
+            errors[f"{name} instances"] = float((got_rows - want_rows).abs().max() / want_rows.max())
+    return errors
+
+
+def parts(device: torch.device) -> dict[str, Any]:
+    """Where the time of one layer goes: the kernel with and without its log-sum-exp, and the two reads."""
+    q, k, v = (torch.randn(1, 48, 17776, 64, device=device, dtype=torch.bfloat16) for _ in range(3))
+    lse = sdpa_with_lse(q, k, v)[1]
+    words, rows = (
+        Pool.mean_of({str(i): [2 * i, 2 * i + 1] for i in range(10)}),
+        Pool.mean_of({str(i): range(226 + 400 * i, 226 + 400 * i + 150) for i in range(3)}),
+    )
+    words, rows = words.to(device), rows.to(device)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    variants = {
+        "sdpa": lambda: sdpa(q, k, v),
+        "sdpa with lse": lambda: sdpa_with_lse(q, k, v),
+        "words": lambda: pooled_columns(q[:, :, 226:], k, words, 0.125, lse=lse[:, :, 226:]),
+        "instances": lambda: pooled_rows(q, k, rows, 0.125, lse=lse, keys=(226, 17550)),
+    }
+    repeated = {name: (lambda call=call: [call() for _ in range(20)]) for name, call in variants.items()}
+    print("one layer, 20 times")
+    with torch.inference_mode():
+        return {"one_layer_x20": as_json(compare(repeated, 3, device))}

@@ -1,0 +1,94 @@
+"""Side-by-side timing: variants run in turn, every round, so that a drifting clock touches all of them alike."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["Figure", "compare", "manifest"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One variant. `ms`: median; `low`, `high`: range over the rounds; `ratio`: median over rounds of time / baseline
+    of the same round; `peak_gb`: highest allocation during one run; `more_gb`: that minus the baseline's."""
+
+    name: str
+    ms: float
+    low: float
+    high: float
+    ratio: float
+    peak_gb: float
+    more_gb: float
+
+
+def compare(variants: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> list[Figure]:
+    """Times every variant `rounds` times in turn after a warm-up; the first one is the baseline."""
+    cuda = device.type == "cuda"
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    peaks: dict[str, float] = {}
+    for turn in range(rounds + 1):
+        for name, run in variants.items():
+            if cuda:
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            run()
+            if cuda:
+                torch.cuda.synchronize()
+            if turn:
+                times[name].append((time.perf_counter() - start) * 1e3)
+                peaks[name] = max(peaks.get(name, 0.0), torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0)
+    first = next(iter(variants))
+    figures = []
+    for name, series in times.items():
+        ratio = statistics.median(a / b for a, b in zip(series, times[first]))
+        figures.append(
+            Figure(
+                name,
+                statistics.median(series),
+                min(series),
+                max(series),
+                ratio,
+                peaks[name],
+                peaks[name] - peaks[first],
+            )
+        )
+    show(figures)
+    return figures
+
+
+def show(figures: list[Figure]) -> None:
+    width = max(len(f.name) for f in figures)
+    print(f"{'':{width}}  {'median ms':>10} {'range':>19} {'ratio':>7} {'peak GB':>8} {'more GB':>8}")
+    for f in figures:
+        span = f"{f.low:.1f} .. {f.high:.1f}"
+        print(f"{f.name:{width}}  {f.ms:10.1f} {span:>19} {f.ratio:7.3f} {f.peak_gb:8.2f} {f.more_gb:8.2f}", flush=True)
+
+
+def as_json(figures: list[Figure]) -> list[dict[str, Any]]:
+    return [{k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(f).items()} for f in figures]
+
+
+def manifest(command: list[str]) -> dict[str, Any]:
+    """What a reader needs to make the figures again."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    cuda = torch.cuda.is_available()
+    return {
+        "command": "python -m benchmarks " + " ".join(command[1:]),
+        "commit": commit,
+        "machine": torch.cuda.get_device_name() if cuda else f"CPU {platform.machine()}",
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "seed": 0,
+    }
