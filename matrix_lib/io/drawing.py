@@ -30,6 +30,8 @@ INK: dict[str, Colour] = {
     "accent": (255, 184, 92),
 }
 
+_FINE = 4  # type is drawn this many times too large first
+
 # For names without a track of their own: verbs and plain words.
 _WORDS: tuple[Colour, ...] = ((236, 238, 243), (125, 211, 252), (190, 242, 100), (249, 168, 212), (196, 181, 253))
 
@@ -143,7 +145,20 @@ def font(size: int, text: str = "") -> Font:
 
 def text_size(text: str, size: int) -> tuple[int, int]:
     """(width, height) in pixels of one line; the height is the same for every text of a size."""
-    return int(np.ceil(font(size, text).getlength(text))), round(size * 1.2)
+    fine = font(size * _FINE, text)
+    return math.ceil(fine.getlength(text) / _FINE), round(size * 1.5)
+
+
+@lru_cache(maxsize=512)
+def _text_mask(text: str, size: int) -> Image.Image:
+    """One line of text as a soft mask, drawn large and made small: Pillow's own small type sets letters on whole pixels
+    and runs words together. The middle of the capitals is the middle of the mask."""
+    width, height = text_size(text, size)
+    mask = Image.new("L", ((width + 2) * _FINE, height * _FINE))
+    base = (height / 2 + size * 0.36) * _FINE
+    ImageDraw.Draw(mask).text((_FINE, base), text, fill=255, font=font(size * _FINE, text), anchor="ls")
+    small = mask.resize((width + 2, height), Image.Resampling.BOX)
+    return small.point([round(255 * (v / 255) ** 0.85) for v in range(256)])  # light type on dark looks thin otherwise
 
 
 def fit_text(text: str, size: int, width: float) -> str:
@@ -158,8 +173,12 @@ def fit_text(text: str, size: int, width: float) -> str:
 def write(
     ink: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: Colour, anchor: str = "lm"
 ) -> None:
-    """One line of text; `anchor` as in Pillow ("lm": `at` is the middle of its left edge)."""
-    ink.text(at, text, fill=colour, font=font(size, text), anchor=anchor)
+    """One line of text. `at` is the middle of its left edge ("lm"), of its right edge ("rm") or of the line ("mm")."""
+    if not text:
+        return
+    mask = _text_mask(text, size)
+    shift = {"l": 1, "m": mask.width / 2, "r": mask.width - 1}[anchor[0]]
+    ink.bitmap((round(at[0] - shift), round(at[1] - mask.height / 2)), mask, fill=colour)
 
 
 def heading(ink: ImageDraw.ImageDraw, left: int, top: int, title: str, subtitle: str, width: float) -> None:
@@ -177,8 +196,9 @@ def page(width: int, height: int, colour: str = "page") -> tuple[Image.Image, Im
 def percents(low: float, high: float) -> tuple[str, str]:
     """Two probabilities as percents with the same digits, two of them for the greater: ("0.10 %", "0.92 %")."""
     top = max(abs(low), abs(high)) * 100
-    digits = 0 if top == 0 else max(0, 1 - math.floor(math.log10(top)))
-    return tuple(f"{value * 100:.{min(digits, 7)}f} %" for value in (low, high))  # type: ignore[return-value]
+    digits = 0 if top == 0 else min(7, max(0, 1 - math.floor(math.log10(top))))
+    first, second = (f"{value * 100:.{digits}f} %" for value in (low, high))
+    return ("0 %" if float(first[:-2]) == 0 else first), second
 
 
 def colourbar(

@@ -120,8 +120,9 @@ def attention_pictures(
     if tracks is not None and ground is not None:
         size = (ground.shape[1], ground.shape[2])
         outlines = {name: (tracks.track(name).colour, _Masks(tracks, name, size)) for name in tracks.names}
-    count = len(token_frames(stream.grid, 0 if ground is None else len(ground)))
-    share = stream.grid.frames / stream.grid.pixel_frames if count == stream.grid.frames else 1.0
+    given = 0 if ground is None else len(ground)
+    count = len(token_frames(stream.grid, given))
+    share = stream.grid.frames / stream.grid.pixel_frames if given <= 1 else 1.0
     return count, share, overlay_frames(panels, stream.grid, ground, look or Look(), outlines)
 
 

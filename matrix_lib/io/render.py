@@ -183,8 +183,8 @@ def overlay_frames(
         height, width = frames.shape[1:3]
     box = seen_box(grid, height, width)
     scales = [scale_of(panel.maps, look.scale) for panel in panels]
-    places = token_frames(grid, 0 if frames is None else len(frames))
-    for at, token in places:
+    still = frames is None or len(frames) <= 1
+    for at, token in token_frames(grid, 0 if frames is None else len(frames)):
         ground = np.zeros((height, width, 3), np.uint8) if frames is None else frames[at]
         edges: list[tuple[Colour, tuple[Image.Image, Image.Image]]] = []
         cells: list[Image.Image] = []
@@ -198,7 +198,7 @@ def overlay_frames(
             for colour, (rim, line) in edges:
                 picture.paste(INK["page"], mask=rim)
                 picture.paste(readable(colour), mask=line)
-            when = f"token frame {token + 1} of {grid.frames}" if len(places) <= grid.frames else f"frame {at}"
+            when = f"token frame {token + 1} of {grid.frames}" if still else f"frame {at}"
             cells.append(_with_legend(picture, panel, scale[token], when, look.colormap))
         yield _row(cells)
 
@@ -217,8 +217,8 @@ def _with_legend(
 ) -> Image.Image:
     """The picture with a strip below it: name and detail on the left, colour scale and time on the right."""
     width = picture.width
-    size = int(np.clip(width / 38, 12, 22))
-    small, pad = max(11, round(size * 0.78)), size
+    size = int(np.clip(width / 38, 13, 22))
+    small, pad = max(11, round(size * 0.8)), size
     strip = round(size * 3.3)
     sheet, ink = page(width, picture.height + strip, "panel")
     sheet.paste(picture, (0, 0))
