@@ -152,7 +152,7 @@ class MatrixRepairModel(io.ComfyNode):
             display_name="MATRIX Repair CogVideoX",
             category="MATRIX/models",
             description="Puts right what this ComfyUI gets wrong about CogVideoX: the sampler's scale and schedule, "
-            "the positions, the image latents and odd clips of 1.5. Other models, and what is right already, pass through.",
+            "the positions, the image latents and odd clips of 1.5. Other models, and what is right, pass through.",
             search_aliases=["cogvideox", "fix", "noise", "v prediction", "dynamic cfg", "zsnr"],
             inputs=[
                 io.Model.Input("model", tooltip="A model from any loader; quantised ones and ones with LoRAs too."),

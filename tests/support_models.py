@@ -168,11 +168,15 @@ def make_hunyuan(
     layers: int = 1,
     single_layers: int = 1,
     text_dim: int = 64,
+    guidance: bool | None = None,
     vae: bool = True,
     seed: int = 0,
 ) -> Path:
     """HunyuanVideo: text to video, and the two kinds of image to video. Its text encoders are not made: the host fixes
-    CLIP-L's and Llama's vocabularies, which are no tiny models."""
+    CLIP-L's and Llama's vocabularies, which are no tiny models.
+
+    `guidance`: whether the guidance scale is an input; None takes what the released model of the kind does.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoTransformer3DModel
 
     folder = Path(folder)
@@ -183,7 +187,7 @@ def make_hunyuan(
         attention_head_dim=128,
         num_layers=layers,
         num_single_layers=single_layers,
-        guidance_embeds=i2v != "latent_concat",
+        guidance_embeds=i2v != "latent_concat" if guidance is None else guidance,
         text_embed_dim=text_dim,
         image_condition_type=i2v or None,
     )

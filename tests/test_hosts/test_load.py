@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support_models import make_cogvideox
+from support_models import make_cogvideox, make_hunyuan, make_wan
 from torch import Tensor
 
 STEPS, SEED, CFG = 4, 7, 6.0
@@ -118,3 +118,191 @@ def test_cogvideox_latents_are_the_pipelines(cogvideox: Any) -> None:
         ).frames.transpose(1, 2)[:, :, lead:]
         got = sample(model, [[positive, dict(extra)]], [[negative, dict(extra)]], noise) * scale
         assert relative(got, wanted) < 1e-3, (frames, height, width)
+
+
+# ---- Wan
+
+
+class Seen:
+    """What CLIP Vision Encode hands to Wan."""
+
+    def __init__(self, embeds: Tensor) -> None:
+        self.penultimate_hidden_states = embeds
+
+
+GRIDS = [(9, 64, 96), (5, 64, 64), (13, 96, 48)]
+
+
+@pytest.fixture(scope="module", params=["t2v", "i2v", "2.2-i2v"])
+def wan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, comfy: ModuleType) -> Any:
+    import diffusers
+
+    from matrix_lib.hosts.comfy.load import load_folder
+
+    i2v, version = request.param != "t2v", "2.2" if request.param.startswith("2.2") else "2.1"
+    folder = make_wan(tmp_path_factory.mktemp("wan"), i2v=i2v, version=version, text_encoder=False)
+    parts: dict[str, Any] = {
+        "vae": diffusers.AutoencoderKLWan.from_pretrained(folder / "vae"),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+        "transformer": diffusers.WanTransformer3DModel.from_pretrained(folder / "transformer"),
+    }
+    if version == "2.2":
+        parts["transformer_2"] = diffusers.WanTransformer3DModel.from_pretrained(folder / "transformer_2")
+        parts["boundary_ratio"] = 0.9
+    kind = diffusers.WanImageToVideoPipeline if i2v else diffusers.WanPipeline
+    extra = {"image_encoder": None, "image_processor": None} if i2v else {}
+    pipe = kind(tokenizer=None, text_encoder=None, **parts, **extra)
+    pipe.set_progress_bar_config(disable=True)
+    return load_folder(folder, text_encoder=False), pipe, i2v
+
+
+def test_wan_latents_are_the_pipelines(wan: Any) -> None:
+    """The pipeline's own sigmas go to the host's sampler: the two make their schedules in different ways."""
+    from matrix_lib.hosts.comfy.image import image_condition
+
+    loaded, pipe, i2v = wan
+    positive, negative = words(4096, 512)  # the pipeline counts on 512 words to tell picture from text
+    seen = noise_like(1, 257, 1280, seed=9)
+    clip_words = i2v and pipe.transformer.config.image_dim is not None
+    for frames, height, width in GRIDS:
+        noise = noise_like(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8, seed=frames)
+        call: dict[str, Any] = {"height": height, "width": width, "num_frames": frames, "num_inference_steps": STEPS}
+        values: dict[str, Any] = {}
+        if i2v:
+            image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(3))
+            call["image"] = image
+            if clip_words:
+                pipe.encode_image = lambda *_: seen
+            condition = image_condition(
+                loaded.model,
+                loaded.vae,
+                image.movedim(1, -1),
+                width,
+                height,
+                frames,
+                clip_vision_output=Seen(seen) if clip_words else None,
+            )
+            values = condition.values
+        wanted = pipe(
+            prompt_embeds=positive,
+            negative_prompt_embeds=negative,
+            latents=noise.clone(),
+            output_type="latent",
+            guidance_scale=CFG,
+            **call,
+        ).frames
+        sigmas = pipe.scheduler.sigmas.clone()
+        conds = [[positive, dict(values)]], [[negative, dict(values)]]
+        got = _experts(loaded, *conds, noise, sigmas, pipe.config.get("boundary_ratio"))
+        got = loaded.model.get_model_object("latent_format").process_in(got)
+        assert relative(got, wanted) < 1e-3, (frames, height, width)
+
+
+def _experts(
+    loaded: Any, positive: Any, negative: Any, noise: Tensor, sigmas: Tensor, boundary: float | None
+) -> Tensor:
+    """One sampler, or one for each of Wan 2.2's experts: high noise down to the boundary, then low noise."""
+    import comfy.samplers
+
+    if boundary is None:
+        return sample(loaded.model, positive, negative, noise, sigmas)
+    cut = int((sigmas[:-1] >= boundary).sum())
+    assert 0 < cut < STEPS
+    x = noise
+    for model, part in ((loaded.model, sigmas[: cut + 1]), (loaded.low_noise, sigmas[cut:])):
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(CFG)
+        first = model is loaded.model
+        latent = torch.zeros_like(noise) if first else x
+        with torch.inference_mode():
+            x = guider.sample(
+                noise if first else torch.zeros_like(noise), latent, comfy.samplers.ksampler("euler"), part, seed=SEED
+            )
+    return x
+
+
+# ---- HunyuanVideo
+
+
+@pytest.fixture(scope="module", params=["", "latent_concat", "token_replace"])
+def hunyuan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, comfy: ModuleType) -> Any:
+    import diffusers
+
+    from matrix_lib.hosts.comfy.load import load_folder
+
+    # with the first frame replaced, the host adds the guidance to that frame's modulation and diffusers does not
+    guidance = False if request.param == "token_replace" else None
+    folder = make_hunyuan(tmp_path_factory.mktemp("hunyuan"), i2v=request.param, guidance=guidance)
+    loaded = load_folder(folder, text_encoder=False, vae=False)
+    parts = {
+        "vae": diffusers.AutoencoderKLHunyuanVideo.from_pretrained(folder / "vae"),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+        "transformer": diffusers.HunyuanVideoTransformer3DModel.from_pretrained(folder / "transformer"),
+    }
+    kind = diffusers.HunyuanVideoImageToVideoPipeline if request.param else diffusers.HunyuanVideoPipeline
+    extra = {"image_processor": None} if request.param else {}
+    pipe = kind(text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, **parts, **extra)
+    pipe.set_progress_bar_config(disable=True)
+    return loaded.model, pipe, request.param
+
+
+def test_hunyuan_latents_are_the_pipelines(hunyuan: Any) -> None:
+    """T2V and both kinds of I2V, on the pipeline's own sigmas.
+
+    The I2V pipelines blend a thousandth of the picture into the noise, and the one with concatenated latents drops the
+    first frame; both is done here by hand, as no sampler of the host does it.
+    """
+    model, pipe, i2v = hunyuan
+    positive = noise_like(1, 24, 64, seed=1)
+    pooled = noise_like(1, 768, seed=2)
+    for frames, height, width in GRIDS:
+        noise = noise_like(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8, seed=frames)
+        call: dict[str, Any] = {"height": height, "width": width, "num_frames": frames, "num_inference_steps": STEPS}
+        values: dict[str, Any] = {"pooled_output": pooled, "guidance": 6.0}
+        start, mask = noise, None
+        if i2v:
+            image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(3))
+            call["image"] = image
+            with torch.no_grad():
+                first = pipe.vae.encode(2 * image[:, :, None] - 1).latent_dist.mode()
+            start = 0.999 * noise + 0.001 * first * pipe.vae.config.scaling_factor
+            mask = torch.ones(1, 1, *noise.shape[2:])
+            mask[:, :, :1] = 0
+            if i2v == "latent_concat":
+                values |= {"concat_latent_image": first, "concat_mask": mask}
+            else:
+                values |= {"guiding_frame_index": 0}
+        wanted = pipe(
+            prompt_embeds=positive,
+            pooled_prompt_embeds=pooled,
+            prompt_attention_mask=torch.ones(1, 24),
+            latents=noise.clone(),
+            output_type="latent",
+            guidance_scale=6.0,
+            **call,
+        ).frames
+        got = _hunyuan_sample(model, [[positive, values]], start, first if i2v == "token_replace" else None, mask, pipe)
+        got = model.get_model_object("latent_format").process_in(got)
+        got = got[:, :, 1:] if i2v == "latent_concat" else got
+        assert relative(got, wanted) < 1e-3, (frames, height, width)
+
+
+def _hunyuan_sample(model: Any, positive: Any, noise: Tensor, first: Tensor | None, mask: Any, pipe: Any) -> Tensor:
+    import comfy.samplers
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, positive)
+    guider.set_cfg(1.0)
+    latent = torch.zeros_like(noise)
+    if first is not None:
+        latent[:, :, :1] = first
+    with torch.inference_mode():
+        return guider.sample(
+            noise,
+            latent,
+            comfy.samplers.ksampler("euler"),
+            pipe.scheduler.sigmas.clone(),
+            denoise_mask=None if first is None else mask,
+            seed=SEED,
+        )
