@@ -102,9 +102,14 @@ def _own_colour(scores: Tensor, colour: Tensor, present: Tensor) -> Tensor:
 
 
 def _erode(mask: Tensor) -> Tensor:
-    """Keeps pixels whose whole 3x3 neighbourhood is set, so thin blends between two colours go: (..., H, W) float."""
-    flat = mask.float().flatten(0, -3).unsqueeze(1)
-    return 1 - functional.max_pool2d(1 - flat, 3, 1, 1).squeeze(1).view(mask.shape)
+    """Keeps pixels whose whole 3x3 neighbourhood is set, so thin blends between two colours go: (..., H, W) bool."""
+    for dim in (-2, -1):
+        inner = mask.size(dim) - 2
+        shrunk = torch.zeros_like(mask)
+        middle = mask.narrow(dim, 0, inner) & mask.narrow(dim, 1, inner) & mask.narrow(dim, 2, inner)
+        shrunk.narrow(dim, 1, inner).copy_(middle)
+        mask = shrunk
+    return mask
 
 
 def _smooth(mask: Tensor, sigma: float) -> Tensor:

@@ -24,6 +24,7 @@ from .world import Clips
 
 __all__ = ["export_clips", "mask_tracks"]
 
+_IDS = 5  # the format has folders <id1> to <id5>, used or not
 _COLUMNS = ("video", "prompt", "caption", "verb", "phrases", "split", "ambiguous", "fps")
 
 
@@ -65,7 +66,7 @@ def export_clips(
 
 def _row(clips: Clips, index: int, name: str) -> dict[str, Any]:
     values = (
-        f"videos/{name}.mp4",
+        f"{name}.mp4",
         clips.tagged[index],
         clips.prompts[index],
         clips.verb[index],
@@ -79,16 +80,19 @@ def _row(clips: Clips, index: int, name: str) -> dict[str, Any]:
 
 def _write_masks(clips: Clips, index: int, folder: Path, palette: Sequence[Colour] | None) -> None:
     there = clips.present[index].nonzero().squeeze(1).tolist()
-    for slot in there:
+    for slot in range(_IDS):
         target = folder / f"<id{slot + 1}>"
         target.mkdir(parents=True, exist_ok=True)
+        if slot not in there:
+            continue
         for frame, mask in enumerate(clips.masks[index, slot].cpu().numpy()):
             Image.fromarray(mask.astype(np.uint8) * 255).save(target / f"{frame:03d}.png")
     tracks = mask_tracks(clips, index)
     if palette is not None:
         tracks = tracks.with_palette(palette[: len(there)])
     (folder / "merged").mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tracks.id_map(0).numpy()).save(folder / "merged" / "000.png")
+    for frame in range(tracks.frames):
+        Image.fromarray(tracks.id_map(frame).numpy()).save(folder / "merged" / f"{frame:03d}.png")
 
 
 def _read_rows(root: Path) -> list[dict[str, Any]]:
