@@ -168,7 +168,7 @@ def describe(capture: Capture) -> str:
     """A few lines for a person: what a capture holds."""
     steps, mib = capture.steps, capture.nbytes / 2**20
     sigmas = f", sigma {steps[0].sigma:.3g} to {steps[-1].sigma:.3g}" if steps else ""
-    lines = [f"{capture.backbone}, {capture.branch}, {len(steps)} step bins{sigmas}, {mib:.1f} MiB"]
+    lines = [f"{capture.backbone}, {capture.branch}, {len(steps)} step bins{sigmas}, {mib:.3g} MiB"]
     for i, stream in enumerate(capture.streams):
         lines.append(f"stream {i}: {stream.binding.prompt}")
         for kind in ("v2t", "v2v"):

@@ -85,7 +85,7 @@ def seen_box(grid: Grid, height: int, width: int) -> tuple[float, float, float, 
     if 0 <= full_h - height < cell_h and 0 <= full_w - width < cell_w:
         return 0.0, 0.0, float(full_w), float(full_h)
     top, left, h, w = Framing((height, width), (full_h, full_w)).box()
-    return float(left), float(top), float(left + w), float(top + h)
+    return float(left), float(top), float(left + max(w, 1)), float(top + max(h, 1))
 
 
 def token_frames(grid: Grid, frames: int) -> list[tuple[int, int]]:
@@ -129,11 +129,12 @@ def _spread(
 ) -> NDArray[np.float32]:
     """(height, width) values of every pixel, NaN outside of `box`."""
     left, top, right, bottom = box
-    x0, x1 = max(0, round(left)), min(width, round(right))
-    y0, y1 = max(0, round(top)), min(height, round(bottom))
+    x0, x1 = max(0, round(left)), max(round(left) + 1, min(width, round(right)))
+    y0, y1 = max(0, round(top)), max(round(top) + 1, min(height, round(bottom)))
     h, w = values.shape
-    across, down = w / (right - left), h / (bottom - top)
-    source = ((x0 - left) * across, (y0 - top) * down, (x1 - left) * across, (y1 - top) * down)
+    x = np.clip((np.array([x0, x1]) - left) / (right - left), 0, 1) * w
+    y = np.clip((np.array([y0, y1]) - top) / (bottom - top), 0, 1) * h
+    source = (float(x[0]), float(y[0]), float(x[1]), float(y[1]))
     picture = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
     how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     out = np.full((height, width), np.nan, dtype=np.float32)
@@ -181,35 +182,46 @@ def overlay_frames(
     height, width = (grid.height * grid.token_pixels[0], grid.width * grid.token_pixels[1])
     if frames is not None:
         height, width = frames.shape[1:3]
-    box = seen_box(grid, height, width)
+    size = _panel_size(width, height, look, _columns(len(panels)))
+    box = _scaled(seen_box(grid, height, width), size[0] / width, size[1] / height)
     scales = [scale_of(panel.maps, look.scale) for panel in panels]
     still = frames is None or len(frames) <= 1
     for at, token in token_frames(grid, 0 if frames is None else len(frames)):
-        ground = np.zeros((height, width, 3), np.uint8) if frames is None else frames[at]
-        edges: list[tuple[Colour, tuple[Image.Image, Image.Image]]] = []
-        cells: list[Image.Image] = []
+        ground = np.asarray(_ground(frames, at, size))
+        drawn = [(c, masks[at]) for c, masks in (outlines or {}).values() if at < len(masks)]
+        edges = [(readable(colour), outline(mask, size)) for colour, mask in drawn if mask.any()]
+        when = f"token frame {token + 1} of {grid.frames}" if still else f"frame {at}"
+        cells = []
         for panel, scale in zip(panels, scales, strict=True):
-            low, high = scale[token]
-            values = (panel.maps[token] - low) / (high - low) if high > low else np.zeros(grid.shape[1:])
-            picture = _sized(Image.fromarray(overlay(ground, values, look, box)), look, _columns(len(panels)))
-            if not cells:  # the same on every panel
-                drawn = [(c, masks[at]) for c, masks in (outlines or {}).values() if at < len(masks)]
-                edges = [(colour, outline(mask, picture.size)) for colour, mask in drawn if mask.any()]
+            picture = Image.fromarray(overlay(ground, _unit(panel.maps[token], scale[token]), look, box))
             for colour, (rim, line) in edges:
                 picture.paste(INK["page"], mask=rim)
-                picture.paste(readable(colour), mask=line)
-            when = f"token frame {token + 1} of {grid.frames}" if still else f"frame {at}"
+                picture.paste(colour, mask=line)
             cells.append(_with_legend(picture, panel, scale[token], when, look.colormap))
         yield _row(cells)
 
 
-def _sized(picture: Image.Image, look: Look, columns: int) -> Image.Image:
-    """The picture at the panel's width (small clips are enlarged, so that legends can be read)."""
-    width = look.width or int(np.clip(picture.width, 480, max(480, _WIDEST // columns)))
-    if width == picture.width:
-        return picture
-    height = max(1, round(picture.height * width / picture.width))
-    return picture.resize((width, height), Image.Resampling.LANCZOS if look.smooth else Image.Resampling.NEAREST)
+def _panel_size(width: int, height: int, look: Look, columns: int) -> tuple[int, int]:
+    """(width, height) of one panel's picture; small clips are enlarged, so that legends can be read."""
+    chosen = look.width or int(np.clip(width, 480, max(480, _WIDEST // columns)))
+    return chosen, max(1, round(height * chosen / width))
+
+
+def _scaled(box: tuple[float, float, float, float], x: float, y: float) -> tuple[float, float, float, float]:
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+
+
+def _ground(frames: NDArray[np.uint8] | None, at: int, size: tuple[int, int]) -> Image.Image:
+    """Frame `at` at `size` (width, height); black where there are no frames."""
+    if frames is None:
+        return Image.new("RGB", size)
+    return Image.fromarray(frames[at]).resize(size, Image.Resampling.LANCZOS)
+
+
+def _unit(values: Array, scale: tuple[float, float]) -> Array:
+    """Values to [0, 1] by a colour scale; a flat map is 0."""
+    low, high = scale
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
 def _with_legend(
@@ -339,17 +351,17 @@ def _name(ink: ImageDraw.ImageDraw, at: tuple[float, float], name: str, colour: 
 
 def _strip(maps: Array, grid: Grid, frames: NDArray[np.uint8] | None, shown: int, size: tuple[int, int]) -> Image.Image:
     """`shown` token frames of one map (F, h, w), spread over the clip, each `size` (width, height)."""
-    height, width = frames.shape[1:3] if frames is not None else (grid.height * size[1], grid.width * size[0])
-    left, top, right, bottom = seen_box(grid, height, width) if frames is not None else (0, 0, width, height)
-    box = (left * size[0] / width, top * size[1] / height, right * size[0] / width, bottom * size[1] / height)
+    box = (0.0, 0.0, float(size[0]), float(size[1]))
+    if frames is not None:
+        height, width = frames.shape[1:3]
+        box = _scaled(seen_box(grid, height, width), size[0] / width, size[1] / height)
     under = {token: at for at, token in reversed(token_frames(grid, 0 if frames is None else len(frames)))}
-    low, high = scale_of(maps)[0]
+    scale = scale_of(maps)[0]
     strip, _ = page(shown * size[0] + (shown - 1) * 3, size[1])
     for i in range(shown):
         token = round(i * (grid.frames - 1) / max(shown - 1, 1))
-        values = (maps[token] - low) / (high - low) if high > low else np.zeros(grid.shape[1:])
-        ground = Image.new("RGB", size)
-        if frames is not None and token in under:
-            ground = Image.fromarray(frames[under[token]]).resize(size, Image.Resampling.BILINEAR)
-        strip.paste(Image.fromarray(overlay(np.asarray(ground), values, _LIVE, box)), (i * (size[0] + 3), 0))
+        ground = _ground(frames if token in under else None, under.get(token, 0), size)
+        strip.paste(
+            Image.fromarray(overlay(np.asarray(ground), _unit(maps[token], scale), _LIVE, box)), (i * (size[0] + 3), 0)
+        )
     return strip

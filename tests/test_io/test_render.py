@@ -335,3 +335,15 @@ def test_a_capture_in_words() -> None:
     assert "cogvideox-5b-i2v, cond, 6 step bins, sigma 1 to 0.167" in text
     assert "video to text on 3 x 4 x 6 tokens: layers 0-3; cyclist, van, waits behind" in text
     assert "stream 1" in text
+
+
+def test_any_frames_lie_under_any_grid() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        grid = Grid.from_pixels(*(int(n) for n in rng.integers((1, 8, 8), (10, 200, 200))))
+        count, height, width = (int(n) for n in rng.integers((1, 1, 1), (3, 250, 250)))
+        frames = rng.integers(0, 255, (count, height, width, 3), dtype=np.uint8)
+        panel = Panel(rng.random(grid.shape), "x", (1, 2, 3))
+        picture = next(overlay_frames([panel], grid, frames, Look(width=int(rng.integers(64, 100)))))
+        assert picture.width % 2 == picture.height % 2 == 0
+        live_preview(panel.maps[None, None], ["x"], ["mean"], grid, frames, width=160)
