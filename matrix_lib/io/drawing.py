@@ -14,7 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["COLORMAPS", "INK", "Colour", "colormap", "colours_of", "fit_text", "font", "heat", "text_size"]
+__all__ = [
+    "COLORMAPS",
+    "INK",
+    "Colour",
+    "colormap",
+    "colourbar",
+    "colours_of",
+    "fit_text",
+    "font",
+    "heading",
+    "heat",
+    "page",
+    "percents",
+    "readable",
+    "text_size",
+    "write",
+]
 
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont

@@ -24,7 +24,16 @@ from .render import Look, Panel, overlay_frames, token_frames
 if TYPE_CHECKING:
     from ..core.tracks import MaskTracks
 
-__all__ = ["Choice", "attention_chart", "attention_pictures", "choose_names", "choose_numbers", "describe", "scores_of"]
+__all__ = [
+    "Choice",
+    "attention_chart",
+    "attention_pictures",
+    "choose_names",
+    "choose_numbers",
+    "describe",
+    "scores_of",
+    "to_image",
+]
 
 _KINDS = {"v2t": "video to text", "v2v": "video to video"}
 _RANGE = re.compile(r"(\d+)\s*(?:-|\.\.|to|–)\s*(\d+)")
@@ -165,7 +174,7 @@ def attention_chart(
 
 
 def describe(capture: Capture) -> str:
-    """A few lines for a person: what a capture holds."""
+    """A few lines for a person: what a capture holds, and what its recorder had to say (`meta["notes"]`)."""
     steps, mib = capture.steps, capture.nbytes / 2**20
     sigmas = f", sigma {steps[0].sigma:.3g} to {steps[-1].sigma:.3g}" if steps else ""
     lines = [f"{capture.backbone}, {capture.branch}, {len(steps)} step bins{sigmas}, {mib:.3g} MiB"]
@@ -175,6 +184,8 @@ def describe(capture: Capture) -> str:
             _, layers, names = stream.get(kind)
             held = f"layers {_runs(layers)}; {', '.join(names)}" if layers and names else "none"
             lines.append(f"  {_KINDS[kind]} on {' x '.join(map(str, stream.grid.shape))} tokens: {held}")
+    notes = capture.meta.get("notes")
+    lines += [f"note: {note}" for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
     return "\n".join(lines)
 
 

@@ -17,7 +17,18 @@ from torch import Tensor
 from ..core.grid import Framing, Grid
 from .drawing import INK, Colour, colourbar, fit_text, heading, heat, page, percents, readable, text_size, write
 
-__all__ = ["Look", "Panel", "contact_sheet", "live_preview", "overlay", "overlay_frames", "scale_of", "seen_box"]
+__all__ = [
+    "Look",
+    "Panel",
+    "contact_sheet",
+    "live_preview",
+    "outline",
+    "overlay",
+    "overlay_frames",
+    "scale_of",
+    "seen_box",
+    "token_frames",
+]
 
 Array = NDArray[np.floating]
 _WIDEST = 1920  # of several panels together, unless a width is asked for

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -335,6 +337,9 @@ def test_a_capture_in_words() -> None:
     assert "cogvideox-5b-i2v, cond, 6 step bins, sigma 1 to 0.167" in text
     assert "video to text on 3 x 4 x 6 tokens: layers 0-3; cyclist, van, waits behind" in text
     assert "stream 1" in text
+    noted = replace(make_capture(), meta={"notes": ["3 of 50 bins kept", 7]})
+    assert describe(noted).endswith("note: 3 of 50 bins kept")
+    assert "note" not in describe(replace(noted, meta={"notes": "x"}))
 
 
 def test_any_frames_lie_under_any_grid() -> None:
