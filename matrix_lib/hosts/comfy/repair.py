@@ -200,7 +200,7 @@ def _host_adds_table(embed: Any, learned: bool) -> bool:
     try:
         module = embed(
             in_channels=1,
-            dim=32,
+            dim=48,  # the host wants thirds, the checkpoint quarters
             text_dim=4,
             use_positional_embeddings=True,
             use_learned_positional_embeddings=learned,
@@ -216,7 +216,7 @@ def _host_adds_table(embed: Any, learned: bool) -> bool:
         text, answers = torch.zeros(1, 3, 4), []
         for grid in ((2, 2, 4), (1, 2, 4), (2, 3, 2)):
             got = module(text, torch.zeros(1, grid[0], 1, 2 * grid[1], 2 * grid[2]))
-            wanted = torch.nn.functional.pad(add_sincos(torch.zeros(1, *grid, 32)).flatten(1, 3), (0, 0, 3, 0))
+            wanted = torch.nn.functional.pad(add_sincos(torch.zeros(1, *grid, 48)).flatten(1, 3), (0, 0, 3, 0))
             if learned and grid == (2, 2, 4):
                 wanted = module.pos_embedding
             answers.append(got.shape == wanted.shape and torch.allclose(got, wanted, atol=1e-4))
