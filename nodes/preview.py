@@ -10,6 +10,7 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import InputImpl, Types, io, ui
 
+from ..matrix_lib.instrument.summary import describe
 from ..matrix_lib.io import preview
 from ..matrix_lib.io.captures import load_capture, save_capture
 from ..matrix_lib.io.drawing import COLORMAPS
@@ -158,7 +159,7 @@ class MatrixSaveCapture(io.ComfyNode):
         inside(filename_prefix, [output])
         folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
         path = save_capture(capture, Path(folder) / f"{name}_{counter:05}_.safetensors")
-        return io.NodeOutput(str(path), ui=ui.PreviewText(f"{path}\n{preview.describe(capture)}"))
+        return io.NodeOutput(str(path), ui=ui.PreviewText(f"{path}\n{describe(capture)}"))
 
 
 class MatrixLoadCapture(io.ComfyNode):
@@ -201,7 +202,7 @@ class MatrixLoadCapture(io.ComfyNode):
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
         capture = load_capture(_find(file))
-        text = preview.describe(capture)
+        text = describe(capture)
         return io.NodeOutput(capture, text, ui=ui.PreviewText(text))
 
 

@@ -133,7 +133,7 @@ class Capture:
         backbone: name in the backbone registry.
         steps: the step bins, in sampling order; the same for all streams.
         branch: the guidance branch that was recorded.
-        meta: anything else worth keeping, as JSON values.
+        meta: anything else worth keeping, as JSON values; "notes" is a list of sentences for people.
     """
 
     streams: list[Stream]
@@ -274,7 +274,10 @@ class Capture:
             replace(a, v2t=torch.cat([a.v2t, b.v2t], 1), v2v=torch.cat([a.v2v, b.v2v], 1))
             for a, b in zip(self.streams, other.streams, strict=True)
         ]
-        return replace(self, streams=streams, steps=steps, meta={**other.meta, **self.meta})
+        meta = {**other.meta, **self.meta}
+        if "notes" in meta:
+            meta["notes"] = list(dict.fromkeys([*self.meta.get("notes", ()), *other.meta.get("notes", ())]))
+        return replace(self, streams=streams, steps=steps, meta=meta)
 
 
 def _check_same_run(first: Capture, second: Capture) -> None:

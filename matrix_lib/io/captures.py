@@ -127,6 +127,7 @@ def _read_header(metadata: dict[str, str], source: Path) -> dict[str, Any]:
             and isinstance(header["backbone"], str)
             and isinstance(header["branch"], str)
             and isinstance(header["meta"], dict)
+            and _all(header["meta"].get("notes", []), str)
             and _all(header["streams"], dict)
         )
         if not ok:

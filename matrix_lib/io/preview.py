@@ -30,7 +30,6 @@ __all__ = [
     "attention_pictures",
     "choose_names",
     "choose_numbers",
-    "describe",
     "scores_of",
     "to_image",
 ]
@@ -171,22 +170,6 @@ def attention_chart(
     prompt = capture.stream(choice.stream).binding.prompt
     subtitle = f"{capture.backbone}   {prompt}"
     return layers_by_steps(scores, title, subtitle, _colours(capture, choice, tracks), colormap)
-
-
-def describe(capture: Capture) -> str:
-    """A few lines for a person: what a capture holds, and what its recorder had to say (`meta["notes"]`)."""
-    steps, mib = capture.steps, capture.nbytes / 2**20
-    sigmas = f", sigma {steps[0].sigma:.3g} to {steps[-1].sigma:.3g}" if steps else ""
-    lines = [f"{capture.backbone}, {capture.branch}, {len(steps)} step bins{sigmas}, {mib:.3g} MiB"]
-    for i, stream in enumerate(capture.streams):
-        lines.append(f"stream {i}: {stream.binding.prompt}")
-        for kind in ("v2t", "v2v"):
-            _, layers, names = stream.get(kind)
-            held = f"layers {_runs(layers)}; {', '.join(names)}" if layers and names else "none"
-            lines.append(f"  {_KINDS[kind]} on {' x '.join(map(str, stream.grid.shape))} tokens: {held}")
-    notes = capture.meta.get("notes")
-    lines += [f"note: {note}" for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
-    return "\n".join(lines)
 
 
 def to_image(pictures: Iterable[Image.Image], count: int) -> Tensor:

@@ -107,6 +107,8 @@ def test_the_steps_of_a_second_model_follow() -> None:
     assert both.streams[0].v2t.shape[1] == 5
     assert torch.equal(both.streams[0].v2v[:, 3:], second.streams[0].v2v)
     assert len(first.steps) == 3, "the first capture stays as it was"
+    told = replace(first, meta={"notes": ["a", "b"]}).extend(replace(second, meta={"notes": ["b", "c"]}))
+    assert told.meta["notes"] == ["a", "b", "c"]
     assert both.nbytes == first.nbytes + second.nbytes
 
 

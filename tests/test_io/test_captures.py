@@ -155,6 +155,7 @@ def _set(*path: Any, to: Any) -> Callable[[Header], None]:
         (_set("streams", 0, "binding", to="{}"), "prompt binding"),
         (_set("streams", 0, "binding", to=3), "stream"),
         (_set("meta", to=[]), "wrong type"),
+        (_set("meta", "notes", to=[5]), "wrong type"),
         (lambda header: header.pop("branch"), "lacks 'branch'"),
         (lambda header: header["streams"][0].pop("grid"), "lacks 'grid'"),
     ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,6 @@ from matrix_lib.io.preview import (
     attention_pictures,
     choose_names,
     choose_numbers,
-    describe,
     scores_of,
     to_image,
 )
@@ -330,16 +327,6 @@ def test_from_a_choice_to_pictures() -> None:
     for wrong in (torch.zeros(3, 8, 8), torch.zeros(1, 8, 8, 1), torch.zeros(0, 8, 8, 3)):
         with pytest.raises(ValueError, match="IMAGE batch"):
             attention_pictures(capture, Choice(), wrong)
-
-
-def test_a_capture_in_words() -> None:
-    text = describe(make_capture(layers=4, steps=6, streams=2))
-    assert "cogvideox-5b-i2v, cond, 6 step bins, sigma 1 to 0.167" in text
-    assert "video to text on 3 x 4 x 6 tokens: layers 0-3; cyclist, van, waits behind" in text
-    assert "stream 1" in text
-    noted = replace(make_capture(), meta={"notes": ["3 of 50 bins kept", 7]})
-    assert describe(noted).endswith("note: 3 of 50 bins kept")
-    assert "note" not in describe(replace(noted, meta={"notes": "x"}))
 
 
 def test_any_frames_lie_under_any_grid() -> None:
