@@ -352,6 +352,20 @@ class MaskTracks:
         return cls._build(packed, frames, (height, width), fps, roles, palette)
 
     @classmethod
+    def from_edges(
+        cls,
+        edges: Mapping[str, Iterable[NDArray[Any]]],
+        frames: int,
+        height: int,
+        width: int,
+        roles: Mapping[str, str] | None = None,
+        fps: float = 8.0,
+    ) -> MaskTracks:
+        """From masks that are packed already: per name the `runs.pack` of each frame."""
+        check_names(list(edges))
+        return cls._build({n: _join(e) for n, e in edges.items()}, frames, (height, width), fps, roles, None)
+
+    @classmethod
     def _build(
         cls,
         packed: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],

@@ -1,0 +1,76 @@
+"""The host's own ways to say where things are: SAM3 track data and bounding boxes, as mask tracks want them.
+
+N frames, K objects. Knows how the host lays these values out, and imports nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.boxes import Box
+
+__all__ = ["boxes_from_host", "sam3_frames", "sam3_size"]
+
+
+def sam3_size(track_data: Mapping[str, Any]) -> tuple[int, int]:
+    """(frames, objects) of a SAM3_TRACK_DATA. Raises ValueError for one that is none, or that found nothing."""
+    packed, size = track_data.get("packed_masks"), track_data.get("orig_size")
+    if "packed_masks" not in track_data or size is None or len(size) != 2:
+        raise ValueError(
+            f"this SAM3 track data has {', '.join(map(str, track_data)) or 'nothing'}; the tracker of ComfyUI 0.30 "
+            "and later gives packed_masks and orig_size"
+        )
+    if packed is None or packed.shape[1] == 0:
+        raise ValueError("SAM3 tracked no object. Change its text prompt, its threshold or its first mask")
+    if packed.ndim != 4 or packed.dtype != torch.uint8:
+        raise ValueError(f"SAM3 masks are packed (frames, objects, height, width / 8) uint8; got {tuple(packed.shape)}")
+    return int(packed.shape[0]), int(packed.shape[1])
+
+
+def sam3_frames(track_data: Mapping[str, Any], index: int) -> Iterator[Tensor]:
+    """The masks (H, W) bool of one object, frame by frame: never more than one is unpacked.
+
+    The host stores one bit a pixel, the lowest bit leftmost, at the tracker's resolution; like its own nodes this
+    enlarges bilinearly to the video's size, and then cuts at one half."""
+    packed, size = track_data["packed_masks"], tuple(int(n) for n in track_data["orig_size"])
+    bits = torch.tensor([1 << i for i in range(8)], dtype=torch.uint8)
+    for frame in packed[:, index]:
+        mask = (frame.cpu()[..., None] & bits).ne(0).flatten(-2)
+        if tuple(mask.shape) != size:
+            soft = torch.nn.functional.interpolate(mask[None, None].float(), size, mode="bilinear", align_corners=False)
+            mask = soft[0, 0] > 0.5
+        yield mask
+
+
+def boxes_from_host(bboxes: Any, names: Sequence[str]) -> dict[str, dict[int, Box | None]]:
+    """Key-framed boxes {name: {frame: (x0, y0, x1, y1)}} of a BOUNDING_BOX value.
+
+    One box or a flat list: each box is an instance of its own, with a key in frame 0. A list of lists, one per frame:
+    box k of every frame is instance k, and it is off in frames that have fewer boxes. `names` name the instances; blank
+    for "box 1", "box 2" and so on. Raises ValueError for values of another form and a wrong number of names.
+    """
+    frames = bboxes if isinstance(bboxes, list) and bboxes and isinstance(bboxes[0], list) else [bboxes]
+    frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
+    count = max(len(frame) for frame in frames)
+    names = list(names) or [f"box {i + 1}" for i in range(count)]
+    if not count or len(names) != count:
+        raise ValueError(
+            f"there are {count} bounding boxes and {len(names)} names ({', '.join(names)}); give one for each"
+        )
+    keys: dict[str, dict[int, Box | None]] = {name: {} for name in names}
+    for i, frame in enumerate(frames):
+        for k, name in enumerate(names):
+            keys[name][i] = _corners(frame[k]) if k < len(frame) else None
+    return keys
+
+
+def _corners(box: Any) -> Box:
+    try:
+        x, y, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"a bounding box has x, y, width and height in pixels; got {str(box)[:80]}") from None
+    return x, y, x + width, y + height
