@@ -22,7 +22,8 @@ __all__ = ["Sight", "look"]
 
 _CHUNK = 32  # clips looked at together
 _LEASH = 0.02  # how much of an instance's area one pixel of distance from where it last was weighs
-_LOST = 0.35  # seen with less than this share of its area (and not hidden behind another), an instance is lost
+_LOST = 0.35  # seen with less than this share of its free area, an instance is lost
+_HIDDEN = 0.6  # no more of an instance than this counts as hidden behind others; the world never hides more either
 _NEW = 0.2  # a solid spot of this share of an instance's area, where nobody should be, is something new
 _WINDOW = 2.0  # pixels around an instance's farthest reach that still belong to it
 
@@ -112,6 +113,11 @@ def _erode(mask: Tensor) -> Tensor:
     return mask
 
 
+def _grow(mask: Tensor) -> Tensor:
+    """Undoes `_erode` on what it kept."""
+    return functional.max_pool2d(mask.float(), 3, 1, 1) > 0
+
+
 def _smooth(mask: Tensor, sigma: float) -> Tensor:
     """Gaussian filter by two matrix products; a spot of area A and about that size answers with 0.6 A."""
 
@@ -124,10 +130,12 @@ def _smooth(mask: Tensor, sigma: float) -> Tensor:
 
 def _look_chunk(video: Tensor, clips: Clips) -> Sight:
     scores = _colour_scores(video)
-    own = _own_colour(scores, clips.colour, clips.present)
+    strange = _strange(scores, clips)
+    own = _own_colour(scores, clips.colour, clips.present) & ~_grow(strange).unsqueeze(1)
     area = clips.masks[:, :, 0].sum(dim=(-2, -1)).float()  # (N, K), everybody is whole in frame 0
     centres, masks, lost = _follow(own, clips, area)
-    new = _leftovers(own, clips, area, centres) | _strangers(scores, clips, area)
+    least = area.masked_fill(~clips.present, torch.inf).amin(dim=1)
+    new = _leftovers(own, clips, area, centres) | (strange.sum(dim=(-2, -1)) > _NEW * least.unsqueeze(-1))
     return Sight(centres, masks, lost & clips.present.unsqueeze(-1), new)
 
 
@@ -165,7 +173,7 @@ def _follow(own: Tensor, clips: Clips, area: Tensor) -> tuple[Tensor, Tensor, Te
         cover = own[:, :, frame].any(dim=1, keepdim=True) & ~own[:, :, frame]
         disc = _distances(torch.where((mass > 0.1 * area).unsqueeze(-1), centre, last), height, width)
         hidden = (cover & (disc <= clips.radius[..., None, None])).sum(dim=(-2, -1))
-        gone = mass + hidden < _LOST * area
+        gone = mass < _LOST * (area - hidden.minimum(_HIDDEN * area))
         last = torch.where((mass > 0.1 * area).unsqueeze(-1), centre, last).clamp(min=0).minimum(size)
         centres.append(last)
         masks.append(spot)
@@ -206,11 +214,9 @@ def _leftovers(own: Tensor, clips: Clips, area: Tensor, centres: Tensor) -> Tens
     return (solid > _NEW * area.unsqueeze(-1)).logical_and(clips.present.unsqueeze(-1)).any(dim=1)
 
 
-def _strangers(scores: Tensor, clips: Clips, area: Tensor) -> Tensor:
-    """(N, F): a solid spot of a colour that nobody in the clip has."""
+def _strange(scores: Tensor, clips: Clips) -> Tensor:
+    """The insides of solid spots of colours that nobody in the clip has: (N, F, H, W) bool."""
     best, label = scores.max(dim=2)
     known = functional.one_hot(clips.colour, scores.shape[2]).bool() & clips.present.unsqueeze(-1)
     strange = ~known.any(dim=1)  # (N, C)
-    spot = strange.gather(1, label.flatten(1)).view(label.shape) & (best > 0)
-    least = area.masked_fill(~clips.present, torch.inf).amin(dim=1)
-    return _erode(spot).sum(dim=(-2, -1)) > _NEW * least.unsqueeze(-1)
+    return _erode(strange.gather(1, label.flatten(1)).view(label.shape) & (best > 0))
