@@ -50,9 +50,9 @@ def _agrees(surface: str, text: str, byte_level: bool) -> bool:
     if byte_level and all(char in _BYTES for char in surface):
         return bytes(_BYTES[char] for char in surface).strip() in text.encode()
     word = surface.replace(_META, "").strip()
-    if word.isascii() and text.isascii():
-        return word in text or (word == "<unk>" and bool(text))
-    return True
+    if word == "<unk>" or not (word.isascii() and text.isascii()):
+        return bool(text)
+    return word in text
 
 
 def _walk(surfaces: Sequence[str], units: Sequence[_Unit], droppable: Callable[[str], bool]) -> list[tuple[int, int]]:
@@ -75,7 +75,7 @@ def _walk(surfaces: Sequence[str], units: Sequence[_Unit], droppable: Callable[[
             end = units[at][2]
             at += 1
         if start < 0:  # a lone space belongs to the word that it begins
-            ahead = next((unit for unit in units[at:] if not unit[0].isspace()), None)
+            ahead = next((unit for unit in units[at:] if not droppable(unit[0])), None)
             last = units[-1][2] if units else 0
             start, end = (ahead[1], ahead[2]) if ahead else (last, last)
         spans.append((start, end))
@@ -113,12 +113,22 @@ def fast_pieces(tokenizer: Any, text: str, special: bool = False) -> list[Piece]
     """
     made = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special)
     ids = [int(token) for token in made["input_ids"]]
+    seen = [i for i, char in enumerate(text) if unicodedata.category(char) != "Cc" or char in "\t\n\r"]
+    if len(seen) < len(text):  # offsets around control characters that make no token are off
+        clean = "".join(text[i] for i in seen)
+        if list(tokenizer(clean, add_special_tokens=special)["input_ids"]) == ids:
+            return shifted(fast_pieces(tokenizer, clean, special), [(i, i + 1) for i in seen])
     surfaces = tokenizer.convert_ids_to_tokens(ids)
     spans = [(int(start), int(end)) for start, end in made["offset_mapping"]]
     own = set(tokenizer.all_special_ids) if special else set()
     inner = [n for n, (token, (start, end)) in enumerate(zip(ids, spans)) if not (token in own and start == end)]
     byte_level = _known(tokenizer, "\u0120")
-    if not all(_agrees(surfaces[n], text[slice(*spans[n])], byte_level) for n in inner):
+    wrong = next((n for n in inner if not _agrees(surfaces[n], text[slice(*spans[n])], byte_level)), None)
+    if wrong is not None and not byte_level:
+        raise ValueError(
+            f"token {surfaces[wrong]!r} is said to be {text[slice(*spans[wrong])]!r}; take control characters out"
+        )
+    if wrong is not None:
         found = _walk([surfaces[n] for n in inner], _characters(text), lambda char: not _known(tokenizer, char))
         for n, span in zip(inner, found):
             spans[n] = span

@@ -15,11 +15,15 @@ from typing import Any, Literal
 
 from ...core.binding import CUT, Phrase, PromptBinding, Token, bind
 from ...core.phrases import PhraseSpec
+from ...core.prompt import Span
 from ..tokens import Piece, shifted, tokenizer_pieces
 
 __all__ = ["bind_prompt", "prompt_tokens"]
 
 Family = Literal["t5", "umt5", "llama"]
+
+# What Python's html.unescape takes for an entity.
+_ENTITY = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
 
 # `max_sequence_length` of each pipeline's own __call__.
 _ROWS = {"t5": 226, "umt5": 512, "llama": 256}
@@ -41,24 +45,42 @@ def _template(pipeline: Any) -> Mapping[str, Any]:
     return vars(sys.modules[type(pipeline).__module__])["DEFAULT_PROMPT_TEMPLATE"]
 
 
-def _tidied(prompt: str) -> str:
-    """What Wan's pipeline makes of a prompt: repaired text where ftfy is installed, HTML entities, single spaces."""
+def _repaired(prompt: str) -> tuple[str, list[Span]]:
+    """The prompt after ftfy, where that is installed, and the place of each of its characters."""
+    places = [(i, i + 1) for i in range(len(prompt))]
     try:
         import ftfy
-
-        prompt = ftfy.fix_text(prompt)
     except ImportError:
-        pass
-    text = html.unescape(html.unescape(prompt)).strip()
-    return re.sub(r"\s+", " ", text).strip()
+        return prompt, places
+    text = ftfy.fix_text(prompt)
+    if len(text) != len(prompt):
+        places = []
+        for kind, i, j, k, m in SequenceMatcher(None, prompt, text, autojunk=False).get_opcodes():
+            places += [(i + n, i + n + 1) if kind == "equal" else (i, j) for n in range(m - k)]
+    return text, places
 
 
-def _places(tidied: str, prompt: str) -> list[tuple[int, int]]:
-    """For each character of a tidied prompt, where it stands in the prompt as typed."""
-    places: list[tuple[int, int]] = []
-    for kind, i, j, k, m in SequenceMatcher(None, prompt, tidied, autojunk=False).get_opcodes():
-        places += [(i + n, i + n + 1) if kind == "equal" else (i, j) for n in range(m - k)]
-    return places
+def _unescaped(text: str, places: list[Span]) -> tuple[str, list[Span]]:
+    """HTML entities as the signs they name; each sign stands where its entity stood."""
+    out, moved, at = "", [], 0
+    for entity in _ENTITY.finditer(text):
+        out += text[at : entity.start()]
+        moved += places[at : entity.start()]
+        sign = html.unescape(entity[0])
+        out += sign
+        moved += [(places[entity.start()][0], places[entity.end() - 1][1])] * len(sign)
+        at = entity.end()
+    return out + text[at:], moved + places[at:]
+
+
+def _tidied(prompt: str) -> tuple[str, list[Span]]:
+    """What Wan's pipeline makes of a prompt (repaired text where ftfy is installed, entities resolved twice, single
+    spaces), and where each character stands in the prompt as typed."""
+    text, places = _unescaped(*_unescaped(*_repaired(prompt)))
+    kept = [i for i, char in enumerate(text) if not (char.isspace() and (i + 1 == len(text) or text[i + 1].isspace()))]
+    while kept and text[kept[0]].isspace():
+        kept.pop(0)
+    return "".join(" " if text[i].isspace() else text[i] for i in kept), [places[i] for i in kept]
 
 
 def _check(tokenizer: Any, text: str, pieces: Sequence[Piece], room: int) -> list[int]:
@@ -90,12 +112,12 @@ def _left_padding(tokenizer: Any, ids: Sequence[int], room: int) -> int:
 
 def _plain(tokenizer: Any, prompt: str, rows: int, tidy: bool) -> list[Token]:
     """Tokens of a T5 or UMT5 prompt, padded to `rows`; a longer one keeps its end token in the last row."""
-    text = _tidied(prompt) if tidy else prompt
+    text, places = _tidied(prompt) if tidy else (prompt, [])
     pieces = tokenizer_pieces(tokenizer, text, special=True)
     if not pieces or pieces[-1].id != tokenizer.eos_token_id:  # a slow tokenizer's pieces come without it
         pieces.append(Piece(tokenizer.eos_token_id, tokenizer.eos_token, len(text), len(text)))
     ids = _check(tokenizer, text, pieces, rows)
-    placed = shifted(pieces, _places(text, prompt)) if text != prompt else pieces
+    placed = shifted(pieces, places) if tidy else pieces
     kept = len(pieces) if len(pieces) <= rows else rows - 1
     return _rows(placed, kept, _left_padding(tokenizer, ids, rows))
 
