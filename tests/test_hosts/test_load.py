@@ -306,3 +306,206 @@ def _hunyuan_sample(model: Any, positive: Any, noise: Tensor, first: Tensor | No
             denoise_mask=None if first is None else mask,
             seed=SEED,
         )
+
+
+# ---- the other parts of a folder
+
+
+def test_wan_vae_is_diffusers(tmp_path: Path, comfy: ModuleType) -> None:
+    import diffusers
+
+    from matrix_lib.hosts.comfy.load import load_vae
+
+    folder = make_wan(tmp_path / "wan", text_encoder=False)
+    theirs, ours = diffusers.AutoencoderKLWan.from_pretrained(folder / "vae"), load_vae(folder)
+    clip = torch.rand(9, 32, 48, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = theirs.encode(2 * clip.movedim(-1, 0)[None] - 1).latent_dist.mode()
+        latent = ours.encode(clip)
+        frames = ours.decode(wanted)
+        decoded = (theirs.decode(wanted).sample[0].movedim(0, -1) / 2 + 0.5).clamp(0, 1)
+    assert relative(latent, wanted) < 1e-4
+    assert relative(frames[0], decoded) < 1e-4
+
+
+def test_cogvideox_vae_is_diffusers(tmp_path: Path, comfy: ModuleType) -> None:
+    """The host builds this VAE in one size only; its class at a small size stands for it.
+
+    Clips of one chunk: beyond, the two sides cut time into other chunks, and norms see other frames.
+    """
+    import diffusers
+    from comfy.ldm.cogvideo.vae import AutoencoderKLCogVideoX
+
+    from matrix_lib.hosts.comfy.load import read_weights
+
+    folder = make_cogvideox(tmp_path / "cog", text_encoder=False)
+    theirs = diffusers.AutoencoderKLCogVideoX.from_pretrained(folder / "vae")
+    ours = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), layers_per_block=1, groups=2).eval()
+    ours.load_state_dict(read_weights(folder / "vae", "diffusion_pytorch_model"))
+    with torch.inference_mode():
+        for frames in (1, 5, 8):
+            clip = noise_like(1, 3, frames, 32, 48)
+            assert relative(ours.encode(clip), theirs.encode(clip).latent_dist.mode()) < 1e-4
+        latent = noise_like(1, 16, 1, 4, 6)
+        assert relative(ours.decode(latent), theirs.decode(latent).sample) < 1e-4
+
+
+def test_hunyuan_vae_is_diffusers(comfy: ModuleType) -> None:
+    """As above; for one frame, as the host's middle attention sees all frames and diffusers' only earlier ones."""
+    import diffusers
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+    from support_models import randomize
+
+    from matrix_lib.backbones.keymaps import VAES, to_native
+
+    theirs = diffusers.AutoencoderKLHunyuanVideo(block_out_channels=(32, 32, 64, 64), layers_per_block=2)
+    randomize(theirs, 1, 0.05)
+    config = {"double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32}
+    config |= {"ch_mult": [1, 1, 2, 2], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}
+    ours = AutoencoderKL(ddconfig=config | {"conv3d": True, "time_compress": 4}, embed_dim=16).eval()
+    ours.load_state_dict(to_native(theirs.state_dict(), VAES["hunyuan_video"]))
+    with torch.inference_mode():
+        clip, latent = noise_like(1, 3, 1, 32, 48), noise_like(1, 16, 1, 4, 6)
+        assert relative(ours.encode(clip), theirs.encode(clip).latent_dist.mode()) < 1e-4
+        assert relative(ours.decode(latent), theirs.decode(latent).sample) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "wan"])
+def test_text_encoder_is_transformers(tmp_path: Path, comfy: ModuleType, family: str) -> None:
+    from transformers import T5EncoderModel, UMT5EncoderModel
+
+    from matrix_lib.hosts.comfy.load import load_text_encoder
+
+    make = make_wan if family == "wan" else make_cogvideox
+    folder = make(tmp_path / family, vae=False)
+    clip = load_text_encoder(folder, family)
+    kind = UMT5EncoderModel if family == "wan" else T5EncoderModel
+    theirs = kind.from_pretrained(folder / "text_encoder").eval()
+    tokens = clip.tokenize("a woman hands the paper cup to the old man")
+    ids = torch.tensor([[token for token, _ in next(iter(tokens.values()))[0]]])
+    words = int((ids != 0).sum())
+    assert ids.shape[1] == (512 if family == "wan" else 226)
+    assert 5 < words < 60
+    # Wan's encoder does not see the padding and its rows are zero; CogVideoX's sees it
+    mask = (ids != 0).long() if family == "wan" else torch.ones_like(ids)
+    with torch.inference_mode():
+        wanted = theirs(ids, attention_mask=mask).last_hidden_state
+        got = clip.encode_from_tokens_scheduled(tokens)[0][0]
+    if family == "wan":
+        assert not got[:, words:].any()
+        got, wanted = got[:, :words], wanted[:, :words]
+    assert relative(got, wanted) < 1e-3
+
+
+def test_llama_names_come_out_the_same_from_every_wrapping() -> None:
+    from matrix_lib.backbones.keymaps import llama_to_native
+
+    inner = ["layers.0.self_attn.q_proj.weight", "embed_tokens.weight", "norm.weight"]
+    for head, extra in (("", []), ("model.", ["lm_head.weight"]), ("language_model.model.", ["vision_tower.a.weight"])):
+        state = {name: torch.zeros(1) for name in [head + name for name in inner] + extra}
+        assert set(llama_to_native(state)) == {"model." + name for name in inner}
+
+
+# ---- folders that are not right
+
+
+@pytest.fixture
+def broken(tmp_path: Path, comfy: ModuleType) -> Path:
+    return make_wan(tmp_path / "wan", text_encoder=False, vae=False)
+
+
+def refuses(folder: Path, message: str, **options: Any) -> None:
+    from matrix_lib.hosts.comfy.load import load_folder
+
+    with pytest.raises(ValueError, match=message):
+        load_folder(folder, **{"text_encoder": False, "vae": False, **options})
+
+
+def test_missing_parts_are_named(broken: Path) -> None:
+    refuses(broken, r"text_encoder is missing", text_encoder=True)
+    refuses(broken, r"vae.config\.json is missing", vae=True)
+    weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    refuses(broken, r"a pickle, which is not read")
+    (broken / "transformer" / "config.json").unlink()
+    refuses(broken, r"config\.json is missing: is the folder a complete diffusers download")
+
+
+def test_truncated_and_hostile_files_are_refused(broken: Path) -> None:
+    weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"\xff" * 64, (2**62).to_bytes(8, "little") + b"{}"):
+        weights.write_bytes(content)
+        refuses(broken, "no complete safetensors file")
+    config = broken / "transformer" / "config.json"
+    config.write_text("[1, 2")
+    refuses(broken, "is no JSON")
+    config.write_text("[1, 2]")
+    refuses(broken, "holds a list")
+
+
+def test_other_architectures_are_refused(broken: Path) -> None:
+    config = broken / "transformer" / "config.json"
+    content = config.read_text()
+    config.write_text(content.replace("WanTransformer3DModel", "FluxTransformer2DModel"))
+    refuses(broken, "holds a FluxTransformer2DModel. Accepted: CogVideoXTransformer3DModel")
+    config.write_text(content.replace('"in_channels": 16', '"in_channels": 56'))
+    refuses(broken, "takes 56 input channels.*widened")
+
+
+def test_a_model_with_holes_is_refused(broken: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    save_file({k: v for k, v in state.items() if k != "blocks.1.attn2.to_v.weight"}, path)
+    refuses(broken, r"lacks weights.*blocks\.1\.cross_attn\.v\.weight")
+    save_file({**state, "blocks.1.extra.weight": torch.zeros(1)}, path)
+    refuses(broken, r"no native name.*blocks\.1\.extra")
+
+
+def test_a_small_cogvideox_vae_is_refused_with_a_way_out(tmp_path: Path, comfy: ModuleType) -> None:
+    folder = make_cogvideox(tmp_path / "cog", text_encoder=False)
+    refuses(folder, "block_out_channels is .*Load the folder without its VAE", vae=True)
+
+
+def test_shards(broken: Path) -> None:
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    from matrix_lib.hosts.comfy.load import load_folder
+
+    part = broken / "transformer"
+    whole = part / "diffusion_pytorch_model.safetensors"
+    state = load_file(whole)
+    before = load_folder(broken, text_encoder=False, vae=False).model.model.state_dict()
+    names = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    keys = sorted(state)
+    for name, half in zip(names, (keys[::2], keys[1::2]), strict=True):
+        save_file({key: state[key] for key in half}, part / name)
+    whole.unlink()
+    index = part / "diffusion_pytorch_model.safetensors.index.json"
+    placed = {key: names[i % 2] for i, key in enumerate(keys)}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    done: list[float] = []
+    after = load_folder(broken, text_encoder=False, vae=False, progress=done.append).model.model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert done == sorted(done)
+    assert done[-1] == pytest.approx(1.0)
+    (part / names[1]).rename(broken / names[1])
+    refuses(broken, "lacks 1 of 2 shards: diffusion_pytorch_model-00002")
+    for name in (f"../{names[1]}", str(broken / names[1]), "weights.bin"):
+        index.write_text(json.dumps({"weight_map": {**placed, keys[0]: name}}))
+        refuses(broken, "shards are .safetensors files beside the index")
+
+
+def test_folders_are_found_by_their_place(tmp_path: Path, comfy: ModuleType) -> None:
+    from matrix_lib.hosts.comfy.load import find_folders
+
+    for place in ("one", "authors/two", "authors/three/deep", "too/far/down/here", "no-model"):
+        (tmp_path / place / "transformer").mkdir(parents=True)
+        if place != "no-model":
+            (tmp_path / place / "transformer" / "config.json").write_text("{}")
+    assert list(find_folders([str(tmp_path)])) == ["authors/three/deep", "authors/two", "one"]
+    assert find_folders([str(tmp_path / "absent")]) == {}

@@ -379,3 +379,36 @@ def test_positions_are_diffusers(comfy: ModuleType) -> None:
             assert torch.allclose(a, b, atol=1e-5)
         table = get_3d_sincos_pos_embed(48, (w, h), t, 1.875, 1.0).float()
         assert torch.allclose(add_sincos(torch.zeros(1, t, h, w, 48)).reshape(t, h * w, 48), table, atol=1e-6)
+
+
+def test_the_hosts_classes_are_asked_and_answer(comfy: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """The probes run on the host's classes as they are, and believe a class that does things rightly."""
+    from comfy.ldm.cogvideo import model as host
+
+    from matrix_lib.backbones.positions import add_sincos
+    from matrix_lib.hosts.comfy import repair
+
+    class Table(host.CogVideoXPatchEmbed):
+        def forward(self, text_embeds: Tensor, image_embeds: Tensor) -> Tensor:
+            kept = self.use_positional_embeddings, self.use_learned_positional_embeddings
+            self.use_positional_embeddings = self.use_learned_positional_embeddings = False
+            embeds = super().forward(text_embeds, image_embeds)
+            self.use_positional_embeddings, self.use_learned_positional_embeddings = kept
+            grid = (image_embeds.shape[1], image_embeds.shape[3] // 2, image_embeds.shape[4] // 2)
+            if kept[1] and grid == (2, 2, 4):
+                return embeds + self.pos_embedding
+            words = text_embeds.shape[1]
+            video = add_sincos(embeds[:, words:].unflatten(1, grid)).flatten(1, 3)
+            return torch.cat([embeds[:, :words], video], dim=1)
+
+    class Front(host.CogVideoXTransformer3DModel):
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            lead = x.shape[2] % 2
+            return super().forward(torch.cat([x[:, :, :lead], x], dim=2), *args, **kwargs)[:, :, lead:]
+
+    for learned in (False, True):
+        assert not repair._host_adds_table(host.CogVideoXPatchEmbed, learned)
+        assert repair._host_adds_table(Table, learned)
+    assert repair._host_fills_behind(host.CogVideoXTransformer3DModel)
+    assert not repair._host_fills_behind(Front)
+    assert "cannot ask" not in caplog.text

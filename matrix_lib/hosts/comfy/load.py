@@ -260,12 +260,13 @@ def load_text_encoder(folder: Path, family: str, progress: Progress | None = Non
 
 def _t5_clip(folder: Path, family: str, state: dict[str, Tensor]) -> Any:
     import comfy.text_encoders.cogvideo
+    import comfy.text_encoders.sd3_clip
     import comfy.text_encoders.wan
 
     config = _json(folder / "text_encoder" / "config.json")
     sizes = ("d_ff", "d_kv", "d_model", "num_heads", "num_layers", "vocab_size", "relative_attention_num_buckets")
     options = {name: config[name] for name in sizes if name in config}
-    detected = comfy.sd.t5xxl_detect([state])
+    detected = comfy.text_encoders.sd3_clip.t5_xxl_detect(state)
     if family == "wan":
         target = SimpleNamespace(
             params={}, clip=comfy.text_encoders.wan.te(**detected), tokenizer=comfy.text_encoders.wan.WanT5Tokenizer
