@@ -19,7 +19,8 @@ from matrix_lib.core.attention import Pool, pooled_columns, pooled_rows, sdpa_wi
 from matrix_lib.core.binding import Phrase, PromptBinding
 from matrix_lib.core.sites import AttentionCall
 from matrix_lib.core.tracks import MaskTracks
-from matrix_lib.hosts.diffusers.attach import attach, watch
+from matrix_lib.hosts.diffusers.attach import Watch, attach, backbone_of, sites_of
+from matrix_lib.instrument.recorder import RecorderConfig
 from matrix_lib.instrument.session import Session
 
 from .timing import as_json, compare
@@ -45,22 +46,36 @@ def run(rounds: int) -> dict[str, Any]:
     results["accuracy"] = accuracy(device)
     print("accuracy against float64:", results["accuracy"])
 
+    at = iter(range(1000, 0, -1))
+
+    def forward() -> None:
+        """One step: each has a timestep of its own, so that every step's maps are brought to main memory."""
+        model(**{**args, "timestep": torch.full_like(args["timestep"], next(at))})
+
     def plain() -> None:
         with torch.inference_mode():
-            model(**args)
+            forward()
 
-    def watched() -> None:
-        with torch.inference_mode(), watch(model, binding, tracks, branches=["cond"]) as seen:
-            model(**args)
-            seen.capture()
+    def in_run(run: Any) -> Any:
+        """`run` inside a watch of its own that stays open between the rounds but listens only to its own forwards."""
+        seen = Watching(model, binding, tracks, rounds + 1)
 
-    def plain_torch() -> None:
-        with without_triton():
-            watched()
+        def inside() -> None:
+            with seen:
+                run()
+
+        return inside
+
+    def plain_torch(run: Any) -> Any:
+        def inside() -> None:
+            with without_triton():
+                run()
+
+        return inside
 
     def whole_row() -> None:
         with torch.inference_mode(), attach(model, Session([WholeRows(binding)]), lambda f: None):
-            model(**args)
+            forward()
 
     def host(run: Any) -> Any:
         def inside() -> None:
@@ -69,12 +84,17 @@ def run(rounds: int) -> dict[str, Any]:
 
         return inside
 
+    if cuda:  # before any watched run keeps its sums on the GPU
+        before = peak(plain)
+        results["memory_gb"] = {"plain": before, "captured": peak(in_run(plain))}
+        results["memory_gb"]["more"] = round(results["memory_gb"]["captured"] - before, 3)
+        print("peak memory:", results["memory_gb"])
     print("fastest plain kernel")
-    variants = {"plain": plain, "captured": watched, "captured, no Triton": plain_torch}
+    variants = {"plain": plain, "captured": in_run(plain), "captured, no Triton": plain_torch(in_run(plain))}
     results["fastest_kernel"] = as_json(compare(variants, rounds, device))
     if cuda:
         print("the host's kernel order")
-        variants = {"plain": host(plain), "captured": host(watched)}
+        variants = {"plain": host(plain), "captured": host(in_run(plain))}
         results["host_kernel"] = as_json(compare(variants, rounds, device))
         print("whole rows")
         results["whole_rows"] = as_json(compare({"plain": plain, "whole-row softmax": whole_row}, 2, device))
@@ -129,6 +149,31 @@ def boxes(frames: int, height: int, width: int) -> MaskTracks:
             last: (b[0], b[1], b[0] + third, b[1] + height // 3),
         }
     return MaskTracks.from_boxes(rows, frames, height, width)
+
+
+def peak(run: Any) -> float:
+    """Highest GPU allocation during one run, GB (10^9 bytes), after one that warms up."""
+    run()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return round(torch.cuda.max_memory_allocated() / 1e9, 3)
+
+
+class Watching:
+    """One watched sampling run whose steps are taken one at a time, with other work between them."""
+
+    def __init__(self, model: Any, binding: PromptBinding, tracks: MaskTracks, steps: int) -> None:
+        self.model, self.stack = model, contextlib.ExitStack()
+        spec, sites = backbone_of(model), sites_of(model)
+        self.seen = Watch([binding], [tracks], RecorderConfig(), spec.name, sites, lambda: [0.0] * steps, ["cond"])
+
+    def __enter__(self) -> None:
+        self.stack.enter_context(attach(self.model, Session([self.seen]), self.seen.begin))
+
+    def __exit__(self, *error: Any) -> None:
+        self.stack.close()
 
 
 class WholeRows:

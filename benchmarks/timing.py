@@ -18,7 +18,7 @@ __all__ = ["Figure", "compare", "manifest"]
 @dataclass(frozen=True)
 class Figure:
     """One variant. `ms`: median; `low`, `high`: range over the rounds; `ratio`: median over rounds of time / baseline
-    of the same round; `peak_gb`: highest allocation during one run; `more_gb`: that minus the baseline's."""
+    of the same round; `peak_gb`: highest allocation during one run, what the other variants hold included."""
 
     name: str
     ms: float
@@ -26,7 +26,6 @@ class Figure:
     high: float
     ratio: float
     peak_gb: float
-    more_gb: float
 
 
 def compare(variants: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> list[Figure]:
@@ -67,10 +66,10 @@ def compare(variants: dict[str, Callable[[], Any]], rounds: int, device: torch.d
 
 def show(figures: list[Figure]) -> None:
     width = max(len(f.name) for f in figures)
-    print(f"{'':{width}}  {'median ms':>10} {'range':>19} {'ratio':>7} {'peak GB':>8} {'more GB':>8}")
+    print(f"{'':{width}}  {'median ms':>10} {'range':>19} {'ratio':>7} {'peak GB':>8}")
     for f in figures:
         span = f"{f.low:.1f} .. {f.high:.1f}"
-        print(f"{f.name:{width}}  {f.ms:10.1f} {span:>19} {f.ratio:7.3f} {f.peak_gb:8.2f} {f.more_gb:8.2f}", flush=True)
+        print(f"{f.name:{width}}  {f.ms:10.1f} {span:>19} {f.ratio:7.3f} {f.peak_gb:8.2f}", flush=True)
 
 
 def as_json(figures: list[Figure]) -> list[dict[str, Any]]:

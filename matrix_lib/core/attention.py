@@ -38,6 +38,8 @@ class Pool:
     indices: Tensor
     weights: Tensor
     names: tuple[str, ...]
+    members: Tensor  # (E, M) int32: each entity's places in `indices`, -1 behind the last one
+    span: tuple[int, int]  # smallest and largest index, (0, -1) when there is none
 
     @classmethod
     def mean_of(cls, tokens: Mapping[str, Sequence[int] | Tensor]) -> Pool:
@@ -46,18 +48,21 @@ class Pool:
         if empty := [name for name, rows in sets.items() if rows.numel() == 0]:
             raise ValueError(f"no tokens for {', '.join(map(repr, empty))}: each entity needs at least one")
         if not sets:
-            return cls(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0), ())
+            nothing = torch.zeros(0, 0)
+            return cls(torch.zeros(0, dtype=torch.int64), nothing, (), nothing.int(), (0, -1))
         indices = torch.unique(torch.cat(list(sets.values())))
         weights = torch.zeros(len(indices), len(sets))
+        members = torch.full((len(sets), max(len(torch.unique(rows)) for rows in sets.values())), -1, dtype=torch.int32)
         for column, rows in enumerate(sets.values()):
-            rows = torch.unique(rows)
-            weights[torch.searchsorted(indices, rows), column] = 1.0 / len(rows)
-        return cls(indices, weights, tuple(sets))
+            places = torch.searchsorted(indices, torch.unique(rows))
+            weights[places, column] = 1.0 / len(places)
+            members[column, : len(places)] = places.int()
+        return cls(indices, weights, tuple(sets), members, (int(indices[0]), int(indices[-1])))
 
     def to(self, device: torch.device) -> Pool:
         if self.indices.device == device:
             return self
-        return Pool(self.indices.to(device), self.weights.to(device), self.names)
+        return Pool(self.indices.to(device), self.weights.to(device), self.names, self.members.to(device), self.span)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -141,7 +146,7 @@ def pooled_rows(
         lse = row_lse(picked, k, scale, mask=_slice_mask(mask, rows.indices, None), budget=budget)
     if not grad and not per_head and mask is None and kernels.usable(q):
         assert lse is not None
-        return kernels.rows(picked, k[:, :, start : start + length], lse, rows.weights, scale)
+        return kernels.rows(picked, k[:, :, start : start + length], lse, rows.weights, rows.members, scale)
     span = slice(start, start + length)
     total: Tensor | None = None
     for chunk in _row_chunks(picked, k.shape[2], budget):
@@ -306,6 +311,6 @@ def _wants_grad(q: Tensor, k: Tensor) -> bool:
 
 
 def _check(pool: Pool, size: int, what: str) -> None:
-    if pool.indices.numel() and (int(pool.indices.min()) < 0 or int(pool.indices.max()) >= size):
-        low, high = int(pool.indices.min()), int(pool.indices.max())
+    low, high = pool.span
+    if low < 0 or high >= size:
         raise ValueError(f"{what} tokens {low}..{high} were asked for, but this call has {what} tokens 0..{size - 1}")

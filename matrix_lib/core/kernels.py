@@ -15,6 +15,8 @@ from torch import Tensor
 
 __all__ = ["columns", "has_lse", "rows", "usable"]
 
+_LOG2E = 1.4426950408889634
+
 
 def has_lse(q: Tensor) -> bool:
     """Whether a fused PyTorch kernel on this device returns the log-sum-exp at useful precision for q's dtype."""
@@ -41,45 +43,49 @@ def columns(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float) ->
     b, h, n, d = q.shape
     c = k.shape[2]
     k = k.contiguous()
-    out = torch.empty(b, c, n, device=q.device, dtype=torch.float32)
-    block_c = max(16, triton.next_power_of_2(min(c, 64)))
-    grid = (triton.cdiv(n, 128), triton.cdiv(c, block_c), b)
     lse = lse if lse.stride(-1) == 1 else lse.contiguous()
-    kernel[grid](
-        q, k, lse, out, n, c, h, scale, 1.0 / h,
+    block_c = max(16, triton.next_power_of_2(min(c, 64)))
+    blocks = triton.cdiv(n, 128) * triton.cdiv(c, block_c) * b
+    split = _head_split(h, blocks)
+    out = torch.zeros(b, c, n, device=q.device, dtype=torch.float32)
+    kernel[(triton.cdiv(n, 128), triton.cdiv(c, block_c) * split, b)](
+        q, k, lse, out, n, c, h, scale * _LOG2E, 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
         lse.stride(0), lse.stride(1), out.stride(0), out.stride(1),
-        D=d, BN=128, BC=block_c, PRECISION=_precision(q), num_warps=4,
+        D=d, BN=128, BC=block_c, SPLIT=split, PRECISION=_precision(q), num_warps=4, num_stages=3,
     )  # fmt: skip
     return torch.einsum("bcn,ce->ben", out, weights.to(out))
 
 
-def rows(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float) -> Tensor:
+def rows(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, members: Tensor, scale: float) -> Tensor:
     """Picked rows (B, H, R, D), keys (B, H, S, D), lse (B, H, R), weights (R, E) -> (B, E, S) float32, mean over heads.
 
-    Entities are summed apart, so a row that two entities share is read twice; their token sets are small.
+    members (E, M) int32: the picked rows of each entity, -1 behind the last one. Entities are summed apart, so a row
+    that two of them share is read twice; their sets are small.
     """
     built = _build()
     assert built is not None
     triton, _, kernel = built
     b, h, r, d = q.shape
-    s, e = k.shape[2], weights.shape[1]
-    out = torch.empty(b, e, s, device=q.device, dtype=torch.float32)
+    s, (e, most) = k.shape[2], members.shape
     q, lse, weights = q.contiguous(), lse.contiguous(), weights.to(torch.float32).t().contiguous()
-    block_e = triton.next_power_of_2(max(e, 1))
-    # Heads are split over programs where the grid would leave the GPU idle; partial sums meet by atomics.
-    split = 1
-    while split < h and triton.cdiv(s, 128) * b * split < 256 and h % (split * 2) == 0:
-        split *= 2
-    if split > 1:
-        out.zero_()
-    kernel[(triton.cdiv(s, 128), split, b)](
-        q, k, lse, weights, out, r, s, h, e, scale, 1.0 / h,
+    split = _head_split(h, triton.cdiv(s, 128) * b * e)
+    out = torch.zeros(b, e, s, device=q.device, dtype=torch.float32)
+    kernel[(triton.cdiv(s, 128), e * split, b)](
+        q, k, lse, weights, members, out, r, s, h, most, scale * _LOG2E, 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
         lse.stride(0), lse.stride(1), out.stride(0), out.stride(1),
-        D=d, BS=128, BR=64, BE=block_e, SPLIT=split, PRECISION=_precision(q), num_warps=4,
+        D=d, BS=128, BR=64, SPLIT=split, PRECISION=_precision(q), num_warps=8, num_stages=3,
     )  # fmt: skip
     return out
+
+
+def _head_split(heads: int, blocks: int) -> int:
+    """Over how many programs the heads are dealt, so that a few hundred of them fill the GPU; sums meet by atomics."""
+    split = 1
+    while blocks * split < 512 and heads % (split * 2) == 0:
+        split *= 2
+    return split
 
 
 def _precision(q: Tensor) -> str:
@@ -95,66 +101,68 @@ def _build() -> tuple[Any, Any, Any] | None:
         import triton.language as tl
     except ImportError:
         return None
+    LOG2E = tl.constexpr(_LOG2E)
 
     @triton.jit
     def column_kernel(
         q, k, lse, out, n, c, heads, scale, mean,
         q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_c,
-        D: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
+        D: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
         at_n = tl.program_id(0) * BN + tl.arange(0, BN)
-        at_c = tl.program_id(1) * BC + tl.arange(0, BC)
+        at_c = tl.program_id(1) // SPLIT * BC + tl.arange(0, BC)
         batch = tl.program_id(2).to(tl.int64)
         at_d = tl.arange(0, D)
         in_n, in_c = at_n < n, at_c < c
         total = tl.zeros((BN, BC), dtype=tl.float32)
-        for head in range(heads):
+        for head in range(tl.program_id(1) % SPLIT, heads, SPLIT):
             q_at = q + batch * q_b + head * q_h + at_n[:, None].to(tl.int64) * q_n + at_d[None, :]
             k_at = k + batch * k_b + head * k_h + at_c[None, :] * k_n + at_d[:, None]
             queries = tl.load(q_at, mask=in_n[:, None], other=0.0)
             keys = tl.load(k_at, mask=in_c[None, :], other=0.0)
             norm = tl.load(lse + batch * l_b + head * l_h + at_n, mask=in_n, other=float("inf"))
-            norm = tl.where(norm == float("-inf"), float("inf"), norm)
+            norm = tl.where(norm == float("-inf"), float("inf"), norm) * LOG2E
             logits = tl.dot(queries, keys, input_precision=PRECISION) * scale
-            total += tl.exp(logits - norm[:, None])
+            total += tl.exp2(logits - norm[:, None])
         at = out + batch * o_b + at_c[None, :].to(tl.int64) * o_c + at_n[:, None]
-        tl.store(at, total * mean, mask=in_n[:, None] & in_c[None, :])
-
-    @triton.jit
-    def row_kernel(
-        q, k, lse, weights, out, r, s, heads, entities, scale, mean,
-        q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_e,
-        D: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr, BE: tl.constexpr, SPLIT: tl.constexpr,
-        PRECISION: tl.constexpr,
-    ):  # fmt: skip
-        at_s = tl.program_id(0) * BS + tl.arange(0, BS)
-        part = tl.program_id(1)
-        batch = tl.program_id(2).to(tl.int64)
-        at_d = tl.arange(0, D)
-        at_e = tl.arange(0, BE)
-        in_s = at_s < s
-        total = tl.zeros((BE, BS), dtype=tl.float32)
-        for head in range(part, heads, SPLIT):
-            k_at = k + batch * k_b + head * k_h + at_s[None, :].to(tl.int64) * k_n + at_d[:, None]
-            keys = tl.load(k_at, mask=in_s[None, :], other=0.0)
-            for first in range(0, r, BR):
-                at_r = first + tl.arange(0, BR)
-                in_r = at_r < r
-                q_at = q + batch * q_b + head * q_h + at_r[:, None] * q_n + at_d[None, :]
-                queries = tl.load(q_at, mask=in_r[:, None], other=0.0)
-                norm = tl.load(lse + batch * l_b + head * l_h + at_r, mask=in_r, other=float("inf"))
-                norm = tl.where(norm == float("-inf"), float("inf"), norm)
-                logits = tl.dot(queries, keys, input_precision=PRECISION) * scale
-                probability = tl.exp(logits - norm[:, None])
-                for entity in tl.static_range(BE):
-                    weight = tl.load(weights + entity * r + at_r, mask=in_r & (entity < entities), other=0.0)
-                    summed = tl.sum(probability * weight[:, None], axis=0)
-                    total += tl.where(at_e[:, None] == entity, summed[None, :], 0.0)
-        at = out + batch * o_b + at_e[:, None].to(tl.int64) * o_e + at_s[None, :]
-        keep = (at_e[:, None] < entities) & in_s[None, :]
+        keep = in_n[:, None] & in_c[None, :]
         if SPLIT == 1:
             tl.store(at, total * mean, mask=keep)
         else:
             tl.atomic_add(at, total * mean, mask=keep)
+
+    @triton.jit
+    def row_kernel(
+        q, k, lse, weights, members, out, r, s, heads, most, scale, mean,
+        q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_e,
+        D: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        at_s = tl.program_id(0) * BS + tl.arange(0, BS)
+        entity = tl.program_id(1) // SPLIT
+        batch = tl.program_id(2).to(tl.int64)
+        at_d = tl.arange(0, D)
+        in_s = at_s < s
+        # summed element by element and over rows only once, at the end
+        total = tl.zeros((BR, BS), dtype=tl.float32)
+        for head in range(tl.program_id(1) % SPLIT, heads, SPLIT):
+            k_at = k + batch * k_b + head * k_h + at_s[None, :].to(tl.int64) * k_n + at_d[:, None]
+            keys = tl.load(k_at, mask=in_s[None, :], other=0.0)
+            for first in range(0, most, BR):
+                place = first + tl.arange(0, BR)
+                at_r = tl.load(members + entity * most + place, mask=place < most, other=-1)
+                in_r = at_r >= 0
+                q_at = q + batch * q_b + head * q_h + at_r[:, None] * q_n + at_d[None, :]
+                queries = tl.load(q_at, mask=in_r[:, None], other=0.0)
+                norm = tl.load(lse + batch * l_b + head * l_h + at_r, mask=in_r, other=float("inf"))
+                norm = tl.where(norm == float("-inf"), float("inf"), norm) * LOG2E
+                weight = tl.load(weights + entity * r + at_r, mask=in_r, other=0.0)
+                logits = tl.dot(queries, keys, input_precision=PRECISION) * scale
+                total += tl.exp2(logits - norm[:, None]) * weight[:, None]
+        summed = tl.sum(total, axis=0) * mean
+        at = out + batch * o_b + entity.to(tl.int64) * o_e + at_s
+        if SPLIT == 1:
+            tl.store(at, summed, mask=in_s)
+        else:
+            tl.atomic_add(at, summed, mask=in_s)
 
     return triton, column_kernel, row_kernel

@@ -304,6 +304,7 @@ class _Stream:
             }
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
+        self._copies: dict[str, _Copy] = {}
 
     def add(
         self, kind: str, layer: int, maps: Tensor, frames: tuple[int, ...] | None, keep: list[int] | None = None
@@ -331,7 +332,7 @@ class _Stream:
         for kind in self._sums:
             calls = max(calls, int(self._counts[kind].max()))
             if self.store[kind].shape[1]:
-                self.store[kind][:, bin_] = self._mean(kind).half().cpu()
+                self._copies.setdefault(kind, _Copy()).start(self._mean(kind).half(), self.store[kind][:, bin_])
         self._sums, self._counts = {}, {}
         return calls
 
@@ -344,6 +345,8 @@ class _Stream:
         return sums / counts.clamp(min=1).to(sums.device)[..., None, None]
 
     def finish(self) -> Stream:
+        for copy in self._copies.values():
+            copy.finish()
         layers = {kind: self.layers[kind] if self.names[kind] else () for kind in self.layers}
         return Stream(
             self.key,
@@ -356,6 +359,37 @@ class _Stream:
             layers["v2v"],
             self.v2v.names,
         )
+
+
+class _Copy:
+    """Brings one tensor at a time from the GPU to main memory beside the work that goes on; a plain copy elsewhere."""
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._landing: Tensor | None = None
+        self._source: Tensor | None = None
+        self._target: Tensor | None = None
+
+    def start(self, source: Tensor, target: Tensor) -> None:
+        """Copies `source` to `target` in main memory; it is there at the latest after the next `start` or `finish`."""
+        self.finish()
+        if source.device.type != "cuda":
+            target.copy_(source)
+            return
+        if self._stream is None or self._landing is None:
+            self._stream = torch.cuda.Stream(source.device)
+            self._landing = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
+        self._stream.wait_stream(torch.cuda.current_stream(source.device))
+        with torch.cuda.stream(self._stream):
+            self._landing.copy_(source, non_blocking=True)
+        self._source, self._target = source, target  # held until the copy has read it
+
+    def finish(self) -> None:
+        if self._target is None or self._stream is None or self._landing is None:
+            return
+        self._stream.synchronize()
+        self._target.copy_(self._landing)
+        self._source = self._target = None
 
 
 def _word_pool(binding: PromptBinding) -> _Pooling:
