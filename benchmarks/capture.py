@@ -58,7 +58,7 @@ def run(rounds: int) -> dict[str, Any]:
 
     def in_run(run: Any) -> Any:
         """`run` inside a watch of its own that stays open between the rounds but listens only to its own forwards."""
-        seen = Watching(model, binding, tracks, rounds + 1)
+        seen = Watching(model, binding, tracks, rounds + 3)
 
         def inside() -> None:
             with seen:

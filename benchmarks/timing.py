@@ -57,7 +57,6 @@ def compare(variants: dict[str, Callable[[], Any]], rounds: int, device: torch.d
                 max(series),
                 ratio,
                 peaks[name],
-                peaks[name] - peaks[first],
             )
         )
     show(figures)

@@ -8,6 +8,7 @@ from comfy.utils import ProgressBar
 from ..matrix_lib.hosts.comfy.attach import RunInfo
 from ..matrix_lib.instrument.capture import MapKind
 from ..matrix_lib.instrument.recorder import Recorder, RecorderConfig
+from ..matrix_lib.io.drawing import colours_of
 from ..matrix_lib.io.render import live_preview
 
 
@@ -31,5 +32,7 @@ class LivePanel(Recorder):
         stack = torch.stack([maps.mean(0), *(maps[i] for i in shown)]) if len(layers) > 1 else maps[:1]
         labels = ["mean", *(f"layer {layers[i]}" for i in shown)] if len(layers) > 1 else [f"layer {layers[0]}"]
         title = f"step {step + 1} of {len(self.sigmas)}, sigma {self.sigmas[min(step, len(self.sigmas) - 1)]:.2f}"
-        panel = live_preview(stack, names, labels, self.grid, None, title, width=self.width, shown=self.frames)
+        tracks = self.tracks
+        colours = colours_of(names, tracks.names, tracks.palette) if tracks is not None else colours_of(names)
+        panel = live_preview(stack, names, labels, self.grid, None, title, colours, self.width, self.frames)
         self.bar.update_absolute(step + 1, len(self.sigmas), ("JPEG", panel, max(panel.size)))

@@ -141,6 +141,11 @@ class Recorder:
         streams = [stream.finish() for stream in self._streams.values()]
         return Capture(streams, self.backbone, tuple(steps), self.config.branch, {"notes": list(self.notes)})
 
+    @property
+    def tracks(self) -> MaskTracks | None:
+        """The mask tracks of the first stream."""
+        return next((stream.tracks for stream in self._streams.values()), None)
+
     def now(self, kind: MapKind) -> tuple[tuple[str, ...], tuple[int, ...], Tensor] | None:
         """(entities, layers, maps (L, E, F, h, w) float32) of the first stream's open bin, for a live view."""
         for stream in self._streams.values():
