@@ -27,6 +27,9 @@ class Piece:
     end: int
 
 
+# Control characters that SentencePiece's normalisation removes (its nmt rules).
+_DROPPED = frozenset(map(chr, [*range(0x01, 0x09), 0x0B, *range(0x0E, 0x20), 0x7F, 0x8F, 0x9F]))
+
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 _Unit = tuple[str, int, int]  # a normalised character and the source characters [start, end) that it stands for
@@ -113,7 +116,7 @@ def fast_pieces(tokenizer: Any, text: str, special: bool = False) -> list[Piece]
     """
     made = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special)
     ids = [int(token) for token in made["input_ids"]]
-    seen = [i for i, char in enumerate(text) if unicodedata.category(char) != "Cc" or char in "\t\n\r"]
+    seen = [i for i, char in enumerate(text) if char not in _DROPPED]
     if len(seen) < len(text):  # offsets around control characters that make no token are off
         clean = "".join(text[i] for i in seen)
         if list(tokenizer(clean, add_special_tokens=special)["input_ids"]) == ids:
