@@ -16,7 +16,7 @@ WORDS = 226
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_threads() -> Any:
+def _one_thread() -> Any:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -27,9 +27,16 @@ FAULTS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def folders(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("cogvideox")
     return {name: make_cogvideox(root / name, text_encoder=False, **options) for name, options in KINDS.items()}
 
@@ -186,6 +193,25 @@ def test_odd_clips_of_1_5_work_under_every_kind_of_sampling(folders: dict[str, P
         assert done.shape == latent.shape
         assert torch.isfinite(done).all()
         assert torch.allclose(done[:, :, :2], latent[:, :, :2], atol=1e-2)
+
+
+def test_lead_frames_go_around_wrappers_that_came_before(folders: dict[str, Path]) -> None:
+    from matrix_lib.hosts.comfy.cogvideox import LEAD
+    from matrix_lib.hosts.comfy.repair import repair
+
+    seen = []
+
+    def look(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append((noise.shape[2], executor.class_obj.model_options["transformer_options"].get(LEAD)))
+        return executor(noise, *args, **kwargs)
+
+    model = host_model(folders["1.5"])
+    model.add_wrapper_with_key("outer_sample", "other", look)
+    mended, _ = repair(model)
+    assert run(mended).shape[2] == 3
+    assert seen == [(4, 1)]
+    assert run(model).shape[2] == 3
+    assert seen == [(4, 1), (3, None)]
 
 
 def test_the_hosts_own_5b_i2v_at_its_released_base_grid(comfy: ModuleType) -> None:

@@ -12,6 +12,14 @@ import torch
 from support_models import make_cogvideox, make_hunyuan, make_wan
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def diffusers_folder(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A root of models/diffusers with some tiny models in it."""
@@ -221,3 +229,42 @@ def test_every_input_and_output_is_explained(pack: Any) -> None:
         assert schema.search_aliases
         assert (docs / f"{name}.md").read_text(encoding="utf-8").count("\n## ") >= 4
         json.dumps(pack.classes[name].INPUT_TYPES())
+
+
+def graph(folder: str, **changes: Any) -> dict[str, Any]:
+    """Folder to pictures, in the form that the host's API takes."""
+    load = {"source": "diffusers folder", "source.folder": folder, "source.text_encoder": True, "source.vae": True}
+    frame = {"model": ["1", 0], "positive": ["2", 0], "negative": ["3", 0], "vae": ["1", 2], "image": ["4", 0]}
+    size = {"width": 96, "height": 64, "length": 9, "batch_size": 1, **changes}
+    sampler = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    links = {"model": ["1", 0], "positive": ["5", 0], "negative": ["5", 1], "latent_image": ["5", 2]}
+    nodes = {
+        "1": ("MatrixLoadVideoDiT", load | {"weight_dtype": "default"}),
+        "2": ("CLIPTextEncode", {"clip": ["1", 1], "text": "a man throws the ball"}),
+        "3": ("CLIPTextEncode", {"clip": ["1", 1], "text": ""}),
+        "4": ("EmptyImage", {"width": 120, "height": 64, "batch_size": 1, "color": 8421504}),
+        "5": ("MatrixImageCondition", frame | size),
+        "6": ("KSampler", sampler | links),
+        "7": ("VAEDecode", {"samples": ["6", 0], "vae": ["1", 2]}),
+        "8": ("PreviewImage", {"images": ["7", 0]}),
+        "9": ("MatrixRepairModel", {"model": ["1", 0], "variant": "automatic", "dynamic_cfg": "off"}),
+        "10": ("PreviewAny", {"source": ["9", 0]}),
+    }
+    return {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in nodes.items()}
+
+
+def test_through_a_running_host(server: Any) -> None:
+    """Validation, execution and errors over HTTP, as a workflow meets them."""
+    make_cogvideox(server.base / "models" / "diffusers" / "cog", vae="wan")
+    make_cogvideox(server.base / "outside", text_encoder=False, vae=False)
+    info = server.get("/object_info/MatrixLoadVideoDiT")["MatrixLoadVideoDiT"]
+    options = {option["key"]: option["inputs"] for option in info["input"]["required"]["source"][1]["options"]}
+    assert options["diffusers folder"]["required"]["folder"][1]["options"] == ["cog"]
+    outputs = server.run(graph("cog"))
+    assert len(outputs["8"]["images"]) == 9
+    assert outputs["9"]["text"] == ["Nothing to repair."]
+    with pytest.raises(RuntimeError, match=r"width 100 is no multiple of 16 \(nearest: 96 or 112\)"):
+        server.run(graph("cog", width=100))
+    for name in ("../../outside", str(server.base / "outside")):
+        with pytest.raises(RuntimeError, match="not in list|no model folder"):
+            server.run(graph(name))
