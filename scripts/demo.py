@@ -28,6 +28,12 @@ __all__ = ["Weights", "main", "run", "weights"]
 
 Graph = dict[str, Any]
 WORKFLOW = ROOT / "workflows" / "api" / "01_watch_attention.json"
+SETTINGS = {
+    "width": ("MatrixImageCondition", "MatrixPreviewTracks"),
+    "height": ("MatrixImageCondition", "MatrixPreviewTracks"),
+    "length": ("MatrixImageCondition",),
+    "steps": ("BasicScheduler",),
+}
 SAY = {
     "random": "RANDOM weights: everything runs, but neither the video nor the maps mean anything.",
     "user": "your own weights",
@@ -87,15 +93,15 @@ def place(base: Path, chosen: Weights) -> None:
 
 
 def graph_for(chosen: Weights, **settings: Any) -> Graph:
-    """The workflow with the model of this run and any widgets that `settings` name (`width=`, `steps=`, ...)."""
+    """The workflow with the model of this run, and with what `settings` (keys of SETTINGS) ask for instead of its own
+    values; None leaves one alone."""
     graph: Graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    settings = {name: value for name, value in settings.items() if value is not None}
     for node in graph.values():
         if node["class_type"] == "MatrixLoadVideoDiT":
             node["inputs"] |= {"source": "diffusers folder", "source.folder": chosen.name}
-        for name in set(settings) & set(node["inputs"]):
-            if not isinstance(node["inputs"][name], list):
-                node["inputs"][name] = settings[name]
+        for name, value in settings.items():
+            if value is not None and node["class_type"] in SETTINGS[name] and name in node["inputs"]:
+                node["inputs"][name] = value
     return graph
 
 
@@ -116,10 +122,9 @@ def collect(server: Server, graph: Graph, outputs: dict[str, Any], target: Path)
 
 def report_of(files: dict[str, Path], graph: Graph, chosen: Weights, host: str, seconds: float) -> dict[str, Any]:
     """What ran and what came out, for people and programs. Reads the files, not the server."""
-    from matrix_lib.io.tracks import load_tracks
-
     from matrix_lib.core.grid import Framing
     from matrix_lib.io.captures import load_capture
+    from matrix_lib.io.tracks import load_tracks
 
     capture, tracks = load_capture(files["capture"]), load_tracks(files["tracks"])
     stream = capture.stream()

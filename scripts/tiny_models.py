@@ -18,6 +18,7 @@ def random_cogvideox(folder: Path, layers: int = 6, seed: int = 0) -> Path:
     if (folder / "vae" / "config.json").is_file() and index.is_file():
         return folder
     from diffusers import AutoencoderKLWan
+
     from tests.support_models import make_cogvideox, randomize
 
     make_cogvideox(folder, sample=(17, 14, 32), layers=layers, vae=False, seed=seed)
