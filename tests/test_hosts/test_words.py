@@ -224,6 +224,22 @@ def test_tag_ids_of_the_authors_training(clips: Any, family: str, base: int | No
         assert encode(clip, read_)[0][0].shape[1] == binding.length
 
 
+def test_tag_ids_in_long_prompts(clips: Any) -> None:
+    """A tag is one token where its characters would be six: the length is that of the tokens that are encoded."""
+    clip = clips("t5").clone()
+    for count in (210, 221, 222, 223, 400):
+        prompt = "a man and a van " + "very " * count
+        tokens, binding = bind_prompt(clip, prompt, "m: a man\nv: a van", "tag_ids")
+        assert binding.length == 226
+        assert len(tokens.encode["t5xxl"][0]) == 226
+        every, _ = bind_prompt(clip, prompt, "m: a man", "tag_ids", overlong="keep")
+        assert every.length == max(226, len(every.tokens) + 1)
+    clip.set_tokenizer_option("t5xxl_min_length", 0)
+    clip.set_tokenizer_option("t5xxl_min_padding", 3)
+    tokens, binding = bind_prompt(clip, "a man", "m: a man", "tag_ids")
+    assert binding.length == len(tokens.tokens) + 1 + 3
+
+
 def test_t5_tag_ids_equal_an_extended_tokenizer(clips: Any) -> None:
     import transformers
 

@@ -232,8 +232,8 @@ def _chat(encoder: TextEncoder, vision: Any, image_step: int) -> tuple[str, dict
     embeddings = getattr(vision, "mm_projected", None)
     if encoder.family != "llama" or embeddings is None:
         raise ValueError(
-            "an image belongs to the prompt of HunyuanVideo I2V only: give HunyuanVideo's text encoders and the output of "
-            "CLIP Vision Encode with llava_llama3_vision, or leave clip_vision_output unconnected"
+            "an image belongs to the prompt of HunyuanVideo I2V only: give HunyuanVideo's text encoders and what "
+            "CLIP Vision Encode makes with llava_llama3_vision, or leave clip_vision_output unconnected"
         )
     # The same words as in the host's own node for it.
     from comfy_extras import nodes_hunyuan
@@ -249,12 +249,15 @@ def _plain(entry: Entry) -> Entry:
     return (int(token) if not hasattr(token, "shape") else -1), weight
 
 
-def _respelled(encoder: TextEncoder, entries: list[Entry], draft: _Draft) -> list[Entry]:
-    """The host's entries with our own tokens in place of its own; start, end and padding as it had them."""
-    start = [] if encoder.tokenizer.start_token is None else entries[:1]
-    end = [] if encoder.tokenizer.end_token is None else [(encoder.tokenizer.end_token, 1.0)]
+def _respelled(clip: Any, encoder: TextEncoder, draft: _Draft) -> list[Entry]:
+    """Our own tokens as the host would have put them: between its start and end token, padded as its options say."""
+    tokenizer, options = encoder.tokenizer, getattr(clip, "tokenizer_options", {})
+    start = [] if tokenizer.start_token is None else [(tokenizer.start_token, 1.0)]
+    end = [] if tokenizer.end_token is None else [(tokenizer.end_token, 1.0)]
     body = [*start, *draft.entries, *end]
-    return body + [(encoder.tokenizer.pad_token, 1.0)] * (len(entries) - len(body))
+    least = options.get(f"{tokenizer.embedding_key}_min_length", tokenizer.min_length) or 0
+    behind = options.get(f"{tokenizer.embedding_key}_min_padding", tokenizer.min_padding) or 0
+    return body + [(tokenizer.pad_token, 1.0)] * max(least - len(body), behind)
 
 
 def _kept(encoder: TextEncoder, entries: list[Entry], tokens: int, image_step: int) -> tuple[int, int, int]:
@@ -318,7 +321,7 @@ def read_prompt(
     if base is None:
         _same([_plain(entry) for entry in entries], draft, int(encoder.tokenizer.start_token is not None))
     else:
-        entries = _respelled(encoder, entries, draft)
+        entries = _respelled(clip, encoder, draft)
     entries, tokens, length, notes = _finish(prompt, encoder, entries, draft, overlong == "keep", image_step)
     encoded = [entries] if encoder.key is None else {**made, encoder.key: [entries]}
     return PromptTokens(prompt, tokens, length, encoder.family, encoded, notes)
