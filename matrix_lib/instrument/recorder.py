@@ -7,7 +7,7 @@ become float16 in main memory when the bin ends.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -221,12 +221,15 @@ class Recorder:
         assert call.video_q is not None
         assert call.text_k is not None
         (first, count), (text, length) = call.video_q, call.text_k
-        if stream.binding.length > length:
+        own = stream.binding.length
+        if own > length:
             raise ValueError(
-                f"the binding was made for a conditioning of {stream.binding.length} rows, but {call.site.name} sees "
+                f"the binding was made for a conditioning of {own} rows, but {call.site.name} sees "
                 f"{length}: bind the prompt with the CLIP that encoded it"
             )
-        pool = stream.v2t.pool(text, q.device)
+        # the host repeats a shorter prompt to batch it with a longer one: a word is then all of its copies
+        copies = length // own if length % own == 0 else 1
+        pool = stream.v2t.pool(text, q.device, tuple(range(0, own * copies, own)))
         rows = slice(first, first + count)
         look = None if lse is None else lse[:, :, rows]
         part = mask
@@ -253,14 +256,16 @@ class _Pooling:
 
     def __init__(self, names: tuple[str, ...], sets: dict[str, Tensor]) -> None:
         self.names, self.sets = names, sets
-        self._pools: dict[tuple[int, torch.device], Pool] = {}
+        self._pools: dict[tuple[int, torch.device, tuple[int, ...]], Pool] = {}
         self._windows: dict[tuple[int, ...], tuple[_Pooling, list[int] | None]] = {}
 
-    def pool(self, offset: int, device: torch.device) -> Pool:
-        at = (offset, device)
+    def pool(self, offset: int, device: torch.device, copies: tuple[int, ...] = (0,)) -> Pool:
+        """The sets behind `offset`; with several `copies` (where each begins) an entity is the sum over them."""
+        at = (offset, device, copies)
         if at not in self._pools:
-            shifted = {name: rows + offset for name, rows in self.sets.items()}
-            self._pools[at] = Pool.mean_of(shifted).to(device)
+            shifted = {name: torch.cat([rows + offset + c for c in copies]) for name, rows in self.sets.items()}
+            pool = Pool.mean_of(shifted)
+            self._pools[at] = replace(pool, weights=pool.weights * len(copies)).to(device)
         return self._pools[at]
 
     def in_window(self, grid: Grid, frames: tuple[int, ...] | None) -> tuple[_Pooling, list[int] | None]:

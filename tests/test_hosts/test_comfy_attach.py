@@ -193,6 +193,24 @@ def test_cfg_one_and_conditionings_of_different_length(tools, models):
         assert [s.calls for s in runs[0].result().steps] == [1, 1]
 
 
+def test_a_prompt_that_the_host_repeats_counts_all_its_copies(tools, models):
+    """A positive of 113 rows beside a negative of 226 comes twice in a row into one batch."""
+    family, length = "cogvideox", 113
+    words = make_binding(tools.binding, length)
+    pos = tools.bound(family, 1, words, rows=length)
+    neg = conditioning(family, 2)
+    watched, runs = tools.recording(models(family))
+    sample(watched, pos, neg, latent(family), steps=1)
+    rows = {p.name: (*p.rows, *(r + length for r in p.rows)) for p in words.phrases}
+    explicit = Explicit(rows, {"x": torch.tensor([0])})
+    sample(tools.observing(models(family), explicit), pos, neg, latent(family), steps=1)
+    ((call, maps),) = explicit.seen["v2t", 0]
+    assert call.text_k == (0, 226), "the host did repeat it"
+    want = 2 * maps[[row.branch for row in call.rows].index("cond")]
+    got = runs[0].result().streams[0].v2t[0, 0]
+    assert (got - want).abs().max() <= 6e-4 * want.max()
+
+
 def test_context_windows_fill_the_whole_clip(tools, models, comfy):
     import comfy.context_windows as windows
 
