@@ -29,7 +29,7 @@ def warn_if_broken(model: object) -> list[str]:
     """What the host gets wrong about this MODEL, logged as one warning."""
     wrong = needs_repair(model)
     if wrong:
-        logging.warning("MATRIX: this MODEL needs 'MATRIX Repair Model' first: %s", "; ".join(wrong))
+        logging.warning("MATRIX: this MODEL needs 'MATRIX Repair CogVideoX' first: %s", "; ".join(wrong))
     return wrong
 
 

@@ -28,7 +28,7 @@ class MatrixBindPrompt(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MatrixBindPrompt",
-            display_name="Bind Prompt to Instances",
+            display_name="MATRIX Bind Prompt",
             category="MATRIX/words",
             description=(
                 "Encodes a prompt and remembers which of its words name which instance and which are the verb, down to "
