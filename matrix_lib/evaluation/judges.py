@@ -19,7 +19,7 @@ from ..mini.world import Clips
 from .sight import Sight, look
 from .statistics import Estimate, estimate
 
-__all__ = ["QUESTIONS", "Tolerances", "Verdict", "judge", "semantic_preservation"]
+__all__ = ["QUESTIONS", "Tolerances", "Verdict", "breakdown", "judge", "semantic_preservation"]
 
 QUESTIONS = (
     "before: agent and recipient stand where the first frame put them, touching or not as they should",
@@ -131,6 +131,17 @@ def judge(video: Tensor, clips: Clips, tolerances: Tolerances | None = None) -> 
     return _Bench(clips, sight, tolerances or Tolerances()).verdict()
 
 
+def breakdown(verdict: Verdict, clips: Clips, confidence: float = 0.95) -> dict[str, dict[str, Estimate]]:
+    """Summaries by group: "clear" (words single out who is meant), "ambiguous" (only a mask could), and of the clear
+    ones each verb. Groups without clips are left out."""
+    doubled = clips.ambiguous.cpu()
+    groups = {"clear": ~doubled, "ambiguous": doubled}
+    for verb in sorted(set(clips.verb)):
+        groups[verb] = ~doubled & torch.tensor([name == verb for name in clips.verb])
+    device = verdict.questions.device
+    return {name: verdict.select(mask.to(device)).summary(confidence) for name, mask in groups.items() if mask.any()}
+
+
 class _Bench:
     """One judgement: the truth, what was seen, and the distances between them that the questions share."""
 
@@ -146,7 +157,12 @@ class _Bench:
         self.patients = self.named & (slots > 0)
         self.bystanders = clips.present & ~self.named
         self.pair = clips.parts > 1
-        self.contact = touching(sight.masks[:, 0], sight.masks[:, 1], round(self.unit)) & self.pair[:, None]
+        self.contact = self._touching(sight.masks)
+        # Corners come near before the line between two centres closes: either counts as contact in truth.
+        self.shown = self._touching(clips.masks)
+
+    def _touching(self, masks: Tensor) -> Tensor:
+        return touching(masks[:, 0], masks[:, 1], max(1, round(self.unit))) & self.pair[:, None]
 
     def _all(self, right: Tensor, who: Tensor) -> Tensor:
         """Whether ``right`` (N, K) holds for all of ``who`` (N, K): (N,)."""
@@ -165,15 +181,15 @@ class _Bench:
         return (self.off.mean(dim=-1) <= self.limits.rest) & (self.off[:, :, self.end] <= self.limits.rest)
 
     def _contact_agrees(self) -> Tensor:
-        # Corners touch a little before the line between two centres does: either counts as contact in truth.
-        shown = touching(self.clips.masks[:, 0], self.clips.masks[:, 1], round(self.unit)) & self.pair[:, None]
-        near = _widen(self.clips.contact | shown)
-        free = _widen(~self.clips.contact | ~shown)
+        near = _widen(self.clips.contact | self.shown)
+        free = _widen(~self.clips.contact | ~self.shown)
         agree = torch.where(self.contact, near, free).float().mean(dim=1) >= self.limits.contact
-        return agree & (self.contact.any(dim=1) == self.clips.contact.any(dim=1))
+        ever = self.contact.any(dim=1)
+        return agree & ((ever == self.clips.contact.any(dim=1)) | (ever == self.shown.any(dim=1)))
 
     def _contact_at(self, frame: int) -> Tensor:
-        return self.contact[:, frame] == self.clips.contact[:, frame]
+        seen = self.contact[:, frame]
+        return (seen == self.clips.contact[:, frame]) | (seen == self.shown[:, frame])
 
     def _stages(self) -> list[Tensor]:
         place = self.limits.place

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from matrix_lib.evaluation.judges import QUESTIONS, judge, longest_run, semantic_preservation
+from matrix_lib.evaluation.judges import QUESTIONS, breakdown, judge, longest_run, semantic_preservation
 from matrix_lib.evaluation.sight import look
 from matrix_lib.mini.shapes import MAX_REACH
 from matrix_lib.mini.verbs import act, verb_named
@@ -252,6 +252,15 @@ def test_verdicts_can_be_picked_apart(clips):
     assert torch.equal(part.kisa, verdict.kisa[[0, 2]])
     assert part.summary()["right_path"].count == 2
     torch.testing.assert_close(verdict.interaction_fidelity, (verdict.kisa + verdict.sgi) / 2)
+
+
+def test_breakdown_by_clear_and_ambiguous_and_verb(clips):
+    some = clips.select(slice(0, 32))
+    groups = breakdown(judge(some.video, some), some)
+    doubled = int(some.ambiguous.sum())
+    assert groups["clear"]["right_path"].count == 32 - doubled
+    assert groups["ambiguous"]["right_path"].count == doubled > 0
+    assert sum(groups[verb]["sgi"].count for verb in set(some.verb) & set(groups)) == 32 - doubled
 
 
 def test_sight_follows_the_centres(couples):
