@@ -50,7 +50,7 @@ def watch_attention() -> Draft:
     shot = d.add("Video Slice", (400, 290), (320, 130), "One shot of it", video=clip[0])
     shot.inputs.update(start_time=START / FPS, duration=FRAMES / FPS, strict_duration=False)
     parts = d.add("GetVideoComponents", (400, 470), (320, 100), video=shot[0])
-    first = d.add("ImageFromBatch", (400, 570), (320, 90), "First frame", image=parts[0], batch_index=0, length=1)
+    first = d.add("ImageFromBatch", (400, 630), (320, 90), "First frame", image=parts[0], batch_index=0, length=1)
     tracks = d.add("MatrixBoxTracks", (760, 0), (320, 300), boxes=BOXES, images=parts[0], fps=float(FPS))
     seen = d.add("MatrixPreviewTracks", (760, 350), (320, 420), tracks=tracks[0], images=parts[0])
     seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES)
@@ -74,14 +74,15 @@ def watch_attention() -> Draft:
     sample.inputs.update(sampler=sampler[0], sigmas=sigmas[0], latent_image=start[2], layers="all")
     decoded = d.add("VAEDecode", (1960, 610), (340, 60), samples=sample[0], vae=model[2])
 
-    d.group("Look", 2360, -60, 740, 990, BLUE)
-    look = d.add("MatrixAttentionPreview", (2380, 0), (340, 640), capture=sample[2], frames=decoded[0])
+    d.group("Look", 2360, -60, 1160, 990, BLUE)
+    look = d.add("MatrixAttentionPreview", (2380, 0), (360, 760), capture=sample[2], frames=decoded[0])
     look.inputs.update(tracks=tracks[0], kind="words (video to text)", fps=8.0)
-    video = d.add("CreateVideo", (2740, 0), (340, 80), images=decoded[0], fps=8.0)
-    d.add("SaveVideo", (2740, 120), (340, 130), "Save video", video=video[0], filename_prefix="matrix/video")
-    d.add("SaveVideo", (2740, 290), (340, 130), "Save attention", video=look[1], filename_prefix="matrix/attention")
-    d.add("SaveImage", (2740, 460), (340, 60), "Save layer chart", images=look[2], filename_prefix="matrix/layers")
-    d.add("MatrixSaveCapture", (2740, 560), (340, 80), capture=sample[2], filename_prefix="matrix/capture")
+    attention = d.add("SaveVideo", (2780, 0), (340, 380), "Save attention", video=look[1])
+    attention.inputs.update(filename_prefix="matrix/attention")
+    d.add("SaveImage", (2780, 430), (340, 300), "Save layer chart", images=look[2], filename_prefix="matrix/layers")
+    d.add("MatrixSaveCapture", (2780, 780), (340, 120), capture=sample[2], filename_prefix="matrix/capture")
+    video = d.add("CreateVideo", (3160, 0), (340, 110), images=decoded[0], fps=8.0)
+    d.add("SaveVideo", (3160, 160), (340, 380), "Save video", video=video[0], filename_prefix="matrix/video")
     return d
 
 

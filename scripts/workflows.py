@@ -174,12 +174,22 @@ def _ui_node(node: Node, definition: Info, order: int) -> dict[str, Any]:
             inputs.append(entry)
     kinds, names = definition["output"], definition["output_name"]
     outputs = [{"name": name, "type": kind, "links": None} for name, kind in zip(names, kinds, strict=True)]
-    found: dict[str, Any] = {"id": node.id, "type": node.kind, "pos": list(node.at), "size": list(node.size)}
+    size = [node.size[0], max(node.size[1], _least_height(inputs, outputs, definition))]
+    found: dict[str, Any] = {"id": node.id, "type": node.kind, "pos": list(node.at), "size": size}
     found |= {"flags": {}, "order": order, "mode": 0, "inputs": inputs, "outputs": outputs}
     found["properties"] = {"Node name for S&R": node.kind}
     if node.title:
         found["title"] = node.title
     return found | {"widgets_values": values}
+
+
+def _least_height(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], definition: Info) -> int:
+    """Pixels that the canvas needs for a node's sockets and widgets, so that nothing is saved smaller than it opens."""
+    widgets = [entry["name"] for entry in inputs if "widget" in entry]
+    known = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
+    tall = sum(len(known.get(name, ())) > 1 and bool(known[name][1].get("multiline")) for name in widgets)
+    sockets = max(len(inputs) - len(widgets), len(outputs))
+    return 12 + 20 * sockets + 25 * len(widgets) + 60 * tall
 
 
 def _ui_note(note: Node) -> dict[str, Any]:

@@ -81,4 +81,4 @@ def test_the_host_offers_templates_words_and_pages(server: Any) -> None:
     assert "MatrixSampleAttention" in server.get("/i18n")["en"]["nodeDefs"]
     page = f"{server.url}/extensions/matrix-video/docs/MatrixSampleAttention.md"
     with urllib.request.urlopen(page, timeout=30) as reply:
-        assert b"attention" in reply.read()
+        assert b"MATRIX Sample and Capture Attention" in reply.read()
