@@ -213,8 +213,9 @@ class _Bench:
         stray = (side_seen - side)[:, [self.middle, self.end]].norm(dim=-1).amax(dim=1) / self.unit
         as_wanted = (stray <= self.limits.part_most) | ~self.pair
         others = self._all(self._rest(), self.bystanders)
-        # Rest of the others means nothing where the action itself is not theirs to watch.
-        return [agent, patients & (self.pair | agent), as_wanted & agent & patients, others & agent & patients]
+        # Keeping still is no merit where nothing happens: it counts beside an agent that plays its part.
+        active = (self.clips.moving & self.patients).any(dim=1)
+        return [agent, patients & (active | agent), as_wanted & agent & patients, others & agent & patients]
 
     def _right_path(self) -> Tensor:
         near = (self.off.mean(dim=-1) <= self.limits.path_mean) & (self.off[..., self.end] <= self.limits.path_end)

@@ -150,6 +150,7 @@ def test_a_frozen_video_does_nothing(couples):
     assert not verdict.right_path.any()
     assert not verdict.right_roles.any()
     assert (verdict.spi == 1).all()
+    assert (verdict.sgi == 0).all()
     assert verdict.kisa.mean() < 0.5
 
 
