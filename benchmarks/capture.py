@@ -233,6 +233,10 @@ def accuracy(device: torch.device) -> dict[str, float]:
             name = f"{str(dtype).removeprefix('torch.')} {'triton' if triton else 'torch'}"
             errors[f"{name} words"] = float((got - want).abs().max() / want.max())
             errors[f"{name} instances"] = float((got_rows - want_rows).abs().max() / want_rows.max())
+            each = pooled_columns(q, k, words, 0.125, lse=lse, per_head=True).mean(1)
+            each_row = pooled_rows(q, k, rows, 0.125, lse=lse, keys=(200, 900), per_head=True).mean(1)
+            apart = max(float((each - got).abs().max()), float((each_row - got_rows).abs().max()))
+            errors[f"{name} per head"] = apart / float(want_rows.max())
     return errors
 
 

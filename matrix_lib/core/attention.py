@@ -95,9 +95,9 @@ def pooled_columns(
     grad = _wants_grad(q, k)
     if lse is None and not grad:
         lse = row_lse(q, k, scale, mask=mask, budget=budget)
-    if not grad and not per_head and mask is None and kernels.usable(q):
+    if not grad and mask is None and kernels.usable(q):
         assert lse is not None
-        return kernels.columns(q, k[:, :, columns.indices], lse, columns.weights, scale)
+        return kernels.columns(q, k[:, :, columns.indices], lse, columns.weights, scale, per_head)
     out = []
     for rows in _row_chunks(q, len(columns.indices) if not grad else k.shape[2], budget):
         part = None if grad or lse is None else lse[:, :, rows]
@@ -144,9 +144,10 @@ def pooled_rows(
         lse = lse[:, :, rows.indices]
     elif not grad:
         lse = row_lse(picked, k, scale, mask=_slice_mask(mask, rows.indices, None), budget=budget)
-    if not grad and not per_head and mask is None and kernels.usable(q):
+    if not grad and mask is None and kernels.usable(q):
         assert lse is not None
-        return kernels.rows(picked, k[:, :, start : start + length], lse, rows.weights, rows.members, scale)
+        seen = k[:, :, start : start + length]
+        return kernels.rows(picked, seen, lse, rows.weights, rows.members, scale, per_head)
     span = slice(start, start + length)
     total: Tensor | None = None
     for chunk in _row_chunks(picked, k.shape[2], budget):

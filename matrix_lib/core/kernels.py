@@ -35,8 +35,9 @@ def usable(q: Tensor) -> bool:
     )
 
 
-def columns(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float) -> Tensor:
-    """(B, H, N, D), (B, H, C, D), lse (B, H, N), weights (C, E) -> (B, E, N) float32, mean over heads."""
+def columns(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float, per_head: bool = False) -> Tensor:
+    """(B, H, N, D), (B, H, C, D), lse (B, H, N), weights (C, E) -> (B, E, N) float32, mean over heads; (B, H, E, N)
+    with `per_head`."""
     built = _build()
     assert built is not None
     triton, kernel, _ = built
@@ -46,19 +47,24 @@ def columns(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float) ->
     lse = lse if lse.stride(-1) == 1 else lse.contiguous()
     block_c = max(16, triton.next_power_of_2(min(c, 64)))
     blocks = triton.cdiv(n, 128) * triton.cdiv(c, block_c) * b
-    split = _head_split(h, blocks)
-    out = torch.zeros(b, c, n, device=q.device, dtype=torch.float32)
+    split = h if per_head else _head_split(h, blocks)
+    out = torch.zeros(b, h if per_head else 1, c, n, device=q.device, dtype=torch.float32)
     kernel[(triton.cdiv(n, 128), triton.cdiv(c, block_c) * split, b)](
-        q, k, lse, out, n, c, h, scale * _LOG2E, 1.0 / h,
+        q, k, lse, out, n, c, h, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
-        lse.stride(0), lse.stride(1), out.stride(0), out.stride(1),
-        D=d, BN=128, BC=block_c, SPLIT=split, PRECISION=_precision(q), num_warps=4, num_stages=3,
+        lse.stride(0), lse.stride(1), out.stride(0), out.stride(1) if per_head else 0, out.stride(2),
+        D=d, BN=128, BC=block_c, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
+        num_warps=4, num_stages=3,
     )  # fmt: skip
-    return torch.einsum("bcn,ce->ben", out, weights.to(out))
+    pooled = torch.einsum("bhcn,ce->bhen", out, weights.to(out))
+    return pooled if per_head else pooled[:, 0]
 
 
-def rows(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, members: Tensor, scale: float) -> Tensor:
-    """Picked rows (B, H, R, D), keys (B, H, S, D), lse (B, H, R), weights (R, E) -> (B, E, S) float32, mean over heads.
+def rows(
+    q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, members: Tensor, scale: float, per_head: bool = False
+) -> Tensor:
+    """Picked rows (B, H, R, D), keys (B, H, S, D), lse (B, H, R), weights (R, E) -> (B, E, S) float32, mean over heads;
+    (B, H, E, S) with `per_head`.
 
     members (E, M) int32: the picked rows of each entity, -1 behind the last one. Entities are summed apart, so a row
     that two of them share is read twice; their sets are small.
@@ -69,15 +75,16 @@ def rows(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, members: Tensor, sc
     b, h, r, d = q.shape
     s, (e, most) = k.shape[2], members.shape
     q, lse, weights = q.contiguous(), lse.contiguous(), weights.to(torch.float32).t().contiguous()
-    split = _head_split(h, triton.cdiv(s, 128) * b * e)
-    out = torch.zeros(b, e, s, device=q.device, dtype=torch.float32)
+    split = h if per_head else _head_split(h, triton.cdiv(s, 128) * b * e)
+    out = torch.zeros(b, h if per_head else 1, e, s, device=q.device, dtype=torch.float32)
     kernel[(triton.cdiv(s, 128), e * split, b)](
-        q, k, lse, weights, members, out, r, s, h, most, scale * _LOG2E, 1.0 / h,
+        q, k, lse, weights, members, out, r, s, h, most, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
-        lse.stride(0), lse.stride(1), out.stride(0), out.stride(1),
-        D=d, BS=128, BR=64, SPLIT=split, PRECISION=_precision(q), num_warps=8, num_stages=3,
+        lse.stride(0), lse.stride(1), out.stride(0), out.stride(1) if per_head else 0, out.stride(2),
+        D=d, BS=128, BR=64, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
+        num_warps=8, num_stages=3,
     )  # fmt: skip
-    return out
+    return out if per_head else out[:, 0]
 
 
 def _head_split(heads: int, blocks: int) -> int:
@@ -106,8 +113,9 @@ def _build() -> tuple[Any, Any, Any] | None:
     @triton.jit
     def column_kernel(
         q, k, lse, out, n, c, heads, scale, mean,
-        q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_c,
-        D: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+        q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_h, o_c,
+        D: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, SPLIT: tl.constexpr, ATOMIC: tl.constexpr,
+        PRECISION: tl.constexpr,
     ):  # fmt: skip
         at_n = tl.program_id(0) * BN + tl.arange(0, BN)
         at_c = tl.program_id(1) // SPLIT * BC + tl.arange(0, BC)
@@ -124,18 +132,20 @@ def _build() -> tuple[Any, Any, Any] | None:
             norm = tl.where(norm == float("-inf"), float("inf"), norm) * LOG2E
             logits = tl.dot(queries, keys, input_precision=PRECISION) * scale
             total += tl.exp2(logits - norm[:, None])
-        at = out + batch * o_b + at_c[None, :].to(tl.int64) * o_c + at_n[:, None]
+        first = out + batch * o_b + (tl.program_id(1) % SPLIT).to(tl.int64) * o_h
+        at = first + at_c[None, :].to(tl.int64) * o_c + at_n[:, None]
         keep = in_n[:, None] & in_c[None, :]
-        if SPLIT == 1:
-            tl.store(at, total * mean, mask=keep)
-        else:
+        if ATOMIC:
             tl.atomic_add(at, total * mean, mask=keep)
+        else:
+            tl.store(at, total * mean, mask=keep)
 
     @triton.jit
     def row_kernel(
         q, k, lse, weights, members, out, r, s, heads, most, scale, mean,
-        q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_e,
-        D: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+        q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_h, o_e,
+        D: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr, SPLIT: tl.constexpr, ATOMIC: tl.constexpr,
+        PRECISION: tl.constexpr,
     ):  # fmt: skip
         at_s = tl.program_id(0) * BS + tl.arange(0, BS)
         entity = tl.program_id(1) // SPLIT
@@ -159,10 +169,10 @@ def _build() -> tuple[Any, Any, Any] | None:
                 logits = tl.dot(queries, keys, input_precision=PRECISION) * scale
                 total += tl.exp2(logits - norm[:, None]) * weight[:, None]
         summed = tl.sum(total, axis=0) * mean
-        at = out + batch * o_b + entity.to(tl.int64) * o_e + at_s
-        if SPLIT == 1:
-            tl.store(at, summed, mask=in_s)
-        else:
+        at = out + batch * o_b + (tl.program_id(1) % SPLIT).to(tl.int64) * o_h + entity.to(tl.int64) * o_e + at_s
+        if ATOMIC:
             tl.atomic_add(at, summed, mask=in_s)
+        else:
+            tl.store(at, summed, mask=in_s)
 
     return triton, column_kernel, row_kernel
