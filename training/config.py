@@ -47,7 +47,7 @@ class Optim:
     """AdamW, or Muon for the matrices inside the blocks with AdamW for the rest.
 
     Args:
-        lr: peak learning rate; linear warm-up over `warmup` steps, then linear decay to zero at the last step.
+        lr: peak learning rate; linear warm-up over `warmup` steps, then linear decay to zero at the end.
         ema: decay of the averaged weights, which are the ones published.
         clip: norm to which gradients are clipped.
     """
@@ -69,7 +69,9 @@ class Run:
         out: folder for checkpoints and `metrics.csv`.
         precision: "no" or "bf16" (autocast).
         resume: continue from the newest checkpoint in `out` if there is one.
-        deadline: seconds after which the run saves and stops even if steps are left; 0 for none.
+        deadline: seconds that the run may take, 0 for any number. The learning rate then falls with the time left
+            where that is shorter than the steps left, so a run that is cut short is still a finished one (but two such
+            runs differ: without a deadline a run depends on its configuration alone).
     """
 
     steps: int = 1000
@@ -89,14 +91,14 @@ class CodecTask:
 
     Args:
         base: width of the codec, see `CodecConfig`.
-        crop: side of the square that is trained on; 0 for whole frames.
-        kl: weight of the divergence from the unit normal, mean over latent elements.
+        crop: side of the square that is trained on; 0 for whole frames. Two thirds of the steps also see fewer frames.
+        noise: added to the latents while training, as a share of their spread.
         foreground: extra weight of pixels inside an instance's mask.
     """
 
     base: int = 16
     crop: int = 0
-    kl: float = 1e-4
+    noise: float = 0.05
     foreground: float = 4.0
 
 

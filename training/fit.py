@@ -48,28 +48,33 @@ class Trainer:
         self.average = Average(self.params, config.optim.ema)
         self.stream = Stream(config.data, self.task, seed_of(run.seed, self.accelerator.process_index), self.device)
         self.folder = Path(run.out)
-        self.step, self.stopping = 0, False
+        self.step, self.stopping, self.started = 0, False, time.monotonic()
 
     def run(self) -> Path:
         """Trains to the last step, or until told to stop. Returns the last checkpoint's folder."""
         self.resume()
         log = Log(self.folder, self.config, self.step, self.accelerator.is_main_process)
-        started = time.monotonic()
         with StopOnSignal(self):
             while self.step < self.config.run.steps and not self.stopping:
                 values = self.advance()
                 self.step += 1
                 log(self.step, values)
-                late = 0 < self.config.run.deadline < time.monotonic() - started
-                self.stopping = self.stopping or late
+                self.stopping = self.stopping or self.progress() >= 1.0
                 if self.step % self.config.run.save_every == 0 and self.step < self.config.run.steps:
                     self.save()
         self.stream.close()
-        return self.save(finished=self.step >= self.config.run.steps or self.config.run.deadline > 0)
+        return self.save(finished=self.progress() >= 1.0)
+
+    def progress(self) -> float:
+        """Share of the run that is done, by steps or by the time allowed, whichever is further."""
+        steps, allowed = self.config.run.steps, self.config.run.deadline
+        by_time = (time.monotonic() - self.started) / allowed if allowed else 0.0
+        return min(max((self.step + 1) / (steps + 1) if self.step < steps else 1.0, by_time), 1.0)
 
     def advance(self) -> dict[str, Tensor]:
         """One optimiser step."""
-        config, share = self.config, rate(self.step, self.config.run.steps, self.config.optim.warmup)
+        config = self.config
+        share = rate(self.progress(), min(config.optim.warmup / config.run.steps, 1.0))
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = config.optim.lr * share

@@ -18,15 +18,14 @@ from diffusers import (
     CogVideoXTransformer3DModel,
 )
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5TokenizerFast
 
 __all__ = [
     "LATENT_SCALE",
     "Sizes",
+    "build_pipeline",
     "codec_names",
-    "load_pipeline",
     "make_scheduler",
     "make_text_encoder",
     "make_tokenizer",
@@ -199,30 +198,24 @@ def make_codec(sizes: Sizes) -> AutoencoderKLWan:
     return codec
 
 
-def load_pipeline(
+def build_pipeline(
     sizes: Sizes,
-    codec: Sequence[Path],
-    text: Sequence[Path],
-    transformer: Sequence[Path],
+    codec: dict[str, Tensor],
+    text: dict[str, Tensor],
+    transformer: dict[str, Tensor],
     tokenizer: Path,
     dtype: torch.dtype = torch.float32,
 ) -> CogVideoXImageToVideoPipeline:
-    """The ordinary CogVideoX image-to-video pipeline, from files of weights (each part may be in several shards)."""
+    """The ordinary CogVideoX image-to-video pipeline around the mini model's weights (`Bundle.weights` of each part)
+    and the folder of its tokenizer."""
     parts: dict[str, Any] = {
-        "vae": _filled(make_codec(sizes), codec_names(_read(codec)), dtype),
-        "text_encoder": _filled(make_text_encoder(sizes), _read(text), dtype),
-        "transformer": _filled(make_transformer(sizes), _read(transformer), dtype),
+        "vae": _filled(make_codec(sizes), codec_names(codec), dtype),
+        "text_encoder": _filled(make_text_encoder(sizes), text, dtype),
+        "transformer": _filled(make_transformer(sizes), transformer, dtype),
     }
     words = make_tokenizer(tokenizer)
     words.model_max_length = sizes.text_length
     return CogVideoXImageToVideoPipeline(tokenizer=words, scheduler=make_scheduler(), **parts)
-
-
-def _read(shards: Sequence[Path]) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {}
-    for shard in shards:
-        weights.update(load_file(shard))
-    return weights
 
 
 def _filled(module: Any, weights: dict[str, Tensor], dtype: torch.dtype) -> Any:
