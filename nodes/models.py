@@ -152,7 +152,8 @@ class MatrixRepairModel(io.ComfyNode):
             display_name="MATRIX Repair CogVideoX",
             category="MATRIX/models",
             description="Puts right what this ComfyUI gets wrong about CogVideoX: the sampler's scale and schedule, "
-            "the positions, the image latents and odd clips of 1.5. Other models, and what is right, pass through.",
+            "the positions, the image latents and odd clips of 1.5; and about HunyuanVideo with a given first frame. "
+            "What is right already passes through.",
             search_aliases=["cogvideox", "fix", "noise", "v prediction", "dynamic cfg", "zsnr"],
             inputs=[
                 io.Model.Input("model", tooltip="A model from any loader; quantised ones and ones with LoRAs too."),
@@ -236,8 +237,8 @@ class MatrixImageCondition(io.ComfyNode):
         batch_size: int = 1,
         clip_vision_output: Any = None,
     ) -> io.NodeOutput:
-        for problem in needs_repair(model):
-            logging.warning("MATRIX: this CogVideoX needs MATRIX Repair CogVideoX: %s", problem)
+        for problem in needs_repair(model, first_frame=True):
+            logging.warning("MATRIX: this model needs MATRIX Repair CogVideoX: %s", problem)
         made = image_condition(model, vae, image, width, height, length, batch_size, clip_vision_output)
         positive = node_helpers.conditioning_set_values(positive, made.values)
         negative = node_helpers.conditioning_set_values(negative, made.values)

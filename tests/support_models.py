@@ -149,7 +149,7 @@ def make_wan(
             image_dim=1280 if image_words else None,
             added_kv_proj_dim=256 if image_words else None,
         )
-        randomize(transformer, seed + index, 0.03).save_pretrained(folder / part)
+        randomize(transformer, seed + index, 0.06).save_pretrained(folder / part)
     FlowMatchEulerDiscreteScheduler(shift=8.0).save_pretrained(folder / "scheduler")
     if vae:
         _wan_vae(folder / "vae", seed)
@@ -191,7 +191,7 @@ def make_hunyuan(
         text_embed_dim=text_dim,
         image_condition_type=i2v or None,
     )
-    randomize(transformer, seed, 0.03).save_pretrained(folder / "transformer")
+    randomize(transformer, seed, 0.08).save_pretrained(folder / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=7.0).save_pretrained(folder / "scheduler")
     if vae:
         _hunyuan_vae(folder / "vae", seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support_models import make_cogvideox, make_wan
+from support_models import make_cogvideox, make_hunyuan, make_wan
 from torch import Tensor
 
 KINDS = {
@@ -438,3 +438,54 @@ def test_the_hosts_classes_are_asked_and_answer(comfy: ModuleType, caplog: pytes
     assert repair._host_fills_behind(host.CogVideoXTransformer3DModel)
     assert not repair._host_fills_behind(Front)
     assert "cannot ask" not in caplog.text
+
+
+def test_hunyuans_given_first_frame(comfy: ModuleType, tmp_path: Path) -> None:
+    """The wrapper sleeps without a given frame, leaves no hook behind, and mends a clone only."""
+    from comfy.ldm.hunyuan_video.model import HunyuanVideo
+
+    from matrix_lib.hosts.comfy.hunyuan import _host_misplaces
+    from matrix_lib.hosts.comfy.load import _build
+    from matrix_lib.hosts.comfy.repair import needs_repair, repair
+
+    assert _host_misplaces(HunyuanVideo) == (True, True)
+    host = _build(str(make_hunyuan(tmp_path / "hunyuan", i2v="token_replace", vae=False)), "transformer", None)
+    assert needs_repair(host) == []
+    assert len(needs_repair(host, first_frame=True)) == 1
+    model, notes = repair(host)
+    assert notes == needs_repair(host, first_frame=True)
+    assert needs_repair(model, first_frame=True) == []
+    assert repair(model) == (model, [])
+
+    def once(model: Any, stop: bool = False, **values: Any) -> Tensor:
+        import comfy.sample
+
+        generator = torch.Generator().manual_seed(0)
+        noise, text = torch.randn(1, 16, 2, 8, 8, generator=generator), torch.randn(1, 9, 64, generator=generator)
+        cond = [[text, {"pooled_output": torch.randn(1, 768, generator=generator), "guidance": 6.0, **values}]]
+        latent = torch.zeros_like(noise)
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                model,
+                noise,
+                1,
+                1.0,
+                "euler",
+                "simple",
+                cond,
+                cond,
+                latent,
+                disable_pbar=True,
+                seed=1,
+                callback=(lambda *_: 1 / 0) if stop else None,
+            )
+
+    assert torch.equal(once(model), once(host))
+    before = once(host, guiding_frame_index=0)
+    assert not torch.equal(once(model, guiding_frame_index=0), before)
+    with pytest.raises(ZeroDivisionError):
+        once(model, stop=True, guiding_frame_index=0)
+    network = model.model.diffusion_model
+    assert not network.guidance_in._forward_hooks
+    assert not any(block._forward_pre_hooks for block in network.single_blocks)
+    assert torch.equal(once(host, guiding_frame_index=0), before)

@@ -21,6 +21,7 @@ from torch import nn
 
 from ...backbones.positions import add_sincos
 from .cogvideox import Checkpoint, DynamicCFG, InvertedImage, LeadFrames, PositionTable, RotaryPositions, Sampling
+from .hunyuan import first_frame_wrong, mend_first_frame
 
 __all__ = ["describe", "needs_repair", "remember", "repair"]
 
@@ -28,6 +29,7 @@ KEY = "matrix_repair"
 _CHECKPOINT = "matrix_cogvideox"
 _ROTARY = "diffusion_model._get_rotary_emb"
 _ROTARY_FLAG = "diffusion_model.use_rotary_positional_embeddings"
+_FIRST_FRAME = "a given first frame (HunyuanVideo I2V, replace) is marked on the wrong tokens"
 _TABLE_FLAGS = tuple(f"diffusion_model.patch_embed.use_{kind}positional_embeddings" for kind in ("", "learned_"))
 
 
@@ -84,10 +86,16 @@ class Defect:
     mend: Callable[[Any, Checkpoint], None]
 
 
-def needs_repair(model: Any, variant: Literal["auto", "2b", "5b"] = "auto") -> list[str]:
-    """What the host gets wrong about this MODEL, one sentence each; [] where it is right or the MODEL no CogVideoX."""
+def needs_repair(model: Any, variant: Literal["auto", "2b", "5b"] = "auto", first_frame: bool = False) -> list[str]:
+    """What the host gets wrong about this MODEL, one sentence each; [] where it is right.
+
+    Args:
+        first_frame: whether the first frame will be given. HunyuanVideo has a fault that only this use meets.
+    """
     checkpoint = describe(model, variant)
-    return [] if checkpoint is None else [defect.text for defect in _defects(model, checkpoint)]
+    if checkpoint is None:
+        return [_FIRST_FRAME] if first_frame and first_frame_wrong(model) else []
+    return [defect.text for defect in _defects(model, checkpoint)]
 
 
 def repair(
@@ -102,8 +110,10 @@ def repair(
         dynamic_cfg: guidance that grows over the run; takes the host's one slot for a guidance function.
     """
     checkpoint = describe(model, variant)
-    defects = [] if checkpoint is None else _defects(model, checkpoint)
-    if checkpoint is None or (not defects and dynamic_cfg == "off"):
+    if checkpoint is None:
+        return _repair_other(model)
+    defects = _defects(model, checkpoint)
+    if not defects and dynamic_cfg == "off":
         return model, []
     clone = model.clone()
     remember(clone, checkpoint)
@@ -112,6 +122,14 @@ def repair(
     if dynamic_cfg != "off":
         clone.set_model_sampler_cfg_function(DynamicCFG(dynamic_cfg))
     return clone, [defect.text for defect in defects]
+
+
+def _repair_other(model: Any) -> tuple[Any, list[str]]:
+    if not first_frame_wrong(model):
+        return model, []
+    clone = model.clone()
+    mend_first_frame(clone)
+    return clone, [_FIRST_FRAME]
 
 
 def _defects(model: Any, checkpoint: Checkpoint) -> list[Defect]:
