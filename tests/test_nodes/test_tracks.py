@@ -10,15 +10,6 @@ import pytest
 import skvideo
 import torch
 
-IDS = (
-    "MatrixMaskTracks",
-    "MatrixBoxTracks",
-    "MatrixSAM2Tracks",
-    "MatrixTracksToMask",
-    "MatrixPreviewTracks",
-    "MatrixSaveTracks",
-    "MatrixLoadTracks",
-)
 RIDE = "cyclist (subject): 0: 347 10 520 272; 28: 350 10 524 272\nvan (object): 0 30 300 272"
 
 
@@ -35,19 +26,6 @@ def tracks(pack):
     masks["mask0"][:, 4:30, 8:24] = 1
     masks["mask1"][4:, 10:40, 40:60] = 1
     return pack.run("MatrixMaskTracks", names="cat (subject)\nbox", masks=masks).result[0]
-
-
-def test_every_input_and_output_is_explained_and_has_its_page(pack):
-    root = Path(pack.module.__file__).parent / "web" / "docs"
-    for node_id in IDS:
-        schema = pack.classes[node_id].define_schema()
-        assert schema.category == "MATRIX/tracks"
-        assert schema.description
-        assert schema.search_aliases
-        assert all(part.tooltip for part in [*schema.inputs, *schema.outputs]), node_id
-        page = (root / f"{node_id}.md").read_text(encoding="utf-8")
-        for part in schema.inputs:
-            assert f"`{part.id}`" in page, f"{node_id}: {part.id}"
 
 
 def test_masks_by_name(pack, tracks):
@@ -434,3 +412,52 @@ def test_released_sizes_are_known_by_their_weights(pack):
         weights |= {"no_obj_embed_spatial": torch.zeros(1)} if family == "sam2.1" else {}
         expected = OmegaConf.to_container(config.model, resolve=True)
         assert module._config(Path("x.pt"), weights) == expected
+
+
+# ---------------------------------------------------------------------------------------------------- over HTTP
+
+
+def test_a_graph_of_track_nodes_through_the_server(server):
+    """Grown sockets, links, previews, files and refusals as a person's browser meets them."""
+    graph = {
+        "1": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 48}},
+        "2": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 48}},
+        "3": {
+            "class_type": "MatrixMaskTracks",
+            "inputs": {
+                "names": "sky\nsea (object)",
+                "masks.mask0": ["1", 0],
+                "masks.mask1": ["2", 0],
+                "threshold": 0.5,
+                "fps": 8.0,
+            },
+        },
+        "4": {"class_type": "MatrixSaveTracks", "inputs": {"tracks": ["3", 0], "filename_prefix": "web/pair"}},
+        "5": {
+            "class_type": "MatrixPreviewTracks",
+            "inputs": {
+                "tracks": ["4", 0],
+                "width": 0,
+                "height": 0,
+                "crop": "center",
+                "length": 9,
+                "model": "CogVideoX 1.0, Wan, HunyuanVideo",
+                "show": "every frame",
+                "resize": "nearest",
+                "strength": 0.4,
+            },
+        },
+    }
+    out = server.run(graph)
+    assert len(out["5"]["images"]) == 1
+    assert "the tracks hold the first frame alone" in out["5"]["text"][0]
+    assert (server.base / "output" / "web" / "pair_00001_.safetensors").is_file()
+    load = {"class_type": "MatrixLoadTracks", "inputs": {"file": "web/pair_00001_.safetensors [output]"}}
+    again = server.run({"1": load, "2": graph["5"] | {"inputs": graph["5"]["inputs"] | {"tracks": ["1", 0]}}})
+    assert "sea (object)" in again["2"]["text"][0]
+    load["inputs"]["file"] = "../../etc/passwd.safetensors"
+    with pytest.raises(RuntimeError, match="outside of the folders"):
+        server.run({"1": load, "2": graph["5"] | {"inputs": graph["5"]["inputs"] | {"tracks": ["1", 0]}}})
+    one = {"class_type": "MatrixMaskTracks", "inputs": graph["3"]["inputs"] | {"names": "sky"}}
+    with pytest.raises(RuntimeError, match="2 masks are connected .* 1 names: sky"):
+        server.run(graph | {"3": one})
