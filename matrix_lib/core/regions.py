@@ -1,0 +1,356 @@
+"""Attention with a bias that is constant per (query region, key region), exact and without a dense mask.
+
+Softmax over a union of key sets is the mix of the softmaxes over each set, weighted by exp(log-sum-exp). So each query
+region attends to the keys of each bias value apart, the bias is added to that part's log-sum-exp, and the parts are
+merged. A bias of -inf leaves the keys out (a hard partition costs less than plain attention); equal rows share a pass.
+Soft edges take the other exact way: a bias of low rank R is R more columns of q and k, at the same scale.
+
+B batch, H heads, Nq / Nk query / key tokens, D head size, Rq / Rk regions of each, R label columns, E instances.
+Biases are logits: added to scale * q.k before the softmax.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .attention import row_lse, sdpa_with_lse
+
+__all__ = ["LabelColumns", "RegionLayout", "attend", "labelled", "signatures"]
+
+# Hosts write "never" as -inf or as the lowest number of some dtype; float16's is the highest of them.
+_NEVER = -3e4
+
+
+@dataclass(frozen=True, eq=False)
+class RegionLayout:
+    """Which region each token is in, and the bias between regions. Tensors live in main memory.
+
+    Args:
+        query, key: (Nq,), (Nk,) int64 region numbers.
+        bias: (Rq, Rk) float32 logits; -inf keeps a query region from a key region altogether.
+        zeroed: (Rq, Rk) bool: probabilities set to 0 after the softmax, the others as they were (rows then sum to less
+            than 1). None: nowhere.
+
+    Raises ValueError for regions outside the tables and for a bias that is NaN or +inf.
+    """
+
+    query: Tensor
+    key: Tensor
+    bias: Tensor
+    zeroed: Tensor | None = None
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.bias.isnan().any() or (self.bias == float("inf")).any():
+            raise ValueError("a region bias is a number of logits or -inf; got NaN or +inf")
+        if self.zeroed is not None and self.zeroed.shape != self.bias.shape:
+            raise ValueError(f"bias {list(self.bias.shape)} and zeroed {list(self.zeroed.shape)} must have one shape")
+        for what, label, count in (("query", self.query, self.bias.shape[0]), ("key", self.key, self.bias.shape[1])):
+            if len(label) and not 0 <= int(label.min()) <= int(label.max()) < count:
+                raise ValueError(
+                    f"{what} regions are 0..{count - 1}; got {int(label.min())}..{int(label.max())}: "
+                    f"the bias table is {list(self.bias.shape)}"
+                )
+
+    @property
+    def neutral(self) -> bool:
+        """Whether it changes nothing."""
+        return not self.bias.any() and (self.zeroed is None or not self.zeroed.any())
+
+    def plus(self, other: RegionLayout) -> RegionLayout:
+        """Both at once: regions are the pairs, biases add, zeroed is zeroed by either."""
+        sizes = [(len(layout.query), len(layout.key)) for layout in (self, other)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"layouts of {sizes[0]} and {sizes[1]} (queries, keys) do not fit the same call")
+        query, left_q, right_q = _pairs(self.query, other.query, other.bias.shape[0])
+        key, left_k, right_k = _pairs(self.key, other.key, other.bias.shape[1])
+        bias = self.bias[left_q][:, left_k] + other.bias[right_q][:, right_k]
+        zeroed = self._zeroed()[left_q][:, left_k] | other._zeroed()[right_q][:, right_k]
+        return RegionLayout(query, key, bias, zeroed)
+
+    def without_keys(self, drop: Tensor) -> RegionLayout:
+        """The same with the keys of a (Nk,) bool mask left out, as an additive mask of -inf does."""
+        name = ("without", drop.numpy().tobytes())
+        if name not in self._cache:
+            nowhere = torch.tensor([[0.0, float("-inf")]])
+            self._cache[name] = self.plus(RegionLayout(torch.zeros_like(self.query), drop.long(), nowhere))
+        return self._cache[name]
+
+    def _zeroed(self) -> Tensor:
+        return torch.zeros_like(self.bias, dtype=torch.bool) if self.zeroed is None else self.zeroed
+
+    def _blocks(self, device: torch.device) -> list[_Block]:
+        if device not in self._cache:
+            self._cache[device] = _blocks(self, device)
+        return self._cache[device]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelColumns:
+    """A bias of low rank: bias[i, j] = sum over r of query[i, r] * key[j, r]. (Nq, R) and (Nk, R) float32, finite.
+
+    In half precision the labels are rounded as q and k are.
+    """
+
+    query: Tensor
+    key: Tensor
+
+    def plus(self, other: LabelColumns) -> LabelColumns:
+        return LabelColumns(torch.cat([self.query, other.query], 1), torch.cat([self.key, other.key], 1))
+
+
+def signatures(members: Tensor) -> tuple[Tensor, Tensor]:
+    """Regions as membership signatures: tokens are in one region when the same instances hold them, so an overlap is a
+    region of its own. members (E, N) bool -> labels (N,) int64 and table (R, E) bool, in ascending order."""
+    count = members.shape[1]
+    codes = torch.zeros(count, dtype=torch.int64)
+    for member in members.bool().cpu():
+        codes = torch.unique(codes * 2 + member, return_inverse=True)[1]
+    regions = int(codes.max()) + 1 if count else 0
+    first = torch.full((regions,), count).scatter_reduce_(0, codes, torch.arange(count), "amin")
+    return codes, members.bool().cpu()[:, first].T
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    layout: RegionLayout | None = None,
+    *,
+    columns: LabelColumns | None = None,
+    mask: Tensor | None = None,
+    budget: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Biased attention: output (B, H, Nq, Dv) and the log-sum-exp of the biased rows (B, H, Nq), float32.
+
+    Args:
+        q, k, v: (B, H, Nq, D), (B, H, Nk, D), (B, H, Nk, Dv). One layout for the whole batch.
+        mask: the model's own, additive (float) or keep (bool), broadcastable to (B, H, Nq, Nk).
+        budget: logits held at a time where gradients are wanted (elements).
+
+    A row that may look at nothing gives zeros and -inf. Gradients flow through q, k and v. Raises ValueError when the
+    layout or the columns are for another number of tokens.
+    """
+    _fits(q, k, layout, columns)
+    width = v.shape[-1]
+    if columns is not None:
+        q, k, v = *_with_labels(q, k, columns.query, columns.key, scale), v
+    if layout is None:
+        layout = RegionLayout(torch.zeros(q.shape[2]).long(), torch.zeros(k.shape[2]).long(), torch.zeros(1, 1))
+    mask = _four(mask)
+    drop = _dropped(mask)
+    if drop is not None:
+        layout, mask = layout.without_keys(drop), None
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return _explicit(q, k, v, scale, layout, mask, budget)
+    if v.shape[-1] < q.shape[-1]:  # the fused kernels want equal head sizes
+        v = torch.nn.functional.pad(v, (0, q.shape[-1] - v.shape[-1]))
+    blocks = layout._blocks(q.device)
+    if len(blocks) == 1:
+        out, lse = _attend_block(q, k, v, scale, blocks[0], mask)
+        return out[..., :width], lse
+    b, h, n, _ = q.shape
+    out = q.new_empty(b, n, h, width).transpose(1, 2)  # heads inside of tokens: what hosts make of it is a view
+    lse = q.new_empty(b, h, n, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
+    for block in blocks:
+        part, norm = _attend_block(q.index_select(2, block.rows), k, v, scale, block, mask)
+        out.index_copy_(2, block.rows, part[..., :width].to(out.dtype))
+        lse.index_copy_(2, block.rows, norm.to(lse.dtype))
+    return out, lse
+
+
+def labelled(
+    q: Tensor, k: Tensor, scale: float, layout: RegionLayout | None, columns: LabelColumns | None = None
+) -> tuple[Tensor, Tensor]:
+    """q and k with label columns appended, so that scale * q.k is the biased logit: whoever reads columns or rows of a
+    plain call reads those of the edited one. -inf becomes a bias that leaves nothing of a probability."""
+    query, key = [], []
+    if columns is not None:
+        query.append(columns.query)
+        key.append(columns.key)
+    if layout is not None:
+        bias = layout.bias.clamp(min=-1e4)
+        if q.dtype in (torch.float16, torch.bfloat16):  # what the rounding of a bias loses goes into columns of its own
+            high = (bias / scale).to(q.dtype).float() * scale
+            bias = torch.cat([high, bias - high], 0)
+        one_hot = torch.nn.functional.one_hot(layout.query, layout.bias.shape[0]).float()
+        query.append(one_hot.repeat(1, bias.shape[0] // layout.bias.shape[0]))
+        key.append(bias[:, layout.key].T)
+    if not query:
+        return q, k
+    return _with_labels(q, k, torch.cat(query, 1), torch.cat(key, 1), scale)
+
+
+# -- one query region after another -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Keys of one bias value for a block of queries; `keys` None means all of them."""
+
+    keys: Tensor | None
+    bias: float
+    zeroed: bool
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Query tokens that share a row of the bias table, and what they attend to."""
+
+    rows: Tensor
+    groups: tuple[_Group, ...]
+
+
+def _blocks(layout: RegionLayout, device: torch.device) -> list[_Block]:
+    used_keys = torch.bincount(layout.key, minlength=layout.bias.shape[1]) > 0
+    table = torch.stack([layout.bias, layout._zeroed().float()], -1)[:, used_keys]  # empty key regions bias nothing
+    place = used_keys.long().cumsum(0) - 1
+    kinds, of_region = torch.unique(table.flatten(1), dim=0, return_inverse=True)
+    block_of, key = of_region[layout.query], place[layout.key]
+    blocks = []
+    for kind, row in enumerate(kinds.unflatten(1, table.shape[1:])):
+        rows = torch.nonzero(block_of == kind)[:, 0]
+        if not len(rows):
+            continue
+        values, group_of = torch.unique(row, dim=0, return_inverse=True)
+        groups = []
+        for at, (bias, zeroed) in enumerate(values.tolist()):
+            if bias == float("-inf"):
+                continue
+            keys = torch.nonzero(group_of[key] == at)[:, 0]
+            whole = len(keys) == len(layout.key)
+            groups.append(_Group(None if whole else keys.to(device), bias, bool(zeroed)))
+        blocks.append(_Block(rows.to(device), tuple(groups)))
+    return blocks
+
+
+def _attend_block(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, block: _Block, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of the queries of one block (already picked out of the call)."""
+    kind = torch.float64 if q.dtype == torch.float64 else torch.float32
+    if not block.groups:
+        return q.new_zeros(*q.shape[:3], v.shape[-1]), q.new_full(q.shape[:3], float("-inf"), dtype=kind)
+    parts, norms = [], []
+    for group in block.groups:
+        kk, vv = (k, v) if group.keys is None else (k.index_select(2, group.keys), v.index_select(2, group.keys))
+        here = _part(mask, block.rows, group.keys)
+        out, lse = sdpa_with_lse(q, kk, vv, attn_mask=None if here is None else _as(here, q), scale=scale)
+        if lse is None:
+            lse = row_lse(q, kk, scale, mask=here)
+        parts.append(out)
+        norms.append(lse.to(kind) + group.bias)
+    if len(parts) == 1 and not block.groups[0].zeroed and mask is None:
+        return parts[0], norms[0]
+    total = torch.logsumexp(torch.stack(norms), 0) if len(norms) > 1 else norms[0]
+    safe = total.masked_fill(total == float("-inf"), 0.0)
+    mixed = torch.zeros(parts[0].shape, dtype=kind, device=q.device)
+    for group, out, norm in zip(block.groups, parts, norms):
+        if group.zeroed:
+            continue
+        share = (norm - safe).exp().unsqueeze(-1)
+        if mask is not None:  # a kernel may give NaN for a row whose keys are all masked
+            out = torch.where(share > 0, out, 0)
+        mixed.addcmul_(out.to(kind), share)
+    return mixed.to(q.dtype), total
+
+
+def _explicit(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, layout: RegionLayout, mask: Tensor | None, budget: int | None
+) -> tuple[Tensor, Tensor]:
+    """The same in row chunks with the logits at hand: the kernels' log-sum-exp has no gradient."""
+    device = q.device
+    bias, zeroed, key = layout.bias.to(device), layout._zeroed().to(device), layout.key.to(device)
+    step = max(1, (budget or 1 << 23) // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
+    outs, norms = [], []
+    for first in range(0, q.shape[2], step):
+        rows = slice(first, min(first + step, q.shape[2]))
+        label = layout.query[rows].to(device)
+        place = torch.arange(rows.start, rows.stop, device=device)
+        here = _part(mask, place, None)
+
+        def run(qc: Tensor, kk: Tensor, vv: Tensor, label: Tensor = label, here: Tensor | None = here):
+            kind = torch.float64 if qc.dtype == torch.float64 else torch.float32
+            logits = (qc.to(kind) @ kk.to(kind).transpose(-1, -2)) * scale + bias[label][:, key].to(kind)
+            if here is not None:
+                logits = logits + _as(here, logits)
+            lse = logits.logsumexp(-1)
+            safe = lse.masked_fill(lse == float("-inf"), 0.0)
+            p = (logits - safe.unsqueeze(-1)).exp().masked_fill(zeroed[label][:, key], 0.0)
+            return (p @ vv.to(kind)).to(qc.dtype), lse
+
+        out, norm = checkpoint(run, q[:, :, rows], k, v, use_reentrant=False)
+        outs.append(out)
+        norms.append(norm)
+    return torch.cat(outs, 2), torch.cat(norms, 2)
+
+
+# -- small parts ------------------------------------------------------------------------------------------------------
+
+
+def _pairs(left: Tensor, right: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels of the pairs that occur, and each pair's left and right label."""
+    codes, labels = torch.unique(left * count + right, return_inverse=True)
+    return labels, codes // count, codes % count
+
+
+def _with_labels(q: Tensor, k: Tensor, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """q and k with (N, R) columns behind their own, padded to a multiple of 8 as kernels like it."""
+    pad = -(q.shape[-1] + query.shape[1]) % 8
+
+    def extend(tensor: Tensor, label: Tensor) -> Tensor:
+        label = torch.nn.functional.pad(label, (0, pad)).to(tensor)
+        return torch.cat([tensor, label.expand(*tensor.shape[:2], *label.shape)], -1)
+
+    return extend(q, query), extend(k, key / scale)
+
+
+def _four(mask: Tensor | None) -> Tensor | None:
+    """A mask in four dimensions, from (Nq, Nk) and (B, Nq, Nk) as kernels take them."""
+    if mask is not None and mask.ndim < 4:
+        mask = mask[None, None] if mask.ndim == 2 else mask.unsqueeze(1)
+    return mask
+
+
+def _dropped(mask: Tensor | None) -> Tensor | None:
+    """(Nk,) bool of the keys that a key mask leaves out; None where the mask is anything but "all or nothing" for the
+    keys of a whole batch, or leaves no key."""
+    if mask is None or any(size > 1 for size in mask.shape[:3]):
+        return None
+    values = mask.reshape(-1).cpu()
+    drop = ~values if values.dtype == torch.bool else values < _NEVER
+    plain = values.dtype == torch.bool or not values[~drop].any()
+    return drop if plain and not drop.all() else None
+
+
+def _part(mask: Tensor | None, rows: Tensor, keys: Tensor | None) -> Tensor | None:
+    if mask is None:
+        return None
+    if mask.shape[2] > 1:
+        mask = mask.index_select(2, rows)
+    if keys is not None and mask.shape[3] > 1:
+        mask = mask.index_select(3, keys)
+    return mask
+
+
+def _as(mask: Tensor, like: Tensor) -> Tensor:
+    """An additive mask of the dtype that the kernel wants."""
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, float("-inf"))
+    return mask.to(like.dtype)
+
+
+def _fits(q: Tensor, k: Tensor, layout: RegionLayout | None, columns: LabelColumns | None) -> None:
+    size = (q.shape[2], k.shape[2])
+    for part in (layout, columns):
+        if part is not None and (len(part.query), len(part.key)) != size:
+            raise ValueError(
+                f"this call has {size[0]} queries and {size[1]} keys, but the regions were made for "
+                f"{len(part.query)} and {len(part.key)}"
+            )
