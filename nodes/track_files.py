@@ -92,9 +92,9 @@ class MatrixTracksToMask(io.ComfyNode):
     ) -> io.NodeOutput:
         chosen = tracks.select(parse_names(names)[0] or tracks.names)
         framing = _framing(tracks, width, height, crop)
-        step = ticker(2 * chosen.frames * len(chosen.names))
-        if framing.target != framing.source:
-            chosen = chosen.framed(framing, step)
+        resized = framing.target != framing.source
+        step = ticker((1 + resized) * chosen.frames * len(chosen.names))
+        chosen = chosen.framed(framing, step) if resized else chosen
         return io.NodeOutput(mask_batch(chosen, several != "joined", step), image_batch([chosen.id_map()]))
 
 

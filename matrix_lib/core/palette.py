@@ -18,29 +18,24 @@ _GOLDEN = 0.618033988749895
 
 def distinct_colours(count: int, taken: Sequence[Colour] = ()) -> tuple[Colour, ...]:
     """`count` colours that are not in `taken`: the five fixed ones first, then generated ones, always the same."""
-    chosen: list[Colour] = []
+    chosen: list[Colour] = [colour for colour in FIXED if colour not in taken][:count]
+    least, refused = 140.0, 0  # distance in RGB that a new colour keeps; it shrinks where there is no room for that
     for colour in _candidates():
         if len(chosen) == count:
             break
-        if _apart(colour, [*taken, *chosen, (0, 0, 0)], _spacing(len(taken) + len(chosen))):
+        others = [(0, 0, 0), *taken, *chosen]
+        if min(sum((a - b) ** 2 for a, b in zip(colour, other)) for other in others) >= least**2:
             chosen.append(colour)
+        elif (refused := refused + 1) % 24 == 0:
+            least *= 0.8
     return tuple(chosen)
 
 
 def _candidates() -> Iterable[Colour]:
-    yield from FIXED
+    """Without end: hues by the golden ratio, in three tones."""
     hue, step = 0.5, 0
     while True:
-        saturation, value = ((0.95, 1.0), (0.55, 1.0), (0.9, 0.65))[step % 3]
+        saturation, value = ((0.95, 1.0), (0.5, 1.0), (0.85, 0.6))[step % 3]
         red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
         yield round(red * 255), round(green * 255), round(blue * 255)
         hue, step = (hue + _GOLDEN) % 1.0, step + 1
-
-
-def _spacing(others: int) -> float:
-    """How far apart colours have to be (squared RGB distance): less, the more there are."""
-    return 3.0 * (200.0 / (2 + others)) ** 2 if others >= len(FIXED) else 1.0
-
-
-def _apart(colour: Colour, others: Iterable[Colour], least: float) -> bool:
-    return all(sum((a - b) ** 2 for a, b in zip(colour, other)) >= least for other in others)

@@ -270,9 +270,10 @@ class MaskTracks:
             parts = []
             for start in range(0, self.frames, _FRAMES_AT_ONCE):
                 dense = self.masks(track.name, start, min(start + _FRAMES_AT_ONCE, self.frames))
-                parts += [runs.pack(mask.numpy()) for mask in framing.apply(dense, "nearest")]
-                if progress is not None:
-                    progress()
+                for mask in framing.apply(dense, "nearest"):
+                    parts.append(runs.pack(mask.numpy()))
+                    if progress is not None:
+                        progress()
             tracks.append(track.with_frames(parts))
         return replace(self, tracks=tuple(tracks), height=framing.target[0], width=framing.target[1])
 
