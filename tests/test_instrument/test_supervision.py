@@ -1,0 +1,177 @@
+"""Losses off running diffusers models: every family, with gradient checkpointing, against a float64 softmax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support_attention import make_binding, make_tracks
+from support_models import randomize
+
+from matrix_lib.core import binding as binding_module
+from matrix_lib.core import tracks as tracks_module
+from matrix_lib.core.decoder import DecoderConfig, MaskDecoder
+from matrix_lib.core.grid import Grid
+from matrix_lib.core.losses import AlignmentConfig, LayerDraw, TargetAwareConfig, alignment_loss
+from matrix_lib.core.targets import Targets
+from matrix_lib.hosts.diffusers.attach import attach
+from matrix_lib.instrument.session import Session
+from matrix_lib.instrument.supervision import AlignmentMaps, TargetMaps
+
+LATENT = (3, 4, 6)
+GRID = Grid.from_latent(LATENT)
+LAYERS = AlignmentConfig(v2t=LayerDraw((0, 1)), v2v=LayerDraw((1,)))
+
+
+def build(family: str, layers: int = 2) -> tuple[Any, dict[str, Any]]:
+    g = torch.Generator().manual_seed(2)
+    t, h, w = LATENT
+    if family == "cogvideox":
+        from diffusers import CogVideoXTransformer3DModel
+
+        model: Any = CogVideoXTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=8,
+            text_embed_dim=16, num_layers=layers, sample_width=w, sample_height=h, sample_frames=9,
+        )  # fmt: skip
+        x, words = torch.randn(1, t, 4, h, w, generator=g), torch.randn(1, 226, 16, generator=g)
+    else:
+        from diffusers import WanTransformer3DModel
+
+        model = WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=8,
+            ffn_dim=16, num_layers=layers,
+        )  # fmt: skip
+        x, words = torch.randn(1, 4, t, h, w, generator=g), torch.randn(1, 20, 16, generator=g)
+    args = {"hidden_states": x, "encoder_hidden_states": words, "timestep": torch.tensor([500])}
+    return randomize(model, std=0.15), args
+
+
+def targets(family: str) -> Targets:
+    binding = make_binding(binding_module, 226 if family == "cogvideox" else 20)
+    return Targets.of(binding, make_tracks(tracks_module, 9, 32, 48), GRID)
+
+
+def gradients(model: Any, args: dict[str, Any], maps: Any, loss: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    with attach(model, Session([maps]), lambda forward: None):
+        out = model(**args, return_dict=False)[0]
+        total = out.square().mean() + loss(maps)
+        total.backward()
+    return float(total), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[n].double() - b[n].double()).norm() / b[n].double().norm().clamp_min(1e-9)) for n in a)
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "wan"])
+@pytest.mark.parametrize("scores", ["probabilities", "logits"])
+def test_gradient_checkpointing_changes_nothing(family: str, scores: Any) -> None:
+    model, args = build(family)
+    config = AlignmentConfig(sga=1.0, spa=1.0, v2t=LAYERS.v2t, v2v=LAYERS.v2v, scores=scores)
+    torch.manual_seed(0)
+    decoder = MaskDecoder(DecoderConfig(2, 1, width=8, least=4, probabilities=scores == "probabilities"))
+    found = []
+    for checkpointing in (False, True):
+        model.train()
+        (model.enable_gradient_checkpointing if checkpointing else model.disable_gradient_checkpointing)()
+        maps = AlignmentMaps(config, [targets(family)])
+        found.append(gradients(model, args, maps, lambda m: m.alignment(decoder).total))
+        assert len(maps.grounding[0]) == 2
+        assert len(maps.propagation[0]) == 1
+    off = gradients(model, args, AlignmentMaps(config, [None]), lambda m: m.alignment().total)
+    assert abs(found[0][0] - found[1][0]) < 1e-6
+    assert apart(found[0][1], found[1][1]) < 1e-5
+    assert abs(found[0][0] - off[0]) > 0.1
+    assert apart(found[0][1], off[1]) > 1e-2
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "wan"])
+def test_parameters_get_the_gradient_of_an_explicit_softmax(family: str) -> None:
+    """Through a whole model in float64, where the reference reads the same q and k."""
+    model, args = build(family, layers=1)
+    model, args = model.double(), {k: v.double() if v.is_floating_point() else v for k, v in args.items()}
+    target = targets(family)
+    config = AlignmentConfig(sga=1.0, spa=0.5, v2t=LayerDraw((0,)), v2v=LayerDraw((0,)), scores="probabilities")
+    got = gradients(model, args, AlignmentMaps(config, [target]), lambda m: m.alignment().total)
+
+    class Explicit(AlignmentMaps):
+        def observe(self, call: Any, lse: Any = None) -> None:
+            p = (call.q @ call.k.transpose(-1, -2) * call.scale).softmax(-1)[0].mean(0)
+            first = call.video_q[0]
+            video = slice(first, first + GRID.size)
+            if call.site.has_v2t:
+                made = p[video][:, target.words.indices + call.text_k[0]] @ target.words.weights.double()
+                self.grounding[0][0] = made.T.unflatten(-1, GRID.shape)
+            if call.site.has_v2v:
+                made = target.queries.weights.double().T @ p[target.queries.indices + first][:, video]
+                self.propagation[0][0] = made.unflatten(-1, GRID.shape)
+
+    wanted = gradients(model, args, Explicit(config, [target]), lambda m: m.alignment().total)
+    assert abs(got[0] - wanted[0]) < 1e-6
+    assert apart(got[1], wanted[1]) < 1e-4
+
+
+def test_target_aware_loss_of_a_model() -> None:
+    model, args = build("cogvideox")
+    config = TargetAwareConfig(layers=LayerDraw((0, 1)))
+    model.enable_gradient_checkpointing()
+    model.train()
+    found = {}
+    for weight in (0.0, 0.1, 0.2):
+        config = TargetAwareConfig(weight=weight, layers=LayerDraw((0, 1)))
+        maps = TargetMaps(config, [targets("cogvideox")], ["van"])
+        found[weight] = gradients(model, args, maps, lambda m: m.target_aware().total)[0]
+    assert found[0.1] - found[0.0] == pytest.approx((found[0.2] - found[0.0]) / 2, rel=1e-4)
+    assert found[0.1] > found[0.0]
+    with pytest.raises(ValueError, match="no grounded phrase"):
+        TargetMaps(config, [targets("cogvideox")], ["lamp"])
+
+
+def test_targets_join_words_and_tracks_by_name() -> None:
+    target = targets("cogvideox")
+    assert target.words.names == ("cyclist", "van", "passes")
+    assert target.queries.names == ("cyclist", "van")
+    masks = target.token_masks(target.words.names)
+    assert torch.equal(masks[2], torch.maximum(masks[0], masks[1])), "a verb's mask is its pair's, united"
+    pixels = target.pixel_masks(["van", "passes"])
+    assert pixels.shape == (2, 9, 32, 48)
+    assert bool((pixels[0] <= pixels[1]).all())
+    binding = make_binding(binding_module, 226)
+    first = make_tracks(tracks_module, 9, 32, 48).take([0])
+    alone = Targets.of(binding, first, GRID)
+    assert alone.known.tolist() == [True, False, False]
+    assert alone.pixel_known.tolist() == [True] + [False] * 8
+    assert alone.pixel_masks(["van"])[0, 1:].sum() == 0
+    with pytest.raises(ValueError, match="join"):
+        Targets.of(binding, first.rename({"van": "lorry"}), GRID)
+
+
+def test_what_cannot_be_asked_is_noted_or_refused() -> None:
+    verb = make_binding(binding_module, 226, {"cyclist": (1,), "van": (), "passes": (9,)})
+    target = Targets.of(verb, make_tracks(tracks_module, 9, 32, 48), GRID)
+    assert target.words.names == ("cyclist", "passes")
+    assert any("'van' has no words" in note for note in target.notes)
+    model, args = build("cogvideox")
+    with pytest.raises(ValueError, match="rows"):
+        gradients(model, args, AlignmentMaps(LAYERS, [target, target]), lambda m: m.alignment().total)
+    far = AlignmentConfig(v2t=LayerDraw((7,)), v2v=LayerDraw((1,)))
+    with pytest.raises(ValueError, match=r"layers \[7\] gave no map"):
+        gradients(model, args, AlignmentMaps(far, [target]), lambda m: m.alignment().total)
+    bell = AlignmentConfig(v2t=LayerDraw((0,)), v2v=LayerDraw((1,)), timestep="bell")
+    with pytest.raises(ValueError, match="needs the times"):
+        gradients(model, args, AlignmentMaps(bell, [target]), lambda m: m.alignment().total)
+    half = gradients(model, args, AlignmentMaps(bell, [target]), lambda m: m.alignment(t=torch.tensor([0.5])).total)
+    ends = gradients(model, args, AlignmentMaps(bell, [target]), lambda m: m.alignment(t=torch.tensor([1.0])).total)
+    assert half[0] > ends[0]
+
+
+def test_switched_off_losses_watch_nothing() -> None:
+    maps = AlignmentMaps(AlignmentConfig(sga=0.0, spa=0.0), [targets("cogvideox")])
+    assert not maps.v2t
+    assert not maps.v2v
+    assert float(maps.alignment().total) == 0.0
+    with pytest.raises(ValueError, match="no layer"):
+        alignment_loss({}, torch.zeros(1, 1, 1, 1))
