@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: demo test check bench host clean
+.PHONY: demo test check tidy bench host clean
 
 demo: $(STAMP)
 	$(PY) -m scripts.demo
@@ -17,6 +17,14 @@ check: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_house.py
+
+# What can be written without thinking: formatting, the tree in the documentation, English words, both workflow forms.
+tidy: $(STAMP)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(PY) -m scripts.tree
+	$(PY) -m scripts.locales
+	$(PY) -m scripts.workflows
 
 bench: $(STAMP)
 	$(PY) -m benchmarks
