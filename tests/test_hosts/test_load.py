@@ -449,6 +449,8 @@ def test_other_architectures_are_refused(broken: Path) -> None:
     refuses(broken, "holds a FluxTransformer2DModel. Accepted: CogVideoXTransformer3DModel")
     config.write_text(content.replace('"in_channels": 16', '"in_channels": 56'))
     refuses(broken, "takes 56 input channels.*widened")
+    config.write_text(content.replace('"attention_head_dim": 128', '"attention_head_dim": 64'))
+    refuses(broken, "heads of size 64; ComfyUI's wan has heads of 128")
 
 
 def test_a_model_with_holes_is_refused(broken: Path) -> None:

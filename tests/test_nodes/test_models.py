@@ -198,6 +198,10 @@ def test_native_file(pack: Any, diffusers_folder: Path) -> None:
     assert low is opened
     with pytest.raises(ValueError, match="pickles are not read"):
         pack.run("MatrixLoadVideoDiT", source={**run, "file": "wan.ckpt"}, weight_dtype="default")
+    whole = (root / "wan.safetensors").read_bytes()
+    (root / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="no complete safetensors file"):
+        pack.run("MatrixLoadVideoDiT", source={**run, "file": "cut.safetensors"}, weight_dtype="default")
 
 
 def test_repair_node_tells_what_it_did(pack: Any, diffusers_folder: Path) -> None:

@@ -21,6 +21,7 @@ import comfy.latent_formats
 import comfy.sd
 import comfy.utils
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...backbones.keymaps import FAMILIES, VAES, Rules, llama_to_native, t5_to_native, to_native
@@ -39,6 +40,7 @@ _TRANSFORMERS = {
 }
 # input channels that the host reads rightly: T2V, I2V, and what else is published in this format
 _CHANNELS = {"cogvideox": (16, 32, 48), "wan": (16, 36, 48), "hunyuan_video": (16, 32, 33)}
+_HEAD_SIZE = {"cogvideox": 64, "wan": 128, "hunyuan_video": 128}  # the host counts heads by these
 _COGVIDEOX_VAE = {"block_out_channels": [128, 256, 256, 512], "layers_per_block": 3, "latent_channels": 16}
 _HUNYUAN_VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 16}
 _MAX_JSON = 16 * 1024 * 1024
@@ -63,11 +65,20 @@ def find_folders(roots: list[str], depth: int = 3) -> dict[str, Path]:
     for root in map(Path, roots):
         level = [root]
         for _ in range(depth):
-            level = [d for parent in level if parent.is_dir() for d in sorted(parent.iterdir()) if d.is_dir()]
-            for folder in level:
-                if (folder / "transformer" / "config.json").is_file():
-                    found.setdefault(folder.relative_to(root).as_posix(), folder)
+            inside = [folder for parent in level for folder in _folders(parent)]
+            models = [folder for folder in inside if (folder / "transformer" / "config.json").is_file()]
+            for folder in models:
+                found.setdefault(folder.relative_to(root).as_posix(), folder)
+            level = [folder for folder in inside if folder not in models]
     return dict(sorted(found.items()))
+
+
+def _folders(parent: Path) -> list[Path]:
+    """The folders in `parent`; none where it cannot be read, as a menu must not fail over one folder."""
+    try:
+        return sorted(entry for entry in parent.iterdir() if entry.is_dir())
+    except OSError:
+        return []
 
 
 def family_of(folder: Path) -> str:
@@ -117,6 +128,11 @@ def load_folder(
 
 def load_native(path: str, dtype: torch.dtype | None = None) -> Loaded:
     """A single native file, as the host loads it, repaired where it is a CogVideoX."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is no complete safetensors file ({error}). Download it again.") from error
     options = {} if dtype is None else {"dtype": dtype}
     model, notes = repair(comfy.sd.load_diffusion_model(path, model_options=options))
     return Loaded(model, model, None, None, type(model.model).__name__, tuple(notes))
@@ -141,7 +157,7 @@ def _build(
     root = Path(folder)
     config = _json(root / part / "config.json")
     family = _TRANSFORMERS[config["_class_name"]]
-    _check_channels(root / part, family, config.get("in_channels", 16))
+    _check_config(root / part, family, config)
     state = read_weights(root / part, "diffusion_pytorch_model", FAMILIES[family], progress)
     table = _take_table(state) if family == "cogvideox" else None
     expected = set(state)
@@ -159,8 +175,11 @@ def _build(
     return model
 
 
-def _check_channels(folder: Path, family: str, channels: int) -> None:
-    known = _CHANNELS[family]
+def _check_config(folder: Path, family: str, config: Mapping[str, Any]) -> None:
+    head = config.get("attention_head_dim", _HEAD_SIZE[family])
+    if head != _HEAD_SIZE[family]:
+        raise ValueError(f"{folder} has heads of size {head}; ComfyUI's {family} has heads of {_HEAD_SIZE[family]}")
+    channels, known = config.get("in_channels", 16), _CHANNELS[family]
     if channels not in known:
         raise ValueError(
             f"{folder} takes {channels} input channels; ComfyUI reads {family} with {', '.join(map(str, known))}. "
@@ -308,6 +327,8 @@ def read_weights(
     for index, path in enumerate(files):
         try:
             state.update(comfy.utils.load_torch_file(str(path), safe_load=True))
+        except MemoryError:
+            raise
         except Exception as error:
             raise ValueError(f"{path} is no complete safetensors file ({error}). Download it again.") from error
         if progress is not None:
