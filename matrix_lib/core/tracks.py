@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from . import runs
 from .boxes import Box, box_at, check_boxes, whole_pixels
 from .grid import Framing, Grid
+from .packing import Masks, Progress, join_frames, pack_masks
 from .palette import Colour, distinct_colours
 from .token_masks import GridTracks, Resize, project
 from .track_checks import check_name, check_names, check_palette, check_size
@@ -29,8 +30,6 @@ from .track_checks import check_name, check_names, check_palette, check_size
 __all__ = ["ROLES", "GridTracks", "MaskTracks", "Track"]
 
 ROLES = ("subject", "object", "instance")
-Masks: TypeAlias = Tensor | Iterable[Tensor]
-Progress = Callable[[], None]
 
 _FRAMES_AT_ONCE = 8
 
@@ -59,7 +58,7 @@ class Track:
 
     def with_frames(self, frames: Iterable[NDArray[Any]]) -> Track:
         """The same instance with the edges of these frames."""
-        edges, offsets = _join(frames)
+        edges, offsets = join_frames(frames)
         return replace(self, edges=edges, offsets=offsets)
 
 
@@ -308,7 +307,7 @@ class MaskTracks:
         check_names([name for name, _ in pairs])
         packed, size = {}, None
         for name, frames in pairs:
-            packed[name], size = _pack_all(name, frames, threshold, size, progress)
+            packed[name], size = pack_masks(name, frames, threshold, size, progress)
         counts = {name: len(offsets) - 1 for name, (_, offsets) in packed.items()}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
@@ -346,7 +345,7 @@ class MaskTracks:
         for name, keys in boxes.items():
             check_boxes(name, keys, frames, height, width)
             filled = (box_at(keys, i, hold) for i in range(frames))
-            packed[name] = _join(
+            packed[name] = join_frames(
                 runs.pack_box(*((0, 0, 0, 0) if box is None else whole_pixels(box, height, width)), width)
                 for box in filled
             )
@@ -364,7 +363,7 @@ class MaskTracks:
     ) -> MaskTracks:
         """From masks that are packed already: per name the `runs.pack` of each frame."""
         check_names(list(edges))
-        return cls._build({n: _join(e) for n, e in edges.items()}, frames, (height, width), fps, roles, None)
+        return cls._build({n: join_frames(e) for n, e in edges.items()}, frames, (height, width), fps, roles, None)
 
     @classmethod
     def _build(
@@ -386,52 +385,3 @@ class MaskTracks:
             for (name, (edges, offsets)), colour in zip(packed.items(), colours)
         )
         return cls(tracks, frames, *size, fps)
-
-
-def _pack_all(
-    name: str, masks: Masks, threshold: float, size: tuple[int, int] | None, progress: Progress | None
-) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[int, int]]:
-    if isinstance(masks, Tensor):
-        masks = masks[None] if masks.ndim == 2 else masks
-        if masks.ndim != 3:
-            raise ValueError(f"the mask of {name!r} is a tensor (frames, height, width); got {tuple(masks.shape)}")
-    packed = []
-    for frame in masks:
-        if frame.ndim != 2:
-            raise ValueError(f"each frame of the mask of {name!r} is (height, width); got {tuple(frame.shape)}")
-        height, width = frame.shape
-        size = size or (height, width)
-        if (height, width) != size:
-            raise ValueError(
-                f"the mask of {name!r} is {height}x{width} pixels (height x width), but {size[0]}x{size[1]} came "
-                "before it; all masks of a clip have one size"
-            )
-        check_size(1, height, width, 1.0)
-        packed.append(runs.pack(_inside(name, frame, threshold)))
-        if progress is not None:
-            progress()
-    if not packed or size is None:
-        raise ValueError(f"the mask of {name!r} has no frames")
-    return _join(packed), size
-
-
-def _inside(name: str, frame: Tensor, threshold: float) -> NDArray[Any]:
-    frame = frame.detach().cpu()
-    if frame.dtype == torch.bool:
-        return frame.numpy()
-    if frame.dtype == torch.uint8:
-        return (frame > threshold * 255).numpy()
-    if not frame.is_floating_point():
-        raise ValueError(f"masks are bool, uint8 of 0 to 255, or float of 0 to 1; {name!r} is {frame.dtype}")
-    low, high = (float(v) for v in torch.aminmax(frame))
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ValueError(f"float masks have values of 0 to 1; {name!r} has {low:g} to {high:g}")
-    return (frame > threshold).numpy()
-
-
-def _join(frames: Iterable[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Edges and offsets of an instance from the edges of its frames."""
-    frames = list(frames)
-    offsets = np.zeros(len(frames) + 1, dtype=np.int64)
-    np.cumsum([len(edges) for edges in frames], out=offsets[1:])
-    return np.concatenate(frames), offsets
