@@ -134,6 +134,11 @@ class Framing:
             raise ValueError(f"frame sizes are at least 1x1 pixel; got source {self.source}, target {self.target}")
         if self.crop not in ("center", "stretch"):
             raise ValueError(f"crop is 'center' or 'stretch'; got {self.crop!r}")
+        if min(self.box()[2:]) < 1:
+            raise ValueError(
+                f"a centre crop of {self.source} (h, w) to the shape of {self.target} leaves no pixel; choose a size of "
+                "nearer proportions, or stretch"
+            )
 
     def box(self) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the source region that the model sees; the same rounding as the host's."""
