@@ -136,8 +136,8 @@ class Framing:
             raise ValueError(f"crop is 'center' or 'stretch'; got {self.crop!r}")
         if min(self.box()[2:]) < 1:
             raise ValueError(
-                f"a centre crop of {self.source} (h, w) to the shape of {self.target} leaves no pixel; choose a size of "
-                "nearer proportions, or stretch"
+                f"a centre crop of {self.source} (h, w) to the shape of {self.target} leaves no pixel; choose a size "
+                "of nearer proportions, or stretch"
             )
 
     def box(self) -> tuple[int, int, int, int]:
