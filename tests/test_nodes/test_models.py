@@ -30,7 +30,8 @@ def diffusers_folder(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory
     make_cogvideox(root / "authors" / "cog-1.5", version="1.5", vae="wan", text_encoder=False)
     make_wan(root / "wan-2.2", i2v=True, version="2.2")
     make_wan(root / "wan-t2v", text_encoder=False)
-    make_hunyuan(root / "hunyuan", i2v="latent_concat", vae=False)
+    for kind in ("latent_concat", "token_replace"):
+        make_hunyuan(root / "hunyuan" / kind, i2v=kind, vae=False)
     folder_paths.add_model_folder_path("diffusers", str(root))
     yield root
     folder_paths.folder_names_and_paths["diffusers"][0].remove(str(root))
@@ -58,7 +59,7 @@ def test_schema_lists_the_folders(pack: Any, diffusers_folder: Path) -> None:
     options = {option["key"]: option["inputs"] for option in inputs["required"]["source"][1]["options"]}
     assert list(options) == ["diffusers folder", "native file"]
     folders = options["diffusers folder"]["required"]["folder"]
-    assert {"cog-i2v", "authors/cog-1.5", "wan-2.2", "wan-t2v", "hunyuan"} <= set(folders[1]["options"])
+    assert {"cog-i2v", "authors/cog-1.5", "wan-2.2", "wan-t2v", "hunyuan/token_replace"} <= set(folders[1]["options"])
 
 
 def test_from_folder_to_frames(pack: Any, diffusers_folder: Path) -> None:
@@ -144,6 +145,31 @@ def test_two_experts_of_wan(pack: Any, diffusers_folder: Path) -> None:
     assert positive[0][1]["concat_latent_image"].shape == (1, 16, 2, 6, 8)
     for model in (high, low):
         assert torch.isfinite(finish(model, positive, negative, latent, steps=1)).all()
+
+
+@pytest.mark.parametrize("kind", ["latent_concat", "token_replace"])
+def test_both_kinds_of_hunyuan(pack: Any, diffusers_folder: Path, kind: str) -> None:
+    """The host fixes the size of HunyuanVideo's VAE; Wan's makes latents of the same shape and stands in here."""
+    model = load(pack, f"hunyuan/{kind}", text_encoder=False, vae=False)[0]
+    vae = load(pack, "wan-t2v", text_encoder=False)[2]
+    cond = [[torch.randn(1, 12, 64), {"pooled_output": torch.randn(1, 768)}]]
+    positive, negative, latent = pack.run(
+        "MatrixImageCondition",
+        model=model,
+        positive=cond,
+        negative=cond,
+        vae=vae,
+        image=torch.rand(1, 64, 96, 3),
+        width=96,
+        height=64,
+        length=9,
+    ).result
+    assert ("concat_latent_image" in positive[0][1]) == (kind == "latent_concat")
+    assert ("noise_mask" in latent) == (kind == "token_replace")
+    samples = finish(model, positive, negative, latent, cfg=1.0)
+    assert samples.shape == (1, 16, 3, 8, 12)
+    if kind == "token_replace":
+        assert torch.allclose(samples[:, :, :1], latent["samples"][:, :, :1], atol=1e-3)
 
 
 @pytest.mark.parametrize(
