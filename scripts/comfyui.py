@@ -151,7 +151,8 @@ def serve(base: Path, arguments: tuple[str, ...] = ("--cpu",), limit: float = 30
     command += ["--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes"]
     command += ["--database-url", "sqlite:///:memory:"]
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=base)
+        # A session of its own: Ctrl-C reaches us alone, and we stop the server in order.
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=base, start_new_session=True)
         server = Server(f"http://127.0.0.1:{port}", base, process, log)
         try:
             _until_up(server, limit)

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -221,6 +222,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int)
     options = vars(parser.parse_args())
     target = options.pop("output")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the server is stopped as well
     try:
         chosen = weights()
         print(f"weights: {chosen.kind}. {SAY[chosen.kind]}")

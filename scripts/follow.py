@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -76,7 +77,8 @@ def follow(server: Server, graph: dict[str, Any], limit: float = 900, sink: Text
         prompt = server.post(graph, client)
         _watch(socket, prompt, display, server, time.monotonic() + limit)
     except KeyboardInterrupt:
-        server.interrupt()
+        with contextlib.suppress(OSError):  # the server may be gone already
+            server.interrupt()
         raise
     finally:
         display.finish()

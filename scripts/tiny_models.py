@@ -18,9 +18,11 @@ def random_cogvideox(folder: Path, layers: int = 6, seed: int = 0) -> Path:
     if (folder / "vae" / "config.json").is_file() and index.is_file():
         return folder
     from diffusers import AutoencoderKLWan
+    from transformers.utils import logging
 
     from tests.support_models import make_cogvideox, randomize
 
+    logging.disable_progress_bar()
     make_cogvideox(folder, sample=(17, 14, 32), layers=layers, vae=False, seed=seed)
     described = json.loads(index.read_text(encoding="utf-8"))
     index.unlink()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from io import StringIO
@@ -148,3 +152,24 @@ def _stop_soon(server: Any) -> None:
             time.sleep(2)
             server.interrupt()
             return
+
+
+def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
+    """The demo ends at once, with the exit status of an interrupt, and takes its server and its folder along."""
+    command = [sys.executable, "-u", "-m", "scripts.demo", "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "starting ComfyUI" in line:
+                break
+        while not list(tmp_path.glob("matrix-demo-*/server.log")):
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130, rest
+    assert "stopped" in rest
+    assert not list(tmp_path.glob("matrix-demo-*"))
