@@ -104,6 +104,9 @@ class Recorder:
         )
 
     def observe(self, call: AttentionCall, lse: Tensor | None) -> None:
+        note = call.extra.get("edited")
+        if note is not None and note not in self.notes:
+            self.notes.append(str(note))
         for index, row in enumerate(call.rows):
             if row.branch != self.config.branch or row.binding is None:
                 continue

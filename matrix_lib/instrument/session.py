@@ -1,19 +1,23 @@
 """Who is attached to one sampling run. A session lives as long as the run and holds all of its state.
 
-Hosts turn their model's attention into `AttentionCall`s, run them, and hand each to `Session.observe`. Nothing here
+Hosts turn their model's attention into `AttentionCall`s. Where an editor answers, the call runs edited (see
+`intervene.py`), else the host runs it itself; either way `Session.observe` is handed each call as it ran. Nothing here
 knows a host or a model family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from ..core.matching import Axis
+from ..core.regions import LabelColumns, RegionLayout
 from ..core.sites import AttentionCall, AttentionSite
 
-__all__ = ["Observer", "Session"]
+__all__ = ["Edit", "Editor", "Observer", "Session"]
 
 
 class Observer(Protocol):
@@ -29,13 +33,47 @@ class Observer(Protocol):
         """The sampler finished `step`; `denoised` is its current estimate of the clean latent (B, C, T, H, W)."""
 
 
-class Session:
-    """The observers of one run."""
+# (masked, unmasked, matched): the three outputs (B, H, S, D) of one call under mask normalisation
+Recording = Callable[[Tensor, Tensor, Tensor], None]
 
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self.observers = tuple(observers)
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What one editor does to one batch row of a call. Biases of several edits add up.
+
+    match: the output's video rows take the order statistics of the output without this edit's layout, and `record` is
+    told about it.
+    """
+
+    layout: RegionLayout | None = None
+    columns: LabelColumns | None = None
+    match: Axis | None = None
+    record: Recording | None = None
+
+
+class Editor(Protocol):
+    """Changes what a call computes."""
 
     def wants(self, site: AttentionSite) -> bool:
+        """Whether it may ever edit calls at this site."""
+
+    def edits(self, call: AttentionCall) -> Sequence[Edit | None]:
+        """One entry per batch row, None for a row that is left alone; empty when the whole call is."""
+
+    def finished(self) -> None:
+        """The run ended, well or badly."""
+
+
+class Session:
+    """The observers and editors of one run."""
+
+    def __init__(self, observers: Sequence[Observer] = (), editors: Sequence[Editor] = ()) -> None:
+        self.observers, self.editors = tuple(observers), tuple(editors)
+
+    def wants(self, site: AttentionSite) -> bool:
+        return self.watches(site) or any(editor.wants(site) for editor in self.editors)
+
+    def watches(self, site: AttentionSite) -> bool:
         return any(observer.wants(site) for observer in self.observers)
 
     def observe(self, call: AttentionCall, lse: Tensor | None) -> None:
@@ -43,6 +81,15 @@ class Session:
             if observer.wants(call.site):
                 observer.observe(call, lse)
 
+    def edits(self, call: AttentionCall) -> list[Sequence[Edit | None]]:
+        """What each editor has to say about a call; empty when none changes it."""
+        given = [editor.edits(call) for editor in self.editors if editor.wants(call.site)]
+        return [edits for edits in given if any(edit is not None for edit in edits)]
+
     def step_done(self, step: int, denoised: Tensor | None = None) -> None:
         for observer in self.observers:
             observer.step_done(step, denoised)
+
+    def finished(self) -> None:
+        for editor in self.editors:
+            editor.finished()

@@ -20,23 +20,27 @@ from torch import Tensor, nn
 
 from ...backbones import BackboneSpec, match
 from ...core.attention import LseTap
+from ...core.binding import PromptBinding
 from ...core.grid import Grid
 from ...core.sites import AttentionCall, AttentionSite, BatchRow
+from ...core.tracks import MaskTracks
+from ...instrument.intervene import PERTURBED, Composer, batch_part
 from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
 from .cogvideox import LEAD
 
-__all__ = ["BINDING", "TRACKS", "RunInfo", "attach", "backbone_of", "grid_of", "sites_of"]
+__all__ = ["BINDING", "TRACKS", "RunInfo", "attach", "backbone_of", "grid_of", "perturbed", "sites_of", "step_of"]
 
 KEY = "matrix"
 BINDING = "matrix_binding"  # keys that a conditioning carries
 TRACKS = "matrix_tracks"
+PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: a second prediction, and whose
 
 
 @dataclass(frozen=True)
 class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
-    `prompts`: positive conditionings."""
+    `prompts`: positive conditionings; `given`: the words and tracks that each of them carries."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]
@@ -44,6 +48,13 @@ class RunInfo:
     sigmas: tuple[float, ...]
     samples: int
     prompts: int
+    given: tuple[tuple[PromptBinding | None, MaskTracks | None], ...] = ()
+
+    @property
+    def shared_tracks(self) -> MaskTracks | None:
+        """The tracks that all positives agree on, which are the unconditional prediction's, too; else None."""
+        tracks = [tracks for _, tracks in self.given]
+        return tracks[0] if tracks and all(each == tracks[0] for each in tracks) else None
 
 
 @dataclass
@@ -54,6 +65,9 @@ class _Run:
     session: Session
     modules: list[tuple[nn.Module, AttentionSite]]
     rows: dict[Any, tuple[int, Any, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shared_tracks = self.info.shared_tracks
 
 
 def backbone_of(model: Any) -> BackboneSpec:
@@ -94,6 +108,21 @@ def attach(model: Any, make_session: Callable[[RunInfo], Session]) -> Any:
     return clone
 
 
+def perturbed(options: dict[str, Any], token: Any) -> tuple[RunInfo, dict[str, Any]] | None:
+    """Inside a run: what is known of it, and the model options of a second prediction called `token`, in which the
+    editors of that name act and nobody watches. None outside of a run of ours."""
+    inner = options.get("transformer_options", {})
+    holder = inner.get(KEY)
+    if not isinstance(holder, _Runs):
+        return None
+    return holder.runs[0].info, {**options, "transformer_options": {**inner, PERTURBED_KEY: token}}
+
+
+def step_of(info: RunInfo, sigma: float) -> int:
+    """The step whose noise level is nearest to `sigma`."""
+    return min(range(len(info.sigmas)), key=lambda i: abs(info.sigmas[i] - sigma))
+
+
 # -- the wrappers -----------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +131,7 @@ class _Runs:
 
     def __init__(self, runs: list[_Run]) -> None:
         self.runs = runs
+        self.composer = Composer() if any(run.session.editors for run in runs) else None
 
 
 def _outer_sample(
@@ -120,7 +150,11 @@ def _outer_sample(
     else:
         kwargs["callback"] = _with_callback(kwargs.get("callback"), runs)
     guider.model_options = {**guider.model_options, "transformer_options": {**options, KEY: _Runs(runs)}}
-    return executor(noise, latent_image, sampler, sigmas, *given, **kwargs)
+    try:
+        return executor(noise, latent_image, sampler, sigmas, *given, **kwargs)
+    finally:
+        for run in runs:
+            run.session.finished()
 
 
 def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInfo], Session]) -> _Run:
@@ -131,13 +165,15 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInf
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(noise.shape)}")
     lead = int(guider.model_options["transformer_options"].get(LEAD, 0))
     t, h, w = noise.shape[-3:]
+    positive = guider.conds.get("positive") or ()
     info = RunInfo(
         spec=spec,
         sites=tuple(site for _, site in modules),
         grid=grid_of(patcher, (t - lead, h, w), lead),
         sigmas=tuple(float(s) for s in sigmas[:-1]),
         samples=int(noise.shape[0]),
-        prompts=max(1, len(guider.conds.get("positive") or ())),
+        prompts=max(1, len(positive)),
+        given=tuple((cond.get(BINDING), cond.get(TRACKS)) for cond in positive),
     )
     return _Run(info, factory(info), modules)
 
@@ -182,16 +218,16 @@ def _apply_model(
     layout = _layout(module, holder.runs[0].info, x, c_crossattn, options, kwargs)
     with marked(wanted) as running:
         options["optimized_attention_override"] = _override(
-            running, layout, holder.runs, options.get("optimized_attention_override")
+            running, layout, holder, options.get("optimized_attention_override")
         )
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
-def _override(running: Running, layout: _Layout, runs: list[_Run], earlier: Any) -> Callable[..., Tensor]:
+def _override(running: Running, layout: _Layout, holder: _Runs, earlier: Any) -> Callable[..., Tensor]:
     """Our attention override, in front of the one that was there (`earlier`)."""
 
     def attention(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any) -> Tensor:
-        def host() -> Tensor:
+        def host(q: Tensor = q, k: Tensor = k, v: Tensor = v, mask: Any = mask) -> Tensor:
             if earlier is not None:
                 return earlier(func, q, k, v, heads, mask=mask, **kwargs)
             return func(q, k, v, heads, mask=mask, **kwargs)
@@ -206,12 +242,34 @@ def _override(running: Running, layout: _Layout, runs: list[_Run], earlier: Any)
         q4, k4, v4 = split(q, heads), split(k, heads), split(v, heads)
         scale = kwargs.get("scale") or q4.shape[-1] ** -0.5
         call = layout.call(site, q4, k4, v4, scale, mask)
-        with LseTap() as tap:
-            out = host()
-        lse = tap.lse_for(q4)
-        for run in runs:
-            if run.session.wants(site):
-                run.session.observe(layout.with_rows(call, run), lse)
+
+        def host_rows(part: slice) -> tuple[Tensor, Tensor | None]:
+            with LseTap() as tap:
+                out = host(q[part], k[part], v[part], batch_part(mask, part))
+            if not kwargs.get("skip_output_reshape"):
+                out = _split_heads(out, heads)
+            return out, tap.lse_for(q4[part])
+
+        # a perturbed prediction is nobody's to look at
+        watching = [] if layout.extra else [run for run in holder.runs if run.session.watches(site)]
+        edits = []
+        if holder.composer is not None:
+            edits = [given for run in holder.runs for given in run.session.edits(layout.with_rows(call, run))]
+        if edits:
+            assert holder.composer is not None
+            edited = holder.composer.run(call, edits, host_rows)
+            out, lse = edited.out, edited.lse
+            if not kwargs.get("skip_output_reshape"):
+                out = out.transpose(1, 2).flatten(2)
+            call = edited.seen() if watching else call
+        elif watching:
+            with LseTap() as tap:
+                out = host()
+            lse = tap.lse_for(q4)
+        else:
+            return host()
+        for run in watching:
+            run.session.observe(layout.with_rows(call, run), lse)
         return out
 
     return attention
@@ -230,6 +288,7 @@ class _Layout:
     chunks: tuple[tuple[Any, int], ...]
     samples: int
     frames: tuple[int, ...] | None
+    extra: dict[str, object] = field(default_factory=dict)
 
     def call(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Any) -> AttentionCall:
         size = self.grid.size
@@ -249,6 +308,7 @@ class _Layout:
         return AttentionCall(
             site, q, k, v, float(scale), self.grid, (), mask,
             spans["video_q"], spans.get("video_k"), spans.get("text_k"), self.step, self.sigma, self.frames,
+            self.extra,
         )  # fmt: skip
 
     def with_rows(self, call: AttentionCall, run: _Run) -> AttentionCall:
@@ -259,7 +319,7 @@ class _Layout:
                 if side == 0:
                     rows.append(BatchRow("cond", (ordinal, sample), binding, tracks))
                 else:
-                    rows.append(BatchRow("uncond", (uuid, sample)))
+                    rows.append(BatchRow("uncond", (uuid, sample), None, run.shared_tracks))
         return replace(call, rows=tuple(rows))
 
 
@@ -276,18 +336,17 @@ def _layout(
     length = text.shape[1]
     uuids, sides = options.get("uuids") or [None], options.get("cond_or_uncond") or [0]
     sigma = float(options["sigmas"].flatten()[0])
-    steps = info.sigmas
-    step = min(range(len(steps)), key=lambda i: abs(steps[i] - sigma))
     return _Layout(
         grid=grid,
         text=(before_text, length),
         video_joint=before_text + length + after_text + before_video,
         video_self=before_video,
-        step=step,
+        step=step_of(info, sigma),
         sigma=sigma,
         chunks=tuple(zip(uuids, sides)),
         samples=max(1, x.shape[0] // max(1, len(sides))),
         frames=_window_frames(options, grid, full),
+        extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
     )
 
 
