@@ -1,0 +1,312 @@
+"""An alignment LoRA as data: factors by diffusers module, a widened input projection, and what it wants of a prompt.
+
+Names and shapes only; files are in `io.checkpoints`, patched models in the hosts. HunyuanVideo's native modules stack
+several diffusers ones (q, k, v): their factors are stacked along the diagonal and taken apart again.
+
+r rank; a module's weight (out, in) changes by scale * up @ down, scale = alpha / r.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .keymaps import FAMILIES, diffusers_names, native_name
+
+__all__ = [
+    "PROJECTION",
+    "AlignmentLoRA",
+    "Factors",
+    "Info",
+    "Style",
+    "find_style",
+    "from_native",
+    "from_underscores",
+    "native_projection",
+    "to_native",
+]
+
+Style = Literal["diffusers", "native"]
+
+PROJECTION = {"cogvideox": "patch_embed.proj", "wan": "patch_embedding", "hunyuan_video": "x_embedder.proj"}
+"""diffusers module of each family's input projection."""
+
+_MLP_RATIO = 4  # of HunyuanVideo's single blocks, needed where a file trains q, k, v of `linear1` alone
+
+
+@dataclass(frozen=True)
+class Factors:
+    """down (r, in, ...) and up (out, r, ...); trailing dimensions belong to convolutions. `alpha` None: not stored."""
+
+    down: Tensor
+    up: Tensor
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.down.ndim < 2 or self.up.ndim < 2 or not self.down.shape[0] or self.up.shape[1] != self.down.shape[0]:
+            raise ValueError(
+                f"a LoRA's factors are (rank, in) and (out, rank); got {tuple(self.down.shape)} and "
+                f"{tuple(self.up.shape)}"
+            )
+
+    @property
+    def rank(self) -> int:
+        return int(self.down.shape[0])
+
+    def scale(self, missing: float = 1.0) -> float:
+        """alpha / rank, or `missing` where no alpha is stored."""
+        return missing if self.alpha is None else self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a LoRA file says about itself.
+
+    Args:
+        condition: "id_map", "target_mask" or "" (unknown, or none).
+        base_channels: input channels of the model before it was widened; 0 where unknown.
+        layers: {"v2t": [...], "v2v": [...]} that carried the losses.
+        palette: colours of the ID map, in the order of the instances.
+        trigger: word or phrase that the prompt needs; prompt_form: how a prompt is written.
+        notes: for people.
+    """
+
+    condition: str = ""
+    base_channels: int = 0
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    palette: tuple[tuple[int, int, int], ...] = ()
+    trigger: str = ""
+    prompt_form: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AlignmentLoRA:
+    """A LoRA of one family.
+
+    Args:
+        factors: by diffusers module path.
+        projection: {"weight": ..., "bias": ...} of the whole trained input projection, or {}.
+        extra: tensors that were trained along and are not used at inference (a mask decoder).
+        source: the file format it came from.
+    """
+
+    family: str
+    factors: Mapping[str, Factors]
+    projection: Mapping[str, Tensor] = field(default_factory=dict)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    info: Info = field(default_factory=Info)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"families are {', '.join(FAMILIES)}; got {self.family!r}")
+        if unknown := [name for name in self.factors if native_name(FAMILIES[self.family], name) is None]:
+            raise ValueError(f"{len(unknown)} modules are not of {self.family}, first {sorted(unknown)[0]}")
+        weight, bias = self.projection.get("weight"), self.projection.get("bias")
+        if self.projection and (weight is None or weight.ndim not in (2, 4, 5)):
+            raise ValueError("the input projection has a weight (out, channels, ...) and may have a bias (out)")
+        if weight is not None and bias is not None and tuple(bias.shape) != (weight.shape[0],):
+            raise ValueError(f"the projection's bias {tuple(bias.shape)} does not fit its weight {tuple(weight.shape)}")
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Block names that it changes, in order."""
+        found = {m[0] for name in self.factors if (m := re.match(r"\w+\.\d+", name))}
+        return tuple(sorted(found, key=lambda name: (name.split(".")[0], int(name.split(".")[1]))))
+
+    @property
+    def stored_scale(self) -> bool:
+        """Whether the file says how strong every factor is."""
+        return all(factors.alpha is not None for factors in self.factors.values())
+
+    def scales(self, missing: float = 1.0) -> tuple[float, ...]:
+        """The distinct scales of its factors, ascending."""
+        return tuple(sorted({factors.scale(missing) for factors in self.factors.values()}))
+
+    def with_scale(self, scale: float) -> AlignmentLoRA:
+        """With `scale` written into every factor that stores none."""
+        fixed = {
+            name: f if f.alpha is not None else replace(f, alpha=scale * f.rank) for name, f in self.factors.items()
+        }
+        return replace(self, factors=fixed)
+
+
+def native_projection(family: str) -> str:
+    """Native module of the input projection."""
+    found = native_name(FAMILIES[family], PROJECTION[family])
+    assert found is not None
+    return found.key
+
+
+def find_style(modules: Iterable[str], family: str | None = None) -> tuple[str, Style]:
+    """(family, naming) that knows all module paths.
+
+    Args:
+        family: the family that is expected; it settles what several families could own.
+
+    Raises:
+        ValueError: names that no family knows, of another family than expected, or of several families.
+    """
+    names = sorted(set(modules))
+    known: dict[tuple[str, Style], int] = {}
+    for each, rules in FAMILIES.items():
+        known[each, "diffusers"] = sum(native_name(rules, name) is not None for name in names)
+        known[each, "native"] = sum(bool(diffusers_names(rules, name)) for name in names)
+    whole = [key for key, count in known.items() if names and count == len(names)]
+    if not whole:
+        (best, style), count = max(known.items(), key=lambda item: item[1])
+        rules = FAMILIES[best]
+        odd = [n for n in names if not (native_name(rules, n) if style == "diffusers" else diffusers_names(rules, n))]
+        nearest = f" ({count} of {len(names)} modules are of {best})" if count else ""
+        raise ValueError(
+            f"no known model has {odd[0] if odd else 'modules like these'}{nearest}: another model's LoRA?"
+        )
+    fits = [key for key in whole if family is None or key[0] == family]
+    if not fits:
+        raise ValueError(f"this is a LoRA of {' or '.join(sorted({k[0] for k in whole}))}, and the model is {family}")
+    if len({key[0] for key in fits}) > 1:
+        raise ValueError(f"{names[0]} is in {' and '.join(sorted({k[0] for k in fits}))}: say which family it is of")
+    return fits[0]
+
+
+def from_underscores(stem: str, family: str | None = None) -> str | None:
+    """Native module path of a name whose dots were replaced (`blocks_0_self_attn_q`); None where no rule knows it."""
+    for each, rules in FAMILIES.items():
+        if family not in (None, each):
+            continue
+        for rule in rules:
+            pattern = re.escape(rule.native.replace(".", "_")).replace(r"\{i\}", r"(?P<i>\d+)")
+            if found := re.fullmatch(pattern.replace(r"\{j\}", r"(?P<j>\d+)"), stem):
+                path = rule.native
+                for letter, number in found.groupdict().items():
+                    path = path.replace(f"{{{letter}}}", number)
+                return path
+    return None
+
+
+# -- native names -----------------------------------------------------------------------------------------------------
+
+Parts = list[list[Any]]
+"""[rank, what its rows were multiplied by] of each stacked part, rank 0 for a part that is not there."""
+
+
+def to_native(lora: AlignmentLoRA) -> tuple[dict[str, Factors], dict[str, Parts]]:
+    """Factors by native module, and for stacked ones what is needed to take them apart again."""
+    rules = FAMILIES[lora.family]
+    groups: dict[str, dict[int, Factors]] = {}
+    counts, swapped = {}, set()
+    for name, factors in lora.factors.items():
+        target = native_name(rules, name)
+        assert target is not None
+        groups.setdefault(target.key, {})[target.part] = factors
+        counts[target.key] = target.parts
+        if target.op == "swap":
+            swapped.add(target.key)
+    out: dict[str, Factors] = {}
+    stacked: dict[str, Parts] = {}
+    for key, parts in groups.items():
+        if counts[key] > 1:
+            out[key], layout = _stack(parts, counts[key])
+            if layout is not None:
+                stacked[key] = layout
+        else:
+            (only,) = parts.values()
+            out[key] = replace(only, up=_swap(only.up)) if key in swapped else only
+    return out, stacked
+
+
+def from_native(
+    native: Mapping[str, Factors], family: str, stacked: Mapping[str, Parts] | None = None
+) -> dict[str, Factors]:
+    """The way back. A stacked factor without a layout whose blocks are not diagonal gives parts that share `down`.
+
+    Raises ValueError for a layout that does not fit its factors."""
+    rules, out = FAMILIES[family], {}
+    for key, factors in native.items():
+        names = diffusers_names(rules, key)
+        if len(names) > 1:
+            parts = _unstack(factors, len(names), (stacked or {}).get(key), key)
+            out.update({name: part for name, part in zip(names, parts) if part is not None})
+            continue
+        target = native_name(rules, names[0])
+        swap = target is not None and target.op == "swap"
+        out[names[0]] = replace(factors, up=_swap(factors.up)) if swap else factors
+    return out
+
+
+def _swap(up: Tensor) -> Tensor:
+    return torch.cat(up.chunk(2)[::-1])
+
+
+def _stack(parts: Mapping[int, Factors], count: int) -> tuple[Factors, Parts | None]:
+    every = [parts.get(i) for i in range(count)]
+    given = [part for part in every if part is not None]
+    first = given[0]
+    shared = all(p.down.shape == first.down.shape and torch.equal(p.down, first.down) for p in given)
+    if len(given) == count and shared and len({p.alpha for p in given}) == 1:
+        return Factors(first.down, torch.cat([p.up for p in given]), first.alpha), None
+    rows = _rows(first, parts, count)
+    # one scale for all: how much stronger a part is goes into its rows
+    layout: Parts = [[p.rank, p.scale() / first.scale()] if p is not None else [0, 1.0] for p in every]
+    up = first.up.new_zeros(sum(rows), sum(rank for rank, _ in layout))
+    row = column = 0
+    for part, height, (rank, ratio) in zip(every, rows, layout):
+        if part is not None:
+            up[row : row + height, column : column + rank] = part.up if ratio == 1.0 else part.up * ratio
+        row, column = row + height, column + rank
+    alpha = None if all(part.alpha is None for part in given) else first.scale() * up.shape[1]
+    return Factors(torch.cat([part.down for part in given]), up, alpha), layout
+
+
+def _rows(first: Factors, parts: Mapping[int, Factors], count: int) -> list[int]:
+    """Rows of each part: equal ones, but for the last of four, the perceptron of a single block."""
+    if count < 4:
+        return [int(first.up.shape[0])] * count
+    hidden = int(first.down.shape[1])
+    last = parts.get(count - 1)
+    return [hidden] * (count - 1) + [int(last.up.shape[0]) if last is not None else hidden * _MLP_RATIO]
+
+
+def _unstack(factors: Factors, count: int, layout: Parts | None, key: str) -> list[Factors | None]:
+    total, rank = int(factors.up.shape[0]), factors.rank
+    hidden = int(factors.down.shape[1]) if count == 4 else total // count
+    rows = [hidden] * (count - 1) + [total - hidden * (count - 1)]
+    if min(rows) < 1:
+        raise ValueError(f"{key} has {total} rows, too few for the {count} weights that it stacks")
+    ups = factors.up.split(rows)
+    if layout is None:
+        guess: Parts = [[rank // count, 1.0]] * count
+        layout = guess if rank % count == 0 and _diagonal(ups, [rank // count] * count) else None
+    if layout is None:
+        return [Factors(factors.down, up.contiguous(), factors.alpha) for up in ups]
+    ranks = [int(part[0]) for part in layout]
+    if len(ranks) != count or sum(ranks) != rank or min(ranks) < 0 or not _diagonal(ups, ranks):
+        raise ValueError(f"{key}: the layout {layout} in the header does not fit its factors of rank {rank}")
+    out: list[Factors | None] = []
+    column = 0
+    for up, (part_rank, ratio) in zip(ups, layout):
+        if part_rank:
+            block = up[:, column : column + part_rank].contiguous()
+            alpha = None if factors.alpha is None else factors.scale() * ratio * part_rank
+            down = factors.down[column : column + part_rank].contiguous()
+            out.append(Factors(down, block if ratio == 1.0 else block / ratio, alpha))
+        else:
+            out.append(None)
+        column += part_rank
+    return out
+
+
+def _diagonal(ups: Iterable[Tensor], ranks: list[int]) -> bool:
+    """Whether each part's rows are zero outside of its own columns."""
+    column = 0
+    for up, rank in zip(ups, ranks):
+        if bool(up[:, :column].any()) or bool(up[:, column + rank :].any()):
+            return False
+        column += rank
+    return True

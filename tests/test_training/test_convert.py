@@ -1,0 +1,60 @@
+"""The converter's command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support_loras import make_lora
+
+from matrix_lib.backbones import lora as lora_module
+from matrix_lib.io.checkpoints import FORMATS, load_lora, save_lora
+from training.convert import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def tavid(tmp_path: Path) -> Path:
+    save_lora(make_lora(lora_module, "cogvideox", 1, alpha=None), tmp_path / "tavid", "tavid")
+    return tmp_path / "tavid"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format(form: str, tavid: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main([str(tavid), str(tmp_path / "out"), "--to", form, "--scale", "0.5", "--trigger", "THE MUG"]) == 0
+    said = capsys.readouterr().out
+    assert "33" in said
+    assert "wrote" in said
+    found = load_lora(tmp_path / "out")
+    assert found.scales() == (0.5,)
+    assert found.stored_scale
+    assert found.info.trigger == "THE MUG"
+    assert found.projection["weight"].shape[1] == 33
+
+
+def test_what_it_refuses(tavid: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "x.safetensors"
+    assert main([str(tavid), str(out), "--to", "comfyui"]) == 0
+    before = out.read_bytes()
+    for arguments, words in (
+        ([str(tavid), str(out), "--to", "matrix"], "--force"),
+        ([str(tmp_path / "none"), str(tmp_path / "y"), "--to", "matrix"], "no LoRA file"),
+        ([str(tavid), str(tmp_path / "y"), "--to", "matrix", "--family", "wan"], "the model is wan"),
+    ):
+        assert main(arguments) == 2
+        assert words in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([str(tavid), str(out), "--to", "matrix", "--force"]) == 0
+    with pytest.raises(SystemExit):
+        main([str(tavid), str(out), "--to", "zip"])
+
+
+def test_as_a_command(tavid: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training.convert", str(tavid), str(tmp_path / "c.safetensors"), "--to", "comfyui"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "cogvideox, tavid format: 10 modules" in done.stdout
+    assert (tmp_path / "c.safetensors").is_file()
