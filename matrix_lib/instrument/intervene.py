@@ -151,8 +151,8 @@ class Intervener:
     """One guidance in one run: an editor.
 
     Args:
-        grid: the token grid of the whole clip.
-        steps: sampling steps of the run.
+        grid: the token grid of the whole clip. It and `steps`, the sampling steps of the run, may be set later, before
+            the first call.
         token: for a `Perturbation`, the name of the second prediction that it acts in (`AttentionCall.extra`).
 
     `notes` say what could not be steered; `variances` what mask normalisation did.
@@ -161,8 +161,8 @@ class Intervener:
     def __init__(
         self,
         guidance: Guidance,
-        grid: Grid,
-        steps: int,
+        grid: Grid | None = None,
+        steps: int = 1,
         token: Hashable = None,
         done: Callable[[Intervener], None] | None = None,
     ) -> None:
@@ -226,6 +226,7 @@ class Intervener:
     def _stage(self, tracks: MaskTracks, binding: PromptBinding | None) -> Stage:
         key = (id(tracks), id(binding))
         if key not in self._stages:
+            assert self.grid is not None
             stage = Stage(self.grid, tracks, binding)
             self._stages[key] = (stage, tracks, binding)  # holds both, so that nothing else gets their ids
             self.notes += [note for note in stage.notes if note not in self.notes]

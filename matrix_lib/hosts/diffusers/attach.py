@@ -14,7 +14,8 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +25,16 @@ from ...backbones import BackboneSpec, match
 from ...core.attention import sdpa_with_lse
 from ...core.binding import PromptBinding
 from ...core.grid import Grid
-from ...core.sites import AttentionCall, AttentionSite, BatchRow
+from ...core.sites import AttentionCall, AttentionSite
 from ...core.tracks import MaskTracks
 from ...instrument.capture import Capture
+from ...instrument.intervene import PERTURBED, Composer, batch_part
 from ...instrument.recorder import Recorder, RecorderConfig
 from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
+from .batches import Batches, Branch, Forward, batches_of
 
-__all__ = ["Forward", "Watch", "attach", "backbone_of", "sites_of", "watch"]
-
-Branch = Literal["cond", "uncond"]
+__all__ = ["Forward", "Watch", "attach", "backbone_of", "perturbed", "sites_of", "watch"]
 
 
 def backbone_of(transformer: nn.Module) -> BackboneSpec:
@@ -46,15 +47,6 @@ def sites_of(transformer: nn.Module) -> list[AttentionSite]:
     return [site for _, site in find_sites(_plain(transformer), backbone_of(transformer).diffusers)]
 
 
-class Forward:
-    """One forward pass of the transformer: its grid, its text, whose rows are in the batch, and its step."""
-
-    def __init__(self, grid: Grid, text: int, batch: int, timestep: float) -> None:
-        self.grid, self.text, self.batch, self.timestep = grid, text, batch, timestep
-        self.rows: tuple[BatchRow, ...] = ()
-        self.step = 0
-
-
 @contextlib.contextmanager
 def attach(transformer: nn.Module, session: Session, on_forward: Callable[[Forward], None]) -> Iterator[None]:
     """Shows the attention of `transformer` to `session` while open.
@@ -64,6 +56,8 @@ def attach(transformer: nn.Module, session: Session, on_forward: Callable[[Forwa
 
     Raises ValueError for an unknown model, and, at its first forward, when its attention does not go through PyTorch's
     `scaled_dot_product_attention` (diffusers' other attention backends).
+
+    Editors of the session change what runs; observers of this and of every nested attachment see it as it ran.
     """
     model = _plain(transformer)
     spec = backbone_of(model)
@@ -89,6 +83,7 @@ class _State:
 
     def __init__(self, spec: BackboneSpec, session: Session) -> None:
         self.spec, self.session = spec, session
+        self.composer = Composer()
         self.forward: Forward | None = None
         self.running: Running | None = None
         self._mode: _Intercept | None = None
@@ -130,14 +125,43 @@ class _Intercept(TorchFunctionMode):
         image = self.now.calls == 1 and getattr(self.now.module, "add_k_proj", None) is not None
         if self.now.site is None or (image and self.now.site.kind == "cross"):
             return func(q, k, v, **given)
+        if not _waiting.boxes:  # the innermost attachment speaks for all of them
+            around = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, _Intercept)]
+            calls = {mode: mode._call(q, k, v, given) for mode in (*around, self)}
+            edits = [edit for mode, call in calls.items() for edit in mode.state.session.edits(call)]
+            if edits:
+                for mode in around:
+                    mode.now.calls += 1
+                return self._edited(calls, edits, given)
         out, lse = self._run(func, q, k, v, given)
-        call = _call(self.state, self.now.site, q, k, v, given.get("scale"), given.get("attn_mask"))
-        self.state.session.observe(call, lse)
+        if _waiting.perturbed is None:
+            self.state.session.observe(self._call(q, k, v, given), lse)
         return out
+
+    def _edited(self, calls: dict[_Intercept, AttentionCall], edits: list[Any], given: dict[str, Any]) -> Tensor:
+        """One run of an edited call for every attachment; the others' interceptions are passed by."""
+        call = calls[self]
+
+        def plain(part: slice) -> tuple[Tensor, Tensor | None]:
+            options = {**given, "attn_mask": batch_part(call.mask, part)}
+            return sdpa_with_lse(call.q[part], call.k[part], call.v[part], **options)
+
+        with torch._C.DisableTorchFunction():
+            edited = self.state.composer.run(call, edits, plain)
+            watching = [mode for mode in calls if mode.state.session.watches(call.site)]
+            if watching and _waiting.perturbed is None:
+                seen = edited.seen()
+                for mode in watching:
+                    mode.state.session.observe(replace(seen, rows=calls[mode].rows, step=calls[mode].step), edited.lse)
+        return edited.out
+
+    def _call(self, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Any]) -> AttentionCall:
+        assert self.now.site is not None
+        return _call(self.state, self.now.site, q, k, v, given.get("scale"), given.get("attn_mask"))
 
     def _run(self, func: Any, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Output and log-sum-exp. The outermost attachment runs the kernel; the ones inside are told its result."""
-        boxes: list[list[Tensor | None]] = _waiting.__dict__.setdefault("boxes", [])
+        boxes = _waiting.boxes
         if any(isinstance(mode, _Intercept) for mode in _get_current_function_mode_stack()):
             box: list[Tensor | None] = []
             boxes.append(box)
@@ -153,7 +177,26 @@ class _Intercept(TorchFunctionMode):
         return out, lse
 
 
-_waiting = threading.local()  # attachments of this thread that wait for the log-sum-exp of the one around them
+class _Waiting(threading.local):
+    """What this thread is in the middle of. boxes: attachments that wait for the log-sum-exp of the one around them;
+    perturbed: whose second prediction is running, which nobody watches."""
+
+    def __init__(self) -> None:
+        self.boxes: list[list[Tensor | None]] = []
+        self.perturbed: object = None
+
+
+_waiting = _Waiting()
+
+
+@contextlib.contextmanager
+def perturbed(token: object) -> Iterator[None]:
+    """While open, forwards of this thread are a second prediction, in which the editors called `token` act."""
+    before, _waiting.perturbed = _waiting.perturbed, token
+    try:
+        yield
+    finally:
+        _waiting.perturbed = before
 
 
 def _call(
@@ -176,6 +219,7 @@ def _call(
     return AttentionCall(
         site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, forward.rows, mask,
         spans["video_q"], spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
+        extra={} if _waiting.perturbed is None else {PERTURBED: _waiting.perturbed},
     )  # fmt: skip
 
 
@@ -203,12 +247,11 @@ class Watch:
         sites: Sequence[AttentionSite],
         timesteps: Callable[[], Sequence[float]],
         branches: Sequence[Branch] | None,
+        recorder: type[Recorder] = Recorder,
     ) -> None:
-        self._bindings, self._tracks, self._config = bindings, tracks, config
-        self._backbone, self._sites, self._timesteps, self._branches = backbone, sites, timesteps, branches
+        self._batches, self._make = Batches(bindings, tracks, timesteps, branches), recorder
+        self._config, self._backbone, self._sites = config, backbone, sites
         self._recorder: Recorder | None = None
-        self._seen: list[float] = []
-        self._calls_at = 0
         self.forwards = 0
 
     # Session observer: delegates to the recorder, which exists from the first forward on.
@@ -225,51 +268,23 @@ class Watch:
 
     def begin(self, forward: Forward) -> None:
         if self._recorder is None:
-            sigmas = list(self._timesteps()) or [forward.timestep]
-            self._recorder = Recorder(
-                self._config, self._backbone, self._sites, forward.grid, sigmas, streams=len(self._bindings)
-            )
-        if not self._seen or self._seen[-1] != forward.timestep:
-            self._seen.append(forward.timestep)
-            self._calls_at = 0
-        forward.step = len(self._seen) - 1
-        forward.rows = self._rows(forward)
-        self._calls_at += 1
+            sigmas = list(self._batches.timesteps()) or [forward.timestep]
+            streams = len(self._batches.bindings)
+            self._recorder = self._make(self._config, self._backbone, self._sites, forward.grid, sigmas, streams)
+        self._batches.begin(forward)
         self.forwards += 1
 
-    def _rows(self, forward: Forward) -> tuple[BatchRow, ...]:
-        """Which prompt each batch row belongs to. Pipelines put the unconditional half first, or call twice a step with
-        the conditional call first."""
-        count, prompts = forward.batch, len(self._bindings)
-        if self._branches is not None:
-            branches = list(self._branches)
-            if count % len(branches):
-                raise ValueError(f"branches names {len(branches)} parts, but the batch has {count} rows")
-        elif count % (2 * prompts) == 0 and self._calls_at == 0:
-            branches = ["uncond", "cond"]
-        else:
-            branches = ["cond" if self._calls_at == 0 else "uncond"]
-        each = count // len(branches)
-        if each % prompts:
-            raise ValueError(f"{count} batch rows do not divide into {len(branches)} branches of {prompts} prompts")
-        samples = each // prompts
-        rows = []
-        for branch in branches:
-            for place in range(each):
-                at = place // samples
-                key = (at, place % samples)
-                if branch == "cond":
-                    rows.append(BatchRow("cond", key, self._bindings[at], self._tracks[at]))
-                else:
-                    rows.append(BatchRow("uncond", key))
-        return tuple(rows)
+    @property
+    def recorder(self) -> Recorder:
+        """The recorder itself. Raises ValueError when the transformer did not run inside the context."""
+        if self._recorder is None:
+            raise ValueError("nothing was recorded: the transformer did not run inside the `with` block")
+        return self._recorder
 
     def capture(self) -> Capture:
         """What was recorded. Raises ValueError when the transformer did not run inside the context."""
-        if self._recorder is None:
-            raise ValueError("nothing was recorded: the transformer did not run inside the `with` block")
-        capture = self._recorder.result()
-        capture.meta["timesteps"] = self._seen
+        capture = self.recorder.result()
+        capture.meta["timesteps"] = self._batches.seen
         return capture
 
 
@@ -286,6 +301,7 @@ def watch(
     branches: Sequence[Branch] | None = None,
     v2t: bool = True,
     v2v: bool = True,
+    recorder: type[Recorder] = Recorder,
 ) -> Iterator[Watch]:
     """Records what each layer attends to while a pipeline or a bare transformer runs.
 
@@ -296,27 +312,19 @@ def watch(
         layers, bins, budget_mb, v2t, v2v: see `RecorderConfig`.
         steps: sampling steps of a bare transformer (default 1); a pipeline's scheduler knows.
         branches: guidance branches in batch order; None follows the pipelines' habit.
+        recorder: what records, for example `AlignmentRecorder`; the one that was made is `Watch.recorder`.
 
     Raises ValueError for an unknown model, layers it does not have, or numbers of prompts and tracks that differ.
     """
     transformer = getattr(model, "transformer", model)
-    scheduler = getattr(model, "scheduler", None)
-    bindings = [binding] if isinstance(binding, PromptBinding) else list(binding)
-    every = [tracks] * len(bindings) if tracks is None or isinstance(tracks, MaskTracks) else list(tracks)
-    if not bindings or len(every) != len(bindings):
-        raise ValueError(f"one binding and one tracks per prompt; got {len(bindings)} bindings, {len(every)} tracks")
+    batches = batches_of(model, binding, tracks, steps, branches)
     spec, sites = backbone_of(transformer), sites_of(transformer)
     chosen = None if layers is None else tuple(layers)
     if unknown := sorted(set(chosen or ()) - {site.layer for site in sites}):
         raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{sites[-1].layer}")
-
-    def timesteps() -> list[float]:
-        if scheduler is not None and getattr(scheduler, "timesteps", None) is not None:
-            return [float(t) for t in scheduler.timesteps]
-        return [0.0] * (steps or 1)
-
     config = RecorderConfig(chosen, bins, budget_mb, "cond", v2t, v2v)
-    seen = Watch(bindings, every, config, spec.name, sites, timesteps, branches)
+    bindings = [each for each in batches.bindings if each is not None]
+    seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder)
     with attach(transformer, Session([seen]), seen.begin):
         yield seen
 

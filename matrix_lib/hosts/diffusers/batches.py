@@ -1,0 +1,109 @@
+"""What each forward of a diffusers run is: which step, which prompts in which rows of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from ...core.binding import PromptBinding
+from ...core.grid import Grid
+from ...core.sites import BatchRow
+from ...core.tracks import MaskTracks
+
+__all__ = ["Batches", "Branch", "Forward", "batches_of"]
+
+Branch = Literal["cond", "uncond"]
+
+
+class Forward:
+    """One forward pass of the transformer: its grid, its text, whose rows are in the batch, and its step."""
+
+    def __init__(self, grid: Grid, text: int, batch: int, timestep: float) -> None:
+        self.grid, self.text, self.batch, self.timestep = grid, text, batch, timestep
+        self.rows: tuple[BatchRow, ...] = ()
+        self.step = 0
+
+
+class Batches:
+    """Tells which prompt and step each forward of a run belongs to.
+
+    timesteps: those of the run, known from its first forward on. branches: guidance branches in batch order, None
+    follows the pipelines' habit.
+    """
+
+    def __init__(
+        self,
+        bindings: Sequence[PromptBinding | None],
+        tracks: Sequence[MaskTracks | None],
+        timesteps: Callable[[], Sequence[float]],
+        branches: Sequence[Branch] | None,
+    ) -> None:
+        self.bindings, self.tracks, self.timesteps = tuple(bindings), tuple(tracks), timesteps
+        self._branches = branches
+        self.seen: list[float] = []
+        self._calls_at = 0
+
+    def begin(self, forward: Forward) -> None:
+        """Fills in the forward's step and rows."""
+        if not self.seen or self.seen[-1] != forward.timestep:
+            self.seen.append(forward.timestep)
+            self._calls_at = 0
+        forward.step = len(self.seen) - 1
+        forward.rows = self._rows(forward)
+        self._calls_at += 1
+
+    def _rows(self, forward: Forward) -> tuple[BatchRow, ...]:
+        """Which prompt each batch row belongs to. Pipelines put the unconditional half first, or call twice a step with
+        the conditional call first."""
+        count, prompts = forward.batch, len(self.bindings)
+        if self._branches is not None:
+            branches = list(self._branches)
+            if count % len(branches):
+                raise ValueError(f"branches names {len(branches)} parts, but the batch has {count} rows")
+        elif count % (2 * prompts) == 0 and self._calls_at == 0:
+            branches = ["uncond", "cond"]
+        else:
+            branches = ["cond" if self._calls_at == 0 else "uncond"]
+        each = count // len(branches)
+        if each % prompts:
+            raise ValueError(f"{count} batch rows do not divide into {len(branches)} branches of {prompts} prompts")
+        samples = each // prompts
+        rows = []
+        for branch in branches:
+            for place in range(each):
+                at = place // samples
+                key = (at, place % samples)
+                if branch == "cond":
+                    rows.append(BatchRow("cond", key, self.bindings[at], self.tracks[at]))
+                else:
+                    rows.append(BatchRow("uncond", key, None, self.tracks[at]))
+        return tuple(rows)
+
+
+def batches_of(
+    model: Any,
+    binding: PromptBinding | Sequence[PromptBinding] | None,
+    tracks: MaskTracks | Sequence[MaskTracks | None] | None,
+    steps: int | None,
+    branches: Sequence[Branch] | None,
+) -> Batches:
+    """The run of a pipeline (whose scheduler knows the steps) or of a bare transformer.
+
+    Raises ValueError where the numbers of bindings and tracks differ.
+    """
+    scheduler = getattr(model, "scheduler", None)
+    every = [tracks] if tracks is None or isinstance(tracks, MaskTracks) else list(tracks)
+    bindings = [binding] if binding is None or isinstance(binding, PromptBinding) else list(binding)
+    if bindings == [None]:
+        bindings *= len(every)
+    if every == [None] or isinstance(tracks, MaskTracks):
+        every *= len(bindings)
+    if not bindings or len(every) != len(bindings):
+        raise ValueError(f"one binding and one tracks per prompt; got {len(bindings)} bindings, {len(every)} tracks")
+
+    def timesteps() -> list[float]:
+        if scheduler is not None and getattr(scheduler, "timesteps", None) is not None:
+            return [float(t) for t in scheduler.timesteps]
+        return [0.0] * (steps or 1)
+
+    return Batches(bindings, every, timesteps, branches)

@@ -1,0 +1,70 @@
+"""Tiny diffusers transformers of every family with random weights, and their inputs."""
+
+import torch
+from support_models import randomize
+
+from matrix_lib.core.grid import Grid
+
+FAMILIES = ["cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan"]
+LAT = (3, 8, 12)
+
+
+def build(family):
+    """(transformer, forward arguments, grid, text rows) of a tiny random model."""
+    torch.manual_seed(1)
+    t, h, w = (4, 8, 12) if family == "cogvideox15" else LAT
+    g = torch.Generator().manual_seed(2)
+
+    def noise(*shape):
+        return torch.randn(shape, generator=g)
+
+    if family.startswith("cogvideox"):
+        from diffusers import CogVideoXTransformer3DModel
+
+        extra = {"patch_size_t": 2, "patch_bias": False, "ofs_embed_dim": 32} if family.endswith("15") else {}
+        model = CogVideoXTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=64, in_channels=32, out_channels=16, time_embed_dim=32,
+            text_embed_dim=64, num_layers=3, sample_width=w, sample_height=h, sample_frames=9,
+            use_rotary_positional_embeddings=bool(extra), **extra,
+        )  # fmt: skip
+        args = dict(hidden_states=noise(2, t, 32, h, w), encoder_hidden_states=noise(2, 226, 64))
+        args["timestep"] = torch.tensor([500, 500])
+        if extra:
+            args["ofs"] = torch.full((1,), 2.0)
+            from diffusers.models.embeddings import get_3d_rotary_pos_embed
+
+            args["image_rotary_emb"] = get_3d_rotary_pos_embed(
+                64, None, (h // 2, w // 2), t // 2, grid_type="slice", max_size=(h // 2, w // 2)
+            )
+        return randomize(model), args, Grid.from_latent((t, h, w), (2 if extra else 1, 2, 2)), 226
+    if family.startswith("wan"):
+        from diffusers import WanTransformer3DModel
+
+        i2v = family.endswith("i2v")
+        model = WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=32, in_channels=36 if i2v else 16, out_channels=16, text_dim=64,
+            freq_dim=32, ffn_dim=64, num_layers=3, image_dim=48 if i2v else None, added_kv_proj_dim=64 if i2v else None,
+        )  # fmt: skip
+        args = dict(hidden_states=noise(2, 36 if i2v else 16, t, h, w), encoder_hidden_states=noise(2, 512, 64))
+        args["timestep"] = torch.tensor([500, 500])
+        if i2v:
+            args["encoder_hidden_states_image"] = noise(2, 257, 48)
+        return randomize(model), args, Grid.from_latent((t, h, w)), 512
+    from diffusers import HunyuanVideoTransformer3DModel
+
+    model = HunyuanVideoTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=32, num_layers=2, num_single_layers=2, num_refiner_layers=1,
+        text_embed_dim=64, pooled_projection_dim=32, rope_axes_dim=(8, 12, 12), guidance_embeds=True,
+    )  # fmt: skip
+    keep = torch.ones(2, 40, dtype=torch.long)
+    keep[0, 30:] = 0
+    args = dict(
+        hidden_states=noise(2, 16, t, h, w), encoder_hidden_states=noise(2, 40, 64), encoder_attention_mask=keep,
+        pooled_projections=noise(2, 32), guidance=torch.full((2,), 6000.0), timestep=torch.tensor([500, 500]),
+    )  # fmt: skip
+    return randomize(model), args, Grid.from_latent((t, h, w)), 40
+
+
+def forward(model, args):
+    with torch.no_grad():
+        return model(**args, return_dict=False)[0]
