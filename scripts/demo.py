@@ -133,7 +133,7 @@ def mini_world(base: Path, chosen: Weights) -> Input:
     clips = make_clips(MINI_SEED, MINI_CLIP + 1, config)
     write_video(base / "input" / "mini.mp4", clips.video[MINI_CLIP].permute(0, 2, 3, 1), config.fps, crf=0)
     save_tracks(mask_tracks(clips, MINI_CLIP), base / "input" / "mini.safetensors")
-    edits = {
+    edits: dict[str, dict[str, Any]] = {
         "LoadVideo": {"file": "mini.mp4"},
         "Video Slice": {"start_time": 0.0, "duration": frames / config.fps},
         "MatrixBindPrompt": {"prompt": clips.prompts[MINI_CLIP], "phrases": clips.phrases[MINI_CLIP]},

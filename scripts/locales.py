@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
 import tempfile
@@ -58,8 +59,7 @@ def _load_pack() -> dict[str, Any]:
 
     args.cpu = True
     args.base_directory = tempfile.mkdtemp(prefix="matrix-locales-")
-    import nodes
-
+    nodes: Any = importlib.import_module("nodes")  # the host's
     before = set(nodes.NODE_CLASS_MAPPINGS)
     if not asyncio.run(nodes.load_custom_node(str(ROOT))):
         raise RuntimeError("ComfyUI could not load the pack; its log is above")

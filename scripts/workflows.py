@@ -260,7 +260,7 @@ def problems(graph: Graph, info: Info, files: frozenset[str] = frozenset()) -> l
             found.append(f"{number}: no node {kind}")
             continue
         known: set[str] = set()
-        for slot in slots(info[kind], lambda slot, inputs=inputs: inputs.get(slot.name)):
+        for slot in slots(info[kind], _reader(inputs)):
             known.add(slot.name)
             if slot.name not in inputs:
                 found += [f"{number} {kind}: {slot.name} is missing"] if slot.required else []
@@ -268,6 +268,10 @@ def problems(graph: Graph, info: Info, files: frozenset[str] = frozenset()) -> l
                 found.append(f"{number} {kind}.{slot.name}: {trouble}")
         found += [f"{number} {kind}: there is no input {name}" for name in sorted(set(inputs) - known)]
     return found
+
+
+def _reader(inputs: Graph) -> Callable[[Slot], Any]:
+    return lambda slot: inputs.get(slot.name)
 
 
 def _trouble(value: Any, slot: Slot, graph: Graph, info: Info, files: frozenset[str]) -> str | None:
