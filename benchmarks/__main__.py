@@ -10,10 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from . import capture
+from . import capture, guidance
 from .timing import manifest
 
-BENCHES = {"capture": capture.run}
+BENCHES = {"capture": capture.run, "guidance": guidance.run}
 
 
 def main(arguments: list[str] | None = None) -> int:

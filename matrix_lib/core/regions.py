@@ -241,23 +241,28 @@ def _attend_block(
     for group in block.groups:
         kk, vv = (k, v) if group.keys is None else (k.index_select(2, group.keys), v.index_select(2, group.keys))
         here = _part(mask, block.rows, group.keys)
-        out, lse = sdpa_with_lse(q, kk, vv, attn_mask=None if here is None else _as(here, q), scale=scale)
+        here = None if here is None else _as(here, q)
+        out, lse = sdpa_with_lse(q, kk, vv, attn_mask=here, scale=scale)
         if lse is None:
             lse = row_lse(q, kk, scale, mask=here)
+        if here is not None:  # kernels differ in what they report for a row whose keys are all masked
+            lse = lse.masked_fill((here == float("-inf")).all(-1), float("-inf"))
         parts.append(out)
         norms.append(lse.to(kind) + group.bias)
     if len(parts) == 1 and not block.groups[0].zeroed and mask is None:
         return parts[0], norms[0]
     total = torch.logsumexp(torch.stack(norms), 0) if len(norms) > 1 else norms[0]
     safe = total.masked_fill(total == float("-inf"), 0.0)
-    mixed = torch.zeros(parts[0].shape, dtype=kind, device=q.device)
+    mixed: Tensor | None = None
     for group, out, norm in zip(block.groups, parts, norms):
         if group.zeroed:
             continue
         share = (norm - safe).exp().unsqueeze(-1)
-        if mask is not None:  # a kernel may give NaN for a row whose keys are all masked
+        if mask is not None:  # and some give NaN for it
             out = torch.where(share > 0, out, 0)
-        mixed.addcmul_(out.to(kind), share)
+        mixed = out * share if mixed is None else mixed.add_(out * share)
+    if mixed is None:
+        mixed = torch.zeros_like(parts[0])
     return mixed.to(q.dtype), total
 
 
