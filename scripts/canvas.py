@@ -17,7 +17,7 @@ from matrix_lib.io.drawing import INK, Colour, fit_text, write
 
 from .comfyui import ROOT
 
-__all__ = ["draw"]
+__all__ = ["draw", "titled"]
 
 EDGE, TITLE, ROW, FINE = 40, 30, 22, 2
 LINKS: dict[str, Colour] = {
@@ -52,6 +52,17 @@ def draw(canvas: dict[str, Any], pictures: dict[str, Path] | None = None, width:
         _node(page, node, left, top, (pictures or {}).get(_title(node)))
     height = round(page.height * width / page.width)
     return page.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def titled(name: str) -> dict[str, Any]:
+    """The canvas form of a workflow, with the nodes' display names as titles."""
+    folder = ROOT / "workflows"
+    canvas = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    graph = json.loads((folder / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    for node in canvas["nodes"]:
+        if meta := graph.get(str(node["id"]), {}).get("_meta"):
+            node["title"] = meta["title"]
+    return canvas
 
 
 def _title(node: dict[str, Any]) -> str:
@@ -174,12 +185,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("pictures", nargs="*", help="TITLE=PICTURE")
     given = parser.parse_args()
-    folder = ROOT / "workflows"
-    canvas = json.loads((folder / f"{given.name}.json").read_text(encoding="utf-8"))
-    titled = json.loads((folder / "api" / f"{given.name}.json").read_text(encoding="utf-8"))
-    for node in canvas["nodes"]:
-        if meta := titled.get(str(node["id"]), {}).get("_meta"):
-            node["title"] = meta["title"]
+    canvas = titled(given.name)
     pictures = {title: Path(path) for title, path in (entry.split("=", 1) for entry in given.pictures)}
     draw(canvas, pictures).save(given.out)
 
