@@ -113,6 +113,8 @@ class DenoiseTask:
         text_length: rows of the conditioning, padding included.
         dropout: share of prompts replaced by the empty prompt.
         foreground: extra weight of tokens that an instance covers.
+        high_noise: timesteps are drawn with a density that grows as this power of t less one: 1 is uniform. What a
+            prompt decides is decided where noise hides the paths, so those timesteps deserve more.
     """
 
     codec: str = "runs/codec"
@@ -124,6 +126,7 @@ class DenoiseTask:
     text_length: int = 226
     dropout: float = 0.1
     foreground: float = 4.0
+    high_noise: float = 2.0
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,9 @@ class Stream:
         chunk, inside = divmod(step, per_pass * self.config.reuse)
         if chunk != self.index:
             self._change(chunk)
+        elif chunk + 1 not in self.coming:
+            # Not before a step was made: compiling traces modules for all threads of the process.
+            self.coming = {chunk + 1: self._order(chunk + 1)}
         turn, place = divmod(inside, per_pass)
         order = torch.Generator().manual_seed(seed_of(self.seed, chunk, turn, 7))
         rows = torch.randperm(self.config.chunk, generator=order)[place * self.config.batch :][: self.config.batch]
@@ -67,7 +70,6 @@ class Stream:
         pieces = self.coming.pop(chunk, None) or self._order(chunk)
         parts = [piece.result() for piece in pieces]
         self.chunk, self.index = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, chunk
-        self.coming = {chunk + 1: self._order(chunk + 1)}
 
     def _order(self, chunk: int) -> list[Future[dict[str, Tensor]]]:
         return [self.pool.submit(self._make, chunk, start) for start in range(0, self.config.chunk, self.piece)]

@@ -28,16 +28,20 @@ from .step import describe, make_step
 
 __all__ = ["Trainer", "main"]
 
+AGREE_EVERY = 10
+
 
 class Trainer:
     """Builds the parts of a run from its configuration, and runs it."""
 
     def __init__(self, config: FitConfig) -> None:
+        self.started = time.monotonic()
         self.config, run = config, config.run
         torch.manual_seed(run.seed)
         self.accelerator = Accelerator(mixed_precision=run.precision)
         self.device = self.accelerator.device
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
         self.task = make_step(config, self.device)
         self.plain = self.task.net
         self.params = [p for p in self.plain.parameters() if p.requires_grad]
@@ -45,39 +49,55 @@ class Trainer:
         ready = self.accelerator.prepare(self.plain, *made)
         self.net: nn.Module = self.task.compile(ready[0]) if run.compile else ready[0]
         self.optimisers = list(ready[1:])
+        self.peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in made]
         self.average = Average(self.params, config.optim.ema)
         self.stream = Stream(config.data, self.task, seed_of(run.seed, self.accelerator.process_index), self.device)
         self.folder = Path(run.out)
-        self.step, self.stopping, self.started = 0, False, time.monotonic()
+        self.step, self.done = 0, 0.0
+        self.asked = self.stopping = False
 
     def run(self) -> Path:
         """Trains to the last step, or until told to stop. Returns the last checkpoint's folder."""
         self.resume()
         log = Log(self.folder, self.config, self.step, self.accelerator.is_main_process)
         with StopOnSignal(self):
-            while self.step < self.config.run.steps and not self.stopping:
+            self.done = self.progress()
+            while self.done < 1.0 and not self.stopping:
                 values = self.advance()
                 self.step += 1
                 log(self.step, values)
-                self.stopping = self.stopping or self.progress() >= 1.0
+                self.done = self.progress()
                 if self.step % self.config.run.save_every == 0 and self.step < self.config.run.steps:
                     self.save()
         self.stream.close()
-        return self.save(finished=self.progress() >= 1.0)
+        return self.save(finished=self.done >= 1.0)
 
     def progress(self) -> float:
-        """Share of the run that is done, by steps or by the time allowed, whichever is further."""
-        steps, allowed = self.config.run.steps, self.config.run.deadline
-        by_time = (time.monotonic() - self.started) / allowed if allowed else 0.0
-        return min(max((self.step + 1) / (steps + 1) if self.step < steps else 1.0, by_time), 1.0)
+        """Share of the run that is done, by steps or by the time allowed, whichever is further.
+
+        Several processes agree on it, and on stopping, every few steps: asking waits for all that the GPUs still have
+        to do, and in between the learning rate must not differ between them.
+        """
+        run, several = self.config.run, self.accelerator.num_processes > 1
+        if several and self.step % AGREE_EVERY and self.step < run.steps:
+            return self.done
+        done = self.step / run.steps
+        if run.deadline > 0:
+            done = max(done, (time.monotonic() - self.started) / run.deadline)
+        if several:
+            views = self.accelerator.gather(torch.tensor([done, float(self.asked)], device=self.device))
+            done, asked = (float(x) for x in views.view(-1, 2).amax(dim=0))
+            self.asked = bool(asked)
+        self.stopping = self.asked
+        return min(done, 1.0)
 
     def advance(self) -> dict[str, Tensor]:
         """One optimiser step."""
         config = self.config
-        share = rate(self.progress(), min(config.optim.warmup / config.run.steps, 1.0))
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = config.optim.lr * share
+        share = rate(self.step, self.done, config.optim.warmup)
+        for optimiser, peaks in zip(self.optimisers, self.peaks):
+            for group, peak in zip(optimiser.param_groups, peaks):
+                group["lr"] = peak * share
         batch = self.stream.batch(self.step)
         place = self.accelerator.process_index
         generator = torch.Generator().manual_seed(seed_of(config.run.seed, self.step, place, 3))
@@ -197,10 +217,10 @@ class StopOnSignal:
             signal.signal(number, handler)
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        if self.trainer.stopping:
+        if self.trainer.asked:
             raise KeyboardInterrupt
         print("stopping after this step; the same command goes on from here", flush=True)
-        self.trainer.stopping = True
+        self.trainer.asked = True
 
 
 def parse(arguments: Sequence[str] | None = None) -> FitConfig:

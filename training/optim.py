@@ -13,12 +13,14 @@ from .config import Optim
 __all__ = ["Average", "Muon", "make_optimisers", "orthogonal", "rate"]
 
 
-def rate(progress: float, warmup: float) -> float:
-    """Share of the peak learning rate when a share `progress` of the run is done: linear up over the share `warmup`,
-    then linear down to zero at the end."""
-    up = progress / warmup if warmup > 0 else 1.0
-    down = (1.0 - progress) / max(1.0 - warmup, 1e-9)
-    return max(min(up, down, 1.0), 0.0)
+# Beside a Muon, the first and last layers and the tables learn at this share of its rate.
+MUON_SHARE = 0.25
+
+
+def rate(step: int, progress: float, warmup: int) -> float:
+    """Share of the peak learning rate: linear up over the first `warmup` steps, and linear down to zero with the share
+    `progress` of the run that is done."""
+    return max(min((step + 1) / max(warmup, 1), 1.0 - progress, 1.0), 0.0)
 
 
 def make_optimisers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer]:
@@ -32,7 +34,10 @@ def make_optimisers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer
         {"params": [p for p in outer if p.ndim < 2], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=(0.9, config.beta2), fused=outer[0].is_cuda
+        [g for g in groups if g["params"]],
+        lr=config.lr * (MUON_SHARE if inner else 1.0),
+        betas=(0.9, config.beta2),
+        fused=outer[0].is_cuda,
     )
     return [adamw, Muon(inner, config.lr, config.weight_decay)] if inner else [adamw]
 

@@ -14,7 +14,7 @@ def codec() -> FitConfig:
     return FitConfig(
         task=CodecTask(base=16, crop=64),
         data=Data(batch=16, chunk=1024, reuse=8, workers=8),
-        optim=Optim(name="muon", lr=4e-3, ema=0.995),
+        optim=Optim(name="muon", lr=2e-3, ema=0.995),
         run=Run(steps=3000, out="runs/codec", precision="bf16", save_every=1000),
     )
 
@@ -23,7 +23,7 @@ def mini() -> FitConfig:
     """The mini video DiT, on the latents of `codec`."""
     return FitConfig(
         task=DenoiseTask(codec="runs/codec"),
-        data=Data(batch=128, chunk=2048, reuse=2, workers=8),
+        data=Data(batch=128, chunk=4096, reuse=4, workers=8),
         optim=Optim(name="muon", lr=4e-3, ema=0.998),
         run=Run(steps=2500, out="runs/mini", precision="bf16", compile=True, save_every=1000),
     )

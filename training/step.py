@@ -54,6 +54,15 @@ def make_step(config: FitConfig, device: torch.device) -> Step:
     return DenoiseStep(config.task, config.data, device)
 
 
+def channels_last(net: nn.Module, device: torch.device) -> None:
+    """Convolutions in the layout that GPUs compute them in."""
+    if device.type == "cuda":
+        for module in net.modules():
+            if isinstance(module, nn.Conv3d | nn.Conv2d):
+                three = isinstance(module, nn.Conv3d)
+                module.to(memory_format=torch.channels_last_3d if three else torch.channels_last)  # type: ignore[call-overload]
+
+
 def as_input(video: Tensor) -> Tensor:
     """(B, F, 3, H, W) uint8 -> (B, 3, F, H, W) in [-1, 1]."""
     return video.transpose(1, 2).float().div(127.5).sub(1.0)
@@ -69,9 +78,7 @@ class CodecStep:
     def __init__(self, task: CodecTask, data: Data, device: torch.device) -> None:
         self.task, self.data, self.device = task, data, device
         self.net: nn.Module = Autoencoder(Codec(CodecConfig(base=task.base)), task.noise).to(device)
-        for module in self.net.modules():
-            if isinstance(module, nn.Conv3d) and device.type == "cuda":
-                module.to(memory_format=torch.channels_last_3d)
+        channels_last(self.net, device)
 
     def compile(self, net: nn.Module) -> nn.Module:
         """Left as it is: its many shapes take longer to compile than they save."""
@@ -152,11 +159,14 @@ class MiniNet(nn.Module):
 
 
 class DenoiseStep:
-    """Velocity prediction at uniformly drawn timesteps, given the prompt and the first frame."""
+    """Velocity prediction at drawn timesteps, given the prompt and the first frame."""
 
     def __init__(self, task: DenoiseTask, data: Data, device: torch.device) -> None:
         self.task, self.device = task, device
         self.codec = load_codec(Path(task.codec)).to(device).eval().requires_grad_(False)
+        self.codec_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.codec.to(self.codec_dtype)
+        channels_last(self.codec, device)
         self.sizes = Sizes(
             layers=task.layers,
             heads=task.heads,
@@ -183,11 +193,9 @@ class DenoiseStep:
 
     @torch.no_grad()
     def prepare(self, clips: Clips) -> dict[str, Tensor]:
-        half = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half is torch.bfloat16):
-            latents = self.codec.encode(as_input(clips.video)).transpose(1, 2) * LATENT_SCALE
+        video = as_input(clips.video).to(self.codec_dtype)
         return {
-            "latents": latents.to(half),
+            "latents": self.codec.encode(video).transpose(1, 2) * LATENT_SCALE,
             "ids": token_ids(self.tokenizer, clips.prompts, self.task.text_length).to(self.device),
             "weight": 1.0 + self.task.foreground * covered(clips.masks.any(dim=1)),
         }
@@ -198,7 +206,12 @@ class DenoiseStep:
         noise = self._noise(clean.shape, generator)
         start, drop = torch.rand(1, generator=generator), torch.rand(count, generator=generator)
         place = (start + torch.arange(count) / count) % 1.0  # evenly spread over time: less variance than independent
-        t = (place * len(self.signal)).long().clamp(max=len(self.signal) - 1).to(self.device)
+        t = (
+            (place ** (1.0 / self.task.high_noise) * len(self.signal))
+            .long()
+            .clamp(max=len(self.signal) - 1)
+            .to(self.device)
+        )
         kept, lost = (x.view(-1, 1, 1, 1, 1) for x in (self.signal[t].sqrt(), (1.0 - self.signal[t]).sqrt()))
         noisy, velocity = kept * clean + lost * noise, kept * noise - lost * clean
         condition = torch.zeros_like(clean)
