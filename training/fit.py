@@ -105,6 +105,10 @@ class Trainer:
             values = self.task.loss(self.net, batch, generator)
         self.accelerator.backward(values["loss"])
         values["norm"] = self.accelerator.clip_grad_norm_(self.params, config.optim.clip)
+        # After clipping by a norm that is not finite every gradient is not a number: such a step changes nothing.
+        for p in self.params:
+            if p.grad is not None:
+                torch.nan_to_num_(p.grad, 0.0, 0.0, 0.0)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad()
