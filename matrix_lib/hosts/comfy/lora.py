@@ -1,0 +1,359 @@
+"""Puts an alignment LoRA on a clone of a native MODEL: factors as the host's own patches, a wider input projection, and
+the extra channels that it reads.
+
+A weight wrapper appends the new columns of the projection as the host casts it, so the stored weight keeps its width:
+the host's models read that width to lay out their own channels. Patches of the wide weight are split into their narrow
+part, which the host patches in, and their part of the new columns. Extra channels ride in each conditioning's
+`model_conds`, so the host batches them, cuts them into context windows and crops them to areas; an APPLY_MODEL wrapper
+appends them behind the channels that the model had.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.conds
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy.weight_adapter import LoRAAdapter
+from torch import Tensor
+
+from ...backbones.keymaps import FAMILIES, native_name
+from ...backbones.lora import PROJECTION, AlignmentLoRA, Factors, Info, native_projection
+from .attach import backbone_of
+from .cogvideox import LEAD
+
+__all__ = ["COND", "Applied", "Widened", "add_extra", "apply_lora", "widened"]
+
+KEY = "matrix_lora"
+COND = "matrix_extra"
+"""Key of `model_conds`: the extra channels, (1, channels, T, H, W) as the network sees them."""
+
+_HEAD = "diffusion_model."
+
+
+@dataclass(frozen=True)
+class Widened:
+    """What an input projection was widened to: `base` channels that the model had, `extra` behind them."""
+
+    base: int
+    extra: int
+    info: Info
+
+    @property
+    def condition(self) -> str:
+        """What the extra channels take: "target_mask" or "id_map"."""
+        return self.info.condition or ("target_mask" if self.extra == 1 else "id_map")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was put on a model. `matched` and `total` count tensors that serve at inference; `missing` names modules
+    that this model has not."""
+
+    matched: int
+    total: int
+    missing: tuple[str, ...]
+    widened: Widened | None
+    scales: tuple[float, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.matched} of {self.total} tensors matched; scale {', '.join(f'{s:g}' for s in self.scales)}"]
+        if self.missing:
+            lines.append(f"this model has no {', '.join(self.missing[:3])} ({len(self.missing)} modules)")
+        if self.widened is not None:
+            what = {"target_mask": "the target mask", "id_map": "the ID map"}[self.widened.condition]
+            lines.append(
+                f"input widened from {self.widened.base} to {self.widened.base + self.widened.extra} channels: give "
+                f"both conditionings {what} with MATRIX Mask Condition"
+            )
+        return "\n".join(lines)
+
+
+def widened(model: Any) -> Widened | None:
+    """How a MODEL was widened by `apply_lora`; None where it was not."""
+    return model.model_options.get("transformer_options", {}).get(KEY)
+
+
+def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[Any, Applied]:
+    """(clone with the LoRA, what matched). At strength 0 the clone carries no patch and samples bit-identically.
+
+    Raises:
+        ValueError: another family, no tensor that matches, sizes of another model, or a projection that is not the
+            model's own with channels behind it.
+    """
+    spec = backbone_of(model)
+    if lora.family != spec.name:
+        raise ValueError(f"this is a LoRA of {lora.family}, and the model is {spec.title}")
+    place = f"{_HEAD}{native_projection(lora.family)}.weight"
+    weight = _original(model, place)
+    assert weight is not None
+    wide = _width(model, lora, weight)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.model_state_dict(_HEAD).items()}
+    patches, missing = _factor_patches(lora, shapes, place, wide)
+    total = 2 * len(lora.factors) + len(lora.projection)
+    matched = total - 2 * len(missing)
+    if not matched:
+        raise ValueError(f"none of the LoRA's {total} tensors fits this model; it has no {', '.join(missing[:3])}")
+    clone = model.clone()
+    report = Applied(matched, total, tuple(missing), wide if wide.extra else None, lora.scales())
+    if strength == 0.0:
+        return clone, report
+    if wide.extra and widened(model) is None:
+        _feed(clone, wide)
+        clone.add_weight_wrapper(
+            place, Columns(weight.new_zeros(_wide_shape(weight, wide.extra, _cells(model, weight))))
+        )
+    if lora.projection:
+        clone.add_patches(_projection_patches(model, lora, place, weight), strength)
+    clone.add_patches(patches, strength)
+    _split_wide(clone, place)
+    return clone, report
+
+
+def add_extra(conditioning: list, channels: Tensor) -> list:
+    """CONDITIONING with extra channels (1, C, T, H, W) for a widened model."""
+    out = []
+    for words, values in conditioning:
+        conds = {**values.get("model_conds", {}), COND: comfy.conds.CONDNoiseShape(channels)}
+        out.append([words, {**values, "model_conds": conds}])
+    return out
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+def _original(model: Any, key: str) -> Tensor | None:
+    """A weight as the checkpoint has it, also while a patched clone is loaded; None where the model has none."""
+    found = model.get_key_patches(key).get(key)
+    if not found:
+        return None
+    weight, convert = found[0]
+    return convert(weight, inplace=False).detach()
+
+
+def _cells(model: Any, weight: Tensor) -> int:
+    """Numbers per channel in a row of the projection: 1 for a convolution, a patch for CogVideoX 1.5's matrix."""
+    if weight.ndim > 2:
+        return 1
+    inner = model.model.diffusion_model
+    return (inner.patch_size_t or 1) * inner.patch_size**2
+
+
+def _width(model: Any, lora: AlignmentLoRA, weight: Tensor) -> Widened:
+    """What the model's input is once the LoRA is on it. The LoRA may also be an ordinary one for a model that is
+    widened already."""
+    cells, already = _cells(model, weight), widened(model)
+    base = weight.shape[1] // cells
+    projection = lora.projection.get("weight")
+    factors = lora.factors.get(PROJECTION[lora.family])
+    wants = base
+    if projection is not None:
+        same = weight.shape[0], weight.shape[2:]
+        if projection.ndim != weight.ndim or (projection.shape[0], projection.shape[2:]) != same:
+            raise ValueError(
+                f"the LoRA's input projection is {list(projection.shape)}, the model's {list(weight.shape)}: they "
+                "belong to models of another size"
+            )
+        wants = projection.shape[1] // cells
+    elif factors is not None:
+        wants = factors.down.flatten(1).shape[1] // (cells * weight[0, 0].numel())
+    if wants < base:
+        raise ValueError(
+            f"the LoRA's input projection takes {wants} channels, the model {base}: the LoRA was trained on another "
+            "kind of this model (text-to-video against image-to-video?)"
+        )
+    if already is not None and projection is not None and wants > base:
+        raise ValueError("this MODEL's input is widened by another LoRA already; one mask condition at a time")
+    if already is not None and wants not in (base, base + already.extra):
+        raise ValueError(f"the LoRA takes {wants} channels; this MODEL has {base}, widened to {base + already.extra}")
+    return already or Widened(base, wants - base, lora.info)
+
+
+def _wide_shape(weight: Tensor, channels: int, cells: int) -> tuple[int, ...]:
+    return (weight.shape[0], channels * cells, *weight.shape[2:])
+
+
+def _factor_patches(
+    lora: AlignmentLoRA, shapes: dict[str, tuple[int, ...]], place: str, wide: Widened
+) -> tuple[dict[Any, Any], list[str]]:
+    """Patches by the host's keys, (key, (dimension, start, rows)) for a part of a stacked weight; and modules that the
+    model has not. Raises ValueError where sizes do not fit."""
+    patches: dict[Any, Any] = {}
+    missing = []
+    for name, factors in lora.factors.items():
+        target = native_name(FAMILIES[lora.family], name)
+        assert target is not None
+        key = f"{_HEAD}{target.key}.weight"
+        if key not in shapes:
+            missing.append(target.key)
+            continue
+        rows, columns = shapes[key][0], math.prod(shapes[key][1:])
+        height, width = factors.up.shape[0], factors.down.flatten(1).shape[1]
+        accepted = (columns, columns // wide.base * (wide.base + wide.extra)) if key == place else (columns,)
+        # parts of a stacked weight have equal rows, but for the last one, which ends with it
+        start = rows - height if target.part == target.parts - 1 else target.part * height
+        if width not in accepted or start < 0 or start + height > rows or (target.parts == 1 and start):
+            raise ValueError(
+                f"{name} of the LoRA changes a {height}x{width} weight, and that of this model is {rows}x{columns}: "
+                "it was trained on a model of another size"
+            )
+        if target.op == "swap":
+            factors = Factors(factors.down, torch.cat(factors.up.chunk(2)[::-1]), factors.alpha)
+        patches[key if target.parts == 1 else (key, (0, start, height))] = _adapter(factors)
+    return patches, missing
+
+
+def _adapter(factors: Factors) -> Any:
+    alpha = factors.scale() * factors.rank
+    return LoRAAdapter(set(), (factors.up, factors.down, alpha, None, None, None))
+
+
+def _projection_patches(model: Any, lora: AlignmentLoRA, place: str, weight: Tensor) -> dict[str, Any]:
+    """What turns the model's projection, with zeros behind it, into the LoRA's; the bias likewise."""
+    delta = lora.projection["weight"].float().clone()
+    delta[:, : weight.shape[1]] -= weight.to("cpu", torch.float32)
+    patches: dict[str, Any] = {place: ("diff", (delta,))}
+    key = place.removesuffix("weight") + "bias"
+    if "bias" in lora.projection:
+        bias = _original(model, key)
+        if bias is None or bias.shape != lora.projection["bias"].shape:
+            raise ValueError("the LoRA's input projection has a bias that this model has no place for")
+        patches[key] = ("diff", (lora.projection["bias"].float() - bias.to("cpu", torch.float32),))
+    return patches
+
+
+class Columns:
+    """Weight wrapper: columns behind those of a weight, (out, columns, ...)."""
+
+    def __init__(self, columns: Tensor) -> None:
+        self.columns = columns
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return torch.cat([weight, self.columns.to(weight)], dim=1)
+
+    def move_to(self, device: torch.device) -> int:
+        """Asked by the host when it loads the module; returns the bytes that lie there now."""
+        self.columns = self.columns.to(device)
+        return self.columns.nbytes
+
+
+def _split_wide(model: Any, key: str) -> bool:
+    """Places every patch of the projection by its width, whatever the order in which people loaded them: a patch of the
+    wide weight becomes one of the narrow weight and a part of the appended columns. Returns whether there was one."""
+    wrappers = model.weight_wrapper_patches.get(key, [])
+    mine = next((w for w in wrappers if isinstance(w, Columns)), None)
+    weight = _original(model, key)
+    if mine is None or weight is None:
+        return False
+    columns, narrow = mine.columns.float(), weight.flatten(1).shape[1]
+    full, patches = narrow + columns.flatten(1).shape[1], []
+    for patch in model.patches.get(key, []):
+        parts = _split(patch, narrow, full)
+        if parts is not None:
+            patch, piece = parts
+            columns = columns + piece.to(columns).reshape(columns.shape)
+        patches.append((patch, parts is not None))
+    if not any(split for _, split in patches):
+        return False
+    model.patches[key] = [patch for patch, _ in patches]
+    model.weight_wrapper_patches[key] = [Columns(columns) if w is mine else w for w in wrappers]
+    model.patches_uuid = uuid.uuid4()
+    return True
+
+
+def _split(patch: tuple, narrow: int, full: int) -> tuple[tuple, Tensor] | None:
+    """(the patch of the first `narrow` columns, what it adds to the others); None where it is not for `full` columns,
+    or cannot be split (DoRA, Tucker and other kinds: the host then says that it does not fit)."""
+    strength, value, model_strength, offset, function = patch
+    if offset is not None or function is not None:
+        return None
+    if isinstance(value, LoRAAdapter):
+        up, down, alpha, mid, dora, _ = value.weights
+        if mid is not None or dora is not None or down.flatten(1).shape[1] != full:
+            return None
+        flat, scale = down.flatten(1), 1.0 if alpha is None else float(alpha) / down.shape[0]
+        head = LoRAAdapter(value.loaded_keys, (up.flatten(1), flat[:, :narrow], alpha, None, None, None))
+        tail = strength * scale * (up.flatten(1).float() @ flat[:, narrow:].float())
+        return (strength, head, model_strength, None, None), tail
+    tensors = value[1] if isinstance(value, tuple) and len(value) == 2 and value[0] == "diff" else value
+    if not isinstance(tensors, tuple) or not tensors or not isinstance(tensors[0], Tensor):
+        return None
+    delta = tensors[0]
+    if delta.flatten(1).shape[1] != full:
+        return None
+    at = narrow // delta[0, 0].numel()
+    return (strength, ("diff", (delta[:, :at],)), model_strength, None, None), strength * delta[:, at:].float()
+
+
+# -- channels ---------------------------------------------------------------------------------------------------------
+
+
+def _feed(model: Any, wide: Widened) -> None:
+    options = model.model_options.setdefault("transformer_options", {})
+    options[KEY] = wide
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, Feed(wide))
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _split_before_loading)
+
+
+def _split_before_loading(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """OUTER_SAMPLE wrapper: the host loads weights inside it, so LoRAs that were added after ours find their place."""
+    patcher = executor.class_obj.model_patcher
+    _split_wide(patcher, f"{_HEAD}{native_projection(backbone_of(patcher).name)}.weight")
+    return executor(*args, **kwargs)
+
+
+class Feed:
+    """APPLY_MODEL wrapper: appends the extra channels of each conditioning, zeros where it has none."""
+
+    def __init__(self, wide: Widened) -> None:
+        self.wide = wide
+        self._told = False
+
+    def __call__(
+        self,
+        executor: Any,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        extra = kwargs.pop(COND, None)
+        options = transformer_options if transformer_options is not None else {}
+        own = self.wide.base - x.shape[1]
+        parts = []
+        if own:
+            given = x.new_zeros(x.shape[0], own, *x.shape[2:]) if c_concat is None else c_concat[:, :own].to(x)
+            parts.append(given)
+        parts.append(self._extra(extra, x, int(options.get(LEAD, 0))))
+        return executor(x, t, torch.cat(parts, dim=1), c_crossattn, control, options, **kwargs)
+
+    def _extra(self, extra: Tensor | None, x: Tensor, lead: int) -> Tensor:
+        if extra is None:
+            if not self._told:
+                self._told = True
+                logging.warning(
+                    "MATRIX: a conditioning of this widened model carries no mask, so it gets an empty one. Put MATRIX "
+                    "Mask Condition between the conditionings and the sampler."
+                )
+            return x.new_zeros(x.shape[0], self.wide.extra, *x.shape[2:])
+        if extra.shape[1] != self.wide.extra:
+            raise ValueError(
+                f"the conditioning carries {extra.shape[1]} mask channels, and this LoRA takes {self.wide.extra}: "
+                "set MATRIX Mask Condition to the other kind of mask, or to automatic"
+            )
+        if lead and extra.shape[2] + lead == x.shape[2]:  # CogVideoX 1.5: frames in front repeat the first one
+            extra = torch.cat([extra[:, :, :1].expand(-1, -1, lead, -1, -1), extra], dim=2)
+        if extra.shape[2:] != x.shape[2:]:
+            raise ValueError(
+                f"the mask condition was made for a latent of {list(extra.shape[2:])} (frames, height, width), and "
+                f"{list(x.shape[2:])} is sampled: give MATRIX Mask Condition the latent that goes to the sampler"
+            )
+        return extra.to(x)

@@ -1,0 +1,142 @@
+"""Tracks as the extra input channels of a widened model: TAViD's target mask, MATRIX's ID map.
+
+T, H, W latent frames, height, width; channels are as the network sees them (latents scaled), so nothing is done to them
+on their way into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...core.grid import Framing
+from ...core.palette import Colour
+from ...core.tracks import MaskTracks
+from .attach import backbone_of
+from .lora import Widened
+from .repair import describe
+
+__all__ = ["MaskCondition", "check_width", "find_targets", "id_map", "target_mask"]
+
+
+@dataclass(frozen=True)
+class MaskCondition:
+    """`channels` (1, C, T, H, W) float32; `picture` (1, rows, columns, 3) in [0, 1], what they were made of."""
+
+    channels: Tensor
+    picture: Tensor
+
+
+def find_targets(tracks: MaskTracks, text: str = "") -> tuple[str, ...]:
+    """The instances that are the target: the named ones, else those in the role of the object, else the only one.
+
+    Raises ValueError for a name that is not there, and where nothing tells which one it is.
+    """
+    named = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in named:
+        tracks.track(name)
+    objects = tuple(name for name, role in tracks.roles.items() if role == "object")
+    found = named or objects or (tracks.names if len(tracks.names) == 1 else ())
+    if not found:
+        raise ValueError(f"which one is the target? Name one or more of {', '.join(map(repr, tracks.names))}")
+    return found
+
+
+def target_mask(
+    tracks: MaskTracks, names: Sequence[str], latent: Tensor, stride: int = 8, framing: Framing | None = None
+) -> MaskCondition:
+    """TAViD: one channel, the first frame's mask taken down to latents by nearest (each `stride`-th pixel), zeros for
+    later latent frames.
+
+    Args:
+        names: instances whose masks are united.
+        latent: (B, C, T, H, W), for its size.
+        stride: pixels per latent element.
+        framing: how the host crops and resizes frames; by default its centre crop to the latent's pixels.
+
+    Raises ValueError where the target is not in the first frame.
+    """
+    frames, height, width = latent.shape[2:]
+    framing = framing or _framing(tracks, height * stride, width * stride)
+    mask = torch.zeros(tracks.height, tracks.width, dtype=torch.bool)
+    for name in names:
+        mask |= tracks.mask(name, 0)
+    seen = framing.apply(mask.float(), "nearest")
+    channels = torch.zeros(1, 1, frames, height, width)
+    channels[0, 0, 0] = torch.nn.functional.interpolate(seen[None, None], (height, width), mode="nearest")[0, 0]
+    if not bool(channels.any()):
+        raise ValueError(
+            f"{', '.join(map(repr, names))} shows nowhere in the first frame as the model sees it: the target mask is "
+            "of the first frame, so draw the target there"
+        )
+    return MaskCondition(channels, seen[None, ..., None].expand(-1, -1, -1, 3).clone())
+
+
+def id_map(
+    model: Any,
+    vae: Any,
+    tracks: MaskTracks,
+    latent: Tensor,
+    palette: Sequence[Colour] = (),
+    framing: Framing | None = None,
+) -> MaskCondition:
+    """MATRIX: the palette picture of the first frame, VAE-encoded as the model's own first frame is. CogVideoX and
+    HunyuanVideo: 16 channels, zeros for later frames. Wan: 4 mask channels and 16 of a clip that goes on in grey.
+
+    Args:
+        palette: colours that the LoRA was trained on, given to the instances in their order; empty keeps the tracks'.
+
+    Raises ValueError for a VAE of another latent space and for more instances than the palette has colours.
+    """
+    spec = backbone_of(model)
+    latents = model.get_model_object("latent_format")
+    if vae.latent_channels != latents.latent_channels:
+        raise ValueError(
+            f"this VAE makes {vae.latent_channels} latent channels and this {spec.title} takes "
+            f"{latents.latent_channels}: load the VAE that belongs to the model"
+        )
+    if palette and len(tracks.names) > len(palette):
+        raise ValueError(
+            f"the LoRA knows {len(palette)} colours, and the tracks have {len(tracks.names)} instances: leave some out"
+        )
+    tracks = tracks.with_palette(palette[: len(tracks.names)]) if palette else tracks
+    frames, height, width = latent.shape[2:]
+    stride = int(vae.spacial_compression_encode())
+    framing = framing or _framing(tracks, height * stride, width * stride)
+    picture = tracks.id_map(0, framing).float()[None] / 255.0
+    shape = (1, latents.latent_channels, frames, height, width)
+    if spec.name == "wan":
+        clip = torch.full(((frames - 1) * spec.temporal_stride + 1, *picture.shape[1:]), 0.5)
+        clip[:1] = picture
+        known = torch.zeros(1, 4, frames, height, width)
+        known[:, :, :1] = 1.0
+        encoded = latents.process_in(vae.encode(clip)).cpu().float()
+        return MaskCondition(torch.cat([known, encoded], dim=1), picture)
+    scale = 1.0
+    if spec.name == "cogvideox":
+        checkpoint = describe(model)
+        if checkpoint is not None and checkpoint.inverted_image:  # CogVideoX 1.5 divides its image latents
+            scale = 1.0 / float(latents.scale_factor) ** 2
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    channels = torch.zeros(shape)
+    channels[:, :, :1] = latents.process_in(vae.encode(picture) * scale).cpu().float()
+    return MaskCondition(channels, picture)
+
+
+def check_width(made: MaskCondition, wide: Widened | None) -> None:
+    """Raises ValueError where a widened model takes another number of channels."""
+    channels = made.channels.shape[1]
+    if wide is not None and channels != wide.extra:
+        raise ValueError(
+            f"this mask condition has {channels} channels, and the LoRA on the model takes {wide.extra}: choose the "
+            "other kind of mask, or automatic"
+        )
+
+
+def _framing(tracks: MaskTracks, height: int, width: int) -> Framing:
+    return Framing((tracks.height, tracks.width), (height, width))
