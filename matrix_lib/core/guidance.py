@@ -16,7 +16,17 @@ from typing import Literal, get_args
 from .matching import Axis
 from .sites import AttentionSite
 
-__all__ = ["Guidance", "Layers", "Partition", "Perturbation", "RegionBias", "Schedule", "parse_points"]
+__all__ = [
+    "Guidance",
+    "Layers",
+    "Partition",
+    "Perturbation",
+    "RegionBias",
+    "Schedule",
+    "check_names",
+    "parse_points",
+    "parse_weights",
+]
 
 Branches = Literal["both", "cond"]
 Easing = Literal["linear", "smooth", "step"]
@@ -41,6 +51,8 @@ class Schedule:
     end: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= 1:
+            raise ValueError(f"start and end are shares of the run with start <= end; got {self.start}, {self.end}")
         positions = [position for position, _ in self.points]
         if not positions or positions != sorted(set(positions)) or not 0 <= positions[0] <= positions[-1] <= 1:
             raise ValueError(f"a curve's positions ascend from 0 (first step) to 1 (last step); got {positions}")
@@ -48,8 +60,6 @@ class Schedule:
             raise ValueError(f"a curve's values are 0 or more; got {[value for _, value in self.points]}")
         if self.easing not in get_args(Easing):
             raise ValueError(f"easing is one of {', '.join(get_args(Easing))}; got {self.easing!r}")
-        if not 0 <= self.start <= self.end <= 1:
-            raise ValueError(f"start and end are shares of the run with start <= end; got {self.start}, {self.end}")
 
     def at(self, step: int, steps: int) -> float:
         """The strength at one of `steps` steps."""
@@ -82,6 +92,20 @@ def parse_points(text: str) -> tuple[tuple[float, float], ...]:
                 f"key points are written as 'position: strength', for example '0: 1, 0.3: 0.5, 1: 0'; got {part!r}"
             ) from None
     return tuple(found)
+
+
+def parse_weights(text: str) -> tuple[tuple[str, float], ...]:
+    """Factors of instances from what a person wrote, one "name: factor" a line. Raises ValueError on anything else."""
+    found: dict[str, float] = {}
+    for line in filter(str.strip, text.replace(";", "\n").splitlines()):
+        name, colon, value = line.rpartition(":")
+        try:
+            if not colon or not name.strip():
+                raise ValueError
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise ValueError(f"weights are written 'NAME: factor', one a line; got {line.strip()!r}") from None
+    return tuple(found.items())
 
 
 @dataclass(frozen=True)
@@ -229,6 +253,17 @@ class Perturbation:
 
 
 Guidance = RegionBias | Partition | Perturbation
+
+
+def check_names(guidance: Guidance, names: Iterable[str]) -> None:
+    """Raises ValueError where a weight is given to an instance that has no track."""
+    have = list(names)
+    weights = guidance.weights if isinstance(guidance, RegionBias) else ()
+    if strange := [name for name, _ in weights if name not in have]:
+        raise ValueError(
+            f"weights are given to {', '.join(map(repr, strange))}, but the tracks are named "
+            f"{', '.join(map(repr, have)) or '(none)'}"
+        )
 
 
 def _check_branches(branches: str) -> None:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from matrix_lib.core.binding import Phrase, PromptBinding
 from matrix_lib.core.grid import Grid
-from matrix_lib.core.guidance import Layers, Partition, Perturbation, RegionBias, Schedule, parse_points
+from matrix_lib.core.guidance import (
+    Layers,
+    Partition,
+    Perturbation,
+    RegionBias,
+    Schedule,
+    check_names,
+    parse_points,
+    parse_weights,
+)
 from matrix_lib.core.scenes import (
     Spans,
     Stage,
@@ -249,3 +258,13 @@ def test_settings_are_checked_and_idle_ones_know_it():
     assert not Layers((3,), ()).tracks(site)
     with pytest.raises(ValueError, match=r"layers \[7\] do not exist.*0..5"):
         Layers.only([7, 3]).check(range(6))
+
+
+def test_weights_belong_to_tracks():
+    assert parse_weights("van: 0.5\n a man: 2 ;") == (("van", 0.5), ("a man", 2.0))
+    assert parse_weights(" ") == ()
+    with pytest.raises(ValueError, match="'NAME: factor', one a line; got 'van 2'"):
+        parse_weights("van 2")
+    check_names(RegionBias(weights=(("man", 2.0),)), ["man", "dog"])
+    with pytest.raises(ValueError, match="'cat', but the tracks are named 'man', 'dog'"):
+        check_names(RegionBias(weights=(("cat", 2.0),)), ["man", "dog"])

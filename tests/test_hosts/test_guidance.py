@@ -405,6 +405,8 @@ def test_what_cannot_be_steered_is_said(lib, models):
     assert sample(lib.steer(models(family), lib.Perturbation()), bare, *given[1:], steps=1).isfinite().all()
     with pytest.raises(ValueError, match=r"layers \[9\] do not exist"):
         lib.steer(models(family), lib.RegionBias(layers=lib.Layers.only([9])))
+    with pytest.raises(ValueError, match="weights are given to 'bus', but the tracks are named 'cyclist', 'van'"):
+        sample(lib.steer(models(family), lib.RegionBias(weights=(("bus", 2.0),))), *given, steps=1)
     size, short = (3, *SIZE[1:]), make_tracks(lib.tracks, 3, 48, 64)
     given = bound(lib, family, 1, short, size=size), conditioning(family, 2, size), latent(family, 1, size)
     with pytest.raises(ValueError, match="the tracks have 3 frames, but the video has 9"):

@@ -15,7 +15,7 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
-from ...core.guidance import Guidance, Perturbation
+from ...core.guidance import Guidance, Perturbation, check_names
 from ...instrument.intervene import Intervener
 from ...instrument.session import Session
 from .attach import RunInfo, attach, perturbed, sites_of, step_of
@@ -72,6 +72,9 @@ def _check(guidance: Guidance, info: RunInfo) -> None:
             "The positive conditioning carries no mask tracks, so there is nothing to steer by. Connect tracks to "
             "'MATRIX Bind Prompt' and its CONDITIONING to the sampler (through any conditioning nodes)."
         )
+    check_names(
+        guidance, dict.fromkeys(name for _, tracks in info.given if tracks is not None for name in tracks.names)
+    )
     if not isinstance(guidance, Perturbation) and guidance.branches == "both" and info.shared_tracks is None:
         raise ValueError(
             f"{len(info.given)} positive conditionings carry different tracks, so it is open whose tracks the "

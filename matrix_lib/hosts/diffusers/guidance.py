@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...core.binding import PromptBinding
-from ...core.guidance import Guidance, Perturbation
+from ...core.guidance import Guidance, Perturbation, check_names
 from ...core.tracks import MaskTracks
 from ...instrument.intervene import Intervener
 from ...instrument.session import Session
@@ -56,6 +56,7 @@ def steer(
         each.layers.check(site.layer for site in sites_of(transformer))
         if all(t is None for t in batches.tracks) and not (isinstance(each, Perturbation) and not each.bound):
             raise ValueError(f"{type(each).__name__} steers by mask tracks: pass `tracks`")
+        check_names(each, dict.fromkeys(name for t in batches.tracks if t is not None for name in t.names))
     run = _Run(every, batches)
     with contextlib.ExitStack() as stack:
         if any(isinstance(each, Perturbation) for each in every):
