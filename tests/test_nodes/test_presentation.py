@@ -16,6 +16,7 @@ FROZEN = {
     *("MatrixLoadVideoDiT", "MatrixRepairModel", "MatrixImageCondition"),
     *("MatrixMaskTracks", "MatrixBoxTracks", "MatrixSAM2Tracks", "MatrixTracksToMask", "MatrixPreviewTracks"),
     *("MatrixSaveTracks", "MatrixLoadTracks", "MatrixBindPrompt"),
+    *("MatrixApplyLoRA", "MatrixMaskCondition"),
     *("MatrixSampleAttention", "MatrixLivePreview", "MatrixAttentionPreview", "MatrixSaveCapture", "MatrixLoadCapture"),
 }
 
@@ -44,7 +45,7 @@ def test_names_and_places(schemas: dict[str, Any]) -> None:
         assert name.startswith("Matrix"), name
         assert schema.category.startswith("MATRIX/"), (name, schema.category)
         assert schema.display_name, name
-        plain = re.sub(r"DiT|CogVideoX|HunyuanVideo", "", schema.display_name)
+        plain = re.sub(r"DiT|CogVideoX|HunyuanVideo|LoRA", "", schema.display_name)
         assert not re.search(r"[a-z][A-Z]|_", plain), (name, schema.display_name)
         assert len(schema.description) > 40, (name, "one or two sentences that say what it is for")
         assert schema.search_aliases, (name, "words that a person would search for")

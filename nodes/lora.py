@@ -1,0 +1,162 @@
+"""Nodes that put an alignment LoRA on a native model, and give its extra input channels their mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+
+from ..matrix_lib.hosts.comfy.attach import backbone_of
+from ..matrix_lib.hosts.comfy.lora import add_extra, apply_lora, widened
+from ..matrix_lib.hosts.comfy.mask_condition import check_width, find_targets, id_map, target_mask
+from ..matrix_lib.io.checkpoints import describe, load_lora
+
+_KINDS = {"automatic": "", "ID map": "id_map", "target mask": "target_mask"}
+
+
+def _files() -> list[str]:
+    """LoRA files of the `loras` folders; projections that lie beside a LoRA are read with it."""
+    names = folder_paths.get_filename_list("loras")
+    return [n for n in names if n.endswith((".safetensors", ".sft")) and not n.endswith(".projection.safetensors")]
+
+
+class MatrixApplyLoRA(io.ComfyNode):
+    """A LoRA of any format on a native MODEL, widened input included."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixApplyLoRA",
+            display_name="MATRIX Apply LoRA",
+            category="MATRIX/lora",
+            description="Puts a MATRIX or TAViD LoRA on a CogVideoX, Wan or HunyuanVideo model: the attention weights, "
+            "and the wider input that reads the ID map or the target mask. Says what matched, and fails where nothing "
+            "does. Other LoRAs may come before or behind it.",
+            search_aliases=["lora loader", "matrix", "tavid", "alignment", "target", "peft", "diffusers lora"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the LoRA was trained on; it stays as it was."),
+                io.Combo.Input(
+                    "lora",
+                    options=_files(),
+                    tooltip="A file of models/loras: ours, diffusers or peft, ComfyUI, the MATRIX authors' checkpoint, "
+                    "or TAViD's pytorch_lora_weights with patch_embed_conv2d.pth in the same folder.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="How strongly the LoRA acts, on top of its own scale. At 0 the model is as it was.",
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Scale (alpha / rank) of a file that stores none; 0 takes 1.0. A stored scale always wins. "
+                    "The MATRIX authors merge theirs at 0.5.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
+                io.String.Output(
+                    display_name="report", tooltip="What the file is, what matched, the scale, and the prompt it wants."
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora: str, **kwargs: Any) -> Any:
+        path = folder_paths.get_full_path("loras", lora)
+        found = Path(path).stat() if path else None
+        return (lora, None) if found is None else (lora, found.st_mtime_ns, found.st_size)
+
+    @classmethod
+    def execute(cls, model: Any, lora: str, strength: float = 1.0, scale: float = 0.0) -> io.NodeOutput:
+        family = backbone_of(model).name
+        path = folder_paths.get_full_path("loras", lora)
+        if path is None:
+            raise ValueError(f"there is no {lora!r} in ComfyUI's loras folders")
+        loaded = load_lora(path, family, scale or None)
+        patched, applied = apply_lora(model, loaded, strength)
+        report = f"{describe(loaded)}\n{applied}"
+        return io.NodeOutput(patched, report, ui=ui.PreviewText(report))
+
+
+class MatrixMaskCondition(io.ComfyNode):
+    """Tracks to the mask channels of a widened model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixMaskCondition",
+            display_name="MATRIX Mask Condition",
+            category="MATRIX/lora",
+            description="Gives a model with a MATRIX or TAViD LoRA the mask that it was trained to read: the ID map, a "
+            "picture of all instances in their colours, or the mask of the target. Both conditionings get it.",
+            search_aliases=["id map", "target mask", "tavid", "matrix", "mask conditioning", "concat"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model from MATRIX Apply LoRA; it decides what it needs."),
+                io.Conditioning.Input("positive", tooltip="The prompt's conditioning, with the first frame on it."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt's conditioning; it gets the mask too."),
+                io.Custom("MATRIX_TRACKS").Input("tracks", tooltip="Masks of the instances in the first frame."),
+                io.Latent.Input("latent", tooltip="The latent that goes to the sampler, for its size."),
+                io.Combo.Input(
+                    "kind",
+                    options=list(_KINDS),
+                    default="automatic",
+                    tooltip="ID map: MATRIX, needs the VAE. Target mask: TAViD. Automatic takes what the LoRA on the "
+                    "model was trained with.",
+                ),
+                io.String.Input(
+                    "target",
+                    default="",
+                    tooltip="Target mask: names of the instances, separated by commas. Empty takes those in the role "
+                    "of the object, or the only one.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="The VAE that belongs to the model; for the ID map."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The prompt with the mask."),
+                io.Conditioning.Output(display_name="negative", tooltip="The negative prompt with the mask."),
+                io.Image.Output(display_name="picture", tooltip="The mask as the model sees it, cropped as the frame."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        tracks: Any,
+        latent: dict[str, torch.Tensor],
+        kind: str = "automatic",
+        target: str = "",
+        vae: Any = None,
+    ) -> io.NodeOutput:
+        wide = widened(model)
+        wanted = _KINDS[kind] or (wide.condition if wide is not None else "")
+        if not wanted:
+            raise ValueError("this MODEL carries no widening LoRA: put MATRIX Apply LoRA in front, or choose the kind")
+        if wanted == "target_mask":
+            stride = model.get_model_object("latent_format").spacial_downscale_ratio
+            made = target_mask(tracks, find_targets(tracks, target), latent["samples"], stride)
+        elif vae is None:
+            raise ValueError("the ID map is encoded by the model's VAE: connect it")
+        else:
+            palette = wide.info.palette if wide is not None else ()
+            made = id_map(model, vae, tracks, latent["samples"], palette)
+        check_width(made, wide)
+        both = [add_extra(side, made.channels) for side in (positive, negative)]
+        return io.NodeOutput(*both, made.picture, ui=ui.PreviewImage(made.picture, cls=cls))
+
+
+NODES = [MatrixApplyLoRA, MatrixMaskCondition]
