@@ -1,0 +1,404 @@
+"""`python -m training.analyse INPUT MODEL --out FOLDER`: which layers carry the interaction, as tables and a report.
+
+INPUT is a folder of clips (see docs/analysis.md), or `mini:200` for clips of the mini world. MODEL is `mini` or a
+folder of a diffusers pipeline. Each run is one file, written when it is done: stop whenever you like, by Ctrl-C or the
+mains; the same command goes on from there and gives the same report. `accelerate launch -m training.analyse ...` splits
+the clips over several processes or GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from tqdm import tqdm
+
+from matrix_lib.evaluation.clip_scores import SCORES, RunScores, load_run, save_run
+from matrix_lib.evaluation.examples import Example, load_example, make_example, save_example
+from matrix_lib.evaluation.labels import Labels, read_labels
+from matrix_lib.evaluation.mini_clips import CRITERIA, MiniClip, mini_clips
+from matrix_lib.evaluation.probe import Model, Recipe, check_model, fit_clip, open_model, probe
+from matrix_lib.evaluation.report import Shown, write_report
+from matrix_lib.evaluation.study import Options, Study, study
+from matrix_lib.evaluation.study_tables import write_tables
+from matrix_lib.io.clip_folder import ClipSource, bad_clips, read_clips
+from matrix_lib.io.files import whole_file
+from matrix_lib.io.tables import need_pyarrow
+
+__all__ = ["Analysis", "Settings", "main", "parse"]
+
+Clip = ClipSource | MiniClip
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command line asks for.
+
+    Args:
+        source: a folder or `mini:COUNT[:SPLIT]`. model: `mini` or a folder. out: folder of the results.
+        frames, height, width: of a clip; 0 takes the model's own.
+        steps, guidance: 0 and -1 take 50 and 6, for mini 24 and 4.
+        labels: "none", "judge" (mini clips), or a CSV file; column, threshold: see `read_labels`.
+        criteria: answers of the judge that have to be yes for a success.
+        examples: runs that the report shows. limit: analyse the first clips only, 0 for all.
+    """
+
+    source: str
+    model: str
+    out: Path
+    mode: Literal["generate", "noise"] = "generate"
+    frames: int = 0
+    height: int = 0
+    width: int = 0
+    steps: int = 0
+    guidance: float = -1.0
+    negative: str = ""
+    timesteps: tuple[int, ...] = (900, 700, 500, 300, 100)
+    seeds: tuple[int, ...] = (0,)
+    labels: str = "none"
+    column: str = "success"
+    threshold: float = 0.5
+    criteria: tuple[str, ...] = CRITERIA
+    options: Options = field(default_factory=Options)
+    examples: int = 4
+    limit: int = 0
+    precision: str = ""
+    offload: bool = False
+
+    def __post_init__(self) -> None:
+        if self.labels == "judge" and (not self.source.startswith("mini:") or self.mode != "generate"):
+            raise ValueError(
+                "the judge knows the clips of the mini world and looks at what was generated: use --labels judge with "
+                "mini:COUNT and --mode generate, or give a CSV of labels"
+            )
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds are different numbers from 0 on; got {list(self.seeds)}")
+        if self.examples < 0 or self.limit < 0:
+            raise ValueError(f"examples and limit are 0 or more; got {self.examples} and {self.limit}")
+
+    @property
+    def mini_clips(self) -> bool:
+        return self.source.startswith("mini:")
+
+
+class Analysis:
+    """One analysis: checks everything, measures what is missing, reports."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        patience = InitProcessGroupKwargs(timeout=datetime.timedelta(days=7))  # a process may finish hours early
+        self.accelerator = Accelerator(kwargs_handlers=[patience])
+        self.main = self.accelerator.is_main_process
+        self.notes: list[str] = []
+
+    def run(self) -> Path:
+        """Returns the report's path. Raises ValueError before anything is measured where something cannot work."""
+        settings, out = self.settings, self.settings.out
+        need_pyarrow()
+        backbone = check_model(settings.model)
+        clips: list[Clip] = [] if settings.mini_clips else self._folder_clips()
+        labels = self._labels(clips)
+        model = self._open()
+        recipe = self._recipe(model)
+        if settings.mini_clips:
+            clips = [*mini_clips(settings.source, *model.size)]
+            clips = clips[: settings.limit or None]
+        self._keep_plan(recipe)
+        if self.main:
+            self._check_clips(model, recipe, clips)
+        self.accelerator.wait_for_everyone()
+        self._measure(model, recipe, clips)
+        self.accelerator.wait_for_everyone()
+        return self._report(backbone, clips, labels) if self.main else out / "report.html"
+
+    # --- before anything is measured
+
+    def _folder_clips(self) -> list[Clip]:
+        found = read_clips(Path(self.settings.source))
+        self.notes += found.notes
+        every: list[Clip] = [*found.clips]
+        return every[: self.settings.limit or None]
+
+    def _labels(self, clips: Sequence[Clip]) -> Labels | None:
+        settings = self.settings
+        if settings.labels in ("none", "judge"):
+            return None
+        labels = read_labels(Path(settings.labels), settings.column, settings.threshold)
+        if clips:
+            labels.check([(clip.name, seed) for clip in clips for seed in settings.seeds], settings.options.least)
+        return labels
+
+    def _open(self) -> Model:
+        device = self.accelerator.device
+        precision = self.settings.precision or ("float32" if device.type == "cpu" else "bfloat16")
+        self._say(f"loading {self.settings.model} on {device}, {precision}")
+        return open_model(self.settings.model, device, _DTYPES[precision], self.settings.offload)
+
+    def _recipe(self, model: Model) -> Recipe:
+        settings, small = self.settings, self.settings.model == "mini"
+        frames, height, width = (
+            given or own for given, own in zip((settings.frames, settings.height, settings.width), model.size)
+        )
+        if settings.mini_clips:
+            model.size = (frames, height, width)
+        return Recipe(
+            settings.mode,
+            frames,
+            height,
+            width,
+            settings.steps or (24 if small else 50),
+            settings.guidance if settings.guidance >= 0 else (4.0 if small else 6.0),
+            settings.negative,
+            settings.timesteps,
+        )
+
+    def _keep_plan(self, recipe: Recipe) -> None:
+        """Results of other settings in the same folder would mix with ours: refused, naming what differs."""
+        path = self.settings.out / "plan.json"
+        plan = {"model": self.settings.model, "weights": _stamp(self.settings.model), **asdict(recipe)}
+        plan = json.loads(json.dumps(plan))
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            differ = [f"{k}: {before.get(k)!r} before, {plan[k]!r} now" for k in plan if before.get(k) != plan[k]]
+            if differ:
+                raise ValueError(
+                    f"{str(self.settings.out)!r} holds results of other settings ({'; '.join(differ)}): use another "
+                    "--out, or remove that folder"
+                )
+        elif self.main:
+            with whole_file(path) as temporary:
+                temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+
+    def _check_clips(self, model: Model, recipe: Recipe, clips: Sequence[Clip]) -> None:
+        """Binds every prompt and puts every mask on the grid, so that nothing fails after hours."""
+        problems: dict[str, str] = {}
+        grid = model.grid(recipe)
+        for clip in tqdm(clips, "checking", unit=" clips", disable=len(clips) < 20, leave=False):
+            try:
+                binding = model.bind(clip.prompt, clip.phrases)
+                want = recipe.frames if recipe.mode == "noise" else 1
+                on_grid = fit_clip(clip.frames(want), clip.tracks(), recipe)[1].to_grid(grid)
+                hidden = [phrase.name for phrase in binding.instances if on_grid.query_frame[phrase.name] is None]
+                if hidden:
+                    raise ValueError(f"{', '.join(map(repr, hidden))} shows on no token of the {grid.shape} token grid")
+            except (ValueError, OSError) as error:
+                problems[clip.name] = str(error)
+        if problems:
+            raise bad_clips(problems, len(clips))
+
+    # --- measuring
+
+    def _measure(self, model: Model, recipe: Recipe, clips: Sequence[Clip]) -> None:
+        settings, place = self.settings, self.accelerator.process_index
+        if self.main:
+            _clean(settings.out)
+        self.accelerator.wait_for_everyone()
+        every = [(clip, seed) for clip in clips for seed in settings.seeds]
+        pictured = {(clip.name, seed) for clip, seed in every[: 2 * settings.examples]}
+        mine = every[place :: self.accelerator.num_processes]
+        todo = [(clip, seed) for clip, seed in mine if not self._done(recipe, clip, seed)]
+        if len(todo) < len(mine):
+            self._say(f"{len(mine) - len(todo)} of {len(mine)} runs are done already; going on")
+        total = len(todo) * recipe.forwards
+        with tqdm(total=total, desc="analysing", unit=" steps", disable=not (self.main and todo), leave=False) as bar:
+            for clip, seed in todo:
+                bar.set_postfix_str(f"{clip.name}, seed {seed}")
+                before = bar.n
+
+                def step(done: int, before: int = before) -> None:
+                    bar.update(before + done - bar.n)
+
+                self._one(model, recipe, clip, seed, (clip.name, seed) in pictured, step)
+
+    def _one(self, model: Model, recipe: Recipe, clip: Clip, seed: int, pictured: bool, step: Any) -> None:
+        want = recipe.frames if recipe.mode == "noise" else 1
+        frames, tracks = fit_clip(clip.frames(want), clip.tracks(), recipe)
+        binding = model.bind(clip.prompt, clip.phrases)
+        judging = self.settings.labels == "judge" and isinstance(clip, MiniClip)
+        found = probe(model, recipe, binding, tracks, frames, seed, step, maps=pictured, picture=judging)
+        judged = clip.judge(found.frames) if isinstance(clip, MiniClip) and found.frames is not None else {}
+        run = RunScores(
+            clip.name, seed, clip.prompt, found.kinds, self._fingerprint(recipe, clip, seed), None, judged, found.notes
+        )
+        if found.capture is not None and found.frames is not None:
+            save_example(make_example(found.capture, tracks, found.frames), self._path("examples", clip.name, seed))
+        save_run(run, self._path("runs", clip.name, seed))
+
+    def _path(self, what: str, clip: str, seed: int) -> Path:
+        return self.settings.out / what / f"{clip}__seed{seed}.safetensors"
+
+    def _fingerprint(self, recipe: Recipe, clip: Clip, seed: int) -> str:
+        judging = self.settings.labels == "judge"
+        said = [asdict(recipe), clip.prompt, repr(clip.phrases), clip.tracks().digest, seed, judging]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:24]
+
+    def _done(self, recipe: Recipe, clip: Clip, seed: int) -> bool:
+        """Whether a whole result of exactly this run is there; of a clip that changed since, it is made again."""
+        path = self._path("runs", clip.name, seed)
+        if not path.is_file():
+            return False
+        try:
+            return load_run(path).fingerprint == self._fingerprint(recipe, clip, seed)
+        except ValueError:
+            return False
+
+    # --- reporting
+
+    def _report(self, backbone: str, clips: Sequence[Clip], labels: Labels | None) -> Path:
+        settings = self.settings
+        runs = []
+        for clip in clips:
+            for seed in settings.seeds:
+                run = load_run(self._path("runs", clip.name, seed))
+                runs.append(RunScores(**{**vars(run), "success": self._success(run, labels)}))
+        found = study(runs, backbone, settings.options, Path(settings.model).name)
+        write_tables(runs, found, settings.out / "tables")
+        (settings.out / "layers.json").write_text(found.preset.to_json() + "\n", encoding="utf-8")
+        path = write_report(settings.out / "report.html", found, self._about(found), self._examples(runs))
+        self._say(_summary(found, path))
+        return path
+
+    def _success(self, run: RunScores, labels: Labels | None) -> bool | None:
+        if labels is not None:
+            return labels.of(run.clip, run.seed)
+        if self.settings.labels != "judge":
+            return None
+        return all(run.judged[name] >= self.settings.threshold for name in self.settings.criteria)
+
+    def _about(self, found: Study) -> dict[str, str]:
+        """What the report says about how it was made; nothing that differs between equal analyses."""
+        settings, plan = self.settings, json.loads((self.settings.out / "plan.json").read_text(encoding="utf-8"))
+        how = f"generated, {plan['steps']} steps, guidance {plan['guidance']:g}"
+        if settings.mode == "noise":
+            how = f"real clips under noise, timesteps {', '.join(map(str, plan['timesteps']))} of 1000"
+        labels = {"none": "none", "judge": f"the mini world's judge: {', '.join(settings.criteria)}"}
+        about = {
+            "model": f"{Path(settings.model).name} ({found.backbone})",
+            "input": settings.source if settings.mini_clips else Path(settings.source).name,
+            "clips": f"{how}, {plan['frames']} frames of {plan['width']}x{plan['height']}",
+            "seeds": ", ".join(map(str, settings.seeds)),
+            "labels": labels.get(settings.labels, f"{Path(settings.labels).name}, column {settings.column}"),
+        }
+        return about | ({"note": "; ".join(self.notes)} if self.notes else {})
+
+    def _examples(self, runs: Sequence[RunScores]) -> list[Shown]:
+        """Up to `examples` of the runs that were pictured, successes and failures in turn, each in its order."""
+        there: list[tuple[RunScores, Example]] = []
+        for run in runs[: 2 * self.settings.examples]:
+            path = self._path("examples", run.clip, run.seed)
+            if path.is_file():
+                there.append((run, load_example(path)))
+        groups = [[pair for pair in there if pair[0].success is label] for label in (True, False, None)]
+        turns = [group[i] for i in range(len(there)) for group in groups if i < len(group)]
+        return [Shown(run, example) for run, example in turns[: self.settings.examples]]
+
+    def _say(self, text: str) -> None:
+        if self.main:
+            print(text, flush=True)
+
+
+def _stamp(model: str) -> str:
+    """A digest of names and sizes of a model's files, so that results of two models do not mix."""
+    from matrix_lib.mini import bundle
+
+    folder = bundle.HOME if model == "mini" else Path(model)
+    manifest = folder / bundle.MANIFEST
+    if manifest.is_file():
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+    files = sorted((p.relative_to(folder).as_posix(), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+def _clean(out: Path) -> None:
+    """Removes unfinished files that a killed process left behind."""
+    for left in out.glob("*/.*.part.*"):
+        left.unlink(missing_ok=True)
+
+
+def _summary(found: Study, path: Path) -> str:
+    good, bad = found.labelled
+    lines = [f"{len(found.names)} runs, {good} successes and {bad} failures"]
+    for kind, one in found.kinds.items():
+        dominant = one.dominance is not None and bool(one.dominance.chosen)
+        listed = ", ".join(map(str, one.preset(found.options.preset)))
+        lines.append(f"{kind}: {'dominant' if dominant else 'influential'} layers {listed}")
+        lines += [f"{kind}: {one.no_gap}"] if one.no_gap else []
+    return "\n".join([*lines, f"wrote {path}"])
+
+
+def parse(arguments: Sequence[str] | None = None) -> Settings:
+    """The settings that a command line asks for."""
+    doc = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m training.analyse", description=doc)
+    parser.add_argument("source", metavar="INPUT", help="folder of clips, or mini:COUNT[:train|heldout_pairs|all]")
+    parser.add_argument("model", metavar="MODEL", help="mini, or a folder of a diffusers pipeline")
+    parser.add_argument("--out", type=Path, required=True, help="folder for results; an unfinished one is gone on with")
+    runs = parser.add_argument_group("runs")
+    runs.add_argument(
+        "--mode", choices=("generate", "noise"), default="generate", help="sample clips, or noise real ones"
+    )
+    for name in ("frames", "height", "width", "steps"):
+        runs.add_argument(f"--{name}", type=int, default=0, help="default: the model's own")
+    runs.add_argument("--guidance", type=float, default=-1.0, help="default: 6, for mini 4")
+    runs.add_argument("--negative", default="", help="negative prompt")
+    runs.add_argument("--timesteps", type=int, nargs="+", default=[900, 700, 500, 300, 100], help="of 1000, for noise")
+    runs.add_argument("--seeds", type=int, nargs="+", default=[0])
+    runs.add_argument("--limit", type=int, default=0, help="the first clips only")
+    runs.add_argument("--precision", choices=sorted(_DTYPES), default="", help="default: bfloat16, on a CPU float32")
+    runs.add_argument("--offload", action="store_true", help="keep the model's parts in main memory until they run")
+    success = parser.add_argument_group("success")
+    success.add_argument("--labels", default="none", help="none, judge (mini clips), or a CSV with clip and success")
+    success.add_argument("--column", default="success", help="column of the CSV")
+    success.add_argument("--threshold", type=float, default=0.5, help="numbers from here on are a success")
+    success.add_argument("--criteria", nargs="+", choices=CRITERIA, default=list(CRITERIA), help="of the judge")
+    reading = parser.add_argument_group("reading")
+    reading.add_argument(
+        "--score", choices=sorted(SCORES), default="above", help="; ".join(map(": ".join, SCORES.items()))
+    )
+    for name, default in (("top", 10), ("keep", 10), ("preset", 3), ("least", 5), ("draws", 10000)):
+        reading.add_argument(f"--{name}", type=int, default=default)
+    reading.add_argument("--alpha", type=float, default=0.005, help="family-wise error of dominant layers")
+    reading.add_argument("--examples", type=int, default=4, help="runs that the report shows")
+    chosen = vars(parser.parse_args(arguments))
+    names = ("score", "top", "keep", "preset", "alpha", "least", "draws")
+    try:
+        chosen["options"] = Options(**{name: chosen.pop(name) for name in names})
+        lists = {name: tuple(chosen[name]) for name in ("timesteps", "seeds", "criteria")}
+        return Settings(**{**chosen, **lists})
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    settings = parse(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    analysis: Analysis | None = None
+    try:
+        analysis = Analysis(settings)
+        analysis.run()
+    except ValueError as error:
+        sys.exit(f"training.analyse: {error}" if analysis is None or analysis.main else 1)
+    except KeyboardInterrupt:
+        if analysis is None or analysis.main:
+            print("\nstopped; every finished run is kept, and the same command goes on from here", flush=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
