@@ -79,7 +79,9 @@ def _cards(found: Study) -> str:
         layers = one.preset(found.options.preset)
         dominant = one.dominance is not None and bool(one.dominance.chosen)
         word = "dominant" if dominant else "influential"
-        cards.append(_card(TITLES[kind][0], ", ".join(map(str, layers)), f"{word} layers", hexed(_KINDS[kind])))
+        cards.append(
+            _card(TITLES[kind][0], ", ".join(map(str, layers)), f"{word} layers, best first", hexed(_KINDS[kind]))
+        )
     if good + bad:
         rate = wilson(good, good + bad)
         detail = f"{good} successes, {bad} failures; {rate.mean:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
@@ -178,14 +180,14 @@ def _steps(found: Study, one: KindStudy, chosen: set[int], unit: str) -> str:
     top = max(float(np.nanmax(v)) for v in tables.values())
     rows = [str(layer) for layer in one.layers]
     bright = [i for i, layer in enumerate(one.layers) if layer in chosen]
-    maps = []
+    maps, wide = [], 540 if len(tables) < 3 else 356
     for role, values in tables.items():
         bins = np.array_split([step for step, _ in found.steps], values.shape[1])
         columns = [str(int(part[0])) for part in bins]
-        chart = heat_map(values, rows, columns, ("layer", "step"), top, bright)
+        chart = heat_map(values, rows, columns, ("layer", "step"), top, bright, width=wide)
         maps.append(f'<div><h4 style="color:{hexed(_ROLES[role])}">{role}</h4>{chart}</div>')
     text = f"{unit}, mean of runs, from the first step (most noise) to the last."
-    return _figure("Layers by steps", text, f"<div class=grid>{''.join(maps)}</div>{colour_scale(top, unit)}")
+    return _figure("Layers by steps", text, _grid(maps) + colour_scale(top, unit))
 
 
 def _binned(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -205,7 +207,7 @@ def _heads(found: Study, one: KindStudy, chosen: set[int], unit: str) -> str:
 
     top = max(float(one.by_head.max()), 1e-9)
     grid = heat_map(one.by_head, rows, columns, ("layer", "head"), top, bright, places(one.heads))
-    maps = [f"<div><h4>{_e(unit)}</h4>{grid}{colour_scale(top, '')}</div>"]
+    maps = [f"<div><h4>{_e(unit)}</h4>{grid}{colour_scale(top, '', 540)}</div>"]
     listed = ", ".join(f"{layer}.{head}" for layer, head in one.heads)
     text = f"Every head on its own; framed, the most influential as layer.head: {listed}."
     if one.head_separation is not None:
@@ -213,11 +215,13 @@ def _heads(found: Study, one: KindStudy, chosen: set[int], unit: str) -> str:
         grid = heat_map(
             one.head_separation, rows, columns, ("layer", "head"), high, bright, places(one.strong_heads[:40])
         )
-        maps.append(f"<div><h4>successes minus failures (below 0 is dark)</h4>{grid}{colour_scale(high, '')}</div>")
+        maps.append(
+            f"<div><h4>successes minus failures (below 0 is dark)</h4>{grid}{colour_scale(high, '', 540)}</div>"
+        )
         strong = ", ".join(f"{layer}.{head}" for layer, head in one.strong_heads[:12]) or "none"
         more = f" and {len(one.strong_heads) - 12} more" if len(one.strong_heads) > 12 else ""
         text += f" Heads that separate success at p ≤ {found.options.alpha:g} over all heads: {strong}{more}."
-    return _figure("Heads", text, f"<div class=grid>{''.join(maps)}</div>")
+    return _figure("Heads", text, _grid(maps))
 
 
 # --- examples, preset, tables
@@ -231,13 +235,22 @@ def _examples(found: Study, examples: Sequence[Shown]) -> str:
         word = {True: "success", False: "failure", None: ""}[run.success]
         badge = f"<span class={word}>{word}</span>" if word else ""
         parts.append(f"<h3>{_e(run.clip)}, seed {run.seed} {badge}</h3><p class=quiet>{_e(run.prompt)}</p>")
-        for kind, one in found.kinds.items():
-            layer = one.preset(found.options.preset)[0]
-            for name, pictures in shown.example.pictures(kind, layer).items():
-                cells = "".join(f'<img src="{data_url(p, 86)}" alt="">' for p in pictures)
-                label = f"{TITLES[kind][1]}, layer {layer}: <b>{_e(name)}</b>"
-                parts.append(f"<div class=strip><p>{label}</p><div>{cells}</div></div>")
+        parts.append(_strips(found, shown.example))
     return f"<section>{''.join(parts)}</section>"
+
+
+def _strips(found: Study, example: Example) -> str:
+    """One row an entity, one column a kind of map."""
+    layers = {kind: one.preset(found.options.preset)[0] for kind, one in found.kinds.items()}
+    columns = {kind: pictures for kind, layer in layers.items() if (pictures := example.pictures(kind, layer))}
+    names = list(dict.fromkeys(name for pictures in columns.values() for name in pictures))
+    cells = ["<p></p>", *(f"<p>{TITLES[kind][1]}, layer {layers[kind]}</p>" for kind in columns)]
+    for name in names:
+        cells.append(f"<p><b>{_e(name)}</b></p>")
+        for pictures in columns.values():
+            shown = "".join(f'<img src="{data_url(p, 86)}" alt="">' for p in pictures.get(name, ()))
+            cells.append(f"<div>{shown}</div>")
+    return f'<div class=strips style="--columns:{len(columns)}">{"".join(cells)}</div>'
 
 
 def _preset(found: Study) -> str:
@@ -285,6 +298,10 @@ def _row(one: KindStudy, place: int) -> str:
 
 
 # --- small things
+
+
+def _grid(cells: Sequence[str]) -> str:
+    return f'<div class="grid {"two" if len(cells) < 3 else "three"}">{"".join(cells)}</div>'
 
 
 def _figure(title: str, text: str, chart: str, after: str = "") -> str:

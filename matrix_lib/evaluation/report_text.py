@@ -60,14 +60,15 @@ figure{margin:26px 0 0;background:@panel;border-radius:14px;padding:20px 22px 16
 figcaption{max-width:92ch;font-size:14.5px;margin:6px 0 14px;color:@soft}
 section>h3{margin-top:30px}
 svg{display:block;width:100%;height:auto;font-family:inherit}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:18px 22px}
+.grid{display:grid;gap:18px 22px}
+.two{grid-template-columns:1fr 1fr}
+.three{grid-template-columns:1fr 1fr 1fr}
 .legend{display:flex;gap:20px;font-size:13.5px;padding-left:64px}
 .legend i{display:inline-block;width:9px;height:9px;border-radius:50%;margin-right:7px}
-.strip{display:grid;grid-template-columns:150px 1fr;gap:14px;align-items:center;margin-top:10px}
-.strip p{margin:0;font-size:13.5px;color:@faint}
-.strip b{color:@text;font-weight:500;display:block}
-.strip>div{display:grid;grid-template-columns:repeat(4,1fr);gap:8px}
-.strip img{width:100%;border-radius:6px;display:block}
+.strips{display:grid;grid-template-columns:110px repeat(var(--columns),1fr);gap:8px 18px;align-items:center}
+.strips p{margin:6px 0 0;font-size:13.5px;color:@faint}
+.strips>div{display:grid;grid-template-columns:repeat(4,1fr);gap:5px}
+.strips img{width:100%;border-radius:5px;display:block}
 .success,.failure{font-size:12.5px;font-weight:500;border-radius:20px;padding:3px 11px;margin-left:8px}
 .success{background:#12382f;color:#6ee7b7}
 .failure{background:#43202a;color:#fda4af}
@@ -81,5 +82,5 @@ tr:first-child th{color:@faint;white-space:normal;vertical-align:bottom}
 tr.strong td,tr.strong th{color:@accent}
 ul{margin:10px 0 0;padding-left:20px}
 b{color:@text;font-weight:600}
-@media (max-width:640px){.grid{grid-template-columns:1fr}.strip{grid-template-columns:1fr}}
+@media (max-width:640px){.two,.three{grid-template-columns:1fr}.strips{grid-template-columns:1fr}}
 """

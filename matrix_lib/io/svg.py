@@ -169,7 +169,7 @@ def heat_map(
     return _svg(parts, head + tall + 40, width)
 
 
-def colour_scale(top: float, unit: str) -> str:
+def colour_scale(top: float, unit: str, width: int = WIDTH) -> str:
     """The colour scale of heat maps up to `top`."""
     strip = Image.fromarray(heat(np.linspace(0, 1, 128)[None]))
     return _svg(
@@ -180,6 +180,7 @@ def colour_scale(top: float, unit: str) -> str:
             _text(261 + 9 * len(f"{top:.3g}"), 14, unit, "start", INK["soft"], 12),
         ],
         22,
+        width,
     )
 
 
@@ -187,11 +188,11 @@ def _layer_names(layers: Sequence[int], step: float, bottom: int, chosen: Collec
     """Layer numbers below a plot: all where they fit, else every few and the chosen ones."""
     every = next(n for n in (1, 2, 5, 10, 20) if n * step >= 18)
     near = {layer + d for layer in chosen for d in (-1, 1)} if step < 18 else set()
-    parts = [_text(LEFT - 9, bottom + 18, "layer", "end", INK["faint"], 12)]
+    parts = [_text(LEFT - 9, bottom + 23, "layer", "end", INK["faint"], 12)]
     for i, layer in enumerate(layers):
         if layer in chosen or (i % every == 0 and layer not in near):
             shade = INK["text"] if layer in chosen else INK["faint"]
-            parts.append(_text(LEFT + (i + 0.5) * step, bottom + 18, str(layer), "middle", shade, 12))
+            parts.append(_text(LEFT + (i + 0.5) * step, bottom + 21, str(layer), "middle", shade, 12))
     return parts
 
 
