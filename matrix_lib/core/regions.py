@@ -24,6 +24,7 @@ __all__ = ["LabelColumns", "RegionLayout", "attend", "labelled", "signatures"]
 
 # Hosts write "never" as -inf or as the lowest number of some dtype; float16's is the highest of them.
 _NEVER = -3e4
+_SPAN = 1024  # keys that lie together in region order and are read there, without a copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class RegionLayout:
     def _zeroed(self) -> Tensor:
         return torch.zeros_like(self.bias, dtype=torch.bool) if self.zeroed is None else self.zeroed
 
-    def _blocks(self, device: torch.device) -> list[_Block]:
+    def _blocks(self, device: torch.device) -> tuple[Tensor | None, list[_Block]]:
         if device not in self._cache:
             self._cache[device] = _blocks(self, device)
         return self._cache[device]
@@ -151,15 +152,16 @@ def attend(
         return _explicit(q, k, v, scale, layout, mask, budget)
     if v.shape[-1] < q.shape[-1]:  # the fused kernels want equal head sizes
         v = torch.nn.functional.pad(v, (0, q.shape[-1] - v.shape[-1]))
-    blocks = layout._blocks(q.device)
+    order, blocks = layout._blocks(q.device)
+    keys = _Keys(k, v, mask, order)
     if len(blocks) == 1:
-        out, lse = _attend_block(q, k, v, scale, blocks[0], mask)
+        out, lse = _attend_block(q, keys, scale, blocks[0])
         return out[..., :width], lse
     b, h, n, _ = q.shape
     out = q.new_empty(b, n, h, width).transpose(1, 2)  # heads inside of tokens: what hosts make of it is a view
     lse = q.new_empty(b, h, n, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
     for block in blocks:
-        part, norm = _attend_block(q.index_select(2, block.rows), k, v, scale, block, mask)
+        part, norm = _attend_block(q.index_select(2, block.rows), keys, scale, block)
         out.index_copy_(2, block.rows, part[..., :width].to(out.dtype))
         lse.index_copy_(2, block.rows, norm.to(lse.dtype))
     return out, lse
@@ -191,10 +193,11 @@ def labelled(
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Keys of one bias value for a block of queries; `keys` None means all of them."""
+class _Part:
+    """Keys of one bias value for a block of queries: all of them (None), some places, or a span of the keys in region
+    order, which needs no copy of its own."""
 
-    keys: Tensor | None
+    keys: Tensor | tuple[int, int] | None
     bias: float
     zeroed: bool
 
@@ -204,66 +207,98 @@ class _Block:
     """Query tokens that share a row of the bias table, and what they attend to."""
 
     rows: Tensor
-    groups: tuple[_Group, ...]
+    parts: tuple[_Part, ...]
 
 
-def _blocks(layout: RegionLayout, device: torch.device) -> list[_Block]:
+class _Keys:
+    """Keys and values of a call, in their own order and in the order of their regions."""
+
+    def __init__(self, k: Tensor, v: Tensor, mask: Tensor | None, order: Tensor | None) -> None:
+        self.k, self.v, self.mask = k, v, mask
+        if order is not None:
+            wide = mask is not None and mask.shape[3] > 1
+            self.sorted = (k.index_select(2, order), v.index_select(2, order))
+            self.sorted_mask = mask.index_select(3, order) if mask is not None and wide else mask
+
+    def take(self, part: _Part, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """k, v and mask of a part, for a block's rows."""
+        if isinstance(part.keys, tuple):
+            start, length = part.keys
+            k, v = (t.narrow(2, start, length) for t in self.sorted)
+            mask = _rows_of(self.sorted_mask, rows)
+            return k, v, mask if mask is None or mask.shape[3] == 1 else mask.narrow(3, start, length)
+        mask = _rows_of(self.mask, rows)
+        if part.keys is None:
+            return self.k, self.v, mask
+        if mask is not None and mask.shape[3] > 1:
+            mask = mask.index_select(3, part.keys)
+        return self.k.index_select(2, part.keys), self.v.index_select(2, part.keys), mask
+
+
+def _blocks(layout: RegionLayout, device: torch.device) -> tuple[Tensor | None, list[_Block]]:
+    """The order that brings the keys of each region together (None where nothing needs it), and the blocks."""
     used_keys = torch.bincount(layout.key, minlength=layout.bias.shape[1]) > 0
     table = torch.stack([layout.bias, layout._zeroed().float()], -1)[:, used_keys]  # empty key regions bias nothing
     place = used_keys.long().cumsum(0) - 1
     kinds, of_region = torch.unique(table.flatten(1), dim=0, return_inverse=True)
     block_of, key = of_region[layout.query], place[layout.key]
-    blocks = []
+    order = key.argsort(stable=True)
+    blocks, sorted_used = [], False
     for kind, row in enumerate(kinds.unflatten(1, table.shape[1:])):
         rows = torch.nonzero(block_of == kind)[:, 0]
         if not len(rows):
             continue
         values, group_of = torch.unique(row, dim=0, return_inverse=True)
-        groups = []
+        parts: list[_Part] = []
         for at, (bias, zeroed) in enumerate(values.tolist()):
-            if bias == float("-inf"):
-                continue
-            keys = torch.nonzero(group_of[key] == at)[:, 0]
-            whole = len(keys) == len(layout.key)
-            groups.append(_Group(None if whole else keys.to(device), bias, bool(zeroed)))
-        blocks.append(_Block(rows.to(device), tuple(groups)))
-    return blocks
+            if bias != float("-inf"):
+                for keys in _pieces(group_of[key[order]] == at, order):
+                    sorted_used |= isinstance(keys, tuple)
+                    parts.append(_Part(keys.to(device) if isinstance(keys, Tensor) else keys, bias, bool(zeroed)))
+        blocks.append(_Block(rows.to(device), tuple(parts)))
+    return order.to(device) if sorted_used else None, blocks
 
 
-def _attend_block(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, block: _Block, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _pieces(chosen: Tensor, order: Tensor) -> list[Tensor | tuple[int, int] | None]:
+    """Chosen keys (a mask over the keys in region order): long spans as they lie, the rest as places."""
+    if chosen.all():
+        return [None]
+    edges = torch.diff(chosen.int(), prepend=torch.zeros(1).int(), append=torch.zeros(1).int()).nonzero()[:, 0]
+    spans = [(int(first), int(last - first)) for first, last in edges.view(-1, 2)]
+    long = [span for span in spans if span[1] >= _SPAN]
+    short = [order[first : first + length] for first, length in spans if length < _SPAN]
+    return [*long, *([torch.cat(short).sort().values] if short else [])]
+
+
+def _attend_block(q: Tensor, keys: _Keys, scale: float, block: _Block) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of the queries of one block (already picked out of the call)."""
     kind = torch.float64 if q.dtype == torch.float64 else torch.float32
-    if not block.groups:
-        return q.new_zeros(*q.shape[:3], v.shape[-1]), q.new_full(q.shape[:3], float("-inf"), dtype=kind)
-    parts, norms = [], []
-    for group in block.groups:
-        kk, vv = (k, v) if group.keys is None else (k.index_select(2, group.keys), v.index_select(2, group.keys))
-        here = _part(mask, block.rows, group.keys)
-        here = None if here is None else _as(here, q)
-        out, lse = sdpa_with_lse(q, kk, vv, attn_mask=here, scale=scale)
+    if not block.parts:
+        return q.new_zeros(*q.shape[:3], keys.v.shape[-1]), q.new_full(q.shape[:3], float("-inf"), dtype=kind)
+    outs, norms = [], []
+    for part in block.parts:
+        k, v, mask = keys.take(part, block.rows)
+        mask = None if mask is None else _as(mask, q)
+        out, lse = sdpa_with_lse(q, k, v, attn_mask=mask, scale=scale)
         if lse is None:
-            lse = row_lse(q, kk, scale, mask=here)
-        if here is not None:  # kernels differ in what they report for a row whose keys are all masked
-            lse = lse.masked_fill((here == float("-inf")).all(-1), float("-inf"))
-        parts.append(out)
-        norms.append(lse.to(kind) + group.bias)
-    if len(parts) == 1 and not block.groups[0].zeroed and mask is None:
-        return parts[0], norms[0]
-    total = torch.logsumexp(torch.stack(norms), 0) if len(norms) > 1 else norms[0]
-    safe = total.masked_fill(total == float("-inf"), 0.0)
+            lse = row_lse(q, k, scale, mask=mask)
+        if mask is not None:  # kernels differ in what they report for a row whose keys are all masked
+            lse = lse.masked_fill((mask == float("-inf")).all(-1), float("-inf"))
+        outs.append(out)
+        norms.append(lse.to(kind) + part.bias if part.bias else lse.to(kind))
+    if len(outs) == 1 and not block.parts[0].zeroed and keys.mask is None:
+        return outs[0], norms[0]
+    stacked = torch.stack(norms)
+    total = stacked.logsumexp(0)
+    shares = (stacked - total.masked_fill(total == float("-inf"), 0.0)).exp().unsqueeze(-1)
     mixed: Tensor | None = None
-    for group, out, norm in zip(block.groups, parts, norms):
-        if group.zeroed:
+    for part, out, share in zip(block.parts, outs, shares):
+        if part.zeroed:
             continue
-        share = (norm - safe).exp().unsqueeze(-1)
-        if mask is not None:  # and some give NaN for it
+        if keys.mask is not None:  # and some give NaN for it
             out = torch.where(share > 0, out, 0)
         mixed = out * share if mixed is None else mixed.add_(out * share)
-    if mixed is None:
-        mixed = torch.zeros_like(parts[0])
-    return mixed.to(q.dtype), total
+    return (torch.zeros_like(outs[0]) if mixed is None else mixed.to(q.dtype)), total
 
 
 def _explicit(
@@ -278,7 +313,7 @@ def _explicit(
         rows = slice(first, min(first + step, q.shape[2]))
         label = layout.query[rows].to(device)
         place = torch.arange(rows.start, rows.stop, device=device)
-        here = _part(mask, place, None)
+        here = _rows_of(mask, place)
 
         def run(qc: Tensor, kk: Tensor, vv: Tensor, label: Tensor = label, here: Tensor | None = here):
             kind = torch.float64 if qc.dtype == torch.float64 else torch.float32
@@ -334,14 +369,8 @@ def _dropped(mask: Tensor | None) -> Tensor | None:
     return drop if plain and not drop.all() else None
 
 
-def _part(mask: Tensor | None, rows: Tensor, keys: Tensor | None) -> Tensor | None:
-    if mask is None:
-        return None
-    if mask.shape[2] > 1:
-        mask = mask.index_select(2, rows)
-    if keys is not None and mask.shape[3] > 1:
-        mask = mask.index_select(3, keys)
-    return mask
+def _rows_of(mask: Tensor | None, rows: Tensor) -> Tensor | None:
+    return mask.index_select(2, rows) if mask is not None and mask.shape[2] > 1 else mask
 
 
 def _as(mask: Tensor, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from matrix_lib.core import regions
 from matrix_lib.core.attention import Pool, pooled_columns, pooled_rows
 from matrix_lib.core.regions import LabelColumns, RegionLayout, attend, labelled, signatures
 
@@ -64,9 +65,22 @@ def four(mask):
     return mask if mask is None or mask.ndim != 3 else mask.unsqueeze(1)
 
 
-@settings(max_examples=60, deadline=None)
-@given(layout=layouts(), mask=st.sampled_from(list(MASKS)), seed=st.integers(0, 9), soft=st.booleans())
-def test_any_layout_equals_the_dense_reference(layout, mask, seed, soft):
+@settings(max_examples=80, deadline=None)
+@given(
+    layout=layouts(),
+    mask=st.sampled_from(list(MASKS)),
+    seed=st.integers(0, 9),
+    soft=st.booleans(),
+    span=st.sampled_from([1, 4, 1024]),
+)
+def test_any_layout_equals_the_dense_reference(layout, mask, seed, soft, span):
+    """Whether keys are read where they lie or picked out (`span`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regions, "_SPAN", span)
+        check_against_dense(layout, mask, seed, soft)
+
+
+def check_against_dense(layout, mask, seed, soft):
     q, k, v = tensors(seed)
     columns = None
     if soft:
