@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matrix_lib.mini.bundle import HOME, MANIFEST
-
 from .comfyui import ROOT, Server, comfyui_path, serve
 from .drafts import BIKES, RANDOM
 from .follow import follow
@@ -69,15 +67,15 @@ class Input:
     note: str = ""
 
 
-def weights() -> Weights:
-    """The weights to use: a person's own where MATRIX_DEMO_MODEL names them, else mini where the library has it, else
-    random ones.
+def weights(mini: bool = False) -> Weights:
+    """The weights to use: a person's own where MATRIX_DEMO_MODEL names them, else mini where the loader offers it
+    (`mini`), else random ones.
 
     Raises ValueError where MATRIX_DEMO_MODEL is no model folder.
     """
     own = os.environ.get("MATRIX_DEMO_MODEL")
     if not own:
-        return Weights("mini") if (HOME / MANIFEST).is_file() else Weights("random", RANDOM)
+        return Weights("mini") if mini else Weights("random", RANDOM)
     folder = Path(own).expanduser().resolve()
     if not (folder / "transformer" / "config.json").is_file():
         raise ValueError(
@@ -85,6 +83,12 @@ def weights() -> Weights:
             "that holds transformer, vae, text_encoder and model_index.json, or unset it."
         )
     return Weights("user", folder.name, folder)
+
+
+def offers_mini(server: Server) -> bool:
+    """Whether the loader on this server has the mini model."""
+    loader = server.get("/object_info/MatrixLoadVideoDiT")["MatrixLoadVideoDiT"]
+    return "mini" in [option["key"] for option in loader["input"]["required"]["source"][1]["options"]]
 
 
 def sample_clip() -> Path:
@@ -301,9 +305,10 @@ def main() -> int:
     target = options.pop("output")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the server is stopped as well
     try:
-        chosen = weights()
-        print(f"weights: {chosen.kind}. {SAY[chosen.kind]}")
+        weights()  # a wrong MATRIX_DEMO_MODEL is told before anything starts
         with _server() as server:
+            chosen = weights(offers_mini(server))
+            print(f"weights: {chosen.kind}. {SAY[chosen.kind]}")
             print(f"\n{BIKES}: a cyclist beside a van", flush=True)
             reports = {target: run(server, chosen, target, **options)}
             if chosen.kind == "mini":
