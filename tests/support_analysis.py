@@ -12,6 +12,7 @@ def planted_runs(count=40, layers=12, heads=4, steps=6, frames=3, deciding=(3, 7
     """`deciding` layers score higher in successes, by twice the spread between clips; `attending` ones score high
     whatever comes of it. The mask covers a tenth of the area; mass is 1."""
     rng = np.random.default_rng(seed)
+    pattern = 1 + 0.3 * rng.standard_normal((layers, 1, 1, heads))  # some heads of a layer attend more, in every clip
     runs = []
     for n in range(count):
         success = rng.random() >= failing if count > 4 else bool(n % 2)
@@ -22,7 +23,7 @@ def planted_runs(count=40, layers=12, heads=4, steps=6, frames=3, deciding=(3, 7
             base[list(deciding)] += 0.2 + (0.04 if success else 0.0)
             curve = np.sin(np.linspace(0.4, 2.8, steps))[None, :, None, None]
             each = np.clip(0.1 + (base - 0.1) * curve / curve.mean(), 0.0, 1.0)
-            share = np.clip(each * (1 + 0.3 * rng.standard_normal((layers, 1, 1, heads))), 0.0, 1.0).astype(np.float32)
+            share = np.clip(each * pattern, 0.0, 1.0).astype(np.float32)
             kinds[kind] = scores_of(kind, share, frames)
         runs.append(RunScores(f"clip_{n:03d}", 0, "A cyclist passes a van.", kinds, success=success))
     return runs

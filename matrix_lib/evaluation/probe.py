@@ -220,12 +220,14 @@ def probe(
         on_step: called with the number of steps done; may raise to stop.
         maps: also record the maps of every layer, as one mean over steps. picture: decode what was generated.
     """
-    pipe = model.pipeline
+    pipe, generator = model.pipeline, torch.Generator().manual_seed(seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
+        if recipe.mode == "noise":  # before anybody watches: watching reads the scheduler's timesteps
+            stack.enter_context(_replaying(model, frames[: recipe.frames], recipe.timesteps, generator))
         seen_maps = stack.enter_context(watch(pipe, binding, tracks, bins=1)) if maps else None
         seen = stack.enter_context(watch(pipe, binding, tracks, recorder=AlignmentRecorder))
-        made = _run(model, recipe, binding.prompt, frames, seed, on_step, picture or maps)
+        made = _run(model, recipe, binding.prompt, frames, generator, on_step, picture or maps)
     assert isinstance(seen.recorder, AlignmentRecorder)
     (alignments,) = seen.recorder.alignments().values()
     kinds: dict[str, KindScores] = {found.kind: reduce_alignment(found) for found in alignments}
@@ -234,10 +236,15 @@ def probe(
 
 
 def _run(
-    model: Model, recipe: Recipe, prompt: str, frames: Tensor, seed: int, on_step: Callable[[int], None], picture: bool
+    model: Model,
+    recipe: Recipe,
+    prompt: str,
+    frames: Tensor,
+    generator: torch.Generator,
+    on_step: Callable[[int], None],
+    picture: bool,
 ) -> NDArray[np.uint8] | None:
     pipe = model.pipeline
-    generator = torch.Generator().manual_seed(seed)
 
     def done(pipeline: Any, step: int, timestep: Any, tensors: Any) -> dict[str, Any]:
         on_step(step + 1)
@@ -256,11 +263,7 @@ def _run(
         return (np.asarray(made[0]) * 255).round().clip(0, 255).astype(np.uint8) if picture else None
     if model.backbone != "hunyuan_video":  # its guidance is an input of the model, not a second branch
         given["guidance_scale"] = 1.0
-    latents = _encode(model, frames[: recipe.frames])
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    replay = _Replay(pipe.scheduler, latents, noise, recipe.timesteps, model.backbone == "cogvideox")
-    with _scheduled(pipe, replay):
-        pipe(**given, latents=replay.start(), output_type="latent")
+    pipe(**given, latents=pipe.scheduler.start(), output_type="latent")
     return frames[: recipe.frames].numpy() if picture else None
 
 
@@ -330,10 +333,14 @@ class _Replay:
 
 
 @contextlib.contextmanager
-def _scheduled(pipe: Any, scheduler: Any) -> Iterator[None]:
-    """The pipeline with another scheduler. Past the pipeline's own setter, which would write it into its config."""
+def _replaying(model: Model, frames: Tensor, timesteps: tuple[int, ...], generator: torch.Generator) -> Iterator[None]:
+    """The pipeline with a `_Replay` of this clip as its scheduler. It goes past the pipeline's own setter, which would
+    write the stand-in into the pipeline's config."""
+    pipe = model.pipeline
+    latents = _encode(model, frames)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
     before = pipe.scheduler
-    vars(pipe)["scheduler"] = scheduler
+    vars(pipe)["scheduler"] = _Replay(before, latents, noise, timesteps, model.backbone == "cogvideox")
     try:
         yield
     finally:

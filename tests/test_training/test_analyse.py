@@ -1,0 +1,290 @@
+"""The analysis as a command, on a tiny pipeline: right, resumable after SIGKILL, clear about bad input."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from support_attention import Explicit
+from support_models import make_cogvideox, make_wan
+
+from matrix_lib.core.layers import LayerSet
+from matrix_lib.core.sites import BatchRow
+from matrix_lib.evaluation.clip_scores import load_run
+from matrix_lib.evaluation.probe import Recipe, fit_clip, open_model, probe
+from matrix_lib.hosts.diffusers.attach import attach
+from matrix_lib.instrument.session import Session
+from matrix_lib.io.clip_folder import read_clips
+from matrix_lib.mini.export import export_clips
+from matrix_lib.mini.world import WorldConfig, make_clips
+from training.analyse import main, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The same thread count here and in processes that tests start, so that results are the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A tiny pipeline of three layers and six clips of 9 frames of 64x64, in MATRIX' layout."""
+    folder = tmp_path_factory.mktemp("analyse")
+    make_cogvideox(folder / "model", sample=(9, 8, 8), layers=3)
+    export_clips(make_clips(3, 6, WORLD), folder / "clips")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(home):
+    return open_model(str(home / "model"), torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+    """An analysis that nobody disturbed."""
+    main(command(home, "whole"))
+    return home / "whole"
+
+
+def command(home, out, *more):
+    return [
+        str(home / "clips"),
+        str(home / "model"),
+        "--out",
+        str(home / out),
+        "--steps",
+        "3",
+        "--examples",
+        "1",
+        *more,
+    ]
+
+
+def test_an_analysis_writes_report_tables_and_layers(whole):
+    layers = LayerSet.from_json((whole / "layers.json").read_text())
+    assert layers.backbone == "cogvideox"
+    assert sorted(layers.v2t) == sorted(layers.v2v) == [0, 1, 2]
+    assert {p.name for p in (whole / "tables").iterdir()} == {
+        "runs.parquet", "layers.parquet", "steps.parquet", "heads.parquet", "frames.parquet"
+    }  # fmt: skip
+    page = (whole / "report.html").read_text()
+    assert "Which layers carry the interaction" in page
+    assert "data:image/jpeg" in page, "the example overlays are inside"
+    assert str(whole) not in page
+    assert len(list((whole / "runs").iterdir())) == 6
+
+
+@pytest.mark.parametrize("mode", ["generate", "noise"])
+def test_scores_equal_the_definition_on_an_explicit_softmax(home, model, mode):
+    clip = read_clips(home / "clips").clips[0]
+    recipe = Recipe(mode, 9, 64, 64, steps=2, timesteps=(800, 300))
+    frames, tracks = fit_clip(clip.frames(9), clip.tracks(), recipe)
+    binding = model.bind(clip.prompt, clip.phrases)
+    on_grid = tracks.to_grid(model.grid(recipe))
+    masks = {name: on_grid.map(name) for name in on_grid.names}
+    query = {name: on_grid.query(name) for name in on_grid.names}
+    (verb,) = binding.verbs
+    masks[verb.name] = on_grid.map(verb.subject, verb.object)
+    query[verb.name] = torch.cat([query[verb.subject], query[verb.object]]).unique()
+    explicit = Explicit({p.name: p.rows for p in binding.phrases}, query)
+
+    def rows(forward):
+        forward.rows = (BatchRow("cond"),) * forward.batch
+
+    with attach(model.pipeline.transformer, Session([explicit]), rows):
+        found = probe(model, recipe, binding, tracks, frames, seed=4)
+    for (kind, layer), calls in explicit.seen.items():
+        scores = found.kinds[kind]
+        assert [timestep for _, timestep, _ in scores.steps] == ([800, 300] if mode == "noise" else [999, 499])
+        names = [p.name for p in binding.phrases] if kind == "v2t" else list(query)
+        assert scores.entities == tuple(names)
+        assert len(calls) == 2
+        for step, (_, maps) in enumerate(calls):
+            for e, name in enumerate(names):
+                raw = float((maps[-1, e] * masks[name]).sum())  # the conditional row is the last one
+                assert scores.steps_raw[layer, step, e] == pytest.approx(raw, rel=1e-4)
+                assert scores.steps_mass[layer, step, e] == pytest.approx(float(maps[-1, e].sum()), rel=1e-4)
+    want = [np.float32(masks[name].mean()) for name in found.kinds["v2t"].entities]
+    np.testing.assert_allclose(found.kinds["v2t"].area, want, rtol=1e-5)
+
+
+def test_heads_and_frames_are_marginals_of_the_same_scores(whole):
+    run = load_run(sorted((whole / "runs").iterdir())[0])
+    for scores in run.kinds.values():
+        np.testing.assert_allclose(scores.heads_raw.mean(-1), scores.steps_raw.mean(1), rtol=1e-5)
+        np.testing.assert_allclose(scores.frames_raw.sum(-1), scores.steps_raw.mean(1), rtol=1e-5)
+        share = scores.over_steps("share")
+        assert ((share >= 0) & (share <= 1)).all()
+        np.testing.assert_allclose(scores.over_steps("above"), share - scores.area, atol=1e-6)
+
+
+def test_wan_under_noise(tmp_path, home):
+    """Cross-attention: words in one module, instances in another; flow matching."""
+    made = open_model(str(make_wan(tmp_path / "wan")), torch.device("cpu"), torch.float32)
+    clip = read_clips(home / "clips").clips[0]
+    recipe = Recipe("noise", 9, 64, 64, timesteps=(700, 200))
+    frames, tracks = fit_clip(clip.frames(9), clip.tracks(), recipe)
+    scheduler = made.pipeline.scheduler
+    found = probe(made, recipe, made.bind(clip.prompt, clip.phrases), tracks, frames, seed=0)
+    assert made.pipeline.scheduler is scheduler
+    assert [step for _, step, _ in found.kinds["v2t"].steps] == [700, 200]
+    assert found.kinds["v2t"].steps_raw.shape == (2, 2, 3)
+    assert (found.kinds["v2v"].steps_mass > 0).all()
+
+
+def test_killed_at_a_random_point_it_gives_the_same_report(home, whole):
+    out = home / "killed"
+    shutil.rmtree(out, ignore_errors=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-m", "training.analyse", *command(home, "killed")]
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not list((out / "runs").glob("*.safetensors")):
+        assert process.poll() is None, process.stderr.read().decode()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(random.uniform(0.0, 0.6))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    left = len(list((out / "runs").glob("*.safetensors")))
+    (out / "runs" / ".mini_00003__seed0.abc.part.safetensors").write_bytes(b"half a file")
+    (out / "runs" / "mini_00004__seed0.safetensors").write_bytes(b"a damaged file")
+    main(command(home, "killed"))
+    assert 1 <= left <= 6
+    assert not list(out.glob("*/.*"))
+    assert (out / "report.html").read_text() == (whole / "report.html").read_text()
+    for path in sorted((whole / "runs").iterdir()):
+        ours, theirs = load_file(out / "runs" / path.name), load_file(path)
+        assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_two_processes_share_the_clips(home, whole):
+    out = home / "shared"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*launch, "-m", "training.analyse", *command(home, "shared")],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("wrote") == 1
+    assert (out / "report.html").read_text() == (whole / "report.html").read_text()
+
+
+def test_stopping_keeps_what_is_done(home, whole, monkeypatch, capsys):
+    """Ctrl-C in the middle of a run: a clear word, no half file, and the same command goes on."""
+    out = home / "stopped"
+    seen = []
+
+    def interrupt(*given, **named):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(given)
+        return probe(*given, **named)
+
+    monkeypatch.setattr("training.analyse.probe", interrupt)
+    with pytest.raises(SystemExit) as told:
+        main(command(home, "stopped"))
+    assert told.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().out
+    assert len(list((out / "runs").iterdir())) == 2
+    monkeypatch.undo()
+    main(command(home, "stopped"))
+    assert "2 of 6 runs are done already" in capsys.readouterr().out
+    assert (out / "report.html").read_text() == (whole / "report.html").read_text()
+
+
+def told(arguments, capsys=None):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    return str(error.value) if capsys is None else capsys.readouterr().err
+
+
+def test_bad_input_is_told_before_anything_is_measured(home, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.analyse.probe", lambda *a, **k: pytest.fail("it began to measure"))
+    out = ["--out", str(tmp_path / "out"), "--steps", "3"]
+    clips, folder = str(home / "clips"), str(home / "model")
+    assert "no folder" in told([str(tmp_path / "absent"), folder, *out])
+    assert "no clips" in told([str(tmp_path), folder, *out])
+    assert "no model" in told([clips, str(tmp_path / "absent"), *out])
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "model_index.json").write_text('{"transformer": ["diffusers", "FluxTransformer2DModel"]}')
+    assert "FluxTransformer2DModel is not a video DiT" in told([clips, str(tmp_path / "odd"), *out])
+    labels = tmp_path / "l.csv"
+    labels.write_text("clip,success\n" + "".join(f"mini_0000{i},yes\n" for i in range(5)))
+    assert "mini_00005" in told([clips, folder, *out, "--labels", str(labels)])
+    labels.write_text("clip,success\n" + "".join(f"mini_0000{i},{i < 5}\n" for i in range(6)))
+    assert "5 successes and 1 failures" in told([clips, folder, *out, "--labels", str(labels)])
+    assert "2 before, 3 now" in told([clips, folder, "--out", str(plan_of(tmp_path, whole)), "--steps", "3"])
+    bad = tmp_path / "bad"
+    shutil.copytree(home / "clips", bad)
+    for name in ("mini_00001", "mini_00004"):
+        shutil.rmtree(bad / "mask_annotation" / name / "<id1>")
+    message = told([str(bad), folder, *out])
+    assert "2 of 6 clips" in message
+    assert "mini_00001: no mask of" in message
+    assert "mini_00004: no mask of" in message
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def plan_of(folder, whole):
+    """A folder whose plan says 2 steps."""
+    plan = json.loads((whole / "plan.json").read_text())
+    (folder / "other").mkdir()
+    (folder / "other" / "plan.json").write_text(json.dumps({**plan, "steps": 2}))
+    return folder / "other"
+
+
+def test_masks_that_the_grid_loses_are_told_by_name(home, tmp_path):
+    from PIL import Image
+
+    lost = tmp_path / "lost"
+    shutil.copytree(home / "clips", lost)
+    for path in (lost / "mask_annotation" / "mini_00002" / "<id1>").iterdir():
+        speck = np.zeros((64, 64), dtype=np.uint8)
+        speck[3, 3] = 255
+        Image.fromarray(speck).save(path)
+    message = told([str(lost), str(home / "model"), "--out", str(tmp_path / "out"), "--steps", "3"])
+    assert "1 of 6 clips" in message
+    assert "mini_00002" in message
+    assert "no token" in message
+
+
+def test_settings_that_cannot_be(capsys):
+    given = ["clips", "model", "--out", "x"]
+    assert "--labels judge with mini:COUNT" in usage([*given, "--labels", "judge"], capsys)
+    assert "seeds are different" in usage([*given, "--seeds", "1", "1"], capsys)
+    assert "alpha" in usage([*given, "--alpha", "2"], capsys)
+
+
+def usage(arguments, capsys):
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    return capsys.readouterr().err
+
+
+def test_clips_of_the_mini_world_with_the_judge(home, capsys):
+    """A random model fails every clip, so there are labels but no gap, and the report says so."""
+    arguments = ["mini:2", str(home / "model"), "--out", str(home / "judged"), "--steps", "1", "--labels", "judge"]
+    main([*arguments, "--examples", "0"])
+    assert "0 successes and 2 failures: a gap needs at least 5 of each" in capsys.readouterr().out
+    run = load_run(sorted((home / "judged" / "runs").iterdir())[0])
+    assert set(run.judged) >= {"right_path", "right_roles", "intact"}
