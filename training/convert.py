@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{str(target)!r} is there already; --force overwrites it")
         lora = _told(load_lora(options.source, options.family, options.scale, options.projection), options)
         print(describe(lora))
+        if options.scale is not None and not any("as asked for" in note for note in lora.notes):
+            print(f"IN stores its scale, so --scale {options.scale:g} was not used")
         for path in save_lora(lora, target, options.to):
             print(f"wrote {path}")
     except (ValueError, OSError) as error:

@@ -94,6 +94,7 @@ class AlignmentLoRA:
         projection: {"weight": ..., "bias": ...} of the whole trained input projection, or {}.
         extra: tensors that were trained along and are not used at inference (a mask decoder).
         source: the file format it came from.
+        notes: what was decided when it was read, for people; not stored.
     """
 
     family: str
@@ -102,6 +103,7 @@ class AlignmentLoRA:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     info: Info = field(default_factory=Info)
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

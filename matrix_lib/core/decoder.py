@@ -74,7 +74,9 @@ class MaskDecoder(nn.Module):
         widths = [width]
         for _ in (config.patch, *stages):
             widths.append(max(config.least, widths[-1] // 2))
+        # channels shrink before the size grows, and what follows is per channel: the large maps stay few
         self.blocks = nn.ModuleList(Block(a, b) for a, b in pairwise(widths))
+        self.smooth = nn.ModuleList(CausalConv(b, b, groups=b) for b in widths[1:])
         self.ups = (config.patch, *stages)
         self.last = last
         out = math.prod(last)
@@ -95,9 +97,9 @@ class MaskDecoder(nn.Module):
         if self.config.probabilities:
             x = x.log1p()
         x = self.stems[head](x)
-        for index, (block, up) in enumerate(zip(self.blocks, self.ups)):
-            x = _grow(x, up, grid.lead if index == 0 else None)
-            x = block(x)
+        for index, (block, up, smooth) in enumerate(zip(self.blocks, self.ups, self.smooth)):
+            x = _grow(block(x), up, grid.lead if index == 0 else None)
+            x = x + smooth(x)
         x = _shuffle(self.heads[head](x), self.last)
         height, width = size or (x.shape[-2], x.shape[-1])
         return x[:, : grid.pixel_frames, :height, :width]
@@ -119,13 +121,15 @@ class CausalConv(nn.Module):
     """A 3 x 3 x 3 convolution that sees the present and the two frames before; the first frame stands for what was
     before it."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(inputs, outputs, 3)
+        self.conv = nn.Conv3d(inputs, outputs, 3, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         front = x[:, :, :1].expand(-1, -1, 2, -1, -1)
-        return self.conv(functional.pad(torch.cat([front, x], dim=2), (1, 1, 1, 1)))
+        return functional.conv3d(
+            torch.cat([front, x], dim=2), self.conv.weight, self.conv.bias, padding=(0, 1, 1), groups=self.conv.groups
+        )
 
 
 class Block(nn.Module):

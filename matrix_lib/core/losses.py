@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Pool, pooled_columns, pooled_rows
@@ -291,15 +291,14 @@ def mask_loss(
     y = masks.flatten(1).to(x)
     inside = y.sum(1)
     ratio = (y.shape[1] - inside) / inside.clamp_min(1.0)
-    weight = 1 + (ratio.clamp_max(weights.max_pos_weight)[:, None] - 1) * y
+    most = torch.where(inside > 0, ratio.clamp_max(weights.max_pos_weight), 1.0)[:, None]
     if scores == "logits":
         p = x.sigmoid()
-        # softplus(-x) = -log p and softplus(x) = -log(1 - p), finite for any x
-        bce = (weight * (y * softplus(-x) + (1 - y) * softplus(x))).mean(1)
+        bce = binary_cross_entropy_with_logits(x, y, pos_weight=most, reduction="none").mean(1)
     else:
         p = x
         # eps is added, not clamped at: a probability that underflows still has a gradient
-        bce = -(weight * (y * (p + _EPS).log() + (1 - y) * (1 - p + _EPS).log())).mean(1)
+        bce = -(most * y * (p + _EPS).log() + (1 - y) * (1 - p + _EPS).log()).mean(1)
     dice = 1 - (2 * (p * y).sum(1) + 1) / (p.sum(1) + inside + 1)
     l2 = (p - y).square().mean(1)
     return MaskTerms(bce, dice, l2, weights.bce * bce + weights.dice * dice + weights.l2 * l2)

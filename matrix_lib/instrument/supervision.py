@@ -136,6 +136,10 @@ class AlignmentMaps(_Maps):
         if decoder is None:
             masks, known = target.token_masks(names).to(device), target.known.to(device)
             return alignment_loss(maps, masks, config.mask, config.scores, known)
+        if decoder.config.probabilities != (config.scores == "probabilities"):
+            raise ValueError(
+                f"the losses are on {config.scores}, and the decoder was made for the other kind of scores"
+            )
         grid = target.tokens.grid
         masks, known = target.pixel_masks(names).to(device), target.pixel_known.to(device)
         # probabilities shrink with the sequence; as multiples of chance they do not, and a decoder can read them

@@ -17,17 +17,15 @@ Pickles are read by `torch.load(weights_only=True)` only, and written for TAViD'
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..backbones.lora import (
@@ -39,38 +37,31 @@ from ..backbones.lora import (
     from_native,
     from_underscores,
     native_projection,
-    to_native,
 )
-from .files import whole_file
 from .lora_files import (
+    ADAPTER,
     BESIDE,
-    HEADER,
+    EXTRA,
     LONGEST_HEADER,
-    PICKLED,
-    SAFE,
     TAVID_LORA,
     TAVID_PROJECTION,
-    VERSION,
     find_file,
     number,
     parse_json,
     read_file,
     read_header,
 )
+from .lora_writing import FORMATS, Format, save_lora
 
 __all__ = ["FORMATS", "Format", "describe", "load_lora", "save_lora"]
 
-Format = Literal["matrix", "diffusers", "comfyui", "diffsynth", "tavid"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
-_ADAPTER = "lora_adapter_metadata"  # diffusers' own header
 _PREFIX = re.compile(r"^(?:(?:base_model\.model|pipe\.dit|diffusion_model|transformer|model|unet)\.)+")
 _UNDERSCORED = re.compile(r"^lora_unet_+")
 _FACTOR = re.compile(
     r"^(?P<stem>.+?)\.(?:(?P<down>lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight)"
     r"|(?P<up>lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight)|(?P<alpha>alpha))$"
 )
-_EXTRA = re.compile(r"^(?:extra|seg_head|decoder)\.")
 _AUTHORS = {
     "diffsynth": "the file stores no scale: it is used at 1.0, as it was trained; its authors merge it at 0.5",
     "tavid": "the file stores no scale: it is used at 1.0, as its authors do (alpha / rank was 0.5 in training)",
@@ -91,7 +82,7 @@ def load_lora(
     Args:
         path: a file, or a folder that holds one LoRA (TAViD's two files, a diffusers adapter).
         family: the model's family, where it is known: settles names that several families share, refuses others.
-        scale: of factors for which the file stores none. None uses 1.0 and says so in `info.notes`.
+        scale: of factors for which the file stores none. None uses 1.0 and says so in `notes`.
         projection: a file with the widened input projection; None looks beside the LoRA.
 
     Raises:
@@ -107,16 +98,16 @@ def load_lora(
             raise ValueError(f"this is a LoRA of {lora.family}, and the model is {family}")
         if not lora.factors and not lora.projection:
             raise ValueError("it holds neither LoRA factors nor an input projection")
+        _check_finite(lora)
     except ValueError as error:
         raise ValueError(f"{source.name!r} is not a LoRA that can be used: {error}") from None
-    if lora.factors and not lora.stored_scale:
-        used = 1.0 if scale is None else scale
-        note = _AUTHORS.get(lora.source, "the file stores no scale: it is used at 1.0")
-        note = note if scale is None else f"the file stores no scale: it is used at {scale:g}, as asked for"
-        kept = tuple(n for n in lora.info.notes if "stores no scale" not in n)
-        lora = replace(lora, info=replace(lora.info, notes=(*kept, note)))
-        return lora.with_scale(used) if scale is not None else lora
-    return lora
+    if not lora.factors or lora.stored_scale:
+        return lora
+    if scale is not None:
+        note = f"the file stores no scale: it is used at {scale:g}, as asked for"
+        return replace(lora, notes=(*lora.notes, note)).with_scale(scale)
+    note = _AUTHORS.get(lora.source, "the file stores no scale: it is used at 1.0")
+    return replace(lora, notes=(*lora.notes, note))
 
 
 @dataclass
@@ -130,6 +121,13 @@ class _Sorted:
     extra: dict[str, Tensor]
     default: bool = False  # DiffSynth's `.default.` in the names
     prefixed: bool = False  # ComfyUI's prefix
+
+
+def _check_finite(lora: AlignmentLoRA) -> None:
+    named = [(f"{name} {side}", getattr(one, side)) for name, one in lora.factors.items() for side in ("down", "up")]
+    for name, tensor in (*named, *((f"projection {name}", tensor) for name, tensor in lora.projection.items())):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} holds numbers that are not finite: its training went wrong")
 
 
 def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
@@ -150,7 +148,7 @@ def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
                 if stem in side:
                     raise ValueError(f"it has two factors for {stem}: one LoRA a file, please")
                 side[stem] = tensor
-        elif _EXTRA.match(name):
+        elif EXTRA.match(name):
             out.extra[name.removeprefix("extra.")] = tensor
         elif (stem := _PREFIX.sub("", name)).rpartition(".")[0] in projections:
             out.projection[stem] = tensor
@@ -240,7 +238,7 @@ def _with_header_alpha(
 
 def _adapter(metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
     """peft's settings: diffusers' header, or `adapter_config.json` beside peft's file."""
-    text, beside = metadata.get(_ADAPTER), source.with_name("adapter_config.json")
+    text, beside = metadata.get(ADAPTER), source.with_name("adapter_config.json")
     if text is None and source.name == "adapter_model.safetensors" and beside.is_file():
         if beside.stat().st_size > LONGEST_HEADER:
             raise ValueError(f"adapter_config.json has {beside.stat().st_size} bytes, too many for settings")
@@ -280,7 +278,7 @@ def _with_projection(lora: AlignmentLoRA, source: Path, given: Path | None) -> A
     return lora
 
 
-# -- our own format and the header ------------------------------------------------------------------------------------
+# -- our own format ----------------------------------------------------------------------------------------------------
 
 
 def _is_own(metadata: Mapping[str, str]) -> bool:
@@ -315,123 +313,6 @@ def _own(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Alignmen
     return AlignmentLoRA(header["family"], factors, projection, extra, header["info"], "matrix")
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
-def save_lora(lora: AlignmentLoRA, path: str | os.PathLike[str], to: Format = "matrix") -> tuple[Path, ...]:
-    """Writes a LoRA in a format; returns the files. Each file is written whole or not at all.
-
-    Args:
-        path: a .safetensors file, or a folder (always one for "tavid", whose two files have fixed names).
-
-    Raises:
-        ValueError: an unknown format, a name that does not end in .safetensors, or a format that has no room for it.
-    """
-    if to not in FORMATS:
-        raise ValueError(f"formats are {', '.join(FORMATS)}; got {to!r}")
-    target = Path(path)
-    if to == "tavid":
-        target = (target.parent if target.suffix in SAFE else target) / TAVID_LORA
-    elif target.suffix.lower() in (*SAFE[1:], *PICKLED) and not target.is_dir():
-        raise ValueError(f"LoRAs are written as .safetensors; got {target.name!r}")
-    elif target.suffix != ".safetensors":
-        target = target / (TAVID_LORA if to == "diffusers" else "lora.safetensors")
-    if to == "tavid" and not lora.projection:
-        raise ValueError("TAViD's format is a LoRA and its input projection; this LoRA has no projection")
-    writer = {"matrix": _as_own, "comfyui": _as_native, "diffsynth": _as_native}.get(to, _as_diffusers)
-    main, beside, metadata = writer(lora, to)
-    files = [_write(main, target, metadata)]
-    if to == "tavid":
-        bare = {name.rpartition(".")[2]: beside.pop(name) for name in list(beside) if not _EXTRA.match(name)}
-        with whole_file(target.with_name(TAVID_PROJECTION)) as temporary:
-            torch.save(bare, temporary)
-        files.append(target.with_name(TAVID_PROJECTION))
-    if beside:
-        files.append(_write(beside, target.with_name(target.stem + BESIDE), metadata))
-    return tuple(files)
-
-
-Written = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]
-"""Tensors of the file, tensors that go beside it, header."""
-
-
-def _write(tensors: Mapping[str, Tensor], target: Path, metadata: dict[str, str]) -> Path:
-    ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with whole_file(target) as temporary:
-        save_file(ready, temporary, metadata)
-    return target
-
-
-def _metadata(lora: AlignmentLoRA, stacked: Mapping[str, Any] | None = None, alphas: bool = True) -> dict[str, str]:
-    header: dict[str, Any] = {"version": VERSION, "family": lora.family, "info": asdict(lora.info)}
-    header["scale"] = list(lora.scales()) if lora.stored_scale else None
-    if alphas:
-        header["alphas"] = {name: f.alpha for name, f in lora.factors.items() if f.alpha is not None}
-    if stacked:
-        header["stacked"] = dict(stacked)
-    return {HEADER: json.dumps(header)}
-
-
-def _extras(lora: AlignmentLoRA) -> dict[str, Tensor]:
-    return {name if _EXTRA.match(name) else f"extra.{name}": tensor for name, tensor in lora.extra.items()}
-
-
-def _as_own(lora: AlignmentLoRA, to: str) -> Written:
-    out: dict[str, Tensor] = {}
-    for name, factors in lora.factors.items():
-        out[f"lora.{name}.down"], out[f"lora.{name}.up"] = factors.down, factors.up
-        if factors.alpha is not None:
-            out[f"lora.{name}.alpha"] = torch.tensor(factors.alpha, dtype=torch.float64)
-    out.update({f"projection.{name}": tensor for name, tensor in lora.projection.items()})
-    out.update({f"extra.{name}": tensor for name, tensor in lora.extra.items()})
-    return out, {}, {**_metadata(lora, alphas=False), "format": "matrix-lora"}
-
-
-def _as_native(lora: AlignmentLoRA, to: str) -> Written:
-    """ComfyUI's names, or with `.default.` and without prefix and alphas the authors'."""
-    native, stacked = to_native(lora)
-    comfy = to == "comfyui"
-    head, middle = ("diffusion_model.", "") if comfy else ("", ".default")
-    out: dict[str, Tensor] = {}
-    for name, factors in native.items():
-        out[f"{head}{name}.lora_A{middle}.weight"] = factors.down
-        out[f"{head}{name}.lora_B{middle}.weight"] = factors.up
-        if comfy and factors.alpha is not None:
-            out[f"{head}{name}.alpha"] = torch.tensor(factors.alpha, dtype=torch.float64)
-    place = native_projection(lora.family)
-    out.update({f"{head}{place}.{name}": tensor for name, tensor in lora.projection.items()})
-    out.update(_extras(lora))
-    return out, {}, _metadata(lora, stacked)
-
-
-def _as_diffusers(lora: AlignmentLoRA, to: str) -> Written:
-    """peft names; nothing but factors may lie in this file, or diffusers refuses it."""
-    out = {}
-    for name, factors in lora.factors.items():
-        out[f"transformer.{name}.lora_A.weight"] = factors.down
-        out[f"transformer.{name}.lora_B.weight"] = factors.up
-    place = PROJECTION[lora.family]
-    beside = {f"transformer.{place}.{name}": tensor for name, tensor in lora.projection.items()}
-    metadata = _metadata(lora)
-    if lora.factors and lora.stored_scale:
-        metadata[_ADAPTER] = json.dumps(_peft_settings(lora), sort_keys=True)
-    return out, {**beside, **_extras(lora)}, metadata
-
-
-def _peft_settings(lora: AlignmentLoRA) -> dict[str, Any]:
-    first = next(iter(lora.factors.values()))
-    ranks = {name: f.rank for name, f in lora.factors.items() if f.rank != first.rank}
-    alphas = {name: f.alpha for name, f in lora.factors.items() if f.alpha != first.alpha}
-    settings = {
-        "r": first.rank,
-        "lora_alpha": first.alpha,
-        "target_modules": sorted(lora.factors),
-        "rank_pattern": ranks,
-        "alpha_pattern": alphas,
-    }
-    return {f"transformer.{key}": value for key, value in settings.items()}
-
-
 def describe(lora: AlignmentLoRA) -> str:
     """What a LoRA is, for people; a few lines."""
     ranks = sorted({factors.rank for factors in lora.factors.values()})
@@ -448,4 +329,4 @@ def describe(lora: AlignmentLoRA) -> str:
     for label, text in (("condition", lora.info.condition), ("trigger", lora.info.trigger)):
         lines += [f"{label}: {text}"] if text else []
     lines += [f"prompt: {lora.info.prompt_form}"] if lora.info.prompt_form else []
-    return "\n".join([*lines, *lora.info.notes])
+    return "\n".join([*lines, *lora.info.notes, *lora.notes])

@@ -6,6 +6,7 @@ Safetensors, and PyTorch files that hold tensors alone (`torch.load(weights_only
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from ..backbones.keymaps import FAMILIES
 from ..backbones.lora import Info
 
 __all__ = [
+    "ADAPTER",
     "BESIDE",
+    "EXTRA",
     "HEADER",
     "LONGEST_HEADER",
     "PICKLED",
@@ -34,6 +37,10 @@ __all__ = [
 ]
 
 HEADER, VERSION = "matrix_lora", 1
+ADAPTER = "lora_adapter_metadata"
+"""diffusers' own header."""
+EXTRA = re.compile(r"^(?:extra|seg_head|decoder)\.")
+"""Names of tensors that are trained along and serve no inference."""
 TAVID_LORA, TAVID_PROJECTION = "pytorch_lora_weights.safetensors", "patch_embed_conv2d.pth"
 BESIDE = ".projection.safetensors"
 SAFE, PICKLED = (".safetensors", ".sft"), (".pth", ".pt", ".ckpt", ".bin")

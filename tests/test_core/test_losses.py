@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -254,6 +255,22 @@ def test_timestep_weights() -> None:
     assert torch.equal(timestep_weight(t, "uniform"), torch.ones_like(t))
     with pytest.raises(ValueError, match="uniform"):
         timestep_weight(t, "hump")  # type: ignore[arg-type]
+
+
+def test_compiled_losses_are_the_same() -> None:
+    """Through torch.compile's tracing and its split into a forward and a backward graph."""
+    masks, pool, calls = masks_of(3), Pool.mean_of(WORDS), []
+
+    def loss(q: Tensor, k: Tensor) -> Tensor:
+        call = replace(calls[0], q=q, k=k)
+        sure = alignment_loss({0: grounding_map(call, 0, pool)}, masks, WEIGHTS, "probabilities")
+        return sure + alignment_loss({0: grounding_map(call, 0, pool, "logits")}, masks, WEIGHTS)
+
+    found = []
+    for function in (loss, torch.compile(loss, backend="aot_eager")):
+        calls[:] = [make_call("joint")]
+        found.append(gradients(function(calls[0].q, calls[0].k), calls[0]))
+    assert_close(found[1], found[0], 1e-5)
 
 
 def test_autocast_half_precision_inputs_are_computed_in_float32() -> None:

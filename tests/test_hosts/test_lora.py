@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support_attention import make_tracks
+from support_attention import make_binding, make_tracks
 from support_loras import make_lora, noise
 from support_models import make_cogvideox, make_hunyuan, make_wan
 from support_native import conditioning, latent, native_model, sample
@@ -273,6 +273,41 @@ def test_strength_scales_every_part(models: Any) -> None:
     torch.testing.assert_close(state["blocks.1.cross_attn.k.weight"], want, rtol=0, atol=1e-5)
 
 
+def test_a_projection_of_the_models_own_width(models: Any) -> None:
+    """A file may train the projection without widening it: then no mask is asked for."""
+    from matrix_lib.hosts.comfy.lora import apply_lora, widened
+
+    model = models("cogvideox")
+    own = {name: tensor + 0.1 for name, tensor in base_projection(model, "cogvideox").items()}
+    patched, report = apply_lora(model, AlignmentLoRA("cogvideox", {}, own))
+    assert report.widened is None
+    assert widened(patched) is None
+    run(patched, "cogvideox")
+    torch.testing.assert_close(effective(model, "patch_embed.proj"), own["weight"])
+    assert not torch.equal(run(patched, "cogvideox"), run(model, "cogvideox"))
+
+
+def test_quantised_weights(comfy: ModuleType) -> None:
+    """On 8-bit weights the LoRA acts as on whole ones, within their precision; the new columns stay whole."""
+    import comfy.sd
+    from support_native import native_state
+
+    from matrix_lib.hosts.comfy.lora import apply_lora
+
+    made = {}
+    for name, dtype in (("whole", torch.float32), ("quantised", torch.float8_e4m3fn)):
+        state = {key: tensor.to(torch.float8_e4m3fn).float() for key, tensor in native_state("wan_i2v").items()}
+        with torch.inference_mode():
+            made[name] = comfy.sd.load_diffusion_model_state_dict(state, model_options={"dtype": dtype})
+    extra = extra_channels(20, latent("wan_i2v").shape[2:])
+    lora = tiny("wan", made["whole"])
+    results = {name: run(apply_lora(model, lora)[0], "wan", extra) for name, model in made.items()}
+    plain = run(made["quantised"], "wan")
+    change = (results["whole"] - plain).abs().mean()
+    assert (results["whole"] - results["quantised"]).abs().mean() < 0.5 * change
+    assert torch.equal(run(made["quantised"], "wan"), plain)
+
+
 def test_scale_of_a_file_without_one(models: Any) -> None:
     from matrix_lib.hosts.comfy.lora import apply_lora
 
@@ -368,6 +403,41 @@ def test_our_loras_stack(models: Any) -> None:
         apply_lora(apply_lora(model, wide)[0], wide)
 
 
+def test_attention_is_watched_through_a_widened_model(models: Any) -> None:
+    """Capture and LoRA on one MODEL, in either order: the same picture, and maps of every layer."""
+    from support_native import text_rows
+
+    from matrix_lib.core import binding as binding_module
+    from matrix_lib.hosts.comfy.attach import BINDING, TRACKS, attach
+    from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
+    from matrix_lib.instrument.session import Session
+
+    model, extra = models("wan"), extra_channels(20, latent("wan_i2v").shape[2:])
+    keys = {BINDING: make_binding(binding_module, text_rows("wan_i2v")), TRACKS: tracks_of()}
+    both = [add_extra(conditioning("wan_i2v", seed, **keys), extra) for seed in (1, 2)]
+    lora, seen = tiny("wan", model), []
+
+    class Observer:
+        def wants(self, site: Any) -> bool:
+            return True
+
+        def observe(self, call: Any, lse: Any) -> None:
+            seen.append((call.site.name, call.grid.shape))
+
+        def step_done(self, step: int, denoised: Any) -> None:
+            pass
+
+    def watch(m: Any) -> Any:
+        return attach(m, lambda info: Session([Observer()]))
+
+    plain = sample(apply_lora(model, lora)[0], *both, latent("wan_i2v"), steps=1)
+    for watched in (watch(apply_lora(model, lora)[0]), apply_lora(watch(model), lora)[0]):
+        seen.clear()
+        assert torch.equal(sample(watched, *both, latent("wan_i2v"), steps=1), plain)
+        assert len({name for name, _ in seen}) == 4
+        assert {shape for _, shape in seen} == {(3, 4, 6)}
+
+
 # ---- masks
 
 
@@ -424,6 +494,8 @@ def test_masks_of_other_sizes_are_cropped_as_the_picture_is() -> None:
     made = target_mask(wide, ("van",), torch.zeros(1, 16, 3, 8, 12))
     assert torch.equal(made.channels[0, 0, 0].bool(), wide.mask("van", 0)[:, 32:128][::8, ::8])
     assert made.picture.shape == (1, 64, 96, 3)
+    with pytest.raises(ValueError, match="a video latent"):
+        target_mask(wide, ("van",), torch.zeros(1, 4, 8, 12))
     gone = tracks_module.MaskTracks.from_boxes({"a": {4: (0, 0, 9, 9), 8: (0, 0, 9, 9)}}, 9, 64, 96)
     with pytest.raises(ValueError, match="nowhere in the first frame"):
         target_mask(gone, ("a",), torch.zeros(1, 16, 3, 8, 12))

@@ -160,6 +160,9 @@ def test_what_cannot_be_asked_is_noted_or_refused() -> None:
     far = AlignmentConfig(v2t=LayerDraw((7,)), v2v=LayerDraw((1,)))
     with pytest.raises(ValueError, match=r"layers \[7\] gave no map"):
         gradients(model, args, AlignmentMaps(far, [target]), lambda m: m.alignment().total)
+    other = MaskDecoder(DecoderConfig(2, 1, width=8, probabilities=True))
+    with pytest.raises(ValueError, match="the other kind of scores"):
+        gradients(model, args, AlignmentMaps(LAYERS, [target]), lambda m: m.alignment(other).total)
     bell = AlignmentConfig(v2t=LayerDraw((0,)), v2v=LayerDraw((1,)), timestep="bell")
     with pytest.raises(ValueError, match="needs the times"):
         gradients(model, args, AlignmentMaps(bell, [target]), lambda m: m.alignment().total)

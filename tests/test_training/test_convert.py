@@ -49,6 +49,11 @@ def test_what_it_refuses(tavid: Path, tmp_path: Path, capsys: Any) -> None:
         assert words in capsys.readouterr().err
     assert out.read_bytes() == before
     assert main([str(tavid), str(out), "--to", "matrix", "--force"]) == 0
+    assert main([str(out), str(tmp_path / "z"), "--to", "matrix", "--scale", "2"]) == 0
+    assert "not used" not in capsys.readouterr().out, "nothing was stored, so the scale is written down"
+    assert main([str(tmp_path / "z"), str(tmp_path / "y"), "--to", "matrix", "--scale", "3"]) == 0
+    assert "stores its scale" in capsys.readouterr().out
+    assert load_lora(tmp_path / "y").scales() == (2.0,)
     with pytest.raises(SystemExit):
         main([str(tavid), str(out), "--to", "zip"])
 

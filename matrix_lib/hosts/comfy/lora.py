@@ -105,9 +105,8 @@ def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[
         return clone, report
     if wide.extra and widened(model) is None:
         _feed(clone, wide)
-        clone.add_weight_wrapper(
-            place, Columns(weight.new_zeros(_wide_shape(weight, wide.extra, _cells(model, weight))))
-        )
+        shape = (weight.shape[0], wide.extra * _cells(model, weight), *weight.shape[2:])
+        clone.add_weight_wrapper(place, Columns(torch.zeros(shape)))
     if lora.projection:
         clone.add_patches(_projection_patches(model, lora, place, weight), strength)
     clone.add_patches(patches, strength)
@@ -172,10 +171,6 @@ def _width(model: Any, lora: AlignmentLoRA, weight: Tensor) -> Widened:
     if already is not None and wants not in (base, base + already.extra):
         raise ValueError(f"the LoRA takes {wants} channels; this MODEL has {base}, widened to {base + already.extra}")
     return already or Widened(base, wants - base, lora.info)
-
-
-def _wide_shape(weight: Tensor, channels: int, cells: int) -> tuple[int, ...]:
-    return (weight.shape[0], channels * cells, *weight.shape[2:])
 
 
 def _factor_patches(

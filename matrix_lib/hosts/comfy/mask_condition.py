@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -61,7 +60,7 @@ def target_mask(
 
     Raises ValueError where the target is not in the first frame.
     """
-    frames, height, width = latent.shape[2:]
+    frames, height, width = _size(latent)
     framing = framing or _framing(tracks, height * stride, width * stride)
     mask = torch.zeros(tracks.height, tracks.width, dtype=torch.bool)
     for name in names:
@@ -105,7 +104,7 @@ def id_map(
             f"the LoRA knows {len(palette)} colours, and the tracks have {len(tracks.names)} instances: leave some out"
         )
     tracks = tracks.with_palette(palette[: len(tracks.names)]) if palette else tracks
-    frames, height, width = latent.shape[2:]
+    frames, height, width = _size(latent)
     stride = int(vae.spacial_compression_encode())
     framing = framing or _framing(tracks, height * stride, width * stride)
     picture = tracks.id_map(0, framing).float()[None] / 255.0
@@ -122,7 +121,6 @@ def id_map(
         checkpoint = describe(model)
         if checkpoint is not None and checkpoint.inverted_image:  # CogVideoX 1.5 divides its image latents
             scale = 1.0 / float(latents.scale_factor) ** 2
-    comfy.model_management.throw_exception_if_processing_interrupted()
     channels = torch.zeros(shape)
     channels[:, :, :1] = latents.process_in(vae.encode(picture) * scale).cpu().float()
     return MaskCondition(channels, picture)
@@ -136,6 +134,12 @@ def check_width(made: MaskCondition, wide: Widened | None) -> None:
             f"this mask condition has {channels} channels, and the LoRA on the model takes {wide.extra}: choose the "
             "other kind of mask, or automatic"
         )
+
+
+def _size(latent: Tensor) -> tuple[int, int, int]:
+    if latent.ndim != 5:
+        raise ValueError(f"a video latent is (batch, channels, frames, height, width); got {list(latent.shape)}")
+    return int(latent.shape[2]), int(latent.shape[3]), int(latent.shape[4])
 
 
 def _framing(tracks: MaskTracks, height: int, width: int) -> Framing:
