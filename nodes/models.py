@@ -16,7 +16,9 @@ from comfy_api.latest import io, ui
 
 from ..matrix_lib.hosts.comfy.image import image_condition
 from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, load_native
+from ..matrix_lib.hosts.comfy.mini import load_mini
 from ..matrix_lib.hosts.comfy.repair import needs_repair, repair
+from ..matrix_lib.mini.bundle import load as load_bundle
 
 _DTYPES = {
     "default": None,
@@ -35,6 +37,11 @@ class Source:
 
     inputs: Callable[[], list[io.Input]]
     load: Callable[[dict[str, Any], Callable[[float], None]], Loaded]
+
+
+def _load_mini(values: dict[str, Any], progress: Callable[[float], None]) -> Loaded:
+    progress(0.0)
+    return load_mini(load_bundle(), _DTYPES[values["weight_dtype"]])
 
 
 def _folder_inputs() -> list[io.Input]:
@@ -83,6 +90,7 @@ def _load_file(values: dict[str, Any], progress: Callable[[float], None]) -> Loa
 
 
 SOURCES: dict[str, Source] = {
+    "mini": Source(list, _load_mini),
     "diffusers folder": Source(_folder_inputs, _load_folder),
     "native file": Source(_file_inputs, _load_file),
 }
@@ -99,13 +107,23 @@ class MatrixLoadVideoDiT(io.ComfyNode):
             display_name="MATRIX Load Video Model",
             category="MATRIX/models",
             description="Opens CogVideoX, Wan or HunyuanVideo from a diffusers folder or a native file, as ComfyUI's "
-            "own MODEL, CLIP and VAE. CogVideoX comes out repaired, so that it samples as it was trained.",
-            search_aliases=["diffusers", "cogvideox", "wan", "hunyuan video", "load diffusion model", "checkpoint"],
+            "own MODEL, CLIP and VAE. CogVideoX comes out repaired, so that it samples as it was trained. Mini is a "
+            "small model that comes with this pack, for trying things out on any CPU.",
+            search_aliases=[
+                "diffusers",
+                "mini",
+                "cogvideox",
+                "wan",
+                "hunyuan video",
+                "load diffusion model",
+                "checkpoint",
+            ],
             inputs=[
                 io.DynamicCombo.Input(
                     "source",
                     options=[io.DynamicCombo.Option(name, source.inputs()) for name, source in SOURCES.items()],
-                    tooltip="Where the model comes from.",
+                    tooltip="Where the model comes from. Mini comes with this pack: 17 frames of 128 x 128 pixels, "
+                    "coloured shapes only.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",

@@ -57,7 +57,7 @@ def finish(model: Any, positive: Any, negative: Any, latent: Any, steps: int = 2
 def test_schema_lists_the_folders(pack: Any, diffusers_folder: Path) -> None:
     inputs = pack.classes["MatrixLoadVideoDiT"].INPUT_TYPES()
     options = {option["key"]: option["inputs"] for option in inputs["required"]["source"][1]["options"]}
-    assert list(options) == ["diffusers folder", "native file"]
+    assert list(options) == ["mini", "diffusers folder", "native file"]
     folders = options["diffusers folder"]["required"]["folder"]
     assert {"cog-i2v", "authors/cog-1.5", "wan-2.2", "wan-t2v", "hunyuan/token_replace"} <= set(folders[1]["options"])
 

@@ -29,7 +29,18 @@ from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
 from .cogvideox import LEAD
 
-__all__ = ["BINDING", "TRACKS", "RunInfo", "attach", "backbone_of", "grid_of", "perturbed", "sites_of", "step_of"]
+__all__ = [
+    "BINDING",
+    "TRACKS",
+    "RunInfo",
+    "attach",
+    "backbone_of",
+    "grid_of",
+    "patch_of",
+    "perturbed",
+    "sites_of",
+    "step_of",
+]
 
 KEY = "matrix"
 BINDING = "matrix_binding"  # keys that a conditioning carries
@@ -86,8 +97,17 @@ def grid_of(model: Any, latent: tuple[int, int, int], lead: int = 0) -> Grid:
     """The token grid of a latent (T, H, W) in this MODEL; `lead`: latent frames that are put in front of it."""
     spec = backbone_of(model)
     stride = getattr(getattr(model.model, "latent_format", None), "spacial_downscale_ratio", spec.spatial_stride)
-    patch = _patch(_diffusion_model(model.model), spec)
-    return Grid.from_latent(latent, patch, spec.temporal_stride, int(stride), lead)
+    return Grid.from_latent(latent, patch_of(model), spec.temporal_stride, int(stride), lead)
+
+
+def patch_of(model: Any) -> tuple[int, int, int]:
+    """Latent frames, rows and columns that make one token of a MODEL."""
+    module = _diffusion_model(model.model)
+    size = module.patch_size
+    if isinstance(size, int):
+        return getattr(module, "patch_size_t", None) or 1, size, size
+    t, h, w = size
+    return int(t), int(h), int(w)
 
 
 def attach(model: Any, make_session: Callable[[RunInfo], Session]) -> Any:
@@ -400,11 +420,3 @@ def _image_comes_first(running: Running) -> bool:
 def _diffusion_model(model: Any) -> nn.Module:
     module = model.diffusion_model
     return getattr(module, "_orig_mod", module)
-
-
-def _patch(module: Any, spec: BackboneSpec) -> tuple[int, int, int]:
-    size = module.patch_size
-    if isinstance(size, int):
-        return (getattr(module, "patch_size_t", None) or 1, size, size)
-    t, h, w = size
-    return int(t), int(h), int(w)

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from ...core.grid import Framing
-from .attach import backbone_of
+from .attach import backbone_of, patch_of
 
-__all__ = ["ImageCondition", "image_condition"]
+__all__ = ["LIMIT", "ImageCondition", "image_condition"]
+
+LIMIT = "matrix_clip_limit"
+"""Attachment of a MODEL that makes one size only: called with (frames, height, width), raises ValueError for others."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,10 @@ def image_condition(
     """
     spec, inner = backbone_of(model), model.model.diffusion_model
     channels = model.get_model_object("latent_format").latent_channels
-    stride = int(vae.spacial_compression_encode())
-    _check_size(spec.title, width, height, length, stride * spec.patch[1], stride * spec.patch[2], spec.temporal_stride)
+    if limit := model.get_attachment(LIMIT):
+        limit(length, height, width)
+    stride, (_, rows, columns) = int(vae.spacial_compression_encode()), patch_of(model)
+    _check_size(spec.title, width, height, length, stride * rows, stride * columns, spec.temporal_stride)
     if vae.latent_channels != channels:
         raise ValueError(
             f"this VAE makes {vae.latent_channels} latent channels and this {spec.title} takes {channels}: load the "
