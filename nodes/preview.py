@@ -17,6 +17,7 @@ from ..matrix_lib.io.drawing import COLORMAPS
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.render import Look
 from ..matrix_lib.io.video import write_video
+from .places import new_place, saved_files, state_of
 
 CaptureSocket = io.Custom("MATRIX_CAPTURE")
 TracksSocket = io.Custom("MATRIX_TRACKS")
@@ -155,10 +156,7 @@ class MatrixSaveCapture(io.ComfyNode):
 
     @classmethod
     def execute(cls, capture, filename_prefix) -> io.NodeOutput:
-        output = folder_paths.get_output_directory()
-        inside(filename_prefix, [output])
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
-        path = save_capture(capture, Path(folder) / f"{name}_{counter:05}_.safetensors")
+        path = save_capture(capture, new_place(filename_prefix)[0])
         return io.NodeOutput(str(path), ui=ui.PreviewText(f"{path}\n{describe(capture)}"))
 
 
@@ -188,16 +186,20 @@ class MatrixLoadCapture(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file) -> bool | str:
+    def validate_inputs(cls, file=None) -> bool | str:
+        if not file:
+            return "choose a capture file of the output or input folder"
         try:
             return _find(file).is_file() or f"there is no capture file {file!r} in the output or input folder"
         except ValueError as error:
             return str(error)
 
     @classmethod
-    def fingerprint_inputs(cls, file) -> str:
-        state = _find(file).stat()
-        return f"{file}:{state.st_mtime_ns}:{state.st_size}"
+    def fingerprint_inputs(cls, file=None) -> str:
+        try:
+            return f"{file}:{state_of(_find(file or ''))}"
+        except ValueError:  # told by validate_inputs
+            return ""
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
@@ -233,11 +235,9 @@ def _folders() -> dict[str, str]:
 
 def _capture_files() -> list[str]:
     """Files to choose from, newest first: "matrix/capture_00001_.safetensors [output]"."""
-    found = []
-    for kind, folder in _folders().items():
-        for path in Path(folder).rglob("*.safetensors"):
-            if not path.name.startswith(".") and path.is_file():
-                found.append((-path.stat().st_mtime, f"{path.relative_to(folder).as_posix()} [{kind}]"))
+    found = [
+        (-changed, f"{name} [{kind}]") for kind, folder in _folders().items() for name, changed in saved_files(folder)
+    ]
     return [name for _, name in sorted(found)] or ["(no capture files yet)"]
 
 

@@ -15,7 +15,8 @@ from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_ba
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.overlay import TrackLook, draw_tracks, track_report
 from ..matrix_lib.io.track_text import parse_names
-from ..matrix_lib.io.tracks import SUFFIX, load_tracks, save_tracks
+from ..matrix_lib.io.tracks import load_tracks, save_tracks
+from .places import new_place, saved_files, state_of
 from .tracks import Tracks, ticker, track_outputs, with_report
 
 # Patch (time, rows, columns), pixels per latent frame, pixels per latent row and column.
@@ -216,21 +217,16 @@ class MatrixSaveTracks(io.ComfyNode):
 
     @classmethod
     def execute(cls, tracks: Any, filename_prefix: str = "tracks/tracks") -> io.NodeOutput:
-        output = folder_paths.get_output_directory()
-        inside(filename_prefix, [output])
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output)
-        saved = save_tracks(tracks, Path(folder) / f"{name}_{counter:05}_{SUFFIX}")
+        place, subfolder = new_place(filename_prefix)
+        saved = save_tracks(tracks, place)
         file = f"{Path(subfolder, saved.name).as_posix()} [output]"
         return io.NodeOutput(tracks, file, ui=ui.PreviewText(f"{file}, {saved.stat().st_size / 1024:,.0f} KiB"))
 
 
 def _files() -> list[str]:
     """Files that may be tracks, in the input and output folders, with the host's own mark of the folder."""
-    found = []
-    for mark, folder in (("", folder_paths.get_input_directory()), (" [output]", folder_paths.get_output_directory())):
-        root = Path(folder)
-        found += [f"{path.relative_to(root).as_posix()}{mark}" for path in sorted(root.rglob(f"*{SUFFIX}"))]
-    return found
+    folders = (("", folder_paths.get_input_directory()), (" [output]", folder_paths.get_output_directory()))
+    return [f"{name}{mark}" for mark, folder in folders for name, _ in sorted(saved_files(folder))]
 
 
 def _path(file: str) -> Path:
@@ -262,16 +258,19 @@ class MatrixLoadTracks(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
+        if not file:
+            return "choose a track file; there is none yet where the menu is empty: MATRIX Save Tracks makes them"
         try:
-            path = None if file is None else _path(file)
+            return _path(file).is_file() or f"there is no track file {file!r} in the input or output folder"
         except ValueError as error:
             return str(error)
-        return True if path is None or path.is_file() else f"there is no track file {file!r}"
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None) -> str:
-        path = None if file is None else _path(file)
-        return "" if path is None or not path.is_file() else f"{path.stat().st_mtime_ns} {path.stat().st_size}"
+        try:
+            return state_of(_path(file or ""))
+        except ValueError:  # told by validate_inputs
+            return ""
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:

@@ -128,11 +128,14 @@ class MatrixMaskTracks(io.ComfyNode):
             found += [sam3_frames(sam3_tracks, index) for index in chosen]
             total += frames * len(chosen)
         labels, roles = parse_names(names)
+        if not found:
+            raise ValueError("no mask is connected. Connect one MASK batch for each instance, or SAM3 tracks.")
         labels = labels or [f"instance {i + 1}" for i in range(len(found))]
-        if not found or len(labels) != len(found):
+        if len(labels) != len(found):
+            shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
             raise ValueError(
                 f"{len(found)} masks are connected (SAM3 objects included), but there are {len(labels)} names: "
-                f"{', '.join(labels)}. Give one name per line for each mask, or none at all."
+                f"{shown}. Give one name per line for each mask, or none at all."
             )
         tracks = MaskTracks.from_masks(
             list(zip(labels, found)), threshold=threshold, roles=roles, fps=fps, progress=ticker(total)
@@ -230,6 +233,8 @@ class MatrixBoxTracks(io.ComfyNode):
         bbox_names: str = "",
     ) -> io.NodeOutput:
         if images is not None:
+            if images.ndim != 4 or 0 in images.shape:
+                raise ValueError(f"images are an IMAGE batch (frames, height, width, 3); got {tuple(images.shape)}")
             height, width = images.shape[1:3]
             frames = len(images) if len(images) > 1 else frames
         if bboxes is None:
@@ -237,7 +242,8 @@ class MatrixBoxTracks(io.ComfyNode):
         else:
             names, roles = parse_names(bbox_names)
             keys = boxes_from_host(bboxes, names)
-        return with_report(MaskTracks.from_boxes(keys, frames, height, width, roles, fps, hold=hold))
+        step = ticker(frames * len(keys))
+        return with_report(MaskTracks.from_boxes(keys, frames, height, width, roles, fps, hold=hold, progress=step))
 
 
 def sam2_folder() -> str:

@@ -6,9 +6,10 @@ A box is (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; keys are {frame: box},
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["Box", "box_at", "check_boxes", "whole_pixels"]
+__all__ = ["Box", "boxes_at", "check_boxes", "whole_pixels"]
 
 Box = tuple[float, float, float, float]
 
@@ -29,16 +30,27 @@ def check_boxes(name: str, keys: Mapping[int, Box | None], frames: int, height: 
             )
 
 
-def box_at(keys: Mapping[int, Box | None], frame: int, hold: bool) -> Box | None:
-    """The box in one frame: of its key, between two keys, or held at the ends."""
-    before = max((k for k in keys if k <= frame), default=None)
-    after = min((k for k in keys if k >= frame), default=None)
-    if before is None or after is None:
-        return keys[after if before is None else before] if hold else None  # type: ignore[index]
-    first, second = keys[before], keys[after]
-    if first is None or second is None or before == after:
+def boxes_at(
+    keys: Mapping[int, Box | None], frames: int, hold: bool, progress: Callable[[], None] | None = None
+) -> Iterator[Box | None]:
+    """The box in each frame: of its key, between two keys, or held at the ends."""
+    order = sorted(keys)
+    for frame in range(frames):
+        if progress is not None:
+            progress()
+        at = bisect_right(order, frame)
+        before, after = order[at - 1] if at else None, order[at] if at < len(order) else None
+        if before == frame:
+            yield keys[frame]
+        elif before is None or after is None:
+            yield keys[after if before is None else before] if hold else None  # type: ignore[index]
+        else:
+            yield _between(keys[before], keys[after], (frame - before) / (after - before))
+
+
+def _between(first: Box | None, second: Box | None, share: float) -> Box | None:
+    if first is None or second is None:
         return first
-    share = (frame - before) / (after - before)
     x0, y0, x1, y1 = (a + (b - a) * share for a, b in zip(first, second))
     return x0, y0, x1, y1
 

@@ -8,24 +8,33 @@ from collections.abc import Sequence
 from .palette import Colour
 from .runs import LIMIT
 
-__all__ = ["check_name", "check_names", "check_palette", "check_size"]
+__all__ = ["MOST_NAMES", "check_name", "check_names", "check_palette", "check_size", "shorten"]
 
-_MOST_NAMES, _LONGEST_NAME, _MOST_FRAMES = 1024, 200, 1_000_000
+MOST_NAMES = 1024
+_LONGEST_NAME, _MOST_FRAMES = 200, 1_000_000
+_JOINERS = str.maketrans("", "", "\u200c\u200d")  # inside emoji and Persian words; Python calls them unprintable
+
+
+def shorten(text: object, length: int) -> str:
+    """A text that fits into a message."""
+    found = str(text)
+    return found if len(found) <= length else f"{found[:length]}... ({len(found)} characters)"
 
 
 def check_name(name: object) -> None:
-    if not isinstance(name, str) or not name.strip() or name != name.strip() or not name.isprintable():
-        raise ValueError(f"an instance needs a name of printable characters, without blanks around it; got {name!r}")
-    if len(name) > _LONGEST_NAME:
+    if isinstance(name, str) and len(name) > _LONGEST_NAME:
+        raise ValueError(f"names of instances have at most {_LONGEST_NAME} characters; got {shorten(name, 40)!r}")
+    said = name.translate(_JOINERS) if isinstance(name, str) else ""
+    if not said or said != said.strip() or not said.isprintable():
         raise ValueError(
-            f"names of instances have at most {_LONGEST_NAME} characters; got {len(name)}: {name[:40]!r}..."
+            f"an instance needs a name of printable characters, without blanks around it; got {shorten(name, 80)!r}"
         )
 
 
 def check_names(names: Sequence[str]) -> None:
     """Raises ValueError for no names, too many, two equal ones, or one that is no name."""
-    if not 1 <= len(names) <= _MOST_NAMES:
-        raise ValueError(f"tracks hold 1 to {_MOST_NAMES} instances; got {len(names)}")
+    if not 1 <= len(names) <= MOST_NAMES:
+        raise ValueError(f"tracks hold 1 to {MOST_NAMES} instances; got {len(names)}")
     for name in names:
         check_name(name)
     twice = [name for name in names if names.count(name) > 1]
@@ -46,7 +55,11 @@ def check_palette(colours: Sequence[Sequence[int]], count: int) -> tuple[Colour,
     """The colours as tuples; ValueError unless there are `count` different (r, g, b) of 0 to 255, none black."""
     chosen = [tuple(colour) for colour in colours]
     if any(len(c) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in c) for c in chosen):
-        raise ValueError(f"palette colours are (red, green, blue) of whole numbers 0 to 255; got {chosen}")
+        raise ValueError(
+            f"palette colours are (red, green, blue) of whole numbers 0 to 255; got {shorten(chosen, 200)}"
+        )
     if len(chosen) < count or len(set(chosen[:count])) < count or (0, 0, 0) in chosen[:count]:
-        raise ValueError(f"{count} instances need {count} different colours other than black; got {chosen}")
+        raise ValueError(
+            f"{count} instances need {count} different colours other than black; got {shorten(chosen, 200)}"
+        )
     return tuple((c[0], c[1], c[2]) for c in chosen[:count])

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import runs
-from .boxes import Box, box_at, check_boxes, whole_pixels
+from .boxes import Box, boxes_at, check_boxes, whole_pixels
 from .grid import Framing, Grid
 from .packing import Masks, Progress, join_frames, pack_masks
 from .palette import Colour, distinct_colours
 from .token_masks import GridTracks, Resize, project
-from .track_checks import check_name, check_names, check_palette, check_size
+from .track_checks import check_name, check_names, check_palette, check_size, shorten
 
 __all__ = ["ROLES", "GridTracks", "MaskTracks", "Track"]
 
@@ -48,7 +48,7 @@ class Track:
     def __post_init__(self) -> None:
         check_name(self.name)
         if self.role not in ROLES:
-            raise ValueError(f"the role of {self.name!r} is one of {', '.join(ROLES)}; got {self.role!r}")
+            raise ValueError(f"the role of {self.name!r} is one of {', '.join(ROLES)}; got {shorten(self.role, 40)!r}")
         self.edges.setflags(write=False)
         self.offsets.setflags(write=False)
 
@@ -332,22 +332,23 @@ class MaskTracks:
         fps: float = 8.0,
         palette: Sequence[Colour] | None = None,
         hold: bool = False,
+        progress: Progress | None = None,
     ) -> MaskTracks:
         """Filled boxes from key frames: {name: {frame: (x0, y0, x1, y1)}} in pixels, moved linearly between two keys.
 
         An instance is absent before its first and after its last key, and from a key that is None up to the next box.
         With `hold`, the first and the last box stay to the ends of the clip. Corners are rounded to whole pixels and
-        cut at the frame. Raises ValueError for keys outside the clip, boxes without area and boxes outside the frame.
+        cut at the frame. `progress` is called before each frame; it may raise to interrupt. Raises ValueError for keys
+        outside the clip, boxes without area and boxes outside the frame.
         """
         check_size(frames, height, width, fps)
         check_names(list(boxes))
         packed = {}
         for name, keys in boxes.items():
             check_boxes(name, keys, frames, height, width)
-            filled = (box_at(keys, i, hold) for i in range(frames))
             packed[name] = join_frames(
                 runs.pack_box(*((0, 0, 0, 0) if box is None else whole_pixels(box, height, width)), width)
-                for box in filled
+                for box in boxes_at(keys, frames, hold, progress)
             )
         return cls._build(packed, frames, (height, width), fps, roles, palette)
 

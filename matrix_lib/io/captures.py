@@ -116,9 +116,11 @@ def _read_header(metadata: dict[str, str], source: Path) -> dict[str, Any]:
         raise ValueError(f"{_no_capture(source)}: it is a safetensors file of another kind, without our header")
     try:
         header = json.loads(metadata.get("header", ""))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
         version = header["version"]
         if version != VERSION:
-            raise ValueError(f"it is of version {version!r}, and this release reads version {VERSION}")
+            raise ValueError(f"it is of version {repr(version)[:20]}, and this release reads version {VERSION}")
         ok = (
             _all(header["steps"], int)
             and _all(header["calls"], int)
@@ -152,12 +154,14 @@ def _read_stream(file: Any, i: int, header: dict[str, Any], steps: int) -> Strea
     grid = header["grid"]
     numbers = [*grid["patch"], *(value for key, value in grid.items() if key != "patch")]
     if set(grid) != set(_GRID_KEYS) or len(grid["patch"]) != 3 or not _all(numbers, int):
-        raise ValueError(f"{i}: its token grid is not a grid: {grid}")
+        raise ValueError(f"{i}: its token grid is not a grid: {str(grid)[:200]}")
     parsed = Grid(**{**grid, "patch": tuple(grid["patch"])})
     for kind in ("v2t", "v2v"):
         names, layers = header["entities"][kind], header["layers"][kind]
         if not _all(names, str) or not _all(layers, int):
-            raise ValueError(f"{i}: entities are names and layers whole numbers; got {names} and {layers}")
+            raise ValueError(
+                f"{i}: entities are names and layers whole numbers; got {str(names)[:100]} and {str(layers)[:100]}"
+            )
         part = file.get_slice(_name(kind, i))
         want = [len(layers), steps, len(names), *parsed.shape]
         if part.get_dtype() != "F16" or list(part.get_shape()) != want:
@@ -185,4 +189,10 @@ def _all(values: Any, kind: Any) -> bool:
 def _reason(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"its header lacks {error}"
-    return str(error) or "its header is nested too deeply"
+    if isinstance(error, RecursionError):
+        return "its header is nested too deeply"
+    return (
+        f"its header is damaged ({str(error)[:300]})"
+        if isinstance(error, json.JSONDecodeError | TypeError)
+        else str(error)
+    )

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 __all__ = ["inside", "whole_file"]
+
+# Bytes of one name on every usual file system, less what a number and a temporary name add; characters of a path.
+_LONGEST_PART, _LONGEST = 200, 1000
 
 
 def inside(name: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]) -> Path:
@@ -20,6 +25,8 @@ def inside(name: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str
     roots = [Path(folder).resolve() for folder in folders]
     if "\0" in str(name):
         raise ValueError(f"a file name has no zero bytes; got {str(name)!r}")
+    if any(len(os.fsencode(part)) > _LONGEST_PART for part in str(name).split("/")) or len(str(name)) > _LONGEST:
+        raise ValueError(f"the file name {str(name)[:40]!r}... has {len(str(name))} characters: choose a shorter one")
     candidates = [(root / name).resolve() for root in roots]
     allowed = [path for path in candidates if any(path.is_relative_to(root) for root in roots)]
     if not allowed:
@@ -32,11 +39,20 @@ def inside(name: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target`. It becomes `target` when the block ends well and goes when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `target`. It becomes `target` when the block ends well and goes when it does not.
+
+    Raises OSError, saying what to do, where the folder cannot be written to or the disk is full.
+    """
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:12]}.part{target.suffix}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{target} was not written: {error}. Nothing of it was kept, and a file of that name is as it was. Free "
+            "some space there, or choose a folder that may be written to"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written to holds no temporary file either
+            temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..core.boxes import Box
-from ..core.track_checks import check_name
+from ..core.track_checks import MOST_NAMES, check_name, shorten
 from ..core.tracks import ROLES
 
 __all__ = ["Prompt", "parse_boxes", "parse_names", "parse_prompts"]
@@ -28,7 +28,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)%?"
 _HEAD = re.compile(r"^(?P<name>.+?)\s*(?:\((?P<role>[^()]*)\))?$")
 _KEY = re.compile(r"^\s*(?:(?:frame\s*)?(?P<frame>\d+)\s*[:=]\s*)?(?P<value>.*?)\s*$", re.IGNORECASE | re.DOTALL)
 _POINT = re.compile(r"(?P<sign>[-+!]?)\s*(?P<x>(?:\d+\.?\d*|\.\d+)%?)\s*,\s*(?P<y>(?:\d+\.?\d*|\.\d+)%?)")
-_LONGEST = 1_000_000
+_LONGEST, _MOST_DIGITS, _LARGEST = 1_000_000, 9, 1e9
 
 
 @dataclass
@@ -41,15 +41,16 @@ class Prompt:
 
 def parse_names(text: str) -> tuple[list[str], dict[str, str]]:
     """Names, one per line or separated by commas, each perhaps with a role: "cyclist (subject), van"."""
-    names, roles = [], {}
+    names: dict[str, str | None] = {}
     for part in re.split(r"[\n,;]", text):
         if part.strip():
-            name, role = _head(part.strip(), part.strip())
+            name, role = _head(part.strip(), shorten(part.strip(), 60))
             if name in names:
                 raise ValueError(f"two instances are called {name!r}; give each a name of its own")
-            names.append(name)
-            roles.update({name: role} if role else {})
-    return names, roles
+            names[name] = role
+        if len(names) > MOST_NAMES:
+            raise ValueError(f"there are more than {MOST_NAMES} names, beginning with {', '.join(list(names)[:3])}")
+    return list(names), {name: role for name, role in names.items() if role}
 
 
 def parse_boxes(text: str, width: int, height: int) -> tuple[dict[str, dict[int, Box | None]], dict[str, str]]:
@@ -109,14 +110,18 @@ def _lines(text: str, one: Callable[[str, str], T]) -> Iterator[tuple[str, str, 
             continue
         head, colon, rest = line.partition(":")
         if not colon or not rest.strip():
-            raise ValueError(f"line {number} needs a name, a colon and numbers, like  van: 0 30 300 272; got {line!r}")
+            raise ValueError(
+                f"line {number} needs a name, a colon and numbers, like  van: 0 30 300 272; got {shorten(line, 80)!r}"
+            )
         keys: dict[int, T] = {}
         for part in filter(str.strip, rest.split(";")):
             match = _KEY.match(part)
             assert match is not None
+            if len(match["frame"] or "") > _MOST_DIGITS:
+                raise ValueError(f"line {number} has a frame number of {len(match['frame'])} digits")
             frame = int(match["frame"] or 0)
             if frame in keys:
-                raise ValueError(f"line {number} has two keys for frame {frame}: {line!r}")
+                raise ValueError(f"line {number} has two keys for frame {frame}: {shorten(line, 80)!r}")
             keys[frame] = one(match["value"], f"line {number}")
         yield head.strip(), f"line {number}", keys
 
@@ -129,6 +134,8 @@ def _json(text: str, plain: Callable[[Any, str], T]) -> Iterator[tuple[str, str,
     for head, keys in parsed.items():
         if not isinstance(keys, dict) or not all(re.fullmatch(r"\d{1,9}", key) for key in keys):
             raise ValueError(f'{head!r} needs key frames: {{"{head}": {{"0": ..., "12": ...}}}}; got {str(keys)[:80]}')
+        if len({int(frame) for frame in keys}) < len(keys):
+            raise ValueError(f"{head!r} has two keys for one frame: {', '.join(keys)}"[:200])
         yield head, repr(head), {int(frame): plain(value, repr(head)) for frame, value in keys.items()}
 
 
@@ -159,7 +166,9 @@ def _pixel(number: str, whole: int) -> float:
 def _box(text: str, width: int, height: int, line: str) -> Box:
     numbers = re.findall(_NUMBER, text)
     if len(numbers) != 4 or re.sub(rf"{_NUMBER}|[\s,]", "", text):
-        raise ValueError(f"{line}: a box is four numbers x0 y0 x1 y1 (left, top, right, bottom); got {text!r}")
+        raise ValueError(
+            f"{line}: a box is four numbers x0 y0 x1 y1 (left, top, right, bottom); got {shorten(text, 80)!r}"
+        )
     x0, y0, x1, y1 = (_pixel(n, size) for n, size in zip(numbers, (width, height, width, height)))
     return x0, y0, x1, y1
 
@@ -168,14 +177,16 @@ def _prompt(text: str, width: int, height: int, line: str) -> Prompt:
     found, rest = Prompt(), text
     boxes = re.findall(r"\[([^\]]*)\]", text)
     if len(boxes) > 1:
-        raise ValueError(f"{line}: at most one box a frame; got {text!r}")
+        raise ValueError(f"{line}: at most one box a frame; got {shorten(text, 80)!r}")
     if boxes:
         found.box, rest = _box(boxes[0], width, height, line), re.sub(r"\[[^\]]*\]", " ", text)
     for point in _POINT.finditer(rest):
         x, y = _pixel(point["x"], width), _pixel(point["y"], height)
         found.points.append((x, y, point["sign"] not in ("-", "!")))
     if _POINT.sub("", rest).strip(" ,") or (not found.points and found.box is None):
-        raise ValueError(f"{line}: points are x,y (inside) or -x,y (outside), a box is [x0,y0,x1,y1]; got {text!r}")
+        raise ValueError(
+            f"{line}: points are x,y (inside) or -x,y (outside), a box is [x0,y0,x1,y1]; got {shorten(text, 80)!r}"
+        )
     return found
 
 
@@ -198,4 +209,6 @@ def _numbers(value: Any, count: int, where: str) -> tuple[float, ...]:
     ok = isinstance(value, list) and len(value) == count
     if not ok or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
         raise ValueError(f"{where}: {count} numbers are needed here; got {str(value)[:80]}")
+    if any(abs(v) > _LARGEST for v in value):
+        raise ValueError(f"{where}: these numbers are no pixels: {str(value)[:80]}")
     return tuple(float(v) for v in value)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..core.palette import Colour
-from ..core.track_checks import check_names, check_palette, check_size
+from ..core.track_checks import check_names, check_palette, check_size, shorten
 from ..core.tracks import MaskTracks, Track
 from .files import whole_file
 
@@ -111,7 +111,7 @@ def _read_header(metadata: dict[str, str]) -> _Header:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError("its header is no JSON object with version, names, roles and palette") from None
     if version != VERSION:
-        raise ValueError(f"it is of version {version!r}, and this release reads version {VERSION}")
+        raise ValueError(f"it is of version {shorten(repr(version), 20)}, and this release reads version {VERSION}")
     if not all(isinstance(part, list) for part in (names, roles, palette)) or not len(names) == len(roles):
         raise ValueError("its header does not list one role and one colour for each name")
     check_names(names)

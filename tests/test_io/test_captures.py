@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -209,3 +210,21 @@ def test_paths_stay_inside(tmp_path: Path) -> None:
         inside("link/a", [output])
     with pytest.raises(ValueError, match="zero bytes"):
         inside("a\0b", [output])
+    for long in ("x" * 300, "y/" * 3000, "\u540d" * 90):
+        with pytest.raises(ValueError, match=r"^.{,200}choose a shorter one$"):
+            inside(long, [output])
+
+
+def test_a_disk_that_is_full_or_locked_says_so(tmp_path: Path) -> None:
+    """A file where a folder should be, and a limit on the size of files in place of a full disk."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"was not written: .*Nothing of it was kept.*Free some space"):
+        save_capture(make_capture(), tmp_path / "file" / "a.safetensors")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
+        with pytest.raises(OSError, match="was not written"):
+            save_capture(make_capture(), tmp_path / "a.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -51,6 +51,11 @@ def test_boxes_as_lines_and_as_json():
         ('{"a": {"0": [1, 2, 3, true]}}', "4 numbers are needed"),
         ('{"a":' * 100_000, "begins like JSON"),
         ("x" * 2_000_000, "characters"),
+        ("x" * 900_000, "^.{,200}$"),
+        ("a: " + "9" * 5000 + ": 1 2 3 4", "frame number of 5000 digits"),
+        ("a: " + "z" * 900_000, "^.{,200}$"),
+        ('{"a": {"0": [1, 2, 3, ' + "1" * 400 + "]}}", "no pixels"),
+        ('{"a": {"0": [1, 2, 3, 4], "00": [1, 2, 3, 9]}}', "two keys for one frame"),
     ],
 )
 def test_bad_boxes(text, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,36 @@ def test_files_of_another_kind(pack: Any) -> None:
     with pytest.raises(ValueError, match="never read from those"):
         pack.run("MatrixLoadCapture", file="pickle.safetensors [input]")
     path.unlink()
+
+
+def test_menus_and_saves_survive_odd_files(pack: Any, tmp_path: Path) -> None:
+    """Folders, pipes, links that lead out or nowhere: not offered, and told in words when asked for over the API."""
+    import folder_paths
+
+    given = Path(folder_paths.get_input_directory())
+    (tmp_path / "far.safetensors").touch()
+    odd = {name: given / f"{name}.safetensors" for name in ("broken", "far", "folder", "pipe")}
+    odd["broken"].symlink_to(tmp_path / "nothing")
+    odd["far"].symlink_to(tmp_path / "far.safetensors")
+    odd["folder"].mkdir()
+    os.mkfifo(odd["pipe"])
+    try:
+        for node in ("MatrixLoadCapture", "MatrixLoadTracks"):
+            load = pack.classes[node]
+            offered = " ".join(load.define_schema().inputs[0].options)
+            assert not [name for name in odd if f"{name}.safetensors" in offered]
+            for name in (*(path.name for path in odd.values()), "x" * 5000, "", None, "..", "missing.safetensors"):
+                assert isinstance(load.validate_inputs(file=name), str)
+                assert isinstance(load.fingerprint_inputs(file=name), str)
+    finally:
+        for path in odd.values():
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    (Path(folder_paths.get_output_directory()) / "taken").touch()
+    for prefix, error, words in (
+        ("", ValueError, "beginning of a name"),
+        ("a/.hidden", ValueError, "beginning of a name"),
+        ("x" * 300, ValueError, "choose a shorter one"),
+        ("taken/walk", OSError, "Choose another filename_prefix"),
+    ):
+        with pytest.raises(error, match=words):
+            pack.run("MatrixSaveCapture", capture=make_capture(pack.lib), filename_prefix=prefix)

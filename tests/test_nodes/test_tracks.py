@@ -49,7 +49,13 @@ def ones(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"names": "a", "masks": {}}, "0 masks are connected .* 1 names"),
+        ({"names": "a", "masks": {}}, "no mask is connected"),
+        ({"names": "\n".join(map(str, range(99_999))), "masks": {"mask0": ones(2, 8, 8)}}, "more than 1024 names"),
+        ({"names": "x" * 100_000, "masks": {"mask0": ones(2, 8, 8)}}, "^.{,300}$"),
+        (
+            {"names": "a, b, c", "masks": {"mask0": ones(2, 8, 8), "mask1": None, "mask2": ones(2, 8, 8)}},
+            "2 masks .* 3",
+        ),
         ({"names": "a", "masks": {"mask0": ones(2, 8, 8), "mask1": ones(2, 8, 8)}}, "2 masks .* 1 names: a"),
         ({"names": "a, a", "masks": {"mask0": ones(2, 8, 8), "mask1": ones(2, 8, 8)}}, "two instances are called 'a'"),
         ({"names": "", "masks": {"mask0": ones(2, 8, 8), "mask1": ones(3, 8, 8)}}, "same number of frames"),
@@ -116,7 +122,7 @@ def test_boxes_typed_and_from_the_host(pack, clip):
     assert moving.visible == {"box 1": (0, 2)}
     for wrong, words in (
         ({"bboxes": {"x": 1}}, "has x, y, width and height"),
-        ({"bboxes": [], "bbox_names": "a"}, "0 bounding boxes"),
+        ({"bboxes": [], "bbox_names": "a"}, "no bounding box is connected"),
         ({"bboxes": [box, box], "bbox_names": "a"}, "2 bounding boxes and 1 names"),
     ):
         with pytest.raises(ValueError, match=words):

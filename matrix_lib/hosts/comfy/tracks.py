@@ -60,8 +60,10 @@ def boxes_from_host(bboxes: Any, names: Sequence[str]) -> dict[str, dict[int, Bo
     frames = bboxes if isinstance(bboxes, list) and bboxes and isinstance(bboxes[0], list) else [bboxes]
     frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
     count = max(len(frame) for frame in frames)
+    if not count:
+        raise ValueError("no bounding box is connected: the detector found none, or the list is empty")
     names = list(names) or [f"box {i + 1}" for i in range(count)]
-    if not count or len(names) != count:
+    if len(names) != count:
         raise ValueError(
             f"there are {count} bounding boxes and {len(names)} names ({', '.join(names)}); give one for each"
         )
