@@ -206,8 +206,7 @@ def _columns(
 ) -> Tensor:
     if scores == "probabilities":
         return pooled_columns(q, k, pool, scale, mask=mask, budget=budget)
-    mixed = _mixed(k, pool)  # a mean of dot products is the dot product of the mean
-    return scale * torch.einsum("bhnd,bhed->ben", q.to(mixed), mixed) / q.shape[1]
+    return scale * _dots(q, _mixed(k, pool), budget)  # a mean of dot products is the dot product of the mean
 
 
 def _rows(
@@ -222,9 +221,23 @@ def _rows(
 ) -> Tensor:
     if scores == "probabilities":
         return pooled_rows(q, k, pool, scale, mask=mask, keys=keys, budget=budget)
-    mixed = _mixed(q, pool)
     start, length = keys
-    return scale * torch.einsum("bhed,bhnd->ben", mixed, k[:, :, start : start + length].to(mixed)) / q.shape[1]
+    return scale * _dots(k[:, :, start : start + length], _mixed(q, pool), budget)
+
+
+def _dots(tokens: Tensor, mixed: Tensor, budget: int | None) -> Tensor:
+    """(B, E, N): mean over heads of tokens . mixed, for tokens (B, H, N, D) and mixed (B, H, E, D). In chunks that are
+    computed again in the backward pass: no copy of all tokens in the precision of `mixed` is held."""
+
+    def run(part: Tensor, at: Tensor) -> Tensor:
+        return torch.einsum("bhnd,bhed->ben", part.to(at), at) / part.shape[1]
+
+    b, h, n, d = tokens.shape
+    step = max(1, (budget or 1 << 24) // (b * h * d))
+    parts = [tokens[:, :, i : i + step] for i in range(0, n, step)]
+    if torch.is_grad_enabled() and (tokens.requires_grad or mixed.requires_grad):
+        return torch.cat([checkpoint(run, part, mixed, use_reentrant=False) for part in parts], dim=-1)
+    return torch.cat([run(part, mixed) for part in parts], dim=-1)
 
 
 def _mixed(tokens: Tensor, pool: Pool) -> Tensor:

@@ -204,6 +204,24 @@ def test_each_format_gives_what_diffusers_gives(family: str, tmp_path: Path) -> 
     assert back["x"].shape == plain["x"].shape
 
 
+@pytest.mark.parametrize("family", NATIVE)
+def test_the_hosts_own_loader_reads_the_native_format(family: str, models: Any, tmp_path: Path) -> None:
+    """The factors load there as they do here; a projection is left alone."""
+    import comfy.sd
+    import comfy.utils
+
+    from matrix_lib.hosts.comfy.lora import apply_lora
+
+    model = models(family)
+    lora = replace(tiny(family, model, decoder=True), projection={})
+    wanted = run(apply_lora(model, lora, 0.8)[0], family)
+    for file in (lora, tiny(family, model, decoder=True)):
+        (path,) = save_lora(file, tmp_path / "x.safetensors", "comfyui")
+        state = comfy.utils.load_torch_file(str(path), safe_load=True)
+        loaded, _ = comfy.sd.load_lora_for_models(model, None, state, 0.8, 0.0)
+        torch.testing.assert_close(run(loaded, family), wanted, rtol=1e-4, atol=1e-4)
+
+
 # ---- alone
 
 
