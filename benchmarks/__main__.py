@@ -10,10 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from . import capture, guidance
+from . import analysis, capture, guidance
 from .timing import manifest
 
-BENCHES = {"capture": capture.run, "guidance": guidance.run}
+BENCHES = {"analysis": analysis.run, "capture": capture.run, "guidance": guidance.run}
 
 
 def main(arguments: list[str] | None = None) -> int:
