@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -25,6 +24,8 @@ FORMAT = 1
 MANIFEST = "bundle.json"
 HOME = Path(__file__).parent / "model"
 PARTS = ("codec", "text", "transformer", "tokenizer")
+KINDS: dict[str, type] = {"sizes": dict, "files": dict, "checksums": dict, "words": list}
+SIZES = ("frames", "height", "width", "text_length", "text_dim", "latent")
 MAX_INSTANCES = 5
 MAX_MANIFEST, MAX_FILE = 1_000_000, 16_000_000
 
@@ -145,16 +146,18 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         given = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise ValueError(f"{path} has bundle format {given!r}; this version reads {FORMAT}. Update this package.")
-    lacking = [key for key in ("sizes", "files", "checksums", "words") if key not in manifest]
-    lacking += [part for part in PARTS if part not in manifest.get("files", {})]
-    if lacking:
-        raise ValueError(f"{path} lacks {_listed(lacking)}. {_remedy()}")
+    wrong = [key for key, kind in KINDS.items() if not isinstance(manifest.get(key), kind)]
+    if not wrong:
+        wrong += [part for part in PARTS if not isinstance(manifest["files"].get(part), list)]
+        wrong += [name for name in SIZES if not isinstance(manifest["sizes"].get(name), int)]
+    if wrong:
+        raise ValueError(f"{path} lacks {', '.join(wrong)}, or holds something else there. {_remedy()}")
     return manifest
 
 
 def _check_file(folder: Path, name: str, wanted: str) -> None:
-    path = folder / name
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    path = folder / str(name)
+    if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise ValueError(f"the bundle in {folder} names a file outside of it: {name!r}. {_remedy()}")
     if not path.is_file():
         raise ValueError(f"the bundle in {folder} is not whole: {name} is missing. {_remedy()}")
@@ -166,10 +169,6 @@ def _check_file(folder: Path, name: str, wanted: str) -> None:
             f"{path} is damaged: its checksum begins {found[:12]}, the manifest says {wanted[:12] or 'nothing'}. "
             f"{_remedy()}"
         )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(names))
 
 
 def _remedy() -> str:
