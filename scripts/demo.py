@@ -274,7 +274,9 @@ def _server() -> Iterator[Server]:
 
     print(f"starting ComfyUI from {comfyui_path()} ...", flush=True)
     with tempfile.TemporaryDirectory(prefix="matrix-demo-") as base:
-        with serve(Path(base), () if torch.cuda.is_available() else ("--cpu",)) as server:
+        # On a CPU PyTorch's own attention is three times as fast as the one that ComfyUI takes by itself.
+        device = () if torch.cuda.is_available() else ("--cpu", "--use-pytorch-cross-attention")
+        with serve(Path(base), device) as server:
             print(f"ComfyUI is up: {server.url}", flush=True)
             yield server
 
