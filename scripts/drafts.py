@@ -94,8 +94,8 @@ def watch_attention() -> Draft:
 
 FIND_LAYERS = """\
 ### Find the layers that carry the interaction
-A clip is sampled while every layer is watched. *Analyse Layers* then says how much of each layer's attention lies on the
-masks of the instances, beside chance, and names the best layers.
+A clip is sampled while every layer is watched. *Analyse Layers* then says how much of each layer's attention lies on
+the masks of the instances, beside chance, and names the best layers.
 
 **Use them:** `layers` goes into every node that takes layers; `text` ("7, 11, 12") into every *layers* field, here into
 the preview, which shows the chosen layers only.
