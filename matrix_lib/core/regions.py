@@ -11,11 +11,13 @@ Biases are logits: added to scale * q.k before the softmax.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from .attention import row_lse, sdpa_with_lse
@@ -24,6 +26,8 @@ __all__ = ["LabelColumns", "RegionLayout", "attend", "labelled", "signatures"]
 
 # Hosts write "never" as -inf or as the lowest number of some dtype; float16's is the highest of them.
 _NEVER = -3e4
+_FORBIDDEN = -1e4  # logits that leave nothing of a probability beside others, where -inf cannot be
+_SHORT = 1 << 24  # queries x keys up to which one pass with label columns is faster than one for each part
 _SPAN = 1024  # keys that lie together in region order and are read there, without a copy
 
 
@@ -90,6 +94,20 @@ class RegionLayout:
             self._cache[device] = _blocks(self, device)
         return self._cache[device]
 
+    def _labels(self, like: Tensor, scale: float) -> LabelColumns:
+        """The bias as label columns for calls of `like`'s dtype: one for each query region, two in half precision,
+        where what rounding takes off a bias has a column of its own."""
+        name = ("labels", like.device, like.dtype, scale)
+        if name not in self._cache:
+            bias = self.bias.clamp(min=_FORBIDDEN)
+            if like.element_size() == 2:
+                high = (bias / scale).to(like.dtype).float() * scale
+                bias = torch.cat([high, bias - high], 0)
+            one_hot = torch.nn.functional.one_hot(self.query, self.bias.shape[0]).float()
+            query = one_hot.repeat(1, bias.shape[0] // self.bias.shape[0])
+            self._cache[name] = LabelColumns(query.to(like.device), bias[:, self.key].T.to(like.device))
+        return self._cache[name]
+
 
 @dataclass(frozen=True, eq=False)
 class LabelColumns:
@@ -150,9 +168,12 @@ def attend(
         layout, mask = layout.without_keys(drop), None
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return _explicit(q, k, v, scale, layout, mask, budget)
+    order, blocks = layout._blocks(q.device)
+    if mask is None and _better_labelled(q, k, layout, blocks):
+        q, k = labelled(q, k, scale, layout)
+        order, blocks = None, [_Block(blocks[0].rows, (_Part(None, 0.0, False),))]
     if v.shape[-1] < q.shape[-1]:  # the fused kernels want equal head sizes
         v = torch.nn.functional.pad(v, (0, q.shape[-1] - v.shape[-1]))
-    order, blocks = layout._blocks(q.device)
     keys = _Keys(k, v, mask, order)
     if len(blocks) == 1:
         out, lse = _attend_block(q, keys, scale, blocks[0])
@@ -173,17 +194,10 @@ def labelled(
     """q and k with label columns appended, so that scale * q.k is the biased logit: whoever reads columns or rows of a
     plain call reads those of the edited one. -inf becomes a bias that leaves nothing of a probability."""
     query, key = [], []
-    if columns is not None:
-        query.append(columns.query)
-        key.append(columns.key)
-    if layout is not None:
-        bias = layout.bias.clamp(min=-1e4)
-        if q.dtype in (torch.float16, torch.bfloat16):  # what the rounding of a bias loses goes into columns of its own
-            high = (bias / scale).to(q.dtype).float() * scale
-            bias = torch.cat([high, bias - high], 0)
-        one_hot = torch.nn.functional.one_hot(layout.query, layout.bias.shape[0]).float()
-        query.append(one_hot.repeat(1, bias.shape[0] // layout.bias.shape[0]))
-        key.append(bias[:, layout.key].T)
+    for labels in (columns, None if layout is None else layout._labels(q, scale)):
+        if labels is not None:
+            query.append(labels.query.to(q.device))
+            key.append(labels.key.to(q.device))
     if not query:
         return q, k
     return _with_labels(q, k, torch.cat(query, 1), torch.cat(key, 1), scale)
@@ -235,6 +249,19 @@ class _Keys:
         return self.k.index_select(2, part.keys), self.v.index_select(2, part.keys), mask
 
 
+def _better_labelled(q: Tensor, k: Tensor, layout: RegionLayout, blocks: list[_Block]) -> bool:
+    """Whether one pass with label columns beats many small ones: for short sequences, where starting a kernel costs
+    more than running it. Label columns know no zeroed probabilities, and no rows that look at nothing."""
+    width = q.shape[-1] + layout.bias.shape[0] * (1 if q.element_size() > 2 else 2)
+    return (
+        q.element_size() <= 4
+        and q.shape[2] * k.shape[2] <= _SHORT
+        and width <= 248
+        and sum(len(block.parts) for block in blocks) > 1
+        and all(block.parts and not any(part.zeroed for part in block.parts) for block in blocks)
+    )
+
+
 def _blocks(layout: RegionLayout, device: torch.device) -> tuple[Tensor | None, list[_Block]]:
     """The order that brings the keys of each region together (None where nothing needs it), and the blocks."""
     used_keys = torch.bincount(layout.key, minlength=layout.bias.shape[1]) > 0
@@ -279,7 +306,8 @@ def _attend_block(q: Tensor, keys: _Keys, scale: float, block: _Block) -> tuple[
     for part in block.parts:
         k, v, mask = keys.take(part, block.rows)
         mask = None if mask is None else _as(mask, q)
-        out, lse = sdpa_with_lse(q, k, v, attn_mask=mask, scale=scale)
+        with _ready_made(q, k):
+            out, lse = sdpa_with_lse(q, k, v, attn_mask=mask, scale=scale)
         if lse is None:
             lse = row_lse(q, k, scale, mask=mask)
         if mask is not None:  # kernels differ in what they report for a row whose keys are all masked
@@ -329,6 +357,13 @@ def _explicit(
         outs.append(out)
         norms.append(norm)
     return torch.cat(outs, 2), torch.cat(norms, 2)
+
+
+def _ready_made(q: Tensor, k: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Small parts go without cuDNN, which prepares itself for every new shape: on them its speed saves nothing."""
+    if q.device.type != "cuda" or min(q.shape[2], k.shape[2]) >= _SPAN:
+        return contextlib.nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 # -- small parts ------------------------------------------------------------------------------------------------------

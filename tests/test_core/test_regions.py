@@ -65,18 +65,19 @@ def four(mask):
     return mask if mask is None or mask.ndim != 3 else mask.unsqueeze(1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     layout=layouts(),
     mask=st.sampled_from(list(MASKS)),
     seed=st.integers(0, 9),
     soft=st.booleans(),
-    span=st.sampled_from([1, 4, 1024]),
+    way=st.sampled_from([(1 << 24, 1024), (0, 1024), (0, 4), (0, 1)]),
 )
-def test_any_layout_equals_the_dense_reference(layout, mask, seed, soft, span):
-    """Whether keys are read where they lie or picked out (`span`)."""
+def test_any_layout_equals_the_dense_reference(layout, mask, seed, soft, way):
+    """In one pass with label columns or in one for each part, whose keys are picked out or read where they lie."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(regions, "_SPAN", span)
+        patch.setattr(regions, "_SHORT", way[0])
+        patch.setattr(regions, "_SPAN", way[1])
         check_against_dense(layout, mask, seed, soft)
 
 
