@@ -1,6 +1,6 @@
-"""The pictures of the README and the thumbnail of the first workflow, from what `make demo` wrote.
+"""The pictures of the README and the thumbnail of the first workflow, from what `make demo` wrote with mini.
 
-`python -m scripts.pictures` after a demo with the mini model.
+`python -m scripts.pictures` after a demo.
 """
 
 from __future__ import annotations
@@ -10,38 +10,80 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from matrix_lib.core.grid import Framing, Grid
+from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.instrument.capture import Capture
+from matrix_lib.io.captures import load_capture
+from matrix_lib.io.overlay import TrackLook, draw_tracks
+from matrix_lib.io.preview import Choice, attention_pictures
+from matrix_lib.io.render import Look
+from matrix_lib.io.tracks import load_tracks
 from matrix_lib.io.video import read_video
 
 from .canvas import draw, titled
 from .comfyui import ROOT
+from .demo import sample_clip
+from .drafts import FRAMES, START
 
-__all__ = ["strip"]
+__all__ = ["attention", "best_layers", "tracks_on_clip"]
 
 DEMO = ROOT / "output" / "demo"
 IMAGES = ROOT / "docs" / "images"
+FRAMES_SHOWN = (0, 7, 16)
 
 
-def strip(video: Path, rows: int, width: int) -> Image.Image:
-    """Frames of a video, evenly spread from the first to the last, one below the other."""
-    frames = read_video(video).frames.numpy()
-    shown = np.linspace(0, len(frames) - 1, rows).round().astype(int)
-    whole = Image.fromarray(np.concatenate([frames[i] for i in shown]))
+def best_layers(capture: Capture, tracks: MaskTracks, names: tuple[str, str], count: int = 2) -> str:
+    """The layers in which each of two words finds its own instance, not the other's, as a node takes them: "1, 4"."""
+    on_grid = tracks.to_grid(capture.stream().grid)
+    masks = {name: on_grid.maps[on_grid.names.index(name)] for name in names}
+    scores: dict[int, float] = {}
+    for layer in capture.stream().layers_v2t:
+        maps = {name: capture.maps("v2t", layer, entity=name) for name in names}
+        density = {(a, b): float((maps[a] * masks[b]).sum() / masks[b].sum()) for a in names for b in names}
+        scores[layer] = min(density[a, a] / density[a, b] for a, b in (names, names[::-1]))
+    return ", ".join(map(str, sorted(sorted(scores, key=lambda layer: -scores[layer])[:count])))
+
+
+def attention(folder: Path, names: tuple[str, ...], layers: str, width: int) -> Image.Image:
+    """One row for each name, one column for each of FRAMES_SHOWN: heat of the given layers on the sampled video."""
+    capture, tracks = load_capture(folder / "capture.safetensors"), load_tracks(folder / "tracks.safetensors")
+    video, rows = read_video(folder / "video.mp4").frames, []
+    for name in names:
+        choice = Choice(names=name, layers=layers)
+        _, _, pictures = attention_pictures(capture, choice, video, tracks, Look(width=480))
+        every = [np.asarray(picture.convert("RGB")) for picture in pictures]
+        rows.append(np.concatenate([every[i] for i in FRAMES_SHOWN], axis=1))
+    whole = Image.fromarray(np.concatenate(rows))
     return whole.resize((width, round(whole.height * width / whole.width)), Image.Resampling.LANCZOS)
+
+
+def tracks_on_clip(height: int, width: int) -> Image.Image:
+    """The boxes of the first workflow on its clip, in the crop and on the token grid of a clip of this size."""
+    tracks = load_tracks(DEMO / "tracks.safetensors")
+    frames = read_video(sample_clip(), START, START + FRAMES).frames
+    framing = Framing((tracks.height, tracks.width), (height, width))
+    on_grid = tracks.to_grid(Grid.from_pixels(FRAMES, height, width), "nearest", framing)
+
+    def frame_at(index: int) -> np.ndarray:
+        return framing.apply(frames[index].permute(2, 0, 1)).permute(1, 2, 0).numpy()
+
+    (picture,) = draw_tracks(tracks, on_grid, [13], frame_at, TrackLook(), framing)
+    return picture
 
 
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    attention = strip(DEMO / "mini" / "attention.mp4", 3, 1080)
-    attention.save(IMAGES / "attention.jpg", quality=88)
-    Image.open(DEMO / "mini" / "layers.png").convert("RGB").save(IMAGES / "layers.png", optimize=True)
-    shown = {"MATRIX Preview Tracks": IMAGES / "tracks.jpg", "Save layer chart": DEMO / "layers.png"}
-    first = DEMO / "first.png"
-    strip(DEMO / "attention.mp4", 1, 1080).save(first)
-    draw(titled("01_watch_attention"), shown | {"MATRIX Preview Attention": first}).save(
-        IMAGES / "workflow.png", optimize=True
-    )
-    first.unlink()
-    strip(DEMO / "mini" / "attention.mp4", 2, 720).save(ROOT / "workflows" / "01_watch_attention.jpg", quality=85)
+    mini = DEMO / "mini"
+    capture, tracks = load_capture(mini / "capture.safetensors"), load_tracks(mini / "tracks.safetensors")
+    first, second = (phrase.name for phrase in capture.stream().binding.instances[:2])
+    heat = attention(mini, (first, second), best_layers(capture, tracks, (first, second)), 1080)
+    heat.save(IMAGES / "attention.jpg", quality=88)
+    heat.resize((720, round(heat.height * 720 / 1080))).save(ROOT / "workflows" / "01_watch_attention.jpg", quality=85)
+    tracks_on_clip(160, 384).convert("RGB").save(IMAGES / "tracks.jpg", quality=88)
+    Image.open(mini / "layers.png").convert("RGB").save(IMAGES / "layers.png", optimize=True)
+    shown = {"MATRIX Preview Tracks": IMAGES / "tracks.jpg", "Save layer chart": mini / "layers.png"}
+    shown["MATRIX Preview Attention"] = IMAGES / "attention.jpg"
+    draw(titled("01_watch_attention"), shown).save(IMAGES / "workflow.png", optimize=True)
     for path in sorted(IMAGES.iterdir()):
         print(path.relative_to(ROOT), path.stat().st_size // 1024, "KiB")
 
