@@ -24,6 +24,7 @@ _TOKENS = {
     "CogVideoX 1.0, Wan, HunyuanVideo": ((1, 2, 2), 4, 8),
     "CogVideoX 1.5": ((2, 2, 2), 4, 8),
     "Wan 2.2 5B": ((1, 2, 2), 4, 16),
+    "mini": ((1, 1, 1), 4, 8),
 }
 _SHOW = ("first frame of each token frame", "every frame", "first frame of the clip")
 

@@ -122,7 +122,9 @@ def bikes(base: Path, chosen: Weights) -> Input:
     shutil.copy(sample_clip(), base / "input" / BIKES)
     size, steps = SIZES[chosen.kind]
     shape = {"width": size[0], "height": size[1]}
-    edits = {"MatrixImageCondition": shape, "MatrixPreviewTracks": shape, "BasicScheduler": {"steps": steps}}
+    tokens = "mini" if chosen.kind == "mini" else "CogVideoX 1.0, Wan, HunyuanVideo"
+    edits: dict[str, dict[str, Any]] = {"MatrixImageCondition": shape, "BasicScheduler": {"steps": steps}}
+    edits["MatrixPreviewTracks"] = {**shape, "model": tokens}
     street = "It has never seen a street: this clip is far outside of its world, and its maps of it mean little."
     return Input(edits, note=street if chosen.kind == "mini" else "")
 

@@ -57,7 +57,7 @@ def watch_attention() -> Draft:
     first = d.add("ImageFromBatch", (400, 630), (320, 90), "First frame", image=parts[0], batch_index=0, length=1)
     tracks = d.add("MatrixBoxTracks", (760, 0), (320, 300), boxes=BOXES, images=parts[0], fps=float(FPS))
     seen = d.add("MatrixPreviewTracks", (760, 350), (320, 420), tracks=tracks[0], images=parts[0])
-    seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES)
+    seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES, model="mini")
     d.add("MatrixSaveTracks", (760, 820), (320, 80), tracks=tracks[0], filename_prefix="matrix/tracks")
 
     d.group("Words", 1140, -60, 400, 990, RED)

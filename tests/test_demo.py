@@ -95,6 +95,22 @@ def test_the_videos_play(demo: tuple[dict[str, Any], Path]) -> None:
     assert len(set(chart.getdata())) > 20
 
 
+def test_maps_of_mini_find_the_masks_of_its_own_world(server: Any, tmp_path: Path) -> None:
+    """The second run of the demo in four steps: attention lies on the true masks far more than chance has it."""
+    from scripts.demo import Weights, mini_world, offers_mini, run
+
+    assert offers_mini(server)
+    report = run(server, Weights("mini"), tmp_path, mini_world, steps=4)
+    assert report["weights"] == "mini"
+    assert report["pixels"] == [17, 128, 128]
+    assert report["instances"][0]["name"] in report["prompt"]
+    for kind, least in (("v2t", 1.5), ("v2v", 3.0)):
+        scores = report["aas"][kind]
+        for phrase in report["instances"][:2]:
+            best = max(layer[phrase["name"]]["share"] for layer in scores["layers"].values())
+            assert best > least * scores["chance"][phrase["name"]], (kind, phrase["name"], best)
+
+
 def test_clip_and_boxes_are_one_shot() -> None:
     """The frames between START and START + FRAMES show no cut, and the boxes lie on them."""
     from matrix_lib.io.video import read_video
