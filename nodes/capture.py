@@ -9,8 +9,9 @@ from comfy_api.latest import io, ui
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from ..matrix_lib.core.sites import parse_layers, spread_layers
-from ..matrix_lib.hosts.comfy.attach import BINDING, RunInfo, attach, backbone_of, sites_of
+from ..matrix_lib.hosts.comfy.attach import RunInfo, attach, backbone_of, sites_of
 from ..matrix_lib.hosts.comfy.repair import needs_repair
+from ..matrix_lib.hosts.comfy.words_check import checked_positives
 from ..matrix_lib.instrument.capture import MapKind
 from ..matrix_lib.instrument.recorder import Recorder, RecorderConfig
 from ..matrix_lib.instrument.session import Session
@@ -115,26 +116,27 @@ class MatrixSampleAttention(io.ComfyNode):
         cls, noise, guider, sampler, sigmas, latent_image, layers, step_bins, budget_mb, words, instances, previous=None
     ) -> io.NodeOutput:
         model = guider.model_patcher
-        positive = guider.original_conds.get("positive") or []
-        if not any(BINDING in cond for cond in positive):
-            raise ValueError(
-                "The guider's positive conditioning carries no binding, so there are no words to look at. Connect the "
-                "CONDITIONING output of 'MATRIX Bind Prompt' to the guider (through any conditioning nodes)."
-            )
+        if len(sigmas) < 2:
+            raise ValueError(f"there is no step to sample: the sigmas hold {len(sigmas)} values. Is denoise 0?")
+        positive, notes = checked_positives(backbone_of(model), guider.original_conds.get("positive") or [], words)
         config = RecorderConfig(read_layers(layers, model), step_bins, budget_mb, "cond", words, instances)
         recorders: list[Recorder] = []
 
         def start(info: RunInfo) -> Session:
-            streams = info.samples * info.prompts
-            recorders.append(Recorder(config, info.spec.name, info.sites, info.grid, info.sigmas, streams))
-            return Session([recorders[-1]])
+            recorder = Recorder(config, info.spec.name, info.sites, info.grid, info.sigmas, info.samples * info.prompts)
+            recorders.append(recorder)
+            if previous is not None:
+                bindings = [binding for binding, _ in info.given if binding is not None] * info.samples
+                previous.check_next(info.spec.name, info.grid, recorder.layers, bindings)
+            return Session([recorder])
 
         watched = copy.copy(guider)
+        watched.original_conds = {**guider.original_conds, "positive": positive}
         watched.model_patcher = attach(model, start)
         watched.model_options = watched.model_patcher.model_options
         output, denoised = SamplerCustomAdvanced.execute(noise, watched, sampler, sigmas, latent_image).result
         capture = recorders[-1].result()
-        capture.meta["notes"] = [*warn_if_broken(model), *capture.meta["notes"]]
+        capture.meta["notes"] = [*warn_if_broken(model), *notes, *capture.meta["notes"]]
         if previous is not None:
             capture = previous.extend(capture)
         report = describe(capture)

@@ -18,7 +18,7 @@ def make_binding(binding: ModuleType, length: int, rows: dict[str, tuple[int, ..
         role = roles.get(name, "verb")
         pair = {"subject": "cyclist", "object": "van"} if role == "verb" else {}
         phrases.append(binding.Phrase(name, name, role, 0, 1, at, **pair))
-    return binding.PromptBinding("a cyclist passes a van", length, (), tuple(phrases), "t5")
+    return binding.PromptBinding("a cyclist passes a van", length, (), tuple(phrases))
 
 
 def make_tracks(tracks: ModuleType, frames: int, height: int, width: int) -> Any:

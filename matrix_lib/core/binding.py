@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from typing import get_args
 
 from .phrases import PhraseSpec, Role, Words, parse_phrases
 from .prompt import Span, VisibleText, find_words, nearest_words, parse_prompt
@@ -113,14 +114,39 @@ class PromptBinding:
             data["tokens"] = tuple(Token(**token) for token in data["tokens"])
             data["phrases"] = tuple(_phrase_from(phrase) for phrase in data["phrases"])
             data["notes"] = tuple(data["notes"])
+            _check_types(data)
             return cls(**data)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"this is no prompt binding of version 1, as to_json writes it: {error}") from None
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"this is no prompt binding of version 1, as to_json writes it: {str(error)[:200]}"
+            ) from None
 
 
 def _phrase_from(data: dict) -> Phrase:
     spans = tuple((int(start), int(end)) for start, end in data["spans"])
     return Phrase(**{**data, "spans": spans, "rows": tuple(map(int, data["rows"]))})
+
+
+def _check_types(data: dict) -> None:
+    """A file may say anything; whoever reads a binding later relies on texts being texts and rows being rows."""
+    texts = [data["prompt"], data["model"], *data["notes"], *(token.text for token in data["tokens"])]
+    numbers = [data["length"]]
+    for token in data["tokens"]:
+        numbers += [token.row, token.id, token.start, token.end]
+    for phrase in data["phrases"]:
+        texts += [phrase.name, phrase.text, phrase.role, phrase.subject or "", phrase.object or ""]
+        numbers += [phrase.start, phrase.end, *phrase.rows]
+        if phrase.role not in get_args(Role):
+            raise ValueError(f"a phrase has the role {phrase.role!r}")
+        if any(not 0 <= row < data["length"] for row in phrase.rows):
+            raise ValueError(
+                f"phrase {phrase.name!r} has rows outside of the {data['length']} rows of the conditioning"
+            )
+    if not all(isinstance(text, str) for text in texts) or any(type(n) is not int for n in numbers):
+        raise ValueError("it holds values of the wrong type")
+    names = [phrase.name for phrase in data["phrases"]]
+    if len(set(names)) < len(names):
+        raise ValueError("two phrases have one name")
 
 
 def _places(text: str, words: str) -> list[Span]:

@@ -23,11 +23,14 @@ __all__ = ["PhraseSpec", "Role", "Words", "parse_phrases", "verb"]
 
 Role = Literal["subject", "object", "instance", "verb", "word"]
 
+# Far beyond what attends to anything: a text pasted by mistake is told at once and not after minutes.
+_LONGEST, _LONGEST_LINE, _MOST = 100_000, 2_000, 256
+
 _INSTANCE_ROLES = ("subject", "object", "instance")
 _NAME = re.compile(r"[^\s:=|\[\]()#\",](?:[^:=|\[\]()#\",]{0,62}[^\s:=|\[\]()#\",])?$")
 _VERB = re.compile(r"verb\s*\((.*)\)\s*$", re.IGNORECASE)
 _ROLE = re.compile(r"\[\s*(\w*)\s*\]\s*$")
-_NTH = re.compile(r"#\s*(\d+|all)\s*$", re.IGNORECASE)
+_NTH = re.compile(r"#\s*(\d{1,6}|all)\s*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -184,13 +187,23 @@ def parse_phrases(phrases: str | Iterable[PhraseSpec]) -> tuple[PhraseSpec, ...]
     """
     specs: list[PhraseSpec] = []
     if isinstance(phrases, str):
+        if len(phrases) > _LONGEST:
+            raise ValueError(f"the phrases have {len(phrases)} characters, and {_LONGEST} are the most")
         for number, line in enumerate(phrases.splitlines(), 1):
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
+            shown = line.strip() if len(line) <= 80 else f"{line.strip()[:80]}..."
+            if len(line) > _LONGEST_LINE:
+                raise ValueError(
+                    f"line {number} of the phrases, {shown!r}, has {len(line)} characters, and {_LONGEST_LINE} are the "
+                    "most: write a few words of the prompt for each instance"
+                )
             try:
                 specs.append(replace(_parse_line(line.strip()), line=number))
             except ValueError as error:
-                raise ValueError(f"line {number} of the phrases, {line.strip()!r}: {error}") from None
+                raise ValueError(f"line {number} of the phrases, {shown!r}: {error}") from None
+            if len(specs) > _MOST:
+                raise ValueError(f"there are more than {_MOST} phrases; leave some out")
     else:
         specs = list(phrases)
     if not specs:

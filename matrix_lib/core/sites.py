@@ -99,7 +99,7 @@ def parse_layers(text: str, layers: Iterable[int], dominant: Iterable[int] | Non
     have = f"this model has layers {existing[0]}..{existing[-1]}" if existing else "this model has no layers"
     wanted: set[int] = set()
     for part in [piece.strip().lower() for piece in text.split(",") if piece.strip()] or ["all"]:
-        span = re.fullmatch(r"(\d+)\s*-\s*(\d+)", part)
+        span = re.fullmatch(r"(\d{1,6})\s*-\s*(\d{1,6})", part)
         if part == "all":
             return None
         if part == "dominant":
@@ -108,14 +108,15 @@ def parse_layers(text: str, layers: Iterable[int], dominant: Iterable[int] | Non
             wanted.update(dominant)
         elif span:
             wanted.update(range(int(span[1]), int(span[2]) + 1))
-        elif part.isdecimal():
+        elif part.isdecimal() and len(part) <= 6:
             wanted.add(int(part))
         else:
-            raise ValueError(f"layers are written as 'all', 'dominant', '7' or '7, 11-13', got {text!r}; {have}")
+            raise ValueError(f"layers are written as 'all', 'dominant', '7' or '7, 11-13', got {text[:60]!r}; {have}")
     if unknown := sorted(wanted - set(existing)):
-        raise ValueError(f"layers {unknown} do not exist: {have}")
+        shown = str(unknown) if len(unknown) < 9 else f"{unknown[0]} to {unknown[-1]}"
+        raise ValueError(f"layers {shown} do not exist: {have}")
     if not wanted:
-        raise ValueError(f"{text!r} names no layer; {have}")
+        raise ValueError(f"{text[:60]!r} names no layer; {have}")
     return tuple(sorted(wanted))
 
 

@@ -9,7 +9,7 @@ over all heads. Source of both: MATRIX (arXiv 2510.07310), section 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -259,6 +259,35 @@ class Capture:
             chance=torch.zeros(len(names)),
         )
 
+    def check_next(
+        self,
+        backbone: str,
+        grid: Grid,
+        layers: Mapping[str, tuple[int, ...]],
+        bindings: Sequence[PromptBinding],
+    ) -> None:
+        """Raises ValueError where a run that is about to start could not be appended by `extend`: told now, and not
+        after it has been sampled.
+
+        Args:
+            layers: of each kind of map that the run will record.
+            bindings: of each prompt and sample.
+        """
+        mine = sorted(stream.binding.to_json() for stream in self.streams)
+        if self.backbone != backbone:
+            raise _differ("backbone", repr(self.backbone), repr(backbone))
+        if len(self.streams) != len(bindings):
+            raise _differ("the number of prompts and samples", len(self.streams), len(bindings))
+        if mine != sorted(binding.to_json() for binding in bindings):
+            raise _differ("the prompt or its bound words", repr(self.stream().binding.prompt), repr(bindings[0].prompt))
+        for stream in self.streams:
+            if stream.grid != grid:
+                raise _differ("grid", stream.grid.shape, grid.shape)
+            for kind in ("v2t", "v2v"):
+                captured = stream.get(kind)[1]
+                if captured and captured != layers[kind]:
+                    raise _differ(f"layers_{kind}", captured, layers[kind])
+
     def extend(self, other: Capture) -> Capture:
         """A new capture with the steps of `other` after these: a second model of the same run (Wan 2.2's low-noise
         expert after its high-noise one). Steps of `other` are renumbered to follow where the numbers would clash.
@@ -280,26 +309,27 @@ class Capture:
         return replace(self, streams=streams, steps=steps, meta=meta)
 
 
+def _differ(what: str, a: object, b: object) -> ValueError:
+    return ValueError(
+        f"the two captures are not of one run: {what} differ(s): {a} and {b}. Sample both models with the same "
+        "conditioning, size and capture settings"
+    )
+
+
 def _check_same_run(first: Capture, second: Capture) -> None:
     """ValueError unless two captures can be two models of one run."""
 
-    def differ(what: str, a: object, b: object) -> ValueError:
-        return ValueError(
-            f"the two captures are not of one run: {what} differ(s): {a} and {b}. Sample both models with the same "
-            "conditioning, size and capture settings"
-        )
-
     for what in ("backbone", "branch"):
         if (a := getattr(first, what)) != (b := getattr(second, what)):
-            raise differ(what, repr(a), repr(b))
+            raise _differ(what, repr(a), repr(b))
     if len(first.streams) != len(second.streams):
-        raise differ("the number of prompts and samples", len(first.streams), len(second.streams))
+        raise _differ("the number of prompts and samples", len(first.streams), len(second.streams))
     for a, b in zip(first.streams, second.streams, strict=True):
         if a.binding != b.binding:
-            raise differ("the prompt or its bound words", repr(a.binding.prompt), repr(b.binding.prompt))
+            raise _differ("the prompt or its bound words", repr(a.binding.prompt), repr(b.binding.prompt))
         for what in ("grid", "layers_v2t", "layers_v2v", "entities", "entities_v2v"):
             if (x := getattr(a, what)) != (y := getattr(b, what)):
-                raise differ(what, x, y)
+                raise _differ(what, x, y)
 
 
 def _pick(what: str, choice: Choice, existing: Sequence[int]) -> list[int]:

@@ -135,6 +135,11 @@ class Recorder:
         """
         steps = self._end()
         streams = [stream.finish() for stream in self._streams.values()]
+        if any(stream.broken for stream in self._streams.values()):
+            self.notes.append(
+                "attention was not a number (NaN) in places, and the maps are 0 there: the model overflowed, or its "
+                "input holds NaN. Try another weight_dtype (bfloat16 instead of float16), and look at the latent"
+            )
         return Capture(streams, self.backbone, steps, self.config.branch, {"notes": list(self.notes)})
 
     def _end(self) -> tuple[StepInfo, ...]:

@@ -84,6 +84,7 @@ class MapStream:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
         self._copies: dict[str, HostCopy] = {}
+        self._broken: list[Tensor] = []
 
     def add(
         self, kind: str, layer: int, maps: Tensor, frames: tuple[int, ...] | None, keep: list[int] | None = None
@@ -111,7 +112,9 @@ class MapStream:
         for kind in self._sums:
             calls = max(calls, int(self._counts[kind].max()))
             if self.store[kind].shape[1]:
-                self._copies.setdefault(kind, HostCopy()).start(self._mean(kind).half(), self.store[kind][:, bin_])
+                mean = self._mean(kind)
+                self._broken.append(mean.isnan().any())  # read at the end: here it would wait for the GPU
+                self._copies.setdefault(kind, HostCopy()).start(mean.nan_to_num_().half(), self.store[kind][:, bin_])
         self._sums, self._counts = {}, {}
         return calls
 
@@ -122,6 +125,11 @@ class MapStream:
     def _mean(self, kind: str) -> Tensor:
         sums, counts = self._sums[kind], self._counts[kind]
         return sums / counts.clamp(min=1).to(sums.device)[..., None, None]
+
+    @property
+    def broken(self) -> bool:
+        """Whether attention was not a number somewhere; the maps hold zeros there."""
+        return any(bool(found) for found in self._broken)
 
     def finish(self) -> Stream:
         for copy in self._copies.values():

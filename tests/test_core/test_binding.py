@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
@@ -281,3 +282,30 @@ def test_the_target_word() -> None:
         write_target("a man grabs the mug", "man: man [object]\nmug: the mug [object]")
     assert write_target("a man grabs the mug", "target: the mug")[0] == "a man grabs the target mug"
     assert write_target("a man grabs the mug", "m: the mug", name="m")[0] == "a man grabs the target mug"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("prompt",), 5),
+        (("length",), "226"),
+        (("notes",), [1]),
+        (("tokens", 0, "row"), None),
+        (("phrases", 0, "name"), ["x"]),
+        (("phrases", 0, "role"), "boss"),
+        (("phrases", 0, "rows"), [10**30]),
+        (("phrases", 0, "subject"), {"a": 1}),
+        (("phrases", 1, "name"), "first"),
+    ],
+)
+def test_a_binding_of_a_file_that_lies(place, value):
+    """Whatever stands in a file: a binding of texts and rows, or a ValueError."""
+    tokens = [Token(0, 7, 0, 1, "a"), Token(1, 8, 2, 3, "b")]
+    data = json.loads(bind("a b", tokens, "first: a\nsecond: b", 4).to_json())
+    assert PromptBinding.from_json(json.dumps(data)).names == ("first", "second")
+    at = data
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = value
+    with pytest.raises(ValueError, match=r"no prompt binding of version 1.{,250}$"):
+        PromptBinding.from_json(json.dumps(data))

@@ -1,5 +1,7 @@
 """Sampling and watching through the nodes, in the real host."""
 
+import dataclasses
+
 import pytest
 import torch
 from support_attention import make_binding, make_tracks
@@ -174,3 +176,81 @@ def test_interrupt_in_mid_run_leaves_the_model_as_it_was(pack, models, monkeypat
     module = model.model.diffusion_model
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
     assert torch.equal(sample(model, positive, negative, z["samples"], steps=2), plain)
+
+
+def capture_of(pack, inputs, z, **options):
+    return pack.run("MatrixSampleAttention", **inputs, latent_image=z, **{**DEFAULTS, **options})
+
+
+def with_keys(conditioning_, **keys):
+    return [[rows, {**told, **keys}] for rows, told in conditioning_]
+
+
+def test_wrong_pairings_are_told_before_a_step_is_sampled(pack, models, monkeypatch):
+    host, family = pack.lib("hosts.comfy.attach"), "wan_t2v"
+    model, z = models(family), {"samples": latent(family)}
+    positive, negative = bound(pack, family, 1), conditioning(family, 2)
+    other = models("cogvideox")
+    first = capture_of(pack, parts(model, positive, negative), z).result[2]
+    theirs = capture_of(
+        pack, parts(other, bound(pack, "cogvideox", 1), conditioning("cogvideox", 2)), {"samples": latent("cogvideox")}
+    ).result[2]
+    steps = []
+    monkeypatch.setattr(pack.lib("instrument.recorder").Recorder, "observe", lambda *_: steps.append(1))
+    inputs, words = parts(model, positive, negative), positive[0][1][host.BINDING]
+    of_t5 = with_keys(positive, **{host.BINDING: dataclasses.replace(words, model="t5")})
+    long = with_keys(positive, **{host.BINDING: make_binding(pack.lib("core.binding"), 600)})
+    untracked = [[rows, {k: v for k, v in told.items() if k != host.TRACKS}] for rows, told in positive]
+    changed = parts(model, bound(pack, family, 1, (3, 6, 8)), negative)
+    for wrong, options, message in (
+        ({**inputs, "sigmas": torch.FloatTensor([])}, {}, "no step to sample: .* Is denoise 0"),
+        ({**inputs, "sigmas": inputs["sigmas"][:1]}, {}, "no step to sample"),
+        (parts(model, of_t5, negative), {}, r"CogVideoX's text encoder \(T5\).* MODEL is Wan.*UMT5"),
+        (parts(model, long, negative), {}, "conditioning of 600 rows, but this one has 512"),
+        (parts(model, untracked, negative), {"words": False}, "no mask tracks"),
+        (inputs, {"previous": theirs}, "not of one run: backbone"),
+        (inputs, {"previous": first, "layers": "0"}, "not of one run: layers_v2t"),
+        (parts(model, positive + positive, negative), {"previous": first}, "number of prompts and samples"),
+        (inputs, {"layers": "0-999999999999"}, "^.{,200}$"),
+        (inputs, {"layers": "0-99999"}, "layers 2 to 99999 do not exist"),
+        (inputs, {"layers": "9" * 5000}, "^.{,200}$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            capture_of(pack, wrong, z, **options)
+    with pytest.raises(ValueError, match="not of one run: grid"):
+        capture_of(pack, changed, {"samples": latent(family, 1, (3, 6, 8))}, previous=first)
+    assert not steps
+
+
+def test_rows_of_a_second_text_are_not_taken_for_copies_of_the_first(pack, models):
+    """Conditioning (Concat) puts rows behind ours; twice as many look like a prompt that the host repeated."""
+    import nodes
+
+    family = "cogvideox"
+    model, z, negative = models(family), {"samples": latent(family)}, conditioning(family, 2)
+    mine = bound(pack, family, 1)
+    both = nodes.ConditioningConcat().concat(mine, conditioning(family, 5))[0]
+    capture = capture_of(pack, parts(model, both, negative), z).result[2]
+    rows = dict(make_binding(pack.lib("core.binding"), 452).phrases[0].__dict__)["rows"]
+    assert capture.streams[0].binding.length == 452
+    assert capture.streams[0].binding.phrases[0].rows == rows
+    alone = capture_of(pack, parts(model, mine, negative), z).result[2]
+    assert not torch.equal(capture.streams[0].v2t, alone.streams[0].v2t)
+
+
+def test_a_prompt_without_words_beside_one_with_words_is_noted(pack, models):
+    family = "wan_t2v"
+    inputs = parts(models(family), bound(pack, family, 1) + conditioning(family, 4), conditioning(family, 2))
+    _, _, capture, report = capture_of(pack, inputs, {"samples": latent(family)}).result
+    assert len(capture.streams) == 1
+    assert "1 of 2 positive prompts carry no binding" in report
+
+
+def test_a_model_that_overflows_is_told_and_its_maps_are_numbers(pack, models):
+    family = "wan_t2v"
+    positive = [[rows * float("nan"), told] for rows, told in bound(pack, family, 1)]
+    inputs = parts(models(family), positive, conditioning(family, 2))
+    _, _, capture, report = capture_of(pack, inputs, {"samples": latent(family)}).result
+    assert not capture.streams[0].v2t.isnan().any()
+    assert not capture.streams[0].v2v.isnan().any()
+    assert "not a number (NaN)" in report

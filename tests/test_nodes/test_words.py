@@ -112,6 +112,9 @@ def test_a_binding_is_used_again(run: Any) -> None:
         ({"phrases": "a: van\na: man"}, "line 2 .* the name 'a' is taken by line 1"),
         ({"phrases": "a: van\nrides = verb(b -> a)"}, "line 2 .* names the instance 'b'"),
         ({"phrases": ""}, "no phrases given"),
+        ({"phrases": "van: " + "x" * 99_000}, "line 1 .{,150}has 99005 characters, and 2000 are the most"),
+        ({"phrases": "x" * 200_000}, "the phrases have 200000 characters"),
+        ({"phrases": "\n".join(f"n{i}: van" for i in range(999))}, "more than 256 phrases"),
         ({"phrases": "van: van", "prompt": "very " * 300 + "small van"}, "cut off by the token limit"),
     ],
 )
