@@ -8,89 +8,40 @@ the clips over several processes or GPUs.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import hashlib
 import json
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
-from matrix_lib.evaluation.clip_scores import SCORES, RunScores, load_run, save_run
+from matrix_lib.core.grid import Grid
+from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.evaluation.clip_scores import RunScores, load_run, save_run
 from matrix_lib.evaluation.examples import Example, load_example, make_example, save_example
 from matrix_lib.evaluation.labels import Labels, read_labels
-from matrix_lib.evaluation.mini_clips import CRITERIA, MiniClip, mini_clips
-from matrix_lib.evaluation.probe import Model, Recipe, check_model, fit_clip, open_model, probe
+from matrix_lib.evaluation.mini_clips import MiniClip, mini_clips
+from matrix_lib.evaluation.probe import Model, Recipe, check_model, fit_clip, generate, open_model, probe
 from matrix_lib.evaluation.report import Shown, write_report
-from matrix_lib.evaluation.study import Options, Study, study
+from matrix_lib.evaluation.study import Study, study
 from matrix_lib.evaluation.study_tables import write_tables
 from matrix_lib.io.clip_folder import ClipSource, bad_clips, read_clips
 from matrix_lib.io.files import whole_file
 from matrix_lib.io.tables import need_pyarrow
 
-__all__ = ["Analysis", "Settings", "main", "parse"]
+from .analyse_settings import Settings, parse
+
+__all__ = ["Analysis", "main"]
 
 Clip = ClipSource | MiniClip
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a command line asks for.
-
-    Args:
-        source: a folder or `mini:COUNT[:SPLIT]`. model: `mini` or a folder. out: folder of the results.
-        frames, height, width: of a clip; 0 takes the model's own.
-        steps, guidance: 0 and -1 take 50 and 6, for mini 24 and 4.
-        labels: "none", "judge" (mini clips), or a CSV file; column, threshold: see `read_labels`.
-        criteria: answers of the judge that have to be yes for a success.
-        examples: runs that the report shows. limit: analyse the first clips only, 0 for all.
-    """
-
-    source: str
-    model: str
-    out: Path
-    mode: Literal["generate", "noise"] = "generate"
-    frames: int = 0
-    height: int = 0
-    width: int = 0
-    steps: int = 0
-    guidance: float = -1.0
-    negative: str = ""
-    timesteps: tuple[int, ...] = (900, 700, 500, 300, 100)
-    seeds: tuple[int, ...] = (0,)
-    labels: str = "none"
-    column: str = "success"
-    threshold: float = 0.5
-    criteria: tuple[str, ...] = CRITERIA
-    options: Options = field(default_factory=Options)
-    examples: int = 4
-    limit: int = 0
-    precision: str = ""
-    offload: bool = False
-
-    def __post_init__(self) -> None:
-        if self.labels == "judge" and (not self.source.startswith("mini:") or self.mode != "generate"):
-            raise ValueError(
-                "the judge knows the clips of the mini world and looks at what was generated: use --labels judge with "
-                "mini:COUNT and --mode generate, or give a CSV of labels"
-            )
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds are different numbers from 0 on; got {list(self.seeds)}")
-        if self.examples < 0 or self.limit < 0:
-            raise ValueError(f"examples and limit are 0 or more; got {self.examples} and {self.limit}")
-
-    @property
-    def mini_clips(self) -> bool:
-        return self.source.startswith("mini:")
 
 
 class Analysis:
@@ -144,7 +95,7 @@ class Analysis:
         device = self.accelerator.device
         precision = self.settings.precision or ("float32" if device.type == "cpu" else "bfloat16")
         self._say(f"loading {self.settings.model} on {device}, {precision}")
-        return open_model(self.settings.model, device, _DTYPES[precision], self.settings.offload)
+        return open_model(self.settings.model, device, getattr(torch, precision), self.settings.offload)
 
     def _recipe(self, model: Model) -> Recipe:
         settings, small = self.settings, self.settings.model == "mini"
@@ -211,7 +162,7 @@ class Analysis:
         todo = [(clip, seed) for clip, seed in mine if not self._done(recipe, clip, seed)]
         if len(todo) < len(mine):
             self._say(f"{len(mine) - len(todo)} of {len(mine)} runs are done already; going on")
-        total = len(todo) * recipe.forwards
+        total = len(todo) * recipe.forwards * (2 if settings.tracks == "seen" else 1)
         with tqdm(total=total, desc="analysing", unit=" steps", disable=not (self.main and todo), leave=False) as bar:
             for clip, seed in todo:
                 bar.set_postfix_str(f"{clip.name}, seed {seed}")
@@ -227,10 +178,24 @@ class Analysis:
         frames, tracks = fit_clip(clip.frames(want), clip.tracks(), recipe)
         binding = model.bind(clip.prompt, clip.phrases)
         judging = self.settings.labels == "judge" and isinstance(clip, MiniClip)
-        found = probe(model, recipe, binding, tracks, frames, seed, step, maps=pictured, picture=judging)
+        notes: tuple[str, ...] = ()
+        if self.settings.tracks == "seen" and isinstance(clip, MiniClip):
+            made = generate(model, recipe, clip.prompt, frames, seed, step)
+            tracks, notes = _seen(clip, made, model.grid(recipe))
+        again = recipe.forwards if self.settings.tracks == "seen" else 0
+        found = probe(
+            model, recipe, binding, tracks, frames, seed, lambda n: step(again + n), maps=pictured, picture=judging
+        )
         judged = clip.judge(found.frames) if isinstance(clip, MiniClip) and found.frames is not None else {}
         run = RunScores(
-            clip.name, seed, clip.prompt, found.kinds, self._fingerprint(recipe, clip, seed), None, judged, found.notes
+            clip.name,
+            seed,
+            clip.prompt,
+            found.kinds,
+            self._fingerprint(recipe, clip, seed),
+            None,
+            judged,
+            found.notes + notes,
         )
         if found.capture is not None and found.frames is not None:
             save_example(make_example(found.capture, tracks, found.frames), self._path("examples", clip.name, seed))
@@ -240,8 +205,8 @@ class Analysis:
         return self.settings.out / what / f"{clip}__seed{seed}.safetensors"
 
     def _fingerprint(self, recipe: Recipe, clip: Clip, seed: int) -> str:
-        judging = self.settings.labels == "judge"
-        said = [asdict(recipe), clip.prompt, repr(clip.phrases), clip.tracks().digest, seed, judging]
+        how = [self.settings.labels == "judge", self.settings.tracks]
+        said = [asdict(recipe), clip.prompt, repr(clip.phrases), clip.tracks().digest, seed, *how]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:24]
 
     def _done(self, recipe: Recipe, clip: Clip, seed: int) -> bool:
@@ -288,6 +253,7 @@ class Analysis:
             "model": f"{Path(settings.model).name} ({found.backbone})",
             "input": settings.source if settings.mini_clips else Path(settings.source).name,
             "clips": f"{how}, {plan['frames']} frames of {plan['width']}x{plan['height']}",
+            "masks": "as seen in the generated clips" if settings.tracks == "seen" else "given",
             "seeds": ", ".join(map(str, settings.seeds)),
             "labels": labels.get(settings.labels, f"{Path(settings.labels).name}, column {settings.column}"),
         }
@@ -307,6 +273,18 @@ class Analysis:
     def _say(self, text: str) -> None:
         if self.main:
             print(text, flush=True)
+
+
+def _seen(clip: MiniClip, made: Any, grid: Grid) -> tuple[MaskTracks, tuple[str, ...]]:
+    """Masks as they are seen in a generated clip; the given ones, and a note, where somebody is not to be seen."""
+    try:
+        tracks = clip.seen(made)
+        hidden = [name for name, frame in tracks.to_grid(grid).query_frame.items() if frame is None]
+        if hidden:
+            raise ValueError(f"{', '.join(map(repr, hidden))} shows on no token")
+    except ValueError as error:
+        return clip.tracks(), (f"{clip.name}: the given masks are used, because {error}",)
+    return tracks, ()
 
 
 def _stamp(model: str) -> str:
@@ -338,55 +316,12 @@ def _summary(found: Study, path: Path) -> str:
     return "\n".join([*lines, f"wrote {path}"])
 
 
-def parse(arguments: Sequence[str] | None = None) -> Settings:
-    """The settings that a command line asks for."""
-    doc = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m training.analyse", description=doc)
-    parser.add_argument("source", metavar="INPUT", help="folder of clips, or mini:COUNT[:train|heldout_pairs|all]")
-    parser.add_argument("model", metavar="MODEL", help="mini, or a folder of a diffusers pipeline")
-    parser.add_argument("--out", type=Path, required=True, help="folder for results; an unfinished one is gone on with")
-    runs = parser.add_argument_group("runs")
-    runs.add_argument(
-        "--mode", choices=("generate", "noise"), default="generate", help="sample clips, or noise real ones"
-    )
-    for name in ("frames", "height", "width", "steps"):
-        runs.add_argument(f"--{name}", type=int, default=0, help="default: the model's own")
-    runs.add_argument("--guidance", type=float, default=-1.0, help="default: 6, for mini 4")
-    runs.add_argument("--negative", default="", help="negative prompt")
-    runs.add_argument("--timesteps", type=int, nargs="+", default=[900, 700, 500, 300, 100], help="of 1000, for noise")
-    runs.add_argument("--seeds", type=int, nargs="+", default=[0])
-    runs.add_argument("--limit", type=int, default=0, help="the first clips only")
-    runs.add_argument("--precision", choices=sorted(_DTYPES), default="", help="default: bfloat16, on a CPU float32")
-    runs.add_argument("--offload", action="store_true", help="keep the model's parts in main memory until they run")
-    success = parser.add_argument_group("success")
-    success.add_argument("--labels", default="none", help="none, judge (mini clips), or a CSV with clip and success")
-    success.add_argument("--column", default="success", help="column of the CSV")
-    success.add_argument("--threshold", type=float, default=0.5, help="numbers from here on are a success")
-    success.add_argument("--criteria", nargs="+", choices=CRITERIA, default=list(CRITERIA), help="of the judge")
-    reading = parser.add_argument_group("reading")
-    reading.add_argument(
-        "--score", choices=sorted(SCORES), default="above", help="; ".join(map(": ".join, SCORES.items()))
-    )
-    for name, default in (("top", 10), ("keep", 10), ("preset", 3), ("least", 5), ("draws", 10000)):
-        reading.add_argument(f"--{name}", type=int, default=default)
-    reading.add_argument("--alpha", type=float, default=0.005, help="family-wise error of dominant layers")
-    reading.add_argument("--examples", type=int, default=4, help="runs that the report shows")
-    chosen = vars(parser.parse_args(arguments))
-    names = ("score", "top", "keep", "preset", "alpha", "least", "draws")
-    try:
-        chosen["options"] = Options(**{name: chosen.pop(name) for name in names})
-        lists = {name: tuple(chosen[name]) for name in ("timesteps", "seeds", "criteria")}
-        return Settings(**{**chosen, **lists})
-    except ValueError as error:
-        parser.error(str(error))
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    settings = parse(arguments)
+    settings = parse(arguments, (__doc__ or "").splitlines()[0])
     signal.signal(signal.SIGTERM, _stop)
     analysis: Analysis | None = None
     try:

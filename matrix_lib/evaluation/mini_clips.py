@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..core.tracks import MaskTracks
 from ..mini.export import mask_tracks
 from ..mini.world import Clips, WorldConfig, make_clips
 from .judges import judge
+from .sight import look
 
 __all__ = ["CRITERIA", "MiniClip", "mini_clips"]
 
@@ -46,6 +47,13 @@ class MiniClip:
     def tracks(self) -> MaskTracks:
         named = [spec.name for spec in self.phrases if spec.role != "verb"]
         return mask_tracks(self.truth, 0).select(named)
+
+    def seen(self, frames: NDArray[np.uint8]) -> MaskTracks:
+        """Tracks of the named instances as they are seen in a generated clip (F, H, W, 3) uint8, by the judge's eyes.
+
+        Raises ValueError where one of them is in no frame."""
+        sight = look(torch.from_numpy(frames).permute(0, 3, 1, 2)[None], self.truth)
+        return mask_tracks(replace(self.truth, masks=sight.masks), 0).select(self.tracks().names)
 
     def judge(self, frames: NDArray[np.uint8]) -> dict[str, float]:
         """The judge's answers about a generated clip (F, H, W, 3) uint8."""

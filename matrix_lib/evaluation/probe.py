@@ -34,7 +34,7 @@ from ..instrument.capture import Capture
 from ..mini import bundle
 from .clip_scores import KindScores, reduce_alignment
 
-__all__ = ["Model", "Probe", "Recipe", "check_model", "fit_clip", "open_model", "probe"]
+__all__ = ["Model", "Probe", "Recipe", "check_model", "fit_clip", "generate", "open_model", "probe"]
 
 Mode = Literal["generate", "noise"]
 
@@ -233,6 +233,21 @@ def probe(
     kinds: dict[str, KindScores] = {found.kind: reduce_alignment(found) for found in alignments}
     capture = seen_maps.capture() if seen_maps is not None else None
     return Probe(kinds, made, capture, tuple(dict.fromkeys(seen.recorder.notes)))
+
+
+@torch.inference_mode()
+def generate(
+    model: Model,
+    recipe: Recipe,
+    prompt: str,
+    frames: Tensor,
+    seed: int,
+    on_step: Callable[[int], None] = lambda s: None,
+) -> NDArray[np.uint8]:
+    """The clip (F, H, W, 3) uint8 that `probe` would make of the same seed, without watching."""
+    made = _run(model, recipe, prompt, frames, torch.Generator().manual_seed(seed), on_step, picture=True)
+    assert made is not None
+    return made
 
 
 def _run(

@@ -26,7 +26,8 @@ from matrix_lib.instrument.session import Session
 from matrix_lib.io.clip_folder import read_clips
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
-from training.analyse import main, parse
+from training.analyse import main
+from training.analyse_settings import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)
@@ -284,7 +285,7 @@ def usage(arguments, capsys):
 def test_clips_of_the_mini_world_with_the_judge(home, capsys):
     """A random model fails every clip, so there are labels but no gap, and the report says so."""
     arguments = ["mini:2", str(home / "model"), "--out", str(home / "judged"), "--steps", "1", "--labels", "judge"]
-    main([*arguments, "--examples", "0"])
+    main([*arguments, "--examples", "0", "--tracks", "seen"])
     assert "0 successes and 2 failures: a gap needs at least 5 of each" in capsys.readouterr().out
     run = load_run(sorted((home / "judged" / "runs").iterdir())[0])
     assert set(run.judged) >= {"right_path", "right_roles", "intact"}
