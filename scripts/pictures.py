@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from matrix_lib.io.video import read_video
 from .canvas import draw, titled
 from .comfyui import ROOT
 from .demo import sample_clip
-from .drafts import FRAMES, START
+from .drafts import FRAMES, HEIGHT, START, WIDTH
 
 __all__ = ["attention", "best_layers", "tracks_on_clip"]
 
@@ -57,18 +58,28 @@ def attention(folder: Path, names: tuple[str, ...], layers: str, width: int) -> 
     return whole.resize((width, round(whole.height * width / whole.width)), Image.Resampling.LANCZOS)
 
 
-def tracks_on_clip(height: int, width: int) -> Image.Image:
+def tracks_on_clip(height: int, width: int, patch: int = 2) -> Image.Image:
     """The boxes of the first workflow on its clip, in the crop and on the token grid of a clip of this size."""
     tracks = load_tracks(DEMO / "tracks.safetensors")
     frames = read_video(sample_clip(), START, START + FRAMES).frames
     framing = Framing((tracks.height, tracks.width), (height, width))
-    on_grid = tracks.to_grid(Grid.from_pixels(FRAMES, height, width), "nearest", framing)
+    on_grid = tracks.to_grid(Grid.from_pixels(FRAMES, height, width, (1, patch, patch)), "nearest", framing)
 
     def frame_at(index: int) -> np.ndarray:
         return framing.apply(frames[index].permute(2, 0, 1)).permute(1, 2, 0).numpy()
 
     (picture,) = draw_tracks(tracks, on_grid, [13], frame_at, TrackLook(), framing)
     return picture
+
+
+def _canvas() -> Image.Image:
+    """The first workflow with the previews of its own run."""
+    with tempfile.TemporaryDirectory() as folder:
+        tracks, heat = Path(folder) / "tracks.png", Path(folder) / "heat.png"
+        tracks_on_clip(HEIGHT, WIDTH, 1).convert("RGB").save(tracks)
+        attention(DEMO, ("cyclist", "van"), "all", 1080).save(heat)
+        shown = {"MATRIX Preview Tracks": tracks, "MATRIX Preview Attention": heat}
+        return draw(titled("01_watch_attention"), shown | {"Save layer chart": DEMO / "layers.png"})
 
 
 def main() -> None:
@@ -81,9 +92,7 @@ def main() -> None:
     heat.resize((720, round(heat.height * 720 / 1080))).save(ROOT / "workflows" / "01_watch_attention.jpg", quality=85)
     tracks_on_clip(160, 384).convert("RGB").save(IMAGES / "tracks.jpg", quality=88)
     Image.open(mini / "layers.png").convert("RGB").save(IMAGES / "layers.png", optimize=True)
-    shown = {"MATRIX Preview Tracks": IMAGES / "tracks.jpg", "Save layer chart": mini / "layers.png"}
-    shown["MATRIX Preview Attention"] = IMAGES / "attention.jpg"
-    draw(titled("01_watch_attention"), shown).save(IMAGES / "workflow.png", optimize=True)
+    _canvas().save(IMAGES / "workflow.png", optimize=True)
     for path in sorted(IMAGES.iterdir()):
         print(path.relative_to(ROOT), path.stat().st_size // 1024, "KiB")
 
