@@ -105,7 +105,7 @@ def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
     reading.add_argument(
         "--score", choices=sorted(SCORES), default="above", help="; ".join(map(": ".join, SCORES.items()))
     )
-    for name, default in (("top", 10), ("keep", 10), ("preset", 3), ("least", 5), ("draws", 10000)):
+    for name, default in (("top", 0), ("keep", 0), ("preset", 3), ("least", 5), ("draws", 10000)):
         reading.add_argument(f"--{name}", type=int, default=default)
     reading.add_argument("--alpha", type=float, default=0.005, help="family-wise error of dominant layers")
     reading.add_argument("--examples", type=int, default=4, help="runs that the report shows")

@@ -136,10 +136,11 @@ def _chosen_word(one: KindStudy) -> str:
 
 
 def _frequency(found: Study, one: KindStudy, chosen: set[int], colour: Colour) -> str:
-    top = min(found.options.top, len(one.influence.layers))
+    top = found.options.top_of(len(one.layers))
+    among = f"among the best {top}" if top > 1 else "the best"
     paper = f" By the paper's raw sum they would be {_runs(one.paper_layers)}." if found.options.score != "raw" else ""
     text = (
-        f"Share of runs in which a layer is among the best {top}. The {len(one.influence.chosen)} most influential "
+        f"Share of runs in which a layer is {among}. The {len(one.influence.chosen)} most influential "
         f"by frequency and mean together: {_runs(one.influence.chosen)}.{paper}"
     )
     value = one.influence.frequency
@@ -180,7 +181,7 @@ def _steps(found: Study, one: KindStudy, chosen: set[int], unit: str) -> str:
     top = max(float(np.nanmax(v)) for v in tables.values())
     rows = [str(layer) for layer in one.layers]
     bright = [i for i, layer in enumerate(one.layers) if layer in chosen]
-    maps, wide = [], 540 if len(tables) < 3 else 356
+    maps, wide = [], 540 if len(tables) in (1, 2, 4) else 356
     for role, values in tables.items():
         bins = np.array_split([step for step, _ in found.steps], values.shape[1])
         columns = [str(int(part[0])) for part in bins]
@@ -301,11 +302,13 @@ def _row(one: KindStudy, place: int) -> str:
 
 
 def _grid(cells: Sequence[str]) -> str:
-    return f'<div class="grid {"two" if len(cells) < 3 else "three"}">{"".join(cells)}</div>'
+    return f'<div class="grid {"two" if len(cells) in (1, 2, 4) else "three"}">{"".join(cells)}</div>'
 
 
 def _figure(title: str, text: str, chart: str, after: str = "") -> str:
-    return f"<figure><h3>{_e(title)}</h3><figcaption>{_e(text)}</figcaption>{chart}{after}</figure>"
+    return (
+        f"<figure><h3>{_e(title)}</h3><figcaption>{_e(text[:1].upper() + text[1:])}</figcaption>{chart}{after}</figure>"
+    )
 
 
 def _box(title: str, inner: str) -> str:

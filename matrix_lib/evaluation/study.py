@@ -29,15 +29,16 @@ class Options:
 
     Args:
         score: "above" (share above chance), "share" or "raw" (the paper's sum).
-        top, keep: influential layers: top of each clip that counts, and how many are kept (the paper: 10 and 10).
+        top, keep: influential layers: top of each clip that counts, and how many are kept. 0 takes a quarter of the
+            layers, at most 10, which is the paper's 10 for its models of 40 layers and more.
         preset: how many influential layers of each kind the preset takes where no layer is dominant.
         alpha: family-wise error of dominant layers. least: smallest set of successes or failures worth a test.
         draws: of bootstrap and permutation. seed: of both.
     """
 
     score: Score = "above"
-    top: int = 10
-    keep: int = 10
+    top: int = 0
+    keep: int = 0
     preset: int = 3
     alpha: float = 0.005
     least: int = 5
@@ -47,11 +48,19 @@ class Options:
     def __post_init__(self) -> None:
         if self.score not in SCORES:
             raise ValueError(f"the score is one of {', '.join(SCORES)}; got {self.score!r}")
-        if min(self.top, self.keep, self.preset, self.draws) < 1 or self.least < 2 or not 0 < self.alpha < 1:
+        if min(self.top, self.keep) < 0 or min(self.preset, self.draws) < 1 or self.least < 2 or not 0 < self.alpha < 1:
             raise ValueError(
-                "top, keep, preset and draws are 1 or more, least 2 or more, alpha between 0 and 1; got "
+                "top and keep are 0 or more, preset and draws 1 or more, least 2 or more, alpha between 0 and 1; got "
                 f"{self.top}, {self.keep}, {self.preset}, {self.draws}, {self.least}, {self.alpha}"
             )
+
+    def top_of(self, layers: int) -> int:
+        """How many of `layers` layers are a clip's top."""
+        return min(self.top or max(1, min(10, layers // 4)), layers)
+
+    def kept_of(self, layers: int) -> int:
+        """How many of `layers` layers are kept as influential."""
+        return min(self.keep or max(self.preset, min(10, layers // 4)), layers)
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,7 @@ def _kind(kind: str, runs: Sequence[RunScores], options: Options) -> KindStudy:
     kept = varied_layers(table, layers) if len(runs) > 1 else layers
     kept = kept or layers
     columns = [layers.index(layer) for layer in kept]
+    top = options.top_of(len(layers)), options.kept_of(len(layers))
     heads = np.stack([run.kinds[kind].each_head(score).mean(1) for run in runs]).astype(np.float64)
     low, high = _intervals(table, options)
     found = KindStudy(
@@ -182,8 +192,8 @@ def _kind(kind: str, runs: Sequence[RunScores], options: Options) -> KindStudy:
         by_step={role: mean for role in ROLES if (mean := _by_step(runs, kind, role, score)) is not None},
         by_frame=_frames(runs, kind, score),
         by_head=heads.mean(0),
-        influence=influential_layers(table[:, columns], kept, options.top, options.keep),
-        paper_layers=influential_layers(raw[:, columns], kept, options.top, options.keep).chosen,
+        influence=influential_layers(table[:, columns], kept, *top),
+        paper_layers=influential_layers(raw[:, columns], kept, *top).chosen,
         heads=_best_heads(heads, layers, options),
     )
     return _with_success(found, heads, [run.success for run in runs], columns, options)
@@ -217,7 +227,7 @@ def _frames(runs: Sequence[RunScores], kind: str, score: Score) -> Array:
 
 def _best_heads(heads: Array, layers: Sequence[int], options: Options) -> tuple[tuple[int, int], ...]:
     count = heads.shape[2]
-    flat = influential_layers(heads.reshape(len(heads), -1), range(heads.shape[1] * count), options.top, options.keep)
+    flat = influential_layers(heads.reshape(len(heads), -1), range(heads.shape[1] * count), 10, 10)
     return tuple((layers[place // count], place % count) for place in flat.chosen)
 
 
@@ -240,7 +250,7 @@ def _with_success(
     label = np.array([bool(s) for s in success])[known]
     good, bad = int(label.sum()), int((~label).sum())
     if not known.any():
-        return replace(found, no_gap="no run has a label of success, so there are influential layers only")
+        return replace(found, no_gap="No run has a label of success, so there are influential layers only")
     if min(good, bad) < options.least:
         return replace(
             found,
