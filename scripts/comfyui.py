@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -151,8 +152,9 @@ def serve(base: Path, arguments: tuple[str, ...] = ("--cpu",), limit: float = 30
     command += ["--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes"]
     command += ["--database-url", "sqlite:///:memory:"]
     with log.open("wb") as sink:
-        # A session of its own: Ctrl-C reaches us alone, and we stop the server in order.
-        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=base, start_new_session=True)
+        # Ctrl-C goes to the whole process group: the server passes it over, and we stop the server in order.
+        deaf = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=base, preexec_fn=deaf)
         server = Server(f"http://127.0.0.1:{port}", base, process, log)
         try:
             _until_up(server, limit)
