@@ -83,7 +83,9 @@ def _file_inputs() -> list[io.Input]:
 
 
 def _load_file(values: dict[str, Any], progress: Callable[[float], None]) -> Loaded:
-    path = folder_paths.get_full_path_or_raise("diffusion_models", values["file"])
+    path = folder_paths.get_full_path("diffusion_models", values["file"] or "")
+    if path is None:
+        raise ValueError(f"there is no file {values['file']!r} in models/diffusion_models. Press R for new ones.")
     if not path.endswith((".safetensors", ".sft")):
         raise ValueError(f"{values['file']} is no .safetensors file; pickles are not read")
     return load_native(path, _DTYPES[values["weight_dtype"]])

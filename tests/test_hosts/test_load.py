@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support_models import make_cogvideox, make_hunyuan, make_wan
 from torch import Tensor
 
@@ -440,6 +442,45 @@ def test_truncated_and_hostile_files_are_refused(broken: Path) -> None:
     refuses(broken, "is no JSON")
     config.write_text("[1, 2]")
     refuses(broken, "holds a list")
+
+
+_PLACES = {
+    "transformer": "transformer/config.json",
+    "scheduler": "scheduler/scheduler_config.json",
+    "index": "transformer/diffusion_pytorch_model.safetensors.index.json",
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "message"),
+    [
+        ("transformer", '{"a":' * 100_000, "is no JSON"),
+        ("transformer", {"_class_name": ["x"]}, "Accepted: CogVideoX"),
+        ("transformer", {"attention_head_dim": "64"}, "heads of size '64'"),
+        ("transformer", {"sample_frames": "x"}, "do not fit together"),
+        ("scheduler", {"snr_shift_scale": "x"}, "do not fit together"),
+        ("scheduler", "[" * 100_000, "is no JSON"),
+        ("index", '{"weight_map": []}', "does not name one file"),
+        ("index", '{"weight_map": {"a": 5}}', "does not name one file"),
+        ("index", '{"weight_map": null}', "does not name one file"),
+        ("index", '{"weight_map": {"a": "C:\\\\x.safetensors"}}', "beside the index"),
+    ],
+)
+def test_configs_that_lie(tmp_path: Path, comfy: ModuleType, place: str, change: Any, message: str) -> None:
+    """Texts for numbers, lists for names, bombs: one ValueError, whatever the host trips over."""
+    folder = make_cogvideox(tmp_path / "cog", text_encoder=False, vae=False, layers=1)
+    path = folder / _PLACES[place]
+    if place == "index":
+        (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    path.write_text(change if isinstance(change, str) else json.dumps(json.loads(path.read_text()) | change))
+    refuses(folder, message)
+
+
+def test_weights_of_another_shape_are_refused(broken: Path) -> None:
+    weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    save_file({name: value.flatten()[:1].clone() for name, value in state.items()}, weights)
+    refuses(broken, "do not fit together|does not recognise")
 
 
 def test_other_architectures_are_refused(broken: Path) -> None:

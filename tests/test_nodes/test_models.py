@@ -200,6 +200,14 @@ def test_image_condition_says_what_is_wrong(
         )
 
 
+def test_a_picture_of_no_numbers_is_refused(pack: Any, diffusers_folder: Path) -> None:
+    model, _, vae, _ = load(pack, "cog-i2v", text_encoder=False)
+    image = torch.rand(1, 64, 96, 3)
+    image[0, 5, 5, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"no numbers \(NaN\)"):
+        pack.lib("hosts.comfy.image").image_condition(model, vae, image, 96, 64, 9)
+
+
 def test_a_path_is_no_folder_name(pack: Any, diffusers_folder: Path, tmp_path: Path) -> None:
     make_cogvideox(tmp_path / "outside", text_encoder=False, vae=False)
     for name in ("../outside", str(tmp_path / "outside"), "authors/../cog-i2v", ""):
@@ -224,6 +232,14 @@ def test_native_file(pack: Any, diffusers_folder: Path) -> None:
     assert low is opened
     with pytest.raises(ValueError, match="pickles are not read"):
         pack.run("MatrixLoadVideoDiT", source={**run, "file": "wan.ckpt"}, weight_dtype="default")
+    save_file({"a": torch.zeros(1)}, root / "other.safetensors")
+    for name, words in (
+        ("other.safetensors", "ComfyUI finds no model"),
+        ("../x.safetensors", "no file"),
+        ("", "no file"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pack.run("MatrixLoadVideoDiT", source={**run, "file": name}, weight_dtype="default")
     whole = (root / "wan.safetensors").read_bytes()
     (root / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="no complete safetensors file"):

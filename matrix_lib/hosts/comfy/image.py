@@ -65,6 +65,8 @@ def image_condition(
         )
     if image.ndim != 4 or image.shape[0] < 1 or image.shape[-1] < 3:
         raise ValueError(f"the first frame is an IMAGE (n, height, width, 3); got {tuple(image.shape)}")
+    if not torch.isfinite(image[:1]).all():
+        raise ValueError("the first frame holds values that are no numbers (NaN): look at the node that made it")
     framing = Framing((image.shape[1], image.shape[2]), (height, width))
     first = framing.apply(image[:1, ..., :3].movedim(-1, 1).float()).movedim(1, -1).clamp(0, 1)
     shape = (batch, channels, (length - 1) // spec.temporal_stride + 1, height // stride, width // stride)

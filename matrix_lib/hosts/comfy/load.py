@@ -11,7 +11,8 @@ never a silent gap. A CogVideoX comes back repaired for what its configs say (se
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +44,7 @@ _CHANNELS = {"cogvideox": (16, 32, 48), "wan": (16, 36, 48), "hunyuan_video": (1
 _HEAD_SIZE = {"cogvideox": 64, "wan": 128, "hunyuan_video": 128}  # the host counts heads by these
 _COGVIDEOX_VAE = {"block_out_channels": [128, 256, 256, 512], "layers_per_block": 3, "latent_channels": 16}
 _HUNYUAN_VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 16}
+_DAMAGED = (TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, OverflowError)
 _MAX_JSON = 16 * 1024 * 1024
 
 
@@ -84,7 +86,7 @@ def _folders(parent: Path) -> list[Path]:
 def family_of(folder: Path) -> str:
     """The family of a diffusers folder. Raises ValueError naming what is missing, or what is accepted."""
     name = _json(folder / "transformer" / "config.json").get("_class_name")
-    if name not in _TRANSFORMERS:
+    if not isinstance(name, str) or name not in _TRANSFORMERS:
         raise ValueError(f"{folder / 'transformer'} holds a {name}. Accepted: {', '.join(_TRANSFORMERS)}.")
     return _TRANSFORMERS[name]
 
@@ -134,8 +136,29 @@ def load_native(path: str, dtype: torch.dtype | None = None) -> Loaded:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is no complete safetensors file ({error}). Download it again.") from error
     options = {} if dtype is None else {"dtype": dtype}
-    model, notes = repair(comfy.sd.load_diffusion_model(path, model_options=options))
+    try:
+        loaded = comfy.sd.load_diffusion_model(path, model_options=options)
+    except (RuntimeError, *_DAMAGED) as error:
+        raise ValueError(
+            f"ComfyUI finds no model in {path} ({str(error)[:300]}). A native file is one that Load Diffusion Model "
+            "opens; a part of a diffusers folder is opened as the whole folder, from models/diffusers."
+        ) from error
+    model, notes = repair(loaded)
     return Loaded(model, model, None, None, type(model.model).__name__, tuple(notes))
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What the host trips over in a folder whose weights and configs do not fit together, as one ValueError."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, *_DAMAGED) as error:
+        raise ValueError(
+            f"{folder} cannot be loaded: its weights and its config.json do not fit together, or a file is damaged "
+            f"({type(error).__name__}: {str(error)[:300]}). Download the folder again."
+        ) from error
 
 
 def load_transformer(
@@ -143,7 +166,8 @@ def load_transformer(
 ) -> tuple[Any, list[str]]:
     """(MODEL, what was mended) of `folder/part`."""
     model = _build(str(folder), part, dtype, progress=progress)
-    return repair(model)
+    with _told(folder):  # what the configs say about positions and noise is used here
+        return repair(model)
 
 
 def _build(
@@ -162,15 +186,18 @@ def _build(
     table = _take_table(state) if family == "cogvideox" else None
     expected = set(state)
     options = {} if dtype is None else {"dtype": dtype}
-    model = comfy.sd.load_diffusion_model_state_dict(state, model_options=options, disable_dynamic=disable_dynamic)
+    with _told(root / part):
+        model = comfy.sd.load_diffusion_model_state_dict(state, model_options=options, disable_dynamic=disable_dynamic)
     if model is None:
         raise ValueError(f"ComfyUI does not recognise {root / part} as {family}: is the folder complete?")
     _check_names(root / part, expected, set(model.model.diffusion_model.state_dict()))
     if family == "cogvideox":
-        _adapt_cogvideox(model, root, config, table)
+        with _told(root):
+            _adapt_cogvideox(model, root, config, table)
     vae = _json(root / "vae" / "config.json") if (root / "vae" / "config.json").is_file() else {}
-    if latents := _latent_format(vae, model.model.latent_format):
-        model.model.latent_format = latents
+    with _told(root / "vae"):
+        if latents := _latent_format(vae, model.model.latent_format):
+            model.model.latent_format = latents
     model.cached_patcher_init = (_build, (folder, part, dtype))
     return model
 
@@ -178,7 +205,7 @@ def _build(
 def _check_config(folder: Path, family: str, config: Mapping[str, Any]) -> None:
     head = config.get("attention_head_dim", _HEAD_SIZE[family])
     if head != _HEAD_SIZE[family]:
-        raise ValueError(f"{folder} has heads of size {head}; ComfyUI's {family} has heads of {_HEAD_SIZE[family]}")
+        raise ValueError(f"{folder} has heads of size {head!r}; ComfyUI's {family} has heads of {_HEAD_SIZE[family]}")
     channels, known = config.get("in_channels", 16), _CHANNELS[family]
     if channels not in known:
         raise ValueError(
@@ -222,7 +249,7 @@ def _latent_format(vae: Mapping[str, Any], current: Any) -> Any:
     if "latents_mean" in vae and vae["latents_mean"] is not None and vae.get("z_dim", 16) == 16:
         latents = comfy.latent_formats.Wan21()
         for name in ("latents_mean", "latents_std"):
-            setattr(latents, name, torch.tensor(vae[name], dtype=torch.float32).view(1, -1, 1, 1, 1))
+            setattr(latents, name, torch.tensor(vae[name], dtype=torch.float32).view(1, 16, 1, 1, 1))
         return latents
     if vae.get("_class_name") == "AutoencoderKLCogVideoX" and vae.get("scaling_factor"):
         latents = comfy.latent_formats.CogVideoX()
@@ -242,7 +269,8 @@ def load_vae(folder: Path, progress: Progress | None = None) -> Any:
                 "Load the folder without its VAE, and one that fits beside it."
             )
     state = read_weights(folder / "vae", "diffusion_pytorch_model", rules, progress)
-    vae = comfy.sd.VAE(sd=dict(state))
+    with _told(folder / "vae"):
+        vae = comfy.sd.VAE(sd=dict(state))
     if vae.first_stage_model is None:
         raise ValueError(f"ComfyUI does not recognise {folder / 'vae'} as a VAE")
     _check_names(folder / "vae", set(state), set(vae.first_stage_model.state_dict()))
@@ -268,10 +296,12 @@ def load_text_encoder(folder: Path, family: str, progress: Progress | None = Non
             llama_to_native(read_weights(folder / "text_encoder", "model")),
             read_weights(folder / "text_encoder_2", "model"),
         ]
-        clip = comfy.sd.load_text_encoder_state_dicts(states, clip_type=comfy.sd.CLIPType.HUNYUAN_VIDEO)
+        with _told(folder / "text_encoder"):
+            clip = comfy.sd.load_text_encoder_state_dicts(states, clip_type=comfy.sd.CLIPType.HUNYUAN_VIDEO)
     else:
         state = t5_to_native(read_weights(folder / "text_encoder", "model", progress=progress))
-        clip = _t5_clip(folder, family, state)
+        with _told(folder / "text_encoder"):
+            clip = _t5_clip(folder, family, state)
     if progress is not None:
         progress(1.0)
     return clip
@@ -353,7 +383,10 @@ def _weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    names = sorted(set(_json(index).get("weight_map", {}).values()))
+    listed = _json(index).get("weight_map", {})
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise ValueError(f"{index} is no index of shards: its weight_map does not name one file for each weight")
+    names = sorted(set(listed.values()))
     for name in names:
         if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise ValueError(f"{index} names {name!r}: shards are .safetensors files beside the index")
@@ -372,7 +405,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is {path.stat().st_size} bytes, too large for a config")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, a config is a JSON object")
