@@ -298,7 +298,8 @@ def summary(report: dict[str, Any], target: Path) -> str:
     head = f"{report['backbone']} in ComfyUI {report['host']}, {report['seconds']:.0f} s"
     lines = ["", head, f"weights: {report['weights']}. {report['note']}", f"  {report['prompt']}"]
     for phrase in (*report["instances"], *report["verbs"]):
-        lines.append(f"  {phrase['name']:<14} {' '.join(phrase['tokens'])}")
+        pieces = [piece.replace("\u2581", "") for piece in phrase["tokens"]]
+        lines.append(f"  {phrase['name']:<16} tokens {' | '.join(filter(None, pieces))}")
     lines += [f"  {target / name!s:<{width}}  {said[kind]}" for kind, name in names.items()]
     return "\n".join(lines)
 
