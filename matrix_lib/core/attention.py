@@ -271,8 +271,8 @@ def _probabilities(
         logits = logits[..., keys]
     else:
         logits = _logits(q, k[:, :, keys], scale, _slice_mask(mask, None, keys))
-    # A row whose keys are all masked has lse = -inf; it looks at nothing, which is 0 and not NaN.
-    lse = lse.to(logits).masked_fill(lse == float("-inf"), float("inf")).unsqueeze(-1)
+    # A row whose keys are all masked has lse = -inf (a kernel may say NaN); it looks at nothing, which is 0 and not NaN.
+    lse = lse.to(logits).masked_fill(~lse.isfinite(), float("inf")).unsqueeze(-1)
     return (logits - lse).exp()
 
 
