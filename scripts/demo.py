@@ -322,7 +322,7 @@ def main() -> int:
             reports = {target: run(server, chosen, target, **options)}
             if chosen.kind == "mini":
                 print("\na clip of the mini world", flush=True)
-                reports[target / "mini"] = run(server, chosen, target / "mini", mini_world)
+                reports[target / "mini"] = run(server, chosen, target / "mini", mini_world, steps=options["steps"])
     except KeyboardInterrupt:
         print("\ninterrupted; the server has been stopped", file=sys.stderr)
         return 130

@@ -96,11 +96,11 @@ def test_the_videos_play(demo: tuple[dict[str, Any], Path]) -> None:
 
 
 def test_maps_of_mini_find_the_masks_of_its_own_world(server: Any, tmp_path: Path) -> None:
-    """The second run of the demo in four steps: attention lies on the true masks far more than chance has it."""
+    """The second run of the demo in two steps: attention lies on the true masks far more than chance has it."""
     from scripts.demo import Weights, mini_world, offers_mini, run
 
     assert offers_mini(server)
-    report = run(server, Weights("mini"), tmp_path, mini_world, steps=4)
+    report = run(server, Weights("mini"), tmp_path, mini_world, steps=2)
     assert report["weights"] == "mini"
     assert report["pixels"] == [17, 128, 128]
     assert report["instances"][0]["name"] in report["prompt"]
