@@ -271,7 +271,7 @@ def _probabilities(
         logits = logits[..., keys]
     else:
         logits = _logits(q, k[:, :, keys], scale, _slice_mask(mask, None, keys))
-    # A row whose keys are all masked has lse = -inf (a kernel may say NaN); it looks at nothing, which is 0 and not NaN.
+    # A row whose keys are all masked has no finite lse; it looks at nothing, which is 0 and not NaN.
     lse = lse.to(logits).masked_fill(~lse.isfinite(), float("inf")).unsqueeze(-1)
     return (logits - lse).exp()
 
