@@ -47,6 +47,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        temporary.chmod(0o644)  # safetensors writes files that nobody else may read
         temporary.replace(target)
     except (OSError, SafetensorError) as error:
         raise OSError(
