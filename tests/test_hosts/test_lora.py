@@ -230,9 +230,9 @@ def test_strength_zero_and_the_original_are_bit_identical(family: str, models: A
     from matrix_lib.hosts.comfy.lora import apply_lora, widened
 
     model = models(family)
-    before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     extra = extra_channels(EXTRA[family], latent(NATIVE[family]).shape[2:])
-    plain = run(model, family)
+    plain = run(model, family)  # loads the original: the weights may still hold the patches of an earlier clone
+    before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     lora = tiny(family, model)
     off, _ = apply_lora(model, lora, 0.0)
     assert off is not model
