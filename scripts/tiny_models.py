@@ -6,10 +6,23 @@ size.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 __all__ = ["random_cogvideox"]
+
+
+def _factory() -> Any:
+    """The model factory of the tests, by its path: once ComfyUI is on the import path, `tests` is ComfyUI's."""
+    path = Path(__file__).resolve().parent.parent / "tests" / "support_models.py"
+    spec = importlib.util.spec_from_file_location("matrix_support_models", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def random_cogvideox(folder: Path, layers: int = 6, seed: int = 0) -> Path:
@@ -20,13 +33,12 @@ def random_cogvideox(folder: Path, layers: int = 6, seed: int = 0) -> Path:
     from diffusers import AutoencoderKLWan
     from transformers.utils import logging
 
-    from tests.support_models import make_cogvideox, randomize
-
+    models = _factory()
     logging.disable_progress_bar()
-    make_cogvideox(folder, sample=(17, 14, 32), layers=layers, vae=False, seed=seed)
+    models.make_cogvideox(folder, sample=(17, 14, 32), layers=layers, vae=False, seed=seed)
     described = json.loads(index.read_text(encoding="utf-8"))
     index.unlink()
-    randomize(AutoencoderKLWan(base_dim=8, z_dim=16), seed + 10, 0.1).save_pretrained(folder / "vae")
+    models.randomize(AutoencoderKLWan(base_dim=8, z_dim=16), seed + 10, 0.1).save_pretrained(folder / "vae")
     described["vae"] = ["diffusers", "AutoencoderKLWan"]
     index.write_text(json.dumps(described, indent=2), encoding="utf-8")
     return folder
