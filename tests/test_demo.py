@@ -175,7 +175,14 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
     command = [sys.executable, "-u", "-m", "scripts.demo", "--output", str(tmp_path / "out")]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A runner that was started in the background hands an ignored Ctrl-C down to its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
