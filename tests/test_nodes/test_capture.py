@@ -254,3 +254,29 @@ def test_a_model_that_overflows_is_told_and_its_maps_are_numbers(pack, models):
     assert not capture.streams[0].v2t.isnan().any()
     assert not capture.streams[0].v2v.isnan().any()
     assert "not a number (NaN)" in report
+
+
+def test_a_model_of_the_hosts_own_loader_with_a_sampling_patch(pack, tmp_path, monkeypatch):
+    import folder_paths
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+    from safetensors.torch import save_file
+    from support_native import native_state
+
+    import nodes
+
+    family = "wan_t2v"
+    save_file({k: v.contiguous() for k, v in native_state(family).items()}, tmp_path / "tiny_wan.safetensors")
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda kind, name: str(tmp_path / name))
+    with torch.inference_mode():
+        (loaded,) = nodes.UNETLoader().load_unet("tiny_wan.safetensors", "default")
+        (model,) = ModelSamplingSD3().patch(loaded, 5.0)
+    z = {"samples": latent(family)}
+    positive, negative = bound(pack, family, 1), conditioning(family, 2)
+    inputs = parts(model, positive, negative)
+    output, _, capture, _ = pack.run("MatrixSampleAttention", **inputs, latent_image=z, **DEFAULTS).result
+    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+
+    with torch.inference_mode():
+        want = SamplerCustomAdvanced.execute(**parts(model, positive, negative), latent_image=z).result[0]
+    assert torch.equal(output["samples"], want["samples"])
+    assert capture.streams[0].v2t.float().sum() > 0
