@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .files import whole_file
 
-__all__ = ["Clip", "read_video", "write_video"]
+__all__ = ["Clip", "VideoFacts", "check_video", "read_video", "write_video"]
 
 MAX_BYTES = 8 << 30
 
@@ -26,6 +26,55 @@ class Clip(NamedTuple):
 
     frames: Tensor
     fps: float
+
+
+class VideoFacts(NamedTuple):
+    """Frames, rows and columns (as it is shown) and frames per second of a video file."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def check_video(path: str | os.PathLike[str]) -> VideoFacts:
+    """Decodes a whole video file without keeping it.
+
+    Raises ValueError for a file that is missing, empty, no video, damaged, or shorter than it says, and for one whose
+    frames change their size.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ValueError(f"there is no video file {source.name!r}")
+    if not source.stat().st_size:
+        raise ValueError(f"the video {source.name!r} is empty: 0 bytes")
+    try:
+        with av.open(str(source)) as container:
+            return _facts(container, source.name)
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(f"{source.name!r} cannot be read as a video: {error}") from None
+
+
+def _facts(container: av.container.InputContainer, name: str) -> VideoFacts:
+    if not container.streams.video:
+        raise ValueError(f"{name!r} has no video stream")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    count, size = 0, (0, 0)
+    for frame in container.decode(stream):
+        turned = round(getattr(frame, "rotation", 0) / 90) % 2
+        seen = (frame.width, frame.height) if turned else (frame.height, frame.width)
+        size = seen if not count else size
+        if seen != size:
+            raise ValueError(f"frame {count} of {name!r} is {seen[0]}x{seen[1]} pixels, the ones before it {size}")
+        if frame.is_corrupt:
+            raise ValueError(f"frame {count} of {name!r} is damaged")
+        count += 1
+    if not count:
+        raise ValueError(f"{name!r} has no frames")
+    if count < stream.frames - 1:  # some writers count one frame more than there are
+        raise ValueError(f"{name!r} breaks off after {count} of {stream.frames} frames")
+    return VideoFacts(count, *size, float(stream.average_rate or stream.guessed_rate or 0) or 8.0)
 
 
 def read_video(
