@@ -20,7 +20,7 @@ from .grid import Framing, Grid
 if TYPE_CHECKING:
     from .tracks import MaskTracks
 
-__all__ = ["GridTracks", "Resize", "project"]
+__all__ = ["GridTracks", "Resize", "default_framing", "project"]
 
 Resize = Literal["nearest", "nearest-exact", "area"]
 Array = NDArray[Any]
@@ -88,7 +88,7 @@ def project(
     if mode not in ("nearest", "nearest-exact", "area"):
         raise ValueError(f"mode is 'nearest', 'nearest-exact' or 'area'; got {mode!r}")
     token_of, known, notes = _time(tracks, grid)
-    rows, cols = _axes(grid, _framing(tracks, grid, framing))
+    rows, cols = _axes(grid, default_framing(tracks, grid, framing))
     resize = _area if mode == "area" else _nearest
     maps = np.zeros((len(tracks.names), *grid.shape), dtype=np.float32)
     for e, track in enumerate(tracks.tracks):
@@ -128,7 +128,7 @@ class _Axis:
         return self.start + at * (self.length / self.target)
 
 
-def _framing(tracks: MaskTracks, grid: Grid, framing: Framing | None) -> Framing:
+def default_framing(tracks: MaskTracks, grid: Grid, framing: Framing | None = None) -> Framing:
     """The framing to use; by default the host's centre crop to the pixels of the grid."""
     source, (ph, pw) = (tracks.height, tracks.width), grid.token_pixels
     if framing is None:
