@@ -32,7 +32,7 @@ from ...instrument.intervene import PERTURBED, Composer, batch_part
 from ...instrument.recorder import Recorder, RecorderConfig
 from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
-from .batches import Batches, Branch, Forward, batches_of
+from .batches import Batches, Branch, Forward, batches_of, replayed
 
 __all__ = ["Forward", "Watch", "attach", "backbone_of", "perturbed", "sites_of", "watch"]
 
@@ -275,7 +275,7 @@ class Watch:
             streams = len(self._batches.bindings)
             self._recorder = self._make(self._config, self._backbone, self._sites, forward.grid, sigmas, streams)
         self._batches.begin(forward)
-        self.forwards += 1
+        self.forwards += replayed() is None
 
     @property
     def recorder(self) -> Recorder:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from ...core.binding import PromptBinding
@@ -10,9 +12,31 @@ from ...core.grid import Grid
 from ...core.sites import BatchRow
 from ...core.tracks import MaskTracks
 
-__all__ = ["Batches", "Branch", "Forward", "batches_of"]
+__all__ = ["Batches", "Branch", "Forward", "batches_of", "replayed", "replaying"]
 
 Branch = Literal["cond", "uncond"]
+
+
+class _Replay(threading.local):
+    place: int | None = None
+
+
+_replay = _Replay()
+
+
+@contextlib.contextmanager
+def replaying(place: int) -> Iterator[None]:
+    """While open, a forward of this thread repeats the `place`-th of its step, with other latents."""
+    before, _replay.place = _replay.place, place
+    try:
+        yield
+    finally:
+        _replay.place = before
+
+
+def replayed() -> int | None:
+    """Which forward of the step is being repeated; None: none is."""
+    return _replay.place
 
 
 class Forward:
@@ -48,6 +72,8 @@ class Batches:
         if not self.seen or self.seen[-1] != forward.timestep:
             self.seen.append(forward.timestep)
             self._calls_at = 0
+        again = replayed()
+        self._calls_at = self._calls_at if again is None else again
         forward.step = len(self.seen) - 1
         forward.rows = self._rows(forward)
         self._calls_at += 1

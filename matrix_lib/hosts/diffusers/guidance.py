@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from ...core.binding import PromptBinding
 from ...core.guidance import Guidance, Perturbation, check_names
+from ...core.intrinsic import IntrinsicDenoising
 from ...core.tracks import MaskTracks
 from ...instrument.intervene import Intervener
 from ...instrument.session import Session
 from .attach import attach, perturbed, sites_of
-from .batches import Batches, Branch, Forward, batches_of
+from .batches import Batches, Branch, Forward, batches_of, replayed
+from .intrinsic import Refiner, refining
 
 __all__ = ["steer"]
 
@@ -27,21 +29,25 @@ __all__ = ["steer"]
 @contextlib.contextmanager
 def steer(
     model: Any,
-    guidance: Guidance | Sequence[Guidance],
+    guidance: Guidance | IntrinsicDenoising | Sequence[Guidance | IntrinsicDenoising],
     binding: PromptBinding | Sequence[PromptBinding] | None = None,
     tracks: MaskTracks | Sequence[MaskTracks | None] | None = None,
     *,
     steps: int | None = None,
     branches: Sequence[Branch] | None = None,
-) -> Iterator[list[Intervener]]:
+    lead: int = 0,
+    seed: int = 0,
+) -> Iterator[list[Intervener | Refiner]]:
     """While open, a pipeline or a bare transformer runs under `guidance`; composes with `watch`, in either order.
 
     Args:
         model: a diffusers pipeline (its transformer and scheduler are read) or a transformer.
-        guidance: one, or several that add up.
-        binding, tracks, branches, steps: as in `watch`; without a binding only tracks are steered by.
+        guidance: one, or several that add up; one `IntrinsicDenoising` among them needs a pipeline (see `refining`).
+        binding, tracks, branches, steps, lead: as in `watch`; without a binding only tracks are steered by.
+        seed: of the noise that intrinsic denoising adds.
 
-    Yields the editors, for their notes and variances. Perturbation guidance adds
+    Yields what acts, in the order of `guidance`: editors with their notes and variances, a `Refiner` with its taus.
+    Guidance that changes nothing is left out. Perturbation guidance adds
     scale * (conditional - perturbed) to the outputs of both branches, which adds it to their combination at any CFG
     scale; its second prediction runs the whole batch again.
 
@@ -52,20 +58,30 @@ def steer(
     every = [guidance] if not isinstance(guidance, Sequence) else list(guidance)
     every = [each for each in every if not each.idle]
     batches = batches_of(model, binding, tracks, steps, branches)
-    for each in every:
+    inner = [each for each in every if isinstance(each, IntrinsicDenoising)]
+    editing = [each for each in every if not isinstance(each, IntrinsicDenoising)]
+    if len(inner) > 1:
+        raise ValueError("one IntrinsicDenoising at a time: raise its iterations or its strength instead")
+    if inner and all(t is None for t in batches.tracks):
+        raise ValueError("IntrinsicDenoising follows mask tracks: pass `tracks`")
+    for each in editing:
         each.layers.check(site.layer for site in sites_of(transformer))
         if all(t is None for t in batches.tracks) and not (isinstance(each, Perturbation) and not each.bound):
             raise ValueError(f"{type(each).__name__} steers by mask tracks: pass `tracks`")
         check_names(each, dict.fromkeys(name for t in batches.tracks if t is not None for name in t.names))
-    run = _Run(every, batches)
+    run = _Run(editing, batches)
     with contextlib.ExitStack() as stack:
-        if any(isinstance(each, Perturbation) for each in every):
+        if any(isinstance(each, Perturbation) for each in editing):
             stack.enter_context(_alone(transformer))
             handle = transformer.register_forward_hook(run.second_predictions, with_kwargs=True)
             stack.callback(handle.remove)
-        if every:
-            stack.enter_context(attach(transformer, Session(editors=run.editors), run.begin))
-        yield run.editors
+        if editing:
+            stack.enter_context(attach(transformer, Session(editors=run.editors), run.begin, lead))
+        acting: list[Intervener | Refiner] = [*run.editors]
+        for config in inner:  # inside, so that it sees outputs that second predictions have moved
+            refiner = stack.enter_context(refining(model, config, batches.tracks, lead=lead, seed=seed))
+            acting.insert(every.index(config), refiner)
+        yield acting
 
 
 @contextlib.contextmanager
@@ -96,10 +112,11 @@ class _Run:
         before = len(self.batches.seen)
         self.batches.begin(forward)
         self._forward = forward
-        if len(self.batches.seen) != before:
+        if len(self.batches.seen) != before or replayed() == 0:
             self._away.clear()
         if not before:
-            steps = len(dict.fromkeys(self.batches.timesteps()))
+            times = list(self.batches.timesteps())
+            steps = len(dict.fromkeys(times)) if any(times) else len(times)  # of a bare transformer only the number
             for editor in self.editors:
                 editor.grid, editor.steps = forward.grid, max(1, steps)
 

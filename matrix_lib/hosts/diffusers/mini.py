@@ -5,7 +5,8 @@ B batch, F pixel frames, T latent frames, H x W pixels, h x w latents, D text ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from diffusers import (
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5TokenizerFast
+
+from ...core.intrinsic import IntrinsicDenoising
+from ...core.tracks import MaskTracks
+from .attach import perturbed
+from .batches import replaying
+from .intrinsic import Refiner
+from .schedules import Noise, noise_at
 
 __all__ = [
     "LATENT_SCALE",
@@ -234,6 +242,10 @@ def sample(
     steps: int = 24,
     cfg: float = 4.0,
     seed: int = 0,
+    extra: Tensor | None = None,
+    intrinsic: IntrinsicDenoising | None = None,
+    tracks: Sequence[MaskTracks] = (),
+    done: Callable[[Refiner], None] | None = None,
 ) -> Tensor:
     """Many clips at once, one transformer call per step for both branches of the guidance.
 
@@ -241,6 +253,11 @@ def sample(
         first: (B, 3, H, W) uint8, the first frames.
         cfg: guidance scale; 1 leaves out the unconditional branch.
         seed: clip i gets the noise of `seed + i`, whatever the batch.
+        extra: (B, C, h, w) of the first latent frame, for a model with a widened input projection (ID map, target
+            mask); later frames get zeros, and both branches of the guidance see it.
+        intrinsic: temporal intrinsic denoising along `tracks`, one per clip; clip i draws its noise from `seed + i`.
+            Attention is steered by `steer` around this function.
+        done: told what intrinsic denoising did.
 
     Returns:
         (B, F, 3, H, W) uint8 on the pipeline's device.
@@ -254,6 +271,8 @@ def sample(
     rows = pipeline.text_encoder(token_ids(pipeline.tokenizer, texts, sizes.text_length).to(device))[0]
     pixels = first.to(device, net.dtype).div(127.5).sub(1.0)[:, :, None]
     image = pipeline.vae.encode(pixels).latent_dist.mode().transpose(1, 2) * LATENT_SCALE
+    if extra is not None:
+        image = torch.cat([image, extra[:, None].to(image)], dim=2)
     condition = torch.cat([image, image.new_zeros(len(first), sizes.latent_shape[0] - 1, *image.shape[2:])], dim=1)
     shape = (sizes.latent_shape[0], sizes.latent, *sizes.latent_shape[1:])
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(first))]
@@ -261,12 +280,39 @@ def sample(
     scheduler, positions = make_scheduler(), rotary(sizes, device)
     scheduler.set_timesteps(steps, device=device)
     copies = len(texts) // len(prompts)
-    for t in scheduler.timesteps:
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
         both = torch.cat([x, condition], dim=2).repeat(copies, 1, 1, 1, 1)
         v = net(both, rows, t.expand(len(both)), image_rotary_emb=positions, return_dict=False)[0].float()
         if copies == 2:
             free, bound = v.chunk(2)
             v = free + cfg * (bound - free)
+        return v
+
+    refiner = None
+    if intrinsic is not None and not intrinsic.idle:
+        if len(tracks) != len(prompts):
+            raise ValueError(f"intrinsic denoising follows one tracks per clip: {len(tracks)} for {len(prompts)} clips")
+        refiner = Refiner(intrinsic, tracks, (TIME_STRIDE, STRIDE), seed=seed)
+    for step, t in enumerate(scheduler.timesteps):
+        v = velocity(x, t)
+        if refiner is not None:
+            x, v = _refined(refiner, x, v, functools.partial(velocity, t=t), noise_at(scheduler, t), step, steps)
         x = scheduler.step(v, t, x.float(), return_dict=False)[0].to(net.dtype)
+    if refiner is not None and done is not None:
+        done(refiner)
     video = pipeline.vae.decode(x.transpose(1, 2) / LATENT_SCALE).sample
     return video.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8).transpose(1, 2)
+
+
+def _refined(
+    refiner: Refiner, x: Tensor, v: Tensor, velocity: Callable[[Tensor], Tensor], noise: Noise, step: int, steps: int
+) -> tuple[Tensor, Tensor]:
+    """A refiner in this loop: latents are (B, T, C, h, w) here, and repeated predictions are nobody's to record."""
+
+    def again(z: Tensor) -> Tensor:
+        with replaying(0), perturbed("intrinsic"):
+            return velocity(z.transpose(1, 2).to(x)).transpose(1, 2)
+
+    z, out = refiner(x.transpose(1, 2), v.transpose(1, 2), again, noise, step, steps)
+    return z.transpose(1, 2).to(x), out.transpose(1, 2)
