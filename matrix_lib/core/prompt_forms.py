@@ -8,7 +8,7 @@ word goes before the adjective.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from .binding import Phrase, locate
@@ -63,9 +63,10 @@ def _has(prompt: str, phrase: Phrase, word: str) -> bool:
     return word in prompt[phrase.start : phrase.end] or prompt[: phrase.start].rstrip().endswith(word)
 
 
-def _numbers(instances: Sequence[Phrase]) -> dict[str, int]:
-    """K of each instance: from a name such as id3 or <id3>, else its place in the order given."""
+def _numbers(instances: Sequence[Phrase], given: Mapping[str, int]) -> dict[str, int]:
+    """K of each instance: as given, from a name such as id3 or <id3>, else its place in the order given."""
     named = {phrase.name: int(match[1]) for phrase in instances if (match := _TAG_NAME.match(phrase.name))}
+    named |= {phrase.name: given[phrase.name] for phrase in instances if phrase.name in given}
     free = (k for k in range(1, len(instances) + MAX_TAGS + 1) if k not in named.values())
     numbers = {phrase.name: named[phrase.name] if phrase.name in named else next(free) for phrase in instances}
     wrong = {name: k for name, k in numbers.items() if not 1 <= k <= MAX_TAGS}
@@ -82,15 +83,21 @@ def _instances(phrases: Iterable[Phrase]) -> list[Phrase]:
     return [phrase for phrase in phrases if phrase.role in ("subject", "object", "instance")]
 
 
-def write_tags(prompt: str, phrases: str | Iterable[PhraseSpec], weights: bool = False) -> tuple[str, Found]:
+def write_tags(
+    prompt: str,
+    phrases: str | Iterable[PhraseSpec],
+    weights: bool = False,
+    numbers: Mapping[str, int] | None = None,
+) -> tuple[str, Found]:
     """The prompt with `<idK>` in the first mention of each instance, and its phrases, tags included: `(prompt,
-    (phrases, notes))`, for `bind`. K is the instance's place in the order given, or comes from a name such as `id3`.
+    (phrases, notes))`, for `bind`. K is the instance's in `numbers`, comes from a name such as `id3`, or is its place
+    in the order given.
 
     Raises ValueError as `locate` does, and on more than five instances.
     """
     found, notes = locate(prompt, phrases, weights)
     every = list(found)
-    for name, k in _numbers(_instances(every)).items():
+    for name, k in _numbers(_instances(every), numbers or {}).items():
         index = next(i for i, phrase in enumerate(every) if phrase.name == name)
         if not _has(prompt, every[index], f"<id{k}>"):
             prompt, every = _insert(prompt, every, index, f"<id{k}> ", weights)

@@ -1,0 +1,171 @@
+"""Batches of clips from a folder, for alignment training: which clips a step sees follows from the seed and the step.
+
+    clips = open_clips(data, ModelFiles("mini"), seed=0, batch=8)     # stops here, and lists them, where clips are bad
+    clips.fill()                                                      # latents and text rows, made once
+    batch = clips.batch(step).to(device, dtype)
+
+B rows, T latent frames, h x w latents, C latent channels, I channels of the first frame, E extra channels, D text rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from matrix_lib.core.binding import PromptBinding
+from matrix_lib.core.grid import Framing, Grid
+from matrix_lib.core.targets import Targets
+from matrix_lib.core.tracks import MaskTracks
+
+from .buckets import Bucket, Order
+from .cache import Cache, Parts
+from .encoders import Model
+from .folder import FolderData, Sample, open_folder
+from .store import Store
+
+__all__ = ["ClipBatch", "ClipBatches", "open_clips"]
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """One batch, all of one bucket.
+
+    Args:
+        names: the sample of each row. rows: its place in the whole batch of the step, which noise is drawn by.
+        latents: (B, T, C, h, w) clean, scaled as the transformer sees them; with CogVideoX 1.5's lead.
+        image: (B, T, I, h, w) channels of the first frame; extra: (B, T, E, h, w) ID map or target mask. The network's
+            input is noisy latents, image, extra, in this order.
+        text: "rows" (B, D, width); HunyuanVideo's "mask" (B, D) and "pooled" (B, P); Wan 2.1's "image_rows".
+        bindings, tracks, framings, targets: of each row. target_names: TAViD's target in each row, or "".
+        grid: tokens of the batch. size: its pixels.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    latents: Tensor
+    image: Tensor
+    extra: Tensor
+    text: dict[str, Tensor]
+    bindings: tuple[PromptBinding, ...]
+    tracks: tuple[MaskTracks, ...]
+    framings: tuple[Framing, ...]
+    targets: tuple[Targets, ...]
+    target_names: tuple[str, ...]
+    grid: Grid
+    size: Bucket
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ClipBatch:
+        """With its tensors on a device, floating ones in `dtype`."""
+
+        def moved(value: Tensor) -> Tensor:
+            return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+
+        text = {name: moved(value) for name, value in self.text.items()}
+        return replace(self, latents=moved(self.latents), image=moved(self.image), extra=moved(self.extra), text=text)
+
+
+class ClipBatches:
+    """Clips of a folder in the order of a seed. Make it with `open_clips`.
+
+    Attributes:
+        samples: every sample. skipped: bad clips and why, where the settings say to go on without them.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], cache: Cache, seed: int, batch: int, skipped: dict[str, str] | None = None
+    ) -> None:
+        self.samples, self.skipped, self.cache = tuple(samples), skipped or {}, cache
+        self.order = Order([sample.bucket for sample in self.samples], batch, seed)
+        self._pool = ThreadPoolExecutor(cache.data.workers)
+        self._coming: dict[tuple[int, int, int], list[Future[tuple[Sample, Parts, Targets]]]] = {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.order.steps
+
+    @property
+    def empty(self) -> dict[str, Tensor]:
+        """The text of the empty prompt, like `ClipBatch.text` with one row."""
+        return {name: value[None] for name, value in self.cache.empty().items()}
+
+    def fill(self, bar: bool = True) -> int:
+        """Encodes what is missing, together with every other process that calls this; see `Cache.fill`."""
+        return self.cache.fill(self.samples, bar)
+
+    def expect(self, step: int, part: int = 0, parts: int = 1) -> None:
+        """Begins to load a batch that will be asked for."""
+        if (step, part, parts) not in self._coming:
+            rows, _ = self.order.part(step, part, parts)
+            self._coming[step, part, parts] = [self._pool.submit(self._load, self.samples[row]) for row in rows]
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> ClipBatch:
+        """One of the equal parts that a step's batch is split into over processes and accumulation; on the CPU.
+
+        The whole batch of a step is the same however it is split, and however the run came to this step.
+        """
+        self.expect(step, part, parts)
+        loaded = [future.result() for future in self._coming.pop((step, part, parts))]
+        return _collate(loaded, tuple(self.order.part(step, part, parts)[1]), self.cache)
+
+    def preview(self, index: int) -> tuple[Tensor, ClipBatch]:
+        """A sample's frames (F, H, W, 3) uint8 as the model sees them, and the batch of it alone."""
+        sample = self.samples[index]
+        return self.cache.frames(sample), _collate([self._load(sample)], (0,), self.cache)
+
+    def close(self) -> None:
+        """Stops loading."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, sample: Sample) -> tuple[Sample, Parts, Targets]:
+        parts = self.cache.parts(sample)
+        assert sample.binding is not None
+        grid = self.cache.model.shape.grid(*sample.bucket)
+        return sample, parts, Targets.of(sample.binding, parts.tracks, grid, sample.framing)
+
+
+def _collate(loaded: Sequence[tuple[Sample, Parts, Targets]], rows: tuple[int, ...], cache: Cache) -> ClipBatch:
+    samples, parts, targets = zip(*loaded)
+    return ClipBatch(
+        names=tuple(sample.name for sample in samples),
+        rows=rows,
+        latents=torch.stack([part.latents for part in parts]),
+        image=torch.stack([part.image for part in parts]),
+        extra=torch.stack([part.extra for part in parts]),
+        text={name: torch.stack([part.text[name] for part in parts]) for name in parts[0].text},
+        bindings=tuple(sample.binding for sample in samples),
+        tracks=tuple(part.tracks for part in parts),
+        framings=tuple(sample.framing for sample in samples),
+        targets=tuple(targets),
+        target_names=tuple(sample.written.target for sample in samples),
+        grid=cache.model.shape.grid(*samples[0].bucket),
+        size=samples[0].bucket,
+    )
+
+
+def open_clips(
+    data: FolderData,
+    model: Model,
+    seed: int = 0,
+    batch: int | None = None,
+    say: Callable[[str], object] = print,
+    bar: bool = True,
+) -> ClipBatches:
+    """Reads and checks a folder of clips for a model; nothing is encoded yet.
+
+    Args:
+        batch: samples of one step, over all processes and accumulated parts; None takes `data.batch`.
+
+    Raises ValueError as `open_folder`: every bad clip by name and why.
+    """
+    store = Store(data.cache)
+    if hasattr(model, "hash_file"):
+        model.hash_file = store.file_hash
+    found = open_folder(data, model, store, say, bar)
+    return ClipBatches(found.samples, Cache(data, model, store, say), seed, batch or data.batch, found.skipped)

@@ -1,0 +1,426 @@
+"""What turns clips and prompts into what a model trains on: its video encoder, its text encoders, its tokenizer.
+
+    model = ModelFiles("models/CogVideoX-5b-I2V", device, torch.bfloat16)     # reads configurations, opens no weights
+    binding = model.bind(prompt, phrases)                                     # the tokenizer alone
+    with model.open() as encoders:                                            # now the weights
+        encoders.video(frames)["latents"]
+
+F pixel frames, H x W pixels; T latent frames, h x w latents, C channels, always in the order (T, C, h, w); D text rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from matrix_lib.backbones import match
+from matrix_lib.core.binding import Phrase, PromptBinding
+from matrix_lib.core.grid import Grid
+from matrix_lib.core.phrases import PhraseSpec
+from matrix_lib.evaluation.probe import check_model, open_model
+from matrix_lib.hosts.diffusers.words import bind_prompt
+from matrix_lib.mini import bundle
+
+from .store import file_hash
+
+__all__ = ["Condition", "Encoders", "Model", "ModelFiles", "ModelShape", "PipelineEncoders"]
+
+Condition = Literal["none", "id_map", "target_mask"]
+_TOKENIZER = {"cogvideox": "t5", "wan": "umt5", "hunyuan_video": "llama"}
+_ENCODERS = ("vae", "text_encoder", "text_encoder_2", "image_encoder")
+_WORDS = ("tokenizer", "tokenizer_2", "image_processor", "feature_extractor")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the data has to know about a model.
+
+    Args:
+        family: of the backbones. image: how its first frame goes in: "" not at all, "padded" (CogVideoX: latents, then
+            zeros), "masked" (Wan: 4 mask channels and latents of a clip that goes on in grey), "concat" (HunyuanVideo:
+            latents, then zeros, and 1 mask channel), "replace" (HunyuanVideo: it is the first latent frame itself).
+        patch: of the transformer, (time, rows, columns). channels: of a latent.
+        fixed: (frames, height, width) where the model takes no other size.
+        text_rows: rows of the text where they are not the pipeline's default.
+        inverted: CogVideoX 1.5 divides its first frame's latents by the scale.
+        image_words: Wan 2.1 looks at the first frame through CLIP, too.
+    """
+
+    family: str
+    image: Literal["", "padded", "masked", "concat", "replace"]
+    patch: tuple[int, int, int]
+    temporal_stride: int = 4
+    spatial_stride: int = 8
+    channels: int = 16
+    fixed: tuple[int, int, int] | None = None
+    text_rows: int | None = None
+    inverted: bool = False
+    image_words: bool = False
+
+    @classmethod
+    def of(cls, pipeline: str, transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> ModelShape:
+        """From the class name of a pipeline and the configurations of its transformer and its VAE."""
+        family = match([str(transformer["_class_name"])], "diffusers").name
+        size = transformer["patch_size"]
+        time = transformer.get("patch_size_t") or 1
+        patch = (time, size, size) if isinstance(size, int) else tuple(size)
+        image = _image_kind(family, "ImageToVideo" in pipeline, transformer)
+        fixed = None
+        if transformer.get("use_learned_positional_embeddings"):
+            sides = (transformer["sample_height"] * 8, transformer["sample_width"] * 8)
+            fixed = (transformer["sample_frames"], *sides)
+        channels = vae.get("z_dim") or vae.get("latent_channels") or 16
+        inverted = bool(vae.get("invert_scale_latents"))
+        words = image == "masked" and transformer.get("image_dim") is not None
+        return cls(family, image, patch, 4, 8, channels, fixed, None, inverted, words)  # type: ignore[arg-type]
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that both sides of a clip are a multiple of."""
+        return self.spatial_stride * max(self.patch[1:])
+
+    @property
+    def image_channels(self) -> int:
+        return {"": 0, "replace": 0, "padded": self.channels, "concat": self.channels + 1}.get(
+            self.image, self.channels + self.temporal_stride
+        )
+
+    def extra_channels(self, condition: Condition) -> int:
+        """Input channels that a condition adds: the target mask 1, the ID map a latent's (Wan: and 4 of a mask)."""
+        own = self.channels + (self.temporal_stride if self.image == "masked" else 0)
+        return {"none": 0, "target_mask": 1, "id_map": own}[condition]
+
+    def grid(self, frames: int, height: int, width: int) -> Grid:
+        """The token grid of a clip of this many pixels."""
+        return Grid.from_pixels(frames, height, width, self.patch, self.temporal_stride, self.spatial_stride)
+
+    def check_size(self, frames: int, height: int, width: int) -> None:
+        """ValueError for a size that the model cannot take."""
+        if self.fixed is not None and (frames, height, width) != self.fixed:
+            raise ValueError(
+                f"this model takes clips of {self.fixed[0]} frames of {self.fixed[1]}x{self.fixed[2]} pixels (height x "
+                f"width) and no others; got {frames} of {height}x{width}: set data.frames, data.height and data.width"
+            )
+        if height % self.multiple or width % self.multiple or (frames - 1) % self.temporal_stride:
+            raise ValueError(
+                f"this model takes {self.temporal_stride} n + 1 frames, and sides that are multiples of "
+                f"{self.multiple}; got {frames} frames of {height}x{width} (height x width)"
+            )
+
+
+def _image_kind(family: str, image: bool, transformer: Mapping[str, Any]) -> str:
+    if not image:
+        return ""
+    if family == "hunyuan_video":
+        return {"latent_concat": "concat", "token_replace": "replace"}[transformer["image_condition_type"]]
+    return {"cogvideox": "padded", "wan": "masked"}[family]
+
+
+class Encoders(Protocol):
+    """What is asked while a cache is filled. Everything comes back on the CPU."""
+
+    def video(self, frames: Tensor) -> dict[str, Tensor]: ...
+
+    def id_map(self, picture: Tensor, frames: int) -> Tensor: ...
+
+    def text(self, prompt: str, first: Tensor) -> dict[str, Tensor]: ...
+
+
+class Model(Protocol):
+    """A model whose encoders are not open yet."""
+
+    shape: ModelShape
+
+    @property
+    def video_id(self) -> str: ...
+
+    @property
+    def text_id(self) -> str: ...
+
+    def bind(self, prompt: str, phrases: str | Iterable[PhraseSpec] | Iterable[Phrase]) -> PromptBinding: ...
+
+    def open(self) -> Any: ...
+
+
+class PipelineEncoders:
+    """The encoders of a diffusers pipeline that is in memory: CogVideoX, Wan 2.1 and 2.2 A14B, HunyuanVideo, each for
+    text or an image to video. Latents are the mode of the VAE's distribution, so a clip has one encoding.
+
+    Raises ValueError for pipelines of another kind.
+    """
+
+    def __init__(self, pipeline: Any, shape: ModelShape | None = None) -> None:
+        self.pipeline = pipeline
+        if shape is None:
+            transformer = {**pipeline.transformer.config, "_class_name": type(pipeline.transformer).__name__}
+            shape = ModelShape.of(type(pipeline).__name__, transformer, dict(pipeline.vae.config))
+        self.shape = shape
+        if getattr(pipeline.config, "expand_timesteps", False):
+            raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
+
+    # --- who they are
+
+    @cached_property
+    def video_id(self) -> str:
+        return _modules_id(self.pipeline, ("vae",)) + ("+words" if self.shape.image_words else "")
+
+    @cached_property
+    def text_id(self) -> str:
+        return _modules_id(self.pipeline, _ENCODERS[1:])
+
+    def bind(self, prompt: str, phrases: str | Iterable[PhraseSpec] | Iterable[Phrase]) -> PromptBinding:
+        return bind_prompt(self.pipeline, prompt, phrases, **self._rows(), **_interleave(self.shape))
+
+    def _rows(self) -> dict[str, int]:
+        return {} if self.shape.text_rows is None else {"max_sequence_length": self.shape.text_rows}
+
+    @contextmanager
+    def open(self) -> Iterator[PipelineEncoders]:
+        """Itself: it is open already, and stays so."""
+        yield self
+
+    # --- what they make
+
+    @torch.no_grad()
+    def video(self, frames: Tensor) -> dict[str, Tensor]:
+        """(F, H, W, 3) uint8 -> "latents" (T, C, h, w) as the transformer sees them, "image" (T, I, h, w), the channels
+        of the first frame as the pipeline puts them beside the noisy latents, and "image_rows" where it has any."""
+        shape = self.shape
+        latents = self._lead(self._scaled(self._encode(frames)))
+        made = {"latents": latents, "image": latents.new_zeros(len(latents), 0, *latents.shape[2:])}
+        if shape.image not in ("", "replace"):
+            made["image"] = self._beside(frames[0], len(frames))
+        if shape.image_words:
+            made["image_rows"] = self._image_rows(frames[0])
+        return {name: value.cpu().contiguous() for name, value in made.items()}
+
+    @torch.no_grad()
+    def id_map(self, picture: Tensor, frames: int) -> Tensor:
+        """(T, E, h, w) of a palette picture (H, W, 3) uint8 of the first frame: encoded as the model's own first frame
+        is, zeros (Wan: grey, with 4 mask channels) behind."""
+        if self.shape.image == "masked":
+            return self._beside(picture, frames).cpu()
+        return self._padded(picture, frames).cpu()
+
+    @torch.no_grad()
+    def text(self, prompt: str, first: Tensor) -> dict[str, Tensor]:
+        """ "rows" (D, width) of a prompt; HunyuanVideo's "mask" (D,) and "pooled" (P,), too. `first` (H, W, 3) uint8 is
+        the first frame, which HunyuanVideo's text encoder looks at."""
+        pipe, given = self.pipeline, {"device": self.pipeline._execution_device, **self._rows()}
+        if self.shape.family != "hunyuan_video":
+            rows = pipe.encode_prompt(prompt=prompt, do_classifier_free_guidance=False, **given)[0]
+            return {"rows": rows[0].cpu().contiguous()}
+        if self.shape.image:
+            given |= {"image": _picture(first), "image_embed_interleave": _interleave(self.shape)["image_step"]}
+        rows, pooled, mask = pipe.encode_prompt(prompt=prompt, **given)
+        made = {"rows": rows[0], "mask": mask[0].float(), "pooled": pooled[0]}
+        return {name: value.cpu().contiguous() for name, value in made.items()}
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        """(F, H, W, 3) uint8 -> (1, C, T, h, w), as the VAE gives them."""
+        vae = self.pipeline.vae
+        pixels = frames.permute(3, 0, 1, 2)[None].to(self.pipeline._execution_device, vae.dtype).div(127.5).sub(1.0)
+        return vae.encode(pixels).latent_dist.mode()
+
+    def _scaled(self, latents: Tensor, image: bool = False) -> Tensor:
+        """(1, C, T, h, w) of a VAE -> (T, C, h, w) as its transformer sees them."""
+        config = self.pipeline.vae.config
+        if self.shape.family == "wan":
+            mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
+            latents = (latents - mean.to(latents)) * (1.0 / std).to(latents)
+        elif image and self.shape.inverted:
+            latents = latents / config.scaling_factor
+        else:
+            latents = latents * config.scaling_factor
+        return latents[0].transpose(0, 1)
+
+    def _lead(self, latents: Tensor) -> Tensor:
+        """With copies of the first latent frame in front that fill the first temporal patch (CogVideoX 1.5)."""
+        lead = -len(latents) % self.shape.patch[0]
+        return torch.cat([latents[:1]] * lead + [latents])
+
+    def _padded(self, picture: Tensor, frames: int) -> Tensor:
+        """(T, C, h, w): one picture's latents, then zeros."""
+        first = self._scaled(self._encode(picture[None]), image=True)
+        later = (frames - 1) // self.shape.temporal_stride
+        return self._lead(torch.cat([first, first.new_zeros(later, *first.shape[1:])]))
+
+    def _beside(self, picture: Tensor, frames: int) -> Tensor:
+        """(T, I, h, w): a first frame as the family's image-to-video pipeline shows it to its transformer."""
+        if self.shape.image == "padded":
+            return self._padded(picture, frames)
+        if self.shape.image == "concat":
+            latents = self._padded(picture, frames)
+            known = latents.new_zeros(len(latents), 1, *latents.shape[2:])
+            known[0] = 1.0
+            return torch.cat([latents, known], dim=1)
+        # Wan's pipeline goes on in the middle of the range of its pixels, which no byte is.
+        vae = self.pipeline.vae
+        first = picture.permute(2, 0, 1)[:, None].to(self.pipeline._execution_device, vae.dtype).div(127.5).sub(1.0)
+        clip = torch.cat([first, first.new_zeros(3, frames - 1, *first.shape[2:])], dim=1)
+        latents = self._scaled(vae.encode(clip[None]).latent_dist.mode())
+        known = latents.new_zeros(len(latents), self.shape.temporal_stride, *latents.shape[2:])
+        known[0] = 1.0
+        return torch.cat([known, latents], dim=1)
+
+    def _image_rows(self, picture: Tensor) -> Tensor:
+        """(257, width): the first frame through CLIP, as Wan's pipeline asks for it."""
+        if getattr(self.pipeline, "image_encoder", None) is None:
+            raise ValueError("this Wan model looks at the first frame through CLIP, but it comes without image_encoder")
+        return self.pipeline.encode_image(_picture(picture), self.pipeline._execution_device)[0]
+
+
+class ModelFiles:
+    """A model on disk: "mini", a bundle's folder, or the folder of a diffusers pipeline. Its weights are read while
+    `open()` is entered, and let go of at its end.
+
+    Args:
+        device, dtype: that the encoders run on and in.
+
+    `hash_file` may be replaced by one that remembers (`store.Store.file_hash`): weights are many gigabytes.
+
+    Raises ValueError where there is no such model.
+    """
+
+    def __init__(self, where: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.where, self.device, self.dtype = where, torch.device(device), dtype
+        self.hash_file: Any = file_hash
+        check_model(where)
+        self.bundle = None
+        if where == "mini" or (Path(where) / bundle.MANIFEST).is_file():
+            self.bundle = bundle.load(None if where == "mini" else where)
+        self.shape = self._mini_shape() if self.bundle else self._shape()
+
+    def _mini_shape(self) -> ModelShape:
+        assert self.bundle is not None
+        sizes = self.bundle.sizes
+        fixed = (sizes["frames"], sizes["height"], sizes["width"])
+        return ModelShape("cogvideox", "padded", (1, 1, 1), 4, 8, sizes["latent"], fixed, sizes["text_length"])
+
+    def _shape(self) -> ModelShape:
+        self.index = _json(Path(self.where) / "model_index.json")
+        transformer, vae = (_json(Path(self.where) / part / "config.json") for part in ("transformer", "vae"))
+        if self.index.get("expand_timesteps"):
+            raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
+        return ModelShape.of(str(self.index["_class_name"]), transformer, vae)
+
+    @cached_property
+    def video_id(self) -> str:
+        return self._files_id("vae", *(("image_encoder", "image_processor") if self.shape.image_words else ()))
+
+    @cached_property
+    def text_id(self) -> str:
+        return self._files_id("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+    def _files_id(self, *parts: str) -> str:
+        """A hash over the files of some parts, and the number format that they run in."""
+        if self.bundle:
+            names = [name for part in ("codec", "text", "tokenizer") for name in self.bundle.files[part]]
+            files = [self.bundle.folder / name for name in names]
+        else:
+            root = Path(self.where)
+            files = [p for part in parts for p in sorted((root / part).rglob("*")) if p.is_file()]
+        said = [[path.name, self.hash_file(path)] for path in files]
+        return _digest([said, str(self.dtype), self.shape.family])
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        if self.bundle:
+            from matrix_lib.hosts.diffusers.mini import make_tokenizer
+
+            return make_tokenizer(self.bundle.tokenizer)
+        import transformers
+
+        folder = Path(self.where) / "tokenizer"
+        if not folder.is_dir():
+            raise ValueError(f"the model at {self.where!r} has no tokenizer: prompts cannot be bound to its text rows")
+        kind = getattr(transformers, self.index.get("tokenizer", [None, ""])[1], transformers.AutoTokenizer)
+        return kind.from_pretrained(str(folder), local_files_only=True)
+
+    def bind(self, prompt: str, phrases: str | Iterable[PhraseSpec] | Iterable[Phrase]) -> PromptBinding:
+        """Binds phrases with the tokenizer alone. ValueError as `bind_prompt`."""
+        family = _TOKENIZER[self.shape.family]
+        options: dict[str, Any] = {"family": family, **_interleave(self.shape)}
+        if self.shape.text_rows is not None:
+            options["max_sequence_length"] = self.shape.text_rows
+        if family == "llama":
+            import diffusers
+
+            pipeline = getattr(diffusers, str(self.index["_class_name"]))
+            options["template"] = vars(sys.modules[pipeline.__module__])["DEFAULT_PROMPT_TEMPLATE"]
+        return bind_prompt(self._tokenizer, prompt, phrases, **options)
+
+    @contextmanager
+    def open(self) -> Iterator[PipelineEncoders]:
+        """The encoders, as long as the block lasts."""
+        if self.bundle:
+            model = open_model(self.where, self.device, self.dtype)
+            yield PipelineEncoders(model.pipeline, self.shape)
+            return
+        from diffusers import DiffusionPipeline
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            absent = {name: None for name in ("transformer", "transformer_2") if name in self.index}
+            pipe = DiffusionPipeline.from_pretrained(
+                self.where, torch_dtype=self.dtype, local_files_only=True, **absent
+            )
+        pipe.set_progress_bar_config(disable=True)
+        pipe.to(self.device)
+        try:
+            yield PipelineEncoders(pipe, self.shape)
+        finally:
+            del pipe
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _modules_id(pipeline: Any, names: Iterable[str]) -> str:
+    """A hash over the weights and configurations of modules in memory."""
+    state = hashlib.sha256()
+    for name in names:
+        module = getattr(pipeline, name, None)
+        if module is None:
+            continue
+        state.update(f"{name} {type(module).__name__} {module.dtype} {module.config}".encode())
+        for key, value in module.state_dict().items():
+            state.update(key.encode())
+            state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def _interleave(shape: ModelShape) -> dict[str, int]:
+    """Every how many image tokens HunyuanVideo's text keeps, as its pipeline has it."""
+    if shape.image not in ("concat", "replace"):
+        return {}
+    return {"image_step": 2 if shape.image == "concat" else 4}
+
+
+def _picture(frame: Tensor) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(frame.cpu().numpy())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the folder holds no whole diffusers pipeline")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

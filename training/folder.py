@@ -1,0 +1,260 @@
+"""A folder of clips, read and checked: every clip that can be trained on as samples, every other one by name and why.
+
+A sample is one window of frames of one clip: what is seen, in which bucket, with which prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tqdm import tqdm
+
+from matrix_lib.core.binding import PromptBinding
+from matrix_lib.core.grid import Framing
+from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.io.clip_folder import bad_clips, scan_clips
+from matrix_lib.io.clip_source import ClipSource, listed
+
+from .buckets import Bucket, Windows, aspect_sizes, choose_size
+from .clip_files import BadFilesError, ClipFiles, read_files
+from .prompts import PromptForm, Written, bind_written, target_of, write_prompt
+
+if TYPE_CHECKING:
+    from .encoders import Model
+    from .store import Store
+
+__all__ = ["Folder", "FolderData", "Sample", "open_folder"]
+
+
+@dataclass(frozen=True)
+class FolderData:
+    """Clips from a folder; see docs/training-data.md.
+
+    Args:
+        folder: in the layout of MATRIX-11K, with one target mask a clip, or with one folder a clip.
+        condition: what the extra input channels show: MATRIX' ID map, TAViD's target mask, or nothing.
+        prompt_form: how prompts are written, see `prompts.write_prompt`.
+        frames, height, width: pixels that the model sees.
+        fps: frames a second that the model sees; 0 takes every frame.
+        windows: windows of a clip, spread evenly; 1 is its beginning.
+        shortest: frames that a clip which is too short for `frames` may be seen with; 0 refuses such clips.
+        buckets: clips keep their proportions, in sizes of no more pixels than height x width; off crops all to one.
+        id_map: painted from the mask "tracks", or the dataset's own "merged" pictures.
+        masks: of "all" frames, or of the "first" one at least.
+        verbs: whether every clip needs one.
+        bystanders: masks that the prompt does not name are left aside; off refuses the clip.
+        skip_bad: go on without bad clips; off stops before the run starts, and lists them.
+        batch: clips that a process sees at once.
+        cache: folder of latents, text rows and checks; may be shared by runs.
+        workers: threads that check clips and load batches.
+    """
+
+    folder: str = ""
+    condition: Literal["none", "id_map", "target_mask"] = "id_map"
+    prompt_form: PromptForm = "tags"
+    frames: int = 49
+    height: int = 480
+    width: int = 720
+    fps: float = 0.0
+    windows: int = 1
+    shortest: int = 0
+    buckets: bool = False
+    id_map: Literal["tracks", "merged"] = "tracks"
+    masks: Literal["all", "first"] = "all"
+    verbs: Literal["required", "optional"] = "required"
+    bystanders: bool = False
+    skip_bad: bool = False
+    batch: int = 1
+    cache: str = "runs/cache"
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _ = self.seen
+        if min(self.height, self.width, self.batch, self.workers) < 1:
+            raise ValueError(
+                f"data.height, data.width, data.batch and data.workers are at least 1; got {self.height}, "
+                f"{self.width}, {self.batch}, {self.workers}"
+            )
+        if self.masks == "first" and self.windows > 1:
+            raise ValueError("data.masks=first knows the first frame alone, so data.windows is 1")
+
+    @property
+    def seen(self) -> Windows:
+        return Windows(self.frames, self.fps, self.windows, self.shortest)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One window of one clip.
+
+    Args:
+        name: the clip's; with its first frame's number where a clip has several windows.
+        files: what is known about the clip's pixels.
+        numbers: frames of the clip that are seen.
+        written: its prompt; binding: the same with the rows of the model's text, None where no model was given.
+    """
+
+    name: str
+    clip: ClipSource
+    files: ClipFiles
+    numbers: tuple[int, ...]
+    bucket: Bucket
+    written: Written
+    binding: PromptBinding | None = None
+
+    @property
+    def prompt(self) -> str:
+        return self.written.prompt
+
+    @property
+    def framing(self) -> Framing:
+        return Framing((self.files.height, self.files.width), (self.bucket.height, self.bucket.width))
+
+    def tracks(self, store: Store | None = None) -> MaskTracks:
+        """Tracks of the window, in pixels of the video."""
+        return window_of(read_files(self.clip, self.files.masks, store)[1], self.numbers)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Samples in the order of their names; bad clips and why; sentences for people."""
+
+    samples: tuple[Sample, ...]
+    skipped: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def window_of(tracks: MaskTracks, numbers: Sequence[int]) -> MaskTracks:
+    """Tracks of these frames; of the first alone where the tracks know no other."""
+    return tracks if tracks.frames == 1 else tracks.take(numbers)
+
+
+def open_folder(
+    data: FolderData,
+    model: Model | None = None,
+    store: Store | None = None,
+    say: Callable[[str], object] = print,
+    bar: bool = True,
+) -> Folder:
+    """Reads a folder and looks at every clip: its rows, its video to the last frame, every mask, its words.
+
+    Args:
+        model: also binds every prompt to the model's text rows and puts every mask on its token grid.
+        store: remembers what was found about unchanged files, and their packed masks.
+        bar: shows progress.
+
+    Raises ValueError that lists every bad clip by name and why, unless `data.skip_bad`; and for settings that the model
+    or the folder cannot serve.
+    """
+    if model is not None:
+        for frames in data.seen.lengths:
+            model.shape.check_size(frames, data.height, data.width)
+    found = scan_clips(Path(data.folder))
+    problems = {name: [why] for name, why in found.problems.items()}
+    samples: list[Sample] = []
+    look = _Look(data, model, store)
+    with ThreadPoolExecutor(data.workers) as pool:
+        results = zip(found.clips, pool.map(look, found.clips))
+        for clip, (made, wrong) in tqdm(results, "checking", len(found.clips), unit=" clips", disable=not bar):
+            samples += made
+            if wrong:
+                problems[clip.name] = wrong
+    told = {name: "; ".join(problems[name]) for name in sorted(problems)}
+    count = len(found.clips) + len(found.problems)
+    if told and (not data.skip_bad or not samples):
+        hint = "" if data.skip_bad else "\nOr go on without them: data.skip_bad=true"
+        raise ValueError(f"{bad_clips(told, count, 'trained on')}{hint}")
+    if told:
+        say(f"going on without bad clips, as data.skip_bad says.\n{bad_clips(told, count, 'trained on')}")
+    for note in found.notes:
+        say(note)
+    return Folder(tuple(samples), told, found.notes)
+
+
+class _Look:
+    """Looks at one clip: `(samples, what is wrong with it)`, one of them empty."""
+
+    def __init__(self, data: FolderData, model: Model | None, store: Store | None) -> None:
+        self.data, self.model, self.store = data, model, store
+        multiple = 16 if model is None else model.shape.multiple
+        size = (data.height, data.width)
+        self.sizes = aspect_sizes(*size, multiple) if data.buckets else (size,)
+
+    def __call__(self, clip: ClipSource) -> tuple[list[Sample], list[str]]:
+        wrong = list(_said(clip, self.data))
+        written, binding = None, None
+        try:
+            written = write_prompt(clip, self.data.prompt_form)
+            binding = None if self.model is None else self._bind(written)
+        except ValueError as error:
+            wrong.append(str(error))
+        files: ClipFiles | None = None
+        try:
+            files, tracks = read_files(clip, self.data.masks, self.store)
+        except BadFilesError as error:
+            wrong += error.reasons
+        except (ValueError, OSError) as error:
+            wrong.append(str(error))
+        if files is None or written is None:
+            return [], wrong
+        try:
+            samples = [
+                Sample(name, clip, files, numbers, self._bucket(files, numbers), written, binding)
+                for name, numbers in self._windows(clip, files)
+            ]
+            for sample in samples:
+                wrong += self._seen(sample, window_of(tracks, sample.numbers))
+        except ValueError as error:
+            wrong.append(str(error))
+        return ([], list(dict.fromkeys(wrong))) if wrong else (samples, [])
+
+    def _bind(self, written: Written) -> PromptBinding:
+        assert self.model is not None
+        return bind_written(self.model, written, self.store)
+
+    def _windows(self, clip: ClipSource, files: ClipFiles) -> Iterable[tuple[str, tuple[int, ...]]]:
+        found = self.data.seen.of(files.frames, files.fps)
+        return [(clip.name if len(found) == 1 else f"{clip.name}@{numbers[0]}", numbers) for numbers in found]
+
+    def _bucket(self, files: ClipFiles, numbers: Sequence[int]) -> Bucket:
+        return Bucket(len(numbers), *choose_size((files.height, files.width), self.sizes))
+
+    def _seen(self, sample: Sample, tracks: MaskTracks) -> list[str]:
+        """What is wrong with a window as the model sees it."""
+        wrong = []
+        if self.data.condition == "id_map" and self.data.id_map == "merged":
+            number = sample.numbers[0]
+            if not any(path.stem.isdecimal() and int(path.stem) == number for path in sample.clip.merged):
+                wrong.append(f"there is no ID map of frame {number}: merged/{number:03d}.png is missing")
+        if self.data.condition == "target_mask":
+            seen = sample.framing.apply(tracks.mask(sample.written.target, 0), "nearest")
+            if not bool(seen.any()):
+                wrong.append(f"the target {sample.written.target!r} is not in frame {sample.numbers[0]} as it is seen")
+        if self.model is not None:
+            grid = self.model.shape.grid(*sample.bucket)
+            hidden = [n for n, at in tracks.to_grid(grid, "nearest", sample.framing).query_frame.items() if at is None]
+            if hidden:
+                where = f"frames {sample.numbers[0]} to {sample.numbers[-1]}, cropped to {sample.bucket}"
+                wrong.append(f"{listed(hidden)} shows on no token of {where}")
+        return wrong
+
+
+def _said(clip: ClipSource, data: FolderData) -> Iterable[str]:
+    """What is wrong with what a clip says, without a look at its pixels."""
+    if not clip.is_video:
+        yield f"there is no video, only the picture {clip.picture.name!r}"
+    if data.verbs == "required" and not clip.verbs:
+        said = next((note for note in clip.notes if note.startswith("no verb: ")), "")
+        yield said or "no verb: say which words are the verb (a column `phrases` or `verb`; docs/training-data.md)"
+    if data.condition == "target_mask" and data.prompt_form in ("plain", "tags") and not target_of(clip):
+        yield f"which of its instances ({listed(clip.instances)}) is the target?"
+    loose = sorted({int(k) for k in re.findall(r"<id(\d+)>", clip.tagged)} - set(clip.slots.values()))
+    if clip.slots and loose:
+        yield f"{', '.join(f'<id{k}>' for k in loose)} is in its prompt, and no phrase says who that is"
+    if clip.bystanders and not data.bystanders:
+        yield f"there are masks in {', '.join(clip.bystanders)}, which the prompt does not name (data.bystanders=true)"
