@@ -6,7 +6,7 @@ B batch, H heads, Nq / Nk query / key tokens, D head size, S video tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..core.binding import PromptBinding
 from ..core.grid import Grid
 from ..core.guidance import Guidance, Partition, Perturbation, RegionBias
 from ..core.matching import match_distribution
+from ..core.region_rows import RowLabels, attend_rows, joinable, row_labels
 from ..core.regions import LabelColumns, RegionLayout, attend, labelled
 from ..core.scenes import Scene, Spans, Stage, bias_columns, bias_layout, partition_layout, perturbed_layout
 from ..core.sites import AttentionCall, AttentionSite, BatchRow
@@ -26,7 +27,8 @@ from .session import Edit, Recording
 __all__ = ["PERTURBED", "Composer", "Edited", "Intervener", "StepVariance", "batch_part"]
 
 PERTURBED = "perturbed"  # AttentionCall.extra: which second prediction a call belongs to
-_KEPT = 128  # compositions and edits remembered at a time
+_KEPT = 128  # compositions and edits remembered at a time, at least; batches of many clips remember more
+_STACKS = 6  # label columns of whole batches remembered at a time
 
 # A slice of the batch as the host itself would run it: output (b, H, Nq, D) and log-sum-exp or None.
 HostRows = Callable[[slice], tuple[Tensor, Tensor | None]]
@@ -40,6 +42,15 @@ class _Composed:
     columns: LabelColumns | None
     base: RegionLayout | None
     matching: Edit | None
+    _joins: dict[Any, bool] = field(default_factory=dict, repr=False)
+
+    def joins(self, call: AttentionCall) -> bool:
+        """Whether it can run in one pass with other rows of the batch."""
+        grad = torch.is_grad_enabled() and (call.q.requires_grad or call.k.requires_grad)
+        name = (call.q.shape[2:], call.k.shape[2], call.q.dtype, grad)
+        if name not in self._joins:
+            self._joins[name] = joinable(self.layout, self.columns, call.q, call.k)
+        return self._joins[name]
 
     def run(self, call: AttentionCall, part: slice) -> tuple[Tensor, Tensor]:
         q, k, v, mask = call.q[part], call.k[part], call.v[part], batch_part(call.mask, part)
@@ -83,38 +94,100 @@ class Edited:
         return replace(self._call, q=q, k=k, extra={**self._call.extra, "edited": note})
 
 
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Batch rows with edits of their own that run in one pass; see `core.region_rows`."""
+
+    rows: tuple[_Composed, ...]
+    labels: RowLabels
+    base: RowLabels | None
+
+    def run(self, call: AttentionCall, part: slice, host_rows: HostRows) -> tuple[Tensor, Tensor]:
+        q, k, v = call.q[part], call.k[part], call.v[part]
+        out, lse = attend_rows(q, k, v, call.scale, self.labels)
+        first = self.rows[0].matching
+        if first is None or first.match is None:
+            return out, lse
+        assert call.video_q is not None
+        start, count = call.video_q
+        plain = host_rows(part)[0] if self.base is None else attend_rows(q, k, v, call.scale, self.base)[0]
+        masked, unmasked = out[:, :, start : start + count], plain[:, :, start : start + count]
+        matched = match_distribution(masked, unmasked, first.match)
+        records = [row.matching.record if row.matching is not None else None for row in self.rows]
+        for record, group in groupby(range(len(records)), records.__getitem__):
+            if record is not None:
+                rows = list(group)
+                some = slice(rows[0], rows[-1] + 1)
+                record(masked[some], unmasked[some], matched[some])
+        return torch.cat([out[:, :, :start], matched, out[:, :, start + count :]], 2), lse
+
+
 class Composer:
     """Runs edited calls of one sampling run; remembers how edits combine, which is the same for every layer."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Edit, ...], _Composed] = {}
+        self._stacks: dict[tuple[Any, ...], _Rows] = {}
 
     def run(self, call: AttentionCall, edits: Sequence[Sequence[Edit | None]], host_rows: HostRows) -> Edited:
         """A call under the edits of several editors (each one entry per batch row)."""
-        of_row = [self._compose(tuple(e for e in row if e is not None)) for row in zip(*edits, strict=True)]
+        keep = max(_KEPT, 4 * len(call.rows))
+        of_row = [self._compose(tuple(e for e in row if e is not None), keep) for row in zip(*edits, strict=True)]
         parts: list[tuple[_Composed | None, slice]] = []
         for _, run in groupby(range(len(of_row)), lambda row: id(of_row[row])):
             rows = list(run)
             parts.append((of_row[rows[0]], slice(rows[0], rows[-1] + 1)))
         outs: list[Tensor] = []
         norms: list[Tensor | None] = []
-        for composed, part in parts:
-            out, lse = host_rows(part) if composed is None else composed.run(call, part)
+        for group in _together(call, parts):
+            composed, part = group[0][0], slice(group[0][1].start, group[-1][1].stop)
+            if len(group) > 1:
+                every = tuple(one for one, rows in group if one is not None for _ in range(rows.start, rows.stop))
+                out, lse = self._stack(call, every).run(call, part, host_rows)
+            else:
+                out, lse = host_rows(part) if composed is None else composed.run(call, part)
             outs.append(out)
             norms.append(lse)
         known = [norm.float() for norm in norms if norm is not None]
         lse = torch.cat(known) if len(known) == len(norms) else None
         return Edited(outs[0] if len(outs) == 1 else torch.cat(outs), lse, call, tuple(parts))
 
-    def _compose(self, edits: tuple[Edit, ...]) -> _Composed | None:
+    def _stack(self, call: AttentionCall, rows: tuple[_Composed, ...]) -> _Rows:
+        name = (*map(id, rows), call.q.shape[2:], call.q.dtype, call.q.device, call.scale)
+        if name not in self._stacks:
+            if len(self._stacks) >= _STACKS:
+                self._stacks.clear()
+            matched = rows[0].matching is not None
+            biased = matched and (rows[0].base is not None or rows[0].columns is not None)
+            labels = row_labels([(row.layout, row.columns) for row in rows], call.q, call.scale)
+            base = row_labels([(row.base, row.columns) for row in rows], call.q, call.scale) if biased else None
+            self._stacks[name] = _Rows(rows, labels, base)
+        return self._stacks[name]
+
+    def _compose(self, edits: tuple[Edit, ...], keep: int) -> _Composed | None:
         if not edits:
             return None
         if edits not in self._known:
-            if len(self._known) >= _KEPT:
+            if len(self._known) >= keep:
                 self._known.clear()
             with torch.inference_mode(False):
                 self._known[edits] = _combine(edits)
         return self._known[edits]
+
+
+def _together(
+    call: AttentionCall, parts: Sequence[tuple[_Composed | None, slice]]
+) -> list[list[tuple[_Composed | None, slice]]]:
+    """Neighbouring parts of a batch that can run in one pass, side by side."""
+
+    def kind(at: int) -> Any:
+        composed = parts[at][0]
+        if composed is None or call.mask is not None or not composed.joins(call):
+            return at
+        match = composed.matching.match if composed.matching is not None else None
+        return match, match is not None and (composed.base is not None, composed.columns is not None)
+
+    return [[parts[at] for at in group] for _, group in groupby(range(len(parts)), kind)]
 
 
 def _combine(edits: tuple[Edit, ...]) -> _Composed:
@@ -137,7 +210,8 @@ def _sum(layouts: Any) -> RegionLayout | None:
 
 @dataclass(frozen=True)
 class StepVariance:
-    """Variance of attention outputs at one step, mean over the calls: all values of a batch row's video tokens."""
+    """Variance of attention outputs at one step: all values of a batch row's video tokens, mean over the rows of all calls,
+    of which there were `calls`."""
 
     step: int
     sigma: float
@@ -171,7 +245,9 @@ class Intervener:
         self._done = done
         self._stages: dict[tuple[int, int], tuple[Stage, MaskTracks, PromptBinding | None]] = {}
         self._edits: dict[Hashable, Edit | None] = {}
+        self._recorded: dict[Hashable, Edit] = {}
         self._sums: dict[int, tuple[float, list[Tensor]]] = {}
+        self._records: dict[int, Recording] = {}
 
     def wants(self, site: AttentionSite) -> bool:
         layers = self.guidance.layers
@@ -188,6 +264,7 @@ class Intervener:
     def finished(self) -> None:
         self._stages.clear()
         self._edits.clear()
+        self._recorded.clear()
         if self._done is not None:
             self._done(self)
 
@@ -195,8 +272,9 @@ class Intervener:
         """What mask normalisation did, per step (IVG-DA, figure 2); empty without it."""
         found = []
         for step, (sigma, sums) in sorted(self._sums.items()):
-            masked, unmasked, matched = torch.stack(sums).float().mean(0).tolist()
-            found.append(StepVariance(step, sigma, len(sums), masked, unmasked, matched))
+            every = torch.cat(sums, 1).float()
+            masked, unmasked, matched = every.mean(1).tolist()
+            found.append(StepVariance(step, sigma, every.shape[1], masked, unmasked, matched))
         return found
 
     def _edit(self, call: AttentionCall, row: BatchRow, strength: float) -> Edit | None:
@@ -212,16 +290,24 @@ class Intervener:
         if not (words or tracks):
             return None
         spans = Spans.of(call)
-        # what is recorded belongs to a step
-        step = call.step if isinstance(guidance, Partition) and guidance.match is not None else None
-        key = (id(row.tracks), id(binding), spans, call.frame_index, call.grid, strength, words, tracks, step)
+        who = (0, 0) if whole else (id(row.tracks), id(binding))  # all of the text and video is the same for every row
+        key = (*who, spans, call.frame_index, call.grid, strength, words, tracks)
+        keep = max(_KEPT, 4 * len(call.rows))
         if key not in self._edits:
-            if len(self._edits) >= _KEPT:
+            if len(self._edits) >= keep:
                 self._edits.clear()
             with torch.inference_mode(False):  # regions are constants that gradients may save
-                scene = None if row.tracks is None else self._stage(row.tracks, binding).scene(call)
+                scene = None if whole or row.tracks is None else self._stage(row.tracks, binding).scene(call)
                 self._edits[key] = self._make(call, scene, spans, strength, words, tracks)
-        return self._edits[key]
+        edit = self._edits[key]
+        if edit is None or edit.match is None:
+            return edit
+        at = (key, call.step)  # what is recorded belongs to a step
+        if at not in self._recorded:
+            if len(self._recorded) >= keep:
+                self._recorded.clear()
+            self._recorded[at] = replace(edit, record=self._recording(call.step, call.sigma))
+        return self._recorded[at]
 
     def _stage(self, tracks: MaskTracks, binding: PromptBinding | None) -> Stage:
         key = (id(tracks), id(binding))
@@ -249,14 +335,16 @@ class Intervener:
         layout = partition_layout(scene, spans, guidance, words, tracks)
         if layout.neutral:
             return None
-        return Edit(layout, None, guidance.match, self._recording(call.step, call.sigma))
+        return Edit(layout, None, guidance.match)
 
     def _recording(self, step: int, sigma: float) -> Recording:
+        """One for each step, so that rows of a batch that are recorded together can be told."""
+
         def record(masked: Tensor, unmasked: Tensor, matched: Tensor) -> None:
-            values = [t.detach().float().var(unbiased=False) for t in (masked, unmasked, matched)]
+            values = [t.detach().float().flatten(1).var(1, unbiased=False) for t in (masked, unmasked, matched)]
             self._sums.setdefault(step, (sigma, []))[1].append(torch.stack(values))
 
-        return record
+        return self._records.setdefault(step, record)
 
 
 def batch_part(mask: Tensor | None, part: slice) -> Tensor | None:

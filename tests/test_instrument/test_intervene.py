@@ -1,5 +1,7 @@
 """How edits of several editors become one call, and what an editor remembers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from matrix_lib.core.matching import match_distribution
 from matrix_lib.core.regions import LabelColumns, RegionLayout, attend
 from matrix_lib.core.sites import AttentionCall, AttentionSite, BatchRow
 from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.instrument import intervene
 from matrix_lib.instrument.intervene import PERTURBED, Composer, Intervener
 from matrix_lib.instrument.session import Edit, Session
 
@@ -75,6 +78,24 @@ def test_rows_run_under_their_own_edits_and_the_rest_as_the_host_runs_them():
     assert "edited" not in call.extra
 
 
+@pytest.mark.parametrize("match", [None, "channel", "global"])
+def test_rows_with_regions_of_their_own_run_in_one_pass(match, monkeypatch):
+    call, told, passes = joint(), [], []
+    bias = Edit(layout(1))
+    parts = [Edit(layout(row), match=match, record=lambda *outs: told.append(outs)) for row in (2, 3, 4)]
+    parts[1].layout.bias[0, 0] = float("-inf")
+    run = intervene.attend_rows
+    monkeypatch.setattr(intervene, "attend_rows", lambda *args: passes.append(1) or run(*args))
+    edited = Composer().run(call, [[bias] * 3, parts], host(call, []))
+    assert len(passes) == (2 if match else 1)
+    for row, part in enumerate(parts):
+        one = replace(call, q=call.q[row : row + 1], k=call.k[row : row + 1], v=call.v[row : row + 1], rows=(COND,))
+        apart = Composer().run(one, [[bias], [part]], host(one, []))
+        torch.testing.assert_close(edited.out[row : row + 1], apart.out, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(edited.lse[row : row + 1], apart.lse, atol=1e-5, rtol=1e-5)
+    assert bool(told) == (match is not None)
+
+
 def test_mask_normalisation_compares_with_the_other_edits_in_place():
     call, told = joint((COND,)), []
     bias, part = Edit(layout(1)), Edit(layout(2), match="channel", record=lambda *outs: told.append(outs))
@@ -134,7 +155,7 @@ def test_what_mask_normalisation_did_is_kept_per_step():
         if edits:
             composer.run(call, [edits], host(call, []))
     found = editor.variances()
-    assert [(at.step, at.calls) for at in found] == [(0, 4), (1, 2)], "unconditional and conditional rows apart"
+    assert [(at.step, at.calls) for at in found] == [(0, 6), (1, 3)], "every row of every call"
     assert found[0].matched == pytest.approx(found[0].unmasked, rel=1e-5)
 
 
