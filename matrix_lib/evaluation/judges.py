@@ -122,13 +122,14 @@ def semantic_preservation(emergence: Tensor, disappearance: Tensor) -> Tensor:
     return ((1 - 5 * emergence).clamp_min(0) + (1 - 5 * disappearance).clamp_min(0)) / 2
 
 
-def judge(video: Tensor, clips: Clips, tolerances: Tolerances | None = None) -> Verdict:
+def judge(video: Tensor, clips: Clips, tolerances: Tolerances | None = None, sight: Sight | None = None) -> Verdict:
     """Judges ``video`` (N, F, 3, H, W), uint8 or float in [0, 1], against the truth of ``clips``.
+
+    ``sight`` is what `look` saw in it, where that is known already: it holds for every truth with the same first frame.
 
     Raises ValueError where the video's shape, type or range does not fit.
     """
-    sight = look(video, clips)
-    return _Bench(clips, sight, tolerances or Tolerances()).verdict()
+    return _Bench(clips, sight or look(video, clips), tolerances or Tolerances()).verdict()
 
 
 def breakdown(verdict: Verdict, clips: Clips, confidence: float = 0.95) -> dict[str, dict[str, Estimate]]:

@@ -182,6 +182,36 @@ class Clips:
         )
         return video
 
+    def restage(self, trajectories: Tensor) -> Clips:
+        """The same first frames and words with other paths (N, K, F, 2) that begin where these do; the picture, the
+        masks and who touches whom follow. `swapped` stays what it was.
+
+        Raises ValueError for paths of another shape or another first frame.
+        """
+        if trajectories.shape != self.trajectories.shape:
+            raise ValueError(f"paths are {list(self.trajectories.shape)} here; got {list(trajectories.shape)}")
+        moved = (trajectories[:, :, 0] - self.trajectories[:, :, 0]).norm(dim=-1)[self.present]
+        if len(moved) and float(moved.max()) > 0.01:
+            off = float(moved.max())
+            raise ValueError(f"paths begin where the first frame shows everybody; one is {off:.2f} pixels off")
+        centres = trajectories.float()
+        size = (self.config.height, self.config.width)
+        video, masks = paint(
+            centres, self.shape, self.colour, self.radius, self.depth, self.present, self.camera, self.backdrop, size
+        )
+        own = centres - self.camera[:, None]
+        touch = _touching(own, self.shape, self.radius, self.present, self.config.unit)
+        pair = (self.parts > 1)[:, None]
+        return replace(
+            self,
+            video=video,
+            masks=masks,
+            trajectories=centres,
+            touch=touch,
+            contact=touch[:, 0, 1] & pair,
+            moving=((own - own[:, :, :1]).abs().amax(dim=(2, 3)) > 1) & self.present,
+        )
+
 
 class _Chance:
     """Uniform numbers, a fixed share of a row for each clip: clip i is the same whatever the count."""
@@ -303,7 +333,8 @@ def _touching(centres: Tensor, shape: Tensor, radius: Tensor, present: Tensor, u
     line = apart / distance.clamp_min(1e-6).unsqueeze(-1)
     ours = reach(shape[:, :, None, None], radius[:, :, None, None], line)
     theirs = reach(shape[:, None, :, None], radius[:, None, :, None], -line)
-    pair = present[:, :, None] & present[:, None] & ~torch.eye(present.shape[1], dtype=torch.bool)
+    pair = present[:, :, None] & present[:, None]
+    pair = pair & ~torch.eye(present.shape[1], dtype=torch.bool, device=present.device)
     return (distance - ours - theirs <= _TOUCH * unit) & pair.unsqueeze(-1)
 
 

@@ -1,0 +1,163 @@
+"""Pictures of what was measured of steering, as SVG files that stand alone."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..io.drawing import INK, Colour
+from ..io.svg import hexed
+from .statistics import Estimate
+from .steer_plan import CODEC, PLAIN, SETS, conditions
+from .steer_results import Measured
+
+__all__ = ["curves", "trade_off"]
+
+_SHADES: tuple[Colour, ...] = (
+    (255, 184, 92),
+    (125, 211, 252),
+    (190, 242, 100),
+    (249, 168, 212),
+    (196, 181, 253),
+    (253, 224, 71),
+    (94, 234, 212),
+    (252, 129, 129),
+    (163, 163, 163),
+    (147, 197, 253),
+    (240, 171, 252),
+    (134, 239, 172),
+)
+_MOST = 24  # names beside a trade-off
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Values to places along one side of a plot, between round numbers."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], start: float, end: float) -> _Axis:
+        kept = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+        low, high = min(kept), max(kept)
+        room = max(high - low, 0.02) * 0.06
+        return cls(low - room, high + room, start, end)
+
+    def at(self, value: float) -> float:
+        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[float]:
+        step = 10 ** math.floor(math.log10((self.high - self.low) / 3))
+        step = next(step * n for n in (1, 2, 5, 10) if (self.high - self.low) / (step * n) <= 6)
+        first = math.ceil(self.low / step)
+        return [i * step for i in range(first, math.floor(self.high / step) + 1)]
+
+
+def trade_off(found: Sequence[Measured], title: str) -> str:
+    """Trajectory IoU to the right, SPI up, each with its interval; the best corner is the top right one."""
+    shown = [one for one in found if one.condition != CODEC][:_MOST]
+    iou, spi = [one.estimate("iou") for one in shown], [one.estimate("spi") for one in shown]
+    across = _Axis.of([v for e in iou for v in (e.low, e.high)], 74, 640)
+    up = _Axis.of([v for e in spi for v in (e.low, e.high)], 430, 56)
+    parts = [*_frame(across, up, "trajectory IoU", "SPI"), _text(74, 30, title, "start", INK["text"], 17)]
+    for at, (one, x, y) in enumerate(zip(shown, iou, spi)):
+        shade = INK["text"] if one.condition == PLAIN else _SHADES[at % len(_SHADES)]
+        parts += _cross(across, up, x, y, shade, f"{one.condition}: IoU {x}, SPI {y}", str(at + 1))
+        parts.append(_dot(676, 62 + 17 * at, shade, 4.5, one.condition))
+        parts.append(_text(690, 66 + 17 * at, f"{at + 1}  {one.condition}", "start", INK["soft"], 12))
+    return _svg(parts, 960, max(480, 80 + 17 * len(shown)))
+
+
+def curves(found: Sequence[Measured]) -> dict[str, tuple[str, str]]:
+    """Ablation curves: file name -> (title, SVG). A curve needs two points; no guidance is a dashed line."""
+    plan = {c.name: c for which in SETS for c in conditions(which, 12)}
+    plain = next((one for one in found if one.condition == PLAIN), None)
+    groups: dict[str, list[tuple[float, Measured]]] = {}
+    for one in found:
+        if one.condition in plan:
+            for name, at in plan[one.condition].points:
+                groups.setdefault(name, []).append((at, one))
+    out = {}
+    for name, points in groups.items():
+        if len({at for at, _ in points}) > 1:
+            file = "curve-" + "".join(c if c.isalnum() else "-" for c in name.lower()).replace("--", "-") + ".svg"
+            out[file] = (name, _curve(name, sorted(points, key=lambda point: point[0]), plain))
+    return out
+
+
+def _curve(name: str, points: Sequence[tuple[float, Measured]], plain: Measured | None) -> str:
+    parts = [_text(58, 28, name, "start", INK["text"], 17)]
+    wide = 300
+    for place, (measure, label) in enumerate((("iou", "trajectory IoU"), ("spi", "SPI"), ("fidelity", "IF"))):
+        left = 58 + place * (wide + 20)
+        every = [one.estimate(measure) for _, one in points]
+        base = plain.estimate(measure) if plain is not None else None
+        values = [v for e in (*every, *([base] if base else [])) for v in (e.low, e.high)]
+        up = _Axis.of(values, 262, 62)
+        across = _Axis.of([at for at, _ in points], left + 6, left + wide - 44)
+        parts += _frame(across, up, "", label, left, [at for at, _ in points])
+        if base is not None:
+            parts.append(_line(left, up.at(base.mean), left + wide - 38, up.at(base.mean), INK["soft"], 1, "5 4"))
+        shade = _SHADES[place]
+        for (x, e), (x2, e2) in zip(zip([at for at, _ in points], every), list(zip([a for a, _ in points], every))[1:]):
+            parts.append(_line(across.at(x), up.at(e.mean), across.at(x2), up.at(e2.mean), shade, 1.6))
+        for (x, one), e in zip(points, every):
+            parts.append(_line(across.at(x), up.at(e.low), across.at(x), up.at(e.high), shade, 2))
+            parts.append(_dot(across.at(x), up.at(e.mean), shade, 4, f"{one.condition}: {e}"))
+    return _svg(parts, 1020, 306)
+
+
+def _cross(across: _Axis, up: _Axis, x: Estimate, y: Estimate, shade: Colour, title: str, mark: str) -> list[str]:
+    px, py = across.at(x.mean), up.at(y.mean)
+    return [
+        _line(across.at(x.low), py, across.at(x.high), py, shade, 1.3),
+        _line(px, up.at(y.low), px, up.at(y.high), shade, 1.3),
+        _dot(px, py, shade, 4.5, title),
+        _text(px + 7, py - 6, mark, "start", shade, 11),
+    ]
+
+
+def _frame(
+    across: _Axis, up: _Axis, below: str, beside: str, left: float = 74, marks: Sequence[float] | None = None
+) -> list[str]:
+    parts = []
+    digits = max(0, -math.floor(math.log10(max(1e-9, up.high - up.low) / 3)))
+    for value in up.ticks():
+        parts.append(_line(left, up.at(value), across.end, up.at(value), INK["line"], 0.6))
+        parts.append(_text(left - 7, up.at(value) + 4, f"{value:.{digits}f}", "end", INK["faint"], 11))
+    shown = across.ticks() if marks is None else sorted(set(marks))
+    for value in shown:
+        parts.append(_text(across.at(value), up.start + 18, f"{value:g}", "middle", INK["faint"], 11))
+        if marks is None:
+            parts.append(_line(across.at(value), up.start, across.at(value), up.end, INK["line"], 0.6))
+    parts.append(_text((across.start + across.end) / 2, up.start + 36, below, "middle", INK["soft"], 13))
+    parts.append(_text(left, up.end - 10, beside, "start", INK["soft"], 13))
+    return parts
+
+
+def _line(x0: float, y0: float, x1: float, y1: float, colour: Colour, width: float, dashes: str = "") -> str:
+    style = f' stroke-dasharray="{dashes}"' if dashes else ""
+    where = f'x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"'
+    return f'<line {where} stroke="{hexed(colour)}" stroke-width="{width}"{style}/>'
+
+
+def _dot(x: float, y: float, colour: Colour, radius: float, title: str) -> str:
+    where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
+    return f'<circle {where} fill="{hexed(colour)}"><title>{html.escape(title)}</title></circle>'
+
+
+def _text(x: float, y: float, text: str, anchor: str, colour: Colour, size: int) -> str:
+    style = f'text-anchor="{anchor}" fill="{hexed(colour)}" font-size="{size}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(text)}</text>'
+
+
+def _svg(parts: Sequence[str], width: int, height: int) -> str:
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    back = f'<rect width="{width}" height="{height}" fill="{hexed(INK["page"])}"/>'
+    family = "font-family=\"Inter, 'Segoe UI', Helvetica, Arial, sans-serif\""
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {family}>{back}{"".join(parts)}</svg>\n'

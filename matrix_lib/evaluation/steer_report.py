@@ -1,0 +1,203 @@
+"""Tables and pictures of what was measured of steering: Markdown for people, CSV and Parquet for everything else.
+
+FOLDER/report.md            per kind of tracks a table, each way of steering beside no guidance
+FOLDER/table.csv, .parquet  every mean, interval and paired difference
+FOLDER/clips.parquet        every clip's value of every measure
+FOLDER/*.svg                trade-off of trajectory IoU and SPI, ablation curves
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..io.files import whole_file
+from ..io.tables import write_table
+from ..mini.paths import PATHS
+from .statistics import Estimate
+from .steer_plan import CODEC, PLAIN, SETS, conditions
+from .steer_plots import curves, trade_off
+from .steer_results import Measured
+from .steering import MEASURES
+
+__all__ = ["chosen", "rows", "write_report"]
+
+_SHOWN = ("iou", "fidelity", "spi")
+_BESIDE = ("follows", "intact", "colour", "background", "sharpness")
+_HEADS = {
+    "iou": "IoU",
+    "fidelity": "IF",
+    "spi": "SPI",
+    "follows": "follows",
+    "intact": "intact",
+    "colour": "colour error",
+    "background": "background, dB",
+    "sharpness": "sharpness",
+}
+_TITLES = {
+    "swapped": "Tracks against the prompt: roles exchanged",
+    "own": "Tracks that say what the prompt says",
+    "static": "Static tracks",
+    "slow": "Slow tracks",
+    "fast": "Fast tracks",
+    "jumping": "Jumping tracks",
+}
+_MARGIN = 0.02  # SPI that a default may cost at most, by the lower end of the interval of the difference
+
+
+def write_report(folder: Path, found: Sequence[Measured]) -> Path:
+    """Writes everything beside the measurements and returns the path of `report.md`. Raises ValueError where
+    measurements of different clips are mixed, and where pyarrow is missing."""
+    marks = {one.fingerprint for one in found}
+    if len(marks) > 1:
+        raise ValueError(f"{str(folder)!r} mixes measurements of {len(marks)} settings: keep those of one in a folder")
+    found = _ordered(found)
+    table = rows(found)
+    columns = {name: [row[name] for row in table] for name in table[0]}
+    write_table(folder / "table.parquet", columns)
+    write_table(folder / "clips.parquet", _clips(found))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    _write(folder / "table.csv", text.getvalue())
+    pictures = _pictures(folder, found)
+    _write(folder / "report.md", _markdown(found, pictures))
+    return folder / "report.md"
+
+
+def rows(found: Sequence[Measured]) -> list[dict[str, Any]]:
+    """One row for each condition and kind of tracks: means, 95 % intervals, and paired differences to no guidance."""
+    plain = {one.tracks: one for one in found if one.condition == PLAIN}
+    out = []
+    for one in found:
+        row: dict[str, Any] = {"condition": one.condition, "tracks": one.tracks, "clips": len(one)}
+        row["seconds_per_clip"] = one.seconds
+        for measure in MEASURES:
+            row |= _cells(measure, one.estimate(measure))
+            if one.tracks in plain and one.condition != CODEC:
+                row |= _cells(f"{measure}_gain", one.against(plain[one.tracks], measure))
+            else:
+                row |= _cells(f"{measure}_gain", Estimate(math.nan, math.nan, math.nan, 0))
+        out.append(row)
+    return out
+
+
+def chosen(found: Sequence[Measured], tracks: str) -> Measured | None:
+    """What a default should be, by rule: of all that follow these tracks at no cost (the interval of the difference in
+    SPI to no guidance stays above -0.02), the one with the greatest trajectory IoU. None where nothing does."""
+    plain = next((one for one in found if one.condition == PLAIN and one.tracks == tracks), None)
+    if plain is None:
+        return None
+    fit = [one for one in found if one.tracks == tracks and one.condition not in (PLAIN, CODEC)]
+    free = [one for one in fit if one.against(plain, "spi").low > -_MARGIN]
+    return max(free, key=lambda one: one.mean("iou"), default=None)
+
+
+def _ordered(found: Sequence[Measured]) -> list[Measured]:
+    """In the order of the plan; what it does not know comes last."""
+    names = dict.fromkeys(c.name for which in SETS for c in conditions(which, 12))
+    order = {name: at for at, name in enumerate(names)}
+    kinds = list(_TITLES)
+    return sorted(found, key=lambda one: (kinds.index(one.tracks), order.get(one.condition, len(order)), one.condition))
+
+
+def _cells(name: str, found: Estimate) -> dict[str, float]:
+    return {name: round(found.mean, 5), f"{name}_low": round(found.low, 5), f"{name}_high": round(found.high, 5)}
+
+
+def _clips(found: Sequence[Measured]) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "condition": [one.condition for one in found for _ in range(len(one))],
+        "tracks": [one.tracks for one in found for _ in range(len(one))],
+        "clip": [at for one in found for at in range(len(one))],
+    }
+    return columns | {name: np.concatenate([one.values[name] for one in found]) for name in MEASURES}
+
+
+def _pictures(folder: Path, found: Sequence[Measured]) -> dict[str, str]:
+    """Writes the pictures that there are numbers for; file name -> what it shows."""
+    out = {}
+    for tracks in dict.fromkeys(one.tracks for one in found):
+        some = [one for one in found if one.tracks == tracks]
+        if len(some) > 2:
+            name = f"trade-off-{tracks}.svg"
+            _write(folder / name, trade_off(some, _TITLES[tracks]))
+            out[name] = f"Trajectory IoU against SPI. {_TITLES[tracks]}."
+    for name, (title, text) in curves([one for one in found if one.tracks == "swapped"]).items():
+        _write(folder / name, text)
+        out[name] = title
+    return out
+
+
+def _markdown(found: Sequence[Measured], pictures: dict[str, str]) -> str:
+    lines = ["# How well each way of steering follows mask tracks", ""]
+    lines += [
+        "Means with 95 % intervals; below them the paired difference to no guidance on the same prompts and seeds,"
+    ]
+    lines += ["bold where its interval leaves out 0.", ""]
+    for tracks in dict.fromkeys(one.tracks for one in found):
+        some = [one for one in found if one.tracks == tracks]
+        lines += [f"## {_TITLES[tracks]} (`{tracks}`)", "", *_table(some), "", *_said(some, tracks), ""]
+    lines += [f"![{what}]({name})\n" for name, what in pictures.items()]
+    lines += ["## What the columns are", ""]
+    lines += [f"- **{_HEADS.get(name, name)}** (`{name}`): {what}." for name, what in MEASURES.items()]
+    lines += ["", f"Kinds of tracks: {', '.join(PATHS)}. Every video is judged by its pixels alone."]
+    notes = list(dict.fromkeys(f"{one.condition}, {one.tracks}: {note}" for one in found for note in one.notes))
+    lines += ["", "## Notes", "", *(f"- {note}" for note in notes[:40])] if notes else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(found: Sequence[Measured]) -> list[str]:
+    plain = next((one for one in found if one.condition == PLAIN), None)
+    heads = ["", "n", *(_HEADS[name] for name in (*_SHOWN, *_BESIDE)), "s / clip"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for one in found:
+        cells = [one.condition, str(len(one))]
+        for name in _SHOWN:
+            cell = _short(one.estimate(name))
+            if plain is not None and one is not plain and one.condition != CODEC:
+                gain = one.against(plain, name)
+                sure = gain.low > 0 or gain.high < 0
+                said = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+                cell += f"<br>{'**' if sure else ''}{said}{'**' if sure else ''}"
+            cells.append(cell)
+        cells += [f"{one.mean(name):.{1 if name == 'background' else 3}f}" for name in _BESIDE]
+        lines.append("| " + " | ".join([*cells, f"{one.seconds:.2f}" if one.seconds else ""]) + " |")
+    return lines
+
+
+def _short(found: Estimate) -> str:
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _said(found: Sequence[Measured], tracks: str) -> list[str]:
+    """What the table says, by rule."""
+    plain = next((one for one in found if one.condition == PLAIN), None)
+    if plain is None:
+        return ["Without measurements of no guidance there is nothing to compare with."]
+    twice = [
+        one.condition
+        for one in found
+        if one.condition not in (PLAIN, CODEC)
+        and one.mean("iou") >= 2 * plain.mean("iou")
+        and one.against(plain, "spi").high >= 0
+    ]
+    best = chosen(found, tracks)
+    return [
+        "Trajectory IoU at least doubles without a significant loss of SPI: " + (", ".join(twice) or "nothing") + ".",
+        f"Greatest trajectory IoU at an SPI that is surely less than {_MARGIN} lower: "
+        + (best.condition if best is not None else "nothing")
+        + ".",
+    ]
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
