@@ -10,7 +10,7 @@ import importlib
 from comfy_api.latest import ComfyExtension, io
 
 # One file per concern. Each exports `NODES`, the list of its node classes.
-_FILES = ("models", "tracks", "track_files", "words", "capture", "layers", "guidance", "preview", "lora")
+_FILES = ("models", "tracks", "track_files", "words", "capture", "layers", "guidance", "intrinsic", "preview", "lora")
 
 
 class MatrixExtension(ComfyExtension):

@@ -40,6 +40,7 @@ __all__ = [
     "perturbed",
     "sites_of",
     "step_of",
+    "unwatched",
 ]
 
 KEY = "matrix"
@@ -136,6 +137,12 @@ def perturbed(options: dict[str, Any], token: Any) -> tuple[RunInfo, dict[str, A
     if not isinstance(holder, _Runs):
         return None
     return holder.runs[0].info, {**options, "transformer_options": {**inner, PERTURBED_KEY: token}}
+
+
+def unwatched(options: dict[str, Any]) -> dict[str, Any]:
+    """Model options of predictions that nobody captures, though they are steered as all others."""
+    inner = options.get("transformer_options", {})
+    return {**options, "transformer_options": {**inner, PERTURBED_KEY: inner.get(PERTURBED_KEY, "unwatched")}}
 
 
 def step_of(info: RunInfo, sigma: float) -> int:

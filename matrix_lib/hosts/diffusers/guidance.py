@@ -18,10 +18,11 @@ from ...core.guidance import Guidance, Perturbation, check_names
 from ...core.intrinsic import IntrinsicDenoising
 from ...core.tracks import MaskTracks
 from ...instrument.intervene import Intervener
+from ...instrument.refiner import Refiner
 from ...instrument.session import Session
 from .attach import attach, perturbed, sites_of
 from .batches import Batches, Branch, Forward, batches_of, replayed
-from .intrinsic import Refiner, refining
+from .intrinsic import refining
 
 __all__ = ["steer"]
 

@@ -18,138 +18,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.grid import Grid
-from ...core.intrinsic import IntrinsicDenoising, Level, TemporalPrior, by_row, refine
+from ...core.intrinsic import IntrinsicDenoising
 from ...core.tracks import MaskTracks
+from ...instrument.refiner import Refiner
 from .attach import backbone_of, perturbed
 from .batches import replaying
 from .schedules import Noise, noise_at, steps_of
 
-__all__ = ["Refiner", "StepTau", "refining"]
+__all__ = ["refine_output", "refining"]
 
 
-@dataclass(frozen=True)
-class StepTau:
-    """tau, mean over the batch, before and after the iterations of one step."""
+def refine_output(
+    refiner: Refiner,
+    x: Tensor,
+    output: Tensor,
+    evaluate: Callable[[Tensor], Tensor],
+    noise: Noise,
+    step: int,
+    steps: int,
+    still: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A refiner where predictions are a model's outputs: the refined sample (B, C, T, H, W), and the output there.
 
-    step: int
-    sigma: float
-    before: float
-    after: float
+    `output`: at x, after CFG. `evaluate`: that output for other x. `still`: see `Refiner`."""
+    latest = [output]
 
+    def predict(z: Tensor) -> Tensor:
+        latest[0] = evaluate(z)
+        return noise.clean(z, latest[0])
 
-class Refiner:
-    """One run's intrinsic denoising.
-
-    Args:
-        tracks: one for each prompt; a prompt's samples follow each other in the batch.
-        strides: (time, space), pixels per latent element.
-        lead: latent frames in front of the clip.
-        seed: row i of the batch draws its noise from `seed + i`, whatever the batch.
-    """
-
-    def __init__(
-        self,
-        config: IntrinsicDenoising,
-        tracks: Sequence[MaskTracks | None],
-        strides: tuple[int, int],
-        lead: int = 0,
-        seed: int = 0,
-    ) -> None:
-        self.config, self.tracks, self.strides, self.lead, self.seed = config, tuple(tracks), strides, lead, seed
-        self._rows: list[list[TemporalPrior]] = []
-        self._shape: tuple[int, ...] = ()
-        self._draws: list[torch.Generator] = []
-        self._taus: list[tuple[int, float, Tensor, Tensor]] = []
-
-    def begin(self) -> None:
-        """A run begins: the same seed gives the same noise."""
-        self._draws, self._taus = [], []
-
-    @property
-    def notes(self) -> list[str]:
-        """Instances that have no motion to speak of."""
-        return list(dict.fromkeys(note for row in self._rows for prior in row for note in prior.notes))
-
-    def taus(self) -> list[StepTau]:
-        """What it did to tau, per step."""
-        return [
-            StepTau(step, sigma, float(before.mean()), float(after.mean())) for step, sigma, before, after in self._taus
-        ]
-
-    def __call__(
-        self,
-        x: Tensor,
-        output: Tensor,
-        evaluate: Callable[[Tensor], Tensor],
-        noise: Noise,
-        step: int,
-        steps: int,
-        still: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The sample and the model's output there, after the iterations of a step.
-
-        Args:
-            x: (B, C, T, H, W).
-            output: of the model at x, after CFG; same shape.
-            evaluate: that output for other x.
-            still: latent frames (B, C, n, H, W) in front of x that the pipeline does not sample.
-        """
-        factor = self.config.factor(step, steps)
-        if factor == 0:
-            return x, output
-        front = 0 if still is None else still.shape[2]
-        slope = self._gradient((x.shape[0], *x.shape[2:]), front)
-
-        def gradient(z: Tensor) -> Tensor:
-            grad = slope(self._clip(z, still))
-            whole = torch.cat([torch.zeros_like(grad[:, :, :1]).expand(-1, -1, self.lead, -1, -1), grad], 2)
-            return whole[:, :, front:]
-
-        latest = [output]
-
-        def predict(z: Tensor) -> Tensor:
-            latest[0] = evaluate(z)
-            return noise.clean(z, latest[0])
-
-        before, clean = self._tau(x, still), noise.clean(x, output)
-        x, _ = refine(x, clean, predict, gradient, self.config, _safe(noise.level), factor, self._draw)
-        self._taus.append((step, noise.level.sigma, before, self._tau(x, still)))
-        return x, latest[0]
-
-    def _gradient(self, shape: tuple[int, ...], front: int) -> Callable[[Tensor], Tensor]:
-        batch, frames, height, width = shape
-        if shape != self._shape:
-            if batch % len(self.tracks):
-                raise ValueError(f"{batch} samples do not divide into {len(self.tracks)} prompts with tracks")
-            time, space = self.strides
-            grid = Grid.from_latent((frames + front - self.lead, height, width), (1, 1, 1), time, space)
-            made = {id(each): self.config.prior(each, grid) for each in self.tracks if each is not None}
-            every = [[] if each is None else [made[id(each)]] for each in self.tracks]
-            self._rows = [row for row in every for _ in range(batch // len(every))]
-            self._shape = shape
-        return by_row(self._rows)
-
-    def _tau(self, x: Tensor, still: Tensor | None) -> Tensor:
-        clip = self._clip(x, still)
-        values = [p.value(clip[i : i + 1]) for i, row in enumerate(self._rows) for p in row]
-        return torch.cat(values).sum() / len(self._rows) if values else x.new_zeros(())
-
-    def _clip(self, x: Tensor, still: Tensor | None) -> Tensor:
-        """The clip's own latent frames."""
-        whole = x if still is None else torch.cat([still.to(x), x], 2)
-        return whole[:, :, self.lead :]
-
-    def _draw(self, x: Tensor) -> Tensor:
-        if len(self._draws) != len(x):  # other numbers than those that the run began from, also where seeds agree
-            self._draws = [torch.Generator().manual_seed((self.seed + i) ^ 0x5DEECE66D) for i in range(len(x))]
-        rows = [torch.randn(x.shape[1:], generator=draw) for draw in self._draws]
-        return torch.stack(rows).to(x)
-
-
-def _safe(level: Level) -> Level:
-    """The score divides by sigma: a last timestep without noise has none, and its steps have no length."""
-    return Level(level.alpha, max(level.sigma, 1e-6))
+    x, _ = refiner(x, noise.clean(x, output), predict, noise.level, step, steps, still)
+    return x, latest[0]
 
 
 @contextlib.contextmanager
@@ -186,7 +85,8 @@ def refining(
     every = [tracks] if isinstance(tracks, MaskTracks) else list(tracks)
     nets = [net for name in ("transformer", "transformer_2", "unet") if (net := getattr(pipe, name, None)) is not None]
     spec = backbone_of(nets[0])
-    refiner = Refiner(config, every, (spec.temporal_stride, spec.spatial_stride), lead, seed)
+    follow = [[] if each is None else [each] for each in every]
+    refiner = Refiner(config, follow, (spec.temporal_stride, spec.spatial_stride), lead, seed)
     if config.idle:
         yield refiner
         return
@@ -266,7 +166,7 @@ class _Run:
         if first and place == 0:
             self.refiner.begin()
             self._before = None
-        if first and calls and self.refiner.config.factor(place, len(every)):
+        if first and calls and self.refiner.acts(place, len(every)):
             mix = _Mix.of(calls, sample, output, noise.scale, self.frames_first)
             x, out = self._refined(mix, sample, output, noise, place, len(every))
             given.arguments["sample"], given.arguments["model_output"] = x, out
@@ -284,7 +184,8 @@ class _Run:
             finally:
                 self._repeating = False
 
-        x, out = self.refiner(mix.unfold(sample), mix.unfold(output), evaluate, noise, step, steps, mix.still)
+        sample_, output_ = mix.unfold(sample), mix.unfold(output)
+        x, out = refine_output(self.refiner, sample_, output_, evaluate, noise, step, steps, mix.still)
         return mix.fold(x, sample), mix.fold(out, output)
 
     def _carry(self, moved: Tensor, noise: Noise) -> None:

@@ -24,9 +24,10 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5To
 
 from ...core.intrinsic import IntrinsicDenoising
 from ...core.tracks import MaskTracks
+from ...instrument.refiner import Refiner
 from .attach import perturbed
 from .batches import replaying
-from .intrinsic import Refiner
+from .intrinsic import refine_output
 from .schedules import Noise, noise_at
 
 __all__ = [
@@ -293,7 +294,8 @@ def sample(
     if intrinsic is not None and not intrinsic.idle:
         if len(tracks) != len(prompts):
             raise ValueError(f"intrinsic denoising follows one tracks per clip: {len(tracks)} for {len(prompts)} clips")
-        refiner = Refiner(intrinsic, tracks, (TIME_STRIDE, STRIDE), seed=seed)
+        follow = [[] if each is None else [each] for each in tracks]
+        refiner = Refiner(intrinsic, follow, (TIME_STRIDE, STRIDE), seed=seed)
     for step, t in enumerate(scheduler.timesteps):
         v = velocity(x, t)
         if refiner is not None:
@@ -314,5 +316,5 @@ def _refined(
         with replaying(0), perturbed("intrinsic"):
             return velocity(z.transpose(1, 2).to(x)).transpose(1, 2)
 
-    z, out = refiner(x.transpose(1, 2), v.transpose(1, 2), again, noise, step, steps)
+    z, out = refine_output(refiner, x.transpose(1, 2), v.transpose(1, 2), again, noise, step, steps)
     return z.transpose(1, 2).to(x), out.transpose(1, 2)
