@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["CodecTask", "Data", "DenoiseTask", "FitConfig", "Optim", "Run", "override"]
+__all__ = ["AlignTask", "CodecTask", "Data", "DenoiseTask", "FitConfig", "Optim", "Run", "override"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Data:
     Args:
         height, width, frames: of a clip, in pixels.
         split: of verb-object pairs, see `matrix_lib.mini.world`.
+        distractors: share of clips with a look-alike, which no prompt can settle.
         batch: clips per optimiser step and process.
         chunk: clips made at once; steps draw from the present chunk. A multiple of `batch`.
         reuse: passes over a chunk before it is replaced.
@@ -29,6 +30,7 @@ class Data:
     width: int = 128
     frames: int = 17
     split: str = "train"
+    distractors: float = 0.15
     batch: int = 128
     chunk: int = 4096
     reuse: int = 1
@@ -113,8 +115,10 @@ class DenoiseTask:
         text_length: rows of the conditioning, padding included.
         dropout: share of prompts replaced by the empty prompt.
         foreground: extra weight of tokens that an instance covers.
-        high_noise: timesteps are drawn with a density that grows as this power of t less one: 1 is uniform. What a
-            prompt decides is decided where noise hides the paths, so those timesteps deserve more.
+        change: extra weight of tokens that an instance has left or reached since the first frame.
+        high_noise: a share `1 - even` of the timesteps is drawn with a density that grows as this power of t less one,
+            the rest evenly. What a prompt decides is decided where noise hides the paths, so those timesteps deserve
+            more.
     """
 
     codec: str = "runs/codec"
@@ -126,12 +130,76 @@ class DenoiseTask:
     text_length: int = 226
     dropout: float = 0.1
     foreground: float = 4.0
-    high_noise: float = 2.0
+    change: float = 8.0
+    high_noise: float = 6.0
+    even: float = 0.25
+
+
+@dataclass(frozen=True)
+class AlignTask:
+    """Fine-tune LoRA factors (and a widened input projection) of a video transformer whose attention is to say who is
+    who. Text encoder and codec are frozen; a mask decoder is trained along and not used afterwards.
+
+    Args:
+        bundle: folder of the mini model, a bundle or a run of `training.fit mini`; empty: the one of this package.
+        method: which loss joins the diffusion loss: "off", MATRIX's "sga", "spa" or "both", or "tavid".
+        v2t, v2v: layers of the grounding (also of TAViD's) and of the propagation loss.
+        lora_v2t, lora_v2v: layers whose q, k, v and output projections get factors; empty: v2t and v2v. They do not
+            depend on the method, so that runs of several methods train the same weights.
+        rank, alpha: of the factors.
+        condition: what the new input channels take: "id_map" (MATRIX), "target_mask" (TAViD), or "none".
+        sga, spa, tavid: weights of the losses.
+        scores: what the maps are: "logits" or "probabilities", see `AlignmentConfig`.
+        decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
+        timestep: how the time weighs the losses, see `timestep_weight`.
+        look_alikes: share of training clips with somebody that looks just like a named instance.
+        clips_seed: which set of clips; runs of several seeds see the same set in another order, under other noise.
+        dropout, foreground, change, high_noise, even: of the diffusion loss, see `DenoiseTask`.
+    """
+
+    bundle: str = ""
+    method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
+    v2t: tuple[int, ...] = (4, 11)
+    v2v: tuple[int, ...] = (6,)
+    lora_v2t: tuple[int, ...] = ()
+    lora_v2v: tuple[int, ...] = ()
+    rank: int = 32
+    alpha: float = 32.0
+    condition: Literal["none", "id_map", "target_mask"] = "id_map"
+    sga: float = 0.01
+    spa: float = 0.005
+    tavid: float = 0.1
+    scores: Literal["logits", "probabilities"] = "logits"
+    decoder: int = 32
+    timestep: Literal["uniform", "bell"] = "uniform"
+    look_alikes: float = 0.3
+    clips_seed: int = 0
+    dropout: float = 0.1
+    foreground: float = 4.0
+    change: float = 8.0
+    high_noise: float = 6.0
+    even: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"task.rank is 1 or more and task.alpha above 0; got {self.rank} and {self.alpha}")
+        if not self.lora_layers[0] and not self.lora_layers[1]:
+            raise ValueError("no layer gets factors: set task.v2t or task.v2v, for example task.v2t=4,11")
+        needs = {"sga": ("v2t",), "spa": ("v2v",), "both": ("v2t", "v2v"), "tavid": ("v2t",)}.get(self.method, ())
+        if empty := [name for name in needs if not getattr(self, name)]:
+            raise ValueError(f"method {self.method!r} needs layers in {' and '.join(f'task.{name}' for name in empty)}")
+
+    @property
+    def lora_layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Layers with factors, as sites of (V2T, V2V) maps."""
+        if self.lora_v2t or self.lora_v2v:
+            return self.lora_v2t, self.lora_v2v
+        return self.v2t, self.v2v
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    task: CodecTask | DenoiseTask
+    task: CodecTask | DenoiseTask | AlignTask
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
@@ -169,6 +237,8 @@ def _parse(text: str, kind: Any, whole: str) -> Any:
         if text not in typing.get_args(kind):
             raise ValueError(f"{whole} is one of {', '.join(map(str, typing.get_args(kind)))}; got {text!r}")
         return text
+    if origin is tuple:
+        return _numbers(text, whole)
     if origin in (typing.Union, types.UnionType):
         raise ValueError(f"{whole} cannot be set from the command line")
     if kind is bool:
@@ -179,3 +249,11 @@ def _parse(text: str, kind: Any, whole: str) -> Any:
         return kind(text)
     except ValueError as error:
         raise ValueError(f"{whole} takes {kind.__name__}; got {text!r}") from error
+
+
+def _numbers(text: str, whole: str) -> tuple[int, ...]:
+    """`4,11` or nothing."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{whole} takes numbers with commas between them, such as 4,11; got {text!r}") from None

@@ -6,6 +6,7 @@ Ctrl-C or SIGTERM finishes the step, saves a checkpoint and stops; the same comm
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import signal
@@ -14,13 +15,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from . import checkpoint
-from .config import FitConfig, override
+from .config import AlignTask, FitConfig, override
 from .data import Stream, seed_of
 from .optim import Average, make_optimisers, rate
 from .presets import PRESETS
@@ -42,7 +44,7 @@ class Trainer:
         self.device = self.accelerator.device
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-        self.task = make_step(config, self.device)
+        self.task = _task(config, self.device)
         self.plain = self.task.net
         self.params = [p for p in self.plain.parameters() if p.requires_grad]
         made = make_optimisers(self.plain, config.optim)
@@ -51,7 +53,9 @@ class Trainer:
         self.optimisers = list(ready[1:])
         self.peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in made]
         self.average = Average(self.params, config.optim.ema)
-        self.stream = Stream(config.data, self.task, seed_of(run.seed, self.accelerator.process_index), self.device)
+        seed = seed_of(run.seed, self.accelerator.process_index)
+        own = isinstance(config.task, AlignTask)
+        self.stream: Any = self.task.stream(seed) if own else Stream(config.data, self.task, seed, self.device)
         self.folder = Path(run.out)
         self.step, self.done = 0, 0.0
         self.asked = self.stopping = False
@@ -101,9 +105,10 @@ class Trainer:
         batch = self.stream.batch(self.step)
         place = self.accelerator.process_index
         generator = torch.Generator().manual_seed(seed_of(config.run.seed, self.step, place, 3))
-        with self.accelerator.autocast():
-            values = self.task.loss(self.net, batch, generator)
-        self.accelerator.backward(values["loss"])
+        with self.task.during(self.step) if isinstance(config.task, AlignTask) else contextlib.nullcontext():
+            with self.accelerator.autocast():
+                values = self.task.loss(self.net, batch, generator)
+            self.accelerator.backward(values["loss"])
         values["norm"] = self.accelerator.clip_grad_norm_(self.params, config.optim.clip)
         # After clipping by a norm that is not finite every gradient is not a number: such a step changes nothing.
         for p in self.params:
@@ -159,11 +164,23 @@ class Trainer:
         self.accelerator.print(f"resumed {found} at step {self.step}")
 
 
+def _task(config: FitConfig, device: torch.device) -> Any:
+    if isinstance(config.task, AlignTask):
+        from .align import AlignStep  # video files and adapters: the mini model is trained without either
+
+        return AlignStep(config, device)
+    return make_step(config, device)
+
+
 def unshared(net: nn.Module) -> dict[str, Tensor]:
-    """State without second names of one tensor (T5 lists its word table twice), which safetensors refuses."""
+    """State without second names of one tensor (T5 lists its word table twice), which safetensors refuses, and without
+    frozen parameters, which are where they came from."""
     seen: set[int] = set()
     state = {}
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
     for name, value in net.state_dict().items():
+        if name in frozen:
+            continue
         if value.data_ptr() not in seen or not value.numel():
             seen.add(value.data_ptr())
             state[name] = value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .config import CodecTask, Data, DenoiseTask, FitConfig, Optim, Run
+from .config import AlignTask, CodecTask, Data, DenoiseTask, FitConfig, Optim, Run
 
 __all__ = ["PRESETS"]
 
@@ -13,8 +13,8 @@ def codec() -> FitConfig:
     """The mini model's codec."""
     return FitConfig(
         task=CodecTask(base=16, crop=64),
-        data=Data(batch=16, chunk=1024, reuse=8, workers=8),
-        optim=Optim(name="muon", lr=2e-3, ema=0.995),
+        data=Data(batch=32, chunk=1024, reuse=8, workers=8),
+        optim=Optim(name="muon", lr=2.5e-3, ema=0.995),
         run=Run(steps=3000, out="runs/codec", precision="bf16", save_every=1000),
     )
 
@@ -23,7 +23,7 @@ def mini() -> FitConfig:
     """The mini video DiT, on the latents of `codec`."""
     return FitConfig(
         task=DenoiseTask(codec="runs/codec"),
-        data=Data(batch=128, chunk=4096, reuse=4, workers=8),
+        data=Data(batch=128, chunk=4096, reuse=8, workers=8, distractors=0.05),
         optim=Optim(name="muon", lr=4e-3, ema=0.998),
         run=Run(steps=2500, out="runs/mini", precision="bf16", compile=True, save_every=1000),
     )
@@ -49,9 +49,31 @@ def mini_cpu() -> FitConfig:
     )
 
 
+def align() -> FitConfig:
+    """Alignment fine-tuning of the published mini model on interaction clips of its world."""
+    return FitConfig(
+        task=AlignTask(),
+        data=Data(batch=64, chunk=3072, workers=8),
+        optim=Optim(lr=1e-3, warmup=20, weight_decay=0.0, ema=0.98),
+        run=Run(steps=300, out="runs/align", precision="bf16"),
+    )
+
+
+def align_cpu() -> FitConfig:
+    """A few steps of the same on any machine."""
+    return FitConfig(
+        task=AlignTask(rank=4, alpha=4.0, decoder=8),
+        data=Data(batch=2, chunk=4, workers=1),
+        optim=Optim(lr=1e-3, warmup=1, weight_decay=0.0),
+        run=Run(steps=2, out="runs/align_cpu", log_every=1, save_every=2),
+    )
+
+
 PRESETS: dict[str, Callable[[], FitConfig]] = {
     "codec": codec,
     "mini": mini,
     "codec_cpu": codec_cpu,
     "mini_cpu": mini_cpu,
+    "align": align,
+    "align_cpu": align_cpu,
 }

@@ -25,6 +25,7 @@ from .sites import AttentionCall
 
 __all__ = [
     "AlignmentConfig",
+    "Decode",
     "Direction",
     "LayerDraw",
     "MaskTerms",
@@ -32,6 +33,7 @@ __all__ = [
     "Scores",
     "TargetAwareConfig",
     "alignment_loss",
+    "entity_losses",
     "grounding_map",
     "mask_loss",
     "propagation_map",
@@ -43,7 +45,7 @@ Scores = Literal["probabilities", "logits"]
 Direction = Literal["v2t", "t2v"]
 Normalise = Literal["none", "max", "sum"]
 Decode = Callable[[Tensor], Tensor]
-"""(L, F, h, w) maps of one entity -> (T, H, W) logits of its mask in pixels."""
+"""(E, L, F, h, w) maps -> (E, T, H, W) logits of the masks in pixels."""
 
 _EPS = 1e-12
 
@@ -327,31 +329,54 @@ def alignment_loss(
 ) -> Tensor:
     """L_SGA or L_SPA of one sample: the composite loss, summed over its entities (MATRIX). A scalar.
 
-    With `decode` the maps of all layers, in ascending order, become one mask in pixels, an entity at a time and
-    computed again in the backward pass, so that no more than one decoded clip is held. Without it, the maps meet the
-    masks on the token grid and the layers are averaged.
+    With `decode` an entity at a time becomes a mask in pixels, so that no more than one decoded clip is held.
 
     Args:
         maps: {layer: (E, F, h, w)}.
         masks: (E, T, H, W), pixels with `decode` and else tokens.
+        decode: see `entity_losses`.
 
     Raises:
         ValueError: no maps, or sizes that differ.
     """
     if not maps:
         raise ValueError("no layer gave a map: do the layers of the loss exist in this model?")
-    layers = [maps[layer] for layer in sorted(maps)]
+    stacks = torch.stack([maps[layer] for layer in sorted(maps)], dim=1)
     if decode is None:
-        per_layer = [mask_loss(values, masks, weights, scores, known).total.sum() for values in layers]
-        return torch.stack(per_layer).mean()
-    decoder = decode
-
-    def entity(stack: Tensor, mask: Tensor) -> Tensor:
-        return mask_loss(decoder(stack)[None], mask[None], weights, "logits", known).total.sum()
-
-    stacks = torch.stack(layers, dim=1)
-    losses = [checkpoint(entity, stack, mask, use_reentrant=False) for stack, mask in zip(stacks, masks, strict=True)]
+        return entity_losses(stacks, masks, weights, scores, known)
+    pairs = zip(stacks.split(1), masks.split(1), strict=True)
+    losses = [entity_losses(stack, mask, weights, scores, known, decode) for stack, mask in pairs]
     return torch.stack(losses).sum() if losses else stacks.sum() * 0
+
+
+def entity_losses(
+    stacks: Tensor,
+    masks: Tensor,
+    weights: MaskWeights = MaskWeights(),
+    scores: Scores = "logits",
+    known: Tensor | None = None,
+    decode: Decode | None = None,
+    strength: Tensor | None = None,
+) -> Tensor:
+    """The composite loss summed over entities, of one clip or of many. A scalar.
+
+    With `decode` the maps of all layers, in ascending order, become one mask in pixels, computed again in the backward
+    pass. Without it, the maps meet the masks on the token grid and the layers are averaged.
+
+    Args:
+        stacks: (E, L, F, h, w).
+        masks: (E, T, H, W), pixels with `decode` and else tokens.
+        strength: (E,) what each entity's loss is multiplied by.
+    """
+
+    def total(values: Tensor) -> Tensor:
+        each = mask_loss(values, masks, weights, scores if decode is None else "logits", known).total
+        return each.sum() if strength is None else (each * strength).sum()
+
+    if decode is None:
+        return torch.stack([total(values) for values in stacks.unbind(1)]).mean()
+    decoder = decode
+    return checkpoint(lambda stack: total(decoder(stack)), stacks, use_reentrant=False)
 
 
 def target_aware_loss(
@@ -363,8 +388,8 @@ def target_aware_loss(
     """TAViD's L_attn of one sample, without `config.weight`: mean over layers and positions of (A - M)^2. A scalar.
 
     Args:
-        maps: (F, h, w) probabilities of the target word, one a layer.
-        mask: (F, h, w) token mask of the target in [0, 1].
+        maps: (F, h, w) probabilities of the target word, one a layer; or (N, F, h, w) of N clips, for their mean.
+        mask: token mask of the target in [0, 1], of the same size.
         known: (F,) bool; the first frame has to be known, later unknown ones do not count.
 
     Raises:
@@ -374,19 +399,20 @@ def target_aware_loss(
     if not layers or any(values.shape != mask.shape for values in layers):
         shapes = [tuple(values.shape) for values in layers]
         raise ValueError(f"the target's maps {shapes} are one or more, of the size of its mask {tuple(mask.shape)}")
-    frames = torch.ones(mask.shape[0], dtype=torch.bool, device=mask.device) if known is None else known.clone()
+    frames = torch.ones(mask.shape[-3], dtype=torch.bool) if known is None else known.clone()
     if not bool(frames[0]):
         raise ValueError("the target's mask does not know the first frame, which this loss is about")
     if config.frames == "first":
         frames[1:] = False
     losses = []
     for values in layers:
-        a = values[frames]
-        m = mask[frames].to(a)
+        a = values[..., frames, :, :]
+        m, whole = mask[..., frames, :, :].to(a), (-3, -2, -1)
         if config.normalise == "max":
-            a = a / a.amax().clamp_min(_EPS)
+            a = a / a.amax(whole, keepdim=True).clamp_min(_EPS)
         elif config.normalise == "sum":
-            a, m = a / a.sum().clamp_min(_EPS), m / m.sum().clamp_min(1.0)
+            a = a / a.sum(whole, keepdim=True).clamp_min(_EPS)
+            m = m / m.sum(whole, keepdim=True).clamp_min(1.0)
         losses.append((a - m).square().mean())
     return torch.stack(losses).mean()
 

@@ -11,27 +11,30 @@ runs blocks again, and their maps with them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..core.attention import Pool
+from ..core.batched_maps import grounding_maps, propagation_maps
 from ..core.decoder import Head, MaskDecoder
 from ..core.losses import (
     AlignmentConfig,
+    Decode,
     TargetAwareConfig,
-    alignment_loss,
-    grounding_map,
-    propagation_map,
+    entity_losses,
     target_aware_loss,
     timestep_weight,
 )
 from ..core.sites import AttentionCall, AttentionSite
+from ..core.target_batch import Kind, TargetBatch
 from ..core.targets import Targets
 
 __all__ = ["AlignmentMaps", "LossParts", "TargetMaps"]
+
+_AT_ONCE = 1 << 25  # decoded pixels that are held at a time: one clip of a large model, or many small ones
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,28 @@ class LossParts:
 
 
 class _Maps:
-    """Maps by kind, batch row and layer. The first call of a layer counts: a checkpointed block that runs again in the
-    backward pass computes its maps again, but they are the same ones."""
+    """Maps by kind and layer, for the whole batch. The first call of a layer counts: a checkpointed block that runs
+    again in the backward pass computes its maps again, but they are the same ones."""
 
-    def __init__(self, targets: Sequence[Targets | None], v2t: Sequence[int], v2v: Sequence[int] = ()) -> None:
-        self.targets = tuple(targets)
+    def __init__(
+        self, targets: Sequence[Targets | None] | TargetBatch, v2t: Sequence[int], v2v: Sequence[int] = ()
+    ) -> None:
+        self.given = targets
+        self.rows = len(targets)
         self.v2t, self.v2v = frozenset(v2t), frozenset(v2v)
-        self.grounding: list[dict[int, Tensor]] = [{} for _ in self.targets]
-        self.propagation: list[dict[int, Tensor]] = [{} for _ in self.targets]
+        self.grounding: dict[int, Tensor] = {}  # layer: (B, E, F, h, w)
+        self.propagation: dict[int, Tensor] = {}
         self.keys: dict[Head, int] = {}  # keys that the softmax of each kind runs over
+        self._batches: dict[bool, TargetBatch | None] = {}
+
+    def batch(self, pixels: bool = False) -> TargetBatch | None:
+        """The targets as tensors, with masks in pixels if they are wanted; None where no row is aligned."""
+        if isinstance(self.given, TargetBatch):
+            return self.given if any(self.given.keep) else None
+        if pixels not in self._batches:
+            some = any(target is not None for target in self.given)
+            self._batches[pixels] = TargetBatch.of(self.given, pixels) if some else None
+        return self._batches[pixels]
 
     def wants(self, site: AttentionSite) -> bool:
         return (site.has_v2t and site.layer in self.v2t) or (site.has_v2v and site.layer in self.v2v)
@@ -59,33 +75,37 @@ class _Maps:
     def step_done(self, step: int, denoised: Tensor | None) -> None:
         """Nothing to do: a training step has one forward pass."""
 
-    def _rows(self, call: AttentionCall) -> list[tuple[int, Targets]]:
-        if call.q.shape[0] != len(self.targets):
-            raise ValueError(f"the batch has {call.q.shape[0]} rows, but there are {len(self.targets)} targets")
-        for target in self.targets:
-            if target is not None and target.tokens.grid.shape != call.grid.shape:
-                raise ValueError(f"targets are on a {target.tokens.grid.shape} grid; this clip has {call.grid.shape}")
-        return [(row, target) for row, target in enumerate(self.targets) if target is not None]
+    def _fitting(self, call: AttentionCall) -> TargetBatch | None:
+        if call.q.shape[0] != self.rows:
+            raise ValueError(f"the batch has {call.q.shape[0]} rows, but there are {self.rows} targets")
+        batch = self.batch()
+        if batch is not None and batch.grid.shape != call.grid.shape:
+            raise ValueError(f"targets are on a {batch.grid.shape} grid; this clip has {call.grid.shape}")
+        return batch
 
     def _missing(self) -> None:
-        for row, target in enumerate(self.targets):
-            if target is None:
-                continue
-            v2t, v2v = self.v2t - set(self.grounding[row]), self.v2v - set(self.propagation[row])
-            if (v2t and len(target.words)) or (v2v and len(target.queries)):
-                raise ValueError(f"layers {sorted(v2t | v2v)} gave no map: do they exist, and is the model attached?")
+        batch = self.batch()
+        if batch is None:
+            return
+        v2t, v2v = self.v2t - set(self.grounding), self.v2v - set(self.propagation)
+        if (v2t and batch.pairs("words")) or (v2v and batch.pairs("queries")):
+            raise ValueError(f"layers {sorted(v2t | v2v)} gave no map: do they exist, and is the model attached?")
 
 
 class AlignmentMaps(_Maps):
     """Observer of one training step of MATRIX.
 
     Args:
-        targets: one per row of the batch; None where a row is not aligned (a dropped prompt).
+        targets: one per row of the batch, None where a row is not aligned (a dropped prompt); or a `TargetBatch`.
         step, seed: choose the layers where the config draws them at random.
     """
 
     def __init__(
-        self, config: AlignmentConfig, targets: Sequence[Targets | None], step: int = 0, seed: int = 0
+        self,
+        config: AlignmentConfig,
+        targets: Sequence[Targets | None] | TargetBatch,
+        step: int = 0,
+        seed: int = 0,
     ) -> None:
         v2t = config.v2t.at(step, seed) if config.sga else ()
         v2v = config.v2v.at(step, seed) if config.spa else ()
@@ -93,16 +113,19 @@ class AlignmentMaps(_Maps):
         self.config = config
 
     def observe(self, call: AttentionCall, lse: Tensor | None = None) -> None:
-        config, layer = self.config, call.site.layer
-        for row, target in self._rows(call):
-            if call.site.has_v2t and layer in self.v2t and len(target.words):
-                made = grounding_map(call, row, target.words, config.scores, config.direction)
-                self.keys["grounding"] = call.k.shape[2]
-                self.grounding[row].setdefault(layer, made)
-            if call.site.has_v2v and layer in self.v2v and len(target.queries):
-                made = propagation_map(call, row, target.queries, config.scores)
-                self.keys["propagation"] = call.k.shape[2]
-                self.propagation[row].setdefault(layer, made)
+        config, layer, batch = self.config, call.site.layer, self._fitting(call)
+        if batch is None:
+            return
+        if call.site.has_v2t and layer in self.v2t and batch.pairs("words"):
+            with _exact(call):
+                made = grounding_maps(call, batch.words, config.scores, config.direction)
+            self.keys["grounding"] = call.k.shape[2]
+            self.grounding.setdefault(layer, made)
+        if call.site.has_v2v and layer in self.v2v and batch.pairs("queries"):
+            with _exact(call):
+                made = propagation_maps(call, batch.queries, config.scores)
+            self.keys["propagation"] = call.k.shape[2]
+            self.propagation.setdefault(layer, made)
 
     def alignment(self, decoder: MaskDecoder | None = None, t: Tensor | None = None) -> LossParts:
         """w(t) (sga * L_SGA + spa * L_SPA), mean over the rows of the batch.
@@ -114,87 +137,122 @@ class AlignmentMaps(_Maps):
         Raises ValueError where a layer gave no map or the weight needs times that are not given.
         """
         self._missing()
-        if t is None and self.config.timestep != "uniform":
-            raise ValueError(f"the timestep weight {self.config.timestep!r} needs the times t of the batch")
-        parts: dict[str, list[Tensor]] = {"sga": [], "spa": []}
-        for row, target in enumerate(self.targets):
-            if target is None:
-                continue
-            weight = 1.0 if t is None else timestep_weight(t[row : row + 1], self.config.timestep)[0]
-            if self.grounding[row]:
-                part = self._one(self.grounding[row], target, target.words.names, decoder, "grounding")
-                parts["sga"].append(self.config.sga * weight * part)
-            if self.propagation[row]:
-                part = self._one(self.propagation[row], target, target.queries.names, decoder, "propagation")
-                parts["spa"].append(self.config.spa * weight * part)
-        return _sum(parts, len(self.targets))
-
-    def _one(
-        self, maps: dict[int, Tensor], target: Targets, names: tuple[str, ...], decoder: MaskDecoder | None, head: Head
-    ) -> Tensor:
-        device, config = next(iter(maps.values())).device, self.config
-        if decoder is None:
-            masks, known = target.token_masks(names).to(device), target.known.to(device)
-            return alignment_loss(maps, masks, config.mask, config.scores, known)
-        if decoder.config.probabilities != (config.scores == "probabilities"):
+        config = self.config
+        if t is None and config.timestep != "uniform":
+            raise ValueError(f"the timestep weight {config.timestep!r} needs the times t of the batch")
+        if decoder is not None and decoder.config.probabilities != (config.scores == "probabilities"):
             raise ValueError(
                 f"the losses are on {config.scores}, and the decoder was made for the other kind of scores"
             )
-        grid = target.tokens.grid
-        masks, known = target.pixel_masks(names).to(device), target.pixel_known.to(device)
-        # probabilities shrink with the sequence; as multiples of chance they do not, and a decoder can read them
-        scale = 1.0 if config.scores == "logits" else float(self.keys[head])
+        times = None if t is None else timestep_weight(t, config.timestep)
+        parts = {}
+        if self.grounding:
+            parts["sga"] = config.sga * self._one(self.grounding, "words", "grounding", decoder, times)
+        if self.propagation:
+            parts["spa"] = config.spa * self._one(self.propagation, "queries", "propagation", decoder, times)
+        return _sum(parts)
 
-        def decode(stack: Tensor) -> Tensor:
-            return decoder(stack[None] * scale, grid, head, target.framing.target)[0]
+    def _one(
+        self, maps: dict[int, Tensor], kind: Kind, head: Head, decoder: MaskDecoder | None, times: Tensor | None
+    ) -> Tensor:
+        """The loss of one kind: summed over a row's entities, weighted by the row's time, mean over the rows."""
+        device, config = next(iter(maps.values())).device, self.config
+        batch = self.batch(pixels=decoder is not None)
+        assert batch is not None
+        batch = batch.to(device)
+        pairs = batch.pairs(kind)
+        stacks = torch.stack([maps[layer] for layer in sorted(maps)], dim=2)  # (B, E, L, F, h, w)
+        decode: Decode | None = None
+        size = math.prod(batch.grid.shape)
+        if decoder is not None:
+            # probabilities shrink with the sequence; as multiples of chance they do not, and a decoder can read them
+            scale = 1.0 if config.scores == "logits" else float(self.keys[head])
+            assert batch.pixels is not None
+            shown = tuple(batch.pixels.shape[2:])
+            size = math.prod(batch.pixels.shape[1:])
 
-        return alignment_loss(maps, masks, config.mask, config.scores, known, decode)
+            def decode(stack: Tensor) -> Tensor:
+                return decoder(stack * scale, batch.grid, head, shown)
+
+        total = stacks.sum() * 0
+        for known, places in batch.by_known(pairs, pixels=decoder is not None):
+            for some in _pieces(places, _AT_ONCE // size):
+                rows, entities = (torch.tensor([pairs[i][axis] for i in some], device=device) for axis in (0, 1))
+                masks = batch.masks(kind, rows, entities, pixels=decoder is not None)
+                weights = None if times is None else times.to(device)[rows]
+                total = total + entity_losses(
+                    stacks[rows, entities], masks, config.mask, config.scores, known, decode, weights
+                )
+        return total / self.rows
 
 
 class TargetMaps(_Maps):
     """Observer of one training step of TAViD.
 
     Args:
-        targets: one per row of the batch, or None.
+        targets: one per row of the batch, or None; or a `TargetBatch`.
         names: per row, the phrase of the target word (an entity of its `Targets`).
     """
 
     def __init__(
         self,
         config: TargetAwareConfig,
-        targets: Sequence[Targets | None],
+        targets: Sequence[Targets | None] | TargetBatch,
         names: Sequence[str],
         step: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(targets, config.layers.at(step, seed))
         self.config, self.names = config, tuple(names)
-        for target, name in zip(self.targets, self.names, strict=True):
-            if target is not None and name not in target.words.names:
-                raise ValueError(f"no grounded phrase is called {name!r}; there are {', '.join(target.words.names)}")
+        batch = self.batch()
+        self.entity = [0] * self.rows  # which of a row's grounded entities is the target
+        if batch is None:
+            return
+        for row, (name, there) in enumerate(zip(self.names, batch.names, strict=True)):
+            if batch.keep[row] and name not in there:
+                raise ValueError(f"no grounded phrase is called {name!r}; there are {', '.join(there)}")
+            self.entity[row] = there.index(name) if name in there else 0
 
     def observe(self, call: AttentionCall, lse: Tensor | None = None) -> None:
-        for row, target in self._rows(call):
-            pool, name = target.words, self.names[row]
-            column = pool.weights[:, pool.names.index(name)]
-            made = grounding_map(call, row, Pool.mean_of({name: pool.indices[column > 0]}))
-            self.grounding[row].setdefault(call.site.layer, made[0])
+        batch = self._fitting(call)
+        if batch is None:
+            return
+        pool = batch.words.to(call.q.device)
+        places = torch.tensor(self.entity, device=call.q.device)[:, None, None].expand(-1, pool.weights.shape[1], 1)
+        asked = replace(pool, weights=pool.weights.gather(2, places), counts=(1,) * self.rows)
+        with _exact(call):
+            self.grounding.setdefault(call.site.layer, grounding_maps(call, asked)[:, 0])
 
     def target_aware(self) -> LossParts:
         """weight * L_attn, mean over the rows of the batch. Raises ValueError where a layer gave no map."""
         self._missing()
-        losses = []
-        for row, target in enumerate(self.targets):
-            if target is not None:
-                maps = self.grounding[row]
-                device = next(iter(maps.values())).device
-                mask, known = target.token_masks([self.names[row]])[0].to(device), target.known.to(device)
-                losses.append(self.config.weight * target_aware_loss(maps, mask, self.config, known))
-        return _sum({"target": losses}, len(self.targets))
+        batch = self.batch()
+        if batch is None or not self.grounding:
+            return _sum({})
+        device = next(iter(self.grounding.values())).device
+        batch = batch.to(device)
+        pairs = [(row, self.entity[row]) for row in range(self.rows) if batch.keep[row]]
+        total = torch.zeros((), device=device)
+        for known, places in batch.by_known(pairs, pixels=False):
+            rows, entities = (torch.tensor([pairs[i][axis] for i in places], device=device) for axis in (0, 1))
+            masks = batch.masks("words", rows, entities, pixels=False)
+            maps = {layer: values[rows] for layer, values in self.grounding.items()}
+            total = total + len(places) * target_aware_loss(maps, masks, self.config, known)
+        return _sum({"target": self.config.weight * total / self.rows})
 
 
-def _sum(parts: dict[str, list[Tensor]], rows: int) -> LossParts:
-    """Mean over the batch; a batch without any target gives zeros."""
-    totals = {name: torch.stack(values).sum() / rows for name, values in parts.items() if values}
-    total = torch.stack(list(totals.values())).sum() if totals else torch.zeros(())
-    return LossParts(total, {name: value.detach() for name, value in totals.items()})
+def _exact(call: AttentionCall) -> torch.autocast:
+    """Maps are computed in float32 whatever the model's own matrices are multiplied in."""
+    return torch.autocast(call.q.device.type, enabled=False)
+
+
+def _pieces(places: list[int], most: int) -> Iterator[list[int]]:
+    step = max(1, most)
+    for i in range(0, len(places), step):
+        yield places[i : i + step]
+
+
+def _sum(parts: dict[str, Tensor]) -> LossParts:
+    """A batch without any target gives zeros."""
+    total = torch.stack(list(parts.values())).sum() if parts else torch.zeros(())
+    return LossParts(total, {name: value.detach() for name, value in parts.items()})

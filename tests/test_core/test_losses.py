@@ -127,7 +127,7 @@ def test_gradients_are_those_of_an_explicit_softmax(kind: str, loss: str, scores
         grid = Grid(*GRID.shape, temporal_stride=2, spatial_stride=2)
         head: Any = "propagation" if loss == "spa" else "grounding"
         masks = masks_of(len(tokens), size=(grid.pixel_frames, 12, 16))
-        got = alignment_loss(maps, masks, WEIGHTS, scores, decode=lambda m: decoder(m[None], grid, head)[0])
+        got = alignment_loss(maps, masks, WEIGHTS, scores, decode=lambda m: decoder(m, grid, head))
         reference = explicit_loss(exact(torch.stack(wanted, 1), grid, head), masks, "logits")
     torch.testing.assert_close(got.double(), reference, rtol=1e-5, atol=1e-6)
     for call in calls:

@@ -14,6 +14,7 @@ from matrix_lib.core import tracks as tracks_module
 from matrix_lib.core.decoder import DecoderConfig, MaskDecoder
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.losses import AlignmentConfig, LayerDraw, TargetAwareConfig, alignment_loss
+from matrix_lib.core.target_batch import TargetBatch
 from matrix_lib.core.targets import Targets
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.instrument.session import Session
@@ -79,8 +80,8 @@ def test_gradient_checkpointing_changes_nothing(family: str, scores: Any) -> Non
         (model.enable_gradient_checkpointing if checkpointing else model.disable_gradient_checkpointing)()
         maps = AlignmentMaps(config, [targets(family)])
         found.append(gradients(model, args, maps, lambda m: m.alignment(decoder).total))
-        assert len(maps.grounding[0]) == 2
-        assert len(maps.propagation[0]) == 1
+        assert len(maps.grounding) == 2
+        assert len(maps.propagation) == 1
     off = gradients(model, args, AlignmentMaps(config, [None]), lambda m: m.alignment().total)
     assert abs(found[0][0] - found[1][0]) < 1e-6
     assert apart(found[0][1], found[1][1]) < 1e-5
@@ -104,10 +105,10 @@ def test_parameters_get_the_gradient_of_an_explicit_softmax(family: str) -> None
             video = slice(first, first + GRID.size)
             if call.site.has_v2t:
                 made = p[video][:, target.words.indices + call.text_k[0]] @ target.words.weights.double()
-                self.grounding[0][0] = made.T.unflatten(-1, GRID.shape)
+                self.grounding[0] = made.T.unflatten(-1, GRID.shape)[None]
             if call.site.has_v2v:
                 made = target.queries.weights.double().T @ p[target.queries.indices + first][:, video]
-                self.propagation[0][0] = made.unflatten(-1, GRID.shape)
+                self.propagation[0] = made.unflatten(-1, GRID.shape)[None]
 
     wanted = gradients(model, args, Explicit(config, [target]), lambda m: m.alignment().total)
     assert abs(got[0] - wanted[0]) < 1e-6
@@ -178,3 +179,51 @@ def test_switched_off_losses_watch_nothing() -> None:
     assert float(maps.alignment().total) == 0.0
     with pytest.raises(ValueError, match="no layer"):
         alignment_loss({}, torch.zeros(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("scores", ["probabilities", "logits"])
+@pytest.mark.parametrize("decoded", [False, True], ids=["tokens", "decoder"])
+def test_a_batch_is_the_mean_of_its_rows(scores: Any, decoded: bool) -> None:
+    """Rows with other words, fewer entities, other known frames, and one that is not aligned."""
+    model, args = build("cogvideox")
+    g = torch.Generator().manual_seed(7)
+    many = {
+        "hidden_states": torch.randn(4, *args["hidden_states"].shape[1:], generator=g),
+        "encoder_hidden_states": torch.randn(4, 226, 16, generator=g),
+        "timestep": torch.tensor([500, 500, 500, 500]),
+    }
+    fewer = make_binding(binding_module, 226, {"cyclist": (3, 4, 5), "van": (), "passes": (9,)})
+    tracks = make_tracks(tracks_module, 9, 32, 48)
+    given = [targets("cogvideox"), Targets.of(fewer, tracks, GRID), None, Targets.of(fewer, tracks.take([0]), GRID)]
+    config = AlignmentConfig(1.0, 0.5, v2t=LAYERS.v2t, v2v=LAYERS.v2v, scores=scores, timestep="bell")
+    torch.manual_seed(0)
+    made = DecoderConfig(2, 1, width=8, least=4, probabilities=scores == "probabilities")
+    decoder = MaskDecoder(made) if decoded else None
+    times = torch.tensor([0.5, 0.3, 0.2, 0.7])
+
+    def run(rows: list[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        maps = AlignmentMaps(config, [given[i] for i in rows])
+        inputs = {name: value[rows] for name, value in many.items()}
+        model.zero_grad()
+        with attach(model, Session([maps]), lambda forward: None):
+            model(**inputs, return_dict=False)
+            found = maps.alignment(decoder, times[rows])
+        weight = model.transformer_blocks[0].attn1.to_q.weight
+        asked = found.total.requires_grad
+        grad = torch.autograd.grad(found.total, weight)[0] if asked else torch.zeros_like(weight)
+        return found.total.detach(), found.parts, grad
+
+    total, parts, grad = run([0, 1, 2, 3])
+    single = [run([i]) for i in range(4)]
+    torch.testing.assert_close(total, torch.stack([s[0] for s in single]).mean(), rtol=1e-5, atol=1e-6)
+    for name, value in parts.items():
+        each = torch.stack([s[1].get(name, torch.zeros(())) for s in single])
+        torch.testing.assert_close(value, each.mean(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(grad, torch.stack([s[2] for s in single]).mean(0), rtol=1e-4, atol=1e-6)
+    batch = TargetBatch.of(given)
+    chosen = batch.select(torch.tensor([3, 0]), torch.tensor([True, False]))
+    assert chosen.pairs("words") == [(0, e) for e in range(len(given[3].words))]  # type: ignore[union-attr]
+    assert torch.equal(chosen.tokens[1], batch.tokens[0])
+    rows, entities = (torch.tensor([pair[axis] for pair in batch.pairs("words")]) for axis in (0, 1))
+    wanted = [t.pixel_masks(t.words.names) for t in given if t is not None]
+    assert torch.equal(batch.masks("words", rows, entities, pixels=True), torch.cat(wanted))

@@ -1,0 +1,192 @@
+"""What a comparison found: means over seeds, paired differences, pictures.
+
+S seeds, P prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matrix_lib.io.files import whole_file
+from matrix_lib.io.plots import Mark, curves, intervals_by_group, stand_alone
+
+from .compare_jobs import RESULT
+
+__all__ = ["CONTRASTS", "Interval", "over_seeds_and_prompts", "report"]
+
+Array = NDArray[np.float64]
+ALL = "all"
+SHOWN = ("right_roles", "right_path", "intact", "interaction_fidelity", "kisa", "sgi", "trajectory_iou")
+CONTRASTS = (
+    ("off", "base"),
+    ("off", "plain"),
+    ("sga", "off"),
+    ("spa", "off"),
+    ("both", "off"),
+    ("tavid", "tavid_off"),
+    ("elsewhere", "elsewhere_off"),
+    ("both", "elsewhere"),
+)
+"""(arm, what it is compared with), for as far as both were run."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def over_seeds_and_prompts(values: Array, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean of (S, P) values with the percentile bootstrap over seeds and prompts, both drawn anew with replacement;
+    nan counts for nothing. With one seed the interval is over prompts alone."""
+    draws = np.random.default_rng(seed)
+    runs, prompts = values.shape
+    # how often each seed and each prompt is drawn says as much as which ones are, and needs no loop
+    rows = draws.multinomial(runs, np.full(runs, 1 / runs), resamples).astype(np.float64)
+    columns = draws.multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
+    known = ~np.isnan(values)
+    total = ((rows @ np.where(known, values, 0.0)) * columns).sum(axis=1)
+    count = ((rows @ known) * columns).sum(axis=1)
+    low, high = np.nanquantile(total / np.where(count > 0, count, np.nan), [0.025, 0.975])
+    return Interval(float(np.nanmean(values)), float(low), float(high))
+
+
+def collect(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Finished jobs by arm, in the order of their seeds."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(out.glob(f"*/{RESULT}")):
+        result = json.loads(path.read_text())
+        found.setdefault(result["arm"], []).append(result)
+    return {arm: sorted(results, key=lambda r: r["seed"]) for arm, results in found.items()}
+
+
+def table_of(results: Sequence[Mapping[str, Any]], score: str) -> dict[str, Array]:
+    """(S, P) per set, and of all sets together."""
+    sets = list(results[0]["scores"])
+    found = {name: np.array([r["scores"][name][score] for r in results], dtype=np.float64) for name in sets}
+    return {ALL: np.concatenate(list(found.values()), axis=1), **found}
+
+
+def paired(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], score: str) -> dict[str, Array]:
+    """Differences of two arms on the same prompts, seed by seed; a single run is compared with every seed."""
+    mine, theirs = {r["seed"]: r for r in one}, {r["seed"]: r for r in other}
+    seeds = sorted(set(mine) & set(theirs)) if min(len(mine), len(theirs)) > 1 else sorted(set(mine) | set(theirs))
+
+    def rows(runs: dict[int, Any]) -> list[Any]:
+        return [next(iter(runs.values())) if len(runs) == 1 else runs[seed] for seed in seeds]
+
+    a, b = table_of(rows(mine), score), table_of(rows(theirs), score)
+    return {name: a[name] - b[name] for name in a}
+
+
+def summary(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Means by arm, score and set; differences by contrast, score and set."""
+    means = {
+        arm: {s: {n: over_seeds_and_prompts(v) for n, v in table_of(results, s).items()} for s in SHOWN}
+        for arm, results in jobs.items()
+    }
+    there = [(a, b) for a, b in CONTRASTS if a in jobs and b in jobs]
+    changes = {
+        f"{a} - {b}": {s: {n: over_seeds_and_prompts(v) for n, v in paired(jobs[a], jobs[b], s).items()} for s in SHOWN}
+        for a, b in there
+    }
+    return {"means": means, "differences": changes}
+
+
+def report(out: Path, order: Sequence[str] = ()) -> str:
+    """Writes `report.md`, `report.json`, `comparison.svg` and `curves.svg` into `out`; returns the text.
+
+    Raises ValueError where no job has finished."""
+    found = collect(out)
+    if not found:
+        raise ValueError(f"no job in {out} has finished")
+    names = [name for name in order if name in found] + [name for name in found if name not in order]
+    jobs = {name: found[name] for name in names}
+    made = summary(jobs)
+    text = _text(jobs, made)
+    pictures = {
+        "comparison.svg": _comparison(made),
+        "curves.svg": _curves(jobs),
+        "report.md": text,
+        "report.json": json.dumps({kind: _plain(values) for kind, values in made.items()}, indent=1),
+    }
+    for name, content in pictures.items():
+        with whole_file(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return text
+
+
+def _plain(values: Any) -> Any:
+    if isinstance(values, Interval):
+        return [round(x, 4) for x in (values.mean, values.low, values.high)]
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _text(jobs: Mapping[str, Sequence[Mapping[str, Any]]], made: Mapping[str, Any]) -> str:
+    """Markdown tables: means, then paired differences."""
+    lines = []
+    for kind, title in (("means", "Means over seeds"), ("differences", "Paired differences")):
+        for score in SHOWN[:4]:
+            rows = made[kind]
+            if not rows:
+                continue
+            sets = list(next(iter(rows.values()))[score])
+            lines += ["", f"{title}, {score.replace('_', ' ')}, with 95 % intervals over seeds and prompts:", ""]
+            lines += ["| | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+            lines += [f"| {name} | " + " | ".join(str(v[score][n]) for n in sets) + " |" for name, v in rows.items()]
+    lines += ["", "| arm | seeds | prompts a set | device | training, s | judging, s |", "|---|---|---|---|---|---|"]
+    for name, results in jobs.items():
+        first = results[0]
+        seeds = ", ".join(str(r["seed"]) for r in results)
+        count = first["settings"]["judging"]["prompts"]
+        times = [f"{np.mean([r[key] for r in results]):.0f}" for key in ("train_seconds", "judge_seconds")]
+        lines.append(f"| {name} | {seeds} | {count} | {first['device']} | {times[0]} | {times[1]} |")
+    return "\n".join(lines).strip() + "\n"
+
+
+def _comparison(made: Mapping[str, Any]) -> str:
+    plots = {}
+    for score in SHOWN[:4]:
+        title = score.replace("_", " ")
+        for kind, ending, reference in (("means", "", None), ("differences", ", paired differences", 0.0)):
+            rows = made[kind]
+            if not rows:
+                continue
+            sets = list(next(iter(rows.values()))[score])
+            groups = {
+                n: [Mark(a, v[score][n].mean, v[score][n].low, v[score][n].high) for a, v in rows.items()] for n in sets
+            }
+            plots[title + ending] = intervals_by_group(groups, reference)
+    return stand_alone(plots)
+
+
+def _mark(name: str, found: Interval) -> Mark:
+    return Mark(name, found.mean, found.low, found.high)
+
+
+def _curves(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """One plot a loss, a line a run."""
+    names = ("diffusion", "sga", "spa", "target")
+    plots = {}
+    for loss in names:
+        series = {
+            arm: [[(row["step"], row[loss]) for row in r["curve"] if loss in row] for r in results if r["curve"]]
+            for arm, results in jobs.items()
+        }
+        series = {arm: [run for run in runs if run] for arm, runs in series.items()}
+        if any(series.values()):
+            plots[f"{loss} loss"] = curves({arm: runs for arm, runs in series.items() if runs})
+    return stand_alone(plots)
