@@ -186,8 +186,7 @@ class Cache:
         if self.data.condition == "id_map":
             extra = self._get(self._id_map(sample))["extra"]
         elif self.data.condition == "target_mask":
-            lead = self.model.shape.grid(*sample.bucket).lead
-            extra = target_channel(tracks, sample, latents, lead)
+            extra = target_channel(tracks, sample, latents)
         if "image_rows" in video:
             text["image_rows"] = video["image_rows"]
         return Parts(latents, video["image"], extra, text, tracks)
@@ -206,12 +205,12 @@ def framed(frames: Tensor, framing: Framing) -> Tensor:
     return torch.cat(out).contiguous()
 
 
-def target_channel(tracks: MaskTracks, sample: Sample, latents: Tensor, lead: int = 0) -> Tensor:
-    """TAViD's (T, 1, h, w): the target's mask in the first frame, nearest x1/8; zeros for later latent frames."""
+def target_channel(tracks: MaskTracks, sample: Sample, latents: Tensor) -> Tensor:
+    """TAViD's (T, 1, h, w): the target's mask in the first frame, nearest x1/8, in the first latent frame."""
     seen = sample.framing.apply(tracks.mask(sample.written.target, 0).float(), "nearest")
     small = torch.nn.functional.interpolate(seen[None, None], tuple(latents.shape[2:]), mode="nearest")[0]
     out = latents.new_zeros(len(latents), 1, *latents.shape[2:])
-    out[: 1 + lead] = small.to(out)
+    out[0] = small.to(out)
     return out
 
 
@@ -222,7 +221,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[FolderData, ModelFiles]:
     parser.add_argument("settings", nargs="*", metavar="setting=value", help="such as frames=49 prompt_form=tags")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="float32 on a CPU, else bfloat16")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     device = torch.device(given.device)
     precision = given.precision or ("float32" if device.type == "cpu" else "bfloat16")
     data = override(FolderData(folder=given.folder), given.settings)

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", help="of clips")
     parser.add_argument("settings", nargs="*", metavar="setting=value", help="such as frames=49 verbs=optional")
     parser.add_argument("--model", help="mini, or a folder of a diffusers pipeline: words and token grid, too")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     try:
         data = override(FolderData(folder=given.folder), given.settings)
         model = None

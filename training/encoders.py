@@ -38,6 +38,7 @@ __all__ = ["Condition", "Encoders", "Model", "ModelFiles", "ModelShape", "Pipeli
 
 Condition = Literal["none", "id_map", "target_mask"]
 _TOKENIZER = {"cogvideox": "t5", "wan": "umt5", "hunyuan_video": "llama"}
+_TEXT_ROWS = {"cogvideox": 226, "wan": 512, "hunyuan_video": 256}  # as the pipelines' __call__ has them
 _ENCODERS = ("vae", "text_encoder", "text_encoder_2", "image_encoder")
 _WORDS = ("tokenizer", "tokenizer_2", "image_processor", "feature_extractor")
 
@@ -52,7 +53,7 @@ class ModelShape:
             latents, then zeros, and 1 mask channel), "replace" (HunyuanVideo: it is the first latent frame itself).
         patch: of the transformer, (time, rows, columns). channels: of a latent.
         fixed: (frames, height, width) where the model takes no other size.
-        text_rows: rows of the text where they are not the pipeline's default.
+        text_rows: `max_sequence_length` of the text.
         inverted: CogVideoX 1.5 divides its first frame's latents by the scale.
         image_words: Wan 2.1 looks at the first frame through CLIP, too.
     """
@@ -64,7 +65,7 @@ class ModelShape:
     spatial_stride: int = 8
     channels: int = 16
     fixed: tuple[int, int, int] | None = None
-    text_rows: int | None = None
+    text_rows: int = 226
     inverted: bool = False
     image_words: bool = False
 
@@ -83,7 +84,7 @@ class ModelShape:
         channels = vae.get("z_dim") or vae.get("latent_channels") or 16
         inverted = bool(vae.get("invert_scale_latents"))
         words = image == "masked" and transformer.get("image_dim") is not None
-        return cls(family, image, patch, 4, 8, channels, fixed, None, inverted, words)  # type: ignore[arg-type]
+        return cls(family, image, patch, 4, 8, channels, fixed, _TEXT_ROWS[family], inverted, words)  # type: ignore[arg-type]
 
     @property
     def multiple(self) -> int:
@@ -98,7 +99,7 @@ class ModelShape:
 
     def extra_channels(self, condition: Condition) -> int:
         """Input channels that a condition adds: the target mask 1, the ID map a latent's (Wan: and 4 of a mask)."""
-        own = self.channels + (self.temporal_stride if self.image == "masked" else 0)
+        own = self.channels + (self.temporal_stride if self.family == "wan" else 0)
         return {"none": 0, "target_mask": 1, "id_map": own}[condition]
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
@@ -180,10 +181,8 @@ class PipelineEncoders:
         return _modules_id(self.pipeline, _ENCODERS[1:])
 
     def bind(self, prompt: str, phrases: str | Iterable[PhraseSpec] | Iterable[Phrase]) -> PromptBinding:
-        return bind_prompt(self.pipeline, prompt, phrases, **self._rows(), **_interleave(self.shape))
-
-    def _rows(self) -> dict[str, int]:
-        return {} if self.shape.text_rows is None else {"max_sequence_length": self.shape.text_rows}
+        rows = self.shape.text_rows
+        return bind_prompt(self.pipeline, prompt, phrases, max_sequence_length=rows, **_interleave(self.shape))
 
     @contextmanager
     def open(self) -> Iterator[PipelineEncoders]:
@@ -198,6 +197,8 @@ class PipelineEncoders:
         of the first frame as the pipeline puts them beside the noisy latents, and "image_rows" where it has any."""
         shape = self.shape
         latents = self._lead(self._scaled(self._encode(frames)))
+        if shape.image == "replace":  # its VAE normalises over time: the first frame alone has latents of its own
+            latents = torch.cat([self._scaled(self._encode(frames[:1])), latents[1:]])
         made = {"latents": latents, "image": latents.new_zeros(len(latents), 0, *latents.shape[2:])}
         if shape.image not in ("", "replace"):
             made["image"] = self._beside(frames[0], len(frames))
@@ -209,17 +210,20 @@ class PipelineEncoders:
     def id_map(self, picture: Tensor, frames: int) -> Tensor:
         """(T, E, h, w) of a palette picture (H, W, 3) uint8 of the first frame: encoded as the model's own first frame
         is, zeros (Wan: grey, with 4 mask channels) behind."""
-        if self.shape.image == "masked":
-            return self._beside(picture, frames).cpu()
-        return self._padded(picture, frames).cpu()
+        made = self._masked(picture, frames) if self.shape.family == "wan" else self._padded(picture, frames)
+        return made.cpu().contiguous()
 
     @torch.no_grad()
     def text(self, prompt: str, first: Tensor) -> dict[str, Tensor]:
         """ "rows" (D, width) of a prompt; HunyuanVideo's "mask" (D,) and "pooled" (P,), too. `first` (H, W, 3) uint8 is
         the first frame, which HunyuanVideo's text encoder looks at."""
-        pipe, given = self.pipeline, {"device": self.pipeline._execution_device, **self._rows()}
+        pipe = self.pipeline
+        given: dict[str, Any] = {"device": pipe._execution_device, "max_sequence_length": self.shape.text_rows}
         if self.shape.family != "hunyuan_video":
-            rows = pipe.encode_prompt(prompt=prompt, do_classifier_free_guidance=False, **given)[0]
+            try:
+                rows = pipe.encode_prompt(prompt=prompt, do_classifier_free_guidance=False, **given)[0]
+            except NameError as error:  # diffusers' Wan image-to-video pipeline takes it for granted
+                raise ValueError(f"{type(pipe).__name__} needs {error.name}: pip install {error.name}") from None
             return {"rows": rows[0].cpu().contiguous()}
         if self.shape.image:
             given |= {"image": _picture(first), "image_embed_interleave": _interleave(self.shape)["image_step"]}
@@ -251,10 +255,12 @@ class PipelineEncoders:
         return torch.cat([latents[:1]] * lead + [latents])
 
     def _padded(self, picture: Tensor, frames: int) -> Tensor:
-        """(T, C, h, w): one picture's latents, then zeros."""
+        """(T, C, h, w): one picture's latents, then zeros. CogVideoX 1.5 has it in its first latent frame alone, which
+        is one of its lead."""
         first = self._scaled(self._encode(picture[None]), image=True)
-        later = (frames - 1) // self.shape.temporal_stride
-        return self._lead(torch.cat([first, first.new_zeros(later, *first.shape[1:])]))
+        latent_frames = (frames - 1) // self.shape.temporal_stride + 1
+        later = latent_frames + -latent_frames % self.shape.patch[0] - 1
+        return torch.cat([first, first.new_zeros(later, *first.shape[1:])])
 
     def _beside(self, picture: Tensor, frames: int) -> Tensor:
         """(T, I, h, w): a first frame as the family's image-to-video pipeline shows it to its transformer."""
@@ -265,7 +271,11 @@ class PipelineEncoders:
             known = latents.new_zeros(len(latents), 1, *latents.shape[2:])
             known[0] = 1.0
             return torch.cat([latents, known], dim=1)
-        # Wan's pipeline goes on in the middle of the range of its pixels, which no byte is.
+        return self._masked(picture, frames)
+
+    def _masked(self, picture: Tensor, frames: int) -> Tensor:
+        """Wan's (T, 4 + C, h, w): which latent frames are given, and latents of a clip that goes on in grey, the middle
+        of the range of its pixels, which no byte is."""
         vae = self.pipeline.vae
         first = picture.permute(2, 0, 1)[:, None].to(self.pipeline._execution_device, vae.dtype).div(127.5).sub(1.0)
         clip = torch.cat([first, first.new_zeros(3, frames - 1, *first.shape[2:])], dim=1)
@@ -351,9 +361,8 @@ class ModelFiles:
     def bind(self, prompt: str, phrases: str | Iterable[PhraseSpec] | Iterable[Phrase]) -> PromptBinding:
         """Binds phrases with the tokenizer alone. ValueError as `bind_prompt`."""
         family = _TOKENIZER[self.shape.family]
-        options: dict[str, Any] = {"family": family, **_interleave(self.shape)}
-        if self.shape.text_rows is not None:
-            options["max_sequence_length"] = self.shape.text_rows
+        options: dict[str, Any] = {"family": family, "max_sequence_length": self.shape.text_rows}
+        options |= _interleave(self.shape)
         if family == "llama":
             import diffusers
 

@@ -155,7 +155,7 @@ def open_folder(
         for frames in data.seen.lengths:
             model.shape.check_size(frames, data.height, data.width)
     found = scan_clips(Path(data.folder))
-    problems = {name: [why] for name, why in found.problems.items()}
+    problems, notes = {name: [why] for name, why in found.problems.items()}, list(found.notes)
     samples: list[Sample] = []
     look = _Look(data, model, store)
     with ThreadPoolExecutor(data.workers) as pool:
@@ -171,13 +171,14 @@ def open_folder(
         raise ValueError(f"{bad_clips(told, count, 'trained on')}{hint}")
     if told:
         say(f"going on without bad clips, as data.skip_bad says.\n{bad_clips(told, count, 'trained on')}")
-    for note in found.notes:
+    for note in notes:
         say(note)
-    return Folder(tuple(samples), told, found.notes)
+    return Folder(tuple(samples), told, tuple(notes))
 
 
 class _Look:
-    """Looks at one clip: `(samples, what is wrong with it)`, one of them empty."""
+    """Looks at one clip: `(samples, what is wrong)`. It is bad where it has no samples; where it has some, the rest is
+    about its other windows."""
 
     def __init__(self, data: FolderData, model: Model | None, store: Store | None) -> None:
         self.data, self.model, self.store = data, model, store
@@ -207,11 +208,11 @@ class _Look:
                 Sample(name, clip, files, numbers, self._bucket(files, numbers), written, binding)
                 for name, numbers in self._windows(clip, files)
             ]
-            for sample in samples:
-                wrong += self._seen(sample, window_of(tracks, sample.numbers))
+            faults = [self._seen(sample, window_of(tracks, sample.numbers)) for sample in samples]
         except ValueError as error:
-            wrong.append(str(error))
-        return ([], list(dict.fromkeys(wrong))) if wrong else (samples, [])
+            return [], [*wrong, str(error)]
+        good = [] if wrong else [sample for sample, fault in zip(samples, faults) if not fault]
+        return good, list(dict.fromkeys([*wrong, *(text for fault in faults for text in fault)]))
 
     def _bind(self, written: Written) -> PromptBinding:
         assert self.model is not None
@@ -239,8 +240,9 @@ class _Look:
             grid = self.model.shape.grid(*sample.bucket)
             hidden = [n for n, at in tracks.to_grid(grid, "nearest", sample.framing).query_frame.items() if at is None]
             if hidden:
-                where = f"frames {sample.numbers[0]} to {sample.numbers[-1]}, cropped to {sample.bucket}"
-                wrong.append(f"{listed(hidden)} shows on no token of {where}")
+                where = f"frames {sample.numbers[0]} to {sample.numbers[-1]} as the model sees them, {sample.bucket}"
+                hint = "" if self.data.buckets else " (data.buckets=true crops less)"
+                wrong.append(f"{listed(hidden)} shows on no token of {where}{hint}")
         return wrong
 
 

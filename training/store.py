@@ -73,7 +73,7 @@ class Store:
             raise KeyError(key)
         try:
             with safe_open(str(path), framework="pt") as file:
-                head = file.metadata() or {}
+                head = json.loads((file.metadata() or {}).get("entry", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if head.get("format") != FORMAT or head.get("key") != key:
                 raise DamagedError(f"{path} is no entry of this name")
@@ -83,7 +83,7 @@ class Store:
             return Entry(tensors, json.loads(facts))
         except DamagedError:
             raise
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, AttributeError) as error:
             raise DamagedError(f"{path} cannot be read: {error}") from None
 
     def save(self, kind: str, key: str, entry: Entry) -> None:
@@ -92,7 +92,7 @@ class Store:
         facts = json.dumps(entry.facts, sort_keys=True)
         head = {"format": FORMAT, "key": key, "facts": facts, "digest": _digest(tensors, facts)}
         with whole_file(self.path(kind, key)) as temporary:
-            save_file(tensors, str(temporary), head)
+            save_file(tensors, str(temporary), {"entry": json.dumps(head)})  # one value: of several the order varies
 
     def get(self, kind: str, key: str, make: Callable[[], Entry], say: Callable[[str], object] = print) -> Entry:
         """An entry, made where it is missing and made again, and said so, where it is damaged."""
