@@ -117,12 +117,9 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _spread(arguments: Sequence[str], gpus: int) -> int:
     """One process a GPU with its share of the jobs. Returns how many of them failed."""
-    rest = list(arguments)
-    at = rest.index("--gpus")
-    del rest[at : at + 2]
     children = []
     for i in range(gpus):
-        command = [sys.executable, "-m", "training.compare", *rest, "--shard", f"{i}/{gpus}"]
+        command = [sys.executable, "-m", "training.compare", *arguments, "--gpus", "0", "--shard", f"{i}/{gpus}"]
         children.append(subprocess.Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": str(i)}))
     return sum(child.wait() != 0 for child in children)
 
