@@ -44,8 +44,8 @@ def joinable(layout: RegionLayout | None, columns: LabelColumns | None, q: Tenso
 
 
 def row_labels(rows: Sequence[RowBias], q: Tensor, scale: float) -> RowLabels:
-    """Label columns of every batch row, (B, 1, Nq, R) and (B, 1, Nk, R) in q's dtype, padded with zeros so that head size
-    and R together are a multiple of 8, as kernels like it."""
+    """Label columns of every batch row, (B, 1, Nq, R) and (B, 1, Nk, R) in q's dtype, padded with zeros so that
+    head size and R together are a multiple of 8, as kernels like it."""
     query, key = [], []
     for layout, columns in rows:
         parts = [part for part in (columns, layout._labels(q, scale) if layout is not None else None) if part]

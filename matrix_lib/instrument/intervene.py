@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.binding import PromptBinding
 from ..core.grid import Grid
-from ..core.guidance import Guidance, Partition, Perturbation, RegionBias
+from ..core.guidance import Guidance, Perturbation, RegionBias
 from ..core.matching import match_distribution
 from ..core.region_rows import RowLabels, attend_rows, joinable, row_labels
 from ..core.regions import LabelColumns, RegionLayout, attend, labelled
@@ -210,8 +210,8 @@ def _sum(layouts: Any) -> RegionLayout | None:
 
 @dataclass(frozen=True)
 class StepVariance:
-    """Variance of attention outputs at one step: all values of a batch row's video tokens, mean over the rows of all calls,
-    of which there were `calls`."""
+    """Variance of attention outputs at one step: all values of a batch row's video tokens, mean over the rows of every
+    call. `calls` counts those rows."""
 
     step: int
     sigma: float

@@ -1,0 +1,212 @@
+"""What is measured of steering, how it is kept, and what the report makes of it."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from matrix_lib.core.guidance import Partition, Perturbation
+from matrix_lib.evaluation.steer_plan import CODEC, MAIN, PLAIN, SETS, Cell, Condition, cells, conditions, shares
+from matrix_lib.evaluation.steer_report import chosen, rows, write_report
+from matrix_lib.evaluation.steer_results import (
+    Measured,
+    cell_path,
+    is_done,
+    keep_plan,
+    load_cells,
+    read_cell,
+    write_cell,
+)
+from matrix_lib.evaluation.steering import MEASURES
+from matrix_lib.io.tables import read_table
+from training import steer
+
+
+@pytest.mark.parametrize("which", SETS)
+def test_the_plan_names_everything_once_and_sorts_by_importance(which):
+    every = conditions(which, 12)
+    assert len({c.name for c in every}) == len(every)
+    assert len({c.settings for c in every if c.name != CODEC}) == len(every) - (which == "table")
+    plan = cells(every)
+    assert [cell.rank for cell in plan] == sorted(cell.rank for cell in plan)
+    assert plan[0].condition.name == PLAIN
+    assert {(c.name, kind) for c in every for kind in c.tracks} == {
+        (cell.condition.name, kind) for cell in plan for kind in cell.tracks
+    }
+    for cell in plan:
+        layers = [guide.layers.v2v or () for guide in cell.condition.guidance]
+        assert all(0 <= layer < 12 for some in layers for layer in some)
+    dealt = shares(plan, 4)
+    assert sorted(cell.condition.name for part in dealt for cell in part) == sorted(c.condition.name for c in plan)
+    loads = [sum(cell.condition.cost for cell in part) for part in dealt]
+    assert max(loads) - min(loads) <= max(c.cost for c in every)
+
+
+def test_the_issues_ablations_are_in_the_table():
+    table = conditions("table", 12)
+    partitions = {
+        g.frozen_steps for c in table for g in c.guidance if isinstance(g, Partition) and len(c.guidance) == 1
+    }
+    assert {2, 4, 6} <= partitions
+    assert {g.match for c in table for g in c.guidance if isinstance(g, Partition)} == {None, "channel", "global"}
+    priors = [c.intrinsic for c in table if c.intrinsic is not None and not c.guidance]
+    assert {0, 2000, 5000, 7000, 10000} <= {prior.strength for prior in priors}
+    assert {1, 2, 3, 4} <= {prior.iterations for prior in priors}
+    plain = next(c for c in table if c.name == PLAIN)
+    assert set(plain.tracks) == {*MAIN, "static", "slow", "fast", "jumping"}
+    assert plain.blind
+    assert Condition("", (Perturbation(),)).blind
+    assert not Condition("", (Perturbation(bound=True),)).blind
+    assert [cell.tracks for cell in cells([plain], ("slow",))] == [("slow",)]
+    with pytest.raises(ValueError, match="table, sweep"):
+        conditions("all", 12)
+    with pytest.raises(ValueError, match="1 process"):
+        shares([], 0)
+
+
+def measured(condition, tracks="swapped", iou=0.2, spi=1.0, mark="m", count=40, seed=0):
+    chance = np.random.default_rng(seed)
+    values = {name: np.full(count, 0.5) for name in MEASURES}
+    values |= {"follows": chance.random(count).round(), "intact": np.ones(count)}
+    values |= {"iou": iou + 0.01 * chance.standard_normal(count), "spi": np.full(count, spi)}
+    values["fidelity"][0] = np.nan
+    return Measured(condition, tracks, "()", mark, 0.5, values, ("a note",))
+
+
+def test_measurements_are_kept_whole(tmp_path):
+    one = measured("masked attention, 4 steps")
+    path = write_cell(tmp_path, one)
+    again = read_cell(path)
+    assert again.notes == one.notes
+    assert np.isnan(again.values["fidelity"][0])
+    np.testing.assert_allclose(again.values["iou"], one.values["iou"], atol=1e-6)
+    named = Condition("masked attention, 4 steps")
+    assert not is_done(tmp_path, named, "swapped", "m"), "made with other settings"
+    write_cell(tmp_path, Measured(named.name, "swapped", named.settings, "m", 0.5, one.values))
+    assert is_done(tmp_path, named, "swapped", "m")
+    assert not is_done(tmp_path, named, "own", "m")
+    assert not is_done(tmp_path, named, "swapped", "other")
+    path.write_text(path.read_text()[:-30])
+    assert not is_done(tmp_path, named, "swapped", "m")
+    with pytest.raises(ValueError, match="remove it and run again"):
+        load_cells(tmp_path)
+    with pytest.raises(ValueError, match="no measurements"):
+        load_cells(tmp_path / "empty")
+    assert cell_path(tmp_path, "a b", "own") != cell_path(tmp_path, "a-b", "own")
+
+
+def test_a_folder_has_one_plan(tmp_path):
+    keep_plan(tmp_path, {"steps": 24, "clip": (17, 128)})
+    keep_plan(tmp_path, {"steps": 24, "clip": (17, 128)})
+    with pytest.raises(ValueError, match="steps: 24 before, 8 now"):
+        keep_plan(tmp_path, {"steps": 8, "clip": (17, 128)})
+
+
+def test_the_report_compares_on_the_same_clips(tmp_path):
+    found = [
+        measured(PLAIN),
+        measured(CODEC, iou=0.9),
+        measured("region bias x2", iou=0.5),
+        measured("region bias x4", iou=0.7, spi=0.8),
+        measured("masked attention, 4 steps", iou=0.3),
+        measured("masked attention, 2 steps", iou=0.25),
+        measured(PLAIN, "own", iou=0.7),
+    ]
+    table = {(row["condition"], row["tracks"]): row for row in rows(found)}
+    bias = table["region bias x2", "swapped"]
+    assert bias["iou_gain"] == pytest.approx(0.3, abs=1e-4)
+    assert bias["iou_gain_high"] - bias["iou_gain_low"] < 1e-3, "paired: the same noise is on both"
+    assert np.isnan(table[CODEC, "swapped"]["iou_gain"])
+    assert chosen(found, "swapped").condition == "region bias x2", "x4 costs SPI"
+    assert chosen(found, "static") is None
+    with pytest.raises(ValueError, match="different clips"):
+        found[2].against(measured(PLAIN, mark="other"), "iou")
+
+    path = write_report(tmp_path, found)
+    text = path.read_text()
+    assert "without a significant loss of SPI: region bias x2." in text
+    assert "| region bias x4 | 40 |" in text
+    assert "**-0.200" in text
+    columns, _ = read_table(tmp_path / "table.parquet")
+    assert len(columns["condition"]) == len(found)
+    clips, _ = read_table(tmp_path / "clips.parquet")
+    assert len(clips["iou"]) == 40 * len(found)
+    assert (tmp_path / "table.csv").read_text().count("\n") == len(found) + 1
+    pictures = sorted(p.name for p in tmp_path.glob("*.svg"))
+    assert pictures == [
+        "curve-frozen-steps.svg", "curve-region-bias-times-the-default.svg", "trade-off-swapped.svg",
+    ]  # fmt: skip
+    assert all(f"({name})" in text for name in pictures)
+    with pytest.raises(ValueError, match="2 settings"):
+        write_report(tmp_path, [*found, measured(PLAIN, mark="other")])
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A mini model of random weights: 5 frames of 64x64."""
+    from matrix_lib.hosts.diffusers import mini
+    from matrix_lib.mini.bundle import load
+
+    sizes = mini.Sizes(2, 1, 32, 1, 64, 226, codec_base=4, frames=5, height=64, width=64)
+    torch.manual_seed(0)
+    codec, text, net = mini.make_codec(sizes), mini.make_text_encoder(sizes), mini.make_transformer(sizes)
+    parts = SimpleNamespace(
+        vae=codec.eval(), text_encoder=text.eval(), transformer=net.eval(), scheduler=mini.make_scheduler(),
+        tokenizer=mini.make_tokenizer(load().tokenizer), to=lambda *where: None,
+    )  # fmt: skip
+    pipeline = type("CogVideoXTinyPipeline", (SimpleNamespace,), {})(**vars(parts))
+    monkeypatch.setattr(steer, "pipeline_of", lambda folder: (pipeline, sizes))
+    return pipeline
+
+
+def test_the_command_measures_resumes_and_reports(tiny, tmp_path, capsys):
+    out = ["--out", str(tmp_path), "--prompts", "3", "--batch", "2", "--steps", "2", "--device", "cpu"]
+    names = ["no guidance", "codec", "bias x2 + masked + intrinsic", "soft", "CMG"]
+    steer.main([*out, "--only", *names, "--last-rank", "0", "--shard", "0/2"])
+    steer.main([*out, "--only", *names, "--last-rank", "0", "--shard", "1/2"])
+    steer.main([*out, "--only", "4 steps, normalised globally"])
+    found = {(one.condition, one.tracks): one for one in load_cells(tmp_path)}
+    assert len(found[PLAIN, "static"]) == 3
+    assert ("bias x2 + masked + intrinsic", "swapped") in found
+    plain = found[PLAIN, "swapped"].values
+    moved = [one.condition for one in found.values() if one.tracks == "swapped" and one.condition not in (PLAIN, CODEC)]
+    for name in moved:
+        values = found[name, "swapped"].values
+        assert any(not np.array_equal(values[m], plain[m], equal_nan=True) for m in MEASURES), f"{name} did nothing"
+    said = capsys.readouterr().out
+    assert "swapped IoU" in said
+    steer.main([*out, "--only", *names, "--last-rank", "0", "--shard", "0/2"])
+    assert "are measured already" in capsys.readouterr().out
+    steer.main([*out, "--report"])
+    assert "no guidance" in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "plan.json").read_text())["prompts"] == 3
+
+
+def test_the_command_says_what_is_wrong(tiny, tmp_path, capsys):
+    out = ["--out", str(tmp_path), "--device", "cpu"]
+    for given, said in (
+        (["--shard", "4/4"], "I/N"),
+        (["--only", "nonsense"], "no condition"),
+        (["--prompts", "0"], "1 or more"),
+        (["--cfg", "0.5"], "guidance scale"),
+        (["--report"], "no measurements"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            steer.main([*out, *given])
+    steer.main([*out, "--list", "--shard", "0/4"])
+    assert PLAIN in capsys.readouterr().out
+
+
+def test_clips_do_not_depend_on_the_batch_nor_their_number(tiny):
+    from matrix_lib.evaluation.steer_run import Bench, SteerRecipe
+    from matrix_lib.hosts.diffusers.mini import Sizes
+
+    sizes = Sizes(2, 1, 32, 1, 64, 226, codec_base=4, frames=5, height=64, width=64)
+    condition = next(c for c in conditions("table", 2) if c.name == "bias x2 + masked + intrinsic")
+    cell = Cell(condition, ("swapped",), 0)
+    few = Bench(tiny, sizes, SteerRecipe(2, 2, 4.0, 2)).run(cell)[0]
+    more = Bench(tiny, sizes, SteerRecipe(3, 2, 4.0, 1)).run(cell)[0]
+    for name in MEASURES:
+        np.testing.assert_allclose(few.values[name], more.values[name][:2], atol=2e-2, err_msg=name)
