@@ -112,6 +112,7 @@ class ClipBatches:
         """
         self.expect(step, part, parts)
         loaded = [future.result() for future in self._coming.pop((step, part, parts))]
+        self._coming = {key: value for key, value in self._coming.items() if key[0] >= step}
         return _collate(loaded, tuple(self.order.part(step, part, parts)[1]), self.cache)
 
     def preview(self, index: int) -> tuple[Tensor, ClipBatch]:

@@ -11,7 +11,6 @@ T latent frames, h x w latents, C channels; F pixel frames, H x W pixels.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 import threading
@@ -66,7 +65,6 @@ class Cache:
     def __init__(self, data: FolderData, model: Model, store: Store, say: Callable[[str], object] = print) -> None:
         self.data, self.model, self.store, self.say = data, model, store, say
         self._opening = threading.Lock()
-        self._pictures: dict[str, tuple[str, Tensor]] = {}
 
     # --- what there is to make
 
@@ -81,11 +79,17 @@ class Cache:
         key = key_of("video", self.model.video_id, self.model.shape.image, seen)
         return Job("video", key, sample.name, lambda encoders: encoders.video(self.frames(sample)))
 
-    def _id_map(self, sample: Sample) -> Job:
-        frames = sample.bucket.frames
-        key = key_of("id_map", self.model.video_id, self.model.shape.image, frames, self._picture(sample)[0])
+    def _id_map(self, sample: Sample, tracks: MaskTracks | None = None) -> Job:
+        """The ID map of a window's first frame; it depends on the masks of that frame, not on the video."""
+        if self.data.id_map == "tracks":
+            shown = (tracks or sample.tracks(self.store)).take([0]).digest
+        else:
+            shown = self.store.file_hash(self._merged(sample))
+        framing, frames = sample.framing, sample.bucket.frames
+        seen = [self.data.id_map, shown, framing.source, framing.target, framing.crop, frames]
+        key = key_of("id_map", self.model.video_id, self.model.shape.image, seen)
         return Job(
-            "id_map", key, sample.name, lambda encoders: {"extra": encoders.id_map(self._picture(sample)[1], frames)}
+            "id_map", key, sample.name, lambda encoders: {"extra": encoders.id_map(self.picture(sample), frames)}
         )
 
     def _text(self, prompt: str, sample: Sample | None) -> Job:
@@ -107,24 +111,21 @@ class Cache:
             raise ValueError(f"{sample.clip.picture} was changed while this was running: start again")
         return framed(sample.clip.window(sample.numbers[:count]), sample.framing)
 
-    def _picture(self, sample: Sample) -> tuple[str, Tensor]:
-        """The ID map of the window's first frame as the model sees it, (H, W, 3) uint8, and a hash of it."""
-        if sample.name not in self._pictures:
-            picture = self._painted(sample)
-            self._pictures[sample.name] = hashlib.sha256(picture.numpy().tobytes()).hexdigest(), picture
-        return self._pictures[sample.name]
-
-    def _painted(self, sample: Sample) -> Tensor:
+    def picture(self, sample: Sample) -> Tensor:
+        """(H, W, 3) uint8, the ID map of the window's first frame as the model sees it."""
         framing = sample.framing
         if self.data.id_map == "tracks":
             return sample.tracks(self.store).id_map(0, framing)
-        number = sample.numbers[0]
-        path = next(p for p in sample.clip.merged if p.stem.isdecimal() and int(p.stem) == number)
+        path = self._merged(sample)
         with Image.open(path) as picture:
             made = torch.from_numpy(np.array(picture.convert("RGB")))
         if tuple(made.shape[:2]) != framing.source:
             raise ValueError(f"{path} is {tuple(made.shape[:2])} pixels (h, w), and its video {framing.source}")
         return framing.apply(made.movedim(-1, 0), "nearest").movedim(0, -1).contiguous()
+
+    def _merged(self, sample: Sample) -> Path:
+        number = sample.numbers[0]
+        return next(p for p in sample.clip.merged if p.stem.isdecimal() and int(p.stem) == number)
 
     # --- making it
 
@@ -140,6 +141,7 @@ class Cache:
             return 0
         turn = os.getpid() * 7919 % len(left)  # processes begin in different places
         left, made = left[turn:] + left[:turn], 0
+        left.sort(key=lambda job: job.kind == "text")  # one encoder after the other: with offload they change places
         progress = tqdm(
             total=len(every), initial=len(every) - len(left), desc="encoding", unit=" parts", disable=not bar
         )
@@ -184,7 +186,7 @@ class Cache:
         latents, tracks = video["latents"], sample.tracks(self.store)
         extra = latents.new_zeros(len(latents), 0, *latents.shape[2:])
         if self.data.condition == "id_map":
-            extra = self._get(self._id_map(sample))["extra"]
+            extra = self._get(self._id_map(sample, tracks))["extra"]
         elif self.data.condition == "target_mask":
             extra = target_channel(tracks, sample, latents)
         if "image_rows" in video:
@@ -220,12 +222,13 @@ def _parse(arguments: Sequence[str] | None) -> tuple[FolderData, ModelFiles]:
     parser.add_argument("model", help="mini, or a folder of a diffusers pipeline")
     parser.add_argument("settings", nargs="*", metavar="setting=value", help="such as frames=49 prompt_form=tags")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--offload", action="store_true", help="keep encoders in main memory until they run")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="float32 on a CPU, else bfloat16")
     given = parser.parse_intermixed_args(arguments)
     device = torch.device(given.device)
     precision = given.precision or ("float32" if device.type == "cpu" else "bfloat16")
     data = override(FolderData(folder=given.folder), given.settings)
-    return data, ModelFiles(given.model, device, getattr(torch, precision))
+    return data, ModelFiles(given.model, device, getattr(torch, precision), given.offload)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

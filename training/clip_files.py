@@ -25,7 +25,7 @@ from .store import Entry, Store, file_hash, key_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["BadFilesError", "ClipFiles", "Masks", "read_files"]
+__all__ = ["BadFilesError", "ClipFiles", "Masks", "read_files", "read_tracks"]
 
 Masks = Literal["all", "first"]
 KIND = "checks"
@@ -42,8 +42,8 @@ class BadFilesError(ValueError):
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """Frames, height, width and fps of the video; `video` is the SHA-256 of its file; `masks` says which were asked
-    for."""
+    """Frames, height, width and fps of the video; `video` is the SHA-256 of its file, `masks` says which were asked
+    for, `key` where the store has them, or ""."""
 
     frames: int
     height: int
@@ -51,6 +51,7 @@ class ClipFiles:
     fps: float
     video: str
     masks: Masks
+    key: str = ""
 
 
 def read_files(clip: ClipSource, masks: Masks, store: Store | None = None) -> tuple[ClipFiles, MaskTracks]:
@@ -64,9 +65,17 @@ def read_files(clip: ClipSource, masks: Masks, store: Store | None = None) -> tu
     """
     if store is None:
         entry = _look(clip, masks, None)
-    else:
-        entry = store.get(KIND, _stamp(clip, masks), lambda: _look(clip, masks, store))
-    return ClipFiles(**entry.facts["files"]), _tracks(clip, entry)
+        return ClipFiles(**entry.facts["files"]), _tracks(clip, entry)
+    key = _stamp(clip, masks)
+    entry = store.get(KIND, key, lambda: _look(clip, masks, store))
+    return ClipFiles(**entry.facts["files"], key=key), _tracks(clip, entry)
+
+
+def read_tracks(clip: ClipSource, files: ClipFiles, store: Store | None = None) -> MaskTracks:
+    """The tracks that `read_files` found, from the store without a look at the clip's files where it has them."""
+    if store is None or not files.key:
+        return read_files(clip, files.masks, store)[1]
+    return _tracks(clip, store.get(KIND, files.key, lambda: _look(clip, files.masks, store)))
 
 
 def _stamp(clip: ClipSource, masks: Masks) -> str:
@@ -91,7 +100,8 @@ def _look(clip: ClipSource, masks: Masks, store: Store | None) -> Entry:
     for place, track in enumerate(tracks.tracks):
         tensors[f"edges.{place}"] = torch.from_numpy(track.edges.astype(np.int64))
         tensors[f"offsets.{place}"] = torch.from_numpy(track.offsets.copy())
-    said = {"files": asdict(files), "names": list(tracks.names), "known": tracks.frames}
+    facts_of = {name: value for name, value in asdict(files).items() if name != "key"}
+    said = {"files": facts_of, "names": list(tracks.names), "known": tracks.frames}
     return Entry(tensors, said)
 
 

@@ -6,8 +6,9 @@ A sample is one window of frames of one clip: what is seen, in which bucket, wit
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +22,7 @@ from matrix_lib.io.clip_folder import bad_clips, scan_clips
 from matrix_lib.io.clip_source import ClipSource, listed
 
 from .buckets import Bucket, Windows, aspect_sizes, choose_size
-from .clip_files import BadFilesError, ClipFiles, read_files
+from .clip_files import BadFilesError, ClipFiles, read_files, read_tracks
 from .prompts import PromptForm, Written, bind_written, target_of, write_prompt
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Sample:
 
     def tracks(self, store: Store | None = None) -> MaskTracks:
         """Tracks of the window, in pixels of the video."""
-        return window_of(read_files(self.clip, self.files.masks, store)[1], self.numbers)
+        return window_of(read_tracks(self.clip, self.files, store), self.numbers)
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def open_folder(
     problems, notes = {name: [why] for name, why in found.problems.items()}, list(found.notes)
     samples: list[Sample] = []
     look = _Look(data, model, store)
-    with ThreadPoolExecutor(data.workers) as pool:
+    with _threads(data.workers) as pool:
         results = zip(found.clips, pool.map(look, found.clips))
         for clip, (made, wrong) in tqdm(results, "checking", len(found.clips), unit=" clips", disable=not bar):
             samples += made
@@ -174,6 +175,16 @@ def open_folder(
     for note in notes:
         say(note)
     return Folder(tuple(samples), told, tuple(notes))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that, when something goes wrong or a person stops the command, do not finish what waits."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Look:

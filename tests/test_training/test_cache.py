@@ -341,7 +341,7 @@ def test_the_datasets_own_id_maps(home, model):
     clips, _ = clips_of(home, model, home / "whole", id_map="merged")
     painted, _ = clips_of(home, model, home / "whole")
     for merged, own in zip(clips.samples, painted.samples):
-        one, two = clips.cache._picture(merged)[1], painted.cache._picture(own)[1]
+        one, two = clips.cache.picture(merged), painted.cache.picture(own)
         named = two.bool().any(dim=-1)
         assert torch.equal(one[named], two[named])
     clips.close(), painted.close()

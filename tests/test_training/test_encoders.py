@@ -9,7 +9,8 @@ from PIL import Image
 from support_models import make_cogvideox, make_hunyuan, make_wan, randomize
 
 from matrix_lib.hosts.diffusers.words import bind_prompt
-from training.encoders import ModelFiles, ModelShape, PipelineEncoders
+from training.encoders import ModelFiles, PipelineEncoders
+from training.model_shape import ModelShape
 
 MAKERS = {
     "cogvideox": lambda folder: make_cogvideox(folder, sample=(9, 8, 12)),
