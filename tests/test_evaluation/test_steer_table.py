@@ -24,6 +24,14 @@ from matrix_lib.io.tables import read_table
 from training import steer
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("which", SETS)
 def test_the_plan_names_everything_once_and_sorts_by_importance(which):
     every = conditions(which, 12)
