@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..matrix_lib.core.guidance import (
+    GradientGuidance,
     Guidance,
     Layers,
     Partition,
@@ -39,7 +40,7 @@ class _Mode:
     """One entry of the mode menu: its inputs, and what they mean."""
 
     inputs: Callable[[], list[Any]]
-    make: Callable[[dict[str, Any], Layers, Schedule], Guidance]
+    make: Callable[[dict[str, Any], Layers, Schedule], Guidance | GradientGuidance]
 
 
 def _logits(name: str, default: float, tooltip: str) -> Any:
@@ -159,10 +160,67 @@ def _perturbation(values: dict[str, Any], layers: Layers, schedule: Schedule) ->
     return Perturbation(_TARGETS[values["target"]], values["scale"], values["only_bound"], layers, schedule)
 
 
+def _gradient_inputs() -> list[Any]:
+    return [
+        io.Float.Input(
+            "strength",
+            default=0.1,
+            min=0.0,
+            max=100.0,
+            step=0.01,
+            tooltip="Size of one update of the latent, as a share of the noise in it.",
+        ),
+        io.Int.Input(
+            "iterations",
+            default=1,
+            min=0,
+            max=100,
+            tooltip="Updates before each step. Each takes a forward and a backward pass of the model.",
+        ),
+        io.Float.Input(
+            "grounding",
+            default=1.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="Weight of the SGA loss: words are looked at where their instance is.",
+        ),
+        io.Float.Input(
+            "propagation",
+            default=1.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="Weight of the SPA loss: what an instance is made of in its first frame looks along its track.",
+        ),
+        io.Combo.Input(
+            "maps",
+            options=["probabilities", "logits"],
+            default="probabilities",
+            advanced=True,
+            tooltip="What the losses compare with the masks: attention after the softmax, or before it.",
+        ),
+        _layers("dominant"),
+        io.Boolean.Input(
+            "save_memory",
+            default=True,
+            advanced=True,
+            tooltip="Keeps the activations of one block at a time and computes blocks twice. Off: faster, and far more "
+            "memory.",
+        ),
+    ]
+
+
+def _gradient(values: dict[str, Any], layers: Layers, schedule: Schedule) -> GradientGuidance:
+    amounts = (values["strength"], values["iterations"], values["grounding"], values["propagation"])
+    return GradientGuidance(*amounts, values["maps"], values["save_memory"], layers, schedule)
+
+
 MODES = {
     "region bias": _Mode(_bias_inputs, _bias),
     "masked attention (IVG-DA)": _Mode(_partition_inputs, _partition),
     "perturbation (CMG, CAG)": _Mode(_perturbation_inputs, _perturbation),
+    "gradient (SGA, SPA)": _Mode(_gradient_inputs, _gradient),
 }
 """Ways of steering, in the order of the menu."""
 
@@ -199,6 +257,8 @@ class MatrixAttentionGuidance(io.ComfyNode):
                 "CMG",
                 "CAG",
                 "perturbed attention",
+                "attend and excite",
+                "latent optimisation",
             ],
             inputs=[
                 io.Model.Input(
@@ -209,7 +269,7 @@ class MatrixAttentionGuidance(io.ComfyNode):
                     "mode",
                     options=[io.DynamicCombo.Option(name, mode.inputs()) for name, mode in MODES.items()],
                     tooltip="Region bias nudges attention; masked attention forbids for the first steps; perturbation "
-                    "moves away from a prediction that cannot see.",
+                    "moves away from a prediction that cannot see; gradient moves the latent until attention fits.",
                 ),
                 ScheduleSocket.Input(
                     "schedule",

@@ -65,10 +65,22 @@ class Editor(Protocol):
 
 
 class Session:
-    """The observers and editors of one run."""
+    """The observers and editors of one run.
 
-    def __init__(self, observers: Sequence[Observer] = (), editors: Sequence[Editor] = ()) -> None:
+    prediction: the name of an extra prediction that the observers watch; None: the sampler's own predictions.
+    forward_done: called with what the model was fed, and what that was made of, at the end of each forward of an extra
+    prediction with gradients, while a backward pass through it still finds everything attached.
+    """
+
+    def __init__(
+        self,
+        observers: Sequence[Observer] = (),
+        editors: Sequence[Editor] = (),
+        prediction: object = None,
+        forward_done: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> None:
         self.observers, self.editors = tuple(observers), tuple(editors)
+        self.prediction, self.forward_done = prediction, forward_done
 
     def wants(self, site: AttentionSite) -> bool:
         return self.watches(site) or any(editor.wants(site) for editor in self.editors)

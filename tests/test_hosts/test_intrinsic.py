@@ -150,33 +150,28 @@ def test_the_samplers_state_is_what_moves(lib, comfy, name):
     import comfy.model_sampling
     import comfy.samplers
 
-    from matrix_lib.hosts.comfy.intrinsic import _Run
-
     function = comfy.samplers.sampler_object(name).sampler_function
     sigmas = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.0])
     host, x = Host(comfy.model_sampling.EPS()), torch.randn(1, 2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
     class Adds:
-        config, lead, seed = None, 0, 0
-
         def __init__(self, at):
             self.at = at
 
+        def begin(self, x, steps, extra_args):
+            assert (x.shape, steps) == ((1, 2, 3, 2, 2), 5)
+
         def acts(self, step, steps):
-            assert steps == 5
             return step == self.at
 
-        def prepare(self, shape):
-            assert shape == (1, 3, 2, 2)
-
-        def __call__(self, x, denoised, predict, level, step, steps):
-            assert level.sigma == sigmas[step]
-            return x + 1, predict(x + 1)
+        def __call__(self, model, x, denoised, sigma, step, steps, given):
+            assert float(sigma.flatten()[0]) == sigmas[step]
+            return x + 1, None
 
     def run(at):
-        one = _Run.__new__(_Run)
-        one.refiner = Adds(at)
-        return one._sample(function, host, x, sigmas.clone(), {"model_options": {}, "seed": 0}, None, True)
+        actor, sampler = Adds(at), SimpleNamespace(sampler_function=function)
+        step = lib.steps.stepped(sampler, [actor]).sampler_function
+        return step(host, x, sigmas.clone(), extra_args={"model_options": {}, "seed": 0}, callback=None, disable=True)
 
     plain = run(None)
     assert torch.allclose(plain, function(host, x.clone(), sigmas.clone(), extra_args={}, disable=True))

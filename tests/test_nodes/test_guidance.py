@@ -14,6 +14,10 @@ MASKED = {
     "mode": "masked attention (IVG-DA)", "frozen_steps": 1, "normalisation": "per channel", "words": True,
     "layers": "all", "predictions": "with and without the prompt",
 }  # fmt: skip
+GRADIENT = {
+    "mode": "gradient (SGA, SPA)", "strength": 0.1, "iterations": 1, "grounding": 1.0, "propagation": 1.0,
+    "maps": "probabilities", "layers": "all", "save_memory": True,
+}  # fmt: skip
 PERTURB = {"mode": "perturbation (CMG, CAG)", "target": "both", "scale": 1.0, "only_bound": False, "layers": "1"}
 
 
@@ -51,7 +55,8 @@ def steer(pack, model, mode, **more):
 def test_every_mode_steers_and_off_is_bit_identical(pack, scene):
     model, *given = scene
     plain = sample(model, *given)
-    outs = [sample(steer(pack, model, mode), *given) for mode in (BIAS, {**BIAS, "soft_edges": True}, MASKED, PERTURB)]
+    modes = (BIAS, {**BIAS, "soft_edges": True}, MASKED, PERTURB, GRADIENT, {**GRADIENT, "maps": "logits"})
+    outs = [sample(steer(pack, model, mode), *given) for mode in modes]
     for out in outs:
         assert out.isfinite().all()
         assert not torch.equal(out, plain)
@@ -59,6 +64,7 @@ def test_every_mode_steers_and_off_is_bit_identical(pack, scene):
         {**BIAS, "words_up": 0, "words_down": 0, "track_up": 0, "track_down": 0},
         {**MASKED, "frozen_steps": 0},
         {**PERTURB, "scale": 0.0},
+        {**GRADIENT, "strength": 0.0},
     )
     for mode in off:
         assert torch.equal(sample(steer(pack, model, mode), *given), plain), mode
@@ -69,7 +75,7 @@ def test_every_mode_steers_and_off_is_bit_identical(pack, scene):
 
 def test_it_stacks_and_the_capture_shows_it(pack, scene):
     model, positive, negative, z = scene
-    stacked = steer(pack, steer(pack, steer(pack, model, BIAS), MASKED), PERTURB)
+    stacked = steer(pack, steer(pack, steer(pack, steer(pack, model, BIAS), MASKED), PERTURB), GRADIENT)
     want = sample(stacked, positive, negative, z, cfg=6.0)
     inputs = sampling_parts(stacked, positive, negative)
     options = dict(layers="all", step_bins=0, budget_mb=64.0, words=True, instances=True)

@@ -27,10 +27,13 @@ from ...core.tracks import MaskTracks
 from ...instrument.intervene import PERTURBED, Composer, batch_part
 from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
+from .autograd import plain_tensors, running_blocks
 from .cogvideox import LEAD
 
 __all__ = [
     "BINDING",
+    "GRADIENT_KEY",
+    "PERTURBED_KEY",
     "TRACKS",
     "RunInfo",
     "attach",
@@ -46,7 +49,8 @@ __all__ = [
 KEY = "matrix"
 BINDING = "matrix_binding"  # keys that a conditioning carries
 TRACKS = "matrix_tracks"
-PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: a second prediction, and whose
+PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: an extra prediction, and whose
+GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted; the value: checkpointed
 
 
 @dataclass(frozen=True)
@@ -243,11 +247,20 @@ def _apply_model(
         (found, site) for found, site in holder.runs[0].modules if any(run.session.wants(site) for run in holder.runs)
     ]
     layout = _layout(module, holder.runs[0].info, x, c_crossattn, options, kwargs)
+    override = options.get("optimized_attention_override")
     with marked(wanted) as running:
-        options["optimized_attention_override"] = _override(
-            running, layout, holder, options.get("optimized_attention_override")
-        )
-        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        options["optimized_attention_override"] = _override(running, layout, holder, override)
+        if GRADIENT_KEY not in options:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        with running_blocks(module, holder.runs[0].modules, running, again=options[GRADIENT_KEY]):
+            c_concat, c_crossattn, t = (plain_tensors(each) for each in (c_concat, c_crossattn, t))
+            given = {name: plain_tensors(value) for name, value in kwargs.items()}
+            fed = x.detach().requires_grad_()  # a graph of its own: context windows share what is before it
+            out = executor(fed, t, c_concat, c_crossattn, control, options, **given)
+            for run in holder.runs:
+                if run.session.forward_done is not None and run.session.prediction == options[PERTURBED_KEY]:
+                    run.session.forward_done(fed, x)
+            return out
 
 
 def _override(running: Running, layout: _Layout, holder: _Runs, earlier: Any) -> Callable[..., Tensor]:
@@ -277,8 +290,9 @@ def _override(running: Running, layout: _Layout, holder: _Runs, earlier: Any) ->
                 out = _split_heads(out, heads)
             return out, tap.lse_for(q4[part])
 
-        # a perturbed prediction is nobody's to look at
-        watching = [] if layout.extra else [run for run in holder.runs if run.session.watches(site)]
+        # an extra prediction is only to be looked at by who made it
+        shown = layout.extra.get(PERTURBED)
+        watching = [run for run in holder.runs if run.session.prediction == shown and run.session.watches(site)]
         edits = []
         if holder.composer is not None:
             edits = [given for run in holder.runs for given in run.session.edits(layout.with_rows(call, run))]

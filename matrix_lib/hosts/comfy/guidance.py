@@ -15,18 +15,20 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
-from ...core.guidance import Guidance, Perturbation, check_names
+from ...core.guidance import GradientGuidance, Guidance, Perturbation, check_names
 from ...instrument.intervene import Intervener
 from ...instrument.session import Session
 from .attach import RunInfo, attach, perturbed, sites_of, step_of
+from .gradients import descend_losses
 
 __all__ = ["log_run", "steer"]
 
 
-def steer(model: Any, guidance: Guidance, done: Callable[[Intervener], None] | None = None) -> Any:
+def steer(model: Any, guidance: Guidance | GradientGuidance, done: Callable[[Any], None] | None = None) -> Any:
     """A clone of MODEL that samples under `guidance`; one that changes nothing is the plain clone.
 
-    `done` is called after each run with what acted in it (its notes and variances); by default they are logged.
+    `done` is called after each run with what acted in it (an `Intervener` with notes and variances, a `LatentGradient`
+    with notes and losses); by default they are logged.
 
     Raises ValueError for a MODEL that is not a video DiT that we know and for layers that it does not have; when
     sampling starts, for conditioning without the tracks that the guidance needs.
@@ -34,6 +36,8 @@ def steer(model: Any, guidance: Guidance, done: Callable[[Intervener], None] | N
     guidance.layers.check(site.layer for site in sites_of(model))
     if guidance.idle:
         return model.clone()
+    if isinstance(guidance, GradientGuidance):
+        return descend_losses(model, guidance, done)
     token = object()
 
     def start(info: RunInfo) -> Session:

@@ -1,9 +1,8 @@
-"""Temporal intrinsic denoising of a native ComfyUI MODEL, under any of the host's samplers that shows its state.
+"""Temporal intrinsic denoising of a native ComfyUI MODEL, under any of the host's samplers whose state can be reached.
 
     refined = refine_sampling(model, IntrinsicDenoising())
 
-One OUTER_SAMPLE wrapper gives the run a sampler of its own: the person's, with a model in front of which each step's
-latent is refined in place. How the score is formed from the host's prediction D(x, sigma), CFG included:
+How the score is formed from the host's prediction D(x, sigma), CFG included:
 
     epsilon, velocity (x = x0 + sigma e)        score = (D - x) / sigma^2
     flow (x = (1 - sigma) x0 + sigma e)         score = ((1 - sigma) D - x) / sigma^2
@@ -11,24 +10,19 @@ latent is refined in place. How the score is formed from the host's prediction D
 
 from __future__ import annotations
 
-import copy
-import functools
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
-import comfy.model_sampling
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...core.intrinsic import IntrinsicDenoising, Level
+from ...core.intrinsic import IntrinsicDenoising
 from ...core.tracks import MaskTracks
 from ...instrument.refiner import Refiner
 from .attach import TRACKS, backbone_of, grid_of, unwatched
 from .cogvideox import LEAD
-from .steps import UNI_PC, ModelProxy, first_calls
+from .steps import act_before_steps, level_of
 
 __all__ = ["log_run", "refine_sampling"]
 
@@ -51,22 +45,12 @@ def refine_sampling(
     sampling starts, for tracks that are missing or do not fit, and for samplers whose state cannot be reached.
     """
     backbone_of(model)
-    clone = model.clone()
     if config.idle:
-        return clone
-    options = clone.model_options.setdefault("transformer_options", {})
-    if options.get(KEY):
+        return model.clone()
+    if model.model_options.get("transformer_options", {}).get(KEY):
         raise ValueError("this MODEL has intrinsic denoising already: one is enough, with more iterations or strength")
-    options[KEY] = True
-
-    def outer(executor: Any, noise: Tensor, latent: Any, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
-        run = _Run(executor.class_obj, config, tracks)
-        try:
-            return executor(noise, latent, run.sampler(sampler), sigmas, *args, **kwargs)
-        finally:
-            (done or log_run)(run.refiner)
-
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer)
+    clone = act_before_steps(model, lambda guider: _Actor(guider, config, tracks, done or log_run))
+    clone.model_options["transformer_options"][KEY] = True
     return clone
 
 
@@ -84,10 +68,12 @@ def log_run(refiner: Refiner) -> None:
         )
 
 
-class _Run:
-    """One sampling run."""
+class _Actor:
+    """Before each step of one run: the iterations."""
 
-    def __init__(self, guider: Any, config: IntrinsicDenoising, tracks: MaskTracks | None) -> None:
+    def __init__(
+        self, guider: Any, config: IntrinsicDenoising, tracks: MaskTracks | None, done: Callable[[Refiner], None]
+    ) -> None:
         given = [tracks] if tracks is not None else []
         for cond in () if given else guider.conds.get("positive") or ():
             if cond.get(TRACKS) is not None and cond[TRACKS] not in given:
@@ -98,98 +84,32 @@ class _Run:
                 "'MATRIX Bind Prompt' and its CONDITIONING to the sampler."
             )
         grid = grid_of(guider.model_patcher, (1, 1, 1))
-        self.config, self.guider = config, guider
         self.refiner = Refiner(config, [given], (grid.temporal_stride, grid.spatial_stride))
+        self.acts, self._done = self.refiner.acts, done
 
-    def sampler(self, sampler: Any) -> Any:
-        """The person's sampler around a refining model. Raises ValueError for one that is no function over a model."""
-        function = getattr(sampler, "sampler_function", None)
-        if not callable(function):
-            raise ValueError(
-                f"intrinsic denoising works with samplers that step a function ('KSamplerSelect' and its kin); "
-                f"{type(sampler).__name__} has none"
-            )
-        mine = copy.copy(sampler)
-        mine.sampler_function = functools.wraps(function)(functools.partial(self._sample, function))
-        return mine
-
-    def _sample(
-        self,
-        function: Callable[..., Any],
-        model: Any,
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: dict[str, Any] | None = None,
-        callback: Callable[[dict[str, Any]], None] | None = None,
-        disable: Any = None,
-        **options: Any,
-    ) -> Any:
-        """In place of the sampler's function. Its x may be the caller's, and is changed in place: it gets a copy."""
-        extra_args = dict(extra_args or {})
-        if x.ndim != 5:
-            raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(x.shape)}")
+    def begin(self, x: Tensor, steps: int, extra_args: dict[str, Any]) -> None:
         self.refiner.lead = int(extra_args.get("model_options", {}).get("transformer_options", {}).get(LEAD, 0))
         self.refiner.seed = int(extra_args.get("seed") or 0)
         self.refiner.prepare((x.shape[0], *x.shape[2:]))
-        stepping = _Stepping(model, self.refiner, extra_args, len(sigmas) - 1)
-        if function in UNI_PC:
-            shown = functools.partial(stepping.shown, sigmas.clone(), callback)
-            return function(model, x.clone(), sigmas, extra_args=extra_args, callback=shown, disable=disable, **options)
-        stepping.begins = first_calls(function, model, x, sigmas, options, extra_args.get("seed"))
-        return function(
-            stepping, x.clone(), sigmas, extra_args=extra_args, callback=callback, disable=disable, **options
-        )
 
-
-class _Stepping(ModelProxy):
-    """The model that a sampler steps: where a call begins a step, its x is refined in place first."""
-
-    def __init__(self, model: Any, refiner: Refiner, extra_args: dict[str, Any], steps: int) -> None:
-        super().__init__(model)
-        self.refiner, self.steps, self.extra_args = refiner, steps, extra_args
-        self.begins: dict[int, int] = {}
-        self._calls = 0
-
-    def __call__(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
-        step = self.begins.get(self._calls)
-        self._calls += 1
-        denoised = self._model(x, sigma, **kwargs)
-        if step is None or not self.refiner.acts(step, self.steps):
-            return denoised
-        refined, denoised = self._refined(x, denoised, sigma, step, kwargs)
-        x.copy_(refined)
-        return denoised
-
-    def shown(self, sigmas: Tensor, callback: Callable[[dict[str, Any]], None] | None, state: dict[str, Any]) -> None:
-        """UniPC's callback. Its x is then the corrected state of step i, from which the next one is predicted; that of
-        the last step is the result, so that the last step is left alone."""
-        step = int(state["i"])
-        if step < self.steps - 1 and self.refiner.acts(step, self.steps):
-            sigma = sigmas[step].expand(len(state["x"]))
-            scale = math.hypot(1.0, float(sigmas[step]))
-            refined, denoised = self._refined(state["x"] * scale, state["denoised"], sigma, step, self.extra_args)
-            state["x"].copy_(refined / scale)
-            state["denoised"].copy_(denoised)
-        if callback is not None:
-            callback(state)
-
-    def _refined(
-        self, x: Tensor, denoised: Tensor, sigma: Tensor, step: int, kwargs: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        given = {**kwargs, "model_options": unwatched(kwargs.get("model_options", {}))}
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        denoised: Tensor | None,
+        sigma: Tensor,
+        step: int,
+        steps: int,
+        given: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        unseen = {**given, "model_options": unwatched(given.get("model_options", {}))}
 
         def predict(z: Tensor) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            return self._model(z, sigma, **given)
+            return model(z, sigma, **unseen)
 
-        level = _level(self._model.inner_model.inner_model.model_sampling, float(sigma.flatten()[0]))
-        refined, after = self.refiner(x, denoised, predict, level, step, self.steps)
-        mask = kwargs.get("denoise_mask")
-        return (refined if mask is None else x + (refined - x) * mask), after
+        known = model(x, sigma, **given) if denoised is None else denoised
+        return self.refiner(x, known, predict, level_of(model, sigma), step, steps)
 
-
-def _level(sampling: Any, sigma: float) -> Level:
-    """How the host's x is noisy at `sigma`."""
-    if isinstance(sampling, comfy.model_sampling.CONST):
-        return Level(1 - sigma, sigma * float(getattr(sampling, "noise_scale", 1.0)))
-    return Level(1.0, sigma)
+    def finished(self) -> None:
+        self._done(self.refiner)

@@ -1,27 +1,132 @@
-"""Where a sampler of the host keeps its state: which calls of the model begin a step, and on what.
+"""Acting before each step of a sampling run, on the sampler's own latent.
 
 Samplers are plain functions over `model(x, sigma)`; each owns its x, and calls back once a step, behind the step's
 first call. Heun and its relatives call the model again in mid-step, on points that are not the state. So a sampler is
 first run on a latent of one place, with a model that costs nothing: which calls are followed by a callback, and is
-their input what the callback shows, or does a change of it change the end?
+their input what the callback shows, or does a change of it change the end? Then it runs with a model in front of which
+x is changed in place at those calls.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+import comfy.model_sampling
 import torch
 from comfy.extra_samplers import uni_pc
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-__all__ = ["UNI_PC", "ModelProxy", "first_calls"]
+from ...core.intrinsic import Level
+
+__all__ = ["BeforeStep", "Given", "act_before_steps", "first_calls", "level_of", "stepped"]
+
+KEY = "matrix_steps"
+Given = dict[str, Any]
+"""What a sampler passes to its model beside x and sigma."""
 
 UNI_PC = (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
 """These feed copies to the model and own x / sqrt(1 + sigma^2), which their callback shows."""
 
 
-class ModelProxy:
+class BeforeStep(Protocol):
+    """Changes the latent before each step of one run."""
+
+    def begin(self, x: Tensor, steps: int, extra_args: dict[str, Any]) -> None:
+        """The run starts, with latents like x. Raises ValueError for what cannot work."""
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether anything happens before a step."""
+
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        denoised: Tensor | None,
+        sigma: Tensor,
+        step: int,
+        steps: int,
+        given: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        """The new x, and the prediction there or None. `model(x, sigma, **given)` predicts; `denoised` is the
+        prediction at x where it is known."""
+
+    def finished(self) -> None:
+        """The run ended, well or badly."""
+
+
+def act_before_steps(model: Any, make: Callable[[Any], BeforeStep]) -> Any:
+    """A clone of MODEL whose every sampling run gets an actor of its own from `make(guider)`; several act in turn."""
+    clone = model.clone()
+    options = clone.model_options.setdefault("transformer_options", {})
+    if not options.get(KEY):
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _outer_sample)
+    options[KEY] = (*options.get(KEY, ()), make)
+    return clone
+
+
+def _outer_sample(executor: Any, noise: Tensor, latent: Any, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
+    guider = executor.class_obj
+    actors = [make(guider) for make in guider.model_options["transformer_options"].get(KEY, ())]
+    try:
+        return executor(noise, latent, stepped(sampler, actors), sigmas, *args, **kwargs)
+    finally:
+        for actor in actors:
+            actor.finished()
+
+
+def stepped(sampler: Any, actors: list[BeforeStep]) -> Any:
+    """A SAMPLER with actors before its steps. Raises ValueError for one that is no function over a model, and, when it
+    samples, for one whose state cannot be reached."""
+    function = getattr(sampler, "sampler_function", None)
+    if not callable(function):
+        raise ValueError(
+            f"acting before each step works with samplers that step a function ('KSamplerSelect' and its kin); "
+            f"{type(sampler).__name__} has none"
+        )
+    mine = copy.copy(sampler)
+    mine.sampler_function = functools.wraps(function)(functools.partial(_sample, function, actors))
+    return mine
+
+
+def level_of(model: Any, sigma: Tensor) -> Level:
+    """How the host's x is noisy at `sigma`: flow models mix, all others add. `model`: what a sampler calls."""
+    sampling, at = model.inner_model.inner_model.model_sampling, float(sigma.flatten()[0])
+    if isinstance(sampling, comfy.model_sampling.CONST):
+        return Level(1 - at, at * float(getattr(sampling, "noise_scale", 1.0)))
+    return Level(1.0, at)
+
+
+def _sample(
+    function: Callable[..., Any],
+    actors: list[BeforeStep],
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: Any = None,
+    **options: Any,
+) -> Any:
+    """In place of the sampler's function. Its x may be the caller's, and is changed in place: it gets a copy."""
+    extra_args = dict(extra_args or {})
+    if x.ndim != 5:
+        raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(x.shape)}")
+    for actor in actors:
+        actor.begin(x, len(sigmas) - 1, extra_args)
+    stepping = _Stepping(model, actors, extra_args, len(sigmas) - 1)
+    if function in UNI_PC:
+        shown = functools.partial(stepping.shown, sigmas.clone(), callback)
+        return function(model, x.clone(), sigmas, extra_args=extra_args, callback=shown, disable=disable, **options)
+    stepping.begins = first_calls(function, model, x, sigmas, options, extra_args.get("seed"))
+    return function(stepping, x.clone(), sigmas, extra_args=extra_args, callback=callback, disable=disable, **options)
+
+
+class _Proxy:
     """Something in front of the model that a sampler calls; other attributes are the model's own."""
 
     def __init__(self, model: Any) -> None:
@@ -31,7 +136,51 @@ class ModelProxy:
         return getattr(self._model, name)
 
 
-class _Probe(ModelProxy):
+class _Stepping(_Proxy):
+    """The model that a sampler steps: where a call begins a step, its x is changed in place first."""
+
+    def __init__(self, model: Any, actors: list[BeforeStep], extra_args: dict[str, Any], steps: int) -> None:
+        super().__init__(model)
+        self.actors, self.steps, self.extra_args = actors, steps, extra_args
+        self.begins: dict[int, int] = {}
+        self._calls = 0
+
+    def __call__(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
+        step = self.begins.get(self._calls)
+        self._calls += 1
+        if step is None or not self._acting(step):
+            return self._model(x, sigma, **kwargs)
+        moved, denoised = self._moved(x, None, sigma, step, kwargs)
+        x.copy_(moved)
+        return denoised
+
+    def shown(self, sigmas: Tensor, callback: Callable[[dict[str, Any]], None] | None, state: dict[str, Any]) -> None:
+        """UniPC's callback. Its x is then the corrected state of step i, from which the next one is predicted; that of
+        the last step is the result, so that the last step is left alone."""
+        step = int(state["i"])
+        if step < self.steps - 1 and self._acting(step):
+            sigma = sigmas[step].expand(len(state["x"]))
+            scale = math.hypot(1.0, float(sigmas[step]))
+            moved, denoised = self._moved(state["x"] * scale, state["denoised"], sigma, step, self.extra_args)
+            state["x"].copy_(moved / scale)
+            state["denoised"].copy_(denoised)
+        if callback is not None:
+            callback(state)
+
+    def _acting(self, step: int) -> list[BeforeStep]:
+        return [actor for actor in self.actors if actor.acts(step, self.steps)]
+
+    def _moved(
+        self, x: Tensor, denoised: Tensor | None, sigma: Tensor, step: int, given: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        mask = given.get("denoise_mask")
+        for actor in self._acting(step):
+            after, denoised = actor(self._model, x, denoised, sigma, step, self.steps, given)
+            x = after if mask is None else x + (after - x) * mask
+        return x, self._model(x, sigma, **given) if denoised is None else denoised
+
+
+class _Probe(_Proxy):
     """A model that predicts half of what it is shown, and counts. `touch`: the call whose input it changes."""
 
     def __init__(self, model: Any, touch: int | None = None) -> None:

@@ -1,0 +1,121 @@
+"""Gradients through native models, which the host runs under inference mode.
+
+Loaded weights are inference tensors, and so are conditionings: neither may be saved for a backward pass. Some blocks
+add to their input in place. And only PyTorch's own attention is sure to have a gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...core.sites import AttentionSite
+from ..modules import Running
+
+__all__ = ["differentiable", "plain_tensors", "plain_weights", "pytorch_attention", "running_blocks"]
+
+# HunyuanVideo's blocks add to the input of these in place
+_NORMS = ("img_norm1", "img_norm2", "txt_norm1", "txt_norm2", "pre_norm")
+
+
+@contextlib.contextmanager
+def differentiable() -> Iterator[None]:
+    """While open, gradients are recorded, whatever the host switched off."""
+    before = comfy.model_management.in_training
+    comfy.model_management.in_training = True  # keeps the host from kernels without a gradient
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        comfy.model_management.in_training = before
+
+
+def plain_weights(module: nn.Module) -> None:
+    """Replaces inference tensors of a loaded module by equal normal ones, one at a time. After each load: patched
+    weights come back as inference tensors."""
+    with torch.inference_mode(False):
+        for part in module.modules():
+            for name, value in part._parameters.items():
+                if value is not None and value.is_inference():
+                    part._parameters[name] = nn.Parameter(value.clone(), requires_grad=False)
+            for name, value in part._buffers.items():
+                if value is not None and value.is_inference():
+                    part._buffers[name] = value.clone()
+
+
+def plain_tensors(value: Any) -> Any:
+    """Arguments of a forward with inference tensors replaced by equal normal ones."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain_tensors(each) for each in value)
+    return value
+
+
+def pytorch_attention(
+    func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any
+) -> Tensor:
+    """An attention override whose kernel has a gradient."""
+    known = ("scale", "skip_reshape", "skip_output_reshape", "enable_gqa")
+    given = {name: kwargs[name] for name in known if name in kwargs}
+    return attention_pytorch(q, k, v, heads, mask=mask, _inside_attn_wrapper=True, **given)
+
+
+@contextlib.contextmanager
+def running_blocks(
+    root: nn.Module, sites: list[tuple[nn.Module, AttentionSite]], running: Running, again: bool
+) -> Iterator[None]:
+    """While open, a backward pass through the model's blocks works; with `again` they are checkpointed.
+
+    A block that runs again in the backward pass is not called, so that no hook of its own fires: where the block itself
+    is an attention site, `running` is told here.
+    """
+    blocks, handles = _blocks(root, sites), []
+    site_of = {id(module): site for module, site in sites}
+
+    def forward_of(block: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+        site = site_of.get(id(block))
+
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            if site is not None:
+                running.site, running.module, running.calls = site, block, 0
+            own = [each.clone() if isinstance(each, Tensor) else each for each in args]
+            kept = {name: each.clone() if isinstance(each, Tensor) else each for name, each in kwargs.items()}
+            return original(*own, **kept)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not again:
+                return inner(*args, **kwargs)
+            return checkpoint(inner, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+        return forward
+
+    try:
+        for block in blocks:
+            for name in _NORMS:
+                if isinstance(norm := getattr(block, name, None), nn.Module):
+                    handles.append(norm.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:])))
+            block.forward = forward_of(block, block.forward)
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
+        for handle in handles:
+            handle.remove()
+
+
+def _blocks(root: nn.Module, sites: list[tuple[nn.Module, AttentionSite]]) -> list[nn.Module]:
+    """The blocks that the sites are in: `blocks.3` of `blocks.3.self_attn`."""
+    names = []
+    for _, site in sites:
+        parts = site.name.split(".")
+        number = next(place for place, part in enumerate(parts) if part.isdecimal())
+        names.append(".".join(parts[: number + 1]))
+    return [root.get_submodule(name) for name in dict.fromkeys(names)]

@@ -1,0 +1,230 @@
+"""Gradient guidance of tiny random native models inside the real host, against finite differences."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from support_attention import make_binding, make_tracks
+from support_native import FAMILIES, conditioning, latent, native_model, sample, text_rows
+
+pytestmark = pytest.mark.usefixtures("comfy")
+SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
+
+
+@pytest.fixture(scope="module")
+def models(comfy):
+    made = {}
+
+    def get(family):
+        if family not in made:
+            made[family] = native_model(family)
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def lib(comfy):
+    """The library's own modules; imported once the host is up."""
+    from matrix_lib.core import binding, guidance, intrinsic, tracks
+    from matrix_lib.hosts.comfy import attach, gradients
+    from matrix_lib.hosts.comfy.guidance import steer
+    from matrix_lib.hosts.comfy.intrinsic import refine_sampling
+
+    return SimpleNamespace(
+        binding=binding, tracks=tracks, host=attach, steer=steer, gradients=gradients, Layers=guidance.Layers,
+        Gradient=guidance.GradientGuidance, RegionBias=guidance.RegionBias, Schedule=guidance.Schedule,
+        Partition=guidance.Partition, Intrinsic=intrinsic.IntrinsicDenoising, refine=refine_sampling,
+    )  # fmt: skip
+
+
+def size_of(family):
+    return (2, 6, 8) if family != "cogvideox15" else (4, 6, 8)
+
+
+def pixels(size):
+    return (size[0] - 1) * 4 + 1, size[1] * 8, size[2] * 8
+
+
+def inputs(lib, family, size=None, tracks=None, seed=1):
+    size = size or size_of(family)
+    keys = {
+        lib.host.BINDING: make_binding(lib.binding, text_rows(family)),
+        lib.host.TRACKS: tracks or make_tracks(lib.tracks, *pixels(size)),
+    }
+    return conditioning(family, seed, size, **keys), conditioning(family, 2, size), latent(family, 1, size)
+
+
+def clean(model):
+    module = model.model.diffusion_model
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+    return hooks == 0 and not any("forward" in vars(m) for m in module.modules())
+
+
+ROUND = [(family, SAMPLERS[i % 4], (1.0, 6.0)[i % 2]) for i, family in enumerate(FAMILIES)]
+ROUND += [("wan_t2v", sampler, cfg) for sampler in SAMPLERS for cfg in (1.0, 6.0)]
+
+
+@pytest.mark.parametrize(("family", "sampler", "cfg"), ROUND)
+def test_it_runs_in_every_family_under_every_sampler(lib, models, family, sampler, cfg):
+    given, ended = inputs(lib, family), []
+    options = dict(sampler=sampler, cfg=cfg, steps=3)
+    plain = sample(models(family), *given, **options)
+    out = sample(lib.steer(models(family), lib.Gradient(), ended.append), *given, **options)
+    assert out.isfinite().all()
+    assert not torch.equal(out, plain)
+    steps = 2 if sampler == "uni_pc" else 3
+    assert [step for step, _ in ended[0].losses] == list(range(steps))
+    assert clean(models(family))
+    for off in (
+        lib.Gradient(0.0), lib.Gradient(iterations=0), lib.Gradient(sga=0.0, spa=0.0),
+        lib.Gradient(schedule=lib.Schedule(((0.0, 0.0),))),
+    ):  # fmt: skip
+        assert torch.equal(sample(lib.steer(models(family), off), *given, **options), plain)
+    assert torch.equal(sample(models(family), *given, **options), plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scores", ["probabilities", "logits"])
+def test_the_gradient_is_that_of_finite_differences_and_checkpointing_changes_nothing(
+    lib, models, family, scores, monkeypatch
+):
+    given, kept, losses = inputs(lib, family), {}, []
+    make = lib.gradients._Actor._gradient
+
+    def probe(self, model, x, sigma, step, options):
+        found = make(self, model, x, sigma, step, options)
+        kept[self.guidance.checkpoint] = found
+        if not self.guidance.checkpoint:
+            return found
+        way = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+        way = way / way.norm() * float(x.norm()) * 2e-3
+        for sign in (1, -1):
+            make(self, model, x + sign * way, sigma, step, options)
+        high, low = (loss for _, loss in self.losses.losses[-2:])
+        losses.append(((high - low) / 2, float((found * way).sum())))
+        return found
+
+    monkeypatch.setattr(lib.gradients._Actor, "_gradient", probe)
+    for again in (True, False):
+        guide = lib.Gradient(scores=scores, checkpoint=again, sga=2.0)
+        sample(lib.steer(models(family), guide), *given, steps=1, cfg=1.0)
+    ((by_difference, by_gradient),) = losses
+    assert by_gradient == pytest.approx(by_difference, rel=0.05, abs=2e-5)
+    close = 1e-4 * float(kept[False].abs().max())
+    torch.testing.assert_close(kept[True], kept[False], rtol=1e-3, atol=close)
+
+
+def test_it_descends_the_loss(lib, models):
+    given, ended = inputs(lib, "wan_t2v"), []
+    guide = lib.Gradient(0.02, iterations=10, scores="logits", schedule=lib.Schedule(end=0.0))
+    sample(lib.steer(models("wan_t2v"), guide, ended.append), *given, steps=2)
+    losses = [loss for step, loss in ended[0].losses if step == 0]
+    assert len(losses) == len(ended[0].losses) == 10
+    assert losses[-1] < losses[0]
+    assert sum(b < a for a, b in itertools.pairwise(losses)) >= 7
+
+
+def test_together_with_steering_intrinsic_denoising_and_two_positives(lib, models):
+    family = "wan_t2v"
+    a, neg, z = inputs(lib, family)
+    other = lib.tracks.MaskTracks.from_boxes(
+        {"cyclist": {0: (32, 0, 64, 48)}, "van": {0: (0, 0, 16, 16)}}, *pixels(size_of(family))
+    )
+    b, *_ = inputs(lib, family, tracks=other, seed=5)
+    model = lib.steer(lib.refine(lib.steer(models(family), lib.RegionBias()), lib.Intrinsic(1)), lib.Gradient())
+    model = lib.steer(lib.steer(model, lib.Gradient(sga=0.0)), lib.Partition(1, branches="cond"))
+    for positive in (a, a + b):
+        assert sample(model, positive, neg, z, steps=2).isfinite().all()
+    alone, ended = lib.steer(models(family), lib.Gradient(), lambda run: ended.append(run)), []
+    for positive in (a, b, a + b):
+        sample(alone, positive, neg, z, steps=1)
+    first, second, both = (run.losses[0][1] for run in ended)
+    assert both == pytest.approx(first + second, rel=1e-3), "a row of each prompt, with its own words and tracks"
+    assert clean(models(family))
+
+
+def test_context_windows(lib, models, comfy):
+    import comfy.context_windows as windows
+
+    family, size = "wan_t2v", (7, 4, 4)
+    model = models(family).clone()
+    model.model_options["context_handler"] = windows.IndexListContextHandler(
+        windows.get_matching_context_schedule("standard_static"),
+        windows.get_matching_fuse_method("pyramid"),
+        context_length=3,
+        context_overlap=1,
+        dim=2,
+    )
+    given, ended = inputs(lib, family, size), []
+    assert sample(lib.steer(model, lib.Gradient(), ended.append), *given, steps=1).isfinite().all()
+    assert ended[0].losses
+
+
+class Stop(BaseException):
+    """Like the host's interrupt: no Exception."""
+
+
+def test_an_interrupt_anywhere_leaves_nothing(lib, models, comfy, monkeypatch):
+    import comfy.model_management as management
+
+    for family in ("cogvideox", "hunyuan"):
+        given = inputs(lib, family)
+        plain = sample(models(family), *given)
+
+        def stop(*_):
+            raise Stop
+
+        steered = lib.steer(models(family), lib.Gradient())
+        with monkeypatch.context() as patched:
+            patched.setattr(management, "throw_exception_if_processing_interrupted", stop)
+            with pytest.raises(Stop):
+                sample(steered, *given)
+        module = models(family).model.diffusion_model
+        block = (module.blocks if family == "cogvideox" else module.single_blocks)[-1]
+        handle = next(part for part in block.modules() if isinstance(part, torch.nn.Linear)).register_forward_hook(stop)
+        with pytest.raises(Stop):
+            sample(steered, *given)
+        handle.remove()
+        assert clean(models(family))
+        assert not management.in_training
+        assert torch.equal(sample(models(family), *given), plain)
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "wan_t2v", "hunyuan"])
+def test_awkward_tracks_neither_crash_nor_give_nan(lib, models, family):
+    size = size_of(family)
+    frames, height, width = pixels(size)
+    dot = torch.zeros(frames, height, width)
+    dot[:, height // 2, width // 2] = 1
+    leaves, blinks, over = torch.zeros_like(dot), torch.zeros_like(dot), torch.zeros_like(dot)
+    leaves[0, :, : width // 4] = 1
+    blinks[::4, : height // 2] = 1
+    over[:, :, : width // 2] = 1
+    make = lib.tracks.MaskTracks.from_masks
+    awkward = {
+        "single pixel": make({"cyclist": dot, "van": over}),
+        "leaves the frame": make({"cyclist": leaves, "van": over}),
+        "vanishes for some frames": make({"cyclist": blinks, "van": dot}),
+        "overlaps": make({"cyclist": over, "van": torch.ones_like(dot)}),
+        "never there": make({"cyclist": torch.zeros_like(dot), "van": dot}, allow_empty=True),
+        "nobody there": make({"cyclist": torch.zeros_like(dot), "van": torch.zeros_like(dot)}, allow_empty=True),
+        "first frame alone": make({"cyclist": over[:1], "van": dot[:1]}),
+    }
+    for scores in ("probabilities", "logits"):
+        model = lib.steer(models(family), lib.Gradient(scores=scores))
+        for name, tracks in awkward.items():
+            assert sample(model, *inputs(lib, family, tracks=tracks), steps=1).isfinite().all(), name
+
+
+def test_what_cannot_be_is_said(lib, models):
+    family = "wan_t2v"
+    _, neg, z = inputs(lib, family)
+    with pytest.raises(ValueError, match="no words and mask tracks.*MATRIX Bind Prompt"):
+        sample(lib.steer(models(family), lib.Gradient()), neg, neg, z, steps=1)
+    with pytest.raises(ValueError, match=r"layers \[9\] do not exist"):
+        lib.steer(models(family), lib.Gradient(layers=lib.Layers.only([9])))
+    for bad in (dict(strength=-1.0), dict(iterations=101), dict(sga=float("nan")), dict(scores="maps")):
+        with pytest.raises(ValueError, match="got"):
+            lib.Gradient(**bad)
