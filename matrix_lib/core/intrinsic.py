@@ -25,19 +25,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .grid import Framing, Grid
 from .guidance import Schedule
 from .token_masks import default_framing
 from .tracks import MaskTracks
 
-__all__ = ["IntrinsicDenoising", "Level", "TemporalPrior", "by_row", "latent_boxes", "refine"]
+__all__ = ["IntrinsicDenoising", "Level", "RowPriors", "TemporalPrior", "by_row", "latent_boxes", "refine"]
 
 Where = Literal["noisy", "clean"]
 Region = Literal["box", "mask"]
@@ -163,17 +164,25 @@ def _whole(boxes: Tensor, grid: Grid, framing: Framing) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Where one instance is read off the latent. index, weight: (T, 4, P) bilinear corners in the flat plane; here:
-    (T,) bool; inside: (T, P), how much each sample counts."""
+    """Where one instance is read off each of N latents, N 1 where all have the same. index, weight: (N, T, 4, P)
+    bilinear corners in the flat plane; here: (N, T) bool; inside: (N, T, P), how much each sample counts; points: (N,),
+    how many of P there are."""
 
     index: Tensor
     weight: Tensor
     here: Tensor
     inside: Tensor
+    points: Tensor
 
     def to(self, like: Tensor) -> _Samples:
-        weight, inside = self.weight.to(like.dtype).to(like.device), self.inside.to(like.dtype).to(like.device)
-        return _Samples(self.index.to(like.device), weight, self.here.to(like.device), inside)
+        weight, inside, points = (t.to(like) for t in (self.weight, self.inside, self.points))
+        return _Samples(self.index.to(like.device), weight, self.here.to(like.device), inside, points)
+
+    def padded(self, points: int) -> _Samples:
+        """The same with samples that count for nothing behind, up to so many."""
+        more = points - self.index.shape[-1]
+        index, weight, inside = (functional.pad(t, (0, more)) for t in (self.index, self.weight, self.inside))
+        return _Samples(index, weight, self.here, inside, self.points)
 
 
 class TemporalPrior:
@@ -240,17 +249,18 @@ class TemporalPrior:
 
     def _instance(self, flat: Tensor, at: _Samples) -> tuple[Tensor, Tensor]:
         b, c = flat.shape[:2]
-        frames, _, points = at.index.shape
-        index = at.index.view(1, 1, frames, -1).expand(b, c, -1, -1)
-        x = (flat.gather(3, index).view(b, c, frames, 4, points) * at.weight).sum(3)
-        counts = torch.minimum(at.inside[1:], at.inside[:-1]) * (at.here[1:] & at.here[:-1])[:, None]
-        r, left, right = _pearson(x[:, :, :-1], x[:, :, 1:], counts, self.channels)
+        frames, _, points = at.index.shape[1:]
+        index = at.index.flatten(2)[:, None].expand(b, c, -1, -1)
+        weight = at.weight[:, None]
+        x = (flat.gather(3, index).view(b, c, frames, 4, points) * weight).sum(3)
+        counts = torch.minimum(at.inside[:, 1:], at.inside[:, :-1]) * (at.here[:, 1:] & at.here[:, :-1])[..., None]
+        r, left, right = _pearson(x[:, :, :-1], x[:, :, 1:], counts[:, None], self.channels)
         slope = torch.zeros_like(x)
         slope[:, :, :-1] += left
         slope[:, :, 1:] += right
         if self.normalise:
-            slope *= points * c / REFERENCE_VALUES
-        spread = (slope[:, :, :, None] * at.weight).view(b, c, frames, -1)
+            slope *= (at.points * c / REFERENCE_VALUES)[:, None, None, None]
+        spread = (slope[:, :, :, None] * weight).view(b, c, frames, -1)
         return r.sum(1), torch.zeros_like(flat).scatter_add_(3, index, spread)
 
 
@@ -272,7 +282,8 @@ def _samples(boxes: Tensor, here: Tensor, grid: Grid, plane: Tensor | None) -> _
     if plane is not None:
         taken = plane.flatten(1).gather(1, index.flatten(1)).view(index.shape)
         inside = (taken * weight).sum(1)
-    return _Samples(index, weight, here, inside)
+    points = torch.tensor([float(rows * columns)])
+    return _Samples(index[None], weight[None], here[None], inside[None], points)
 
 
 def _along(first: Tensor, last: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -285,11 +296,11 @@ def _along(first: Tensor, last: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _pearson(a: Tensor, b: Tensor, weight: Tensor, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted correlation (B, pairs) of a and b (B, C, pairs, P), and its gradients with respect to both. 0 where one
-    of them does not vary, where a correlation is undefined."""
+    """Weighted correlation (B, pairs) of a and b (B, C, pairs, P), and its gradients with respect to both; weights are
+    (N, 1, pairs, P). 0 where one of them does not vary, where a correlation is undefined."""
     over = (1, 3) if channels == "joint" else (3,)
     many = a.shape[1] if channels == "joint" else 1
-    total = (weight.sum(-1) * many).clamp(min=torch.finfo(a.dtype).tiny)[:, None]  # (pairs, 1)
+    total = (weight.sum(-1) * many).clamp(min=torch.finfo(a.dtype).tiny)[..., None]  # (N, 1, pairs, 1)
 
     def centred(t: Tensor) -> tuple[Tensor, Tensor]:
         """t less its mean, and the reciprocal of its norm or 0."""
@@ -308,21 +319,60 @@ def _pearson(a: Tensor, b: Tensor, weight: Tensor, channels: Channels) -> tuple[
     return (r * share).sum((1, 3)), left * share, right * share
 
 
+class RowPriors:
+    """tau of a batch whose rows have priors of their own: a row's is the sum over its list. All rows run together.
+
+    Raises ValueError for priors of different grids or configurations.
+    """
+
+    def __init__(self, priors: Sequence[Sequence[TemporalPrior]]) -> None:
+        self.count = len(priors)
+        known = [prior for row in priors for prior in row]
+        if len({(prior.grid, prior.channels, prior.normalise) for prior in known}) > 1:
+            raise ValueError("priors of one batch have one grid and one configuration")
+        self._prior: TemporalPrior | None = None
+        if known:
+            self._prior = copy(known[0])
+            self._prior._samples, self._prior._on = _joined(priors), {}
+
+    def value(self, z: Tensor) -> Tensor:
+        """tau (B,) float32 of latents (B, C, T, H, W)."""
+        return self(z)[0]
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """grad tau (B, C, T, H, W) float32."""
+        return self(z)[1]
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """tau and its gradient."""
+        if len(z) != self.count:
+            raise ValueError(f"there are tracks for {self.count} latents, but the batch has {len(z)}")
+        if self._prior is None:
+            kind = torch.promote_types(z.dtype, torch.float32)
+            return z.new_zeros(len(z), dtype=kind), torch.zeros_like(z, dtype=kind)
+        return self._prior(z)
+
+
+def _joined(priors: Sequence[Sequence[TemporalPrior]]) -> list[_Samples]:
+    """Samples of all rows side by side: the n-th instance of every row makes one."""
+    if all(list(map(id, row)) == list(map(id, priors[0])) for row in priors):
+        return [at for prior in priors[0] for at in prior._samples]
+    rows = [[at for prior in row for at in prior._samples] for row in priors]
+    found = []
+    for place in range(max(map(len, rows))):
+        some = [row[place] if place < len(row) else None for row in rows]
+        most = max(at.index.shape[-1] for at in some if at is not None)
+        wide = [at.padded(most) if at is not None else None for at in some]
+        model = next(at for at in wide if at is not None)
+        none = _Samples(*(torch.zeros_like(getattr(model, one.name)) for one in fields(model)))
+        each = [none if at is None else at for at in wide]
+        found.append(_Samples(*(torch.cat([getattr(at, one.name) for at in each]) for one in fields(model))))
+    return found
+
+
 def by_row(priors: Sequence[Sequence[TemporalPrior]]) -> Callable[[Tensor], Tensor]:
-    """grad tau of a batch, one entry per row: the sum over the row's priors. Rows that share a list run together."""
-
-    def gradient(z: Tensor) -> Tensor:
-        if len(priors) != len(z):
-            raise ValueError(f"there are tracks for {len(priors)} latents, but the batch has {len(z)}")
-        out = torch.zeros_like(z, dtype=torch.promote_types(z.dtype, torch.float32))
-        for _, run in groupby(range(len(priors)), lambda row: tuple(map(id, priors[row]))):
-            rows = list(run)
-            part = slice(rows[0], rows[-1] + 1)
-            for prior in priors[rows[0]]:
-                out[part] += prior.gradient(z[part])
-        return out
-
-    return gradient
+    """grad tau of a batch, one entry per row: the sum over the row's priors; see `RowPriors`."""
+    return RowPriors(priors).gradient
 
 
 def refine(

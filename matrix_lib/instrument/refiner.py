@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.grid import Grid
-from ..core.intrinsic import IntrinsicDenoising, Level, TemporalPrior, by_row, refine
+from ..core.intrinsic import IntrinsicDenoising, Level, RowPriors, TemporalPrior, refine
 from ..core.tracks import MaskTracks
 
 __all__ = ["Refiner", "StepTau"]
@@ -50,6 +50,7 @@ class Refiner:
     ) -> None:
         self.config, self.tracks, self.strides, self.lead, self.seed = config, tuple(tracks), strides, lead, seed
         self._rows: list[list[TemporalPrior]] = []
+        self._priors: RowPriors | None = None
         self._shape: tuple[int, ...] = ()
         self._draws: list[torch.Generator] = []
         self._taus: list[tuple[int, float, Tensor, Tensor]] = []
@@ -87,6 +88,7 @@ class Refiner:
         made = {id(each): self.config.prior(each, grid) for given in self.tracks for each in given}
         every = [[made[id(each)] for each in given] for given in self.tracks]
         self._rows = [row for row in every for _ in range(batch // len(every))]
+        self._priors = RowPriors(self._rows)
         self._shape = latent
 
     def __call__(
@@ -111,7 +113,8 @@ class Refiner:
             return x, denoised
         front = 0 if still is None else still.shape[2]
         self.prepare((x.shape[0], x.shape[2] + front, x.shape[3], x.shape[4]))
-        slope = by_row(self._rows)
+        assert self._priors is not None
+        slope = self._priors.gradient
 
         def gradient(z: Tensor) -> Tensor:
             grad = slope(self._clip(z, still))
@@ -124,9 +127,9 @@ class Refiner:
         return x, denoised
 
     def _tau(self, x: Tensor, still: Tensor | None) -> Tensor:
-        clip = self._clip(x, still)
-        values = [p.value(clip[i : i + 1]) for i, row in enumerate(self._rows) for p in row]
-        return torch.cat(values).sum() / len(self._rows) if values else x.new_zeros(())
+        """tau, mean over the batch."""
+        assert self._priors is not None
+        return self._priors.value(self._clip(x, still)).mean()
 
     def _clip(self, x: Tensor, still: Tensor | None) -> Tensor:
         """The clip's own latent frames."""
