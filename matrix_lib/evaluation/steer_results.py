@@ -130,12 +130,9 @@ def read_cell(path: Path) -> Measured:
         rows = {name: np.array(content["values"][name], dtype=np.float64) for name in MEASURES}
         if len({row.shape for row in rows.values()}) != 1 or next(iter(rows.values())).ndim != 1:
             raise ValueError("rows of different lengths")
-        return Measured(
-            *(str(content[name]) for name in ("condition", "tracks", "settings", "fingerprint")),
-            float(content["seconds"]),
-            rows,
-            tuple(map(str, content["notes"])),
-        )
+        texts = {name: str(content[name]) for name in ("condition", "tracks", "settings", "fingerprint")}
+        notes = tuple(map(str, content["notes"]))
+        return Measured(**texts, seconds=float(content["seconds"]), values=rows, notes=notes)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{path} is no measurement of this version ({error!r}): remove it and run again") from error
 
