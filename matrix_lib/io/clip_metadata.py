@@ -82,7 +82,7 @@ def read_rows(folder: Path) -> list[Row] | None:
             continue
         try:
             rows = _parse(read_text(path), path.suffix)
-        except ValueError as error:
+        except (ValueError, csv.Error, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from None
         if not rows or not any({"video", "prompt"} <= row.values.keys() for row in rows):
             raise ValueError(f"{path} has to have one row a clip with `video` and `prompt`")

@@ -138,7 +138,7 @@ def read_mask(path: Path) -> Tensor:
     try:
         with Image.open(path) as picture:
             return torch.from_numpy(np.array(picture.convert("L")) > 127)
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         empty = path.is_file() and not path.stat().st_size
         why = "it is empty, 0 bytes" if empty else str(error)
         raise ValueError(f"{path.parent.name}/{path.name} cannot be read as a mask: {why}") from None

@@ -239,3 +239,25 @@ def test_hunyuan_reads_the_prompt_and_the_first_frame(kind, comfy, frames, tmp_p
     assert all(made["mask"][row] == 1 for phrase in binding.phrases for row in phrase.rows)
     other = encoders.text(prompt, frames[5])
     assert torch.equal(made["rows"], other["rows"]) == (not kind), "its text encoder looks at the first frame"
+
+
+def test_minis_latents_are_those_it_was_trained_on():
+    """Its codec as diffusers knows it, at the transformer's scale, against the codec that training ran."""
+    from matrix_lib.hosts.diffusers.mini import LATENT_SCALE
+    from matrix_lib.mini import bundle
+    from matrix_lib.mini.codec import Codec, CodecConfig
+    from training.step import as_input
+
+    found = bundle.load()
+    codec = Codec(CodecConfig(base=found.sizes["codec_base"]))
+    codec.load_state_dict({name: value.float() for name, value in found.weights("codec").items()})
+    frames = torch.randint(0, 255, (5, 32, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.no_grad():
+        wanted = codec.eval().encode(as_input(frames.permute(0, 3, 1, 2)[None])).transpose(1, 2)[0] * LATENT_SCALE
+    model = ModelFiles("mini")
+    with model.open() as encoders:
+        made = encoders.video(frames)
+        rows = encoders.text("the red circle pushes the blue square", frames[0])["rows"]
+    torch.testing.assert_close(made["latents"], wanted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(made["image"][0], made["latents"][0], rtol=1e-3, atol=1e-4)
+    assert rows.shape == (model.shape.text_rows, found.sizes["text_dim"])
