@@ -227,7 +227,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[FolderData, ModelFiles]:
     given = parser.parse_intermixed_args(arguments)
     device = torch.device(given.device)
     precision = given.precision or ("float32" if device.type == "cpu" else "bfloat16")
-    data = override(FolderData(folder=given.folder), given.settings)
+    data = override(FolderData(folder=given.folder), [text.removeprefix("data.") for text in given.settings])
     return data, ModelFiles(given.model, device, getattr(torch, precision), given.offload)
 
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="mini, or a folder of a diffusers pipeline: words and token grid, too")
     given = parser.parse_intermixed_args(arguments)
     try:
-        data = override(FolderData(folder=given.folder), given.settings)
+        data = override(FolderData(folder=given.folder), [text.removeprefix("data.") for text in given.settings])
         model = None
         store = Store(data.cache)
         if given.model:

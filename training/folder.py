@@ -156,25 +156,32 @@ def open_folder(
         for frames in data.seen.lengths:
             model.shape.check_size(frames, data.height, data.width)
     found = scan_clips(Path(data.folder))
-    problems, notes = {name: [why] for name, why in found.problems.items()}, list(found.notes)
+    problems, notes = dict(found.problems), list(found.notes)
     samples: list[Sample] = []
     look = _Look(data, model, store)
     with _threads(data.workers) as pool:
         results = zip(found.clips, pool.map(look, found.clips))
         for clip, (made, wrong) in tqdm(results, "checking", len(found.clips), unit=" clips", disable=not bar):
             samples += made
-            if wrong:
-                problems[clip.name] = wrong
-    told = {name: "; ".join(problems[name]) for name in sorted(problems)}
-    count = len(found.clips) + len(found.problems)
-    if told and (not data.skip_bad or not samples):
-        hint = "" if data.skip_bad else "\nOr go on without them: data.skip_bad=true"
-        raise ValueError(f"{bad_clips(told, count, 'trained on')}{hint}")
-    if told:
-        say(f"going on without bad clips, as data.skip_bad says.\n{bad_clips(told, count, 'trained on')}")
+            if wrong and made:
+                notes.append(f"{clip.name}: only {len(made)} of its windows can be used: {'; '.join(wrong)}")
+            elif wrong:
+                problems[clip.name] = "; ".join(wrong)
+    problems = {name: problems[name] for name in sorted(problems)}
+    if problems:
+        _refuse(problems, len(found.clips) + len(found.problems), data.skip_bad and bool(samples), say)
     for note in notes:
         say(note)
-    return Folder(tuple(samples), told, tuple(notes))
+    return Folder(tuple(samples), problems, tuple(notes))
+
+
+def _refuse(problems: dict[str, str], count: int, go_on: bool, say: Callable[[str], object]) -> None:
+    """Lists bad clips: as an error, or where the person said that the run goes on without them, as news."""
+    told = bad_clips(problems, count, "trained on")
+    if not go_on:
+        good = count > len(problems)
+        raise ValueError(f"{told}\nOr go on without them: data.skip_bad=true" if good else str(told))
+    say(f"going on without bad clips, as data.skip_bad says.\n{told}")
 
 
 @contextmanager

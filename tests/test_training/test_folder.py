@@ -281,7 +281,7 @@ def test_masks_that_nobody_names(exported):
 
 
 def test_the_command(exported, clips, tmp_path, capsys):
-    settings = ["frames=9", "height=64", "width=64", "bystanders=true", f"cache={tmp_path / 'store'}"]
+    settings = ["data.frames=9", "height=64", "width=64", "bystanders=true", f"cache={tmp_path / 'store'}"]
     check_clips([str(exported), *settings])
     assert "15 good clips" in capsys.readouterr().out
     expected, _ = damage(clips)
@@ -310,3 +310,28 @@ def test_a_video_is_read_to_its_end(tmp_path):
     with pytest.raises(ValueError, match="damaged|cannot be read"):
         check_video(path)
     assert len(read_video(write_video(path, frames, 12.0)).frames) == 20
+
+
+def test_a_bad_window_leaves_the_others(tmp_path):
+    """A target that leaves the picture: its clip is used as far as it goes."""
+    row = {**person(tmp_path, "leaves", "the <id1> man waves", (1,), 9, (32, 32)), "verb": "waves"}
+    for number in range(4, 9):
+        path = tmp_path / "mask_annotation" / "leaves" / "<id1>" / f"{number:03d}.png"
+        Image.new("L", (32, 32)).save(path)
+    write_rows(tmp_path, [row])
+    size = dict(frames=5, height=32, width=32, windows=2, condition="target_mask", prompt_form="target_word")
+    found, said = opened(tmp_path, **size)
+    assert [sample.name for sample in found.samples] == ["leaves@0"]
+    assert not found.skipped
+    assert any("only 1 of its windows" in line and "is not in frame 4" in line for line in said)
+
+
+def test_settings_that_cannot_be():
+    for wrong, said in (
+        (dict(frames=48), "4 n \\+ 1"),
+        (dict(batch=0), "at least 1"),
+        (dict(masks="first", windows=2), "data.windows is 1"),
+        (dict(fps=-1.0), "data.fps"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            FolderData("x", **wrong)
