@@ -1,8 +1,10 @@
 """Model families that the library knows. To add one, write a file with its `SPEC` and list it here."""
 
-from . import cogvideox, hunyuan_video, wan
+from . import cogvideox, hunyuan_video, wan, zeroscope
 from .registry import BackboneSpec, match
 
 REGISTRY: dict[str, BackboneSpec] = {spec.name: spec for spec in (cogvideox.SPEC, wan.SPEC, hunyuan_video.SPEC)}
+UNETS: dict[str, BackboneSpec] = {spec.name: spec for spec in (zeroscope.SPEC,)}
+"""Factorised U-Nets, which diffusers alone runs: attention in space, to words and in time, at several resolutions."""
 
-__all__ = ["REGISTRY", "BackboneSpec", "match"]
+__all__ = ["REGISTRY", "UNETS", "BackboneSpec", "match"]

@@ -29,7 +29,8 @@ class Blocks:
     Args:
         classes: class names that identify the model (anywhere in the class's bases).
         stacks: lists of stacks; those in one inner tuple share their layer numbers (Wan's self and cross attention),
-            each next tuple goes on counting after the one before (HunyuanVideo's single blocks).
+            each next tuple goes on counting after the one before (HunyuanVideo's single blocks). None for a U-Net,
+            whose host walks its tree.
         text_first: whether text comes before video in a joint sequence.
     """
 
@@ -87,10 +88,10 @@ def match(names: Iterable[str], host: Literal["native", "diffusers"]) -> Backbon
 
     Raises ValueError naming the families that are known.
     """
-    from . import REGISTRY
+    from . import REGISTRY, UNETS
 
     every = list(names)
-    for spec in REGISTRY.values():
+    for spec in (*REGISTRY.values(), *UNETS.values()):
         if set(spec.blocks(host).classes) & set(every):
             return spec
     known = ", ".join(spec.title for spec in REGISTRY.values())

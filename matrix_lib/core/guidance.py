@@ -129,7 +129,8 @@ class Layers:
         return site.has_v2t and (self.v2t is None or site.layer in self.v2t)
 
     def tracks(self, site: AttentionSite) -> bool:
-        return site.has_v2v and (self.v2v is None or site.layer in self.v2v)
+        own = site.has_v2v or site.kind in ("spatial", "temporal")
+        return own and (self.v2v is None or site.layer in self.v2v)
 
     def check(self, known: Iterable[int]) -> None:
         """Raises ValueError where a layer is named that the model does not have."""

@@ -34,7 +34,7 @@ from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
 
-__all__ = ["Forward", "Watch", "attach", "backbone_of", "perturbed", "sites_of", "watch"]
+__all__ = ["Forward", "Watch", "attach", "backbone_of", "perturbed", "prediction", "sites_of", "watch"]
 
 
 def backbone_of(transformer: nn.Module) -> BackboneSpec:
@@ -190,6 +190,11 @@ class _Waiting(threading.local):
 
 
 _waiting = _Waiting()
+
+
+def prediction() -> object:
+    """Whose extra prediction this thread is in the middle of; None: the sampler's own."""
+    return _waiting.perturbed
 
 
 @contextlib.contextmanager

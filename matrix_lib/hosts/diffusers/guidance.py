@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...backbones import UNETS
 from ...core.binding import PromptBinding
 from ...core.guidance import Guidance, Perturbation, check_names
 from ...core.intrinsic import IntrinsicDenoising
@@ -20,9 +21,10 @@ from ...core.tracks import MaskTracks
 from ...instrument.intervene import Intervener
 from ...instrument.refiner import Refiner
 from ...instrument.session import Session
-from .attach import attach, perturbed, sites_of
+from .attach import attach, backbone_of, perturbed, sites_of
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .intrinsic import refining
+from .unet import LevelIntervener, attach_unet, find_unet_sites
 
 __all__ = ["steer"]
 
@@ -42,7 +44,7 @@ def steer(
     """While open, a pipeline or a bare transformer runs under `guidance`; composes with `watch`, in either order.
 
     Args:
-        model: a diffusers pipeline (its transformer and scheduler are read) or a transformer.
+        model: a diffusers pipeline (its transformer or U-Net and its scheduler are read), a transformer or a U-Net.
         guidance: one, or several that add up; one `IntrinsicDenoising` among them needs a pipeline (see `refining`).
         binding, tracks, branches, steps, lead: as in `watch`; without a binding only tracks are steered by.
         seed: of the noise that intrinsic denoising adds.
@@ -54,8 +56,9 @@ def steer(
 
     Raises ValueError for an unknown model, layers it does not have, and guidance without the tracks that it needs.
     """
-    transformer = getattr(model, "transformer", model)
+    transformer = getattr(model, "transformer", None) or getattr(model, "unet", model)
     transformer = getattr(transformer, "_orig_mod", transformer)
+    unet = backbone_of(transformer).name in UNETS
     every = [guidance] if not isinstance(guidance, Sequence) else list(guidance)
     every = [each for each in every if not each.idle]
     batches = batches_of(model, binding, tracks, steps, branches)
@@ -66,18 +69,20 @@ def steer(
     if inner and all(t is None for t in batches.tracks):
         raise ValueError("IntrinsicDenoising follows mask tracks: pass `tracks`")
     for each in editing:
-        each.layers.check(site.layer for site in sites_of(transformer))
+        sites = [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer)
+        each.layers.check(site.layer for site in sites)
         if all(t is None for t in batches.tracks) and not (isinstance(each, Perturbation) and not each.bound):
             raise ValueError(f"{type(each).__name__} steers by mask tracks: pass `tracks`")
         check_names(each, dict.fromkeys(name for t in batches.tracks if t is not None for name in t.names))
-    run = _Run(editing, batches)
+    run = _Run(editing, batches, LevelIntervener if unet else Intervener)
     with contextlib.ExitStack() as stack:
         if any(isinstance(each, Perturbation) for each in editing):
             stack.enter_context(_alone(transformer))
             handle = transformer.register_forward_hook(run.second_predictions, with_kwargs=True)
             stack.callback(handle.remove)
         if editing:
-            stack.enter_context(attach(transformer, Session(editors=run.editors), run.begin, lead))
+            reach = attach_unet if unet else attach
+            stack.enter_context(reach(transformer, Session(editors=run.editors), run.begin, lead))
         acting: list[Intervener | Refiner] = [*run.editors]
         for config in inner:  # inside, so that it sees outputs that second predictions have moved
             refiner = stack.enter_context(refining(model, config, batches.tracks, lead=lead, seed=seed))
@@ -103,9 +108,9 @@ _perturbing: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 class _Run:
     """The editors of one run, and the way from each conditional prediction to its perturbed one."""
 
-    def __init__(self, guidance: Sequence[Guidance], batches: Batches) -> None:
+    def __init__(self, guidance: Sequence[Guidance], batches: Batches, editor: type[Intervener] = Intervener) -> None:
         self.batches = batches
-        self.editors = [Intervener(each, token=(id(self), place)) for place, each in enumerate(guidance)]
+        self.editors = [editor(each, token=(id(self), place)) for place, each in enumerate(guidance)]
         self._forward: Forward | None = None
         self._away: dict[Hashable, Tensor] = {}
 
