@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from . import region_kernel
 from .attention import row_lse, sdpa_with_lse
 
 __all__ = ["LabelColumns", "RegionLayout", "attend", "labelled", "signatures"]
@@ -93,6 +94,11 @@ class RegionLayout:
         if device not in self._cache:
             self._cache[device] = _blocks(self, device)
         return self._cache[device]
+
+    def _plan(self, device: torch.device) -> region_kernel.Plan:
+        if ("plan", device) not in self._cache:
+            self._cache["plan", device] = _plan(self, device)
+        return self._cache["plan", device]
 
     def _labels(self, like: Tensor, scale: float) -> LabelColumns:
         """The bias as label columns for calls of `like`'s dtype: one for each query region, two in half precision,
@@ -168,6 +174,8 @@ def attend(
         layout, mask = layout.without_keys(drop), None
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return _explicit(q, k, v, scale, layout, mask, budget)
+    if mask is None and region_kernel.usable(q, v) and not layout._zeroed().any():
+        return region_kernel.attend(q, k, v, scale, layout._plan(q.device))
     order, blocks = layout._blocks(q.device)
     if mask is None and _better_labelled(q, k, layout, blocks):
         q, k = labelled(q, k, scale, layout)
@@ -286,6 +294,27 @@ def _blocks(layout: RegionLayout, device: torch.device) -> tuple[Tensor | None, 
     return order.to(device) if sorted_used else None, blocks
 
 
+def _plan(layout: RegionLayout, device: torch.device) -> region_kernel.Plan:
+    """The layout as the kernel reads it: for each kind of query the spans of keys in region order, with neighbours of
+    one bias together and regions of -inf left out."""
+    counts = torch.bincount(layout.key, minlength=layout.bias.shape[1]).tolist()
+    kinds, of_region = torch.unique(layout.bias[:, torch.tensor(counts) > 0], dim=0, return_inverse=True)
+    block_of = of_region[layout.query]
+    blocks = []
+    for kind, row in enumerate(kinds.tolist()):
+        spans: list[region_kernel.Span] = []
+        start = 0
+        for bias, length in zip(row, filter(None, counts)):
+            if bias != float("-inf"):
+                if spans and spans[-1][2] == bias and sum(spans[-1][:2]) == start:
+                    spans[-1] = (spans[-1][0], spans[-1][1] + length, bias)
+                else:
+                    spans.append((start, length, bias))
+            start += length
+        blocks.append((torch.nonzero(block_of == kind)[:, 0], spans))
+    return region_kernel.make_plan(blocks, layout.key.argsort(stable=True), device)
+
+
 def _pieces(chosen: Tensor, order: Tensor) -> list[Tensor | tuple[int, int] | None]:
     """Chosen keys (a mask over the keys in region order): long spans as they lie, the rest as places."""
     if chosen.all():
@@ -380,10 +409,10 @@ def _with_labels(q: Tensor, k: Tensor, query: Tensor, key: Tensor, scale: float)
     pad = -(q.shape[-1] + query.shape[1]) % 8
 
     def extend(tensor: Tensor, label: Tensor) -> Tensor:
-        label = torch.nn.functional.pad(label, (0, pad)).to(tensor)
+        label = torch.nn.functional.pad(label.to(tensor), (0, pad))
         return torch.cat([tensor, label.expand(*tensor.shape[:2], *label.shape)], -1)
 
-    return extend(q, query), extend(k, key / scale)
+    return extend(q, query), extend(k, key.to(k.device) / scale)
 
 
 def _four(mask: Tensor | None) -> Tensor | None:
