@@ -165,7 +165,8 @@ class HostCopy:
             return
         if self._stream is None or self._landing is None:
             self._stream = torch.cuda.Stream(source.device)
-            self._landing = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
+            with torch.inference_mode(False):  # the last copy may come after the sampler's inference mode
+                self._landing = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
         self._stream.wait_stream(torch.cuda.current_stream(source.device))
         with torch.cuda.stream(self._stream):
             self._landing.copy_(source, non_blocking=True)
