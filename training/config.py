@@ -20,6 +20,7 @@ class Data:
         height, width, frames: of a clip, in pixels.
         split: of verb-object pairs, see `matrix_lib.mini.world`.
         distractors: share of clips with a look-alike, which no prompt can settle.
+        often: names of verbs that come up twice as often.
         batch: clips per optimiser step and process.
         chunk: clips made at once; steps draw from the present chunk. A multiple of `batch`.
         reuse: passes over a chunk before it is replaced.
@@ -31,6 +32,7 @@ class Data:
     frames: int = 17
     split: str = "train"
     distractors: float = 0.15
+    often: tuple[str, ...] = ()
     batch: int = 128
     chunk: int = 4096
     reuse: int = 1
@@ -130,8 +132,8 @@ class DenoiseTask:
     text_length: int = 226
     dropout: float = 0.1
     foreground: float = 4.0
-    change: float = 8.0
-    high_noise: float = 6.0
+    change: float = 16.0
+    high_noise: float = 8.0
     even: float = 0.25
 
 

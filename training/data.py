@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from matrix_lib.mini.verbs import VERB_NAMES
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from .config import Data
@@ -67,12 +68,17 @@ class Stream:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     def _change(self, chunk: int) -> None:
-        pieces = self.coming.pop(chunk, None) or self._order(chunk)
-        parts = [piece.result() for piece in pieces]
+        pieces = self.coming.pop(chunk, None)
+        if pieces is None:
+            # By itself, so that the search for the fastest convolutions is not disturbed by its own neighbours.
+            parts = [self.pool.submit(self._make, chunk, 0).result()]
+            parts += [piece.result() for piece in self._order(chunk, self.piece)]
+        else:
+            parts = [piece.result() for piece in pieces]
         self.chunk, self.index = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, chunk
 
-    def _order(self, chunk: int) -> list[Future[dict[str, Tensor]]]:
-        return [self.pool.submit(self._make, chunk, start) for start in range(0, self.config.chunk, self.piece)]
+    def _order(self, chunk: int, begin: int = 0) -> list[Future[dict[str, Tensor]]]:
+        return [self.pool.submit(self._make, chunk, start) for start in range(begin, self.config.chunk, self.piece)]
 
     def _make(self, chunk: int, start: int) -> dict[str, Tensor]:
         count = min(self.piece, self.config.chunk - start)
@@ -87,5 +93,7 @@ def world_of(config: Data, **changes: Any) -> WorldConfig:
         "width": config.width,
         "frames": config.frames,
         "split": config.split,
+        "distractor_share": config.distractors,
+        "verbs": VERB_NAMES + config.often,
     }
     return WorldConfig(**{**settings, **changes})

@@ -47,6 +47,7 @@ def evaluate(
     steps: int,
     cfg: float,
     splits: Sequence[str] = SPLITS,
+    seed: int = HELD_OUT_SEED,
 ) -> dict[str, Any]:
     """Scores with 95 % intervals for each split: of the model, and of true clips that only went through the codec."""
     device = pipeline.transformer.device
@@ -57,18 +58,23 @@ def evaluate(
         made: list[Verdict] = []
         coded: list[Verdict] = []
         plain: list[Tensor] = []
+        verbs: list[str] = []
         for start in range(0, prompts, batch):
-            clips = make_clips(seed_of(HELD_OUT_SEED, number, start), min(batch, prompts - start), world, device)
+            clips = make_clips(seed_of(seed, number, start), min(batch, prompts - start), world, device)
             video = sample(pipeline, sizes, clips.prompts, clips.video[:, 0], steps, cfg, seed=start)
             made.append(judge(video, clips))
             if start == 0:
                 coded.append(judge(through_codec(pipeline, clips), clips))
             plain.append(~clips.ambiguous.cpu())
+            verbs += clips.verb
+        clear = torch.cat(plain)
         results[split] = {
-            "resolvable": scores(made, torch.cat(plain)),
-            "ambiguous": scores(made, ~torch.cat(plain)),
+            "resolvable": scores(made, clear),
+            "ambiguous": scores(made, ~clear),
             "codec": scores(coded, plain[0] | True),
         }
+        for verb in sorted(set(verbs)):
+            results[split][verb] = scores(made, clear & torch.tensor([v == verb for v in verbs]))
     return results
 
 
@@ -115,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales to try")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
+    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the prompts; another to choose a model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     chosen = parser.parse_args(arguments)
@@ -127,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = {}
     for cfg in chosen.cfg:
         began = time.monotonic()
-        report[str(cfg)] = evaluate(pipeline, sizes, chosen.prompts, chosen.batch, chosen.steps, cfg, chosen.splits)
+        report[str(cfg)] = evaluate(
+            pipeline, sizes, chosen.prompts, chosen.batch, chosen.steps, cfg, chosen.splits, chosen.seed
+        )
         seconds = time.monotonic() - began
         print(f"guidance {cfg}, {chosen.steps} steps, {seconds:.0f} s\n{table(report[str(cfg)])}", flush=True)
         if chosen.out:

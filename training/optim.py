@@ -43,7 +43,12 @@ def make_optimisers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer
 
 
 def _is_inner(name: str, weight: Tensor) -> bool:
-    """Matrices and kernels between the first and the last layer; tables and the ends stay with AdamW."""
+    """Matrices and kernels between the first and the last layer; tables and the ends stay with AdamW.
+
+    So does a T5: its attention has no scale, and steps of full rank in its queries and keys soon saturate it.
+    """
+    if name.startswith("text."):
+        return False
     inside = any(part in name for part in ("block", "downsamples", "upsamples", "middle"))
     return inside and weight.ndim >= 2 and not name.endswith(("bias", "gamma", "attention_bias.weight"))
 
