@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import subprocess
@@ -28,12 +29,28 @@ class Figure:
     peak_gb: float
 
 
-def compare(variants: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> list[Figure]:
-    """Times every variant `rounds` times in turn after a warm-up; the first one is the baseline."""
+def compare(
+    variants: dict[str, Callable[[], Any]],
+    rounds: int,
+    device: torch.device,
+    seconds: float = math.inf,
+    seen: Callable[[list[Figure]], None] | None = None,
+) -> list[Figure]:
+    """Times every variant `rounds` times in turn after a warm-up; the first one is the baseline.
+
+    Args:
+        seconds: no round is begun, after the first one, that would end later than this.
+        seen: told the figures so far after every round.
+    """
+    began = time.perf_counter()
     cuda = device.type == "cuda"
     times: dict[str, list[float]] = {name: [] for name in variants}
     peaks: dict[str, float] = {}
+    figures: list[Figure] = []
     for turn in range(rounds + 1):
+        each = (time.perf_counter() - began) / max(turn, 1)
+        if turn > 1 and each * (turn + 1) > seconds:
+            break
         for name, run in variants.items():
             if cuda:
                 torch.cuda.synchronize()
@@ -45,22 +62,19 @@ def compare(variants: dict[str, Callable[[], Any]], rounds: int, device: torch.d
             if turn:
                 times[name].append((time.perf_counter() - start) * 1e3)
                 peaks[name] = max(peaks.get(name, 0.0), torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0)
-    first = next(iter(variants))
-    figures = []
-    for name, series in times.items():
-        ratio = statistics.median(a / b for a, b in zip(series, times[first]))
-        figures.append(
-            Figure(
-                name,
-                statistics.median(series),
-                min(series),
-                max(series),
-                ratio,
-                peaks[name],
-            )
-        )
+        if turn:
+            figures = [
+                _figure(name, series, times[next(iter(variants))], peaks[name]) for name, series in times.items()
+            ]
+            if seen is not None:
+                seen(figures)
     show(figures)
     return figures
+
+
+def _figure(name: str, series: list[float], first: list[float], peak: float) -> Figure:
+    ratio = statistics.median(a / b for a, b in zip(series, first))
+    return Figure(name, statistics.median(series), min(series), max(series), ratio, peak)
 
 
 def show(figures: list[Figure]) -> None:

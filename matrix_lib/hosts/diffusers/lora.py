@@ -18,7 +18,15 @@ from ...backbones.lora import PROJECTION, AlignmentLoRA, Factors, Info
 from ...core.sites import AttentionSite
 from .attach import backbone_of, sites_of
 
-__all__ = ["add_factors", "input_projection", "merge_lora", "projections_of", "read_lora", "widen"]
+__all__ = [
+    "add_factors",
+    "input_projection",
+    "merge_lora",
+    "projections_of",
+    "read_lora",
+    "train_projection",
+    "widen",
+]
 
 _ADAPTER = "default"
 _NAMES = ("to_q", "to_k", "to_v", "to_out.0")
@@ -92,6 +100,24 @@ def add_factors(transformer: nn.Module, modules: Sequence[str], rank: int, alpha
         layer: Any = transformer.get_submodule(name)
         for factor in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]):
             factor.to(torch.float32).requires_grad_(True)
+
+
+def train_projection(transformer: nn.Module) -> nn.Module:
+    """Lets the input projection train, in float32 inside a model of another precision: what comes in is cast to its
+    weights, and what goes out back, so that the model's own dtype stays. Returns the projection."""
+    place = input_projection(transformer)
+    place.to(torch.float32).requires_grad_(True)
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        module.came_as = args[0].dtype  # type: ignore[assignment]
+        return (args[0].float(), *args[1:])
+
+    def after(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        return out.to(module.came_as)  # type: ignore[call-overload]
+
+    place.register_forward_pre_hook(before)
+    place.register_forward_hook(after)
+    return place
 
 
 def read_lora(

@@ -1,0 +1,41 @@
+"""The training benchmark on a CPU: it runs where nothing can read video, and its ways of getting maps agree."""
+
+import json
+import subprocess
+import sys
+
+import torch
+
+from benchmarks import training
+from benchmarks.capture import build
+
+BLOCKED = "import sys; sys.modules.update(av=None, pyarrow=None); from benchmarks.__main__ import main; main(sys.argv[1:])"
+
+
+def test_runs_without_video_libraries_and_saves_figures(tmp_path):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-c", BLOCKED, "training-wan", "--rounds", "1", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(out.read_text())["training-wan"]
+    assert [figure["name"] for figure in found["step"]] == ["off", "probabilities"]
+    assert set(found["step_more_gb"]) == {"probabilities"}
+    assert found["losses"]["probabilities"]["sga"] > 0
+
+
+def test_whole_rows_are_the_same_losses():
+    torch.manual_seed(0)
+    device = torch.device("cpu")
+    model, args = build(device, full=False)
+    latents = args.pop("hidden_states")[:, :3, :16, :8, :12]
+    args["image_rotary_emb"] = tuple(part[: 3 * 4 * 6] for part in args["image_rotary_emb"])
+    case = training.Case((1, 2), (3,), 4, 4.0, 16, 226)
+    bench = training.Bench(model, case, latents.transpose(1, 2), args, device, channels=32, frames_first=True)
+    bench.optimiser = torch.optim.SGD(bench.trained, lr=0.0)
+    with bench:
+        for variant in ("probabilities", "whole rows"):
+            torch.manual_seed(1)
+            bench.step(variant)
+    ours, theirs = (bench.losses[name] for name in ("probabilities", "whole rows"))
+    for name in ("diffusion", "sga", "spa", "norm"):
+        assert abs(ours[name] - theirs[name]) <= 1e-4 * abs(theirs[name]), name
