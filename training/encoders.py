@@ -11,9 +11,9 @@ F pixel frames, H x W pixels; T latent frames, h x w latents, C channels, always
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -295,14 +295,7 @@ class ModelFiles:
             model = open_model(self.where, self.device, self.dtype)
             yield PipelineEncoders(model.pipeline, self.shape)
             return
-        from diffusers import DiffusionPipeline
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            absent = {name: None for name in ("transformer", "transformer_2") if name in self.index}
-            pipe = DiffusionPipeline.from_pretrained(
-                self.where, torch_dtype=self.dtype, local_files_only=True, **absent
-            )
+        pipe = self._without_transformer()
         pipe.set_progress_bar_config(disable=True)
         if self.offload:
             pipe.enable_model_cpu_offload(device=self.device)
@@ -314,6 +307,43 @@ class ModelFiles:
             del pipe
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _without_transformer(self) -> Any:
+        """The pipeline of a folder without its transformers, which are most of it and of no use here. (Where they are
+        optional to a pipeline, as Wan's are, diffusers loads them even when it is told not to.)"""
+        import diffusers
+        import transformers
+
+        libraries = {"diffusers": diffusers, "transformers": transformers}
+        parts: dict[str, Any] = {}
+        kind = getattr(diffusers, str(self.index["_class_name"]))
+        wanted = set(inspect.signature(kind.__init__).parameters)
+        for name, value in self.index.items():
+            if name not in wanted or name.startswith("transformer"):
+                continue
+            library, class_name = value if isinstance(value, list) and len(value) == 2 else (None, "")
+            if library is None:
+                parts[name] = None if isinstance(value, list) else value
+            elif library not in libraries or not hasattr(libraries[library], class_name):
+                raise ValueError(f"the model's {name} is {library}.{class_name}, which is not installed here")
+            else:
+                parts[name] = self._part(name, library, getattr(libraries[library], class_name))
+        if missing := [name for name in ("vae", "text_encoder", "tokenizer", "scheduler") if name not in parts]:
+            raise ValueError(f"the model at {self.where!r} has no {', '.join(missing)} in its model_index.json")
+        return kind(**parts, transformer=None)
+
+    def _part(self, name: str, library: str, kind: Any) -> Any:
+        """One part from its folder, in the number format where it has weights."""
+        import transformers
+
+        options: dict[str, Any] = {"local_files_only": True}
+        if isinstance(kind, type) and issubclass(kind, torch.nn.Module):
+            new = library == "transformers" and int(transformers.__version__.split(".")[0]) >= 5
+            options["dtype" if new else "torch_dtype"] = self.dtype
+        try:
+            return kind.from_pretrained(str(Path(self.where) / name), **options)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"the model at {self.where!r} has a {name} that cannot be loaded: {error}") from error
 
 
 def _modules_id(pipeline: Any, names: Iterable[str]) -> str:

@@ -261,3 +261,25 @@ def test_minis_latents_are_those_it_was_trained_on():
     torch.testing.assert_close(made["latents"], wanted, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(made["image"][0], made["latents"][0], rtol=1e-3, atol=1e-4)
     assert rows.shape == (model.shape.text_rows, found.sizes["text_dim"])
+
+
+@pytest.mark.parametrize("name", ["cogvideox 1.5", "wan"])
+def test_files_are_opened_without_their_transformer(name, folders, frames):
+    whole = PipelineEncoders(load(folders[name]))
+    with ModelFiles(str(folders[name])).open() as encoders:
+        assert encoders.pipeline.transformer is None
+        one, two = whole.video(frames), encoders.video(frames)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+        assert torch.equal(encoders.text("a man", frames[0])["rows"], whole.text("a man", frames[0])["rows"])
+
+
+def test_folders_that_are_not_whole(folders, tmp_path):
+    with (
+        pytest.raises(ValueError, match="has no text_encoder, tokenizer"),
+        ModelFiles(str(folders["hunyuan concat"])).open(),
+    ):
+        pass
+    broken = make_cogvideox(tmp_path / "model", sample=(9, 8, 8))
+    (broken / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="has a vae that cannot be loaded"), ModelFiles(str(broken)).open():
+        pass
