@@ -12,9 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import CogVideoXTransformer3DModel
 from support_models import make_cogvideox
 
+from matrix_lib.core.losses import AlignmentConfig, LayerDraw, TargetAwareConfig
 from matrix_lib.core.targets import Targets
+from matrix_lib.hosts.diffusers.attach import attach
+from matrix_lib.instrument.session import Session
+from matrix_lib.instrument.supervision import AlignmentMaps, TargetMaps
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
 from training.batches import open_clips
@@ -382,4 +387,32 @@ def test_encoders_are_not_opened_where_nothing_is_missing(home, model, whole):
     assert len(clips.batch(0)) == 4
     with contextlib.suppress(AssertionError):
         clips.cache.model.open()
+    clips.close()
+
+
+@pytest.mark.parametrize("condition", ["id_map", "target_mask"])
+def test_a_batch_trains_a_widened_model(home, model, condition):
+    """Input of the width that the batch says, both alignment losses on it, gradients in the new channels."""
+    form = "tags" if condition == "id_map" else "target_word"
+    clips, _ = clips_of(home, model, home / "whole", batch=2, condition=condition, prompt_form=form)
+    clips.fill(bar=False)
+    batch = clips.batch(0)
+    width = 16 + model.shape.image_channels + model.shape.extra_channels(condition)
+    net = CogVideoXTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=width, out_channels=16, time_embed_dim=16,
+        text_embed_dim=64, num_layers=2, sample_width=8, sample_height=8, sample_frames=9,
+    )  # fmt: skip
+    inputs = torch.cat([torch.randn_like(batch.latents), batch.image, batch.extra], dim=2)
+    layers = LayerDraw((0, 1))
+    if condition == "id_map":
+        maps = AlignmentMaps(AlignmentConfig(v2t=layers, v2v=layers), batch.targets)
+    else:
+        maps = TargetMaps(TargetAwareConfig(layers=layers), batch.targets, batch.target_names)
+    with attach(net, Session([maps]), lambda forward: None):
+        made = net(inputs, batch.text["rows"], torch.tensor([500, 500]), return_dict=False)[0]
+        parts = maps.alignment() if condition == "id_map" else maps.target_aware()
+        ((made - batch.latents).square().mean() + parts.total).backward()
+    assert set(parts.parts) == ({"sga", "spa"} if condition == "id_map" else {"target"})
+    assert all(float(value) > 0 for value in parts.parts.values())
+    assert float(net.patch_embed.proj.weight.grad[:, 32:].abs().max()) > 0
     clips.close()
