@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .files import whole_file
+
+if TYPE_CHECKING:
+    import av
 
 __all__ = ["Clip", "VideoFacts", "check_video", "read_video", "write_video"]
 
@@ -37,6 +39,16 @@ class VideoFacts(NamedTuple):
     fps: float
 
 
+def _library() -> Any:
+    """PyAV, which is asked for only where a video is read or written: a machine that trains on synthetic clips or from a
+    filled cache can do without. Raises ValueError with the install line where it is absent."""
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError(f"video files need PyAV, which is not installed ({error}): run `pip install av`") from error
+    return av
+
+
 def check_video(path: str | os.PathLike[str]) -> VideoFacts:
     """Decodes a whole video file without keeping it.
 
@@ -48,6 +60,7 @@ def check_video(path: str | os.PathLike[str]) -> VideoFacts:
         raise ValueError(f"there is no video file {source.name!r}")
     if not source.stat().st_size:
         raise ValueError(f"the video {source.name!r} is empty: 0 bytes")
+    av = _library()
     try:
         with av.open(str(source)) as container:
             return _facts(container, source.name)
@@ -95,6 +108,7 @@ def read_video(
         raise ValueError(
             f"frames are counted from 0 and the range [start, stop) has to hold one; got [{start}, {stop})"
         )
+    av = _library()
     try:
         with av.open(str(source)) as container:
             frames, count, fps = _decode(container, start, stop, max_bytes)
@@ -166,6 +180,7 @@ def write_video(
 
 def _encode(temporary: str, frames: Iterable[Tensor | NDArray], fps: float, crf: int) -> None:
     size: tuple[int, ...] | None = None
+    av = _library()
     with av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), "preset": "medium"}
