@@ -44,6 +44,7 @@ class LatentGradient:
         self._leaf: Tensor | None = None
         self._gradient: Tensor | None = None
         self._loss: Tensor | float = 0.0
+        self._backward = False
 
     def wants(self, site: AttentionSite) -> bool:
         guidance = self.guidance
@@ -65,6 +66,8 @@ class LatentGradient:
             if aim is None:
                 continue
             part = self._maps.setdefault((row.key, call.frame_index), _Row(aim.window(call.frame_index)))
+            if self._backward:  # a block runs again: the same is computed, and the first is what counts
+                part = _Row(part.aim)
             if part.aim.known.any():
                 part.observe(call, place, self.guidance)
 
@@ -72,12 +75,17 @@ class LatentGradient:
         """Adds the gradient of what was observed since the last one. `fed`: what the model was given, a leaf;
         `source`: the same as the host made it from the leaf of `begin`."""
         losses = [loss for row in self._maps.values() if (loss := row.loss(self.guidance)) is not None]
-        self._maps.clear()
         if not losses:
+            self._maps.clear()
             return
         assert self._leaf is not None
         total = torch.stack(losses).sum()
-        (part,) = torch.autograd.grad(total, fed)
+        self._backward = True
+        try:
+            (part,) = torch.autograd.grad(total, fed)
+        finally:
+            self._backward = False
+            self._maps.clear()
         if source is not self._leaf:
             (part,) = torch.autograd.grad(source, self._leaf, part, retain_graph=True)
         self._gradient = part if self._gradient is None else self._gradient + part
@@ -157,7 +165,7 @@ class _Aim:
 
 
 class _Row:
-    """The maps of one row of the batch. The first call of a layer counts: blocks that run again make the same ones."""
+    """The maps of one row of the batch."""
 
     def __init__(self, aim: _Aim) -> None:
         self.aim = aim
@@ -167,9 +175,9 @@ class _Row:
     def observe(self, call: AttentionCall, place: int, guidance: GradientGuidance) -> None:
         aim, layer = self.aim, call.site.layer
         if guidance.sga and guidance.layers.words(call.site) and len(aim.words):
-            self.grounding.setdefault(layer, grounding_map(call, place, aim.words, guidance.scores))
+            self.grounding[layer] = grounding_map(call, place, aim.words, guidance.scores)
         if guidance.spa and guidance.layers.tracks(call.site) and len(aim.queries):
-            self.propagation.setdefault(layer, propagation_map(call, place, aim.queries, guidance.scores))
+            self.propagation[layer] = propagation_map(call, place, aim.queries, guidance.scores)
 
     def loss(self, guidance: GradientGuidance) -> Tensor | None:
         parts = []

@@ -68,6 +68,7 @@ def attach(
     state = _State(spec, session)
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        state.within = _waiting.perturbed
         state.forward = _read_forward(module, spec, args, kwargs, lead)
         on_forward(state.forward)
 
@@ -89,7 +90,18 @@ class _State:
         self.composer = Composer()
         self.forward: Forward | None = None
         self.running: Running | None = None
+        self.within: object = None  # the prediction of the forward, also where a backward pass runs blocks again
         self._mode: _Intercept | None = None
+
+    @property
+    def prediction(self) -> object:
+        """Whose extra prediction is running; None: the sampler's own."""
+        return self.within if _waiting.perturbed is None else _waiting.perturbed
+
+    @property
+    def shown(self) -> bool:
+        """Whether the session watches it."""
+        return self.session.prediction == self.prediction
 
     def enter(self, running: Running) -> None:
         self.close()  # a forward that was torn off by an interrupt left its interception behind
@@ -137,7 +149,7 @@ class _Intercept(TorchFunctionMode):
                     mode.now.calls += 1
                 return self._edited(calls, edits, given)
         out, lse = self._run(func, q, k, v, given)
-        if _waiting.perturbed is None:
+        if self.state.shown:
             self.state.session.observe(self._call(q, k, v, given), lse)
         return out
 
@@ -151,8 +163,8 @@ class _Intercept(TorchFunctionMode):
 
         with torch._C.DisableTorchFunction():
             edited = self.state.composer.run(call, edits, plain)
-            watching = [mode for mode in calls if mode.state.session.watches(call.site)]
-            if watching and _waiting.perturbed is None:
+            watching = [mode for mode in calls if mode.state.shown and mode.state.session.watches(call.site)]
+            if watching:
                 seen = edited.seen()
                 for mode in watching:
                     mode.state.session.observe(replace(seen, rows=calls[mode].rows, step=calls[mode].step), edited.lse)
@@ -227,7 +239,7 @@ def _call(
     return AttentionCall(
         site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, forward.rows, mask,
         spans["video_q"], spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
-        extra={} if _waiting.perturbed is None else {PERTURBED: _waiting.perturbed},
+        extra={} if state.prediction is None else {PERTURBED: state.prediction},
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ with steer(pipe, [RegionBias(layers=Layers((7, 11), (12,)))], binding, tracks):
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
@@ -15,24 +16,30 @@ from torch import Tensor, nn
 
 from ...backbones import UNETS
 from ...core.binding import PromptBinding
-from ...core.guidance import Guidance, Perturbation, check_names
+from ...core.guidance import GradientGuidance, Guidance, Partition, Perturbation, RegionBias, check_names
 from ...core.intrinsic import IntrinsicDenoising
+from ...core.sites import AttentionSite
 from ...core.tracks import MaskTracks
+from ...instrument.gradients import LatentGradient
 from ...instrument.intervene import Intervener
 from ...instrument.refiner import Refiner
 from ...instrument.session import Session
-from .attach import attach, backbone_of, perturbed, sites_of
+from .attach import attach, backbone_of, perturbed, prediction, sites_of
 from .batches import Batches, Branch, Forward, batches_of, replayed
-from .intrinsic import refining
+from .gradients import Descending
+from .intrinsic import Refining, refiner_of
+from .steps import Mover, acting_before_steps
 from .unet import LevelIntervener, attach_unet, find_unet_sites
 
-__all__ = ["steer"]
+__all__ = ["Steering", "steer"]
+
+Steering = Guidance | GradientGuidance | IntrinsicDenoising
 
 
 @contextlib.contextmanager
 def steer(
     model: Any,
-    guidance: Guidance | IntrinsicDenoising | Sequence[Guidance | IntrinsicDenoising],
+    guidance: Steering | Sequence[Steering],
     binding: PromptBinding | Sequence[PromptBinding] | None = None,
     tracks: MaskTracks | Sequence[MaskTracks | None] | None = None,
     *,
@@ -40,17 +47,18 @@ def steer(
     branches: Sequence[Branch] | None = None,
     lead: int = 0,
     seed: int = 0,
-) -> Iterator[list[Intervener | Refiner]]:
+) -> Iterator[list[Intervener | Refiner | LatentGradient]]:
     """While open, a pipeline or a bare transformer runs under `guidance`; composes with `watch`, in either order.
 
     Args:
         model: a diffusers pipeline (its transformer or U-Net and its scheduler are read), a transformer or a U-Net.
-        guidance: one, or several that add up; one `IntrinsicDenoising` among them needs a pipeline (see `refining`).
+        guidance: one, or several that add up. `GradientGuidance` and one `IntrinsicDenoising` among them need a
+            pipeline (see `refining`); they act in the order given before each step.
         binding, tracks, branches, steps, lead: as in `watch`; without a binding only tracks are steered by.
         seed: of the noise that intrinsic denoising adds.
 
-    Yields what acts, in the order of `guidance`: editors with their notes and variances, a `Refiner` with its taus.
-    Guidance that changes nothing is left out. Perturbation guidance adds
+    Yields what acts, in the order of `guidance`: editors with their notes and variances, a `Refiner` with its taus, a
+    `LatentGradient` with its losses. Guidance that changes nothing is left out. Perturbation guidance adds
     scale * (conditional - perturbed) to the outputs of both branches, which adds it to their combination at any CFG
     scale; its second prediction runs the whole batch again.
 
@@ -62,32 +70,60 @@ def steer(
     every = [guidance] if not isinstance(guidance, Sequence) else list(guidance)
     every = [each for each in every if not each.idle]
     batches = batches_of(model, binding, tracks, steps, branches)
-    inner = [each for each in every if isinstance(each, IntrinsicDenoising)]
-    editing = [each for each in every if not isinstance(each, IntrinsicDenoising)]
-    if len(inner) > 1:
-        raise ValueError("one IntrinsicDenoising at a time: raise its iterations or its strength instead")
-    if inner and all(t is None for t in batches.tracks):
-        raise ValueError("IntrinsicDenoising follows mask tracks: pass `tracks`")
-    for each in editing:
-        sites = [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer)
-        each.layers.check(site.layer for site in sites)
-        if all(t is None for t in batches.tracks) and not (isinstance(each, Perturbation) and not each.bound):
-            raise ValueError(f"{type(each).__name__} steers by mask tracks: pass `tracks`")
-        check_names(each, dict.fromkeys(name for t in batches.tracks if t is not None for name in t.names))
+    editing = [each for each in every if isinstance(each, (RegionBias, Partition, Perturbation))]
+    _check(every, batches, [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer))
     run = _Run(editing, batches, LevelIntervener if unet else Intervener)
+    editors = iter(run.editors)
+    acting: list[Intervener | Refiner | LatentGradient] = []
+    movers: list[Mover] = []
     with contextlib.ExitStack() as stack:
         if any(isinstance(each, Perturbation) for each in editing):
             stack.enter_context(_alone(transformer))
             handle = transformer.register_forward_hook(run.second_predictions, with_kwargs=True)
             stack.callback(handle.remove)
+        reach = attach_unet if unet else attach
         if editing:
-            reach = attach_unet if unet else attach
             stack.enter_context(reach(transformer, Session(editors=run.editors), run.begin, lead))
-        acting: list[Intervener | Refiner] = [*run.editors]
-        for config in inner:  # inside, so that it sees outputs that second predictions have moved
-            refiner = stack.enter_context(refining(model, config, batches.tracks, lead=lead, seed=seed))
-            acting.insert(every.index(config), refiner)
+        for each in every:
+            if isinstance(each, GradientGuidance):
+                losses = LatentGradient(each)
+                own = batches_of(model, binding, tracks, steps, branches)
+                begin = functools.partial(_begin, own, losses)
+                stack.enter_context(reach(transformer, Session([losses], prediction=losses), begin, lead))
+                movers.append(Descending(losses))
+                acting.append(losses)
+            elif isinstance(each, IntrinsicDenoising):
+                refiner = refiner_of(model, each, batches.tracks, lead, seed)
+                movers.append(Refining(refiner))
+                acting.append(refiner)
+            else:
+                acting.append(next(editors))
+        if movers:  # last, so that they see outputs that second predictions have moved
+            stack.enter_context(acting_before_steps(model, movers))
         yield acting
+
+
+def _check(every: Sequence[Steering], batches: Batches, sites: Sequence[AttentionSite]) -> None:
+    """What can be known before the first step."""
+    if sum(isinstance(each, IntrinsicDenoising) for each in every) > 1:
+        raise ValueError("one IntrinsicDenoising at a time: raise its iterations or its strength instead")
+    tracked = [t for t in batches.tracks if t is not None]
+    for each in every:
+        if not tracked and not (isinstance(each, Perturbation) and not each.bound):
+            raise ValueError(f"{type(each).__name__} steers by mask tracks: pass `tracks`")
+        if isinstance(each, IntrinsicDenoising):
+            continue
+        each.layers.check(site.layer for site in sites)
+        if isinstance(each, GradientGuidance):
+            if all(binding is None for binding in batches.bindings):
+                raise ValueError("GradientGuidance grounds words and follows instances by name: pass `binding`")
+        else:
+            check_names(each, dict.fromkeys(name for t in tracked for name in t.names))
+
+
+def _begin(batches: Batches, losses: LatentGradient, forward: Forward) -> None:
+    batches.begin(forward)
+    losses.grid = forward.grid
 
 
 @contextlib.contextmanager
@@ -130,6 +166,8 @@ class _Run:
         """Forward hook. Branches that come in calls of their own: the conditional one comes first, as in pipelines."""
         forward = self._forward
         assert forward is not None
+        if isinstance(prediction(), LatentGradient):  # only its attention is wanted
+            return output
         plain = _sample(output)
         cond = {row.key: place for place, row in enumerate(forward.rows) if row.branch == "cond"}
         for editor in self.editors if cond else ():

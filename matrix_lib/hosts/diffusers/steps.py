@@ -1,0 +1,258 @@
+"""Acting before each step of a diffusers pipeline: its scheduler's `step` is wrapped.
+
+The transformer calls that led to a step are repeated with another sample, and their outputs combined as the pipeline
+combined them.
+
+B batch, C channels, T latent frames, H, W latent rows and columns. Samples here are (B, C, T, H, W).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .attach import backbone_of, perturbed
+from .batches import replayed, replaying
+from .schedules import Noise, noise_at, steps_of
+
+__all__ = ["Call", "Mix", "Mover", "acting_before_steps", "nets_of"]
+
+
+class Mover(Protocol):
+    """Moves the sample before each step of a run."""
+
+    def begin(self) -> None:
+        """A run begins."""
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether anything happens before a step."""
+
+    def __call__(
+        self, mix: Mix, x: Tensor, output: Tensor, noise: Noise, step: int, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """The new sample, and the model's output there after CFG. `output`: at x."""
+
+
+def nets_of(pipe: Any) -> list[nn.Module]:
+    """The denoising networks of a pipeline. Raises ValueError for what is no pipeline with a scheduler."""
+    found = [net for name in ("transformer", "transformer_2", "unet") if (net := getattr(pipe, name, None)) is not None]
+    if not found or not callable(getattr(getattr(pipe, "scheduler", None), "step", None)):
+        raise ValueError(
+            f"the sample of a pipeline's scheduler is what moves before a step; {type(pipe).__name__} has none. Pass "
+            "the pipeline, or call a `Refiner` in your own loop (see hosts/diffusers/mini.py)"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def acting_before_steps(pipe: Any, movers: Sequence[Mover]) -> Iterator[None]:
+    """While open, the movers act in turn before every step of a pipeline.
+
+    Raises ValueError for what is no pipeline, for an unknown model, and, when it runs, for a pipeline that feeds its
+    transformer in another way than its scheduler steps, or combines predictions by more than CFG.
+    """
+    nets = nets_of(pipe)
+    if not movers:
+        yield
+        return
+    scheduler: Any = pipe.scheduler
+    run = _Steps(scheduler, movers, frames_first=backbone_of(nets[0]).name == "cogvideox")
+    with contextlib.ExitStack() as stack:
+        for net in nets:
+            plain = getattr(net, "_orig_mod", net)
+            stack.callback(plain.register_forward_hook(run.called, with_kwargs=True).remove)
+        run.original = scheduler.step
+        own = "step" in vars(scheduler)
+        scheduler.step = run.wrapped()
+        stack.callback(lambda: setattr(scheduler, "step", run.original) if own else delattr(scheduler, "step"))
+        yield
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a transformer: what went in and what came out."""
+
+    net: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Tensor
+
+    @property
+    def hidden(self) -> Tensor:
+        return self.args[0] if self.args else self.kwargs[self._name]
+
+    @property
+    def _name(self) -> str:
+        return "hidden_states" if "hidden_states" in self.kwargs else "sample"
+
+    def again(self, hidden: Tensor) -> Tensor:
+        if self.args:
+            return first_of(self.net(hidden, *self.args[1:], **self.kwargs))
+        return first_of(self.net(**{**self.kwargs, self._name: hidden}))
+
+
+def first_of(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output.sample
+
+
+class _Steps:
+    """The calls since the last step, and the step around them."""
+
+    original: Callable[..., Any]
+
+    def __init__(self, scheduler: Any, movers: Sequence[Mover], frames_first: bool) -> None:
+        self.scheduler, self.movers, self.frames_first = scheduler, tuple(movers), frames_first
+        self.calls: list[Call] = []
+        self._before: Noise | None = None
+
+    def called(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Forward hook of the transformers."""
+        if replayed() is None:
+            self.calls.append(Call(net, args, kwargs, first_of(output)))
+
+    def wrapped(self) -> Callable[..., Any]:
+        """`step` as a function with the signature of the scheduler's, which pipelines look at."""
+
+        @functools.wraps(self.original)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            return self.step(*args, **kwargs)
+
+        return step
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """In place of the scheduler's `step`."""
+        given = inspect.signature(self.original).bind(*args, **kwargs)
+        calls, self.calls = self.calls, []
+        timestep, sample, output = (given.arguments[name] for name in ("timestep", "sample", "model_output"))
+        every = steps_of(self.scheduler)
+        place = min(range(len(every)), key=lambda i: abs(every[i] - float(torch.as_tensor(timestep))))
+        noise = noise_at(self.scheduler, timestep)
+        first = getattr(self.scheduler, "state_in_first_order", True)  # else the second half of a Heun step
+        if first and place == 0:
+            for mover in self.movers:
+                mover.begin()
+            self._before = None
+        acting = [mover for mover in self.movers if first and calls and mover.acts(place, len(every))]
+        if acting:
+            mix = Mix.of(calls, sample, output, noise.scale, self.frames_first)
+            x, out = mix.unfold(sample), mix.unfold(output)
+            for mover in acting:
+                x, out = mover(mix, x, out, noise, place, len(every))
+            moved = mix.fold(x, sample)
+            given.arguments["sample"], given.arguments["model_output"] = moved, mix.fold(out, output)
+            self._carry(moved - sample, noise)
+        self._before = noise
+        return self.original(*given.args, **given.kwargs)
+
+    def _carry(self, moved: Tensor, noise: Noise) -> None:
+        """UniPC corrects the sample from the one of the step before, which must have moved alike: the corrector takes
+        it times sigma / sigma before."""
+        last = getattr(self.scheduler, "last_sample", None)
+        if last is None or self._before is None or not hasattr(self.scheduler, "disable_corrector"):
+            return
+        if not getattr(self.scheduler, "predict_x0", True):
+            raise ValueError("moving the sample works with UniPC that predicts x0 (predict_x0=True), the default")
+        self.scheduler.last_sample = last + moved * (self._before.level.sigma / noise.level.sigma)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How the calls of a step make its prediction: plainly, or as first + scale (second - first).
+
+    still: latent frames in front that the pipeline feeds to the model but does not sample; frames_first: the model
+    takes (B, T, C, H, W); flat: the scheduler's samples are (B T, C, H, W), of this many frames.
+    """
+
+    calls: tuple[Call, ...]
+    guidance: float | None
+    channels: int
+    scale: float
+    still: Tensor | None
+    frames_first: bool
+    flat: int | None
+
+    @classmethod
+    def of(cls, calls: Sequence[Call], sample: Tensor, output: Tensor, scale: float, frames_first: bool) -> Mix:
+        """Raises ValueError where the calls do not make `output`, or were not fed `sample`."""
+        hidden = _swap(calls[0].hidden, frames_first)
+        flat = hidden.shape[2] if sample.ndim == 4 else None
+        channels = sample.shape[1] if flat or not frames_first else sample.shape[2]
+        bare = cls(tuple(calls), None, channels, scale, None, frames_first, flat)
+        x = bare.unfold(sample)
+        front = hidden.shape[2] - x.shape[2]
+        still = hidden[: x.shape[0], :channels, :front] if front > 0 else None
+        made = cls(bare.calls, None, channels, scale, still, frames_first, flat)
+        if front < 0 or len(hidden) % len(x) or not _near(made._fed(x, calls[0]), calls[0].hidden):
+            raise ValueError(
+                "this pipeline does not feed its transformer the sample that its scheduler steps, so its calls "
+                "cannot be repeated"
+            )
+        parts, want = made._parts([call.output for call in calls], len(x)), bare.unfold(output).double()
+        if len(parts) == 1 and _near(parts[0], want):
+            return made
+        if len(parts) == 2:
+            first, second = (part.double() for part in parts)
+            way = second - first
+            guidance = float(((want - first) * way).sum() / way.square().sum().clamp(min=1e-30))
+            if _near(first + guidance * way, want):
+                return cls(made.calls, guidance, channels, scale, still, frames_first, flat)
+        raise ValueError(
+            f"the {len(parts)} predictions of a step are combined by more than CFG (guidance rescale, or another hook "
+            "on the transformer: pass all guidance in one `steer`), so they cannot be repeated"
+        )
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """The prediction (B, C, T, H, W) at another sample."""
+        outputs = []
+        for place in range(len(self.calls)):
+            with replaying(place), perturbed("before a step"):
+                outputs.append(self.repeat(place, x))
+        parts = self._parts(outputs, len(x))
+        if self.guidance is None:
+            return parts[0]
+        return parts[0] + self.guidance * (parts[1] - parts[0])
+
+    def repeat(self, place: int, x: Tensor) -> Tensor:
+        """One of the calls at another sample: its output as the network gives it."""
+        call = self.calls[place]
+        return call.again(self._fed(x, call))
+
+    def unfold(self, sample: Tensor) -> Tensor:
+        """A scheduler's sample as (B, C, T, H, W)."""
+        if self.flat:
+            return sample.unflatten(0, (-1, self.flat)).transpose(1, 2)
+        return _swap(sample, self.frames_first)
+
+    def fold(self, x: Tensor, like: Tensor) -> Tensor:
+        """And back, in the dtype of `like`."""
+        x = x.transpose(1, 2).flatten(0, 1) if self.flat else _swap(x, self.frames_first)
+        return x.to(like.dtype)
+
+    def _fed(self, x: Tensor, call: Call) -> Tensor:
+        """What the call is fed at another sample: the latents' channels replaced, in every copy of the batch."""
+        hidden = _swap(call.hidden, self.frames_first).clone()
+        front = 0 if self.still is None else self.still.shape[2]
+        hidden[:, : self.channels, front:] = (x * self.scale).to(hidden).repeat(len(hidden) // len(x), 1, 1, 1, 1)
+        return _swap(hidden, self.frames_first)
+
+    def _parts(self, outputs: Sequence[Tensor], batch: int) -> list[Tensor]:
+        front = 0 if self.still is None else self.still.shape[2]
+        whole = [_swap(out, self.frames_first)[:, : self.channels, front:] for out in outputs]
+        return [part for out in whole for part in out.split(batch)]
+
+
+def _swap(x: Tensor, frames_first: bool) -> Tensor:
+    return x.transpose(1, 2) if frames_first else x
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    """Equal but for the rounding of half precision."""
+    a, b = a.double(), b.double()
+    return a.shape == b.shape and bool((a - b).norm() <= 2e-2 * b.norm() + 1e-12)
