@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from matrix_lib.evaluation.steer_choice import best_of
 from matrix_lib.evaluation.steer_plan import SETS, Cell, cells, conditions, shares
 from matrix_lib.evaluation.steer_report import write_report
 from matrix_lib.evaluation.steer_results import is_done, keep_plan, load_cells, write_cell
@@ -48,6 +49,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the measurements")
     parser.add_argument("--report", action="store_true", help="make tables and pictures of the folder, sample nothing")
     parser.add_argument("--set", choices=SETS, default="table", help="which conditions; default: %(default)s")
+    parser.add_argument("--best", type=Path, help="folder of a sweep: its best setting of each mode joins the table")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="names that hold one of these")
     parser.add_argument("--tracks", nargs="+", choices=list(PATHS), default=[], help="these kinds of tracks alone")
     parser.add_argument("--last-rank", type=int, default=99, help="0: the main table alone; 1: ablations too")
@@ -64,10 +66,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    recipe = SteerRecipe(chosen.prompts, chosen.steps, chosen.cfg, chosen.batch, chosen.seed)
+    draw = SETS.index(chosen.set)
+    recipe = SteerRecipe(chosen.prompts, chosen.steps, chosen.cfg, chosen.batch, chosen.seed, draw)
     place, count = _shard(chosen.shard)
     pipeline, sizes = pipeline_of(chosen.model)
-    named = [c for c in conditions(chosen.set, sizes.layers) if _wanted(c.name, chosen.only)]
+    best = {}
+    if chosen.best is not None:
+        best = best_of(load_cells(chosen.best), conditions("sweep", sizes.layers), "swapped")
+    named = [c for c in conditions(chosen.set, sizes.layers, best) if _wanted(c.name, chosen.only)]
     every = [cell for cell in cells(named, chosen.tracks) if cell.rank <= chosen.last_rank]
     if not every:
         raise ValueError(f"no condition is called {', '.join(map(repr, chosen.only))}; --list names them")

@@ -6,10 +6,11 @@ short still has the main table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
-from ..core.guidance import Guidance, Layers, Partition, Perturbation, RegionBias, Schedule
+from ..core.guidance import GradientGuidance, Guidance, Layers, Partition, Perturbation, RegionBias, Schedule
 from ..core.intrinsic import IntrinsicDenoising
 
 __all__ = ["CODEC", "PLAIN", "SETS", "Cell", "Condition", "cells", "conditions", "shares"]
@@ -19,6 +20,7 @@ CODEC = "the tracks' truth, through the codec"
 """No sampling: the clips that the tracks tell, encoded and decoded, which is what no guidance can do better than."""
 MAIN = ("swapped", "own")
 KINDS = ("static", "slow", "fast", "jumping")
+BIAS = "region bias, times the default"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Condition:
     """
 
     name: str
-    guidance: tuple[Guidance, ...] = ()
+    guidance: tuple[Guidance | GradientGuidance, ...] = ()
     intrinsic: IntrinsicDenoising | None = None
     tracks: tuple[str, ...] = MAIN
     rank: int = 0
@@ -51,8 +53,25 @@ class Condition:
 
     @property
     def settings(self) -> str:
-        """Everything that decides what is sampled, in words; equal for equal conditions."""
+        """Everything that decides what is sampled; equal for equal conditions."""
         return repr((self.guidance, self.intrinsic))
+
+    @property
+    def said(self) -> str:
+        """The same for people: what differs from defaults."""
+        parts = [*self.guidance, *([] if self.intrinsic is None else [self.intrinsic])]
+        return " + ".join(map(_described, parts))
+
+    @property
+    def mode(self) -> str:
+        """Its one mode: bias, masked, CMG, CAG, intrinsic, gradient; "" for none and for several."""
+        found = ["intrinsic"] * (self.intrinsic is not None)
+        for guide in self.guidance:
+            name = {RegionBias: "bias", Partition: "masked", GradientGuidance: "gradient"}.get(type(guide), "")
+            if isinstance(guide, Perturbation):
+                name = {"words": "CMG", "tracks": "CAG"}.get(guide.target, "")
+            found.append(name)
+        return found[0] if len(found) == 1 else ""
 
 
 @dataclass(frozen=True)
@@ -64,97 +83,144 @@ class Cell:
     rank: int
 
 
-def _bias(times: float, soft: bool = False, **options: object) -> RegionBias:
-    return RegionBias(2.0 * times, 2.0 * times, times, times, soft=soft, **options)  # type: ignore[arg-type]
-
-
-def _modes() -> list[Condition]:
-    """The main table: every mode, and modes together."""
-    strong, part, prior = _bias(2), Partition(), IntrinsicDenoising()
-    every = (*MAIN, *KINDS)
-    words, video = (Perturbation(target) for target in ("words", "tracks"))  # type: ignore[arg-type]
-    return [
-        Condition(PLAIN, tracks=every),
-        Condition(CODEC, tracks=every, cost=0.5),
-        Condition("region bias x2", (strong,), tracks=every, points=(("region bias, times the default", 2),), cost=1.4),
-        Condition("masked attention, 4 steps", (part,), tracks=every, points=(("frozen steps", 4),), cost=1.4),
-        Condition("intrinsic denoising", intrinsic=prior, points=(("c_g", 10000), ("M", 2)), cost=3.3),
-        Condition("bias x2 + masked", (strong, part), tracks=every, cost=1.6),
-        Condition("masked + intrinsic", (part,), prior, tracks=every, cost=3.6),
-        Condition("bias x2 + masked + intrinsic", (strong, part), prior, cost=4.0),
-        Condition("region bias x1", (_bias(1),), points=(("region bias, times the default", 1),), cost=1.4),
-        Condition("region bias x4", (_bias(4),), points=(("region bias, times the default", 4),), cost=1.4),
-        Condition("region bias x2, soft edges", (_bias(2, soft=True),), cost=1.4),
-        Condition("words hidden (CMG)", (words,), tracks=every, cost=2.2),
-        Condition("video hidden (CAG)", (video,), tracks=every, cost=2.2),
+def _described(config: Any) -> str:
+    """A configuration as one would write it: what differs from its defaults."""
+    if not is_dataclass(config) or isinstance(config, type):
+        return repr(config)
+    plain = type(config)()
+    said = [
+        f"{one.name}={_described(getattr(config, one.name))}"
+        for one in fields(config)
+        if getattr(config, one.name) != getattr(plain, one.name)
     ]
+    return f"{type(config).__name__}({', '.join(said)})"
+
+
+def _bias(times: float, **options: Any) -> RegionBias:
+    """The default amounts so many times."""
+    plain = RegionBias()
+    words = (times * plain.words_up, times * plain.words_down)
+    return RegionBias(*words, times * plain.track_up, times * plain.track_down, **options)
+
+
+def _modes(best: Mapping[str, Condition]) -> list[Condition]:
+    """The main table: every mode as it comes, every mode at its best in a sweep, and modes together."""
+    every = (*MAIN, *KINDS)
+    early = GradientGuidance(schedule=Schedule(end=0.34))
+    modes = {
+        "bias": Condition("region bias", (RegionBias(),), points=((BIAS, 1),), cost=1.3),
+        "masked": Condition("masked attention", (Partition(),), points=(("frozen steps", 4),), cost=1.4),
+        "intrinsic": Condition(
+            "intrinsic denoising", intrinsic=IntrinsicDenoising(), points=(("c_g", 10000), ("M", 2)), cost=3.2
+        ),
+        "CMG": Condition("words hidden (CMG)", (Perturbation("words"),), cost=2.2),
+        "CAG": Condition("video hidden (CAG)", (Perturbation("tracks"),), cost=2.2),
+        "gradient": Condition("gradient guidance, first third of the steps", (early,), rank=1, cost=9.0),
+    }
+    plain = [Condition(PLAIN, tracks=every), Condition(CODEC, tracks=every, cost=0.5)]
+    tracks = dict.fromkeys(modes, every) | {"intrinsic": MAIN, "gradient": MAIN[:1]}
+    modes = {name: replace(mode, tracks=tracks[name]) for name, mode in modes.items()}
+    others = {name: one for name, one in best.items() if one.settings != modes[name].settings}
+    swept = {
+        name: replace(
+            one, name=f"{modes[name].name}, best of the sweep", tracks=every, rank=modes[name].rank, points=()
+        )
+        for name, one in others.items()
+    }
+    found = [one for name in modes for one in (swept.get(name), modes[name]) if one is not None]
+    return [*plain, *found, *_together(modes | swept)]
+
+
+def _together(chosen: Mapping[str, Condition]) -> list[Condition]:
+    """Modes combined, each as it was chosen."""
+    found = []
+    for names in (("bias", "masked"), ("masked", "intrinsic"), ("bias", "intrinsic"), ("bias", "masked", "intrinsic")):
+        parts = [chosen[name] for name in names]
+        guidance = tuple(guide for part in parts for guide in part.guidance)
+        prior = next((part.intrinsic for part in parts if part.intrinsic is not None), None)
+        cost = 1 + sum(part.cost - 1 for part in parts)
+        tracks = (*MAIN, *KINDS) if names == ("bias", "masked") else MAIN
+        found.append(Condition(" + ".join(names), guidance, prior, tracks, cost=cost))
+    return found
 
 
 def _ablations() -> list[Condition]:
     """IVG-DA's own ablations, and ours, under the tracks that contradict the prompt."""
     one = ("swapped",)
+
+    def at(name: str, guidance: tuple[Any, ...], cost: float, *points: tuple[str, float], **more: Any) -> Condition:
+        return Condition(name, guidance, tracks=one, rank=1, points=points, cost=cost, **more)
+
     found = []
     for steps in (2, 6, 12, 24):
-        name, part = f"masked attention, {steps} steps", Partition(steps)
-        found.append(Condition(name, (part,), None, one, 1, (("frozen steps", steps),), 1.2 + 0.03 * steps))
+        name = f"masked attention, {steps} steps"
+        found.append(at(name, (Partition(steps),), 1.2 + 0.03 * steps, ("frozen steps", steps)))
     for steps in (4, 24):
         for match, word in ((None, "not normalised"), ("global", "normalised globally")):
-            name = f"masked attention, {steps} steps, {word}"
             part = Partition(steps, match)  # type: ignore[arg-type]
-            found.append(
-                Condition(name, (part,), None, one, 1, ((f"frozen steps, {word}", steps),), 1.2 + 0.03 * steps)
-            )
+            name, curve = f"masked attention, {steps} steps, {word}", f"frozen steps, {word}"
+            found.append(at(name, (part,), 1.2 + 0.03 * steps, (curve, steps)))
     for strength in (0, 2000, 5000, 7000):
-        name, prior = f"intrinsic denoising, c_g {strength}", IntrinsicDenoising(strength=float(strength))
-        found.append(Condition(name, (), prior, one, 1, (("c_g", strength),), 3.3))
+        prior = IntrinsicDenoising(strength=float(strength))
+        found.append(at(f"intrinsic denoising, c_g {strength}", (), 3.2, ("c_g", strength), intrinsic=prior))
     for times in (1, 3, 4):
         prior = IntrinsicDenoising(iterations=times)
-        found.append(
-            Condition(f"intrinsic denoising, M {times}", (), prior, one, 1, (("M", times),), 1.2 + 1.1 * times)
-        )
+        found.append(at(f"intrinsic denoising, M {times}", (), 1.2 + times, ("M", times), intrinsic=prior))
     prior = IntrinsicDenoising(normalise=True)
-    found.append(Condition("intrinsic denoising, normalised", (), prior, one, 1, cost=3.3))
-    for times in (6, 8):
-        name, bias = f"region bias x{times}", _bias(times)
-        found.append(Condition(name, (bias,), None, one, 1, (("region bias, times the default", times),), 1.4))
+    found.append(at("intrinsic denoising, normalised", (), 3.2, intrinsic=prior))
+    for factor in (0.25, 0.5, 2.0, 4.0):
+        found.append(at(f"region bias x{factor:g}", (_bias(factor),), 1.3, (BIAS, factor)))
+    found.append(at("region bias, soft edges", (RegionBias(soft=True),), 1.3))
     return found
 
 
 def _sweep(layers: int) -> list[Condition]:
-    """Where defaults come from: strengths of words and of tracks apart, layers, and how long in the run."""
-    one = ("swapped",)
-    found = [Condition(PLAIN, tracks=("swapped", "own"))]
-    for words in (0.0, 2.0, 4.0, 8.0):
-        for track in (0.0, 1.0, 2.0, 4.0, 8.0):
-            if words or track:
-                bias = RegionBias(words, words, track, track)
-                found.append(Condition(f"bias words {words:g} track {track:g}", (bias,), None, one, 0, cost=1.4))
-    for first, last in ((0.0, 0.25), (0.0, 0.5), (0.5, 1.0)):
-        bias = _bias(4, schedule=Schedule(start=first, end=last))
-        found.append(Condition(f"bias x4, steps {first:g} to {last:g} of the run", (bias,), None, one, 1, cost=1.3))
-    bias = _bias(4, branches="both")
-    found.append(Condition("bias x4, both predictions", (bias,), None, one, 1, cost=1.5))
+    """Where defaults come from, mode by mode: strengths, layers, steps and predictions."""
     third = max(1, layers // 3)
-    parts = {"first": range(third), "middle": range(third, layers - third), "last": range(layers - third, layers)}
-    for name, some in parts.items():
-        where = Layers.only(some)
-        found.append(Condition(f"bias x4, {name} third", (_bias(4, layers=where),), None, one, 1, cost=1.2))
-        part = Partition(10, layers=where)
-        found.append(Condition(f"masked 10 steps, {name} third", (part,), None, one, 1, cost=1.3))
-        hidden = Perturbation("tracks", layers=where)
-        found.append(Condition(f"CAG, {name} third", (hidden,), None, one, 2, cost=2.2))
-        hidden = Perturbation("words", layers=where)
-        found.append(Condition(f"CMG, {name} third", (hidden,), None, one, 2, cost=2.2))
-    found.append(Condition("masked 10 steps, video only", (Partition(10, words=False),), None, one, 1, cost=1.4))
-    found.append(Condition("masked 10 steps, prompt only", (Partition(10, branches="cond"),), None, one, 1, cost=1.4))
-    for scale in (0.25, 0.5, 2.0):
-        found.append(Condition(f"CMG scale {scale:g}", (Perturbation("words", scale),), None, one, 2, cost=2.2))
-        found.append(Condition(f"CAG scale {scale:g}", (Perturbation("tracks", scale),), None, one, 2, cost=2.2))
-    for share in (0.5, 1.0, 2.0, 4.0):
-        prior = IntrinsicDenoising(share=share)
-        found.append(Condition(f"intrinsic, share {share:g}", (), prior, one, 2, cost=3.3))
-    for rate in (0.02, 0.1, 0.2):
-        found.append(Condition(f"intrinsic, gamma {rate:g}", (), IntrinsicDenoising(rate=rate), one, 2, cost=3.3))
+    thirds = {"first": range(third), "middle": range(third, layers - third), "last": range(layers - third, layers)}
+    where = {f"{name} third": Layers.only(some) for name, some in thirds.items()}
+    early = {f"first {share:.0%} of the steps": Schedule(end=share) for share in (0.17, 0.34, 0.5)}
+    found = [Condition(PLAIN, tracks=("swapped", "own"))]
+
+    def add(name: str, *guidance: Any, cost: float = 1.3, intrinsic: IntrinsicDenoising | None = None) -> None:
+        found.append(Condition(name, guidance, intrinsic, ("swapped",), 0, cost=cost))
+
+    for words in (0.0, 0.5, 1.0, 2.0, 4.0):
+        for track in (0.0, 0.25, 0.5, 1.0, 2.0):
+            if words or track:
+                add(f"bias: words {words:g}, track {track:g}", RegionBias(words, words, track, track))
+    for track in (0.5, 1.0, 2.0, 4.0):
+        add(f"bias: both predictions, words 0, track {track:g}", RegionBias(0, 0, track, track, branches="both"))
+        add(f"bias: both predictions, words 1, track {track:g}", RegionBias(1, 1, track, track, branches="both"))
+    for name, schedule in early.items():
+        for times in (1, 2):
+            add(f"bias: x{times}, {name}", _bias(times, schedule=schedule))
+            add(f"bias: x{times}, both predictions, {name}", _bias(times, schedule=schedule, branches="both"))
+    for name, some in where.items():
+        add(f"bias: x1, {name}", _bias(1, layers=some))
+        add(f"masked: 8 steps, {name}", Partition(8, layers=some))
+        add(f"CMG: {name}", Perturbation("words", layers=some), cost=2.2)
+        add(f"CAG: {name}", Perturbation("tracks", layers=some), cost=2.2)
+    for steps in (1, 2, 4, 8, 16):
+        add(f"masked: {steps} steps", Partition(steps))
+        add(f"masked: {steps} steps, not normalised", Partition(steps, None))
+        add(f"masked: {steps} steps, video alone", Partition(steps, words=False))
+        add(f"masked: {steps} steps, prompt's prediction", Partition(steps, branches="cond"))
+    for scale in (0.25, 0.5, 1.0):
+        add(f"CMG: scale {scale:g}", Perturbation("words", scale), cost=2.2)
+        add(f"CAG: scale {scale:g}", Perturbation("tracks", scale), cost=2.2)
+    for share in (0.05, 0.1, 0.2, 0.5, 1.0):
+        add(f"intrinsic: share {share:g}", intrinsic=IntrinsicDenoising(share=share), cost=3.2)
+    for strength in (1000.0, 3000.0, 10000.0, 30000.0):
+        prior = IntrinsicDenoising(strength=strength, normalise=True)
+        add(f"intrinsic: normalised, c_g {strength:g}", intrinsic=prior, cost=3.2)
+    for rate in (0.02, 0.1):
+        add(f"intrinsic: gamma {rate:g}", intrinsic=IntrinsicDenoising(rate=rate), cost=3.2)
+    for name, schedule in early.items():
+        add(f"intrinsic: {name}", intrinsic=IntrinsicDenoising(schedule=schedule), cost=2.0)
+    for strength in (0.03, 0.1, 0.3):
+        gradient = GradientGuidance(strength, schedule=Schedule(end=0.34))
+        add(f"gradient: strength {strength:g}, first third of the steps", gradient, cost=9.0)
     return found
 
 
@@ -162,11 +228,12 @@ SETS = ("table", "sweep")
 """table: the main table and the ablations. sweep: strengths, layers and steps, to choose defaults from."""
 
 
-def conditions(which: str, layers: int) -> list[Condition]:
-    """The conditions of a set, for a model of so many layers. Raises ValueError for another set."""
+def conditions(which: str, layers: int, best: Mapping[str, Condition] | None = None) -> list[Condition]:
+    """The conditions of a set, for a model of so many layers. `best`: for each mode (`Condition.mode`) what a sweep
+    found, which joins the table. Raises ValueError for another set."""
     if which not in SETS:
         raise ValueError(f"sets of conditions are {', '.join(SETS)}; got {which!r}")
-    return [*_modes(), *_ablations()] if which == "table" else _sweep(layers)
+    return [*_modes(best or {}), *_ablations()] if which == "table" else _sweep(layers)
 
 
 def cells(chosen: Iterable[Condition], tracks: Sequence[str] = ()) -> list[Cell]:

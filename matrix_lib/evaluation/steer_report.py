@@ -21,12 +21,13 @@ from ..io.files import whole_file
 from ..io.tables import write_table
 from ..mini.paths import PATHS
 from .statistics import Estimate
-from .steer_plan import CODEC, PLAIN, SETS, conditions
+from .steer_choice import MARGIN, best_of, chosen
+from .steer_plan import CODEC, PLAIN, SETS, Condition, conditions
 from .steer_plots import curves, trade_off
 from .steer_results import Measured
 from .steering import MEASURES
 
-__all__ = ["chosen", "rows", "write_report"]
+__all__ = ["rows", "write_report"]
 
 _SHOWN = ("iou", "fidelity", "spi")
 _BESIDE = ("follows", "intact", "colour", "background", "sharpness")
@@ -48,7 +49,6 @@ _TITLES = {
     "fast": "Fast tracks",
     "jumping": "Jumping tracks",
 }
-_MARGIN = 0.02  # SPI that a default may cost at most, by the lower end of the interval of the difference
 
 
 def write_report(folder: Path, found: Sequence[Measured]) -> Path:
@@ -89,23 +89,14 @@ def rows(found: Sequence[Measured]) -> list[dict[str, Any]]:
     return out
 
 
-def chosen(found: Sequence[Measured], tracks: str) -> Measured | None:
-    """What a default should be, by rule: of all that follow these tracks at no cost (the interval of the difference in
-    SPI to no guidance stays above -0.02), the one with the greatest trajectory IoU. None where nothing does."""
-    plain = next((one for one in found if one.condition == PLAIN and one.tracks == tracks), None)
-    if plain is None:
-        return None
-    fit = [one for one in found if one.tracks == tracks and one.condition not in (PLAIN, CODEC)]
-    free = [one for one in fit if one.against(plain, "spi").low > -_MARGIN]
-    return max(free, key=lambda one: one.mean("iou"), default=None)
-
-
 def _ordered(found: Sequence[Measured]) -> list[Measured]:
     """In the order of the plan; what it does not know comes last."""
-    names = dict.fromkeys(c.name for which in SETS for c in conditions(which, 12))
-    order = {name: at for at, name in enumerate(names)}
+    names = [c.name for which in SETS for c in conditions(which, 12)]
+    order = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    for name in {one.condition for one in found} - set(names):  # chosen by a sweep: beside the mode as it comes
+        order[name] = order.get(name.split(",")[0], len(order))
     kinds = list(_TITLES)
-    return sorted(found, key=lambda one: (kinds.index(one.tracks), order.get(one.condition, len(order)), one.condition))
+    return sorted(found, key=lambda one: (kinds.index(one.tracks), order[one.condition], one.condition))
 
 
 def _cells(name: str, found: Estimate) -> dict[str, float]:
@@ -146,7 +137,7 @@ def _markdown(found: Sequence[Measured], pictures: dict[str, str]) -> str:
         some = [one for one in found if one.tracks == tracks]
         lines += [f"## {_TITLES[tracks]} (`{tracks}`)", "", *_table(some), "", *_said(some, tracks), ""]
     lines += [f"![{what}]({name})\n" for name, what in pictures.items()]
-    lines += ["## What the columns are", ""]
+    lines += [*_settings(found), "## What the columns are", ""]
     lines += [f"- **{_HEADS.get(name, name)}** (`{name}`): {what}." for name, what in MEASURES.items()]
     lines += ["", f"Kinds of tracks: {', '.join(PATHS)}. Every video is judged by its pixels alone."]
     notes = list(dict.fromkeys(f"{one.condition}, {one.tracks}: {note}" for one in found for note in one.notes))
@@ -173,6 +164,24 @@ def _table(found: Sequence[Measured]) -> list[str]:
     return lines
 
 
+def _settings(found: Sequence[Measured]) -> list[str]:
+    """What each condition was, and what a sweep chose of each mode."""
+    said = {one.condition: one.said for one in found if one.said}
+    lines = ["## Settings", "", "What differs from the library's defaults, as Python has it.", ""]
+    lines += [f"- {name}: `{text}`" for name, text in said.items()]
+    names = {one.condition for one in found}
+    sweep = [c for c in conditions("sweep", 12) if c.name in names]
+    if len(sweep) > 1 and any(one.condition == PLAIN and one.tracks == "swapped" for one in found):
+        best = best_of(found, sweep, "swapped")
+        lines += ["", "Best of each mode, by the same rule, where it follows better than no guidance:", ""]
+        lines += [f"- {mode}: {best[mode].name}" if mode in best else f"- {mode}: none" for mode in _modes(sweep)]
+    return [*lines, ""]
+
+
+def _modes(plan: Sequence[Condition]) -> list[str]:
+    return list(dict.fromkeys(condition.mode for condition in plan if condition.mode))
+
+
 def _short(found: Estimate) -> str:
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
@@ -192,7 +201,7 @@ def _said(found: Sequence[Measured], tracks: str) -> list[str]:
     best = chosen(found, tracks)
     return [
         "Trajectory IoU at least doubles without a significant loss of SPI: " + (", ".join(twice) or "nothing") + ".",
-        f"Greatest trajectory IoU at an SPI that is surely less than {_MARGIN} lower: "
+        f"Greatest trajectory IoU at a mean SPI that is less than {MARGIN} lower, or not significantly lower: "
         + (best.condition if best is not None else "nothing")
         + ".",
     ]

@@ -42,7 +42,7 @@ YES_OR_NO = ("follows", "intact")
 @dataclass(frozen=True, eq=False)
 class Measured:
     """One condition under one kind of tracks. values: per measure (N,) float64, nan where a clip has none; seconds: of
-    sampling and decoding, a clip."""
+    sampling and decoding, a clip; settings: everything about the condition; said: what of it is not as it comes."""
 
     condition: str
     tracks: str
@@ -51,6 +51,7 @@ class Measured:
     seconds: float
     values: dict[str, NDArray[np.float64]]
     notes: tuple[str, ...] = ()
+    said: str = ""
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
@@ -111,6 +112,7 @@ def write_cell(folder: Path, found: Measured) -> Path:
         "condition": found.condition,
         "tracks": found.tracks,
         "settings": found.settings,
+        "said": found.said,
         "fingerprint": found.fingerprint,
         "seconds": round(found.seconds, 4),
         "notes": list(found.notes),
@@ -130,7 +132,7 @@ def read_cell(path: Path) -> Measured:
         rows = {name: np.array(content["values"][name], dtype=np.float64) for name in MEASURES}
         if len({row.shape for row in rows.values()}) != 1 or next(iter(rows.values())).ndim != 1:
             raise ValueError("rows of different lengths")
-        texts = {name: str(content[name]) for name in ("condition", "tracks", "settings", "fingerprint")}
+        texts = {name: str(content[name]) for name in ("condition", "tracks", "settings", "fingerprint", "said")}
         notes = tuple(map(str, content["notes"]))
         return Measured(**texts, seconds=float(content["seconds"]), values=rows, notes=notes)
     except (ValueError, KeyError, TypeError, OSError) as error:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core.binding import PromptBinding
+from ..core.guidance import GradientGuidance
 from ..core.tracks import MaskTracks
 from ..hosts.diffusers.guidance import steer
 from ..hosts.diffusers.mini import Sizes, sample
@@ -42,6 +43,7 @@ class SteerRecipe:
         prompts: clips of each condition; the first ones are the same whatever the number.
         steps, cfg: of sampling. batch: clips sampled together.
         seed: clip i gets the noise of `seed + i`.
+        draw: which clips; a sweep takes others than the table that it chooses for.
     """
 
     prompts: int = 256
@@ -49,6 +51,7 @@ class SteerRecipe:
     cfg: float = 4.0
     batch: int = 128
     seed: int = 0
+    draw: int = 0
 
     def __post_init__(self) -> None:
         if self.prompts < 1 or self.steps < 1 or self.batch < 1:
@@ -76,6 +79,7 @@ class Bench:
             "steps": recipe.steps,
             "cfg": recipe.cfg,
             "seed": recipe.seed,
+            "draw": recipe.draw,
             "precision": str(pipeline.transformer.dtype).removeprefix("torch."),
             "clip": [sizes.frames, sizes.height, sizes.width],
         }
@@ -89,7 +93,7 @@ class Bench:
             verbs=tuple(verb.name for verb in VERBS if verb.parts == 2),
         )
         self._packed: dict[tuple[str, int], list[MaskTracks]] = {}
-        self.clips = make_clips(_SEED, recipe.prompts, world, device)
+        self.clips = make_clips(_SEED + recipe.draw, recipe.prompts, world, device)
 
     @cached_property
     def bindings(self) -> list[PromptBinding]:
@@ -124,6 +128,7 @@ class Bench:
                 seconds / recipe.prompts,
                 {name: torch.cat([row[name] for row in rows[kind]]).double().cpu().numpy() for name in MEASURES},
                 tuple(notes),
+                condition.said,
             )
             for kind in cell.tracks
         ]
@@ -140,11 +145,15 @@ class Bench:
         """Clips (N, F, 3, H, W) uint8 under a condition, steered by one of `tracks` each; `start` is the number of the
         first. `notes` is told what could not be steered."""
         recipe = self.recipe
-        refine = {} if condition.intrinsic is None else {"intrinsic": condition.intrinsic, "tracks": tracks}
+        more: dict[str, Any] = {}
+        if condition.intrinsic is not None:
+            more |= {"intrinsic": condition.intrinsic, "tracks": tracks}
+        if any(isinstance(guide, GradientGuidance) for guide in condition.guidance):
+            more["scheduler"] = self.pipeline.scheduler  # it acts before the steps of this one
         with contextlib.ExitStack() as stack:
             if condition.guidance:
                 self.pipeline.scheduler.set_timesteps(recipe.steps)  # guidance reads the number of steps there
-                editors = stack.enter_context(
+                acting = stack.enter_context(
                     steer(
                         self.pipeline,
                         condition.guidance,
@@ -161,10 +170,10 @@ class Bench:
                 recipe.steps,
                 recipe.cfg,
                 recipe.seed + start,
-                **refine,  # type: ignore[arg-type]
+                **more,
             )
             if condition.guidance and notes is not None:
-                notes.update(dict.fromkeys(note for editor in editors for note in editor.notes))
+                notes.update(dict.fromkeys(note for editor in acting for note in editor.notes))
         return video
 
     def _tracks(self, cell: Cell, truth: dict[str, Clips], start: int) -> list[MaskTracks]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from matrix_lib.core.guidance import Partition, Perturbation
+from matrix_lib.evaluation.steer_choice import best_of, chosen
 from matrix_lib.evaluation.steer_plan import CODEC, MAIN, PLAIN, SETS, Cell, Condition, cells, conditions, shares
-from matrix_lib.evaluation.steer_report import chosen, rows, write_report
+from matrix_lib.evaluation.steer_report import rows, write_report
 from matrix_lib.evaluation.steer_results import (
     Measured,
     cell_path,
@@ -36,7 +37,8 @@ def _one_thread():
 def test_the_plan_names_everything_once_and_sorts_by_importance(which):
     every = conditions(which, 12)
     assert len({c.name for c in every}) == len(every)
-    assert len({c.settings for c in every if c.name != CODEC}) == len(every) - (which == "table")
+    settings = [c.settings for c in every if c.name != CODEC]
+    assert len(set(settings)) == len(settings) or which == "sweep"
     plan = cells(every)
     assert [cell.rank for cell in plan] == sorted(cell.rank for cell in plan)
     assert plan[0].condition.name == PLAIN
@@ -84,13 +86,13 @@ def measured(condition, tracks="swapped", iou=0.2, spi=1.0, mark="m", count=40, 
 
 
 def test_measurements_are_kept_whole(tmp_path):
-    one = measured("masked attention, 4 steps")
+    one = measured("masked attention")
     path = write_cell(tmp_path, one)
     again = read_cell(path)
     assert again.notes == one.notes
     assert np.isnan(again.values["fidelity"][0])
     np.testing.assert_allclose(again.values["iou"], one.values["iou"], atol=1e-6)
-    named = Condition("masked attention, 4 steps")
+    named = Condition("masked attention")
     assert not is_done(tmp_path, named, "swapped", "m"), "made with other settings"
     write_cell(tmp_path, Measured(named.name, "swapped", named.settings, "m", 0.5, one.values))
     assert is_done(tmp_path, named, "swapped", "m")
@@ -103,6 +105,33 @@ def test_measurements_are_kept_whole(tmp_path):
     with pytest.raises(ValueError, match="no measurements"):
         load_cells(tmp_path / "empty")
     assert cell_path(tmp_path, "a b", "own") != cell_path(tmp_path, "a-b", "own")
+
+
+def test_a_sweep_chooses_of_every_mode_what_costs_nothing():
+    plan = conditions("sweep", 12)
+    known = {c.name: c for c in plan}
+
+    def swept(name, **more):
+        found = measured(name, **more)
+        return Measured(**{**vars(found), "settings": known[name].settings})
+
+    names = [name for name in known if name.startswith("bias:")][:3]
+    found = [
+        measured(PLAIN, count=300),
+        swept(names[0], iou=0.4, count=300),
+        swept(names[1], iou=0.6, spi=0.9, count=300),
+        swept(names[2], iou=0.3, count=300),
+        swept("masked: 2 steps", iou=0.1, count=300),
+    ]
+    best = best_of(found, plan, "swapped")
+    assert best == {"bias": known[names[0]]}, "the best loses SPI, and masking follows worse than no guidance"
+    with pytest.raises(ValueError, match="without 'no guidance'"):
+        best_of(found[1:], plan, "swapped")
+    table = conditions("table", 12, best)
+    assert [c.guidance for c in table if c.name == "region bias, best of the sweep"] == [known[names[0]].guidance]
+    combined = next(c for c in table if c.name == "bias + masked")
+    assert combined.guidance == (*known[names[0]].guidance, Partition())
+    assert len({c.name for c in table}) == len(table)
 
 
 def test_a_folder_has_one_plan(tmp_path):
@@ -118,7 +147,8 @@ def test_the_report_compares_on_the_same_clips(tmp_path):
         measured(CODEC, iou=0.9),
         measured("region bias x2", iou=0.5),
         measured("region bias x4", iou=0.7, spi=0.8),
-        measured("masked attention, 4 steps", iou=0.3),
+        measured("masked attention", iou=0.3),
+        measured("masked attention, best of the sweep", iou=0.35),
         measured("masked attention, 2 steps", iou=0.25),
         measured(PLAIN, "own", iou=0.7),
     ]
@@ -171,13 +201,13 @@ def tiny(monkeypatch):
 
 def test_the_command_measures_resumes_and_reports(tiny, tmp_path, capsys):
     out = ["--out", str(tmp_path), "--prompts", "3", "--batch", "2", "--steps", "2", "--device", "cpu"]
-    names = ["no guidance", "codec", "bias x2 + masked + intrinsic", "soft", "CMG"]
+    names = ["no guidance", "codec", "bias + masked + intrinsic", "words hidden"]
     steer.main([*out, "--only", *names, "--last-rank", "0", "--shard", "0/2"])
     steer.main([*out, "--only", *names, "--last-rank", "0", "--shard", "1/2"])
-    steer.main([*out, "--only", "4 steps, normalised globally"])
+    steer.main([*out, "--only", "4 steps, normalised globally", "soft"])
     found = {(one.condition, one.tracks): one for one in load_cells(tmp_path)}
     assert len(found[PLAIN, "static"]) == 3
-    assert ("bias x2 + masked + intrinsic", "swapped") in found
+    assert ("bias + masked + intrinsic", "swapped") in found
     plain = found[PLAIN, "swapped"].values
     moved = [one.condition for one in found.values() if one.tracks == "swapped" and one.condition not in (PLAIN, CODEC)]
     for name in moved:
@@ -212,7 +242,7 @@ def test_clips_do_not_depend_on_the_batch_nor_their_number(tiny):
     from matrix_lib.hosts.diffusers.mini import Sizes
 
     sizes = Sizes(2, 1, 32, 1, 64, 226, codec_base=4, frames=5, height=64, width=64)
-    condition = next(c for c in conditions("table", 2) if c.name == "bias x2 + masked + intrinsic")
+    condition = next(c for c in conditions("table", 2) if c.name == "bias + masked + intrinsic")
     cell = Cell(condition, ("swapped",), 0)
     few = Bench(tiny, sizes, SteerRecipe(2, 2, 4.0, 2)).run(cell)[0]
     more = Bench(tiny, sizes, SteerRecipe(3, 2, 4.0, 1)).run(cell)[0]

@@ -247,6 +247,7 @@ def sample(
     intrinsic: IntrinsicDenoising | None = None,
     tracks: Sequence[MaskTracks] = (),
     done: Callable[[Refiner], None] | None = None,
+    scheduler: Any = None,
 ) -> Tensor:
     """Many clips at once, one transformer call per step for both branches of the guidance.
 
@@ -259,6 +260,7 @@ def sample(
         intrinsic: temporal intrinsic denoising along `tracks`, one per clip; clip i draws its noise from `seed + i`.
             Attention is steered by `steer` around this function.
         done: told what intrinsic denoising did.
+        scheduler: the pipeline's own, where `steer` acts before its steps (gradient guidance); by default a new one.
 
     Returns:
         (B, F, 3, H, W) uint8 on the pipeline's device.
@@ -278,7 +280,7 @@ def sample(
     shape = (sizes.latent_shape[0], sizes.latent, *sizes.latent_shape[1:])
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(first))]
     x = torch.stack(noise).to(device, net.dtype)
-    scheduler, positions = make_scheduler(), rotary(sizes, device)
+    scheduler, positions = scheduler or make_scheduler(), rotary(sizes, device)
     scheduler.set_timesteps(steps, device=device)
     copies = len(texts) // len(prompts)
 
