@@ -40,7 +40,7 @@ class VideoFacts(NamedTuple):
 
 
 def _library() -> Any:
-    """PyAV, which is asked for only where a video is read or written: a machine that trains on synthetic clips or from a
+    """PyAV, asked for only where a video is read or written: a machine that trains on synthetic clips or from a
     filled cache can do without. Raises ValueError with the install line where it is absent."""
     try:
         import av

@@ -1,4 +1,4 @@
-"""Machines that only train have neither PyAV nor pyarrow: the commands start there, and say what is missing if asked."""
+"""Machines that only train have neither PyAV nor pyarrow: commands start there, and say what is missing if asked."""
 
 import subprocess
 import sys
