@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 from support_attention import make_binding
@@ -11,12 +12,14 @@ from matrix_lib.core import binding as binding_module
 from matrix_lib.core import tracks as tracks_module
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.guidance import Partition, Perturbation, RegionBias, Schedule
-from matrix_lib.core.intrinsic import IntrinsicDenoising, TemporalPrior
+from matrix_lib.core.intrinsic import IntrinsicDenoising, Level, TemporalPrior
 from matrix_lib.hosts.diffusers import mini
 from matrix_lib.hosts.diffusers.attach import watch
 from matrix_lib.hosts.diffusers.guidance import steer
-from matrix_lib.hosts.diffusers.intrinsic import refining
-from matrix_lib.hosts.diffusers.schedules import noise_at
+from matrix_lib.hosts.diffusers.intrinsic import refine_output, refining
+from matrix_lib.hosts.diffusers.schedules import Noise, noise_at
+from matrix_lib.hosts.diffusers.steps import Call, Mix
+from matrix_lib.instrument.refiner import Refiner
 from matrix_lib.mini.bundle import load
 
 __all__ = ["cog"]  # a fixture
@@ -159,6 +162,56 @@ def test_every_prompt_follows_its_own_tracks(cog):
     torch.testing.assert_close(both[:1], run([TRACKS], [0]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(both[1:], run([other], [1]), rtol=1e-4, atol=1e-4)
     assert (both[1:] - run([TRACKS], [1])).abs().max() > 0.01
+
+
+def test_an_image_beside_the_latents_and_frames_in_front_of_them():
+    """CogVideoX I2V: condition channels behind the latents, which are repeated as they were; and a pipeline that keeps
+    a first latent frame to itself: it is part of the clip, but does not move."""
+    sizes = mini.Sizes(2, 2, 32, 1, 64, 226, codec_base=4, frames=9, height=32, width=32)
+    torch.manual_seed(0)
+    pipe = diffusers.CogVideoXImageToVideoPipeline(
+        tokenizer=None, text_encoder=None, vae=mini.make_codec(sizes), transformer=mini.make_transformer(sizes).eval(),
+        scheduler=mini.make_scheduler(),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    tracks = tracks_module.MaskTracks.from_boxes({"dog": {0: (0, 0, 16, 16), 8: (16, 16, 32, 32)}}, 9, 32, 32)
+    words = torch.randn(2, 226, 64, generator=torch.Generator().manual_seed(1))
+    seen = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda _, args, given: seen.append(given["hidden_states"][:, :, 16:]), with_kwargs=True
+    )
+
+    def video():
+        return pipe(
+            torch.zeros(1, 3, 32, 32), prompt_embeds=words[:1], negative_prompt_embeds=words[1:], num_frames=9,
+            height=32, width=32, num_inference_steps=2, output_type="latent",
+            generator=torch.Generator().manual_seed(2),
+        ).frames  # fmt: skip
+
+    plain = video()
+    with refining(pipe, IntrinsicDenoising(1), tracks) as refiner:
+        assert not torch.equal(video(), plain)
+    assert len(refiner.taus()) == 2
+    assert len(seen) == 2 + 4
+    assert all(torch.equal(condition, seen[0]) for condition in seen)
+
+    class Net(torch.nn.Module):
+        def forward(self, hidden_states):
+            return (hidden_states * 0.5,)
+
+    net, first, x = Net(), torch.randn(1, 4, 1, 4, 4), torch.randn(1, 4, 2, 4, 4)
+    whole = torch.cat([first, x], 2)
+    call = Call(net, (), {"hidden_states": whole}, net(whole)[0])
+    mix = Mix.of([call], x, x * 0.5, 1.0, frames_first=False)
+    assert torch.equal(mix.still, first)
+    assert torch.equal(mix.evaluate(x + 1), (x + 1) * 0.5)
+    refiner = Refiner(IntrinsicDenoising(1, noise=0.0), [[tracks]], (4, 8))
+    noise = Noise(Level(0.5, 0.5), "flow")
+    moved, out = refine_output(refiner, x, x * 0.5, mix.evaluate, noise, 0, 1, mix.still)
+    slope = TemporalPrior(tracks, Grid.from_latent((3, 4, 4), (1, 1, 1))).gradient(whole)[:, :, 1:]
+    want = x + 0.05 * (0.5 * (x - 0.5 * (x * 0.5)) - x) + 0.05 * 0.25 * 10000 * slope
+    torch.testing.assert_close(moved, want, rtol=1e-4, atol=1e-4)
+    assert torch.equal(out, moved * 0.5)
 
 
 def test_the_mini_models_own_sampler():
