@@ -145,6 +145,24 @@ def test_together_with_steering_intrinsic_denoising_and_two_positives(lib, model
     assert clean(models(family))
 
 
+def test_nobody_else_sees_the_passes_with_gradients(lib, models):
+    from matrix_lib.instrument.recorder import Recorder, RecorderConfig
+    from matrix_lib.instrument.session import Session
+
+    given = inputs(lib, "wan_t2v")
+    for sampler, want in (("dpmpp_2m", [1, 1, 1]), ("heun", [1, 2, 2])):
+        runs = []
+
+        def start(info, runs=runs):
+            runs.append(Recorder(RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas, 1))
+            return Session([runs[-1]])
+
+        model = lib.refine(lib.steer(models("wan_t2v"), lib.Gradient(iterations=2)), lib.Intrinsic(1))
+        alone = sample(model, *given, sampler=sampler, steps=3)
+        assert torch.equal(sample(lib.host.attach(model, start), *given, sampler=sampler, steps=3), alone)
+        assert [step.calls for step in runs[0].result().steps] == want
+
+
 def test_context_windows(lib, models, comfy):
     import comfy.context_windows as windows
 
