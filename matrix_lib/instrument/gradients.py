@@ -8,7 +8,7 @@ B batch, E entities, F, h, w token frames, rows, columns.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,12 @@ from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.targets import Targets
 from ..core.tracks import MaskTracks
 
-__all__ = ["LatentGradient", "descend"]
+__all__ = ["Enough", "LatentGradient", "descend"]
+
+
+class Enough(Exception):  # noqa: N818 - nothing went wrong
+    """Every map of a prediction is there, and what the network would go on to compute is of no use. Whoever runs the
+    prediction catches it."""
 
 
 class LatentGradient:
@@ -30,13 +35,17 @@ class LatentGradient:
 
     Args:
         grid: the token grid of the whole clip; may be set later, before the first call.
+        sites: of the model, in the order in which they run. `Enough` is raised behind the last one that counts.
 
     `begin` before each prediction, `forward_done` at the end of each of its forwards. `losses` are those of each
     update, summed over the batch; `notes` say what could not be aligned.
     """
 
-    def __init__(self, guidance: GradientGuidance, grid: Grid | None = None) -> None:
+    def __init__(
+        self, guidance: GradientGuidance, grid: Grid | None = None, sites: Sequence[AttentionSite] = ()
+    ) -> None:
         self.guidance, self.grid = guidance, grid
+        self._last = next((site for site in reversed(sites) if self.wants(site)), None)
         self.notes: list[str] = []
         self.losses: list[tuple[int, float]] = []
         self._targets: dict[tuple[int, int], tuple[_Aim | None, MaskTracks, PromptBinding]] = {}
@@ -70,6 +79,8 @@ class LatentGradient:
                 part = _Row(part.aim)
             if part.aim.known.any():
                 part.observe(call, place, self.guidance)
+        if call.site == self._last and not self._backward:
+            raise Enough
 
     def forward_done(self, fed: Tensor, source: Tensor) -> None:
         """Adds the gradient of what was observed since the last one. `fed`: what the model was given, a leaf;

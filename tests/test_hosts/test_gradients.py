@@ -86,9 +86,9 @@ def test_it_runs_in_every_family_under_every_sampler(lib, models, family, sample
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("scores", ["probabilities", "logits"])
+@pytest.mark.parametrize(("scores", "layers"), [("probabilities", None), ("logits", None), ("probabilities", [0])])
 def test_the_gradient_is_that_of_finite_differences_and_checkpointing_changes_nothing(
-    lib, models, family, scores, monkeypatch
+    lib, models, family, scores, layers, monkeypatch
 ):
     given, kept, losses = inputs(lib, family), {}, []
     make = lib.gradients._Actor._gradient
@@ -108,12 +108,24 @@ def test_the_gradient_is_that_of_finite_differences_and_checkpointing_changes_no
 
     monkeypatch.setattr(lib.gradients._Actor, "_gradient", probe)
     for again in (True, False):
-        guide = lib.Gradient(scores=scores, checkpoint=again, sga=2.0)
+        guide = lib.Gradient(scores=scores, checkpoint=again, sga=2.0, layers=lib.Layers.only(layers))
         sample(lib.steer(models(family), guide), *given, steps=1, cfg=1.0)
     ((by_difference, by_gradient),) = losses
     assert by_gradient == pytest.approx(by_difference, rel=0.05, abs=2e-5)
     close = 1e-4 * float(kept[False].abs().max())
     torch.testing.assert_close(kept[True], kept[False], rtol=1e-3, atol=close)
+
+
+def test_layers_behind_the_last_that_counts_do_not_run(lib, models):
+    model, ran = models("wan_t2v"), []
+    handles = [
+        block.register_forward_hook(lambda *_, place=place: ran.append(place))
+        for place, block in enumerate(model.model.diffusion_model.blocks)
+    ]
+    sample(lib.steer(model, lib.Gradient(layers=lib.Layers.only([0]))), *inputs(lib, "wan_t2v"), steps=1, cfg=1.0)
+    for handle in handles:
+        handle.remove()
+    assert ran == [0, 1], "the step's own prediction alone runs through"
 
 
 def test_it_descends_the_loss(lib, models):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from ...core.binding import PromptBinding
 from ...core.grid import Grid
 from ...core.sites import AttentionCall, AttentionSite, BatchRow
 from ...core.tracks import MaskTracks
+from ...instrument.gradients import Enough
 from ...instrument.intervene import PERTURBED, Composer, batch_part
 from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
@@ -256,7 +258,10 @@ def _apply_model(
             c_concat, c_crossattn, t = (plain_tensors(each) for each in (c_concat, c_crossattn, t))
             given = {name: plain_tensors(value) for name, value in kwargs.items()}
             fed = x.detach().requires_grad_()  # a graph of its own: context windows share what is before it
-            out = executor(fed, t, c_concat, c_crossattn, control, options, **given)
+            try:
+                out = executor(fed, t, c_concat, c_crossattn, control, options, **given)
+            except Enough:
+                out = torch.zeros_like(x)
             for run in holder.runs:
                 if run.session.forward_done is not None and run.session.prediction == options[PERTURBED_KEY]:
                     run.session.forward_done(fed, x)

@@ -37,7 +37,7 @@ def descend_losses(model: Any, guidance: GradientGuidance, done: Callable[[Laten
                 "The positive conditioning carries no words and mask tracks, so there is no loss to descend. Connect "
                 "tracks to 'MATRIX Bind Prompt' and its CONDITIONING to the sampler."
             )
-        losses = LatentGradient(guidance, info.grid)
+        losses = LatentGradient(guidance, info.grid, info.sites)
         return Session([losses], prediction=token, forward_done=losses.forward_done)
 
     return act_before_steps(attach(model, start), lambda guider: _Actor(guidance, token, done or log_run))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ...instrument.gradients import LatentGradient, descend
+from ...instrument.gradients import Enough, LatentGradient, descend
 from .attach import perturbed
 from .batches import replaying
 from .schedules import Noise
@@ -47,7 +47,8 @@ class Descending:
             net = mix.calls[place].net
             with torch.enable_grad(), replaying(place), perturbed(self.losses):
                 with _differentiable(net, self.guidance.checkpoint):
-                    mix.repeat(place, leaf)
+                    with contextlib.suppress(Enough):
+                        mix.repeat(place, leaf)
                     self.losses.forward_done(leaf, leaf)
         return self.losses.end(step)
 

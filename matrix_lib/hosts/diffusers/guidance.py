@@ -71,7 +71,8 @@ def steer(
     every = [each for each in every if not each.idle]
     batches = batches_of(model, binding, tracks, steps, branches)
     editing = [each for each in every if isinstance(each, (RegionBias, Partition, Perturbation))]
-    _check(every, batches, [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer))
+    sites = [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer)
+    _check(every, batches, sites)
     run = _Run(editing, batches, LevelIntervener if unet else Intervener)
     editors = iter(run.editors)
     acting: list[Intervener | Refiner | LatentGradient] = []
@@ -86,7 +87,7 @@ def steer(
             stack.enter_context(reach(transformer, Session(editors=run.editors), run.begin, lead))
         for each in every:
             if isinstance(each, GradientGuidance):
-                losses = LatentGradient(each)
+                losses = LatentGradient(each, sites=sites)
                 own = batches_of(model, binding, tracks, steps, branches)
                 begin = functools.partial(_begin, own, losses)
                 stack.enter_context(reach(transformer, Session([losses], prediction=losses), begin, lead))
