@@ -124,6 +124,13 @@ class LabelColumns:
 
     query: Tensor
     key: Tensor
+    _cache: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both there; carried over once."""
+        if device not in self._cache:
+            self._cache[device] = (self.query.to(device), self.key.to(device))
+        return self._cache[device]
 
     def plus(self, other: LabelColumns) -> LabelColumns:
         return LabelColumns(torch.cat([self.query, other.query], 1), torch.cat([self.key, other.key], 1))
@@ -165,7 +172,7 @@ def attend(
     _fits(q, k, layout, columns)
     width = v.shape[-1]
     if columns is not None:
-        q, k, v = *_with_labels(q, k, columns.query, columns.key, scale), v
+        q, k, v = *_with_labels(q, k, *columns.on(q.device), scale), v
     if layout is None:
         layout = RegionLayout(torch.zeros(q.shape[2]).long(), torch.zeros(k.shape[2]).long(), torch.zeros(1, 1))
     mask = _four(mask)
@@ -204,8 +211,9 @@ def labelled(
     query, key = [], []
     for labels in (columns, None if layout is None else layout._labels(q, scale)):
         if labels is not None:
-            query.append(labels.query.to(q.device))
-            key.append(labels.key.to(q.device))
+            on_query, on_key = labels.on(q.device)
+            query.append(on_query)
+            key.append(on_key)
     if not query:
         return q, k
     return _with_labels(q, k, torch.cat(query, 1), torch.cat(key, 1), scale)
