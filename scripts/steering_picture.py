@@ -1,6 +1,6 @@
 """What each way of steering does, on one clip of mini: given tracks as outlines over what came out, one row each.
 
-python -m scripts.steering_picture OUT.jpg [--tracks swapped] [--clip 0] [--steps 24] [--only TEXT ...]
+python -m scripts.steering_picture OUT.jpg [--tracks swapped] [--clip 0] [--steps 24] [--best SWEEP] [--only NAME ...]
 
 Clips are those of `python -m training.steer`, sampled in the same way. Rows are kept beside OUT until the picture is
 whole, so that a stopped run goes on.
@@ -20,7 +20,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.evaluation.steer_choice import best_of
 from matrix_lib.evaluation.steer_plan import PLAIN, Condition, conditions
+from matrix_lib.evaluation.steer_results import load_cells
 from matrix_lib.evaluation.steer_run import Bench, SteerRecipe, steered_tracks
 from matrix_lib.evaluation.steering import measure
 from matrix_lib.io.drawing import INK, fit_text, heading, page, readable, write
@@ -34,13 +36,14 @@ __all__ = ["draw", "outlined"]
 
 SHOWN = (
     PLAIN,
-    "region bias x2",
-    "region bias x2, soft edges",
-    "masked attention, 4 steps",
+    "region bias",
+    "masked attention",
+    "masked attention, 12 steps",
     "intrinsic denoising",
     "words hidden (CMG)",
     "video hidden (CAG)",
-    "bias x2 + masked + intrinsic",
+    "gradient guidance, first third of the steps",
+    "bias + masked + intrinsic",
 )
 FRAMES = 6
 CELL, LEFT, TOP, GAP = 176, 250, 92, 6
@@ -111,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tracks", choices=list(PATHS), default="swapped")
     parser.add_argument("--clip", type=int, default=0)
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--only", nargs="+", default=SHOWN, help="names of conditions, in the order of the rows")
+    parser.add_argument("--only", nargs="+", help="names of conditions, in the order of the rows")
+    parser.add_argument("--best", type=Path, help="folder of a sweep, whose best of each mode is shown, too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     pipeline, sizes = pipeline_of(HOME)
@@ -119,9 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench = Bench(pipeline, sizes, SteerRecipe(chosen.clip + 1, chosen.steps), str(chosen.tracks))
     clips = bench.clips.select([chosen.clip])
     truth = given(chosen.tracks, clips)
-    known = {c.name: c for which in ("table", "sweep") for c in conditions(which, sizes.layers)}
+    swept = conditions("sweep", sizes.layers)
+    best = best_of(load_cells(chosen.best), swept, "swapped") if chosen.best is not None else {}
+    known = {c.name: c for c in (*swept, *conditions("table", sizes.layers, best))}
+    shown = chosen.only or [name for one in SHOWN for name in (one, f"{one}, best of the sweep") if name in known]
     rows = [("what the tracks say", "the exact clip", truth.video[0].cpu())]
-    for name in chosen.only:
+    for name in shown:
         video = _sampled(bench, known[name], clips, truth, chosen.clip, chosen.out)
         found = measure(video[None].to(clips.video.device), truth, clips)
         said = f"IoU {float(found['iou'][0]):.2f}, SPI {float(found['spi'][0]):.2f}"

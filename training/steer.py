@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parse(arguments)
     try:
         if chosen.report:
-            print(f"wrote {write_report(chosen.out, load_cells(chosen.out))}")
+            print(f"wrote {write_report(chosen.out, load_cells(chosen.out), chosen.page)}")
         else:
             _run(chosen)
     except ValueError as error:
@@ -48,6 +48,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     recipe = SteerRecipe()
     parser.add_argument("--out", type=Path, required=True, help="folder of the measurements")
     parser.add_argument("--report", action="store_true", help="make tables and pictures of the folder, sample nothing")
+    parser.add_argument("--page", type=Path, help="with --report: a page of documentation that gets the same")
     parser.add_argument("--set", choices=SETS, default="table", help="which conditions; default: %(default)s")
     parser.add_argument("--best", type=Path, help="folder of a sweep: its best setting of each mode joins the table")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="names that hold one of these")

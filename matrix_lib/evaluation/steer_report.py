@@ -51,9 +51,12 @@ _TITLES = {
 }
 
 
-def write_report(folder: Path, found: Sequence[Measured]) -> Path:
-    """Writes everything beside the measurements and returns the path of `report.md`. Raises ValueError where
-    measurements of different clips are mixed, and where pyarrow is missing."""
+def write_report(folder: Path, found: Sequence[Measured], page: Path | None = None) -> Path:
+    """Writes everything beside the measurements and returns the path of `report.md`. With `page` the text goes there,
+    too, and its pictures into the folder `images` beside it.
+
+    Raises ValueError where measurements of different clips are mixed, and where pyarrow is missing.
+    """
     marks = {one.fingerprint for one in found}
     if len(marks) > 1:
         raise ValueError(f"{str(folder)!r} mixes measurements of {len(marks)} settings: keep those of one in a folder")
@@ -69,6 +72,11 @@ def write_report(folder: Path, found: Sequence[Measured]) -> Path:
     _write(folder / "table.csv", text.getvalue())
     pictures = _pictures(folder, found)
     _write(folder / "report.md", _markdown(found, pictures))
+    if page is not None:
+        copies = {f"images/{page.stem}-{name}": what for name, what in pictures.items()}
+        for name, copy in zip(pictures, copies):
+            _write(page.parent / copy, (folder / name).read_text(encoding="utf-8"))
+        _write(page, _markdown(found, copies))
     return folder / "report.md"
 
 

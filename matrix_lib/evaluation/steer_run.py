@@ -145,21 +145,24 @@ class Bench:
         """Clips (N, F, 3, H, W) uint8 under a condition, steered by one of `tracks` each; `start` is the number of the
         first. `notes` is told what could not be steered."""
         recipe = self.recipe
+        guidance: list[Any] = [*condition.guidance]
         more: dict[str, Any] = {}
-        if condition.intrinsic is not None:
+        if any(isinstance(guide, GradientGuidance) for guide in guidance):
+            more["scheduler"] = self.pipeline.scheduler  # it acts before the steps of this one, and so must the other
+            guidance += [condition.intrinsic] if condition.intrinsic is not None else []
+        elif condition.intrinsic is not None:
             more |= {"intrinsic": condition.intrinsic, "tracks": tracks}
-        if any(isinstance(guide, GradientGuidance) for guide in condition.guidance):
-            more["scheduler"] = self.pipeline.scheduler  # it acts before the steps of this one
         with contextlib.ExitStack() as stack:
-            if condition.guidance:
+            if guidance:
                 self.pipeline.scheduler.set_timesteps(recipe.steps)  # guidance reads the number of steps there
                 acting = stack.enter_context(
                     steer(
                         self.pipeline,
-                        condition.guidance,
+                        guidance,
                         self.bindings[start : start + len(clips)],
                         None if condition.blind else tracks,
                         branches=("uncond", "cond") if recipe.cfg != 1 else ("cond",),
+                        seed=recipe.seed + start,
                     )
                 )
             video = sample(
@@ -172,7 +175,7 @@ class Bench:
                 recipe.seed + start,
                 **more,
             )
-            if condition.guidance and notes is not None:
+            if guidance and notes is not None:
                 notes.update(dict.fromkeys(note for editor in acting for note in editor.notes))
         return video
 

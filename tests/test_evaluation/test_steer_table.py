@@ -162,7 +162,7 @@ def test_the_report_compares_on_the_same_clips(tmp_path):
     with pytest.raises(ValueError, match="different clips"):
         found[2].against(measured(PLAIN, mark="other"), "iou")
 
-    path = write_report(tmp_path, found)
+    path = write_report(tmp_path, found, tmp_path / "docs" / "steering.md")
     text = path.read_text()
     assert "without a significant loss of SPI: region bias x2." in text
     assert "| region bias x4 | 40 |" in text
@@ -177,6 +177,9 @@ def test_the_report_compares_on_the_same_clips(tmp_path):
         "curve-frozen-steps.svg", "curve-region-bias-times-the-default.svg", "trade-off-swapped.svg",
     ]  # fmt: skip
     assert all(f"({name})" in text for name in pictures)
+    page = (tmp_path / "docs" / "steering.md").read_text()
+    assert all((tmp_path / "docs" / "images" / f"steering-{name}").is_file() for name in pictures)
+    assert all(f"(images/steering-{name})" in page for name in pictures)
     with pytest.raises(ValueError, match="2 settings"):
         write_report(tmp_path, [*found, measured(PLAIN, mark="other")])
 
@@ -204,7 +207,7 @@ def test_the_command_measures_resumes_and_reports(tiny, tmp_path, capsys):
     names = ["no guidance", "codec", "bias + masked + intrinsic", "words hidden"]
     steer.main([*out, "--only", *names, "--last-rank", "0", "--shard", "0/2"])
     steer.main([*out, "--only", *names, "--last-rank", "0", "--shard", "1/2"])
-    steer.main([*out, "--only", "4 steps, normalised globally", "soft"])
+    steer.main([*out, "--only", "4 steps, normalised globally", "soft", "gradient"])
     found = {(one.condition, one.tracks): one for one in load_cells(tmp_path)}
     assert len(found[PLAIN, "static"]) == 3
     assert ("bias + masked + intrinsic", "swapped") in found
