@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from matrix_lib.backbones.lora import Info
 from matrix_lib.core.decoder import DecoderConfig, MaskDecoder
+from matrix_lib.core.grid import Grid
 from matrix_lib.core.losses import AlignmentConfig, LayerDraw, TargetAwareConfig
 from matrix_lib.core.palette import FIXED
 from matrix_lib.hosts.diffusers.attach import attach
@@ -25,9 +26,9 @@ from matrix_lib.io.checkpoints import save_lora
 
 from .align_clips import EXTRA_CHANNELS, AlignBatch, AlignStream
 from .align_models import MiniModel
-from .config import AlignTask, FitConfig
+from .config import AlignTask, FitConfig, TuneTask
 
-__all__ = ["LORA", "AlignNet", "AlignStep"]
+__all__ = ["LORA", "AlignNet", "AlignStep", "mask_decoder"]
 
 LORA = "lora.safetensors"
 """File of a finished run that MATRIX Apply LoRA takes."""
@@ -37,21 +38,51 @@ Maps = AlignmentMaps | TargetMaps
 
 
 class AlignNet(nn.Module):
-    """Transformer and mask decoder; one forward is the prediction and the losses of its attention."""
+    """Transformer and mask decoder; one forward is the prediction and the losses of its attention.
 
-    def __init__(self, transformer: nn.Module, decoder: MaskDecoder | None) -> None:
+    `half`: number format that the decoder computes in, where the transformer's own activations are in it.
+    """
+
+    def __init__(self, transformer: nn.Module, decoder: MaskDecoder | None, half: torch.dtype | None = None) -> None:
         super().__init__()
-        self.transformer, self.decoder = transformer, decoder
+        self.transformer, self.decoder, self.half = transformer, decoder, half
 
     def forward(self, inputs: dict[str, Any], maps: Maps | None, times: Tensor) -> tuple[Tensor, Tensor, dict]:
         """Prediction, total of the attention losses and its parts; `maps` have to be attached."""
         prediction = self.transformer(**inputs)[0]
-        found = LossParts(prediction.new_zeros(()), {})
-        if isinstance(maps, AlignmentMaps):
-            found = maps.alignment(self.decoder, times)
-        elif maps is not None:
-            found = maps.target_aware()
-        return prediction, found.total.to(prediction.device), found.parts
+        found = LossParts(prediction.new_zeros((), dtype=torch.float32), {})
+        with self._decoding(prediction.device):
+            if isinstance(maps, AlignmentMaps):
+                found = maps.alignment(self.decoder, times)
+            elif maps is not None:
+                found = maps.target_aware()
+        total = found.total.to(prediction.device)
+        if self.decoder is not None and len(found.parts) < len(self.decoder.heads):
+            # several processes wait for a gradient of every weight, also where this one had nothing to align
+            total = total + 0.0 * torch.stack([p.sum() for p in self.decoder.parameters()]).sum()
+        return prediction, total, found.parts
+
+    def _decoding(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.half is None else torch.autocast(device.type, self.half)
+
+
+def mask_decoder(task: AlignTask | TuneTask, grid: Grid) -> MaskDecoder | None:
+    """Heads for the losses that are on; none for TAViD's, which compares on the token grid."""
+    heads = {"sga": len(task.v2t), "spa": len(task.v2v)}
+    used = {name: count if name in PARTS[task.method] else 0 for name, count in heads.items()}
+    if not task.decoder or not any(used.values()):
+        return None
+    return MaskDecoder(
+        DecoderConfig(
+            grounding=used["sga"],
+            propagation=used["spa"],
+            width=task.decoder,
+            patch=grid.patch,
+            temporal_stride=grid.temporal_stride,
+            spatial_stride=grid.spatial_stride,
+            probabilities=task.scores == "probabilities",
+        )
+    )
 
 
 class AlignStep:
@@ -71,30 +102,11 @@ class AlignStep:
         if extra := EXTRA_CHANNELS[self.task.condition]:
             widen(transformer, extra)
             input_projection(transformer).requires_grad_(True)
-        self.net: nn.Module = AlignNet(transformer.train(), self._decoder()).to(device)
+        self.net: nn.Module = AlignNet(transformer.train(), mask_decoder(self.task, self.model.grid)).to(device)
         self.empty = self.model.encode_text([""])
         self.step = 0
         self.open = contextlib.ExitStack()
         torch.backends.cudnn.benchmark = False  # the decoder sees another number of entities at every step
-
-    def _decoder(self) -> MaskDecoder | None:
-        """Heads for the losses that are on; none for TAViD's, which compares on the token grid."""
-        task, grid = self.task, self.model.grid
-        heads = {"sga": len(task.v2t), "spa": len(task.v2v)}
-        used = {name: count if name in PARTS[task.method] else 0 for name, count in heads.items()}
-        if not task.decoder or not any(used.values()):
-            return None
-        return MaskDecoder(
-            DecoderConfig(
-                grounding=used["sga"],
-                propagation=used["spa"],
-                width=task.decoder,
-                patch=grid.patch,
-                temporal_stride=grid.temporal_stride,
-                spatial_stride=grid.spatial_stride,
-                probabilities=task.scores == "probabilities",
-            )
-        )
 
     def compile(self, net: nn.Module) -> nn.Module:
         """Blocks that nobody watches; a watched one would be traced anew at every step."""

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["AlignTask", "CodecTask", "Data", "DenoiseTask", "FitConfig", "Optim", "Run", "override"]
+from .folder import FolderData
+
+__all__ = ["AlignTask", "CodecTask", "Data", "DenoiseTask", "FitConfig", "Optim", "Run", "TuneTask", "override"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,11 @@ class Optim:
 
     Args:
         lr: peak learning rate; linear warm-up over `warmup` steps, then linear decay to zero at the end.
-        ema: decay of the averaged weights, which are the ones published.
+        schedule: how the rate falls after the warm-up: "linear" or "cosine" to zero, or not at all ("constant").
+        ema: decay of the averaged weights, which are the ones published; 0 publishes the last ones.
         clip: norm to which gradients are clipped.
+        accumulate: forward and backward passes whose gradients make one step; the batch is as many times larger.
+        eight_bit: AdamW keeps its moments in 8 bits (needs bitsandbytes).
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -63,6 +68,15 @@ class Optim:
     beta2: float = 0.99
     clip: float = 1.0
     ema: float = 0.998
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    accumulate: int = 1
+    eight_bit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"optim.accumulate is 1 or more; got {self.accumulate}")
+        if self.eight_bit and self.name != "adamw":
+            raise ValueError("optim.eight_bit is for AdamW: set optim.name=adamw")
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,13 @@ class Run:
         deadline: seconds that the run may take, 0 for any number. The learning rate then falls with the time left
             where that is shorter than the steps left, so a run that is cut short is still a finished one (but two such
             runs differ: without a deadline a run depends on its configuration alone).
+        keep: newest checkpoints that stay; older ones go.
+        skip_steps: steps without a finite gradient that are passed over, in the whole run; one more stops it.
+        tensorboard: write curves (and sample videos) for TensorBoard into `out`.
+        bar: a progress bar with the parts of the loss and the time left, where a person looks at a terminal.
+        sharding: "ddp" copies the network to each process, "fsdp2" splits it; matters where several processes train.
+        preview_every, preview_clips, preview_steps, preview_cfg: every so many steps (0: never) that many clips of the
+            data are sampled with so many steps and this guidance scale, as videos with their attention beside them.
     """
 
     steps: int = 1000
@@ -87,6 +108,22 @@ class Run:
     log_every: int = 20
     save_every: int = 1000
     deadline: float = 0.0
+    keep: int = 2
+    skip_steps: int = 3
+    tensorboard: bool = True
+    bar: bool = True
+    sharding: Literal["ddp", "fsdp2"] = "ddp"
+    preview_every: int = 0
+    preview_clips: int = 1
+    preview_steps: int = 30
+    preview_cfg: float = 6.0
+
+    def __post_init__(self) -> None:
+        if min(self.keep, self.steps, self.log_every, self.save_every, self.preview_steps) < 1:
+            raise ValueError(
+                "run.steps, run.log_every, run.save_every, run.keep and run.preview_steps are 1 or more; got "
+                f"{self.steps}, {self.log_every}, {self.save_every}, {self.keep}, {self.preview_steps}"
+            )
 
 
 @dataclass(frozen=True)
@@ -183,28 +220,100 @@ class AlignTask:
     even: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
-            raise ValueError(f"task.rank is 1 or more and task.alpha above 0; got {self.rank} and {self.alpha}")
-        if not self.lora_layers[0] and not self.lora_layers[1]:
-            raise ValueError("no layer gets factors: set task.v2t or task.v2v, for example task.v2t=4,11")
-        needs = {"sga": ("v2t",), "spa": ("v2v",), "both": ("v2t", "v2v"), "tavid": ("v2t",)}.get(self.method, ())
-        if empty := [name for name in needs if not getattr(self, name)]:
-            raise ValueError(f"method {self.method!r} needs layers in {' and '.join(f'task.{name}' for name in empty)}")
+        _check_layers(self)
 
     @property
     def lora_layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Layers with factors, as sites of (V2T, V2V) maps."""
-        if self.lora_v2t or self.lora_v2v:
-            return self.lora_v2t, self.lora_v2v
-        return self.v2t, self.v2v
+        return _lora_layers(self)
+
+
+def _check_layers(task: AlignTask | TuneTask) -> None:
+    if task.rank < 1 or task.alpha <= 0:
+        raise ValueError(f"task.rank is 1 or more and task.alpha above 0; got {task.rank} and {task.alpha}")
+    if not task.lora_layers[0] and not task.lora_layers[1]:
+        raise ValueError("no layer gets factors: set task.v2t or task.v2v, for example task.v2t=4,11")
+    needs = {"sga": ("v2t",), "spa": ("v2v",), "both": ("v2t", "v2v"), "tavid": ("v2t",)}.get(task.method, ())
+    if empty := [name for name in needs if not getattr(task, name)]:
+        raise ValueError(f"method {task.method!r} needs layers in {' and '.join(f'task.{name}' for name in empty)}")
+
+
+def _lora_layers(task: AlignTask | TuneTask) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if task.lora_v2t or task.lora_v2v:
+        return task.lora_v2t, task.lora_v2v
+    return task.v2t, task.v2v
+
+
+@dataclass(frozen=True)
+class TuneTask:
+    """Fine-tune a released video transformer on a folder of clips: MATRIX or TAViD. Needs `FolderData`, whose
+    `condition` says what the widened input projection reads.
+
+    Args:
+        model: folder of a diffusers pipeline (CogVideoX, Wan 2.1, HunyuanVideo), a bundle of ours, or "mini".
+        method, v2t, v2v, lora_v2t, lora_v2v, rank, alpha, sga, spa, tavid, scores, timestep: see `AlignTask`.
+        decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
+        bce, dice, l2: weights inside MATRIX's mask loss, see `MaskWeights`.
+        draw: of the v2t layers, how many of them TAViD's loss takes anew at each step; 0 takes all.
+        track: frames of TAViD's loss: the "first" latent frame as published, or "all" that the tracks know.
+        normalise: what TAViD's map is divided by, see `TargetAwareConfig`.
+        dropout: share of prompts replaced by the empty prompt (such clips are not aligned).
+        times: how the noise level is drawn, "uniform" or "logit_normal" over the schedule.
+        shift: of the noise levels of flow models (Wan, HunyuanVideo): s = shift u / (1 + (shift - 1) u).
+        guidance: HunyuanVideo's guidance input.
+        weights: number format of the frozen weights; what is trained is in float32.
+        quantise: frozen matrices of the blocks in fewer bits: "int8", "fp8", "nf4" (4 bits); layers with factors stay.
+        checkpointing: blocks are computed again in the backward pass, which saves most of the memory.
+    """
+
+    model: str = ""
+    method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
+    v2t: tuple[int, ...] = ()
+    v2v: tuple[int, ...] = ()
+    lora_v2t: tuple[int, ...] = ()
+    lora_v2v: tuple[int, ...] = ()
+    rank: int = 128
+    alpha: float = 64.0
+    sga: float = 0.01
+    spa: float = 0.005
+    tavid: float = 0.1
+    scores: Literal["logits", "probabilities"] = "logits"
+    decoder: int = 64
+    timestep: Literal["uniform", "bell"] = "uniform"
+    bce: float = 1.0
+    dice: float = 1.0
+    l2: float = 1.0
+    draw: int = 0
+    track: Literal["first", "all"] = "first"
+    normalise: Literal["none", "max", "sum"] = "max"
+    dropout: float = 0.1
+    times: Literal["uniform", "logit_normal"] = "uniform"
+    shift: float = 1.0
+    guidance: float = 6.0
+    weights: Literal["bf16", "fp32"] = "bf16"
+    quantise: Literal["no", "int8", "fp8", "nf4"] = "no"
+    checkpointing: bool = True
+
+    def __post_init__(self) -> None:
+        _check_layers(self)
+
+    @property
+    def lora_layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Layers with factors, as sites of (V2T, V2V) maps."""
+        return _lora_layers(self)
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    task: CodecTask | DenoiseTask | AlignTask
-    data: Data = field(default_factory=Data)
+    task: CodecTask | DenoiseTask | AlignTask | TuneTask
+    data: Any = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        wanted = FolderData if isinstance(self.task, TuneTask) else Data
+        if not isinstance(self.data, wanted):
+            raise ValueError(f"{type(self.task).__name__} takes {wanted.__name__}, not {type(self.data).__name__}")
 
 
 def override(config: Any, assignments: Iterable[str]) -> Any:

@@ -1,13 +1,13 @@
 """`python -m training.fit PRESET [setting=value ...]`: trains, reports, saves, resumes.
 
-Ctrl-C or SIGTERM finishes the step, saves a checkpoint and stops; the same command then goes on from there.
+Ctrl-C or SIGTERM finishes the step, saves a checkpoint and stops; the same command then goes on from there. Several
+processes: `accelerate launch -m training.fit PRESET ...`, with run.sharding=ddp or fsdp2.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import signal
 import sys
@@ -18,19 +18,25 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from . import checkpoint
-from .config import AlignTask, FitConfig, override
+from .config import AlignTask, FitConfig, TuneTask, override
 from .data import Stream, seed_of
 from .optim import Average, make_optimisers, rate
 from .presets import PRESETS
+from .report import Log
+from .spread import clip, fill, make_accelerator, split_like, trained_state, whole
 from .step import describe, make_step
 
-__all__ = ["Trainer", "main"]
+__all__ = ["StoppedError", "Trainer", "main"]
 
 AGREE_EVERY = 10
+
+
+class StoppedError(RuntimeError):
+    """A run that cannot go on, and why; its last good checkpoint stays."""
 
 
 class Trainer:
@@ -40,41 +46,72 @@ class Trainer:
         self.started = time.monotonic()
         self.config, run = config, config.run
         torch.manual_seed(run.seed)
-        self.accelerator = Accelerator(mixed_precision=run.precision)
+        self.accelerator = make_accelerator(config)
         self.device = self.accelerator.device
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
         self.task = _task(config, self.device)
-        self.plain = self.task.net
-        self.params = [p for p in self.plain.parameters() if p.requires_grad]
-        made = make_optimisers(self.plain, config.optim)
-        ready = self.accelerator.prepare(self.plain, *made)
+        self.watched = isinstance(config.task, AlignTask | TuneTask)
+        made = make_optimisers(self.task.net, config.optim)
+        ready = self.accelerator.prepare(self.task.net, *made)
         self.net: nn.Module = self.task.compile(ready[0]) if run.compile else ready[0]
+        self.plain = self.accelerator.unwrap_model(ready[0], keep_torch_compile=False)
+        self.params = [p for p in self.plain.parameters() if p.requires_grad]
         self.optimisers = list(ready[1:])
-        self.peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in made]
+        self.peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
         self.average = Average(self.params, config.optim.ema)
         seed = seed_of(run.seed, self.accelerator.process_index)
-        own = isinstance(config.task, AlignTask)
-        self.stream: Any = self.task.stream(seed) if own else Stream(config.data, self.task, seed, self.device)
+        self.stream: Any = self.task.stream(seed) if self.watched else Stream(config.data, self.task, seed, self.device)
         self.folder = Path(run.out)
         self.step, self.done = 0, 0.0
+        self.bad = torch.zeros((), device=self.device)
         self.asked = self.stopping = False
 
     def run(self) -> Path:
-        """Trains to the last step, or until told to stop. Returns the last checkpoint's folder."""
+        """Trains to the last step, or until told to stop. Returns the last checkpoint's folder.
+
+        Raises StoppedError where gradients are no longer finite, or a checkpoint cannot be written.
+        """
         self.resume()
-        log = Log(self.folder, self.config, self.step, self.accelerator.is_main_process)
-        with StopOnSignal(self):
-            self.done = self.progress()
-            while self.done < 1.0 and not self.stopping:
-                values = self.advance()
-                self.step += 1
-                log(self.step, values)
+        log = Log(self.folder, self.config, self.step, self.accelerator)
+        try:
+            with StopOnSignal(self):
                 self.done = self.progress()
-                if self.step % self.config.run.save_every == 0 and self.step < self.config.run.steps:
-                    self.save()
-        self.stream.close()
-        return self.save(finished=self.done >= 1.0)
+                while self.done < 1.0 and not self.stopping:
+                    values = self.advance()
+                    self.step += 1
+                    if log(self.step, values, self.optimisers[0].param_groups[0]["lr"]) is not None:
+                        self.check()
+                    self.done = self.progress()
+                    self.preview(log)
+                    if self.step % self.config.run.save_every == 0 and self.step < self.config.run.steps:
+                        self.save()
+                return self.save(finished=self.done >= 1.0)
+        finally:
+            log.close()
+            self.stream.close()
+
+    def check(self) -> None:
+        """Stops the run where too many steps had no finite gradient. Such a step changed nothing."""
+        if (bad := int(self.bad)) > self.config.run.skip_steps:
+            raise StoppedError(
+                f"{bad} steps up to step {self.step} had a loss or a gradient that is not a finite number, so the run "
+                f"stops. {self.kept()} Try a lower optim.lr, a longer optim.warmup, or look at the clips of these "
+                "steps; run.skip_steps says how many are passed over"
+            )
+
+    def kept(self) -> str:
+        """What there is to go on from, for a message."""
+        found = checkpoint.latest(self.folder, lambda text: None)
+        return f"The last good checkpoint is {found}." if found else "There is no checkpoint yet."
+
+    def preview(self, log: Log) -> None:
+        """Sample videos with their attention, where it is time for them."""
+        run = self.config.run
+        if run.preview_every and self.step % run.preview_every == 0 and isinstance(self.config.task, TuneTask):
+            from .preview import write_previews
+
+            write_previews(self.task, self.step, log)
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by the time allowed, whichever is further.
@@ -97,131 +134,120 @@ class Trainer:
 
     def advance(self) -> dict[str, Tensor]:
         """One optimiser step."""
-        config = self.config
-        share = rate(self.step, self.done, config.optim.warmup)
+        config, parts = self.config, self.config.optim.accumulate
+        share = rate(self.step, self.done, config.optim.warmup, config.optim.schedule)
         for optimiser, peaks in zip(self.optimisers, self.peaks):
             for group, peak in zip(optimiser.param_groups, peaks):
                 group["lr"] = peak * share
-        batch = self.stream.batch(self.step)
-        place = self.accelerator.process_index
-        generator = torch.Generator().manual_seed(seed_of(config.run.seed, self.step, place, 3))
-        with self.task.during(self.step) if isinstance(config.task, AlignTask) else contextlib.nullcontext():
-            with self.accelerator.autocast():
-                values = self.task.loss(self.net, batch, generator)
-            self.accelerator.backward(values["loss"])
-        values["norm"] = self.accelerator.clip_grad_norm_(self.params, config.optim.clip)
+        found: list[dict[str, Tensor]] = []
+        for part in range(parts):
+            last = part + 1 == parts
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
+                found.append(self.backward(part))
+        values = {name: torch.stack([each[name] for each in found]).mean(0) for name in found[0]}
+        values["norm"] = clip(self.accelerator, self.params, config.optim.clip)
+        self.bad += ~(values["norm"].isfinite() & values["loss"].isfinite())
         # After clipping by a norm that is not finite every gradient is not a number: such a step changes nothing.
         for p in self.params:
             if p.grad is not None:
-                torch.nan_to_num_(p.grad, 0.0, 0.0, 0.0)
+                torch.nan_to_num_(p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad, 0.0, 0.0, 0.0)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad()
         self.average.update(self.params, self.step)
+        return values
+
+    def backward(self, part: int) -> dict[str, Tensor]:
+        """Forward and backward of one of the parts that a step accumulates; detached values of its losses."""
+        parts, seed, place = self.config.optim.accumulate, self.config.run.seed, self.accelerator.process_index
+        if isinstance(self.config.task, TuneTask):
+            batch = self.stream.batch(self.step, part)
+        else:
+            batch = self.stream.batch(self.step * parts + part)
+        generator = torch.Generator().manual_seed(seed_of(seed, self.step, place, 3, *([part] if part else [])))
+        with self.task.during(self.step) if self.watched else contextlib.nullcontext():
+            with self.accelerator.autocast():
+                values = self.task.loss(self.net, batch, generator)
+            self.accelerator.backward(values["loss"] / parts)
         return {name: value.detach() for name, value in values.items()}
 
     def averaged(self) -> dict[str, Tensor]:
-        """The network's state with averaged parameters."""
-        state = {name: value.detach() for name, value in self.plain.state_dict().items()}
+        """The network's trained state with averaged parameters."""
+        state = trained_state(self.plain)
         trained = [name for name, p in self.plain.named_parameters() if p.requires_grad]
-        state.update(zip(trained, self.average.values))
+        state.update(zip(trained, (whole(value) for value in self.average.values)))
         return state
 
     def save(self, finished: bool = False) -> Path:
-        """Writes a checkpoint, with the network to publish if the run is `finished`."""
+        """Writes a checkpoint, with the network to publish if the run is `finished`.
+
+        Raises StoppedError in every process where it cannot be written.
+        """
         self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return self.folder
-        groups = {"model": unshared(self.plain), "average": dict(zip(map(str, range(10**6)), self.average.values))}
+        averages = {str(i): whole(value) for i, value in enumerate(self.average.values)}
+        groups = {"model": trained_state(self.plain), "average": averages}
         for i, optimiser in enumerate(self.optimisers):
-            groups[f"optimiser{i}"] = checkpoint.pack_optimiser(optimiser)
+            groups[f"optimiser{i}"] = checkpoint.pack_optimiser(optimiser, whole)
         if finished:
             groups["final"] = self.published()
+        failed = ""
+        if self.accelerator.is_main_process:
+            try:
+                return_path = self.write(groups, finished)
+            except OSError as error:
+                failed = f"the checkpoint of step {self.step} could not be written: {error}."
+        flag = torch.tensor([float(bool(failed))], device=self.device)
+        if float(self.accelerator.gather(flag).max()):
+            raise StoppedError(
+                f"{failed or 'another process could not write.'} {self.kept()} Make room, and start again"
+            )
+        return return_path if self.accelerator.is_main_process else self.folder
+
+    def write(self, groups: dict[str, dict[str, Tensor]], finished: bool) -> Path:
+        """The files of a checkpoint; of a finished run also what people use."""
         meta = {"config": dataclasses.asdict(self.config), "finished": finished, "sizes": describe(self.task)}
-        return checkpoint.save(self.folder, self.step, groups, meta)
+        if finished and isinstance(self.config.task, TuneTask):
+            self.task.publish(groups["final"])
+        return checkpoint.save(self.folder, self.step, groups, meta, self.config.run.keep)
 
     def published(self) -> dict[str, Tensor]:
         """Averaged weights after the task's last touches; the weights in training stay as they are."""
-        kept = {name: value.detach().clone() for name, value in self.plain.state_dict().items()}
-        self.plain.load_state_dict(self.averaged())
-        self.task.finish(self.plain)
-        final = {name: value.clone() for name, value in unshared(self.plain).items()}
-        self.plain.load_state_dict(kept)
+        state = self.averaged()
+        if isinstance(self.config.task, TuneTask):
+            return state
+        kept = {name: value.detach().clone() for name, value in trained_state(self.plain).items()}
+        fill(self.plain, state)
+        if self.accelerator.is_main_process:
+            self.task.finish(self.plain)
+        final = {name: value.clone() for name, value in trained_state(self.plain).items()}
+        fill(self.plain, kept)
         return final
 
     def resume(self) -> None:
-        """Goes on from the newest checkpoint of the folder, if `run.resume` and there is one."""
-        found = checkpoint.latest(self.folder) if self.config.run.resume else None
+        """Goes on from the newest whole checkpoint of the folder, if `run.resume` and there is one."""
+        found = checkpoint.latest(self.folder, self.accelerator.print) if self.config.run.resume else None
         if found is None:
             return
         groups, meta = checkpoint.load(found)
-        self.plain.load_state_dict(groups["model"], strict=False)
+        fill(self.plain, groups["model"])
         for value, saved in zip(self.average.values, (groups["average"][str(i)] for i in range(len(self.params)))):
-            value.copy_(saved)
+            value.copy_(split_like(saved.to(value.device), value))
         for i, optimiser in enumerate(self.optimisers):
-            checkpoint.unpack_optimiser(optimiser, groups[f"optimiser{i}"])
+            checkpoint.unpack_optimiser(optimiser, groups[f"optimiser{i}"], split_like)
         self.step = int(meta["step"])
         self.accelerator.print(f"resumed {found} at step {self.step}")
 
 
 def _task(config: FitConfig, device: torch.device) -> Any:
     if isinstance(config.task, AlignTask):
-        from .align import AlignStep  # video files and adapters: the mini model is trained without either
+        from .align import AlignStep  # adapters: the mini model is trained without them
 
         return AlignStep(config, device)
+    if isinstance(config.task, TuneTask):
+        from .tune import TuneStep
+
+        return TuneStep(config, device)
     return make_step(config, device)
-
-
-def unshared(net: nn.Module) -> dict[str, Tensor]:
-    """State without second names of one tensor (T5 lists its word table twice), which safetensors refuses, and without
-    frozen parameters, which are where they came from."""
-    seen: set[int] = set()
-    state = {}
-    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
-    for name, value in net.state_dict().items():
-        if name in frozen:
-            continue
-        if value.data_ptr() not in seen or not value.numel():
-            seen.add(value.data_ptr())
-            state[name] = value
-    return state
-
-
-class Log:
-    """Prints a line and writes a row of `metrics.csv` every few steps; values stay on the device in between."""
-
-    def __init__(self, folder: Path, config: FitConfig, step: int, speak: bool) -> None:
-        self.config, self.speak, self.path = config, speak, folder / "metrics.csv"
-        self.began, self.first = time.monotonic(), step
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-        if speak:
-            folder.mkdir(parents=True, exist_ok=True)
-            if step == 0:
-                self.path.unlink(missing_ok=True)
-
-    def __call__(self, step: int, values: dict[str, Tensor]) -> None:
-        self.sums = {name: self.sums.get(name, 0) + value for name, value in values.items()}
-        self.count += 1
-        if not self.speak or (step % self.config.run.log_every and step < self.config.run.steps):
-            return
-        means = {name: float(value) / self.count for name, value in self.sums.items()}
-        self.sums, self.count = {}, 0
-        seconds = time.monotonic() - self.began
-        speed = (step - self.first) / max(seconds, 1e-9)
-        left = (self.config.run.steps - step) / speed
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        print(
-            f"step {step}/{self.config.run.steps}  {shown}  {speed * self.config.data.batch:.0f} clips/s  "
-            f"{seconds:.0f} s gone, {left:.0f} s left",
-            flush=True,
-        )
-        fresh = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(["step", "seconds", *means])
-            writer.writerow([step, f"{seconds:.1f}", *(f"{value:.6g}" for value in means.values())])
 
 
 class StopOnSignal:
@@ -259,7 +285,7 @@ def parse(arguments: Sequence[str] | None = None) -> FitConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print(f"saved {Trainer(parse(arguments)).run()}")
-    except ValueError as error:
+    except (ValueError, StoppedError) as error:
         sys.exit(f"training.fit: {error}")
 
 

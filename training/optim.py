@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,10 +18,11 @@ __all__ = ["Average", "Muon", "make_optimisers", "orthogonal", "rate"]
 MUON_SHARE = 0.25
 
 
-def rate(step: int, progress: float, warmup: int) -> float:
-    """Share of the peak learning rate: linear up over the first `warmup` steps, and linear down to zero with the share
-    `progress` of the run that is done."""
-    return max(min((step + 1) / max(warmup, 1), 1.0 - progress, 1.0), 0.0)
+def rate(step: int, progress: float, warmup: int, schedule: str = "linear") -> float:
+    """Share of the peak learning rate: linear up over the first `warmup` steps, and down to zero with the share
+    `progress` of the run that is done, along a line or a cosine, or not at all ("constant")."""
+    left = {"linear": 1.0 - progress, "cosine": 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)), "constant": 1.0}
+    return max(min((step + 1) / max(warmup, 1), left[schedule], 1.0), 0.0)
 
 
 def make_optimisers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer]:
@@ -33,13 +35,26 @@ def make_optimisers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer
         {"params": [p for p in outer if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in outer if p.ndim < 2], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(
+    kind, options = (_eight_bit(), {}) if config.eight_bit else (torch.optim.AdamW, {"fused": outer[0].is_cuda})
+    adamw = kind(
         [g for g in groups if g["params"]],
         lr=config.lr * (MUON_SHARE if inner else 1.0),
         betas=(0.9, config.beta2),
-        fused=outer[0].is_cuda,
+        **options,
     )
     return [adamw, Muon(inner, config.lr, config.weight_decay)] if inner else [adamw]
+
+
+def _eight_bit() -> Any:
+    """AdamW with its moments in 8 bits. Raises ValueError with the install line where bitsandbytes is absent."""
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise ValueError(
+            f"optim.eight_bit needs bitsandbytes, which is not installed ({error}): run `pip install bitsandbytes`, or "
+            "set optim.eight_bit=false"
+        ) from error
+    return bitsandbytes.optim.AdamW8bit
 
 
 def _is_inner(name: str, weight: Tensor) -> bool:

@@ -51,6 +51,7 @@ def make_step(config: FitConfig, device: torch.device) -> Step:
     """The task that a configuration asks for."""
     if isinstance(config.task, CodecTask):
         return CodecStep(config.task, config.data, device)
+    assert isinstance(config.task, DenoiseTask)
     return DenoiseStep(config.task, config.data, device)
 
 

@@ -9,7 +9,9 @@ import torch
 from benchmarks import training
 from benchmarks.capture import build
 
-BLOCKED = "import sys; sys.modules.update(av=None, pyarrow=None); from benchmarks.__main__ import main; main(sys.argv[1:])"
+BLOCKED = (
+    "import sys; sys.modules.update(av=None, pyarrow=None)\nfrom benchmarks.__main__ import main; main(sys.argv[1:])"
+)
 
 
 def test_runs_without_video_libraries_and_saves_figures(tmp_path):

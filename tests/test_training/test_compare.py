@@ -120,7 +120,7 @@ def test_a_merged_lora_is_the_trained_model(tiny: Path, tmp_path: Path) -> None:
     trainer.run()
     task, net = trainer.task, trainer.plain
     assert isinstance(task, AlignStep)
-    net.load_state_dict(trainer.averaged())
+    net.load_state_dict(trainer.averaged(), strict=False)
     plain = MiniModel(str(tiny), torch.device("cpu"))
     before = input_projection(plain.transformer).weight.shape[1]
     merge_lora(plain.transformer, load_lora(tmp_path / LORA))

@@ -1,12 +1,12 @@
 """Latents and conditions as the pipelines themselves make them, of every family, on tiny random models."""
 
 import json
-from pathlib import Path
 
 import diffusers
 import pytest
 import torch
 from PIL import Image
+from support_hunyuan import hunyuan_text
 from support_models import make_cogvideox, make_hunyuan, make_wan, randomize
 
 from matrix_lib.hosts.diffusers.words import bind_prompt
@@ -180,48 +180,6 @@ def test_sizes_that_a_model_cannot_take():
     fixed = {"use_learned_positional_embeddings": True, "sample_height": 60, "sample_width": 90, "sample_frames": 49}
     with pytest.raises(ValueError, match="49 frames of 480x720"):
         ModelShape.of("CogVideoXImageToVideoPipeline", {**config, **fixed}, {}).check_size(25, 480, 720)
-
-
-def hunyuan_text(folder, comfy, i2v):
-    """A HunyuanVideo pipeline with its real tokenizers and tiny text encoders."""
-
-    import transformers
-    from transformers import CLIPTextConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig
-
-    files = Path(comfy.__path__[0])
-    words = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(files / "text_encoders" / "llama_tokenizer" / "tokenizer.json"),
-        bos_token="<|begin_of_text|>",
-        pad_token="<|end_of_text|>",
-    )
-    llama = LlamaConfig(
-        vocab_size=128320, hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=2,
-        num_key_value_heads=1,
-    )  # fmt: skip
-    vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=336, patch_size=14
-    )
-    torch.manual_seed(3)
-    if i2v:
-        config = LlavaConfig(vision_config=vision, text_config=llama, image_token_index=128257, pad_token_id=128258)
-        encoder = transformers.LlavaForConditionalGeneration(config)
-        encoder.config.pad_token_id = 128258
-    else:
-        encoder = transformers.LlamaModel(llama)
-    clip = CLIPTextConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    parts = {
-        "text_encoder": encoder.eval(),
-        "tokenizer": words,
-        "text_encoder_2": transformers.CLIPTextModel(clip).eval(),
-        "tokenizer_2": transformers.CLIPTokenizer.from_pretrained(files / "sd1_tokenizer"),
-        "transformer": diffusers.HunyuanVideoTransformer3DModel.from_pretrained(folder / "transformer"),
-        "vae": diffusers.AutoencoderKLHunyuanVideo.from_pretrained(folder / "vae"),
-        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
-    }
-    if not i2v:
-        return diffusers.HunyuanVideoPipeline(**parts)
-    parts["image_processor"] = transformers.CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=336)
-    return diffusers.HunyuanVideoImageToVideoPipeline(**parts)
 
 
 @pytest.mark.parametrize("kind", ["", "latent_concat", "token_replace"])

@@ -1,0 +1,120 @@
+"""What a run says while it trains: lines or a progress bar, `metrics.csv`, and curves for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from .config import FitConfig
+
+__all__ = ["Log"]
+
+
+class Log:
+    """Speaks, and writes a row of `metrics.csv` and points for TensorBoard, every few steps; values stay on the device
+    in between. Every process calls it: what is reported are means over all of them."""
+
+    def __init__(self, folder: Path, config: FitConfig, step: int, accelerator: Accelerator) -> None:
+        self.config, self.accelerator, self.path = config, accelerator, folder / "metrics.csv"
+        self.speak = accelerator.is_main_process
+        self.began, self.first = time.monotonic(), step
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.bar: Any = None
+        self.board: Any = None
+        if not self.speak:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._cut(step)
+        if config.run.bar and sys.stderr.isatty():
+            self.bar = tqdm(total=config.run.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self.board = _board(folder, config, step)
+
+    def _cut(self, step: int) -> None:
+        """Drops rows of steps that the run will take again: it was killed after them, but before a checkpoint."""
+        if not self.path.is_file():
+            return
+        with self.path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        kept = [row for i, row in enumerate(rows) if i == 0 or (row and row[0].isdecimal() and int(row[0]) <= step)]
+        if step == 0:
+            self.path.unlink()
+        elif kept != rows:
+            with self.path.open("w", newline="") as file:
+                csv.writer(file).writerows(kept)
+
+    def __call__(self, step: int, values: dict[str, Tensor], rate: float) -> dict[str, float] | None:
+        """Takes the values of a step; the means since the last report where it is time for one."""
+        self.sums = {name: self.sums.get(name, 0) + value for name, value in values.items()}
+        self.count += 1
+        if self.bar is not None:
+            self.bar.update()
+        if step % self.config.run.log_every and step < self.config.run.steps:
+            return None
+        means = self._means()
+        if not self.speak:
+            return means
+        seconds = time.monotonic() - self.began
+        speed = (step - self.first) / max(seconds, 1e-9)
+        self._say(step, means, seconds, speed)
+        fresh = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerow(["step", "seconds", *means])
+            writer.writerow([step, f"{seconds:.1f}", *(f"{value:.6g}" for value in means.values())])
+        if self.board is not None:
+            for name, value in {**means, "rate": rate, "steps_per_second": speed}.items():
+                self.board.add_scalar(f"train/{name}", value, step)
+        return means
+
+    def _means(self) -> dict[str, float]:
+        names = list(self.sums)
+        stacked = torch.stack([torch.as_tensor(self.sums[name], device=self.accelerator.device) for name in names])
+        means = self.accelerator.reduce(stacked.float() / self.count, "mean").tolist()
+        self.sums, self.count = {}, 0
+        return dict(zip(names, means))
+
+    def _say(self, step: int, means: dict[str, float], seconds: float, speed: float) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix_str("  ".join(f"{name} {value:.4g}" for name, value in means.items()))
+            return
+        run = self.config.run
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        clips = speed * self.config.data.batch * self.config.optim.accumulate * self.accelerator.num_processes
+        print(
+            f"step {step}/{run.steps}  {shown}  {clips:.{0 if clips >= 10 else 2}f} clips/s  "
+            f"{seconds:.0f} s gone, {(run.steps - step) / speed:.0f} s left",
+            flush=True,
+        )
+
+    def say(self, text: str) -> None:
+        """A sentence that does not tear the bar."""
+        if self.speak:
+            tqdm.write(text) if self.bar is not None else print(text, flush=True)
+
+    def close(self) -> None:
+        """Ends the bar and the board."""
+        if self.bar is not None:
+            self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _board(folder: Path, config: FitConfig, step: int) -> Any:
+    if not config.run.tensorboard:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("no curves for TensorBoard: pip install tensorboard, or set run.tensorboard=false", flush=True)
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)

@@ -1,0 +1,91 @@
+"""One training run over several processes: copied (DDP) or split (FSDP2), and the same numbers either way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .config import FitConfig, TuneTask
+
+__all__ = ["clip", "fill", "make_accelerator", "split_like", "trained_state", "whole"]
+
+_BLOCKS = (
+    "CogVideoXBlock",
+    "WanTransformerBlock",
+    "HunyuanVideoTransformerBlock",
+    "HunyuanVideoSingleTransformerBlock",
+    "HunyuanVideoTokenReplaceTransformerBlock",
+    "HunyuanVideoTokenReplaceSingleTransformerBlock",
+)
+
+
+def make_accelerator(config: FitConfig) -> Accelerator:
+    """The accelerator of a run. A released model has its own number formats, and takes no autocast."""
+    precision = "no" if isinstance(config.task, TuneTask) else config.run.precision
+    options: dict[str, Any] = {"mixed_precision": precision}
+    if isinstance(config.task, TuneTask):
+        options["kwargs_handlers"] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+        if config.run.sharding == "fsdp2":
+            options["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+                fsdp_version=2,
+                reshard_after_forward=True,
+                auto_wrap_policy="transformer_based_wrap",
+                transformer_cls_names_to_wrap=list(_BLOCKS),
+                cpu_ram_efficient_loading=False,
+                state_dict_type="SHARDED_STATE_DICT",
+            )
+    elif config.run.sharding == "fsdp2":
+        raise ValueError("run.sharding=fsdp2 is for released models (task.model); the small ones are copied")
+    return Accelerator(**options)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be split over processes, gathered; every process has to ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def split_like(value: Tensor, like: Tensor) -> Tensor:
+    """This process's share of a whole tensor, as `like` is split."""
+    if not isinstance(like, DTensor) or value.shape != like.shape:
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def trained_state(net: nn.Module) -> dict[str, Tensor]:
+    """Whole tensors of the network's state without frozen parameters, which are where they came from, and without
+    second names of one tensor (T5 lists its word table twice), which safetensors refuses."""
+    seen: set[int] = set()
+    state = {}
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    for name, value in net.state_dict().items():
+        if name in frozen:
+            continue
+        local = value.to_local() if isinstance(value, DTensor) else value
+        if isinstance(value, DTensor) or local.data_ptr() not in seen or not local.numel():
+            seen.add(local.data_ptr())
+            state[name] = whole(value.detach())
+    return state
+
+
+@torch.no_grad()
+def fill(net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copies whole tensors into the state of a network, which may be split."""
+    for name, value in net.state_dict().items():
+        if name in tensors:
+            value.copy_(split_like(tensors[name].to(value.device, value.dtype), value))
+
+
+def clip(accelerator: Accelerator, params: Sequence[Tensor], most: float) -> Tensor:
+    """Clips the gradients of all processes by their common norm, which is returned."""
+    if any(isinstance(p, DTensor) for p in params):
+        norm = torch.nn.utils.clip_grad_norm_(params, most)
+        return whole(norm)
+    found = accelerator.clip_grad_norm_(params, most)
+    assert found is not None
+    return found
