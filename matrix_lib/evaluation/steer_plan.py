@@ -20,7 +20,7 @@ CODEC = "the tracks' truth, through the codec"
 """No sampling: the clips that the tracks tell, encoded and decoded, which is what no guidance can do better than."""
 MAIN = ("swapped", "own")
 KINDS = ("static", "slow", "fast", "jumping")
-BIAS = "region bias, times the default"
+BIAS = "region bias times the default"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Condition:
         intrinsic: denoising steps in front of each step.
         tracks: kinds of tracks that it is measured under, most important first.
         rank: 0 is needed for the main table, higher ones are sampled later.
-        points: the ablation curves that it is a point of, and where.
+        points: the ablation curves that it is a point of, and where. Curves of one chart are named "CHART, LINE".
         cost: sampling time as a multiple of no guidance, to share the work out.
     """
 
@@ -117,7 +117,8 @@ def _modes(best: Mapping[str, Condition]) -> list[Condition]:
         "CAG": Condition("video hidden (CAG)", (Perturbation("tracks"),), cost=2.2),
         "gradient": Condition("gradient guidance, first third of the steps", (early,), rank=1, cost=9.0),
     }
-    plain = [Condition(PLAIN, tracks=every), Condition(CODEC, tracks=every, cost=0.5)]
+    none = Condition(PLAIN, tracks=every, points=(("frozen steps", 0), (BIAS, 0)))
+    plain = [none, Condition(CODEC, tracks=every, cost=0.5)]
     tracks = dict.fromkeys(modes, every) | {"intrinsic": MAIN, "gradient": MAIN[:1]}
     modes = {name: replace(mode, tracks=tracks[name]) for name, mode in modes.items()}
     others = {name: one for name, one in best.items() if one.settings != modes[name].settings}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..io.drawing import INK, Colour
 from ..io.svg import hexed
@@ -60,7 +61,7 @@ class _Axis:
 
 def trade_off(found: Sequence[Measured], title: str) -> str:
     """Trajectory IoU to the right, SPI up, each with its interval; the best corner is the top right one."""
-    shown = [one for one in found if one.condition != CODEC][:_MOST]
+    shown = _telling([one for one in found if one.condition != CODEC])
     iou, spi = [one.estimate("iou") for one in shown], [one.estimate("spi") for one in shown]
     across = _Axis.of([v for e in iou for v in (e.low, e.high)], 74, 640)
     up = _Axis.of([v for e in spi for v in (e.low, e.high)], 430, 56)
@@ -70,46 +71,71 @@ def trade_off(found: Sequence[Measured], title: str) -> str:
         parts += _cross(across, up, x, y, shade, f"{one.condition}: IoU {x}, SPI {y}", str(at + 1))
         parts.append(_dot(676, 62 + 17 * at, shade, 4.5, one.condition))
         parts.append(_text(690, 66 + 17 * at, f"{at + 1}  {one.condition}", "start", INK["soft"], 12))
-    return _svg(parts, 960, max(480, 80 + 17 * len(shown)))
+    return _svg(parts, 1020, max(480, 80 + 17 * len(shown)))
+
+
+def _telling(found: Sequence[Measured]) -> list[Measured]:
+    """As many as a picture can name: of more, no guidance, what nothing surpasses in both, then by the product."""
+    if len(found) <= _MOST:
+        return list(found)
+    places = [(one.mean("iou"), one.mean("spi")) for one in found]
+    front = [not any(x > iou and y > spi for x, y in places) for iou, spi in places]
+    first = [one.condition == PLAIN for one in found]
+    order = sorted(range(len(found)), key=lambda i: (not first[i], not front[i], -places[i][0] * places[i][1]))
+    return [found[i] for i in sorted(order[:_MOST])]
+
+
+Points = Sequence[tuple[float, Measured]]
 
 
 def curves(found: Sequence[Measured]) -> dict[str, tuple[str, str]]:
-    """Ablation curves: file name -> (title, SVG). A curve needs two points; no guidance is a dashed line."""
-    plan = {c.name: c for which in SETS for c in conditions(which, 12)}
+    """Ablation curves: file name -> (title, SVG). A line needs two points; no guidance is a dashed line."""
+    plan = {c.name: c for which in SETS[::-1] for c in conditions(which, 12)}
     plain = next((one for one in found if one.condition == PLAIN), None)
-    groups: dict[str, list[tuple[float, Measured]]] = {}
+    charts: dict[str, dict[str, list[tuple[float, Measured]]]] = {}
     for one in found:
-        if one.condition in plan:
-            for name, at in plan[one.condition].points:
-                groups.setdefault(name, []).append((at, one))
+        for name, at in plan[one.condition].points if one.condition in plan else ():
+            chart, _, line = name.partition(", ")
+            charts.setdefault(chart, {}).setdefault(line, []).append((at, one))
     out = {}
-    for name, points in groups.items():
-        if len({at for at, _ in points}) > 1:
-            file = "curve-" + "".join(c if c.isalnum() else "-" for c in name.lower()).replace("--", "-") + ".svg"
-            out[file] = (name, _curve(name, sorted(points, key=lambda point: point[0]), plain))
+    for chart, lines in charts.items():
+        whole = {line: sorted(points, key=lambda p: p[0]) for line, points in lines.items() if len(points) > 1}
+        if sum(one.condition != PLAIN for points in whole.values() for _, one in points) > 1:
+            file = "curve-" + "".join(c if c.isalnum() else "-" for c in chart.lower()) + ".svg"
+            out[file] = (chart, _chart(chart, whole, plain))
     return out
 
 
-def _curve(name: str, points: Sequence[tuple[float, Measured]], plain: Measured | None) -> str:
+def _chart(name: str, lines: Mapping[str, Points], plain: Measured | None) -> str:
     parts = [_text(58, 28, name, "start", INK["text"], 17)]
     wide = 300
     for place, (measure, label) in enumerate((("iou", "trajectory IoU"), ("spi", "SPI"), ("fidelity", "IF"))):
         left = 58 + place * (wide + 20)
-        every = [one.estimate(measure) for _, one in points]
+        every = {line: [one.estimate(measure) for _, one in points] for line, points in lines.items()}
         base = plain.estimate(measure) if plain is not None else None
-        values = [v for e in (*every, *([base] if base else [])) for v in (e.low, e.high)]
+        values = [v for row in every.values() for e in (*row, *([base] if base else [])) for v in (e.low, e.high)]
         up = _Axis.of(values, 262, 62)
-        across = _Axis.of([at for at, _ in points], left + 6, left + wide - 44)
-        parts += _frame(across, up, "", label, left, [at for at, _ in points])
+        marks = [at for points in lines.values() for at, _ in points]
+        across = _Axis.of(marks, left + 6, left + wide - 44)
+        parts += _frame(across, up, "", label, left, marks)
         if base is not None:
             parts.append(_line(left, up.at(base.mean), left + wide - 38, up.at(base.mean), INK["soft"], 1, "5 4"))
-        shade = _SHADES[place]
-        for (x, e), (x2, e2) in zip(zip([at for at, _ in points], every), list(zip([a for a, _ in points], every))[1:]):
-            parts.append(_line(across.at(x), up.at(e.mean), across.at(x2), up.at(e2.mean), shade, 1.6))
-        for (x, one), e in zip(points, every):
-            parts.append(_line(across.at(x), up.at(e.low), across.at(x), up.at(e.high), shade, 2))
-            parts.append(_dot(across.at(x), up.at(e.mean), shade, 4, f"{one.condition}: {e}"))
+        for shade, (line, points) in zip(_SHADES, lines.items()):
+            parts += _drawn(across, up, points, every[line], shade)
+    for at, (shade, line) in enumerate(zip(_SHADES, lines if len(lines) > 1 else ())):
+        parts.append(_dot(260 + 190 * at, 23, shade, 4.5, line))
+        parts.append(_text(272 + 190 * at, 27, line or "as it comes", "start", INK["soft"], 12))
     return _svg(parts, 1020, 306)
+
+
+def _drawn(across: _Axis, up: _Axis, points: Points, every: Sequence[Estimate], shade: Colour) -> list[str]:
+    """One line with its points and their intervals."""
+    places = [(across.at(x), e) for (x, _), e in zip(points, every)]
+    parts = [_line(x, up.at(e.mean), x2, up.at(e2.mean), shade, 1.6) for (x, e), (x2, e2) in pairwise(places)]
+    for (x, e), (_, one) in zip(places, points):
+        parts.append(_line(x, up.at(e.low), x, up.at(e.high), shade, 2))
+        parts.append(_dot(x, up.at(e.mean), shade, 4, f"{one.condition}: {e}"))
+    return parts
 
 
 def _cross(across: _Axis, up: _Axis, x: Estimate, y: Estimate, shade: Colour, title: str, mark: str) -> list[str]:
