@@ -156,8 +156,10 @@ def _ablations() -> list[Condition]:
     for steps in (2, 6, 12, 24):
         name = f"masked attention, {steps} steps"
         found.append(at(name, (Partition(steps),), 1.2 + 0.03 * steps, ("frozen steps", steps)))
-    for steps in (4, 24):
-        for match, word in ((None, "not normalised"), ("global", "normalised globally")):
+    for steps in (2, 4, 6, 24):
+        for match, word in ((None, "not normalised"), ("global", "normalised globally"))[
+            : 2 if steps in (4, 24) else 1
+        ]:
             part = Partition(steps, match)  # type: ignore[arg-type]
             name, curve = f"masked attention, {steps} steps, {word}", f"frozen steps, {word}"
             found.append(at(name, (part,), 1.2 + 0.03 * steps, (curve, steps)))
