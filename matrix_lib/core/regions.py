@@ -105,7 +105,8 @@ class RegionLayout:
         where what rounding takes off a bias has a column of its own."""
         name = ("labels", like.device, like.dtype, scale)
         if name not in self._cache:
-            bias = self.bias.clamp(min=_FORBIDDEN)
+            # -1e4 logits are more than float16 holds, once they are divided by the scale
+            bias = self.bias.clamp(min=max(_FORBIDDEN, -0.5 * torch.finfo(like.dtype).max * scale))
             if like.element_size() == 2:
                 high = (bias / scale).to(like.dtype).float() * scale
                 bias = torch.cat([high, bias - high], 0)
