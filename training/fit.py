@@ -27,7 +27,7 @@ from .data import Stream, seed_of
 from .optim import Average, make_optimisers, rate
 from .presets import PRESETS
 from .report import Log
-from .spread import clip, fill, make_accelerator, split_like, trained_state, whole
+from .spread import clip, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
 from .step import describe, make_step
 
 __all__ = ["StoppedError", "Trainer", "main"]
@@ -52,12 +52,11 @@ class Trainer:
         torch.backends.cudnn.benchmark = True
         self.task = _task(config, self.device)
         self.watched = isinstance(config.task, AlignTask | TuneTask)
-        made = make_optimisers(self.task.net, config.optim)
-        ready = self.accelerator.prepare(self.task.net, *made)
-        self.net: nn.Module = self.task.compile(ready[0]) if run.compile else ready[0]
-        self.plain = self.accelerator.unwrap_model(ready[0], keep_torch_compile=False)
+        self.plain = self.task.net
+        ready = spread(self.accelerator, self.plain, config)
+        self.net: nn.Module = self.task.compile(ready) if run.compile else ready
         self.params = [p for p in self.plain.parameters() if p.requires_grad]
-        self.optimisers = list(ready[1:])
+        self.optimisers = [self.accelerator.prepare(each) for each in make_optimisers(self.plain, config.optim)]
         self.peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
         self.average = Average(self.params, config.optim.ema)
         seed = seed_of(run.seed, self.accelerator.process_index)
@@ -120,9 +119,9 @@ class Trainer:
         to do, and in between the learning rate must not differ between them.
         """
         run, several = self.config.run, self.accelerator.num_processes > 1
-        if several and self.step % AGREE_EVERY and self.step < run.steps:
-            return self.done
         done = self.step / run.steps
+        if several and self.step % AGREE_EVERY and self.step < run.steps:
+            return self.done if run.deadline > 0 else done
         if run.deadline > 0:
             done = max(done, (time.monotonic() - self.started) / run.deadline)
         if several:
@@ -141,8 +140,7 @@ class Trainer:
                 group["lr"] = peak * share
         found: list[dict[str, Tensor]] = []
         for part in range(parts):
-            last = part + 1 == parts
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
+            with unsynced(self.accelerator, self.net, part + 1 < parts):
                 found.append(self.backward(part))
         values = {name: torch.stack([each[name] for each in found]).mean(0) for name in found[0]}
         values["norm"] = clip(self.accelerator, self.params, config.optim.clip)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .config import FitConfig, TuneTask
 
-__all__ = ["clip", "fill", "make_accelerator", "split_like", "trained_state", "whole"]
+__all__ = ["clip", "fill", "make_accelerator", "split_like", "spread", "trained_state", "unsynced", "whole"]
 
 _BLOCKS = (
     "CogVideoXBlock",
@@ -27,22 +29,41 @@ _BLOCKS = (
 
 def make_accelerator(config: FitConfig) -> Accelerator:
     """The accelerator of a run. A released model has its own number formats, and takes no autocast."""
-    precision = "no" if isinstance(config.task, TuneTask) else config.run.precision
-    options: dict[str, Any] = {"mixed_precision": precision}
-    if isinstance(config.task, TuneTask):
+    tuned = isinstance(config.task, TuneTask)
+    options: dict[str, Any] = {"mixed_precision": "no" if tuned else config.run.precision}
+    if tuned:
         options["kwargs_handlers"] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-        if config.run.sharding == "fsdp2":
-            options["fsdp_plugin"] = FullyShardedDataParallelPlugin(
-                fsdp_version=2,
-                reshard_after_forward=True,
-                auto_wrap_policy="transformer_based_wrap",
-                transformer_cls_names_to_wrap=list(_BLOCKS),
-                cpu_ram_efficient_loading=False,
-                state_dict_type="SHARDED_STATE_DICT",
-            )
     elif config.run.sharding == "fsdp2":
         raise ValueError("run.sharding=fsdp2 is for released models (task.model); the small ones are copied")
+    if not torch.accelerator.is_available():
+        options["cpu"] = True  # or several processes on a CPU would not find each other
     return Accelerator(**options)
+
+
+def spread(accelerator: Accelerator, net: nn.Module, config: FitConfig) -> nn.Module:
+    """The network as each process trains it: a copy whose gradients are averaged, or a share of every block's weights
+    that is gathered when the block runs. Frozen and trained weights keep their number formats.
+
+    Splitting is PyTorch's `fully_shard` itself: accelerate's plugin for it knows no CPU, and sampling needs the
+    transformer to be a unit of its own.
+    """
+    if config.run.sharding == "ddp" or accelerator.num_processes == 1:
+        return accelerator.prepare(net)
+    units = [module for module in net.modules() if type(module).__name__ in _BLOCKS]
+    for unit in (*units, net.get_submodule("transformer"), net):
+        fully_shard(unit)
+    return net
+
+
+@contextlib.contextmanager
+def unsynced(accelerator: Accelerator, net: nn.Module, waits: bool) -> Iterator[None]:
+    """Around forward and backward of one part of a step; with `waits` the processes exchange no gradients yet."""
+    if isinstance(net, FSDPModule):
+        net.set_requires_gradient_sync(not waits)
+        yield
+    else:
+        with accelerator.no_sync(net) if waits else contextlib.nullcontext():
+            yield
 
 
 def whole(value: Tensor) -> Tensor:
