@@ -1,9 +1,9 @@
 """Attention probabilities without the attention matrix.
 
 A softmax entry is exp(scale * q.k - lse), lse being the row's log-sum-exp. Whoever knows lse can have any column
-(video-to-text) or any row (video-to-video) alone; nothing N x N is ever held. At inference lse comes from the kernel
-that computes the attention anyway; where it cannot, or where gradients are wanted, it is computed again in chunks:
-a kernel's own lse carries no gradient, and treating it as a constant is wrong by tens of percent.
+(video-to-text) or any row (video-to-video) alone; nothing N x N is ever held. lse comes from the kernel that computes
+the attention anyway, and where that cannot give it, it is computed again in chunks. With gradients it is no constant
+(wrong by tens of percent): it carries its own (`attention_grad`), or the maps account for it (`map_gradients`).
 
 B batch, H heads, Nq / Nk query / key tokens, D head size, C columns or R rows that are looked at, E entities.
 Probabilities are means over heads, float32, in [0, 1]; `scale` multiplies q.k; masks are additive (float) or keep
@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
 
-from . import kernels
+from . import attention_grad, kernels
+from .map_gradients import softmax_columns, softmax_rows
 
 __all__ = ["LseTap", "Pool", "pooled_columns", "pooled_rows", "row_lse", "sdpa_with_lse"]
 
@@ -84,31 +83,30 @@ def pooled_columns(
     Args:
         q, k: (B, H, Nq, D), (B, H, Nk, D); pass only the queries that are wanted (video rows), but every key.
         columns: key tokens of the entities (indices into Nk).
-        lse: (B, H, Nq) natural log-sum-exp of the scaled, masked logits; None computes it. Ignored where gradients
-            are recorded.
+        lse: (B, H, Nq) natural log-sum-exp of the scaled, masked logits; None computes it. Where gradients are
+            recorded, one that carries none itself is ignored.
         budget: logits held at a time (elements); None picks one for the device.
     Raises:
         ValueError: a column outside 0..Nk-1.
     """
     _check(columns, k.shape[2], "key")
     columns = columns.to(q.device)
-    grad = _wants_grad(q, k)
-    if lse is None and not grad:
+    if _wants_grad(q, k):
+        if lse is None or not lse.requires_grad:
+            lse = _constant_lse(q, k, scale, mask, budget)
+        indices, weights = _each_row(columns, q)
+        span = (0, q.shape[2])
+        return softmax_columns(q, k, lse, mask, indices, weights, scale, span, per_head, budget)
+    if lse is None:
         lse = row_lse(q, k, scale, mask=mask, budget=budget)
-    if not grad and mask is None and kernels.usable(q):
-        assert lse is not None
+    if mask is None and kernels.usable(q):
         return kernels.columns(q, k[:, :, columns.indices], lse, columns.weights, scale, per_head)
     out = []
-    for rows in _row_chunks(q, len(columns.indices) if not grad else k.shape[2], budget):
-        part = None if grad or lse is None else lse[:, :, rows]
+    for rows in _row_chunks(q, len(columns.indices), budget):
         block = _slice_mask(mask, rows, None)
-
-        def run(qc: Tensor, kk: Tensor, part: Tensor | None = part, block: Tensor | None = block) -> Tensor:
-            probabilities = _probabilities(qc, kk, scale, part, block, columns.indices)
-            pooled = torch.einsum("bhnc,ce->bhen", probabilities, columns.weights.to(probabilities))
-            return pooled if per_head else pooled.mean(1)
-
-        out.append(checkpoint(run, q[:, :, rows], k, use_reentrant=False) if grad else run(q[:, :, rows], k))
+        probabilities = _probabilities(q[:, :, rows], k, scale, lse[:, :, rows], block, columns.indices)
+        pooled = torch.einsum("bhnc,ce->bhen", probabilities, columns.weights.to(probabilities))
+        out.append(pooled if per_head else pooled.mean(1))
     return torch.cat(out, dim=-1)
 
 
@@ -138,39 +136,26 @@ def pooled_rows(
     _check(rows, q.shape[2], "query")
     rows = rows.to(q.device)
     start, length = keys if keys is not None else (0, k.shape[2])
-    grad = _wants_grad(q, k)
     picked = q[:, :, rows.indices]
-    if not grad and lse is not None:
+    if _wants_grad(q, k) and len(rows.indices):
+        norm = _constant_lse(picked, k, scale, _slice_mask(mask, rows.indices, None), budget)
+        indices, weights = _each_row(rows, q)
+        return softmax_rows(q, k, norm, mask, indices, weights, scale, (start, length), per_head, budget)
+    if lse is not None:
         lse = lse[:, :, rows.indices]
-    elif not grad:
+    else:
         lse = row_lse(picked, k, scale, mask=_slice_mask(mask, rows.indices, None), budget=budget)
-    if not grad and mask is None and kernels.usable(q):
-        assert lse is not None
+    if mask is None and kernels.usable(q):
         seen = k[:, :, start : start + length]
         return kernels.rows(picked, seen, lse, rows.weights, rows.members, scale, per_head)
     span = slice(start, start + length)
-    total: Tensor | None = None
+    heads = (q.shape[1],) if per_head else ()
+    total = q.new_zeros(q.shape[0], *heads, len(rows), length, dtype=torch.float32)
     for chunk in _row_chunks(picked, k.shape[2], budget):
-        part = None if grad or lse is None else lse[:, :, chunk]
         block = _slice_mask(mask, rows.indices[chunk], None)
-        weights = rows.weights[chunk]
-
-        def run(
-            qc: Tensor,
-            kk: Tensor,
-            part: Tensor | None = part,
-            block: Tensor | None = block,
-            weights: Tensor = weights,
-        ) -> Tensor:
-            probabilities = _probabilities(qc, kk, scale, part, block, span)
-            pooled = torch.einsum("bhrn,re->bhen", probabilities, weights.to(probabilities))
-            return pooled if per_head else pooled.mean(1)
-
-        here = checkpoint(run, picked[:, :, chunk], k, use_reentrant=False) if grad else run(picked[:, :, chunk], k)
-        total = here if total is None else total + here
-    if total is None:
-        shape = (q.shape[0], q.shape[1], len(rows), length) if per_head else (q.shape[0], len(rows), length)
-        return q.new_zeros(shape, dtype=torch.float32)
+        probabilities = _probabilities(picked[:, :, chunk], k, scale, lse[:, :, chunk], block, span)
+        pooled = torch.einsum("bhrn,re->bhen", probabilities, rows.weights[chunk].to(probabilities))
+        total = total + (pooled if per_head else pooled.mean(1))
     return total
 
 
@@ -179,7 +164,7 @@ def row_lse(q: Tensor, k: Tensor, scale: float, *, mask: Tensor | None = None, b
 
     The second pass for kernels that keep it to themselves: a fused PyTorch kernel where one returns it, else chunks.
     """
-    if not _wants_grad(q, k) and kernels.has_lse(q):
+    if kernels.has_lse(q):
         fused = sdpa_with_lse(q, k, k, attn_mask=mask, scale=scale)[1]
         if fused is not None:
             return fused
@@ -201,8 +186,9 @@ def sdpa_with_lse(
 ) -> tuple[Tensor, Tensor | None]:
     """`scaled_dot_product_attention` by the kernel that PyTorch would pick itself, and that kernel's log-sum-exp.
 
-    Returns (output, lse): output bit-identical to the plain call; lse (B, H, Nq) float32 without gradient, None where
-    the picked kernel does not return one (then the plain call ran).
+    Returns (output, lse): output bit-identical to the plain call; lse (B, H, Nq) float32, with its gradient where
+    gradients are recorded (see `attention_grad`), None where the picked kernel does not return one (then the plain
+    call ran).
     """
     plain = torch.nn.functional.scaled_dot_product_attention
 
@@ -213,24 +199,7 @@ def sdpa_with_lse(
     if dropout_p or is_causal or enable_gqa or q.ndim != 4 or v.shape[-1] != q.shape[-1]:
         return fallback()
     pick = torch._fused_sdp_choice(q, k, v, attn_mask, 0.0, False, scale=scale)
-    aten = torch.ops.aten
-    if pick == SDPBackend.FLASH_ATTENTION.value and q.device.type == "cpu":
-        mask = attn_mask
-        if mask is not None and mask.dtype == torch.bool:
-            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
-        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
-        return out, lse
-    if q.device.type != "cuda" or q.shape[-1] % 8:
-        return fallback()
-    if pick == SDPBackend.FLASH_ATTENTION.value:
-        out, lse = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)[:2]
-    elif pick == SDPBackend.CUDNN_ATTENTION.value and attn_mask is None:
-        out, lse = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)[:2]
-    elif pick == SDPBackend.EFFICIENT_ATTENTION.value and attn_mask is None:
-        out, lse = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, False, scale=scale)[:2]
-    else:
-        return fallback()
-    return out, lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]]
+    return attention_grad.attend(q, k, v, attn_mask, scale, pick) or fallback()
 
 
 class LseTap(TorchFunctionMode):
@@ -262,18 +231,25 @@ class LseTap(TorchFunctionMode):
 
 
 def _probabilities(
-    q: Tensor, k: Tensor, scale: float, lse: Tensor | None, mask: Tensor | None, keys: Tensor | slice
+    q: Tensor, k: Tensor, scale: float, lse: Tensor, mask: Tensor | None, keys: Tensor | slice
 ) -> Tensor:
-    """softmax(scale q k^T + mask)[..., keys], (B, H, rows, keys); with lse only the wanted logits are computed."""
-    if lse is None:
-        logits = _logits(q, k, scale, mask)
-        lse = logits.logsumexp(-1)
-        logits = logits[..., keys]
-    else:
-        logits = _logits(q, k[:, :, keys], scale, _slice_mask(mask, None, keys))
+    """softmax(scale q k^T + mask)[..., keys], (B, H, rows, keys); only the wanted logits are computed."""
+    logits = _logits(q, k[:, :, keys], scale, _slice_mask(mask, None, keys))
     # A row whose keys are all masked has no finite lse; it looks at nothing, which is 0 and not NaN.
     lse = lse.to(logits).masked_fill(~lse.isfinite(), float("inf")).unsqueeze(-1)
     return (logits - lse).exp()
+
+
+def _constant_lse(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, budget: int | None) -> Tensor:
+    """For maps whose backward pass knows what the log-sum-exp depends on."""
+    with torch.no_grad():
+        return row_lse(q, k, scale, mask=mask, budget=budget)
+
+
+def _each_row(pool: Pool, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The pool's indices (B, R) and weights (B, R, E) for every row of a batch."""
+    b = like.shape[0]
+    return pool.indices.expand(b, -1), pool.weights.expand(b, -1, -1)
 
 
 def _logits(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:

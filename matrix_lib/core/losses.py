@@ -21,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Pool, pooled_columns, pooled_rows
+from .map_gradients import dots
 from .sites import AttentionCall
 
 __all__ = [
@@ -208,7 +209,8 @@ def _columns(
 ) -> Tensor:
     if scores == "probabilities":
         return pooled_columns(q, k, pool, scale, mask=mask, budget=budget)
-    return scale * _dots(q, _mixed(k, pool), budget)  # a mean of dot products is the dot product of the mean
+    # a mean of dot products is the dot product of the mean
+    return scale * dots(q, _mixed(k, pool), (0, q.shape[2]), budget)
 
 
 def _rows(
@@ -223,23 +225,7 @@ def _rows(
 ) -> Tensor:
     if scores == "probabilities":
         return pooled_rows(q, k, pool, scale, mask=mask, keys=keys, budget=budget)
-    start, length = keys
-    return scale * _dots(k[:, :, start : start + length], _mixed(q, pool), budget)
-
-
-def _dots(tokens: Tensor, mixed: Tensor, budget: int | None) -> Tensor:
-    """(B, E, N): mean over heads of tokens . mixed, for tokens (B, H, N, D) and mixed (B, H, E, D). In chunks that are
-    computed again in the backward pass: no copy of all tokens in the precision of `mixed` is held."""
-
-    def run(part: Tensor, at: Tensor) -> Tensor:
-        return torch.einsum("bhnd,bhed->ben", part.to(at), at) / part.shape[1]
-
-    b, h, n, d = tokens.shape
-    step = max(1, (budget or 1 << 24) // (b * h * d))
-    parts = [tokens[:, :, i : i + step] for i in range(0, n, step)]
-    if torch.is_grad_enabled() and (tokens.requires_grad or mixed.requires_grad):
-        return torch.cat([checkpoint(run, part, mixed, use_reentrant=False) for part in parts], dim=-1)
-    return torch.cat([run(part, mixed) for part in parts], dim=-1)
+    return scale * dots(k, _mixed(q, pool), keys, budget)
 
 
 def _mixed(tokens: Tensor, pool: Pool) -> Tensor:

@@ -118,12 +118,12 @@ class AlignmentMaps(_Maps):
             return
         if call.site.has_v2t and layer in self.v2t and batch.pairs("words"):
             with _exact(call):
-                made = grounding_maps(call, batch.words, config.scores, config.direction)
+                made = grounding_maps(call, batch.words, config.scores, config.direction, lse=lse)
             self.keys["grounding"] = call.k.shape[2]
             self.grounding.setdefault(layer, made)
         if call.site.has_v2v and layer in self.v2v and batch.pairs("queries"):
             with _exact(call):
-                made = propagation_maps(call, batch.queries, config.scores)
+                made = propagation_maps(call, batch.queries, config.scores, lse=lse)
             self.keys["propagation"] = call.k.shape[2]
             self.propagation.setdefault(layer, made)
 
@@ -221,7 +221,7 @@ class TargetMaps(_Maps):
         places = torch.tensor(self.entity, device=call.q.device)[:, None, None].expand(-1, pool.weights.shape[1], 1)
         asked = replace(pool, weights=pool.weights.gather(2, places), counts=(1,) * self.rows)
         with _exact(call):
-            self.grounding.setdefault(call.site.layer, grounding_maps(call, asked)[:, 0])
+            self.grounding.setdefault(call.site.layer, grounding_maps(call, asked, lse=lse)[:, 0])
 
     def target_aware(self) -> LossParts:
         """weight * L_attn, mean over the rows of the batch. Raises ValueError where a layer gave no map."""

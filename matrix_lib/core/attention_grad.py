@@ -1,0 +1,146 @@
+"""`scaled_dot_product_attention` with a log-sum-exp that carries its gradient, for the price of the plain call.
+
+A fused kernel's backward pass computes dS = P (dP - delta), delta being the row sum of dO * O and the only thing that O
+is read for. A gradient g of the log-sum-exp adds P g, which is delta - g in place of delta; so the same kernel, told
+O - g dO / |dO|^2 in place of O, gives q and k both gradients at once. No product of queries and keys is done twice.
+
+B batch, H heads, Nq / Nk query / key tokens, D head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+__all__ = ["attend"]
+
+_FLASH, _CUDNN = SDPBackend.FLASH_ATTENTION.value, SDPBackend.CUDNN_ATTENTION.value
+_EFFICIENT = SDPBackend.EFFICIENT_ATTENTION.value
+
+_AT_ONCE = 1 << 24  # elements that are held in float32 at a time
+# A row whose dO is this much smaller than its g, or zero, gets so much more of it: O - g dO / |dO|^2 stays in range. To
+# q and k it is lost in the rounding of g; v feels this share of g where it should feel (almost) nothing.
+_LEAST = {torch.float64: 2.0**-60, torch.float32: 2.0**-30, torch.bfloat16: 2.0**-16, torch.float16: 2.0**-13}
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, pick: int
+) -> tuple[Tensor, Tensor] | None:
+    """(output (B, H, Nq, D), log-sum-exp (B, H, Nq) float32 or wider) of the kernel `pick` (a value of `SDPBackend`),
+    both with gradients where they are recorded; None where that kernel returns no log-sum-exp.
+
+    mask: additive or keep, for the CPU kernel alone.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if q.device.type == "cpu" and pick == _FLASH:
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+    elif q.device.type != "cuda" or q.shape[-1] % 8 or mask is not None or pick not in (_FLASH, _CUDNN, _EFFICIENT):
+        return None
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (q, k, v)):
+        out, lse, _ = _forward(q, k, v, mask, scale, pick)
+    else:
+        out, lse = _apply(q, k, v, mask, scale, pick)
+    return out, lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]]
+
+
+@torch.compiler.disable
+def _apply(*args: Any) -> tuple[Tensor, Tensor]:
+    return _Attention.apply(*args)  # type: ignore[no-any-return]
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, pick: int
+    ) -> tuple[Tensor, Tensor]:
+        out, lse, more = _forward(q, k, v, mask, scale, pick)
+        tensors = [value for value in more if isinstance(value, Tensor)]
+        ctx.more = [None if isinstance(value, Tensor) else value for value in more]
+        ctx.places = [i for i, value in enumerate(more) if isinstance(value, Tensor)]
+        ctx.scale, ctx.pick, ctx.masked = scale, pick, mask is not None
+        ctx.save_for_backward(q, k, v, out, lse, *([mask] if mask is not None else []), *tensors)
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse, *rest = ctx.saved_tensors
+        mask = rest.pop(0) if ctx.masked else None
+        more = list(ctx.more)
+        for place, value in zip(ctx.places, rest, strict=True):
+            more[place] = value
+        if grad is None and grad_lse is None:
+            return (None,) * 6
+        grad = torch.zeros_like(out) if grad is None else grad
+        if grad_lse is not None:
+            extra = grad_lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]].unsqueeze(-1)
+            out, grad = _shifted(out, grad, extra)
+        return (*_backward(grad, q, k, v, out, lse, mask, more, ctx.scale, ctx.pick), None, None, None)
+
+
+def _shifted(out: Tensor, grad: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and its gradient whose product over D is smaller by `extra` (B, H, Nq, 1). Rows without `extra` stay bit
+    for bit what they are. Both come back laid out in memory like `out`."""
+    shifted, pushed = out.clone(), torch.empty_like(out).copy_(grad)
+    wide = torch.promote_types(torch.float32, out.dtype)
+    step = max(1, _AT_ONCE // max(1, out[:, :1].numel()))
+    for heads in (slice(i, i + step) for i in range(0, out.shape[1], step)):
+        some, more = pushed[:, heads], extra[:, heads].to(wide)
+        least = more.abs() * _LEAST[out.dtype]
+        small = torch.linalg.vector_norm(some, dim=-1, keepdim=True, dtype=wide) < least
+        first = some[..., :1]
+        first += torch.where(small, torch.where(first < 0, -least, least), 0.0).to(out.dtype)
+        size = torch.linalg.vector_norm(some, dim=-1, keepdim=True, dtype=wide)
+        unit = some / size.clamp_min(torch.finfo(wide).tiny)
+        shifted[:, heads] -= (unit * (more / size.clamp_min(torch.finfo(wide).tiny))).to(wide)
+    return shifted, pushed
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, pick: int
+) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+    """Output, log-sum-exp as the kernel lays it out, and what else its backward pass asks for."""
+    aten = torch.ops.aten
+    if q.device.type == "cpu":
+        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
+        return out, lse, ()
+    if pick == _FLASH:
+        out, lse, *more = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)
+        return out, lse, tuple(more[:6])
+    if pick == _CUDNN:
+        out, lse, *more = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
+        return out, lse, tuple(more[:6])
+    out, lse, *more = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, False, scale=scale)
+    return out, lse, tuple(more)
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    mask: Tensor | None, more: list[Any], scale: float, pick: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    aten = torch.ops.aten
+    found: tuple[Tensor, ...]
+    if q.device.type == "cpu":
+        found = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, q, k, v, out, lse, 0.0, False, attn_mask=mask, scale=scale
+        )
+    elif pick == _FLASH:
+        q_starts, k_starts, q_most, k_most, seed, offset = more
+        found = aten._scaled_dot_product_flash_attention_backward(
+            grad, q, k, v, out, lse, q_starts, k_starts, q_most, k_most, 0.0, False, seed, offset, scale=scale
+        )
+    elif pick == _CUDNN:
+        q_starts, k_starts, q_most, k_most, seed, offset = more
+        found = aten._scaled_dot_product_cudnn_attention_backward(
+            grad, q, k, v, out, lse, seed, offset, None, q_starts, k_starts, q_most, k_most, 0.0, False, scale=scale
+        )
+    else:
+        found = aten._scaled_dot_product_efficient_attention_backward(
+            grad, q, k, v, None, out, lse, *more, 0.0, [True, True, True, False], False, scale=scale
+        )
+    return found[0], found[1], found[2]
