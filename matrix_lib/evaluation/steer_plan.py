@@ -192,7 +192,7 @@ def _sweep(layers: int) -> list[Condition]:
         for track in (0.0, 0.25, 0.5, 1.0, 2.0):
             if words or track:
                 add(f"bias: words {words:g}, track {track:g}", RegionBias(words, words, track, track))
-    for track in (0.5, 1.0, 2.0, 4.0):
+    for track in (0.5, 1.0, 2.0, 4.0, 8.0):
         add(f"bias: both predictions, words 0, track {track:g}", RegionBias(0, 0, track, track, branches="both"))
         add(f"bias: both predictions, words 1, track {track:g}", RegionBias(1, 1, track, track, branches="both"))
     for name, schedule in early.items():
@@ -204,7 +204,7 @@ def _sweep(layers: int) -> list[Condition]:
         add(f"masked: 8 steps, {name}", Partition(8, layers=some))
         add(f"CMG: {name}", Perturbation("words", layers=some), cost=2.2)
         add(f"CAG: {name}", Perturbation("tracks", layers=some), cost=2.2)
-    for steps in (1, 2, 4, 8, 16):
+    for steps in (2, 4, 8, 16, 24):
         add(f"masked: {steps} steps", Partition(steps))
         add(f"masked: {steps} steps, not normalised", Partition(steps, None))
         add(f"masked: {steps} steps, video alone", Partition(steps, words=False))
