@@ -3,13 +3,18 @@
 It retraces what a causal video VAE does (MATRIX): first tokens back to latents, then latents to pixels, where latent
 frame 0 becomes pixel frame 0 alone and each later one `temporal_stride` frames. No frame depends on later tokens.
 
-N maps (entities), L layers of attention, F, h, w token frames, rows, columns, T, H, W pixel frames, rows, columns.
+Growing by repetition and smoothing at the larger size is what is meant; what runs is one convolution at the smaller size
+that makes all places of the larger one as channels (`Grow`), and the head is part of the last one: nothing but the logits
+has the size of the clip. Convolutions over time are over rows and columns, with the frames they see side by side as
+channels, channels last in memory: the form that kernels are fastest at.
+
+N maps (entities), L layers of attention, F, h, w token frames, rows, columns, T, H, W pixel frames, rows, columns,
+C channels. Inside, tensors are (N, T, H, W, C).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -20,7 +25,7 @@ from torch.nn import functional
 
 from .grid import Grid
 
-__all__ = ["DecoderConfig", "Head", "MaskDecoder", "upsample_time"]
+__all__ = ["DecoderConfig", "Head", "MaskDecoder"]
 
 Head = Literal["grounding", "propagation"]
 
@@ -76,7 +81,7 @@ class MaskDecoder(nn.Module):
             widths.append(max(config.least, widths[-1] // 2))
         # channels shrink before the size grows, and what follows is per channel: the large maps stay few
         self.blocks = nn.ModuleList(Block(a, b) for a, b in pairwise(widths))
-        self.smooth = nn.ModuleList(CausalConv(b, b, groups=b) for b in widths[1:])
+        self.smooth = nn.ModuleList(Grow(b) for b in widths[1:])
         self.ups = (config.patch, *stages)
         self.last = last
         out = math.prod(last)
@@ -96,11 +101,15 @@ class MaskDecoder(nn.Module):
         x = maps.to(dtype)
         if self.config.probabilities:
             x = x.log1p()
-        x = self.stems[head](x)
+        x = self.stems[head](x.movedim(1, -1).contiguous())
+        final = len(self.blocks) - 1
         for index, (block, up, smooth) in enumerate(zip(self.blocks, self.ups, self.smooth)):
-            x = _grow(block(x), up, grid.lead if index == 0 else None)
-            x = x + smooth(x)
-        x = _shuffle(self.heads[head](x), self.last)
+            drop = grid.lead if index == 0 else up[0] - 1
+            x = block(x)
+            if index < final:
+                x = smooth(x, up, drop)
+            else:
+                x = smooth(x, up, drop, self.heads[head], self.last)[..., 0]
         height, width = size or (x.shape[-2], x.shape[-1])
         return x[:, : grid.pixel_frames, :height, :width]
 
@@ -121,15 +130,12 @@ class CausalConv(nn.Module):
     """A 3 x 3 x 3 convolution that sees the present and the two frames before; the first frame stands for what was
     before it."""
 
-    def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(inputs, outputs, 3, groups=groups)
+        self.conv = nn.Conv3d(inputs, outputs, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        front = x[:, :, :1].expand(-1, -1, 2, -1, -1)
-        return functional.conv3d(
-            torch.cat([front, x], dim=2), self.conv.weight, self.conv.bias, padding=(0, 1, 1), groups=self.conv.groups
-        )
+        return _convolve(x, self.conv.weight, self.conv.bias)
 
 
 class Block(nn.Module):
@@ -142,35 +148,84 @@ class Block(nn.Module):
         self.skip = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        normal = x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * self.scale
-        return self.skip(x) + self.conv(functional.silu(normal))
+        normal = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.scale.flatten()
+        past = (
+            x
+            if isinstance(self.skip, nn.Identity)
+            else functional.linear(x, self.skip.weight.flatten(1), self.skip.bias)
+        )
+        return past + self.conv(functional.silu(normal))
 
 
-def upsample_time(x: Tensor, factor: int) -> Tensor:
-    """(N, C, T, H, W) to (N, C, 1 + (T - 1) * factor, H, W): the first frame stays one, as in a causal VAE."""
-    if factor == 1:
-        return x
-    return torch.cat([x[:, :, :1], x[:, :, 1:].repeat_interleave(factor, dim=2)], dim=2)
+class Grow(nn.Module):
+    """Repeats in time, rows and columns, then adds a causal 3 x 3 x 3 convolution of each channel with itself.
+
+    Of neighbours in the larger size most are repetitions of one value, so the same comes out of a convolution at the
+    smaller size: its taps are sums of taps, and its channels the places inside each cell.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels, channels, 3, groups=channels)
+
+    def forward(
+        self,
+        x: Tensor,
+        factors: tuple[int, int, int],
+        drop: int,
+        head: nn.Conv3d | None = None,
+        last: tuple[int, int, int] = (1, 1, 1),
+    ) -> Tensor:
+        """(N, T, H, W, C) to (N, T * time - drop, H * rows, W * columns, C).
+
+        Args:
+            factors: time, rows, columns.
+            drop: frames that the first one is not repeated to (all but one of them, as in a causal VAE).
+            head: a 1 x 1 x 1 convolution that follows, whose channels are the places inside each cell of `last`: a
+                second growth, of whose first frame only the last place is kept. One channel comes out.
+        """
+        weight, bias = self._folded(factors, head)
+        x = _convolve(x, weight, bias)
+        n, t, h, w, _ = x.shape
+        (time, rows, columns), (a, b, c) = factors, last
+        x = x.reshape(n, t, h, w, time, rows, columns, a, b, c, -1).permute(0, 1, 4, 7, 2, 5, 8, 3, 6, 9, 10)
+        return x.reshape(n, t * time * a, h * rows * b, w * columns * c, -1)[:, drop * a + a - 1 :]
+
+    def _folded(self, factors: tuple[int, int, int], head: nn.Conv3d | None) -> tuple[Tensor, Tensor]:
+        """Weights (places * outputs, C, taps in time, 3, 3) and biases of the convolution at the smaller size."""
+        weight, bias = self.conv.weight[:, 0], self.conv.bias
+        assert bias is not None
+        present = torch.zeros_like(weight)
+        present[:, 2, 1, 1] = 1.0
+        time, rows, columns = (_taps(f, past, weight) for f, past in zip(factors, (2, 1, 1)))
+        if head is None:
+            mixed = torch.eye(len(bias)).to(weight)
+        else:
+            mixed, bias = head.weight.flatten(1), functional.linear(bias, head.weight.flatten(1), head.bias)
+        folded = torch.einsum("pai,qbj,rdl,cijl,oc->pqrocabd", time, rows, columns, weight + present, mixed)
+        return folded.flatten(0, 3), bias.repeat(math.prod(factors))
 
 
-def _grow(x: Tensor, factors: Sequence[int], lead: int | None) -> Tensor:
-    """Repeats in time and space. `lead` is given where tokens become latents: each token frame is then that many whole
-    latent frames, of which the first `lead` stand in front of the clip."""
-    time, rows, columns = factors
-    if lead is None:
-        x = upsample_time(x, time)
-    elif time > 1:
-        x = x.repeat_interleave(time, dim=2)[:, :, lead:]
-    return x.repeat_interleave(rows, dim=3).repeat_interleave(columns, dim=4)
+def _taps(factor: int, past: int, like: Tensor) -> Tensor:
+    """(place inside a cell, tap at the smaller size, tap at the larger size): 1 where the one reads what the other does.
+
+    The larger size is read at -past .. 2 - past. Time (past 2) has no tap at the smaller size that nobody reads."""
+    found = torch.zeros(factor, 3, 3)
+    for place in range(factor):
+        for tap in range(3):
+            found[place, (place + tap - past) // factor + past, tap] = 1.0
+    return (found[:, 1:] if past == 2 and factor > 1 else found).to(like)
 
 
-def _shuffle(x: Tensor, factors: tuple[int, int, int]) -> Tensor:
-    """(N, time*rows*columns, T, H, W) to (N, frames, H*rows, W*columns): channels are places inside each cell; of the
-    first frame only its last frame is kept."""
-    time, rows, columns = factors
-    n, _, t, h, w = x.shape
-    x = x.reshape(n, time, rows, columns, t, h, w).permute(0, 4, 1, 5, 2, 6, 3)
-    return x.reshape(n, t * time, h * rows, w * columns)[:, time - 1 :]
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, T, H, W, C) and (O, C, k, 3, 3) to (N, T, H, W, O): the present and the k - 1 frames before, zeros around."""
+    n, t, h, w, _ = x.shape
+    k = weight.shape[2]
+    past = torch.cat([x[:, :1].expand(-1, k - 1, -1, -1, -1), x], dim=1)
+    seen = torch.cat([past[:, i : i + t] for i in range(k)], dim=-1)
+    flat = weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+    out = functional.conv2d(seen.flatten(0, 1).movedim(-1, 1), flat, bias, padding=1)
+    return out.movedim(1, -1).unflatten(0, (n, t))
 
 
 def _factors(stride: int) -> list[int]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from matrix_lib.core.decoder import DecoderConfig, MaskDecoder, upsample_time
+from matrix_lib.core.decoder import DecoderConfig, MaskDecoder
 from matrix_lib.core.grid import Grid
 
 PATCHES = [((1, 2, 2), 4, 8), ((2, 2, 2), 4, 8), ((1, 1, 1), 3, 6), ((1, 2, 2), 8, 16), ((1, 2, 2), 4, 1)]
@@ -64,10 +68,82 @@ def test_a_token_acts_where_it_is() -> None:
     assert per_token[far].max() == 0
 
 
-def test_frames_of_the_causal_upsampling() -> None:
-    x = torch.arange(3.0).reshape(1, 1, 3, 1, 1)
-    assert upsample_time(x, 4).flatten().tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 2]
-    assert upsample_time(x, 1) is x
+def causal(x: Tensor, conv: torch.nn.Conv3d) -> Tensor:
+    front = x[:, :, :1].expand(-1, -1, 2, -1, -1)
+    return functional.conv3d(torch.cat([front, x], 2), conv.weight, conv.bias, padding=(0, 1, 1), groups=conv.groups)
+
+
+def repeated(x: Tensor, factors: tuple[int, int, int], drop: int) -> Tensor:
+    for dim, factor in enumerate(factors, start=2):
+        x = x.repeat_interleave(factor, dim)
+    return x[:, :, drop:]
+
+
+def by_repetition(decoder: MaskDecoder, maps: Tensor, grid: Grid, head: str) -> Tensor:
+    """What the decoder is, at the sizes where it is meant: everything repeated first and convolved then."""
+    x = causal(maps, decoder.stems[head].conv)
+    for index, (block, up, smooth) in enumerate(zip(decoder.blocks, decoder.ups, decoder.smooth)):
+        normal = functional.silu(x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * block.scale)
+        x = repeated(block.skip(x) + causal(normal, block.conv.conv), up, grid.lead if index == 0 else up[0] - 1)
+        x = x + causal(x, smooth.conv)
+    x = decoder.heads[head](x)
+    time, rows, columns = decoder.last
+    out = x.new_empty(len(x), x.shape[2] * time, x.shape[3] * rows, x.shape[4] * columns)
+    for place, (t, r, c) in enumerate(product(range(time), range(rows), range(columns))):
+        out[:, t::time, r::rows, c::columns] = x[:, place]
+    return out[:, time - 1 :][:, : grid.pixel_frames]
+
+
+@pytest.mark.parametrize(("patch", "time", "space"), PATCHES)
+def test_it_is_what_repetition_and_convolution_give(patch: tuple, time: int, space: int) -> None:
+    for lead in range(patch[0]):
+        grid = Grid(4, 3, 2, patch, time, space, lead)
+        decoder = make(patch, time, space).double()
+        for head, layers in (("grounding", 2), ("propagation", 1)):
+            maps = torch.randn(2, layers, *grid.shape, dtype=torch.float64, requires_grad=True)
+            got, want = decoder(maps, grid, head), by_repetition(decoder, maps, grid, head)
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+            used = [maps, *(p for n, p in decoder.named_parameters() if n.split(".")[0] in ("blocks", "smooth"))]
+            used += [*decoder.stems[head].parameters(), *decoder.heads[head].parameters()]
+            back = torch.randn_like(got)
+            for a, b in zip(torch.autograd.grad(got, used, back), torch.autograd.grad(want, used, back)):
+                torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_half_precision_bends_loss_and_gradients_little() -> None:
+    """As large models train it: convolutions in bfloat16, the loss in float32."""
+    from matrix_lib.core.losses import mask_loss
+
+    grid = Grid(4, 6, 6)
+    decoder = make()
+    maps, masks = torch.randn(2, 2, *grid.shape), torch.rand(2, grid.pixel_frames, 96, 96) > 0.7
+    found = []
+    for half in (False, True):
+        given = maps.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = mask_loss(decoder(given, grid, "grounding"), masks).total.sum()
+        used = [given, *(p for n, p in decoder.named_parameters() if "propagation" not in n)]
+        found.append((loss, torch.autograd.grad(loss, used)))
+    (exact, grads), (near, bent) = found
+    assert abs(near - exact) / exact < 2e-3
+    assert (bent[0] - grads[0]).norm() / grads[0].norm() < 3e-2
+    flat, wanted = (torch.cat([g.flatten() for g in each[1:]]) for each in (bent, grads))
+    assert (flat - wanted).norm() / wanted.norm() < 2e-2
+
+
+def test_only_the_logits_have_the_size_of_the_clip() -> None:
+    """What one decoded entity holds for the backward pass, in pixels of its clip: a few numbers each."""
+    grid = Grid(5, 6, 6)
+    decoder = MaskDecoder(DecoderConfig(2, 1))
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = decoder(torch.randn(1, 2, *grid.shape, requires_grad=True), grid, "grounding")
+    assert sum(kept.values()) < 7.0 * out.numel()
 
 
 def test_it_learns_a_moving_box() -> None:
