@@ -3,10 +3,10 @@
 It retraces what a causal video VAE does (MATRIX): first tokens back to latents, then latents to pixels, where latent
 frame 0 becomes pixel frame 0 alone and each later one `temporal_stride` frames. No frame depends on later tokens.
 
-Growing by repetition and smoothing at the larger size is what is meant; what runs is one convolution at the smaller size
-that makes all places of the larger one as channels (`Grow`), and the head is part of the last one: nothing but the logits
-has the size of the clip. Convolutions over time are over rows and columns, with the frames they see side by side as
-channels, channels last in memory: the form that kernels are fastest at.
+Growing by repetition and smoothing at the larger size is what is meant; what runs is one convolution at the smaller
+size that makes all places of the larger one as channels (`Grow`), and the head is part of the last one: nothing but the
+logits has the size of the clip. Convolutions over time are over rows and columns, with the frames they see side by side
+as channels, channels last in memory: the form that kernels are fastest at.
 
 N maps (entities), L layers of attention, F, h, w token frames, rows, columns, T, H, W pixel frames, rows, columns,
 C channels. Inside, tensors are (N, T, H, W, C).
@@ -14,6 +14,7 @@ C channels. Inside, tensors are (N, T, H, W, C).
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -106,10 +107,7 @@ class MaskDecoder(nn.Module):
         for index, (block, up, smooth) in enumerate(zip(self.blocks, self.ups, self.smooth)):
             drop = grid.lead if index == 0 else up[0] - 1
             x = block(x)
-            if index < final:
-                x = smooth(x, up, drop)
-            else:
-                x = smooth(x, up, drop, self.heads[head], self.last)[..., 0]
+            x = smooth(x, up, drop) if index < final else smooth(x, up, drop, self.heads[head], self.last)[..., 0]
         height, width = size or (x.shape[-2], x.shape[-1])
         return x[:, : grid.pixel_frames, :height, :width]
 
@@ -149,12 +147,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         normal = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.scale.flatten()
-        past = (
-            x
-            if isinstance(self.skip, nn.Identity)
-            else functional.linear(x, self.skip.weight.flatten(1), self.skip.bias)
-        )
-        return past + self.conv(functional.silu(normal))
+        if isinstance(self.skip, nn.Conv3d):
+            x = functional.linear(x, self.skip.weight.flatten(1), self.skip.bias)
+        return x + self.conv(functional.silu(normal))
 
 
 class Grow(nn.Module):
@@ -193,33 +188,45 @@ class Grow(nn.Module):
 
     def _folded(self, factors: tuple[int, int, int], head: nn.Conv3d | None) -> tuple[Tensor, Tensor]:
         """Weights (places * outputs, C, taps in time, 3, 3) and biases of the convolution at the smaller size."""
-        weight, bias = self.conv.weight[:, 0], self.conv.bias
+        weight, bias = self.conv.weight.flatten(1), self.conv.bias
         assert bias is not None
-        present = torch.zeros_like(weight)
-        present[:, 2, 1, 1] = 1.0
-        time, rows, columns = (_taps(f, past, weight) for f, past in zip(factors, (2, 1, 1)))
-        if head is None:
-            mixed = torch.eye(len(bias)).to(weight)
-        else:
+        taps, present, mixed = _constants(factors, len(bias), weight.device, weight.dtype)
+        if head is not None:
             mixed, bias = head.weight.flatten(1), functional.linear(bias, head.weight.flatten(1), head.bias)
-        folded = torch.einsum("pai,qbj,rdl,cijl,oc->pqrocabd", time, rows, columns, weight + present, mixed)
-        return folded.flatten(0, 3), bias.repeat(math.prod(factors))
+        with torch.autocast(weight.device.type, enabled=False):  # rounded once, behind the sums
+            folded = (taps @ (weight + present).T).mT[:, None] * mixed[:, :, None]
+        return folded.reshape(-1, len(weight), taps.shape[1] // 9, 3, 3), bias.repeat(math.prod(factors))
 
 
-def _taps(factor: int, past: int, like: Tensor) -> Tensor:
-    """(place inside a cell, tap at the smaller size, tap at the larger size): 1 where the one reads what the other does.
+@functools.cache
+def _constants(
+    factors: tuple[int, int, int], channels: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """On the device, so that no step waits for a copy: which taps (places, taps at the smaller size, 27) become which,
+    the 27 taps that leave a tensor what it is, and the head (channels, channels) that leaves channels what they are."""
+    with torch.inference_mode(False), torch.no_grad():
+        time, rows, columns = (_taps(f, past) for f, past in zip(factors, (2, 1, 1)))
+        taps = torch.einsum("pai,qbj,rdl->pqrabdijl", time, rows, columns).flatten(0, 2).flatten(1, 3).flatten(2)
+        present = torch.zeros(3, 3, 3)
+        present[2, 1, 1] = 1.0
+        made = taps, present.flatten(), torch.eye(channels)
+        return tuple(t.to(device, dtype) for t in made)  # type: ignore[return-value]
+
+
+def _taps(factor: int, past: int) -> Tensor:
+    """(place inside a cell, tap at the smaller size, tap at the larger size): 1 where both read the same.
 
     The larger size is read at -past .. 2 - past. Time (past 2) has no tap at the smaller size that nobody reads."""
     found = torch.zeros(factor, 3, 3)
     for place in range(factor):
         for tap in range(3):
             found[place, (place + tap - past) // factor + past, tap] = 1.0
-    return (found[:, 1:] if past == 2 and factor > 1 else found).to(like)
+    return found[:, 1:] if past == 2 and factor > 1 else found
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(N, T, H, W, C) and (O, C, k, 3, 3) to (N, T, H, W, O): the present and the k - 1 frames before, zeros around."""
-    n, t, h, w, _ = x.shape
+    n, t = x.shape[:2]
     k = weight.shape[2]
     past = torch.cat([x[:, :1].expand(-1, k - 1, -1, -1, -1), x], dim=1)
     seen = torch.cat([past[:, i : i + t] for i in range(k)], dim=-1)
