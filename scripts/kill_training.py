@@ -1,0 +1,99 @@
+"""`python -m scripts.kill_training --kills 20`: kills a training run at random moments, and sees that nothing is lost.
+
+A run is started, killed with SIGKILL at a random moment (also in the middle of writing a checkpoint), and started
+again, so many times; then it is let to its end. Each time there has to be a whole checkpoint that is no older than the
+one before, and the end has to be that of a run which nobody disturbed, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def hammer(command: Sequence[str], folder: Path, kills: int, seed: int) -> dict[str, Any]:
+    """Runs `training.fit` with these arguments, killing it so many times. Raises AssertionError where a checkpoint is
+    lost."""
+    draw = random.Random(seed)
+    line = [sys.executable, "-m", "training.fit", *command]
+    done, at, steps, torn = 0, 0, [], 0
+    while done < kills:
+        process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _wait_for_work(process, folder, at)
+        if process.poll() is None:
+            time.sleep(draw.random() * 0.2)
+        process.kill()
+        done += process.wait() == -9
+        found = checkpoint.latest(folder, lambda text: None)
+        assert found is not None, "no checkpoint is left"
+        step = int(checkpoint.load(found)[1]["step"])
+        assert step >= at, f"the newest checkpoint is of step {step}, and there was one of step {at}"
+        torn += any(folder.glob(".step-*"))
+        at = step
+        steps.append(at)
+        if process.returncode == 0:
+            break
+    end = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert end.returncode == 0, end.stderr[-2000:]
+    last = checkpoint.latest(folder)
+    assert last is not None
+    finished = bool(checkpoint.load(last)[1]["finished"])
+    return {"kills": done, "steps": steps, "while_writing": torn, "finished": finished}
+
+
+def _wait_for_work(process: subprocess.Popen[bytes], folder: Path, at: int) -> None:
+    """Until the run has got further than the last time, or is over."""
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(int(path.name[5:]) > at for path in folder.glob("step-*")):
+            return
+        time.sleep(0.005)
+
+
+def kill_and_compare(home: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
+    """A run that nobody disturbs in `home/whole`, and one that is killed in `home/killed`; what became of it."""
+    settings = [
+        "codec_cpu", f"run.steps={steps}", "run.save_every=1", "data.workers=1", "run.tensorboard=false",
+        "run.log_every=1",
+    ]  # fmt: skip
+    whole, killed = home / "whole", home / "killed"
+    undisturbed = [sys.executable, "-m", "training.fit", *settings, f"run.out={whole}"]
+    subprocess.run(undisturbed, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    report = hammer([*settings, f"run.out={killed}"], killed, kills, seed)
+    ends = []
+    for folder in (whole, killed):
+        found = checkpoint.latest(folder)
+        assert found is not None
+        ends.append(checkpoint.load(found)[0])
+    same = all(torch.equal(v, ends[1][g][n]) for g, group in ends[0].items() for n, v in group.items())
+    return {**report, "same_end_bit_for_bit": same}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts.kill_training", description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=400)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        report = kill_and_compare(Path(home), chosen.kills, chosen.steps, chosen.seed)
+    print(json.dumps(report))
+    return 0 if report["same_end_bit_for_bit"] and report["finished"] and report["kills"] == chosen.kills else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
