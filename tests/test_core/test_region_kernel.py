@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-import pytest
+from matrix_lib.core import region_kernel
 
 SCRIPT = """
 import inspect
@@ -34,8 +34,10 @@ print("agrees")
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed here")
 def test_the_kernel_equals_a_dense_bias_with_blind_rows_and_empty_tiles():
+    if importlib.util.find_spec("triton") is None:
+        assert region_kernel._build() is None  # and `regions.attend` goes the plain way
+        return
     surroundings = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=surroundings, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
