@@ -2,6 +2,7 @@
 
 python -m scripts.mini_card attention OUT.png [--clips 8]    attention of every layer against chance, also as a table
 python -m scripts.mini_card sheet OUT.png [--clips 4]        held-out prompts: the truth and what the model makes
+python -m scripts.mini_card loss OUT.svg                     loss curves of its training
 
 Attention is measured on true clips under noise at four timesteps, so it does not depend on whether the model would
 have made that clip.
@@ -10,6 +11,7 @@ have made that clip.
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from matrix_lib.evaluation.mini_clips import mini_clips
 from matrix_lib.evaluation.probe import Recipe, fit_clip, open_model, probe
 from matrix_lib.hosts.diffusers.mini import sample
 from matrix_lib.io.charts import Scores, layer_bars
+from matrix_lib.io.plots import curves, stand_alone
 from matrix_lib.mini.bundle import HOME
 from matrix_lib.mini.sheet import contact_sheet
 from matrix_lib.mini.world import Clips, make_clips
@@ -120,15 +123,34 @@ def make_sheet(count: int) -> Image.Image:
     """The first clips that `training.evaluate` samples, with its seed."""
     pipeline, sizes = pipeline_of(HOME)
     clips = make_clips(seed_of(HELD_OUT_SEED, 0, 0), count, worlds(sizes)["train"])
-    return sheet(clips, sample(pipeline, sizes, clips.prompts, clips.video[:, 0], 24, 3.0), range(count))
+    return sheet(clips, sample(pipeline, sizes, clips.prompts, clips.video[:, 0], 24, 2.0), range(count))
+
+
+def losses(folder: Path) -> str:
+    """Loss curves of every `NAME.csv` (a run's `metrics.csv`) in a folder, as SVG: the codec's apart."""
+    runs: dict[str, list[tuple[float, float]]] = {}
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="") as file:
+            runs[path.stem] = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    if not runs:
+        sys.exit(f"no CSV files in {folder}: give a folder of metrics.csv files, named as their runs")
+    codec = {name: [run] for name, run in runs.items() if name.startswith("codec")}
+    model = {name: [run] for name, run in runs.items() if name not in codec}
+    return stand_alone(
+        {"Transformer: weighted error of the velocity": curves(model), "Codec: weighted absolute error": curves(codec)}
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.mini_card", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("attention", "sheet"))
+    parser.add_argument("what", choices=("attention", "sheet", "loss"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--clips", type=int, default=0, help="how many clips; 8 for attention, 4 for the sheet")
+    parser.add_argument("--curves", type=Path, default=Path("benchmarks/results/mini-training"), help="CSV files")
     chosen = parser.parse_args(arguments)
+    if chosen.what == "loss":
+        chosen.out.write_text(losses(chosen.curves))
+        return
     if chosen.what == "sheet":
         make_sheet(chosen.clips or 4).save(chosen.out, optimize=True)
         return

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,10 @@ def evaluate(
     cfg: float,
     splits: Sequence[str] = SPLITS,
     seed: int = HELD_OUT_SEED,
+    seen: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """Scores with 95 % intervals for each split: of the model, and of true clips that only went through the codec."""
+    """Scores with 95 % intervals for each split: of the model, each verb of it, and true clips that only went through
+    the codec. `seen` gets what is known after every batch, so that a run that is cut short is not lost."""
     device = pipeline.transformer.device
     results: dict[str, Any] = {}
     for number, (split, world) in enumerate(worlds(sizes).items()):
@@ -67,14 +69,13 @@ def evaluate(
                 coded.append(judge(through_codec(pipeline, clips), clips))
             plain.append(~clips.ambiguous.cpu())
             verbs += clips.verb
-        clear = torch.cat(plain)
-        results[split] = {
-            "resolvable": scores(made, clear),
-            "ambiguous": scores(made, ~clear),
-            "codec": scores(coded, plain[0] | True),
-        }
+            clear = torch.cat(plain)
+            results[split] = {"resolvable": scores(made, clear), "ambiguous": scores(made, ~clear)}
+            seen(results)
+        results[split]["codec"] = scores(coded, plain[0] | True)
         for verb in sorted(set(verbs)):
             results[split][verb] = scores(made, clear & torch.tensor([v == verb for v in verbs]))
+        seen(results)
     return results
 
 
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=1024, help="prompts per split")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales to try")
+    parser.add_argument("--cfg", type=float, nargs="+", default=[2.0], help="guidance scales to try")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the prompts; another to choose a model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -134,13 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = {}
     for cfg in chosen.cfg:
         began = time.monotonic()
-        report[str(cfg)] = evaluate(
-            pipeline, sizes, chosen.prompts, chosen.batch, chosen.steps, cfg, chosen.splits, chosen.seed
-        )
+
+        def keep(results: dict[str, Any], cfg: float = cfg) -> None:
+            report[str(cfg)] = results
+            if chosen.out:
+                chosen.out.write_text(json.dumps({"steps": chosen.steps, "guidance": report}, indent=1))
+            done = sum(kinds[kind]["clips"] for kinds in results.values() for kind in ("resolvable", "ambiguous"))
+            print(f"\r{done} of {chosen.prompts * len(chosen.splits)} prompts", end="", file=sys.stderr, flush=True)
+
+        evaluate(pipeline, sizes, chosen.prompts, chosen.batch, chosen.steps, cfg, chosen.splits, chosen.seed, keep)
         seconds = time.monotonic() - began
         print(f"guidance {cfg}, {chosen.steps} steps, {seconds:.0f} s\n{table(report[str(cfg)])}", flush=True)
-        if chosen.out:
-            chosen.out.write_text(json.dumps({"steps": chosen.steps, "guidance": report}, indent=1))
 
 
 if __name__ == "__main__":

@@ -241,7 +241,7 @@ def sample(
     prompts: Sequence[str],
     first: Tensor,
     steps: int = 24,
-    cfg: float = 4.0,
+    cfg: float = 2.0,
     seed: int = 0,
     extra: Tensor | None = None,
     intrinsic: IntrinsicDenoising | None = None,
