@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from .eager import uncompiled
+
 __all__ = ["attend"]
 
 _FLASH, _CUDNN = SDPBackend.FLASH_ATTENTION.value, SDPBackend.CUDNN_ATTENTION.value
@@ -47,7 +49,7 @@ def attend(
     return out, lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]]
 
 
-@torch.compiler.disable
+@uncompiled
 def _apply(*args: Any) -> tuple[Tensor, Tensor]:
     return _Attention.apply(*args)  # type: ignore[no-any-return]
 

@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.checkpoint import checkpoint
 
+from .at_once import at_once
 from .attention import Pool, pooled_columns, pooled_rows
 from .map_gradients import dots
 from .sites import AttentionCall
@@ -312,6 +312,7 @@ def alignment_loss(
     scores: Scores = "logits",
     known: Tensor | None = None,
     decode: Decode | None = None,
+    trained: Sequence[Tensor] = (),
 ) -> Tensor:
     """L_SGA or L_SPA of one sample: the composite loss, summed over its entities (MATRIX). A scalar.
 
@@ -320,7 +321,7 @@ def alignment_loss(
     Args:
         maps: {layer: (E, F, h, w)}.
         masks: (E, T, H, W), pixels with `decode` and else tokens.
-        decode: see `entity_losses`.
+        decode, trained: see `entity_losses`.
 
     Raises:
         ValueError: no maps, or sizes that differ.
@@ -331,7 +332,7 @@ def alignment_loss(
     if decode is None:
         return entity_losses(stacks, masks, weights, scores, known)
     pairs = zip(stacks.split(1), masks.split(1), strict=True)
-    losses = [entity_losses(stack, mask, weights, scores, known, decode) for stack, mask in pairs]
+    losses = [entity_losses(stack, mask, weights, scores, known, decode, trained=trained) for stack, mask in pairs]
     return torch.stack(losses).sum() if losses else stacks.sum() * 0
 
 
@@ -343,16 +344,19 @@ def entity_losses(
     known: Tensor | None = None,
     decode: Decode | None = None,
     strength: Tensor | None = None,
+    trained: Sequence[Tensor] = (),
 ) -> Tensor:
     """The composite loss summed over entities, of one clip or of many. A scalar.
 
-    With `decode` the maps of all layers, in ascending order, become one mask in pixels, computed again in the backward
-    pass. Without it, the maps meet the masks on the token grid and the layers are averaged.
+    With `decode` the maps of all layers, in ascending order, become one mask in pixels, whose gradients are computed
+    right away: nothing in pixels is held. Without it, the maps meet the masks on the token grid and the layers are
+    averaged.
 
     Args:
         stacks: (E, L, F, h, w).
         masks: (E, T, H, W), pixels with `decode` and else tokens.
         strength: (E,) what each entity's loss is multiplied by.
+        trained: weights that `decode` reads and that are trained; others get no gradient.
     """
 
     def total(values: Tensor) -> Tensor:
@@ -362,7 +366,7 @@ def entity_losses(
     if decode is None:
         return torch.stack([total(values) for values in stacks.unbind(1)]).mean()
     decoder = decode
-    return checkpoint(lambda stack: total(decoder(stack)), stacks, use_reentrant=False)
+    return at_once(lambda stack: total(decoder(stack)), stacks, trained)
 
 
 def target_aware_loss(

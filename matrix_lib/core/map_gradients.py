@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
+from .eager import uncompiled
 
 __all__ = ["dots", "four", "mask_at", "picked", "softmax_columns", "softmax_rows"]
 
@@ -72,7 +73,7 @@ def dots(tokens: Tensor, mixed: Tensor, span: Span, budget: int | None = None) -
     return _apply(_Dots, tokens, mixed, span, budget)
 
 
-@torch.compiler.disable
+@uncompiled
 def _apply(function: Any, *args: Any) -> Tensor:
     return function.apply(*args)  # type: ignore[no-any-return]
 

@@ -17,7 +17,7 @@ from .attention import Pool
 from .grid import Grid
 from .targets import Targets
 
-__all__ = ["PoolBatch", "TargetBatch"]
+__all__ = ["PoolBatch", "TargetBatch", "on_device"]
 
 Kind = Literal["words", "queries"]
 
@@ -61,7 +61,7 @@ class PoolBatch:
         return int(self.weights.shape[2])
 
     def to(self, device: torch.device) -> PoolBatch:
-        return replace(self, indices=self.indices.to(device), weights=self.weights.to(device))
+        return replace(self, indices=on_device(self.indices, device), weights=on_device(self.weights, device))
 
     def moved(self, span: tuple[int, int]) -> PoolBatch:
         """A batch of tokens counted within `span` (start, length), counted from the start of the sequence.
@@ -151,9 +151,9 @@ class TargetBatch:
             self,
             words=self.words.to(device),
             queries=self.queries.to(device),
-            members={kind: value.to(device) for kind, value in self.members.items()},
-            tokens=self.tokens.to(device),
-            pixels=None if self.pixels is None else self.pixels.to(device),
+            members={kind: on_device(value, device) for kind, value in self.members.items()},
+            tokens=on_device(self.tokens, device),
+            pixels=None if self.pixels is None else on_device(self.pixels, device),
         )
 
     def select(self, rows: Tensor, keep: Tensor | None = None) -> TargetBatch:
@@ -208,6 +208,15 @@ class TargetBatch:
             groups.setdefault(tuple(known[row].tolist()), []).append(place)
         for frames, places in groups.items():
             yield torch.tensor(frames), places
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """The values there; on their way to a GPU nothing waits for what it is in the middle of."""
+    if values.device == device:
+        return values
+    if values.device.type == "cpu" and device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def _codes(target: Targets) -> dict[str, int]:

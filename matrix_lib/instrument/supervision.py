@@ -29,7 +29,7 @@ from ..core.losses import (
     timestep_weight,
 )
 from ..core.sites import AttentionCall, AttentionSite
-from ..core.target_batch import Kind, TargetBatch
+from ..core.target_batch import Kind, TargetBatch, on_device
 from ..core.targets import Targets
 
 __all__ = ["AlignmentMaps", "LossParts", "TargetMaps"]
@@ -59,6 +59,7 @@ class _Maps:
         self.propagation: dict[int, Tensor] = {}
         self.keys: dict[Head, int] = {}  # keys that the softmax of each kind runs over
         self._batches: dict[bool, TargetBatch | None] = {}
+        self._there: dict[tuple[bool, torch.device], TargetBatch] = {}
 
     def batch(self, pixels: bool = False) -> TargetBatch | None:
         """The targets as tensors, with masks in pixels if they are wanted; None where no row is aligned."""
@@ -68,6 +69,14 @@ class _Maps:
             some = any(target is not None for target in self.given)
             self._batches[pixels] = TargetBatch.of(self.given, pixels) if some else None
         return self._batches[pixels]
+
+    def batch_on(self, device: torch.device, pixels: bool = False) -> TargetBatch:
+        """The targets there, brought once a step. Only where some row is aligned."""
+        batch = self.batch(pixels)
+        assert batch is not None
+        if (pixels, device) not in self._there:
+            self._there[pixels, device] = batch.to(device)
+        return self._there[pixels, device]
 
     def wants(self, site: AttentionSite) -> bool:
         return (site.has_v2t and site.layer in self.v2t) or (site.has_v2v and site.layer in self.v2v)
@@ -81,7 +90,7 @@ class _Maps:
         batch = self.batch()
         if batch is not None and batch.grid.shape != call.grid.shape:
             raise ValueError(f"targets are on a {batch.grid.shape} grid; this clip has {call.grid.shape}")
-        return batch
+        return batch if batch is None else self.batch_on(call.q.device)
 
     def _missing(self) -> None:
         batch = self.batch()
@@ -157,10 +166,9 @@ class AlignmentMaps(_Maps):
     ) -> Tensor:
         """The loss of one kind: summed over a row's entities, weighted by the row's time, mean over the rows."""
         device, config = next(iter(maps.values())).device, self.config
-        batch = self.batch(pixels=decoder is not None)
-        assert batch is not None
-        batch = batch.to(device)
+        batch = self.batch_on(device, pixels=decoder is not None)
         pairs = batch.pairs(kind)
+        trained = () if decoder is None else tuple(decoder.parameters())
         stacks = torch.stack([maps[layer] for layer in sorted(maps)], dim=2)  # (B, E, L, F, h, w)
         decode: Decode | None = None
         size = math.prod(batch.grid.shape)
@@ -177,11 +185,11 @@ class AlignmentMaps(_Maps):
         total = stacks.sum() * 0
         for known, places in batch.by_known(pairs, pixels=decoder is not None):
             for some in _pieces(places, _AT_ONCE // size):
-                rows, entities = (torch.tensor([pairs[i][axis] for i in some], device=device) for axis in (0, 1))
+                rows, entities = on_device(torch.tensor([pairs[i] for i in some]), device).unbind(1)
                 masks = batch.masks(kind, rows, entities, pixels=decoder is not None)
                 weights = None if times is None else times.to(device)[rows]
                 total = total + entity_losses(
-                    stacks[rows, entities], masks, config.mask, config.scores, known, decode, weights
+                    stacks[rows, entities], masks, config.mask, config.scores, known, decode, weights, trained
                 )
         return total / self.rows
 
@@ -217,8 +225,8 @@ class TargetMaps(_Maps):
         batch = self._fitting(call)
         if batch is None:
             return
-        pool = batch.words.to(call.q.device)
-        places = torch.tensor(self.entity, device=call.q.device)[:, None, None].expand(-1, pool.weights.shape[1], 1)
+        pool = batch.words
+        places = on_device(torch.tensor(self.entity), call.q.device)[:, None, None].expand(-1, pool.weights.shape[1], 1)
         asked = replace(pool, weights=pool.weights.gather(2, places), counts=(1,) * self.rows)
         with _exact(call):
             self.grounding.setdefault(call.site.layer, grounding_maps(call, asked, lse=lse)[:, 0])
@@ -230,11 +238,11 @@ class TargetMaps(_Maps):
         if batch is None or not self.grounding:
             return _sum({})
         device = next(iter(self.grounding.values())).device
-        batch = batch.to(device)
+        batch = self.batch_on(device)
         pairs = [(row, self.entity[row]) for row in range(self.rows) if batch.keep[row]]
         total = torch.zeros((), device=device)
         for known, places in batch.by_known(pairs, pixels=False):
-            rows, entities = (torch.tensor([pairs[i][axis] for i in places], device=device) for axis in (0, 1))
+            rows, entities = on_device(torch.tensor([pairs[i] for i in places]), device).unbind(1)
             masks = batch.masks("words", rows, entities, pixels=False)
             maps = {layer: values[rows] for layer, values in self.grounding.items()}
             total = total + len(places) * target_aware_loss(maps, masks, self.config, known)
