@@ -1,7 +1,8 @@
 """What the alignment losses cost: whole LoRA training steps of CogVideoX-5B-I2V and Wan2.1-I2V-14B, losses off and on.
 
 A step is everything that a trainer does: data from a file, forward, losses with the mask decoder, backward through
-checkpointed blocks, clipping, AdamW. Random weights, three instances, a verb and six more words.
+checkpointed blocks, clipping, AdamW. Random weights, three instances, a verb and six more words. Then each part of the
+losses alone, and on a GPU the kernels by which steps differ.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from matrix_lib.instrument.supervision import AlignmentMaps
 
 from .capture import boxes, build
 from .timing import as_json, compare
+from .training_parts import kernels_of, parts_of
 
 __all__ = ["cogvideox", "wan"]
 
@@ -111,6 +113,10 @@ def _measure(
         steps(variants, "step", rounds, seconds)
         found["losses"] = bench.losses
         save(found)
+        found["parts"] = parts_of(bench, [kind for kind in ("logits", "probabilities") if kind in variants])
+        save(found)
+        found["kernels"] = kernels_of(bench, variants)
+        save(found)
         if reference:
             try:
                 steps(reference, "plain_way", 1, seconds)
@@ -172,15 +178,24 @@ class Bench:
 
     def _load(self) -> tuple[dict[str, Tensor], TargetBatch]:
         """What the loader's thread does for the next step."""
-        return load_file(self.file), self._targets()
+        return load_file(self.file), self.targets()
 
-    def _targets(self) -> TargetBatch:
+    @property
+    def joint(self) -> bool:
+        """Whether text and video share their attention."""
+        return self.frames_first
+
+    def half(self) -> torch.autocast:
+        """What the decoder computes in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def targets(self) -> TargetBatch:
         return TargetBatch.of([Targets.of(self.binding, self.tracks, self.grid)], pixels=True)
 
     def targets_ms(self) -> float:
         """Time of a clip's masks on the CPU, which the loader's thread spends while the GPU works."""
         start = time.perf_counter()
-        self._targets()
+        self.targets()
         return (time.perf_counter() - start) * 1e3
 
     def step(self, variant: Variant) -> None:
@@ -201,7 +216,7 @@ class Bench:
             found = {"diffusion": loss.detach()}
             if maps is not None:
                 decoder = self.decoders["logits" if variant == "logits" else "probabilities"]
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                with self.half():
                     aligned = maps.alignment(decoder)
                 loss, found = loss + aligned.total, found | aligned.parts
             loss.backward()
