@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from . import mask_kernel
 from .at_once import at_once
 from .attention import Pool, pooled_columns, pooled_rows
 from .map_gradients import dots
@@ -288,6 +289,9 @@ def mask_loss(
             raise ValueError("the tracks know no frame of this clip: there is nothing to align with")
         if not bool(known.all()):
             values, masks = values[:, known], masks[:, known]
+    if scores == "logits" and mask_kernel.usable(values, masks):
+        bce, dice, l2 = mask_kernel.terms(values.flatten(1), masks.flatten(1), weights.max_pos_weight)
+        return MaskTerms(bce, dice, l2, weights.bce * bce + weights.dice * dice + weights.l2 * l2)
     x = values.flatten(1) if values.dtype == torch.float64 else values.flatten(1).float()
     y = masks.flatten(1).to(x)
     inside = y.sum(1)
