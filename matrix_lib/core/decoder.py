@@ -107,7 +107,7 @@ class MaskDecoder(nn.Module):
         for index, (block, up, smooth) in enumerate(zip(self.blocks, self.ups, self.smooth)):
             drop = grid.lead if index == 0 else up[0] - 1
             x = block(x)
-            x = smooth(x, up, drop) if index < final else smooth(x, up, drop, self.heads[head], self.last)[..., 0]
+            x = smooth(x, up, drop) if index < final else smooth(x, up, drop, self.heads[head], self.last).squeeze(-1)
         height, width = size or (x.shape[-2], x.shape[-1])
         return x[:, : grid.pixel_frames, :height, :width]
 

@@ -22,7 +22,8 @@ __all__ = ["dots", "four", "mask_at", "picked", "softmax_columns", "softmax_rows
 
 Span = tuple[int, int]
 
-_ON_GPU, _ELSEWHERE = 1 << 25, 1 << 23  # elements that are held at a time in float32
+# Elements of a product that are held at a time: a GPU is full long before.
+_ON_GPU, _ELSEWHERE = 1 << 24, 1 << 23
 
 
 def softmax_columns(
@@ -225,8 +226,8 @@ def _attention_gradients(
             v, do = (_padded(t, size).to(q.dtype).expand(-1, count, -1, -1).contiguous() for t in (v, do))
             limit = some if some is None or some.shape[1] == 1 else some[:, heads]
             a, b = _backward(q[:, heads, start : start + length], k[:, heads], v, do, limit, scale)
-            dq[:, heads, start : start + length] += a * top
-            dk[:, heads] += b * top
+            dq[:, heads, start : start + length] += a.mul_(top)
+            dk[:, heads] += b.mul_(top)
     return dq, dk
 
 
@@ -251,7 +252,7 @@ def _columns(
 ) -> Any:
     """(slice of queries, their probabilities (B, H, n, R)), a few queries at a time."""
     keys, chosen = picked(k, indices).to(_wide(q)), mask_at(mask, 3, indices)
-    for rows in _chunks(q, max(q.shape[3], indices.shape[1]), budget, span):
+    for rows in _chunks(q, 2 * q.shape[3] + indices.shape[1], budget, span):
         some = chosen if chosen is None or chosen.shape[2] == 1 else chosen[:, :, rows]
         yield rows, _softmax(q[:, :, rows].to(keys), keys, lse[:, :, rows], some, scale)
 

@@ -34,7 +34,7 @@ from ..core.targets import Targets
 
 __all__ = ["AlignmentMaps", "LossParts", "TargetMaps"]
 
-_AT_ONCE = 1 << 25  # decoded pixels that are held at a time: one clip of a large model, or many small ones
+_AT_ONCE = 1 << 26  # decoded pixels that are held at a time: a few clips of a large model, or many small ones
 
 
 @dataclass(frozen=True)
