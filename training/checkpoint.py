@@ -142,12 +142,25 @@ def _sha256(path: Path) -> str:
 
 
 def pack_optimiser(
-    optimiser: torch.optim.Optimizer, whole: Callable[[Tensor], Tensor] = lambda t: t
+    optimiser: torch.optim.Optimizer, whole: Callable[[Tensor], Tensor] = lambda value: value
 ) -> dict[str, Tensor]:
     """An optimiser's state as flat tensors, `<parameter index>.<name>`. Rates and groups come from the config. `whole`
-    gathers a tensor that is split over processes."""
+    gathers a tensor that is split over processes. A number that is no tensor has a name ending in `!`, and what lies
+    in a dict (bitsandbytes) a name with `/`."""
+
+    def flat(name: str, value: Any) -> dict[str, Tensor]:
+        if isinstance(value, dict):
+            return {k: v for part, inner in value.items() for k, v in flat(f"{name}/{part}", inner).items()}
+        # copies: bitsandbytes has one table for many tensors, and safetensors wants each to have its own
+        return {name: whole(value).clone()} if isinstance(value, Tensor) else {f"{name}!": torch.as_tensor(value)}
+
     state = optimiser.state_dict()["state"]
-    return {f"{i}.{k}": whole(torch.as_tensor(v)) for i, entry in state.items() for k, v in entry.items()}
+    return {
+        k: v
+        for i, entry in state.items()
+        for name, value in entry.items()
+        for k, v in flat(f"{i}.{name}", value).items()
+    }
 
 
 def unpack_optimiser(
@@ -157,8 +170,12 @@ def unpack_optimiser(
 ) -> None:
     """Inverse of `pack_optimiser`; `split` takes this process's share of a whole tensor, as a parameter is split."""
     own = [p for group in optimiser.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in packed.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = split(value, own[int(index)])
+        *path, leaf = name.split("/")
+        place = state.setdefault(int(index), {})
+        for part in path:
+            place = place.setdefault(part, {})
+        place[leaf.removesuffix("!")] = value.item() if leaf.endswith("!") else split(value, own[int(index)])
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

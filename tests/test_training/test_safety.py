@@ -3,6 +3,7 @@
 import csv
 import resource
 import signal
+import sys
 
 import pytest
 import torch
@@ -115,6 +116,50 @@ def test_nan_stops_the_run_and_spares_the_weights(tmp_path):
     assert found.name == "step-0000003"
     for group in checkpoint.load(found)[0].values():
         assert all(bool(value.isfinite().all()) for value in group.values() if value.is_floating_point())
+
+
+def test_optimiser_states_of_any_kind(tmp_path):
+    """bitsandbytes keeps its moments in a dict of their own, with one table for all of them, and counts in an int."""
+
+    class Odd(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {"lr": 1.0})
+
+    params = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    table = torch.arange(4.0)
+    one, two = Odd(params), Odd(params)
+    for i, p in enumerate(params):
+        one.state[p] = {"step": 3, "quantised": {"codes": torch.full((2,), i, dtype=torch.uint8), "table": table}}
+    checkpoint.save(tmp_path, 1, {"optimiser0": checkpoint.pack_optimiser(one)}, {})
+    checkpoint.unpack_optimiser(two, checkpoint.load(tmp_path / "step-0000001")[0]["optimiser0"])
+    state = two.state[params[1]]
+    assert state["step"] == 3
+    assert isinstance(state["step"], int)
+    assert state["quantised"]["codes"].tolist() == [1, 1]
+    assert torch.equal(state["quantised"]["table"], table)
+
+
+def test_eight_bits_need_a_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+        Trainer(parse(["codec_cpu", f"run.out={tmp_path}", "optim.eight_bit=true", *QUICK]))
+    with pytest.raises(SystemExit):
+        parse(["codec_cpu", "optim.name=muon", "optim.eight_bit=true"])
+
+
+def test_the_bar_shows_the_loss_and_the_curves_are_written(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    main(["codec_cpu", f"run.out={tmp_path}", "run.steps=2", "data.workers=1"])
+    shown = capsys.readouterr()
+    assert "2/2" in shown.err
+    assert "psnr" in shown.err
+    assert "step 1/2" not in shown.out
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = EventAccumulator(str(tmp_path / "tensorboard"))
+    curves.Reload()
+    assert [event.step for event in curves.Scalars("train/loss")] == [1, 2]
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
