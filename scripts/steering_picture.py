@@ -20,11 +20,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from matrix_lib.core.tracks import MaskTracks
-from matrix_lib.evaluation.steer_choice import best_of
-from matrix_lib.evaluation.steer_plan import PLAIN, Condition, conditions
-from matrix_lib.evaluation.steer_results import load_cells
-from matrix_lib.evaluation.steer_run import Bench, SteerRecipe, steered_tracks
-from matrix_lib.evaluation.steering import measure
+from matrix_lib.evaluation.steering.choice import best_of
+from matrix_lib.evaluation.steering.measures import measure
+from matrix_lib.evaluation.steering.plan import PLAIN, Condition, conditions
+from matrix_lib.evaluation.steering.results import load_cells
+from matrix_lib.evaluation.steering.run import Bench, SteerRecipe, steered_tracks
 from matrix_lib.io.drawing import INK, fit_text, heading, page, readable, write
 from matrix_lib.io.files import whole_file
 from matrix_lib.mini.bundle import HOME

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from matrix_lib.evaluation.steer_choice import best_of
-from matrix_lib.evaluation.steer_plan import SETS, Cell, cells, conditions, shares
-from matrix_lib.evaluation.steer_report import write_report
-from matrix_lib.evaluation.steer_results import is_done, keep_plan, load_cells, write_cell
-from matrix_lib.evaluation.steer_run import Bench, SteerRecipe
+from matrix_lib.evaluation.steering.choice import best_of
+from matrix_lib.evaluation.steering.plan import SETS, Cell, cells, conditions, shares
+from matrix_lib.evaluation.steering.report import write_report
+from matrix_lib.evaluation.steering.results import is_done, keep_plan, load_cells, write_cell
+from matrix_lib.evaluation.steering.run import Bench, SteerRecipe
 from matrix_lib.mini import bundle
 from matrix_lib.mini.paths import PATHS
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from matrix_lib.core.guidance import Partition, Perturbation
-from matrix_lib.evaluation.steer_choice import best_of, chosen
-from matrix_lib.evaluation.steer_plan import CODEC, MAIN, PLAIN, SETS, Cell, Condition, cells, conditions, shares
-from matrix_lib.evaluation.steer_report import rows, write_report
-from matrix_lib.evaluation.steer_results import (
+from matrix_lib.evaluation.steering.choice import best_of, chosen
+from matrix_lib.evaluation.steering.measures import MEASURES
+from matrix_lib.evaluation.steering.plan import CODEC, MAIN, PLAIN, SETS, Cell, Condition, cells, conditions, shares
+from matrix_lib.evaluation.steering.report import rows, write_report
+from matrix_lib.evaluation.steering.results import (
     Measured,
     cell_path,
     is_done,
@@ -20,7 +21,6 @@ from matrix_lib.evaluation.steer_results import (
     read_cell,
     write_cell,
 )
-from matrix_lib.evaluation.steering import MEASURES
 from matrix_lib.io.tables import read_table
 from training import steer
 
@@ -241,7 +241,7 @@ def test_the_command_says_what_is_wrong(tiny, tmp_path, capsys):
 
 
 def test_clips_do_not_depend_on_the_batch_nor_their_number(tiny):
-    from matrix_lib.evaluation.steer_run import Bench, SteerRecipe
+    from matrix_lib.evaluation.steering.run import Bench, SteerRecipe
     from matrix_lib.hosts.diffusers.mini import Sizes
 
     sizes = Sizes(2, 1, 32, 1, 64, 226, codec_base=4, frames=5, height=64, width=64)

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..io.drawing import INK, Colour
-from ..io.svg import hexed
-from .statistics import Estimate
-from .steer_plan import CODEC, PLAIN, SETS, conditions
-from .steer_results import Measured
+from ...io.drawing import INK, Colour
+from ...io.svg import hexed
+from ..statistics import Estimate
+from .plan import CODEC, PLAIN, SETS, conditions
+from .results import Measured
 
 __all__ = ["curves", "trade_off"]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from matrix_lib.evaluation.steering import MEASURES, measure
+from matrix_lib.evaluation.steering.measures import MEASURES, measure
 from matrix_lib.mini.paths import PATHS, given
 from matrix_lib.mini.verbs import VERBS
 from matrix_lib.mini.world import WorldConfig, make_clips

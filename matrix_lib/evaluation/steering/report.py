@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from ..io.files import whole_file
-from ..io.tables import write_table
-from ..mini.paths import PATHS
-from .statistics import Estimate
-from .steer_choice import MARGIN, best_of, chosen
-from .steer_plan import CODEC, PLAIN, SETS, Condition, conditions
-from .steer_plots import curves, trade_off
-from .steer_results import Measured
-from .steering import MEASURES
+from ...io.files import whole_file
+from ...io.tables import write_table
+from ...mini.paths import PATHS
+from ..statistics import Estimate
+from .choice import MARGIN, best_of, chosen
+from .measures import MEASURES
+from .plan import CODEC, PLAIN, SETS, Condition, conditions
+from .plots import curves, trade_off
+from .results import Measured
 
 __all__ = ["rows", "write_report"]
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..mini.shapes import PALETTE
-from ..mini.world import Clips
-from .judges import Tolerances, judge, visible_centres
-from .sight import Sight, look
+from ...mini.shapes import PALETTE
+from ...mini.world import Clips
+from ..judges import Tolerances, judge, visible_centres
+from ..sight import Sight, look
 
 __all__ = ["MEASURES", "measure"]
 

@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.binding import PromptBinding
-from ..core.guidance import GradientGuidance
-from ..core.tracks import MaskTracks
-from ..hosts.diffusers.guidance import steer
-from ..hosts.diffusers.mini import Sizes, sample
-from ..hosts.diffusers.words import bind_prompt
-from ..mini.export import mask_tracks
-from ..mini.paths import given
-from ..mini.verbs import VERBS
-from ..mini.world import Clips, WorldConfig, make_clips
-from .sight import look
-from .steer_plan import CODEC, Cell, Condition
-from .steer_results import Measured, fingerprint
-from .steering import MEASURES, measure
+from ...core.binding import PromptBinding
+from ...core.guidance import GradientGuidance
+from ...core.tracks import MaskTracks
+from ...hosts.diffusers.guidance import steer
+from ...hosts.diffusers.mini import Sizes, sample
+from ...hosts.diffusers.words import bind_prompt
+from ...mini.export import mask_tracks
+from ...mini.paths import given
+from ...mini.verbs import VERBS
+from ...mini.world import Clips, WorldConfig, make_clips
+from ..sight import look
+from .measures import MEASURES, measure
+from .plan import CODEC, Cell, Condition
+from .results import Measured, fingerprint
 
 __all__ = ["Bench", "SteerRecipe", "steered_tracks"]
 

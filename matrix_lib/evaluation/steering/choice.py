@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .steer_plan import CODEC, PLAIN, Condition
-from .steer_results import Measured
+from .plan import CODEC, PLAIN, Condition
+from .results import Measured
 
 __all__ = ["MARGIN", "best_of", "chosen"]
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..io.files import whole_file
-from .statistics import Estimate, bootstrap, wilson
-from .steer_plan import Condition
-from .steering import MEASURES
+from ...io.files import whole_file
+from ..statistics import Estimate, bootstrap, wilson
+from .measures import MEASURES
+from .plan import Condition
 
 __all__ = [
     "YES_OR_NO",

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from ..core.guidance import GradientGuidance, Guidance, Layers, Partition, Perturbation, RegionBias, Schedule
-from ..core.intrinsic import IntrinsicDenoising
+from ...core.guidance import GradientGuidance, Guidance, Layers, Partition, Perturbation, RegionBias, Schedule
+from ...core.intrinsic import IntrinsicDenoising
 
 __all__ = ["CODEC", "PLAIN", "SETS", "Cell", "Condition", "cells", "conditions", "shares"]
 
