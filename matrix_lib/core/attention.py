@@ -165,6 +165,9 @@ def row_lse(q: Tensor, k: Tensor, scale: float, *, mask: Tensor | None = None, b
     The second pass for kernels that keep it to themselves: a fused PyTorch kernel where one returns it, else chunks.
     """
     if kernels.has_lse(q):
+        four = _slice_mask(mask, None, None)
+        if four is not None and four.dtype == torch.bool and four.shape[1] == four.shape[2] == 1:
+            return _kept_lse(q, k, scale, four)
         fused = sdpa_with_lse(q, k, k, attn_mask=mask, scale=scale)[1]
         if fused is not None:
             return fused
@@ -244,6 +247,18 @@ def _constant_lse(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, budge
     """For maps whose backward pass knows what the log-sum-exp depends on."""
     with torch.no_grad():
         return row_lse(q, k, scale, mask=mask, budget=budget)
+
+
+def _kept_lse(q: Tensor, k: Tensor, scale: float, keep: Tensor) -> Tensor:
+    """Log-sum-exp over the keys that keep (B or 1, 1, 1, Nk) bool says, from a kernel that gives none with a mask: each
+    key brings along how far it is out of the question, in eight more numbers a head, as kernels want them. The other
+    keys weigh nothing beside them."""
+    far = torch.where(keep, 0.0, max(-2e3 / scale, torch.finfo(q.dtype).min / 2)).mT.to(k.dtype)
+    q = torch.nn.functional.pad(torch.cat([q, torch.ones_like(q[..., :1])], dim=-1), (0, 7))
+    k = torch.nn.functional.pad(torch.cat([k, far.expand(*k.shape[:3], 1)], dim=-1), (0, 7))
+    lse = sdpa_with_lse(q, k, k, scale=scale)[1]
+    lse = row_lse(q.float(), k.float(), scale) if lse is None else lse
+    return lse.masked_fill(~keep.any(-1), float("-inf"))
 
 
 def _each_row(pool: Pool, like: Tensor) -> tuple[Tensor, Tensor]:

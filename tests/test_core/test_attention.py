@@ -140,3 +140,16 @@ def test_bad_tokens_are_named():
         pooled_columns(q, k, Pool.mean_of({"a": [0, 40]}), 0.2)
     with pytest.raises(ValueError, match="'van'"):
         Pool.mean_of({"cyclist": [1], "van": []})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_log_sum_exp_of_kept_keys_without_a_mask(dtype):
+    """What GPUs do, whose kernels give none together with a mask."""
+    from matrix_lib.core.attention import _kept_lse
+
+    q, k, _ = tensors(dtype=dtype)
+    keep = torch.rand(2, 1, 1, 29, generator=torch.Generator().manual_seed(3)) > 0.5
+    assert (_kept_lse(q, k, 0.125, keep & False) == -torch.inf).all(), "nothing to look at"
+    got = _kept_lse(q, k, 0.125, keep)
+    want = (q.double() @ k.double().mT * 0.125).masked_fill(~keep, -torch.inf).logsumexp(-1)
+    assert (got - want).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)

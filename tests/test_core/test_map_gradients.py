@@ -40,7 +40,7 @@ def explicit(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
 
 def wanted(kind: str, q: Tensor, k: Tensor, mask: Tensor | None, entities: int = 3) -> Tensor:
     """(B, H, E, N) from the whole attention matrix."""
-    indices, weights = pools(q.shape[2], entities)
+    indices, weights = (t.to(q.device) for t in pools(q.shape[2], entities))
     p, video = explicit(q, k, mask), slice(SPAN[0], sum(SPAN))
     rows = []
     for b in range(2):
@@ -52,7 +52,7 @@ def wanted(kind: str, q: Tensor, k: Tensor, mask: Tensor | None, entities: int =
 
 
 def made(kind: str, q: Tensor, k: Tensor, mask: Tensor | None, carried: bool, entities: int = 3, **more: Any) -> Tensor:
-    indices, weights = pools(q.shape[2], entities)
+    indices, weights = (t.to(q.device) for t in pools(q.shape[2], entities))
     if carried:
         lse = sdpa_with_lse(q, k, k, attn_mask=mask, scale=SCALE)[1]
         assert lse is not None
@@ -67,7 +67,7 @@ def made(kind: str, q: Tensor, k: Tensor, mask: Tensor | None, carried: bool, en
 
 def check(got: Tensor, want: Tensor, given: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor], close: float) -> None:
     assert (got - want).norm() / want.norm() < close
-    g = torch.randn(want.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    g = torch.randn(want.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(want.device)
     grads = torch.autograd.grad(got, given, g.to(got))
     for a, b in zip(grads, torch.autograd.grad(want, exact, g)):
         assert (a - b).norm() / b.norm() < close
@@ -105,6 +105,19 @@ def test_more_entities_than_a_head_has_numbers() -> None:
     for kind in ("columns", "rows"):
         want = wanted(kind, *exact, None, entities=19).mean(1)
         check(made(kind, *given, None, False, entities=19), want, given, exact, 1e-5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("carried", [False, True], ids=["again", "carried"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["columns", "rows"])
+def test_kernels_of_this_machine(kind: str, dtype: torch.dtype, carried: bool) -> None:
+    """The same in the head sizes of the large models, on a GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for d in (64, 128):
+        given = tuple((t.detach() * 0.5).to(device).requires_grad_() for t in tensors(dtype, n=200, d=d))
+        exact = tuple(t.detach().double().requires_grad_() for t in given)
+        want = wanted(kind, *exact, None).mean(1)
+        check(made(kind, *given, None, carried), want, given, exact, CLOSE[dtype])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["columns", "rows"])

@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 
+import torch
+
 from matrix_lib.core import mask_kernel
+from matrix_lib.core.losses import mask_loss
 
 SCRIPT = """
 import inspect
@@ -56,3 +59,15 @@ def test_the_kernels_equal_the_plain_operations():
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=surroundings, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == "agrees"
+
+
+def test_mask_loss_on_this_machine():
+    """On a GPU the kernels, elsewhere the plain operations: a clip's worth of pixels against float64."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    g = torch.Generator().manual_seed(0)
+    x, masks = torch.randn(2, 9, 120, 180, generator=g) * 4, torch.rand(2, 9, 120, 180, generator=g) > 0.9
+    given, exact = x.to(device).requires_grad_(), x.double().requires_grad_()
+    found, wanted = mask_loss(given, masks.to(device)), mask_loss(exact, masks)
+    torch.testing.assert_close(found.total.cpu().double(), wanted.total, rtol=1e-5, atol=1e-6)
+    (a,), (b,) = torch.autograd.grad(found.total.sum(), given), torch.autograd.grad(wanted.total.sum(), exact)
+    assert (a.cpu() - b).norm() / b.norm() < 1e-5
