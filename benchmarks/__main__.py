@@ -25,6 +25,8 @@ BENCHES: dict[str, Callable[[int, Save], dict[str, Any]]] = {
     "guidance": lambda rounds, save: guidance.run(rounds),
     "training": training.cogvideox,
     "training-wan": training.wan,
+    "training-nf4": functools.partial(training.cogvideox, bits="nf4"),
+    "training-wan-nf4": functools.partial(training.wan, bits="nf4"),
 }
 
 

@@ -31,6 +31,7 @@ from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.lora import add_factors, projections_of, train_projection, widen
 from matrix_lib.instrument.session import Session
 from matrix_lib.instrument.supervision import AlignmentMaps
+from training.quantise import attentions_of, quantise_blocks
 
 from .capture import boxes, build
 from .timing import as_json, compare
@@ -39,6 +40,7 @@ from .training_parts import kernels_of, parts_of
 __all__ = ["cogvideox", "wan"]
 
 Save = Callable[[dict[str, Any]], None]
+Weights = Literal["bf16", "int8", "fp8", "nf4"]
 Variant = Literal["off", "logits", "probabilities", "whole rows"]
 INSTANCES = 3
 
@@ -55,24 +57,35 @@ class Case:
     text: int
 
 
-def cogvideox(rounds: int, save: Save) -> dict[str, Any]:
-    """CogVideoX-5B-I2V, 49 frames of 480x720: off, on, and the plain way of getting the same maps."""
+def cogvideox(rounds: int, save: Save, bits: Weights = "bf16") -> dict[str, Any]:
+    """CogVideoX-5B-I2V, 49 frames of 480x720: off, on, and the plain way of getting the same maps. With packed frozen
+    weights: off and on."""
     cuda, device = _device()
     model, args = build(device, full=cuda)
     case = Case((7, 11), (12,), 128, 64.0, 16, 226) if cuda else Case((1, 2), (3,), 4, 4.0, 16, 226)
     latents = args.pop("hidden_states")[:, :, :16]
+    pack(model, case, bits)
     bench = Bench(model, case, latents.transpose(1, 2), args, device, channels=32, frames_first=True)
+    if bits != "bf16":
+        return _measure(bench, ("off", "logits"), (), rounds, 60.0, save)
     return _measure(bench, ("off", "logits", "probabilities"), ("off", "whole rows"), rounds, 100.0, save)
 
 
-def wan(rounds: int, save: Save) -> dict[str, Any]:
+def wan(rounds: int, save: Save, bits: Weights = "bf16") -> dict[str, Any]:
     """Wan2.1-I2V-14B, 81 frames of 480x832: off, and on with per-head softmax maps."""
     cuda, device = _device()
     model, args = build_wan(device, full=cuda)
     case = Case((20, 24), (6, 8), 16, 16.0, 20, 512) if cuda else Case((2, 3), (0, 1), 4, 4.0, 20, 512)
     latents = args.pop("hidden_states")[:, :16]
+    pack(model, case, bits)
     bench = Bench(model, case, latents, args, device, channels=36, frames_first=False)
     return _measure(bench, ("off", "probabilities"), (), rounds, 80.0, save)
+
+
+def pack(model: nn.Module, case: Case, bits: Weights) -> None:
+    """Packs the frozen weights of the blocks, as the trainer does with `task.quantise`."""
+    if bits != "bf16":
+        quantise_blocks(model, bits, attentions_of(projections_of(model, case.v2t, case.v2v)))
 
 
 def _device() -> tuple[bool, torch.device]:

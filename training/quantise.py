@@ -6,13 +6,13 @@ Straight PyTorch, on any device; gradients flow to the inputs alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PackedLinear", "quantise_blocks"]
+__all__ = ["PackedLinear", "attentions_of", "quantise_blocks"]
 
 Bits = Literal["int8", "fp8", "nf4"]
 GROUP = 64
@@ -91,9 +91,16 @@ def _pack(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
     return (w / scale).to(torch.float8_e4m3fn), scale
 
 
-def quantise_blocks(transformer: nn.Module, bits: Bits, kept: Collection[str] = ()) -> int:
+def attentions_of(projections: Iterable[str]) -> set[str]:
+    """Paths of the attentions that q, k, v and output projections belong to."""
+    return {name.rpartition(".to_")[0] for name in projections}
+
+
+def quantise_blocks(
+    transformer: nn.Module, bits: Bits, kept: Collection[str] = (), device: torch.device | None = None
+) -> int:
     """Packs the large linear layers of a transformer's blocks in place, except those inside the modules `kept` (by
-    path). Returns how many. Raises ValueError for a transformer without blocks."""
+    path), one after the other on a device. Returns how many. Raises ValueError for a transformer without blocks."""
     stacks = ("transformer_blocks.", "single_transformer_blocks.", "blocks.")
     found = [
         (name, module)
@@ -108,5 +115,5 @@ def quantise_blocks(transformer: nn.Module, bits: Bits, kept: Collection[str] = 
         raise ValueError("nothing of this model can be quantised: it has no blocks with linear layers that are frozen")
     for name, module in found:
         parent, _, leaf = name.rpartition(".")
-        setattr(transformer.get_submodule(parent), leaf, PackedLinear(module, bits))
+        setattr(transformer.get_submodule(parent), leaf, PackedLinear(module.to(device or module.weight.device), bits))
     return len(found)

@@ -34,7 +34,7 @@ from .config import FitConfig, TuneTask
 from .data import seed_of
 from .encoders import ModelFiles
 from .folder import FolderData
-from .quantise import quantise_blocks
+from .quantise import attentions_of, quantise_blocks
 from .video_models import VideoModel
 
 __all__ = ["ClipStream", "TuneBatch", "TuneStep"]
@@ -119,7 +119,7 @@ class TuneStep:
         self.base_channels = int(transformer.config.in_channels)
         self.modules = projections_of(transformer, *self.task.lora_layers)
         if self.task.quantise != "no":
-            quantise_blocks(transformer, self.task.quantise, {name.rpartition(".to_")[0] for name in self.modules})
+            quantise_blocks(transformer, self.task.quantise, attentions_of(self.modules), device)
         add_factors(transformer, self.modules, self.task.rank, self.task.alpha)
         self.extra = self.files.shape.extra_channels(config.data.condition)
         if self.extra:
