@@ -148,7 +148,6 @@ def test_eight_bits_need_a_library(tmp_path, monkeypatch):
 
 
 def test_the_bar_shows_the_loss_and_the_curves_are_written(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("tensorboard")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     main(["codec_cpu", f"run.out={tmp_path}", "run.steps=2", "data.workers=1"])
     shown = capsys.readouterr()
