@@ -22,7 +22,7 @@ __all__ = ["attend"]
 _FLASH, _CUDNN = SDPBackend.FLASH_ATTENTION.value, SDPBackend.CUDNN_ATTENTION.value
 _EFFICIENT = SDPBackend.EFFICIENT_ATTENTION.value
 
-_AT_ONCE = 1 << 24  # elements that are held in float32 at a time
+_AT_ONCE, _GROUP = 1 << 22, 1 << 24  # elements that are held in float32, and in the format of the model, at a time
 # A row whose dO is this much smaller than its g, or zero, gets so much more of it: O - g dO / |dO|^2 stays in range. To
 # q and k it is lost in the rounding of g; v feels this share of g where it should feel (almost) nothing.
 _LEAST = {torch.float64: 2.0**-60, torch.float32: 2.0**-30, torch.bfloat16: 2.0**-16, torch.float16: 2.0**-13}
@@ -79,10 +79,20 @@ class _Attention(torch.autograd.Function):
         if grad is None and grad_lse is None:
             return (None,) * 6
         grad = torch.zeros_like(out) if grad is None else grad
-        if grad_lse is not None:
-            extra = grad_lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]].unsqueeze(-1)
-            out, grad = _shifted(out, grad, extra)
-        return (*_backward(grad, q, k, v, out, lse, mask, more, ctx.scale, ctx.pick), None, None, None)
+        if grad_lse is None:
+            return (*_backward(grad, q, k, v, out, lse, mask, more, ctx.scale, ctx.pick), None, None, None)
+        extra = grad_lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]].unsqueeze(-1)
+        made = tuple(torch.empty_like(t) for t in (q, k, v))
+        step = max(1, _GROUP // max(1, out[:, :1].numel()))
+        for at in (slice(i, i + step) for i in range(0, q.shape[1], step)):  # few heads: two copies of them are held
+            shifted, pushed = _shifted(out[:, at], grad[:, at], extra[:, at])
+            limit = mask if mask is None or mask.ndim < 4 or mask.shape[1] == 1 else mask[:, at]
+            norm = lse[:, at].contiguous()
+            part = _backward(pushed, q[:, at], k[:, at], v[:, at], shifted, norm, limit, more, ctx.scale, ctx.pick)
+            for whole, some in zip(made, part):
+                whole[:, at] = some
+            del shifted, pushed, part, some
+        return (*made, None, None, None)
 
 
 def _shifted(out: Tensor, grad: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from matrix_lib.core import attention_grad
 from matrix_lib.core.attention import sdpa_with_lse
 
 SCALE = 0.3
@@ -56,6 +57,20 @@ def test_with_a_mask(kind: str) -> None:
     got = torch.autograd.grad(sdpa_with_lse(*given, attn_mask=mask, scale=SCALE), given, grads)
     for a, b in zip(got, torch.autograd.grad(explicit(*exact, mask), exact, [t.double() for t in grads])):
         assert (a - b).norm() / b.norm() < CLOSE[torch.float32]
+
+
+@pytest.mark.parametrize("kind", ["none", "each head's own"])
+def test_a_few_heads_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a call is large, two copies of a few of its heads are held and not of all."""
+    given, grads = tensors(), asked(torch.float32)
+    mask = None if kind == "none" else torch.randn(2, 3, 37, 29, generator=torch.Generator().manual_seed(3))
+    found = []
+    for most in (1 << 24, 1200):
+        monkeypatch.setattr(attention_grad, "_GROUP", most)
+        monkeypatch.setattr(attention_grad, "_AT_ONCE", most)
+        found.append(torch.autograd.grad(sdpa_with_lse(*given, attn_mask=mask, scale=SCALE), given, grads))
+    for a, b in zip(*found):
+        assert torch.equal(a, b)
 
 
 def test_gradcheck() -> None:

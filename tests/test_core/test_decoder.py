@@ -84,7 +84,9 @@ def by_repetition(decoder: MaskDecoder, maps: Tensor, grid: Grid, head: str) -> 
     x = causal(maps, decoder.stems[head].conv)
     for index, (block, up, smooth) in enumerate(zip(decoder.blocks, decoder.ups, decoder.smooth)):
         normal = functional.silu(x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * block.scale)
-        x = repeated(block.skip(x) + causal(normal, block.conv.conv), up, grid.lead if index == 0 else up[0] - 1)
+        x = repeated(
+            block.get_submodule("skip")(x) + causal(normal, block.conv.conv), up, grid.lead if index == 0 else up[0] - 1
+        )
         x = x + causal(x, smooth.conv)
     x = decoder.heads[head](x)
     time, rows, columns = decoder.last
