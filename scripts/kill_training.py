@@ -33,16 +33,17 @@ def hammer(command: Sequence[str], folder: Path, kills: int, seed: int) -> dict[
     done, at, steps, torn = 0, 0, [], 0
     while done < kills:
         process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _wait_for_work(process, folder, at)
+        writing = at > 0 and draw.random() < 0.5  # every other time while a checkpoint is being written
+        _wait_for_work(process, folder, at, writing)
         if process.poll() is None:
-            time.sleep(draw.random() * 0.2)
+            time.sleep(draw.random() * (0.005 if writing else 0.2))
         process.kill()
         done += process.wait() == -9
+        torn += any(folder.glob(".step-*"))
         found = checkpoint.latest(folder, lambda text: None)
         assert found is not None, "no checkpoint is left"
         step = int(checkpoint.load(found)[1]["step"])
         assert step >= at, f"the newest checkpoint is of step {step}, and there was one of step {at}"
-        torn += any(folder.glob(".step-*"))
         at = step
         steps.append(at)
         if process.returncode == 0:
@@ -55,13 +56,15 @@ def hammer(command: Sequence[str], folder: Path, kills: int, seed: int) -> dict[
     return {"kills": done, "steps": steps, "while_writing": torn, "finished": finished}
 
 
-def _wait_for_work(process: subprocess.Popen[bytes], folder: Path, at: int) -> None:
-    """Until the run has got further than the last time, or is over."""
+def _wait_for_work(process: subprocess.Popen[bytes], folder: Path, at: int, writing: bool) -> None:
+    """Until the run has got further than the last time, or writes what would be further, or is over."""
+    old = {path.name for path in folder.glob(".step-*")}
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
-        if any(int(path.name[5:]) > at for path in folder.glob("step-*")):
+        further = any(int(path.name[5:]) > at for path in folder.glob("step-*"))
+        if further if not writing else any(path.name not in old for path in folder.glob(".step-*")):
             return
-        time.sleep(0.005)
+        time.sleep(0.0005 if writing else 0.005)
 
 
 def kill_and_compare(home: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
