@@ -45,8 +45,8 @@ def _swapped(clips: Clips) -> Tensor:
     """Roles exchanged: the recipient acts on the agent, by the prompt's verb where that stays in the frame, else by
     pulling it, which always does."""
     paths, camera = _static(clips), clips.camera[:, None]
-    turned = [part[:, [1, 0, 1]] for part in (paths[:, :, 0] - camera[:, :, 0], clips.shape, clips.radius)]
-    pulled = act(verb_named("pull"), *turned, clips.config.frames, clips.config.unit)[:, :2].flip(1) + camera
+    at, shapes, radii = (part[:, [1, 0, 1]] for part in (paths[:, :, 0] - camera[:, :, 0], clips.shape, clips.radius))
+    pulled = act(verb_named("pull"), at, shapes, radii, clips.config.frames, clips.config.unit)[:, :2].flip(1) + camera
     swapped = clips.swapped.to(paths)
     low, high = _room(clips, slice(0, 2))
     fits = ((swapped >= low[:, :, None]) & (swapped <= high[:, :, None])).flatten(1).all(1)
