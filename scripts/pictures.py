@@ -33,15 +33,16 @@ IMAGES = ROOT / "docs" / "images"
 FRAMES_SHOWN = (0, 7, 16)
 
 
-def best_layers(capture: Capture, tracks: MaskTracks, names: tuple[str, str], count: int = 2) -> str:
-    """The layers in which each of two words finds its own instance, not the other's, as a node takes them: "1, 4"."""
+def best_layers(capture: Capture, tracks: MaskTracks, names: tuple[str, str], count: int = 1) -> str:
+    """The layers in which most of each of two words' attention lies on its own instance and not on the other's, as a
+    node takes them: "1, 4"."""
     on_grid = tracks.to_grid(capture.stream().grid)
     masks = {name: on_grid.maps[on_grid.names.index(name)] for name in names}
     scores: dict[int, float] = {}
     for layer in capture.stream().layers_v2t:
         maps = {name: capture.maps("v2t", layer, entity=name) for name in names}
-        density = {(a, b): float((maps[a] * masks[b]).sum() / masks[b].sum()) for a in names for b in names}
-        scores[layer] = min(density[a, a] / density[a, b] for a, b in (names, names[::-1]))
+        share = {(a, b): float((maps[a] * masks[b]).sum() / maps[a].sum()) for a in names for b in names}
+        scores[layer] = min(share[a, a] - share[a, b] for a, b in (names, names[::-1]))
     return ", ".join(map(str, sorted(sorted(scores, key=lambda layer: -scores[layer])[:count])))
 
 
