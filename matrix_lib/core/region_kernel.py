@@ -34,7 +34,7 @@ class Plan:
     Args:
         rows: (Nq,) query tokens, those of one row of the bias table together.
         tiles: (T, 4) first place in `rows`, count (1.._ROWS), first and last-plus-one span.
-        spans: (S, 2) first key in region order, and how many. bias: (S,) float32, logits.
+        spans: (S, 2) first key in region order, and how many. bias: (S,) float32, logits / ln 2.
         order: (Nk,) int64, keys in region order.
     """
 
@@ -77,7 +77,7 @@ def make_plan(
         rows=torch.cat([rows for rows, _ in blocks]).to(device, torch.int32),
         tiles=torch.tensor(tiles, dtype=torch.int32).view(-1, 4).to(device),
         spans=torch.tensor(places, dtype=torch.int32).view(-1, 2).to(device),
-        bias=torch.tensor([bias for _, _, bias in spans], dtype=torch.float32).to(device),
+        bias=torch.tensor([bias * _LOG2E for _, _, bias in spans], dtype=torch.float32).to(device),
         order=order.to(device),
     )
 
@@ -95,7 +95,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan) -> tuple[T
     out = q.new_empty(b, n, h, d).transpose(1, 2)
     lse = q.new_empty(b, h, n, dtype=torch.float32)
     built[(len(plan.tiles), b * h)](
-        q, k, v, out, lse, plan.rows, plan.tiles, plan.spans, plan.bias * _LOG2E, scale * _LOG2E, 1 / _LOG2E, h,
+        q, k, v, out, lse, plan.rows, plan.tiles, plan.spans, plan.bias, scale * _LOG2E, 1 / _LOG2E, h,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *lse.stride()[:2],
         D=d, BM=_ROWS,
     )  # fmt: skip

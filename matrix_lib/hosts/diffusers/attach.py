@@ -34,7 +34,7 @@ from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
 
-__all__ = ["Forward", "Watch", "attach", "backbone_of", "perturbed", "prediction", "sites_of", "watch"]
+__all__ = ["Forward", "Watch", "attach", "backbone_of", "perturbed", "prediction", "sdpa_arguments", "sites_of", "watch"]
 
 
 def backbone_of(transformer: nn.Module) -> BackboneSpec:
@@ -124,6 +124,13 @@ class _State:
             self._mode = None
 
 
+def sdpa_arguments(args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    """q, k, v and the other arguments of a call of `scaled_dot_product_attention`, by name."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = {**dict(zip(names, args)), **kwargs}
+    return given.pop("query"), given.pop("key"), given.pop("value"), given
+
+
 class _Intercept(TorchFunctionMode):
     def __init__(self, state: _State, running: Running) -> None:
         super().__init__()
@@ -133,9 +140,7 @@ class _Intercept(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = {**dict(zip(names, args)), **kwargs}
-        q, k, v = given.pop("query"), given.pop("key"), given.pop("value")
+        q, k, v, given = sdpa_arguments(args, kwargs)
         self.now.calls += 1
         image = self.now.calls == 1 and getattr(self.now.module, "add_k_proj", None) is not None
         if self.now.site is None or (image and self.now.site.kind == "cross"):

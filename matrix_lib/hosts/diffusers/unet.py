@@ -30,7 +30,7 @@ from ...core.tracks import MaskTracks
 from ...instrument.intervene import PERTURBED, Composer, Intervener
 from ...instrument.session import Edit, Session
 from ..modules import Running, marked
-from .attach import prediction
+from .attach import prediction, sdpa_arguments
 from .batches import Forward
 
 __all__ = ["LevelIntervener", "attach_unet", "find_unet_sites"]
@@ -207,9 +207,7 @@ class _Intercept(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = {**dict(zip(names, args)), **kwargs}
-        q, k, v = given.pop("query"), given.pop("key"), given.pop("value")
+        q, k, v, given = sdpa_arguments(args, kwargs)
         self.now.calls += 1
         assert self.now.site is not None
         run = self._in_time if self.now.site.kind == "temporal" else self._in_space
