@@ -34,7 +34,17 @@ from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
 
-__all__ = ["Forward", "Watch", "attach", "backbone_of", "perturbed", "prediction", "sdpa_arguments", "sites_of", "watch"]
+__all__ = [
+    "Forward",
+    "Watch",
+    "attach",
+    "backbone_of",
+    "perturbed",
+    "prediction",
+    "sdpa_arguments",
+    "sites_of",
+    "watch",
+]
 
 
 def backbone_of(transformer: nn.Module) -> BackboneSpec:
