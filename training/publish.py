@@ -93,10 +93,18 @@ def publish(run: Path, out: Path) -> Path:
         "files": files,
         "checksums": {name: checksum(out / name) for names in files.values() for name in names},
         "words": words,
-        "training": {"steps": meta["step"], "config": meta["config"]},
+        "training": {"steps": meta["step"], "config": _anywhere(meta["config"])},
     }
     (out / bundle.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return out
+
+
+def _anywhere(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without this machine's folders: only their names."""
+    return {
+        part: {k: Path(v).name if k in ("codec", "out") else v for k, v in values.items()}
+        for part, values in config.items()
+    }
 
 
 def write_shards(out: Path, part: str, weights: dict[str, Tensor]) -> list[str]:

@@ -22,6 +22,7 @@ from matrix_lib.hosts.diffusers.mini import (
     rotary,
     token_ids,
 )
+from matrix_lib.mini import bundle
 from matrix_lib.mini.codec import SPATIAL, TEMPORAL, Codec, CodecConfig
 from matrix_lib.mini.world import Clips, make_clips
 
@@ -270,16 +271,22 @@ def covered(masks: Tensor) -> Tensor:
 
 
 def load_codec(folder: Path) -> Codec:
-    """The codec of a finished run. ValueError when there is none."""
+    """The codec of a finished run or of a published bundle. ValueError when there is none."""
+    if (folder / bundle.MANIFEST).is_file():
+        return _codec(bundle.load(folder).weights("codec"))
     found = checkpoint.latest(folder) if folder.is_dir() else None
     if found is None:
         raise ValueError(
-            f"no trained codec in {folder}: run `python -m training.fit codec` first, or point task.codec to its folder"
+            f"no trained codec in {folder}: run `python -m training.fit codec` first, or point task.codec to its folder "
+            "or to a published bundle"
         )
     groups, meta = checkpoint.load(found)
     if not meta.get("finished"):
         raise ValueError(f"the codec in {folder} stopped at step {meta['step']}: run it again to finish it")
-    weights = {name.removeprefix("codec."): value for name, value in groups["final"].items()}
+    return _codec({name.removeprefix("codec."): value for name, value in groups["final"].items()})
+
+
+def _codec(weights: dict[str, Tensor]) -> Codec:
     codec = Codec(CodecConfig(base=weights["decoder.head.0.gamma"].shape[0]))
     codec.load_state_dict(weights)
     return codec

@@ -22,7 +22,7 @@ __all__ = ["CRITERIA", "MiniClip", "mini_clips"]
 
 CRITERIA = ("right_path", "right_roles", "intact")
 _SEED = 72_000_000  # far from every seed that training or the evaluation draws
-_SOURCE = re.compile(r"mini:(\d+)(?::(train|heldout_pairs|all))?$")
+_SOURCE = re.compile(r"mini:(\d+)(?::(train|heldout_pairs|all|look_alikes))?$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,20 +63,29 @@ class MiniClip:
 
 
 def mini_clips(source: str, frames: int, height: int, width: int) -> list[MiniClip]:
-    """Clips that `mini:COUNT` or `mini:COUNT:SPLIT` asks for: interactions whose prompt tells everybody apart.
+    """Clips that `mini:COUNT` or `mini:COUNT:SPLIT` asks for: interactions whose prompt tells everybody apart, or with
+    the split look_alikes those in which somebody looks just like a named instance, so that only masks tell them apart.
 
     Always the same for equal arguments, and clip i does not depend on COUNT. Raises ValueError for another text.
     """
     match = _SOURCE.match(source)
     if match is None or not int(match[1]):
-        raise ValueError(f"clips of the mini world are asked for as mini:200 or mini:200:heldout_pairs; got {source!r}")
+        raise ValueError(
+            "clips of the mini world are asked for as mini:200, or mini:200:SPLIT with train, heldout_pairs, all or "
+            f"look_alikes; got {source!r}"
+        )
+    count, split = int(match[1]), match[2] or "all"
+    alike = split == "look_alikes"
     world = WorldConfig(
         height=height,
         width=width,
         frames=frames,
         single_motion_share=0.0,
-        distractor_share=0.0,
-        split=match[2] or "all",  # type: ignore[arg-type]
+        distractor_share=1.0 if alike else 0.0,
+        split="all" if alike else split,  # type: ignore[arg-type]
     )
-    clips = make_clips(_SEED, int(match[1]), world)
-    return [MiniClip(f"mini_{i:05d}", clips.select([i])) for i in range(len(clips))]
+    clips = make_clips(_SEED, 2 * count if alike else count, world)
+    kept = clips.ambiguous.cpu().nonzero()[:, 0].tolist() if alike else list(range(count))  # some find no room
+    if len(kept) < count:
+        raise ValueError(f"only {len(kept)} of {len(clips)} clips have look-alikes; {count} are wanted")
+    return [MiniClip(f"mini_{i:05d}", clips.select([i])) for i in kept[:count]]
