@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import analysis, capture, guidance, training
+from . import analysis, capture, guidance, training, two_gpus
 from .timing import manifest
 
 Save = Callable[[dict[str, Any]], None]
@@ -27,6 +27,7 @@ BENCHES: dict[str, Callable[[int, Save], dict[str, Any]]] = {
     "training-wan": training.wan,
     "training-nf4": functools.partial(training.cogvideox, bits="nf4"),
     "training-wan-nf4": functools.partial(training.wan, bits="nf4"),
+    "training-two-gpus": two_gpus.run,
 }
 
 

@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["random_cogvideox"]
+__all__ = ["model_factory", "random_cogvideox"]
 
 
-def _factory() -> Any:
+def model_factory() -> Any:
     """The model factory of the tests, by its path: once ComfyUI is on the import path, `tests` is ComfyUI's."""
     path = Path(__file__).resolve().parent.parent / "tests" / "support_models.py"
     spec = importlib.util.spec_from_file_location("matrix_support_models", path)
@@ -33,7 +33,7 @@ def random_cogvideox(folder: Path, layers: int = 6, seed: int = 0) -> Path:
     from diffusers import AutoencoderKLWan
     from transformers.utils import logging
 
-    models = _factory()
+    models = model_factory()
     logging.disable_progress_bar()
     models.make_cogvideox(folder, sample=(17, 14, 32), layers=layers, vae=False, seed=seed)
     described = json.loads(index.read_text(encoding="utf-8"))
