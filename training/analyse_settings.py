@@ -78,7 +78,9 @@ class Settings:
 def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
     """The settings that a command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m training.analyse", description=doc)
-    parser.add_argument("source", metavar="INPUT", help="folder of clips, or mini:COUNT[:train|heldout_pairs|all|look_alikes]")
+    parser.add_argument(
+        "source", metavar="INPUT", help="folder of clips, or mini:COUNT[:train|heldout_pairs|all|look_alikes]"
+    )
     parser.add_argument("model", metavar="MODEL", help="mini, or a folder of a diffusers pipeline")
     parser.add_argument("--out", type=Path, required=True, help="folder for results; an unfinished one is gone on with")
     runs = parser.add_argument_group("runs")

@@ -277,8 +277,8 @@ def load_codec(folder: Path) -> Codec:
     found = checkpoint.latest(folder) if folder.is_dir() else None
     if found is None:
         raise ValueError(
-            f"no trained codec in {folder}: run `python -m training.fit codec` first, or point task.codec to its folder "
-            "or to a published bundle"
+            f"no trained codec in {folder}: run `python -m training.fit codec` first, or point task.codec to its "
+            "folder or to a published bundle"
         )
     groups, meta = checkpoint.load(found)
     if not meta.get("finished"):

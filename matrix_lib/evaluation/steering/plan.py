@@ -199,6 +199,8 @@ def _sweep(layers: int) -> list[Condition]:
         for times in (1, 2):
             add(f"bias: x{times}, {name}", _bias(times, schedule=schedule))
             add(f"bias: x{times}, both predictions, {name}", _bias(times, schedule=schedule, branches="both"))
+    for name, bias in _tracks_alone(layers).items():
+        add(f"bias: both predictions, {name}", bias)
     for name, some in where.items():
         add(f"bias: x1, {name}", _bias(1, layers=some))
         add(f"masked: 8 steps, {name}", Partition(8, layers=some))
@@ -224,6 +226,28 @@ def _sweep(layers: int) -> list[Condition]:
     for strength in (0.03, 0.1, 0.3):
         gradient = GradientGuidance(strength, schedule=Schedule(end=0.34))
         add(f"gradient: strength {strength:g}, first third of the steps", gradient, cost=9.0)
+    return found
+
+
+def _tracks_alone(layers: int) -> dict[str, RegionBias]:
+    """Biases of both predictions between video tokens, no words: curves, windows, directions and layers."""
+
+    def of(up: float, down: float, **options: Any) -> RegionBias:
+        return RegionBias(0, 0, up, down, branches="both", **options)
+
+    found = {}
+    for track in (1.0, 2.0, 4.0, 8.0):
+        found[f"track {track:g} falling to 0"] = of(track, track, schedule=Schedule(((0.0, 1.0), (1.0, 0.0))))
+        found[f"track {track:g} rising from 0"] = of(track, track, schedule=Schedule(((0.0, 0.0), (1.0, 1.0))))
+    for track in (1.0, 2.0, 4.0):
+        found[f"track {track:g} up alone"] = of(track, 0)
+        found[f"track {track:g} down alone"] = of(0, track)
+    for start, end in ((0.0, 0.67), (0.17, 1.0), (0.34, 1.0), (0.17, 0.67)):
+        found[f"track 2, steps from {start:.0%} to {end:.0%}"] = of(2, 2, schedule=Schedule(start=start, end=end))
+    half = layers // 2
+    for name, some in {"first half": range(half), "last half": range(half, layers)}.items():
+        for track in (2.0, 4.0):
+            found[f"track {track:g}, {name} of the layers"] = of(track, track, layers=Layers.only(some))
     return found
 
 
