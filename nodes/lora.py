@@ -13,14 +13,22 @@ from ..matrix_lib.hosts.comfy.attach import backbone_of
 from ..matrix_lib.hosts.comfy.lora import add_extra, apply_lora, widened
 from ..matrix_lib.hosts.comfy.mask_condition import check_width, find_targets, id_map, target_mask
 from ..matrix_lib.io.checkpoints import describe, load_lora
+from ..matrix_lib.mini.bundle import example_loras
 
 _KINDS = {"automatic": "", "ID map": "id_map", "target mask": "target_mask"}
 
 
 def _files() -> list[str]:
-    """LoRA files of the `loras` folders; projections that lie beside a LoRA are read with it."""
+    """LoRA files of the `loras` folders, then mini's own; projections that lie beside a LoRA are read with it."""
     names = folder_paths.get_filename_list("loras")
-    return [n for n in names if n.endswith((".safetensors", ".sft")) and not n.endswith(".projection.safetensors")]
+    own = [n for n in names if n.endswith((".safetensors", ".sft")) and not n.endswith(".projection.safetensors")]
+    return own + [name for name in example_loras() if name not in own]
+
+
+def _find(name: str) -> Path | None:
+    """The file of a name in the menu. A person's own file goes before one of ours that is called the same."""
+    path = folder_paths.get_full_path("loras", name)
+    return Path(path) if path else example_loras().get(name)
 
 
 class MatrixApplyLoRA(io.ComfyNode):
@@ -42,7 +50,8 @@ class MatrixApplyLoRA(io.ComfyNode):
                     "lora",
                     options=_files(),
                     tooltip="A file of models/loras: ours, diffusers or peft, ComfyUI, the MATRIX authors' checkpoint, "
-                    "or TAViD's pytorch_lora_weights with patch_embed_conv2d.pth in the same folder.",
+                    "or TAViD's pytorch_lora_weights with patch_embed_conv2d.pth in the same folder. mini_matrix and "
+                    "mini_tavid come with this pack, for mini.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -74,14 +83,14 @@ class MatrixApplyLoRA(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **kwargs: Any) -> Any:
-        path = folder_paths.get_full_path("loras", lora)
-        found = Path(path).stat() if path else None
+        path = _find(lora)
+        found = path.stat() if path else None
         return (lora, None) if found is None else (lora, found.st_mtime_ns, found.st_size)
 
     @classmethod
     def execute(cls, model: Any, lora: str, strength: float = 1.0, scale: float = 0.0) -> io.NodeOutput:
         family = backbone_of(model).name
-        path = folder_paths.get_full_path("loras", lora)
+        path = _find(lora)
         if path is None:
             raise ValueError(f"there is no {lora!r} in ComfyUI's loras folders")
         loaded = load_lora(path, family, scale or None)

@@ -5,7 +5,7 @@ Positions are canvas pixels. `FILES` are values of file and model lists that nee
 
 from __future__ import annotations
 
-from . import steering_drafts
+from . import lora_drafts, steering_drafts
 from .workflows import BLUE, GREEN, GREY, RED, Draft
 
 __all__ = ["BIKES", "DRAFTS", "FILES"]
@@ -155,4 +155,4 @@ def find_layers() -> Draft:
     return d
 
 
-DRAFTS = [watch_attention, *steering_drafts.DRAFTS, find_layers]
+DRAFTS = [watch_attention, *lora_drafts.DRAFTS, *steering_drafts.DRAFTS, find_layers]

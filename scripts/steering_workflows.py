@@ -9,7 +9,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .comfyui import ROOT, Server, serve
 from .follow import follow
 from .steering_drafts import DRAFTS
 
-__all__ = ["run", "saved_videos", "shortened"]
+__all__ = ["bypassed", "run", "saved_videos", "shortened", "thumbnail"]
 
 Graph = dict[str, Any]
 CELL, GAP, LEFT = 150, 5, 18
@@ -77,9 +77,8 @@ def run(server: Server, name: str, steps: int | None = None, unsteered: bool = F
     return saved_videos(server, graph)
 
 
-def thumbnail(rows: list[tuple[str, Tensor]]) -> Image.Image:
-    """Rows of frames (F, H, W, 3) uint8, with what they are above them."""
-    shown = [0, 4, 8, 12, 16]
+def thumbnail(rows: list[tuple[str, Tensor]], shown: Sequence[int] = (0, 4, 8, 12, 16)) -> Image.Image:
+    """Rows of frames (F, H, W, 3) uint8, those that are `shown`, with what they are above them."""
     tall = CELL + 34
     picture, ink = page(2 * LEFT + len(shown) * (CELL + GAP) - GAP, len(rows) * tall + 14)
     for row, (said, frames) in enumerate(rows):

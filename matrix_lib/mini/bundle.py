@@ -3,6 +3,8 @@
 bundle.json      format, sizes, files of each part, checksums, the words that were trained
 codec-*.safetensors, text-*.safetensors, transformer-*.safetensors     float16, each file under 16 MB
 tokenizer/       the T5 tokenizer
+
+`loras/` beside the bundle's folder holds example LoRAs for this model, each file under 16 MB as well.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["FORMAT", "HOME", "MANIFEST", "Bundle", "load"]
+__all__ = ["FORMAT", "HOME", "LORAS", "MANIFEST", "Bundle", "example_loras", "load"]
 
 FORMAT = 1
 MANIFEST = "bundle.json"
 HOME = Path(__file__).parent / "model"
+LORAS = Path(__file__).parent / "loras"
 PARTS = ("codec", "text", "transformer", "tokenizer")
 KINDS: dict[str, type] = {"sizes": dict, "files": dict, "checksums": dict, "words": list}
 SIZES = ("frames", "height", "width", "text_length", "text_dim", "latent")
@@ -108,6 +111,11 @@ def load(path: Path | str | None = None) -> Bundle:
     """
     folder = Path(path) if path is not None else HOME
     return _load(folder, _stamp(folder))
+
+
+def example_loras() -> dict[str, Path]:
+    """The alignment LoRAs that come with the mini model, by file name."""
+    return {path.name: path for path in sorted(LORAS.glob("*.safetensors"))}
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
