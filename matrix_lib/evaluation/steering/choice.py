@@ -33,8 +33,10 @@ def keeps(one: Measured, plain: Measured) -> bool:
     return loss.mean > -MARGIN or (loss.high >= 0 and loss.mean > -0.05)
 
 
-def best_of(found: Sequence[Measured], plan: Iterable[Condition], tracks: str) -> dict[str, Condition]:
-    """For each mode the condition of `plan` that `chosen` takes, where it follows better than no guidance does."""
+def best_of(found: Sequence[Measured], plan: Iterable[Condition], tracks: str) -> dict[tuple[str, str], Condition]:
+    """Conditions of `plan` that a sweep speaks for, by mode and kind: "gentle" is what `chosen` takes, where it follows
+    better than no guidance does; "faithful" has the greatest interaction fidelity of what the tracks tell, which counts
+    lost and new things too, where that is above no guidance."""
     plain = next((one for one in found if one.condition == PLAIN and one.tracks == tracks), None)
     if plain is None:
         raise ValueError(f"a sweep without {PLAIN!r} under the tracks {tracks!r} chooses nothing: measure that, too")
@@ -44,8 +46,15 @@ def best_of(found: Sequence[Measured], plan: Iterable[Condition], tracks: str) -
             modes.setdefault(condition.mode, {})[condition.name] = condition
     best = {}
     for mode, known in modes.items():
-        current = [one for one in found if one.condition in known and one.settings == known[one.condition].settings]
-        one = chosen([*current, plain], tracks, known)
-        if one is not None and one.mean("iou") > plain.mean("iou"):
-            best[mode] = known[one.condition]
+        current = [
+            one
+            for one in found
+            if one.tracks == tracks and one.condition in known and one.settings == known[one.condition].settings
+        ]
+        gentle = chosen([*current, plain], tracks, known)
+        if gentle is not None and gentle.mean("iou") > plain.mean("iou"):
+            best[mode, "gentle"] = known[gentle.condition]
+        faithful = max(current, key=lambda one: one.mean("fidelity"), default=plain)
+        if faithful.mean("fidelity") > plain.mean("fidelity"):
+            best[mode, "faithful"] = known[faithful.condition]
     return best

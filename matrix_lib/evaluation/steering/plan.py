@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ...core.guidance import GradientGuidance, Guidance, Layers, Partition, Perturbation, RegionBias, Schedule
 from ...core.intrinsic import IntrinsicDenoising
@@ -64,14 +64,14 @@ class Condition:
 
     @property
     def mode(self) -> str:
-        """Its one mode: bias, masked, CMG, CAG, intrinsic, gradient; "" for none and for several."""
+        """Its mode: bias, masked, CMG, CAG, intrinsic, gradient; "together" for several, "" for none."""
         found = ["intrinsic"] * (self.intrinsic is not None)
         for guide in self.guidance:
             name = {RegionBias: "bias", Partition: "masked", GradientGuidance: "gradient"}.get(type(guide), "")
             if isinstance(guide, Perturbation):
                 name = {"words": "CMG", "tracks": "CAG"}.get(guide.target, "")
             found.append(name)
-        return found[0] if len(found) == 1 else ""
+        return "together" if len(found) > 1 else "".join(found)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _bias(times: float, **options: Any) -> RegionBias:
     return RegionBias(*words, times * plain.track_up, times * plain.track_down, **options)
 
 
-def _modes(best: Mapping[str, Condition]) -> list[Condition]:
+def _modes(best: Mapping[tuple[str, str], Condition]) -> list[Condition]:
     """The main table: every mode as it comes, every mode at its best in a sweep, and modes together."""
     every = (*MAIN, *KINDS)
     early = GradientGuidance(schedule=Schedule(end=0.34))
@@ -121,15 +121,19 @@ def _modes(best: Mapping[str, Condition]) -> list[Condition]:
     plain = [none, Condition(CODEC, tracks=every, cost=0.5)]
     tracks = dict.fromkeys(modes, every) | {"intrinsic": MAIN, "gradient": MAIN[:1]}
     modes = {name: replace(mode, tracks=tracks[name]) for name, mode in modes.items()}
-    others = {name: one for name, one in best.items() if one.settings != modes[name].settings}
-    swept = {
-        name: replace(
-            one, name=f"{modes[name].name}, best of the sweep", tracks=every, rank=modes[name].rank, points=()
-        )
-        for name, one in others.items()
-    }
-    found = [one for name in modes for one in (swept.get(name), modes[name]) if one is not None]
-    return [*plain, *found, *_together(modes | swept)]
+    known = {mode.settings for mode in modes.values()}
+    swept: dict[str, list[Condition]] = {}
+    for (name, kind), one in best.items():
+        if one.settings not in known:
+            base = modes.get(name, replace(one, tracks=every))
+            some = base.tracks if kind == "faithful" else MAIN[: len(base.tracks)]
+            swept.setdefault(name, []).append(
+                replace(one, name=f"{base.name}, {kind} of the sweep", tracks=some, rank=base.rank, points=())
+            )
+            known.add(one.settings)
+    found = [one for name in modes for one in (*swept.get(name, ()), modes[name])]
+    first = {name: (mode, *swept.get(name, ()))[-1] for name, mode in modes.items()}
+    return [*plain, *found, *swept.get("together", ()), *_together(first)]
 
 
 def _together(chosen: Mapping[str, Condition]) -> list[Condition]:
@@ -211,6 +215,8 @@ def _sweep(layers: int) -> list[Condition]:
         add(f"masked: {steps} steps, not normalised", Partition(steps, None))
         add(f"masked: {steps} steps, video alone", Partition(steps, words=False))
         add(f"masked: {steps} steps, prompt's prediction", Partition(steps, branches="cond"))
+    for name, guides in _held_apart(layers).items():
+        add(name, *guides)
     for scale in (0.25, 0.5, 1.0):
         add(f"CMG: scale {scale:g}", Perturbation("words", scale), cost=2.2)
         add(f"CAG: scale {scale:g}", Perturbation("tracks", scale), cost=2.2)
@@ -251,13 +257,37 @@ def _tracks_alone(layers: int) -> dict[str, RegionBias]:
     return found
 
 
+def _held_apart(layers: int) -> dict[str, tuple[Guidance, ...]]:
+    """Masked attention between video tokens, for most of the steps: normalised or not, alone and with a bias."""
+
+    def of(steps: int, match: Literal["channel", "global"] | None = None, **options: Any) -> Partition:
+        return Partition(steps, match, words=False, **options)
+
+    found: dict[str, tuple[Guidance, ...]] = {}
+    for steps in (8, 10, 12, 14, 16, 18, 20, 24):
+        found[f"masked: {steps} steps, video alone, not normalised"] = (of(steps),)
+    for steps in (16, 20, 24):
+        found[f"masked: {steps} steps, video alone, normalised globally"] = (of(steps, "global"),)
+    found["masked: 20 steps, video alone"] = (of(20, "channel"),)
+    for name, some in {"but the first": range(1, layers), "but the last": range(layers - 1)}.items():
+        found[f"masked: 16 steps, video alone, not normalised, all layers {name}"] = (of(16, layers=Layers.only(some)),)
+    for steps in (16, 20):
+        for up, down in ((0.0, 2.0), (1.0, 1.0), (2.0, 2.0)):
+            bias = RegionBias(up, down, 0, 0)
+            found[f"together: masked {steps} steps, words up {up:g}, down {down:g}"] = (of(steps), bias)
+        for track in (0.5, 1.0):
+            bias = RegionBias(0, 0, track, track, branches="both")
+            found[f"together: masked {steps} steps, track {track:g} in both predictions"] = (of(steps), bias)
+    return found
+
+
 SETS = ("table", "sweep")
 """table: the main table and the ablations. sweep: strengths, layers and steps, to choose defaults from."""
 
 
-def conditions(which: str, layers: int, best: Mapping[str, Condition] | None = None) -> list[Condition]:
+def conditions(which: str, layers: int, best: Mapping[tuple[str, str], Condition] | None = None) -> list[Condition]:
     """The conditions of a set, for a model of so many layers. `best`: for each mode (`Condition.mode`) what a sweep
-    found, which joins the table. Raises ValueError for another set."""
+    found (`best_of`), which joins the table. Raises ValueError for another set."""
     if which not in SETS:
         raise ValueError(f"sets of conditions are {', '.join(SETS)}; got {which!r}")
     return [*_modes(best or {}), *_ablations()] if which == "table" else _sweep(layers)
