@@ -58,7 +58,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sampling-steps", type=int, default=24)
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--judge-batch", type=int, default=128)
-    parser.add_argument("--v2t", help="layers of the grounding loss, such as 2,9")
+    parser.add_argument("--v2t", help="layers of the grounding loss, such as 9,10")
     parser.add_argument("--v2v", help="layers of the propagation loss")
     parser.add_argument("--other-v2t", help="the same for the arms elsewhere_off and elsewhere")
     parser.add_argument("--other-v2v")

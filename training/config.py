@@ -198,7 +198,7 @@ class AlignTask:
 
     bundle: str = ""
     method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
-    v2t: tuple[int, ...] = (2, 9)
+    v2t: tuple[int, ...] = (9, 10)
     v2v: tuple[int, ...] = (5,)
     lora_v2t: tuple[int, ...] = ()
     lora_v2v: tuple[int, ...] = ()
@@ -232,7 +232,7 @@ def _check_layers(task: AlignTask | TuneTask) -> None:
     if task.rank < 1 or task.alpha <= 0:
         raise ValueError(f"task.rank is 1 or more and task.alpha above 0; got {task.rank} and {task.alpha}")
     if not task.lora_layers[0] and not task.lora_layers[1]:
-        raise ValueError("no layer gets factors: set task.v2t or task.v2v, for example task.v2t=2,9")
+        raise ValueError("no layer gets factors: set task.v2t or task.v2v, for example task.v2t=9,10")
     needs = {"sga": ("v2t",), "spa": ("v2v",), "both": ("v2t", "v2v"), "tavid": ("v2t",)}.get(task.method, ())
     if empty := [name for name in needs if not getattr(task, name)]:
         raise ValueError(f"method {task.method!r} needs layers in {' and '.join(f'task.{name}' for name in empty)}")
@@ -363,8 +363,8 @@ def _parse(text: str, kind: Any, whole: str) -> Any:
 
 
 def _numbers(text: str, whole: str) -> tuple[int, ...]:
-    """`2,9` or nothing."""
+    """`9,10` or nothing."""
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise ValueError(f"{whole} takes numbers with commas between them, such as 2,9; got {text!r}") from None
+        raise ValueError(f"{whole} takes numbers with commas between them, such as 9,10; got {text!r}") from None

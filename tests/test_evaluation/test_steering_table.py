@@ -76,11 +76,12 @@ def test_the_issues_ablations_are_in_the_table():
         shares([], 0)
 
 
-def measured(condition, tracks="swapped", iou=0.2, spi=1.0, mark="m", count=40, seed=0):
+def measured(condition, tracks="swapped", iou=0.2, spi=1.0, mark="m", count=40, seed=0, fidelity=0.5):
     chance = np.random.default_rng(seed)
     values = {name: np.full(count, 0.5) for name in MEASURES}
     values |= {"follows": chance.random(count).round(), "intact": np.ones(count)}
     values |= {"iou": iou + 0.01 * chance.standard_normal(count), "spi": np.full(count, spi)}
+    values["fidelity"] = np.full(count, fidelity)
     values["fidelity"][0] = np.nan
     return Measured(condition, tracks, "()", mark, 0.5, values, ("a note",))
 
@@ -124,14 +125,20 @@ def test_a_sweep_chooses_of_every_mode_what_costs_nothing():
         swept("masked: 2 steps", iou=0.1, count=300),
     ]
     best = best_of(found, plan, "swapped")
-    assert best == {"bias": known[names[0]]}, "the best loses SPI, and masking follows worse than no guidance"
+    assert best == {("bias", "gentle"): known[names[0]]}, "the best loses SPI, and masking follows worse than nothing"
+    faithful = swept(names[1], iou=0.6, spi=0.9, fidelity=0.8, count=300)
+    both = best_of([found[0], found[1], faithful], plan, "swapped")
+    assert both == {("bias", "gentle"): known[names[0]], ("bias", "faithful"): known[names[1]]}
     with pytest.raises(ValueError, match="without 'no guidance'"):
         best_of(found[1:], plan, "swapped")
     table = conditions("table", 12, best)
-    assert [c.guidance for c in table if c.name == "region bias, best of the sweep"] == [known[names[0]].guidance]
+    assert [c.guidance for c in table if c.name == "region bias, gentle of the sweep"] == [known[names[0]].guidance]
     combined = next(c for c in table if c.name == "bias + masked")
     assert combined.guidance == (*known[names[0]].guidance, Partition())
     assert len({c.name for c in table}) == len(table)
+    named = {c.name: c for c in conditions("table", 12, both)}
+    assert named["region bias, faithful of the sweep"].guidance == known[names[1]].guidance
+    assert named["bias + masked"].guidance == (*known[names[1]].guidance, Partition()), "the faithful one joins others"
 
 
 def test_a_folder_has_one_plan(tmp_path):
@@ -148,7 +155,7 @@ def test_the_report_compares_on_the_same_clips(tmp_path):
         measured("region bias x2", iou=0.5),
         measured("region bias x4", iou=0.7, spi=0.8),
         measured("masked attention", iou=0.3),
-        measured("masked attention, best of the sweep", iou=0.35),
+        measured("masked attention, gentle of the sweep", iou=0.35),
         measured("masked attention, 2 steps", iou=0.25),
         measured(PLAIN, "own", iou=0.7),
     ]

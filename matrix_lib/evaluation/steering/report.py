@@ -181,8 +181,14 @@ def _settings(found: Sequence[Measured]) -> list[str]:
     sweep = [c for c in conditions("sweep", 12) if c.name in names]
     if len(sweep) > 1 and any(one.condition == PLAIN and one.tracks == "swapped" for one in found):
         best = best_of(found, sweep, "swapped")
-        lines += ["", "Best of each mode, by the same rule, where it follows better than no guidance:", ""]
-        lines += [f"- {mode}: {best[mode].name}" if mode in best else f"- {mode}: none" for mode in _modes(sweep)]
+        lines += [
+            "",
+            "Of each mode: the setting that follows best at no loss of SPI (gentle), by the same rule, and the one",
+        ]
+        lines += ["with the greatest interaction fidelity (faithful), where they are better than no guidance:", ""]
+        for mode in _modes(sweep):
+            lines += [f"- {mode}, {kind}: {one.name}" for (of, kind), one in best.items() if of == mode]
+            lines += [f"- {mode}: none"] * all(of != mode for of, _ in best)
     return [*lines, ""]
 
 
