@@ -39,8 +39,8 @@ from matrix_lib.io.video import Clip, VideoFacts
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
 from scripts.tiny_models import model_factory
-from training.batches import open_clips
-from training.encoders import ModelFiles
+from training.clips.batches import open_clips
+from training.clips.encoders import ModelFiles
 from training.fit import Trainer, parse
 
 __all__ = ["run"]
@@ -231,7 +231,7 @@ def raw_videos() -> Iterator[None]:
     with (
         patch("matrix_lib.mini.export.write_video", write),
         patch("matrix_lib.io.clip_source.read_video", read),
-        patch("training.clip_files.check_video", check),
+        patch("training.clips.files.check_video", check),
     ):
         yield
 

@@ -25,7 +25,7 @@ from matrix_lib.mini.bundle import LORAS, MAX_FILE
 from training.align import LORA
 from training.align_clips import EXTRA_CHANNELS
 from training.align_models import MiniModel
-from training.compare_jobs import RESULT
+from training.comparison.jobs import RESULT
 
 __all__ = ["ARMS", "described", "take"]
 

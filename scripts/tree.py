@@ -20,12 +20,13 @@ UNITS = (
     "core", "instrument", "backbones", "hosts", "hosts/comfy", "hosts/diffusers", "io", "mini", "evaluation",
     "evaluation/steering",
 )  # fmt: skip
+FACES = ("nodes", "training", "training/clips", "training/comparison")
 
 
 def drawn() -> str:
     """The tree as the files have it now."""
     lines: list[str] = []
-    for folder in (*(f"matrix_lib/{unit}" for unit in UNITS), "nodes", "training"):
+    for folder in (*(f"matrix_lib/{unit}" for unit in UNITS), *FACES):
         lines += [f"{folder}/", *(_line(path) for path in sorted((ROOT / folder).glob("*.py")) if _counts(path)), ""]
     return "\n".join(lines).rstrip()
 

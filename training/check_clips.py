@@ -1,6 +1,6 @@
 """`python -m training.check_clips FOLDER [setting=value ...]`: lists every bad clip of a folder, and why.
 
-Settings are those of `folder.FolderData`, as the run will have them. With `--model` (`mini`, or a folder of a
+Settings are those of `clips.folder.FolderData`, as the run will have them. With `--model` (`mini`, or a folder of a
 diffusers pipeline) prompts are bound to the model's text and masks put on its token grid as well. Nothing is changed;
 exits with 1 where a clip is bad. What was found about good clips is remembered in `cache=FOLDER`, so a run need not
 look again.
@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from .clips.folder import FolderData, Sample, open_folder
+from .clips.store import Store
 from .config import override
-from .folder import FolderData, Sample, open_folder
-from .store import Store
 
 __all__ = ["main"]
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = None
         store = Store(data.cache)
         if given.model:
-            from .encoders import ModelFiles
+            from .clips.encoders import ModelFiles
 
             model = ModelFiles(given.model)
             model.hash_file = store.file_hash

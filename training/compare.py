@@ -25,8 +25,8 @@ from pathlib import Path
 
 from matrix_lib.core.layers import LayerSet
 
-from .compare_jobs import Arm, Judging, run_job
-from .compare_report import report
+from .comparison.jobs import Arm, Judging, run_job
+from .comparison.report import report
 from .config import AlignTask, FitConfig, _numbers, override
 from .presets import PRESETS
 

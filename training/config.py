@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .folder import FolderData
+from .clips.folder import FolderData
 
 __all__ = ["AlignTask", "CodecTask", "Data", "DenoiseTask", "FitConfig", "Optim", "Run", "TuneTask", "override"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .clips.folder import FolderData
 from .config import AlignTask, CodecTask, Data, DenoiseTask, FitConfig, Optim, Run, TuneTask
-from .folder import FolderData
 
 __all__ = ["PRESETS"]
 

@@ -17,7 +17,7 @@ from matrix_lib.instrument.capture import Capture
 from matrix_lib.io.preview import Choice, attention_pictures
 from matrix_lib.io.video import write_video
 
-from .batches import ClipBatch
+from .clips.batches import ClipBatch
 from .data import seed_of
 from .report import Log
 from .video_models import VideoModel

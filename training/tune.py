@@ -29,11 +29,11 @@ from matrix_lib.instrument.supervision import AlignmentMaps, TargetMaps
 from matrix_lib.io.checkpoints import save_lora
 
 from .align import LORA, PARTS, AlignNet, Maps, mask_decoder
-from .batches import ClipBatch, open_clips
+from .clips.batches import ClipBatch, open_clips
+from .clips.encoders import ModelFiles
+from .clips.folder import FolderData
 from .config import FitConfig, TuneTask
 from .data import seed_of
-from .encoders import ModelFiles
-from .folder import FolderData
 from .quantise import attentions_of, quantise_blocks
 from .video_models import VideoModel
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from matrix_lib.hosts.diffusers.mini import make_scheduler, rotary
 from matrix_lib.mini import bundle
 
-from .batches import ClipBatch
+from .clips.batches import ClipBatch
+from .clips.encoders import ModelFiles
+from .clips.model_shape import ModelShape
 from .config import TuneTask
-from .encoders import ModelFiles
-from .model_shape import ModelShape
 from .publish import pipeline_of
 
 __all__ = ["VideoModel"]

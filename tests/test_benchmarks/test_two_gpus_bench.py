@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import two_gpus
-from training.cache import Cache
+from training.clips.cache import Cache
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from matrix_lib.instrument.session import Session
 from matrix_lib.instrument.supervision import AlignmentMaps, TargetMaps
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
-from training.batches import open_clips
-from training.cache import framed
-from training.encoders import ModelFiles
-from training.folder import FolderData
-from training.store import DamagedError, Entry, Store, key_of
+from training.clips.batches import open_clips
+from training.clips.cache import framed
+from training.clips.encoders import ModelFiles
+from training.clips.folder import FolderData
+from training.clips.store import DamagedError, Entry, Store, key_of
 
 ROOT = Path(__file__).resolve().parents[2]
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0, height=64, width=80)
@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.store.save_file", full)
+    monkeypatch.setattr("training.clips.store.save_file", full)
     with pytest.raises(OSError, match="was not written"):
         store.get("kind", key, lambda: Entry({}))
     assert not list(tmp_path.rglob("*.part.safetensors"))
@@ -187,11 +187,11 @@ def test_nothing_is_made_twice(home, model, whole):
 
 THREE = """
 import os, signal, sys
-import training.cache, training.store
+import training.cache, training.clips.store
 from diffusers import CogVideoXImageToVideoPipeline, DiffusionPipeline  # once, not in every child
 from transformers import T5EncoderModel, T5Tokenizer
 
-save, count = training.store.save_file, 0
+save, count = training.clips.store.save_file, 0
 
 def die_while_writing(tensors, path, head):
     global count
@@ -206,7 +206,7 @@ for place in range(3):
     child = os.fork()
     if not child:
         if not place:
-            training.store.save_file = die_while_writing
+            training.clips.store.save_file = die_while_writing
         training.cache.main(sys.argv[1:])
         sys.stdout.flush()
         os._exit(0)

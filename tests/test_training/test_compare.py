@@ -20,7 +20,7 @@ from training.align import LORA, AlignStep
 from training.align_clips import AlignStream, condition_of
 from training.align_models import MiniModel
 from training.compare import main, make_arms
-from training.compare_report import over_seeds_and_prompts
+from training.comparison.report import over_seeds_and_prompts
 from training.config import AlignTask, override
 from training.fit import Trainer, parse
 from training.fit import main as fit
@@ -144,7 +144,7 @@ def test_conditions_show_the_named_instances(tiny: Path) -> None:
         code = batch.targets.members["words"][row, words.index(batch.objects[row])]
         first = (batch.targets.tokens[row, 0] & code) != 0
         assert torch.equal(first, batch.condition[row, 0].bool()), "the target mask is the object's, token by token"
-    from training.compare_jobs import held_out
+    from training.comparison.jobs import held_out
 
     clips = held_out("look-alikes", model.sizes, 2, torch.device("cpu"))
     assert bool(clips.ambiguous.all())

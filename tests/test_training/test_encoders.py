@@ -10,8 +10,8 @@ from support_hunyuan import hunyuan_text
 from support_models import make_cogvideox, make_hunyuan, make_wan, randomize
 
 from matrix_lib.hosts.diffusers.words import bind_prompt
-from training.encoders import ModelFiles, PipelineEncoders
-from training.model_shape import ModelShape
+from training.clips.encoders import ModelFiles, PipelineEncoders
+from training.clips.model_shape import ModelShape
 
 MAKERS = {
     "cogvideox": lambda folder: make_cogvideox(folder, sample=(9, 8, 12)),

@@ -12,11 +12,11 @@ from PIL import Image
 from matrix_lib.io.video import check_video, read_video, write_video
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
-from training.buckets import Bucket, Order, Windows, aspect_sizes, choose_size
 from training.check_clips import main as check_clips
-from training.folder import FolderData, open_folder
-from training.prompts import write_prompt
-from training.store import Store
+from training.clips.buckets import Bucket, Order, Windows, aspect_sizes, choose_size
+from training.clips.folder import FolderData, open_folder
+from training.clips.prompts import write_prompt
+from training.clips.store import Store
 
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)
 SMALL = dict(frames=9, height=64, width=64, bystanders=True)

@@ -15,7 +15,7 @@ from matrix_lib.io.checkpoints import load_lora
 from matrix_lib.io.video import check_video
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
-from training.batches import open_clips
+from training.clips.batches import open_clips
 from training.config import TuneTask, override
 from training.fit import Trainer, main
 from training.presets import PRESETS

@@ -8,8 +8,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 sys.modules.update(av=None, pyarrow=None)
-import training.analyse, training.batches, training.cache, training.check_clips, training.compare, training.evaluate
-import training.publish, training.steer
+import training.analyse, training.cache, training.check_clips, training.clips.batches, training.compare
+import training.evaluate, training.publish, training.steer
 from training.fit import main
 from matrix_lib.io.video import read_video
 main(["align_cpu", "run.out=" + sys.argv[1], "run.steps=1", "data.batch=1", "data.chunk=1"])

@@ -22,7 +22,7 @@ from matrix_lib.io.clip_folder import bad_clips, scan_clips
 from matrix_lib.io.clip_source import ClipSource, listed
 
 from .buckets import Bucket, Windows, aspect_sizes, choose_size
-from .clip_files import BadFilesError, ClipFiles, read_files, read_tracks
+from .files import BadFilesError, ClipFiles, read_files, read_tracks
 from .prompts import PromptForm, Written, bind_written, target_of, write_prompt
 
 if TYPE_CHECKING:

@@ -24,12 +24,12 @@ from matrix_lib.io.checkpoints import load_lora
 from matrix_lib.io.files import whole_file
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
-from .align import LORA
-from .align_clips import condition_of
-from .align_models import MiniModel
-from .config import AlignTask, FitConfig
-from .data import seed_of
-from .fit import Trainer
+from ..align import LORA
+from ..align_clips import condition_of
+from ..align_models import MiniModel
+from ..config import AlignTask, FitConfig
+from ..data import seed_of
+from ..fit import Trainer
 
 __all__ = ["RESULT", "SCORES", "SETS", "Arm", "Judging", "evaluate", "run_job"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from matrix_lib.io.files import whole_file
 from matrix_lib.io.plots import Mark, curves, intervals_by_group, stand_alone
 
-from .compare_jobs import RESULT
+from .jobs import RESULT
 
 __all__ = ["CONTRASTS", "Interval", "over_seeds_and_prompts", "report"]
 
