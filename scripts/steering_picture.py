@@ -37,14 +37,16 @@ __all__ = ["draw", "outlined"]
 SHOWN = (
     PLAIN,
     "region bias",
+    "region bias, gentle of the sweep",
+    "region bias, faithful of the sweep",
     "masked attention",
-    "masked attention, 12 steps",
+    "masked attention, faithful of the sweep",
+    "together",
     "intrinsic denoising",
     "words hidden (CMG)",
     "video hidden (CAG)",
-    "gradient guidance, first third of the steps",
-    "bias + masked + intrinsic",
 )
+"""Those that a sweep chose are shown where one is given; "together" stands for its combination of modes."""
 FRAMES = 6
 CELL, LEFT, TOP, GAP = 176, 250, 92, 6
 
@@ -114,19 +116,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tracks", choices=list(PATHS), default="swapped")
     parser.add_argument("--clip", type=int, default=0)
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--cfg", type=float, default=SteerRecipe().cfg, help="guidance scale")
     parser.add_argument("--only", nargs="+", help="names of conditions, in the order of the rows")
     parser.add_argument("--best", type=Path, help="folder of a sweep, whose best of each mode is shown, too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     pipeline, sizes = pipeline_of(HOME)
     pipeline.to(chosen.device, torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32)
-    bench = Bench(pipeline, sizes, SteerRecipe(chosen.clip + 1, chosen.steps), str(chosen.tracks))
+    bench = Bench(pipeline, sizes, SteerRecipe(chosen.clip + 1, chosen.steps, chosen.cfg), str(chosen.tracks))
     clips = bench.clips.select([chosen.clip])
     truth = given(chosen.tracks, clips)
     swept = conditions("sweep", sizes.layers)
     best = best_of(load_cells(chosen.best), swept, "swapped") if chosen.best is not None else {}
     known = {c.name: c for c in (*swept, *conditions("table", sizes.layers, best))}
-    shown = chosen.only or [name for one in SHOWN for name in (one, f"{one}, best of the sweep") if name in known]
+    combined = [name for name in known if name.startswith("together") and name.endswith("of the sweep")]
+    every = [name for one in SHOWN for name in (combined if one == "together" else [one])]
+    shown = chosen.only or [name for name in every if name in known]
     rows = [("what the tracks say", "the exact clip", truth.video[0].cpu())]
     for name in shown:
         video = _sampled(bench, known[name], clips, truth, chosen.clip, chosen.out)
@@ -134,9 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         said = f"IoU {float(found['iou'][0]):.2f}, SPI {float(found['spi'][0]):.2f}"
         print(f"{name}: {said}", flush=True)
         rows.append((name, said, video))
-    subtitle = (
-        f"outlines: the tracks that were given ({chosen.tracks}); {chosen.steps} steps, the same noise in every row"
-    )
+    how = f"{chosen.steps} steps, guidance {chosen.cfg:g}, the same noise in every row"
+    subtitle = f"outlines: the tracks that were given ({chosen.tracks}); {how}"
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     draw(rows, steered_tracks(truth, 0), clips.prompts[0], subtitle).save(chosen.out, quality=88)
     for left in chosen.out.parent.glob(f".{chosen.out.stem}-*.npy"):

@@ -20,7 +20,7 @@ CODEC = "the tracks' truth, through the codec"
 """No sampling: the clips that the tracks tell, encoded and decoded, which is what no guidance can do better than."""
 MAIN = ("swapped", "own")
 KINDS = ("static", "slow", "fast", "jumping")
-BIAS = "region bias times the default"
+BIAS = "region bias, times 2 for words and 1 for tracks"
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,8 @@ def _described(config: Any) -> str:
 
 
 def _bias(times: float, **options: Any) -> RegionBias:
-    """The default amounts so many times."""
-    plain = RegionBias()
-    words = (times * plain.words_up, times * plain.words_down)
-    return RegionBias(*words, times * plain.track_up, times * plain.track_down, **options)
+    """So many times 2 logits for words and 1 between places."""
+    return RegionBias(2.0 * times, 2.0 * times, 1.0 * times, 1.0 * times, **options)
 
 
 def _modes(best: Mapping[tuple[str, str], Condition]) -> list[Condition]:
@@ -108,7 +106,7 @@ def _modes(best: Mapping[tuple[str, str], Condition]) -> list[Condition]:
     every = (*MAIN, *KINDS)
     early = GradientGuidance(schedule=Schedule(end=0.34))
     modes = {
-        "bias": Condition("region bias", (RegionBias(),), points=((BIAS, 1),), cost=1.3),
+        "bias": Condition("region bias", (_bias(1),), points=((BIAS, 1),), cost=1.3),
         "masked": Condition("masked attention", (Partition(),), points=(("frozen steps", 4),), cost=1.4),
         "intrinsic": Condition(
             "intrinsic denoising", intrinsic=IntrinsicDenoising(), points=(("c_g", 10000), ("M", 2)), cost=3.2
@@ -177,7 +175,7 @@ def _ablations() -> list[Condition]:
     found.append(at("intrinsic denoising, normalised", (), 3.2, intrinsic=prior))
     for factor in (0.25, 0.5, 2.0, 4.0):
         found.append(at(f"region bias x{factor:g}", (_bias(factor),), 1.3, (BIAS, factor)))
-    found.append(at("region bias, soft edges", (RegionBias(soft=True),), 1.3))
+    found.append(at("region bias, soft edges", (_bias(1, soft=True),), 1.3))
     return found
 
 

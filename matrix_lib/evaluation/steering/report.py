@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,12 +72,13 @@ def write_report(folder: Path, found: Sequence[Measured], page: Path | None = No
     writer.writerows(table)
     _write(folder / "table.csv", text.getvalue())
     pictures = _pictures(folder, found)
-    _write(folder / "report.md", _markdown(found, pictures))
+    how = _how(folder)
+    _write(folder / "report.md", _markdown(found, pictures, how))
     if page is not None:
         copies = {f"images/{page.stem}-{name}": what for name, what in pictures.items()}
         for name, copy in zip(pictures, copies):
             _write(page.parent / copy, (folder / name).read_text(encoding="utf-8"))
-        _write(page, _markdown(found, copies))
+        _write(page, _markdown(found, copies, how))
     return folder / "report.md"
 
 
@@ -135,8 +137,20 @@ def _pictures(folder: Path, found: Sequence[Measured]) -> dict[str, str]:
     return out
 
 
-def _markdown(found: Sequence[Measured], pictures: dict[str, str]) -> str:
-    lines = ["# How well each way of steering follows mask tracks", ""]
+def _how(folder: Path) -> list[str]:
+    """How the clips were sampled, where the folder knows."""
+    path = folder / "plan.json"
+    if not path.is_file():
+        return []
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        f"{plan['prompts']} prompts, {plan['steps']} steps, guidance scale {plan['cfg']:g}, {plan['precision']}.",
+        "",
+    ]
+
+
+def _markdown(found: Sequence[Measured], pictures: dict[str, str], how: Sequence[str]) -> str:
+    lines = ["# How well each way of steering follows mask tracks", "", *how]
     lines += [
         "Means with 95 % intervals; below them the paired difference to no guidance on the same prompts and seeds,"
     ]

@@ -48,7 +48,7 @@ class SteerRecipe:
 
     prompts: int = 256
     steps: int = 24
-    cfg: float = 4.0
+    cfg: float = 1.0
     batch: int = 128
     seed: int = 0
     draw: int = 0
