@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from training.data import seed_of
 from training.fit import Trainer, main, parse
 from training.presets import PRESETS
 from training.publish import pipeline_of, publish
+from training.step import load_codec
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("data.workers=1",)
@@ -72,6 +74,16 @@ def test_the_transformer_trains_and_is_published(mini: Path, tmp_path: Path) -> 
     assert (sizes.layers, sizes.frames, sizes.height) == (2, 5, 64)
     video = sample(pipeline, sizes, ["the red circle pushes the blue square"], torch.zeros(1, 3, 64, 64), 2, 3.0)
     assert video.shape == (1, 5, 3, 64, 64)
+
+
+def test_a_published_bundle_lends_its_codec_and_names_no_folder(mini: Path, codec: Path, tmp_path: Path) -> None:
+    out = publish(mini, tmp_path / "bundle")
+    lent, own = load_codec(out).state_dict(), load_codec(codec).state_dict()
+    assert lent.keys() == own.keys()
+    assert all((lent[name] - own[name]).abs().max() < 1e-3 * own[name].abs().max() + 1e-6 for name in own)
+    config = json.loads((out / "bundle.json").read_text())["training"]["config"]
+    assert Path(config["task"]["codec"]).name == config["task"]["codec"], "no folder of this machine"
+    assert Path(config["run"]["out"]).name == config["run"]["out"]
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(mini: Path, codec: Path, tmp_path: Path) -> None:
