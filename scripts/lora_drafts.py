@@ -34,6 +34,7 @@ class Example:
     other: Place
     asked: str
     note: str
+    strength: float = 1.0
 
 
 MATRIX_NOTE = """\
@@ -58,6 +59,8 @@ the mask of the target is on the left one, **below**, on the right one. Prompt, 
 *Mask Condition* gives the model the target's mask in the first frame, as TAViD does, and *Apply LoRA* widens mini's
 input by the one channel that reads it. Bypass *Apply LoRA* (Ctrl+B): the words then decide alone, and both halves
 agree.
+
+The strength of 1.6 is on purpose: at 1 this small LoRA decides for the right square and for both on the left.
 
 `mini_tavid.safetensors` comes with this pack; how it was trained is on *Apply LoRA*, and in docs/alignment-losses.md.
 
@@ -87,6 +90,7 @@ TAVID = Example(
     other=(52, 46),
     asked="red square (object): 0: {twin}",
     note=TAVID_NOTE,
+    strength=1.6,
 )
 EXAMPLES = (MATRIX, TAVID)
 
@@ -112,7 +116,8 @@ def _draft(example: Example) -> Draft:
     d = Draft(example.name)
     d.group("Model and LoRA", -20, -60, 360, 560, BLUE)
     model = d.add("MatrixLoadVideoDiT", (0, 0), (320, 190), source="mini")
-    wide = d.add("MatrixApplyLoRA", (0, 250), (320, 220), model=model[0], lora=example.lora, strength=1.0)
+    wide = d.add("MatrixApplyLoRA", (0, 250), (320, 220), model=model[0], lora=example.lora)
+    wide.inputs["strength"] = example.strength
     d.note(example.note, (0, 540), (320, 700), "Read me first")
 
     d.group("First frame", 380, -60, 720, 660, GREEN)

@@ -39,7 +39,8 @@ How far each way of steering follows, and what it costs: docs/guidance.md."""
 BOXES = """\
 ### Steer with boxes
 Two boxes per instance are enough: *Box Tracks* moves them evenly between the frames that you write (`name: frame: x0 y0
-x1 y1; ...`). The prompt says that the red square joins the blue one; the boxes lead it past above.
+x1 y1; ...`). The prompt says that the red square joins the blue one; the boxes lead it slowly up instead. Slow tracks
+are followed best: docs/guidance.md.
 
 *Steer Attention* divides attention by the boxes for two thirds of the steps; that is what leads the square. *Intrinsic
 Denoising* is there to try: a few small denoising steps before each step, which ask that what is inside of a box stays
@@ -171,9 +172,9 @@ def box_trajectory() -> Draft:
 
 
 def _boxes() -> str:
-    """The red square up and over the blue one, which stays."""
+    """The red square slowly up, away from the blue one, which stays."""
     (x, y), (bx, by) = RED_AT, BLUE_AT
-    keys = {0: (x, y), 8: (51, 16), 16: (96, 14)}
+    keys = {0: (x, y), 8: (22, 34), 16: (30, 18)}
     path = "; ".join(f"{frame}: {a} {b} {a + SIDE} {b + SIDE}" for frame, (a, b) in keys.items())
     return f"red square (subject): {path}\nblue square (object): 0: {bx} {by} {bx + SIDE} {by + SIDE}"
 
