@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ...io.drawing import INK, Colour
+from ...io.drawing import INK, Colour, fit_text
 from ...io.svg import hexed
 from ..statistics import Estimate
 from .plan import CODEC, PLAIN, SETS, conditions
@@ -70,7 +70,8 @@ def trade_off(found: Sequence[Measured], title: str) -> str:
         shade = INK["text"] if one.condition == PLAIN else _SHADES[at % len(_SHADES)]
         parts += _cross(across, up, x, y, shade, f"{one.condition}: IoU {x}, SPI {y}", str(at + 1))
         parts.append(_dot(676, 62 + 17 * at, shade, 4.5, one.condition))
-        parts.append(_text(690, 66 + 17 * at, f"{at + 1}  {one.condition}", "start", INK["soft"], 12))
+        label = fit_text(f"{at + 1}  {one.condition}", 12, 300)  # the whole name is in its title
+        parts.append(_text(690, 66 + 17 * at, label, "start", INK["soft"], 12))
     return _svg(parts, 1020, max(480, 80 + 17 * len(shown)))
 
 
