@@ -25,6 +25,7 @@ from matrix_lib.evaluation.steering.measures import measure
 from matrix_lib.evaluation.steering.plan import PLAIN, Condition, conditions
 from matrix_lib.evaluation.steering.results import load_cells
 from matrix_lib.evaluation.steering.run import Bench, SteerRecipe, steered_tracks
+from matrix_lib.hosts.diffusers.mini import move
 from matrix_lib.io.drawing import INK, fit_text, heading, page, readable, write
 from matrix_lib.io.files import whole_file
 from matrix_lib.mini.bundle import HOME
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     pipeline, sizes = pipeline_of(HOME)
-    pipeline.to(chosen.device, torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32)
+    move(pipeline, chosen.device, torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32)
     bench = Bench(pipeline, sizes, SteerRecipe(chosen.clip + 1, chosen.steps, chosen.cfg), str(chosen.tracks))
     clips = bench.clips.select([chosen.clip])
     truth = given(chosen.tracks, clips)

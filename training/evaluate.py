@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from matrix_lib.evaluation.judges import Verdict, judge
-from matrix_lib.hosts.diffusers.mini import Sizes, sample
+from matrix_lib.hosts.diffusers.mini import Sizes, move, sample
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from .data import seed_of
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         sys.exit(f"training.evaluate: {error}")
     half = torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32
-    pipeline.to(chosen.device, half)
+    move(pipeline, chosen.device, half)
     report = {}
     for cfg in chosen.cfg:
         began = time.monotonic()

@@ -21,6 +21,7 @@ from matrix_lib.evaluation.steering.plan import SETS, Cell, cells, conditions, s
 from matrix_lib.evaluation.steering.report import write_report
 from matrix_lib.evaluation.steering.results import is_done, keep_plan, load_cells, write_cell
 from matrix_lib.evaluation.steering.run import Bench, SteerRecipe
+from matrix_lib.hosts.diffusers.mini import move
 from matrix_lib.mini import bundle
 from matrix_lib.mini.paths import PATHS
 
@@ -84,7 +85,7 @@ def _run(chosen: argparse.Namespace) -> None:
             print(f"rank {cell.rank}, cost {cell.condition.cost:.1f}: {cell.condition.name} ({', '.join(cell.tracks)})")
         return
     half = torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32
-    pipeline.to(chosen.device, half)
+    move(pipeline, chosen.device, half)
     bench = Bench(pipeline, sizes, recipe, _stamp(chosen.model))
     keep_plan(chosen.out, bench.plan)
     todo = [cell for cell in mine if not _done(chosen.out, cell, bench.mark)]

@@ -181,7 +181,7 @@ def test_the_report_compares_on_the_same_clips(tmp_path):
     assert (tmp_path / "table.csv").read_text().count("\n") == len(found) + 1
     pictures = sorted(p.name for p in tmp_path.glob("*.svg"))
     assert pictures == [
-        "curve-frozen-steps.svg", "curve-region-bias-times-the-default.svg", "trade-off-swapped.svg",
+        "curve-factor-of-the-region-bias.svg", "curve-frozen-steps.svg", "trade-off-swapped.svg",
     ]  # fmt: skip
     assert all(f"({name})" in text for name in pictures)
     page = (tmp_path / "docs" / "steering.md").read_text()

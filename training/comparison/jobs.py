@@ -19,7 +19,7 @@ from torch import Tensor
 
 from matrix_lib.evaluation.judges import judge
 from matrix_lib.hosts.diffusers.lora import merge_lora
-from matrix_lib.hosts.diffusers.mini import Sizes, sample
+from matrix_lib.hosts.diffusers.mini import Sizes, move, sample
 from matrix_lib.io.checkpoints import load_lora
 from matrix_lib.io.files import whole_file
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
@@ -137,7 +137,7 @@ def evaluate(
     model = MiniModel(bundle, device)
     if lora is not None:
         merge_lora(model.transformer, load_lora(lora))
-    model.pipeline.to(device, model.codec_dtype)
+    move(model.pipeline, device, model.codec_dtype)
     out: dict[str, dict[str, list[float]]] = {}
     for name in SETS:
         clips = held_out(name, model.sizes, judging.prompts, device)

@@ -20,7 +20,7 @@ CODEC = "the tracks' truth, through the codec"
 """No sampling: the clips that the tracks tell, encoded and decoded, which is what no guidance can do better than."""
 MAIN = ("swapped", "own")
 KINDS = ("static", "slow", "fast", "jumping")
-BIAS = "region bias, times 2 for words and 1 for tracks"
+BIAS = "factor of the region bias"
 
 
 @dataclass(frozen=True)

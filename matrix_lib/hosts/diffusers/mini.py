@@ -39,6 +39,7 @@ __all__ = [
     "make_text_encoder",
     "make_tokenizer",
     "make_transformer",
+    "move",
     "rotary",
     "sample",
     "token_ids",
@@ -231,7 +232,20 @@ def _filled(module: Any, weights: dict[str, Tensor], dtype: torch.dtype) -> Any:
     if "shared.weight" in weights:
         weights = {**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}
     module.load_state_dict({name: value.float() for name, value in weights.items()})
-    return module.to(dtype).eval()
+    return _cast(module, None, dtype).eval()
+
+
+def move(pipeline: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
+    """The mini model's pipeline on a device and in a number format. Returns it."""
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.transformer):
+        _cast(part, device, dtype)
+    return pipeline
+
+
+def _cast(module: Any, device: torch.device | str | None, dtype: torch.dtype) -> Any:
+    """`module.to` as PyTorch has it: diffusers' own warns at every cast of modules to keep in float32, of which the
+    parts of mini have none."""
+    return torch.nn.Module.to(module, device=device, dtype=dtype)
 
 
 @torch.no_grad()
