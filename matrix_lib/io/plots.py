@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .drawing import INK, Colour
-from .svg import LEFT, RIGHT, WIDTH, _Axis, _dot, _line, _svg, _text, hexed
+from .svg import LEFT, RIGHT, WIDTH, _Axis, _svg, draw_dot, draw_line, draw_text, hexed
 
 __all__ = ["Mark", "curves", "intervals_by_group", "stand_alone"]
 
@@ -30,7 +30,7 @@ def stand_alone(plots: Mapping[str, str], width: int = WIDTH) -> str:
     """Plots (SVG texts of this module) under each other with their titles, as one SVG file."""
     top, parts = 12, []
     for title, plot in plots.items():
-        parts.append(_text(LEFT, top + 18, title, "start", INK["text"], 16))
+        parts.append(draw_text(LEFT, top + 18, title, "start", INK["text"], 16))
         height = int(plot.split('viewBox="0 0 ', 1)[1].split('"')[0].split()[1])
         parts.append(f'<svg x="0" y="{top + 28}" width="{width}" height="{height}" {plot.removeprefix("<svg ")}')
         top += height + 44
@@ -50,16 +50,16 @@ def intervals_by_group(groups: Mapping[str, Sequence[Mark]], reference: float | 
     wide = (WIDTH - LEFT - RIGHT) / len(groups)
     parts = axis.lines()
     if reference is not None:
-        parts.append(_line(LEFT, axis.y(reference), WIDTH - RIGHT, axis.y(reference), INK["text"], 1, "5 4"))
+        parts.append(draw_line(LEFT, axis.y(reference), WIDTH - RIGHT, axis.y(reference), INK["text"], 1, "5 4"))
     for g, (title, group) in enumerate(groups.items()):
         left, step = LEFT + g * wide, wide / (len(group) + 1)
-        parts.append(_text(left + wide / 2, axis.top + tall + 22, title, "middle", INK["text"], 13))
+        parts.append(draw_text(left + wide / 2, axis.top + tall + 22, title, "middle", INK["text"], 13))
         for i, mark in enumerate(group):
             x, shade = left + (i + 1) * step, SERIES[names.index(mark.name) % len(SERIES)]
             label = f"{mark.name}: {mark.mean:.3f} [{mark.low:.3f}, {mark.high:.3f}]"
-            parts.append(_line(x, axis.y(mark.low), x, axis.y(mark.high), shade, 3))
-            parts.append(_dot(x, axis.y(mark.mean), shade, 5, label))
-            parts.append(_text(x, axis.y(mark.high) - 6, mark.name, "middle", shade, 11))
+            parts.append(draw_line(x, axis.y(mark.low), x, axis.y(mark.high), shade, 3))
+            parts.append(draw_dot(x, axis.y(mark.mean), shade, 5, label))
+            parts.append(draw_text(x, axis.y(mark.high) - 6, mark.name, "middle", shade, 11))
     return _svg(parts, axis.top + tall + 36)
 
 
@@ -80,8 +80,10 @@ def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], tall: 
         for run in runs:
             line = " ".join(f"{x_of(x):.1f},{axis.y(y):.1f}" for x, y in run)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{hexed(shade)}" stroke-width="1.6"/>')
-        parts.append(_text(LEFT + 12 + i * 130, axis.top + tall + 36, name, "start", shade, 13))
+        parts.append(draw_text(LEFT + 12 + i * 130, axis.top + tall + 36, name, "start", shade, 13))
     for share in (0.0, 0.5, 1.0):
         anchor = ("start", "middle", "end")[round(share * 2)]
-        parts.append(_text(x_of(last * share), axis.top + tall + 18, f"{last * share:.0f}", anchor, INK["faint"], 12))
+        parts.append(
+            draw_text(x_of(last * share), axis.top + tall + 18, f"{last * share:.0f}", anchor, INK["faint"], 12)
+        )
     return _svg(parts, axis.top + tall + 48)

@@ -17,7 +17,17 @@ from PIL import Image
 
 from .drawing import INK, Colour, heat
 
-__all__ = ["bars", "colour_scale", "data_url", "heat_map", "hexed", "intervals"]
+__all__ = [
+    "bars",
+    "colour_scale",
+    "data_url",
+    "draw_dot",
+    "draw_line",
+    "draw_text",
+    "heat_map",
+    "hexed",
+    "intervals",
+]
 
 Array = NDArray[np.floating]
 WIDTH, LEFT, RIGHT = 1120, 66, 14
@@ -60,9 +70,9 @@ class _Axis:
             y = self.y(value)
             strong = abs(value) < self.step / 1e6
             parts.append(
-                _line(LEFT, y, WIDTH - RIGHT, y, INK["faint"] if strong else INK["line"], 1 if strong else 0.5)
+                draw_line(LEFT, y, WIDTH - RIGHT, y, INK["faint"] if strong else INK["line"], 1 if strong else 0.5)
             )
-            parts.append(_text(LEFT - 9, y + 4, f"{value:.{digits}f}", "end", INK["faint"], 12))
+            parts.append(draw_text(LEFT - 9, y + 4, f"{value:.{digits}f}", "end", INK["faint"], 12))
         return parts
 
 
@@ -94,9 +104,11 @@ def bars(
             f"<title>{html.escape(label)}</title></rect>"
         )
         middle = x + wide / 2
-        parts.append(_line(middle, axis.y(low[i]), middle, axis.y(high[i]), INK["soft"], 1.3))
+        parts.append(draw_line(middle, axis.y(low[i]), middle, axis.y(high[i]), INK["soft"], 1.3))
         for name, shade, v in dots:
-            parts.append(_dot(middle, axis.y(v[i]), shade, min(3.2, wide / 3), f"layer {layer}, {name}: {v[i]:.4f}"))
+            parts.append(
+                draw_dot(middle, axis.y(v[i]), shade, min(3.2, wide / 3), f"layer {layer}, {name}: {v[i]:.4f}")
+            )
     return _svg([*parts, *_layer_names(layers, step, axis.top + axis.tall, chosen)], axis.top + tall + 40)
 
 
@@ -116,14 +128,14 @@ def intervals(
     axis = _Axis(bottom, top, 12, tall)
     step = (WIDTH - LEFT - RIGHT) / len(layers)
     y = axis.y(reference)
-    parts = [*axis.lines(), _line(LEFT, y, WIDTH - RIGHT, y, INK["text"], 1, "5 4")]
+    parts = [*axis.lines(), draw_line(LEFT, y, WIDTH - RIGHT, y, INK["text"], 1, "5 4")]
     for i, layer in enumerate(layers):
         x = LEFT + (i + 0.5) * step
         shade = colour if layer in strong else INK["faint"]
-        parts.append(_line(x, axis.y(low[i]), x, axis.y(high[i]), shade, 3 if layer in strong else 2))
+        parts.append(draw_line(x, axis.y(low[i]), x, axis.y(high[i]), shade, 3 if layer in strong else 2))
         note = f"; {notes[i]}" if notes else ""
         label = f"layer {layer}: {centre[i]:.4f} [{low[i]:.4f}, {high[i]:.4f}]{note}"
-        parts.append(_dot(x, axis.y(centre[i]), shade, 4.6 if layer in strong else 3.4, label))
+        parts.append(draw_dot(x, axis.y(centre[i]), shade, 4.6 if layer in strong else 3.4, label))
     return _svg([*parts, *_layer_names(layers, step, axis.top + axis.tall, strong)], axis.top + tall + 40)
 
 
@@ -156,16 +168,16 @@ def heat_map(
     for r, name in enumerate(rows):
         if r in bright_rows or (r % (every * (1 if count < 16 else 2)) == 0 and r not in near):
             shade = INK["text"] if r in bright_rows else INK["faint"]
-            parts.append(_text(left - 7, head + (r + 0.5) * high + 4, name, "end", shade, 11))
+            parts.append(draw_text(left - 7, head + (r + 0.5) * high + 4, name, "end", shade, 11))
     shown = sorted({round(i * (across - 1) / max(min(6, across) - 1, 1)) for i in range(min(6, across))})
     for c in shown:
-        parts.append(_text(left + (c + 0.5) * wide, head + tall + 16, columns[c], "middle", INK["soft"], 11))
+        parts.append(draw_text(left + (c + 0.5) * wide, head + tall + 16, columns[c], "middle", INK["soft"], 11))
     for r, c in rings:
         box = f'x="{left + c * wide:.1f}" y="{head + r * high}" width="{wide:.1f}" height="{high}"'
         title = f"<title>{what[0]} {rows[r]}, {what[1]} {columns[c]}: {values[r, c]:.4f}</title>"
         parts.append(f'<rect {box} fill="none" stroke="{hexed(INK["text"])}" stroke-width="1.4">{title}</rect>')
-    parts.append(_text(left - 7, head + tall + 16, what[0], "end", INK["faint"], 11))
-    parts.append(_text(left + (width - left - right) / 2, head + tall + 33, what[1], "middle", INK["faint"], 11))
+    parts.append(draw_text(left - 7, head + tall + 16, what[0], "end", INK["faint"], 11))
+    parts.append(draw_text(left + (width - left - right) / 2, head + tall + 33, what[1], "middle", INK["faint"], 11))
     return _svg(parts, head + tall + 40, width)
 
 
@@ -175,9 +187,9 @@ def colour_scale(top: float, unit: str, width: int = WIDTH) -> str:
     return _svg(
         [
             f'<image x="54" y="4" width="200" height="12" preserveAspectRatio="none" href="{data_url(strip)}"/>',
-            _text(47, 14, "0", "end", INK["faint"], 12),
-            _text(261, 14, f"{top:.3g}", "start", INK["text"], 12),
-            _text(261 + 9 * len(f"{top:.3g}"), 14, unit, "start", INK["soft"], 12),
+            draw_text(47, 14, "0", "end", INK["faint"], 12),
+            draw_text(261, 14, f"{top:.3g}", "start", INK["text"], 12),
+            draw_text(261 + 9 * len(f"{top:.3g}"), 14, unit, "start", INK["soft"], 12),
         ],
         22,
         width,
@@ -188,11 +200,11 @@ def _layer_names(layers: Sequence[int], step: float, bottom: int, chosen: Collec
     """Layer numbers below a plot: all where they fit, else every few and the chosen ones."""
     every = next(n for n in (1, 2, 5, 10, 20) if n * step >= 18)
     near = {layer + d for layer in chosen for d in (-1, 1)} if step < 18 else set()
-    parts = [_text(LEFT - 9, bottom + 23, "layer", "end", INK["faint"], 12)]
+    parts = [draw_text(LEFT - 9, bottom + 23, "layer", "end", INK["faint"], 12)]
     for i, layer in enumerate(layers):
         if layer in chosen or (i % every == 0 and layer not in near):
             shade = INK["text"] if layer in chosen else INK["faint"]
-            parts.append(_text(LEFT + (i + 0.5) * step, bottom + 21, str(layer), "middle", shade, 12))
+            parts.append(draw_text(LEFT + (i + 0.5) * step, bottom + 21, str(layer), "middle", shade, 12))
     return parts
 
 
@@ -201,19 +213,22 @@ def _dim(colour: Colour) -> Colour:
     return red, green, blue
 
 
-def _line(x0: float, y0: float, x1: float, y1: float, colour: Colour, width: float, dashes: str = "") -> str:
+def draw_line(x0: float, y0: float, x1: float, y1: float, colour: Colour, width: float, dashes: str = "") -> str:
+    """A line; `dashes` as SVG has them."""
     style = f' stroke-dasharray="{dashes}"' if dashes else ""
     where = f'x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"'
     return f'<line {where} stroke="{hexed(colour)}" stroke-width="{width}"{style}/>'
 
 
-def _dot(x: float, y: float, colour: Colour, radius: float, title: str) -> str:
+def draw_dot(x: float, y: float, colour: Colour, radius: float, title: str) -> str:
+    """A dot with an edge, and a title that shows under the pointer."""
     where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
     edge = f'fill="{hexed(colour)}" stroke="{hexed(INK["page"])}" stroke-width="1"'
     return f"<circle {where} {edge}><title>{html.escape(title)}</title></circle>"
 
 
-def _text(x: float, y: float, text: str, anchor: str, colour: Colour, size: int) -> str:
+def draw_text(x: float, y: float, text: str, anchor: str, colour: Colour, size: int) -> str:
+    """One line of text; `anchor` is "start", "middle" or "end"."""
     style = f'text-anchor="{anchor}" fill="{hexed(colour)}" font-size="{size}"'
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(text)}</text>'
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ...io.drawing import INK, Colour, fit_text
-from ...io.svg import hexed
+from ...io.svg import draw_line, draw_text, hexed
 from ..statistics import Estimate
 from .plan import CODEC, PLAIN, SETS, conditions
 from .results import Measured
@@ -65,13 +65,13 @@ def trade_off(found: Sequence[Measured], title: str) -> str:
     iou, spi = [one.estimate("iou") for one in shown], [one.estimate("spi") for one in shown]
     across = _Axis.of([v for e in iou for v in (e.low, e.high)], 74, 640)
     up = _Axis.of([v for e in spi for v in (e.low, e.high)], 430, 56)
-    parts = [*_frame(across, up, "trajectory IoU", "SPI"), _text(74, 30, title, "start", INK["text"], 17)]
+    parts = [*_frame(across, up, "trajectory IoU", "SPI"), draw_text(74, 30, title, "start", INK["text"], 17)]
     for at, (one, x, y) in enumerate(zip(shown, iou, spi)):
         shade = INK["text"] if one.condition == PLAIN else _SHADES[at % len(_SHADES)]
         parts += _cross(across, up, x, y, shade, f"{one.condition}: IoU {x}, SPI {y}", str(at + 1))
         parts.append(_dot(676, 62 + 17 * at, shade, 4.5, one.condition))
         label = fit_text(f"{at + 1}  {one.condition}", 12, 300)  # the whole name is in its title
-        parts.append(_text(690, 66 + 17 * at, label, "start", INK["soft"], 12))
+        parts.append(draw_text(690, 66 + 17 * at, label, "start", INK["soft"], 12))
     return _svg(parts, 1020, max(480, 80 + 17 * len(shown)))
 
 
@@ -108,7 +108,7 @@ def curves(found: Sequence[Measured]) -> dict[str, tuple[str, str]]:
 
 
 def _chart(name: str, lines: Mapping[str, Points], plain: Measured | None) -> str:
-    parts = [_text(58, 28, name, "start", INK["text"], 17)]
+    parts = [draw_text(58, 28, name, "start", INK["text"], 17)]
     wide = 300
     for place, (measure, label) in enumerate((("iou", "trajectory IoU"), ("spi", "SPI"), ("fidelity", "IF"))):
         left = 58 + place * (wide + 20)
@@ -120,21 +120,21 @@ def _chart(name: str, lines: Mapping[str, Points], plain: Measured | None) -> st
         across = _Axis.of(marks, left + 6, left + wide - 44)
         parts += _frame(across, up, "", label, left, marks)
         if base is not None:
-            parts.append(_line(left, up.at(base.mean), left + wide - 38, up.at(base.mean), INK["soft"], 1, "5 4"))
+            parts.append(draw_line(left, up.at(base.mean), left + wide - 38, up.at(base.mean), INK["soft"], 1, "5 4"))
         for shade, (line, points) in zip(_SHADES, lines.items()):
             parts += _drawn(across, up, points, every[line], shade)
     for at, (shade, line) in enumerate(zip(_SHADES, lines if len(lines) > 1 else ())):
         parts.append(_dot(260 + 190 * at, 23, shade, 4.5, line))
-        parts.append(_text(272 + 190 * at, 27, line or "as it comes", "start", INK["soft"], 12))
+        parts.append(draw_text(272 + 190 * at, 27, line or "as it comes", "start", INK["soft"], 12))
     return _svg(parts, 1020, 306)
 
 
 def _drawn(across: _Axis, up: _Axis, points: Points, every: Sequence[Estimate], shade: Colour) -> list[str]:
     """One line with its points and their intervals."""
     places = [(across.at(x), e) for (x, _), e in zip(points, every)]
-    parts = [_line(x, up.at(e.mean), x2, up.at(e2.mean), shade, 1.6) for (x, e), (x2, e2) in pairwise(places)]
+    parts = [draw_line(x, up.at(e.mean), x2, up.at(e2.mean), shade, 1.6) for (x, e), (x2, e2) in pairwise(places)]
     for (x, e), (_, one) in zip(places, points):
-        parts.append(_line(x, up.at(e.low), x, up.at(e.high), shade, 2))
+        parts.append(draw_line(x, up.at(e.low), x, up.at(e.high), shade, 2))
         parts.append(_dot(x, up.at(e.mean), shade, 4, f"{one.condition}: {e}"))
     return parts
 
@@ -142,10 +142,10 @@ def _drawn(across: _Axis, up: _Axis, points: Points, every: Sequence[Estimate], 
 def _cross(across: _Axis, up: _Axis, x: Estimate, y: Estimate, shade: Colour, title: str, mark: str) -> list[str]:
     px, py = across.at(x.mean), up.at(y.mean)
     return [
-        _line(across.at(x.low), py, across.at(x.high), py, shade, 1.3),
-        _line(px, up.at(y.low), px, up.at(y.high), shade, 1.3),
+        draw_line(across.at(x.low), py, across.at(x.high), py, shade, 1.3),
+        draw_line(px, up.at(y.low), px, up.at(y.high), shade, 1.3),
         _dot(px, py, shade, 4.5, title),
-        _text(px + 7, py - 6, mark, "start", shade, 11),
+        draw_text(px + 7, py - 6, mark, "start", shade, 11),
     ]
 
 
@@ -155,32 +155,21 @@ def _frame(
     parts = []
     digits = max(0, -math.floor(math.log10(max(1e-9, up.high - up.low) / 3)))
     for value in up.ticks():
-        parts.append(_line(left, up.at(value), across.end, up.at(value), INK["line"], 0.6))
-        parts.append(_text(left - 7, up.at(value) + 4, f"{value:.{digits}f}", "end", INK["faint"], 11))
+        parts.append(draw_line(left, up.at(value), across.end, up.at(value), INK["line"], 0.6))
+        parts.append(draw_text(left - 7, up.at(value) + 4, f"{value:.{digits}f}", "end", INK["faint"], 11))
     shown = across.ticks() if marks is None else sorted(set(marks))
     for value in shown:
-        parts.append(_text(across.at(value), up.start + 18, f"{value:g}", "middle", INK["faint"], 11))
+        parts.append(draw_text(across.at(value), up.start + 18, f"{value:g}", "middle", INK["faint"], 11))
         if marks is None:
-            parts.append(_line(across.at(value), up.start, across.at(value), up.end, INK["line"], 0.6))
-    parts.append(_text((across.start + across.end) / 2, up.start + 36, below, "middle", INK["soft"], 13))
-    parts.append(_text(left, up.end - 10, beside, "start", INK["soft"], 13))
+            parts.append(draw_line(across.at(value), up.start, across.at(value), up.end, INK["line"], 0.6))
+    parts.append(draw_text((across.start + across.end) / 2, up.start + 36, below, "middle", INK["soft"], 13))
+    parts.append(draw_text(left, up.end - 10, beside, "start", INK["soft"], 13))
     return parts
-
-
-def _line(x0: float, y0: float, x1: float, y1: float, colour: Colour, width: float, dashes: str = "") -> str:
-    style = f' stroke-dasharray="{dashes}"' if dashes else ""
-    where = f'x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"'
-    return f'<line {where} stroke="{hexed(colour)}" stroke-width="{width}"{style}/>'
 
 
 def _dot(x: float, y: float, colour: Colour, radius: float, title: str) -> str:
     where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
     return f'<circle {where} fill="{hexed(colour)}"><title>{html.escape(title)}</title></circle>'
-
-
-def _text(x: float, y: float, text: str, anchor: str, colour: Colour, size: int) -> str:
-    style = f'text-anchor="{anchor}" fill="{hexed(colour)}" font-size="{size}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(text)}</text>'
 
 
 def _svg(parts: Sequence[str], width: int, height: int) -> str:
