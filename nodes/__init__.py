@@ -10,7 +10,9 @@ import importlib
 from comfy_api.latest import ComfyExtension, io
 
 # One file per concern. Each exports `NODES`, the list of its node classes.
-_FILES = ("models", "tracks", "track_files", "words", "capture", "layers", "guidance", "intrinsic", "preview", "lora")
+_FILES = (
+    "models", "tracks", "track_files", "words", "capture", "layers", "guidance", "intrinsic", "drag", "preview", "lora",
+)  # fmt: skip
 
 
 class MatrixExtension(ComfyExtension):

@@ -29,7 +29,12 @@ __all__ = ["bypassed", "run", "saved_videos", "shortened", "thumbnail"]
 
 Graph = dict[str, Any]
 CELL, GAP, LEFT = 150, 5, 18
-SAID = {"04_steer_with_masks": "masks of a driving clip", "05_box_trajectory": "boxes"}
+SAID = {
+    "04_steer_with_masks": "masks of a driving clip",
+    "05_box_trajectory": "boxes",
+    "07_cut_and_drag": "a rough animation",
+}
+STEERS = ("MatrixAttentionGuidance", "MatrixIntrinsicDenoising", "MatrixDualClockDenoising")
 
 
 def shortened(name: str, steps: int | None = None) -> Graph:
@@ -72,7 +77,7 @@ def run(server: Server, name: str, steps: int | None = None, unsteered: bool = F
     """Runs a workflow on a running server; `unsteered` with its steering bypassed. Returns the videos that it saved."""
     graph = shortened(name, steps)
     if unsteered:
-        graph = bypassed(graph, ("MatrixAttentionGuidance", "MatrixIntrinsicDenoising"))
+        graph = bypassed(graph, STEERS)
     follow(server, graph)
     return saved_videos(server, graph)
 
@@ -106,6 +111,9 @@ def main() -> None:
                 files = run(server, name, chosen.steps, unsteered)
                 tracked = next(path for kind, path in files.items() if kind.endswith("_tracks"))
                 rows.append((said, read_video(tracked).frames))
+                if unsteered:
+                    sketches = [path for kind, path in files.items() if kind.endswith("_sketch")]
+                    rows += [("the rough animation", read_video(path).frames) for path in sketches]
                 for kind, path in files.items():
                     shutil.copy(path, chosen.output / f"{name}-{kind}{'-unsteered' if unsteered else ''}.mp4")
             target = ROOT / "workflows" / f"{name}.jpg"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from matrix_lib.core.tracks import MaskTracks
 from matrix_lib.hosts.diffusers.attach import watch
+from matrix_lib.hosts.diffusers.latents import unscaled
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.io.preview import Choice, attention_pictures
 from matrix_lib.io.video import write_video
@@ -79,12 +80,7 @@ def _decode(pipeline: Any, model: VideoModel, latents: Tensor, lead: int) -> Ten
     """(1, T, C, h, w) with `lead` frames in front -> (F, H, W, 3) uint8, by the pipeline's own VAE."""
     vae = pipeline.vae
     x = latents[:, lead:].transpose(1, 2).to(pipeline._execution_device, vae.dtype)
-    if model.shape.family == "wan":
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
-        x = x * std.to(x) + mean.to(x)
-    else:
-        x = x / vae.config.scaling_factor
-    video = vae.decode(x, return_dict=False)[0][0].float()
+    video = vae.decode(unscaled(vae, x, model.shape.family), return_dict=False)[0][0].float()
     return video.add(1.0).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu()
 
 

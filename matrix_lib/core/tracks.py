@@ -234,6 +234,14 @@ class MaskTracks:
         chosen = check_palette(colours, len(self.tracks))
         return replace(self, tracks=tuple(replace(t, colour=c) for t, c in zip(self.tracks, chosen)))
 
+    def boxed(self) -> MaskTracks:
+        """With every mask replaced by the box around it."""
+        tracks = []
+        for track in self.tracks:
+            corners = self.boxes(track.name).nan_to_num(0.0).int().tolist()
+            tracks.append(track.with_frames(runs.pack_box(x0, y0, x1, y1, self.width) for x0, y0, x1, y1 in corners))
+        return replace(self, tracks=tuple(tracks))
+
     def merge(self, other: MaskTracks) -> MaskTracks:
         """With the instances of `other` behind. A colour that is taken is replaced."""
         mine, its = (self.frames, self.height, self.width), (other.frames, other.height, other.width)

@@ -28,6 +28,7 @@ from ..core.grid import Framing, Grid
 from ..core.phrases import PhraseSpec
 from ..core.tracks import MaskTracks
 from ..hosts.diffusers.attach import backbone_of, watch
+from ..hosts.diffusers.latents import encode_clip
 from ..hosts.diffusers.words import bind_prompt
 from ..instrument.alignment import AlignmentRecorder
 from ..instrument.capture import Capture
@@ -284,18 +285,10 @@ def _run(
 
 def _encode(model: Model, frames: Tensor) -> Tensor:
     """Latents of a real clip as its pipeline has them: (1, T, C, h, w) for CogVideoX, else (1, C, T, h, w)."""
-    pipe, vae = model.pipeline, model.pipeline.vae
-    device = pipe._execution_device
-    pixels = frames.permute(3, 0, 1, 2)[None].to(device, vae.dtype).div(127.5).sub(1.0)
-    latents = vae.encode(pixels).latent_dist.mode()
-    if model.backbone == "wan":
-        shape = (1, -1, 1, 1, 1)
-        mean, std = (torch.tensor(v).view(shape).to(latents) for v in (vae.config.latents_mean, vae.config.latents_std))
-        return (latents - mean) / std
+    pipe = model.pipeline
+    latents = encode_clip(pipe, frames)[None]
     if model.backbone != "cogvideox":
-        return latents * vae.config.scaling_factor
-    factor = vae.config.scaling_factor
-    latents = latents / factor if getattr(vae.config, "invert_scale_latents", False) else latents * factor
+        return latents
     latents = latents.transpose(1, 2)
     lead = -latents.shape[1] % (pipe.transformer.config.patch_size_t or 1)
     return torch.cat([latents[:, :1]] * lead + [latents], dim=1)

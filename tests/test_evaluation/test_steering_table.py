@@ -10,7 +10,19 @@ import torch
 from matrix_lib.core.guidance import Partition, Perturbation
 from matrix_lib.evaluation.steering.choice import best_of, chosen
 from matrix_lib.evaluation.steering.measures import MEASURES
-from matrix_lib.evaluation.steering.plan import CODEC, MAIN, PLAIN, SETS, Cell, Condition, cells, conditions, shares
+from matrix_lib.evaluation.steering.plan import (
+    CODEC,
+    MAIN,
+    PLAIN,
+    SETS,
+    SKETCH,
+    UNSAMPLED,
+    Cell,
+    Condition,
+    cells,
+    conditions,
+    shares,
+)
 from matrix_lib.evaluation.steering.report import rows, write_report
 from matrix_lib.evaluation.steering.results import (
     Measured,
@@ -37,7 +49,7 @@ def _one_thread():
 def test_the_plan_names_everything_once_and_sorts_by_importance(which):
     every = conditions(which, 12)
     assert len({c.name for c in every}) == len(every)
-    settings = [c.settings for c in every if c.name != CODEC]
+    settings = [c.settings for c in every if not c.name.startswith(UNSAMPLED)]
     assert len(set(settings)) == len(settings) or which == "sweep"
     plan = cells(every)
     assert [cell.rank for cell in plan] == sorted(cell.rank for cell in plan)
@@ -46,7 +58,7 @@ def test_the_plan_names_everything_once_and_sorts_by_importance(which):
         (cell.condition.name, kind) for cell in plan for kind in cell.tracks
     }
     for cell in plan:
-        layers = [guide.layers.v2v or () for guide in cell.condition.guidance]
+        layers = [guide.layers.v2v or () for guide in cell.condition.guidance if hasattr(guide, "layers")]
         assert all(0 <= layer < 12 for some in layers for layer in some)
     dealt = shares(plan, 4)
     assert sorted(cell.condition.name for part in dealt for cell in part) == sorted(c.condition.name for c in plan)
@@ -141,6 +153,29 @@ def test_a_sweep_chooses_of_every_mode_what_costs_nothing():
     assert named["bias + masked"].guidance == (*known[names[1]].guidance, Partition()), "the faithful one joins others"
 
 
+def test_what_is_held_to_a_sketch_is_chosen_apart_and_measured_with_boxes_too():
+    plan = conditions("sweep", 12)
+    known = {c.name: c for c in plan}
+    held, both = known["clocks: inside 67%, outside 50%"], known["together: clocks inside 67%, words down 2"]
+    assert (held.mode, both.mode) == ("clocks", "clocks together")
+
+    def swept(condition, **more):
+        return Measured(**{**vars(measured(condition.name, **more)), "settings": condition.settings})
+
+    found = [measured(PLAIN), measured(SKETCH, iou=0.9, fidelity=1.0), swept(held, iou=0.8, fidelity=0.9)]
+    best = best_of([*found, swept(both, iou=0.7, fidelity=0.8, spi=0.8)], plan, "swapped")
+    assert best == {("clocks", "gentle"): held, ("clocks", "faithful"): held, ("clocks together", "faithful"): both}
+    assert chosen(found, "swapped").condition == held.name, "the sketch itself is no way of steering"
+    table = {c.name: c for c in conditions("table", 12, best)}
+    one = table["dual-clock denoising, gentle of the sweep"]
+    assert one.tracks == table[PLAIN].tracks
+    boxed = table[f"{one.name}, of boxes"]
+    assert (boxed.guidance, boxed.boxes, boxed.tracks) == (one.guidance, True, ("swapped",))
+    assert boxed.settings != one.settings
+    assert boxed.said.endswith("of boxes")
+    assert table[f"{SKETCH}, of boxes"].boxes
+
+
 def test_a_folder_has_one_plan(tmp_path):
     keep_plan(tmp_path, {"steps": 24, "clip": (17, 128)})
     keep_plan(tmp_path, {"steps": 24, "clip": (17, 128)})
@@ -203,6 +238,7 @@ def tiny(monkeypatch):
     parts = SimpleNamespace(
         vae=codec.eval(), text_encoder=text.eval(), transformer=net.eval(), scheduler=mini.make_scheduler(),
         tokenizer=mini.make_tokenizer(load().tokenizer), to=lambda *where: None,
+        _execution_device=torch.device("cpu"),
     )  # fmt: skip
     pipeline = type("CogVideoXTinyPipeline", (SimpleNamespace,), {})(**vars(parts))
     monkeypatch.setattr(steer, "pipeline_of", lambda folder: (pipeline, sizes))
@@ -214,12 +250,14 @@ def test_the_command_measures_resumes_and_reports(tiny, tmp_path, capsys):
     names = ["no guidance", "codec", "bias + masked + intrinsic", "words hidden"]
     steer.main([*out, "--only", *names, "--last-rank", "0", "--shard", "0/2"])
     steer.main([*out, "--only", *names, "--last-rank", "0", "--shard", "1/2"])
-    steer.main([*out, "--only", "4 steps, normalised globally", "soft", "gradient"])
+    steer.main([*out, "--only", "4 steps, normalised globally", "soft", "gradient", "rough animation"])
     found = {(one.condition, one.tracks): one for one in load_cells(tmp_path)}
     assert len(found[PLAIN, "static"]) == 3
     assert ("bias + masked + intrinsic", "swapped") in found
     plain = found[PLAIN, "swapped"].values
-    moved = [one.condition for one in found.values() if one.tracks == "swapped" and one.condition not in (PLAIN, CODEC)]
+    here = [one.condition for one in found.values() if one.tracks == "swapped"]
+    assert {SKETCH, f"{SKETCH}, of boxes"} < set(here)
+    moved = [name for name in here if name != PLAIN and not name.startswith(UNSAMPLED)]
     for name in moved:
         values = found[name, "swapped"].values
         assert any(not np.array_equal(values[m], plain[m], equal_nan=True) for m in MEASURES), f"{name} did nothing"
@@ -230,6 +268,15 @@ def test_the_command_measures_resumes_and_reports(tiny, tmp_path, capsys):
     steer.main([*out, "--report"])
     assert "no guidance" in (tmp_path / "report.md").read_text()
     assert json.loads((tmp_path / "plan.json").read_text())["prompts"] == 3
+
+
+def test_the_command_holds_to_rough_animations(tiny, tmp_path):
+    names = ["no guidance", "clocks: inside 67%, outside 50%"]
+    out = ["--out", str(tmp_path), "--prompts", "2", "--steps", "3", "--device", "cpu", "--set", "sweep"]
+    steer.main([*out, "--only", *names])
+    found = {one.condition: one for one in load_cells(tmp_path) if one.tracks == "swapped"}
+    assert set(found) == set(names)
+    assert any(not np.array_equal(*(found[name].values[m] for name in names)) for m in ("background", "sharpness"))
 
 
 def test_the_command_says_what_is_wrong(tiny, tmp_path, capsys):

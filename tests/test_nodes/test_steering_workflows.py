@@ -18,15 +18,20 @@ def test_it_runs_as_it_is_and_steers(name: str, server: Any) -> None:
     """Two videos of 17 frames come out, and without the steering nodes another one."""
     from matrix_lib.io.video import read_video
     from scripts.follow import follow
-    from scripts.steering_workflows import bypassed, saved_videos, shortened
+    from scripts.steering_workflows import STEERS, bypassed, saved_videos, shortened
 
-    graph = shortened(name, steps=1)
-    kinds = {node["class_type"] for node in graph.values()}
-    steering = kinds & {"MatrixAttentionGuidance", "MatrixIntrinsicDenoising"}
+    kinds = {node["class_type"] for node in shortened(name).values()}
+    steering = kinds & set(STEERS)
     assert steering
+    # What a latent is held to shows from the second step on: before the first there is nothing but noise.
+    graph = shortened(name, steps=2 if "MatrixDualClockDenoising" in steering else 1)
     follow(server, graph, sink=StringIO())
     frames = {kind: read_video(path).frames for kind, path in saved_videos(server, graph).items()}
+    rough = frames.pop("dragged_sketch", None)
     plain, drawn = (next(f for kind, f in frames.items() if kind.endswith("_tracks") is over) for over in (False, True))
+    if rough is not None:
+        assert tuple(rough.shape) == (17, 128, 128, 3)
+        assert (plain.float() - rough.float()).abs().mean() < 12, "held for the whole run, the animation comes out"
     assert tuple(plain.shape) == (17, 128, 128, 3)
     assert len(drawn) == 17
     assert float(plain[0].float().std()) > 10, "the first frame's squares are there"
@@ -34,7 +39,8 @@ def test_it_runs_as_it_is_and_steers(name: str, server: Any) -> None:
     alone = bypassed(graph, steering)
     assert not steering & {node["class_type"] for node in alone.values()}
     follow(server, alone, sink=StringIO())
-    path = next(path for kind, path in saved_videos(server, alone).items() if not kind.endswith("_tracks"))
+    files = saved_videos(server, alone)
+    path = next(path for kind, path in files.items() if not kind.endswith(("_tracks", "_sketch")))
     unsteered = read_video(path).frames
     assert (plain[1:].float() - unsteered[1:].float()).abs().mean() > 0.5
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from matrix_lib.core.binding import Phrase, PromptBinding
 from matrix_lib.core.phrases import PhraseSpec
 from matrix_lib.evaluation.probe import check_model, open_model
+from matrix_lib.hosts.diffusers.latents import scaled
 from matrix_lib.hosts.diffusers.words import bind_prompt
 from matrix_lib.mini import bundle
 
@@ -150,15 +151,10 @@ class PipelineEncoders:
 
     def _scaled(self, latents: Tensor, image: bool = False) -> Tensor:
         """(1, C, T, h, w) of a VAE -> (T, C, h, w) as its transformer sees them."""
-        config = self.pipeline.vae.config
-        if self.shape.family == "wan":
-            mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
-            latents = (latents - mean.to(latents)) * (1.0 / std).to(latents)
-        elif image and self.shape.inverted:
-            latents = latents / config.scaling_factor
-        else:
-            latents = latents * config.scaling_factor
-        return latents[0].transpose(0, 1)
+        vae = self.pipeline.vae
+        if image and self.shape.inverted:
+            return (latents / vae.config.scaling_factor)[0].transpose(0, 1)
+        return scaled(vae, latents, self.shape.family)[0].transpose(0, 1)
 
     def _lead(self, latents: Tensor) -> Tensor:
         """With copies of the first latent frame in front that fill the first temporal patch (CogVideoX 1.5)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .plan import CODEC, PLAIN, Condition
+from .plan import PLAIN, UNSAMPLED, Condition
 from .results import Measured
 
 __all__ = ["MARGIN", "best_of", "chosen"]
@@ -18,9 +18,8 @@ def chosen(found: Sequence[Measured], tracks: str, names: Iterable[str] | None =
     No loss: the mean difference in SPI to no guidance is above -0.02, or not significantly below 0 and above -0.05.
     None where nothing was measured beside no guidance, or everything loses.
     """
-    here = {one.condition: one for one in found if one.tracks == tracks}
+    here = {one.condition: one for one in found if one.tracks == tracks and not one.condition.startswith(UNSAMPLED)}
     plain = here.pop(PLAIN, None)
-    here.pop(CODEC, None)
     if plain is None:
         return None
     fit = [one for name, one in here.items() if (names is None or name in set(names)) and keeps(one, plain)]

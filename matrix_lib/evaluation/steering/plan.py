@@ -10,14 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from ...core.dual_clock import DualClockDenoising
 from ...core.guidance import GradientGuidance, Guidance, Layers, Partition, Perturbation, RegionBias, Schedule
 from ...core.intrinsic import IntrinsicDenoising
 
-__all__ = ["CODEC", "PLAIN", "SETS", "Cell", "Condition", "cells", "conditions", "shares"]
+__all__ = ["CODEC", "PLAIN", "SETS", "SKETCH", "UNSAMPLED", "Cell", "Condition", "cells", "conditions", "shares"]
 
 PLAIN = "no guidance"
 CODEC = "the tracks' truth, through the codec"
 """No sampling: the clips that the tracks tell, encoded and decoded, which is what no guidance can do better than."""
+SKETCH = "the rough animation alone, through the codec"
+"""No sampling: what dual-clock denoising is held to, which shows what the model makes of it."""
+UNSAMPLED = (CODEC, SKETCH)
 MAIN = ("swapped", "own")
 KINDS = ("static", "slow", "fast", "jumping")
 BIAS = "factor of the region bias"
@@ -29,8 +33,9 @@ class Condition:
 
     Args:
         name: unique; what the tables call it.
-        guidance: editors of attention, which add up.
+        guidance: editors of attention, which add up, and what acts before steps.
         intrinsic: denoising steps in front of each step.
+        boxes: whether it is given the boxes around the masks instead of the masks.
         tracks: kinds of tracks that it is measured under, most important first.
         rank: 0 is needed for the main table, higher ones are sampled later.
         points: the ablation curves that it is a point of, and where. Curves of one chart are named "CHART, LINE".
@@ -38,12 +43,13 @@ class Condition:
     """
 
     name: str
-    guidance: tuple[Guidance | GradientGuidance, ...] = ()
+    guidance: tuple[Guidance | GradientGuidance | DualClockDenoising, ...] = ()
     intrinsic: IntrinsicDenoising | None = None
     tracks: tuple[str, ...] = MAIN
     rank: int = 0
     points: tuple[tuple[str, float], ...] = ()
     cost: float = 1.0
+    boxes: bool = False
 
     @property
     def blind(self) -> bool:
@@ -54,24 +60,30 @@ class Condition:
     @property
     def settings(self) -> str:
         """Everything that decides what is sampled; equal for equal conditions."""
-        return repr((self.guidance, self.intrinsic))
+        return repr((self.guidance, self.intrinsic)) + (" boxes" if self.boxes else "")
 
     @property
     def said(self) -> str:
         """The same for people: what differs from defaults."""
         parts = [*self.guidance, *([] if self.intrinsic is None else [self.intrinsic])]
-        return " + ".join(map(_described, parts))
+        return " + ".join(map(_described, parts)) + (" of boxes" if self.boxes else "")
 
     @property
     def mode(self) -> str:
-        """Its mode: bias, masked, CMG, CAG, intrinsic, gradient; "together" for several, "" for none."""
+        """Its mode: bias, masked, CMG, CAG, intrinsic, gradient, clocks; "together" for several, "" for none."""
         found = ["intrinsic"] * (self.intrinsic is not None)
         for guide in self.guidance:
-            name = {RegionBias: "bias", Partition: "masked", GradientGuidance: "gradient"}.get(type(guide), "")
+            known = {
+                RegionBias: "bias",
+                Partition: "masked",
+                GradientGuidance: "gradient",
+                DualClockDenoising: "clocks",
+            }
+            name = known.get(type(guide), "")
             if isinstance(guide, Perturbation):
                 name = {"words": "CMG", "tracks": "CAG"}.get(guide.target, "")
             found.append(name)
-        return "together" if len(found) > 1 else "".join(found)
+        return ("clocks together" if "clocks" in found else "together") if len(found) > 1 else "".join(found)
 
 
 @dataclass(frozen=True)
@@ -114,9 +126,11 @@ def _modes(best: Mapping[tuple[str, str], Condition]) -> list[Condition]:
         "CMG": Condition("words hidden (CMG)", (Perturbation("words"),), cost=2.2),
         "CAG": Condition("video hidden (CAG)", (Perturbation("tracks"),), cost=2.2),
         "gradient": Condition("gradient guidance, first third of the steps", (early,), rank=1, cost=9.0),
+        "clocks": Condition("dual-clock denoising", (DualClockDenoising(),)),
     }
     none = Condition(PLAIN, tracks=every, points=(("frozen steps", 0), (BIAS, 0)))
-    plain = [none, Condition(CODEC, tracks=every, cost=0.5)]
+    plain = [none, Condition(CODEC, tracks=every, cost=0.5), Condition(SKETCH, tracks=every, cost=0.5)]
+    plain.append(replace(plain[-1], name=f"{SKETCH}, of boxes", tracks=MAIN[:1], rank=1, boxes=True))
     tracks = dict.fromkeys(modes, every) | {"intrinsic": MAIN, "gradient": MAIN[:1]}
     modes = {name: replace(mode, tracks=tracks[name]) for name, mode in modes.items()}
     known = {mode.settings for mode in modes.values()}
@@ -124,14 +138,19 @@ def _modes(best: Mapping[tuple[str, str], Condition]) -> list[Condition]:
     for (name, kind), one in best.items():
         if one.settings not in known:
             base = modes.get(name, replace(one, tracks=every))
-            some = base.tracks if kind == "faithful" else MAIN[: len(base.tracks)]
+            some = base.tracks if kind == "faithful" or "clocks" in name else MAIN[: len(base.tracks)]
             swept.setdefault(name, []).append(
                 replace(one, name=f"{base.name}, {kind} of the sweep", tracks=some, rank=base.rank, points=())
             )
             known.add(one.settings)
     found = [one for name in modes for one in (*swept.get(name, ()), modes[name])]
+    several = [one for name in ("together", "clocks together") for one in swept.get(name, ())]
     first = {name: (mode, *swept.get(name, ()))[-1] for name, mode in modes.items()}
-    return [*plain, *found, *swept.get("together", ()), *_together(first)]
+    boxed = [
+        replace(one, name=f"{one.name}, of boxes", tracks=MAIN[:1], rank=1, boxes=True)
+        for one in (first["masked"], first["clocks"], *several)
+    ]
+    return [*plain, *found, *several, *_together(first), *boxed]
 
 
 def _together(chosen: Mapping[str, Condition]) -> list[Condition]:
@@ -215,6 +234,8 @@ def _sweep(layers: int) -> list[Condition]:
         add(f"masked: {steps} steps, prompt's prediction", Partition(steps, branches="cond"))
     for name, guides in _held_apart(layers).items():
         add(name, *guides)
+    for name, held in _clocks().items():
+        add(name, *held)
     for scale in (0.25, 0.5, 1.0):
         add(f"CMG: scale {scale:g}", Perturbation("words", scale), cost=2.2)
         add(f"CAG: scale {scale:g}", Perturbation("tracks", scale), cost=2.2)
@@ -276,6 +297,23 @@ def _held_apart(layers: int) -> dict[str, tuple[Guidance, ...]]:
         for track in (0.5, 1.0):
             bias = RegionBias(0, 0, track, track, branches="both")
             found[f"together: masked {steps} steps, track {track:g} in both predictions"] = (of(steps), bias)
+    return found
+
+
+def _clocks() -> dict[str, tuple[Guidance | DualClockDenoising, ...]]:
+    """Dual-clock denoising after a rough animation: both clocks, what counts as inside, and attention beside it."""
+    found: dict[str, tuple[Guidance | DualClockDenoising, ...]] = {}
+    for inside in (0.18, 0.34, 0.5, 0.67, 0.83, 1.0):
+        for outside in (0.0, 0.08, 0.18, 0.34, 0.5):
+            if outside <= inside:
+                found[f"clocks: inside {inside:.0%}, outside {outside:.0%}"] = (DualClockDenoising(inside, outside),)
+    for inside in (0.34, 0.5, 0.67, 0.83):
+        found[f"clocks: inside {inside:.0%}, half covered"] = (DualClockDenoising(inside, 0.0, 0.5),)
+        both = (DualClockDenoising(inside, 0.0), RegionBias(0, 2, 0, 0))
+        found[f"together: clocks inside {inside:.0%}, words down 2"] = both
+        half = (DualClockDenoising(inside, 0.0), Partition(round(24 * inside), None, words=False))
+        found[f"together: clocks inside {inside:.0%}, masked as long"] = half
+        found[f"together: clocks inside {inside:.0%}, masked as long, words down 2"] = (*half, RegionBias(0, 2, 0, 0))
     return found
 
 

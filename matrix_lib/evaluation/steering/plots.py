@@ -11,7 +11,7 @@ from itertools import pairwise
 from ...io.drawing import INK, Colour, fit_text
 from ...io.svg import draw_line, draw_text, hexed
 from ..statistics import Estimate
-from .plan import CODEC, PLAIN, SETS, conditions
+from .plan import PLAIN, SETS, UNSAMPLED, conditions
 from .results import Measured
 
 __all__ = ["curves", "trade_off"]
@@ -61,7 +61,7 @@ class _Axis:
 
 def trade_off(found: Sequence[Measured], title: str) -> str:
     """Trajectory IoU to the right, SPI up, each with its interval; the best corner is the top right one."""
-    shown = _telling([one for one in found if one.condition != CODEC])
+    shown = _telling([one for one in found if not one.condition.startswith(UNSAMPLED)])
     iou, spi = [one.estimate("iou") for one in shown], [one.estimate("spi") for one in shown]
     across = _Axis.of([v for e in iou for v in (e.low, e.high)], 74, 640)
     up = _Axis.of([v for e in spi for v in (e.low, e.high)], 430, 56)

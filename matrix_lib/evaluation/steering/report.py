@@ -24,7 +24,7 @@ from ...mini.paths import PATHS
 from ..statistics import Estimate
 from .choice import MARGIN, best_of, chosen
 from .measures import MEASURES
-from .plan import CODEC, PLAIN, SETS, Condition, conditions
+from .plan import PLAIN, SETS, UNSAMPLED, Condition, conditions
 from .plots import curves, trade_off
 from .results import Measured
 
@@ -91,7 +91,7 @@ def rows(found: Sequence[Measured]) -> list[dict[str, Any]]:
         row["seconds_per_clip"] = one.seconds
         for measure in MEASURES:
             row |= _cells(measure, one.estimate(measure))
-            if one.tracks in plain and one.condition != CODEC:
+            if one.tracks in plain and not one.condition.startswith(UNSAMPLED):
                 row |= _cells(f"{measure}_gain", one.against(plain[one.tracks], measure))
             else:
                 row |= _cells(f"{measure}_gain", Estimate(math.nan, math.nan, math.nan, 0))
@@ -175,7 +175,7 @@ def _table(found: Sequence[Measured]) -> list[str]:
         cells = [one.condition, str(len(one))]
         for name in _SHOWN:
             cell = _short(one.estimate(name))
-            if plain is not None and one is not plain and one.condition != CODEC:
+            if plain is not None and one is not plain and not one.condition.startswith(UNSAMPLED):
                 gain = one.against(plain, name)
                 sure = gain.low > 0 or gain.high < 0
                 said = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
@@ -222,7 +222,8 @@ def _said(found: Sequence[Measured], tracks: str) -> list[str]:
     twice = [
         one.condition
         for one in found
-        if one.condition not in (PLAIN, CODEC)
+        if one.condition != PLAIN
+        and not one.condition.startswith(UNSAMPLED)
         and one.mean("iou") >= 2 * plain.mean("iou")
         and one.against(plain, "spi").high >= 0
     ]

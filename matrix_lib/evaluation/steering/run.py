@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from ...core.binding import PromptBinding
+from ...core.drag import cut_and_drag
+from ...core.dual_clock import DualClockDenoising
 from ...core.guidance import GradientGuidance
 from ...core.tracks import MaskTracks
 from ...hosts.diffusers.guidance import steer
+from ...hosts.diffusers.latents import encode_clip
 from ...hosts.diffusers.mini import Sizes, sample
 from ...hosts.diffusers.words import bind_prompt
 from ...mini.export import mask_tracks
@@ -27,7 +30,7 @@ from ...mini.verbs import VERBS
 from ...mini.world import Clips, WorldConfig, make_clips
 from ..sight import look
 from .measures import MEASURES, measure
-from .plan import CODEC, Cell, Condition
+from .plan import CODEC, UNSAMPLED, Cell, Condition
 from .results import Measured, fingerprint
 
 __all__ = ["Bench", "SteerRecipe", "steered_tracks"]
@@ -92,7 +95,8 @@ class Bench:
             distractor_share=0.0,
             verbs=tuple(verb.name for verb in VERBS if verb.parts == 2),
         )
-        self._packed: dict[tuple[str, int], list[MaskTracks]] = {}
+        self._packed: dict[tuple[str, bool, int], list[MaskTracks]] = {}
+        self._dragged: dict[tuple[int, str], Tensor] = {}
         self.clips = make_clips(_SEED + recipe.draw, recipe.prompts, world, device)
 
     @cached_property
@@ -109,12 +113,17 @@ class Bench:
         for start in range(0, recipe.prompts, recipe.batch):
             clips = self.clips.select(slice(start, start + recipe.batch))
             truth = {kind: given(kind, clips) for kind in cell.tracks}
-            if condition.name == CODEC:
+            if condition.name.startswith(UNSAMPLED):
                 for kind in cell.tracks:
-                    rows[kind].append(measure(self._through_codec(truth[kind].video), truth[kind], clips))
+                    video = truth[kind].video
+                    if condition.name != CODEC:
+                        video = self._rough(clips, self._tracks(kind, condition.boxes, truth[kind], start), start)
+                    rows[kind].append(measure(self._through_codec(video), truth[kind], clips))
                 continue
             began = self._now()
-            video = self.sample(condition, clips, self._tracks(cell, truth, start), start, notes)
+            first = cell.tracks[0]
+            tracks = [] if condition.blind else self._tracks(first, condition.boxes, truth[first], start)
+            video = self.sample(condition, clips, tracks, start, notes)
             seconds += self._now() - began
             sight = look(video, clips)
             for kind in cell.tracks:
@@ -147,8 +156,9 @@ class Bench:
         recipe = self.recipe
         guidance: list[Any] = [*condition.guidance]
         more: dict[str, Any] = {}
-        if any(isinstance(guide, GradientGuidance) for guide in guidance):
-            more["scheduler"] = self.pipeline.scheduler  # it acts before the steps of this one, and so must the other
+        held = any(isinstance(guide, DualClockDenoising) for guide in guidance)
+        if held or any(isinstance(guide, GradientGuidance) for guide in guidance):
+            more["scheduler"] = self.pipeline.scheduler  # they act before the steps of this one, and so must the other
             guidance += [condition.intrinsic] if condition.intrinsic is not None else []
         elif condition.intrinsic is not None:
             more |= {"intrinsic": condition.intrinsic, "tracks": tracks}
@@ -163,6 +173,7 @@ class Bench:
                         None if condition.blind else tracks,
                         branches=("uncond", "cond") if recipe.cfg != 1 else ("cond",),
                         seed=recipe.seed + start,
+                        reference=self._references(clips, tracks, start) if held else None,
                     )
                 )
             video = sample(
@@ -179,14 +190,26 @@ class Bench:
                 notes.update(dict.fromkeys(note for editor in acting for note in editor.notes))
         return video
 
-    def _tracks(self, cell: Cell, truth: dict[str, Clips], start: int) -> list[MaskTracks]:
-        """What steers a batch of a cell; packed once for all conditions."""
-        if cell.condition.blind:
-            return []
-        kind = cell.tracks[0]
-        if (kind, start) not in self._packed:
-            self._packed[kind, start] = [steered_tracks(truth[kind], i) for i in range(len(truth[kind]))]
-        return self._packed[kind, start]
+    def _tracks(self, kind: str, boxes: bool, truth: Clips, start: int) -> list[MaskTracks]:
+        """What steers a batch; packed once for all conditions."""
+        if (kind, boxes, start) not in self._packed:
+            tracks = [steered_tracks(truth, i) for i in range(len(truth))]
+            self._packed[kind, boxes, start] = [each.boxed() for each in tracks] if boxes else tracks
+        return self._packed[kind, boxes, start]
+
+    def _rough(self, clips: Clips, tracks: Sequence[MaskTracks], start: int) -> Tensor:
+        """(N, F, 3, H, W) uint8: rough animations of first frames and tracks, made once for all conditions."""
+        found = []
+        for place, each in enumerate(tracks):
+            key = (start + place, each.digest)
+            if key not in self._dragged:
+                self._dragged[key] = cut_and_drag(clips.video[place, 0].permute(1, 2, 0).cpu(), each)
+            found.append(self._dragged[key].permute(0, 3, 1, 2))
+        return torch.stack(found).to(clips.video.device)
+
+    def _references(self, clips: Clips, tracks: Sequence[MaskTracks], start: int) -> list[Tensor]:
+        """Their latents."""
+        return [encode_clip(self.pipeline, rough.permute(0, 2, 3, 1)) for rough in self._rough(clips, tracks, start)]
 
     @torch.no_grad()
     def _through_codec(self, video: Tensor) -> Tensor:

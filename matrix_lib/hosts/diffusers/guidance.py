@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from ...backbones import UNETS
 from ...core.binding import PromptBinding
+from ...core.dual_clock import DualClockDenoising
 from ...core.guidance import GradientGuidance, Guidance, Partition, Perturbation, RegionBias, check_names
 from ...core.intrinsic import IntrinsicDenoising
 from ...core.sites import AttentionSite
 from ...core.tracks import MaskTracks
+from ...instrument.clocks import Clocks
 from ...instrument.gradients import LatentGradient
 from ...instrument.intervene import Intervener
 from ...instrument.refiner import Refiner
@@ -28,12 +30,13 @@ from .attach import attach, backbone_of, perturbed, prediction, sites_of
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .gradients import Descending
 from .intrinsic import Refining, refiner_of
-from .steps import Mover, acting_before_steps
+from .steps import Holder, Mover, acting_before_steps, nets_of
 from .unet import LevelIntervener, attach_unet, find_unet_sites
 
-__all__ = ["Steering", "steer"]
+__all__ = ["Acting", "Steering", "steer"]
 
-Steering = Guidance | GradientGuidance | IntrinsicDenoising
+Steering = Guidance | GradientGuidance | IntrinsicDenoising | DualClockDenoising
+Acting = Intervener | Refiner | LatentGradient | Clocks
 
 
 @contextlib.contextmanager
@@ -47,18 +50,21 @@ def steer(
     branches: Sequence[Branch] | None = None,
     lead: int = 0,
     seed: int = 0,
-) -> Iterator[list[Intervener | Refiner | LatentGradient]]:
+    reference: Tensor | Sequence[Tensor] | None = None,
+) -> Iterator[list[Acting]]:
     """While open, a pipeline or a bare transformer runs under `guidance`; composes with `watch`, in either order.
 
     Args:
         model: a diffusers pipeline (its transformer or U-Net and its scheduler are read), a transformer or a U-Net.
-        guidance: one, or several that add up. `GradientGuidance` and one `IntrinsicDenoising` among them need a
-            pipeline (see `refining`); they act in the order given before each step.
+        guidance: one, or several that add up. `GradientGuidance`, one `IntrinsicDenoising` and one `DualClockDenoising`
+            among them need a pipeline (see `refining`); they act in the order given before each step, the clocks first.
         binding, tracks, branches, steps, lead: as in `watch`; without a binding only tracks are steered by.
-        seed: of the noise that intrinsic denoising adds.
+        seed: of the noise that intrinsic denoising adds and the clocks hold; row i of the batch draws from `seed + i`.
+        reference: what `DualClockDenoising` holds to: the latent (C, T, h, w) of a clip (`latents.encode_clip`), or one
+            per prompt.
 
     Yields what acts, in the order of `guidance`: editors with their notes and variances, a `Refiner` with its taus, a
-    `LatentGradient` with its losses. Guidance that changes nothing is left out. Perturbation guidance adds
+    `LatentGradient` with its losses, `Clocks`. Guidance that changes nothing is left out. Perturbation guidance adds
     scale * (conditional - perturbed) to the outputs of both branches, which adds it to their combination at any CFG
     scale; its second prediction runs the whole batch again.
 
@@ -75,8 +81,9 @@ def steer(
     _check(every, batches, sites)
     run = _Run(editing, batches, LevelIntervener if unet else Intervener)
     editors = iter(run.editors)
-    acting: list[Intervener | Refiner | LatentGradient] = []
+    acting: list[Acting] = []
     movers: list[Mover] = []
+    holders: list[Holder] = []
     with contextlib.ExitStack() as stack:
         if any(isinstance(each, Perturbation) for each in editing):
             stack.enter_context(_alone(transformer))
@@ -97,10 +104,14 @@ def steer(
                 refiner = refiner_of(model, each, batches.tracks, lead, seed)
                 movers.append(Refining(refiner))
                 acting.append(refiner)
+            elif isinstance(each, DualClockDenoising):
+                clocks = _clocks(model, each, reference, batches.tracks, lead, seed)
+                holders.append(clocks)
+                acting.append(clocks)
             else:
                 acting.append(next(editors))
-        if movers:  # last, so that they see outputs that second predictions have moved
-            stack.enter_context(acting_before_steps(model, movers))
+        if movers or holders:  # last, so that they see outputs that second predictions have moved
+            stack.enter_context(acting_before_steps(model, movers, holders))
         yield acting
 
 
@@ -108,11 +119,13 @@ def _check(every: Sequence[Steering], batches: Batches, sites: Sequence[Attentio
     """What can be known before the first step."""
     if sum(isinstance(each, IntrinsicDenoising) for each in every) > 1:
         raise ValueError("one IntrinsicDenoising at a time: raise its iterations or its strength instead")
+    if sum(isinstance(each, DualClockDenoising) for each in every) > 1:
+        raise ValueError("one DualClockDenoising at a time: draw one reference clip that says everything")
     tracked = [t for t in batches.tracks if t is not None]
     for each in every:
         if not tracked and not (isinstance(each, Perturbation) and not each.bound):
             raise ValueError(f"{type(each).__name__} steers by mask tracks: pass `tracks`")
-        if isinstance(each, IntrinsicDenoising):
+        if isinstance(each, (IntrinsicDenoising, DualClockDenoising)):
             continue
         each.layers.check(site.layer for site in sites)
         if isinstance(each, GradientGuidance):
@@ -120,6 +133,22 @@ def _check(every: Sequence[Steering], batches: Batches, sites: Sequence[Attentio
                 raise ValueError("GradientGuidance grounds words and follows instances by name: pass `binding`")
         else:
             check_names(each, dict.fromkeys(name for t in tracked for name in t.names))
+
+
+def _clocks(
+    pipe: Any,
+    config: DualClockDenoising,
+    reference: Tensor | Sequence[Tensor] | None,
+    tracks: Sequence[MaskTracks | None],
+    lead: int,
+    seed: int,
+) -> Clocks:
+    if reference is None:
+        raise ValueError("DualClockDenoising holds to a clip: pass its latent as `reference` (`latents.encode_clip`)")
+    spec = backbone_of(nets_of(pipe)[0])
+    given = [reference] if isinstance(reference, Tensor) else list(reference)
+    follow = [[] if each is None else [each] for each in tracks]
+    return Clocks(config, given, follow, (spec.temporal_stride, spec.spatial_stride), lead, seed)
 
 
 def _begin(batches: Batches, losses: LatentGradient, forward: Forward) -> None:

@@ -1,7 +1,8 @@
 """Acting before each step of a diffusers pipeline: its scheduler's `step` is wrapped.
 
-The transformer calls that led to a step are repeated with another sample, and their outputs combined as the pipeline
-combined them.
+Who needs predictions (`Mover`) acts between a step's transformer calls and the step: the calls are repeated with
+another sample, and their outputs combined as the pipeline combined them. Who needs none (`Holder`) acts on what the
+step before gave, which costs nothing.
 
 B batch, C channels, T latent frames, H, W latent rows and columns. Samples here are (B, C, T, H, W).
 """
@@ -18,11 +19,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ...core.intrinsic import Level
 from .attach import backbone_of, perturbed
 from .batches import replayed, replaying
 from .schedules import Noise, noise_at, steps_of
 
-__all__ = ["Call", "Mix", "Mover", "acting_before_steps", "nets_of"]
+__all__ = ["Call", "Holder", "Mix", "Mover", "acting_before_steps", "nets_of"]
 
 
 class Mover(Protocol):
@@ -40,6 +42,19 @@ class Mover(Protocol):
         """The new sample, and the model's output there after CFG. `output`: at x."""
 
 
+class Holder(Protocol):
+    """Changes the sample before each step of a run, without a look at predictions."""
+
+    def begin(self) -> None:
+        """A run begins."""
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether anything happens before a step."""
+
+    def __call__(self, x: Tensor, level: Level, step: int, steps: int, still: Tensor | None = None) -> Tensor:
+        """The new sample. `still`: latent frames in front of x that the pipeline feeds but does not sample."""
+
+
 def nets_of(pipe: Any) -> list[nn.Module]:
     """The denoising networks of a pipeline. Raises ValueError for what is no pipeline with a scheduler."""
     found = [net for name in ("transformer", "transformer_2", "unet") if (net := getattr(pipe, name, None)) is not None]
@@ -52,18 +67,18 @@ def nets_of(pipe: Any) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def acting_before_steps(pipe: Any, movers: Sequence[Mover]) -> Iterator[None]:
-    """While open, the movers act in turn before every step of a pipeline.
+def acting_before_steps(pipe: Any, movers: Sequence[Mover], holders: Sequence[Holder] = ()) -> Iterator[None]:
+    """While open, the holders and then the movers act in turn before every step of a pipeline.
 
     Raises ValueError for what is no pipeline, for an unknown model, and, when it runs, for a pipeline that feeds its
     transformer in another way than its scheduler steps, or combines predictions by more than CFG.
     """
     nets = nets_of(pipe)
-    if not movers:
+    if not movers and not holders:
         yield
         return
     scheduler: Any = pipe.scheduler
-    run = _Steps(scheduler, movers, frames_first=backbone_of(nets[0]).name == "cogvideox")
+    run = _Steps(scheduler, movers, holders, frames_first=backbone_of(nets[0]).name == "cogvideox")
     with contextlib.ExitStack() as stack:
         for net in nets:
             plain = getattr(net, "_orig_mod", net)
@@ -107,8 +122,9 @@ class _Steps:
 
     original: Callable[..., Any]
 
-    def __init__(self, scheduler: Any, movers: Sequence[Mover], frames_first: bool) -> None:
-        self.scheduler, self.movers, self.frames_first = scheduler, tuple(movers), frames_first
+    def __init__(self, scheduler: Any, movers: Sequence[Mover], holders: Sequence[Holder], frames_first: bool) -> None:
+        self.scheduler, self.movers, self.holders = scheduler, tuple(movers), tuple(holders)
+        self.frames_first = frames_first
         self.calls: list[Call] = []
         self._before: Noise | None = None
 
@@ -138,28 +154,53 @@ class _Steps:
         if first and place == 0:
             for mover in self.movers:
                 mover.begin()
+            for holder in self.holders:
+                holder.begin()
             self._before = None
+        mix = functools.cache(lambda: Mix.of(calls, sample, output, noise.scale, self.frames_first))
         acting = [mover for mover in self.movers if first and calls and mover.acts(place, len(every))]
-        if acting:
-            mix = Mix.of(calls, sample, output, noise.scale, self.frames_first)
-            x, out = mix.unfold(sample), mix.unfold(output)
+        # The pipeline made the first sample itself; where nothing of the reference is in it, holding changes no more
+        # than the noise.
+        holding = [h for h in self.holders if first and place == 0 and noise.level.alpha > 0 and h.acts(0, len(every))]
+        if acting or holding:
+            x, out = mix().unfold(sample), mix().unfold(output)
+            for holder in holding:
+                x = holder(x, noise.level, 0, len(every), mix().still)
+                out = mix().evaluate(x)
             for mover in acting:
-                x, out = mover(mix, x, out, noise, place, len(every))
-            moved = mix.fold(x, sample)
-            given.arguments["sample"], given.arguments["model_output"] = moved, mix.fold(out, output)
-            self._carry(moved - sample, noise)
+                x, out = mover(mix(), x, out, noise, place, len(every))
+            moved = mix().fold(x, sample)
+            given.arguments["sample"], given.arguments["model_output"] = moved, mix().fold(out, output)
+            self._carry(moved - sample, self._before, noise)
         self._before = noise
-        return self.original(*given.args, **given.kwargs)
+        result = self.original(*given.args, **given.kwargs)
+        return self._held(result, mix, every, place + bool(first)) if calls else result  # half a step ends at its own
 
-    def _carry(self, moved: Tensor, noise: Noise) -> None:
+    def _held(self, result: Any, mix: Callable[[], Mix], every: Sequence[float], step: int) -> Any:
+        """What a step gives, as the holders have it before the next one."""
+        acting = [holder for holder in self.holders if step < len(every) and holder.acts(step, len(every))]
+        if not acting or not getattr(self.scheduler, "state_in_first_order", True):
+            return result
+        plain = result[0] if isinstance(result, tuple) else result.prev_sample
+        noise, x = noise_at(self.scheduler, every[step]), mix().unfold(plain)
+        for holder in acting:
+            x = holder(x, noise.level, step, len(every), mix().still)
+        moved = mix().fold(x, plain)
+        self._carry(moved - plain, self._before, noise)
+        if isinstance(result, tuple):
+            return (moved, *result[1:])
+        result.prev_sample = moved
+        return result
+
+    def _carry(self, moved: Tensor, before: Noise | None, noise: Noise) -> None:
         """UniPC corrects the sample from the one of the step before, which must have moved alike: the corrector takes
         it times sigma / sigma before."""
         last = getattr(self.scheduler, "last_sample", None)
-        if last is None or self._before is None or not hasattr(self.scheduler, "disable_corrector"):
+        if last is None or before is None or not hasattr(self.scheduler, "disable_corrector"):
             return
         if not getattr(self.scheduler, "predict_x0", True):
             raise ValueError("moving the sample works with UniPC that predicts x0 (predict_x0=True), the default")
-        self.scheduler.last_sample = last + moved * (self._before.level.sigma / noise.level.sigma)
+        self.scheduler.last_sample = last + moved * (before.level.sigma / noise.level.sigma)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,136 @@
+"""Nodes of cut and drag: a rough animation made of one picture and mask tracks, and sampling that is held to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..matrix_lib.core.drag import cut_and_drag
+from ..matrix_lib.core.dual_clock import DualClockDenoising
+from ..matrix_lib.core.grid import Framing
+from ..matrix_lib.hosts.comfy.dual_clock import hold_sampling
+from .capture import warn_if_broken
+from .tracks import Tracks, ticker
+
+
+class MatrixCutAndDrag(io.ComfyNode):
+    """A first frame whose instances are moved along their masks."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixCutAndDrag",
+            display_name="MATRIX Cut And Drag",
+            category="MATRIX/guidance",
+            description="A rough animation: every instance is cut out of the first frame and put where its mask is in "
+            "each other frame; what it leaves behind is filled from around. Encode it with the model's VAE and hold "
+            "sampling to it with MATRIX Dual-Clock Denoising.",
+            search_aliases=[
+                "time-to-move",
+                "TTM",
+                "rough animation",
+                "motion",
+                "trajectory",
+                "drag",
+                "reference video",
+            ],
+            inputs=[
+                io.Image.Input("image", tooltip="The first frame, in the size of the video. Of several, the first."),
+                Tracks.Input("tracks", tooltip="Where each instance is in every frame: from masks or boxes."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="frames", tooltip="As many frames as the tracks have, the picture first.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Any, tracks: Any) -> io.NodeOutput:
+        if tracks.frames == 1:
+            raise ValueError(
+                "these tracks are masks of the first frame alone, so nothing moves. Connect tracks of all frames: from "
+                "MATRIX Box Tracks, from masks of a clip, or from a tracker."
+            )
+        first = image[0]
+        size = (int(first.shape[0]), int(first.shape[1]))
+        if (tracks.height, tracks.width) != size:
+            tracks = tracks.framed(Framing((tracks.height, tracks.width), size))
+        return io.NodeOutput(cut_and_drag(first[..., :3], tracks, ticker(max(tracks.frames - 1, 1))))
+
+
+class MatrixDualClockDenoising(io.ComfyNode):
+    """A MODEL whose latent is held to a reference clip in the first steps."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixDualClockDenoising",
+            display_name="MATRIX Dual-Clock Denoising",
+            category="MATRIX/guidance",
+            description="Holds sampling to a rough animation: up to one step inside the tracks, up to an earlier one "
+            "everywhere else; from then on the model is free (Time-to-Move). Costs no model calls, needs no training, "
+            "and works best with image-to-video models.",
+            search_aliases=[
+                "time-to-move",
+                "TTM",
+                "SDEdit",
+                "motion control",
+                "trajectory",
+                "cut and drag",
+                "video2video",
+            ],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="CogVideoX, Wan or HunyuanVideo from any loader; steered or with LoRAs if you like.",
+                ),
+                io.Latent.Input(
+                    "reference",
+                    tooltip="The rough animation, encoded with this model's VAE (VAE Encode): as many frames and "
+                    "pixels as are sampled.",
+                ),
+                io.Float.Input(
+                    "inside",
+                    default=0.18,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the steps after which the inside of the tracks is the model's own. 0.18 in the "
+                    "paper for CogVideoX, 0.14 for Wan; mini follows from 0.5 on. More keeps to the path and looks "
+                    "pasted. 0 changes nothing.",
+                ),
+                io.Float.Input(
+                    "outside",
+                    default=0.08,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The same for everything else; at most inside. 0.08 in the paper. Less lets the model draw "
+                    "things twice, more freezes the background.",
+                ),
+                io.Float.Input(
+                    "cover",
+                    default=0.0,
+                    min=0.0,
+                    max=0.99,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="A place of the latent is inside where the tracks cover more than this share of it.",
+                ),
+                Tracks.Input(
+                    "tracks",
+                    optional=True,
+                    tooltip="What is held longer. Without it: the tracks that the positive conditioning carries.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The same MODEL. Connect it to any sampler or guider.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, reference: Any, inside: float, outside: float, cover: float = 0.0, tracks: Any = None):
+        config = DualClockDenoising(inside, outside, cover)
+        warn_if_broken(model)
+        return io.NodeOutput(hold_sampling(model, config, reference, tracks))
+
+
+NODES = [MatrixCutAndDrag, MatrixDualClockDenoising]

@@ -1,0 +1,65 @@
+"""Cut and drag, and dual-clock denoising, through their nodes in the real host."""
+
+import pytest
+import torch
+from support_native import conditioning, latent, native_model, sample
+
+FAMILY, SIZE = "wan_t2v", (2, 6, 8)
+HEIGHT, WIDTH, FRAMES = 48, 64, 5
+
+
+@pytest.fixture(scope="module")
+def tracks(pack):
+    keys = {"dog": {0: (4, 6, 20, 22), 4: (36, 20, 52, 36)}}
+    return pack.lib("core.tracks").MaskTracks.from_boxes(keys, FRAMES, HEIGHT, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return torch.rand(1, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_animation_is_the_librarys_own_and_fits_the_picture(pack, tracks, picture):
+    clip = pack.run("MatrixCutAndDrag", image=picture, tracks=tracks).result[0]
+    assert clip.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    assert torch.equal(clip, pack.lib("core.drag").cut_and_drag(picture[0], tracks))
+    assert torch.equal(clip[0], picture[0])
+    assert torch.equal(clip[4, 20:36, 36:52], picture[0, 6:22, 4:20])
+    large = torch.rand(2, 2 * HEIGHT, 2 * WIDTH, 4, generator=torch.Generator().manual_seed(1))
+    wide = pack.run("MatrixCutAndDrag", image=large, tracks=tracks).result[0]
+    assert wide.shape == (FRAMES, 2 * HEIGHT, 2 * WIDTH, 3)
+    assert torch.equal(wide[4, 40:72, 72:104], large[0, 12:44, 8:40, :3]), "tracks of another size are framed"
+
+
+def test_masks_of_the_first_frame_alone_move_nothing(pack, tracks, picture):
+    with pytest.raises(ValueError, match="masks of the first frame alone"):
+        pack.run("MatrixCutAndDrag", image=picture, tracks=tracks.take([0]))
+
+
+def test_sampling_is_held(pack, tracks):
+    model, z = native_model(FAMILY), latent(FAMILY, 1, SIZE)
+    reference = {"samples": torch.randn(z.shape, generator=torch.Generator().manual_seed(5))}
+    given = conditioning(FAMILY, 1, SIZE), conditioning(FAMILY, 2, SIZE), z
+    plain = sample(model, *given, steps=4)
+
+    def held(inside=0.5, outside=0.25, **more):
+        run = pack.run(
+            "MatrixDualClockDenoising", model=model, reference=reference, inside=inside, outside=outside, **more
+        )
+        return sample(run.result[0], *given, steps=4)
+
+    assert torch.equal(held(0.0, 0.0), plain)
+    outs = [plain, held(tracks=tracks), held(1.0, 0.25, tracks=tracks), held(0.5, 0.0, tracks=tracks)]
+    outs.append(held(cover=0.9, tracks=tracks))
+    for place, out in enumerate(outs):
+        assert out.isfinite().all()
+        assert not any(torch.equal(out, other) for other in outs[:place])
+    with pytest.raises(ValueError, match="Connect tracks to this node"):
+        held()
+    with pytest.raises(ValueError, match="outside <= inside"):
+        held(0.1, 0.2, tracks=tracks)
+    with pytest.raises(ValueError, match="encode all frames"):
+        pack.run(
+            "MatrixDualClockDenoising", model=model, reference={"samples": torch.zeros(1, 4, 8, 8)}, inside=0.5,
+            outside=0.0,
+        )  # fmt: skip
