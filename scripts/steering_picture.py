@@ -42,6 +42,7 @@ SHOWN = (
     "region bias, faithful of the sweep",
     "masked attention",
     "masked attention, faithful of the sweep",
+    "dual-clock denoising, faithful of the sweep",
     "together",
     "intrinsic denoising",
     "words hidden (CMG)",

@@ -17,6 +17,8 @@ FROZEN = {
     *("MatrixMaskTracks", "MatrixBoxTracks", "MatrixSAM2Tracks", "MatrixTracksToMask", "MatrixPreviewTracks"),
     *("MatrixSaveTracks", "MatrixLoadTracks", "MatrixBindPrompt"),
     *("MatrixApplyLoRA", "MatrixMaskCondition"),
+    *("MatrixAttentionGuidance", "MatrixScheduleCurve", "MatrixIntrinsicDenoising", "MatrixAnalyseLayers"),
+    *("MatrixCutAndDrag", "MatrixDualClockDenoising"),
     *("MatrixSampleAttention", "MatrixLivePreview", "MatrixAttentionPreview", "MatrixSaveCapture", "MatrixLoadCapture"),
 }
 

@@ -188,7 +188,7 @@ def _table(found: Sequence[Measured]) -> list[str]:
 
 def _settings(found: Sequence[Measured]) -> list[str]:
     """What each condition was, and what a sweep chose of each mode."""
-    said = {one.condition: one.said for one in found if one.said}
+    said = {one.condition: one.said for one in found if one.said and not one.condition.startswith(UNSAMPLED)}
     lines = ["## Settings", "", "What differs from the library's defaults, as Python has it.", ""]
     lines += [f"- {name}: `{text}`" for name, text in said.items()]
     names = {one.condition for one in found}
