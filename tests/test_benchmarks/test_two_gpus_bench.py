@@ -11,19 +11,11 @@ from benchmarks import two_gpus
 from training.clips.cache import Cache
 
 
-@pytest.fixture
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def launcher(folder, seconds=60.0):
     return two_gpus.Launcher(folder, [], replace(two_gpus.SMALL, limit=seconds))
 
 
-@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.usefixtures("one_thread")
 def test_the_trainer_reads_the_clips_where_nothing_can_read_video(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     found = {}

@@ -12,12 +12,7 @@ TWO = tuple(verb.name for verb in VERBS if verb.parts == 2)
 WORLD = WorldConfig(single_motion_share=0.0, distractor_share=0.0, occlusion_share=0.0, verbs=TWO)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

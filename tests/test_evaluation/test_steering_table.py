@@ -36,13 +36,7 @@ from matrix_lib.evaluation.steering.results import (
 from matrix_lib.io.tables import read_table
 from training import steer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("which", SETS)

@@ -17,12 +17,7 @@ STEPS, SEED, CFG = 4, 7, 6.0
 WORDS = 226
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noise_like(*shape: int, seed: int = 0) -> Tensor:

@@ -21,17 +21,9 @@ from matrix_lib.backbones.lora import PROJECTION, AlignmentLoRA, Factors
 from matrix_lib.core import tracks as tracks_module
 from matrix_lib.io.checkpoints import FORMATS, load_lora, save_lora
 
-pytestmark = pytest.mark.usefixtures("comfy")
+pytestmark = pytest.mark.usefixtures("comfy", "one_thread")
 EXTRA = {"cogvideox": 1, "cogvideox15": 1, "wan": 20, "hunyuan_video": 16}
 NATIVE = {"cogvideox": "cogvideox", "wan": "wan_i2v", "hunyuan_video": "hunyuan"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

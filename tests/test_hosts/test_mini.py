@@ -14,12 +14,7 @@ PROMPT = "the red diamond carries the orange square to the cyan circle"
 STEPS, CFG = 4, 3.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

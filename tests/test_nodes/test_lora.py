@@ -17,12 +17,7 @@ from support_native import conditioning, latent, native_model, sample
 NATIVE = {"cogvideox": "cogvideox", "wan": "wan_i2v", "hunyuan_video": "hunyuan"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

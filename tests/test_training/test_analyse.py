@@ -33,13 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same thread count here and in processes that tests start, so that results are the same bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

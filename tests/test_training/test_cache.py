@@ -33,13 +33,7 @@ WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0, hei
 MAKE = dict(frames=9, height=64, width=64, bystanders=True, skip_bad=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same bits in every process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

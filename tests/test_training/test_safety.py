@@ -15,12 +15,7 @@ from training.fit import StoppedError, Trainer, main, parse
 QUICK = ("data.workers=1", "run.tensorboard=false", "run.save_every=1")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def values(step):

@@ -38,12 +38,7 @@ def curve(folder):
     return torch.tensor(rows)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path):
