@@ -5,23 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support_attention import make_binding, make_tracks
-from support_native import FAMILIES, conditioning, latent, native_model, sample, text_rows
+from support_native import FAMILIES, sample
+from support_steering import SAMPLERS, inputs, models, pixels, size_of
+
+__all__ = ["models"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("comfy")
-SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
-
-
-@pytest.fixture(scope="module")
-def models(comfy):
-    made = {}
-
-    def get(family):
-        if family not in made:
-            made[family] = native_model(family)
-        return made[family]
-
-    return get
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +26,6 @@ def lib(comfy):
         Gradient=guidance.GradientGuidance, RegionBias=guidance.RegionBias, Schedule=guidance.Schedule,
         Partition=guidance.Partition, Intrinsic=intrinsic.IntrinsicDenoising, refine=refine_sampling,
     )  # fmt: skip
-
-
-def size_of(family):
-    return (2, 6, 8) if family != "cogvideox15" else (4, 6, 8)
-
-
-def pixels(size):
-    return (size[0] - 1) * 4 + 1, size[1] * 8, size[2] * 8
-
-
-def inputs(lib, family, size=None, tracks=None, seed=1):
-    size = size or size_of(family)
-    keys = {
-        lib.host.BINDING: make_binding(lib.binding, text_rows(family)),
-        lib.host.TRACKS: tracks or make_tracks(lib.tracks, *pixels(size)),
-    }
-    return conditioning(family, seed, size, **keys), conditioning(family, 2, size), latent(family, 1, size)
 
 
 def clean(model):

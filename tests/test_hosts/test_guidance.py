@@ -5,24 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support_attention import Explicit, make_binding, make_tracks
-from support_native import FAMILIES, conditioning, latent, native_model, sample, text_rows
+from support_attention import Explicit, make_tracks
+from support_native import FAMILIES, conditioning, latent, sample
+from support_steering import SAMPLERS, bound, inputs, models, pixels, size_of
+
+__all__ = ["models"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("comfy")
 SIZE = (2, 6, 8)
-SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
-
-
-@pytest.fixture(scope="module")
-def models(comfy):
-    made = {}
-
-    def get(family):
-        if family not in made:
-            made[family] = native_model(family)
-        return made[family]
-
-    return get
 
 
 @pytest.fixture(scope="module")
@@ -39,28 +29,6 @@ def lib(comfy):
         Recorder=Recorder, Config=RecorderConfig, RegionBias=guidance.RegionBias, Partition=guidance.Partition,
         Perturbation=guidance.Perturbation, Layers=guidance.Layers, Schedule=guidance.Schedule,
     )  # fmt: skip
-
-
-def size_of(family):
-    return (2, *SIZE[1:]) if family != "cogvideox15" else (4, *SIZE[1:])
-
-
-def pixels(size):
-    return (size[0] - 1) * 4 + 1, size[1] * 8, size[2] * 8
-
-
-def bound(lib, family, seed, tracks=None, rows=None, size=None, **more):
-    size = size or size_of(family)
-    keys = {
-        lib.host.BINDING: make_binding(lib.binding, text_rows(family), rows),
-        lib.host.TRACKS: tracks or make_tracks(lib.tracks, *pixels(size)),
-    }
-    return conditioning(family, seed, size, **keys, **more)
-
-
-def inputs(lib, family, **more):
-    size = size_of(family)
-    return bound(lib, family, 1, **more), conditioning(family, 2, size), latent(family, 1, size)
 
 
 def modes(lib):

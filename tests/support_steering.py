@@ -1,0 +1,59 @@
+"""Tiny native models with bound words and mask tracks, for tests of everything that steers them. Needs `comfy`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support_attention import make_binding, make_tracks
+from support_native import conditioning, latent, native_model, text_rows
+
+__all__ = ["SAMPLERS", "bound", "inputs", "models", "pixels", "size_of"]
+
+SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
+
+
+@pytest.fixture(scope="module")
+def models(comfy: Any) -> Callable[[str], Any]:
+    """models(family): a random native MODEL, made once."""
+    return functools.cache(native_model)
+
+
+def size_of(family: str) -> tuple[int, int, int]:
+    """The smallest latent (T, H, W) that a family takes."""
+    return (2, 6, 8) if family != "cogvideox15" else (4, 6, 8)
+
+
+def pixels(size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Frames, height and width of a latent's clip."""
+    return (size[0] - 1) * 4 + 1, size[1] * 8, size[2] * 8
+
+
+def bound(
+    lib: SimpleNamespace,
+    family: str,
+    seed: int = 1,
+    tracks: Any = None,
+    rows: Any = None,
+    size: Any = None,
+    **more: Any,
+) -> list:
+    """A CONDITIONING that carries words and tracks. `lib` has the modules `binding`, `tracks` and `host`."""
+    size = size or size_of(family)
+    keys = {
+        lib.host.BINDING: make_binding(lib.binding, text_rows(family), rows),
+        lib.host.TRACKS: tracks or make_tracks(lib.tracks, *pixels(size)),
+    }
+    return conditioning(family, seed, size, **keys, **more)
+
+
+def inputs(
+    lib: SimpleNamespace, family: str, size: Any = None, tracks: Any = None, seed: int = 1, **more: Any
+) -> tuple:
+    """(positive, negative, latent) of a family."""
+    size = size or size_of(family)
+    positive = bound(lib, family, seed, tracks, size=size, **more)
+    return positive, conditioning(family, 2, size), latent(family, 1, size)
