@@ -28,39 +28,54 @@ def cut_and_drag(first: Tensor, tracks: MaskTracks, progress: Progress | None = 
 
     An instance only moves where its first mask, moved, explains the mask of a frame: all of it is seen, or hidden by
     another instance, or outside. Else it is stretched from box to box. Pixels of a mask that the first frame does not
-    have go on in the instance's nearest colours; later instances lie on top. Who is not in the first frame, has no
-    looks to move, and is left out.
+    have go on in the instance's nearest colours; later instances lie on top. Who is not in the first frame has no looks
+    to move and is left out, but hides others.
 
     Args:
-        first: (H, W, C) uint8 or float, as large as the tracks.
+        first: (H, W, C) uint8 or float on any device, as large as the tracks.
         progress: called after each frame; may raise to interrupt.
 
-    Raises ValueError for a frame of another size.
+    Raises ValueError for a frame of another size or type.
     """
     size = (tracks.height, tracks.width)
-    if first.ndim != 3 or tuple(first.shape[:2]) != size:
+    if not isinstance(first, Tensor) or first.ndim != 3 or tuple(first.shape[:2]) != size:
+        given = list(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise ValueError(
-            f"the first frame is [height, width, channels] of the tracks' size {size}; got {list(first.shape)}: resize "
+            f"the first frame is a tensor [height, width, channels] of the tracks' size {size}; got {given}: resize "
             "the frame, or frame the tracks as the frame is"
         )
-    picture = first.permute(2, 0, 1).float()
-    cuts = {name: mask for name in tracks.names if (mask := tracks.mask(name)).any()}
-    gone = torch.stack([*cuts.values()]).any(0) if cuts else torch.zeros(size, dtype=torch.bool)
-    ground = _filled(picture, ~_grown(gone, _MARGIN))
-    looks = {name: _filled(picture, mask) for name, mask in cuts.items()}
-    frames = [first]
+    if not first.is_floating_point() and first.dtype != torch.uint8:
+        raise ValueError(f"the first frame is of uint8 or a float type; got {first.dtype}")
+    picture, place = first.permute(2, 0, 1).float(), first.device
+    cuts = {name: mask for name in tracks.names if (mask := tracks.mask(name).to(place)).any()}
+    gone = torch.stack([*cuts.values()]).any(0) if cuts else torch.zeros(size, dtype=torch.bool, device=place)
+    looks = {}
+    for number, (name, mask) in enumerate(cuts.items()):  # what lies on top of it is not its own
+        own = mask & ~torch.stack([*list(cuts.values())[number + 1 :], torch.zeros_like(mask)]).any(0)
+        looks[name] = _filled(picture, own if own.any() else mask)
+    ground = _ground(picture, gone)
+    clip = first.new_empty(tracks.frames, *first.shape)
+    clip[0] = first
     for index in range(1, tracks.frames):
-        here = {name: tracks.mask(name, index) for name in cuts}
+        here = {name: tracks.mask(name, index).to(place) for name in tracks.names}
         frame = ground.clone()
-        for name, mask in here.items():
+        for name, before in cuts.items():
+            mask = here[name]
             if mask.any():
                 others = torch.stack([other for key, other in here.items() if key != name] or [torch.zeros_like(mask)])
-                moved = _moved(looks[name], cuts[name], mask, others.any(0))
-                frame = torch.where(mask, moved, frame)
-        frames.append(_like(frame.permute(1, 2, 0), first))
+                frame = torch.where(mask, _moved(looks[name], before, mask, others.any(0)), frame)
+        clip[index] = _like(frame.permute(1, 2, 0), first)
         if progress is not None:
             progress()
-    return torch.stack(frames)
+    return clip
+
+
+def _ground(picture: Tensor, gone: Tensor) -> Tensor:
+    """(C, H, W) the picture without what moves; its mean colour where nothing else is left to carry on."""
+    for known in (~_grown(gone, _MARGIN), ~gone):
+        if known.any():
+            return _filled(picture, known)
+    return picture.mean((1, 2), keepdim=True).expand_as(picture)
 
 
 def _like(frame: Tensor, first: Tensor) -> Tensor:
@@ -72,15 +87,21 @@ def _moved(looks: Tensor, before: Tensor, after: Tensor, others: Tensor) -> Tens
     old, new = _box(before), _box(after)
     ways = [
         (dx, dy)
-        for dx in dict.fromkeys((new[0] - old[0], new[2] - old[2], _middle(new[0] + new[2] - old[0] - old[2])))
-        for dy in dict.fromkeys((new[1] - old[1], new[3] - old[3], _middle(new[1] + new[3] - old[1] - old[3])))
+        for dx in dict.fromkeys((_middle(new[0] + new[2] - old[0] - old[2]), new[0] - old[0], new[2] - old[2]))
+        for dy in dict.fromkeys((_middle(new[1] + new[3] - old[1] - old[3]), new[1] - old[1], new[3] - old[3]))
     ]
-    dx, dy = max(ways, key=lambda way: int((_shifted(before, *way) & after).sum()))
-    there = _shifted(before, dx, dy)
-    outside = int(before.sum()) - int(there.sum())
-    explained = int((there & (after | others)).sum()) + outside
-    if explained >= _EXPLAINED * int(before.sum()) and int((there & after).sum()) >= _EXPLAINED * int(after.sum()):
-        return _shifted(looks, dx, dy)
+
+    def fit(way: tuple[int, int]) -> tuple[int, int]:
+        """Pixels of the new mask that it covers, and its own that are seen, hidden or outside."""
+        there = _shifted(before, *way)
+        outside = int(before.sum()) - int(there.sum())
+        return int((there & after).sum()), int((there & (after | others)).sum()) + outside
+
+    fits = {way: fit(way) for way in ways}
+    best = max(fits, key=fits.__getitem__)
+    covered, explained = fits[best]
+    if explained >= _EXPLAINED * int(before.sum()) and covered >= _EXPLAINED * int(after.sum()):
+        return _shifted(looks, *best)
     return _stretched(looks, old, new)
 
 

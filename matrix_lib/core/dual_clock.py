@@ -42,10 +42,11 @@ class DualClockDenoising:
     cover: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.inside) and 0 <= self.outside <= self.inside <= 1):
+        numbers = all(isinstance(each, (int, float)) for each in (self.inside, self.outside, self.cover))
+        if not numbers or not (math.isfinite(self.inside) and 0 <= self.outside <= self.inside <= 1):
             raise ValueError(
                 "the clocks are shares of the steps with 0 <= outside <= inside <= 1; "
-                f"got outside {self.outside} and inside {self.inside}"
+                f"got outside {self.outside!r} and inside {self.inside!r}, cover {self.cover!r}"
             )
         if not 0 <= self.cover < 1:
             raise ValueError(f"cover is a share from 0 to below 1; got {self.cover}")

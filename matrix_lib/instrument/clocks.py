@@ -30,7 +30,7 @@ class Clocks:
         lead: latent frames in front of the clip.
         seed: row i of the batch draws its noise from `seed + i`, whatever the batch.
 
-    Raises ValueError where there is not one reference for each prompt.
+    Raises ValueError where there is not one reference latent for each prompt.
     """
 
     def __init__(
@@ -42,10 +42,15 @@ class Clocks:
         lead: int = 0,
         seed: int = 0,
     ) -> None:
-        if len(references) != len(tracks):
-            raise ValueError(f"there are tracks for {len(tracks)} prompts, but {len(references)} reference clips")
+        if any(not isinstance(each, Tensor) or each.ndim != 4 for each in references) or len(references) != len(tracks):
+            shapes = ", ".join(str(list(getattr(each, "shape", [])) or type(each).__name__) for each in references[:3])
+            raise ValueError(
+                f"a reference clip is a latent [channels, frames, rows, columns], one for each of {len(tracks)} "
+                f"prompts; got {len(references)}: {shapes}"
+            )
         self.config, self.references, self.tracks = config, tuple(references), tuple(tracks)
         self.strides, self.lead, self.seed = strides, lead, seed
+        self._notes: list[str] = []
         self._key: tuple[object, ...] = ()
         self._rows: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -55,18 +60,14 @@ class Clocks:
 
     def acts(self, step: int, steps: int) -> bool:
         """Whether anything is held before a step."""
+        if step == 0 and not self.config.idle and not self.config.clocks(steps)[0]:
+            self._notes.append(f"of {steps} steps, {self.config.inside:.0%} are less than half a step: nothing is held")
         return self.config.acts(step, steps)
 
     @property
     def notes(self) -> list[str]:
-        """Instances that are never seen, so that nothing is held for them."""
-        return [
-            f"{name!r} is in no frame, so nothing is held for it"
-            for given in self.tracks
-            for each in given
-            for name, frames in each.visible.items()
-            if not frames
-        ]
+        """What is held for nobody, and what the tracks do not say."""
+        return list(dict.fromkeys(self._notes))
 
     def __call__(self, x: Tensor, level: Level, step: int, steps: int, still: Tensor | None = None) -> Tensor:
         """The latents (B, C, T, H, W) before a step, held. `still`: frames in front of x that nobody samples."""
@@ -96,15 +97,18 @@ class Clocks:
             if tuple(each.shape) != clip:
                 raise ValueError(
                     f"the reference clip has a latent of {list(each.shape)} (channels, frames, rows, columns), but "
-                    f"{list(clip)} is sampled: encode a clip of as many frames and pixels, with this model's own VAE"
+                    f"{list(clip)} is sampled, without {self.lead} frames in front (`lead`): encode a clip of as many "
+                    "frames and pixels, with this model's own VAE"
                 )
         if batch % len(self.references):
-            raise ValueError(f"{batch} samples do not divide into {len(self.references)} prompts with reference clips")
+            raise ValueError(
+                f"{batch} samples do not divide into {len(self.references)} reference clips: give one, or one for each"
+            )
         times = batch // len(self.references)
         grid = Grid.from_latent(clip[1:], (1, 1, 1), *self.strides)
         wide = [torch.cat([each[:, :1]] * self.lead + [each], 1)[:, front:] for each in self.references]
         inside = torch.stack([self._inside(each, grid) for each in self.tracks])[:, :, front:]
-        draws = [torch.Generator().manual_seed((self.seed + row) ^ _MARK) for row in range(batch)]
+        draws = [torch.Generator().manual_seed(((self.seed + row) ^ _MARK) % 2**63) for row in range(batch)]
         noise = torch.stack([torch.randn(shape[1:], generator=draw) for draw in draws])
         return torch.stack(wide).repeat_interleave(times, 0), inside.repeat_interleave(times, 0), noise
 
@@ -112,5 +116,12 @@ class Clocks:
         """(1, lead + T, H, W) bool of one prompt."""
         inside = torch.zeros(grid.shape, dtype=torch.bool)
         for each in tracks:
-            inside |= (each.to_grid(grid, "area").maps > self.config.cover).any(0)
+            if each.frames == 1 and grid.pixel_frames > 1:
+                raise ValueError(
+                    "these tracks are masks of the first frame alone, so they do not say where anything goes: give "
+                    f"tracks of all {grid.pixel_frames} frames"
+                )
+            cover = each.to_grid(grid, "area")
+            self._notes += cover.notes
+            inside |= (cover.maps > self.config.cover).any(0)
         return torch.cat([torch.zeros(self.lead, *grid.shape[1:], dtype=torch.bool), inside])[None]

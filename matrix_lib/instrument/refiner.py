@@ -138,7 +138,9 @@ class Refiner:
 
     def _draw(self, x: Tensor) -> Tensor:
         if len(self._draws) != len(x):  # other numbers than those that the run began from, also where seeds agree
-            self._draws = [torch.Generator().manual_seed((self.seed + i) ^ 0x5DEECE66D) for i in range(len(x))]
+            self._draws = [
+                torch.Generator().manual_seed(((self.seed + i) ^ 0x5DEECE66D) % 2**63) for i in range(len(x))
+            ]
         rows = [torch.randn(x.shape[1:], generator=draw) for draw in self._draws]
         return torch.stack(rows).to(x)
 

@@ -70,6 +70,70 @@ def test_a_hidden_part_is_hidden_and_not_squeezed():
     assert cut_and_drag(painted((4, 6, 16, 18)), leaving).shape == (F, H, W, 3)
 
 
+def test_who_comes_later_hides_too():
+    """The tree is not in the first frame: nothing of it is drawn, but the dog behind it is not squeezed."""
+    dog = torch.zeros(F, H, W, dtype=torch.bool)
+    tree = torch.zeros(F, H, W, dtype=torch.bool)
+    tree[1:, 4:36, 30:40] = True
+    for frame in range(F):
+        dog[frame, 10:22, 4 + 6 * frame : 16 + 6 * frame] = True
+    dog &= ~tree
+    picture = painted((4, 10, 16, 22))
+    clip = cut_and_drag(picture, MaskTracks.from_masks({"dog": dog, "tree": tree}))
+    assert torch.equal(clip[3, 10:22, 22:30], picture[10:22, 4:12])
+    assert (clip[3, 26:36, 30:40].int() - torch.tensor(GROUND)).abs().max() <= 1
+
+
+def test_from_the_right_edge_and_from_behind():
+    """Hidden on the left, so that only the right edge says how far it went; hidden on both sides, the middle does."""
+    picture = painted((4, 10, 20, 22))
+    dog = torch.zeros(2, H, W, dtype=torch.bool)
+    post = torch.zeros(2, H, W, dtype=torch.bool)
+    dog[0, 10:22, 4:20] = True
+    post[1, :, 20:28] = True
+    dog[1, 10:22, 24:40] = True
+    tracks = MaskTracks.from_masks({"dog": dog & ~post, "post": post})
+    assert torch.equal(cut_and_drag(picture, tracks)[1, 10:22, 28:40], picture[10:22, 8:20])
+    both = post.clone()
+    both[1, :, 36:44] = True
+    tracks = MaskTracks.from_masks({"dog": dog & ~both, "post": both})
+    assert torch.equal(cut_and_drag(picture, tracks)[1, 10:22, 28:36], picture[10:22, 8:16])
+
+
+def test_what_lies_on_top_does_not_go_along():
+    """Two boxes that overlap in the first frame: the lower one leaves the other's pixels behind."""
+    picture = painted((4, 4, 24, 24))
+    picture[14:24, 14:24] = torch.tensor([255, 0, 0], dtype=torch.uint8)
+    moved = boxes(a={0: (4, 4, 24, 24), 4: (30, 14, 50, 34)}, b={0: (14, 14, 24, 24), 4: (14, 14, 24, 24)})
+    clip = cut_and_drag(picture, moved)
+    assert torch.equal(clip[4, 14:24, 30:50], picture[4:14, 4:24])
+    red = (clip[4, 24:34, 40:50].int() - torch.tensor([255, 0, 0])).abs().sum(-1)
+    assert red.min() > 20, "b is not drawn twice"
+
+
+def test_soft_edges_do_not_stay_behind():
+    """A blurred border of two pixels outside of the mask belongs to who leaves."""
+    picture = painted()
+    picture[4:20, 4:20] = 255
+    mask = torch.zeros(F, H, W, dtype=torch.bool)
+    mask[0, 6:18, 6:18] = mask[4, 22:34, 30:42] = True
+    clip = cut_and_drag(picture, MaskTracks.from_masks({"dog": mask}))
+    assert (clip[4, :20, :24].int() - torch.tensor(GROUND)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("border", [0, 1, 2, 3])
+def test_hardly_any_ground_is_left(border):
+    picture = painted()
+    inside = slice(border, H - border), slice(border, W - border)
+    picture[inside] = 255
+    mask = torch.zeros(2, H, W, dtype=torch.bool)
+    mask[0][inside] = True
+    mask[1, 10:20, 10:20] = True
+    clip = cut_and_drag(picture, MaskTracks.from_masks({"dog": mask}))
+    want = torch.tensor(GROUND if border else (255, 255, 255))
+    assert (clip[1, 25:, 25:].int() - want).abs().max() <= 1
+
+
 def test_what_grows_is_stretched():
     """Left half red, right half blue: both halves grow."""
     picture = painted()
@@ -117,6 +181,9 @@ def test_what_cannot_be_is_said_and_it_can_be_stopped():
         cut_and_drag(painted()[:20], tracks)
     with pytest.raises(ValueError, match="height, width, channels"):
         cut_and_drag(painted()[None], tracks)
+    for wrong, said in ((painted().long(), "int64"), (painted() > 3, "bool"), (painted().numpy(), "ndarray")):
+        with pytest.raises(ValueError, match=said):
+            cut_and_drag(wrong, tracks)
     seen = []
 
     def stop():

@@ -30,6 +30,9 @@ def test_clocks():
     for given in ((0.1, 0.2), (1.1, 0.2), (0.5, -0.1), (float("nan"), 0.0)):
         with pytest.raises(ValueError, match="outside <= inside"):
             DualClockDenoising(*given)
+    for given in (("a", 0), (None, 0), (0.5, "b")):
+        with pytest.raises(ValueError, match="outside <= inside.*'?(a|None|b)"):
+            DualClockDenoising(*given)
     with pytest.raises(ValueError, match="cover"):
         DualClockDenoising(cover=1.0)
 
@@ -75,6 +78,9 @@ def test_frames_in_front_and_frames_that_nobody_samples():
     reference, inside, _ = plain.prepare(x[:, :, 2:], 1)
     assert torch.equal(reference[0], z[0][:, 1:])
     assert torch.equal(inside, plain.prepare(x[:, :, 1:])[1][:, :, 1:])
+    level, first = Level(0.5, 0.5), x[:, :, :1]
+    out = plain(x[:, :, 2:], level, 0, 4, first)
+    torch.testing.assert_close(out, 0.5 * z[0][None, :, 1:] + 0.5 * plain.prepare(x[:, :, 2:], 1)[2])
 
 
 def test_cover_asks_for_more_than_a_touch():
@@ -94,11 +100,23 @@ def test_every_prompt_has_its_own_and_what_does_not_fit_is_said():
     assert torch.equal(reference[1], z[0])
     assert torch.equal(reference[2], z[1])
     assert not torch.equal(inside[1], inside[2])
-    with pytest.raises(ValueError, match="3 samples do not divide into 2"):
+    with pytest.raises(ValueError, match="3 samples do not divide into 2 reference clips"):
         both.prepare(noise(3, 4, 3, 6, 8))
     with pytest.raises(ValueError, match=r"latent of \[4, 3, 6, 8\].*\[4, 5, 6, 8\] is sampled"):
         both.prepare(noise(2, 4, 5, 6, 8))
-    with pytest.raises(ValueError, match="2 prompts, but 1 reference"):
-        Clocks(DualClockDenoising(), z[:1], [[TRACKS], [other]], (4, 8))
+    for wrong in (z[:1], [z[0][None], z[1]], [z[0].numpy(), z[1]]):
+        with pytest.raises(ValueError, match="one for each of 2 prompts"):
+            Clocks(DualClockDenoising(), wrong, [[TRACKS], [other]], (4, 8))
+    with pytest.raises(ValueError, match="masks of the first frame alone.*all 9 frames"):
+        Clocks(DualClockDenoising(), z[:1], [[TRACKS.take([0])]], (4, 8)).prepare(noise(1, 4, 3, 6, 8))
+    together = Clocks(DualClockDenoising(1, 0), z[:1], [[TRACKS, other]], (4, 8)).prepare(noise(1, 4, 3, 6, 8))[1]
+    assert torch.equal(together[0], inside[1] | inside[2])
+    far = Clocks(DualClockDenoising(1, 0), z[:1], [[TRACKS]], (4, 8), seed=2**64 - 1)
+    assert far.prepare(noise(2, 4, 3, 6, 8))[2].isfinite().all()
+    few = Clocks(DualClockDenoising(), z[:1], [[TRACKS]], (4, 8))
+    assert not few.acts(0, 2)
+    assert "less than half a step" in few.notes[0]
     never = MaskTracks.from_masks({"dog": torch.zeros(9, 48, 64)}, allow_empty=True)
-    assert "'dog' is in no frame" in Clocks(DualClockDenoising(), z[:1], [[never]], (4, 8)).notes[0]
+    nobody = Clocks(DualClockDenoising(), z, [[never]] * 2, (4, 8))
+    nobody.prepare(noise(2, 4, 3, 6, 8))
+    assert [note for note in nobody.notes if "'dog' shows in no token frame" in note] == nobody.notes[:1]

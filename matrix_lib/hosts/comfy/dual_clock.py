@@ -30,6 +30,8 @@ def hold_sampling(
 ) -> Any:
     """A clone of MODEL whose latent is held to a reference clip; the plain clone where `config` is idle.
 
+    A run that adds no noise goes on with the latent of another (the second sampler of a split run) and is left alone.
+
     Args:
         reference: the host's LATENT of the clip, of one sample or of as many as are sampled, from this model's own VAE.
         tracks: what is held longer; None: the tracks that the positive conditionings carry, all of them.
@@ -40,7 +42,7 @@ def hold_sampling(
     """
     backbone_of(model)
     samples = reference.get("samples")
-    if not isinstance(samples, Tensor) or samples.ndim != 5:
+    if not isinstance(samples, Tensor) or samples.ndim != 5 or not len(samples):
         shape = list(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
         raise ValueError(
             f"the reference is a video LATENT [batch, channels, frames, height, width]; got {shape}: encode all frames "
@@ -58,6 +60,8 @@ def hold_sampling(
 class _Actor:
     """Before each step of one run: the latent is held."""
 
+    fresh_only = True
+
     def __init__(self, guider: Any, config: DualClockDenoising, samples: Tensor, tracks: MaskTracks | None) -> None:
         given = [tracks] if tracks is not None else []
         for cond in () if given else guider.conds.get("positive") or ():
@@ -68,8 +72,14 @@ class _Actor:
                 "There are no mask tracks that say what is held to the reference clip. Connect tracks to this node, or "
                 "to 'MATRIX Bind Prompt' and its CONDITIONING to the sampler."
             )
-        grid = grid_of(guider.model_patcher, (1, 1, 1))
-        latents = guider.model_patcher.model.process_latent_in(samples.clone())
+        grid, host = grid_of(guider.model_patcher, (1, 1, 1)), guider.model_patcher.model
+        channels = host.latent_format.latent_channels
+        if samples.shape[1] != channels:
+            raise ValueError(
+                f"the reference has {samples.shape[1]} latent channels, but this model's latents have {channels}: "
+                "encode the rough animation with this model's own VAE"
+            )
+        latents = host.process_latent_in(samples.clone())
         self.clocks = Clocks(config, list(latents), [given] * len(latents), (grid.temporal_stride, grid.spatial_stride))
         self.acts = self.clocks.acts
 

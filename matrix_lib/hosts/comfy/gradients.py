@@ -54,6 +54,8 @@ def log_run(losses: LatentGradient) -> None:
 class _Actor:
     """Before each step of one run: the updates."""
 
+    fresh_only = False
+
     losses: LatentGradient | None = None
 
     def __init__(self, guidance: GradientGuidance, token: object, done: Callable[[LatentGradient], None]) -> None:

@@ -71,6 +71,8 @@ def log_run(refiner: Refiner) -> None:
 class _Actor:
     """Before each step of one run: the iterations."""
 
+    fresh_only = False
+
     def __init__(
         self, guider: Any, config: IntrinsicDenoising, tracks: MaskTracks | None, done: Callable[[Refiner], None]
     ) -> None:

@@ -2,9 +2,9 @@
 
 Samplers are plain functions over `model(x, sigma)`; each owns its x, and calls back once a step, behind the step's
 first call. Heun and its relatives call the model again in mid-step, on points that are not the state. So a sampler is
-first run on a latent of one place, with a model that costs nothing: which calls are followed by a callback, and is
-their input what the callback shows, or does a change of it change the end? Then it runs with a model in front of which
-x is changed in place at those calls.
+first run on a latent of one place, with a model that costs nothing: which calls are followed by a callback, and where
+their input is set to something else, is the start forgotten? Then it runs with a model in front of which x is changed
+in place at those calls.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ UNI_PC = (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
 
 
 class BeforeStep(Protocol):
-    """Changes the latent before each step of one run."""
+    """Changes the latent before each step of one run. `fresh_only`: not in runs that add no noise, which go on with the
+    latent of another run."""
+
+    fresh_only: bool
 
     def begin(self, x: Tensor, steps: int, extra_args: dict[str, Any]) -> None:
         """The run starts, with latents like x. Raises ValueError for what cannot work."""
@@ -72,6 +75,8 @@ def act_before_steps(model: Any, make: Callable[[Any], BeforeStep]) -> Any:
 def _outer_sample(executor: Any, noise: Tensor, latent: Any, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
     guider = executor.class_obj
     actors = [make(guider) for make in guider.model_options["transformer_options"].get(KEY, ())]
+    if not torch.as_tensor(noise).any():
+        actors = [actor for actor in actors if not actor.fresh_only]
     try:
         return executor(noise, latent, stepped(sampler, actors), sigmas, *args, **kwargs)
     finally:
@@ -181,27 +186,29 @@ class _Stepping(_Proxy):
 
 
 class _Probe(_Proxy):
-    """A model that predicts half of what it is shown, and counts. `touch`: the call whose input it changes."""
+    """A model that predicts half of what it is shown, and counts. `fixed`: the call whose input it sets to 1. The same
+    clean latent ("clean") or the same noise ("noise") is then predicted everywhere, which is what samplers remember of
+    earlier steps, so that nothing but the state tells one run from another."""
 
-    def __init__(self, model: Any, touch: int | None = None) -> None:
+    def __init__(self, model: Any, fixed: int | None = None, same: str = "") -> None:
         super().__init__(model)
-        self.touch = touch
+        self.fixed, self.same = fixed, same
         self.seen: list[tuple[Tensor, float]] = []
         self.begins: list[int] = []
-        self.own = True  # whether each callback shows what the call before it was given
 
     def __call__(self, x: Tensor, sigma: Tensor, model_options: Any = None, **kwargs: Any) -> Tensor:
+        if len(self.seen) == self.fixed:
+            x.fill_(1.0)
         denoised = x * 0.5
-        if len(self.seen) == self.touch:
-            x += 1
-        self.seen.append((x, float(sigma.flatten()[0])))
+        if self.same:
+            denoised = torch.full_like(x, 0.5) if self.same == "clean" else x - 0.5 * float(sigma.flatten()[0])
+        self.seen.append((x.clone(), float(sigma.flatten()[0])))
         for after in (model_options or {}).get("sampler_post_cfg_function", ()):  # samplers that want both predictions
             denoised = after({"denoised": denoised, "uncond_denoised": denoised, "cond_denoised": denoised})
         return denoised
 
     def step_done(self, state: dict[str, Any]) -> None:
         self.begins.append(len(self.seen) - 1)
-        self.own &= state["x"] is self.seen[-1][0]
 
 
 def first_calls(
@@ -215,23 +222,39 @@ def first_calls(
     point = x[(slice(None),) * 2 + (slice(0, 1),) * (x.ndim - 2)]
     devices = [x.device] if x.device.type == "cuda" else []
 
-    def run(touch: int | None = None) -> tuple[_Probe, Tensor]:
-        probe = _Probe(model, touch)
+    def run(start: Tensor, fixed: int | None = None, same: str = "") -> _Probe:
+        probe = _Probe(model, fixed, same)
         with torch.random.fork_rng(devices):
-            end = function(
-                probe, point.clone(), sigmas.clone(), extra_args={"model_options": {}, "seed": seed},
+            function(
+                probe, start.clone(), sigmas.clone(), extra_args={"model_options": {}, "seed": seed},
                 callback=probe.step_done, disable=True, **options,
             )  # fmt: skip
-        return probe, end
+        return probe
 
-    probe, end = run()
+    probe = run(point)
+    if len(probe.begins) != len(sigmas) - 1:
+        raise ValueError(_hidden(function))
     found = {place: step for step, place in enumerate(probe.begins)}
     noisy = [(probe.seen[place][1], float(sigmas[step])) for place, step in found.items()]
-    steps = len(found) == len(sigmas) - 1 and all(at * 0.99 <= sigma <= at * 1.5 for sigma, at in noisy)  # or churned
-    if steps and (probe.own or not torch.equal(run(probe.begins[0])[1], end)):
-        return found
+    steps = all(at * 0.99 <= sigma <= at * 1.5 for sigma, at in noisy)  # or churned
+    if steps and len(probe.begins) > 2:
+        # With the state of the second step set, nothing may be left of the start in the third: a sampler that calls the
+        # model with a copy, or whose corrector goes back to the state before, remembers it.
+        _, second, third = probe.begins[:3]
+
+        def forgets(same: str) -> bool:
+            one, two = (run(start, second, same).seen[third][0] for start in (point, point + 3))
+            return torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+
+        steps = forgets("clean") or forgets("noise")
+    if not steps:
+        raise ValueError(_hidden(function))
+    return found
+
+
+def _hidden(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", type(function).__name__).removeprefix("sample_")
-    raise ValueError(
+    return (
         f"the sampler {name!r} does not show where its steps begin, so nothing can be done before them. Use another: "
         "euler, heun, dpmpp_2m, uni_pc and most others do."
     )

@@ -27,6 +27,9 @@ from .schedules import Noise, noise_at, steps_of
 __all__ = ["Call", "Holder", "Mix", "Mover", "acting_before_steps", "nets_of"]
 
 
+_OWN_STATES = ("SASolverScheduler", "PNDMScheduler", "IPNDMScheduler")
+
+
 class Mover(Protocol):
     """Moves the sample before each step of a run."""
 
@@ -78,16 +81,39 @@ def acting_before_steps(pipe: Any, movers: Sequence[Mover], holders: Sequence[Ho
         yield
         return
     scheduler: Any = pipe.scheduler
+    if type(scheduler).__name__ in _OWN_STATES:
+        raise ValueError(
+            f"{type(scheduler).__name__} keeps states of earlier steps to itself, so its sample cannot be moved before "
+            "a step. Use another scheduler: DDIM, Euler, DPM++, UniPC and most others work"
+        )
     run = _Steps(scheduler, movers, holders, frames_first=backbone_of(nets[0]).name == "cogvideox")
     with contextlib.ExitStack() as stack:
         for net in nets:
             plain = getattr(net, "_orig_mod", net)
             stack.callback(plain.register_forward_hook(run.called, with_kwargs=True).remove)
         run.original = scheduler.step
-        own = "step" in vars(scheduler)
-        scheduler.step = run.wrapped()
-        stack.callback(lambda: setattr(scheduler, "step", run.original) if own else delattr(scheduler, "step"))
+        run.begin = scheduler.set_timesteps
+        for name, function in (("step", run.step), ("set_timesteps", run.set_timesteps)):
+            stack.callback(functools.partial(_put_back, scheduler, name, vars(scheduler).get(name)))
+            setattr(scheduler, name, _like(getattr(scheduler, name), function))
         yield
+
+
+def _like(original: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with the signature of the scheduler's own, which pipelines look at."""
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def _put_back(scheduler: Any, name: str, own: Any) -> None:
+    if own is None:
+        delattr(scheduler, name)
+    else:
+        setattr(scheduler, name, own)
 
 
 @dataclass(frozen=True)
@@ -121,6 +147,7 @@ class _Steps:
     """The calls since the last step, and the step around them."""
 
     original: Callable[..., Any]
+    begin: Callable[..., Any]
 
     def __init__(self, scheduler: Any, movers: Sequence[Mover], holders: Sequence[Holder], frames_first: bool) -> None:
         self.scheduler, self.movers, self.holders = scheduler, tuple(movers), tuple(holders)
@@ -133,14 +160,10 @@ class _Steps:
         if replayed() is None:
             self.calls.append(Call(net, args, kwargs, first_of(output)))
 
-    def wrapped(self) -> Callable[..., Any]:
-        """`step` as a function with the signature of the scheduler's, which pipelines look at."""
-
-        @functools.wraps(self.original)
-        def step(*args: Any, **kwargs: Any) -> Any:
-            return self.step(*args, **kwargs)
-
-        return step
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
+        """In place of the scheduler's: a run begins, whatever became of the one before."""
+        self.calls.clear()
+        return self.begin(*args, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """In place of the scheduler's `step`."""
@@ -174,7 +197,10 @@ class _Steps:
             self._carry(moved - sample, self._before, noise)
         self._before = noise
         result = self.original(*given.args, **given.kwargs)
-        return self._held(result, mix, every, place + bool(first)) if calls else result  # half a step ends at its own
+        if not calls:
+            return result
+        shape = functools.cache(lambda: Mix.shaped(calls, sample, noise.scale, self.frames_first))
+        return self._held(result, shape, every, place + bool(first))  # half a step ends at its own
 
     def _held(self, result: Any, mix: Callable[[], Mix], every: Sequence[float], step: int) -> Any:
         """What a step gives, as the holders have it before the next one."""
@@ -222,20 +248,15 @@ class Mix:
     @classmethod
     def of(cls, calls: Sequence[Call], sample: Tensor, output: Tensor, scale: float, frames_first: bool) -> Mix:
         """Raises ValueError where the calls do not make `output`, or were not fed `sample`."""
-        hidden = _swap(calls[0].hidden, frames_first)
-        flat = hidden.shape[2] if sample.ndim == 4 else None
-        channels = sample.shape[1] if flat or not frames_first else sample.shape[2]
-        bare = cls(tuple(calls), None, channels, scale, None, frames_first, flat)
-        x = bare.unfold(sample)
-        front = hidden.shape[2] - x.shape[2]
-        still = hidden[: x.shape[0], :channels, :front] if front > 0 else None
-        made = cls(bare.calls, None, channels, scale, still, frames_first, flat)
-        if front < 0 or len(hidden) % len(x) or not _near(made._fed(x, calls[0]), calls[0].hidden):
+        made = cls.shaped(calls, sample, scale, frames_first)
+        hidden, x = _swap(calls[0].hidden, frames_first), made.unfold(sample)
+        channels, still, flat = made.channels, made.still, made.flat
+        if hidden.shape[2] < x.shape[2] or len(hidden) % len(x) or not _near(made._fed(x, calls[0]), calls[0].hidden):
             raise ValueError(
                 "this pipeline does not feed its transformer the sample that its scheduler steps, so its calls "
                 "cannot be repeated"
             )
-        parts, want = made._parts([call.output for call in calls], len(x)), bare.unfold(output).double()
+        parts, want = made._parts([call.output for call in calls], len(x)), made.unfold(output).double()
         if len(parts) == 1 and _near(parts[0], want):
             return made
         if len(parts) == 2:
@@ -248,6 +269,18 @@ class Mix:
             f"the {len(parts)} predictions of a step are combined by more than CFG (guidance rescale, or another hook "
             "on the transformer: pass all guidance in one `steer`), so they cannot be repeated"
         )
+
+    @classmethod
+    def shaped(cls, calls: Sequence[Call], sample: Tensor, scale: float, frames_first: bool) -> Mix:
+        """How samples lie in what the calls were fed; nothing is said of how predictions are combined."""
+        hidden = _swap(calls[0].hidden, frames_first)
+        flat = hidden.shape[2] if sample.ndim == 4 else None
+        channels = sample.shape[1] if flat or not frames_first else sample.shape[2]
+        bare = cls(tuple(calls), None, channels, scale, None, frames_first, flat)
+        x = bare.unfold(sample)
+        front = hidden.shape[2] - x.shape[2]
+        still = hidden[: x.shape[0], :channels, :front] if front > 0 else None
+        return cls(bare.calls, None, channels, scale, still, frames_first, flat)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The prediction (B, C, T, H, W) at another sample."""
