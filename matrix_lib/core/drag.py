@@ -101,7 +101,11 @@ def _moved(looks: Tensor, before: Tensor, after: Tensor, others: Tensor) -> Tens
     best = max(fits, key=fits.__getitem__)
     covered, explained = fits[best]
     if explained >= _EXPLAINED * int(before.sum()) and covered >= _EXPLAINED * int(after.sum()):
-        return _shifted(looks, *best)
+        dx, dy = best
+        height, width = before.shape
+        rows = (torch.arange(height, device=looks.device) - dy).clamp(0, height - 1)
+        columns = (torch.arange(width, device=looks.device) - dx).clamp(0, width - 1)  # the border's colours go on
+        return looks[:, rows][:, :, columns]
     return _stretched(looks, old, new)
 
 
@@ -115,13 +119,13 @@ def _middle(twice: int) -> int:
 
 
 def _shifted(plane: Tensor, dx: int, dy: int) -> Tensor:
-    """(..., H, W) moved by whole pixels, with zeros behind it."""
-    height, width = plane.shape[-2:]
+    """(H, W) moved by whole pixels, with nothing behind it."""
+    height, width = plane.shape
     out = torch.zeros_like(plane)
     if abs(dx) >= width or abs(dy) >= height:
         return out
-    to = (..., slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0)))
-    of = (..., slice(max(-dy, 0), height - max(dy, 0)), slice(max(-dx, 0), width - max(dx, 0)))
+    to = slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0))
+    of = slice(max(-dy, 0), height - max(dy, 0)), slice(max(-dx, 0), width - max(dx, 0))
     out[to] = plane[of]
     return out
 

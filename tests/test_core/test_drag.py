@@ -134,6 +134,16 @@ def test_hardly_any_ground_is_left(border):
     assert (clip[1, 25:, 25:].int() - want).abs().max() <= 1
 
 
+def test_what_comes_in_by_a_little_has_its_own_colours():
+    """Two columns more are seen than the first frame has: the outermost one goes on."""
+    picture = painted()
+    picture[8:20, :20] = torch.tensor([255, 0, 0], dtype=torch.uint8)
+    mask = torch.zeros(2, H, W, dtype=torch.bool)
+    mask[0, 8:20, :20] = mask[1, 8:20, :22] = True
+    clip = cut_and_drag(picture, MaskTracks.from_masks({"dog": mask}))
+    assert (clip[1, 8:20, :22].int() - torch.tensor([255, 0, 0])).abs().max() <= 1
+
+
 def test_what_grows_is_stretched():
     """Left half red, right half blue: both halves grow."""
     picture = painted()
