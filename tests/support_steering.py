@@ -11,7 +11,7 @@ import pytest
 from support_attention import make_binding, make_tracks
 from support_native import conditioning, latent, native_model, text_rows
 
-__all__ = ["SAMPLERS", "bound", "inputs", "models", "pixels", "size_of"]
+__all__ = ["SAMPLERS", "bound", "inputs", "models", "pixels", "size_of", "windowed"]
 
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
 
@@ -57,3 +57,18 @@ def inputs(
     size = size or size_of(family)
     positive = bound(lib, family, seed, tracks, size=size, **more)
     return positive, conditioning(family, 2, size), latent(family, 1, size)
+
+
+def windowed(model: Any) -> Any:
+    """A clone that samples in context windows of three latent frames, one of them shared."""
+    import comfy.context_windows as windows
+
+    clone = model.clone()
+    clone.model_options["context_handler"] = windows.IndexListContextHandler(
+        windows.get_matching_context_schedule("standard_static"),
+        windows.get_matching_fuse_method("pyramid"),
+        context_length=3,
+        context_overlap=1,
+        dim=2,
+    )
+    return clone

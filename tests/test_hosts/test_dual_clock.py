@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support_native import FAMILIES, conditioning, latent, sample
-from support_steering import SAMPLERS, inputs, models, pixels, size_of
+from support_steering import SAMPLERS, inputs, models, pixels, size_of, windowed
 
 __all__ = ["models"]  # a fixture
 
@@ -166,7 +166,6 @@ def test_held_to_the_end_the_reference_comes_out(lib, models):
 
 def test_with_everything_else(lib, models, comfy):
     """Steering, intrinsic denoising, two positives, a batch, tracks of its own, a mask, context windows."""
-    import comfy.context_windows as windows
     import comfy.sample
 
     family, size = "wan_t2v", size_of("wan_t2v")
@@ -196,14 +195,7 @@ def test_with_everything_else(lib, models, comfy):
     torch.testing.assert_close(out[..., 4:], start[..., 4:], rtol=1e-3, atol=1e-3)
 
     long = (7, 4, 4)
-    model = models(family).clone()
-    model.model_options["context_handler"] = windows.IndexListContextHandler(
-        windows.get_matching_context_schedule("standard_static"),
-        windows.get_matching_fuse_method("pyramid"),
-        context_length=3,
-        context_overlap=1,
-        dim=2,
-    )
+    model = windowed(models(family))
     whole = lib.hold(model, lib.Clock(), reference(family, long))
     assert sample(whole, *inputs(lib, family, long), steps=2).isfinite().all()
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support_native import FAMILIES, sample
-from support_steering import SAMPLERS, inputs, models, pixels, size_of
+from support_steering import SAMPLERS, inputs, models, pixels, size_of, windowed
 
 __all__ = ["models"]  # a fixture
 
@@ -148,17 +148,8 @@ def test_nobody_else_sees_the_passes_with_gradients(lib, models):
 
 
 def test_context_windows(lib, models, comfy):
-    import comfy.context_windows as windows
-
     family, size = "wan_t2v", (7, 4, 4)
-    model = models(family).clone()
-    model.model_options["context_handler"] = windows.IndexListContextHandler(
-        windows.get_matching_context_schedule("standard_static"),
-        windows.get_matching_fuse_method("pyramid"),
-        context_length=3,
-        context_overlap=1,
-        dim=2,
-    )
+    model = windowed(models(family))
     given, ended = inputs(lib, family, size), []
     outs = [
         sample(lib.steer(model, lib.Gradient(checkpoint=again), ended.append), *given, steps=1)

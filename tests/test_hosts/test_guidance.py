@@ -7,7 +7,7 @@ import pytest
 import torch
 from support_attention import Explicit, make_tracks
 from support_native import FAMILIES, conditioning, latent, sample
-from support_steering import SAMPLERS, bound, inputs, models, pixels, size_of
+from support_steering import SAMPLERS, bound, inputs, models, pixels, size_of, windowed
 
 __all__ = ["models"]  # a fixture
 
@@ -233,17 +233,8 @@ def test_two_positives_never_mix(lib, models, family):
 
 
 def test_context_windows(lib, models, comfy):
-    import comfy.context_windows as windows
-
     family, size = "wan_t2v", (7, 4, 4)
-    model = models(family).clone()
-    model.model_options["context_handler"] = windows.IndexListContextHandler(
-        windows.get_matching_context_schedule("standard_static"),
-        windows.get_matching_fuse_method("pyramid"),
-        context_length=3,
-        context_overlap=1,
-        dim=2,
-    )
+    model = windowed(models(family))
     pos, neg, z = bound(lib, family, 1, size=size), conditioning(family, 2, size), latent(family, 1, size)
     plain = sample(model, pos, neg, z, steps=1)
     for guide in modes(lib).values():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support_attention import make_tracks
 from support_native import FAMILIES, conditioning, sample
-from support_steering import SAMPLERS, inputs, models, pixels, size_of
+from support_steering import SAMPLERS, inputs, models, pixels, size_of, windowed
 
 __all__ = ["models"]  # a fixture
 
@@ -233,18 +233,10 @@ def test_two_positives_and_tracks_of_the_nodes_own(lib, models):
 
 
 def test_context_windows_and_inpainting(lib, models, comfy):
-    import comfy.context_windows as windows
     import comfy.sample
 
     family, size = "wan_t2v", (7, 4, 4)
-    model = models(family).clone()
-    model.model_options["context_handler"] = windows.IndexListContextHandler(
-        windows.get_matching_context_schedule("standard_static"),
-        windows.get_matching_fuse_method("pyramid"),
-        context_length=3,
-        context_overlap=1,
-        dim=2,
-    )
+    model = windowed(models(family))
     given = inputs(lib, family, size)
     assert sample(lib.refine(model, lib.Config()), *given, steps=1).isfinite().all()
     pos, neg, z = inputs(lib, family)

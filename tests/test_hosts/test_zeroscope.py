@@ -8,6 +8,7 @@ from support_models import randomize
 
 from matrix_lib.core import binding as binding_module
 from matrix_lib.core import tracks as tracks_module
+from matrix_lib.core.dual_clock import DualClockDenoising
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.guidance import Layers, Partition, Perturbation, RegionBias, Schedule
 from matrix_lib.core.intrinsic import IntrinsicDenoising
@@ -15,6 +16,7 @@ from matrix_lib.core.matching import match_distribution
 from matrix_lib.core.scenes import Stage
 from matrix_lib.hosts.diffusers.attach import backbone_of, watch
 from matrix_lib.hosts.diffusers.guidance import steer
+from matrix_lib.hosts.diffusers.latents import encode_clip
 from matrix_lib.hosts.diffusers.unet import find_unet_sites
 
 FRAMES, H, W, TEXT = 4, 9, 12, 12  # latent: the second resolution has 5 x 6 places
@@ -240,6 +242,15 @@ def test_the_pipeline_with_everything(unet, name, cfg):
     assert out.isfinite().all()
     assert not torch.equal(out, alone)
     assert [at.step for at in acting[0].variances()] == [0]
+    clip = torch.randint(0, 256, (FRAMES, 8 * H, 8 * W, 3), generator=g, dtype=torch.uint8)
+    reference = encode_clip(pipe, clip)
+    assert reference.shape == (4, FRAMES, H, W)
+    with torch.no_grad():
+        third = pipe.vae.encode(clip[2].permute(2, 0, 1)[None].div(127.5).sub(1)).latent_dist.mode()[0]
+    torch.testing.assert_close(reference[:, 2], third * pipe.vae.config.scaling_factor, rtol=1e-4, atol=1e-4)
+    with steer(pipe, DualClockDenoising(1, 1), WORDS, TRACKS, reference=reference):
+        held = video()
+    assert (held - reference).std() < 0.7 * (plain - reference).std(), "held to the last step"
     assert torch.equal(video(), plain)
 
 
