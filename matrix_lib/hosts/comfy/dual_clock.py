@@ -16,9 +16,9 @@ from torch import Tensor
 from ...core.dual_clock import DualClockDenoising
 from ...core.tracks import MaskTracks
 from ...instrument.clocks import Clocks
-from .attach import TRACKS, backbone_of, grid_of
+from .attach import backbone_of, grid_of
 from .cogvideox import LEAD
-from .steps import Given, act_before_steps, level_of
+from .steps import Given, act_before_steps, followed, level_of
 
 __all__ = ["hold_sampling"]
 
@@ -63,15 +63,7 @@ class _Actor:
     fresh_only = True
 
     def __init__(self, guider: Any, config: DualClockDenoising, samples: Tensor, tracks: MaskTracks | None) -> None:
-        given = [tracks] if tracks is not None else []
-        for cond in () if given else guider.conds.get("positive") or ():
-            if cond.get(TRACKS) is not None and cond[TRACKS] not in given:
-                given.append(cond[TRACKS])
-        if not given:
-            raise ValueError(
-                "There are no mask tracks that say what is held to the reference clip. Connect tracks to this node, or "
-                "to 'MATRIX Bind Prompt' and its CONDITIONING to the sampler."
-            )
+        given = followed(guider, tracks, "There are no mask tracks that say what is held to the reference clip")
         grid, host = grid_of(guider.model_patcher, (1, 1, 1)), guider.model_patcher.model
         channels = host.latent_format.latent_channels
         if samples.shape[1] != channels:

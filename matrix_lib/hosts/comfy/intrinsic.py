@@ -20,9 +20,9 @@ from torch import Tensor
 from ...core.intrinsic import IntrinsicDenoising
 from ...core.tracks import MaskTracks
 from ...instrument.refiner import Refiner
-from .attach import TRACKS, backbone_of, grid_of, unwatched
+from .attach import backbone_of, grid_of, unwatched
 from .cogvideox import LEAD
-from .steps import act_before_steps, level_of
+from .steps import act_before_steps, followed, level_of
 
 __all__ = ["log_run", "refine_sampling"]
 
@@ -76,15 +76,7 @@ class _Actor:
     def __init__(
         self, guider: Any, config: IntrinsicDenoising, tracks: MaskTracks | None, done: Callable[[Refiner], None]
     ) -> None:
-        given = [tracks] if tracks is not None else []
-        for cond in () if given else guider.conds.get("positive") or ():
-            if cond.get(TRACKS) is not None and cond[TRACKS] not in given:
-                given.append(cond[TRACKS])
-        if not given:
-            raise ValueError(
-                "There are no mask tracks for intrinsic denoising to follow. Connect tracks to this node, or to "
-                "'MATRIX Bind Prompt' and its CONDITIONING to the sampler."
-            )
+        given = followed(guider, tracks, "There are no mask tracks for intrinsic denoising to follow")
         grid = grid_of(guider.model_patcher, (1, 1, 1))
         self.refiner = Refiner(config, [given], (grid.temporal_stride, grid.spatial_stride))
         self.acts, self._done = self.refiner.acts, done

@@ -22,8 +22,10 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...core.intrinsic import Level
+from ...core.tracks import MaskTracks
+from .attach import TRACKS
 
-__all__ = ["BeforeStep", "Given", "act_before_steps", "first_calls", "level_of", "stepped"]
+__all__ = ["BeforeStep", "Given", "act_before_steps", "first_calls", "followed", "level_of", "stepped"]
 
 KEY = "matrix_steps"
 Given = dict[str, Any]
@@ -96,6 +98,20 @@ def stepped(sampler: Any, actors: list[BeforeStep]) -> Any:
     mine = copy.copy(sampler)
     mine.sampler_function = functools.wraps(function)(functools.partial(_sample, function, actors))
     return mine
+
+
+def followed(guider: Any, tracks: MaskTracks | None, missing: str) -> list[MaskTracks]:
+    """The tracks of a run: `tracks`, or all that its positive conditionings carry, each once. Raises ValueError, which
+    begins with `missing`, where there are none."""
+    found = [tracks] if tracks is not None else []
+    for cond in () if found else guider.conds.get("positive") or ():
+        if cond.get(TRACKS) is not None and cond[TRACKS] not in found:
+            found.append(cond[TRACKS])
+    if not found:
+        raise ValueError(
+            f"{missing}. Connect tracks to this node, or to 'MATRIX Bind Prompt' and its CONDITIONING to the sampler."
+        )
+    return found
 
 
 def level_of(model: Any, sigma: Tensor) -> Level:
