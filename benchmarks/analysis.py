@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from matrix_lib.hosts.diffusers.attach import Watch, backbone_of, sites_of
-from matrix_lib.instrument.alignment import AlignmentRecorder
 from matrix_lib.instrument.recorder import RecorderConfig
+from matrix_lib.instrument.scores import AlignmentRecorder
 
 from .capture import Watching, boxes, build, peak, words
 from .timing import as_json, compare

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from matrix_lib.core.attention import Pool, pooled_columns, pooled_rows, sdpa_with_lse
-from matrix_lib.core.binding import Phrase, PromptBinding
+from matrix_lib.core.attention.pooled_maps import Pool, pooled_columns, pooled_rows
+from matrix_lib.core.attention.sdpa_lse import sdpa_with_lse
 from matrix_lib.core.sites import AttentionCall
-from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.core.words.binding import Phrase, PromptBinding
 from matrix_lib.hosts.diffusers.attach import Watch, attach, backbone_of, sites_of
 from matrix_lib.instrument.recorder import RecorderConfig
 from matrix_lib.instrument.session import Session

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
+from matrix_lib.core.attention.biased import attend
+from matrix_lib.core.attention.matching import match_distribution
 from matrix_lib.core.grid import Grid
-from matrix_lib.core.guidance import Guidance, Partition, RegionBias
-from matrix_lib.core.matching import match_distribution
-from matrix_lib.core.regions import attend
-from matrix_lib.core.scenes import Spans, Stage, bias_columns, bias_layout, partition_layout
+from matrix_lib.core.guidance.kinds import Guidance
+from matrix_lib.core.guidance.partition import Partition, partition_layout
+from matrix_lib.core.guidance.region_bias import RegionBias, bias_columns, bias_layout
+from matrix_lib.core.guidance.scene import Spans, Stage
 from matrix_lib.core.sites import AttentionCall, AttentionSite, BatchRow
 from matrix_lib.hosts.diffusers.attach import Forward, attach
-from matrix_lib.instrument.intervene import Intervener
+from matrix_lib.instrument.attention_guidance import Intervener
 from matrix_lib.instrument.session import Session
 
 from .capture import HOST_ORDER, boxes, build, words

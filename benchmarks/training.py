@@ -20,18 +20,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from matrix_lib.core.binding import Phrase, PromptBinding
-from matrix_lib.core.decoder import DecoderConfig, MaskDecoder
 from matrix_lib.core.grid import Grid
-from matrix_lib.core.losses import AlignmentConfig, LayerDraw, Scores
+from matrix_lib.core.layers import LayerDraw
+from matrix_lib.core.losses.batch import TargetBatch
+from matrix_lib.core.losses.config import AlignmentConfig, Scores
+from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
+from matrix_lib.core.losses.targets import Targets
 from matrix_lib.core.sites import AttentionCall
-from matrix_lib.core.target_batch import TargetBatch
-from matrix_lib.core.targets import Targets
+from matrix_lib.core.words.binding import Phrase, PromptBinding
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.lora import add_factors, projections_of, train_projection, widen
 from matrix_lib.instrument.session import Session
 from matrix_lib.instrument.supervision import AlignmentMaps
-from training.quantise import attentions_of, quantise_blocks
+from training.run.quantise import attentions_of, quantise_blocks
 
 from .capture import boxes, build
 from .timing import as_json, compare

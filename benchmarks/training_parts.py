@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from matrix_lib.core.attention import sdpa_with_lse
-from matrix_lib.core.batched_maps import grounding_maps, propagation_maps
-from matrix_lib.core.decoder import Head
-from matrix_lib.core.losses import AlignmentConfig, LayerDraw, Scores, mask_loss
+from matrix_lib.core.attention.sdpa_lse import sdpa_with_lse
+from matrix_lib.core.layers import LayerDraw
+from matrix_lib.core.losses.batch import TargetBatch
+from matrix_lib.core.losses.config import AlignmentConfig, Scores
+from matrix_lib.core.losses.decoder import Head
+from matrix_lib.core.losses.maps import grounding_maps, propagation_maps
+from matrix_lib.core.losses.mask_loss import mask_loss
 from matrix_lib.core.sites import AttentionCall, AttentionSite
-from matrix_lib.core.target_batch import TargetBatch
 from matrix_lib.instrument.supervision import AlignmentMaps
 
 if TYPE_CHECKING:

@@ -174,7 +174,7 @@ def make_inputs(folder: Path, case: Case, gpus: Sequence[str], found: dict[str, 
     )
     with raw_videos():
         export_clips(make_clips(0, case.clips, world), folder / "clips")
-        # number formats as in training/tune.py: entries of a cache are found by them
+        # number formats as in training/tasks/tune.py: entries of a cache are found by them
         model = ModelFiles(str(folder / "model"), device, torch.bfloat16 if gpus else torch.float32, offload=True)
         clips = open_clips(config.data, model, config.run.seed, case.batch * 2, bar=False)
         clips.fill(bar=False)
@@ -230,7 +230,7 @@ def raw_videos() -> Iterator[None]:
 
     with (
         patch("matrix_lib.mini.export.write_video", write),
-        patch("matrix_lib.io.clip_source.read_video", read),
+        patch("matrix_lib.io.clips.source.read_video", read),
         patch("training.clips.files.check_video", check),
     ):
         yield

@@ -8,14 +8,16 @@ import logging
 from comfy_api.latest import io, ui
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-from ..matrix_lib.core.sites import parse_layers, spread_layers
-from ..matrix_lib.hosts.comfy.attach import RunInfo, attach, backbone_of, sites_of
+from ..matrix_lib.core.layers import parse_layers, spread_layers
+from ..matrix_lib.hosts.comfy.attach import attach
+from ..matrix_lib.hosts.comfy.model import backbone_of, sites_of
+from ..matrix_lib.hosts.comfy.prompts import checked_positives
 from ..matrix_lib.hosts.comfy.repair import needs_repair
-from ..matrix_lib.hosts.comfy.words_check import checked_positives
+from ..matrix_lib.hosts.comfy.run import RunInfo
 from ..matrix_lib.instrument.capture import MapKind
+from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.instrument.recorder import Recorder, RecorderConfig
 from ..matrix_lib.instrument.session import Session
-from ..matrix_lib.instrument.summary import describe
 from .live import LivePanel
 
 CaptureSocket = io.Custom("MATRIX_CAPTURE")

@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..matrix_lib.core.drag import cut_and_drag
-from ..matrix_lib.core.dual_clock import DualClockDenoising
 from ..matrix_lib.core.grid import Framing
+from ..matrix_lib.core.guidance.cut_and_drag import cut_and_drag
+from ..matrix_lib.core.guidance.dual_clock import DualClockDenoising
 from ..matrix_lib.hosts.comfy.dual_clock import hold_sampling
 from .capture import warn_if_broken
 from .tracks import Tracks, ticker

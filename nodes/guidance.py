@@ -8,19 +8,15 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..matrix_lib.core.guidance import (
-    GradientGuidance,
-    Guidance,
-    Layers,
-    Partition,
-    Perturbation,
-    RegionBias,
-    Schedule,
-    parse_points,
-    parse_weights,
-)
-from ..matrix_lib.hosts.comfy.attach import backbone_of, sites_of
-from ..matrix_lib.hosts.comfy.guidance import steer
+from ..matrix_lib.core.guidance.gradient import GradientGuidance
+from ..matrix_lib.core.guidance.kinds import Guidance
+from ..matrix_lib.core.guidance.partition import Partition
+from ..matrix_lib.core.guidance.perturbation import Perturbation
+from ..matrix_lib.core.guidance.region_bias import RegionBias, parse_weights
+from ..matrix_lib.core.guidance.schedule import Schedule, parse_points
+from ..matrix_lib.core.layers import Layers
+from ..matrix_lib.hosts.comfy.model import backbone_of, sites_of
+from ..matrix_lib.hosts.comfy.steer import steer
 from .capture import read_layers, warn_if_broken
 
 ScheduleSocket = io.Custom("MATRIX_SCHEDULE")

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..matrix_lib.core.guidance import Schedule
-from ..matrix_lib.core.intrinsic import IntrinsicDenoising
+from ..matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
+from ..matrix_lib.core.guidance.schedule import Schedule
 from ..matrix_lib.hosts.comfy.intrinsic import refine_sampling
 from .capture import warn_if_broken
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..matrix_lib.draw.capture import Choice, attention_chart, to_image
 from ..matrix_lib.instrument.capture import MapKind
 from ..matrix_lib.instrument.ranking import layer_table, rank_layers
-from ..matrix_lib.io.preview import Choice, attention_chart, to_image
 
 CaptureSocket = io.Custom("MATRIX_CAPTURE")
 TracksSocket = io.Custom("MATRIX_TRACKS")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from comfy.utils import ProgressBar
 
-from ..matrix_lib.hosts.comfy.attach import RunInfo
+from ..matrix_lib.draw.heatmaps import live_preview
+from ..matrix_lib.draw.style import colours_of
+from ..matrix_lib.hosts.comfy.run import RunInfo
 from ..matrix_lib.instrument.capture import MapKind
 from ..matrix_lib.instrument.recorder import Recorder, RecorderConfig
-from ..matrix_lib.io.drawing import colours_of
-from ..matrix_lib.io.render import live_preview
 
 
 class LivePanel(Recorder):

@@ -9,11 +9,11 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..matrix_lib.hosts.comfy.attach import backbone_of
+from ..matrix_lib.hosts.bundle import example_loras
 from ..matrix_lib.hosts.comfy.lora import add_extra, apply_lora, widened
 from ..matrix_lib.hosts.comfy.mask_condition import check_width, find_targets, id_map, target_mask
-from ..matrix_lib.io.checkpoints import describe, load_lora
-from ..matrix_lib.mini.bundle import example_loras
+from ..matrix_lib.hosts.comfy.model import backbone_of
+from ..matrix_lib.io.lora.read import describe, load_lora
 
 _KINDS = {"automatic": "", "ID map": "id_map", "target mask": "target_mask"}
 

@@ -14,11 +14,11 @@ import node_helpers
 import torch
 from comfy_api.latest import io, ui
 
-from ..matrix_lib.hosts.comfy.image import image_condition
+from ..matrix_lib.hosts.bundle import load as load_bundle
+from ..matrix_lib.hosts.comfy.first_frame import image_condition
 from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, load_native
 from ..matrix_lib.hosts.comfy.mini import load_mini
 from ..matrix_lib.hosts.comfy.repair import needs_repair, repair
-from ..matrix_lib.mini.bundle import load as load_bundle
 
 _DTYPES = {
     "default": None,

@@ -10,12 +10,12 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import InputImpl, Types, io, ui
 
-from ..matrix_lib.instrument.summary import describe
-from ..matrix_lib.io import preview
+from ..matrix_lib.draw.capture import Choice, attention_chart, attention_pictures, to_image
+from ..matrix_lib.draw.heatmaps import Look
+from ..matrix_lib.draw.style import COLORMAPS
+from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.io.captures import load_capture, save_capture
-from ..matrix_lib.io.drawing import COLORMAPS
 from ..matrix_lib.io.files import inside
-from ..matrix_lib.io.render import Look
 from ..matrix_lib.io.video import write_video
 from .places import new_place, saved_files, state_of
 
@@ -120,11 +120,11 @@ class MatrixAttentionPreview(io.ComfyNode):
         cls, capture, kind, names, layers, steps, stream, fps, heat, colour_scale, colours, strength, width,
         frames=None, tracks=None,
     ) -> io.NodeOutput:  # fmt: skip
-        choice = preview.Choice(_KINDS[kind], names, layers, steps, stream)
+        choice = Choice(_KINDS[kind], names, layers, steps, stream)
         look = Look(colours, strength, _DRAWN[heat], _SCALES[colour_scale], width or None)
-        count, share, pictures = preview.attention_pictures(capture, choice, frames, tracks, look)
-        overlay = preview.to_image(_watched(pictures, count), count)
-        chart = preview.to_image([preview.attention_chart(capture, choice, tracks, colours)], 1)
+        count, share, pictures = attention_pictures(capture, choice, frames, tracks, look)
+        overlay = to_image(_watched(pictures, count), count)
+        chart = to_image([attention_chart(capture, choice, tracks, colours)], 1)
         rate = Fraction(fps * share).limit_denominator(1000)
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=overlay, frame_rate=rate))
         return io.NodeOutput(overlay, video, chart, ui=_shown(cls, overlay, float(rate), chart))

@@ -10,11 +10,11 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..matrix_lib.core.grid import Framing, Grid
-from ..matrix_lib.core.tracks import MaskTracks
+from ..matrix_lib.core.tracks.text import parse_names
+from ..matrix_lib.core.tracks.tracks import MaskTracks
+from ..matrix_lib.draw.tracks import TrackLook, draw_tracks, track_report
 from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, mask_batch
 from ..matrix_lib.io.files import inside
-from ..matrix_lib.io.overlay import TrackLook, draw_tracks, track_report
-from ..matrix_lib.io.track_text import parse_names
 from ..matrix_lib.io.tracks import load_tracks, save_tracks
 from .places import new_place, saved_files, state_of
 from .tracks import Tracks, ticker, track_outputs, with_report

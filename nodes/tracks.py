@@ -12,11 +12,11 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..matrix_lib.core.tracks import MaskTracks
+from ..matrix_lib.core.tracks.text import parse_boxes, parse_names, parse_prompts
+from ..matrix_lib.core.tracks.tracks import MaskTracks
+from ..matrix_lib.draw.tracks import track_report
 from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, frame_reader, sam3_frames, sam3_size
-from ..matrix_lib.io.overlay import track_report
-from ..matrix_lib.io.sam2_tracks import CHECKPOINTS, load_sam2, need_sam2, track_prompts
-from ..matrix_lib.io.track_text import parse_boxes, parse_names, parse_prompts
+from ..matrix_lib.io.sam2 import CHECKPOINTS, load_sam2, need_sam2, track_prompts
 
 Tracks = io.Custom("MATRIX_TRACKS")
 Sam3TrackData = io.Custom("SAM3_TRACK_DATA")

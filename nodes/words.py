@@ -5,8 +5,8 @@ from __future__ import annotations
 import node_helpers
 from comfy_api.latest import io, ui
 
-from ..matrix_lib.hosts.comfy.words import bind_prompt, encode, reuse
-from ..matrix_lib.io.token_table import table_image, tokens_markdown
+from ..matrix_lib.draw.tokens import table_image, tokens_markdown
+from ..matrix_lib.hosts.comfy.prompts import bind_prompt, encode, reuse
 
 MatrixTracks = io.Custom("MATRIX_TRACKS")
 MatrixBinding = io.Custom("MATRIX_BINDING")

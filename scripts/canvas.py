@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from matrix_lib.io.drawing import INK, Colour, fit_text, write
+from matrix_lib.draw.style import INK, Colour, fit_text, write
 
 from .comfyui import ROOT
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from .comfyui import ROOT, Server, comfyui_path, serve
-from .drafts import BIKES, RANDOM
 from .follow import follow
+from .templates.watch import BIKES, RANDOM
 
 __all__ = ["Weights", "main", "run", "weights"]
 
@@ -131,9 +131,9 @@ def bikes(base: Path, chosen: Weights) -> Input:
 
 def mini_world(base: Path, chosen: Weights) -> Input:
     """A clip of the mini world that training has never seen, with its true masks and its caption."""
+    from matrix_lib.hosts.bundle import load
     from matrix_lib.io.tracks import save_tracks
     from matrix_lib.io.video import write_video
-    from matrix_lib.mini.bundle import load
     from matrix_lib.mini.export import mask_tracks
     from matrix_lib.mini.world import WorldConfig, make_clips
 

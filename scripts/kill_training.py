@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from training import checkpoint
+from training.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 

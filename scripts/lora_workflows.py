@@ -17,9 +17,9 @@ from matrix_lib.io.video import read_video
 
 from .comfyui import ROOT, Server, serve
 from .follow import follow
-from .lora_drafts import EXAMPLES, GAP
-from .steering_drafts import HEIGHT, WIDTH
 from .steering_workflows import bypassed, saved_videos, shortened, thumbnail
+from .templates.lora import EXAMPLES, GAP
+from .templates.steering import HEIGHT, WIDTH
 
 __all__ = ["halves", "run"]
 

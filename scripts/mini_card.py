@@ -23,17 +23,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from matrix_lib.evaluation.mini_clips import mini_clips
-from matrix_lib.evaluation.probe import Recipe, fit_clip, open_model, probe
+from matrix_lib.draw.charts import Scores, layer_bars
+from matrix_lib.draw.svg import curves, stand_alone
+from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, probe
+from matrix_lib.evaluation.mini.clips import mini_clips
+from matrix_lib.hosts.bundle import HOME
+from matrix_lib.hosts.diffusers.load import open_model
 from matrix_lib.hosts.diffusers.mini import sample
-from matrix_lib.io.charts import Scores, layer_bars
-from matrix_lib.io.plots import curves, stand_alone
-from matrix_lib.mini.bundle import HOME
 from matrix_lib.mini.sheet import contact_sheet
 from matrix_lib.mini.world import Clips, make_clips
-from training.data import seed_of
+from training.data.world import seed_of
 from training.evaluate import HELD_OUT_SEED, worlds
-from training.publish import pipeline_of
+from training.models.mini_run import pipeline_of
 
 TIMESTEPS = (900, 700, 500, 300)
 ROLES = {"subject": "agent", "object": "recipient", "verb": "verb (both)"}

@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
+from matrix_lib.hosts.bundle import LORAS, MAX_FILE
 from matrix_lib.hosts.diffusers.lora import merge_lora
-from matrix_lib.io.checkpoints import load_lora
 from matrix_lib.io.files import whole_file
-from matrix_lib.mini.bundle import LORAS, MAX_FILE
-from training.align import LORA
-from training.align_clips import EXTRA_CHANNELS
-from training.align_models import MiniModel
+from matrix_lib.io.lora.read import load_lora
 from training.comparison.jobs import RESULT
+from training.data.alignment_clips import EXTRA_CHANNELS
+from training.models.mini_model import MiniModel
+from training.tasks.align import LORA
 
 __all__ = ["ARMS", "described", "take"]
 

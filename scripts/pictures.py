@@ -12,19 +12,19 @@ import numpy as np
 from PIL import Image
 
 from matrix_lib.core.grid import Framing, Grid
-from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.draw.capture import Choice, attention_pictures
+from matrix_lib.draw.heatmaps import Look
+from matrix_lib.draw.tracks import TrackLook, draw_tracks
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.io.captures import load_capture
-from matrix_lib.io.overlay import TrackLook, draw_tracks
-from matrix_lib.io.preview import Choice, attention_pictures
-from matrix_lib.io.render import Look
 from matrix_lib.io.tracks import load_tracks
 from matrix_lib.io.video import read_video
 
 from .canvas import draw, titled
 from .comfyui import ROOT
 from .demo import sample_clip
-from .drafts import FRAMES, HEIGHT, START, WIDTH
+from .templates.watch import FRAMES, HEIGHT, START, WIDTH
 
 __all__ = ["attention", "best_layers", "tracks_on_clip"]
 

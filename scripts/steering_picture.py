@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.draw.style import INK, fit_text, heading, page, readable, write
 from matrix_lib.evaluation.steering.choice import best_of
 from matrix_lib.evaluation.steering.measures import measure
 from matrix_lib.evaluation.steering.plan import PLAIN, Condition, conditions
 from matrix_lib.evaluation.steering.results import load_cells
 from matrix_lib.evaluation.steering.run import Bench, SteerRecipe, steered_tracks
+from matrix_lib.hosts.bundle import HOME
 from matrix_lib.hosts.diffusers.mini import move
-from matrix_lib.io.drawing import INK, fit_text, heading, page, readable, write
 from matrix_lib.io.files import whole_file
-from matrix_lib.mini.bundle import HOME
 from matrix_lib.mini.paths import PATHS, given
 from matrix_lib.mini.world import Clips
-from training.publish import pipeline_of
+from training.models.mini_run import pipeline_of
 
 __all__ = ["draw", "outlined"]
 

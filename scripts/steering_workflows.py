@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from matrix_lib.io.drawing import INK, page, write
+from matrix_lib.draw.style import INK, page, write
 from matrix_lib.io.video import read_video
 
 from .comfyui import ROOT, Server, serve
 from .follow import follow
-from .steering_drafts import DRAFTS
+from .templates.steering import DRAFTS
 
 __all__ = ["bypassed", "run", "saved_videos", "shortened", "thumbnail"]
 

@@ -16,18 +16,16 @@ __all__ = ["drawn", "written"]
 PAGE = ROOT / "docs" / "architecture.md"
 BLOCK = re.compile(r"(<!-- tree[^>]*-->\n```\n)(.*?)(\n```\n<!-- /tree -->)", re.DOTALL)
 # Core first, faces last: the order in which the house is built.
-UNITS = (
-    "core", "instrument", "backbones", "hosts", "hosts/comfy", "hosts/diffusers", "io", "mini", "evaluation",
-    "evaluation/steering",
-)  # fmt: skip
-FACES = ("nodes", "training", "training/clips", "training/comparison")
+UNITS = ("core", "instrument", "backbones", "hosts", "io", "draw", "mini", "evaluation")
 
 
 def drawn() -> str:
     """The tree as the files have it now."""
     lines: list[str] = []
-    for folder in (*(f"matrix_lib/{unit}" for unit in UNITS), *FACES):
-        lines += [f"{folder}/", *(_line(path) for path in sorted((ROOT / folder).glob("*.py")) if _counts(path)), ""]
+    for top in (*(f"matrix_lib/{unit}" for unit in UNITS), "nodes", "training"):
+        for folder in [ROOT / top, *sorted(path.parent for path in (ROOT / top).rglob("*/__init__.py"))]:
+            shown = [_line(path) for path in sorted(folder.glob("*.py")) if _counts(path)]
+            lines += [f"{folder.relative_to(ROOT)}/", *shown, ""]
     return "\n".join(lines).rstrip()
 
 

@@ -1,6 +1,6 @@
 """Workflows in their two forms: the one that ComfyUI's canvas opens, and the one that its server takes over HTTP.
 
-`scripts/drafts.py` says which nodes a workflow has and how they are wired; `python -m scripts.workflows` starts the
+`scripts/templates/` says which nodes a workflow has and how they are wired; `python -m scripts.workflows` starts the
 real ComfyUI, asks it what every node looks like, checks each draft against that, and writes `workflows/NAME.json`
 (canvas) and `workflows/api/NAME.json` (server). A test reads both back and compares.
 """
@@ -11,60 +11,20 @@ import json
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.draft import Draft, Node
+
 from .comfyui import ROOT, serve
 
-__all__ = ["Draft", "Node", "api_form", "problems", "ui_form"]
+__all__ = ["api_form", "problems", "ui_form"]
 
 Graph = dict[str, Any]
 Info = dict[str, Any]
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 NOTES = {"Note", "MarkdownNote"}
-RED, BLUE, GREEN, GREY = "#A88", "#88A", "#8A8", "#888"
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of a draft. `node[1]` is its second output, to be given to another node's input."""
-
-    id: int
-    kind: str
-    at: tuple[int, int]
-    size: tuple[int, int]
-    title: str
-    inputs: dict[str, Any]
-
-    def __getitem__(self, output: int) -> tuple[int, int]:
-        return self.id, output
-
-
-@dataclass
-class Draft:
-    """A workflow as a person would describe it: nodes with values and links, notes, and frames around them."""
-
-    name: str
-    nodes: list[Node] = field(default_factory=list)
-    notes: list[Node] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(
-        self, kind: str, at: tuple[int, int], size: tuple[int, int] = (320, 120), title: str = "", **inputs: Any
-    ) -> Node:
-        """A node at canvas position `at`; an input is a value, or another node's output as `node[0]`."""
-        node = Node(len(self.nodes) + len(self.notes) + 1, kind, at, size, title, inputs)
-        self.nodes.append(node)
-        return node
-
-    def note(self, text: str, at: tuple[int, int], size: tuple[int, int], title: str = "Note") -> None:
-        number = len(self.nodes) + len(self.notes) + 1
-        self.notes.append(Node(number, "MarkdownNote", at, size, title, {"text": text}))
-
-    def group(self, title: str, x: int, y: int, width: int, height: int, color: str = GREY) -> None:
-        box = [x, y, width, height]
-        self.groups.append({"id": len(self.groups) + 1, "title": title, "bounding": box, "color": color, "flags": {}})
 
 
 @dataclass(frozen=True)
@@ -122,8 +82,6 @@ def _grown(name: str, options: dict[str, Any], required: bool) -> Iterator[Slot]
 
 
 # ------------------------------------------------------------------------------------------------ to the canvas
-
-
 def ui_form(draft: Draft, info: Info) -> Graph:
     """The canvas form of a draft: nodes with positions, links by number, widget values in the order of the widgets."""
     links: list[list[Any]] = []
@@ -208,8 +166,6 @@ def _default(slot: Slot) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ to the server
-
-
 def api_form(ui: Graph, info: Info) -> Graph:
     """What the canvas would send to the server for the workflow `ui`. Raises ValueError on muted or unknown nodes."""
     links = {link[0]: link for link in ui["links"]}
@@ -248,8 +204,6 @@ def _api_inputs(node: dict[str, Any], definition: Info, links: dict[int, list[An
 
 
 # ------------------------------------------------------------------------------------------------ checks
-
-
 def problems(graph: Graph, info: Info, files: frozenset[str] = frozenset()) -> list[str]:
     """What the server would refuse in `graph`, and what it would let pass silently. `files` are values of file and
     model lists that may be absent from the server asked."""
@@ -296,7 +250,7 @@ def _trouble(value: Any, slot: Slot, graph: Graph, info: Info, files: frozenset[
 
 def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
     """Checks and writes both forms. Raises ValueError listing what the server would refuse."""
-    from .drafts import FILES
+    from .templates.watch import FILES
 
     canvas = ui_form(draft, info)
     full = api_form(canvas, info)
@@ -311,7 +265,7 @@ def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
 
 
 def main() -> None:
-    from .drafts import DRAFTS
+    from .templates.watch import DRAFTS
 
     with tempfile.TemporaryDirectory() as base, serve(Path(base)) as server:
         info = server.get("/object_info")

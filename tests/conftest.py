@@ -68,7 +68,7 @@ class Pack:
         self.classes = classes
 
     def lib(self, name: str) -> ModuleType:
-        """A module of the pack's own `matrix_lib`, for example `pack.lib("core.tracks")`."""
+        """A module of the pack's own `matrix_lib`, for example `pack.lib("core.tracks.tracks")`."""
         return importlib.import_module(f"{self.module.__name__}.matrix_lib.{name}")
 
     def run(self, node_id: str, **inputs: Any) -> Any:

@@ -11,7 +11,7 @@ from support_native import sample
 from torch import Tensor
 
 from matrix_lib.backbones.lora import PROJECTION, AlignmentLoRA
-from matrix_lib.io.checkpoints import save_lora
+from matrix_lib.io.lora.read import save_lora
 
 
 def with_lora(transformer: Any, lora: AlignmentLoRA, folder: Path) -> Any:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from matrix_lib.evaluation.clip_scores import KindScores, RunScores
+from matrix_lib.evaluation.layers.scores import KindScores, RunScores
 
 ENTITIES = ("cyclist", "van", "passes")
 ROLES = ("subject", "object", "verb")

@@ -29,7 +29,7 @@ def make_tracks(lib: Lib = library) -> Any:
         "van": {0: (64, 16, 96, 64), FRAMES - 1: (64, 16, 96, 64)},
     }
     roles = {"cyclist": "subject", "van": "object"}
-    return lib("core.tracks").MaskTracks.from_boxes(boxes, FRAMES, HEIGHT, WIDTH, roles)
+    return lib("core.tracks.tracks").MaskTracks.from_boxes(boxes, FRAMES, HEIGHT, WIDTH, roles)
 
 
 def make_frames(count: int = FRAMES, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
@@ -39,7 +39,7 @@ def make_frames(count: int = FRAMES, height: int = HEIGHT, width: int = WIDTH) -
 
 
 def make_binding(lib: Lib = library) -> Any:
-    binding, words, at = lib("core.binding"), PROMPT.split(), 0
+    binding, words, at = lib("core.words.binding"), PROMPT.split(), 0
     tokens = []
     for row, word in enumerate(words):
         at = PROMPT.index(word, at)

@@ -6,7 +6,7 @@ import torch
 from support_attention import make_tracks
 from support_diffusers import build
 
-from matrix_lib.core import tracks as tracks_module
+from matrix_lib.core.tracks import tracks as tracks_module
 
 FRAMES, H, W = 9, 64, 96
 TRACKS = make_tracks(tracks_module, FRAMES, H, W)

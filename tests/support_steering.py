@@ -11,9 +11,41 @@ import pytest
 from support_attention import make_binding, make_tracks
 from support_native import conditioning, latent, native_model, text_rows
 
-__all__ = ["SAMPLERS", "bound", "inputs", "models", "pixels", "size_of", "windowed"]
+__all__ = ["SAMPLERS", "bound", "inputs", "lib", "models", "pixels", "size_of", "windowed"]
 
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
+
+
+@pytest.fixture(scope="session")
+def lib(comfy: Any) -> SimpleNamespace:
+    """The library's own names; imported once the host is up."""
+    from matrix_lib.core.grid import Grid
+    from matrix_lib.core.guidance.dual_clock import DualClockDenoising
+    from matrix_lib.core.guidance.gradient import GradientGuidance
+    from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising, TemporalPrior
+    from matrix_lib.core.guidance.partition import Partition
+    from matrix_lib.core.guidance.perturbation import Perturbation
+    from matrix_lib.core.guidance.region_bias import RegionBias
+    from matrix_lib.core.guidance.schedule import Schedule
+    from matrix_lib.core.layers import Layers
+    from matrix_lib.core.tracks import tracks
+    from matrix_lib.core.words import binding
+    from matrix_lib.hosts.comfy import attach, gradients, steps
+    from matrix_lib.hosts.comfy.dual_clock import hold_sampling
+    from matrix_lib.hosts.comfy.intrinsic import refine_sampling
+    from matrix_lib.hosts.comfy.model import grid_of
+    from matrix_lib.hosts.comfy.run import BINDING, TRACKS
+    from matrix_lib.hosts.comfy.steer import steer
+    from matrix_lib.instrument.recorder import Recorder, RecorderConfig
+    from matrix_lib.instrument.session import Session
+
+    return SimpleNamespace(
+        BINDING=BINDING, TRACKS=TRACKS, binding=binding, tracks=tracks, host=attach, steps=steps, gradients=gradients,
+        attach=attach.attach, grid_of=grid_of, steer=steer, hold=hold_sampling, refine=refine_sampling, Grid=Grid,
+        Clock=DualClockDenoising, Gradient=GradientGuidance, Intrinsic=IntrinsicDenoising, Layers=Layers,
+        Partition=Partition, Perturbation=Perturbation, Prior=TemporalPrior, Recorder=Recorder,
+        RecorderConfig=RecorderConfig, RegionBias=RegionBias, Schedule=Schedule, Session=Session,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +73,11 @@ def bound(
     size: Any = None,
     **more: Any,
 ) -> list:
-    """A CONDITIONING that carries words and tracks. `lib` has the modules `binding`, `tracks` and `host`."""
+    """A CONDITIONING that carries words and tracks. `lib`: the fixture."""
     size = size or size_of(family)
     keys = {
-        lib.host.BINDING: make_binding(lib.binding, text_rows(family), rows),
-        lib.host.TRACKS: tracks or make_tracks(lib.tracks, *pixels(size)),
+        lib.BINDING: make_binding(lib.binding, text_rows(family), rows),
+        lib.TRACKS: tracks or make_tracks(lib.tracks, *pixels(size)),
     }
     return conditioning(family, seed, size, **keys, **more)
 

@@ -34,10 +34,11 @@ FLOORS = {
     "hosts.comfy": 3,
     "hosts.diffusers": 3,
     "io": 4,
-    "mini": 5,
-    "evaluation": 6,
-    "nodes": 7,
-    "training": 7,
+    "draw": 5,
+    "mini": 6,
+    "evaluation": 7,
+    "nodes": 8,
+    "training": 8,
 }
 COMFY = {"comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview"}
 COMFY |= {"node_helpers", "execution", "server", "cuda_malloc"}

@@ -24,20 +24,21 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
 from matrix_lib.core.grid import Grid
-from matrix_lib.core.tracks import MaskTracks
-from matrix_lib.evaluation.clip_scores import RunScores, load_run, save_run
-from matrix_lib.evaluation.examples import Example, load_example, make_example, save_example
-from matrix_lib.evaluation.labels import Labels, read_labels
-from matrix_lib.evaluation.mini_clips import MiniClip, mini_clips
-from matrix_lib.evaluation.probe import Model, Recipe, check_model, fit_clip, generate, open_model, probe
-from matrix_lib.evaluation.report import Shown, write_report
-from matrix_lib.evaluation.study import Study, study
-from matrix_lib.evaluation.study_tables import write_tables
-from matrix_lib.io.clip_folder import ClipSource, bad_clips, read_clips
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.evaluation.layers.examples import Example, load_example, make_example, save_example
+from matrix_lib.evaluation.layers.labels import Labels, read_labels
+from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, generate, probe
+from matrix_lib.evaluation.layers.report import Shown, write_report
+from matrix_lib.evaluation.layers.scores import RunScores, load_run, save_run
+from matrix_lib.evaluation.layers.study import Study, study
+from matrix_lib.evaluation.layers.tables import write_tables
+from matrix_lib.evaluation.mini.clips import MiniClip, mini_clips
+from matrix_lib.hosts.diffusers.load import Model, check_model, open_model
+from matrix_lib.io.clips.folder import ClipSource, bad_clips, read_clips
 from matrix_lib.io.files import whole_file
 from matrix_lib.io.tables import need_pyarrow
 
-from .analyse_settings import Settings, parse
+from .analysis_settings import Settings, parse
 
 __all__ = ["Analysis", "main"]
 
@@ -135,7 +136,7 @@ class Analysis:
     def _check_clips(self, model: Model, recipe: Recipe, clips: Sequence[Clip]) -> None:
         """Binds every prompt and puts every mask on the grid, so that nothing fails after hours."""
         problems: dict[str, str] = {}
-        grid = model.grid(recipe)
+        grid = model.grid(recipe.frames, recipe.height, recipe.width)
         for clip in tqdm(clips, "checking", unit=" clips", disable=len(clips) < 20, leave=False):
             try:
                 binding = model.bind(clip.prompt, clip.phrases)
@@ -181,7 +182,7 @@ class Analysis:
         notes: tuple[str, ...] = ()
         if self.settings.tracks == "seen" and isinstance(clip, MiniClip):
             made = generate(model, recipe, clip.prompt, frames, seed, step)
-            tracks, notes = _seen(clip, made, model.grid(recipe))
+            tracks, notes = _seen(clip, made, model.grid(recipe.frames, recipe.height, recipe.width))
         again = recipe.forwards if self.settings.tracks == "seen" else 0
         found = probe(
             model, recipe, binding, tracks, frames, seed, lambda n: step(again + n), maps=pictured, picture=judging
@@ -289,7 +290,7 @@ def _seen(clip: MiniClip, made: Any, grid: Grid) -> tuple[MaskTracks, tuple[str,
 
 def _stamp(model: str) -> str:
     """A digest of names and sizes of a model's files, so that results of two models do not mix."""
-    from matrix_lib.mini import bundle
+    from matrix_lib.hosts import bundle
 
     folder = bundle.HOME if model == "mini" else Path(model)
     manifest = folder / bundle.MANIFEST

@@ -19,7 +19,7 @@ from .clips.cache import Cache
 from .clips.encoders import ModelFiles
 from .clips.folder import FolderData, open_folder
 from .clips.store import Store
-from .config import override
+from .run.config import override
 
 __all__ = ["main"]
 

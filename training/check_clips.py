@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from .clips.folder import FolderData, Sample, open_folder
 from .clips.store import Store
-from .config import override
+from .run.config import override
 
 __all__ = ["main"]
 

@@ -27,8 +27,8 @@ from matrix_lib.core.layers import LayerSet
 
 from .comparison.jobs import Arm, Judging, run_job
 from .comparison.report import report
-from .config import AlignTask, FitConfig, _numbers, override
-from .presets import PRESETS
+from .run.config import AlignTask, FitConfig, _numbers, override
+from .run.presets import PRESETS
 
 __all__ = ["ARMS", "main", "make_arms"]
 

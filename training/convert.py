@@ -16,7 +16,7 @@ from pathlib import Path
 
 from matrix_lib.backbones import REGISTRY
 from matrix_lib.backbones.lora import AlignmentLoRA
-from matrix_lib.io.checkpoints import FORMATS, describe, load_lora, save_lora
+from matrix_lib.io.lora.read import FORMATS, describe, load_lora, save_lora
 
 __all__ = ["main"]
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matrix_lib.evaluation.judges import Verdict, judge
+from matrix_lib.evaluation.mini.judges import Verdict, judge
 from matrix_lib.hosts.diffusers.mini import Sizes, move, sample
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
-from .data import seed_of
-from .publish import pipeline_of
+from .data.world import seed_of
+from .models.mini_run import pipeline_of
 
 __all__ = ["evaluate", "main"]
 

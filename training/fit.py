@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from . import checkpoint
-from .config import AlignTask, FitConfig, TuneTask, override
-from .data import Stream, seed_of
-from .optim import Average, make_optimisers, rate
-from .presets import PRESETS
-from .report import Log
-from .spread import clip, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
-from .step import describe, make_step
+from .data.world import Stream, seed_of
+from .run import checkpoint
+from .run.config import AlignTask, FitConfig, TuneTask, override
+from .run.distributed import clip, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
+from .run.log import Log
+from .run.optim import Average, make_optimisers, rate
+from .run.presets import PRESETS
+from .tasks.task import describe, make_step
 
 __all__ = ["StoppedError", "Trainer", "main"]
 
@@ -108,7 +108,7 @@ class Trainer:
         """Sample videos with their attention, where it is time for them."""
         run = self.config.run
         if run.preview_every and self.step % run.preview_every == 0 and isinstance(self.config.task, TuneTask):
-            from .preview import write_previews
+            from .tasks.preview import write_previews
 
             write_previews(self.task, self.step, log)
 
@@ -238,11 +238,11 @@ class Trainer:
 
 def _task(config: FitConfig, device: torch.device) -> Any:
     if isinstance(config.task, AlignTask):
-        from .align import AlignStep  # adapters: the mini model is trained without them
+        from .tasks.align import AlignStep
 
         return AlignStep(config, device)
     if isinstance(config.task, TuneTask):
-        from .tune import TuneStep
+        from .tasks.tune import TuneStep
 
         return TuneStep(config, device)
     return make_step(config, device)

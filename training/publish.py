@@ -15,46 +15,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from matrix_lib.hosts.diffusers.mini import Sizes, build_pipeline, make_tokenizer, token_ids
-from matrix_lib.mini import bundle
+from matrix_lib.hosts import bundle
+from matrix_lib.hosts.diffusers.mini import make_tokenizer, token_ids
 from matrix_lib.mini.captions import CAMERA_MOVES, caption
 from matrix_lib.mini.shapes import COLOURS, SHAPES
 from matrix_lib.mini.verbs import VERBS
+from training.models.mini_run import weights_of
 
-from . import checkpoint
-from .step import TOKENIZER, load_codec
+from .models.mini_run import TOKENIZER
 
-__all__ = ["main", "pipeline_of", "publish", "sayings"]
+__all__ = ["main", "publish", "sayings"]
 
 SHARD_BYTES = 14_000_000
-
-
-def weights_of(run: Path) -> tuple[dict[str, dict[str, Tensor]], Sizes, dict[str, Any]]:
-    """Weights per part of a finished run (codec, text, transformer), its sizes and its metadata."""
-    found = checkpoint.latest(run) if run.is_dir() else None
-    if found is None:
-        raise ValueError(f"no checkpoint in {run}: give the folder of a run of `python -m training.fit mini`")
-    groups, meta = checkpoint.load(found)
-    if not meta.get("finished") or not meta.get("sizes"):
-        raise ValueError(f"{found} is not a finished run of the mini model")
-    parts: dict[str, dict[str, Tensor]] = {"text": {}, "transformer": {}}
-    for name, value in groups["final"].items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = value
-    parts["codec"] = load_codec(Path(meta["config"]["task"]["codec"])).state_dict()
-    return parts, Sizes(**meta["sizes"]), meta
-
-
-def pipeline_of(folder: Path) -> tuple[Any, Sizes]:
-    """The pipeline of a run or of a bundle, in float32 on the CPU."""
-    if (folder / bundle.MANIFEST).is_file():
-        found = bundle.load(folder)
-        sizes = Sizes(**found.sizes)
-        return build_pipeline(
-            sizes, found.weights("codec"), found.weights("text"), found.weights("transformer"), found.tokenizer
-        ), sizes
-    parts, sizes, _ = weights_of(folder)
-    return build_pipeline(sizes, parts["codec"], parts["text"], parts["transformer"], TOKENIZER), sizes
 
 
 def sayings() -> list[str]:

@@ -21,11 +21,11 @@ from matrix_lib.evaluation.steering.plan import SETS, Cell, cells, conditions, s
 from matrix_lib.evaluation.steering.report import write_report
 from matrix_lib.evaluation.steering.results import is_done, keep_plan, load_cells, write_cell
 from matrix_lib.evaluation.steering.run import Bench, SteerRecipe
+from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.mini import move
-from matrix_lib.mini import bundle
 from matrix_lib.mini.paths import PATHS
 
-from .publish import pipeline_of
+from .models.mini_run import pipeline_of
 
 __all__ = ["main"]
 

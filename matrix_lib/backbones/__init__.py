@@ -1,7 +1,7 @@
 """Model families that the library knows. To add one, write a file with its `SPEC` and list it here."""
 
 from . import cogvideox, hunyuan_video, wan, zeroscope
-from .registry import BackboneSpec, match
+from .spec import BackboneSpec, match
 
 REGISTRY: dict[str, BackboneSpec] = {spec.name: spec for spec in (cogvideox.SPEC, wan.SPEC, hunyuan_video.SPEC)}
 UNETS: dict[str, BackboneSpec] = {spec.name: spec for spec in (zeroscope.SPEC,)}

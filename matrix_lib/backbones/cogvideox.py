@@ -1,6 +1,6 @@
 """CogVideoX 1.0 (2B, 5B; T2V, I2V) and 1.5: one joint attention a block, text in front."""
 
-from .registry import BackboneSpec, Blocks, LayerChoice, Stack
+from .spec import BackboneSpec, Blocks, LayerChoice, Stack
 
 SPEC = BackboneSpec(
     name="cogvideox",

@@ -3,7 +3,7 @@
 The host puts text first, diffusers puts it last. Layers count on from the double into the single blocks.
 """
 
-from .registry import BackboneSpec, Blocks, LayerChoice, Stack
+from .spec import BackboneSpec, Blocks, LayerChoice, Stack
 
 SPEC = BackboneSpec(
     name="hunyuan_video",

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .keymaps import FAMILIES, diffusers_names, native_name
+from .weight_names import FAMILIES, diffusers_names, native_name
 
 __all__ = [
     "PROJECTION",

@@ -1,6 +1,6 @@
 """Wan 2.1 and 2.2: self-attention over the video, then cross-attention to the text (and, in 2.1 I2V, to the image)."""
 
-from .registry import BackboneSpec, Blocks, LayerChoice, Stack
+from .spec import BackboneSpec, Blocks, LayerChoice, Stack
 
 SPEC = BackboneSpec(
     name="wan",

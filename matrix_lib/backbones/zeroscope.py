@@ -4,7 +4,7 @@ The backbone of IVG-DA (arXiv 2505.24253): 24 frames of 576x320, no compression 
 first resolution and half as many rows and columns at each next one. ComfyUI has no such model.
 """
 
-from .registry import BackboneSpec, Blocks
+from .spec import BackboneSpec, Blocks
 
 SPEC = BackboneSpec(
     name="zeroscope",

@@ -1,12 +1,20 @@
-"""Which layers to watch, steer or train: a value that travels between nodes, presets and files."""
+"""Which layers to watch, steer or train: what travels between nodes, presets and files, and how people write it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
-__all__ = ["LayerSet"]
+if TYPE_CHECKING:
+    pass
+import random
+
+from .sites import AttentionSite
+
+__all__ = ["LayerDraw", "LayerSet", "Layers", "parse_layers", "spread_layers"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +59,111 @@ class LayerSet:
             raise ValueError(
                 f"this is no set of layers: expected JSON with backbone, v2t, v2v and source ({error})"
             ) from None
+
+
+def parse_layers(text: str, layers: Iterable[int], dominant: Iterable[int] | None = None) -> tuple[int, ...] | None:
+    """Layer numbers from what a person wrote: "all" (None), "dominant", or numbers and ranges such as "7, 11-13".
+
+    Args:
+        layers: the layers that exist.
+        dominant: what "dominant" stands for; None where nothing is known about this model.
+
+    Raises ValueError saying what was written, what is accepted, and which layers exist.
+    """
+    existing = sorted(set(layers))
+    have = f"this model has layers {existing[0]}..{existing[-1]}" if existing else "this model has no layers"
+    wanted: set[int] = set()
+    for part in [piece.strip().lower() for piece in text.split(",") if piece.strip()] or ["all"]:
+        span = re.fullmatch(r"(\d{1,6})\s*-\s*(\d{1,6})", part)
+        if part == "all":
+            return None
+        if part == "dominant":
+            if dominant is None:
+                raise ValueError(f"no dominant layers are known for this model; write numbers: {have}")
+            wanted.update(dominant)
+        elif span:
+            wanted.update(range(int(span[1]), int(span[2]) + 1))
+        elif part.isdecimal() and len(part) <= 6:
+            wanted.add(int(part))
+        else:
+            raise ValueError(f"layers are written as 'all', 'dominant', '7' or '7, 11-13', got {text[:60]!r}; {have}")
+    if unknown := sorted(wanted - set(existing)):
+        shown = str(unknown) if len(unknown) < 9 else f"{unknown[0]} to {unknown[-1]}"
+        raise ValueError(f"layers {shown} do not exist: {have}")
+    if not wanted:
+        raise ValueError(f"{text[:60]!r} names no layer; {have}")
+    return tuple(sorted(wanted))
+
+
+def spread_layers(layers: Iterable[int], count: int = 3) -> tuple[int, ...]:
+    """`count` layers spread evenly over those that exist, for a quick look where none are known to matter."""
+    existing = sorted(set(layers))
+    if len(existing) <= count:
+        return tuple(existing)
+    return tuple(existing[round((i + 0.5) * len(existing) / count - 0.5)] for i in range(count))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Where to act: layers whose video-to-text attention is edited, and layers whose video-to-video attention is.
+
+    Global layer numbers; None is all of them, () none.
+    """
+
+    v2t: tuple[int, ...] | None = None
+    v2v: tuple[int, ...] | None = None
+
+    @classmethod
+    def only(cls, layers: Iterable[int] | None) -> Layers:
+        """The same layers for both."""
+        chosen = None if layers is None else tuple(layers)
+        return cls(chosen, chosen)
+
+    def words(self, site: AttentionSite) -> bool:
+        return site.has_v2t and (self.v2t is None or site.layer in self.v2t)
+
+    def tracks(self, site: AttentionSite) -> bool:
+        own = site.has_v2v or site.kind in ("spatial", "temporal")
+        return own and (self.v2v is None or site.layer in self.v2v)
+
+    def check(self, known: Iterable[int]) -> None:
+        """Raises ValueError where a layer is named that the model does not have."""
+        have = set(known)
+        if unknown := sorted({*(self.v2t or ()), *(self.v2v or ())} - have):
+            raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{max(have)}")
+
+
+# -- configuration ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class LayerDraw:
+    """Which layers carry a loss at a step.
+
+    Args:
+        layers: the candidates.
+        count: how many of them a step takes at random; None takes all at every step.
+    """
+
+    layers: tuple[int, ...]
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(layer < 0 for layer in self.layers) or len(set(self.layers)) != len(self.layers):
+            raise ValueError(f"layers are different numbers from 0; got {self.layers}")
+        if self.count is not None and not 1 <= self.count <= len(self.layers):
+            raise ValueError(f"a step draws 1 to {len(self.layers)} of {len(self.layers)} layers; got {self.count}")
+
+    @classmethod
+    def stride(cls, first: int, stop: int, step: int) -> LayerDraw:
+        """Every `step`-th layer of range(first, stop), the same ones at every step."""
+        return cls(tuple(range(first, stop, step)))
+
+    @classmethod
+    def random(cls, first: int, stop: int, count: int) -> LayerDraw:
+        """`count` layers of range(first, stop), new ones at every step."""
+        return cls(tuple(range(first, stop)), count)
+
+    def at(self, step: int, seed: int = 0) -> tuple[int, ...]:
+        """The layers of a step, ascending: a function of step and seed alone, so that resumed runs agree."""
+        if self.count is None:
+            return tuple(sorted(self.layers))
+        return tuple(sorted(random.Random(f"{seed}/{step}").sample(self.layers, self.count)))

@@ -5,8 +5,7 @@ B batch, H heads, Nq / Nk query / key tokens of the call, D head size, S video t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -15,10 +14,10 @@ from torch import Tensor
 from .grid import Grid
 
 if TYPE_CHECKING:
-    from .binding import PromptBinding
-    from .tracks import MaskTracks
+    from .tracks.tracks import MaskTracks
+    from .words.binding import PromptBinding
 
-__all__ = ["AttentionCall", "AttentionSite", "BatchRow", "SiteKind", "parse_layers", "spread_layers"]
+__all__ = ["AttentionCall", "AttentionSite", "BatchRow", "SiteKind"]
 
 # joint: text and video in one sequence. self: video only. cross: video queries, text keys. image: video queries,
 # image-embedding keys (Wan I2V). spatial, temporal: the two halves of a factorised U-Net.
@@ -84,45 +83,3 @@ class AttentionCall:
     sigma: float = 0.0
     frame_index: tuple[int, ...] | None = None
     extra: dict[str, object] = field(default_factory=dict)
-
-
-def parse_layers(text: str, layers: Iterable[int], dominant: Iterable[int] | None = None) -> tuple[int, ...] | None:
-    """Layer numbers from what a person wrote: "all" (None), "dominant", or numbers and ranges such as "7, 11-13".
-
-    Args:
-        layers: the layers that exist.
-        dominant: what "dominant" stands for; None where nothing is known about this model.
-
-    Raises ValueError saying what was written, what is accepted, and which layers exist.
-    """
-    existing = sorted(set(layers))
-    have = f"this model has layers {existing[0]}..{existing[-1]}" if existing else "this model has no layers"
-    wanted: set[int] = set()
-    for part in [piece.strip().lower() for piece in text.split(",") if piece.strip()] or ["all"]:
-        span = re.fullmatch(r"(\d{1,6})\s*-\s*(\d{1,6})", part)
-        if part == "all":
-            return None
-        if part == "dominant":
-            if dominant is None:
-                raise ValueError(f"no dominant layers are known for this model; write numbers: {have}")
-            wanted.update(dominant)
-        elif span:
-            wanted.update(range(int(span[1]), int(span[2]) + 1))
-        elif part.isdecimal() and len(part) <= 6:
-            wanted.add(int(part))
-        else:
-            raise ValueError(f"layers are written as 'all', 'dominant', '7' or '7, 11-13', got {text[:60]!r}; {have}")
-    if unknown := sorted(wanted - set(existing)):
-        shown = str(unknown) if len(unknown) < 9 else f"{unknown[0]} to {unknown[-1]}"
-        raise ValueError(f"layers {shown} do not exist: {have}")
-    if not wanted:
-        raise ValueError(f"{text[:60]!r} names no layer; {have}")
-    return tuple(sorted(wanted))
-
-
-def spread_layers(layers: Iterable[int], count: int = 3) -> tuple[int, ...]:
-    """`count` layers spread evenly over those that exist, for a quick look where none are known to matter."""
-    existing = sorted(set(layers))
-    if len(existing) <= count:
-        return tuple(existing)
-    return tuple(existing[round((i + 0.5) * len(existing) / count - 0.5)] for i in range(count))

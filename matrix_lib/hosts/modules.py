@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones.registry import Blocks
+from ..backbones.spec import Blocks
 from ..core.sites import AttentionSite
 
 __all__ = ["Running", "find_sites", "marked"]

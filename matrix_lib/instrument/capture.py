@@ -19,8 +19,8 @@ from torch import Tensor
 from ..core.grid import Grid
 
 if TYPE_CHECKING:
-    from ..core.binding import PromptBinding
-    from ..core.tracks import GridTracks
+    from ..core.tracks.tracks import GridTracks
+    from ..core.words.binding import PromptBinding
 
 __all__ = ["Alignment", "Capture", "MapKind", "StepInfo", "Stream"]
 

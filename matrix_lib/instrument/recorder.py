@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.attention import pooled_columns, pooled_rows
-from ..core.binding import PromptBinding
+from ..core.attention.pooled_maps import pooled_columns, pooled_rows
 from ..core.grid import Grid
 from ..core.sites import AttentionCall, AttentionSite, BatchRow
-from ..core.tracks import GridTracks, MaskTracks
+from ..core.tracks.tracks import GridTracks, MaskTracks
+from ..core.words.binding import PromptBinding
 from .capture import Capture, MapKind, StepInfo
 from .streams import MapStream, TokenSets, word_sets
 

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..core.matching import Axis
-from ..core.regions import LabelColumns, RegionLayout
+from ..core.attention.matching import Axis
+from ..core.attention.regions import LabelColumns, RegionLayout
 from ..core.sites import AttentionCall, AttentionSite
 
 __all__ = ["Edit", "Editor", "Observer", "Session"]

@@ -11,10 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..core.attention import Pool
-from ..core.binding import PromptBinding
+from ..core.attention.pooled_maps import Pool
 from ..core.grid import Grid
-from ..core.tracks import MaskTracks
+from ..core.tracks.tracks import MaskTracks
+from ..core.words.binding import PromptBinding
 from .capture import Stream
 
 __all__ = ["HostCopy", "MapStream", "TokenSets", "word_sets"]

@@ -18,19 +18,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..core.batched_maps import grounding_maps, propagation_maps
-from ..core.decoder import Head, MaskDecoder
-from ..core.losses import (
-    AlignmentConfig,
-    Decode,
-    TargetAwareConfig,
-    entity_losses,
-    target_aware_loss,
-    timestep_weight,
-)
+from ..core.losses.batch import Kind, TargetBatch, on_device
+from ..core.losses.config import AlignmentConfig, TargetAwareConfig, timestep_weight
+from ..core.losses.decoder import Head, MaskDecoder
+from ..core.losses.maps import grounding_maps, propagation_maps
+from ..core.losses.mask_loss import Decode, entity_losses
+from ..core.losses.target_aware import target_aware_loss
+from ..core.losses.targets import Targets
 from ..core.sites import AttentionCall, AttentionSite
-from ..core.target_batch import Kind, TargetBatch, on_device
-from ..core.targets import Targets
 
 __all__ = ["AlignmentMaps", "LossParts", "TargetMaps"]
 

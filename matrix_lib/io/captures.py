@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..core.binding import PromptBinding
 from ..core.grid import Grid
+from ..core.words.binding import PromptBinding
 from ..instrument.capture import Capture, StepInfo, Stream
 from .files import whole_file
 

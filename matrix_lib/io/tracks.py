@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..core.palette import Colour
-from ..core.track_checks import check_names, check_palette, check_size, shorten
-from ..core.tracks import MaskTracks, Track
+from ..core.tracks.checks import check_names, check_palette, check_size, shorten
+from ..core.tracks.palette import Colour
+from ..core.tracks.tracks import MaskTracks, Track
 from .files import whole_file
 
 __all__ = ["SUFFIX", "VERSION", "load_tracks", "save_tracks"]

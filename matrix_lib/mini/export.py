@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..core.palette import Colour
-from ..core.tracks import MaskTracks
+from ..core.tracks.palette import Colour
+from ..core.tracks.tracks import MaskTracks
 from ..io.video import write_video
 from .world import Clips
 

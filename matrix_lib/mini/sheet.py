@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..io.drawing import INK, fit_text, page, write
+from ..draw.style import INK, fit_text, page, write
 from .world import Clips
 
 __all__ = ["contact_sheet"]

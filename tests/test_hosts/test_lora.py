@@ -18,8 +18,8 @@ from torch import Tensor
 
 from matrix_lib.backbones import lora as lora_module
 from matrix_lib.backbones.lora import PROJECTION, AlignmentLoRA, Factors
-from matrix_lib.core import tracks as tracks_module
-from matrix_lib.io.checkpoints import FORMATS, load_lora, save_lora
+from matrix_lib.core.tracks import tracks as tracks_module
+from matrix_lib.io.lora.read import FORMATS, load_lora, save_lora
 
 pytestmark = pytest.mark.usefixtures("comfy", "one_thread")
 EXTRA = {"cogvideox": 1, "cogvideox15": 1, "wan": 20, "hunyuan_video": 16}
@@ -351,9 +351,10 @@ def test_attention_is_watched_through_a_widened_model(models: Any) -> None:
     """Capture and LoRA on one MODEL, in either order: the same picture, and maps of every layer."""
     from support_native import text_rows
 
-    from matrix_lib.core import binding as binding_module
-    from matrix_lib.hosts.comfy.attach import BINDING, TRACKS, attach
+    from matrix_lib.core.words import binding as binding_module
+    from matrix_lib.hosts.comfy.attach import attach
     from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
+    from matrix_lib.hosts.comfy.run import BINDING, TRACKS
     from matrix_lib.instrument.session import Session
 
     model, extra = models("wan"), extra_channels(20, latent("wan_i2v").shape[2:])

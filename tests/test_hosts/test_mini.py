@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def loaded(comfy: ModuleType) -> Any:
+    from matrix_lib.hosts.bundle import load
     from matrix_lib.hosts.comfy.mini import load_mini
-    from matrix_lib.mini.bundle import load
 
     with torch.inference_mode():
         return load_mini(load(), torch.float32)
@@ -28,8 +28,8 @@ def loaded(comfy: ModuleType) -> Any:
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
+    from matrix_lib.hosts.bundle import load
     from matrix_lib.hosts.diffusers.mini import Sizes, build_pipeline
-    from matrix_lib.mini.bundle import load
 
     found = load()
     codec, text, transformer = (found.weights(part) for part in ("codec", "text", "transformer"))
@@ -94,7 +94,7 @@ def test_the_network_is_the_same(loaded: Any, pipe: Any, timestep: int) -> None:
 def test_a_sampled_clip_is_the_pipelines(loaded: Any, pipe: Any, first: Tensor) -> None:
     import comfy.samplers
 
-    from matrix_lib.hosts.comfy.image import image_condition
+    from matrix_lib.hosts.comfy.first_frame import image_condition
 
     noise = noise_like(1, 16, 5, 16, 16, seed=2)
     wanted = pipe(
@@ -122,7 +122,7 @@ def test_a_sampled_clip_is_the_pipelines(loaded: Any, pipe: Any, first: Tensor) 
 def test_other_sizes_are_refused_before_anything_runs(loaded: Any, first: Tensor) -> None:
     import comfy.samplers
 
-    from matrix_lib.hosts.comfy.image import image_condition
+    from matrix_lib.hosts.comfy.first_frame import image_condition
 
     with pytest.raises(ValueError, match="got 49 frames of 480x720: set width 128, height 128 and length 17"):
         image_condition(loaded.model, loaded.vae, first, 720, 480, 49)

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_words import Case, generate, letters, make_clip, only_embeddings, spiece
 
-from matrix_lib.core.binding import CUT, PromptBinding, bind
-from matrix_lib.core.prompt import parse_prompt
+from matrix_lib.core.words.binding import CUT, PromptBinding, bind
+from matrix_lib.core.words.prompt import parse_prompt
 from matrix_lib.hosts import tokens as tokens_module
-from matrix_lib.hosts.comfy import words as comfy_words
-from matrix_lib.hosts.comfy.words import PromptTokens, bind_prompt, encode, find_encoder, read_prompt, reuse
-from matrix_lib.hosts.diffusers.words import bind_prompt as bind_diffusers
-from matrix_lib.hosts.diffusers.words import prompt_tokens
+from matrix_lib.hosts.comfy import prompts as comfy_words
+from matrix_lib.hosts.comfy.prompts import PromptTokens, bind_prompt, encode, find_encoder, read_prompt, reuse
+from matrix_lib.hosts.diffusers.prompts import bind_prompt as bind_diffusers
+from matrix_lib.hosts.diffusers.prompts import prompt_tokens
 
 PROMPTS = 500
 

@@ -26,7 +26,7 @@ def test_layers_come_in_the_order_in_which_they_find_the_masks():
 
 
 def test_tracks_of_other_names_are_told():
-    tracks = library("core.tracks").MaskTracks.from_boxes({"dog": {0: (0, 0, 9, 9)}}, 9, 64, 96)
+    tracks = library("core.tracks.tracks").MaskTracks.from_boxes({"dog": {0: (0, 0, 9, 9)}}, 9, 64, 96)
     with pytest.raises(ValueError, match="dog"):
         rank_layers(make_capture(), tracks)
     with pytest.raises(ValueError, match="at least 1 layer"):

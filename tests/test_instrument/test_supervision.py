@@ -9,13 +9,15 @@ import torch
 from support_attention import make_binding, make_tracks
 from support_models import randomize
 
-from matrix_lib.core import binding as binding_module
-from matrix_lib.core import tracks as tracks_module
-from matrix_lib.core.decoder import DecoderConfig, MaskDecoder
 from matrix_lib.core.grid import Grid
-from matrix_lib.core.losses import AlignmentConfig, LayerDraw, TargetAwareConfig, alignment_loss
-from matrix_lib.core.target_batch import TargetBatch
-from matrix_lib.core.targets import Targets
+from matrix_lib.core.layers import LayerDraw
+from matrix_lib.core.losses.batch import TargetBatch
+from matrix_lib.core.losses.config import AlignmentConfig, TargetAwareConfig
+from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
+from matrix_lib.core.losses.mask_loss import alignment_loss
+from matrix_lib.core.losses.targets import Targets
+from matrix_lib.core.tracks import tracks as tracks_module
+from matrix_lib.core.words import binding as binding_module
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.instrument.session import Session
 from matrix_lib.instrument.supervision import AlignmentMaps, TargetMaps

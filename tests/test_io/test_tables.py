@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matrix_lib.io.clip_folder import read_clips
+from matrix_lib.io.clips.folder import read_clips
 from matrix_lib.io.tables import need_pyarrow, read_table, write_table
 from matrix_lib.io.video import write_video
 

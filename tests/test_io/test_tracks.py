@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.io.tracks import load_tracks, save_tracks
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.mini import LATENT_SCALE, Sizes, codec_names, make_codec
-from matrix_lib.mini import bundle
 from matrix_lib.mini.codec import Codec, CodecConfig, widths_of
 from matrix_lib.mini.world import WorldConfig, make_clips
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from matrix_lib.io.checkpoints import load_lora
-from matrix_lib.mini.bundle import LORAS, MAX_FILE, example_loras
+from matrix_lib.hosts.bundle import LORAS, MAX_FILE, example_loras
+from matrix_lib.io.lora.read import load_lora
 
 CONDITIONS = {"mini_matrix.safetensors": ("id_map", "both"), "mini_tavid.safetensors": ("target_mask", "tavid")}
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from matrix_lib.core.binding import locate
+from matrix_lib.core.words.binding import locate
 from matrix_lib.io.video import read_video
 from matrix_lib.mini.export import export_clips, mask_tracks
 from matrix_lib.mini.shapes import COLOURS, MAX_REACH, PALETTE, SHAPES, reach, signed_distance

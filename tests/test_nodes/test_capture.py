@@ -22,10 +22,10 @@ def models(pack):
 
 
 def bound(pack, family, seed, size=None):
-    host = pack.lib("hosts.comfy.attach")
+    host = pack.lib("hosts.comfy.run")
     shape = latent(family, 1, size).shape
-    tracks = make_tracks(pack.lib("core.tracks"), (shape[2] - 1) * 4 + 1, shape[3] * 8, shape[4] * 8)
-    words = make_binding(pack.lib("core.binding"), text_rows(family))
+    tracks = make_tracks(pack.lib("core.tracks.tracks"), (shape[2] - 1) * 4 + 1, shape[3] * 8, shape[4] * 8)
+    words = make_binding(pack.lib("core.words.binding"), text_rows(family))
     return conditioning(family, seed, size, **{host.BINDING: words, host.TRACKS: tracks})
 
 
@@ -187,7 +187,7 @@ def with_keys(conditioning_, **keys):
 
 
 def test_wrong_pairings_are_told_before_a_step_is_sampled(pack, models, monkeypatch):
-    host, family = pack.lib("hosts.comfy.attach"), "wan_t2v"
+    host, family = pack.lib("hosts.comfy.run"), "wan_t2v"
     model, z = models(family), {"samples": latent(family)}
     positive, negative = bound(pack, family, 1), conditioning(family, 2)
     other = models("cogvideox")
@@ -199,7 +199,7 @@ def test_wrong_pairings_are_told_before_a_step_is_sampled(pack, models, monkeypa
     monkeypatch.setattr(pack.lib("instrument.recorder").Recorder, "observe", lambda *_: steps.append(1))
     inputs, words = parts(model, positive, negative), positive[0][1][host.BINDING]
     of_t5 = with_keys(positive, **{host.BINDING: dataclasses.replace(words, model="t5")})
-    long = with_keys(positive, **{host.BINDING: make_binding(pack.lib("core.binding"), 600)})
+    long = with_keys(positive, **{host.BINDING: make_binding(pack.lib("core.words.binding"), 600)})
     untracked = [[rows, {k: v for k, v in told.items() if k != host.TRACKS}] for rows, told in positive]
     changed = parts(model, bound(pack, family, 1, (3, 6, 8)), negative)
     for wrong, options, message in (
@@ -231,7 +231,7 @@ def test_rows_of_a_second_text_are_not_taken_for_copies_of_the_first(pack, model
     mine = bound(pack, family, 1)
     both = nodes.ConditioningConcat().concat(mine, conditioning(family, 5))[0]
     capture = capture_of(pack, parts(model, both, negative), z).result[2]
-    rows = dict(make_binding(pack.lib("core.binding"), 452).phrases[0].__dict__)["rows"]
+    rows = dict(make_binding(pack.lib("core.words.binding"), 452).phrases[0].__dict__)["rows"]
     assert capture.streams[0].binding.length == 452
     assert capture.streams[0].binding.phrases[0].rows == rows
     alone = capture_of(pack, parts(model, mine, negative), z).result[2]

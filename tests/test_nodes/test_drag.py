@@ -11,7 +11,7 @@ HEIGHT, WIDTH, FRAMES = 48, 64, 5
 @pytest.fixture(scope="module")
 def tracks(pack):
     keys = {"dog": {0: (4, 6, 20, 22), 4: (36, 20, 52, 36)}}
-    return pack.lib("core.tracks").MaskTracks.from_boxes(keys, FRAMES, HEIGHT, WIDTH)
+    return pack.lib("core.tracks.tracks").MaskTracks.from_boxes(keys, FRAMES, HEIGHT, WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def picture():
 def test_the_animation_is_the_librarys_own_and_fits_the_picture(pack, tracks, picture):
     clip = pack.run("MatrixCutAndDrag", image=picture, tracks=tracks).result[0]
     assert clip.shape == (FRAMES, HEIGHT, WIDTH, 3)
-    assert torch.equal(clip, pack.lib("core.drag").cut_and_drag(picture[0], tracks))
+    assert torch.equal(clip, pack.lib("core.guidance.cut_and_drag").cut_and_drag(picture[0], tracks))
     assert torch.equal(clip[0], picture[0])
     assert torch.equal(clip[4, 20:36, 36:52], picture[0, 6:22, 4:20])
     large = torch.rand(2, 2 * HEIGHT, 2 * WIDTH, 4, generator=torch.Generator().manual_seed(1))

@@ -24,12 +24,12 @@ PERTURB = {"mode": "perturbation (CMG, CAG)", "target": "both", "scale": 1.0, "o
 @pytest.fixture(scope="module")
 def scene(pack):
     """(model, positive, negative, latent) of a tiny Wan with two tracked instances."""
-    family, host = "wan_t2v", pack.lib("hosts.comfy.attach")
+    family, host = "wan_t2v", pack.lib("hosts.comfy.run")
     keys = {
         host.BINDING: make_binding(
-            pack.lib("core.binding"), text_rows(family), {"cyclist": (1, 2), "van": (6,), "passes": (9,)}
+            pack.lib("core.words.binding"), text_rows(family), {"cyclist": (1, 2), "van": (6,), "passes": (9,)}
         ),
-        host.TRACKS: make_tracks(pack.lib("core.tracks"), 5, 48, 64),
+        host.TRACKS: make_tracks(pack.lib("core.tracks.tracks"), 5, 48, 64),
     }
     given = conditioning(family, 1, SIZE, **keys), conditioning(family, 2, SIZE), latent(family, 1, SIZE)
     return native_model(family), *given
@@ -85,8 +85,8 @@ def test_it_stacks_and_the_capture_shows_it(pack, scene):
     assert [step.calls for step in result[2].steps] == [1, 1], "second predictions are not captured"
     maps = result[2].streams[0].v2t.float()
     assert maps.isfinite().all()
-    tracks = positive[0][1][pack.lib("hosts.comfy.attach").TRACKS]
-    cyclist, van = pack.lib("core.scenes").Stage(result[2].streams[0].grid, tracks, None).inside
+    tracks = positive[0][1][pack.lib("hosts.comfy.run").TRACKS]
+    cyclist, van = pack.lib("core.guidance.scene").Stage(result[2].streams[0].grid, tracks, None).inside
     van = van & ~cyclist
     assert van.any()
     assert (maps[:, 0, 0][:, van] == 0).all(), "masked attention: the van's places see none of the cyclist's words"
@@ -125,7 +125,7 @@ def test_schedules(pack, scene):
 
 def test_layers(pack, scene):
     model, *given = scene
-    module, layer_set = pack.lib("core.guidance"), pack.lib("core.layers").LayerSet
+    module, layer_set = pack.lib("core.layers"), pack.lib("core.layers").LayerSet
     import importlib
 
     nodes = importlib.import_module(f"{pack.module.__name__}.nodes.guidance")

@@ -14,10 +14,10 @@ REST = dict(rate=0.05, noise=1.0, on="noisy latent", region="boxes", channels="a
 @pytest.fixture(scope="module")
 def scene(pack):
     """(model, positive, negative, latent) of a tiny Wan with two tracked instances."""
-    host = pack.lib("hosts.comfy.attach")
+    host = pack.lib("hosts.comfy.run")
     keys = {
-        host.BINDING: make_binding(pack.lib("core.binding"), text_rows(FAMILY)),
-        host.TRACKS: make_tracks(pack.lib("core.tracks"), 5, 48, 64),
+        host.BINDING: make_binding(pack.lib("core.words.binding"), text_rows(FAMILY)),
+        host.TRACKS: make_tracks(pack.lib("core.tracks.tracks"), 5, 48, 64),
     }
     given = conditioning(FAMILY, 1, SIZE, **keys), conditioning(FAMILY, 2, SIZE), latent(FAMILY, 1, SIZE)
     return native_model(FAMILY), *given
@@ -46,7 +46,7 @@ def test_it_acts_and_none_is_bit_identical(pack, scene):
 
 def test_tracks_and_schedule_of_its_own_and_steering_beside_it(pack, scene):
     model, positive, negative, z = scene
-    tracks = positive[0][1][pack.lib("hosts.comfy.attach").TRACKS]
+    tracks = positive[0][1][pack.lib("hosts.comfy.run").TRACKS]
     bare = conditioning(FAMILY, 1, SIZE)
     want = sample(refine(pack, model).result[0], positive, negative, z)
     assert torch.equal(sample(refine(pack, model, tracks=tracks).result[0], bare, negative, z), want)

@@ -26,7 +26,7 @@ def loras(comfy: ModuleType, pack: Any, tmp_path_factory: pytest.TempPathFactory
     import folder_paths
 
     root = tmp_path_factory.mktemp("models") / "loras"
-    types, files = pack.lib("backbones.lora"), pack.lib("io.checkpoints")
+    types, files = pack.lib("backbones.lora"), pack.lib("io.lora.read")
     for family, extra in (("cogvideox", 1), ("cogvideox", 16), ("wan", 20), ("hunyuan_video", 16)):
         files.save_lora(make_lora(types, family, extra), root / f"{family}-{extra}.safetensors")
     files.save_lora(make_lora(types, "cogvideox", 1, alpha=None), root / "tavid", "tavid")
@@ -53,7 +53,7 @@ def models(comfy: ModuleType) -> dict[str, Any]:
 
 
 def tracks_of(pack: Any) -> Any:
-    made = make_tracks(pack.lib("core.tracks"), 9, 64, 96)
+    made = make_tracks(pack.lib("core.tracks.tracks"), 9, 64, 96)
     return made.with_roles({"cyclist": "subject", "van": "object"})
 
 
@@ -166,7 +166,7 @@ def test_what_does_not_fit_says_so(pack: Any, loras: Path, models: Any, vae: Any
     wide = pack.run("MatrixApplyLoRA", model=cog, lora="cogvideox-16.safetensors").result[0]
     with pytest.raises(ValueError, match="connect it"):
         masked(pack, wide, "cogvideox")
-    tracks = pack.lib("core.tracks").MaskTracks
+    tracks = pack.lib("core.tracks.tracks").MaskTracks
     many = tracks.from_boxes({f"i{n}": {0: (0, 0, 20, 20)} for n in range(3)}, 9, 64, 96)
     with pytest.raises(ValueError, match="knows 2 colours"):
         masked(pack, wide, "cogvideox", vae=vae, tracks=many)

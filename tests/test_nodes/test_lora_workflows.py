@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.lora_drafts import EXAMPLES, MATRIX, Example
-from scripts.steering_drafts import SIDE
+from scripts.templates.lora import EXAMPLES, MATRIX, Example
+from scripts.templates.steering import SIDE
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 

@@ -39,7 +39,7 @@ def test_two_steps_from_a_first_frame_to_pixels(pack: Any, mini: Any) -> None:
 
     model, _, vae = mini
     assert pack.lib("hosts.comfy.repair").needs_repair(model) == []
-    assert pack.lib("hosts.comfy.attach").grid_of(model, (5, 16, 16)).shape == (5, 16, 16)
+    assert pack.lib("hosts.comfy.model").grid_of(model, (5, 16, 16)).shape == (5, 16, 16)
     positive, negative, latent = first_frame(pack, mini, width=128, height=128, length=17)
     with torch.inference_mode():
         samples = nodes.common_ksampler(model, 1, 2, 3.0, "euler", "simple", positive, negative, latent)[0]["samples"]

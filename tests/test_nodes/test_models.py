@@ -87,7 +87,7 @@ def test_the_first_frame_is_the_centre_of_the_picture(pack: Any, diffusers_folde
     model, _, vae, _ = load(pack, "cog-i2v", text_encoder=False)
     image = torch.zeros(1, 64, 160, 3)
     image[:, :, 32:128] = torch.rand(1, 64, 96, 3)
-    condition = pack.lib("hosts.comfy.image").image_condition
+    condition = pack.lib("hosts.comfy.first_frame").image_condition
     with torch.inference_mode():
         whole = condition(model, vae, image, 96, 64, 9)
         centre = condition(model, vae, image[:, :, 32:128].contiguous(), 96, 64, 9)
@@ -199,7 +199,7 @@ def test_a_picture_of_no_numbers_is_refused(pack: Any, diffusers_folder: Path) -
     image = torch.rand(1, 64, 96, 3)
     image[0, 5, 5, 0] = float("nan")
     with pytest.raises(ValueError, match=r"no numbers \(NaN\)"):
-        pack.lib("hosts.comfy.image").image_condition(model, vae, image, 96, 64, 9)
+        pack.lib("hosts.comfy.first_frame").image_condition(model, vae, image, 96, 64, 9)
 
 
 def test_a_path_is_no_folder_name(pack: Any, diffusers_folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.steering_drafts import DRAFTS
+from scripts.templates.steering import DRAFTS
 
 NAMES = [make().name for make in DRAFTS]
 
@@ -49,8 +49,8 @@ def test_masks_of_the_driving_clip_are_those_of_the_squares(server: Any) -> None
     """Colour thresholds find both squares where the first frame has them."""
     from matrix_lib.io.tracks import load_tracks
     from scripts.follow import follow
-    from scripts.steering_drafts import BLUE_AT, RED_AT, SIDE
     from scripts.steering_workflows import shortened
+    from scripts.templates.steering import BLUE_AT, RED_AT, SIDE
 
     graph = shortened("04_steer_with_masks", steps=1)
     number = next(n for n, node in graph.items() if node["class_type"] == "MatrixMaskTracks")

@@ -373,7 +373,7 @@ def test_sam2_bad_input(pack, tiny_sam2, monkeypatch):
     ):
         with pytest.raises(ValueError, match=words):
             pack.run("MatrixSAM2Tracks", prompts=prompts, **run)
-    module = pack.lib("io.sam2_tracks")
+    module = pack.lib("io.sam2")
     torch.save({"model": {"a": torch.zeros(1)}}, tiny_sam2.with_name("other.pt"))
     tiny_sam2.with_name("text.pt").write_bytes(b"no checkpoint")
     tiny_sam2.with_name("evil.yaml").write_text("model: {image_encoder: {_target_: os.system, command: ls}}")
@@ -408,7 +408,7 @@ def test_released_sizes_are_known_by_their_weights(pack):
     import sam2
     from omegaconf import OmegaConf
 
-    module = pack.lib("io.sam2_tracks")
+    module = pack.lib("io.sam2")
     for family, size in (("sam2.1", "t"), ("sam2.1", "b+"), ("sam2", "s"), ("sam2", "l")):
         config = OmegaConf.load(Path(sam2.__path__[0], f"configs/{family}/{family}_hiera_{size}.yaml"))
         trunk = config.model.image_encoder.trunk

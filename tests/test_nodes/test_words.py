@@ -38,7 +38,7 @@ def make_tracks(pack: Any, *names: str) -> Any:
     masks = {name: torch.zeros(2, 8, 8) for name in names}
     for mask in masks.values():
         mask[:, 2:5, 2:5] = 1
-    return pack.lib("core.tracks").MaskTracks.from_masks(masks)
+    return pack.lib("core.tracks.tracks").MaskTracks.from_masks(masks)
 
 
 @pytest.mark.parametrize(("family", "length"), [("t5", 226), ("umt5", 512), ("llama", None)])

@@ -19,15 +19,16 @@ from support_models import make_cogvideox, make_wan
 
 from matrix_lib.core.layers import LayerSet
 from matrix_lib.core.sites import BatchRow
-from matrix_lib.evaluation.clip_scores import load_run
-from matrix_lib.evaluation.probe import Recipe, fit_clip, open_model, probe
+from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, probe
+from matrix_lib.evaluation.layers.scores import load_run
 from matrix_lib.hosts.diffusers.attach import attach
+from matrix_lib.hosts.diffusers.load import open_model
 from matrix_lib.instrument.session import Session
-from matrix_lib.io.clip_folder import read_clips
+from matrix_lib.io.clips.folder import read_clips
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
 from training.analyse import main
-from training.analyse_settings import parse
+from training.analysis_settings import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)
@@ -91,7 +92,7 @@ def test_scores_equal_the_definition_on_an_explicit_softmax(home, model, mode):
     recipe = Recipe(mode, 9, 64, 64, steps=2, timesteps=(800, 300))
     frames, tracks = fit_clip(clip.frames(9), clip.tracks(), recipe)
     binding = model.bind(clip.prompt, clip.phrases)
-    on_grid = tracks.to_grid(model.grid(recipe))
+    on_grid = tracks.to_grid(model.grid(recipe.frames, recipe.height, recipe.width))
     masks = {name: on_grid.map(name) for name in on_grid.names}
     query = {name: on_grid.query(name) for name in on_grid.names}
     (verb,) = binding.verbs

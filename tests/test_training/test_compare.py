@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from matrix_lib.hosts.diffusers.lora import input_projection, merge_lora
-from matrix_lib.io.checkpoints import load_lora
-from training import checkpoint
-from training.align import LORA, AlignStep
-from training.align_clips import AlignStream, condition_of
-from training.align_models import MiniModel
+from matrix_lib.io.lora.read import load_lora
 from training.compare import main, make_arms
 from training.comparison.report import over_seeds_and_prompts
-from training.config import AlignTask, override
+from training.data.alignment_clips import AlignStream, condition_of
 from training.fit import Trainer, parse
 from training.fit import main as fit
-from training.presets import PRESETS
+from training.models.mini_model import MiniModel
+from training.run import checkpoint
+from training.run.config import AlignTask, override
+from training.run.presets import PRESETS
+from training.tasks.align import LORA, AlignStep
 
 QUICK = ("data.workers=1",)
 LAYERS = ("task.v2t=0,1", "task.v2v=1")

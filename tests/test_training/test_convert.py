@@ -11,7 +11,7 @@ import pytest
 from support_loras import make_lora
 
 from matrix_lib.backbones import lora as lora_module
-from matrix_lib.io.checkpoints import FORMATS, load_lora, save_lora
+from matrix_lib.io.lora.read import FORMATS, load_lora, save_lora
 from training.convert import main
 
 ROOT = Path(__file__).resolve().parents[2]

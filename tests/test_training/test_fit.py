@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from matrix_lib.hosts.diffusers.mini import sample
-from training import checkpoint
-from training.config import override
-from training.data import seed_of
+from training.data.world import seed_of
 from training.fit import Trainer, main, parse
-from training.presets import PRESETS
-from training.publish import pipeline_of, publish
-from training.step import load_codec
+from training.models.mini_run import load_codec, pipeline_of
+from training.publish import publish
+from training.run import checkpoint
+from training.run.config import override
+from training.run.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("data.workers=1",)

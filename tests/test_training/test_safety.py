@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from scripts.kill_training import kill_and_compare
-from training import checkpoint
 from training.fit import StoppedError, Trainer, main, parse
+from training.run import checkpoint
 
 QUICK = ("data.workers=1", "run.tensorboard=false", "run.save_every=1")
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from matrix_lib.core.binding import PromptBinding
 from matrix_lib.core.grid import Framing, Grid
-from matrix_lib.core.targets import Targets
-from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.core.losses.targets import Targets
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.core.words.binding import PromptBinding
 
 from .buckets import Bucket, Order
 from .cache import Cache, Parts

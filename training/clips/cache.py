@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from matrix_lib.core.grid import Framing
-from matrix_lib.core.tracks import MaskTracks
+from matrix_lib.core.tracks.tracks import MaskTracks
 
 from .encoders import Encoders, Model
 from .folder import FolderData, Sample

@@ -23,12 +23,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from matrix_lib.core.binding import Phrase, PromptBinding
-from matrix_lib.core.phrases import PhraseSpec
-from matrix_lib.evaluation.probe import check_model, open_model
+from matrix_lib.core.words.binding import Phrase, PromptBinding
+from matrix_lib.core.words.phrases import PhraseSpec
+from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.latents import scaled
-from matrix_lib.hosts.diffusers.words import bind_prompt
-from matrix_lib.mini import bundle
+from matrix_lib.hosts.diffusers.load import check_model, open_model
+from matrix_lib.hosts.diffusers.prompts import bind_prompt
 
 from .model_shape import ModelShape
 from .store import file_hash

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from matrix_lib.core import runs
-from matrix_lib.core.tracks import MaskTracks
-from matrix_lib.io.clip_source import INSTANCES, ClipSource, mask_numbers, read_mask
+from matrix_lib.core.tracks import runs
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.io.clips.source import INSTANCES, ClipSource, mask_numbers, read_mask
 from matrix_lib.io.video import VideoFacts, check_video
 
 from .store import Entry, Store, file_hash, key_of

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
-from matrix_lib.core.binding import PromptBinding
 from matrix_lib.core.grid import Framing
-from matrix_lib.core.tracks import MaskTracks
-from matrix_lib.io.clip_folder import bad_clips, scan_clips
-from matrix_lib.io.clip_source import ClipSource, listed
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.core.words.binding import PromptBinding
+from matrix_lib.io.clips.folder import bad_clips, scan_clips
+from matrix_lib.io.clips.source import ClipSource, listed
 
 from .buckets import Bucket, Windows, aspect_sizes, choose_size
 from .files import BadFilesError, ClipFiles, read_files, read_tracks

@@ -6,10 +6,10 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from matrix_lib.core.binding import Phrase, PromptBinding, locate
-from matrix_lib.core.prompt_forms import write_tags, write_target
-from matrix_lib.io.clip_metadata import TARGET_SENTENCE
-from matrix_lib.io.clip_source import INSTANCES, ClipSource
+from matrix_lib.core.words.binding import Phrase, PromptBinding, locate
+from matrix_lib.core.words.forms import write_tags, write_target
+from matrix_lib.io.clips.metadata import TARGET_SENTENCE
+from matrix_lib.io.clips.source import INSTANCES, ClipSource
 
 from .store import Entry, Store, key_of
 

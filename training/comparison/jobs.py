@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matrix_lib.evaluation.judges import judge
+from matrix_lib.evaluation.mini.judges import judge
 from matrix_lib.hosts.diffusers.lora import merge_lora
 from matrix_lib.hosts.diffusers.mini import Sizes, move, sample
-from matrix_lib.io.checkpoints import load_lora
 from matrix_lib.io.files import whole_file
+from matrix_lib.io.lora.read import load_lora
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
-from ..align import LORA
-from ..align_clips import condition_of
-from ..align_models import MiniModel
-from ..config import AlignTask, FitConfig
-from ..data import seed_of
+from ..data.alignment_clips import condition_of
+from ..data.world import seed_of
 from ..fit import Trainer
+from ..models.mini_model import MiniModel
+from ..run.config import AlignTask, FitConfig
+from ..tasks.align import LORA
 
 __all__ = ["RESULT", "SCORES", "SETS", "Arm", "Judging", "evaluate", "run_job"]
 

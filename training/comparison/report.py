@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matrix_lib.draw.svg import Mark, curves, intervals_by_group, stand_alone
 from matrix_lib.io.files import whole_file
-from matrix_lib.io.plots import Mark, curves, intervals_by_group, stand_alone
 
 from .jobs import RESULT
 

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from ...mini.shapes import PALETTE
 from ...mini.world import Clips
-from ..judges import Tolerances, judge, visible_centres
-from ..sight import Sight, look
+from ..mini.judges import Tolerances, judge, visible_centres
+from ..mini.object_tracking import Sight, look
 
 __all__ = ["MEASURES", "measure"]
 

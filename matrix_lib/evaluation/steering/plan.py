@@ -10,9 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from ...core.dual_clock import DualClockDenoising
-from ...core.guidance import GradientGuidance, Guidance, Layers, Partition, Perturbation, RegionBias, Schedule
-from ...core.intrinsic import IntrinsicDenoising
+from ...core.guidance.dual_clock import DualClockDenoising
+from ...core.guidance.gradient import GradientGuidance
+from ...core.guidance.intrinsic import IntrinsicDenoising
+from ...core.guidance.kinds import Guidance
+from ...core.guidance.partition import Partition
+from ...core.guidance.perturbation import Perturbation
+from ...core.guidance.region_bias import RegionBias
+from ...core.guidance.schedule import Schedule
+from ...core.layers import Layers
 
 __all__ = ["CODEC", "PLAIN", "SETS", "SKETCH", "UNSAMPLED", "Cell", "Condition", "cells", "conditions", "shares"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ...io.drawing import INK, Colour, fit_text
-from ...io.svg import draw_line, draw_text, hexed
+from ...draw.style import INK, Colour, fit_text
+from ...draw.svg import draw_line, draw_text, hexed
 from ..statistics import Estimate
 from .plan import PLAIN, SETS, UNSAMPLED, conditions
 from .results import Measured

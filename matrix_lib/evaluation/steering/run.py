@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.binding import PromptBinding
-from ...core.drag import cut_and_drag
-from ...core.dual_clock import DualClockDenoising
-from ...core.guidance import GradientGuidance
-from ...core.tracks import MaskTracks
-from ...hosts.diffusers.guidance import steer
+from ...core.guidance.cut_and_drag import cut_and_drag
+from ...core.guidance.dual_clock import DualClockDenoising
+from ...core.guidance.gradient import GradientGuidance
+from ...core.tracks.tracks import MaskTracks
+from ...core.words.binding import PromptBinding
 from ...hosts.diffusers.latents import encode_clip
 from ...hosts.diffusers.mini import Sizes, sample
-from ...hosts.diffusers.words import bind_prompt
+from ...hosts.diffusers.prompts import bind_prompt
+from ...hosts.diffusers.steer import steer
 from ...mini.export import mask_tracks
 from ...mini.paths import given
 from ...mini.verbs import VERBS
 from ...mini.world import Clips, WorldConfig, make_clips
-from ..sight import look
+from ..mini.object_tracking import look
 from .measures import MEASURES, measure
 from .plan import CODEC, UNSAMPLED, Cell, Condition
 from .results import Measured, fingerprint

@@ -10,111 +10,27 @@ a `_Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...backbones import BackboneSpec, match
-from ...core.attention import LseTap
-from ...core.binding import PromptBinding
-from ...core.grid import Grid
-from ...core.sites import AttentionCall, AttentionSite, BatchRow
-from ...core.tracks import MaskTracks
-from ...instrument.gradients import Enough
-from ...instrument.intervene import PERTURBED, Composer, batch_part
+from ...core.attention.masks import batch_part
+from ...core.attention.sdpa_lse import LseTap
+from ...instrument.attention_guidance import PERTURBED
+from ...instrument.editing import Composer
+from ...instrument.gradient import Enough
 from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
 from .autograd import plain_tensors, running_blocks
-from .cogvideox import LEAD
+from .families.cogvideox import LEAD
+from .layout import _Layout, _layout
+from .model import _diffusion_model, backbone_of, grid_of
+from .run import BINDING, GRADIENT_KEY, KEY, PERTURBED_KEY, TRACKS, RunInfo, _Run
 
-__all__ = [
-    "BINDING",
-    "GRADIENT_KEY",
-    "PERTURBED_KEY",
-    "TRACKS",
-    "RunInfo",
-    "attach",
-    "backbone_of",
-    "grid_of",
-    "patch_of",
-    "perturbed",
-    "sites_of",
-    "step_of",
-    "unwatched",
-]
-
-KEY = "matrix"
-BINDING = "matrix_binding"  # keys that a conditioning carries
-TRACKS = "matrix_tracks"
-PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: an extra prediction, and whose
-GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted; the value: checkpointed
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
-    `prompts`: positive conditionings; `given`: the words and tracks that each of them carries."""
-
-    spec: BackboneSpec
-    sites: tuple[AttentionSite, ...]
-    grid: Grid
-    sigmas: tuple[float, ...]
-    samples: int
-    prompts: int
-    given: tuple[tuple[PromptBinding | None, MaskTracks | None], ...] = ()
-
-    @property
-    def shared_tracks(self) -> MaskTracks | None:
-        """The tracks that all positives agree on, which are the unconditional prediction's, too; else None."""
-        tracks = [tracks for _, tracks in self.given]
-        return tracks[0] if tracks and all(each == tracks[0] for each in tracks) else None
-
-
-@dataclass
-class _Run:
-    """State of one sampling run."""
-
-    info: RunInfo
-    session: Session
-    modules: list[tuple[nn.Module, AttentionSite]]
-    rows: dict[Any, tuple[int, Any, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.shared_tracks = self.info.shared_tracks
-
-
-def backbone_of(model: Any) -> BackboneSpec:
-    """The family of a MODEL. Raises ValueError where it is not a video DiT that we know."""
-    module = _diffusion_model(model.model)
-    return match((cls.__name__ for cls in type(module).__mro__), "native")
-
-
-def sites_of(model: Any) -> list[AttentionSite]:
-    """Every attention site of a MODEL, in layer order."""
-    module = _diffusion_model(model.model)
-    return [site for _, site in find_sites(module, backbone_of(model).native)]
-
-
-def grid_of(model: Any, latent: tuple[int, int, int], lead: int = 0) -> Grid:
-    """The token grid of a latent (T, H, W) in this MODEL; `lead`: latent frames that are put in front of it."""
-    spec = backbone_of(model)
-    stride = getattr(getattr(model.model, "latent_format", None), "spacial_downscale_ratio", spec.spatial_stride)
-    return Grid.from_latent(latent, patch_of(model), spec.temporal_stride, int(stride), lead)
-
-
-def patch_of(model: Any) -> tuple[int, int, int]:
-    """Latent frames, rows and columns that make one token of a MODEL."""
-    module = _diffusion_model(model.model)
-    size = module.patch_size
-    if isinstance(size, int):
-        return getattr(module, "patch_size_t", None) or 1, size, size
-    t, h, w = size
-    return int(t), int(h), int(w)
+__all__ = ["attach", "perturbed", "unwatched"]
 
 
 def attach(model: Any, make_session: Callable[[RunInfo], Session]) -> Any:
@@ -151,14 +67,7 @@ def unwatched(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "transformer_options": {**inner, PERTURBED_KEY: inner.get(PERTURBED_KEY, "unwatched")}}
 
 
-def step_of(info: RunInfo, sigma: float) -> int:
-    """The step whose noise level is nearest to `sigma`."""
-    return min(range(len(info.sigmas)), key=lambda i: abs(info.sigmas[i] - sigma))
-
-
 # -- the wrappers -----------------------------------------------------------------------------------------------------
-
-
 class _Runs:
     """The runs of one sampling, as an object: the host copies plain containers at each merge of options."""
 
@@ -321,117 +230,6 @@ def _override(running: Running, layout: _Layout, holder: _Runs, earlier: Any) ->
     return attention
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where text and video lie in the calls of one forward."""
-
-    grid: Grid
-    text: tuple[int, int]
-    video_joint: int
-    video_self: int
-    step: int
-    sigma: float
-    chunks: tuple[tuple[Any, int], ...]
-    samples: int
-    frames: tuple[int, ...] | None
-    extra: dict[str, object] = field(default_factory=dict)
-
-    def call(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Any) -> AttentionCall:
-        size = self.grid.size
-        if site.kind == "cross":
-            spans = {"video_q": (self.video_self, size), "text_k": (0, k.shape[2])}
-        else:
-            first = self.video_joint if site.kind == "joint" else self.video_self
-            spans = {"video_q": (first, size), "video_k": (first, size)}
-            if site.kind == "joint":
-                spans["text_k"] = self.text
-        last = spans["video_q"][0] + size
-        if q.shape[2] < last:
-            raise ValueError(
-                f"{site.name} has {q.shape[2]} query tokens, but the clip's {self.grid.shape} token grid ends at "
-                f"{last}: something else changed this model's sequence; switch that off, or capture without it"
-            )
-        return AttentionCall(
-            site, q, k, v, float(scale), self.grid, (), mask,
-            spans["video_q"], spans.get("video_k"), spans.get("text_k"), self.step, self.sigma, self.frames,
-            self.extra,
-        )  # fmt: skip
-
-    def with_rows(self, call: AttentionCall, run: _Run) -> AttentionCall:
-        rows = []
-        for uuid, side in self.chunks:
-            ordinal, binding, tracks = run.rows.get(uuid, (0, None, None))
-            for sample in range(self.samples):
-                if side == 0:
-                    rows.append(BatchRow("cond", (ordinal, sample), binding, tracks))
-                else:
-                    rows.append(BatchRow("uncond", (uuid, sample), None, run.shared_tracks))
-        return replace(call, rows=tuple(rows))
-
-
-def _layout(
-    module: nn.Module, info: RunInfo, x: Tensor, text: Tensor, options: dict[str, Any], extra: dict[str, Any]
-) -> _Layout:
-    """Reads the layout of one forward off its inputs; the same for all calls in it."""
-    spec, full, patch = info.spec, info.grid, info.grid.patch
-    t, h, w = x.shape[-3:]
-    grid = Grid.from_latent((t, h, w), patch, full.temporal_stride, full.spatial_stride)
-    if grid.shape == full.shape:
-        grid = full
-    before_text, after_text, before_video = _other_tokens(module, spec, grid, extra)
-    length = text.shape[1]
-    uuids, sides = options.get("uuids") or [None], options.get("cond_or_uncond") or [0]
-    sigma = float(options["sigmas"].flatten()[0])
-    return _Layout(
-        grid=grid,
-        text=(before_text, length),
-        video_joint=before_text + length + after_text + before_video,
-        video_self=before_video,
-        step=step_of(info, sigma),
-        sigma=sigma,
-        chunks=tuple(zip(uuids, sides)),
-        samples=max(1, x.shape[0] // max(1, len(sides))),
-        frames=_window_frames(options, grid, full),
-        extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
-    )
-
-
-def _other_tokens(module: nn.Module, spec: BackboneSpec, grid: Grid, extra: dict[str, Any]) -> tuple[int, int, int]:
-    """Tokens that are neither the prompt nor the clip: (before the prompt, after it, before the clip)."""
-    before_text, after_text, before_video = 0, 0, 0
-    if spec.name == "wan":
-        if getattr(module, "ref_conv", None) is not None and extra.get("reference_latent") is not None:
-            before_video = grid.frame_size
-        return before_text, after_text, before_video
-    byt5, image, reference = extra.get("txt_byt5"), extra.get("clip_fea"), extra.get("ref_latent")
-    if byt5 is not None and getattr(module, "byt5_in", None) is not None:
-        if getattr(module, "cond_type_embedding", None) is not None:
-            before_text += byt5.shape[1]
-        else:
-            after_text += byt5.shape[1]
-    if image is not None:
-        before_text += image.shape[1]
-    if reference is not None:
-        before_video = math.prod(-(-a // b) for a, b in zip(reference.shape[-3:], grid.patch))
-    return before_text, after_text, before_video
-
-
-def _window_frames(options: dict[str, Any], grid: Grid, full: Grid) -> tuple[int, ...] | None:
-    """For each token frame of a context window the token frame of the whole clip; None outside windows."""
-    window = options.get("context_window")
-    if window is None:
-        return None
-    index = list(window.index_list)
-    anchor = getattr(window, "causal_anchor_index", None)
-    if anchor is not None and anchor >= 0:
-        index = [anchor, *index]
-    step = full.patch[0]
-    frames = tuple((i + full.lead) // step for i in index[::step])
-    if len(frames) < grid.frames:
-        raise ValueError(f"a context window of {len(index)} latent frames makes {grid.frames} token frames: not known")
-    return frames[: grid.frames]
-
-
 def _split_heads(tensor: Tensor, heads: int) -> Tensor:
     """(B, N, H*D) -> (B, H, N, D), a view."""
     b, n, width = tensor.shape
@@ -441,8 +239,3 @@ def _split_heads(tensor: Tensor, heads: int) -> Tensor:
 def _image_comes_first(running: Running) -> bool:
     """Wan I2V's cross-attention attends to the image before it attends to the text; lengths do not tell them apart."""
     return hasattr(running.module, "k_img")
-
-
-def _diffusion_model(model: Any) -> nn.Module:
-    module = model.diffusion_model
-    return getattr(module, "_orig_mod", module)

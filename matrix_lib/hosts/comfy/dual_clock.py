@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.dual_clock import DualClockDenoising
-from ...core.tracks import MaskTracks
-from ...instrument.clocks import Clocks
-from .attach import backbone_of, grid_of
-from .cogvideox import LEAD
+from ...core.guidance.dual_clock import DualClockDenoising
+from ...core.tracks.tracks import MaskTracks
+from ...instrument.dual_clock import Clocks
+from .families.cogvideox import LEAD
+from .model import backbone_of, grid_of
 from .steps import Given, act_before_steps, followed, level_of
 
 __all__ = ["hold_sampling"]

@@ -14,11 +14,12 @@ import comfy.model_management
 import comfy.samplers
 from torch import Tensor
 
-from ...core.guidance import GradientGuidance
-from ...instrument.gradients import LatentGradient, descend
+from ...core.guidance.gradient import GradientGuidance
+from ...instrument.gradient import LatentGradient, descend
 from ...instrument.session import Session
-from .attach import GRADIENT_KEY, KEY, PERTURBED_KEY, RunInfo, attach
+from .attach import attach
 from .autograd import differentiable, plain_weights, pytorch_attention
+from .run import GRADIENT_KEY, KEY, PERTURBED_KEY, RunInfo
 from .steps import Given, act_before_steps, level_of
 
 __all__ = ["descend_losses", "log_run"]

@@ -17,11 +17,12 @@ from typing import Any
 import comfy.model_management
 from torch import Tensor
 
-from ...core.intrinsic import IntrinsicDenoising
-from ...core.tracks import MaskTracks
-from ...instrument.refiner import Refiner
-from .attach import backbone_of, grid_of, unwatched
-from .cogvideox import LEAD
+from ...core.guidance.intrinsic import IntrinsicDenoising
+from ...core.tracks.tracks import MaskTracks
+from ...instrument.intrinsic import Refiner
+from .attach import unwatched
+from .families.cogvideox import LEAD
+from .model import backbone_of, grid_of
 from .steps import act_before_steps, followed, level_of
 
 __all__ = ["log_run", "refine_sampling"]

@@ -25,8 +25,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...backbones.keymaps import FAMILIES, VAES, Rules, llama_to_native, t5_to_native, to_native
-from .cogvideox import Checkpoint
+from ...backbones.weight_names import FAMILIES, VAES, Rules, llama_to_native, t5_to_native, to_native
+from .families.cogvideox import Checkpoint
 from .repair import remember, repair
 
 __all__ = ["Loaded", "family_of", "find_folders", "load_folder", "load_native", "read_weights"]

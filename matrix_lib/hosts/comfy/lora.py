@@ -22,10 +22,10 @@ from comfy.patcher_extension import WrappersMP
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
-from ...backbones.keymaps import FAMILIES, native_name
 from ...backbones.lora import PROJECTION, AlignmentLoRA, Factors, Info, native_projection
-from .attach import backbone_of
-from .cogvideox import LEAD
+from ...backbones.weight_names import FAMILIES, native_name
+from .families.cogvideox import LEAD
+from .model import backbone_of
 
 __all__ = ["COND", "Applied", "Widened", "add_extra", "apply_lora", "widened"]
 

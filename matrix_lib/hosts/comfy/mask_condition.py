@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ...core.grid import Framing
-from ...core.palette import Colour
-from ...core.tracks import MaskTracks
-from .attach import backbone_of
+from ...core.tracks.palette import Colour
+from ...core.tracks.tracks import MaskTracks
 from .lora import Widened
+from .model import backbone_of
 from .repair import describe
 
 __all__ = ["MaskCondition", "check_width", "find_targets", "id_map", "target_mask"]

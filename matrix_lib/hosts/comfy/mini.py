@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import comfy.sd
 import comfy.text_encoders.cogvideo
@@ -22,9 +21,10 @@ from comfy.patcher_extension import WrappersMP
 from comfy.text_encoders.sd3_clip import T5TokenizerFast
 from torch import Tensor
 
-from ...backbones.keymaps import FAMILIES, t5_to_native, to_native
-from .cogvideox import Checkpoint
-from .image import LIMIT
+from ...backbones.weight_names import FAMILIES, t5_to_native, to_native
+from ..bundle import Bundle
+from .families.cogvideox import Checkpoint
+from .first_frame import LIMIT
 from .load import Loaded
 from .repair import remember, repair
 
@@ -34,28 +34,7 @@ KEY = "matrix_mini"
 _TIME_STRIDE, _STRIDE = 4, 8
 
 
-class MiniBundle(Protocol):
-    """What is needed of `mini.bundle.Bundle`; that module lies above this one."""
-
-    @property
-    def sizes(self) -> dict[str, int]: ...
-
-    @property
-    def tokenizer(self) -> Path: ...
-
-    @property
-    def grid(self) -> tuple[int, int, int]: ...
-
-    def weights(self, part: str) -> dict[str, Tensor]: ...
-
-    def check_clip(self, frames: int, height: int, width: int) -> None: ...
-
-    def check_instances(self, count: int) -> None: ...
-
-    def warning(self, prompt: str) -> str: ...
-
-
-def load_mini(bundle: MiniBundle, dtype: torch.dtype | None = None) -> Loaded:
+def load_mini(bundle: Bundle, dtype: torch.dtype | None = None) -> Loaded:
     """MODEL, CLIP and VAE of a bundle. The MODEL refuses clips of other sizes than its own, and the CLIP warns of
     words that training never used.
 
@@ -70,7 +49,7 @@ def load_mini(bundle: MiniBundle, dtype: torch.dtype | None = None) -> Loaded:
     return Loaded(model, model, _clip(bundle), _vae(bundle), "the mini model", tuple(notes))
 
 
-def _build(bundle: MiniBundle, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
+def _build(bundle: Bundle, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
     """The MODEL as the host makes it. The host calls this again when it needs a second copy."""
     state = to_native(bundle.weights("transformer"), FAMILIES["cogvideox"])
     options = {} if dtype is None else {"dtype": dtype}
@@ -84,13 +63,13 @@ def _build(bundle: MiniBundle, dtype: torch.dtype | None, disable_dynamic: bool 
     return model
 
 
-def _vae(bundle: MiniBundle) -> Any:
+def _vae(bundle: Bundle) -> Any:
     vae = comfy.sd.VAE(sd={name: value.float() for name, value in bundle.weights("codec").items()})
     vae.throw_exception_if_invalid()
     return vae
 
 
-def _clip(bundle: MiniBundle) -> Any:
+def _clip(bundle: Bundle) -> Any:
     state = t5_to_native({name: value.float() for name, value in bundle.weights("text").items()})
     target = SimpleNamespace(
         params={},
@@ -124,7 +103,7 @@ def _t5_config(state: Mapping[str, Tensor]) -> dict[str, int]:
 class MiniTokenizer(sd1_clip.SD1Tokenizer):
     """The host's tokenizer interface on the bundle's T5 tokenizer, padded to the rows of training."""
 
-    def __init__(self, bundle: MiniBundle, embedding_directory: Any = None) -> None:
+    def __init__(self, bundle: Bundle, embedding_directory: Any = None) -> None:
         self.bundle = bundle
         self._told: set[str] = set()
         super().__init__(embedding_directory=embedding_directory, clip_name="t5xxl", tokenizer=self._inner)
@@ -156,7 +135,7 @@ class MiniTokenizer(sd1_clip.SD1Tokenizer):
 class SizeCheck:
     """Refuses clips that the model was not trained for, before they are sampled."""
 
-    def __init__(self, bundle: MiniBundle) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
 
     def __call__(self, frames: int, height: int, width: int) -> None:

@@ -20,8 +20,16 @@ from comfy.patcher_extension import WrappersMP
 from torch import nn
 
 from ...backbones.positions import add_sincos
-from .cogvideox import Checkpoint, DynamicCFG, InvertedImage, LeadFrames, PositionTable, RotaryPositions, Sampling
-from .hunyuan import first_frame_wrong, mend_first_frame
+from .families.cogvideox import (
+    Checkpoint,
+    DynamicCFG,
+    InvertedImage,
+    LeadFrames,
+    PositionTable,
+    RotaryPositions,
+    Sampling,
+)
+from .families.hunyuan_video import first_frame_wrong, mend_first_frame
 
 __all__ = ["describe", "needs_repair", "remember", "repair"]
 

@@ -21,9 +21,9 @@ from comfy.extra_samplers import uni_pc
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...core.intrinsic import Level
-from ...core.tracks import MaskTracks
-from .attach import TRACKS
+from ...core.noise import Level
+from ...core.tracks.tracks import MaskTracks
+from .run import TRACKS
 
 __all__ = ["BeforeStep", "Given", "act_before_steps", "first_calls", "followed", "level_of", "stepped"]
 

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.boxes import Box
 from ...core.grid import Framing
-from ...core.tracks import MaskTracks
+from ...core.tracks.boxes import Box
+from ...core.tracks.tracks import MaskTracks
 
 __all__ = ["boxes_from_host", "check_images", "frame_reader", "image_batch", "mask_batch", "sam3_frames", "sam3_size"]
 

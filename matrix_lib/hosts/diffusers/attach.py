@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from ...backbones import BackboneSpec, match
-from ...core.attention import sdpa_with_lse
-from ...core.binding import PromptBinding
+from ...core.attention.masks import batch_part
+from ...core.attention.sdpa_lse import sdpa_with_lse
 from ...core.grid import Grid
 from ...core.sites import AttentionCall, AttentionSite
-from ...core.tracks import MaskTracks
+from ...core.tracks.tracks import MaskTracks
+from ...core.words.binding import PromptBinding
+from ...instrument.attention_guidance import PERTURBED
 from ...instrument.capture import Capture
-from ...instrument.intervene import PERTURBED, Composer, batch_part
+from ...instrument.editing import Composer
 from ...instrument.recorder import Recorder, RecorderConfig
 from ...instrument.session import Session
 from ..modules import Running, find_sites, marked

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
-from ...core.binding import PromptBinding
 from ...core.grid import Grid
 from ...core.sites import BatchRow
-from ...core.tracks import MaskTracks
+from ...core.tracks.tracks import MaskTracks
+from ...core.words.binding import PromptBinding
 
 __all__ = ["Batches", "Branch", "Forward", "batches_of", "replayed", "replaying"]
 

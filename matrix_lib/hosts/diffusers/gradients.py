@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ...instrument.gradients import Enough, LatentGradient, descend
+from ...instrument.gradient import Enough, LatentGradient, descend
 from .attach import perturbed
 from .batches import replaying
 from .schedules import Noise

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.intrinsic import IntrinsicDenoising
-from ...core.tracks import MaskTracks
-from ...instrument.refiner import Refiner
+from ...core.guidance.intrinsic import IntrinsicDenoising
+from ...core.tracks.tracks import MaskTracks
+from ...instrument.intrinsic import Refiner
 from .attach import backbone_of
 from .schedules import Noise
 from .steps import Mix, acting_before_steps, nets_of

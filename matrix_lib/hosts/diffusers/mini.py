@@ -22,9 +22,9 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5TokenizerFast
 
-from ...core.intrinsic import IntrinsicDenoising
-from ...core.tracks import MaskTracks
-from ...instrument.refiner import Refiner
+from ...core.guidance.intrinsic import IntrinsicDenoising
+from ...core.tracks.tracks import MaskTracks
+from ...instrument.intrinsic import Refiner
 from .attach import perturbed
 from .batches import replaying
 from .intrinsic import refine_output

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core.intrinsic import Level
+from ...core.noise import Level
 
 __all__ = ["Noise", "noise_at", "steps_of"]
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ...core.intrinsic import Level
+from ...core.noise import Level
 from .attach import backbone_of, perturbed
 from .batches import replayed, replaying
 from .schedules import Noise, noise_at, steps_of

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ...core.attention import sdpa_with_lse
-from ...core.binding import PromptBinding
+from ...core.attention.matching import Axis, match_distribution
+from ...core.attention.sdpa_lse import sdpa_with_lse
 from ...core.grid import Grid
-from ...core.matching import Axis, match_distribution
-from ...core.scenes import Scene, Stage
+from ...core.guidance.scene import Scene, Stage
 from ...core.sites import AttentionCall, AttentionSite
-from ...core.tracks import MaskTracks
-from ...instrument.intervene import PERTURBED, Composer, Intervener
+from ...core.tracks.tracks import MaskTracks
+from ...core.words.binding import PromptBinding
+from ...instrument.attention_guidance import PERTURBED, Intervener
+from ...instrument.editing import Composer
 from ...instrument.session import Edit, Session
 from ..modules import Running, marked
 from .attach import prediction, sdpa_arguments

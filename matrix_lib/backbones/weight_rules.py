@@ -1,0 +1,274 @@
+"""Which weight of diffusers is which of native ComfyUI: the rules that `keymaps` reads, family by family.
+
+A rule pairs two module paths; `{i}` and `{j}` stand for block numbers. Several diffusers modules may be rows of one
+native module (fused q, k, v): `part` is their order. `op` says what a tensor goes through on its way:
+"swap" exchanges the two halves of its rows, "conv" appends unit dimensions up to a 3-D convolution's five.
+The names are those of diffusers 0.42 and of ComfyUI 0.30, checked against both state dicts by the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["FAMILIES", "VAES", "Op", "Rule", "Rules"]
+
+Op = Literal["", "swap", "conv"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`diffusers` and `native` module paths of one weight; rows `part` of `parts` of the native one."""
+
+    diffusers: str
+    native: str
+    part: int = 0
+    parts: int = 1
+    op: Op = ""
+
+
+Rules = tuple[Rule, ...]
+
+
+def _same(*paths: str) -> list[Rule]:
+    return [Rule(path, path) for path in paths]
+
+
+def _renames(left: str, right: str, pairs: Mapping[str, str]) -> list[Rule]:
+    return [Rule(left + a, right + b) for a, b in pairs.items()]
+
+
+def _fused(left: str, names: Iterable[str], native: str) -> list[Rule]:
+    every = list(names)
+    return [Rule(left + name, native, part, len(every)) for part, name in enumerate(every)]
+
+
+_COGVIDEOX = [
+    *_same("patch_embed.proj", "patch_embed.text_proj", "patch_embed.pos_embedding"),
+    *_same("norm_final", "norm_out.linear", "norm_out.norm", "proj_out"),
+    Rule("time_embedding.linear_{i}", "time_embedding_linear_{i}"),
+    Rule("ofs_embedding.linear_{i}", "ofs_embedding_linear_{i}"),
+    *_renames(
+        "transformer_blocks.{i}.",
+        "blocks.{i}.",
+        {
+            "attn1.to_q": "q",
+            "attn1.to_k": "k",
+            "attn1.to_v": "v",
+            "attn1.to_out.0": "attn_out",
+            "attn1.norm_q": "norm_q",
+            "attn1.norm_k": "norm_k",
+            "ff.net.0.proj": "ff_proj",
+            "ff.net.2": "ff_out",
+            "norm1.linear": "norm1.linear",
+            "norm1.norm": "norm1.norm",
+            "norm2.linear": "norm2.linear",
+            "norm2.norm": "norm2.norm",
+        },
+    ),
+]
+_WAN_ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "norm_q": "norm_q", "norm_k": "norm_k"}
+_WAN_IMAGE = {"add_k_proj": "k_img", "add_v_proj": "v_img", "norm_added_k": "norm_k_img"}
+_WAN = [
+    *_same("patch_embedding"),
+    *_renames(
+        "condition_embedder.",
+        "",
+        {
+            "time_embedder.linear_1": "time_embedding.0",
+            "time_embedder.linear_2": "time_embedding.2",
+            "time_proj": "time_projection.1",
+            "text_embedder.linear_1": "text_embedding.0",
+            "text_embedder.linear_2": "text_embedding.2",
+            "image_embedder.norm1": "img_emb.proj.0",
+            "image_embedder.ff.net.0.proj": "img_emb.proj.1",
+            "image_embedder.ff.net.2": "img_emb.proj.3",
+            "image_embedder.norm2": "img_emb.proj.4",
+            "image_embedder.pos_embed": "img_emb.emb_pos",
+        },
+    ),
+    *_renames("blocks.{i}.attn1.", "blocks.{i}.self_attn.", _WAN_ATTENTION),
+    *_renames("blocks.{i}.attn2.", "blocks.{i}.cross_attn.", {**_WAN_ATTENTION, **_WAN_IMAGE}),
+    *_renames(
+        "blocks.{i}.",
+        "blocks.{i}.",
+        {"norm2": "norm3", "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2", "scale_shift_table": "modulation"},
+    ),
+    Rule("scale_shift_table", "head.modulation"),
+    Rule("proj_out", "head.head"),
+]
+_QKV = ("to_q", "to_k", "to_v")
+_HY_DOUBLE = {
+    "attn.norm_q": "img_attn.norm.query_norm",
+    "attn.norm_k": "img_attn.norm.key_norm",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.norm_added_q": "txt_attn.norm.query_norm",
+    "attn.norm_added_k": "txt_attn.norm.key_norm",
+    "attn.to_add_out": "txt_attn.proj",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+    "norm1.linear": "img_mod.lin",
+    "norm1_context.linear": "txt_mod.lin",
+}
+_HY_REFINER = {
+    "attn.to_out.0": "self_attn.proj",
+    "ff.net.0.proj": "mlp.0",
+    "ff.net.2": "mlp.2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "norm_out.linear": "adaLN_modulation.1",
+}
+_HY_REFINERS = ("context_embedder.token_refiner.refiner_blocks.{i}.", "txt_in.individual_token_refiner.blocks.{i}.")
+_HUNYUAN = [
+    *_renames(
+        "",
+        "",
+        {
+            "x_embedder.proj": "img_in.proj",
+            "context_embedder.proj_in": "txt_in.input_embedder",
+            "context_embedder.time_text_embed.timestep_embedder.linear_1": "txt_in.t_embedder.in_layer",
+            "context_embedder.time_text_embed.timestep_embedder.linear_2": "txt_in.t_embedder.out_layer",
+            "context_embedder.time_text_embed.text_embedder.linear_1": "txt_in.c_embedder.in_layer",
+            "context_embedder.time_text_embed.text_embedder.linear_2": "txt_in.c_embedder.out_layer",
+            "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+            "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+            "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+            "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+            "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+            "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+            "proj_out": "final_layer.linear",
+        },
+    ),
+    # diffusers reads (scale, shift) off this projection, the original reads (shift, scale)
+    Rule("norm_out.linear", "final_layer.adaLN_modulation.1", op="swap"),
+    *_fused(_HY_REFINERS[0] + "attn.", _QKV, _HY_REFINERS[1] + "self_attn.qkv"),
+    *_renames(*_HY_REFINERS, _HY_REFINER),
+    *_fused("transformer_blocks.{i}.attn.", _QKV, "double_blocks.{i}.img_attn.qkv"),
+    *_fused(
+        "transformer_blocks.{i}.attn.",
+        ("add_q_proj", "add_k_proj", "add_v_proj"),
+        "double_blocks.{i}.txt_attn.qkv",
+    ),
+    *_renames("transformer_blocks.{i}.", "double_blocks.{i}.", _HY_DOUBLE),
+    *_fused(
+        "single_transformer_blocks.{i}.",
+        ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+        "single_blocks.{i}.linear1",
+    ),
+    *_renames(
+        "single_transformer_blocks.{i}.",
+        "single_blocks.{i}.",
+        {
+            "proj_out": "linear2",
+            "norm.linear": "modulation.lin",
+            "attn.norm_q": "norm.query_norm",
+            "attn.norm_k": "norm.key_norm",
+        },
+    ),
+]
+_WAN_RESIDUAL = {
+    "norm1": "residual.0",
+    "conv1": "residual.2",
+    "norm2": "residual.3",
+    "conv2": "residual.6",
+    "conv_shortcut": "shortcut",
+}
+
+
+def _wan_vae(blocks: int = 4, resnets: int = 2, nested: bool = False) -> list[Rule]:
+    """The Wan VAEs: the native encoder and decoder count all layers of all blocks in one list (2.1) or in a list a
+    block (2.2, `nested`)."""
+    rules = [
+        Rule("quant_conv", "conv1"),
+        Rule("post_quant_conv", "conv2"),
+    ]
+    for side in ("encoder", "decoder"):
+        rules += _renames(
+            f"{side}.",
+            f"{side}.",
+            {
+                "conv_in": "conv1",
+                "norm_out": "head.0",
+                "conv_out": "head.2",
+                "mid_block.attentions.0.norm": "middle.1.norm",
+                "mid_block.attentions.0.to_qkv": "middle.1.to_qkv",
+                "mid_block.attentions.0.proj": "middle.1.proj",
+            },
+        )
+        for left, right in ((0, 0), (1, 2)):
+            rules += _renames(f"{side}.mid_block.resnets.{left}.", f"{side}.middle.{right}.", _WAN_RESIDUAL)
+    rules += _wan_down(blocks, resnets, nested)
+    rules += _wan_up(blocks, resnets, nested)
+    return rules
+
+
+_RESAMPLE = {"resample.1": "resample.1", "time_conv": "time_conv"}
+
+
+def _wan_down(blocks: int, resnets: int, nested: bool) -> list[Rule]:
+    rules: list[Rule] = []
+    for block in range(blocks):
+        for layer in range(resnets + 1):
+            flat = block * (resnets + 1) + layer
+            native = f"encoder.downsamples.{block}.downsamples.{layer}." if nested else f"encoder.downsamples.{flat}."
+            if layer == resnets:
+                left = f"encoder.down_blocks.{block}.downsampler." if nested else f"encoder.down_blocks.{flat}."
+                rules += _renames(left, native, _RESAMPLE)
+            else:
+                left = f"encoder.down_blocks.{block}.resnets.{layer}." if nested else f"encoder.down_blocks.{flat}."
+                rules += _renames(left, native, _WAN_RESIDUAL)
+    return rules
+
+
+def _wan_up(blocks: int, resnets: int, nested: bool) -> list[Rule]:
+    rules: list[Rule] = []
+    for block in range(blocks):
+        for layer in range(resnets + 2):
+            flat = block * (resnets + 2) + layer
+            native = f"decoder.upsamples.{block}.upsamples.{layer}." if nested else f"decoder.upsamples.{flat}."
+            if layer == resnets + 1:
+                sampler = "upsampler." if nested else "upsamplers.0."
+                rules += _renames(f"decoder.up_blocks.{block}.{sampler}", native, _RESAMPLE)
+            else:
+                rules += _renames(f"decoder.up_blocks.{block}.resnets.{layer}.", native, _WAN_RESIDUAL)
+    return rules
+
+
+def _hunyuan_vae(blocks: int = 4) -> list[Rule]:
+    """HunyuanVideo's VAE; natively the decoder's blocks count from the output."""
+    resnet = {
+        "norm1": "norm1",
+        "conv1.conv": "conv1.conv",
+        "norm2": "norm2",
+        "conv2.conv": "conv2.conv",
+        "conv_shortcut.conv": "nin_shortcut.conv",
+    }
+    rules = _same("quant_conv", "post_quant_conv")
+    for side in ("encoder", "decoder"):
+        rules += _same(f"{side}.conv_in.conv", f"{side}.conv_out.conv")
+        rules.append(Rule(f"{side}.conv_norm_out", f"{side}.norm_out"))
+        rules.append(Rule(f"{side}.mid_block.attentions.0.group_norm", f"{side}.mid.attn_1.norm"))
+        for left, right in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
+            rules.append(Rule(f"{side}.mid_block.attentions.0.{left}", f"{side}.mid.attn_1.{right}", op="conv"))
+        for block in range(2):
+            rules += _renames(f"{side}.mid_block.resnets.{block}.", f"{side}.mid.block_{block + 1}.", resnet)
+    rules += _renames("encoder.down_blocks.{i}.resnets.{j}.", "encoder.down.{i}.block.{j}.", resnet)
+    rules.append(Rule("encoder.down_blocks.{i}.downsamplers.0.conv.conv", "encoder.down.{i}.downsample.conv.conv"))
+    for block in range(blocks):
+        native = f"decoder.up.{blocks - 1 - block}."
+        rules += _renames(f"decoder.up_blocks.{block}.resnets.{{j}}.", native + "block.{j}.", resnet)
+        rules.append(Rule(f"decoder.up_blocks.{block}.upsamplers.0.conv.conv", native + "upsample.conv.conv"))
+    return rules
+
+
+FAMILIES: dict[str, Rules] = {"cogvideox": tuple(_COGVIDEOX), "wan": tuple(_WAN), "hunyuan_video": tuple(_HUNYUAN)}
+"""Rules of the transformers, by family."""
+VAES: dict[str, Rules] = {
+    "wan": tuple(_wan_vae()),
+    "wan2.2": tuple(_wan_vae(nested=True)),
+    "hunyuan_video": tuple(_hunyuan_vae()),
+}
+"""Rules of the VAEs. CogVideoX's VAE has the same names on both sides and no entry."""

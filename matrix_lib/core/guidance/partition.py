@@ -1,0 +1,82 @@
+"""Masked attention with mask normalisation (IVG-DA, arXiv 2505.24253): every instance attends to its own, background to
+background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+
+from ..attention.matching import Axis
+from ..attention.regions import RegionLayout
+from ..layers import Layers
+from .base import Branches, _check_branches
+from .scene import _NEVER, Scene, Spans, _Plan
+from .schedule import Schedule
+
+__all__ = ["Partition", "partition_layout"]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Masked attention with mask normalisation (IVG-DA, arXiv 2505.24253), for any number of instances.
+
+    During the first steps a video token attends only to video tokens that share an instance with it (background to
+    background) and, where `words`, an instance's tokens only to its own words, background only to unbound words.
+
+    Args:
+        frozen_steps: how many steps from the first.
+        match: exact feature distribution matching of the attention output to the unmasked one, "channel" or "global";
+            None: off.
+        words: whether words are partitioned too.
+        schedule: steps where it is 0 are left alone; a partition has no half strength.
+        branches: as in `RegionBias`.
+    """
+
+    frozen_steps: int = 4
+    match: Axis | None = "channel"
+    words: bool = True
+    layers: Layers = Layers()
+    schedule: Schedule = Schedule()
+    branches: Branches = "both"
+
+    def __post_init__(self) -> None:
+        if self.frozen_steps < 0:
+            raise ValueError(f"frozen_steps counts steps from the first, 0 or more; got {self.frozen_steps}")
+        if self.match is not None and self.match not in get_args(Axis):
+            raise ValueError(f"match is 'channel', 'global' or None; got {self.match!r}")
+        _check_branches(self.branches)
+
+    @property
+    def idle(self) -> bool:
+        return self.frozen_steps == 0
+
+    def strength(self, step: int, steps: int) -> float:
+        return float(step < self.frozen_steps and self.schedule.at(step, steps) > 0)
+
+
+def partition_layout(scene: Scene, spans: Spans, guidance: Partition, words: bool, tracks: bool) -> RegionLayout:
+    """Foreground to its own, background to background: see `Partition`.
+
+    An instance without words of its own keeps the unbound ones. A token that would be left with nothing to look at
+    (an all-bound prompt) keeps everything.
+    """
+    plan = _Plan(scene, spans)
+    bias = plan.table()
+    empty = plan.members.amax(-1) == 0  # background
+    if tracks and plan.has_video:
+        shared = (plan.members @ plan.members.T) > 0
+        allowed = shared | (empty[:, None] & empty[None])
+        bias[1:, plan.video] = torch.where(allowed, 0.0, _NEVER)
+    if words and guidance.words and scene.words:
+        own = torch.zeros(len(empty), dtype=torch.bool)
+        for column, (owners, _) in plan.texts():
+            mine = (plan.members * owners).amax(-1) > 0
+            bias[1:, column] = torch.where(mine, 0.0, _NEVER)
+            own |= mine
+        bias[1:, plan.unbound] = torch.where(own, _NEVER, 0.0)
+    used = torch.bincount(plan.key, minlength=bias.shape[1]) > 0
+    blind = (bias[:, used] == _NEVER).all(1)
+    bias[blind] = 0.0
+    return RegionLayout(plan.query, plan.key, bias)

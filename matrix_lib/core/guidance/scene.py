@@ -1,0 +1,151 @@
+"""From mask tracks and bound words to the regions of an attention call, one rule for each kind of guidance.
+
+Only video queries are steered. Token frames that the tracks say nothing about, words that no visible instance owns, and
+tokens that are neither the prompt nor the clip stay as they are.
+
+E instances, n video tokens of a call, R signature regions of its video tokens, G groups of words with the same owners.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..attention.regions import signatures
+from ..grid import Grid
+from ..sites import AttentionCall
+from ..tracks.tracks import MaskTracks
+from ..words.binding import PromptBinding
+
+__all__ = ["Scene", "Spans", "Stage"]
+
+_NEVER = float("-inf")
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where things lie in a call; see `AttentionCall`."""
+
+    queries: int
+    keys: int
+    video_q: tuple[int, int] | None
+    video_k: tuple[int, int] | None
+    text_k: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, call: AttentionCall) -> Spans:
+        return cls(call.q.shape[2], call.k.shape[2], call.video_q, call.video_k, call.text_k)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The video tokens of one batch row of a call.
+
+    cover: (E, n) float32, covered share of each token. inside: (E, n) bool, the tokens that count as the instance's.
+    known: (n,) bool. words: pairs of (E,) bool owners and the conditioning rows that they own.
+    """
+
+    names: tuple[str, ...]
+    cover: Tensor
+    inside: Tensor
+    known: Tensor
+    words: tuple[tuple[Tensor, tuple[int, ...]], ...]
+
+
+class Stage:
+    """Tracks and words of one prompt on a clip's token grid.
+
+    An instance's tokens are those covered by half and more; in a frame where none is, the best covered ones, so that a
+    single pixel is an instance, too. `notes` say what cannot be steered.
+
+    Raises ValueError for an instance that is bound but has no track, and for tracks that do not fit the clip.
+    """
+
+    def __init__(self, grid: Grid, tracks: MaskTracks, binding: PromptBinding | None) -> None:
+        on_grid = tracks.to_grid(grid, "area")
+        self.grid, self.names = grid, on_grid.names
+        self.cover = on_grid.maps
+        most = on_grid.maps.amax((2, 3), keepdim=True) if self.names else on_grid.maps
+        self.inside = (on_grid.maps >= most.clamp(max=0.5)) & (on_grid.maps > 0)
+        self.known = torch.tensor(on_grid.known)
+        visible = self.inside.flatten(1).any(1)
+        self.rows = binding.length if binding is not None else 0
+        self.notes = [f"{name!r} shows in no token frame: it is not steered" for name in self._where(~visible)]
+        self.words: list[tuple[Tensor, tuple[int, ...]]] = []
+        if binding is not None:
+            binding.check_tracks(self.names)
+            self.words = self._owned(binding, visible)
+
+    def _where(self, chosen: Tensor) -> list[str]:
+        return [name for name, yes in zip(self.names, chosen.tolist()) if yes]
+
+    def _owned(self, binding: PromptBinding, visible: Tensor) -> list[tuple[Tensor, tuple[int, ...]]]:
+        """Conditioning rows by who owns them: an instance its own, a verb its subject and its object."""
+        shown = set(self._where(visible))
+        owners: dict[int, set[str]] = {}
+        for phrase in binding.phrases:
+            mine = {phrase.name} if phrase.role in ("subject", "object", "instance") else set()
+            if phrase.role == "verb":
+                mine = {name for name in (phrase.subject, phrase.object) if name is not None}
+            for row in phrase.rows:
+                owners.setdefault(row, set()).update(mine & shown)
+        groups: dict[frozenset[str], list[int]] = {}
+        for row, who in owners.items():
+            if who and row >= 0:
+                groups.setdefault(frozenset(who), []).append(row)
+        return [
+            (torch.tensor([name in who for name in self.names]), tuple(sorted(rows)))
+            for who, rows in sorted(groups.items(), key=lambda item: min(item[1]))
+        ]
+
+    def scene(self, call: AttentionCall) -> Scene:
+        """What a call shows, cut to the frames of its context window.
+
+        Raises ValueError where the binding was made for a longer conditioning than the call sees.
+        """
+        if self.words and call.text_k is not None and self.rows > call.text_k[1]:
+            raise ValueError(
+                f"the binding was made for a conditioning of {self.rows} rows, but {call.site.name} sees "
+                f"{call.text_k[1]}: bind the prompt with the CLIP that encoded it"
+            )
+        frames = list(call.frame_index) if call.frame_index is not None else list(range(call.grid.frames))
+        if call.grid.shape[1:] != self.grid.shape[1:] or max(frames) >= self.grid.frames:
+            raise ValueError(
+                f"{call.site.name} runs on a {call.grid.shape} token grid, but the clip's is {self.grid.shape}: "
+                "something else changed this model's sequence, and tracks cannot be laid over it"
+            )
+        known = self.known[frames].repeat_interleave(self.grid.frame_size)
+        cover, inside = self.cover[:, frames].flatten(1), self.inside[:, frames].flatten(1)
+        return Scene(self.names, cover, inside, known, tuple(self.words))
+
+
+class _Plan:
+    """Region numbers of a call. Queries: 0 whatever is not steered, 1..R the video's signatures. Keys: 0 the rest,
+    1..R the video, R+1 unbound text, then the G groups of bound words."""
+
+    def __init__(self, scene: Scene, spans: Spans) -> None:
+        assert spans.video_q is not None
+        labels, table = signatures(scene.inside)
+        self.members = table.float()
+        count = len(table)
+        self.video, self.unbound = slice(1, 1 + count), 1 + count
+        self.has_video = spans.video_k is not None
+        steered = torch.where(scene.known, labels + 1, 0)
+        self.query, self.key = torch.zeros(spans.queries).long(), torch.zeros(spans.keys).long()
+        self.query[spans.video_q[0] : sum(spans.video_q)] = steered
+        if spans.video_k is not None:
+            self.key[spans.video_k[0] : sum(spans.video_k)] = steered
+        self._words = scene.words if spans.text_k is not None else ()
+        if spans.text_k is not None:
+            self.key[spans.text_k[0] : sum(spans.text_k)] = self.unbound
+        for column, (_, rows) in self.texts():
+            assert spans.text_k is not None
+            self.key[[spans.text_k[0] + row for row in rows]] = column
+
+    def table(self) -> Tensor:
+        return torch.zeros(1 + len(self.members), 2 + len(self.members) + len(self._words))
+
+    def texts(self) -> list[tuple[int, tuple[Tensor, tuple[int, ...]]]]:
+        return [(self.unbound + 1 + at, group) for at, group in enumerate(self._words)]

@@ -1,0 +1,91 @@
+"""Settings of the alignment losses. [?] marks what the papers leave open and a setting decides here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..layers import LayerDraw
+
+__all__ = ["AlignmentConfig", "Direction", "MaskWeights", "Scores", "TargetAwareConfig", "timestep_weight"]
+
+Scores = Literal["probabilities", "logits"]
+Direction = Literal["v2t", "t2v"]
+Normalise = Literal["none", "max", "sum"]
+
+
+@dataclass(frozen=True)
+class MaskWeights:
+    """l(X, Y) = bce * BCE(X, Y) + dice * (1 - Dice(X, Y)) + l2 * ||X - Y||^2 (MATRIX; its weights are unpublished [?]).
+
+    `max_pos_weight`: BCE weighs inside pixels by min(outside / inside, max_pos_weight), as the released code does.
+    """
+
+    bce: float = 1.0
+    dice: float = 1.0
+    l2: float = 1.0
+    max_pos_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        if min(self.bce, self.dice, self.l2) < 0 or self.max_pos_weight <= 0:
+            raise ValueError(f"loss weights are 0 or more, max_pos_weight above 0; got {self}")
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """MATRIX's losses: L = L_DM + w(t) (sga * L_SGA + spa * L_SPA). Defaults are those of the released code and the
+    layers of CogVideoX-5B-I2V.
+
+    Args:
+        sga, spa: weights of the grounding and the propagation loss; 0 switches one off.
+        v2t, v2v: layers of the grounding and of the propagation loss.
+        scores: "logits" are scale * q.k averaged over heads, what the decoder was fed in MATRIX; "probabilities" come
+            out of the softmax over the whole row.
+        direction: "v2t" or, as in the paper's ablation, "t2v": text queries over video keys.
+        timestep: see `timestep_weight`.
+    """
+
+    sga: float = 0.01
+    spa: float = 0.005
+    mask: MaskWeights = field(default_factory=MaskWeights)
+    v2t: LayerDraw = field(default_factory=lambda: LayerDraw((7, 11)))
+    v2v: LayerDraw = field(default_factory=lambda: LayerDraw((12,)))
+    scores: Scores = "logits"
+    direction: Direction = "v2t"
+    timestep: Literal["uniform", "bell"] = "uniform"
+
+
+@dataclass(frozen=True)
+class TargetAwareConfig:
+    """TAViD: weight * E ||A - M||^2, A the V2T map of the target word, M its mask, over `layers`.
+
+    Args:
+        frames: "first" latent frame alone, as published, or "all" that the track knows.
+        normalise: the paper does not say what A is divided by [?]: "max" brings its peak over the frames that count
+            to 1, the mask's own value; "sum" brings both to a mass of 1; "none" leaves probabilities.
+    """
+
+    weight: float = 0.1
+    layers: LayerDraw = field(default_factory=lambda: LayerDraw.stride(5, 24, 3))
+    frames: Literal["first", "all"] = "first"
+    normalise: Normalise = "max"
+
+
+def timestep_weight(t: Tensor, kind: Literal["uniform", "bell"]) -> Tensor:
+    """(B,) weight of the alignment losses at times t (B,) in [0, 1], 1 being pure noise.
+
+    "uniform" is 1. "bell" follows exp(-2 (t - 1/2)^2), down to 0 at both ends and 1 on average: the weight that
+    flow-matching trainers give to the middle of the schedule. MATRIX' released code multiplies both of its losses by
+    its trainer's timestep weight.
+    """
+    if kind == "uniform":
+        return torch.ones_like(t)
+    if kind != "bell":
+        raise ValueError(f"a timestep weight is 'uniform' or 'bell'; got {kind!r}")
+    ends = math.exp(-0.5)
+    mean = math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5)) - ends
+    return (torch.exp(-2 * (t - 0.5) ** 2) - ends).clamp_min(0.0) / mean

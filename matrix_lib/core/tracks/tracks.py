@@ -1,0 +1,395 @@
+"""Mask tracks: named instances over the frames of a clip, kept as runs, never dense.
+
+F frames, H rows, W columns of pixels; boxes are (x0, y0, x1, y1) in pixels, x1 and y1 exclusive. Instances join
+prompts, captures and losses by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..grid import Framing, Grid
+from . import runs
+from .boxes import Box, boxes_at, check_boxes, whole_pixels
+from .checks import check_name, check_names, check_palette, check_size, shorten
+from .packing import Masks, Progress, join_frames, pack_masks
+from .palette import Colour, distinct_colours
+from .token_masks import GridTracks, Resize, project
+
+__all__ = ["ROLES", "GridTracks", "MaskTracks", "Track"]
+
+ROLES = ("subject", "object", "instance")
+_FRAMES_AT_ONCE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One instance. `edges` (uint32) are the run edges of all frames one after the other, `offsets` (F + 1, int64)
+    where each frame begins in them; see `runs`. Both are read-only."""
+
+    name: str
+    role: str
+    colour: Colour
+    edges: NDArray[np.uint32]
+    offsets: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.role not in ROLES:
+            raise ValueError(f"the role of {self.name!r} is one of {', '.join(ROLES)}; got {shorten(self.role, 40)!r}")
+        self.edges.setflags(write=False)
+        self.offsets.setflags(write=False)
+
+    def frame(self, index: int) -> NDArray[np.uint32]:
+        """Edges of one frame."""
+        return self.edges[self.offsets[index] : self.offsets[index + 1]]
+
+    def with_frames(self, frames: Iterable[NDArray[Any]]) -> Track:
+        """The same instance with the edges of these frames."""
+        edges, offsets = join_frames(frames)
+        return replace(self, edges=edges, offsets=offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskTracks:
+    """Immutable mask tracks of one clip. Build them with `from_masks`, `from_boxes` or `io.tracks.load_tracks`.
+
+    Args:
+        tracks: the instances; names are unique.
+        frames, height, width: size of the clip in pixels. One frame means: the first frame is known, the rest is not.
+        fps: frames per second, for previews and files.
+    """
+
+    tracks: tuple[Track, ...]
+    frames: int
+    height: int
+    width: int
+    fps: float = 8.0
+
+    def __post_init__(self) -> None:
+        check_size(self.frames, self.height, self.width, self.fps)
+        check_names(self.names)
+        for track in self.tracks:
+            wrong = runs.problem(track.edges, track.offsets, self.frames, self.height, self.width)
+            if wrong is not None:
+                raise ValueError(f"the packed masks of {track.name!r} are damaged: {wrong}")
+
+    # --- what is in it
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(track.name for track in self.tracks)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        return {track.name: track.role for track in self.tracks}
+
+    @property
+    def palette(self) -> tuple[Colour, ...]:
+        """Colour (r, g, b) of each instance, 0 to 255, in the order of `names`."""
+        return tuple(track.colour for track in self.tracks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the masks take."""
+        return sum(track.edges.nbytes + track.offsets.nbytes for track in self.tracks)
+
+    @property
+    def visible(self) -> dict[str, tuple[int, ...]]:
+        """Per name, the frames with at least one pixel."""
+        return {t.name: tuple(int(i) for i in np.flatnonzero(np.diff(t.offsets))) for t in self.tracks}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for people: instances that are never there, or not in the first frame."""
+        found = []
+        for name, frames in self.visible.items():
+            if not frames:
+                found.append(f"{name!r} is in no frame")
+            elif frames[0]:
+                found.append(f"{name!r} is not in the first frame; it appears in frame {frames[0]}")
+        return tuple(found)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content, for caches."""
+        head = [[t.name, t.role, *t.colour] for t in self.tracks], self.frames, self.height, self.width, self.fps
+        state = hashlib.sha256(json.dumps(head).encode())
+        for track in self.tracks:
+            state.update(track.offsets.tobytes())
+            state.update(np.ascontiguousarray(track.edges).data)
+        return state.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return self.digest == other.digest if isinstance(other, MaskTracks) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        who = ", ".join(f"{t.name} ({t.role})" for t in self.tracks)
+        return f"MaskTracks({who}; {self.frames}x{self.height}x{self.width} at {self.fps:g} fps, {self.nbytes:,} bytes)"
+
+    def track(self, name: str) -> Track:
+        for track in self.tracks:
+            if track.name == name:
+                return track
+        raise ValueError(f"no instance is called {name!r}; the tracks have {', '.join(map(repr, self.names))}")
+
+    # --- pixels
+
+    def mask(self, name: str, frame: int = 0) -> Tensor:
+        """(H, W) bool."""
+        return self.masks(name, frame, frame + 1)[0]
+
+    def masks(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """(stop - start, H, W) bool, frames `start` to `stop` - 1. Dense: ask for a few frames at a time."""
+        track, stop = self.track(name), self.frames if stop is None else stop
+        if not 0 <= start <= stop <= self.frames:
+            raise ValueError(f"frames {start} to {stop} are outside the clip's 0 to {self.frames}")
+        dense = np.empty((stop - start, self.height, self.width), dtype=bool)
+        for i in range(start, stop):
+            dense[i - start] = runs.unpack(track.frame(i), self.height, self.width)
+        return torch.from_numpy(dense)
+
+    def boxes(self, name: str) -> Tensor:
+        """(F, 4) float32, the box around the mask in each frame; nan where the instance is absent."""
+        track = self.track(name)
+        return torch.from_numpy(runs.bounds(track.edges, track.offsets, self.width))
+
+    def areas(self, name: str) -> Tensor:
+        """(F,) int64, pixels in the mask of each frame."""
+        track = self.track(name)
+        return torch.from_numpy(runs.areas(track.edges, track.offsets))
+
+    def id_map(self, frame: int = 0, framing: Framing | None = None) -> Tensor:
+        """(H, W, 3) uint8, the palette picture of one frame on black: each instance in its colour, later ones on top.
+        With a framing, as the model sees the frame."""
+        size = (self.height, self.width) if framing is None else framing.target
+        picture = torch.zeros(*size, 3, dtype=torch.uint8)
+        for track in self.tracks:
+            mask = self.mask(track.name, frame)
+            mask = mask if framing is None else framing.apply(mask, "nearest")
+            picture[mask] = torch.tensor(track.colour, dtype=torch.uint8)
+        return picture
+
+    # --- tokens
+
+    def to_grid(
+        self,
+        grid: Grid,
+        mode: Resize = "nearest",
+        framing: Framing | None = None,
+        progress: Progress | None = None,
+    ) -> GridTracks:
+        """The tracks on a model's token grid, without unpacking them.
+
+        Token frame i is the union of pixel frames `grid.pixel_span(i)`: latent frame 0 is pixel frame 0 alone, latent
+        frame i the union of frames 4i-3..4i (MATRIX, released code).
+
+        Args:
+            mode: "nearest" takes source pixel floor(i * size / tokens) for token i (OpenCV's and torch's "nearest", as
+                the authors resize masks): analysis and losses. "nearest-exact" takes the pixel at the token's centre.
+                "area" gives the covered share of each token: guidance.
+            framing: how the host crops and resizes the frames; by default its centre crop to the grid's pixels.
+            progress: called after each chunk; may raise to interrupt.
+
+        A clip may be longer than the grid (the rest is unused), end inside the last token frame, or have one frame
+        alone (`known` says so). Raises ValueError for other lengths and for a framing of another size.
+        """
+        return project(self, grid, mode, framing, progress)
+
+    # --- made from others
+
+    def select(self, names: Iterable[str]) -> MaskTracks:
+        """These instances, in this order."""
+        return replace(self, tracks=tuple(self.track(name) for name in names))
+
+    def rename(self, names: Mapping[str, str]) -> MaskTracks:
+        """With instances renamed: {old: new}."""
+        for old in names:
+            self.track(old)
+        return replace(self, tracks=tuple(replace(t, name=names.get(t.name, t.name)) for t in self.tracks))
+
+    def with_roles(self, roles: Mapping[str, str]) -> MaskTracks:
+        """With other roles: {name: role}."""
+        for name in roles:
+            self.track(name)
+        return replace(self, tracks=tuple(replace(t, role=roles.get(t.name, t.role)) for t in self.tracks))
+
+    def with_palette(self, colours: Sequence[Colour]) -> MaskTracks:
+        """With these colours, one (r, g, b) of 0 to 255 per instance, for a model trained on others."""
+        chosen = check_palette(colours, len(self.tracks))
+        return replace(self, tracks=tuple(replace(t, colour=c) for t, c in zip(self.tracks, chosen)))
+
+    def boxed(self) -> MaskTracks:
+        """With every mask replaced by the box around it."""
+        tracks = []
+        for track in self.tracks:
+            corners = self.boxes(track.name).nan_to_num(0.0).int().tolist()
+            tracks.append(track.with_frames(runs.pack_box(x0, y0, x1, y1, self.width) for x0, y0, x1, y1 in corners))
+        return replace(self, tracks=tuple(tracks))
+
+    def merge(self, other: MaskTracks) -> MaskTracks:
+        """With the instances of `other` behind. A colour that is taken is replaced."""
+        mine, its = (self.frames, self.height, self.width), (other.frames, other.height, other.width)
+        if mine != its:
+            raise ValueError(f"tracks of one clip have one size: {mine} (frames, height, width) cannot join {its}")
+        taken = list(self.palette)
+        added = []
+        for track in other.tracks:
+            colour = track.colour if track.colour not in taken else distinct_colours(1, [*taken, *other.palette])[0]
+            taken.append(colour)
+            added.append(replace(track, colour=colour))
+        return replace(self, tracks=(*self.tracks, *added))
+
+    def take(self, frames: Sequence[int], fps: float | None = None) -> MaskTracks:
+        """The clip made of these frames, in this order; a frame may come twice."""
+        bad = [i for i in frames if not 0 <= i < self.frames]
+        if bad or not len(frames):
+            raise ValueError(f"frames are numbered 0 to {self.frames - 1}; got {bad[:5] or 'none'}")
+        tracks = tuple(t.with_frames(t.frame(i) for i in frames) for t in self.tracks)
+        return replace(self, tracks=tracks, frames=len(frames), fps=self.fps if fps is None else fps)
+
+    def at_fps(self, fps: float, frames: int | None = None) -> MaskTracks:
+        """The clip played at `fps`: each new frame takes the latest old one of its time. `frames` cuts the end off."""
+        check_size(1, 1, 1, fps)
+        count = math.floor((self.frames - 1) * fps / self.fps + 1e-6) + 1
+        count = count if frames is None else min(count, frames)
+        return self.take([min(math.floor(i * self.fps / fps + 1e-6), self.frames - 1) for i in range(count)], fps)
+
+    def framed(self, framing: Framing, progress: Progress | None = None) -> MaskTracks:
+        """Cropped and resized as the model sees the frames (nearest), a few frames at a time."""
+        tracks = []
+        for track in self.tracks:
+            parts = []
+            for start in range(0, self.frames, _FRAMES_AT_ONCE):
+                dense = self.masks(track.name, start, min(start + _FRAMES_AT_ONCE, self.frames))
+                for mask in framing.apply(dense, "nearest"):
+                    parts.append(runs.pack(mask.numpy()))
+                    if progress is not None:
+                        progress()
+            tracks.append(track.with_frames(parts))
+        return replace(self, tracks=tuple(tracks), height=framing.target[0], width=framing.target[1])
+
+    # --- made from scratch
+
+    @classmethod
+    def from_masks(
+        cls,
+        masks: Mapping[str, Masks] | Iterable[tuple[str, Masks]],
+        threshold: float = 0.5,
+        roles: Mapping[str, str] | None = None,
+        fps: float = 8.0,
+        palette: Sequence[Colour] | None = None,
+        allow_empty: bool = False,
+        progress: Progress | None = None,
+    ) -> MaskTracks:
+        """Packs dense masks, frame by frame.
+
+        Args:
+            masks: per name a tensor (F, H, W) or (H, W), or an iterable of (H, W) frames (then no more than one frame
+                is dense at a time): bool, uint8 of 0..255, or float of 0..1.
+            threshold: a pixel is inside above this share of full.
+            roles: "subject", "object" or "instance" (the default) per name.
+            palette: colours, one per instance; by default five fixed ones, then generated ones.
+            allow_empty: accept an instance that is in no frame.
+            progress: called after each frame; may raise to interrupt.
+
+        Raises ValueError for sizes or frame counts that differ, values outside the range, doubled names and empty
+        masks.
+        """
+        pairs = [(n, m) for n, m in (masks.items() if isinstance(masks, Mapping) else masks)]
+        check_names([name for name, _ in pairs])
+        packed, size = {}, None
+        for name, frames in pairs:
+            packed[name], size = pack_masks(name, frames, threshold, size, progress)
+        counts = {name: len(offsets) - 1 for name, (_, offsets) in packed.items()}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
+            raise ValueError(f"all masks of a clip have the same number of frames; {listed}")
+        empty = [name for name, (edges, _) in packed.items() if not len(edges)]
+        if empty and not allow_empty:
+            raise ValueError(
+                f"the mask of {empty[0]!r} is empty in all {counts[empty[0]]} frames. Draw it, lower the threshold "
+                f"({threshold:g}), or leave the instance out."
+            )
+        assert size is not None
+        return cls._build(packed, counts[pairs[0][0]], size, fps, roles, palette)
+
+    @classmethod
+    def from_boxes(
+        cls,
+        boxes: Mapping[str, Mapping[int, Box | None]],
+        frames: int,
+        height: int,
+        width: int,
+        roles: Mapping[str, str] | None = None,
+        fps: float = 8.0,
+        palette: Sequence[Colour] | None = None,
+        hold: bool = False,
+        progress: Progress | None = None,
+    ) -> MaskTracks:
+        """Filled boxes from key frames: {name: {frame: (x0, y0, x1, y1)}} in pixels, moved linearly between two keys.
+
+        An instance is absent before its first and after its last key, and from a key that is None up to the next box.
+        With `hold`, the first and the last box stay to the ends of the clip. Corners are rounded to whole pixels and
+        cut at the frame. `progress` is called before each frame; it may raise to interrupt. Raises ValueError for keys
+        outside the clip, boxes without area and boxes outside the frame.
+        """
+        check_size(frames, height, width, fps)
+        check_names(list(boxes))
+        packed = {}
+        for name, keys in boxes.items():
+            check_boxes(name, keys, frames, height, width)
+            packed[name] = join_frames(
+                runs.pack_box(*((0, 0, 0, 0) if box is None else whole_pixels(box, height, width)), width)
+                for box in boxes_at(keys, frames, hold, progress)
+            )
+        return cls._build(packed, frames, (height, width), fps, roles, palette)
+
+    @classmethod
+    def from_edges(
+        cls,
+        edges: Mapping[str, Iterable[NDArray[Any]]],
+        frames: int,
+        height: int,
+        width: int,
+        roles: Mapping[str, str] | None = None,
+        fps: float = 8.0,
+    ) -> MaskTracks:
+        """From masks that are packed already: per name the `runs.pack` of each frame."""
+        check_names(list(edges))
+        return cls._build({n: join_frames(e) for n, e in edges.items()}, frames, (height, width), fps, roles, None)
+
+    @classmethod
+    def _build(
+        cls,
+        packed: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
+        frames: int,
+        size: tuple[int, int],
+        fps: float,
+        roles: Mapping[str, str] | None,
+        palette: Sequence[Colour] | None,
+    ) -> MaskTracks:
+        roles = roles or {}
+        strange = [name for name in roles if name not in packed]
+        if strange:
+            raise ValueError(f"there is a role for {strange[0]!r}, but the masks are {', '.join(map(repr, packed))}")
+        colours = distinct_colours(len(packed)) if palette is None else check_palette(palette, len(packed))
+        tracks = tuple(
+            Track(name, roles.get(name, "instance"), colour, edges, offsets)
+            for (name, (edges, offsets)), colour in zip(packed.items(), colours)
+        )
+        return cls(tracks, frames, *size, fps)

@@ -1,0 +1,168 @@
+"""Region-biased attention in one Triton kernel: no parts to merge, no copies of queries, only the keys are sorted.
+
+With the keys in region order, all keys of one region lie together, and for one query the bias is a constant along each
+such span: it costs one addition per query and span, inside the pass that attention makes anyway. A span that a query
+may not look at is not read at all. Inference in half precision only.
+
+B batch, H heads, N query tokens, D head size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["Plan", "Span", "attend", "make_plan", "takes"]
+
+_LOG2E = 1.4426950408889634
+_ROWS = 128  # queries that one program takes
+# keys at a time, warps, stages of the pipeline; the fastest is found at the first call of a head size
+_CONFIGS = ((64, 4, 3), (128, 8, 2), (128, 8, 3), (64, 8, 3), (64, 4, 4))
+Span = tuple[int, int, float]
+"""First key in region order, number of keys, bias in logits."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each program does. All on the device of the call, int32 but for `bias`.
+
+    Args:
+        rows: (Nq,) query tokens, those of one row of the bias table together.
+        tiles: (T, 4) first place in `rows`, count (1.._ROWS), first and last-plus-one span.
+        spans: (S, 2) first key in region order, and how many. bias: (S,) float32, logits / ln 2.
+        order: (Nk,) int64, keys in region order.
+    """
+
+    rows: Tensor
+    tiles: Tensor
+    spans: Tensor
+    bias: Tensor
+    order: Tensor
+
+
+def takes(q: Tensor, v: Tensor) -> bool:
+    """Whether the kernel knows this dtype and these head sizes."""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return half and q.shape[-1] in (64, 128) and v.shape[-1] == q.shape[-1]
+
+
+def make_plan(
+    blocks: Sequence[tuple[Tensor, Sequence[Span]]], order: Tensor, device: torch.device, step: int = _ROWS
+) -> Plan:
+    """From blocks of query tokens (rows, and the spans that they look at) to what the kernel reads."""
+    tiles: list[tuple[int, int, int, int]] = []
+    spans: list[Span] = []
+    first = 0
+    for rows, looked_at in blocks:
+        ends = (len(spans), len(spans) + len(looked_at))
+        spans += looked_at
+        tiles += [(first + at, min(step, len(rows) - at), *ends) for at in range(0, len(rows), step)]
+        first += len(rows)
+    # Long ones first: what is left at the end fills the GPU evenly.
+    tiles.sort(key=lambda tile: -sum(length for _, length, _ in spans[tile[2] : tile[3]]))
+    places = [(start, length) for start, length, _ in spans]
+    return Plan(
+        rows=torch.cat([rows for rows, _ in blocks]).to(device, torch.int32),
+        tiles=torch.tensor(tiles, dtype=torch.int32).view(-1, 4).to(device),
+        spans=torch.tensor(places, dtype=torch.int32).view(-1, 2).to(device),
+        bias=torch.tensor([bias * _LOG2E for _, _, bias in spans], dtype=torch.float32).to(device),
+        order=order.to(device),
+    )
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Output (B, H, Nq, D) with heads inside of tokens, and the log-sum-exp of the biased rows (B, H, Nq), float32.
+
+    q (B, H, Nq, D), k and v (B, H, Nk, D), in any strides whose last is 1.
+    """
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    k, v = k.index_select(2, plan.order), v.index_select(2, plan.order)
+    b, h, n, d = q.shape
+    out = q.new_empty(b, n, h, d).transpose(1, 2)
+    lse = q.new_empty(b, h, n, dtype=torch.float32)
+    region_kernel[(len(plan.tiles), b * h)](
+        q, k, v, out, lse, plan.rows, plan.tiles, plan.spans, plan.bias, scale * _LOG2E, 1 / _LOG2E, h,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *lse.stride()[:2],
+        D=d, BM=_ROWS,
+    )  # fmt: skip
+    return out, lse
+
+
+def configs():
+    """What to choose from; the interpreter, which tests use, takes the first."""
+    chosen = _CONFIGS[:1] if os.environ.get("TRITON_INTERPRET") == "1" else _CONFIGS
+    return [triton.Config({"BN": keys}, num_warps=warps, num_stages=stages) for keys, warps, stages in chosen]
+
+
+@triton.jit
+def look(
+    q, k_at, v_at, k_n, v_n, start, end, bias, scale, best, total, acc,
+    D: tl.constexpr, BN: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """One tile of keys. `best` is the largest biased logit so far, in powers of two; `total` and `acc` are sums
+    relative to it."""
+    at_d = tl.arange(0, D)
+    place = start + tl.arange(0, BN)
+    if WHOLE:
+        keys = tl.load(k_at + place[None, :] * k_n + at_d[:, None])
+        logits = tl.dot(q, keys)
+    else:
+        there = place < end
+        keys = tl.load(k_at + place[None, :] * k_n + at_d[:, None], mask=there[None, :], other=0.0)
+        logits = tl.where(there[None, :], tl.dot(q, keys), float("-inf"))
+    higher = tl.maximum(best, tl.max(logits, 1) * scale + bias)
+    p = tl.exp2(logits * scale - (higher - bias)[:, None])
+    shrink = tl.exp2(best - higher)
+    total = total * shrink + tl.sum(p, 1)
+    acc = acc * shrink[:, None]
+    if WHOLE:
+        values = tl.load(v_at + place[:, None] * v_n + at_d[None, :])
+    else:
+        values = tl.load(v_at + place[:, None] * v_n + at_d[None, :], mask=(place < end)[:, None], other=0.0)
+    acc = tl.dot(p.to(values.dtype), values, acc)
+    return higher, total, acc
+
+
+@triton.autotune(configs(), key=["D"])
+@triton.jit
+def region_kernel(
+    q, k, v, out, lse, rows, tiles, spans, biases, scale, ln2, heads,
+    q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, l_b, l_h,
+    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    tile = tiles + tl.program_id(0) * 4
+    first, count = tl.load(tile), tl.load(tile + 1)
+    from_span, to_span = tl.load(tile + 2), tl.load(tile + 3)
+    batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
+    at_m, at_d = tl.arange(0, BM), tl.arange(0, D)
+    in_m = at_m < count
+    row = tl.load(rows + first + at_m, mask=in_m, other=0).to(tl.int64)
+    queries = tl.load(q + batch * q_b + head * q_h + row[:, None] * q_n + at_d[None, :], mask=in_m[:, None], other=0.0)
+    k_at, v_at = k + batch * k_b + head * k_h, v + batch * v_b + head * v_h
+    best = tl.full((BM,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BM,), dtype=tl.float32)
+    acc = tl.zeros((BM, D), dtype=tl.float32)
+    for span in range(from_span, to_span):
+        start, length = tl.load(spans + span * 2), tl.load(spans + span * 2 + 1)
+        bias = tl.load(biases + span)
+        whole = start + length // BN * BN
+        for at in range(start, whole, BN):
+            best, total, acc = look(
+                queries, k_at, v_at, k_n, v_n, at, whole, bias, scale, best, total, acc, D, BN, True
+            )
+        if whole < start + length:
+            best, total, acc = look(
+                queries, k_at, v_at, k_n, v_n, whole, start + length, bias, scale, best, total, acc, D, BN, False
+            )
+    seen = total > 0
+    acc = acc / tl.where(seen, total, 1.0)[:, None]
+    norm = tl.where(seen, (best + tl.log2(tl.where(seen, total, 1.0))) * ln2, float("-inf"))
+    o_at = out + batch * o_b + head * o_h + row[:, None] * o_n + at_d[None, :]
+    tl.store(o_at, acc.to(out.dtype.element_ty), mask=in_m[:, None])
+    tl.store(lse + batch * l_b + head * l_h + row, norm, mask=in_m)

@@ -1,0 +1,232 @@
+"""From a capture and a person's choices, in words, to what `render` and `charts` draw."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ..core.grid import Framing
+from ..core.tracks.palette import distinct_colours
+from ..instrument.capture import Capture, MapKind
+from .charts import Scores, layers_by_steps
+from .heatmaps import Look, Panel, overlay_frames, token_frames
+from .style import Colour, colours_of
+
+if TYPE_CHECKING:
+    from ..core.tracks.tracks import MaskTracks
+
+__all__ = ["Choice", "attention_chart", "attention_pictures", "choose_names", "choose_numbers", "scores_of", "to_image"]
+
+_KINDS = {"v2t": "video to text", "v2v": "video to video"}
+_RANGE = re.compile(r"(\d+)\s*(?:-|\.\.|to|–)\s*(\d+)")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to look at, as a person writes it.
+
+    Args:
+        kind: "v2t" or "v2v".
+        names: "all", or names of words and instances with commas between.
+        layers, steps: "all", "first", "last", or numbers and ranges: "7, 11-13".
+        stream: which prompt and sample, from 0.
+    """
+
+    kind: MapKind = "v2t"
+    names: str = "all"
+    layers: str = "all"
+    steps: str = "all"
+    stream: int = 0
+
+
+def choose_numbers(text: str, what: str, existing: Sequence[int]) -> tuple[int, ...]:
+    """The numbers of `existing` that a text names, ascending as they exist. Raises ValueError, listing what exists,
+    where it names others or cannot be read; a range takes whatever exists inside of it, which has to be something."""
+    have = f"this capture has {what}s {_runs(existing)}"
+    wanted: list[int] = []
+    for part in [piece.strip().lower() for piece in text.split(",") if piece.strip()] or ["all"]:
+        span = _RANGE.fullmatch(part)
+        if part == "all":
+            found = list(existing)
+        elif part in ("first", "last"):
+            found = list(existing[:1] if part == "first" else existing[-1:])
+        elif span:
+            found = [n for n in existing if int(span[1]) <= n <= int(span[2])]
+        elif part.isdecimal():
+            found = [n for n in existing if n == int(part)]
+        else:
+            raise ValueError(f"{what}s are written as 'all', 'first', 'last', '7' or '7, 11-13'; got {text!r}. {have}")
+        if not found:
+            raise ValueError(f"{what} {part} was not captured: {have}")
+        wanted += found
+    return tuple(n for n in existing if n in set(wanted))
+
+
+def choose_names(text: str, existing: Sequence[str], kind: str = "v2t") -> tuple[str, ...]:
+    """The names of `existing` that a text lists; capitals do not matter. Raises ValueError with what exists."""
+    if not existing:
+        raise ValueError(f"this capture holds no {_KINDS[kind]} maps: choose the other kind, or capture again")
+    if text.strip().lower() in ("", "all"):
+        return tuple(existing)
+    known = {name.lower(): name for name in existing}
+    whole = known.get(text.strip().lower())
+    wanted = [whole] if whole else [part.strip() for part in text.split(",") if part.strip()]
+    for name in wanted:
+        if name.lower() not in known:
+            near = difflib.get_close_matches(name.lower(), known, 1, 0.5)
+            hint = f" Did you mean {known[near[0]]!r}?" if near else ""
+            raise ValueError(f"no {_KINDS[kind]} map is called {name!r}: this capture has {', '.join(existing)}.{hint}")
+    return tuple(dict.fromkeys(known[name.lower()] for name in wanted))
+
+
+def attention_pictures(
+    capture: Capture,
+    choice: Choice,
+    frames: Tensor | None = None,
+    tracks: MaskTracks | None = None,
+    look: Look | None = None,
+) -> tuple[int, float, Iterator[Image.Image]]:
+    """The pictures of an attention video: how many there will be, how many of them stand for one pixel frame, and the
+    pictures themselves, drawn as they are asked for.
+
+    Args:
+        frames: (n, H, W, 3 or more) float in [0, 1] or uint8; see `overlay_frames` and `token_frames`.
+        tracks: outlined on the frames, and the colours of the names.
+
+    Raises ValueError for choices that do not exist and frames of another shape.
+    """
+    stream = capture.stream(choice.stream)
+    _, layers, names = stream.get(choice.kind)
+    chosen = choose_names(choice.names, names, choice.kind)
+    at_layers = choose_numbers(choice.layers, "layer", layers)
+    at_steps = choose_numbers(choice.steps, "step", [step.index for step in capture.steps])
+    detail = _detail(capture, choice.kind, at_layers, at_steps)
+    colours = _colours(capture, choice, tracks)
+    panels = [
+        Panel(capture.maps(choice.kind, at_layers, at_steps, n, choice.stream).numpy(), n, colours[n], detail)
+        for n in chosen
+    ]
+    ground = None if frames is None else _as_uint8(frames)
+    outlines = {}
+    if tracks is not None and ground is not None:
+        size = (ground.shape[1], ground.shape[2])
+        outlines = {name: (tracks.track(name).colour, _Masks(tracks, name, size)) for name in tracks.names}
+    given = 0 if ground is None else len(ground)
+    count = len(token_frames(stream.grid, given))
+    share = stream.grid.frames / stream.grid.pixel_frames if given <= 1 else 1.0
+    return count, share, overlay_frames(panels, stream.grid, ground, look or Look(), outlines)
+
+
+def scores_of(capture: Capture, choice: Choice, tracks: MaskTracks | None = None) -> Scores:
+    """Scores of every layer and step for the chosen names: alignment with the tracks where they are given and belong to
+    one of the names, else concentration."""
+    stream = capture.stream(choice.stream)
+    names = stream.get(choice.kind)[2]
+    chosen = choose_names(choice.names, names, choice.kind)
+    found = None
+    if tracks is not None and (stream.binding.instances or set(names) & set(tracks.names)):
+        found = capture.aas(tracks.to_grid(stream.grid), choice.kind, choice.stream)
+        chosen = tuple(name for name in chosen if name in found.entities) or chosen
+    aligned = found is not None and set(chosen) <= set(found.entities)
+    if found is None or not aligned:
+        found = capture.concentration(choice.kind, choice.stream)
+    columns = [found.entities.index(name) for name in chosen]
+    return Scores(
+        values=found.share[..., columns].numpy(),
+        layers=found.layers,
+        steps=[step.index for step in capture.steps],
+        sigmas=[step.sigma for step in capture.steps],
+        calls=found.calls,
+        names=chosen,
+        unit="share of attention on the mask" if aligned else "concentration: 0 is flat, 1 a single token",
+        chance=found.chance[columns].tolist() if aligned else None,
+    )
+
+
+def attention_chart(
+    capture: Capture, choice: Choice, tracks: MaskTracks | None = None, colormap: str = "ember"
+) -> Image.Image:
+    """The layers-by-steps chart of the chosen names."""
+    scores = scores_of(capture, choice, tracks)
+    what = "finds its mask" if scores.chance is not None else "concentrates"
+    title = f"{_KINDS[choice.kind].capitalize()}: where and when attention {what}"
+    prompt = capture.stream(choice.stream).binding.prompt
+    subtitle = f"{capture.backbone}   {prompt}"
+    return layers_by_steps(scores, title, subtitle, _colours(capture, choice, tracks), colormap)
+
+
+def to_image(pictures: Iterable[Image.Image], count: int) -> Tensor:
+    """(count, H, W, 3) float32 in [0, 1] of pictures of one size."""
+    out: Tensor | None = None
+    for i, picture in enumerate(pictures):
+        array = np.asarray(picture, dtype=np.float32)
+        out = torch.empty(count, *array.shape) if out is None else out
+        out[i] = torch.from_numpy(array) / 255.0
+    if out is None:
+        raise ValueError("there are no pictures to stack")
+    return out
+
+
+class _Masks(Sequence[NDArray[np.bool_]]):
+    """The masks of one instance, each unpacked when asked for and cropped as the host crops frames to `size`."""
+
+    def __init__(self, tracks: MaskTracks, name: str, size: tuple[int, int]) -> None:
+        self.tracks, self.name = tracks, name
+        self.top, self.left, self.height, self.width = Framing((tracks.height, tracks.width), size).box()
+
+    def __len__(self) -> int:
+        return self.tracks.frames
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def, override]
+        mask = self.tracks.mask(self.name, i).numpy()
+        return mask[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def _as_uint8(frames: Tensor) -> NDArray[np.uint8]:
+    """(n, H, W, 3) uint8 of an IMAGE, frame by frame (alpha is dropped)."""
+    if frames.ndim != 4 or frames.shape[-1] < 3 or 0 in frames.shape:
+        raise ValueError(f"frames are an IMAGE batch (frames, height, width, 3); got {tuple(frames.shape)}")
+    if frames.dtype == torch.uint8:
+        return frames[..., :3].cpu().numpy()
+    out = np.empty((*frames.shape[:3], 3), dtype=np.uint8)
+    for i, frame in enumerate(frames):
+        out[i] = (frame[..., :3].float().nan_to_num().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return out
+
+
+def _colours(capture: Capture, choice: Choice, tracks: MaskTracks | None) -> dict[str, Colour]:
+    binding, names = capture.stream(choice.stream).binding, capture.stream(choice.stream).get(choice.kind)[2]
+    if tracks is not None:
+        return colours_of(names, tracks.names, tracks.palette)
+    instances = [phrase.name for phrase in binding.instances]
+    return colours_of(names, instances, distinct_colours(len(instances)))
+
+
+def _detail(capture: Capture, kind: str, layers: Sequence[int], steps: Sequence[int]) -> str:
+    """For the legend: "video to text, layers 7, 11, step 45, sigma 0.05"."""
+    sigma = {step.index: step.sigma for step in capture.steps}
+    noise = f"{sigma[steps[0]]:.2g}" + (f" to {sigma[steps[-1]]:.2g}" if len(steps) > 1 else "")
+    layer = f"layer{'s' if len(layers) > 1 else ''} {_runs(layers)}"
+    return f"{_KINDS[kind]}, {layer}, step{'s' if len(steps) > 1 else ''} {_runs(steps)}, sigma {noise}"
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Numbers for people: 0-4, 7, 9-12; evenly spaced ones as 0, 5, ... 45."""
+    if len(numbers) > 4 and len(set(np.diff(numbers))) == 1 and numbers[1] - numbers[0] > 1:
+        return f"{numbers[0]}, {numbers[1]} ... {numbers[-1]}"
+    parts: list[list[int]] = []
+    for n in numbers:
+        if parts and n == parts[-1][-1] + 1:
+            parts[-1].append(n)
+        else:
+            parts.append([n])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts) or "(none)"

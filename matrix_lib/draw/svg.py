@@ -1,0 +1,321 @@
+"""Charts as SVG text, in the colours of `drawing`, for pages that stand alone: no scripts, no files beside them.
+
+L layers. Every mark carries a title that a browser shows under the pointer.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .style import INK, Colour, heat
+
+__all__ = [
+    "Mark",
+    "bars",
+    "colour_scale",
+    "curves",
+    "data_url",
+    "draw_dot",
+    "draw_line",
+    "draw_text",
+    "heat_map",
+    "hexed",
+    "intervals",
+    "intervals_by_group",
+    "stand_alone",
+]
+
+Array = NDArray[np.floating]
+WIDTH, LEFT, RIGHT = 1120, 66, 14
+Dots = Sequence[tuple[str, Colour, Array]]
+
+
+def hexed(colour: Colour) -> str:
+    """#rrggbb."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def data_url(picture: Image.Image, quality: int = 0) -> str:
+    """A picture as text for a page: PNG, or JPEG where a quality is given."""
+    out = io.BytesIO()
+    if quality:
+        picture.convert("RGB").save(out, "JPEG", quality=quality)
+    else:
+        picture.save(out, "PNG", optimize=True)
+    return f"data:image/{'jpeg' if quality else 'png'};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+class _Axis:
+    """Values to heights of a plot of `tall` pixels from `top` down, with round ticks."""
+
+    def __init__(self, low: float, high: float, top: int, tall: int) -> None:
+        room = max(high - low, 1e-12)
+        step = 10 ** math.floor(math.log10(room / 3))
+        step = next(step * n for n in (1, 2, 5, 10) if room / (step * n) <= 5)
+        self.low, self.high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        self.top, self.tall, self.step = top, tall, step
+
+    def y(self, value: float) -> float:
+        return self.top + self.tall * (self.high - value) / (self.high - self.low)
+
+    def lines(self) -> list[str]:
+        digits = max(0, -math.floor(math.log10(self.step)))
+        parts = []
+        for i in range(round((self.high - self.low) / self.step) + 1):
+            value = self.low + i * self.step
+            y = self.y(value)
+            strong = abs(value) < self.step / 1e6
+            parts.append(
+                draw_line(LEFT, y, WIDTH - RIGHT, y, INK["faint"] if strong else INK["line"], 1 if strong else 0.5)
+            )
+            parts.append(draw_text(LEFT - 9, y + 4, f"{value:.{digits}f}", "end", INK["faint"], 12))
+        return parts
+
+
+def bars(
+    layers: Sequence[int],
+    values: Array,
+    low: Array,
+    high: Array,
+    chosen: Collection[int] = (),
+    colour: Colour = INK["accent"],
+    dots: Dots = (),
+    quiet: Collection[int] = (),
+    tall: int = 210,
+) -> str:
+    """A bar a layer with its interval; chosen layers are bright, quiet ones hollow. `dots`: (name, colour, (L,))."""
+    every = np.concatenate([np.asarray(v, dtype=np.float64) for v in (values, low, high, *(d[2] for d in dots))])
+    axis = _Axis(min(0.0, float(every.min())), max(0.0, float(every.max())), 12, tall)
+    step = (WIDTH - LEFT - RIGHT) / len(layers)
+    parts = axis.lines()
+    for i, layer in enumerate(layers):
+        x, wide = LEFT + (i + 0.17) * step, step * 0.66
+        top, base = sorted((axis.y(values[i]), axis.y(0.0)))
+        fill = hexed(colour if layer in chosen else _dim(colour))
+        style = f'fill="{fill}"' if layer not in quiet else f'fill="none" stroke="{fill}" stroke-dasharray="3 2"'
+        label = f"layer {layer}: {values[i]:.4f} [{low[i]:.4f}, {high[i]:.4f}]"
+        label += "".join(f", {name} {v[i]:.4f}" for name, _, v in dots)
+        parts.append(
+            f'<rect x="{x:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{max(base - top, 0.8):.1f}" rx="1.5" {style}>'
+            f"<title>{html.escape(label)}</title></rect>"
+        )
+        middle = x + wide / 2
+        parts.append(draw_line(middle, axis.y(low[i]), middle, axis.y(high[i]), INK["soft"], 1.3))
+        for name, shade, v in dots:
+            parts.append(
+                draw_dot(middle, axis.y(v[i]), shade, min(3.2, wide / 3), f"layer {layer}, {name}: {v[i]:.4f}")
+            )
+    return _svg([*parts, *_layer_names(layers, step, axis.top + axis.tall, chosen)], axis.top + tall + 40)
+
+
+def intervals(
+    layers: Sequence[int],
+    centre: Array,
+    low: Array,
+    high: Array,
+    strong: Collection[int] = (),
+    reference: float = 0.0,
+    notes: Sequence[str] = (),
+    colour: Colour = INK["accent"],
+    tall: int = 190,
+) -> str:
+    """A dot a layer with its interval, beside a line at `reference`. `notes` go into the titles."""
+    bottom, top = min(float(np.min(low)), reference), max(float(np.max(high)), reference)
+    axis = _Axis(bottom, top, 12, tall)
+    step = (WIDTH - LEFT - RIGHT) / len(layers)
+    y = axis.y(reference)
+    parts = [*axis.lines(), draw_line(LEFT, y, WIDTH - RIGHT, y, INK["text"], 1, "5 4")]
+    for i, layer in enumerate(layers):
+        x = LEFT + (i + 0.5) * step
+        shade = colour if layer in strong else INK["faint"]
+        parts.append(draw_line(x, axis.y(low[i]), x, axis.y(high[i]), shade, 3 if layer in strong else 2))
+        note = f"; {notes[i]}" if notes else ""
+        label = f"layer {layer}: {centre[i]:.4f} [{low[i]:.4f}, {high[i]:.4f}]{note}"
+        parts.append(draw_dot(x, axis.y(centre[i]), shade, 4.6 if layer in strong else 3.4, label))
+    return _svg([*parts, *_layer_names(layers, step, axis.top + axis.tall, strong)], axis.top + tall + 40)
+
+
+def heat_map(
+    values: Array,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    what: tuple[str, str],
+    top: float,
+    bright_rows: Collection[int] = (),
+    rings: Collection[tuple[int, int]] = (),
+    width: int = 540,
+    cell: int = 0,
+) -> str:
+    """values (R, C) in [0, top] as cells; nan is empty. `what` names rows and columns. `bright_rows` are places of rows
+    whose names stand out, `rings` cells (row, column) with a frame."""
+    count, across = values.shape
+    left, right, head = 54, 10, 8
+    high = cell or int(np.clip(560 // count, 7, 20))
+    wide = (width - left - right) / across
+    picture = heat(np.nan_to_num(values) / max(top, 1e-12))
+    picture[~np.isfinite(values)] = INK["panel"]
+    tall = high * count
+    parts = [
+        f'<image x="{left}" y="{head}" width="{wide * across:.1f}" height="{tall}" preserveAspectRatio="none" '
+        f'style="image-rendering:pixelated" href="{data_url(Image.fromarray(picture))}"/>'
+    ]
+    every = max(1, -(-13 // high))
+    near = {r + d for r in bright_rows for d in (-1, 0, 1)} if every > 1 else set(bright_rows)
+    for r, name in enumerate(rows):
+        if r in bright_rows or (r % (every * (1 if count < 16 else 2)) == 0 and r not in near):
+            shade = INK["text"] if r in bright_rows else INK["faint"]
+            parts.append(draw_text(left - 7, head + (r + 0.5) * high + 4, name, "end", shade, 11))
+    shown = sorted({round(i * (across - 1) / max(min(6, across) - 1, 1)) for i in range(min(6, across))})
+    for c in shown:
+        parts.append(draw_text(left + (c + 0.5) * wide, head + tall + 16, columns[c], "middle", INK["soft"], 11))
+    for r, c in rings:
+        box = f'x="{left + c * wide:.1f}" y="{head + r * high}" width="{wide:.1f}" height="{high}"'
+        title = f"<title>{what[0]} {rows[r]}, {what[1]} {columns[c]}: {values[r, c]:.4f}</title>"
+        parts.append(f'<rect {box} fill="none" stroke="{hexed(INK["text"])}" stroke-width="1.4">{title}</rect>')
+    parts.append(draw_text(left - 7, head + tall + 16, what[0], "end", INK["faint"], 11))
+    parts.append(draw_text(left + (width - left - right) / 2, head + tall + 33, what[1], "middle", INK["faint"], 11))
+    return _svg(parts, head + tall + 40, width)
+
+
+def colour_scale(top: float, unit: str, width: int = WIDTH) -> str:
+    """The colour scale of heat maps up to `top`."""
+    strip = Image.fromarray(heat(np.linspace(0, 1, 128)[None]))
+    return _svg(
+        [
+            f'<image x="54" y="4" width="200" height="12" preserveAspectRatio="none" href="{data_url(strip)}"/>',
+            draw_text(47, 14, "0", "end", INK["faint"], 12),
+            draw_text(261, 14, f"{top:.3g}", "start", INK["text"], 12),
+            draw_text(261 + 9 * len(f"{top:.3g}"), 14, unit, "start", INK["soft"], 12),
+        ],
+        22,
+        width,
+    )
+
+
+def _layer_names(layers: Sequence[int], step: float, bottom: int, chosen: Collection[int]) -> list[str]:
+    """Layer numbers below a plot: all where they fit, else every few and the chosen ones."""
+    every = next(n for n in (1, 2, 5, 10, 20) if n * step >= 18)
+    near = {layer + d for layer in chosen for d in (-1, 1)} if step < 18 else set()
+    parts = [draw_text(LEFT - 9, bottom + 23, "layer", "end", INK["faint"], 12)]
+    for i, layer in enumerate(layers):
+        if layer in chosen or (i % every == 0 and layer not in near):
+            shade = INK["text"] if layer in chosen else INK["faint"]
+            parts.append(draw_text(LEFT + (i + 0.5) * step, bottom + 21, str(layer), "middle", shade, 12))
+    return parts
+
+
+def _dim(colour: Colour) -> Colour:
+    red, green, blue = (round(part * 0.42 + 24) for part in colour)
+    return red, green, blue
+
+
+def draw_line(x0: float, y0: float, x1: float, y1: float, colour: Colour, width: float, dashes: str = "") -> str:
+    """A line; `dashes` as SVG has them."""
+    style = f' stroke-dasharray="{dashes}"' if dashes else ""
+    where = f'x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"'
+    return f'<line {where} stroke="{hexed(colour)}" stroke-width="{width}"{style}/>'
+
+
+def draw_dot(x: float, y: float, colour: Colour, radius: float, title: str) -> str:
+    """A dot with an edge, and a title that shows under the pointer."""
+    where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
+    edge = f'fill="{hexed(colour)}" stroke="{hexed(INK["page"])}" stroke-width="1"'
+    return f"<circle {where} {edge}><title>{html.escape(title)}</title></circle>"
+
+
+def draw_text(x: float, y: float, text: str, anchor: str, colour: Colour, size: int) -> str:
+    """One line of text; `anchor` is "start", "middle" or "end"."""
+    style = f'text-anchor="{anchor}" fill="{hexed(colour)}" font-size="{size}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(text)}</text>'
+
+
+def _svg(parts: Sequence[str], height: int, width: int = WIDTH) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
+
+
+# Told apart by people who see colours differently, too; the first is for what others are compared with.
+SERIES: tuple[Colour, ...] = (
+    (150, 150, 160), (86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One interval of a picture."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+
+
+def stand_alone(plots: Mapping[str, str], width: int = WIDTH) -> str:
+    """Plots (SVG texts of this module) under each other with their titles, as one SVG file."""
+    top, parts = 12, []
+    for title, plot in plots.items():
+        parts.append(draw_text(LEFT, top + 18, title, "start", INK["text"], 16))
+        height = int(plot.split('viewBox="0 0 ', 1)[1].split('"')[0].split()[1])
+        parts.append(f'<svg x="0" y="{top + 28}" width="{width}" height="{height}" {plot.removeprefix("<svg ")}')
+        top += height + 44
+    page = f'<rect width="{width}" height="{top}" fill="{hexed(INK["page"])}"/>'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" font-family="sans-serif">'
+    return f"{head}{page}{''.join(parts)}</svg>\n"
+
+
+def intervals_by_group(groups: Mapping[str, Sequence[Mark]], reference: float | None = None, tall: int = 220) -> str:
+    """Dots with intervals, a group of them beside the next; one name has one colour in all groups."""
+    marks = [mark for group in groups.values() for mark in group]
+    if not marks:
+        return _svg([], 20)
+    names = list(dict.fromkeys(mark.name for mark in marks))
+    ends = [end for mark in marks for end in (mark.low, mark.high)] + ([] if reference is None else [reference])
+    axis = _Axis(min(ends), max(ends) + 1e-9, 12, tall)
+    wide = (WIDTH - LEFT - RIGHT) / len(groups)
+    parts = axis.lines()
+    if reference is not None:
+        parts.append(draw_line(LEFT, axis.y(reference), WIDTH - RIGHT, axis.y(reference), INK["text"], 1, "5 4"))
+    for g, (title, group) in enumerate(groups.items()):
+        left, step = LEFT + g * wide, wide / (len(group) + 1)
+        parts.append(draw_text(left + wide / 2, axis.top + tall + 22, title, "middle", INK["text"], 13))
+        for i, mark in enumerate(group):
+            x, shade = left + (i + 1) * step, SERIES[names.index(mark.name) % len(SERIES)]
+            label = f"{mark.name}: {mark.mean:.3f} [{mark.low:.3f}, {mark.high:.3f}]"
+            parts.append(draw_line(x, axis.y(mark.low), x, axis.y(mark.high), shade, 3))
+            parts.append(draw_dot(x, axis.y(mark.mean), shade, 5, label))
+            parts.append(draw_text(x, axis.y(mark.high) - 6, mark.name, "middle", shade, 11))
+    return _svg(parts, axis.top + tall + 36)
+
+
+def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], tall: int = 220) -> str:
+    """Lines over steps: per name the runs, each a list of (step, value). Names have one colour each."""
+    points = [point for runs in series.values() for run in runs for point in run]
+    if not points:
+        return _svg([], 20)
+    axis = _Axis(min(y for _, y in points), max(y for _, y in points) + 1e-9, 12, tall)
+    last = max(max(x for x, _ in points), 1.0)
+    parts = axis.lines()
+
+    def x_of(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / last
+
+    for i, (name, runs) in enumerate(series.items()):
+        shade = SERIES[i % len(SERIES)]
+        for run in runs:
+            line = " ".join(f"{x_of(x):.1f},{axis.y(y):.1f}" for x, y in run)
+            parts.append(f'<polyline points="{line}" fill="none" stroke="{hexed(shade)}" stroke-width="1.6"/>')
+        parts.append(draw_text(LEFT + 12 + i * 130, axis.top + tall + 36, name, "start", shade, 13))
+    for share in (0.0, 0.5, 1.0):
+        anchor = ("start", "middle", "end")[round(share * 2)]
+        parts.append(
+            draw_text(x_of(last * share), axis.top + tall + 18, f"{last * share:.0f}", anchor, INK["faint"], 12)
+        )
+    return _svg(parts, axis.top + tall + 48)

@@ -1,0 +1,94 @@
+"""A first frame as the image condition that each family's image-to-video models expect.
+
+F pixel frames, T latent frames, H, W latent height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...core.grid import Framing
+from .families.cogvideox import _cogvideox
+from .families.hunyuan_video import _hunyuan
+from .families.wan import _wan
+from .model import backbone_of, patch_of
+
+__all__ = ["LIMIT", "ImageCondition", "image_condition"]
+
+LIMIT = "matrix_clip_limit"
+"""Attachment of a MODEL that makes one size only: called with (frames, height, width), raises ValueError for others."""
+
+
+@dataclass(frozen=True)
+class ImageCondition:
+    """Keys for both CFG branches of the conditioning, and the latent to sample from."""
+
+    values: dict[str, Any]
+    latent: dict[str, Tensor]
+    framing: Framing
+
+
+def image_condition(
+    model: Any,
+    vae: Any,
+    image: Tensor,
+    width: int,
+    height: int,
+    length: int,
+    batch: int = 1,
+    clip_vision_output: Any = None,
+) -> ImageCondition:
+    """Crops, encodes and lays out the first frame for `model`.
+
+    Args:
+        image: (n, rows, columns, 3 or more) in [0, 1]; the first picture counts. It is cropped around its centre to the
+            aspect ratio of `width` x `height` and resized, as the host's own image nodes do.
+        width, height, length: of the clip, in pixels and pixel frames.
+        clip_vision_output: Wan 2.1 I2V's picture embedding.
+
+    Raises:
+        ValueError: a size that the model's grid does not divide (with the nearest that it does), a picture that is
+            none, a text-to-video model, or a VAE of another latent space.
+    """
+    spec, inner = backbone_of(model), model.model.diffusion_model
+    channels = model.get_model_object("latent_format").latent_channels
+    if limit := model.get_attachment(LIMIT):
+        limit(length, height, width)
+    stride, (_, rows, columns) = int(vae.spacial_compression_encode()), patch_of(model)
+    _check_size(spec.title, width, height, length, stride * rows, stride * columns, spec.temporal_stride)
+    if vae.latent_channels != channels:
+        raise ValueError(
+            f"this VAE makes {vae.latent_channels} latent channels and this {spec.title} takes {channels}: load the "
+            "VAE that belongs to the model"
+        )
+    if image.ndim != 4 or image.shape[0] < 1 or image.shape[-1] < 3:
+        raise ValueError(f"the first frame is an IMAGE (n, height, width, 3); got {tuple(image.shape)}")
+    if not torch.isfinite(image[:1]).all():
+        raise ValueError("the first frame holds values that are no numbers (NaN): look at the node that made it")
+    framing = Framing((image.shape[1], image.shape[2]), (height, width))
+    first = framing.apply(image[:1, ..., :3].movedim(-1, 1).float()).movedim(1, -1).clamp(0, 1)
+    shape = (batch, channels, (length - 1) // spec.temporal_stride + 1, height // stride, width // stride)
+    empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
+    layout = {"cogvideox": _cogvideox, "wan": _wan, "hunyuan_video": _hunyuan}[spec.name]
+    values, latent = layout(model, inner, vae, first, empty, length)
+    if clip_vision_output is not None:
+        values["clip_vision_output"] = clip_vision_output
+    return ImageCondition(values, latent, framing)
+
+
+def _check_size(title: str, width: int, height: int, length: int, rows: int, columns: int, frames: int) -> None:
+    wrong = []
+    for name, value, step in (("width", width, columns), ("height", height, rows)):
+        if value < step or value % step:
+            below = max(value // step * step, step)
+            wrong.append(f"{name} {value} is no multiple of {step} (nearest: {below} or {below + step})")
+    if length < 1 or (length - 1) % frames:
+        below = max((length - 1) // frames, 0) * frames + 1
+        wrong.append(f"length {length} is not {frames}n + 1 (nearest: {below} or {below + frames})")
+    if wrong:
+        raise ValueError(f"{title} has no grid for this clip: {'; '.join(wrong)}")

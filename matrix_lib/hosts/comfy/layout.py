@@ -1,0 +1,126 @@
+"""Where text and video lie in the attention calls of one forward."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...backbones import BackboneSpec
+from ...core.grid import Grid
+from ...core.sites import AttentionCall, AttentionSite, BatchRow
+from ...instrument.attention_guidance import PERTURBED
+from .run import PERTURBED_KEY, RunInfo, _Run, step_of
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where text and video lie in the calls of one forward."""
+
+    grid: Grid
+    text: tuple[int, int]
+    video_joint: int
+    video_self: int
+    step: int
+    sigma: float
+    chunks: tuple[tuple[Any, int], ...]
+    samples: int
+    frames: tuple[int, ...] | None
+    extra: dict[str, object] = field(default_factory=dict)
+
+    def call(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Any) -> AttentionCall:
+        size = self.grid.size
+        if site.kind == "cross":
+            spans = {"video_q": (self.video_self, size), "text_k": (0, k.shape[2])}
+        else:
+            first = self.video_joint if site.kind == "joint" else self.video_self
+            spans = {"video_q": (first, size), "video_k": (first, size)}
+            if site.kind == "joint":
+                spans["text_k"] = self.text
+        last = spans["video_q"][0] + size
+        if q.shape[2] < last:
+            raise ValueError(
+                f"{site.name} has {q.shape[2]} query tokens, but the clip's {self.grid.shape} token grid ends at "
+                f"{last}: something else changed this model's sequence; switch that off, or capture without it"
+            )
+        return AttentionCall(
+            site, q, k, v, float(scale), self.grid, (), mask,
+            spans["video_q"], spans.get("video_k"), spans.get("text_k"), self.step, self.sigma, self.frames,
+            self.extra,
+        )  # fmt: skip
+
+    def with_rows(self, call: AttentionCall, run: _Run) -> AttentionCall:
+        rows = []
+        for uuid, side in self.chunks:
+            ordinal, binding, tracks = run.rows.get(uuid, (0, None, None))
+            for sample in range(self.samples):
+                if side == 0:
+                    rows.append(BatchRow("cond", (ordinal, sample), binding, tracks))
+                else:
+                    rows.append(BatchRow("uncond", (uuid, sample), None, run.shared_tracks))
+        return replace(call, rows=tuple(rows))
+
+
+def _layout(
+    module: nn.Module, info: RunInfo, x: Tensor, text: Tensor, options: dict[str, Any], extra: dict[str, Any]
+) -> _Layout:
+    """Reads the layout of one forward off its inputs; the same for all calls in it."""
+    spec, full, patch = info.spec, info.grid, info.grid.patch
+    t, h, w = x.shape[-3:]
+    grid = Grid.from_latent((t, h, w), patch, full.temporal_stride, full.spatial_stride)
+    if grid.shape == full.shape:
+        grid = full
+    before_text, after_text, before_video = _other_tokens(module, spec, grid, extra)
+    length = text.shape[1]
+    uuids, sides = options.get("uuids") or [None], options.get("cond_or_uncond") or [0]
+    sigma = float(options["sigmas"].flatten()[0])
+    return _Layout(
+        grid=grid,
+        text=(before_text, length),
+        video_joint=before_text + length + after_text + before_video,
+        video_self=before_video,
+        step=step_of(info, sigma),
+        sigma=sigma,
+        chunks=tuple(zip(uuids, sides)),
+        samples=max(1, x.shape[0] // max(1, len(sides))),
+        frames=_window_frames(options, grid, full),
+        extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
+    )
+
+
+def _other_tokens(module: nn.Module, spec: BackboneSpec, grid: Grid, extra: dict[str, Any]) -> tuple[int, int, int]:
+    """Tokens that are neither the prompt nor the clip: (before the prompt, after it, before the clip)."""
+    before_text, after_text, before_video = 0, 0, 0
+    if spec.name == "wan":
+        if getattr(module, "ref_conv", None) is not None and extra.get("reference_latent") is not None:
+            before_video = grid.frame_size
+        return before_text, after_text, before_video
+    byt5, image, reference = extra.get("txt_byt5"), extra.get("clip_fea"), extra.get("ref_latent")
+    if byt5 is not None and getattr(module, "byt5_in", None) is not None:
+        if getattr(module, "cond_type_embedding", None) is not None:
+            before_text += byt5.shape[1]
+        else:
+            after_text += byt5.shape[1]
+    if image is not None:
+        before_text += image.shape[1]
+    if reference is not None:
+        before_video = math.prod(-(-a // b) for a, b in zip(reference.shape[-3:], grid.patch))
+    return before_text, after_text, before_video
+
+
+def _window_frames(options: dict[str, Any], grid: Grid, full: Grid) -> tuple[int, ...] | None:
+    """For each token frame of a context window the token frame of the whole clip; None outside windows."""
+    window = options.get("context_window")
+    if window is None:
+        return None
+    index = list(window.index_list)
+    anchor = getattr(window, "causal_anchor_index", None)
+    if anchor is not None and anchor >= 0:
+        index = [anchor, *index]
+    step = full.patch[0]
+    frames = tuple((i + full.lead) // step for i in index[::step])
+    if len(frames) < grid.frames:
+        raise ValueError(f"a context window of {len(index)} latent frames makes {grid.frames} token frames: not known")
+    return frames[: grid.frames]

@@ -1,0 +1,61 @@
+"""One sampling run: what is known when it starts, and what it carries while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ...backbones import BackboneSpec
+from ...core.grid import Grid
+from ...core.sites import AttentionSite
+from ...core.tracks.tracks import MaskTracks
+from ...core.words.binding import PromptBinding
+from ...instrument.session import Session
+
+__all__ = ["BINDING", "GRADIENT_KEY", "PERTURBED_KEY", "TRACKS", "RunInfo", "step_of"]
+
+KEY = "matrix"
+BINDING = "matrix_binding"  # keys that a conditioning carries
+TRACKS = "matrix_tracks"
+PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: an extra prediction, and whose
+GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted; the value: checkpointed
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
+    `prompts`: positive conditionings; `given`: the words and tracks that each of them carries."""
+
+    spec: BackboneSpec
+    sites: tuple[AttentionSite, ...]
+    grid: Grid
+    sigmas: tuple[float, ...]
+    samples: int
+    prompts: int
+    given: tuple[tuple[PromptBinding | None, MaskTracks | None], ...] = ()
+
+    @property
+    def shared_tracks(self) -> MaskTracks | None:
+        """The tracks that all positives agree on, which are the unconditional prediction's, too; else None."""
+        tracks = [tracks for _, tracks in self.given]
+        return tracks[0] if tracks and all(each == tracks[0] for each in tracks) else None
+
+
+@dataclass
+class _Run:
+    """State of one sampling run."""
+
+    info: RunInfo
+    session: Session
+    modules: list[tuple[nn.Module, AttentionSite]]
+    rows: dict[Any, tuple[int, Any, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shared_tracks = self.info.shared_tracks
+
+
+def step_of(info: RunInfo, sigma: float) -> int:
+    """The step whose noise level is nearest to `sigma`."""
+    return min(range(len(info.sigmas)), key=lambda i: abs(info.sigmas[i] - sigma))

@@ -1,0 +1,188 @@
+"""Prompts as a diffusers pipeline reads them: every token with its conditioning row and its characters in the prompt.
+
+Pipelines know no weights. They cut a prompt at their `max_sequence_length`; a phrase that is cut off cannot be bound.
+Wan's pipeline tidies the prompt before it is split, HunyuanVideo's puts it into a chat template and crops that again.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any, Literal
+
+from ...core.words.binding import CUT, Phrase, PromptBinding, Token, bind
+from ...core.words.phrases import PhraseSpec
+from ...core.words.prompt import Span
+from ..tokens import Piece, shifted, tokenizer_pieces
+
+__all__ = ["bind_prompt", "prompt_tokens"]
+
+Family = Literal["t5", "umt5", "llama"]
+# What Python's html.unescape takes for an entity.
+_ENTITY = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
+# `max_sequence_length` of each pipeline's own __call__.
+_ROWS = {"t5": 226, "umt5": 512, "llama": 256}
+
+
+def _family(pipeline: Any) -> Family:
+    name = type(pipeline).__name__
+    for start, family in (("CogVideoX", "t5"), ("Wan", "umt5"), ("HunyuanVideo", "llama")):
+        if name.startswith(start) and not name.startswith("HunyuanVideo15"):
+            return family  # type: ignore[return-value]
+    raise ValueError(
+        f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo...). For another pipeline "
+        "pass its tokenizer and family='t5', 'umt5' or 'llama'"
+    )
+
+
+def _template(pipeline: Any) -> Mapping[str, Any]:
+    """The chat template of a HunyuanVideo pipeline, as its own module defines it."""
+    return vars(sys.modules[type(pipeline).__module__])["DEFAULT_PROMPT_TEMPLATE"]
+
+
+def _repaired(prompt: str) -> tuple[str, list[Span]]:
+    """The prompt after ftfy, where that is installed, and the place of each of its characters."""
+    places = [(i, i + 1) for i in range(len(prompt))]
+    try:
+        import ftfy
+    except ImportError:
+        return prompt, places
+    text = ftfy.fix_text(prompt)
+    if len(text) != len(prompt):
+        places = []
+        for kind, i, j, k, m in SequenceMatcher(None, prompt, text, autojunk=False).get_opcodes():
+            places += [(i + n, i + n + 1) if kind == "equal" else (i, j) for n in range(m - k)]
+    return text, places
+
+
+def _unescaped(text: str, places: list[Span]) -> tuple[str, list[Span]]:
+    """HTML entities as the signs they name; each sign stands where its entity stood."""
+    out, moved, at = "", [], 0
+    for entity in _ENTITY.finditer(text):
+        out += text[at : entity.start()]
+        moved += places[at : entity.start()]
+        sign = html.unescape(entity[0])
+        out += sign
+        moved += [(places[entity.start()][0], places[entity.end() - 1][1])] * len(sign)
+        at = entity.end()
+    return out + text[at:], moved + places[at:]
+
+
+def _tidied(prompt: str) -> tuple[str, list[Span]]:
+    """What Wan's pipeline makes of a prompt (repaired text where ftfy is installed, entities resolved twice, single
+    spaces), and where each character stands in the prompt as typed."""
+    text, places = _unescaped(*_unescaped(*_repaired(prompt)))
+    kept = [i for i, char in enumerate(text) if not (char.isspace() and (i + 1 == len(text) or text[i + 1].isspace()))]
+    while kept and text[kept[0]].isspace():
+        kept.pop(0)
+    return "".join(" " if text[i].isspace() else text[i] for i in kept), [places[i] for i in kept]
+
+
+def _check(tokenizer: Any, text: str, pieces: Sequence[Piece], room: int) -> list[int]:
+    """The ids that the pipeline will encode, without padding; ValueError where they are not ours."""
+    theirs = list(tokenizer(text, max_length=room, truncation=True, add_special_tokens=True)["input_ids"])
+    ours = [piece.id for piece in pieces]
+    if len(ours) > room:  # truncation may keep the end token in the last place
+        ours = [*ours[: room - 1], *theirs[room - 1 :]]
+    if theirs != ours:
+        raise ValueError(
+            f"{type(tokenizer).__name__} splits this prompt differently for its own pipeline than with character "
+            "offsets, so words cannot be bound to rows: load the fast tokenizer with AutoTokenizer.from_pretrained"
+        )
+    return theirs
+
+
+def _rows(pieces: Sequence[Piece], kept: int, shift: int) -> list[Token]:
+    """Tokens of the pieces that stand on characters; piece n is row n + shift, pieces from `kept` on were cut off."""
+    return [
+        Token(n + shift if n < kept else CUT, piece.id, piece.start, piece.end, piece.text)
+        for n, piece in enumerate(pieces)
+        if piece.end > piece.start and n + shift >= 0
+    ]
+
+
+def _left_padding(tokenizer: Any, ids: Sequence[int], room: int) -> int:
+    return room - len(ids) if getattr(tokenizer, "padding_side", "right") == "left" else 0
+
+
+def _plain(tokenizer: Any, prompt: str, rows: int, tidy: bool) -> list[Token]:
+    """Tokens of a T5 or UMT5 prompt, padded to `rows`; a longer one keeps its end token in the last row."""
+    text, places = _tidied(prompt) if tidy else (prompt, [])
+    pieces = tokenizer_pieces(tokenizer, text, special=True)
+    if not pieces or pieces[-1].id != tokenizer.eos_token_id:  # a slow tokenizer's pieces come without it
+        pieces.append(Piece(tokenizer.eos_token_id, tokenizer.eos_token, len(text), len(text)))
+    ids = _check(tokenizer, text, pieces, rows)
+    placed = shifted(pieces, places) if tidy else pieces
+    kept = len(pieces) if len(pieces) <= rows else rows - 1
+    return _rows(placed, kept, _left_padding(tokenizer, ids, rows))
+
+
+def _chat(
+    tokenizer: Any, prompt: str, rows: int, template: Mapping[str, Any], image_step: int
+) -> tuple[list[Token], int]:
+    """(tokens, conditioning rows) of a prompt in HunyuanVideo's chat template. With an image its rows come first, and
+    the four tokens of the assistant's header go; where truncation took that header, the prompt's last four go."""
+    frame, images = template["template"], template.get("image_emb_len", 0)
+    crop = template.get("crop_start")
+    if crop is None:
+        crop = len(tokenizer(frame)["input_ids"]) - (5 if images else 2)
+    text = frame.format(prompt)
+    pieces = tokenizer_pieces(tokenizer, text, special=True)
+    ids = _check(tokenizer, text, pieces, crop + rows)
+    offset = frame.index("{}")
+    spans = [(max(piece.start - offset, 0), min(piece.end - offset, len(prompt))) for piece in pieces]
+    placed = [Piece(piece.id, piece.text, start, max(start, end)) for piece, (start, end) in zip(pieces, spans)]
+    lead = -(-images // image_step) if 0 < image_step < 6 else images
+    kept = min(len(pieces), crop + rows)
+    if images and ids.count(tokenizer.convert_tokens_to_ids("<|end_header_id|>")) < 3:
+        kept -= 4
+    shift = lead - crop + _left_padding(tokenizer, ids, crop + rows)
+    return _rows(placed, kept, shift), rows + lead - (4 if images else 0)
+
+
+def prompt_tokens(
+    pipeline: Any,
+    prompt: str,
+    max_sequence_length: int | None = None,
+    family: Family | None = None,
+    template: Mapping[str, Any] | None = None,
+    image_step: int = 2,
+) -> tuple[list[Token], int, Family]:
+    """(tokens, conditioning rows, family) of a prompt, as this pipeline encodes it.
+
+    Args:
+        pipeline: a CogVideoX, Wan or HunyuanVideo pipeline; or a tokenizer, with `family` (t5, umt5, llama).
+        max_sequence_length: what the pipeline is called with; None is its default (226, 512, 256).
+        template: HunyuanVideo's `prompt_template`; None is the pipeline's default.
+        image_step: HunyuanVideo I2V's `image_embed_interleave`.
+
+    Tokens beyond the length have row -1. Raises ValueError on an unknown pipeline, and where our tokens are not those
+    that the pipeline encodes.
+    """
+    tokenizer = getattr(pipeline, "tokenizer", None) if family is None else pipeline
+    kind = family or _family(pipeline)
+    rows = max_sequence_length or _ROWS[kind]
+    if kind != "llama":
+        return _plain(tokenizer, prompt, rows, tidy=kind == "umt5"), rows, kind
+    if template is None and family is not None:
+        raise ValueError(
+            "a LLaMA tokenizer alone does not tell the chat template: pass template={'template': '...{}...'}"
+        )
+    tokens, length = _chat(tokenizer, prompt, rows, template or _template(pipeline), image_step)
+    return tokens, length, kind
+
+
+def bind_prompt(
+    pipeline: Any, prompt: str, phrases: str | Iterable[PhraseSpec] | Iterable[Phrase], **options: Any
+) -> PromptBinding:
+    """Binds phrases (see `core.phrases`) to the conditioning rows of a pipeline's prompt.
+
+    `options` are those of `prompt_tokens`. Raises ValueError as `core.binding.bind` does.
+
+        binding = bind_prompt(pipe, "a man rides behind a van", "man: a man\nvan: a van\nrides = verb(man -> van)")
+    """
+    tokens, length, family = prompt_tokens(pipeline, prompt, **options)
+    return bind(prompt, tokens, phrases, length, family)

@@ -1,0 +1,217 @@
+"""The alignment losses of predictions in a sampling run, and their gradients with respect to the latent.
+
+An observer collects the maps of one forward; its `forward_done` turns them into a loss and adds its gradient, while the
+model is still attached (a backward pass through checkpointed blocks runs them again, and their maps with them).
+
+B batch, E entities, F, h, w token frames, rows, columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.attention.pooled_maps import Pool
+from ..core.grid import Grid
+from ..core.guidance.gradient import GradientGuidance
+from ..core.losses.mask_loss import alignment_loss
+from ..core.losses.row_maps import grounding_map, propagation_map
+from ..core.losses.targets import Targets
+from ..core.sites import AttentionCall, AttentionSite, BatchRow
+from ..core.tracks.tracks import MaskTracks
+from ..core.words.binding import PromptBinding
+
+__all__ = ["Enough", "LatentGradient", "descend"]
+
+
+class Enough(Exception):  # noqa: N818 - nothing went wrong
+    """Every map of a prediction is there, and what the network would go on to compute is of no use. Whoever runs the
+    prediction catches it."""
+
+
+class LatentGradient:
+    """Observer of one run: the gradient of the losses with respect to `leaf`.
+
+    Args:
+        grid: the token grid of the whole clip; may be set later, before the first call.
+        sites: of the model, in the order in which they run. `Enough` is raised behind the last one that counts.
+
+    `begin` before each prediction, `forward_done` at the end of each of its forwards. `losses` are those of each
+    update, summed over the batch; `notes` say what could not be aligned.
+    """
+
+    def __init__(
+        self, guidance: GradientGuidance, grid: Grid | None = None, sites: Sequence[AttentionSite] = ()
+    ) -> None:
+        self.guidance, self.grid = guidance, grid
+        self._last = next((site for site in reversed(sites) if self.wants(site)), None)
+        self.notes: list[str] = []
+        self.losses: list[tuple[int, float]] = []
+        self._targets: dict[tuple[int, int], tuple[_Aim | None, MaskTracks, PromptBinding]] = {}
+        self._maps: dict[Hashable, _Row] = {}
+        self._leaf: Tensor | None = None
+        self._gradient: Tensor | None = None
+        self._loss: Tensor | float = 0.0
+        self._backward = False
+
+    def wants(self, site: AttentionSite) -> bool:
+        guidance = self.guidance
+        return bool((guidance.sga and guidance.layers.words(site)) or (guidance.spa and guidance.layers.tracks(site)))
+
+    def step_done(self, step: int, denoised: Tensor | None) -> None:
+        """Nothing to do: losses belong to predictions, not to steps."""
+
+    def begin(self, leaf: Tensor) -> None:
+        """A prediction at `leaf`, which requires a gradient, follows."""
+        self._leaf, self._gradient, self._loss = leaf, None, 0.0
+        self._maps.clear()
+
+    def observe(self, call: AttentionCall, lse: Tensor | None = None) -> None:
+        if not torch.is_grad_enabled():
+            return
+        for place, row in enumerate(call.rows):
+            aim = self._aim(row)
+            if aim is None:
+                continue
+            part = self._maps.setdefault((row.key, call.frame_index), _Row(aim.window(call.frame_index)))
+            if self._backward:  # a block runs again: the same is computed, and the first is what counts
+                part = _Row(part.aim)
+            if part.aim.known.any():
+                part.observe(call, place, self.guidance)
+        if call.site == self._last and not self._backward:
+            raise Enough
+
+    def forward_done(self, fed: Tensor, source: Tensor) -> None:
+        """Adds the gradient of what was observed since the last one. `fed`: what the model was given, a leaf;
+        `source`: the same as the host made it from the leaf of `begin`."""
+        losses = [loss for row in self._maps.values() if (loss := row.loss(self.guidance)) is not None]
+        if not losses:
+            self._maps.clear()
+            return
+        assert self._leaf is not None
+        total = torch.stack(losses).sum()
+        self._backward = True
+        try:
+            (part,) = torch.autograd.grad(total, fed)
+        finally:
+            self._backward = False
+            self._maps.clear()
+        if source is not self._leaf:
+            (part,) = torch.autograd.grad(source, self._leaf, part, retain_graph=True)
+        self._gradient = part if self._gradient is None else self._gradient + part
+        self._loss = self._loss + total.detach()
+
+    def end(self, step: int) -> Tensor | None:
+        """The gradient of the prediction, like its leaf; None where nothing was aligned."""
+        found, self._leaf, self._gradient = self._gradient, None, None
+        if found is not None:
+            self.losses.append((step, float(self._loss)))
+        return found
+
+    def _aim(self, row: BatchRow) -> _Aim | None:
+        if row.branch != "cond" or row.tracks is None or row.binding is None:
+            return None
+        key = id(row.tracks), id(row.binding)
+        if key not in self._targets:
+            assert self.grid is not None
+            with torch.inference_mode(False):
+                aim = self._made(row.binding, row.tracks)
+            self._targets[key] = (aim, row.tracks, row.binding)  # holds both, so that nothing else gets their ids
+        return self._targets[key][0]
+
+    def _made(self, binding: PromptBinding, tracks: MaskTracks) -> _Aim | None:
+        """Raises ValueError for tracks that do not fit the prompt or the clip."""
+        assert self.grid is not None
+        binding.check_tracks(tracks.names)
+        tracks.to_grid(self.grid)
+        try:
+            targets = Targets.of(binding, tracks, self.grid)
+        except ValueError as nothing:  # all that is left to be wrong: no instance shows, no word is bound
+            self.notes.append(str(nothing))
+            return None
+        self.notes += [note for note in targets.notes if note not in self.notes]
+        return _Aim.of(targets)
+
+
+class _Aim:
+    """What the maps of one prompt should be, on the clip's grid or on a window of its frames."""
+
+    def __init__(
+        self,
+        words: Pool,
+        word_masks: Tensor,
+        queries: Pool,
+        query_masks: Tensor,
+        known: Tensor,
+    ) -> None:
+        self.words, self.word_masks = words, word_masks
+        self.queries, self.query_masks, self.known = queries, query_masks, known
+        self._windows: dict[tuple[int, ...], _Aim] = {}
+
+    @classmethod
+    def of(cls, targets: Targets) -> _Aim:
+        masks = (targets.token_masks(pool.names) for pool in (targets.words, targets.queries))
+        return cls(targets.words, next(masks), targets.queries, next(masks), targets.known)
+
+    def window(self, frames: tuple[int, ...] | None) -> _Aim:
+        """The same in a window, where an instance's query tokens are those of the first frame that shows it there."""
+        if frames is None:
+            return self
+        if frames not in self._windows:
+            at = list(frames)
+            shown = self.query_masks[:, at]
+            size = shown[0, 0].numel() if len(shown) else 0
+            tokens = {}
+            for name, planes in zip(self.queries.names, shown):
+                seen = planes.flatten(1).any(1)
+                if seen.any():
+                    first = int(seen.long().argmax())
+                    tokens[name] = torch.nonzero(planes[first].flatten() > 0)[:, 0] + first * size
+            keep = [place for place, name in enumerate(self.queries.names) if name in tokens]
+            self._windows[frames] = _Aim(
+                self.words, self.word_masks[:, at], Pool.mean_of(tokens), shown[keep], self.known[at]
+            )
+        return self._windows[frames]
+
+
+class _Row:
+    """The maps of one row of the batch."""
+
+    def __init__(self, aim: _Aim) -> None:
+        self.aim = aim
+        self.grounding: dict[int, Tensor] = {}
+        self.propagation: dict[int, Tensor] = {}
+
+    def observe(self, call: AttentionCall, place: int, guidance: GradientGuidance) -> None:
+        aim, layer = self.aim, call.site.layer
+        if guidance.sga and guidance.layers.words(call.site) and len(aim.words):
+            self.grounding[layer] = grounding_map(call, place, aim.words, guidance.scores)
+        if guidance.spa and guidance.layers.tracks(call.site) and len(aim.queries):
+            self.propagation[layer] = propagation_map(call, place, aim.queries, guidance.scores)
+
+    def loss(self, guidance: GradientGuidance) -> Tensor | None:
+        parts = []
+        for weight, maps, masks in (
+            (guidance.sga, self.grounding, self.aim.word_masks),
+            (guidance.spa, self.propagation, self.aim.query_masks),
+        ):
+            if maps:
+                device = next(iter(maps.values())).device
+                known = self.aim.known.to(device)
+                parts.append(
+                    weight * alignment_loss(maps, masks.to(device), scores=guidance.scores, known=known).float()
+                )
+        return torch.stack(parts).sum() if parts else None
+
+
+def descend(x: Tensor, gradient: Tensor | None, size: float) -> Tensor:
+    """x - size * g / rms(g), in the places and for the samples where g says anything; (B, ...)."""
+    if gradient is None:
+        return x
+    g = gradient.detach().float()
+    dims = tuple(range(1, g.ndim))
+    rms = g.square().mean(dims, keepdim=True).sqrt()
+    sound = rms.isfinite() & (rms > 0)
+    return x - torch.where(sound, size * g / torch.where(sound, rms, 1.0), 0.0).to(x)

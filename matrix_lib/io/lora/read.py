@@ -1,0 +1,327 @@
+"""LoRA files of alignment training, in every format that people have them in.
+
+`docs/lora-formats.md` lists the names.
+
+| format      | files                                                                                                |
+|-------------|------------------------------------------------------------------------------------------------------|
+| `matrix`    | ours: one safetensors with factors, alphas, projection, decoder and a header                         |
+| `diffusers` | safetensors with peft names and adapter header; a widened projection in `NAME.projection.safetensors` |
+| `comfyui`   | one safetensors that ComfyUI's own LoRA loader reads too (without the projection)                    |
+| `diffsynth` | the MATRIX authors': native names with `.default.`, `patch_embedding`, `seg_head`                    |
+| `tavid`     | `pytorch_lora_weights.safetensors` beside `patch_embed_conv2d.pth`                                   |
+
+Scale of a factor: its stored alpha, else the adapter's header, else what the caller says, else 1.0. Every safetensors
+file that is written carries the same JSON header, so that no format loses the scale or what the LoRA says of itself.
+Pickles are read by `torch.load(weights_only=True)` only, and written for TAViD's projection only.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backbones.lora import (
+    PROJECTION,
+    AlignmentLoRA,
+    Factors,
+    Info,
+    find_style,
+    from_native,
+    from_underscores,
+    native_projection,
+)
+from .files import (
+    ADAPTER,
+    BESIDE,
+    EXTRA,
+    LONGEST_HEADER,
+    TAVID_LORA,
+    TAVID_PROJECTION,
+    find_file,
+    number,
+    parse_json,
+    read_file,
+    read_header,
+)
+from .write import FORMATS, Format, save_lora
+
+__all__ = ["FORMATS", "Format", "describe", "load_lora", "save_lora"]
+
+_PREFIX = re.compile(r"^(?:(?:base_model\.model|pipe\.dit|diffusion_model|transformer|model|unet)\.)+")
+_UNDERSCORED = re.compile(r"^lora_unet_+")
+_FACTOR = re.compile(
+    r"^(?P<stem>.+?)\.(?:(?P<down>lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight)"
+    r"|(?P<up>lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight)|(?P<alpha>alpha))$"
+)
+_AUTHORS = {
+    "diffsynth": "the file stores no scale: it is used at 1.0, as it was trained; its authors merge it at 0.5",
+    "tavid": "the file stores no scale: it is used at 1.0, as its authors do (alpha / rank was 0.5 in training)",
+}
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+def load_lora(
+    path: str | os.PathLike[str],
+    family: str | None = None,
+    scale: float | None = None,
+    projection: str | os.PathLike[str] | None = None,
+) -> AlignmentLoRA:
+    """Reads a LoRA of any format.
+
+    Args:
+        path: a file, or a folder that holds one LoRA (TAViD's two files, a diffusers adapter).
+        family: the model's family, where it is known: settles names that several families share, refuses others.
+        scale: of factors for which the file stores none. None uses 1.0 and says so in `notes`.
+        projection: a file with the widened input projection; None looks beside the LoRA.
+
+    Raises:
+        ValueError: anything that is not a whole LoRA of a known family: missing, truncated, a pickle with more than
+            tensors, factors without their other half, sizes that do not fit, tensors that nothing here knows.
+    """
+    source = find_file(Path(path))
+    try:
+        tensors, metadata = read_file(source)
+        lora = _own(tensors, metadata) if _is_own(metadata) else _foreign(source, tensors, metadata, family)
+        lora = _with_projection(lora, source, None if projection is None else Path(projection))
+        if family not in (None, lora.family):
+            raise ValueError(f"this is a LoRA of {lora.family}, and the model is {family}")
+        if not lora.factors and not lora.projection:
+            raise ValueError("it holds neither LoRA factors nor an input projection")
+        _check_finite(lora)
+    except ValueError as error:
+        raise ValueError(f"{source.name!r} is not a LoRA that can be used: {error}") from None
+    if not lora.factors or lora.stored_scale:
+        return lora
+    if scale is not None:
+        note = f"the file stores no scale: it is used at {scale:g}, as asked for"
+        return replace(lora, notes=(*lora.notes, note)).with_scale(scale)
+    note = _AUTHORS.get(lora.source, "the file stores no scale: it is used at 1.0")
+    return replace(lora, notes=(*lora.notes, note))
+
+
+@dataclass
+class _Sorted:
+    """Tensors of a foreign file by what they are; module names without prefixes."""
+
+    down: dict[str, Tensor]
+    up: dict[str, Tensor]
+    alpha: dict[str, float]
+    projection: dict[str, Tensor]
+    extra: dict[str, Tensor]
+    default: bool = False  # DiffSynth's `.default.` in the names
+    prefixed: bool = False  # ComfyUI's prefix
+
+
+def _check_finite(lora: AlignmentLoRA) -> None:
+    named = [(f"{name} {side}", getattr(one, side)) for name, one in lora.factors.items() for side in ("down", "up")]
+    for name, tensor in (*named, *((f"projection {name}", tensor) for name, tensor in lora.projection.items())):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} holds numbers that are not finite: its training went wrong")
+
+
+def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
+    out = _Sorted({}, {}, {}, {}, {})
+    projections = {path for each in PROJECTION for path in (PROJECTION[each], native_projection(each))}
+    unknown = []
+    for name, tensor in tensors.items():
+        if found := _FACTOR.match(name):
+            stem = _stem(found["stem"], family)
+            out.default |= ".default." in name
+            out.prefixed |= name.startswith(("diffusion_model.", "lora_unet_"))
+            if found["alpha"]:
+                if tensor.numel() != 1 or not bool(torch.isfinite(tensor).all()):
+                    raise ValueError(f"{name!r} is one finite number; got {tuple(tensor.shape)}")
+                out.alpha[stem] = float(tensor)
+            else:
+                side = out.down if found["down"] else out.up
+                if stem in side:
+                    raise ValueError(f"it has two factors for {stem}: one LoRA a file, please")
+                side[stem] = tensor
+        elif EXTRA.match(name):
+            out.extra[name.removeprefix("extra.")] = tensor
+        elif (stem := _PREFIX.sub("", name)).rpartition(".")[0] in projections:
+            out.projection[stem] = tensor
+        else:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} of {len(tensors)} tensors are neither factors (lora_A, lora_B, alpha) nor an input "
+            f"projection, first {sorted(unknown)[0]!r}: a whole model, or another kind of LoRA (LoHa, LoKr, DoRA)?"
+        )
+    return out
+
+
+def _stem(name: str, family: str | None) -> str:
+    if _UNDERSCORED.match(name):
+        short = _UNDERSCORED.sub("", name)
+        return from_underscores(short, family) or short
+    return _PREFIX.sub("", name)
+
+
+def _foreign(
+    source: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None
+) -> AlignmentLoRA:
+    """A file of any format but ours."""
+    header = read_header(metadata)
+    parts = _sort(tensors, family)
+    for halves, others, what in ((parts.down, parts.up, "lora_B"), (parts.up, parts.down, "lora_A")):
+        if lonely := sorted(set(halves) - set(others)):
+            raise ValueError(f"{len(lonely)} factors lack their {what}, first that of {lonely[0]}")
+    if lonely := sorted(set(parts.alpha) - set(parts.down)):
+        raise ValueError(f"{len(lonely)} alphas have no factors, first that of {lonely[0]}")
+    projection = {name.rpartition(".")[2]: tensor for name, tensor in parts.projection.items()}
+    if projection and "weight" not in projection:
+        raise ValueError("its input projection has a bias, but no weight")
+    modules = [*parts.down, *{name.rpartition(".")[0] for name in parts.projection}]
+    if not modules and set(parts.extra) != set(tensors):
+        raise ValueError("it holds neither LoRA factors nor an input projection")
+    found, style = find_style(modules, header.get("family") or family)
+    factors = {}
+    for stem, down in parts.down.items():
+        try:
+            factors[stem] = Factors(down, parts.up[stem], parts.alpha.get(stem))
+        except ValueError as error:
+            raise ValueError(f"{stem}: {error}") from None
+    if style == "native":
+        factors = from_native(factors, found, header.get("stacked"))
+    factors = _with_header_alpha(factors, header, metadata, source)
+    info, kind = header.get("info", Info()), _format_of(source, style, parts)
+    if not header:
+        info = _authors_info(kind)
+    return AlignmentLoRA(found, factors, projection, parts.extra, info, kind)
+
+
+def _format_of(source: Path, style: str, parts: _Sorted) -> str:
+    if style == "native":
+        return "diffsynth" if parts.default or (parts.extra and not parts.prefixed) else "comfyui"
+    beside = source.name == TAVID_LORA and (source.parent / TAVID_PROJECTION).is_file()
+    return "tavid" if beside else "diffusers"
+
+
+def _authors_info(kind: str) -> Info:
+    if kind == "diffsynth":
+        return Info(prompt_form="each instance carries its tag, <id1> to <id5>, in the prompt")
+    if kind == "tavid":
+        return Info("target_mask", 32, trigger="target", prompt_form='the word "target" before the noun')
+    return Info()
+
+
+def _with_header_alpha(
+    factors: dict[str, Factors], header: Mapping[str, Any], metadata: Mapping[str, str], source: Path
+) -> dict[str, Factors]:
+    """Alphas that the header holds, for factors that store none."""
+    alphas = dict(header.get("alphas") or {})
+    adapter = {} if alphas else _adapter(metadata, source)
+    out = {}
+    for name, one in factors.items():
+        if one.alpha is None:
+            default = adapter.get("lora_alpha")
+            found = alphas.get(name, _pattern(adapter.get("alpha_pattern"), name, default))
+            if found is not None:
+                one = replace(one, alpha=found)
+        elif name in alphas and math.isclose(alphas[name], one.alpha, rel_tol=1e-6):
+            one = replace(one, alpha=alphas[name])  # the exact one of a factor that was stacked
+        out[name] = one
+    return out
+
+
+def _adapter(metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
+    """peft's settings: diffusers' header, or `adapter_config.json` beside peft's file."""
+    text, beside = metadata.get(ADAPTER), source.with_name("adapter_config.json")
+    if text is None and source.name == "adapter_model.safetensors" and beside.is_file():
+        if beside.stat().st_size > LONGEST_HEADER:
+            raise ValueError(f"adapter_config.json has {beside.stat().st_size} bytes, too many for settings")
+        text = beside.read_text(encoding="utf-8", errors="replace")
+    if text is None:
+        return {}
+    found = parse_json(text, "its adapter settings")
+    return {key.removeprefix("transformer."): value for key, value in found.items()}
+
+
+def _pattern(patterns: Any, name: str, default: Any) -> Any:
+    """peft's rule: the first pattern that ends the module's name wins."""
+    for key, value in (patterns or {}).items() if isinstance(patterns, Mapping) else ():
+        if name == key or name.endswith(f".{key}"):
+            return number(value, f"the alpha of {key}")
+    return None if default is None else number(default, "lora_alpha")
+
+
+def _with_projection(lora: AlignmentLoRA, source: Path, given: Path | None) -> AlignmentLoRA:
+    """Adds the projection and the extra tensors that lie in a file of their own."""
+    beside = source.with_name(source.stem + BESIDE)
+    files = [given] if given is not None else [beside] if beside.is_file() else []
+    if given is None and lora.source == "tavid":
+        files.append(source.with_name(TAVID_PROJECTION))
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"there is no projection file {file.name!r}")
+        tensors, _ = read_file(file)
+        bare = {"weight", "bias"} >= set(tensors)
+        parts = _Sorted({}, {}, {}, dict(tensors), {}) if bare else _sort(tensors, lora.family)
+        if parts.down or parts.up or parts.alpha:
+            raise ValueError(f"{file.name!r} holds LoRA factors, where an input projection was expected")
+        found = {name.rpartition(".")[2]: tensor for name, tensor in parts.projection.items()}
+        if found and "weight" not in found:
+            raise ValueError(f"{file.name!r} has a bias, but no weight")
+        lora = replace(lora, projection={**lora.projection, **found}, extra={**lora.extra, **parts.extra})
+    return lora
+
+
+# -- our own format ----------------------------------------------------------------------------------------------------
+def _is_own(metadata: Mapping[str, str]) -> bool:
+    return metadata.get("format") == "matrix-lora"
+
+
+def _own(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> AlignmentLoRA:
+    header = read_header(metadata)
+    if not header:
+        raise ValueError("it lacks the header of its format")
+    sides: dict[str, dict[str, Tensor]] = {}
+    projection, extra = {}, {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        stem, _, side = rest.rpartition(".")
+        if kind == "lora" and side in ("down", "up", "alpha"):
+            sides.setdefault(stem, {})[side] = tensor
+        elif kind == "projection" and rest in ("weight", "bias"):
+            projection[rest] = tensor
+        elif kind == "extra" and rest:
+            extra[rest] = tensor
+        else:
+            raise ValueError(f"it has a tensor {name!r}, which is not of its format")
+    factors = {}
+    for stem, found in sides.items():
+        if "down" not in found or "up" not in found:
+            raise ValueError(f"the factors of {stem} lack their {'up' if 'down' in found else 'down'}")
+        alpha = found.get("alpha")
+        if alpha is not None and (alpha.numel() != 1 or not bool(torch.isfinite(alpha).all())):
+            raise ValueError(f"the alpha of {stem} is one finite number")
+        factors[stem] = Factors(found["down"], found["up"], None if alpha is None else float(alpha))
+    return AlignmentLoRA(header["family"], factors, projection, extra, header["info"], "matrix")
+
+
+def describe(lora: AlignmentLoRA) -> str:
+    """What a LoRA is, for people; a few lines."""
+    ranks = sorted({factors.rank for factors in lora.factors.values()})
+    blocks = ", ".join(lora.blocks) or "none"
+    scales = ", ".join(f"{scale:g}" for scale in lora.scales())
+    lines = [
+        f"{lora.family}, {lora.source or 'new'} format: {len(lora.factors)} modules in {blocks}",
+        f"rank {', '.join(map(str, ranks)) or '-'}, scale {scales or '-'}",
+    ]
+    if "weight" in lora.projection:
+        lines.append(f"input projection {list(lora.projection['weight'].shape)}")
+    if lora.extra:
+        lines.append(f"{len(lora.extra)} tensors of a decoder, not used here")
+    for label, text in (("condition", lora.info.condition), ("trigger", lora.info.trigger)):
+        lines += [f"{label}: {text}"] if text else []
+    lines += [f"prompt: {lora.info.prompt_form}"] if lora.info.prompt_form else []
+    return "\n".join([*lines, *lora.info.notes, *lora.notes])

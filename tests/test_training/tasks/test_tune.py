@@ -1,0 +1,231 @@
+"""Fine-tuning released models on folders of clips: every family, tiny and random, from clips to LoRAs in both hosts."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from support_agreement import answer, network, with_lora
+from support_hunyuan import hunyuan_text
+from support_loras import noise
+from support_models import make_cogvideox, make_hunyuan, make_wan, randomize
+
+from matrix_lib.io.lora.read import load_lora
+from matrix_lib.io.video import check_video
+from matrix_lib.mini.export import export_clips
+from matrix_lib.mini.world import WorldConfig, make_clips
+from training.clips.batches import open_clips
+from training.fit import Trainer, main
+from training.models.video_model import VideoModel
+from training.run.config import TuneTask, override
+from training.run.presets import PRESETS
+from training.run.quantise import PackedLinear, quantise_blocks
+
+SMALL = (
+    "data.frames=9", "data.height=64", "data.width=64", "data.bystanders=true", "data.skip_bad=true", "task.v2t=0",
+    "task.v2v=1", "task.rank=4", "task.weights=fp32", "task.decoder=8", "optim.warmup=1", "optim.lr=1e-2",
+    "run.log_every=1", "run.steps=2", "run.preview_every=0", "run.tensorboard=false",
+)  # fmt: skip
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tune")
+    world = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0, height=64, width=80)
+    export_clips(make_clips(5, 4, world), folder / "clips")
+    return folder
+
+
+def make_model(kind, folder, comfy):
+    """A tiny pipeline of a family, whole."""
+    if kind == "cogvideox":
+        return make_cogvideox(folder, size="2b", sample=(9, 8, 8))
+    if kind.startswith("wan"):
+        import transformers
+
+        make_wan(folder, i2v=True, version="2.1" if kind == "wan21" else "2.2")
+        index = json.loads((folder / "model_index.json").read_text())
+        index = {name: value for name, value in index.items() if name not in ("transformer_2", "boundary_ratio")}
+        if kind == "wan21":
+            clip = transformers.CLIPVisionConfig(
+                hidden_size=1280, intermediate_size=16, num_hidden_layers=2, num_attention_heads=16, image_size=224,
+                patch_size=14,
+            )  # fmt: skip
+            randomize(transformers.CLIPVisionModel(clip)).save_pretrained(folder / "image_encoder")
+            transformers.CLIPImageProcessor().save_pretrained(folder / "image_processor")
+            index["image_encoder"] = ["transformers", "CLIPVisionModel"]
+            index["image_processor"] = ["transformers", "CLIPImageProcessor"]
+        (folder / "model_index.json").write_text(json.dumps(index))
+        return folder
+    i2v = {"hunyuan": "", "hunyuan replace": "token_replace", "hunyuan concat": "latent_concat"}[kind]
+    pipe = hunyuan_text(make_hunyuan(folder / "parts", i2v=i2v), comfy, bool(i2v), 64, 768)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def settings(home, model, out, *more):
+    place = (f"task.model={model}", f"data.folder={home / 'clips'}", f"data.cache={home / 'cache'}", f"run.out={out}")
+    return [*SMALL, *place, *more]
+
+
+PRESET = {
+    "cogvideox": "matrix_cogvideox_5b_i2v",
+    "wan": "matrix_wan21_i2v_14b",
+    "wan21": "matrix_wan21_i2v_14b",
+    "hunyuan": "matrix_hunyuan_i2v",
+    "hunyuan replace": "matrix_hunyuan_i2v",
+}
+
+
+@pytest.mark.parametrize("kind", PRESET)
+def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home, comfy, tmp_path):
+    folder = make_model(kind, home / kind.replace(" ", "_"), comfy)
+    out = tmp_path / "run"
+    trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, out)))
+    before = {name: p.detach().clone() for name, p in trainer.plain.named_parameters() if p.requires_grad}
+    trainer.run()
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert all(0 < float(row[name]) < 100 for row in rows for name in ("diffusion", "sga", "spa"))
+    after = {name: p for name, p in trainer.plain.named_parameters() if p.requires_grad}
+    assert set(before) == set(after)
+    still = [name for name in before if torch.equal(before[name], after[name])]
+    assert not still, "everything that trains has moved"
+    lora = load_lora(out / "lora.safetensors")
+    family = trainer.task.files.shape.family
+    assert (lora.family, lora.info.condition, lora.info.prompt_form) == (family, "id_map", "tags")
+
+    model = trainer.task.model
+    clips = open_clips(trainer.config.data, trainer.task.files, say=str, bar=False)
+    batch = clips.batch(0)
+    clips.close()
+    text, t = batch.text, torch.tensor([600])
+    inputs = model.inputs(torch.randn_like(batch.latents.float()), batch, text, t)
+    plain = VideoModel(trainer.config.task).transformer
+    adapted = with_lora(plain, lora, tmp_path)
+    with torch.no_grad():
+        trained, theirs = model.transformer.eval()(**inputs)[0], adapted(**inputs)[0]
+    torch.testing.assert_close(theirs, trained, rtol=1e-3, atol=1e-3 * float(trained.abs().max()))
+    if kind in ("cogvideox", "wan", "hunyuan"):
+        from matrix_lib.hosts.comfy.load import load_transformer
+        from matrix_lib.hosts.comfy.lora import apply_lora
+
+        native = load_transformer(folder, "transformer", torch.float32)[0]
+        patched, report = apply_lora(native, lora)
+        assert report.matched == report.total
+        given = network(patched, family, noise((1, trainer.task.extra, 3, 8, 8), 4, 1.0), (3, 8, 8))
+        wanted = answer(adapted, family, given)
+        assert float((given["out"] - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())
+
+
+def test_sample_videos_and_their_attention(home, comfy, tmp_path):
+    kind = "wan"
+    folder = make_model(kind, home / kind, comfy)
+    more = ("run.preview_every=2", "run.preview_steps=2", "run.preview_cfg=3", "run.tensorboard=true")
+    trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, tmp_path, *more)))
+    trainer.run()
+    (made,) = (tmp_path / "previews").iterdir()
+    assert made.name == "step-0000002"
+    names = sorted(path.stem.partition("-")[2] for path in made.iterdir())
+    assert names == ["", "v2t", "v2v"]
+    for path in made.iterdir():
+        assert check_video(path).frames == 9
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_tavid_trains_on_the_target_mask(home, comfy, tmp_path):
+    folder = make_model("cogvideox", home / "cogvideox", comfy)
+    more = ("task.lora_v2t=0,1", "data.masks=all", "task.v2t=0,1", "task.draw=1", "optim.accumulate=1")
+    main(["tavid_cogvideox_5b_i2v", *settings(home, folder, tmp_path, *more)])
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert all(float(row["target"]) > 0 for row in rows)
+    lora = load_lora(tmp_path / "lora.safetensors")
+    assert (lora.info.condition, lora.info.trigger) == ("target_mask", "target")
+    assert lora.projection["weight"].shape[1] == 33
+
+
+def test_accumulation_is_the_same_batch_in_parts(home, comfy, tmp_path):
+    folder = make_model("cogvideox", home / "cogvideox", comfy)
+    curves = []
+    for name, more in (("whole", ("data.batch=2",)), ("parts", ("optim.accumulate=2",))):
+        main(["matrix_cogvideox_5b_i2v", *settings(home, folder, tmp_path / name, *more)])
+        with (tmp_path / name / "metrics.csv").open() as file:
+            curves.append([[float(row[c]) for c in ("loss", "sga", "spa", "norm")] for row in csv.DictReader(file)])
+    torch.testing.assert_close(torch.tensor(curves[0]), torch.tensor(curves[1]), rtol=2e-4, atol=1e-6)
+
+
+def test_flow_and_velocity_targets(home, comfy):
+    """One step of the family's own sampler from noise, with the target as prediction, comes back to the clip."""
+    clean, noisy = (torch.randn(1, 3, 16, 8, 8, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    for kind in ("cogvideox", "wan"):
+        folder = make_model(kind, home / kind, comfy)
+        model = VideoModel(TuneTask(model=str(folder), v2t=(0,), v2v=(1,), weights="fp32", shift=5.0))
+        x, target, t, times = model.corrupt(clean, noisy, torch.tensor([0.5]))
+        if model.flow:
+            torch.testing.assert_close(x - times.view(-1, 1, 1, 1, 1) * target, clean)
+            assert float(times) == pytest.approx(5 * 0.5 / 3)
+            assert float(t) == pytest.approx(1000 * float(times))
+        else:
+            back = model.scheduler.get_velocity(target, x, t)
+            torch.testing.assert_close(back, clean, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("bits", "most"), [("int8", 0.02), ("fp8", 0.06), ("nf4", 0.2)])
+def test_packed_weights(bits, most):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(128, 64)
+    packed = PackedLinear(layer, bits).to(torch.float32)
+    x = torch.randn(4, 128, requires_grad=True)
+    error = (packed.unpacked(torch.float32) - layer.weight).norm() / layer.weight.norm()
+    assert 0 < float(error) < most
+    packed(x).square().sum().backward()
+    wanted = torch.autograd.grad((x @ packed.unpacked(torch.float32).T + layer.bias).square().sum(), x)[0]
+    torch.testing.assert_close(x.grad, wanted)
+    half = packed.to(torch.bfloat16)
+    assert half.packed.dtype in (torch.int8, torch.float8_e4m3fn, torch.uint8)
+    assert half.scale.dtype == torch.float32
+    bytes_kept = half.packed.numel() * half.packed.element_size() + half.scale.numel() * 4
+    assert bytes_kept < layer.weight.numel() * (0.6 if bits == "nf4" else 1.1)
+
+
+def test_quantised_base_trains(home, comfy, tmp_path):
+    folder = make_model("cogvideox", home / "cogvideox", comfy)
+    more = ("task.quantise=nf4", "task.v2v=0", "task.weights=bf16", "run.steps=1")
+    config = override(PRESETS["matrix_cogvideox_5b_i2v"](), settings(home, folder, tmp_path, *more))
+    trainer = Trainer(config)
+    kinds = {name for name, m in trainer.plain.named_modules() if isinstance(m, PackedLinear)}
+    assert any(name.endswith("transformer_blocks.1.attn1.to_q") for name in kinds)
+    assert not [name for name in kinds if ".0.attn1." in name], "layers with factors stay"
+    trainer.run()
+    with pytest.raises(ValueError, match="nothing of this model"):
+        quantise_blocks(torch.nn.Sequential(torch.nn.Linear(4, 4)), "int8")
+
+
+def test_presets_say_what_the_papers_say():
+    cog, wan = PRESETS["matrix_cogvideox_5b_i2v"](), PRESETS["matrix_wan21_i2v_14b"]()
+    assert (cog.task.v2t, cog.task.v2v, cog.task.rank, cog.task.alpha, cog.run.steps) == (
+        (7, 11),
+        (12,),
+        128,
+        64.0,
+        4000,
+    )
+    assert (wan.task.v2t, wan.task.v2v, wan.task.sga, wan.task.spa, wan.optim.lr) == (
+        (20, 24),
+        (6, 8),
+        0.01,
+        0.005,
+        1e-5,
+    )
+    tavid = PRESETS["tavid_cogvideox_5b_i2v"]()
+    assert len(tavid.task.v2t) == 7
+    assert (tavid.task.tavid, tavid.optim.lr, tavid.data.batch * tavid.optim.accumulate) == (0.1, 1e-4, 4)
+    assert tavid.data.condition == "target_mask"
+    with pytest.raises(ValueError, match="which model"):
+        Trainer(replace(cog, task=replace(cog.task, model="")))
+    with pytest.raises(ValueError, match="TuneTask takes FolderData"):
+        replace(cog, data=PRESETS["align"]().data)

@@ -1,0 +1,68 @@
+"""Mini as a run of `training.fit` left it: its codec, its weights, its pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from matrix_lib.hosts import bundle
+from matrix_lib.hosts.diffusers.mini import Sizes, build_pipeline
+from matrix_lib.mini.codec import Codec, CodecConfig
+
+from ..run import checkpoint
+
+__all__ = ["load_codec", "pipeline_of"]
+
+TOKENIZER = Path(__file__).resolve().parents[1] / "matrix_lib" / "mini" / "model" / "tokenizer"
+
+
+def load_codec(folder: Path) -> Codec:
+    """The codec of a finished run or of a published bundle. ValueError when there is none."""
+    if (folder / bundle.MANIFEST).is_file():
+        return _codec(bundle.load(folder).weights("codec"))
+    found = checkpoint.latest(folder) if folder.is_dir() else None
+    if found is None:
+        raise ValueError(
+            f"no trained codec in {folder}: run `python -m training.fit codec` first, or point task.codec to its "
+            "folder or to a published bundle"
+        )
+    groups, meta = checkpoint.load(found)
+    if not meta.get("finished"):
+        raise ValueError(f"the codec in {folder} stopped at step {meta['step']}: run it again to finish it")
+    return _codec({name.removeprefix("codec."): value for name, value in groups["final"].items()})
+
+
+def _codec(weights: dict[str, Tensor]) -> Codec:
+    codec = Codec(CodecConfig(base=weights["decoder.head.0.gamma"].shape[0]))
+    codec.load_state_dict(weights)
+    return codec
+
+
+def weights_of(run: Path) -> tuple[dict[str, dict[str, Tensor]], Sizes, dict[str, Any]]:
+    """Weights per part of a finished run (codec, text, transformer), its sizes and its metadata."""
+    found = checkpoint.latest(run) if run.is_dir() else None
+    if found is None:
+        raise ValueError(f"no checkpoint in {run}: give the folder of a run of `python -m training.fit mini`")
+    groups, meta = checkpoint.load(found)
+    if not meta.get("finished") or not meta.get("sizes"):
+        raise ValueError(f"{found} is not a finished run of the mini model")
+    parts: dict[str, dict[str, Tensor]] = {"text": {}, "transformer": {}}
+    for name, value in groups["final"].items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    parts["codec"] = load_codec(Path(meta["config"]["task"]["codec"])).state_dict()
+    return parts, Sizes(**meta["sizes"]), meta
+
+
+def pipeline_of(folder: Path) -> tuple[Any, Sizes]:
+    """The pipeline of a run or of a bundle, in float32 on the CPU."""
+    if (folder / bundle.MANIFEST).is_file():
+        found = bundle.load(folder)
+        sizes = Sizes(**found.sizes)
+        return build_pipeline(
+            sizes, found.weights("codec"), found.weights("text"), found.weights("transformer"), found.tokenizer
+        ), sizes
+    parts, sizes, _ = weights_of(folder)
+    return build_pipeline(sizes, parts["codec"], parts["text"], parts["transformer"], TOKENIZER), sizes

@@ -1,0 +1,161 @@
+"""Presets are functions: what a run was is a line of code, and a changed run is a changed argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..clips.folder import FolderData
+from .config import AlignTask, CodecTask, Data, DenoiseTask, FitConfig, Optim, Run, TuneTask
+
+__all__ = ["PRESETS"]
+
+
+def codec() -> FitConfig:
+    """The mini model's codec."""
+    return FitConfig(
+        task=CodecTask(base=16, crop=64),
+        data=Data(batch=32, chunk=1024, reuse=8, workers=8),
+        optim=Optim(name="muon", lr=2.5e-3, ema=0.995),
+        run=Run(steps=2000, out="runs/codec", precision="bf16", save_every=1000),
+    )
+
+
+def mini() -> FitConfig:
+    """The mini video DiT, on the latents of `codec`.
+
+    Pushing, chasing, hitting and carrying show in the first frame who will do it: only one of the two has room for it.
+    The verbs that come up more often are those where the words alone tell.
+    """
+    return FitConfig(
+        task=DenoiseTask(codec="runs/codec"),
+        data=Data(
+            batch=128, chunk=2048, reuse=8, workers=8, distractors=0.05, often=("join", "bounce", "pull", "lift")
+        ),
+        optim=Optim(name="muon", lr=4e-3, ema=0.998),
+        run=Run(steps=2000, out="runs/mini", precision="bf16", compile=True, save_every=1000),
+    )
+
+
+def codec_cpu() -> FitConfig:
+    """A few steps of a tiny codec on any machine: shows that everything works, not that anything is learnt."""
+    return FitConfig(
+        task=CodecTask(base=4, crop=32),
+        data=Data(height=64, width=64, frames=5, batch=2, chunk=4),
+        optim=Optim(warmup=2),
+        run=Run(steps=4, out="runs/codec_cpu", log_every=1, save_every=2),
+    )
+
+
+def mini_cpu() -> FitConfig:
+    """A few steps of a tiny transformer on any machine, on the latents of `codec_cpu`."""
+    return FitConfig(
+        task=DenoiseTask(codec="runs/codec_cpu", layers=2, heads=1, text_layers=1, text_dim=32, text_length=64),
+        data=Data(height=64, width=64, frames=5, batch=2, chunk=4),
+        optim=Optim(warmup=2),
+        run=Run(steps=4, out="runs/mini_cpu", log_every=1, save_every=2),
+    )
+
+
+def align() -> FitConfig:
+    """Alignment fine-tuning of the published mini model on interaction clips of its world."""
+    return FitConfig(
+        task=AlignTask(),
+        data=Data(batch=64, chunk=3072, workers=8),
+        optim=Optim(lr=1e-3, warmup=20, weight_decay=0.0, ema=0.98),
+        run=Run(steps=300, out="runs/align", precision="bf16"),
+    )
+
+
+def align_cpu() -> FitConfig:
+    """A few steps of the same on any machine."""
+    return FitConfig(
+        task=AlignTask(rank=4, alpha=4.0, decoder=8),
+        data=Data(batch=2, chunk=4, workers=1),
+        optim=Optim(lr=1e-3, warmup=1, weight_decay=0.0),
+        run=Run(steps=2, out="runs/align_cpu", log_every=1, save_every=2),
+    )
+
+
+# Released models on a folder of clips: give task.model and data.folder. What the papers say is as they say it; what
+# they leave open is ours, and listed in docs/training.md.
+def matrix_cogvideox_5b_i2v() -> FitConfig:
+    """MATRIX on CogVideoX-5B-I2V: its published layers, LoRA and length."""
+    return FitConfig(
+        task=TuneTask(model="models/CogVideoX-5b-I2V", v2t=(7, 11), v2v=(12,), rank=128, alpha=64.0),
+        data=FolderData(frames=49, height=480, width=720),
+        optim=Optim(lr=1e-4, warmup=100, weight_decay=1e-4, beta2=0.999, ema=0.0, schedule="cosine"),
+        run=Run(steps=4000, out="runs/matrix_cogvideox", log_every=10, save_every=250, preview_every=500),
+    )
+
+
+def matrix_wan21_i2v_14b() -> FitConfig:
+    """MATRIX on Wan2.1-I2V-14B-480P: layers, LoRA, rate and weights of the authors' code."""
+    task = TuneTask(
+        model="models/Wan2.1-I2V-14B-480P-Diffusers",
+        v2t=(20, 24),
+        v2v=(6, 8),
+        rank=16,
+        alpha=16.0,
+        timestep="bell",
+        shift=5.0,
+    )
+    return FitConfig(
+        task=task,
+        data=FolderData(frames=81, height=480, width=832),
+        optim=Optim(lr=1e-5, warmup=100, weight_decay=0.01, beta2=0.999, ema=0.0, schedule="constant"),
+        run=Run(steps=4000, out="runs/matrix_wan21", log_every=10, save_every=250, preview_every=500, preview_cfg=5.0),
+    )
+
+
+def matrix_hunyuan_i2v() -> FitConfig:
+    """MATRIX on HunyuanVideo-I2V: its published layers; the rest as on CogVideoX."""
+    task = TuneTask(
+        model="models/HunyuanVideo-I2V",
+        v2t=(6, 7, 9, 10),
+        v2v=(11, 26, 27, 29),
+        rank=128,
+        alpha=64.0,
+        shift=7.0,
+    )
+    return FitConfig(
+        task=task,
+        data=FolderData(frames=49, height=544, width=960),
+        optim=Optim(lr=1e-4, warmup=100, weight_decay=1e-4, beta2=0.999, ema=0.0, schedule="cosine"),
+        run=Run(
+            steps=4000, out="runs/matrix_hunyuan", log_every=10, save_every=250, preview_every=500, preview_cfg=1.0
+        ),
+    )
+
+
+def tavid_cogvideox_5b_i2v() -> FitConfig:
+    """TAViD on CogVideoX-5B-I2V: target mask, the word `target`, loss on blocks 5, 8 ... 23, LoRA on every block."""
+    task = TuneTask(
+        model="models/CogVideoX-5b-I2V",
+        method="tavid",
+        v2t=tuple(range(5, 24, 3)),
+        lora_v2t=tuple(range(42)),
+        rank=128,
+        alpha=64.0,
+        scores="probabilities",
+    )
+    folder = FolderData(condition="target_mask", prompt_form="target_word", masks="first", verbs="optional", frames=49)
+    return FitConfig(
+        task=task,
+        data=folder,
+        optim=Optim(lr=1e-4, warmup=100, weight_decay=1e-4, beta2=0.999, ema=0.0, schedule="cosine", accumulate=4),
+        run=Run(steps=2000, out="runs/tavid_cogvideox", log_every=10, save_every=250, preview_every=500),
+    )
+
+
+PRESETS: dict[str, Callable[[], FitConfig]] = {
+    "codec": codec,
+    "mini": mini,
+    "codec_cpu": codec_cpu,
+    "mini_cpu": mini_cpu,
+    "align": align,
+    "align_cpu": align_cpu,
+    "matrix_cogvideox_5b_i2v": matrix_cogvideox_5b_i2v,
+    "matrix_wan21_i2v_14b": matrix_wan21_i2v_14b,
+    "matrix_hunyuan_i2v": matrix_hunyuan_i2v,
+    "tavid_cogvideox_5b_i2v": tavid_cogvideox_5b_i2v,
+}

@@ -1,0 +1,112 @@
+"""Sample videos while a model is fine-tuned, with the attention of the layers that are being taught drawn over them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.draw.capture import Choice, attention_pictures
+from matrix_lib.hosts.diffusers.attach import watch
+from matrix_lib.hosts.diffusers.latents import unscaled
+from matrix_lib.instrument.capture import Capture
+from matrix_lib.io.video import write_video
+
+from ..clips.batches import ClipBatch
+from ..data.world import seed_of
+from ..models.video_model import VideoModel
+from ..run.log import Log
+
+if TYPE_CHECKING:
+    from .tune import TuneStep
+
+__all__ = ["write_previews"]
+
+FPS = 8.0
+
+
+def write_previews(task: TuneStep, step: int, log: Log) -> list[Path]:
+    """Samples the first clips of the data, the same noise every time, and writes `previews/step-N/NAME.mp4` and, per
+    kind of map, `NAME-v2t.mp4`: the video with each instance's attention over it.
+
+    Every process samples, for a network that is split needs all of them; one writes. What goes wrong here is said, and
+    ends no run.
+    """
+    run, made = task.config.run, []
+    folder = Path(run.out) / "previews" / f"step-{step:07d}"
+    transformer = task.model.transformer
+    was = transformer.training
+    transformer.eval()
+    try:
+        for index in range(min(run.preview_clips, len(task.source.clips.samples))):
+            latents, capture, batch = _sample(task, index)
+            if not log.speak:
+                continue
+            with task.files.open() as encoders:
+                frames = _decode(encoders.pipeline, task.model, latents, batch.grid.lead)
+            made += _write(folder, batch, frames, capture, task, step, log)
+    except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        log.say(f"no sample videos at step {step}: {error}")
+    finally:
+        transformer.train(was)
+    if made:
+        log.say(f"sample videos of step {step}: {folder}")
+    return made
+
+
+def _sample(task: TuneStep, index: int) -> tuple[Tensor, Capture, ClipBatch]:
+    run = task.config.run
+    _, batch = task.source.clips.preview(index)
+    batch = batch.to(task.device)
+    layers = sorted({*task.task.v2t, *task.task.v2v})
+    options: dict[str, Any] = {"layers": layers, "steps": run.preview_steps, "lead": batch.grid.lead}
+    with watch(task.model.transformer, batch.bindings[0], _whole(batch), **options) as seen:
+        seed = seed_of(run.seed, index, 11)
+        latents = task.model.denoise(batch, task.empty, run.preview_steps, run.preview_cfg, seed)
+        capture = seen.capture()
+    return latents, capture, batch
+
+
+@torch.no_grad()
+def _decode(pipeline: Any, model: VideoModel, latents: Tensor, lead: int) -> Tensor:
+    """(1, T, C, h, w) with `lead` frames in front -> (F, H, W, 3) uint8, by the pipeline's own VAE."""
+    vae = pipeline.vae
+    x = latents[:, lead:].transpose(1, 2).to(pipeline._execution_device, vae.dtype)
+    video = vae.decode(unscaled(vae, x, model.shape.family), return_dict=False)[0][0].float()
+    return video.add(1.0).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu()
+
+
+def _write(
+    folder: Path, batch: ClipBatch, frames: Tensor, capture: Capture, task: TuneStep, step: int, log: Log
+) -> list[Path]:
+    name = batch.names[0].replace("/", "_")
+    made = [write_video(folder / f"{name}.mp4", frames, FPS)]
+    tracks = _whole(batch)
+    for kind in ("v2t", "v2v"):
+        with contextlib.suppress(ValueError):  # a kind of map that these layers do not give
+            pictures = list(_overlays(capture, kind, frames, tracks))
+            made.append(write_video(folder / f"{name}-{kind}.mp4", pictures, FPS))
+            if log.board is not None:
+                log.board.add_image(f"{name}/{kind}", pictures[len(pictures) // 2], step, dataformats="HWC")
+    if log.board is not None:
+        log.board.add_image(f"{name}/video", frames[len(frames) // 2].numpy(), step, dataformats="HWC")
+    return made
+
+
+def _overlays(capture: Capture, kind: str, frames: Tensor, tracks: MaskTracks | None) -> Iterator[np.ndarray]:
+    _, _, pictures = attention_pictures(capture, Choice(kind=kind), frames, tracks)  # type: ignore[arg-type]
+    for picture in pictures:
+        yield np.asarray(picture.convert("RGB"))
+
+
+def _whole(batch: ClipBatch) -> MaskTracks | None:
+    """The clip's tracks, where they know more than the first frame."""
+    return batch.tracks[0] if batch.tracks[0].frames == batch.size.frames else None
