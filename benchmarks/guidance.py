@@ -10,19 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from matrix_lib.core.guidance.kinds import Guidance
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from matrix_lib.core.attention.biased import attend
 from matrix_lib.core.attention.matching import match_distribution
 from matrix_lib.core.grid import Grid
-from matrix_lib.core.guidance.kinds import Guidance
 from matrix_lib.core.guidance.partition import Partition, partition_layout
 from matrix_lib.core.guidance.region_bias import RegionBias, bias_columns, bias_layout
-from matrix_lib.core.guidance.scene import Spans, Stage
+from matrix_lib.core.guidance.scene import GridScene, Spans
 from matrix_lib.core.sites import AttentionCall, AttentionSite, BatchRow
 from matrix_lib.hosts.diffusers.attach import Forward, attach
-from matrix_lib.instrument.attention_guidance import Intervener
+from matrix_lib.instrument.attention_guidance import AttentionGuidance
 from matrix_lib.instrument.session import Session
 
 from .capture import HOST_ORDER, boxes, build, words
@@ -52,7 +52,7 @@ def one_call(rounds: int, device: torch.device, full: bool) -> dict[str, Any]:
     video = (TEXT, grid.size)
     spans = Spans(count, count, video, video, (0, TEXT))
     call = AttentionCall(AttentionSite(0, "joint", "bench"), q, k, v, SCALE, grid, (), None, video, video, (0, TEXT))
-    scene = Stage(grid, boxes(frames, height, width), words()).scene(call)
+    scene = GridScene(grid, boxes(frames, height, width), words()).scene(call)
     bias = bias_layout(scene, spans, RegionBias(), 1.0, True, True)
     columns = bias_columns(scene, spans, RegionBias(soft=True), 1.0, True, True)
     partition = partition_layout(scene, spans, Partition(), True, True)
@@ -111,7 +111,7 @@ def whole_step(rounds: int, device: torch.device, full: bool) -> list[dict[str, 
     grid = Grid.from_latent((latent[1], latent[3], latent[4]))
 
     def under(guidance: Guidance) -> Callable[[], None]:
-        editor = Intervener(guidance, grid, 1)  # of one run: regions are made at its first step
+        editor = AttentionGuidance(guidance, grid, 1)  # of one run: regions are made at its first step
 
         def begin(forward: Forward) -> None:
             forward.rows = (row,)

@@ -1,0 +1,107 @@
+"""Watch, bind and steer who does what to whom in video diffusion transformers.
+
+The names that a person needs. Each is imported when it is first asked for, so that `import matrix_lib` costs nothing
+and works without ComfyUI:
+
+    pipe = CogVideoXImageToVideoPipeline.from_pretrained(...)
+    binding = matrix_lib.bind_prompt(pipe, prompt, "cyclist: a cyclist\\nvan: a dark grey van")
+    tracks = matrix_lib.MaskTracks.from_boxes({"cyclist": {0: (389, 19, 587, 480)}}, frames=1, height=480, width=720)
+    with matrix_lib.watch(pipe, binding, tracks) as seen:
+        video = pipe(image=image, prompt=prompt).frames[0]
+    matrix_lib.save_capture(seen.capture(), "capture.safetensors")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .core.guidance.cut_and_drag import cut_and_drag
+    from .core.guidance.dual_clock import DualClockDenoising
+    from .core.guidance.gradient import GradientGuidance
+    from .core.guidance.intrinsic import IntrinsicDenoising
+    from .core.guidance.partition import Partition
+    from .core.guidance.perturbation import Perturbation
+    from .core.guidance.region_bias import RegionBias
+    from .core.guidance.schedule import Schedule
+    from .core.layers import Layers
+    from .core.tracks.tracks import MaskTracks
+    from .draw.capture import Choice, attention_chart, attention_pictures
+    from .hosts.diffusers.attach import watch
+    from .hosts.diffusers.latents import encode_clip
+    from .hosts.diffusers.lora import merge_lora
+    from .hosts.diffusers.prompts import bind_prompt
+    from .hosts.diffusers.steer import steer
+    from .instrument.capture import Capture
+    from .io.captures import load_capture, save_capture
+    from .io.tracks import load_tracks, save_tracks
+
+__all__ = [
+    "Capture",
+    "Choice",
+    "DualClockDenoising",
+    "GradientGuidance",
+    "IntrinsicDenoising",
+    "Layers",
+    "MaskTracks",
+    "Partition",
+    "Perturbation",
+    "RegionBias",
+    "Schedule",
+    "attention_chart",
+    "attention_pictures",
+    "bind_prompt",
+    "cut_and_drag",
+    "encode_clip",
+    "load_capture",
+    "load_tracks",
+    "merge_lora",
+    "save_capture",
+    "save_tracks",
+    "steer",
+    "watch",
+]
+
+_HOMES = {
+    "core.guidance.cut_and_drag": ("cut_and_drag",),
+    "core.guidance.dual_clock": ("DualClockDenoising",),
+    "core.guidance.gradient": ("GradientGuidance",),
+    "core.guidance.intrinsic": ("IntrinsicDenoising",),
+    "core.guidance.partition": ("Partition",),
+    "core.guidance.perturbation": ("Perturbation",),
+    "core.guidance.region_bias": ("RegionBias",),
+    "core.guidance.schedule": ("Schedule",),
+    "core.layers": ("Layers",),
+    "core.tracks.tracks": ("MaskTracks",),
+    "draw.capture": ("Choice", "attention_chart", "attention_pictures"),
+    "hosts.diffusers.attach": ("watch",),
+    "hosts.diffusers.latents": ("encode_clip",),
+    "hosts.diffusers.lora": ("merge_lora",),
+    "hosts.diffusers.prompts": ("bind_prompt",),
+    "hosts.diffusers.steer": ("steer",),
+    "instrument.capture": ("Capture",),
+    "io.captures": ("load_capture", "save_capture"),
+    "io.tracks": ("load_tracks", "save_tracks"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    try:
+        found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == __name__.split(".")[0]:
+            raise
+        raise ImportError(
+            f"{__name__}.{name} needs the package {error.name!r}, which is not installed: "
+            "pip install 'matrix-video[train]' brings everything that the library needs"
+        ) from error
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *(name for name in __all__ if name not in globals())]

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..matrix_lib.core.grid import Framing
 from ..matrix_lib.core.guidance.cut_and_drag import cut_and_drag
 from ..matrix_lib.core.guidance.dual_clock import DualClockDenoising
-from ..matrix_lib.hosts.comfy.dual_clock import hold_sampling
+from ..matrix_lib.hosts.comfy.steer import steer
 from .capture import warn_if_broken
 from .tracks import Tracks, ticker
 
@@ -130,7 +130,7 @@ class MatrixDualClockDenoising(io.ComfyNode):
     def execute(cls, model: Any, reference: Any, inside: float, outside: float, cover: float = 0.0, tracks: Any = None):
         config = DualClockDenoising(inside, outside, cover)
         warn_if_broken(model)
-        return io.NodeOutput(hold_sampling(model, config, reference, tracks))
+        return io.NodeOutput(steer(model, config, tracks=tracks, reference=reference))
 
 
 NODES = [MatrixCutAndDrag, MatrixDualClockDenoising]

@@ -8,8 +8,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..matrix_lib.core.guidance.base import Guidance
 from ..matrix_lib.core.guidance.gradient import GradientGuidance
-from ..matrix_lib.core.guidance.kinds import Guidance
 from ..matrix_lib.core.guidance.partition import Partition
 from ..matrix_lib.core.guidance.perturbation import Perturbation
 from ..matrix_lib.core.guidance.region_bias import RegionBias, parse_weights
@@ -36,7 +36,7 @@ class _Mode:
     """One entry of the mode menu: its inputs, and what they mean."""
 
     inputs: Callable[[], list[Any]]
-    make: Callable[[dict[str, Any], Layers, Schedule], Guidance | GradientGuidance]
+    make: Callable[[dict[str, Any], Layers, Schedule], Guidance]
 
 
 def _logits(name: str, default: float, tooltip: str) -> Any:

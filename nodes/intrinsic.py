@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from ..matrix_lib.core.guidance.schedule import Schedule
-from ..matrix_lib.hosts.comfy.intrinsic import refine_sampling
+from ..matrix_lib.hosts.comfy.steer import steer
 from .capture import warn_if_broken
 
 _ON = {"noisy latent": "noisy", "predicted clean latent": "clean"}
@@ -141,7 +141,7 @@ class MatrixIntrinsicDenoising(io.ComfyNode):
             schedule or Schedule(),
         )
         warn_if_broken(model)
-        return io.NodeOutput(refine_sampling(model, config, tracks))
+        return io.NodeOutput(steer(model, config, tracks=tracks))
 
 
 NODES = [MatrixIntrinsicDenoising]

@@ -30,18 +30,19 @@ def lib(comfy: Any) -> SimpleNamespace:
     from matrix_lib.core.layers import Layers
     from matrix_lib.core.tracks import tracks
     from matrix_lib.core.words import binding
-    from matrix_lib.hosts.comfy import attach, gradients, steps
-    from matrix_lib.hosts.comfy.dual_clock import hold_sampling
-    from matrix_lib.hosts.comfy.intrinsic import refine_sampling
+    from matrix_lib.hosts.comfy import attach, steps
     from matrix_lib.hosts.comfy.model import grid_of
     from matrix_lib.hosts.comfy.run import BINDING, TRACKS
     from matrix_lib.hosts.comfy.steer import steer
     from matrix_lib.instrument.recorder import Recorder, RecorderConfig
     from matrix_lib.instrument.session import Session
 
+    def hold(model: Any, guidance: Any, reference: Any, tracks: Any = None) -> Any:
+        return steer(model, guidance, tracks=tracks, reference=reference)
+
     return SimpleNamespace(
-        BINDING=BINDING, TRACKS=TRACKS, binding=binding, tracks=tracks, host=attach, steps=steps, gradients=gradients,
-        attach=attach.attach, grid_of=grid_of, steer=steer, hold=hold_sampling, refine=refine_sampling, Grid=Grid,
+        BINDING=BINDING, TRACKS=TRACKS, binding=binding, tracks=tracks, host=attach, steps=steps,
+        attach=attach.attach, grid_of=grid_of, steer=steer, hold=hold, refine=steer, Grid=Grid,
         Clock=DualClockDenoising, Gradient=GradientGuidance, Intrinsic=IntrinsicDenoising, Layers=Layers,
         Partition=Partition, Perturbation=Perturbation, Prior=TemporalPrior, Recorder=Recorder,
         RecorderConfig=RecorderConfig, RegionBias=RegionBias, Schedule=Schedule, Session=Session,

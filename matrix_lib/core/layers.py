@@ -119,10 +119,12 @@ class Layers:
         chosen = None if layers is None else tuple(layers)
         return cls(chosen, chosen)
 
-    def words(self, site: AttentionSite) -> bool:
+    def acts_on_text(self, site: AttentionSite) -> bool:
+        """Whether attention to words is acted on at a site."""
         return site.has_v2t and (self.v2t is None or site.layer in self.v2t)
 
-    def tracks(self, site: AttentionSite) -> bool:
+    def acts_on_video(self, site: AttentionSite) -> bool:
+        """Whether attention to the video is acted on at a site."""
         own = site.has_v2v or site.kind in ("spatial", "temporal")
         return own and (self.v2v is None or site.layer in self.v2v)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Level"]
+__all__ = ["NoiseLevel"]
 
 
 @dataclass(frozen=True)
-class Level:
+class NoiseLevel:
     """How noisy a latent is: x = alpha x0 + sigma e."""
 
     alpha: float

@@ -6,11 +6,12 @@ B batch, H heads, Nq / Nk query / key tokens of the call, D head size, S video t
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from .attention.masks import batch_part
 from .grid import Grid
 
 if TYPE_CHECKING:
@@ -83,3 +84,9 @@ class AttentionCall:
     sigma: float = 0.0
     frame_index: tuple[int, ...] | None = None
     extra: dict[str, object] = field(default_factory=dict)
+
+    def row(self, place: int) -> AttentionCall:
+        """One row of the batch as a call of its own."""
+        part = slice(place, place + 1)
+        q, k, v = self.q[part], self.k[part], self.v[part]
+        return replace(self, q=q, k=k, v=v, rows=self.rows[part], mask=batch_part(self.mask, part))

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.grid import Grid
-from ..core.guidance.kinds import Guidance
-from ..core.guidance.partition import partition_layout
-from ..core.guidance.perturbation import Perturbation, perturbed_layout
-from ..core.guidance.region_bias import RegionBias, bias_columns, bias_layout
-from ..core.guidance.scene import Scene, Spans, Stage
+from ..core.guidance.base import Edit, EditsAttention, Recording
+from ..core.guidance.scene import GridScene, Spans
 from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import PromptBinding
-from .editing import _KEPT
-from .session import Edit, Recording
+from .editing import KEPT
+from .session import PERTURBED
 
-__all__ = ["PERTURBED", "Intervener", "StepVariance"]
-
-PERTURBED = "perturbed"  # AttentionCall.extra: which second prediction a call belongs to
+__all__ = ["AttentionGuidance", "StepVariance"]
 
 
 @dataclass(frozen=True)
@@ -38,29 +34,25 @@ class StepVariance:
     matched: float
 
 
-class Intervener:
+class AttentionGuidance:
     """One guidance in one run: an editor.
 
     Args:
         grid: the token grid of the whole clip. It and `steps`, the sampling steps of the run, may be set later, before
             the first call.
-        token: for a `Perturbation`, the name of the second prediction that it acts in (`AttentionCall.extra`).
+        token: the name of the second prediction that it acts in, where it acts in one (`AttentionCall.extra`).
 
     `notes` say what could not be steered; `variances` what mask normalisation did.
     """
 
+    title: ClassVar[str] = "guidance"
+
     def __init__(
-        self,
-        guidance: Guidance,
-        grid: Grid | None = None,
-        steps: int = 1,
-        token: Hashable = None,
-        done: Callable[[Intervener], None] | None = None,
+        self, guidance: EditsAttention, grid: Grid | None = None, steps: int = 1, token: Hashable = None
     ) -> None:
         self.guidance, self.grid, self.steps, self.token = guidance, grid, steps, token
         self.notes: list[str] = []
-        self._done = done
-        self._stages: dict[tuple[int, int], tuple[Stage, MaskTracks, PromptBinding | None]] = {}
+        self._scenes: dict[tuple[int, int], tuple[GridScene, MaskTracks, PromptBinding | None]] = {}
         self._edits: dict[Hashable, Edit | None] = {}
         self._recorded: dict[Hashable, Edit] = {}
         self._sums: dict[int, tuple[float, list[Tensor]]] = {}
@@ -68,22 +60,28 @@ class Intervener:
 
     def wants(self, site: AttentionSite) -> bool:
         layers = self.guidance.layers
-        return not self.guidance.idle and (layers.words(site) or layers.tracks(site))
+        return not self.guidance.idle and (layers.acts_on_text(site) or layers.acts_on_video(site))
 
     def edits(self, call: AttentionCall) -> Sequence[Edit | None]:
-        if isinstance(self.guidance, Perturbation) and call.extra.get(PERTURBED) != self.token:
+        if self.guidance.where == "prediction" and call.extra.get(PERTURBED) != self.token:
             return ()
-        strength = self.guidance.strength(call.step, self.steps)
+        strength = self.guidance.at(call.step, self.steps)
         if strength == 0:
             return ()
         return [self._edit(call, row, strength) for row in call.rows]
 
     def finished(self) -> None:
-        self._stages.clear()
+        self._scenes.clear()
         self._edits.clear()
         self._recorded.clear()
-        if self._done is not None:
-            self._done(self)
+
+    def figures(self) -> list[str]:
+        """What was measured, a line each."""
+        return [
+            f"step {at.step}, sigma {at.sigma:.3f}: variance of the attention output {at.masked:.4g} masked, "
+            f"{at.unmasked:.4g} unmasked, {at.matched:.4g} matched"
+            for at in self.variances()
+        ]
 
     def variances(self) -> list[StepVariance]:
         """What mask normalisation did, per step (IVG-DA, figure 2); empty without it."""
@@ -97,25 +95,25 @@ class Intervener:
     def _edit(self, call: AttentionCall, row: BatchRow, strength: float) -> Edit | None:
         guidance = self.guidance
         binding = row.binding if row.branch == "cond" else None
-        if row.branch != "cond" and (isinstance(guidance, Perturbation) or guidance.branches != "both"):
+        if row.branch != "cond" and not guidance.steers_uncond:
             return None
-        whole = isinstance(guidance, Perturbation) and not guidance.bound
+        whole = not guidance.needs_tracks
         if row.tracks is None and not whole:
             return None
-        words = guidance.layers.words(call.site) and (binding is not None or whole)
-        tracks = guidance.layers.tracks(call.site)
-        if not (words or tracks):
+        text = guidance.layers.acts_on_text(call.site) and (binding is not None or whole)
+        video = guidance.layers.acts_on_video(call.site)
+        if not (text or video):
             return None
         spans = Spans.of(call)
         who = (0, 0) if whole else (id(row.tracks), id(binding))  # all of the text and video is the same for every row
-        key = (*who, spans, call.frame_index, call.grid, strength, words, tracks)
-        keep = max(_KEPT, 4 * len(call.rows))
+        key = (*who, spans, call.frame_index, call.grid, strength, text, video)
+        keep = max(KEPT, 4 * len(call.rows))
         if key not in self._edits:
             if len(self._edits) >= keep:
                 self._edits.clear()
             with torch.inference_mode(False):  # regions are constants that gradients may save
-                scene = None if whole or row.tracks is None else self._stage(row.tracks, binding).scene(call)
-                self._edits[key] = self._make(call, scene, spans, strength, words, tracks)
+                scene = None if whole or row.tracks is None else self._scene(row.tracks, binding).scene(call)
+                self._edits[key] = guidance.edit(scene, spans, strength, text, video)
         edit = self._edits[key]
         if edit is None or edit.match is None:
             return edit
@@ -126,33 +124,14 @@ class Intervener:
             self._recorded[at] = replace(edit, record=self._recording(call.step, call.sigma))
         return self._recorded[at]
 
-    def _stage(self, tracks: MaskTracks, binding: PromptBinding | None) -> Stage:
+    def _scene(self, tracks: MaskTracks, binding: PromptBinding | None) -> GridScene:
         key = (id(tracks), id(binding))
-        if key not in self._stages:
+        if key not in self._scenes:
             assert self.grid is not None
-            stage = Stage(self.grid, tracks, binding)
-            self._stages[key] = (stage, tracks, binding)  # holds both, so that nothing else gets their ids
-            self.notes += [note for note in stage.notes if note not in self.notes]
-        return self._stages[key][0]
-
-    def _make(
-        self, call: AttentionCall, scene: Scene | None, spans: Spans, strength: float, words: bool, tracks: bool
-    ) -> Edit | None:
-        guidance = self.guidance
-        if isinstance(guidance, Perturbation):
-            layout = perturbed_layout(scene, spans, guidance, words, tracks)
-            return None if layout.neutral else Edit(layout)
-        assert scene is not None
-        if isinstance(guidance, RegionBias) and guidance.soft:
-            columns = bias_columns(scene, spans, guidance, strength, words, tracks)
-            return None if columns is None or not (columns.query.any() and columns.key.any()) else Edit(None, columns)
-        if isinstance(guidance, RegionBias):
-            layout = bias_layout(scene, spans, guidance, strength, words, tracks)
-            return None if layout.neutral else Edit(layout)
-        layout = partition_layout(scene, spans, guidance, words, tracks)
-        if layout.neutral:
-            return None
-        return Edit(layout, None, guidance.match)
+            scene = GridScene(self.grid, tracks, binding)
+            self._scenes[key] = (scene, tracks, binding)  # holds both, so that nothing else gets their ids
+            self.notes += [note for note in scene.notes if note not in self.notes]
+        return self._scenes[key][0]
 
     def _recording(self, step: int, sigma: float) -> Recording:
         """One for each step, so that rows of a batch that are recorded together can be told."""

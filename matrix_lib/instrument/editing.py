@@ -17,12 +17,12 @@ from ..core.attention.biased import RowLabels, attend, attend_rows, joinable, la
 from ..core.attention.masks import batch_part
 from ..core.attention.matching import match_distribution
 from ..core.attention.regions import LabelColumns, RegionLayout
+from ..core.guidance.base import Edit
 from ..core.sites import AttentionCall
-from .session import Edit
 
-__all__ = ["Composer", "Edited"]
+__all__ = ["EditRunner", "Edited"]
 
-_KEPT = 128  # compositions and edits remembered at a time, at least; batches of many clips remember more
+KEPT = 128  # compositions and edits remembered at a time, at least; batches of many clips remember more
 _STACKS = 6  # label columns of whole batches remembered at a time
 # A slice of the batch as the host itself would run it: output (b, H, Nq, D) and log-sum-exp or None.
 HostRows = Callable[[slice], tuple[Tensor, Tensor | None]]
@@ -116,7 +116,7 @@ class _Rows:
         return torch.cat([out[:, :, :start], matched, out[:, :, start + count :]], 2), lse
 
 
-class Composer:
+class EditRunner:
     """Runs edited calls of one sampling run; remembers how edits combine, which is the same for every layer."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class Composer:
 
     def run(self, call: AttentionCall, edits: Sequence[Sequence[Edit | None]], host_rows: HostRows) -> Edited:
         """A call under the edits of several editors (each one entry per batch row)."""
-        keep = max(_KEPT, 4 * len(call.rows))
+        keep = max(KEPT, 4 * len(call.rows))
         of_row = [self._compose(tuple(e for e in row if e is not None), keep) for row in zip(*edits, strict=True)]
         parts: list[tuple[_Composed | None, slice]] = []
         for _, run in groupby(range(len(of_row)), lambda row: id(of_row[row])):

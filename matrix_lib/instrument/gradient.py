@@ -1,7 +1,8 @@
-"""The alignment losses of predictions in a sampling run, and their gradients with respect to the latent.
+"""Gradient guidance of one sampling run: the alignment losses of a prediction, and the way down them.
 
-An observer collects the maps of one forward; its `forward_done` turns them into a loss and adds its gradient, while the
-model is still attached (a backward pass through checkpointed blocks runs them again, and their maps with them).
+The hook is also an observer: it collects the maps of one forward; its `forward_done` turns them into a loss and adds
+its gradient, while the model is still attached (a backward pass through checkpointed blocks runs them again, and their
+maps with them).
 
 B batch, E entities, F, h, w token frames, rows, columns.
 """
@@ -9,6 +10,7 @@ B batch, E entities, F, h, w token frames, rows, columns.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,31 +18,39 @@ from torch import Tensor
 from ..core.attention.pooled_maps import Pool
 from ..core.grid import Grid
 from ..core.guidance.gradient import GradientGuidance
+from ..core.losses.batch import PoolBatch
+from ..core.losses.maps import grounding_maps, propagation_maps
 from ..core.losses.mask_loss import alignment_loss
-from ..core.losses.row_maps import grounding_map, propagation_map
 from ..core.losses.targets import Targets
 from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import PromptBinding
+from .steps import StepContext
 
-__all__ = ["Enough", "LatentGradient", "descend"]
+__all__ = ["GradientHook", "StopForward", "descend"]
 
 
-class Enough(Exception):  # noqa: N818 - nothing went wrong
+class StopForward(Exception):  # noqa: N818 - nothing went wrong
     """Every map of a prediction is there, and what the network would go on to compute is of no use. Whoever runs the
     prediction catches it."""
 
 
-class LatentGradient:
-    """Observer of one run: the gradient of the losses with respect to `leaf`.
+class GradientHook:
+    """Descends the losses before each step, and observes the predictions that this takes.
 
     Args:
         grid: the token grid of the whole clip; may be set later, before the first call.
-        sites: of the model, in the order in which they run. `Enough` is raised behind the last one that counts.
+        sites: of the model, in the order in which they run. `StopForward` is raised behind the last one that counts.
 
-    `begin` before each prediction, `forward_done` at the end of each of its forwards. `losses` are those of each
-    update, summed over the batch; `notes` say what could not be aligned.
+    Hosts call `start` before each prediction, `forward_done` at the end of each of its forwards, and `end`. The hook is
+    the name of its predictions. `losses` are those of each update, summed over the batch; `notes` say what could not be
+    aligned.
     """
+
+    title: ClassVar[str] = "gradient guidance"
+    asks_model = True
+    fresh_runs_only = False
+    prefix_frames = seed = 0
 
     def __init__(
         self, guidance: GradientGuidance, grid: Grid | None = None, sites: Sequence[AttentionSite] = ()
@@ -56,14 +66,32 @@ class LatentGradient:
         self._loss: Tensor | float = 0.0
         self._backward = False
 
+    def begin(self, x: Tensor | None, steps: int) -> None:
+        self.losses.clear()
+
+    def acts(self, step: int, steps: int) -> bool:
+        return self.guidance.at(step, steps) != 0
+
+    def __call__(self, at: StepContext) -> Tensor:
+        size = self.guidance.at(at.step, at.steps) * at.level.sigma
+        x = at.x
+        for _ in range(self.guidance.iterations):
+            x = descend(x, at.gradient(self, x), size)
+        return x
+
+    def figures(self) -> list[str]:
+        """What was measured, a line each."""
+        return [f"step {step}: loss {loss:.4f}" for step, loss in self.losses]
+
     def wants(self, site: AttentionSite) -> bool:
         guidance = self.guidance
-        return bool((guidance.sga and guidance.layers.words(site)) or (guidance.spa and guidance.layers.tracks(site)))
+        layers = guidance.layers
+        return bool((guidance.sga and layers.acts_on_text(site)) or (guidance.spa and layers.acts_on_video(site)))
 
     def step_done(self, step: int, denoised: Tensor | None) -> None:
         """Nothing to do: losses belong to predictions, not to steps."""
 
-    def begin(self, leaf: Tensor) -> None:
+    def start(self, leaf: Tensor) -> None:
         """A prediction at `leaf`, which requires a gradient, follows."""
         self._leaf, self._gradient, self._loss = leaf, None, 0.0
         self._maps.clear()
@@ -79,13 +107,13 @@ class LatentGradient:
             if self._backward:  # a block runs again: the same is computed, and the first is what counts
                 part = _Row(part.aim)
             if part.aim.known.any():
-                part.observe(call, place, self.guidance)
+                part.observe(call.row(place), self.guidance)
         if call.site == self._last and not self._backward:
-            raise Enough
+            raise StopForward
 
     def forward_done(self, fed: Tensor, source: Tensor) -> None:
         """Adds the gradient of what was observed since the last one. `fed`: what the model was given, a leaf;
-        `source`: the same as the host made it from the leaf of `begin`."""
+        `source`: the same as the host made it from the leaf of `start`."""
         losses = [loss for row in self._maps.values() if (loss := row.loss(self.guidance)) is not None]
         if not losses:
             self._maps.clear()
@@ -138,16 +166,10 @@ class LatentGradient:
 class _Aim:
     """What the maps of one prompt should be, on the clip's grid or on a window of its frames."""
 
-    def __init__(
-        self,
-        words: Pool,
-        word_masks: Tensor,
-        queries: Pool,
-        query_masks: Tensor,
-        known: Tensor,
-    ) -> None:
-        self.words, self.word_masks = words, word_masks
-        self.queries, self.query_masks, self.known = queries, query_masks, known
+    def __init__(self, words: Pool, word_masks: Tensor, queries: Pool, query_masks: Tensor, known: Tensor) -> None:
+        self.words, self.queries = PoolBatch.of([words]), PoolBatch.of([queries])
+        self.word_masks, self.query_masks, self.known = word_masks, query_masks, known
+        self._word_pool, self._names = words, queries.names
         self._windows: dict[tuple[int, ...], _Aim] = {}
 
     @classmethod
@@ -164,14 +186,14 @@ class _Aim:
             shown = self.query_masks[:, at]
             size = shown[0, 0].numel() if len(shown) else 0
             tokens = {}
-            for name, planes in zip(self.queries.names, shown):
+            for name, planes in zip(self._names, shown):
                 seen = planes.flatten(1).any(1)
                 if seen.any():
                     first = int(seen.long().argmax())
                     tokens[name] = torch.nonzero(planes[first].flatten() > 0)[:, 0] + first * size
-            keep = [place for place, name in enumerate(self.queries.names) if name in tokens]
+            keep = [place for place, name in enumerate(self._names) if name in tokens]
             self._windows[frames] = _Aim(
-                self.words, self.word_masks[:, at], Pool.mean_of(tokens), shown[keep], self.known[at]
+                self._word_pool, self.word_masks[:, at], Pool.mean_of(tokens), shown[keep], self.known[at]
             )
         return self._windows[frames]
 
@@ -184,12 +206,13 @@ class _Row:
         self.grounding: dict[int, Tensor] = {}
         self.propagation: dict[int, Tensor] = {}
 
-    def observe(self, call: AttentionCall, place: int, guidance: GradientGuidance) -> None:
+    def observe(self, call: AttentionCall, guidance: GradientGuidance) -> None:
+        """call: of this row alone."""
         aim, layer = self.aim, call.site.layer
-        if guidance.sga and guidance.layers.words(call.site) and len(aim.words):
-            self.grounding[layer] = grounding_map(call, place, aim.words, guidance.scores)
-        if guidance.spa and guidance.layers.tracks(call.site) and len(aim.queries):
-            self.propagation[layer] = propagation_map(call, place, aim.queries, guidance.scores)
+        if guidance.sga and guidance.layers.acts_on_text(call.site) and aim.words.entities:
+            self.grounding[layer] = grounding_maps(call, aim.words, guidance.scores)[0]
+        if guidance.spa and guidance.layers.acts_on_video(call.site) and aim.queries.entities:
+            self.propagation[layer] = propagation_maps(call, aim.queries, guidance.scores)[0]
 
     def loss(self, guidance: GradientGuidance) -> Tensor | None:
         parts = []

@@ -6,18 +6,20 @@ B batch, C channels, T latent frames, H, W latent rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.grid import Grid
 from ..core.guidance.intrinsic import IntrinsicDenoising, RowPriors, TemporalPrior, refine
-from ..core.noise import Level
+from ..core.noise import NoiseLevel
 from ..core.tracks.tracks import MaskTracks
+from .steps import StepContext
 
-__all__ = ["Refiner", "StepTau"]
+__all__ = ["IntrinsicHook", "StepTau"]
 
 
 @dataclass(frozen=True)
@@ -30,44 +32,56 @@ class StepTau:
     after: float
 
 
-class Refiner:
+class IntrinsicHook:
     """Refines the latents of one run.
 
     Args:
         tracks: for each prompt those that its latents follow (none, or several); a prompt's samples follow each other
             in the batch.
         strides: (time, space), pixels per latent element.
-        lead: latent frames in front of the clip.
+        prefix_frames: latent frames in front of the clip.
         seed: row i of the batch draws its noise from `seed + i`, whatever the batch.
     """
 
+    title: ClassVar[str] = "intrinsic denoising"
+    asks_model = True
+    fresh_runs_only = False
+
     def __init__(
         self,
-        config: IntrinsicDenoising,
+        guidance: IntrinsicDenoising,
         tracks: Sequence[Sequence[MaskTracks]],
         strides: tuple[int, int],
-        lead: int = 0,
+        prefix_frames: int = 0,
         seed: int = 0,
     ) -> None:
-        self.config, self.tracks, self.strides, self.lead, self.seed = config, tuple(tracks), strides, lead, seed
+        self.guidance, self.tracks, self.strides = guidance, tuple(tracks), strides
+        self.prefix_frames, self.seed = prefix_frames, seed
         self._rows: list[list[TemporalPrior]] = []
         self._priors: RowPriors | None = None
         self._shape: tuple[int, ...] = ()
         self._draws: list[torch.Generator] = []
         self._taus: list[tuple[int, float, Tensor, Tensor]] = []
 
-    def begin(self) -> None:
-        """A run begins: the same seed gives the same noise."""
-        self._draws, self._taus = [], []
+    def begin(self, x: Tensor | None, steps: int) -> None:
+        self._draws, self._taus = [], []  # the same seed gives the same noise
+        if x is not None:
+            self.prepare((x.shape[0], *x.shape[2:]))
 
     def acts(self, step: int, steps: int) -> bool:
-        """Whether anything happens before a step."""
-        return self.config.factor(step, steps) != 0
+        return self.guidance.at(step, steps) != 0
 
     @property
     def notes(self) -> list[str]:
         """Instances that have no motion to speak of."""
         return list(dict.fromkeys(note for row in self._rows for prior in row for note in prior.notes))
+
+    def figures(self) -> list[str]:
+        """What was measured, a line each."""
+        return [
+            f"step {at.step}, sigma {at.sigma:.3f}: tau {at.before:.3f} before, {at.after:.3f} after"
+            for at in self.taus()
+        ]
 
     def taus(self) -> list[StepTau]:
         """What it did to tau, per step."""
@@ -76,7 +90,7 @@ class Refiner:
         ]
 
     def prepare(self, latent: tuple[int, int, int, int]) -> None:
-        """Lays the tracks over latents of (B, T, H, W), `lead` frames included.
+        """Lays the tracks over latents of (B, T, H, W), `prefix_frames` included.
 
         Raises ValueError for tracks that do not fit the clip, and a batch that does not divide into the prompts."""
         batch, frames, height, width = latent
@@ -85,57 +99,42 @@ class Refiner:
         if batch % len(self.tracks):
             raise ValueError(f"{batch} samples do not divide into {len(self.tracks)} prompts with tracks")
         time, space = self.strides
-        grid = Grid.from_latent((frames - self.lead, height, width), (1, 1, 1), time, space)
-        made = {id(each): self.config.prior(each, grid) for given in self.tracks for each in given}
+        grid = Grid.from_latent((frames - self.prefix_frames, height, width), (1, 1, 1), time, space)
+        made = {id(each): self.guidance.prior(each, grid) for given in self.tracks for each in given}
         every = [[made[id(each)] for each in given] for given in self.tracks]
         self._rows = [row for row in every for _ in range(batch // len(every))]
         self._priors = RowPriors(self._rows)
         self._shape = latent
 
-    def __call__(
-        self,
-        x: Tensor,
-        denoised: Tensor,
-        predict: Callable[[Tensor], Tensor],
-        level: Level,
-        step: int,
-        steps: int,
-        still: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The latents and the prediction there, after the iterations of a step.
-
-        Args:
-            x: noisy latents (B, C, T, H, W).
-            denoised, predict, level: see `core.intrinsic.refine`.
-            still: latent frames (B, C, n, H, W) in front of x that nobody samples.
-        """
-        factor = self.config.factor(step, steps)
+    def __call__(self, at: StepContext) -> Tensor:
+        factor = self.guidance.at(at.step, at.steps)
         if factor == 0:
-            return x, denoised
-        front = 0 if still is None else still.shape[2]
+            return at.x
+        x, given = at.x, at.given_frames
+        front = 0 if given is None else given.shape[2]
         self.prepare((x.shape[0], x.shape[2] + front, x.shape[3], x.shape[4]))
         assert self._priors is not None
         slope = self._priors.gradient
 
         def gradient(z: Tensor) -> Tensor:
-            grad = slope(self._clip(z, still))
-            whole = torch.cat([torch.zeros_like(grad[:, :, :1]).expand(-1, -1, self.lead, -1, -1), grad], 2)
-            return whole[:, :, front:]
+            grad = slope(self._clip(z, given))
+            prefix = torch.zeros_like(grad[:, :, :1]).expand(-1, -1, self.prefix_frames, -1, -1)
+            return torch.cat([prefix, grad], 2)[:, :, front:]
 
-        before = self._tau(x, still)
-        x, denoised = refine(x, denoised, predict, gradient, self.config, _safe(level), factor, self._draw)
-        self._taus.append((step, level.sigma, before, self._tau(x, still)))
-        return x, denoised
+        before = self._tau(x, given)
+        x, _ = refine(x, at.denoised(), at.predict, gradient, self.guidance, _safe(at.level), factor, self._draw)
+        self._taus.append((at.step, at.level.sigma, before, self._tau(x, given)))
+        return x
 
-    def _tau(self, x: Tensor, still: Tensor | None) -> Tensor:
+    def _tau(self, x: Tensor, given: Tensor | None) -> Tensor:
         """tau, mean over the batch."""
         assert self._priors is not None
-        return self._priors.value(self._clip(x, still)).mean()
+        return self._priors.value(self._clip(x, given)).mean()
 
-    def _clip(self, x: Tensor, still: Tensor | None) -> Tensor:
+    def _clip(self, x: Tensor, given: Tensor | None) -> Tensor:
         """The clip's own latent frames."""
-        whole = x if still is None else torch.cat([still.to(x), x], 2)
-        return whole[:, :, self.lead :]
+        whole = x if given is None else torch.cat([given.to(x), x], 2)
+        return whole[:, :, self.prefix_frames :]
 
     def _draw(self, x: Tensor) -> Tensor:
         if len(self._draws) != len(x):  # other numbers than those that the run began from, also where seeds agree
@@ -146,6 +145,6 @@ class Refiner:
         return torch.stack(rows).to(x)
 
 
-def _safe(level: Level) -> Level:
+def _safe(level: NoiseLevel) -> NoiseLevel:
     """The score divides by sigma: a last timestep without noise has none, and its steps have no length."""
-    return Level(level.alpha, max(level.sigma, 1e-6))
+    return NoiseLevel(level.alpha, max(level.sigma, 1e-6))

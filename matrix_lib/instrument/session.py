@@ -1,23 +1,24 @@
 """Who is attached to one sampling run. A session lives as long as the run and holds all of its state.
 
 Hosts turn their model's attention into `AttentionCall`s. Where an editor answers, the call runs edited (see
-`intervene.py`), else the host runs it itself; either way `Session.observe` is handed each call as it ran. Nothing here
+`editing.py`), else the host runs it itself; either way `Session.observe` is handed each call as it ran. Nothing here
 knows a host or a model family.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from ..core.attention.matching import Axis
-from ..core.attention.regions import LabelColumns, RegionLayout
+from ..core.guidance.base import Edit
 from ..core.sites import AttentionCall, AttentionSite
+from .steps import StepHook
 
-__all__ = ["Edit", "Editor", "Observer", "Session"]
+__all__ = ["PERTURBED", "Editor", "Observer", "Session"]
+
+PERTURBED = "perturbed"  # AttentionCall.extra: which extra prediction a call belongs to
 
 
 class Observer(Protocol):
@@ -31,24 +32,6 @@ class Observer(Protocol):
 
     def step_done(self, step: int, denoised: Tensor | None) -> None:
         """The sampler finished `step`; `denoised` is its current estimate of the clean latent (B, C, T, H, W)."""
-
-
-# (masked, unmasked, matched): the three outputs (B, H, S, D) of one call under mask normalisation
-Recording = Callable[[Tensor, Tensor, Tensor], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """What one editor does to one batch row of a call. Biases of several edits add up.
-
-    match: the output's video rows take the order statistics of the output without this edit's layout, and `record` is
-    told about it.
-    """
-
-    layout: RegionLayout | None = None
-    columns: LabelColumns | None = None
-    match: Axis | None = None
-    record: Recording | None = None
 
 
 class Editor(Protocol):
@@ -65,22 +48,25 @@ class Editor(Protocol):
 
 
 class Session:
-    """The observers and editors of one run.
+    """The observers, editors and step hooks of one run.
 
     prediction: the name of an extra prediction that the observers watch; None: the sampler's own predictions.
     forward_done: called with what the model was fed, and what that was made of, at the end of each forward of an extra
     prediction with gradients, while a backward pass through it still finds everything attached.
+    done: called when the run has ended, well or badly.
     """
 
     def __init__(
         self,
         observers: Sequence[Observer] = (),
         editors: Sequence[Editor] = (),
+        hooks: Sequence[StepHook] = (),
         prediction: object = None,
         forward_done: Callable[[Tensor, Tensor], None] | None = None,
+        done: Callable[[], None] | None = None,
     ) -> None:
-        self.observers, self.editors = tuple(observers), tuple(editors)
-        self.prediction, self.forward_done = prediction, forward_done
+        self.observers, self.editors, self.hooks = tuple(observers), tuple(editors), tuple(hooks)
+        self.prediction, self.forward_done, self._done = prediction, forward_done, done
 
     def wants(self, site: AttentionSite) -> bool:
         return self.watches(site) or any(editor.wants(site) for editor in self.editors)
@@ -105,3 +91,5 @@ class Session:
     def finished(self) -> None:
         for editor in self.editors:
             editor.finished()
+        if self._done is not None:
+            self._done()

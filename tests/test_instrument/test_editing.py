@@ -18,8 +18,8 @@ from matrix_lib.core.sites import AttentionCall, AttentionSite, BatchRow
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.core.words.binding import Phrase, PromptBinding
 from matrix_lib.instrument import editing
-from matrix_lib.instrument.attention_guidance import PERTURBED, Intervener
-from matrix_lib.instrument.editing import Composer
+from matrix_lib.instrument.attention_guidance import PERTURBED, AttentionGuidance
+from matrix_lib.instrument.editing import EditRunner
 from matrix_lib.instrument.session import Edit, Session
 
 GRID = Grid.from_pixels(5, 32, 48)  # 2 x 2 x 3 tokens
@@ -70,7 +70,7 @@ def layout(seed):
 def test_rows_run_under_their_own_edits_and_the_rest_as_the_host_runs_them():
     call, asked = joint(), []
     one, two = Edit(layout(1)), Edit(layout(2), LabelColumns(torch.rand(N, 2), torch.rand(N, 2)))
-    edited = Composer().run(call, [[None, one, one], [None, two, None]], host(call, asked))
+    edited = EditRunner().run(call, [[None, one, one], [None, two, None]], host(call, asked))
     assert asked == [slice(0, 1)]
     for row, edits in enumerate(((), (one, two), (one,))):
         logits = dense(call, row, edits)
@@ -92,11 +92,11 @@ def test_rows_with_regions_of_their_own_run_in_one_pass(match, monkeypatch):
     parts[1].layout.bias[0, 0] = float("-inf")
     run = editing.attend_rows
     monkeypatch.setattr(editing, "attend_rows", lambda *args: passes.append(1) or run(*args))
-    edited = Composer().run(call, [[bias] * 3, parts], host(call, []))
+    edited = EditRunner().run(call, [[bias] * 3, parts], host(call, []))
     assert len(passes) == (2 if match else 1)
     for row, part in enumerate(parts):
         one = replace(call, q=call.q[row : row + 1], k=call.k[row : row + 1], v=call.v[row : row + 1], rows=(COND,))
-        apart = Composer().run(one, [[bias], [part]], host(one, []))
+        apart = EditRunner().run(one, [[bias], [part]], host(one, []))
         torch.testing.assert_close(edited.out[row : row + 1], apart.out, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(edited.lse[row : row + 1], apart.lse, atol=1e-5, rtol=1e-5)
     assert bool(told) == (match is not None)
@@ -105,7 +105,7 @@ def test_rows_with_regions_of_their_own_run_in_one_pass(match, monkeypatch):
 def test_mask_normalisation_compares_with_the_other_edits_in_place():
     call, told = joint((COND,)), []
     bias, part = Edit(layout(1)), Edit(layout(2), match="channel", record=lambda *outs: told.append(outs))
-    edited = Composer().run(call, [[bias], [part]], host(call, []))
+    edited = EditRunner().run(call, [[bias], [part]], host(call, []))
     base, _ = attend(call.q, call.k, call.v, call.scale, bias.layout)
     both, _ = attend(call.q, call.k, call.v, call.scale, bias.layout.plus(part.layout))
     want = match_distribution(both[:, :, TEXT:], base[:, :, TEXT:])
@@ -118,12 +118,12 @@ def test_mask_normalisation_compares_with_the_other_edits_in_place():
 def test_no_lse_where_one_part_has_none():
     call = joint((UNCOND, COND))
     plain = lambda part: (attend(call.q[part], call.k[part], call.v[part], call.scale)[0], None)  # noqa: E731
-    assert Composer().run(call, [[None, Edit(layout(1))]], plain).lse is None
+    assert EditRunner().run(call, [[None, Edit(layout(1))]], plain).lse is None
 
 
 def test_an_editor_answers_by_branch_step_layer_and_prediction():
     def active(guide, call, token=None):
-        return [edit is not None for edit in Intervener(guide, GRID, 4, token).edits(call)]
+        return [edit is not None for edit in AttentionGuidance(guide, GRID, 4, token).edits(call)]
 
     assert active(RegionBias(), joint()) == [False, True, True]
     assert active(RegionBias(branches="both"), joint()) == [True, True, True]
@@ -135,26 +135,26 @@ def test_an_editor_answers_by_branch_step_layer_and_prediction():
     assert active(Perturbation(), joint(**{PERTURBED: "other"}), "mine") == []
     assert active(Perturbation(), joint(**{PERTURBED: "mine"}), "mine") == [False, True, True]
     site = AttentionSite(1, "joint", "b")
-    assert not Intervener(RegionBias(layers=Layers.only([0])), GRID).wants(site)
-    assert not Intervener(RegionBias(0, 0, 0, 0), GRID).wants(site)
+    assert not AttentionGuidance(RegionBias(layers=Layers.only([0])), GRID).wants(site)
+    assert not AttentionGuidance(RegionBias(0, 0, 0, 0), GRID).wants(site)
 
 
 def test_regions_are_made_once_for_all_layers_and_forgotten_at_the_end():
     ended = []
-    editor = Intervener(RegionBias(), GRID, 4, done=ended.append)
-    session = Session(editors=[editor])
+    editor = AttentionGuidance(RegionBias(), GRID, 4)
+    session = Session(editors=[editor], done=lambda: ended.append(editor))
     first, second = session.edits(joint())[0], session.edits(joint(step=3, seed=1))[0]
     assert first[1] is first[2] is second[1], "equal strength, equal regions"
     assert session.edits(joint((BatchRow("cond", 1),))) == []
     assert not session.watches(AttentionSite(0, "joint", "a"))
     session.finished()
     assert ended == [editor]
-    assert not editor._stages
+    assert not editor._scenes
     assert not editor._edits
 
 
 def test_what_mask_normalisation_did_is_kept_per_step():
-    editor, composer = Intervener(Partition(2), GRID, 4), Composer()
+    editor, composer = AttentionGuidance(Partition(2), GRID, 4), EditRunner()
     for step in (0, 0, 1, 2):
         call = joint(step=step)
         edits = editor.edits(call)
@@ -167,6 +167,6 @@ def test_what_mask_normalisation_did_is_kept_per_step():
 
 def test_instances_that_never_show_are_noted():
     empty = MaskTracks.from_masks({"man": torch.zeros(5, 32, 48), "dog": torch.ones(5, 32, 48)}, allow_empty=True)
-    editor = Intervener(RegionBias(), GRID, 4)
+    editor = AttentionGuidance(RegionBias(), GRID, 4)
     editor.edits(joint((BatchRow("cond", 0, WORDS, empty),)))
     assert editor.notes == ["'man' shows in no token frame: it is not steered"]

@@ -86,7 +86,7 @@ def test_it_stacks_and_the_capture_shows_it(pack, scene):
     maps = result[2].streams[0].v2t.float()
     assert maps.isfinite().all()
     tracks = positive[0][1][pack.lib("hosts.comfy.run").TRACKS]
-    cyclist, van = pack.lib("core.guidance.scene").Stage(result[2].streams[0].grid, tracks, None).inside
+    cyclist, van = pack.lib("core.guidance.scene").GridScene(result[2].streams[0].grid, tracks, None).inside
     van = van & ~cyclist
     assert van.any()
     assert (maps[:, 0, 0][:, van] == 0).all(), "masked attention: the van's places see none of the cyclist's words"

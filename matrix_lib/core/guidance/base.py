@@ -1,12 +1,104 @@
-"""What every way of steering has in common."""
+"""What every way of steering has in common: where it acts, what it needs, and when.
+
+To add one, write a file beside this one: a frozen dataclass of settings that derives from `EditsAttention` and has an
+`edit`, or from `Guidance` with a step hook of its own in `instrument/`.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
+from torch import Tensor
+
+from ..attention.matching import Axis
+from ..attention.regions import LabelColumns, RegionLayout
+from ..layers import Layers
+from .scene import CallScene, Spans
+
+__all__ = ["Branches", "Edit", "EditsAttention", "Guidance", "Recording", "Where", "check_branches"]
+
+Where = Literal["attention", "prediction", "step"]
 Branches = Literal["both", "cond"]
+Recording = Callable[[Tensor, Tensor, Tensor], None]
+"""Told the three outputs (B, H, S, D) of one call under mask normalisation: masked, unmasked, matched."""
 
 
-def _check_branches(branches: str) -> None:
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What one way of steering does to one batch row of a call. Biases of several edits add up.
+
+    match: the output's video rows take the order statistics of the output without this edit's layout, and `record` is
+    told about it.
+    """
+
+    layout: RegionLayout | None = None
+    columns: LabelColumns | None = None
+    match: Axis | None = None
+    record: Recording | None = None
+
+
+class Guidance:
+    """A way of steering. Its settings are a frozen dataclass, checked when made, equal when they say the same.
+
+    where: "attention" edits the attention of the sampler's own predictions; "prediction" makes a second prediction with
+    edited attention, and moves away from it; "step" changes the latent before each step.
+    needs_words, needs_reference: what a run must bring besides mask tracks.
+    only_one: what to do instead of a second one on the same model; "" where several add up.
+    """
+
+    where: ClassVar[Where]
+    needs_words: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
+    only_one: ClassVar[str] = ""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing at any step."""
+        return False
+
+    @property
+    def needs_tracks(self) -> bool:
+        return True
+
+    @property
+    def steers_uncond(self) -> bool:
+        """Whether the prediction without the prompt is steered, too."""
+        return False
+
+    def at(self, step: int, steps: int) -> float:
+        """How strong it is at one of `steps` steps; 0: the step is left alone."""
+        return 0.0 if self.idle else 1.0
+
+    def check_layers(self, known: Iterable[int]) -> None:
+        """Raises ValueError where it names layers that the model does not have."""
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises ValueError where it names instances that have no track."""
+
+
+class EditsAttention(Guidance, ABC):
+    """A way of steering that says what becomes of each attention call."""
+
+    layers: Layers
+
+    def check_layers(self, known: Iterable[int]) -> None:
+        self.layers.check(known)
+
+    @abstractmethod
+    def edit(self, scene: CallScene | None, spans: Spans, strength: float, text: bool, video: bool) -> Edit | None:
+        """The edit of one batch row, None where nothing changes.
+
+        Args:
+            scene: what the row's tracks and words say of the call; None where it needs no tracks.
+            strength: of the step, as `at` gives it.
+            text, video: whether attention to words, and to the video, is edited at this site.
+        """
+
+
+def check_branches(branches: str) -> None:
+    """Raises ValueError for anything but a name of guidance branches."""
     if branches not in get_args(Branches):
         raise ValueError(f"branches is 'cond' (the prompt's prediction alone) or 'both'; got {branches!r}")

@@ -1,8 +1,8 @@
 """Dual-clock denoising (Time-to-Move, arXiv 2511.08633): a model sampled to follow a rough animation, without training.
 
 A reference clip says where everything is: an animation that was drawn by hand, reprojected, or made of the first frame
-and mask tracks (`drag`). Up to a step of its own, each of two regions is what the reference says, noisy as the sampler
-has it there; from then on the model denoises freely:
+and mask tracks (`cut_and_drag`). Up to a step of its own, each of two regions is what the reference says, noisy as the
+sampler has it there; from then on the model denoises freely:
 
     x <- alpha z + sigma e        with z the reference's latent and e noise that stays the same over a run
 
@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..noise import Level
+from ..noise import NoiseLevel
+from .base import Guidance, Where
 
 __all__ = ["DualClockDenoising", "held"]
 
 
 @dataclass(frozen=True)
-class DualClockDenoising:
+class DualClockDenoising(Guidance):
     """Two clocks, as shares of the steps of a run.
 
     Args:
@@ -36,6 +38,10 @@ class DualClockDenoising:
 
     Raises ValueError for anything else.
     """
+
+    where: ClassVar[Where] = "step"
+    needs_reference: ClassVar[bool] = True
+    only_one: ClassVar[str] = "draw one reference clip that says everything"
 
     inside: float = 0.18
     outside: float = 0.08
@@ -53,23 +59,22 @@ class DualClockDenoising:
 
     @property
     def idle(self) -> bool:
-        """Whether it changes nothing at any step."""
         return self.inside == 0
 
     def clocks(self, steps: int) -> tuple[int, int]:
         """The steps from which (inside, outside) are free. 0: they always are."""
         return round(self.inside * steps), round(self.outside * steps)
 
-    def acts(self, step: int, steps: int) -> bool:
-        """Whether anything is held before a step."""
-        return not self.idle and step <= self.clocks(steps)[0] != 0
+    def at(self, step: int, steps: int) -> float:
+        """1 where anything is held before a step."""
+        return float(not self.idle and step <= self.clocks(steps)[0] != 0)
 
     def everywhere(self, step: int, steps: int) -> bool:
         """Whether the outside is held, too."""
         return step <= self.clocks(steps)[1] != 0
 
 
-def held(x: Tensor, reference: Tensor, noise: Tensor, level: Level, inside: Tensor | None = None) -> Tensor:
+def held(x: Tensor, reference: Tensor, noise: Tensor, level: NoiseLevel, inside: Tensor | None = None) -> Tensor:
     """x (B, C, T, H, W) with the noisy reference where `inside` (B, 1, T, H, W) bool is true; None: everywhere.
 
     `reference` and `noise` are like x; `level` says how noisy x is."""

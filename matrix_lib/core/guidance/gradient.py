@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..layers import Layers
+from .base import Guidance, Where
 from .schedule import Schedule
 
 __all__ = ["GradientGuidance"]
 
 
 @dataclass(frozen=True)
-class GradientGuidance:
+class GradientGuidance(Guidance):
     """Gradient guidance: before a step the latent descends MATRIX's alignment losses, through the network.
 
     x <- x - strength * sigma * g / rms(g), with g the gradient of sga * L_SGA + spa * L_SPA with respect to x. The
@@ -29,6 +31,9 @@ class GradientGuidance:
         checkpoint: keeps one block's activations at a time and runs blocks again, instead of keeping all.
         schedule: factor on the strength over the steps; steps where it is 0 cost nothing.
     """
+
+    where: ClassVar[Where] = "step"
+    needs_words: ClassVar[bool] = True
 
     strength: float = 0.1
     iterations: int = 1
@@ -50,9 +55,11 @@ class GradientGuidance:
 
     @property
     def idle(self) -> bool:
-        """Whether it changes nothing at any step."""
         return not (self.strength and self.iterations and (self.sga or self.spa))
 
-    def size(self, step: int, steps: int) -> float:
-        """The size of an update at a step; 0: the step is left alone."""
+    def check_layers(self, known: Iterable[int]) -> None:
+        self.layers.check(known)
+
+    def at(self, step: int, steps: int) -> float:
+        """The size of an update at a step, as a share of the noise."""
         return 0.0 if self.idle else self.strength * self.schedule.at(step, steps)

@@ -27,21 +27,22 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..grid import Framing, Grid
-from ..noise import Level
+from ..noise import NoiseLevel
 from ..tracks.token_masks import default_framing
 from ..tracks.tracks import MaskTracks
+from .base import Guidance, Where
 from .schedule import Schedule
 
 __all__ = ["IntrinsicDenoising", "RowPriors", "TemporalPrior", "by_row", "latent_boxes", "refine"]
 
-Where = Literal["noisy", "clean"]
+Source = Literal["noisy", "clean"]
 Region = Literal["box", "mask"]
 Channels = Literal["joint", "each"]
 # Values in a correlation at which `normalise` changes nothing: a quarter of ZeroScope's 40 x 72 latent, 4 channels.
@@ -50,7 +51,7 @@ _FLAT = 1e-10  # share of the mean square below which a variance is rounding, an
 
 
 @dataclass(frozen=True)
-class IntrinsicDenoising:
+class IntrinsicDenoising(Guidance):
     """Temporal intrinsic denoising, with the paper's constants.
 
     Args:
@@ -71,13 +72,16 @@ class IntrinsicDenoising:
     Raises ValueError for anything else.
     """
 
+    where: ClassVar[Where] = "step"
+    only_one: ClassVar[str] = "raise its iterations or its strength instead"
+
     iterations: int = 2
     strength: float = 10000.0
     rate: float = 0.05
     noise: float = 1.0
     share: float | None = None
     normalise: bool = False
-    on: Where = "noisy"
+    on: Source = "noisy"
     region: Region = "box"
     channels: Channels = "joint"
     schedule: Schedule = field(default_factory=Schedule)
@@ -93,17 +97,16 @@ class IntrinsicDenoising:
             raise ValueError(f"the noise factor is 0 or more; got {self.noise}")
         if self.share is not None and not (math.isfinite(self.share) and self.share >= 0):
             raise ValueError(f"the share of the score is 0 or more, or None; got {self.share}")
-        for name, kinds in (("on", Where), ("region", Region), ("channels", Channels)):
+        for name, kinds in (("on", Source), ("region", Region), ("channels", Channels)):
             if getattr(self, name) not in get_args(kinds):
                 raise ValueError(f"{name} is one of {', '.join(get_args(kinds))}; got {getattr(self, name)!r}")
 
     @property
     def idle(self) -> bool:
-        """Whether it changes nothing at any step."""
         return self.iterations == 0
 
-    def factor(self, step: int, steps: int) -> float:
-        """The schedule's factor at a step; 0: the step is left alone."""
+    def at(self, step: int, steps: int) -> float:
+        """The schedule's factor at a step."""
         return 0.0 if self.idle else self.schedule.at(step, steps)
 
     def prior(self, tracks: MaskTracks, grid: Grid) -> TemporalPrior:
@@ -368,7 +371,7 @@ def refine(
     predict: Callable[[Tensor], Tensor],
     gradient: Callable[[Tensor], Tensor],
     config: IntrinsicDenoising,
-    level: Level,
+    level: NoiseLevel,
     factor: float = 1.0,
     draw: Callable[[Tensor], Tensor] = torch.randn_like,
 ) -> tuple[Tensor, Tensor]:
@@ -396,7 +399,7 @@ def _iterate(
     denoised: Tensor,
     gradient: Callable[[Tensor], Tensor],
     config: IntrinsicDenoising,
-    level: Level,
+    level: NoiseLevel,
     factor: float,
     draw: Callable[[Tensor], Tensor],
 ) -> Tensor:

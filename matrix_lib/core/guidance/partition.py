@@ -4,22 +4,24 @@ background."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 
 from ..attention.matching import Axis
 from ..attention.regions import RegionLayout
 from ..layers import Layers
-from .base import Branches, _check_branches
-from .scene import _NEVER, Scene, Spans, _Plan
+from .base import Branches, Edit, EditsAttention, Where, check_branches
+from .scene import CallRegions, CallScene, Spans
 from .schedule import Schedule
 
 __all__ = ["Partition", "partition_layout"]
 
+_NEVER = float("-inf")
+
 
 @dataclass(frozen=True)
-class Partition:
+class Partition(EditsAttention):
     """Masked attention with mask normalisation (IVG-DA, arXiv 2505.24253), for any number of instances.
 
     During the first steps a video token attends only to video tokens that share an instance with it (background to
@@ -34,6 +36,8 @@ class Partition:
         branches: as in `RegionBias`.
     """
 
+    where: ClassVar[Where] = "attention"
+
     frozen_steps: int = 4
     match: Axis | None = "channel"
     words: bool = True
@@ -46,23 +50,32 @@ class Partition:
             raise ValueError(f"frozen_steps counts steps from the first, 0 or more; got {self.frozen_steps}")
         if self.match is not None and self.match not in get_args(Axis):
             raise ValueError(f"match is 'channel', 'global' or None; got {self.match!r}")
-        _check_branches(self.branches)
+        check_branches(self.branches)
 
     @property
     def idle(self) -> bool:
         return self.frozen_steps == 0
 
-    def strength(self, step: int, steps: int) -> float:
+    @property
+    def steers_uncond(self) -> bool:
+        return self.branches == "both"
+
+    def at(self, step: int, steps: int) -> float:
         return float(step < self.frozen_steps and self.schedule.at(step, steps) > 0)
 
+    def edit(self, scene: CallScene | None, spans: Spans, strength: float, text: bool, video: bool) -> Edit | None:
+        assert scene is not None
+        layout = partition_layout(scene, spans, self, text, video)
+        return None if layout.neutral else Edit(layout, None, self.match)
 
-def partition_layout(scene: Scene, spans: Spans, guidance: Partition, words: bool, tracks: bool) -> RegionLayout:
+
+def partition_layout(scene: CallScene, spans: Spans, guidance: Partition, words: bool, tracks: bool) -> RegionLayout:
     """Foreground to its own, background to background: see `Partition`.
 
     An instance without words of its own keeps the unbound ones. A token that would be left with nothing to look at
     (an all-bound prompt) keeps everything.
     """
-    plan = _Plan(scene, spans)
+    plan = CallRegions(scene, spans)
     bias = plan.table()
     empty = plan.members.amax(-1) == 0  # background
     if tracks and plan.has_video:

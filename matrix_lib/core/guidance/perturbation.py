@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from ..attention.regions import RegionLayout
 from ..layers import Layers
-from .scene import Scene, Spans
+from .base import Edit, EditsAttention, Where
+from .scene import CallScene, Spans
 from .schedule import Schedule
 
 __all__ = ["Perturbation", "perturbed_layout"]
 
 
 @dataclass(frozen=True)
-class Perturbation:
+class Perturbation(EditsAttention):
     """Perturbation guidance of the MATRIX paper (arXiv 2510.07310): a second prediction whose attention is broken on
     the chosen layers, and a step away from it: result + scale * (conditional - perturbed).
 
@@ -27,6 +28,8 @@ class Perturbation:
         scale: how far; 0 makes no second prediction.
         bound: only bound words and tracked tokens are zeroed, instead of all text and all video.
     """
+
+    where: ClassVar[Where] = "prediction"
 
     target: Literal["words", "tracks", "both"] = "both"
     scale: float = 1.0
@@ -44,12 +47,20 @@ class Perturbation:
     def idle(self) -> bool:
         return self.scale == 0
 
-    def strength(self, step: int, steps: int) -> float:
+    @property
+    def needs_tracks(self) -> bool:
+        return self.bound
+
+    def at(self, step: int, steps: int) -> float:
         return self.scale * self.schedule.at(step, steps)
+
+    def edit(self, scene: CallScene | None, spans: Spans, strength: float, text: bool, video: bool) -> Edit | None:
+        layout = perturbed_layout(scene, spans, self, text, video)
+        return None if layout.neutral else Edit(layout)
 
 
 def perturbed_layout(
-    scene: Scene | None, spans: Spans, guidance: Perturbation, words: bool, tracks: bool
+    scene: CallScene | None, spans: Spans, guidance: Perturbation, words: bool, tracks: bool
 ) -> RegionLayout:
     """Probabilities of all text, all video, or what is bound and tracked, set to 0 for every video query."""
     assert spans.video_q is not None

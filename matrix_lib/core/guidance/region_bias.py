@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..attention.regions import LabelColumns, RegionLayout
 from ..layers import Layers
-from .base import Branches, _check_branches
-from .scene import Scene, Spans, _Plan
+from .base import Branches, Edit, EditsAttention, Where, check_branches
+from .scene import CallRegions, CallScene, Spans
 from .schedule import Schedule
 
 __all__ = ["RegionBias", "bias_columns", "bias_layout", "parse_weights"]
@@ -33,7 +34,7 @@ def parse_weights(text: str) -> tuple[tuple[str, float], ...]:
 
 
 @dataclass(frozen=True)
-class RegionBias:
+class RegionBias(EditsAttention):
     """Raises the attention of an instance's video tokens to its words and its own track, and lowers it elsewhere.
 
     The default amounts are what mini bears at a guidance scale of 4 without losing anything (docs/guidance.md).
@@ -50,6 +51,8 @@ class RegionBias:
             text has no bound words).
     """
 
+    where: ClassVar[Where] = "attention"
+
     words_up: float = 0.5
     words_down: float = 0.5
     track_up: float = 0.25
@@ -65,25 +68,44 @@ class RegionBias:
         for name, amount in (*amounts.items(), *self.weights):
             if not (math.isfinite(amount) and 0 <= amount <= 100):
                 raise ValueError(f"{name} is 0 to 100 logits; got {amount}")
-        _check_branches(self.branches)
+        check_branches(self.branches)
 
     @property
     def idle(self) -> bool:
-        """Whether it changes nothing at any step."""
         return not (self.words_up or self.words_down or self.track_up or self.track_down)
 
-    def strength(self, step: int, steps: int) -> float:
+    @property
+    def steers_uncond(self) -> bool:
+        return self.branches == "both"
+
+    def at(self, step: int, steps: int) -> float:
         return 0.0 if self.idle else self.schedule.at(step, steps)
 
     def weight(self, name: str) -> float:
         return dict(self.weights).get(name, 1.0)
 
+    def check_names(self, names: Iterable[str]) -> None:
+        have = list(names)
+        if strange := [name for name, _ in self.weights if name not in have]:
+            raise ValueError(
+                f"weights are given to {', '.join(map(repr, strange))}, but the tracks are named "
+                f"{', '.join(map(repr, have)) or '(none)'}"
+            )
+
+    def edit(self, scene: CallScene | None, spans: Spans, strength: float, text: bool, video: bool) -> Edit | None:
+        assert scene is not None
+        if self.soft:
+            columns = bias_columns(scene, spans, self, strength, text, video)
+            return None if columns is None or not (columns.query.any() and columns.key.any()) else Edit(None, columns)
+        layout = bias_layout(scene, spans, self, strength, text, video)
+        return None if layout.neutral else Edit(layout)
+
 
 def bias_layout(
-    scene: Scene, spans: Spans, guidance: RegionBias, strength: float, words: bool, tracks: bool
+    scene: CallScene, spans: Spans, guidance: RegionBias, strength: float, words: bool, tracks: bool
 ) -> RegionLayout:
     """Region bias with borders: see `RegionBias`. `words`, `tracks`: which halves this site takes part in."""
-    plan = _Plan(scene, spans)
+    plan = CallRegions(scene, spans)
     weight = torch.tensor([guidance.weight(name) for name in scene.names])
     bias = plan.table()
     held = plan.members * weight  # (R, E)
@@ -102,7 +124,7 @@ def bias_layout(
 
 
 def bias_columns(
-    scene: Scene, spans: Spans, guidance: RegionBias, strength: float, words: bool, tracks: bool
+    scene: CallScene, spans: Spans, guidance: RegionBias, strength: float, words: bool, tracks: bool
 ) -> LabelColumns | None:
     """Region bias with soft edges: borders become the covered share. Over binary masks that do not overlap it is the
     bias of `bias_layout`; where instances overlap, their shares of the track bias add. None where nothing is biased."""

@@ -1,4 +1,4 @@
-"""From mask tracks and bound words to the regions of an attention call, one rule for each kind of guidance.
+"""What mask tracks and bound words say of an attention call: which tokens are whose, and which words.
 
 Only video queries are steered. Token frames that the tracks say nothing about, words that no visible instance owns, and
 tokens that are neither the prompt nor the clip stay as they are.
@@ -19,9 +19,7 @@ from ..sites import AttentionCall
 from ..tracks.tracks import MaskTracks
 from ..words.binding import PromptBinding
 
-__all__ = ["Scene", "Spans", "Stage"]
-
-_NEVER = float("-inf")
+__all__ = ["CallRegions", "CallScene", "GridScene", "Spans"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Spans:
 
 
 @dataclass(frozen=True)
-class Scene:
+class CallScene:
     """The video tokens of one batch row of a call.
 
     cover: (E, n) float32, covered share of each token. inside: (E, n) bool, the tokens that count as the instance's.
@@ -54,7 +52,7 @@ class Scene:
     words: tuple[tuple[Tensor, tuple[int, ...]], ...]
 
 
-class Stage:
+class GridScene:
     """Tracks and words of one prompt on a clip's token grid.
 
     An instance's tokens are those covered by half and more; in a frame where none is, the best covered ones, so that a
@@ -100,7 +98,7 @@ class Stage:
             for who, rows in sorted(groups.items(), key=lambda item: min(item[1]))
         ]
 
-    def scene(self, call: AttentionCall) -> Scene:
+    def scene(self, call: AttentionCall) -> CallScene:
         """What a call shows, cut to the frames of its context window.
 
         Raises ValueError where the binding was made for a longer conditioning than the call sees.
@@ -118,14 +116,14 @@ class Stage:
             )
         known = self.known[frames].repeat_interleave(self.grid.frame_size)
         cover, inside = self.cover[:, frames].flatten(1), self.inside[:, frames].flatten(1)
-        return Scene(self.names, cover, inside, known, tuple(self.words))
+        return CallScene(self.names, cover, inside, known, tuple(self.words))
 
 
-class _Plan:
+class CallRegions:
     """Region numbers of a call. Queries: 0 whatever is not steered, 1..R the video's signatures. Keys: 0 the rest,
     1..R the video, R+1 unbound text, then the G groups of bound words."""
 
-    def __init__(self, scene: Scene, spans: Spans) -> None:
+    def __init__(self, scene: CallScene, spans: Spans) -> None:
         assert spans.video_q is not None
         labels, table = signatures(scene.inside)
         self.members = table.float()

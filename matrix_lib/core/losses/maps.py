@@ -1,4 +1,4 @@
-"""The maps of the alignment losses for every row of a batch at once; `losses` has the same for one row.
+"""The maps of the alignment losses, for every row of a batch at once, with gradients through the softmax.
 
 B batch, H heads, N tokens, D head size, R tokens that are looked at, E entities, F, h, w token frames, rows, columns.
 """
@@ -26,10 +26,16 @@ def grounding_maps(
     budget: int | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
-    """(B, E, F, h, w): `losses.grounding_map` of each row, 0 for padding.
+    """(B, E, F, h, w) float32: how much each video token looks at each entity's words, mean over words and heads; 0 for
+    padding.
 
-    lse: (B, H, Nq) log-sum-exp of the call's rows from the kernel that ran it; None computes it. One that carries its
-    gradient (`sdpa_with_lse`) makes the backward pass cheapest; without one the gradients are the same.
+    Args:
+        words: for each row of the batch, rows of the conditioning of each entity.
+        scores: "probabilities" of the softmax over the whole row, or "logits", scale * q.k.
+        direction: "t2v": how much the words look at each video token (joint attention alone).
+        budget: elements that may be held at a time.
+        lse: (B, H, Nq) log-sum-exp of the call's rows from the kernel that ran it; None computes it. One that carries
+            its gradient (`sdpa_with_lse`) makes the backward pass cheapest; without one the gradients are the same.
 
     Raises:
         ValueError: a call without text keys, "t2v" where text does not query, another number of rows than the call's.
@@ -59,7 +65,12 @@ def propagation_maps(
     budget: int | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
-    """(B, E, F, h, w): `losses.propagation_map` of each row, 0 for padding. lse: see `grounding_maps`.
+    """(B, E, F, h, w) float32: where each entity's query tokens look in the video, mean over query tokens and heads; 0
+    for padding.
+
+    Args:
+        queries: for each row of the batch, flat video tokens of each entity.
+        scores, budget, lse: see `grounding_maps`.
 
     Raises:
         ValueError: a call without video keys, another number of rows than the call's.

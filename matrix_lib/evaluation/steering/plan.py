@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from ...core.guidance.base import Guidance
 from ...core.guidance.dual_clock import DualClockDenoising
 from ...core.guidance.gradient import GradientGuidance
 from ...core.guidance.intrinsic import IntrinsicDenoising
-from ...core.guidance.kinds import Guidance
 from ...core.guidance.partition import Partition
 from ...core.guidance.perturbation import Perturbation
 from ...core.guidance.region_bias import RegionBias
@@ -33,6 +33,14 @@ KINDS = ("static", "slow", "fast", "jumping")
 BIAS = "factor of the region bias"
 
 
+_MODES: dict[type[Guidance], str] = {
+    RegionBias: "bias",
+    Partition: "masked",
+    GradientGuidance: "gradient",
+    DualClockDenoising: "clocks",
+}
+
+
 @dataclass(frozen=True)
 class Condition:
     """One way to steer.
@@ -49,7 +57,7 @@ class Condition:
     """
 
     name: str
-    guidance: tuple[Guidance | GradientGuidance | DualClockDenoising, ...] = ()
+    guidance: tuple[Guidance, ...] = ()
     intrinsic: IntrinsicDenoising | None = None
     tracks: tuple[str, ...] = MAIN
     rank: int = 0
@@ -60,8 +68,7 @@ class Condition:
     @property
     def blind(self) -> bool:
         """Whether the clips do not depend on the tracks, so that one sampling serves every kind of them."""
-        plain = all(isinstance(each, Perturbation) and not each.bound for each in self.guidance)
-        return plain and self.intrinsic is None
+        return self.intrinsic is None and not any(each.needs_tracks for each in self.guidance)
 
     @property
     def settings(self) -> str:
@@ -79,16 +86,8 @@ class Condition:
         """Its mode: bias, masked, CMG, CAG, intrinsic, gradient, clocks; "together" for several, "" for none."""
         found = ["intrinsic"] * (self.intrinsic is not None)
         for guide in self.guidance:
-            known = {
-                RegionBias: "bias",
-                Partition: "masked",
-                GradientGuidance: "gradient",
-                DualClockDenoising: "clocks",
-            }
-            name = known.get(type(guide), "")
-            if isinstance(guide, Perturbation):
-                name = {"words": "CMG", "tracks": "CAG"}.get(guide.target, "")
-            found.append(name)
+            hidden = {"words": "CMG", "tracks": "CAG"}.get(getattr(guide, "target", ""), "")
+            found.append(_MODES.get(type(guide), hidden))
         return ("clocks together" if "clocks" in found else "together") if len(found) > 1 else "".join(found)
 
 
@@ -306,9 +305,9 @@ def _held_apart(layers: int) -> dict[str, tuple[Guidance, ...]]:
     return found
 
 
-def _clocks() -> dict[str, tuple[Guidance | DualClockDenoising, ...]]:
+def _clocks() -> dict[str, tuple[Guidance, ...]]:
     """Dual-clock denoising after a rough animation: both clocks, what counts as inside, and attention beside it."""
-    found: dict[str, tuple[Guidance | DualClockDenoising, ...]] = {}
+    found: dict[str, tuple[Guidance, ...]] = {}
     for inside in (0.18, 0.34, 0.5, 0.67, 0.83, 1.0):
         for outside in (0.0, 0.08, 0.18, 0.34, 0.5):
             if outside <= inside:

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from ...core.guidance.cut_and_drag import cut_and_drag
-from ...core.guidance.dual_clock import DualClockDenoising
-from ...core.guidance.gradient import GradientGuidance
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from ...hosts.diffusers.latents import encode_clip
@@ -156,8 +154,8 @@ class Bench:
         recipe = self.recipe
         guidance: list[Any] = [*condition.guidance]
         more: dict[str, Any] = {}
-        held = any(isinstance(guide, DualClockDenoising) for guide in guidance)
-        if held or any(isinstance(guide, GradientGuidance) for guide in guidance):
+        held = any(guide.needs_reference for guide in guidance)
+        if any(guide.where == "step" for guide in guidance):
             more["scheduler"] = self.pipeline.scheduler  # they act before the steps of this one, and so must the other
             guidance += [condition.intrinsic] if condition.intrinsic is not None else []
         elif condition.intrinsic is not None:

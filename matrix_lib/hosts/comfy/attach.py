@@ -3,7 +3,7 @@
 Nothing is put on the shared module outside a single forward. Closures hold configuration; what a run collects lives in
 a `_Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 
-    OUTER_SAMPLE      a fresh run, the sampler's callback wrapped, ended in `finally`
+    OUTER_SAMPLE      a fresh run, the sampler and its callback wrapped, ended in `finally`
     CALC_COND_BATCH   which conditioning (uuid) carries which words and tracks
     APPLY_MODEL       hooks on the blocks and one attention override, chained in front of anybody else's
 """
@@ -19,18 +19,18 @@ from torch import Tensor
 
 from ...core.attention.masks import batch_part
 from ...core.attention.sdpa_lse import LseTap
-from ...instrument.attention_guidance import PERTURBED
-from ...instrument.editing import Composer
-from ...instrument.gradient import Enough
-from ...instrument.session import Session
+from ...instrument.editing import EditRunner
+from ...instrument.gradient import StopForward
+from ...instrument.session import PERTURBED, Session
 from ..modules import Running, find_sites, marked
 from .autograd import plain_tensors, running_blocks
 from .families.cogvideox import LEAD
 from .layout import _Layout, _layout
 from .model import _diffusion_model, backbone_of, grid_of
 from .run import BINDING, GRADIENT_KEY, KEY, PERTURBED_KEY, TRACKS, RunInfo, _Run
+from .steps import stepped
 
-__all__ = ["attach", "perturbed", "unwatched"]
+__all__ = ["attach", "perturbed"]
 
 
 def attach(model: Any, make_session: Callable[[RunInfo], Session]) -> Any:
@@ -61,19 +61,13 @@ def perturbed(options: dict[str, Any], token: Any) -> tuple[RunInfo, dict[str, A
     return holder.runs[0].info, {**options, "transformer_options": {**inner, PERTURBED_KEY: token}}
 
 
-def unwatched(options: dict[str, Any]) -> dict[str, Any]:
-    """Model options of predictions that nobody captures, though they are steered as all others."""
-    inner = options.get("transformer_options", {})
-    return {**options, "transformer_options": {**inner, PERTURBED_KEY: inner.get(PERTURBED_KEY, "unwatched")}}
-
-
 # -- the wrappers -----------------------------------------------------------------------------------------------------
 class _Runs:
     """The runs of one sampling, as an object: the host copies plain containers at each merge of options."""
 
     def __init__(self, runs: list[_Run]) -> None:
         self.runs = runs
-        self.composer = Composer() if any(run.session.editors for run in runs) else None
+        self.editing = EditRunner() if any(run.session.editors for run in runs) else None
 
 
 def _outer_sample(
@@ -92,7 +86,11 @@ def _outer_sample(
     else:
         kwargs["callback"] = _with_callback(kwargs.get("callback"), runs)
     guider.model_options = {**guider.model_options, "transformer_options": {**options, KEY: _Runs(runs)}}
+    hooks = [hook for run in runs for hook in run.session.hooks]
+    if not torch.as_tensor(noise).any():
+        hooks = [hook for hook in hooks if not hook.fresh_runs_only]
     try:
+        sampler = stepped(sampler, hooks) if hooks else sampler
         return executor(noise, latent_image, sampler, sigmas, *given, **kwargs)
     finally:
         for run in runs:
@@ -116,6 +114,8 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInf
         samples=int(noise.shape[0]),
         prompts=max(1, len(positive)),
         given=tuple((cond.get(BINDING), cond.get(TRACKS)) for cond in positive),
+        latent_in=patcher.model.process_latent_in,
+        channels=int(patcher.model.latent_format.latent_channels),
     )
     return _Run(info, factory(info), modules)
 
@@ -157,6 +157,8 @@ def _apply_model(
     wanted = [
         (found, site) for found, site in holder.runs[0].modules if any(run.session.wants(site) for run in holder.runs)
     ]
+    if not wanted and GRADIENT_KEY not in options:
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     layout = _layout(module, holder.runs[0].info, x, c_crossattn, options, kwargs)
     override = options.get("optimized_attention_override")
     with marked(wanted) as running:
@@ -169,7 +171,7 @@ def _apply_model(
             fed = x.detach().requires_grad_()  # a graph of its own: context windows share what is before it
             try:
                 out = executor(fed, t, c_concat, c_crossattn, control, options, **given)
-            except Enough:
+            except StopForward:
                 out = torch.zeros_like(x)
             for run in holder.runs:
                 if run.session.forward_done is not None and run.session.prediction == options[PERTURBED_KEY]:
@@ -208,11 +210,11 @@ def _override(running: Running, layout: _Layout, holder: _Runs, earlier: Any) ->
         shown = layout.extra.get(PERTURBED)
         watching = [run for run in holder.runs if run.session.prediction == shown and run.session.watches(site)]
         edits = []
-        if holder.composer is not None:
+        if holder.editing is not None:
             edits = [given for run in holder.runs for given in run.session.edits(layout.with_rows(call, run))]
         if edits:
-            assert holder.composer is not None
-            edited = holder.composer.run(call, edits, host_rows)
+            assert holder.editing is not None
+            edited = holder.editing.run(call, edits, host_rows)
             out, lse = edited.out, edited.lse
             if not kwargs.get("skip_output_reshape"):
                 out = out.transpose(1, 2).flatten(2)

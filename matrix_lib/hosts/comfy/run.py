@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...backbones import BackboneSpec
 from ...core.grid import Grid
@@ -14,7 +15,7 @@ from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from ...instrument.session import Session
 
-__all__ = ["BINDING", "GRADIENT_KEY", "PERTURBED_KEY", "TRACKS", "RunInfo", "step_of"]
+__all__ = ["BINDING", "GRADIENT_KEY", "PERTURBED_KEY", "TRACKS", "RunInfo", "step_of", "unwatched"]
 
 KEY = "matrix"
 BINDING = "matrix_binding"  # keys that a conditioning carries
@@ -26,7 +27,8 @@ GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted
 @dataclass(frozen=True)
 class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
-    `prompts`: positive conditionings; `given`: the words and tracks that each of them carries."""
+    `prompts`: positive conditionings; `given`: the words and tracks that each of them carries; `latent_in`: from a
+    LATENT to what the model sees; `channels`: of a latent."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]
@@ -34,7 +36,9 @@ class RunInfo:
     sigmas: tuple[float, ...]
     samples: int
     prompts: int
-    given: tuple[tuple[PromptBinding | None, MaskTracks | None], ...] = ()
+    given: tuple[tuple[PromptBinding | None, MaskTracks | None], ...]
+    latent_in: Callable[[Tensor], Tensor]
+    channels: int
 
     @property
     def shared_tracks(self) -> MaskTracks | None:
@@ -59,3 +63,9 @@ class _Run:
 def step_of(info: RunInfo, sigma: float) -> int:
     """The step whose noise level is nearest to `sigma`."""
     return min(range(len(info.sigmas)), key=lambda i: abs(info.sigmas[i] - sigma))
+
+
+def unwatched(options: dict[str, Any]) -> dict[str, Any]:
+    """Model options of predictions that nobody captures, though they are steered as all others."""
+    inner = options.get("transformer_options", {})
+    return {**options, "transformer_options": {**inner, PERTURBED_KEY: inner.get(PERTURBED_KEY, "unwatched")}}

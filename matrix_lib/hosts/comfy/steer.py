@@ -1,13 +1,16 @@
-"""Steers a native ComfyUI MODEL: guidance as editors of its sampling runs, with second predictions where it needs them.
+"""Steers a native ComfyUI MODEL, whatever the way: on its attention, by second predictions, or before each step.
 
     steered = steer(model, RegionBias(layers=Layers.only([7, 11, 12])))
+    held = steer(model, DualClockDenoising(0.67, 0.5), reference=latent)
 
-The words and tracks are those that the positive conditioning carries. Steering stacks: with itself, with capture, and
-with other patches of the MODEL.
+Words and tracks are those that the positive conditioning carries. Steering stacks: with itself, with capture, and with
+other patches of the MODEL. What acts before steps changes the latent of the sampler itself, under any of the host's
+samplers whose state can be reached.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -15,82 +18,138 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
-from ...core.guidance.gradient import GradientGuidance
-from ...core.guidance.kinds import Guidance, check_names
-from ...core.guidance.perturbation import Perturbation
-from ...instrument.attention_guidance import Intervener
+from ...core.guidance.base import Guidance
+from ...core.tracks.tracks import MaskTracks
 from ...instrument.session import Session
+from ...instrument.steering import Actor, SteeredRun, actor_for
 from .attach import attach, perturbed
-from .gradients import descend_losses
 from .model import sites_of
 from .run import RunInfo, step_of
 
 __all__ = ["log_run", "steer"]
 
+KEY = "matrix_steered"  # in transformer_options: the guidance that a MODEL has
 
-def steer(model: Any, guidance: Guidance | GradientGuidance, done: Callable[[Any], None] | None = None) -> Any:
+
+def steer(
+    model: Any,
+    guidance: Guidance,
+    *,
+    tracks: MaskTracks | None = None,
+    reference: dict[str, Any] | None = None,
+    done: Callable[[Any], None] | None = None,
+) -> Any:
     """A clone of MODEL that samples under `guidance`; one that changes nothing is the plain clone.
 
-    `done` is called after each run with what acted in it (an `Intervener` with notes and variances, a `LatentGradient`
-    with notes and losses); by default they are logged.
+    Args:
+        tracks: what the latent follows, for guidance before steps; None: the tracks that the positive conditionings
+            carry, all of them. Attention always takes those of its own conditioning.
+        reference: for `DualClockDenoising`, the host's LATENT of the reference clip, of one sample or of as many as are
+            sampled, from this model's own VAE. A run that adds no noise goes on with the latent of another (the second
+            sampler of a split run) and is not held.
+        done: called after each run with what acted in it (`instrument.steering.Actor`: notes, figures, and what it
+            measured); by default these are logged.
 
-    Raises ValueError for a MODEL that is not a video DiT that we know and for layers that it does not have; when
-    sampling starts, for conditioning without the tracks that the guidance needs.
+    Raises ValueError for a MODEL that is not a video DiT that we know, for layers that it does not have, for a second
+    guidance of a kind that a model takes once, and for a LATENT that is no video; when sampling starts, for
+    conditioning without the words and tracks that the guidance needs, for a reference or tracks that do not fit, and
+    for samplers whose state cannot be reached.
     """
-    guidance.layers.check(site.layer for site in sites_of(model))
+    guidance.check_layers(site.layer for site in sites_of(model))
+    samples = _samples(reference) if guidance.needs_reference else None
     if guidance.idle:
         return model.clone()
-    if isinstance(guidance, GradientGuidance):
-        return descend_losses(model, guidance, done)
+    before = model.model_options.get("transformer_options", {}).get(KEY, ())
+    if guidance.only_one and any(type(each) is type(guidance) for each in before):
+        raise ValueError(f"this MODEL has {type(guidance).__name__} already: {guidance.only_one}")
     token = object()
 
     def start(info: RunInfo) -> Session:
-        _check(guidance, info)
-        editor = Intervener(guidance, info.grid, len(info.sigmas), token, done or log_run)
-        return Session(editors=[editor])
+        actor: Any = actor_for(guidance, _run(guidance, info, tracks, samples, token))
+        ended = functools.partial(done or log_run, actor)
+        if guidance.where != "step":
+            return Session(editors=[actor], done=ended)
+        if not guidance.needs_words:
+            return Session(hooks=[actor], done=ended)
+        return Session([actor], hooks=[actor], prediction=actor, forward_done=actor.forward_done, done=ended)
 
     clone = attach(model, start)
-    if isinstance(guidance, Perturbation):
+    clone.model_options["transformer_options"][KEY] = (*before, guidance)
+    if guidance.where == "prediction":
         clone.set_model_sampler_post_cfg_function(_second_prediction(guidance, token))
     return clone
 
 
-def log_run(editor: Intervener) -> None:
-    """Writes to the log what a run had to say: instances that could not be steered, what mask normalisation did."""
-    for note in editor.notes:
-        logging.warning("MATRIX guidance: %s", note)
-    for at in editor.variances():
-        logging.info(
-            "MATRIX guidance: step %d, sigma %.3f: variance of the attention output %.4g masked, %.4g unmasked, %.4g "
-            "matched",
-            at.step,
-            at.sigma,
-            at.masked,
-            at.unmasked,
-            at.matched,
-        )
+def log_run(actor: Actor) -> None:
+    """Writes to the log what a run had to say: what could not be steered, what was measured."""
+    for note in actor.notes:
+        logging.warning("MATRIX %s: %s", actor.title, note)
+    for figure in actor.figures():
+        logging.info("MATRIX %s: %s", actor.title, figure)
 
 
-def _check(guidance: Guidance, info: RunInfo) -> None:
-    """What can be known before the first step."""
-    if isinstance(guidance, Perturbation) and not guidance.bound:
-        return
-    if all(tracks is None for _, tracks in info.given):
+def _samples(reference: dict[str, Any] | None) -> Tensor:
+    """The latents of a reference clip. Raises ValueError for anything else."""
+    samples = (reference or {}).get("samples")
+    if not isinstance(samples, Tensor) or samples.ndim != 5 or not len(samples):
+        shape = list(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
         raise ValueError(
-            "The positive conditioning carries no mask tracks, so there is nothing to steer by. Connect tracks to "
+            f"the reference is a video LATENT [batch, channels, frames, height, width]; got {shape}: encode all frames "
+            "of the rough animation at once, with this model's VAE"
+        )
+    return samples
+
+
+def _run(
+    guidance: Guidance, info: RunInfo, tracks: MaskTracks | None, samples: Tensor | None, token: object
+) -> SteeredRun:
+    """What is known of a run that starts. Raises ValueError where it lacks what the guidance needs."""
+    found = _tracks(guidance, info, tracks)
+    references: list[Tensor] = []
+    if samples is not None:
+        if samples.shape[1] != info.channels:
+            raise ValueError(
+                f"the reference has {samples.shape[1]} latent channels, but this model's latents have {info.channels}: "
+                "encode the rough animation with this model's own VAE"
+            )
+        references = list(info.latent_in(samples.clone()))
+    return SteeredRun(
+        grid=info.grid,
+        steps=len(info.sigmas),
+        sites=info.sites,
+        strides=(info.grid.temporal_stride, info.grid.spatial_stride),
+        tracks=[found] * max(1, len(references)),
+        references=references,
+        token=token,
+    )
+
+
+def _tracks(guidance: Guidance, info: RunInfo, tracks: MaskTracks | None) -> list[MaskTracks]:
+    """What is followed: `tracks`, or those of the positive conditionings, each once."""
+    if not guidance.needs_tracks:
+        return []
+    own = tracks if guidance.where == "step" else None
+    found = [] if own is None else [own]
+    for binding, each in info.given if own is None else ():
+        if each is not None and each not in found and not (guidance.needs_words and binding is None):
+            found.append(each)
+    if not found:
+        what = "words and mask tracks" if guidance.needs_words else "mask tracks"
+        here = "this node, or to " if guidance.where == "step" and not guidance.needs_words else ""
+        raise ValueError(
+            f"The positive conditioning carries no {what}, so there is nothing to steer by. Connect tracks to {here}"
             "'MATRIX Bind Prompt' and its CONDITIONING to the sampler (through any conditioning nodes)."
         )
-    check_names(
-        guidance, dict.fromkeys(name for _, tracks in info.given if tracks is not None for name in tracks.names)
-    )
-    if not isinstance(guidance, Perturbation) and guidance.branches == "both" and info.shared_tracks is None:
+    guidance.check_names(dict.fromkeys(name for each in found for name in each.names))
+    if guidance.steers_uncond and info.shared_tracks is None:
         raise ValueError(
             f"{len(info.given)} positive conditionings carry different tracks, so it is open whose tracks the "
             "unconditional prediction should follow. Steer the conditional branch only, or give all the same tracks."
         )
+    return found
 
 
-def _second_prediction(guidance: Perturbation, token: object) -> Callable[[dict[str, Any]], Tensor]:
+def _second_prediction(guidance: Guidance, token: object) -> Callable[[dict[str, Any]], Tensor]:
     """result + strength * (conditional - perturbed), as a function that the host calls after its own guidance."""
 
     def after(args: dict[str, Any]) -> Tensor:
@@ -99,7 +158,7 @@ def _second_prediction(guidance: Perturbation, token: object) -> Callable[[dict[
         if run is None:
             return result
         info, options = run
-        strength = guidance.strength(step_of(info, float(args["sigma"].flatten()[0])), len(info.sigmas))
+        strength = guidance.at(step_of(info, float(args["sigma"].flatten()[0])), len(info.sigmas))
         if strength == 0:
             return result
         (broken,) = comfy.samplers.calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)

@@ -13,81 +13,30 @@ import copy
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
+import comfy.model_management
 import comfy.model_sampling
+import comfy.samplers
 import torch
 from comfy.extra_samplers import uni_pc
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...core.noise import Level
-from ...core.tracks.tracks import MaskTracks
-from .run import TRACKS
+from ...core.noise import NoiseLevel
+from ...instrument.gradient import GradientHook
+from ...instrument.steps import StepHook
+from .autograd import differentiable, plain_weights, pytorch_attention
+from .families.cogvideox import LEAD
+from .run import GRADIENT_KEY, PERTURBED_KEY, unwatched
 
-__all__ = ["BeforeStep", "Given", "act_before_steps", "first_calls", "followed", "level_of", "stepped"]
-
-KEY = "matrix_steps"
-Given = dict[str, Any]
-"""What a sampler passes to its model beside x and sigma."""
+__all__ = ["first_calls", "level_of", "stepped"]
 
 UNI_PC = (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
 """These feed copies to the model and own x / sqrt(1 + sigma^2), which their callback shows."""
 
 
-class BeforeStep(Protocol):
-    """Changes the latent before each step of one run. `fresh_only`: not in runs that add no noise, which go on with the
-    latent of another run."""
-
-    fresh_only: bool
-
-    def begin(self, x: Tensor, steps: int, extra_args: dict[str, Any]) -> None:
-        """The run starts, with latents like x. Raises ValueError for what cannot work."""
-
-    def acts(self, step: int, steps: int) -> bool:
-        """Whether anything happens before a step."""
-
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        denoised: Tensor | None,
-        sigma: Tensor,
-        step: int,
-        steps: int,
-        given: dict[str, Any],
-    ) -> tuple[Tensor, Tensor | None]:
-        """The new x, and the prediction there or None. `model(x, sigma, **given)` predicts; `denoised` is the
-        prediction at x where it is known."""
-
-    def finished(self) -> None:
-        """The run ended, well or badly."""
-
-
-def act_before_steps(model: Any, make: Callable[[Any], BeforeStep]) -> Any:
-    """A clone of MODEL whose every sampling run gets an actor of its own from `make(guider)`; several act in turn."""
-    clone = model.clone()
-    options = clone.model_options.setdefault("transformer_options", {})
-    if not options.get(KEY):
-        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _outer_sample)
-    options[KEY] = (*options.get(KEY, ()), make)
-    return clone
-
-
-def _outer_sample(executor: Any, noise: Tensor, latent: Any, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any):
-    guider = executor.class_obj
-    actors = [make(guider) for make in guider.model_options["transformer_options"].get(KEY, ())]
-    if not torch.as_tensor(noise).any():
-        actors = [actor for actor in actors if not actor.fresh_only]
-    try:
-        return executor(noise, latent, stepped(sampler, actors), sigmas, *args, **kwargs)
-    finally:
-        for actor in actors:
-            actor.finished()
-
-
-def stepped(sampler: Any, actors: list[BeforeStep]) -> Any:
-    """A SAMPLER with actors before its steps. Raises ValueError for one that is no function over a model, and, when it
+def stepped(sampler: Any, hooks: list[StepHook]) -> Any:
+    """A SAMPLER with hooks before its steps. Raises ValueError for one that is no function over a model, and, when it
     samples, for one whose state cannot be reached."""
     function = getattr(sampler, "sampler_function", None)
     if not callable(function):
@@ -96,35 +45,21 @@ def stepped(sampler: Any, actors: list[BeforeStep]) -> Any:
             f"{type(sampler).__name__} has none"
         )
     mine = copy.copy(sampler)
-    mine.sampler_function = functools.wraps(function)(functools.partial(_sample, function, actors))
+    mine.sampler_function = functools.wraps(function)(functools.partial(_sample, function, hooks))
     return mine
 
 
-def followed(guider: Any, tracks: MaskTracks | None, missing: str) -> list[MaskTracks]:
-    """The tracks of a run: `tracks`, or all that its positive conditionings carry, each once. Raises ValueError, which
-    begins with `missing`, where there are none."""
-    found = [tracks] if tracks is not None else []
-    for cond in () if found else guider.conds.get("positive") or ():
-        if cond.get(TRACKS) is not None and cond[TRACKS] not in found:
-            found.append(cond[TRACKS])
-    if not found:
-        raise ValueError(
-            f"{missing}. Connect tracks to this node, or to 'MATRIX Bind Prompt' and its CONDITIONING to the sampler."
-        )
-    return found
-
-
-def level_of(model: Any, sigma: Tensor) -> Level:
+def level_of(model: Any, sigma: Tensor) -> NoiseLevel:
     """How the host's x is noisy at `sigma`: flow models mix, all others add. `model`: what a sampler calls."""
     sampling, at = model.inner_model.inner_model.model_sampling, float(sigma.flatten()[0])
     if isinstance(sampling, comfy.model_sampling.CONST):
-        return Level(1 - at, at * float(getattr(sampling, "noise_scale", 1.0)))
-    return Level(1.0, at)
+        return NoiseLevel(1 - at, at * float(getattr(sampling, "noise_scale", 1.0)))
+    return NoiseLevel(1.0, at)
 
 
 def _sample(
     function: Callable[..., Any],
-    actors: list[BeforeStep],
+    hooks: list[StepHook],
     model: Any,
     x: Tensor,
     sigmas: Tensor,
@@ -137,14 +72,77 @@ def _sample(
     extra_args = dict(extra_args or {})
     if x.ndim != 5:
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(x.shape)}")
-    for actor in actors:
-        actor.begin(x, len(sigmas) - 1, extra_args)
-    stepping = _Stepping(model, actors, extra_args, len(sigmas) - 1)
+    for hook in hooks:
+        hook.prefix_frames = int(extra_args.get("model_options", {}).get("transformer_options", {}).get(LEAD, 0))
+        hook.seed = int(extra_args.get("seed") or 0)
+        hook.begin(x, len(sigmas) - 1)
+    stepping = _Stepping(model, hooks, extra_args, len(sigmas) - 1)
     if function in UNI_PC:
         shown = functools.partial(stepping.shown, sigmas.clone(), callback)
         return function(model, x.clone(), sigmas, extra_args=extra_args, callback=shown, disable=disable, **options)
     stepping.begins = first_calls(function, model, x, sigmas, options, extra_args.get("seed"))
     return function(stepping, x.clone(), sigmas, extra_args=extra_args, callback=callback, disable=disable, **options)
+
+
+class _Step:
+    """The latent before a step, and the model there: a `StepContext`.
+
+    model(x, sigma, **given) is what the sampler calls; known: its prediction at x, where that was made.
+    """
+
+    given_frames = None
+
+    def __init__(
+        self, model: Any, x: Tensor, known: Tensor | None, sigma: Tensor, step: int, steps: int, given: dict[str, Any]
+    ) -> None:
+        self.x, self.step, self.steps, self.level = x, step, steps, level_of(model, sigma)
+        self._model, self._sigma, self._given = model, sigma, given
+        self._at, self._known = x, known
+
+    def denoised(self) -> Tensor:
+        if self._known is None:
+            self._known = self._model(self.x, self._sigma, **self._given)
+        return self._known
+
+    def predict(self, x: Tensor) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        unseen = {**self._given, "model_options": unwatched(self._given.get("model_options", {}))}
+        self._at, self._known = x, self._model(x, self._sigma, **unseen)
+        return self._known
+
+    def gradient(self, losses: GradientHook, x: Tensor) -> Tensor | None:
+        """The conditional prediction runs with gradients, as it is steered. Blocks are checkpointed where the guidance
+        says so: memory then holds the input of each block and the activations of one."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        guider = self._model.inner_model
+        options = self._given.get("model_options", {})
+        inner = {
+            **options.get("transformer_options", {}),
+            PERTURBED_KEY: losses,
+            GRADIENT_KEY: losses.guidance.checkpoint,
+            "optimized_attention_override": pytorch_attention,
+        }
+        with differentiable():
+            plain_weights(guider.inner_model.diffusion_model)
+            leaf = x.detach().clone().requires_grad_()
+            losses.start(leaf)
+            comfy.samplers.calc_cond_batch(
+                guider.inner_model,
+                [guider.conds["positive"]],
+                leaf,
+                self._sigma.clone(),
+                {**options, "transformer_options": inner},
+            )
+            found = losses.end(self.step)
+        return None if found is None else found.to(x)
+
+    def move(self, x: Tensor, mask: Tensor | None) -> None:
+        """The latent is now x, in the places that `mask` leaves to be made. What was predicted last is its prediction,
+        if it was predicted at x."""
+        if x is not self._at:
+            self._known = None
+        self.x = x if mask is None else self.x + (x - self.x) * mask
+        self._at = self.x
 
 
 class _Proxy:
@@ -160,9 +158,9 @@ class _Proxy:
 class _Stepping(_Proxy):
     """The model that a sampler steps: where a call begins a step, its x is changed in place first."""
 
-    def __init__(self, model: Any, actors: list[BeforeStep], extra_args: dict[str, Any], steps: int) -> None:
+    def __init__(self, model: Any, hooks: list[StepHook], extra_args: dict[str, Any], steps: int) -> None:
         super().__init__(model)
-        self.actors, self.steps, self.extra_args = actors, steps, extra_args
+        self.hooks, self.steps, self.extra_args = hooks, steps, extra_args
         self.begins: dict[int, int] = {}
         self._calls = 0
 
@@ -188,17 +186,16 @@ class _Stepping(_Proxy):
         if callback is not None:
             callback(state)
 
-    def _acting(self, step: int) -> list[BeforeStep]:
-        return [actor for actor in self.actors if actor.acts(step, self.steps)]
+    def _acting(self, step: int) -> list[StepHook]:
+        return [hook for hook in self.hooks if hook.acts(step, self.steps)]
 
     def _moved(
         self, x: Tensor, denoised: Tensor | None, sigma: Tensor, step: int, given: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        mask = given.get("denoise_mask")
-        for actor in self._acting(step):
-            after, denoised = actor(self._model, x, denoised, sigma, step, self.steps, given)
-            x = after if mask is None else x + (after - x) * mask
-        return x, self._model(x, sigma, **given) if denoised is None else denoised
+        at = _Step(self._model, x, denoised, sigma, step, self.steps, given)
+        for hook in self._acting(step):
+            at.move(hook(at), given.get("denoise_mask"))
+        return at.x, at.denoised()
 
 
 class _Probe(_Proxy):

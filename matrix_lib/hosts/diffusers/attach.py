@@ -28,11 +28,10 @@ from ...core.grid import Grid
 from ...core.sites import AttentionCall, AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
-from ...instrument.attention_guidance import PERTURBED
 from ...instrument.capture import Capture
-from ...instrument.editing import Composer
+from ...instrument.editing import EditRunner
 from ...instrument.recorder import Recorder, RecorderConfig
-from ...instrument.session import Session
+from ...instrument.session import PERTURBED, Session
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
 
@@ -99,7 +98,7 @@ class _State:
 
     def __init__(self, spec: BackboneSpec, session: Session) -> None:
         self.spec, self.session = spec, session
-        self.composer = Composer()
+        self.runner = EditRunner()
         self.forward: Forward | None = None
         self.running: Running | None = None
         self.within: object = None  # the prediction of the forward, also where a backward pass runs blocks again
@@ -179,7 +178,7 @@ class _Intercept(TorchFunctionMode):
             return sdpa_with_lse(call.q[part], call.k[part], call.v[part], **options)
 
         with torch._C.DisableTorchFunction():
-            edited = self.state.composer.run(call, edits, plain)
+            edited = self.state.runner.run(call, edits, plain)
             watching = [mode for mode in calls if mode.state.shown and mode.state.session.watches(call.site)]
             if watching:
                 seen = edited.seen()

@@ -24,11 +24,11 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5To
 
 from ...core.guidance.intrinsic import IntrinsicDenoising
 from ...core.tracks.tracks import MaskTracks
-from ...instrument.intrinsic import Refiner
+from ...instrument.intrinsic import IntrinsicHook
 from .attach import perturbed
 from .batches import replaying
-from .intrinsic import refine_output
 from .schedules import Noise, noise_at
+from .steps import OutputContext
 
 __all__ = [
     "LATENT_SCALE",
@@ -260,7 +260,7 @@ def sample(
     extra: Tensor | None = None,
     intrinsic: IntrinsicDenoising | None = None,
     tracks: Sequence[MaskTracks] = (),
-    done: Callable[[Refiner], None] | None = None,
+    done: Callable[[IntrinsicHook], None] | None = None,
     scheduler: Any = None,
 ) -> Tensor:
     """Many clips at once, one transformer call per step for both branches of the guidance.
@@ -306,31 +306,32 @@ def sample(
             v = free + cfg * (bound - free)
         return v
 
-    refiner = None
+    hook = None
     if intrinsic is not None and not intrinsic.idle:
         if len(tracks) != len(prompts):
             raise ValueError(f"intrinsic denoising follows one tracks per clip: {len(tracks)} for {len(prompts)} clips")
         follow = [[] if each is None else [each] for each in tracks]
-        refiner = Refiner(intrinsic, follow, (TIME_STRIDE, STRIDE), seed=seed)
+        hook = IntrinsicHook(intrinsic, follow, (TIME_STRIDE, STRIDE), seed=seed)
     for step, t in enumerate(scheduler.timesteps):
         v = velocity(x, t)
-        if refiner is not None:
-            x, v = _refined(refiner, x, v, functools.partial(velocity, t=t), noise_at(scheduler, t), step, steps)
+        if hook is not None:
+            x, v = _refined(hook, x, v, functools.partial(velocity, t=t), noise_at(scheduler, t), step, steps)
         x = scheduler.step(v, t, x.float(), return_dict=False)[0].to(net.dtype)
-    if refiner is not None and done is not None:
-        done(refiner)
+    if hook is not None and done is not None:
+        done(hook)
     video = pipeline.vae.decode(x.transpose(1, 2) / LATENT_SCALE).sample
     return video.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8).transpose(1, 2)
 
 
 def _refined(
-    refiner: Refiner, x: Tensor, v: Tensor, velocity: Callable[[Tensor], Tensor], noise: Noise, step: int, steps: int
+    hook: IntrinsicHook, x: Tensor, v: Tensor, velocity: Callable[[Tensor], Tensor], noise: Noise, step: int, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """A refiner in this loop: latents are (B, T, C, h, w) here, and repeated predictions are nobody's to record."""
+    """The hook in this loop: latents are (B, T, C, h, w) here, and repeated predictions are nobody's to record."""
 
     def again(z: Tensor) -> Tensor:
         with replaying(0), perturbed("intrinsic"):
             return velocity(z.transpose(1, 2).to(x)).transpose(1, 2)
 
-    z, out = refine_output(refiner, x.transpose(1, 2), v.transpose(1, 2), again, noise, step, steps)
-    return z.transpose(1, 2).to(x), out.transpose(1, 2)
+    at = OutputContext(x.transpose(1, 2), v.transpose(1, 2), again, noise, step, steps)
+    at.x = hook(at)
+    return at.x.transpose(1, 2).to(x), at.output().transpose(1, 2)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core.noise import Level
+from ...core.noise import NoiseLevel
 
 __all__ = ["Noise", "noise_at", "steps_of"]
 
@@ -24,7 +24,7 @@ class Noise:
     relatives, which scale the model's input by `scale`), or a flow's. kind: what the model predicts.
     """
 
-    level: Level
+    level: NoiseLevel
     kind: Kind
     scale: float = 1.0
 
@@ -57,15 +57,15 @@ def noise_at(scheduler: Any, timestep: Any) -> Noise:
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is None or not hasattr(scheduler, "step_index"):
         kept = float(scheduler.alphas_cumprod[int(t)])
-        return Noise(Level(math.sqrt(kept), math.sqrt(1 - kept)), kind)
+        return Noise(NoiseLevel(math.sqrt(kept), math.sqrt(1 - kept)), kind)
     place = scheduler.step_index
     if place is None:
         place = int((scheduler.timesteps.double() - t).abs().argmin())
     sigma = float(sigmas[place])
     if flow:
-        return Noise(Level(1 - sigma, sigma), "flow")
+        return Noise(NoiseLevel(1 - sigma, sigma), "flow")
     alpha = 1 / math.hypot(1, sigma)
     scale = float(scheduler.scale_model_input(torch.ones(1), torch.as_tensor(timestep).flatten()[0]))
     if scale != 1:
-        return Noise(Level(1.0, sigma), kind, scale)
-    return Noise(Level(alpha, sigma * alpha), kind)
+        return Noise(NoiseLevel(1.0, sigma), kind, scale)
+    return Noise(NoiseLevel(alpha, sigma * alpha), kind)

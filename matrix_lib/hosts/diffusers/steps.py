@@ -1,8 +1,8 @@
-"""Acting before each step of a diffusers pipeline: its scheduler's `step` is wrapped.
+"""Step hooks in a diffusers pipeline: its scheduler's `step` is wrapped.
 
-Who needs predictions (`Mover`) acts between a step's transformer calls and the step: the calls are repeated with
-another sample, and their outputs combined as the pipeline combined them. Who needs none (`Holder`) acts on what the
-step before gave, which costs nothing.
+A hook that asks for predictions acts between a step's transformer calls and the step: the calls are repeated with
+another sample, and their outputs combined as the pipeline combined them. One that asks for none acts on what the step
+before gave, which costs nothing.
 
 B batch, C channels, T latent frames, H, W latent rows and columns. Samples here are (B, C, T, H, W).
 """
@@ -14,48 +14,109 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...core.noise import Level
+from ...core.noise import NoiseLevel
+from ...instrument.gradient import GradientHook, StopForward
+from ...instrument.steps import StepHook
 from .attach import backbone_of, perturbed
 from .batches import replayed, replaying
 from .schedules import Noise, noise_at, steps_of
 
-__all__ = ["Call", "Holder", "Mix", "Mover", "acting_before_steps", "nets_of"]
+__all__ = ["Call", "CfgReplay", "OutputContext", "acting_before_steps", "nets_of"]
 
 
 _OWN_STATES = ("SASolverScheduler", "PNDMScheduler", "IPNDMScheduler")
 
 
-class Mover(Protocol):
-    """Moves the sample before each step of a run."""
+class OutputContext:
+    """The latent before a step, and the model there, where predictions are a network's outputs: a `StepContext`.
 
-    def begin(self) -> None:
-        """A run begins."""
+    Args:
+        x: (B, C, T, H, W). output: of the network at x, after CFG. evaluate: the same at another x, watched by nobody.
+        noise: of the step.
+    """
 
-    def acts(self, step: int, steps: int) -> bool:
-        """Whether anything happens before a step."""
+    def __init__(
+        self,
+        x: Tensor,
+        output: Tensor | None,
+        evaluate: Callable[[Tensor], Tensor],
+        noise: Noise,
+        step: int,
+        steps: int,
+        given_frames: Tensor | None = None,
+    ) -> None:
+        self.x, self.level, self.step, self.steps, self.given_frames = x, noise.level, step, steps, given_frames
+        self._evaluate, self._noise, self._at, self._output = evaluate, noise, x, output
 
-    def __call__(
-        self, mix: Mix, x: Tensor, output: Tensor, noise: Noise, step: int, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        """The new sample, and the model's output there after CFG. `output`: at x."""
+    def output(self) -> Tensor:
+        """The network's output at x."""
+        if self._output is None or self._at is not self.x:
+            self._at, self._output = self.x, self._evaluate(self.x)
+        return self._output
+
+    def denoised(self) -> Tensor:
+        return self._noise.clean(self.x, self.output())
+
+    def predict(self, x: Tensor) -> Tensor:
+        self._at, self._output = x, self._evaluate(x)
+        return self._noise.clean(x, self._output)
+
+    def gradient(self, losses: GradientHook, x: Tensor) -> Tensor | None:
+        raise ValueError("gradient guidance needs the calls of a pipeline's step: pass the pipeline to `steer`")
 
 
-class Holder(Protocol):
-    """Changes the sample before each step of a run, without a look at predictions."""
+class _Step(OutputContext):
+    """The sample before a step of a pipeline, whose calls can be repeated."""
 
-    def begin(self) -> None:
-        """A run begins."""
+    def __init__(self, replay: CfgReplay, x: Tensor, output: Tensor, noise: Noise, step: int, steps: int) -> None:
+        super().__init__(x, output, replay.evaluate, noise, step, steps, replay.given_frames)
+        self._replay = replay
 
-    def acts(self, step: int, steps: int) -> bool:
-        """Whether anything happens before a step."""
+    def gradient(self, losses: GradientHook, x: Tensor) -> Tensor | None:
+        """The transformer calls of the step are repeated with gradients, as they are steered."""
+        leaf = x.detach().float().requires_grad_()
+        losses.start(leaf)
+        for place, call in enumerate(self._replay.calls):
+            with torch.enable_grad(), replaying(place), perturbed(losses):
+                with _differentiable(call.net, losses.guidance.checkpoint):
+                    with contextlib.suppress(StopForward):
+                        self._replay.repeat(place, leaf)
+                    losses.forward_done(leaf, leaf)
+        return losses.end(self.step)
 
-    def __call__(self, x: Tensor, level: Level, step: int, steps: int, still: Tensor | None = None) -> Tensor:
-        """The new sample. `still`: latent frames in front of x that the pipeline feeds but does not sample."""
+
+@dataclass(frozen=True)
+class _Held:
+    """The sample that a step gave, as the next one begins: a `StepContext` for hooks that ask for no predictions."""
+
+    x: Tensor
+    level: NoiseLevel
+    step: int
+    steps: int
+    given_frames: Tensor | None
+
+
+@contextlib.contextmanager
+def _differentiable(net: nn.Module, again: bool) -> Iterator[None]:
+    """While open, gradients reach the input and no weight; with `again` blocks run again in the backward pass."""
+    weights = [weight for weight in net.parameters() if weight.requires_grad]
+    switch = again and not getattr(net, "is_gradient_checkpointing", True)
+    for weight in weights:
+        weight.requires_grad_(False)
+    if switch:
+        net.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        if switch:
+            net.disable_gradient_checkpointing()
+        for weight in weights:
+            weight.requires_grad_()
 
 
 def nets_of(pipe: Any) -> list[nn.Module]:
@@ -64,20 +125,20 @@ def nets_of(pipe: Any) -> list[nn.Module]:
     if not found or not callable(getattr(getattr(pipe, "scheduler", None), "step", None)):
         raise ValueError(
             f"the sample of a pipeline's scheduler is what moves before a step; {type(pipe).__name__} has none. Pass "
-            "the pipeline, or call a `Refiner` in your own loop (see hosts/diffusers/mini.py)"
+            "the pipeline, or call an `IntrinsicHook` in your own loop (see hosts/diffusers/mini.py)"
         )
     return found
 
 
 @contextlib.contextmanager
-def acting_before_steps(pipe: Any, movers: Sequence[Mover], holders: Sequence[Holder] = ()) -> Iterator[None]:
-    """While open, the holders and then the movers act in turn before every step of a pipeline.
+def acting_before_steps(pipe: Any, hooks: Sequence[StepHook]) -> Iterator[None]:
+    """While open, hooks act in turn before every step of a pipeline, those that ask for no predictions first.
 
     Raises ValueError for what is no pipeline, for an unknown model, and, when it runs, for a pipeline that feeds its
     transformer in another way than its scheduler steps, or combines predictions by more than CFG.
     """
     nets = nets_of(pipe)
-    if not movers and not holders:
+    if not hooks:
         yield
         return
     scheduler: Any = pipe.scheduler
@@ -86,7 +147,7 @@ def acting_before_steps(pipe: Any, movers: Sequence[Mover], holders: Sequence[Ho
             f"{type(scheduler).__name__} keeps states of earlier steps to itself, so its sample cannot be moved before "
             "a step. Use another scheduler: DDIM, Euler, DPM++, UniPC and most others work"
         )
-    run = _Steps(scheduler, movers, holders, frames_first=backbone_of(nets[0]).name == "cogvideox")
+    run = _Steps(scheduler, hooks, frames_first=backbone_of(nets[0]).name == "cogvideox")
     with contextlib.ExitStack() as stack:
         for net in nets:
             plain = getattr(net, "_orig_mod", net)
@@ -149,9 +210,10 @@ class _Steps:
     original: Callable[..., Any]
     begin: Callable[..., Any]
 
-    def __init__(self, scheduler: Any, movers: Sequence[Mover], holders: Sequence[Holder], frames_first: bool) -> None:
-        self.scheduler, self.movers, self.holders = scheduler, tuple(movers), tuple(holders)
-        self.frames_first = frames_first
+    def __init__(self, scheduler: Any, hooks: Sequence[StepHook], frames_first: bool) -> None:
+        self.scheduler, self.hooks, self.frames_first = scheduler, tuple(hooks), frames_first
+        self.free = [hook for hook in hooks if not hook.asks_model]
+        self.asking = [hook for hook in hooks if hook.asks_model]
         self.calls: list[Call] = []
         self._before: Noise | None = None
 
@@ -175,43 +237,40 @@ class _Steps:
         noise = noise_at(self.scheduler, timestep)
         first = getattr(self.scheduler, "state_in_first_order", True)  # else the second half of a Heun step
         if first and place == 0:
-            for mover in self.movers:
-                mover.begin()
-            for holder in self.holders:
-                holder.begin()
+            for hook in self.hooks:
+                hook.begin(None, len(every))
             self._before = None
-        mix = functools.cache(lambda: Mix.of(calls, sample, output, noise.scale, self.frames_first))
-        acting = [mover for mover in self.movers if first and calls and mover.acts(place, len(every))]
-        # The pipeline made the first sample itself; where nothing of the reference is in it, holding changes no more
-        # than the noise.
-        holding = [h for h in self.holders if first and place == 0 and noise.level.alpha > 0 and h.acts(0, len(every))]
-        if acting or holding:
-            x, out = mix().unfold(sample), mix().unfold(output)
-            for holder in holding:
-                x = holder(x, noise.level, 0, len(every), mix().still)
-                out = mix().evaluate(x)
-            for mover in acting:
-                x, out = mover(mix(), x, out, noise, place, len(every))
-            moved = mix().fold(x, sample)
-            given.arguments["sample"], given.arguments["model_output"] = moved, mix().fold(out, output)
+        replay = functools.cache(lambda: CfgReplay.of(calls, sample, output, noise.scale, self.frames_first))
+        acting = [hook for hook in self.asking if first and calls and hook.acts(place, len(every))]
+        # The pipeline made the first sample itself; where nothing of a reference is in it, holding changes no more than
+        # the noise.
+        if first and place == 0 and noise.level.alpha > 0:
+            acting = [hook for hook in self.free if hook.acts(0, len(every))] + acting
+        if acting:
+            x, out = replay().unfold(sample), replay().unfold(output)
+            at = _Step(replay(), x, out, noise, place, len(every))
+            for hook in acting:
+                at.x = hook(at)
+            moved = replay().fold(at.x, sample)
+            given.arguments["sample"], given.arguments["model_output"] = moved, replay().fold(at.output(), output)
             self._carry(moved - sample, self._before, noise)
         self._before = noise
         result = self.original(*given.args, **given.kwargs)
         if not calls:
             return result
-        shape = functools.cache(lambda: Mix.shaped(calls, sample, noise.scale, self.frames_first))
+        shape = functools.cache(lambda: CfgReplay.shaped(calls, sample, noise.scale, self.frames_first))
         return self._held(result, shape, every, place + bool(first))  # half a step ends at its own
 
-    def _held(self, result: Any, mix: Callable[[], Mix], every: Sequence[float], step: int) -> Any:
-        """What a step gives, as the holders have it before the next one."""
-        acting = [holder for holder in self.holders if step < len(every) and holder.acts(step, len(every))]
+    def _held(self, result: Any, replay: Callable[[], CfgReplay], every: Sequence[float], step: int) -> Any:
+        """What a step gives, as the hooks that ask for no predictions have it before the next one."""
+        acting = [hook for hook in self.free if step < len(every) and hook.acts(step, len(every))]
         if not acting or not getattr(self.scheduler, "state_in_first_order", True):
             return result
         plain = result[0] if isinstance(result, tuple) else result.prev_sample
-        noise, x = noise_at(self.scheduler, every[step]), mix().unfold(plain)
-        for holder in acting:
-            x = holder(x, noise.level, step, len(every), mix().still)
-        moved = mix().fold(x, plain)
+        noise, x = noise_at(self.scheduler, every[step]), replay().unfold(plain)
+        for hook in acting:
+            x = hook(_Held(x, noise.level, step, len(every), replay().given_frames))  # type: ignore[arg-type]
+        moved = replay().fold(x, plain)
         self._carry(moved - plain, self._before, noise)
         if isinstance(result, tuple):
             return (moved, *result[1:])
@@ -230,27 +289,27 @@ class _Steps:
 
 
 @dataclass(frozen=True)
-class Mix:
+class CfgReplay:
     """How the calls of a step make its prediction: plainly, or as first + scale (second - first).
 
-    still: latent frames in front that the pipeline feeds to the model but does not sample; frames_first: the model
-    takes (B, T, C, H, W); flat: the scheduler's samples are (B T, C, H, W), of this many frames.
+    given_frames: latent frames in front that the pipeline feeds to the model but does not sample; frames_first: the
+    model takes (B, T, C, H, W); flat: the scheduler's samples are (B T, C, H, W), of this many frames.
     """
 
     calls: tuple[Call, ...]
     guidance: float | None
     channels: int
     scale: float
-    still: Tensor | None
+    given_frames: Tensor | None
     frames_first: bool
     flat: int | None
 
     @classmethod
-    def of(cls, calls: Sequence[Call], sample: Tensor, output: Tensor, scale: float, frames_first: bool) -> Mix:
+    def of(cls, calls: Sequence[Call], sample: Tensor, output: Tensor, scale: float, frames_first: bool) -> CfgReplay:
         """Raises ValueError where the calls do not make `output`, or were not fed `sample`."""
         made = cls.shaped(calls, sample, scale, frames_first)
         hidden, x = _swap(calls[0].hidden, frames_first), made.unfold(sample)
-        channels, still, flat = made.channels, made.still, made.flat
+        channels, given, flat = made.channels, made.given_frames, made.flat
         if hidden.shape[2] < x.shape[2] or len(hidden) % len(x) or not _near(made._fed(x, calls[0]), calls[0].hidden):
             raise ValueError(
                 "this pipeline does not feed its transformer the sample that its scheduler steps, so its calls "
@@ -264,14 +323,14 @@ class Mix:
             way = second - first
             guidance = float(((want - first) * way).sum() / way.square().sum().clamp(min=1e-30))
             if _near(first + guidance * way, want):
-                return cls(made.calls, guidance, channels, scale, still, frames_first, flat)
+                return cls(made.calls, guidance, channels, scale, given, frames_first, flat)
         raise ValueError(
             f"the {len(parts)} predictions of a step are combined by more than CFG (guidance rescale, or another hook "
             "on the transformer: pass all guidance in one `steer`), so they cannot be repeated"
         )
 
     @classmethod
-    def shaped(cls, calls: Sequence[Call], sample: Tensor, scale: float, frames_first: bool) -> Mix:
+    def shaped(cls, calls: Sequence[Call], sample: Tensor, scale: float, frames_first: bool) -> CfgReplay:
         """How samples lie in what the calls were fed; nothing is said of how predictions are combined."""
         hidden = _swap(calls[0].hidden, frames_first)
         flat = hidden.shape[2] if sample.ndim == 4 else None
@@ -279,8 +338,8 @@ class Mix:
         bare = cls(tuple(calls), None, channels, scale, None, frames_first, flat)
         x = bare.unfold(sample)
         front = hidden.shape[2] - x.shape[2]
-        still = hidden[: x.shape[0], :channels, :front] if front > 0 else None
-        return cls(bare.calls, None, channels, scale, still, frames_first, flat)
+        given = hidden[: x.shape[0], :channels, :front] if front > 0 else None
+        return cls(bare.calls, None, channels, scale, given, frames_first, flat)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The prediction (B, C, T, H, W) at another sample."""
@@ -312,12 +371,12 @@ class Mix:
     def _fed(self, x: Tensor, call: Call) -> Tensor:
         """What the call is fed at another sample: the latents' channels replaced, in every copy of the batch."""
         hidden = _swap(call.hidden, self.frames_first).clone()
-        front = 0 if self.still is None else self.still.shape[2]
+        front = 0 if self.given_frames is None else self.given_frames.shape[2]
         hidden[:, : self.channels, front:] = (x * self.scale).to(hidden).repeat(len(hidden) // len(x), 1, 1, 1, 1)
         return _swap(hidden, self.frames_first)
 
     def _parts(self, outputs: Sequence[Tensor], batch: int) -> list[Tensor]:
-        front = 0 if self.still is None else self.still.shape[2]
+        front = 0 if self.given_frames is None else self.given_frames.shape[2]
         whole = [_swap(out, self.frames_first)[:, : self.channels, front:] for out in outputs]
         return [part for out in whole for part in out.split(batch)]
 

@@ -23,18 +23,19 @@ from torch.overrides import TorchFunctionMode
 from ...core.attention.matching import Axis, match_distribution
 from ...core.attention.sdpa_lse import sdpa_with_lse
 from ...core.grid import Grid
-from ...core.guidance.scene import Scene, Stage
+from ...core.guidance.base import Edit
+from ...core.guidance.scene import CallScene, GridScene
 from ...core.sites import AttentionCall, AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
-from ...instrument.attention_guidance import PERTURBED, Intervener
-from ...instrument.editing import Composer
-from ...instrument.session import Edit, Session
+from ...instrument.attention_guidance import AttentionGuidance
+from ...instrument.editing import EditRunner
+from ...instrument.session import PERTURBED, Session
 from ..modules import Running, marked
 from .attach import prediction, sdpa_arguments
 from .batches import Forward
 
-__all__ = ["LevelIntervener", "attach_unet", "find_unet_sites"]
+__all__ = ["LevelGuidance", "attach_unet", "find_unet_sites"]
 
 _PART = re.compile(
     r"(transformer_in|(?:(?:down|up)_blocks\.\d+|mid_block)\.(temp_)?attentions\.\d+)\.transformer_blocks\.\d+\.attn([12])"
@@ -67,7 +68,7 @@ def find_unet_sites(unet: nn.Module) -> list[tuple[nn.Module, AttentionSite]]:
 def attach_unet(
     unet: nn.Module, session: Session, on_forward: Callable[[Forward], None], lead: int = 0
 ) -> Iterator[None]:
-    """Steers a U-Net by the editors of `session` (`LevelIntervener`s) while open; see `attach`.
+    """Steers a U-Net by the editors of `session` (`LevelGuidance`s) while open; see `attach`.
 
     Raises ValueError where the session wants to watch (the maps of a U-Net are of single frames), for a U-Net that is
     steered already, and, at its first forward, for another attention backend than PyTorch's.
@@ -92,22 +93,22 @@ def attach_unet(
 _steered: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-class LevelIntervener(Intervener):
+class LevelGuidance(AttentionGuidance):
     """One guidance on every resolution of a U-Net. `grid` is that of the call that is asked about."""
 
-    levels: dict[tuple[int, int, tuple[int, int, int]], tuple[_LevelStage, MaskTracks, PromptBinding | None]]
+    levels: dict[tuple[int, int, tuple[int, int, int]], tuple[_LevelScene, MaskTracks, PromptBinding | None]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.levels = {}
 
-    def _stage(self, tracks: MaskTracks, binding: PromptBinding | None) -> Stage:
+    def _scene(self, tracks: MaskTracks, binding: PromptBinding | None) -> GridScene:
         assert self.grid is not None
         key = id(tracks), id(binding), self.grid.shape
         if key not in self.levels:
-            stage = _LevelStage(self.grid, tracks, binding)
-            self.levels[key] = (stage, tracks, binding)  # holds both, so that nothing else gets their ids
-            self.notes += [note for note in stage.notes if note not in self.notes]
+            scene = _LevelScene(self.grid, tracks, binding)
+            self.levels[key] = (scene, tracks, binding)  # holds both, so that nothing else gets their ids
+            self.notes += [note for note in scene.notes if note not in self.notes]
         return self.levels[key][0]
 
     def finished(self) -> None:
@@ -115,15 +116,17 @@ class LevelIntervener(Intervener):
         super().finished()
 
 
-class _LevelStage(Stage):
+class _LevelScene(GridScene):
     """Tracks and words at one resolution. A call in time shows one place, whose number is its `frame_index`."""
 
-    def scene(self, call: AttentionCall) -> Scene:
+    def scene(self, call: AttentionCall) -> CallScene:
         if call.site.kind != "temporal":
             return super().scene(call)
         assert call.frame_index is not None
         (place,) = call.frame_index
-        return Scene(self.names, self.cover.flatten(2)[..., place], self.inside.flatten(2)[..., place], self.known, ())
+        return CallScene(
+            self.names, self.cover.flatten(2)[..., place], self.inside.flatten(2)[..., place], self.known, ()
+        )
 
 
 class _State:
@@ -131,8 +134,8 @@ class _State:
 
     def __init__(self, session: Session, on_forward: Callable[[Forward], None]) -> None:
         self.session, self.on_forward = session, on_forward
-        self.editors: list[LevelIntervener] = [e for e in session.editors if isinstance(e, LevelIntervener)]
-        self.composer = Composer()
+        self.editors: list[LevelGuidance] = [e for e in session.editors if isinstance(e, LevelGuidance)]
+        self.runner = EditRunner()
         self.forward: Forward | None = None
         self.courses: dict[tuple[int, tuple[int, int, int]], tuple[Tensor, Tensor, MaskTracks]] = {}
         self.bent: dict[Any, _Bent | None] = {}
@@ -189,8 +192,8 @@ class _State:
         """(U,) places that stand for each course through time, and (P,) the course of each place."""
         key = id(tracks), level.shape
         if key not in self.courses:
-            stage = Stage(level, tracks, None)
-            every = torch.cat([stage.cover, stage.inside.float()]).flatten(2).flatten(0, 1)  # (2 E F, P)
+            scene = GridScene(level, tracks, None)
+            every = torch.cat([scene.cover, scene.inside.float()]).flatten(2).flatten(0, 1)  # (2 E F, P)
             _, course = torch.unique(every, dim=1, return_inverse=True)
             first = torch.full((int(course.max()) + 1,), len(course)).scatter_reduce(
                 0, course, torch.arange(len(course)), "amin"
@@ -252,7 +255,7 @@ class _Intercept(TorchFunctionMode):
             return sdpa_with_lse(q[part], k[part], v[part], scale=whole.scale)
 
         with torch._C.DisableTorchFunction():
-            return state.composer.run(whole, edits, plain).out
+            return state.runner.run(whole, edits, plain).out
 
     def _in_time(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, given: Any) -> Tensor | None:
         """(B P, H, F, D): a place in all frames."""

@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrix_lib.core.grid import Grid
-from matrix_lib.core.guidance.kinds import check_names
 from matrix_lib.core.guidance.partition import Partition, partition_layout
 from matrix_lib.core.guidance.perturbation import Perturbation, perturbed_layout
 from matrix_lib.core.guidance.region_bias import RegionBias, bias_columns, bias_layout, parse_weights
-from matrix_lib.core.guidance.scene import Spans, Stage
+from matrix_lib.core.guidance.scene import GridScene, Spans
 from matrix_lib.core.guidance.schedule import Schedule, parse_points
 from matrix_lib.core.layers import Layers
 from matrix_lib.core.sites import AttentionCall, AttentionSite
@@ -71,8 +70,8 @@ def owners(row):
 
 @pytest.mark.parametrize("spans", [JOINT, CROSS, SELF], ids=["joint", "cross", "self"])
 def test_the_bias_is_what_a_loop_over_tokens_says(spans):
-    stage = Stage(GRID, boxes(), binding())
-    scene = stage.scene(call(spans))
+    grid_scene = GridScene(GRID, boxes(), binding())
+    scene = grid_scene.scene(call(spans))
     guide = RegionBias(2.0, 1.5, 1.0, 0.5, weights=(("dog", 2.0),))
     got = dense(bias_layout(scene, spans, guide, 0.5, True, True))
     weight = {"man": 1.0, "dog": 2.0}
@@ -95,8 +94,8 @@ def test_the_bias_is_what_a_loop_over_tokens_says(spans):
 def test_soft_edges_over_whole_tokens_are_the_hard_bias(spans):
     apart = torch.zeros(5, 64, 96)
     apart[:, :32, 64:] = 1
-    stage = Stage(GRID, boxes().select(["man"]).merge(tracks({"dog": apart})), binding())
-    scene, guide = stage.scene(call(spans)), RegionBias(2.0, 1.5, 1.0, 0.5, weights=(("dog", 2.0),))
+    grid_scene = GridScene(GRID, boxes().select(["man"]).merge(tracks({"dog": apart})), binding())
+    scene, guide = grid_scene.scene(call(spans)), RegionBias(2.0, 1.5, 1.0, 0.5, weights=(("dog", 2.0),))
     columns = bias_columns(scene, spans, guide, 0.7, True, True)
     want = dense(bias_layout(scene, spans, guide, 0.7, True, True))
     got = columns.query @ columns.key.T
@@ -108,8 +107,8 @@ def test_soft_edges_over_whole_tokens_are_the_hard_bias(spans):
 
 @pytest.mark.parametrize("spans", [JOINT, CROSS, SELF], ids=["joint", "cross", "self"])
 def test_the_partition_is_what_a_loop_over_tokens_says(spans):
-    stage = Stage(GRID, boxes(), binding())
-    scene = stage.scene(call(spans))
+    grid_scene = GridScene(GRID, boxes(), binding())
+    scene = grid_scene.scene(call(spans))
     got = dense(partition_layout(scene, spans, Partition(), True, True))
     holds = [{name for e, name in enumerate(scene.names) if scene.inside[e, i]} for i in range(GRID.size)]
     want = torch.zeros(spans.queries, spans.keys)
@@ -125,7 +124,7 @@ def test_the_partition_is_what_a_loop_over_tokens_says(spans):
 
 
 def test_perturbed_columns():
-    scene = Stage(GRID, boxes(), binding()).scene(call(JOINT))
+    scene = GridScene(GRID, boxes(), binding()).scene(call(JOINT))
     first, size = JOINT.video_q
     for target, bound in (("words", False), ("tracks", False), ("both", True)):
         layout = perturbed_layout(scene, JOINT, Perturbation(target, bound=bound), True, True)
@@ -144,30 +143,30 @@ def test_perturbed_columns():
 
 
 def test_first_frame_masks_leave_the_unknown_frames_alone():
-    stage = Stage(GRID, boxes(1), binding())
+    grid_scene = GridScene(GRID, boxes(1), binding())
     for layout in (
-        bias_layout(stage.scene(call(JOINT)), JOINT, RegionBias(), 1.0, True, True),
-        partition_layout(stage.scene(call(JOINT)), JOINT, Partition(), True, True),
+        bias_layout(grid_scene.scene(call(JOINT)), JOINT, RegionBias(), 1.0, True, True),
+        partition_layout(grid_scene.scene(call(JOINT)), JOINT, Partition(), True, True),
     ):
         bias = dense(layout)
         later = JOINT.video_q[0] + GRID.frame_size
         assert not bias[later:].any()
         assert not bias[:, later:].any()
         assert bias[:later].any()
-    columns = bias_columns(stage.scene(call(JOINT)), JOINT, RegionBias(soft=True), 1.0, True, True)
+    columns = bias_columns(grid_scene.scene(call(JOINT)), JOINT, RegionBias(soft=True), 1.0, True, True)
     assert not (columns.query @ columns.key.T)[later:].any()
     assert not (columns.query @ columns.key.T)[:, later:].any()
 
 
 def test_a_context_window_sees_its_own_frames():
     grid = Grid.from_pixels(17, 64, 96)
-    stage = Stage(grid, boxes(17), binding())
+    grid_scene = GridScene(grid, boxes(17), binding())
     window = Grid.from_pixels(5, 64, 96)
-    here = stage.scene(call(SELF, (3, 1), window))
-    assert torch.equal(here.cover, stage.cover[:, [3, 1]].flatten(1))
+    here = grid_scene.scene(call(SELF, (3, 1), window))
+    assert torch.equal(here.cover, grid_scene.cover[:, [3, 1]].flatten(1))
     assert not here.inside[1].any(), "the dog is in the first frame only"
     with pytest.raises(ValueError, match="tracks cannot be laid over it"):
-        stage.scene(call(SELF, None, Grid.from_pixels(5, 64, 80)))
+        grid_scene.scene(call(SELF, None, Grid.from_pixels(5, 64, 80)))
 
 
 def test_awkward_tracks():
@@ -175,13 +174,13 @@ def test_awkward_tracks():
     dot, none, half = torch.zeros(5, 64, 96), torch.zeros(5, 64, 96), torch.ones(5, 64, 96)
     dot[:, 40, 50] = 1
     half[1:] = 0
-    stage = Stage(GRID, tracks({"man": dot, "dog": none}), binding())
-    assert stage.inside[0].flatten(1).sum(1).tolist() == [1, 1]
-    assert "'dog' shows in no token frame" in stage.notes[0]
-    assert [rows for _, rows in stage.words] == [(1, 2, 5)], "its words are left alone"
-    stage = Stage(GRID, tracks({"man": half, "dog": dot}), binding({"man": tuple(range(TEXT)), "dog": (0,)}))
+    grid_scene = GridScene(GRID, tracks({"man": dot, "dog": none}), binding())
+    assert grid_scene.inside[0].flatten(1).sum(1).tolist() == [1, 1]
+    assert "'dog' shows in no token frame" in grid_scene.notes[0]
+    assert [rows for _, rows in grid_scene.words] == [(1, 2, 5)], "its words are left alone"
+    grid_scene = GridScene(GRID, tracks({"man": half, "dog": dot}), binding({"man": tuple(range(TEXT)), "dog": (0,)}))
     for spans in (JOINT, CROSS, SELF):
-        scene = stage.scene(call(spans))
+        scene = grid_scene.scene(call(spans))
         for layout in (
             bias_layout(scene, spans, RegionBias(), 1.0, True, True),
             partition_layout(scene, spans, Partition(), True, True),
@@ -193,9 +192,9 @@ def test_awkward_tracks():
 
 def test_what_cannot_be_steered_is_said():
     with pytest.raises(ValueError, match="binds 'dog', but the tracks are named 'man'"):
-        Stage(GRID, boxes().select(["man"]), binding())
+        GridScene(GRID, boxes().select(["man"]), binding())
     with pytest.raises(ValueError, match="40 rows, but a sees 9"):
-        Stage(GRID, boxes(), binding(length=40)).scene(call(JOINT))
+        GridScene(GRID, boxes(), binding(length=40)).scene(call(JOINT))
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 30))
@@ -230,7 +229,7 @@ def test_settings_are_checked_and_idle_ones_know_it():
     assert RegionBias(0, 0, 0, 0).idle
     assert Partition(0).idle
     assert Perturbation(scale=0).idle
-    assert [Partition(2).strength(i, 5) for i in range(4)] == [1, 1, 0, 0]
+    assert [Partition(2).at(i, 5) for i in range(4)] == [1, 1, 0, 0]
     for bad in (
         lambda: RegionBias(words_up=-1),
         lambda: RegionBias(track_up=math.nan),
@@ -243,8 +242,8 @@ def test_settings_are_checked_and_idle_ones_know_it():
         with pytest.raises(ValueError, match="got"):
             bad()
     site = AttentionSite(3, "joint", "a")
-    assert Layers((3,), ()).words(site)
-    assert not Layers((3,), ()).tracks(site)
+    assert Layers((3,), ()).acts_on_text(site)
+    assert not Layers((3,), ()).acts_on_video(site)
     with pytest.raises(ValueError, match=r"layers \[7\] do not exist.*0..5"):
         Layers.only([7, 3]).check(range(6))
 
@@ -254,6 +253,6 @@ def test_weights_belong_to_tracks():
     assert parse_weights(" ") == ()
     with pytest.raises(ValueError, match="'NAME: factor', one a line; got 'van 2'"):
         parse_weights("van 2")
-    check_names(RegionBias(weights=(("man", 2.0),)), ["man", "dog"])
+    RegionBias(weights=(("man", 2.0),)).check_names(["man", "dog"])
     with pytest.raises(ValueError, match="'cat', but the tracks are named 'man', 'dog'"):
-        check_names(RegionBias(weights=(("cat", 2.0),)), ["man", "dog"])
+        RegionBias(weights=(("cat", 2.0),)).check_names(["man", "dog"])

@@ -9,7 +9,7 @@ import torch
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising, TemporalPrior, by_row, latent_boxes, refine
 from matrix_lib.core.guidance.schedule import Schedule
-from matrix_lib.core.noise import Level
+from matrix_lib.core.noise import NoiseLevel
 from matrix_lib.core.tracks.tracks import MaskTracks
 
 FRAMES, H, W = 5, 12, 16
@@ -141,7 +141,7 @@ def test_awkward_tracks_give_no_nan(name, channels, region):
     for share in (None, 0.5):
         config = IntrinsicDenoising(region=region, channels=channels, share=share)
         x = latent(1, torch.float32)
-        out, _ = refine(x, x * 0.5, lambda x: x * 0.5, prior.gradient, config, Level(0.5, 0.8))
+        out, _ = refine(x, x * 0.5, lambda x: x * 0.5, prior.gradient, config, NoiseLevel(0.5, 0.8))
         assert out.isfinite().all()
 
 
@@ -161,7 +161,7 @@ def test_an_iteration_is_the_papers():
         lambda x: asked.append(x) or x * 2,
         prior.gradient,
         config,
-        Level(alpha, sigma),
+        NoiseLevel(alpha, sigma),
         draw=lambda x: fresh,
     )
     torch.testing.assert_close(got, want)
@@ -185,7 +185,7 @@ def test_families_of_models_say_the_same():
         vp = math.hypot(alpha, sigma)
         return refine(
             z, clean(z / vp), lambda x: clean(x / vp), prior.gradient,
-            IntrinsicDenoising(config.iterations, config.strength, **more), Level(alpha, sigma),
+            IntrinsicDenoising(config.iterations, config.strength, **more), NoiseLevel(alpha, sigma),
             draw=lambda x: next(given),
         )[0] / factor  # fmt: skip
 
@@ -199,7 +199,7 @@ def test_families_of_models_say_the_same():
 def test_options():
     z, tracks = latent(), MOVING["moves"]
     prior = TemporalPrior(tracks, GRID)
-    level, half = Level(0.6, 0.8), z * 0.5
+    level, half = NoiseLevel(0.6, 0.8), z * 0.5
     score = (0.6 * half - z) / 0.64
 
     def moved(factor=1.0, gradient=prior.gradient, **more):
@@ -233,7 +233,7 @@ def test_it_raises_tau():
     prior = TemporalPrior(MOVING["moves"], GRID)
     x = latent()
     config = IntrinsicDenoising(40, noise=0.0, share=1.0)
-    after, _ = refine(x, x * 0.9, lambda x: x * 0.9, prior.gradient, config, Level(0.6, 0.8))
+    after, _ = refine(x, x * 0.9, lambda x: x * 0.9, prior.gradient, config, NoiseLevel(0.6, 0.8))
     assert (prior.value(x).abs() < 1).all()
     assert (prior.value(after) > 4).all(), "of 8 pairs"
 
@@ -248,4 +248,4 @@ def test_settings():
     assert IntrinsicDenoising() == IntrinsicDenoising(2, 10000.0, 0.05)
     assert IntrinsicDenoising(0).idle
     late = IntrinsicDenoising(schedule=Schedule(start=0.5))
-    assert [late.factor(i, 3) for i in range(3)] == [0, 1, 1]
+    assert [late.at(i, 3) for i in range(3)] == [0, 1, 1]

@@ -13,10 +13,11 @@ from torch.nn import functional
 from matrix_lib.core.attention.pooled_maps import Pool
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.layers import LayerDraw
+from matrix_lib.core.losses.batch import PoolBatch
 from matrix_lib.core.losses.config import AlignmentConfig, MaskWeights, TargetAwareConfig, timestep_weight
 from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
+from matrix_lib.core.losses.maps import grounding_maps, propagation_maps
 from matrix_lib.core.losses.mask_loss import alignment_loss, mask_loss
-from matrix_lib.core.losses.row_maps import grounding_map, propagation_map
 from matrix_lib.core.losses.target_aware import target_aware_loss
 from matrix_lib.core.sites import AttentionCall, AttentionSite
 
@@ -26,6 +27,16 @@ SIZE = GRID.size
 WORDS = {"sub": (0, 2), "obj": (2, 3), "verb": (5,)}
 QUERIES = {"sub": [0, 1, 5], "obj": [7, 8]}
 WEIGHTS = MaskWeights(bce=0.7, dice=1.3, l2=2.0)
+
+
+def grounding_map(call: AttentionCall, row: int, words: Pool, *args: Any, **kwargs: Any) -> Tensor:
+    """(E, F, h, w) of one row of the batch."""
+    return grounding_maps(call.row(row), PoolBatch.of([words]), *args, **kwargs)[0]
+
+
+def propagation_map(call: AttentionCall, row: int, queries: Pool, *args: Any, **kwargs: Any) -> Tensor:
+    """(E, F, h, w) of one row of the batch."""
+    return propagation_maps(call.row(row), PoolBatch.of([queries]), *args, **kwargs)[0]
 
 
 def make_call(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, mask: Tensor | None = None) -> Any:

@@ -61,7 +61,7 @@ def test_modes_run_in_every_family_under_every_sampler(lib, models, family, samp
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_edited_call_equals_the_dense_reference(lib, models, family, monkeypatch):
     """Whatever the host hands over: spans, padding masks, batches of both branches, one layout per row."""
-    errors, run = [], lib.host.Composer.run
+    errors, run = [], lib.host.EditRunner.run
 
     def checked(self, call, edits, host_rows):
         edited = run(self, call, edits, host_rows)
@@ -83,7 +83,7 @@ def test_every_edited_call_equals_the_dense_reference(lib, models, family, monke
         errors.append(float((edited.out - want).abs().max() / want.abs().max()))
         return edited
 
-    monkeypatch.setattr(lib.host.Composer, "run", checked)
+    monkeypatch.setattr(lib.host.EditRunner, "run", checked)
     more = {}
     if family == "hunyuan":
         more["attention_mask"] = torch.ones(1, 40, dtype=torch.long)
@@ -124,13 +124,13 @@ def test_schedules_and_frozen_steps_pick_steps(lib, models):
     family = "wan_t2v"
     given = inputs(lib, family)
     seen = []
-    run = lib.host.Composer.run
+    run = lib.host.EditRunner.run
 
     def noted(self, call, edits, host_rows):
         seen.append((call.step, call.site.layer, call.site.kind))
         return run(self, call, edits, host_rows)
 
-    lib.host.Composer.run = noted
+    lib.host.EditRunner.run = noted
     try:
         sample(lib.steer(models(family), lib.Partition(2, layers=lib.Layers((1,), (0,)))), *given, steps=4)
         assert set(seen) == {(s, 1, "cross") for s in (0, 1)} | {(s, 0, "self") for s in (0, 1)}
@@ -139,7 +139,7 @@ def test_schedules_and_frozen_steps_pick_steps(lib, models):
         sample(lib.steer(models(family), lib.RegionBias(schedule=curve)), *given, steps=4)
         assert {step for step, *_ in seen} == {2, 3}
     finally:
-        lib.host.Composer.run = run
+        lib.host.EditRunner.run = run
 
 
 def recording(lib, model, runs):
@@ -236,7 +236,7 @@ def test_an_interrupt_at_any_step_leaves_nothing(lib, models, family):
     plain, names = plain_sample(models, family, given), modes(lib)
     for at, (name, guide) in enumerate(names.items()):
         ended = []
-        steered = lib.steer(models(family), guide, ended.append)
+        steered = lib.steer(models(family), guide, done=ended.append)
 
         def stop(step, *_):
             if step == at % 2:
@@ -246,7 +246,7 @@ def test_an_interrupt_at_any_step_leaves_nothing(lib, models, family):
             sample(steered, *given, callback=stop)
         assert clean(models(family)), name
         assert len(ended) == 1
-        assert not ended[0]._stages
+        assert not ended[0]._scenes
     assert torch.equal(sample(models(family), *given), plain)
 
 
@@ -310,7 +310,7 @@ def test_perturbation_is_a_step_away_from_the_second_prediction(lib, models):
 
 def test_mask_normalisation_says_what_it_did(lib, models):
     family, ended = "cogvideox", []
-    steered = lib.steer(models(family), lib.Partition(2), ended.append)
+    steered = lib.steer(models(family), lib.Partition(2), done=ended.append)
     sample(steered, *inputs(lib, family), steps=3)
     found = ended[0].variances()
     assert [at.step for at in found] == [0, 1]

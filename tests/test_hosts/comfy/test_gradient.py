@@ -27,7 +27,7 @@ def test_it_runs_in_every_family_under_every_sampler(lib, models, family, sample
     given, ended = inputs(lib, family), []
     options = dict(sampler=sampler, cfg=cfg, steps=3)
     plain = sample(models(family), *given, **options)
-    out = sample(lib.steer(models(family), lib.Gradient(), ended.append), *given, **options)
+    out = sample(lib.steer(models(family), lib.Gradient(), done=ended.append), *given, **options)
     assert out.isfinite().all()
     assert not torch.equal(out, plain)
     steps = 2 if sampler == "uni_pc" else 3
@@ -47,22 +47,22 @@ def test_the_gradient_is_that_of_finite_differences_and_checkpointing_changes_no
     lib, models, family, scores, layers, monkeypatch
 ):
     given, kept, losses = inputs(lib, family), {}, []
-    make = lib.gradients._Actor._gradient
+    make = lib.steps._Step.gradient
 
-    def probe(self, model, x, sigma, step, options):
-        found = make(self, model, x, sigma, step, options)
-        kept[self.guidance.checkpoint] = found
-        if not self.guidance.checkpoint:
+    def probe(self, hook, x):
+        found = make(self, hook, x)
+        kept[hook.guidance.checkpoint] = found
+        if not hook.guidance.checkpoint:
             return found
         way = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
         way = way / way.norm() * float(x.norm()) * 2e-3
         for sign in (1, -1):
-            make(self, model, x + sign * way, sigma, step, options)
-        high, low = (loss for _, loss in self.losses.losses[-2:])
+            make(self, hook, x + sign * way)
+        high, low = (loss for _, loss in hook.losses[-2:])
         losses.append(((high - low) / 2, float((found * way).sum())))
         return found
 
-    monkeypatch.setattr(lib.gradients._Actor, "_gradient", probe)
+    monkeypatch.setattr(lib.steps._Step, "gradient", probe)
     for again in (True, False):
         guide = lib.Gradient(scores=scores, checkpoint=again, sga=2.0, layers=lib.Layers.only(layers))
         sample(lib.steer(models(family), guide), *given, steps=1, cfg=1.0)
@@ -87,7 +87,7 @@ def test_layers_behind_the_last_that_counts_do_not_run(lib, models):
 def test_it_descends_the_loss(lib, models):
     given, ended = inputs(lib, "wan_t2v"), []
     guide = lib.Gradient(0.02, iterations=10, scores="logits", schedule=lib.Schedule(end=0.0))
-    sample(lib.steer(models("wan_t2v"), guide, ended.append), *given, steps=2)
+    sample(lib.steer(models("wan_t2v"), guide, done=ended.append), *given, steps=2)
     losses = [loss for step, loss in ended[0].losses if step == 0]
     assert len(losses) == len(ended[0].losses) == 10
     assert losses[-1] < losses[0]
@@ -105,7 +105,7 @@ def test_together_with_steering_intrinsic_denoising_and_two_positives(lib, model
     model = lib.steer(lib.steer(model, lib.Gradient(sga=0.0)), lib.Partition(1, branches="cond"))
     for positive in (a, a + b):
         assert sample(model, positive, neg, z, steps=2).isfinite().all()
-    alone, ended = lib.steer(models(family), lib.Gradient(), lambda run: ended.append(run)), []
+    alone, ended = lib.steer(models(family), lib.Gradient(), done=lambda run: ended.append(run)), []
     for positive in (a, b, a + b):
         sample(alone, positive, neg, z, steps=1)
     first, second, both = (run.losses[0][1] for run in ended)
@@ -136,7 +136,7 @@ def test_context_windows(lib, models, comfy):
     model = windowed(models(family))
     given, ended = inputs(lib, family, size), []
     outs = [
-        sample(lib.steer(model, lib.Gradient(checkpoint=again), ended.append), *given, steps=1)
+        sample(lib.steer(model, lib.Gradient(checkpoint=again), done=ended.append), *given, steps=1)
         for again in (True, False)
     ]
     assert outs[0].isfinite().all()

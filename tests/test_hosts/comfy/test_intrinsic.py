@@ -111,15 +111,15 @@ def test_the_samplers_state_is_what_moves(lib, comfy, name):
         def __init__(self, at):
             self.at = at
 
-        def begin(self, x, steps, extra_args):
+        def begin(self, x, steps):
             assert (x.shape, steps) == ((1, 2, 3, 2, 2), 5)
 
         def acts(self, step, steps):
             return step == self.at
 
-        def __call__(self, model, x, denoised, sigma, step, steps, given):
-            assert float(sigma.flatten()[0]) == sigmas[step]
-            return x + 1, None
+        def __call__(self, at):
+            assert at.level.sigma == sigmas[at.step]
+            return at.x + 1
 
     def run(at):
         actor, sampler = Adds(at), SimpleNamespace(sampler_function=function)
@@ -172,13 +172,13 @@ def test_extra_predictions_are_steered_and_not_captured(lib, models):
         runs.append(lib.Recorder(lib.RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas, 1))
         return lib.Session([runs[-1]])
 
-    seen, run = [], lib.host.Composer.run
+    seen, run = [], lib.host.EditRunner.run
 
     def noted(self, call, edits, host_rows):
         seen.append(call.step)
         return run(self, call, edits, host_rows)
 
-    lib.host.Composer.run = noted
+    lib.host.EditRunner.run = noted
     try:
         model = lib.steer(lib.steer(models(family), lib.RegionBias()), lib.Perturbation("words", 1.0))
         model = lib.attach(lib.refine(model, lib.Intrinsic(1)), start)
@@ -190,7 +190,7 @@ def test_extra_predictions_are_steered_and_not_captured(lib, models):
             extra = 2 if sampler == "uni_pc" else 3
             assert len(seen) == (sum(calls) + extra) * 4 * 2, "two layers, self and cross, and the second prediction"
     finally:
-        lib.host.Composer.run = run
+        lib.host.EditRunner.run = run
 
 
 def test_two_positives_and_tracks_of_the_nodes_own(lib, models):
@@ -202,9 +202,9 @@ def test_two_positives_and_tracks_of_the_nodes_own(lib, models):
     mine = a[0][1][lib.TRACKS]
     config = lib.Intrinsic(1, noise=0.0)
     refined = lib.refine(models(family), config)
-    same = sample(lib.refine(models(family), config, mine), bare, neg, z)
+    same = sample(lib.refine(models(family), config, tracks=mine), bare, neg, z)
     assert torch.equal(sample(refined, a, neg, z), same)
-    assert torch.equal(sample(lib.refine(models(family), config, other), a, neg, z, steps=1).isfinite(), z == 0)
+    assert torch.equal(sample(lib.refine(models(family), config, tracks=other), a, neg, z, steps=1).isfinite(), z == 0)
     ended = []
     both = lib.refine(models(family), config, done=ended.append)
     assert sample(both, a + b, neg, z).isfinite().all()

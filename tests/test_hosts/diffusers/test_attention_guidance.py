@@ -14,7 +14,7 @@ from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.hosts.diffusers.attach import watch
 from matrix_lib.hosts.diffusers.steer import steer
-from matrix_lib.instrument.editing import Composer
+from matrix_lib.instrument.editing import EditRunner
 
 
 def scene(family):
@@ -35,7 +35,7 @@ MODES = [
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_mode_runs_and_equals_the_dense_reference(family, monkeypatch):
     model, args, words, tracks = scene(family)
-    plain, errors, run = forward(model, args), [], Composer.run
+    plain, errors, run = forward(model, args), [], EditRunner.run
 
     def checked(self, call, edits, host_rows):
         edited = run(self, call, edits, host_rows)
@@ -58,7 +58,7 @@ def test_every_mode_runs_and_equals_the_dense_reference(family, monkeypatch):
             errors.append(float((edited.out - want).abs().max() / want.abs().max()))
         return edited
 
-    monkeypatch.setattr(Composer, "run", checked)
+    monkeypatch.setattr(EditRunner, "run", checked)
     for guide in MODES:
         with steer(model, guide, words, tracks):
             out = forward(model, args)

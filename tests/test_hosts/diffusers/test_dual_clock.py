@@ -108,7 +108,7 @@ def test_with_the_others(cog):
     guide = [Partition(1), DualClockDenoising(0.5, 0.25), IntrinsicDenoising(1)]
     with steer(pipe.pipe, guide, None, TRACKS, reference=LATENT) as acting:
         assert pipe(3).isfinite().all()
-    assert [type(each).__name__ for each in acting] == ["Intervener", "Clocks", "Refiner"]
+    assert [type(each).__name__ for each in acting] == ["AttentionGuidance", "DualClockHook", "IntrinsicHook"]
     assert [at.step for at in acting[2].taus()] == [0, 1, 2]
     words, noise = pipe.words[[1, 1]], torch.randn(2, 16, 3, H // 8, W // 8)
 

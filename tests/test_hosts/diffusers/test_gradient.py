@@ -13,8 +13,8 @@ from matrix_lib.core.guidance.schedule import Schedule
 from matrix_lib.core.layers import Layers
 from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
+from matrix_lib.hosts.diffusers import steps
 from matrix_lib.hosts.diffusers.attach import watch
-from matrix_lib.hosts.diffusers.gradients import Descending
 from matrix_lib.hosts.diffusers.steer import steer
 
 __all__ = ["cog"]  # a fixture
@@ -52,19 +52,19 @@ def test_it_runs_in_every_pipeline(cog, family, scheduler, cfg):
 @pytest.mark.parametrize("family", ["wan", "cogvideox"])
 def test_the_gradient_is_that_of_finite_differences(cog, family, monkeypatch):
     pipe = text_to_video(family, "flow" if family == "wan" else "ddim")
-    make, found = Descending._gradient, []
+    make, found = steps._Step.gradient, []
 
-    def probe(self, mix, x, step):
-        gradient = make(self, mix, x, step)
+    def probe(self, hook, x):
+        gradient = make(self, hook, x)
         way = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
         way = way / way.norm() * float(x.norm()) * 2e-3
         for sign in (1, -1):
-            make(self, mix, x + sign * way, step)
-        high, low = (loss for _, loss in self.losses.losses[-2:])
+            make(self, hook, x + sign * way)
+        high, low = (loss for _, loss in hook.losses[-2:])
         found.append(((high - low) / 2, float((gradient * way).sum())))
         return gradient
 
-    monkeypatch.setattr(Descending, "_gradient", probe)
+    monkeypatch.setattr(steps._Step, "gradient", probe)
     for scores in ("probabilities", "logits"):
         with steer(pipe.pipe, GradientGuidance(scores=scores), words(pipe), TRACKS):
             pipe(1)
@@ -78,7 +78,12 @@ def test_with_everything_else(cog):
     every = [RegionBias(), GradientGuidance(), IntrinsicDenoising(1), Perturbation("words", 1.0)]
     with steer(pipe.pipe, every, binding, TRACKS) as acting, watch(pipe.pipe, binding, TRACKS) as seen:
         assert pipe(2).isfinite().all()
-    assert [type(each).__name__ for each in acting] == ["Intervener", "LatentGradient", "Refiner", "Intervener"]
+    assert [type(each).__name__ for each in acting] == [
+        "AttentionGuidance",
+        "GradientHook",
+        "IntrinsicHook",
+        "AttentionGuidance",
+    ]
     assert len(acting[1].losses) == len(acting[2].taus()) == 2
     assert [step.calls for step in seen.capture().steps] == [1, 1], "nobody else sees the passes with gradients"
 

@@ -1,5 +1,6 @@
 """Temporal intrinsic denoising in diffusers' own pipelines, on tiny random transformers."""
 
+import contextlib
 from types import SimpleNamespace
 
 import diffusers
@@ -14,19 +15,25 @@ from matrix_lib.core.guidance.partition import Partition
 from matrix_lib.core.guidance.perturbation import Perturbation
 from matrix_lib.core.guidance.region_bias import RegionBias
 from matrix_lib.core.guidance.schedule import Schedule
-from matrix_lib.core.noise import Level
+from matrix_lib.core.noise import NoiseLevel
 from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.hosts.bundle import load
 from matrix_lib.hosts.diffusers import mini
 from matrix_lib.hosts.diffusers.attach import watch
-from matrix_lib.hosts.diffusers.intrinsic import refine_output, refining
 from matrix_lib.hosts.diffusers.schedules import Noise, noise_at
 from matrix_lib.hosts.diffusers.steer import steer
-from matrix_lib.hosts.diffusers.steps import Call, Mix
-from matrix_lib.instrument.intrinsic import Refiner
+from matrix_lib.hosts.diffusers.steps import Call, CfgReplay, OutputContext
+from matrix_lib.instrument.intrinsic import IntrinsicHook
 
 __all__ = ["cog"]  # a fixture
+
+
+@contextlib.contextmanager
+def refining(pipe, config, tracks):
+    with steer(pipe, config, tracks=tracks) as acting:
+        yield acting[0] if acting else None
+
 
 RUNS = [
     ("wan", "unipc", 6.0), ("wan", "flow", 1.0), ("wan", "dpm++", 6.0), ("hunyuan", "flow", 6.0),
@@ -127,7 +134,12 @@ def test_with_steering_watching_and_perturbation(cog):
         with steer(pipe.pipe, guide, words, TRACKS) as acting, watch(pipe.pipe, words, TRACKS) as seen:
             out = pipe(2)
         assert out.isfinite().all()
-        assert [type(each).__name__ for each in acting] == ["Intervener", "Refiner", "Intervener", "Intervener"]
+        assert [type(each).__name__ for each in acting] == [
+            "AttentionGuidance",
+            "IntrinsicHook",
+            "AttentionGuidance",
+            "AttentionGuidance",
+        ]
         assert [at.step for at in acting[1].taus()] == [0, 1]
         assert seen.forwards == 2 * (1 if family == "cogvideox" else 2)
         assert [step.calls for step in seen.capture().steps] == [1, 1]
@@ -206,12 +218,14 @@ def test_an_image_beside_the_latents_and_frames_in_front_of_them():
     net, first, x = Net(), torch.randn(1, 4, 1, 4, 4), torch.randn(1, 4, 2, 4, 4)
     whole = torch.cat([first, x], 2)
     call = Call(net, (), {"hidden_states": whole}, net(whole)[0])
-    mix = Mix.of([call], x, x * 0.5, 1.0, frames_first=False)
-    assert torch.equal(mix.still, first)
+    mix = CfgReplay.of([call], x, x * 0.5, 1.0, frames_first=False)
+    assert torch.equal(mix.given_frames, first)
     assert torch.equal(mix.evaluate(x + 1), (x + 1) * 0.5)
-    refiner = Refiner(IntrinsicDenoising(1, noise=0.0), [[tracks]], (4, 8))
-    noise = Noise(Level(0.5, 0.5), "flow")
-    moved, out = refine_output(refiner, x, x * 0.5, mix.evaluate, noise, 0, 1, mix.still)
+    refiner = IntrinsicHook(IntrinsicDenoising(1, noise=0.0), [[tracks]], (4, 8))
+    noise = Noise(NoiseLevel(0.5, 0.5), "flow")
+    at = OutputContext(x, x * 0.5, mix.evaluate, noise, 0, 1, mix.given_frames)
+    at.x = refiner(at)
+    moved, out = at.x, at.output()
     slope = TemporalPrior(tracks, Grid.from_latent((3, 4, 4), (1, 1, 1))).gradient(whole)[:, :, 1:]
     want = x + 0.05 * (0.5 * (x - 0.5 * (x * 0.5)) - x) + 0.05 * 0.25 * 10000 * slope
     torch.testing.assert_close(moved, want, rtol=1e-4, atol=1e-4)

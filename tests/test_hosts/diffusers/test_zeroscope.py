@@ -13,7 +13,7 @@ from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from matrix_lib.core.guidance.partition import Partition
 from matrix_lib.core.guidance.perturbation import Perturbation
 from matrix_lib.core.guidance.region_bias import RegionBias
-from matrix_lib.core.guidance.scene import Stage
+from matrix_lib.core.guidance.scene import GridScene
 from matrix_lib.core.guidance.schedule import Schedule
 from matrix_lib.core.layers import Layers
 from matrix_lib.core.tracks import tracks as tracks_module
@@ -77,10 +77,10 @@ def watched(unet, taken):
     return handles
 
 
-def pair_bias(guide, stage, words, kind, at):
+def pair_bias(guide, grid_scene, words, kind, at):
     """Bias of every query and key of one frame (space, words) or one place (time), by the rules' own words."""
-    names = stage.names
-    inside = stage.inside.flatten(2)  # (E, F, P)
+    names = grid_scene.names
+    inside = grid_scene.inside.flatten(2)  # (E, F, P)
     who = inside[:, :, at] if kind == "temporal" else inside[:, at]  # (E, n)
     n = who.shape[1]
     if kind == "cross":
@@ -130,13 +130,13 @@ def test_every_attention_equals_the_dense_reference(unet, guide):
     for site, mod, q, k, v, got in taken:
         level = (H, W) if q.shape[0 if site.kind == "temporal" else 2] in (2 * H * W, H * W) else (5, 6)
         stride = 8 if level == (H, W) else 16
-        stage = Stage(Grid(FRAMES, *level, (1, 1, 1), 1, stride), TRACKS, None)
+        grid_scene = GridScene(Grid(FRAMES, *level, (1, 1, 1), 1, stride), TRACKS, None)
         seen.add((site.kind, level))
         want = torch.zeros_like(q)
         for n in range(q.shape[0]):
             per = q.shape[0] // 2
             b, at = n // per, n % per
-            bias = pair_bias(guide, stage, WORDS if b == 1 else None, site.kind, at)
+            bias = pair_bias(guide, grid_scene, WORDS if b == 1 else None, site.kind, at)
             if site.kind == "cross" and b == 0:
                 bias = torch.zeros_like(bias)
             logits = q[n] @ k[n].transpose(-1, -2) * q.shape[-1] ** -0.5

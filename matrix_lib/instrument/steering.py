@@ -1,0 +1,67 @@
+"""Who acts in one run, for each way of steering: an editor of attention, or a hook before steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..core.grid import Grid
+from ..core.guidance.base import Guidance
+from ..core.guidance.dual_clock import DualClockDenoising
+from ..core.guidance.gradient import GradientGuidance
+from ..core.guidance.intrinsic import IntrinsicDenoising
+from ..core.sites import AttentionSite
+from ..core.tracks.tracks import MaskTracks
+from .attention_guidance import AttentionGuidance
+from .dual_clock import DualClockHook
+from .gradient import GradientHook
+from .intrinsic import IntrinsicHook
+
+__all__ = ["Actor", "SteeredRun", "actor_for"]
+
+Actor = AttentionGuidance | GradientHook | IntrinsicHook | DualClockHook
+
+
+@dataclass(frozen=True)
+class SteeredRun:
+    """What a host knows of a run that is steered.
+
+    Args:
+        grid: the token grid of the clip, None where the first forward tells it. steps: of the sampler.
+        sites: of the model, in the order in which they run.
+        strides: (time, space), pixels per latent element.
+        tracks: for each prompt those that its latents follow.
+        references: for each prompt the latent (C, T, H, W) of its reference clip.
+        token: the name of second predictions.
+    """
+
+    grid: Grid | None = None
+    steps: int = 1
+    sites: Sequence[AttentionSite] = ()
+    strides: tuple[int, int] = (4, 8)
+    tracks: Sequence[Sequence[MaskTracks]] = ()
+    references: Sequence[Tensor] = ()
+    prefix_frames: int = 0
+    seed: int = 0
+    token: Hashable = None
+
+
+_HOOKS: dict[type[Guidance], Callable[[Any, SteeredRun], Actor]] = {
+    GradientGuidance: lambda guidance, run: GradientHook(guidance, run.grid, run.sites),
+    IntrinsicDenoising: lambda guidance, run: IntrinsicHook(
+        guidance, run.tracks, run.strides, run.prefix_frames, run.seed
+    ),
+    DualClockDenoising: lambda guidance, run: DualClockHook(
+        guidance, run.references, run.tracks, run.strides, run.prefix_frames, run.seed
+    ),
+}
+"""Ways of steering that act before steps, and who does it. All others edit attention."""
+
+
+def actor_for(guidance: Any, run: SteeredRun) -> Actor:
+    """Who acts in a run under `guidance`."""
+    make = _HOOKS.get(type(guidance))
+    return AttentionGuidance(guidance, run.grid, run.steps, run.token) if make is None else make(guidance, run)

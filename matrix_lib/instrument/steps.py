@@ -1,0 +1,65 @@
+"""Acting before the steps of a sampling run: what a hook is told, and what it may ask of the model.
+
+B batch, C channels, T latent frames, H, W latent rows and columns. Latents are (B, C, T, H, W).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..core.noise import NoiseLevel
+
+__all__ = ["StepContext", "StepHook"]
+
+
+class StepContext(Protocol):
+    """The latent before one step of a run, and the model there. Hosts make one for each step.
+
+    x: the latent. level: how noisy it is. given_frames: latent frames (B, C, n, H, W) in front of x that the model sees
+    and nobody samples, or None.
+    """
+
+    x: Tensor
+    level: NoiseLevel
+    step: int
+    steps: int
+    given_frames: Tensor | None
+
+    def denoised(self) -> Tensor:
+        """The sampler's own prediction of the clean latent at x, after guidance."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The same at another x. It is steered as the sampler's own, and nobody watches it."""
+
+    def gradient(self, losses: Any, x: Tensor) -> Tensor | None:
+        """Conditional predictions at x with gradients, watched by `losses` alone (a `GradientHook`), and what it makes
+        of them; None where it made nothing."""
+
+
+class StepHook(Protocol):
+    """Changes the latent before the steps of one run.
+
+    asks_model: whether it asks for predictions; a hook that asks for none costs nothing.
+    fresh_runs_only: not in runs that add no noise, which go on with the latent of another run.
+    prefix_frames: latent frames in front of the clip. seed: row i of the batch draws its noise from `seed + i`. Both
+    may be set before the run begins.
+    """
+
+    asks_model: bool
+    fresh_runs_only: bool
+    prefix_frames: int
+    seed: int
+
+    def begin(self, x: Tensor | None, steps: int) -> None:
+        """A run of `steps` steps begins, with latents like x where these are known.
+
+        Raises ValueError for what cannot work."""
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether anything happens before a step."""
+
+    def __call__(self, at: StepContext) -> Tensor:
+        """The latent before a step, changed; `at.x` itself where nothing changes. Where it is the last one that was
+        predicted, the host takes that prediction for the step."""
