@@ -25,10 +25,9 @@ from ...instrument.gradient import Enough
 from ...instrument.session import Session
 from ..modules import Running, find_sites, marked
 from .autograd import plain_tensors, running_blocks
-from .families.cogvideox import LEAD
 from .layout import _Layout, _layout
 from .model import _diffusion_model, backbone_of, grid_of
-from .run import BINDING, GRADIENT_KEY, KEY, PERTURBED_KEY, TRACKS, RunInfo, _Run
+from .run import BINDING, GRADIENT_KEY, KEY, LEAD, PERTURBED_KEY, TRACKS, RunInfo, _Run
 
 __all__ = ["attach", "perturbed", "unwatched"]
 

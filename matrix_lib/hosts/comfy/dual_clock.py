@@ -16,8 +16,8 @@ from torch import Tensor
 from ...core.guidance.dual_clock import DualClockDenoising
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.dual_clock import Clocks
-from .families.cogvideox import LEAD
 from .model import backbone_of, grid_of
+from .run import LEAD
 from .steps import Given, act_before_steps, followed, level_of
 
 __all__ = ["hold_sampling"]

@@ -21,8 +21,8 @@ from ...core.guidance.intrinsic import IntrinsicDenoising
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.intrinsic import Refiner
 from .attach import unwatched
-from .families.cogvideox import LEAD
 from .model import backbone_of, grid_of
+from .run import LEAD
 from .steps import act_before_steps, followed, level_of
 
 __all__ = ["log_run", "refine_sampling"]
