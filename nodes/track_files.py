@@ -9,6 +9,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
+from ..matrix_lib.backbones import REGISTRY
+from ..matrix_lib.backbones.spec import TokenSize
 from ..matrix_lib.core.grid import Framing, Grid
 from ..matrix_lib.core.tracks.text import parse_names
 from ..matrix_lib.core.tracks.tracks import MaskTracks
@@ -19,12 +21,13 @@ from ..matrix_lib.io.tracks import load_tracks, save_tracks
 from .places import new_place, saved_files, state_of
 from .tracks import Tracks, ticker, track_outputs, with_report
 
-# Patch (time, rows, columns), pixels per latent frame, pixels per latent row and column.
+_USUAL = TokenSize()
+# Saved workflows hold these names: the first one stays as it is, whoever else comes to have tokens of the usual size.
 _TOKENS = {
-    "CogVideoX 1.0, Wan, HunyuanVideo": ((1, 2, 2), 4, 8),
-    "CogVideoX 1.5": ((2, 2, 2), 4, 8),
-    "Wan 2.2 5B": ((1, 2, 2), 4, 16),
-    "mini": ((1, 1, 1), 4, 8),
+    "CogVideoX 1.0, Wan, HunyuanVideo": _USUAL,
+    **{spec.title: spec.token_size for spec in REGISTRY.values() if spec.token_size != _USUAL},
+    **{name: size for spec in REGISTRY.values() for name, size in spec.variants.items()},
+    "mini": TokenSize((1, 1, 1)),
 }
 _SHOW = ("first frame of each token frame", "every frame", "first frame of the clip")
 

@@ -10,7 +10,8 @@ from support_loras import noise
 from support_native import sample
 from torch import Tensor
 
-from matrix_lib.backbones.lora import PROJECTION, AlignmentLoRA
+from matrix_lib.backbones import REGISTRY
+from matrix_lib.backbones.lora import AlignmentLoRA
 from matrix_lib.io.lora.read import save_lora
 
 
@@ -18,8 +19,8 @@ def with_lora(transformer: Any, lora: AlignmentLoRA, folder: Path) -> Any:
     """The transformer with the adapter as diffusers loads it, and the wide projection in its place."""
     save_lora(lora, folder / "x.safetensors", "diffusers")
     transformer.load_lora_adapter(str(folder), weight_name="x.safetensors", adapter_name="x")
-    path, _, leaf = PROJECTION[lora.family].rpartition(".")
-    parent, old = transformer.get_submodule(path), transformer.get_submodule(PROJECTION[lora.family])
+    path, _, leaf = REGISTRY[lora.family].input_projection.rpartition(".")
+    parent, old = transformer.get_submodule(path), transformer.get_submodule(REGISTRY[lora.family].input_projection)
     weight, bias = lora.projection["weight"], lora.projection.get("bias")
     if weight.ndim == 2:
         new: Any = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)

@@ -49,6 +49,8 @@ MAY_HUGGING_FACE = {"hosts.diffusers", "evaluation", "training"}
 MUST_BE_PURE = {"core", "instrument", "backbones"}
 # What ComfyUI's own requirements bring: all that the pack may import while ComfyUI starts.
 HOST_BRINGS = PURE - {"triton"} | COMFY | {"PIL", "av", "safetensors", "tqdm", "aiohttp", "torchvision"}
+# Presets are called after the model that they train.
+MAY_NAME_FAMILIES = {Path("training/run/presets.py")}
 MAX_FILE = 16 * 1024 * 1024
 
 
@@ -237,6 +239,29 @@ def test_loading_the_pack_needs_only_what_comfyui_brings() -> None:
             waiting.extend(step for step in steps if step.is_file() and ROOT in step.parents and unit(found.target))
     assert len(seen) > 5
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_familys_name_stands_in_its_spec_and_its_files_alone() -> None:
+    """No branch on a family elsewhere: what it differs in is a fact of its spec, or code of its file in a host."""
+    from matrix_lib.backbones import REGISTRY, UNETS
+
+    names, wrong = {*REGISTRY, *UNETS}, []
+    for path in sources("matrix_lib", "nodes", "training"):
+        here = path.relative_to(ROOT)
+        if here.parts[:2] == ("matrix_lib", "backbones") or "families" in here.parts or here in MAY_NAME_FAMILIES:
+            continue
+        searched = {id(word) for node in ast.walk(tree_of(path)) for word in _search_words(node)}
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Constant) and node.value in names and id(node) not in searched:
+                wrong.append(f"{here}:{node.lineno} {node.value!r}")
+    assert not wrong, wrong
+
+
+def _search_words(node: ast.AST) -> list[ast.expr]:
+    """Words by which people find a node."""
+    if isinstance(node, ast.keyword) and node.arg == "search_aliases" and isinstance(node.value, ast.List):
+        return node.value.elts
+    return []
 
 
 # ---------------------------------------------------------------------------------------------------- files

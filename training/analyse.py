@@ -292,10 +292,9 @@ def _stamp(model: str) -> str:
     """A digest of names and sizes of a model's files, so that results of two models do not mix."""
     from matrix_lib.hosts import bundle
 
-    folder = bundle.HOME if model == "mini" else Path(model)
-    manifest = folder / bundle.MANIFEST
-    if manifest.is_file():
-        return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+    if (found := bundle.find(model)) is not None:
+        return hashlib.sha256((found / bundle.MANIFEST).read_bytes()).hexdigest()[:16]
+    folder = Path(model)
     files = sorted((p.relative_to(folder).as_posix(), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 

@@ -120,9 +120,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _stamp(model: Path) -> str:
     """What tells one model's files from another's."""
-    manifest = model / bundle.MANIFEST
-    if manifest.is_file():
-        return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+    if (found := bundle.find(model)) is not None:
+        return hashlib.sha256((found / bundle.MANIFEST).read_bytes()).hexdigest()[:16]
     files = sorted((p.relative_to(model).as_posix(), p.stat().st_size) for p in model.rglob("*") if p.is_file())
     return hashlib.sha256(repr(files).encode()).hexdigest()[:16]
 

@@ -1,10 +1,33 @@
 """Model families that the library knows. To add one, write a file with its `SPEC` and list it here."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
 from . import cogvideox, hunyuan_video, wan, zeroscope
-from .spec import BackboneSpec, match
+from .spec import BackboneSpec
 
 REGISTRY: dict[str, BackboneSpec] = {spec.name: spec for spec in (cogvideox.SPEC, wan.SPEC, hunyuan_video.SPEC)}
 UNETS: dict[str, BackboneSpec] = {spec.name: spec for spec in (zeroscope.SPEC,)}
 """Factorised U-Nets, which diffusers alone runs: attention in space, to words and in time, at several resolutions."""
 
-__all__ = ["REGISTRY", "UNETS", "BackboneSpec", "match"]
+__all__ = ["REGISTRY", "UNETS", "BackboneSpec", "match", "reader"]
+
+
+def match(names: Iterable[str], host: Literal["native", "diffusers"]) -> BackboneSpec:
+    """The family of a model whose class and base classes are called `names`.
+
+    Raises ValueError naming the families that are known.
+    """
+    every = list(names)
+    for spec in (*REGISTRY.values(), *UNETS.values()):
+        if set(spec.blocks(host).classes) & set(every):
+            return spec
+    known = ", ".join(spec.title for spec in REGISTRY.values())
+    raise ValueError(f"{every[0] if every else 'this model'} is not a video DiT that this pack knows. Known: {known}.")
+
+
+def reader(text_encoder: str) -> BackboneSpec | None:
+    """The (first) family whose prompts this kind of text encoder reads; None where none is known."""
+    return next((spec for spec in REGISTRY.values() if spec.text_encoder == text_encoder), None)

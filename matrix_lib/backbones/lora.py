@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import REGISTRY
 from .weight_names import FAMILIES, diffusers_names, native_name
 
 __all__ = [
-    "PROJECTION",
     "AlignmentLoRA",
     "Factors",
     "Info",
@@ -32,9 +32,6 @@ __all__ = [
 ]
 
 Style = Literal["diffusers", "native"]
-
-PROJECTION = {"cogvideox": "patch_embed.proj", "wan": "patch_embedding", "hunyuan_video": "x_embedder.proj"}
-"""diffusers module of each family's input projection."""
 
 _MLP_RATIO = 4  # of HunyuanVideo's single blocks, needed where a file trains q, k, v of `linear1` alone
 
@@ -141,7 +138,7 @@ class AlignmentLoRA:
 
 def native_projection(family: str) -> str:
     """Native module of the input projection."""
-    found = native_name(FAMILIES[family], PROJECTION[family])
+    found = native_name(FAMILIES[family], REGISTRY[family].input_projection)
     assert found is not None
     return found.key
 

@@ -1,17 +1,32 @@
 """What each model family looks like: data only. A family file exports one `BackboneSpec`; `REGISTRY` lists them.
 
-Hosts read a spec to find the attention modules and to lay out a call; nothing here touches a model.
+Every fact of a family stands here once; nothing here touches a model. What of it needs code is in the one file that
+each host has for a family (`hosts/comfy/families/`, `hosts/diffusers/families/`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..core.sites import SiteKind
 
-__all__ = ["BackboneSpec", "Blocks", "LayerChoice", "Stack"]
+__all__ = ["BackboneSpec", "Blocks", "FirstFrame", "LayerChoice", "Stack", "TextEncoder", "TokenSize"]
+
+TextEncoder = Literal["t5", "umt5", "llama", "clip"]
+FirstFrame = Literal["padded", "masked", "concat", "replace"]
+"""How a picture goes in as the first frame: its latents, then zeros; latents of a clip that goes on in grey behind a
+mask of as many channels as a latent frame has pixel frames; latents, then zeros, and one mask channel; or as the first
+latent frame itself."""
+
+
+class TokenSize(NamedTuple):
+    """What one token covers: latents (time, rows, columns), pixel frames a latent frame, pixels a latent element."""
+
+    patch: tuple[int, int, int] = (1, 2, 2)
+    temporal_stride: int = 4
+    spatial_stride: int = 8
 
 
 @dataclass(frozen=True)
@@ -54,19 +69,58 @@ class LayerChoice:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """One family. `patch` is its usual patch (time, rows, columns); hosts read the real one off the model."""
+    """One family.
+
+    Args:
+        native, diffusers: its attention in each host. pipelines: pattern that names of its diffusers pipelines match.
+        patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model.
+        variants: published models of another size, by name.
+        text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people.
+        text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
+        text_sees_image: its text encoder looks at the first frame of image-to-video models.
+        image_cross_attention: some of its models attend to a picture beside the text.
+        first_frame: how its image-to-video models take a first frame, by the transformer's `image_condition_type`
+            ("" where it has none). id_map: how an ID map goes in.
+        flow: it predicts noise minus latents of straight paths; else velocities of a DDPM schedule.
+        guidance_input: guidance is an input of the model, not a second prediction.
+        frames_first: diffusers has its latents as (B, T, C, H, W).
+        input_projection: diffusers module that turns latents into tokens.
+        native_channels: input channels that native ComfyUI reads rightly: T2V, I2V, and what else is published in
+            diffusers' format. head_size: by which it counts heads.
+        vae: diffusers class; vae_limits: settings that native ComfyUI's VAE of this kind is made for.
+        choices: published interaction-dominant layers.
+    """
 
     name: str
     title: str
     native: Blocks
     diffusers: Blocks
+    pipelines: str
+    text_encoder: TextEncoder
+    text_encoder_titles: tuple[str, ...]
+    text_tokens: int
+    flow: bool
+    first_frame: Mapping[str, FirstFrame] = field(default_factory=dict)
+    id_map: FirstFrame = "padded"
     patch: tuple[int, int, int] = (1, 2, 2)
     temporal_stride: int = 4
     spatial_stride: int = 8
-    text_tokens: int = 226
+    variants: Mapping[str, TokenSize] = field(default_factory=dict)
+    text_sees_image: bool = False
     image_cross_attention: bool = False
+    guidance_input: bool = False
+    frames_first: bool = False
+    input_projection: str = ""
+    native_channels: tuple[int, ...] = ()
+    head_size: int = 0
+    vae: str = ""
+    vae_limits: Mapping[str, Any] = field(default_factory=dict)
     choices: tuple[LayerChoice, ...] = ()
-    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def token_size(self) -> TokenSize:
+        """The usual one."""
+        return TokenSize(self.patch, self.temporal_stride, self.spatial_stride)
 
     def blocks(self, host: Literal["native", "diffusers"]) -> Blocks:
         return self.native if host == "native" else self.diffusers
@@ -81,18 +135,3 @@ class BackboneSpec:
             f"no interaction-dominant layers are published for a {self.title} with {layers} blocks (known depths: "
             f"{known}). Name the layers yourself, or find them with the layer analysis."
         )
-
-
-def match(names: Iterable[str], host: Literal["native", "diffusers"]) -> BackboneSpec:
-    """The family of a model whose class and base classes are called `names`.
-
-    Raises ValueError naming the families that are known.
-    """
-    from . import REGISTRY, UNETS
-
-    every = list(names)
-    for spec in (*REGISTRY.values(), *UNETS.values()):
-        if set(spec.blocks(host).classes) & set(every):
-            return spec
-    known = ", ".join(spec.title for spec in REGISTRY.values())
-    raise ValueError(f"{every[0] if every else 'this model'} is not a video DiT that this pack knows. Known: {known}.")

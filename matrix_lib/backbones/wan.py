@@ -1,6 +1,6 @@
 """Wan 2.1 and 2.2: self-attention over the video, then cross-attention to the text (and, in 2.1 I2V, to the image)."""
 
-from .spec import BackboneSpec, Blocks, LayerChoice, Stack
+from .spec import BackboneSpec, Blocks, LayerChoice, Stack, TokenSize
 
 SPEC = BackboneSpec(
     name="wan",
@@ -13,8 +13,20 @@ SPEC = BackboneSpec(
         ("WanTransformer3DModel",),
         ((Stack("blocks.{}.attn1", "self"), Stack("blocks.{}.attn2", "cross")),),
     ),
+    pipelines="Wan",
+    text_encoder="umt5",
+    text_encoder_titles=("UMT5",),
     text_tokens=512,
+    flow=True,
+    first_frame={"": "masked"},
+    id_map="masked",
+    variants={"Wan 2.2 5B": TokenSize(spatial_stride=16)},
     image_cross_attention=True,
+    input_projection="patch_embedding",
+    native_channels=(16, 36, 48),
+    head_size=128,
+    vae="AutoencoderKLWan",
+    vae_limits={"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2},
     choices=(
         LayerChoice(
             40,

@@ -11,7 +11,11 @@ SPEC = BackboneSpec(
     title="ZeroScope",
     native=Blocks((), ()),
     diffusers=Blocks(("UNet3DConditionModel",), ()),
+    pipelines="TextToVideoSD|VideoToVideoSD",
+    text_encoder="clip",
+    text_encoder_titles=("CLIP",),
+    text_tokens=77,
+    flow=False,
     patch=(1, 1, 1),
     temporal_stride=1,
-    text_tokens=77,
 )

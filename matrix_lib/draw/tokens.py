@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import ImageDraw
 from torch import Tensor, from_numpy
 
+from ..backbones import reader
 from ..core.tracks.palette import distinct_colours
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import Phrase, PromptBinding, Token
@@ -18,7 +19,6 @@ from .style import INK, Colour, colours_of, fit_text, page, readable, text_size,
 __all__ = ["draw_tokens", "table_image", "tokens_markdown"]
 
 _WIDTH, _MARGIN, _TYPE, _SMALL, _CHIP = 1024, 24, 18, 13, 54
-_MODELS = {"t5": "T5 (CogVideoX)", "umt5": "UMT5 (Wan)", "llama": "LLaMA (HunyuanVideo)"}
 
 
 def _shown(token: Token) -> str:
@@ -44,7 +44,8 @@ def _meaning(phrase: Phrase) -> str:
 
 
 def _title(binding: PromptBinding) -> str:
-    model = _MODELS.get(binding.model, binding.model or "prompt")
+    spec = reader(binding.model)
+    model = f"{spec.text_encoder_titles[0]} ({spec.title})" if spec else binding.model or "prompt"
     return f"{model}: {len(binding.tokens)} tokens of the prompt in {binding.length} rows"
 
 

@@ -20,10 +20,13 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["FORMAT", "HOME", "LORAS", "MANIFEST", "Bundle", "example_loras", "load"]
+from ..backbones.cogvideox import SPEC
+
+__all__ = ["BACKBONE", "FORMAT", "HOME", "LORAS", "MANIFEST", "Bundle", "example_loras", "find", "load"]
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+BACKBONE = SPEC  # the mini model's transformer is one of this family
 HOME = Path(__file__).parents[1] / "mini" / "model"
 LORAS = HOME.parent / "loras"
 PARTS = ("codec", "text", "transformer", "tokenizer")
@@ -102,6 +105,13 @@ class Bundle:
             f"the mini model never saw {', '.join(map(repr, unknown))} and reads them as nothing; "
             f"it knows: {', '.join(sorted(self.words))}"
         )
+
+
+def find(where: Path | str) -> Path | None:
+    """The folder of the bundle at `where` ("mini": the one that comes with this package); None where none lies."""
+    if where == "mini":
+        return HOME
+    return Path(where) if (Path(where) / MANIFEST).is_file() else None
 
 
 def load(path: Path | str | None = None) -> Bundle:

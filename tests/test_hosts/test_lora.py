@@ -16,8 +16,9 @@ from support_models import make_cogvideox, make_hunyuan, make_wan
 from support_native import conditioning, latent, native_model, sample
 from torch import Tensor
 
+from matrix_lib.backbones import REGISTRY
 from matrix_lib.backbones import lora as lora_module
-from matrix_lib.backbones.lora import PROJECTION, AlignmentLoRA, Factors
+from matrix_lib.backbones.lora import AlignmentLoRA, Factors
 from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.io.lora.read import FORMATS, load_lora, save_lora
 
@@ -102,7 +103,7 @@ def test_each_format_gives_what_diffusers_gives(family: str, tmp_path: Path) -> 
     name = "cogvideox" if family == "cogvideox15" else family
     transformer, model = transformer_of(family, tmp_path / "model")
     lora = make_lora(lora_module, name, EXTRA[family], alpha=8.0, rank=4, decoder=True)
-    inner = transformer.get_submodule(PROJECTION[name])
+    inner = transformer.get_submodule(REGISTRY[name].input_projection)
     shape = (4 if family == "cogvideox15" else 3, 8, 12)
     cells = 8 if inner.weight.ndim == 2 else 1
     wide = torch.cat(

@@ -20,7 +20,6 @@ from support_words import Case, generate, letters, make_clip, only_embeddings, s
 from matrix_lib.core.words.binding import CUT, PromptBinding, bind
 from matrix_lib.core.words.prompt import parse_prompt
 from matrix_lib.hosts import tokens as tokens_module
-from matrix_lib.hosts.comfy import prompts as comfy_words
 from matrix_lib.hosts.comfy.prompts import PromptTokens, bind_prompt, encode, find_encoder, read_prompt, reuse
 from matrix_lib.hosts.diffusers.prompts import bind_prompt as bind_diffusers
 from matrix_lib.hosts.diffusers.prompts import prompt_tokens
@@ -521,9 +520,3 @@ def test_diffusers_refusals(comfy: Any, tmp_path: Path) -> None:
         prompt_tokens(object(), "a man")
     with pytest.raises(ValueError, match="does not say which characters"):
         tokens_module.tokenizer_pieces(object(), "a man")
-
-
-def test_the_trained_lengths_are_the_backbones_own() -> None:
-    from matrix_lib.backbones import REGISTRY
-
-    assert {spec.text_tokens for spec in REGISTRY.values()} == set(comfy_words.TRAINED_ROWS.values())

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from matrix_lib.hosts import bundle
-from matrix_lib.hosts.diffusers.mini import make_scheduler, rotary
+from matrix_lib.hosts.diffusers.families import family
+from matrix_lib.hosts.diffusers.mini import make_scheduler
+from matrix_lib.hosts.diffusers.model_shape import ModelShape
 
 from ..clips.batches import ClipBatch
 from ..clips.encoders import ModelFiles
-from ..clips.model_shape import ModelShape
 from ..run.config import TuneTask
 from .mini_run import pipeline_of
 
 __all__ = ["VideoModel"]
 
 _TRAINED_STEPS = 1000  # of every family's schedule
-_OFS = 2.0  # what the CogVideoX 1.5 pipeline passes as `ofs`
 
 
 class VideoModel:
@@ -42,13 +41,14 @@ class VideoModel:
         self.dtype = torch.bfloat16 if task.weights == "bf16" else torch.float32
         self.shape: ModelShape = ModelFiles(task.model).shape
         self.sizes = None
-        if task.model == "mini" or (Path(task.model) / bundle.MANIFEST).is_file():
-            pipeline, self.sizes = pipeline_of(bundle.HOME if task.model == "mini" else Path(task.model))
+        if (found := bundle.find(task.model)) is not None:
+            pipeline, self.sizes = pipeline_of(found)
             self.transformer: Any = pipeline.transformer.to(self.dtype)
             self.scheduler: Any = make_scheduler()
         else:
             self.transformer, self.scheduler = self._load(Path(task.model))
-        self.flow = self.shape.family != "cogvideox"
+        self.family = family(self.shape.family)
+        self.flow = self.shape.spec.flow
         self._positions: dict[tuple[int, ...], Any] = {}
 
     def _load(self, folder: Path) -> tuple[Any, Any]:
@@ -107,40 +107,18 @@ class VideoModel:
     def inputs(self, noisy: Tensor, batch: ClipBatch, text: dict[str, Tensor], t: Tensor) -> dict[str, Any]:
         """What the transformer is called with: `noisy` (B, T, C, h, w) beside the first frame and the condition."""
         hidden = torch.cat([noisy.to(self.dtype), batch.image.to(self.dtype), batch.extra.to(self.dtype)], dim=2)
-        given: dict[str, Any] = {"timestep": t, "encoder_hidden_states": text["rows"].to(self.dtype)}
-        config = self.transformer.config
-        if self.shape.family == "cogvideox":
-            given["image_rotary_emb"] = self._rotary(tuple(noisy.shape), noisy.device)
-            if getattr(config, "ofs_embed_dim", None) is not None:
-                given["ofs"] = hidden.new_full((1,), _OFS)
-            return {"hidden_states": hidden, "return_dict": False, **given}
-        if "image_rows" in text:
-            given["encoder_hidden_states_image"] = text["image_rows"].to(self.dtype)
-        if self.shape.family == "hunyuan_video":
-            given["encoder_attention_mask"] = text["mask"].to(self.dtype)
-            given["pooled_projections"] = text["pooled"].to(self.dtype)
-            if config.guidance_embeds:
-                given["guidance"] = hidden.new_full((len(hidden),), self.task.guidance * 1000.0)
-        return {"hidden_states": hidden.transpose(1, 2), "return_dict": False, **given}
+        positions = self._positions_of(tuple(noisy.shape), noisy.device)
+        return self.family.inputs(self.transformer.config, hidden, t, text, positions, self.task.guidance)
 
     def output(self, made: Tensor) -> Tensor:
         """The transformer's output as (B, T, C, h, w)."""
-        return made if self.shape.family == "cogvideox" else made.transpose(1, 2)
+        return self.family.output(made)
 
-    def _rotary(self, shape: tuple[int, ...], device: torch.device) -> Any:
-        """Positions of CogVideoX, as its pipeline makes them for latents (B, T, C, h, w)."""
-        if not self.transformer.config.use_rotary_positional_embeddings:
-            return None
+    def _positions_of(self, shape: tuple[int, ...], device: torch.device) -> Any:
+        """Positions for latents (B, T, C, h, w), made once a size."""
         key = (shape[1], *shape[3:])
         if key not in self._positions:
-            from diffusers import CogVideoXImageToVideoPipeline as Pipeline
-
-            if self.sizes is not None:
-                self._positions[key] = rotary(self.sizes, device)
-            else:
-                holder: Any = SimpleNamespace(transformer=self.transformer, vae_scale_factor_spatial=8)
-                size = (shape[3] * 8, shape[4] * 8, shape[1], device)
-                self._positions[key] = Pipeline._prepare_rotary_positional_embeddings(holder, *size)
+            self._positions[key] = self.family.positions(self.transformer, shape, device)
         return self._positions[key]
 
     # --- sampling

@@ -25,6 +25,7 @@ from ...core.words.binding import PromptBinding
 from ...hosts.diffusers.attach import watch
 from ...hosts.diffusers.latents import encode_clip
 from ...hosts.diffusers.load import Model
+from ...hosts.diffusers.model_shape import patch_of
 from ...instrument.capture import Capture
 from ...instrument.scores import AlignmentRecorder
 from .scores import KindScores, reduce_alignment
@@ -179,7 +180,7 @@ def _run(
     if recipe.mode == "generate":
         made = pipe(**given, output_type="np" if picture else "latent").frames
         return (np.asarray(made[0]) * 255).round().clip(0, 255).astype(np.uint8) if picture else None
-    if model.backbone != "hunyuan_video":  # its guidance is an input of the model, not a second branch
+    if not model.spec.guidance_input:
         given["guidance_scale"] = 1.0
     pipe(**given, latents=pipe.scheduler.start(), output_type="latent")
     return frames[: recipe.frames].numpy() if picture else None
@@ -189,10 +190,10 @@ def _encode(model: Model, frames: Tensor) -> Tensor:
     """Latents of a real clip as its pipeline has them: (1, T, C, h, w) for CogVideoX, else (1, C, T, h, w)."""
     pipe = model.pipeline
     latents = encode_clip(pipe, frames)[None]
-    if model.backbone != "cogvideox":
+    if not model.spec.frames_first:
         return latents
     latents = latents.transpose(1, 2)
-    lead = -latents.shape[1] % (pipe.transformer.config.patch_size_t or 1)
+    lead = -latents.shape[1] % patch_of(pipe.transformer.config)[0]
     return torch.cat([latents[:, :1]] * lead + [latents], dim=1)
 
 
@@ -250,7 +251,7 @@ def _replaying(model: Model, frames: Tensor, timesteps: tuple[int, ...], generat
     latents = _encode(model, frames)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     before = pipe.scheduler
-    vars(pipe)["scheduler"] = _Replay(before, latents, noise, timesteps, model.backbone == "cogvideox")
+    vars(pipe)["scheduler"] = _Replay(before, latents, noise, timesteps, not model.spec.flow)
     try:
         yield
     finally:

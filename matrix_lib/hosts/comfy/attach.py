@@ -24,10 +24,9 @@ from ...instrument.gradient import StopForward
 from ...instrument.session import PERTURBED, Session
 from ..modules import Running, find_sites, marked
 from .autograd import plain_tensors, running_blocks
-from .families.cogvideox import LEAD
 from .layout import _Layout, _layout
 from .model import _diffusion_model, backbone_of, grid_of
-from .run import BINDING, GRADIENT_KEY, KEY, PERTURBED_KEY, TRACKS, RunInfo, _Run
+from .run import BINDING, GRADIENT_KEY, KEY, LEAD, PERTURBED_KEY, TRACKS, RunInfo, _Run
 from .steps import stepped
 
 __all__ = ["attach", "perturbed"]

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from ...core.grid import Framing
-from .families.cogvideox import _cogvideox
-from .families.hunyuan_video import _hunyuan
-from .families.wan import _wan
+from .families import family
 from .model import backbone_of, patch_of
 
 __all__ = ["LIMIT", "ImageCondition", "image_condition"]
@@ -55,7 +53,7 @@ def image_condition(
         ValueError: a size that the model's grid does not divide (with the nearest that it does), a picture that is
             none, a text-to-video model, or a VAE of another latent space.
     """
-    spec, inner = backbone_of(model), model.model.diffusion_model
+    spec = backbone_of(model)
     channels = model.get_model_object("latent_format").latent_channels
     if limit := model.get_attachment(LIMIT):
         limit(length, height, width)
@@ -74,8 +72,7 @@ def image_condition(
     first = framing.apply(image[:1, ..., :3].movedim(-1, 1).float()).movedim(1, -1).clamp(0, 1)
     shape = (batch, channels, (length - 1) // spec.temporal_stride + 1, height // stride, width // stride)
     empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
-    layout = {"cogvideox": _cogvideox, "wan": _wan, "hunyuan_video": _hunyuan}[spec.name]
-    values, latent = layout(model, inner, vae, first, empty, length)
+    values, latent = family(spec.name).first_frame(model, vae, first, empty, length)
     if clip_vision_output is not None:
         values["clip_vision_output"] = clip_vision_output
     return ImageCondition(values, latent, framing)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...backbones import BackboneSpec
 from ...core.grid import Grid
 from ...core.sites import AttentionCall, AttentionSite, BatchRow
 from ...instrument.attention_guidance import PERTURBED
+from .families import family
 from .run import PERTURBED_KEY, RunInfo, _Run, step_of
 
 
@@ -72,7 +71,7 @@ def _layout(
     grid = Grid.from_latent((t, h, w), patch, full.temporal_stride, full.spatial_stride)
     if grid.shape == full.shape:
         grid = full
-    before_text, after_text, before_video = _other_tokens(module, spec, grid, extra)
+    before_text, after_text, before_video = family(spec.name).other_tokens(module, grid, extra)
     length = text.shape[1]
     uuids, sides = options.get("uuids") or [None], options.get("cond_or_uncond") or [0]
     sigma = float(options["sigmas"].flatten()[0])
@@ -88,26 +87,6 @@ def _layout(
         frames=_window_frames(options, grid, full),
         extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
     )
-
-
-def _other_tokens(module: nn.Module, spec: BackboneSpec, grid: Grid, extra: dict[str, Any]) -> tuple[int, int, int]:
-    """Tokens that are neither the prompt nor the clip: (before the prompt, after it, before the clip)."""
-    before_text, after_text, before_video = 0, 0, 0
-    if spec.name == "wan":
-        if getattr(module, "ref_conv", None) is not None and extra.get("reference_latent") is not None:
-            before_video = grid.frame_size
-        return before_text, after_text, before_video
-    byt5, image, reference = extra.get("txt_byt5"), extra.get("clip_fea"), extra.get("ref_latent")
-    if byt5 is not None and getattr(module, "byt5_in", None) is not None:
-        if getattr(module, "cond_type_embedding", None) is not None:
-            before_text += byt5.shape[1]
-        else:
-            after_text += byt5.shape[1]
-    if image is not None:
-        before_text += image.shape[1]
-    if reference is not None:
-        before_video = math.prod(-(-a // b) for a, b in zip(reference.shape[-3:], grid.patch))
-    return before_text, after_text, before_video
 
 
 def _window_frames(options: dict[str, Any], grid: Grid, full: Grid) -> tuple[int, ...] | None:

@@ -22,10 +22,11 @@ from comfy.patcher_extension import WrappersMP
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
-from ...backbones.lora import PROJECTION, AlignmentLoRA, Factors, Info, native_projection
+from ...backbones import REGISTRY
+from ...backbones.lora import AlignmentLoRA, Factors, Info, native_projection
 from ...backbones.weight_names import FAMILIES, native_name
-from .families.cogvideox import LEAD
 from .model import backbone_of
+from .run import LEAD
 
 __all__ = ["COND", "Applied", "Widened", "add_extra", "apply_lora", "widened"]
 
@@ -149,7 +150,7 @@ def _width(model: Any, lora: AlignmentLoRA, weight: Tensor) -> Widened:
     cells, already = _cells(model, weight), widened(model)
     base = weight.shape[1] // cells
     projection = lora.projection.get("weight")
-    factors = lora.factors.get(PROJECTION[lora.family])
+    factors = lora.factors.get(REGISTRY[lora.family].input_projection)
     wants = base
     if projection is not None:
         same = weight.shape[0], weight.shape[2:]

@@ -16,9 +16,9 @@ from torch import Tensor
 from ...core.grid import Framing
 from ...core.tracks.palette import Colour
 from ...core.tracks.tracks import MaskTracks
+from .families import family
 from .lora import Widened
 from .model import backbone_of
-from .repair import describe
 
 __all__ = ["MaskCondition", "check_width", "find_targets", "id_map", "target_mask"]
 
@@ -109,18 +109,14 @@ def id_map(
     framing = framing or _framing(tracks, height * stride, width * stride)
     picture = tracks.id_map(0, framing).float()[None] / 255.0
     shape = (1, latents.latent_channels, frames, height, width)
-    if spec.name == "wan":
+    if spec.id_map == "masked":
         clip = torch.full(((frames - 1) * spec.temporal_stride + 1, *picture.shape[1:]), 0.5)
         clip[:1] = picture
-        known = torch.zeros(1, 4, frames, height, width)
+        known = torch.zeros(1, spec.temporal_stride, frames, height, width)
         known[:, :, :1] = 1.0
         encoded = latents.process_in(vae.encode(clip)).cpu().float()
         return MaskCondition(torch.cat([known, encoded], dim=1), picture)
-    scale = 1.0
-    if spec.name == "cogvideox":
-        checkpoint = describe(model)
-        if checkpoint is not None and checkpoint.inverted_image:  # CogVideoX 1.5 divides its image latents
-            scale = 1.0 / float(latents.scale_factor) ** 2
+    scale = family(spec.name).image_scale(model)
     channels = torch.zeros(shape)
     channels[:, :, :1] = latents.process_in(vae.encode(picture) * scale).cpu().float()
     return MaskCondition(channels, picture)

@@ -22,11 +22,12 @@ from comfy.text_encoders.sd3_clip import T5TokenizerFast
 from torch import Tensor
 
 from ...backbones.weight_names import FAMILIES, t5_to_native, to_native
-from ..bundle import Bundle
-from .families.cogvideox import Checkpoint
+from ..bundle import BACKBONE, Bundle
+from .families.cogvideox import remember
+from .families.cogvideox_parts import Checkpoint
 from .first_frame import LIMIT
 from .load import Loaded
-from .repair import remember, repair
+from .repair import repair
 
 __all__ = ["load_mini"]
 
@@ -51,7 +52,7 @@ def load_mini(bundle: Bundle, dtype: torch.dtype | None = None) -> Loaded:
 
 def _build(bundle: Bundle, dtype: torch.dtype | None, disable_dynamic: bool = False) -> Any:
     """The MODEL as the host makes it. The host calls this again when it needs a second copy."""
-    state = to_native(bundle.weights("transformer"), FAMILIES["cogvideox"])
+    state = to_native(bundle.weights("transformer"), FAMILIES[BACKBONE.name])
     options = {} if dtype is None else {"dtype": dtype}
     model = comfy.sd.load_diffusion_model_state_dict(state, model_options=options, disable_dynamic=disable_dynamic)
     if model is None:

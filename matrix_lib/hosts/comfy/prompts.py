@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ...backbones import BackboneSpec
+from ...backbones import BackboneSpec, reader
 from ...core.words.binding import CUT, PromptBinding, Token, bind, check_tokens, locate
 from ...core.words.forms import write_tags, write_target
 from ...core.words.phrases import PhraseSpec
@@ -31,8 +31,6 @@ __all__ = [
     "reuse",
 ]
 
-# Rows that each family was trained with. The host never truncates; diffusers and the authors do, at these lengths.
-TRAINED_ROWS = {"t5": 226, "umt5": 512, "llama": 256}
 # How a prompt is written out: as typed; with MATRIX's tags, as characters or as the ids of its training; with TAViD's
 # word before the object.
 FORMS = ("plain", "tags", "tag_ids", "target")
@@ -282,7 +280,9 @@ def _finish(
     """(entries, tokens, conditioning rows, notes) after the model's limit."""
     start = int(encoder.tokenizer.start_token is not None)
     first, end, lead = _kept(encoder, entries, len(draft.entries), image_step)
-    limit = TRAINED_ROWS[encoder.family]
+    spec = reader(encoder.family)
+    assert spec is not None
+    limit = spec.text_tokens  # the host never truncates; diffusers and the authors do, here
     over = max(end - first - limit, 0)
     gone = 0 if keep else over
     last = end - 1 - gone if gone else end
@@ -372,14 +372,6 @@ def reuse(clip: Any, binding: PromptBinding, form: str = "plain", **options: Any
     return read, binding
 
 
-_READS = {"cogvideox": "t5", "wan": "umt5", "hunyuan_video": "llama"}
-_TITLES = {
-    "t5": "CogVideoX's text encoder (T5)",
-    "umt5": "Wan's text encoder (UMT5)",
-    "llama": "HunyuanVideo's text encoders (LLaMA and CLIP-L)",
-}
-
-
 def checked_positives(spec: BackboneSpec, positives: list[dict], words: bool) -> tuple[list[dict], list[str]]:
     """The positives of a guider with bindings that count every row of their conditioning, and notes for people.
 
@@ -408,11 +400,12 @@ def checked_positives(spec: BackboneSpec, positives: list[dict], words: bool) ->
 
 
 def _checked(spec: BackboneSpec, cond: dict[str, Any]) -> dict[str, Any]:
-    binding, wanted = cond[BINDING], _READS.get(spec.name)
-    if binding.model and wanted and binding.model != wanted:
+    binding = cond[BINDING]
+    if binding.model and binding.model != spec.text_encoder:
+        theirs = reader(binding.model)
         raise ValueError(
-            f"This prompt was bound with {_TITLES.get(binding.model, binding.model)}, but the MODEL is {spec.title}, "
-            f"which reads {_TITLES[wanted]}. Bind the prompt with the CLIP that belongs to the model."
+            f"This prompt was bound with {_encoders(theirs) if theirs else binding.model}, but the MODEL is "
+            f"{spec.title}, which reads {_encoders(spec)}. Bind the prompt with the CLIP that belongs to the model."
         )
     rows = getattr(cond.get("cross_attn"), "shape", (0, binding.length))[1]
     if rows < binding.length:
@@ -423,3 +416,8 @@ def _checked(spec: BackboneSpec, cond: dict[str, Any]) -> dict[str, Any]:
     if rows > binding.length:  # further rows came behind, of Conditioning (Concat): ours keep their places
         return {**cond, BINDING: replace(binding, length=rows)}
     return cond
+
+
+def _encoders(spec: BackboneSpec) -> str:
+    titles = spec.text_encoder_titles
+    return f"{spec.title}'s text encoder{'s' if len(titles) > 1 else ''} ({' and '.join(titles)})"

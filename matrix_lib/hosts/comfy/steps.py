@@ -26,8 +26,7 @@ from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
 from .autograd import differentiable, plain_weights, pytorch_attention
-from .families.cogvideox import LEAD
-from .run import GRADIENT_KEY, PERTURBED_KEY, unwatched
+from .run import GRADIENT_KEY, LEAD, PERTURBED_KEY, unwatched
 
 __all__ = ["first_calls", "level_of", "stepped"]
 

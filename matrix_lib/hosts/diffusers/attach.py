@@ -34,6 +34,7 @@ from ...instrument.recorder import Recorder, RecorderConfig
 from ...instrument.session import PERTURBED, Session
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
+from .model_shape import patch_of
 
 __all__ = [
     "Forward",
@@ -262,12 +263,9 @@ def _call(
 def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: dict, lead: int = 0) -> Forward:
     given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
     x, text = given["hidden_states"], given["encoder_hidden_states"]
-    # CogVideoX takes (B, T, C, H, W), the others (B, C, T, H, W)
-    latent = (x.shape[1 if spec.name == "cogvideox" else 2] - lead, x.shape[3], x.shape[4])
+    latent = (x.shape[1 if spec.frames_first else 2] - lead, x.shape[3], x.shape[4])
     config: Any = module.config
-    size = config.patch_size
-    patch = (config.patch_size_t or 1, size, size) if isinstance(size, int) else tuple(size)
-    grid = Grid.from_latent(latent, patch, spec.temporal_stride, spec.spatial_stride, lead)
+    grid = Grid.from_latent(latent, patch_of(config), spec.temporal_stride, spec.spatial_stride, lead)
     return Forward(grid, text.shape[1], x.shape[0], float(torch.as_tensor(given["timestep"]).flatten()[0]))
 
 

@@ -12,43 +12,78 @@ import torch
 from torch import Tensor
 
 from .attach import backbone_of
+from .families import family
+from .model_shape import ModelShape
 
-__all__ = ["encode_clip", "scaled", "unscaled"]
+__all__ = ["beside", "encode_clip", "masked", "padded", "scaled", "unscaled"]
 
 
 @torch.no_grad()
-def encode_clip(pipe: Any, frames: Tensor) -> Tensor:
+def encode_clip(pipe: Any, frames: Tensor, name: str | None = None) -> Tensor:
     """(C, T, h, w) of a clip (F, H, W, 3) uint8, as the pipeline's transformer sees latents, in the VAE's dtype and on
-    its device. Raises ValueError for frames of another kind, for a pipeline without a VAE, and for an unknown model."""
+    its device. `name` is the family of a pipeline without its transformer. Raises ValueError for frames of another
+    kind, for a pipeline without a VAE, and for an unknown model."""
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"a clip is [frames, height, width, 3] of uint8; got {list(frames.shape)} of {frames.dtype}")
     vae = getattr(pipe, "vae", None)
     if vae is None:
         raise ValueError(f"{type(pipe).__name__} has no VAE to encode a clip with: load the pipeline whole")
-    family = backbone_of(getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)).name
-    pixels = frames.permute(3, 0, 1, 2).to(pipe._execution_device, vae.dtype).div(127.5).sub(1.0)
-    if family == "zeroscope":  # its VAE knows pictures alone
-        return scaled(vae, vae.encode(pixels.transpose(0, 1)).latent_dist.mode(), family).transpose(0, 1)
-    return scaled(vae, vae.encode(pixels[None]).latent_dist.mode(), family)[0]
+    if name is None:
+        name = backbone_of(getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)).name
+    return scaled(vae, family(name).encode(vae, _pixels(pipe, frames)), name)[0]
 
 
-def scaled(vae: Any, latents: Tensor, family: str) -> Tensor:
-    """Latents (B, C, ...) of a VAE as transformers of this family see them."""
-    if family != "wan":
-        return latents * vae.config.scaling_factor
-    mean, std = _channels(vae, latents)
-    return (latents - mean) * (1.0 / std)
+def scaled(vae: Any, latents: Tensor, name: str) -> Tensor:
+    """Latents (B, C, ...) of a VAE as transformers of the family `name` see them."""
+    return family(name).scaled(vae, latents)
 
 
-def unscaled(vae: Any, latents: Tensor, family: str) -> Tensor:
+def unscaled(vae: Any, latents: Tensor, name: str) -> Tensor:
     """The way back, to what the VAE decodes."""
-    if family != "wan":
-        return latents / vae.config.scaling_factor
-    mean, std = _channels(vae, latents)
-    return latents * std + mean
+    return family(name).unscaled(vae, latents)
 
 
-def _channels(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (1, -1, *(1,) * (like.ndim - 2))
-    mean, std = (torch.tensor(v).view(shape).to(like) for v in (vae.config.latents_mean, vae.config.latents_std))
-    return mean, std
+# -- a picture as the first frame -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def beside(pipe: Any, shape: ModelShape, picture: Tensor, frames: int) -> Tensor:
+    """(T, I, h, w): a first frame (H, W, 3) uint8 as the family's image-to-video pipeline shows it to its transformer
+    beside the noisy latents of a clip of so many frames."""
+    if shape.image == "masked":
+        return masked(pipe, shape, picture, frames)
+    latents = padded(pipe, shape, picture, frames)
+    if shape.image != "concat":
+        return latents
+    known = latents.new_zeros(len(latents), 1, *latents.shape[2:])
+    known[0] = 1.0
+    return torch.cat([latents, known], dim=1)
+
+
+@torch.no_grad()
+def padded(pipe: Any, shape: ModelShape, picture: Tensor, frames: int) -> Tensor:
+    """(T, C, h, w): one picture's latents, then zeros. CogVideoX 1.5 has it in its first latent frame alone, which is
+    one of those that fill its first temporal patch."""
+    made = family(shape.family).encode(pipe.vae, _pixels(pipe, picture[None]))
+    first = family(shape.family).scaled_image(pipe.vae, made)[0].transpose(0, 1)
+    latent_frames = (frames - 1) // shape.temporal_stride + 1
+    later = latent_frames + -latent_frames % shape.patch[0] - 1
+    return torch.cat([first, first.new_zeros(later, *first.shape[1:])])
+
+
+@torch.no_grad()
+def masked(pipe: Any, shape: ModelShape, picture: Tensor, frames: int) -> Tensor:
+    """Wan's (T, 4 + C, h, w): which latent frames are given, and latents of a clip that goes on in grey, the middle of
+    the range of its pixels, which no byte is."""
+    vae = pipe.vae
+    first = picture.permute(2, 0, 1)[:, None].to(pipe._execution_device, vae.dtype).div(127.5).sub(1.0)
+    clip = torch.cat([first, first.new_zeros(3, frames - 1, *first.shape[2:])], dim=1)
+    latents = scaled(vae, family(shape.family).encode(vae, clip[None]), shape.family)[0].transpose(0, 1)
+    known = latents.new_zeros(len(latents), shape.temporal_stride, *latents.shape[2:])
+    known[0] = 1.0
+    return torch.cat([known, latents], dim=1)
+
+
+def _pixels(pipe: Any, frames: Tensor) -> Tensor:
+    """(F, H, W, 3) uint8 -> (1, 3, F, H, W) in [-1, 1], for the pipeline's VAE."""
+    return frames.permute(3, 0, 1, 2)[None].to(pipe._execution_device, pipe.vae.dtype).div(127.5).sub(1.0)

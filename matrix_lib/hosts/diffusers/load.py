@@ -5,21 +5,26 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...backbones import match
+from ...backbones import REGISTRY, BackboneSpec, match
 from ...core.grid import Grid
-from ...core.words.binding import PromptBinding
+from ...core.words.binding import Phrase, PromptBinding
 from ...core.words.phrases import PhraseSpec
 from .. import bundle
 from .attach import backbone_of
-from .prompts import bind_prompt
+from .families import family
+from .model_shape import ModelShape, patch_of
+from .prompts import bind_prompt, template_of
 
-__all__ = ["Model", "check_model", "open_model"]
+__all__ = ["Model", "ModelSource", "check_model", "check_trainable", "open_model"]
 
 
 @dataclass
@@ -31,14 +36,17 @@ class Model:
     size: tuple[int, int, int]
     text_rows: int | None = None
 
+    @property
+    def spec(self) -> BackboneSpec:
+        """The facts of its family."""
+        return REGISTRY[self.backbone]
+
     def bind(self, prompt: str, phrases: tuple[PhraseSpec, ...]) -> PromptBinding:
         return bind_prompt(self.pipeline, prompt, phrases, max_sequence_length=self.text_rows)
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
         """The token grid of a clip of this many pixels."""
-        spec, config = backbone_of(self.pipeline.transformer), self.pipeline.transformer.config
-        size = config.patch_size
-        patch = (config.patch_size_t or 1, size, size) if isinstance(size, int) else tuple(size)
+        spec, patch = backbone_of(self.pipeline.transformer), patch_of(self.pipeline.transformer.config)
         stride = spec.spatial_stride
         latent = ((frames - 1) // spec.temporal_stride + 1, height // stride, width // stride)
         return Grid.from_latent(latent, patch, spec.temporal_stride, stride)
@@ -49,9 +57,9 @@ def check_model(where: str) -> str:
 
     Raises ValueError where there is no model, or none of a family that is known.
     """
-    if where == "mini" or (Path(where) / bundle.MANIFEST).is_file():
-        bundle.load(None if where == "mini" else where)
-        return "cogvideox"
+    if (found := bundle.find(where)) is not None:
+        bundle.load(found)
+        return bundle.BACKBONE.name
     index = Path(where) / "model_index.json"
     if not index.is_file():
         raise ValueError(
@@ -69,8 +77,8 @@ def check_model(where: str) -> str:
 def open_model(where: str, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Model:
     """Loads a model onto its device. `offload` keeps its parts in main memory until they run."""
     check_model(where)
-    if where == "mini" or (Path(where) / bundle.MANIFEST).is_file():
-        model = _open_mini(None if where == "mini" else where, dtype)
+    if (found := bundle.find(where)) is not None:
+        model = _open_mini(bundle.load(found), dtype)
     else:
         pipeline = _load(where, dtype)
         model = Model(pipeline, backbone_of(pipeline.transformer).name, _default_size(pipeline))
@@ -93,14 +101,13 @@ def _load(where: str, dtype: torch.dtype) -> Any:
         raise ValueError(f"diffusers cannot load the model at {where!r}: {error}") from error
 
 
-def _open_mini(where: str | None, dtype: torch.dtype) -> Model:
+def _open_mini(found: bundle.Bundle, dtype: torch.dtype) -> Model:
     from .mini import Sizes, build_pipeline
 
-    found = bundle.load(where)
     sizes = Sizes(**found.sizes)
     codec, text, transformer = (found.weights(part) for part in ("codec", "text", "transformer"))
     pipeline = build_pipeline(sizes, codec, text, transformer, found.tokenizer, dtype)
-    return Model(pipeline, "cogvideox", (sizes.frames, sizes.height, sizes.width), sizes.text_length)
+    return Model(pipeline, bundle.BACKBONE.name, (sizes.frames, sizes.height, sizes.width), sizes.text_length)
 
 
 def _default_size(pipeline: Any) -> tuple[int, int, int]:
@@ -108,7 +115,131 @@ def _default_size(pipeline: Any) -> tuple[int, int, int]:
     config, stride = pipeline.transformer.config, 8
     height = given["height"].default or config.sample_height * stride
     width = given["width"].default or config.sample_width * stride
-    frames = given["num_frames"].default
-    if backbone_of(pipeline.transformer).name == "cogvideox":
-        frames = config.sample_frames
+    frames = config.get("sample_frames") or given["num_frames"].default
     return int(frames), int(height), int(width)
+
+
+class ModelSource:
+    """A model on disk: "mini", a bundle's folder, or the folder of a diffusers pipeline. Reads configurations and the
+    tokenizer; weights are read while `encoders` is entered, and let go of at its end.
+
+    Raises ValueError where there is no such model, or one that cannot be encoded for.
+
+    Attributes:
+        bundle: of the mini model, else None. index: `model_index.json` of a pipeline, else empty.
+    """
+
+    def __init__(self, where: str) -> None:
+        check_model(where)
+        self.where = where
+        found = bundle.find(where)
+        self.bundle = None if found is None else bundle.load(found)
+        self.index: dict[str, Any] = {}
+        if self.bundle is not None:
+            self.shape = ModelShape.of_bundle(self.bundle)
+            return
+        self.index = _json(Path(where) / "model_index.json")
+        transformer, vae = (_json(Path(where) / part / "config.json") for part in ("transformer", "vae"))
+        check_trainable(self.index)
+        self.shape = ModelShape.of(str(self.index["_class_name"]), transformer, vae)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Raises ValueError where the folder has none."""
+        if self.bundle is not None:
+            from .mini import make_tokenizer
+
+            return make_tokenizer(self.bundle.tokenizer)
+        import transformers
+
+        folder = Path(self.where) / "tokenizer"
+        if not folder.is_dir():
+            raise ValueError(f"the model at {self.where!r} has no tokenizer: prompts cannot be bound to its text rows")
+        kind = getattr(transformers, self.index.get("tokenizer", [None, ""])[1], transformers.AutoTokenizer)
+        return kind.from_pretrained(str(folder), local_files_only=True)
+
+    def bind(self, prompt: str, phrases: str | Iterable[PhraseSpec] | Iterable[Phrase]) -> PromptBinding:
+        """Binds phrases with the tokenizer alone. ValueError as `bind_prompt`."""
+        shape = self.shape
+        reads = shape.spec.text_encoder
+        options: dict[str, Any] = {"family": reads, "max_sequence_length": shape.text_rows}
+        options |= family(shape.family).bind_options(shape.image)
+        if reads == "llama":
+            import diffusers
+
+            options["template"] = template_of(getattr(diffusers, str(self.index["_class_name"])))
+        return bind_prompt(self.tokenizer, prompt, phrases, **options)
+
+    @contextmanager
+    def encoders(self, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Iterator[Any]:
+        """The pipeline without its transformer (mini: with it), as long as the block lasts.
+
+        `offload`: its parts wait in main memory for their turn.
+        """
+        if self.bundle is not None:
+            yield open_model(self.where, device, dtype).pipeline
+            return
+        pipe = self._without_transformer(dtype)
+        pipe.set_progress_bar_config(disable=True)
+        if offload and device.type != "cpu":
+            pipe.enable_model_cpu_offload(device=device)
+        else:
+            pipe.to(device)
+        try:
+            yield pipe
+        finally:
+            del pipe
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _without_transformer(self, dtype: torch.dtype) -> Any:
+        """The pipeline of a folder without its transformers, which are most of it and of no use here. (Where they are
+        optional to a pipeline, as Wan's are, diffusers loads them even when it is told not to.)"""
+        import diffusers
+        import transformers
+
+        libraries = {"diffusers": diffusers, "transformers": transformers}
+        parts: dict[str, Any] = {}
+        kind = getattr(diffusers, str(self.index["_class_name"]))
+        wanted = set(inspect.signature(kind.__init__).parameters)
+        for name, value in self.index.items():
+            if name not in wanted or name.startswith("transformer"):
+                continue
+            library, class_name = value if isinstance(value, list) and len(value) == 2 else (None, "")
+            if library is None:
+                parts[name] = None if isinstance(value, list) else value
+            elif library not in libraries or not hasattr(libraries[library], class_name):
+                raise ValueError(f"the model's {name} is {library}.{class_name}, which is not installed here")
+            else:
+                parts[name] = self._part(name, library, getattr(libraries[library], class_name), dtype)
+        if missing := [name for name in ("vae", "text_encoder", "tokenizer", "scheduler") if name not in parts]:
+            raise ValueError(f"the model at {self.where!r} has no {', '.join(missing)} in its model_index.json")
+        return kind(**parts, transformer=None)
+
+    def _part(self, name: str, library: str, kind: Any, dtype: torch.dtype) -> Any:
+        """One part from its folder, in the number format where it has weights."""
+        import transformers
+
+        options: dict[str, Any] = {"local_files_only": True}
+        if isinstance(kind, type) and issubclass(kind, torch.nn.Module):
+            new = library == "transformers" and int(transformers.__version__.split(".")[0]) >= 5
+            options["dtype" if new else "torch_dtype"] = dtype
+        try:
+            return kind.from_pretrained(str(Path(self.where) / name), **options)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"the model at {self.where!r} has a {name} that cannot be loaded: {error}") from error
+
+
+def check_trainable(config: Mapping[str, Any]) -> None:
+    """ValueError for a pipeline whose first frame goes in in a way that nobody has written down here."""
+    if config.get("expand_timesteps"):
+        raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the folder holds no whole diffusers pipeline")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None

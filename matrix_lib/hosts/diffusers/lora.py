@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...backbones.lora import PROJECTION, AlignmentLoRA, Factors, Info
+from ...backbones.lora import AlignmentLoRA, Factors, Info
 from ...core.sites import AttentionSite
 from .attach import backbone_of, sites_of
 
@@ -34,7 +34,7 @@ _NAMES = ("to_q", "to_k", "to_v", "to_out.0")
 
 def input_projection(transformer: nn.Module) -> nn.Module:
     """The convolution or linear layer that turns latents into tokens."""
-    return transformer.get_submodule(PROJECTION[backbone_of(transformer).name])
+    return transformer.get_submodule(backbone_of(transformer).input_projection)
 
 
 def projections_of(transformer: nn.Module, v2t: Iterable[int], v2v: Iterable[int]) -> tuple[str, ...]:

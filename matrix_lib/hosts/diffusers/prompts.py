@@ -11,36 +11,35 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import Any, Literal
+from typing import Any
 
+from ...backbones import REGISTRY, reader
+from ...backbones.spec import TextEncoder
 from ...core.words.binding import CUT, Phrase, PromptBinding, Token, bind
 from ...core.words.phrases import PhraseSpec
 from ...core.words.prompt import Span
 from ..tokens import Piece, shifted, tokenizer_pieces
 
-__all__ = ["bind_prompt", "prompt_tokens"]
+__all__ = ["bind_prompt", "prompt_tokens", "template_of"]
 
-Family = Literal["t5", "umt5", "llama"]
 # What Python's html.unescape takes for an entity.
 _ENTITY = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
-# `max_sequence_length` of each pipeline's own __call__.
-_ROWS = {"t5": 226, "umt5": 512, "llama": 256}
 
 
-def _family(pipeline: Any) -> Family:
+def _family(pipeline: Any) -> TextEncoder:
     name = type(pipeline).__name__
-    for start, family in (("CogVideoX", "t5"), ("Wan", "umt5"), ("HunyuanVideo", "llama")):
-        if name.startswith(start) and not name.startswith("HunyuanVideo15"):
-            return family  # type: ignore[return-value]
+    for spec in REGISTRY.values():
+        if re.match(spec.pipelines, name):
+            return spec.text_encoder
     raise ValueError(
         f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo...). For another pipeline "
         "pass its tokenizer and family='t5', 'umt5' or 'llama'"
     )
 
 
-def _template(pipeline: Any) -> Mapping[str, Any]:
-    """The chat template of a HunyuanVideo pipeline, as its own module defines it."""
-    return vars(sys.modules[type(pipeline).__module__])["DEFAULT_PROMPT_TEMPLATE"]
+def template_of(pipeline: type) -> Mapping[str, Any]:
+    """The chat template of a class of HunyuanVideo pipelines, as its own module defines it."""
+    return vars(sys.modules[pipeline.__module__])["DEFAULT_PROMPT_TEMPLATE"]
 
 
 def _repaired(prompt: str) -> tuple[str, list[Span]]:
@@ -147,10 +146,10 @@ def prompt_tokens(
     pipeline: Any,
     prompt: str,
     max_sequence_length: int | None = None,
-    family: Family | None = None,
+    family: TextEncoder | None = None,
     template: Mapping[str, Any] | None = None,
     image_step: int = 2,
-) -> tuple[list[Token], int, Family]:
+) -> tuple[list[Token], int, TextEncoder]:
     """(tokens, conditioning rows, family) of a prompt, as this pipeline encodes it.
 
     Args:
@@ -164,14 +163,16 @@ def prompt_tokens(
     """
     tokenizer = getattr(pipeline, "tokenizer", None) if family is None else pipeline
     kind = family or _family(pipeline)
-    rows = max_sequence_length or _ROWS[kind]
+    spec = reader(kind)
+    assert spec is not None
+    rows = max_sequence_length or spec.text_tokens
     if kind != "llama":
         return _plain(tokenizer, prompt, rows, tidy=kind == "umt5"), rows, kind
     if template is None and family is not None:
         raise ValueError(
             "a LLaMA tokenizer alone does not tell the chat template: pass template={'template': '...{}...'}"
         )
-    tokens, length = _chat(tokenizer, prompt, rows, template or _template(pipeline), image_step)
+    tokens, length = _chat(tokenizer, prompt, rows, template or template_of(type(pipeline)), image_step)
     return tokens, length, kind
 
 

@@ -147,7 +147,7 @@ def acting_before_steps(pipe: Any, hooks: Sequence[StepHook]) -> Iterator[None]:
             f"{type(scheduler).__name__} keeps states of earlier steps to itself, so its sample cannot be moved before "
             "a step. Use another scheduler: DDIM, Euler, DPM++, UniPC and most others work"
         )
-    run = _Steps(scheduler, hooks, frames_first=backbone_of(nets[0]).name == "cogvideox")
+    run = _Steps(scheduler, hooks, frames_first=backbone_of(nets[0]).frames_first)
     with contextlib.ExitStack() as stack:
         for net in nets:
             plain = getattr(net, "_orig_mod", net)

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...backbones import REGISTRY
 from ...backbones.lora import (
-    PROJECTION,
     AlignmentLoRA,
     Factors,
     Info,
@@ -129,7 +129,7 @@ def _check_finite(lora: AlignmentLoRA) -> None:
 
 def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
     out = _Sorted({}, {}, {}, {}, {})
-    projections = {path for each in PROJECTION for path in (PROJECTION[each], native_projection(each))}
+    projections = {path for spec in REGISTRY.values() for path in (spec.input_projection, native_projection(spec.name))}
     unknown = []
     for name, tensor in tensors.items():
         if found := _FACTOR.match(name):

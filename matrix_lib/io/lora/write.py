@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...backbones.lora import PROJECTION, AlignmentLoRA, native_projection, to_native
+from ...backbones import REGISTRY
+from ...backbones.lora import AlignmentLoRA, native_projection, to_native
 from ..files import whole_file
 from .files import ADAPTER, BESIDE, EXTRA, HEADER, PICKLED, SAFE, TAVID_LORA, TAVID_PROJECTION, VERSION
 
@@ -115,7 +116,7 @@ def _as_diffusers(lora: AlignmentLoRA, to: str) -> Written:
     for name, factors in lora.factors.items():
         out[f"transformer.{name}.lora_A.weight"] = factors.down
         out[f"transformer.{name}.lora_B.weight"] = factors.up
-    place = PROJECTION[lora.family]
+    place = REGISTRY[lora.family].input_projection
     beside = {f"transformer.{place}.{name}": tensor for name, tensor in lora.projection.items()}
     metadata = _metadata(lora)
     if lora.factors and lora.stored_scale:

@@ -88,7 +88,7 @@ def cogvideox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def test_cogvideox_latents_are_the_pipelines(cogvideox: Any) -> None:
-    from matrix_lib.hosts.comfy.families.cogvideox import lead_noise
+    from matrix_lib.hosts.comfy.families.cogvideox_parts import lead_noise
 
     model, pipe, i2v, grids = cogvideox
     scale = pipe.vae.config.scaling_factor
@@ -331,7 +331,7 @@ def test_cogvideox_vae_is_diffusers(tmp_path: Path, comfy: ModuleType) -> None:
     import diffusers
     from comfy.ldm.cogvideo.vae import AutoencoderKLCogVideoX
 
-    from matrix_lib.hosts.comfy.load import read_weights
+    from matrix_lib.hosts.comfy.weights import read_weights
 
     folder = make_cogvideox(tmp_path / "cog", text_encoder=False)
     theirs = diffusers.AutoencoderKLCogVideoX.from_pretrained(folder / "vae")

@@ -145,8 +145,8 @@ def test_odd_clips_of_1_5_work_under_every_kind_of_sampling(folders: dict[str, P
     """Masks, previews, several samplers and a start from a clip: frames that were put in front never show."""
     import comfy.sample
 
-    from matrix_lib.hosts.comfy.families.cogvideox import LEAD
     from matrix_lib.hosts.comfy.repair import repair
+    from matrix_lib.hosts.comfy.run import LEAD
 
     model, _ = repair(host_model(folders["1.5"]))
     shapes, leads = [], []
@@ -191,8 +191,8 @@ def test_odd_clips_of_1_5_work_under_every_kind_of_sampling(folders: dict[str, P
 
 
 def test_lead_frames_go_around_wrappers_that_came_before(folders: dict[str, Path]) -> None:
-    from matrix_lib.hosts.comfy.families.cogvideox import LEAD
     from matrix_lib.hosts.comfy.repair import repair
+    from matrix_lib.hosts.comfy.run import LEAD
 
     seen = []
 
@@ -262,7 +262,7 @@ class SimpleExecutor:
 
 
 def test_lead_noise_is_drawn_from_the_seed() -> None:
-    from matrix_lib.hosts.comfy.families.cogvideox import lead_noise
+    from matrix_lib.hosts.comfy.families.cogvideox_parts import lead_noise
 
     noise = torch.randn(2, 16, 3, 4, 4)
     lead = lead_noise(noise, 1, 11)
@@ -293,8 +293,9 @@ def test_the_networks_input_has_unit_scale(folders: dict[str, Path]) -> None:
 
 
 def test_models_that_are_right_pass_through(comfy: ModuleType, tmp_path: Path) -> None:
+    from matrix_lib.hosts.comfy.families.cogvideox import describe
     from matrix_lib.hosts.comfy.load import load_folder
-    from matrix_lib.hosts.comfy.repair import describe, needs_repair, repair
+    from matrix_lib.hosts.comfy.repair import needs_repair, repair
 
     wan = load_folder(make_wan(tmp_path / "wan", text_encoder=False), text_encoder=False, vae=False).model
     assert describe(wan) is None
@@ -333,7 +334,7 @@ def native(heads: int = 2, in_channels: int = 16, **options: Any) -> Any:
 
 
 def test_other_loaders_models_are_told_apart_by_their_shape(comfy: ModuleType) -> None:
-    from matrix_lib.hosts.comfy.repair import describe
+    from matrix_lib.hosts.comfy.families.cogvideox import describe
 
     small, large = describe(native(heads=30)), describe(native(heads=48))
     assert small is not None
@@ -351,7 +352,7 @@ def test_other_loaders_models_are_told_apart_by_their_shape(comfy: ModuleType) -
 def test_a_host_that_is_right_is_left_alone(comfy: ModuleType) -> None:
     """Each probe asks for behaviour: a model on which somebody else has put things right shows no fault."""
     from matrix_lib.backbones.positions import axis_positions, rotary_table
-    from matrix_lib.hosts.comfy.families.cogvideox import Sampling
+    from matrix_lib.hosts.comfy.families.cogvideox_parts import Sampling
     from matrix_lib.hosts.comfy.repair import needs_repair, repair
 
     model = native(heads=48)
@@ -368,7 +369,7 @@ def test_a_host_that_is_right_is_left_alone(comfy: ModuleType) -> None:
 def test_dynamic_cfg_follows_its_formula(folders: dict[str, Path], mode: str) -> None:
     import math
 
-    from matrix_lib.hosts.comfy.families.cogvideox import DynamicCFG, Sampling
+    from matrix_lib.hosts.comfy.families.cogvideox_parts import DynamicCFG, Sampling
     from matrix_lib.hosts.comfy.repair import repair
 
     sampling = Sampling()

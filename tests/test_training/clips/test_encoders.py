@@ -9,9 +9,9 @@ from PIL import Image
 from support_hunyuan import hunyuan_text
 from support_models import make_cogvideox, make_hunyuan, make_wan, randomize
 
+from matrix_lib.hosts.diffusers.model_shape import ModelShape
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 from training.clips.encoders import ModelFiles, PipelineEncoders
-from training.clips.model_shape import ModelShape
 
 MAKERS = {
     "cogvideox": lambda folder: make_cogvideox(folder, sample=(9, 8, 12)),

@@ -1,53 +1,90 @@
-"""HunyuanVideo's I2V kind whose first latent frame is given ("replace"), as it was trained.
+"""What is particular to native HunyuanVideo.
 
-Its first-frame tokens are modulated as clean ones, without the guidance. ComfyUI 0.30 adds the guidance to them, too,
-and in the single blocks, where it puts the text in front, counts them from the start of the text.
+Its I2V kind whose first latent frame is given ("replace") has the first frame's tokens modulated as clean ones, without
+the guidance. ComfyUI 0.30 adds the guidance to them, too, and in the single blocks, where it puts the text in front,
+counts them from the start of the text.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import math
+from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import comfy.ops
+import comfy.sd
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from .first_frame import _mask
+from ....backbones.hunyuan_video import SPEC
+from ....backbones.weight_names import llama_to_native
+from ....core.grid import Grid
+from ..weights import Progress, read_weights, told
+from .base import Defect, Family, FirstFrameInput, Variant, made_mask
 
-__all__ = ["FirstFrameTokens", "first_frame_wrong", "mend_first_frame"]
-
-
-def _hunyuan(
-    model: Any, inner: Any, vae: Any, first: Tensor, empty: Tensor, length: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """33 channels: image latent and mask beside the noise. 32 (SkyReels): image latent alone. 16: the first latent
-    frame is given and marked as such ("replace")."""
-    encoded = vae.encode(first)
-    if inner.in_channels > empty.shape[1]:
-        mask = {"concat_mask": _mask(empty)} if inner.in_channels == 2 * empty.shape[1] + 1 else {}
-        return {"concat_latent_image": encoded, **mask}, {"samples": empty}
-    frames = empty.clone()
-    frames[:, :, :1] = encoded.to(frames)
-    return {"guiding_frame_index": 0}, {"samples": frames, "noise_mask": _mask(empty)}
-
+__all__ = ["FAMILY", "FirstFrameTokens", "HunyuanVideo"]
 
 KEY = "matrix_repair"
+_FIRST_FRAME = "a given first frame (HunyuanVideo I2V, replace) is marked on the wrong tokens"
 
 
-def first_frame_wrong(model: Any) -> bool:
-    """Whether the host runs this MODEL wrongly once its first frame is given; False for other families."""
-    network = getattr(model.model, "diffusion_model", None)
-    if network is None or type(network).__name__ != "HunyuanVideo":
+class HunyuanVideo(Family):
+    """HunyuanVideo, and SkyReels on its network."""
+
+    def text_encoder(self, folder: Path, progress: Progress | None) -> Any:
+        """LLaMA and CLIP-L."""
+        states = [
+            llama_to_native(read_weights(folder / "text_encoder", "model")),
+            read_weights(folder / "text_encoder_2", "model"),
+        ]
+        with told(folder / "text_encoder"):
+            return comfy.sd.load_text_encoder_state_dicts(states, clip_type=comfy.sd.CLIPType.HUNYUAN_VIDEO)
+
+    def defects(self, model: Any, variant: Variant = "auto", first_frame: bool = True) -> list[Defect]:
+        """The first frame's tokens, where it is given."""
+        return [Defect(_FIRST_FRAME, _mend_first_frame)] if first_frame and _first_frame_wrong(model) else []
+
+    def other_tokens(self, module: nn.Module, grid: Grid, extra: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Glyphs (byT5) and a picture beside the prompt, a reference in front of the clip."""
+        before_text, after_text, before_video = 0, 0, 0
+        byt5, image, reference = extra.get("txt_byt5"), extra.get("clip_fea"), extra.get("ref_latent")
+        if byt5 is not None and getattr(module, "byt5_in", None) is not None:
+            if getattr(module, "cond_type_embedding", None) is not None:
+                before_text += byt5.shape[1]
+            else:
+                after_text += byt5.shape[1]
+        if image is not None:
+            before_text += image.shape[1]
+        if reference is not None:
+            before_video = math.prod(-(-a // b) for a, b in zip(reference.shape[-3:], grid.patch))
+        return before_text, after_text, before_video
+
+    def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
+        """33 channels: image latent and mask beside the noise. 32 (SkyReels): image latent alone. 16: the first latent
+        frame is given and marked as such ("replace")."""
+        encoded, channels = vae.encode(first), model.model.diffusion_model.in_channels
+        if channels > empty.shape[1]:
+            mask = {"concat_mask": made_mask(empty)} if channels == 2 * empty.shape[1] + 1 else {}
+            return {"concat_latent_image": encoded, **mask}, {"samples": empty}
+        frames = empty.clone()
+        frames[:, :, :1] = encoded.to(frames)
+        return {"guiding_frame_index": 0}, {"samples": frames, "noise_mask": made_mask(empty)}
+
+
+def _first_frame_wrong(model: Any) -> bool:
+    """Whether the host runs this MODEL wrongly once its first frame is given."""
+    network = model.model.diffusion_model
+    if type(network).__name__ not in SPEC.native.classes:
         return False
     return not model.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY) and any(_host_misplaces(network.__class__))
 
 
-def mend_first_frame(model: Any) -> None:
+def _mend_first_frame(model: Any) -> None:
     """Puts `FirstFrameTokens` on a clone. It sleeps unless a conditioning carries `guiding_frame_index`."""
     wrapper = FirstFrameTokens(*_host_misplaces(model.model.diffusion_model.__class__))
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, wrapper)
@@ -143,3 +180,6 @@ def _host_misplaces(transformer: Any) -> tuple[bool, bool]:
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
         logging.warning("MATRIX: cannot ask this host how it marks HunyuanVideo's first frame (%s)", error)
         return False, False
+
+
+FAMILY = HunyuanVideo(SPEC)

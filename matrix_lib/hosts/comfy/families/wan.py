@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import comfy.latent_formats
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .first_frame import _mask, _no_image
+from ....backbones.wan import SPEC
+from ....backbones.weight_names import VAES, Rules
+from ....core.grid import Grid
+from ..weights import Progress
+from .base import Family, FirstFrameInput, made_mask, no_image, t5_clip
+
+__all__ = ["FAMILY", "Wan"]
 
 
-def _wan(
-    model: Any, inner: Any, vae: Any, first: Tensor, empty: Tensor, length: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """I2V: the encoded clip of the first frame and grey, with its mask. The 5B model (48 channels) instead starts from
-    a latent whose first frame is given."""
-    extra = inner.patch_embedding.weight.shape[1] - empty.shape[1]
-    if extra == 0 and empty.shape[1] == 48:
-        mask = _mask(empty).expand(empty.shape[0], -1, -1, -1, -1)
-        frames = model.get_model_object("latent_format").process_out(empty)
-        frames[:, :, :1] = vae.encode(first).to(frames)
-        return {}, {"samples": frames, "noise_mask": mask}
-    if extra < empty.shape[1] + 4:
-        raise _no_image("Wan")
-    clip = torch.full((length, *first.shape[1:]), 0.5, dtype=first.dtype, device=first.device)
-    clip[:1] = first
-    return {"concat_latent_image": vae.encode(clip), "concat_mask": _mask(empty)}, {"samples": empty}
+class Wan(Family):
+    """Wan 2.1 and 2.2."""
+
+    def vae_rules(self, config: Mapping[str, Any]) -> Rules:
+        """Two kinds: that of 2.1, and that of 2.2 5B."""
+        return VAES["wan2.2"] if config.get("is_residual") else super().vae_rules(config)
+
+    def latent_format(self, vae: Mapping[str, Any]) -> Any:
+        """Means and deviations of the 16 channels, from the config."""
+        if vae.get("latents_mean") is None or vae.get("z_dim", 16) != 16:
+            return None
+        latents = comfy.latent_formats.Wan21()
+        for name in ("latents_mean", "latents_std"):
+            setattr(latents, name, torch.tensor(vae[name], dtype=torch.float32).view(1, 16, 1, 1, 1))
+        return latents
+
+    def text_encoder(self, folder: Path, progress: Progress | None) -> Any:
+        """UMT5, with its tokenizer."""
+        import comfy.text_encoders.wan as host
+
+        def tokenizer() -> dict[str, Any]:
+            return {"spiece_model": _spiece(folder)}
+
+        return t5_clip(folder, "umt5xxl", host.te, host.WanT5Tokenizer, progress, tokenizer)
+
+    def other_tokens(self, module: nn.Module, grid: Grid, extra: Mapping[str, Any]) -> tuple[int, int, int]:
+        """A reference picture is a frame in front of the clip."""
+        shown = getattr(module, "ref_conv", None) is not None and extra.get("reference_latent") is not None
+        return 0, 0, grid.frame_size if shown else 0
+
+    def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
+        """I2V: the encoded clip of the first frame and grey, with its mask. The 5B model (48 channels) instead starts
+        from a latent whose first frame is given."""
+        extra = model.model.diffusion_model.patch_embedding.weight.shape[1] - empty.shape[1]
+        if extra == 0 and empty.shape[1] == 48:
+            mask = made_mask(empty).expand(empty.shape[0], -1, -1, -1, -1)
+            frames = model.get_model_object("latent_format").process_out(empty)
+            frames[:, :, :1] = vae.encode(first).to(frames)
+            return {}, {"samples": frames, "noise_mask": mask}
+        if extra < empty.shape[1] + 4:
+            raise no_image(self.spec.title)
+        clip = torch.full((length, *first.shape[1:]), 0.5, dtype=first.dtype, device=first.device)
+        clip[:1] = first
+        return {"concat_latent_image": vae.encode(clip), "concat_mask": made_mask(empty)}, {"samples": empty}
+
+
+def _spiece(folder: Path) -> Tensor:
+    """The bytes of UMT5's SentencePiece model, which the host reads from checkpoints only."""
+    path = folder / "tokenizer" / "spiece.model"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: Wan's words need the tokenizer's SentencePiece file")
+    return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+
+
+FAMILY = Wan(SPEC)

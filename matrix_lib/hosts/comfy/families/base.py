@@ -1,0 +1,145 @@
+"""What native ComfyUI asks of a family, and what several families answer alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import comfy.sd
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ....backbones import BackboneSpec
+from ....backbones.weight_names import VAES, Rules, t5_to_native
+from ....core.grid import Grid
+from ..weights import Progress, check_names, read_json, read_weights, told
+
+__all__ = ["Defect", "DynamicGuidance", "Family", "FirstFrameInput", "Variant", "made_mask", "no_image", "t5_clip"]
+
+Variant = Literal["auto", "2b", "5b"]
+DynamicGuidance = Literal["off", "steps", "diffusers"]
+FirstFrameInput = tuple[dict[str, Any], dict[str, Tensor]]
+"""Keys for the conditioning, and the latent to sample from."""
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One thing the host gets wrong: what a person reads, and how to mend a clone."""
+
+    text: str
+    mend: Callable[[Any], None]
+
+
+class Family:
+    """A family that the host runs as it was trained, without tokens of another kind beside text and clip."""
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        self.spec = spec
+
+    # -- from a diffusers folder
+
+    def set_aside(self, state: dict[str, Tensor]) -> Any:
+        """Takes out of `state` what the host has no place for; `adapt` gets it."""
+
+    def adapt(self, model: Any, folder: Path, config: Mapping[str, Any], aside: Any) -> None:
+        """Tells the fresh MODEL what the host does not read of its folder and of the transformer's config."""
+
+    def vae_rules(self, config: Mapping[str, Any]) -> Rules:
+        """Names of the weights of a VAE of this family's kind; () where both sides call them the same."""
+        return VAES.get(self.spec.name, ())
+
+    def latent_format(self, vae: Mapping[str, Any]) -> Any:
+        """The latent scaling that a VAE with this config was made with, where it may not be the host's guess."""
+
+    def text_encoder(self, folder: Path, progress: Progress | None) -> Any:
+        """The CLIP of a diffusers folder. Raises ValueError where the host has none of this kind."""
+        raise ValueError(f"the text encoder in {folder} has no place here: load {self.spec.title}'s CLIP beside it")
+
+    # -- what the host gets wrong
+
+    def defects(self, model: Any, variant: Variant = "auto", first_frame: bool = True) -> list[Defect]:
+        """What the host gets wrong about this MODEL; `first_frame`: also what only a given first frame meets."""
+        return []
+
+    def repair(self, model: Any, variant: Variant, dynamic_cfg: DynamicGuidance) -> tuple[Any, list[str]]:
+        """(MODEL, what was mended). Where nothing is to do the MODEL itself comes back, else a clone."""
+        found = self.defects(model, variant)
+        if not found:
+            return model, []
+        clone = model.clone()
+        for defect in found:
+            defect.mend(clone)
+        return clone, [defect.text for defect in found]
+
+    # -- in a run
+
+    def other_tokens(self, module: nn.Module, grid: Grid, extra: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Tokens that are neither the prompt nor the clip: (before the prompt, after it, before the clip).
+
+        `extra`: what the network is called with beside latents, time and text.
+        """
+        return 0, 0, 0
+
+    def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
+        """A first frame as the family's image-to-video models expect it.
+
+        Args:
+            first: (1, H, W, 3) in [0, 1]. empty: (B, C, T, h, w), zeros. length: of the clip, in frames.
+
+        Raises ValueError for a text-to-video model.
+        """
+        raise no_image(self.spec.title)
+
+    def image_scale(self, model: Any) -> float:
+        """By what latents of a picture are multiplied before the host scales them."""
+        return 1.0
+
+
+def no_image(title: str) -> ValueError:
+    return ValueError(
+        f"this {title} is a text-to-video model: it has no input channels for a first frame. Load its image-to-video "
+        "(I2V) checkpoint, or give the sampler an empty latent."
+    )
+
+
+def made_mask(empty: Tensor) -> Tensor:
+    """(1, 1, T, H, W): 0 where the clip is given, that is in the first frame, and 1 where it is made."""
+    mask = torch.ones(1, 1, *empty.shape[2:], device=empty.device)
+    mask[:, :, :1] = 0.0
+    return mask
+
+
+def t5_clip(
+    folder: Path,
+    name: str,
+    clip: Callable[..., Any],
+    tokenizer: Any,
+    progress: Progress | None,
+    tokenizer_data: Callable[[], dict[str, Any]] = dict,
+) -> Any:
+    """The CLIP of a folder whose prompts one T5 or UMT5 reads, called `name` by the host.
+
+    Args:
+        clip: makes the host's text model from the data types that were found. tokenizer: the host's class.
+        tokenizer_data: makes what that class needs of the folder.
+    """
+    from comfy.text_encoders.sd3_clip import t5_xxl_detect
+
+    state = t5_to_native(read_weights(folder / "text_encoder", "model", progress=progress))
+    with told(folder / "text_encoder"):
+        config = read_json(folder / "text_encoder" / "config.json")
+        sizes = ("d_ff", "d_kv", "d_model", "num_heads", "num_layers", "vocab_size", "relative_attention_num_buckets")
+        made = comfy.sd.CLIP(
+            SimpleNamespace(params={}, clip=clip(**t5_xxl_detect(state)), tokenizer=tokenizer),
+            tokenizer_data=tokenizer_data(),
+            parameters=comfy.utils.calculate_parameters(state),
+            state_dict=[dict(state)],
+            model_options={f"{name}_model_config": {size: config[size] for size in sizes if size in config}},
+        )
+        inner = getattr(made.cond_stage_model, name).transformer
+        check_names(folder / "text_encoder", set(state), set(inner.state_dict()))
+    return made

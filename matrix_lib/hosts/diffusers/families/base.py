@@ -1,0 +1,94 @@
+"""What is asked of a family in diffusers, and what most of them answer alike.
+
+B batch, F pixel frames, T latent frames, C channels, h x w latents, D text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....backbones import BackboneSpec
+
+__all__ = ["Family"]
+
+
+class Family:
+    """A family whose VAE scales by one factor and whose transformer takes latents, a timestep and text tokens."""
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        self.spec = spec
+
+    # -- words
+
+    def bind_options(self, image: str) -> dict[str, int]:
+        """Options of `bind_prompt` for models that take a first frame in the way `image` ("" for none)."""
+        return {}
+
+    def text(self, pipe: Any, prompt: str, tokens: int, image: str, first: Tensor) -> dict[str, Tensor]:
+        """ "rows" (D, width) of a prompt in `tokens` text tokens, and what else of it the transformer is called with.
+        `first` (H, W, 3) uint8 is the first frame, where the text encoder looks at it."""
+        try:
+            rows = pipe.encode_prompt(
+                prompt=prompt,
+                do_classifier_free_guidance=False,
+                device=pipe._execution_device,
+                max_sequence_length=tokens,
+            )[0]
+        except NameError as error:  # diffusers' Wan image-to-video pipeline takes it for granted
+            raise ValueError(f"{type(pipe).__name__} needs {error.name}: pip install {error.name}") from None
+        return {"rows": rows[0]}
+
+    # -- latents
+
+    def encode(self, vae: Any, pixels: Tensor) -> Tensor:
+        """(1, 3, F, H, W) in [-1, 1] -> (1, C, T, h, w) as the VAE gives them, the mode of its distribution."""
+        return vae.encode(pixels).latent_dist.mode()
+
+    def scaled(self, vae: Any, latents: Tensor) -> Tensor:
+        """Latents (B, C, ...) of a VAE as the transformer sees them."""
+        return latents * vae.config.scaling_factor
+
+    def unscaled(self, vae: Any, latents: Tensor) -> Tensor:
+        """The way back, to what the VAE decodes."""
+        return latents / vae.config.scaling_factor
+
+    def scaled_image(self, vae: Any, latents: Tensor) -> Tensor:
+        """`scaled` of a picture that stands beside the noisy latents."""
+        return self.scaled(vae, latents)
+
+    # -- the transformer
+
+    def positions(self, transformer: Any, shape: tuple[int, ...], device: torch.device) -> Any:
+        """Positions that the pipeline makes for latents (B, T, C, h, w); None where the transformer makes its own."""
+        return None
+
+    def inputs(
+        self,
+        config: Any,
+        hidden: Tensor,
+        t: Tensor,
+        text: Mapping[str, Tensor],
+        positions: Any = None,
+        guidance: float = 1.0,
+    ) -> dict[str, Any]:
+        """What the transformer is called with.
+
+        Args:
+            config: the transformer's. hidden: (B, T, channels, h, w), everything side by side.
+            text: batches of what `text` gives, and "image_rows" (B, tokens, width) where a picture is attended to.
+            positions: of `positions`. guidance: for families whose guidance is an input.
+        """
+        return {
+            "hidden_states": hidden if self.spec.frames_first else hidden.transpose(1, 2),
+            "timestep": t,
+            "encoder_hidden_states": text["rows"].to(hidden.dtype),
+            "return_dict": False,
+        }
+
+    def output(self, made: Tensor) -> Tensor:
+        """The transformer's output as (B, T, C, h, w)."""
+        return made if self.spec.frames_first else made.transpose(1, 2)

@@ -1,0 +1,51 @@
+"""What is particular to Wan in diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....backbones.wan import SPEC
+from .base import Family
+
+__all__ = ["FAMILY", "Wan"]
+
+
+class Wan(Family):
+    """Wan 2.1 and 2.2."""
+
+    def scaled(self, vae: Any, latents: Tensor) -> Tensor:
+        """By a mean and a deviation a channel."""
+        mean, std = _channels(vae, latents)
+        return (latents - mean) * (1.0 / std)
+
+    def unscaled(self, vae: Any, latents: Tensor) -> Tensor:
+        mean, std = _channels(vae, latents)
+        return latents * std + mean
+
+    def inputs(
+        self,
+        config: Any,
+        hidden: Tensor,
+        t: Tensor,
+        text: Mapping[str, Tensor],
+        positions: Any = None,
+        guidance: float = 1.0,
+    ) -> dict[str, Any]:
+        """The picture of 2.1's second cross-attention, where there is one."""
+        given = super().inputs(config, hidden, t, text)
+        if "image_rows" in text:
+            given["encoder_hidden_states_image"] = text["image_rows"].to(hidden.dtype)
+        return given
+
+
+def _channels(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (1, -1, *(1,) * (like.ndim - 2))
+    mean, std = (torch.tensor(v).view(shape).to(like) for v in (vae.config.latents_mean, vae.config.latents_std))
+    return mean, std
+
+
+FAMILY = Wan(SPEC)

@@ -1,0 +1,84 @@
+"""Every fact of every family is there, and each part of the house that asks for it gets an answer."""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from matrix_lib.backbones import REGISTRY, UNETS, match, reader
+from matrix_lib.backbones.lora import native_projection
+from matrix_lib.backbones.weight_names import FAMILIES, native_name
+from matrix_lib.core.grid import Grid
+from matrix_lib.hosts.diffusers.families import family
+from matrix_lib.hosts.diffusers.model_shape import ModelShape
+
+EVERY = {**REGISTRY, **UNETS}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_spec_is_whole(name: str) -> None:
+    spec = EVERY[name]
+    assert spec.name == name
+    assert all((spec.title, spec.pipelines, spec.text_encoder_titles, spec.text_tokens))
+    for host in ("native", "diffusers"):
+        for known in spec.blocks(host).classes:  # type: ignore[arg-type]
+            assert match([known], host) is spec  # type: ignore[arg-type]
+    if name in REGISTRY:
+        assert all((spec.native.stacks, spec.diffusers.stacks, spec.first_frame, spec.head_size, spec.vae))
+        assert 16 in spec.native_channels
+        assert reader(spec.text_encoder) is not None
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_weights_and_loras_know_its_names(name: str) -> None:
+    rules = FAMILIES[name]
+    assert native_name(rules, f"{REGISTRY[name].input_projection}.weight") is not None
+    assert native_projection(name)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_comfyui_knows_it(name: str, comfy: ModuleType) -> None:
+    from matrix_lib.hosts.comfy.families import family as comfy_family
+
+    found = comfy_family(name)
+    assert found.spec is REGISTRY[name]
+    found.vae_rules({})
+    grid = Grid.from_latent((3, 4, 6), found.spec.patch)
+    assert found.other_tokens(torch.nn.Module(), grid, {}) == (0, 0, 0)
+    nothing = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
+    assert found.defects(nothing) == []
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_diffusers_knows_it(name: str) -> None:
+    found, spec = family(name), EVERY[name]
+    assert found.spec is spec
+    config = SimpleNamespace(latents_mean=[0.5] * 4, latents_std=[2.0] * 4, scaling_factor=0.5)
+    latents = torch.randn(1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    vae = SimpleNamespace(config=config)
+    assert torch.allclose(found.unscaled(vae, found.scaled(vae, latents)), latents)
+    hidden = torch.zeros(2, 3, 4, 5, 5)
+    text = {"rows": torch.zeros(2, 7, 8), "mask": torch.ones(2, 7), "pooled": torch.zeros(2, 8)}
+    asked = SimpleNamespace(guidance_embeds=True)
+    given = found.inputs(asked, hidden, torch.zeros(2), text, guidance=6.0)
+    assert given["hidden_states"].shape == ((2, 3, 4, 5, 5) if spec.frames_first else (2, 4, 3, 5, 5))
+    assert found.output(given["hidden_states"]).shape == hidden.shape
+    assert ("guidance" in given) == spec.guidance_input
+    for way in spec.first_frame.values():
+        found.bind_options(way)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_training_knows_it(name: str) -> None:
+    spec = REGISTRY[name]
+    config = {"_class_name": spec.diffusers.classes[0], "patch_size": list(spec.patch)}
+    plain = ModelShape.of(f"{spec.title}Pipeline", config, {})
+    assert (plain.spec, plain.image, plain.image_channels, plain.text_rows) == (spec, "", 0, spec.text_tokens)
+    assert plain.extra_channels("id_map") == (20 if spec.id_map == "masked" else 16)
+    for kind, way in spec.first_frame.items():
+        config["image_condition_type"] = kind
+        shape = ModelShape.of(f"{spec.title}ImageToVideoPipeline", config, {})
+        assert shape.image == way
+        assert shape.image_channels == {"padded": 16, "masked": 20, "concat": 17, "replace": 0}[way]
