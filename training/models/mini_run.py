@@ -21,7 +21,7 @@ TOKENIZER = bundle.HOME / "tokenizer"
 def load_codec(folder: Path) -> Codec:
     """The codec of a finished run or of a published bundle. ValueError when there is none."""
     if (folder / bundle.MANIFEST).is_file():
-        return _codec_of(bundle.load(folder).weights("codec"))
+        return _codec(bundle.load(folder).weights("codec"))
     found = checkpoint.latest(folder) if folder.is_dir() else None
     if found is None:
         raise ValueError(
@@ -31,10 +31,10 @@ def load_codec(folder: Path) -> Codec:
     groups, meta = checkpoint.load(found)
     if not meta.get("finished"):
         raise ValueError(f"the codec in {folder} stopped at step {meta['step']}: run it again to finish it")
-    return _codec_of({name.removeprefix("codec."): value for name, value in groups["final"].items()})
+    return _codec({name.removeprefix("codec."): value for name, value in groups["final"].items()})
 
 
-def _codec_of(weights: dict[str, Tensor]) -> Codec:
+def _codec(weights: dict[str, Tensor]) -> Codec:
     codec = Codec(CodecConfig(base=weights["decoder.head.0.gamma"].shape[0]))
     codec.load_state_dict(weights)
     return codec
