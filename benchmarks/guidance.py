@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from matrix_lib.core.guidance.kinds import Guidance
+from matrix_lib.core.guidance.base import EditsAttention
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
@@ -110,7 +110,7 @@ def whole_step(rounds: int, device: torch.device, full: bool) -> list[dict[str, 
     row = BatchRow("cond", 0, binding, tracks)
     grid = Grid.from_latent((latent[1], latent[3], latent[4]))
 
-    def under(guidance: Guidance) -> Callable[[], None]:
+    def under(guidance: EditsAttention) -> Callable[[], None]:
         editor = AttentionGuidance(guidance, grid, 1)  # of one run: regions are made at its first step
 
         def begin(forward: Forward) -> None:

@@ -174,7 +174,7 @@ def make_inputs(folder: Path, case: Case, gpus: Sequence[str], found: dict[str, 
     )
     with raw_videos():
         export_clips(make_clips(0, case.clips, world), folder / "clips")
-        # number formats as in training/tasks/tune.py: entries of a cache are found by them
+        # number formats as in training/tasks/alignment.py: entries of a cache are found by them
         model = ModelFiles(str(folder / "model"), device, torch.bfloat16 if gpus else torch.float32, offload=True)
         clips = open_clips(config.data, model, config.run.seed, case.batch * 2, bar=False)
         clips.fill(bar=False)

@@ -23,9 +23,8 @@ from matrix_lib.hosts.diffusers.lora import merge_lora
 from matrix_lib.io.files import whole_file
 from matrix_lib.io.lora.read import load_lora
 from training.comparison.jobs import RESULT
-from training.data.alignment_clips import EXTRA_CHANNELS
-from training.models.mini_model import MiniModel
-from training.tasks.align import LORA
+from training.models.mini_encoders import MiniEncoders
+from training.tasks.alignment import LORA
 
 __all__ = ["ARMS", "described", "take"]
 
@@ -62,11 +61,11 @@ def _job(folder: Path, arm: str) -> dict[str, Any]:
     if file.stat().st_size >= MAX_FILE:
         raise ValueError(f"{file} is {file.stat().st_size} bytes, and {MAX_FILE} are the most")
     lora = load_lora(file, "cogvideox")
-    model = MiniModel("", torch.device("cpu"))
-    wanted = int(model.transformer.config.in_channels) + EXTRA_CHANNELS[task["condition"]]
+    mini = MiniEncoders("", torch.device("cpu"))
+    wanted = int(mini.pipeline.transformer.config.in_channels) + mini.shape.extra_channels(task["condition"])
     if lora.info.condition != task["condition"] or lora.projection["weight"].shape[1] != wanted:
         raise ValueError(f"{file} is no LoRA for {task['condition']}")
-    merge_lora(model.transformer, lora)
+    merge_lora(mini.pipeline.transformer, lora)
     return job
 
 
@@ -81,7 +80,7 @@ def described(jobs: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
         propagated = f", propagation in {_list(task['v2v'])}" if task["method"] == "both" else ""
         entries = {
             "size, SHA-256": f"{len(data):,} bytes, `{hashlib.sha256(data).hexdigest()[:16]}`",
-            "input": f"`{task['condition']}`, +{EXTRA_CHANNELS[task['condition']]} channels",
+            "input": f"`{task['condition']}`, +{lora.projection['weight'].shape[1] - lora.info.base_channels} channels",
             "losses": f"`{task['method']}`: words in {_list(task['v2t'])}{propagated}",
             "LoRA": f"rank {rank}, scale {lora.scales()[0]:g}, on {len(lora.factors)} modules in {blocks}",
             "training": f"{run['steps']} steps of {fit['data']['batch']} clips, rate {fit['optim']['lr']:g}, "

@@ -27,8 +27,9 @@ from matrix_lib.core.layers import LayerSet
 
 from .comparison.jobs import Arm, Judging, run_job
 from .comparison.report import report
-from .run.config import AlignTask, FitConfig, _numbers, override
+from .run.config import FitConfig, numbers, override
 from .run.presets import PRESETS
+from .run.task_settings import AlignTask
 
 __all__ = ["ARMS", "main", "make_arms"]
 
@@ -87,7 +88,7 @@ def layers_of(chosen: argparse.Namespace, task: AlignTask) -> dict[str, tuple[in
     for kind in ("v2t", "v2v", "other_v2t", "other_v2v"):
         text = getattr(chosen, kind)
         if text is not None:
-            found[kind] = _numbers(text, f"--{kind.replace('_', '-')}")
+            found[kind] = numbers(text, f"--{kind.replace('_', '-')}")
     return found
 
 
@@ -129,7 +130,6 @@ def _run(chosen: argparse.Namespace) -> None:
     if chosen.steps is not None:
         settings.append(f"run.steps={chosen.steps}")
     config: FitConfig = override(PRESETS[chosen.preset](), settings)
-    assert isinstance(config.task, AlignTask)
     arms = make_arms(chosen.arms, config.task, layers_of(chosen, config.task))
     judging = Judging(chosen.prompts, chosen.sampling_steps, chosen.cfg, chosen.judge_batch)
     place, count = _shard(chosen.shard)

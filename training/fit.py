@@ -7,7 +7,6 @@ processes: `accelerate launch -m training.fit PRESET ...`, with run.sharding=ddp
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import signal
 import sys
@@ -15,20 +14,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from .data.world import Stream, seed_of
+from .data.world import step_generator
 from .run import checkpoint
-from .run.config import AlignTask, FitConfig, TuneTask, override
+from .run.config import FitConfig, override
 from .run.distributed import clip, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
 from .run.log import Log
 from .run.optim import Average, make_optimisers, rate
 from .run.presets import PRESETS
-from .tasks.task import describe, make_step
+from .tasks.registry import make_task
 
 __all__ = ["StoppedError", "Trainer", "main"]
 
@@ -50,8 +48,7 @@ class Trainer:
         self.device = self.accelerator.device
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-        self.task = _task(config, self.device)
-        self.watched = isinstance(config.task, AlignTask | TuneTask)
+        self.task = make_task(config, self.device)
         self.plain = self.task.net
         ready = spread(self.accelerator, self.plain, config)
         self.net: nn.Module = self.task.compile(ready) if run.compile else ready
@@ -59,8 +56,7 @@ class Trainer:
         self.optimisers = [self.accelerator.prepare(each) for each in make_optimisers(self.plain, config.optim)]
         self.peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
         self.average = Average(self.params, config.optim.ema)
-        seed = seed_of(run.seed, self.accelerator.process_index)
-        self.stream: Any = self.task.stream(seed) if self.watched else Stream(config.data, self.task, seed, self.device)
+        self.stream = self.task.batches(self.accelerator.process_index)
         self.folder = Path(run.out)
         self.step, self.done = 0, 0.0
         self.bad = torch.zeros((), device=self.device)
@@ -82,7 +78,8 @@ class Trainer:
                     if log(self.step, values, self.optimisers[0].param_groups[0]["lr"]) is not None:
                         self.check()
                     self.done = self.progress()
-                    self.preview(log)
+                    if self.config.run.preview_every and self.step % self.config.run.preview_every == 0:
+                        self.task.preview(self.step, log)
                     if self.step % self.config.run.save_every == 0 and self.step < self.config.run.steps:
                         self.save()
                 return self.save(finished=self.done >= 1.0)
@@ -103,14 +100,6 @@ class Trainer:
         """What there is to go on from, for a message."""
         found = checkpoint.latest(self.folder, lambda text: None)
         return f"The last good checkpoint is {found}." if found else "There is no checkpoint yet."
-
-    def preview(self, log: Log) -> None:
-        """Sample videos with their attention, where it is time for them."""
-        run = self.config.run
-        if run.preview_every and self.step % run.preview_every == 0 and isinstance(self.config.task, TuneTask):
-            from .tasks.preview import write_previews
-
-            write_previews(self.task, self.step, log)
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by the time allowed, whichever is further.
@@ -157,13 +146,10 @@ class Trainer:
 
     def backward(self, part: int) -> dict[str, Tensor]:
         """Forward and backward of one of the parts that a step accumulates; detached values of its losses."""
-        parts, seed, place = self.config.optim.accumulate, self.config.run.seed, self.accelerator.process_index
-        if isinstance(self.config.task, TuneTask):
-            batch = self.stream.batch(self.step, part)
-        else:
-            batch = self.stream.batch(self.step * parts + part)
-        generator = torch.Generator().manual_seed(seed_of(seed, self.step, place, 3, *([part] if part else [])))
-        with self.task.during(self.step) if self.watched else contextlib.nullcontext():
+        parts = self.config.optim.accumulate
+        batch = self.stream.batch(self.step, part, parts)
+        generator = step_generator(self.config.run.seed, self.step, self.accelerator.process_index, part)
+        with self.task.during(self.step):
             with self.accelerator.autocast():
                 values = self.task.loss(self.net, batch, generator)
             self.accelerator.backward(values["loss"] / parts)
@@ -187,7 +173,7 @@ class Trainer:
         for i, optimiser in enumerate(self.optimisers):
             groups[f"optimiser{i}"] = checkpoint.pack_optimiser(optimiser, whole)
         if finished:
-            groups["final"] = self.published()
+            groups["final"] = self.task.final(self.averaged())
         failed = ""
         if self.accelerator.is_main_process:
             try:
@@ -203,23 +189,10 @@ class Trainer:
 
     def write(self, groups: dict[str, dict[str, Tensor]], finished: bool) -> Path:
         """The files of a checkpoint; of a finished run also what people use."""
-        meta = {"config": dataclasses.asdict(self.config), "finished": finished, "sizes": describe(self.task)}
-        if finished and isinstance(self.config.task, TuneTask):
+        meta = {"config": dataclasses.asdict(self.config), "finished": finished, "sizes": self.task.describe()}
+        if finished:
             self.task.publish(groups["final"])
         return checkpoint.save(self.folder, self.step, groups, meta, self.config.run.keep)
-
-    def published(self) -> dict[str, Tensor]:
-        """Averaged weights after the task's last touches; the weights in training stay as they are."""
-        state = self.averaged()
-        if isinstance(self.config.task, TuneTask):
-            return state
-        kept = {name: value.detach().clone() for name, value in trained_state(self.plain).items()}
-        fill(self.plain, state)
-        if self.accelerator.is_main_process:
-            self.task.finish(self.plain)
-        final = {name: value.clone() for name, value in trained_state(self.plain).items()}
-        fill(self.plain, kept)
-        return final
 
     def resume(self) -> None:
         """Goes on from the newest whole checkpoint of the folder, if `run.resume` and there is one."""
@@ -234,18 +207,6 @@ class Trainer:
             checkpoint.unpack_optimiser(optimiser, groups[f"optimiser{i}"], split_like)
         self.step = int(meta["step"])
         self.accelerator.print(f"resumed {found} at step {self.step}")
-
-
-def _task(config: FitConfig, device: torch.device) -> Any:
-    if isinstance(config.task, AlignTask):
-        from .tasks.align import AlignStep
-
-        return AlignStep(config, device)
-    if isinstance(config.task, TuneTask):
-        from .tasks.tune import TuneStep
-
-        return TuneStep(config, device)
-    return make_step(config, device)
 
 
 class StopOnSignal:

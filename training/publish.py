@@ -20,16 +20,15 @@ from matrix_lib.hosts.diffusers.mini import make_tokenizer, token_ids
 from matrix_lib.mini.captions import CAMERA_MOVES, caption
 from matrix_lib.mini.shapes import COLOURS, SHAPES
 from matrix_lib.mini.verbs import VERBS
-from training.models.mini_run import weights_of
 
-from .models.mini_run import TOKENIZER
+from .models.mini_run import TOKENIZER, weights_of
 
-__all__ = ["main", "publish", "sayings"]
+__all__ = ["main", "publish", "training_prompts"]
 
 SHARD_BYTES = 14_000_000
 
 
-def sayings() -> list[str]:
+def training_prompts() -> list[str]:
     """Prompts that together use every word the world ever uses."""
     out = [""]
     for verb in VERBS:
@@ -50,14 +49,14 @@ def silence(table: Tensor, used: Tensor) -> Tensor:
 def publish(run: Path, out: Path) -> Path:
     """Writes the bundle of a run: float16 weights in shards, the tokenizer, and the manifest with every checksum."""
     parts, sizes, meta = weights_of(run)
-    ids = token_ids(make_tokenizer(TOKENIZER), sayings(), sizes.text_length)
+    ids = token_ids(make_tokenizer(TOKENIZER), training_prompts(), sizes.text_length)
     parts["text"]["shared.weight"] = silence(parts["text"]["shared.weight"], ids)
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, list[str]] = {part: write_shards(out, part, parts[part]) for part in sorted(parts)}
     if (out / "tokenizer").resolve() != TOKENIZER.resolve():
         shutil.copytree(TOKENIZER, out / "tokenizer", dirs_exist_ok=True)
     files["tokenizer"] = [f"tokenizer/{p.name}" for p in sorted((out / "tokenizer").iterdir())]
-    words = sorted({word.strip(",") for saying in sayings() for word in saying.split()})
+    words = sorted({word.strip(",") for prompt in training_prompts() for word in prompt.split()})
     manifest = {
         "format": bundle.FORMAT,
         "name": "mini",

@@ -19,11 +19,12 @@ from training.comparison.report import over_seeds_and_prompts
 from training.data.alignment_clips import AlignStream, condition_of
 from training.fit import Trainer, parse
 from training.fit import main as fit
-from training.models.mini_model import MiniModel
+from training.models.mini_encoders import MiniEncoders
 from training.run import checkpoint
-from training.run.config import AlignTask, override
+from training.run.config import FitConfig, override
 from training.run.presets import PRESETS
-from training.tasks.align import LORA, AlignStep
+from training.run.task_settings import AlignTask
+from training.tasks.alignment import LORA, AlignmentStep
 
 QUICK = ("data.workers=1",)
 LAYERS = ("task.v2t=0,1", "task.v2v=1")
@@ -87,7 +88,7 @@ def test_arms_begin_with_the_same_weights_and_see_the_same_batches(tiny: Path, t
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(one.latents, other.latents)
-    assert torch.equal(one.rows, other.rows)
+    assert torch.equal(one.text["rows"], other.text["rows"])
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tiny: Path, tmp_path: Path) -> None:
@@ -113,31 +114,32 @@ def test_a_merged_lora_is_the_trained_model(tiny: Path, tmp_path: Path) -> None:
     trainer = Trainer(config)
     trainer.run()
     task, net = trainer.task, trainer.plain
-    assert isinstance(task, AlignStep)
+    assert isinstance(task, AlignmentStep)
     net.load_state_dict(trainer.averaged(), strict=False)
-    plain = MiniModel(str(tiny), torch.device("cpu"))
-    before = input_projection(plain.transformer).weight.shape[1]
-    merge_lora(plain.transformer, load_lora(tmp_path / LORA))
-    assert (before, input_projection(plain.transformer).weight.shape[1]) == (32, 48)
+    plain = MiniEncoders(str(tiny), torch.device("cpu")).pipeline.transformer
+    before = input_projection(plain).weight.shape[1]
+    merge_lora(plain, load_lora(tmp_path / LORA))
+    assert (before, input_projection(plain).weight.shape[1]) == (32, 48)
     batch = trainer.stream.batch(0)
-    inputs = task.model.inputs(batch.latents, batch.image, batch.condition, batch.rows, torch.tensor([500, 20]))
+    inputs = task.model.inputs(batch.latents, batch, batch.text, torch.tensor([500, 20]))
     with torch.no_grad():
-        wanted, got = task.model.transformer(**inputs)[0], plain.transformer(**inputs)[0]
+        wanted, got = task.model.transformer(**inputs)[0], plain(**inputs)[0]
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_conditions_show_the_named_instances(tiny: Path) -> None:
-    model = MiniModel(str(tiny), torch.device("cpu"))
-    task, data = AlignTask(bundle=str(tiny), condition="target_mask"), PRESETS["align_cpu"]().data
-    stream = AlignStream(task, data, 0, model)
+    model = MiniEncoders(str(tiny), torch.device("cpu"))
+    task, data = AlignTask(bundle=str(tiny), condition="target_mask", dropout=0.0), PRESETS["align_cpu"]().data
+    stream = AlignStream(FitConfig(task, data), model)
     batch = stream.batch(0)
-    assert batch.condition is not None
-    assert batch.condition.shape == (2, 1, 8, 8)
+    assert batch.targets is not None
+    assert batch.extra.shape == (2, 2, 1, 8, 8)
+    assert not bool(batch.extra[:, 1:].any()), "the condition is of the first latent frame"
     for row in range(2):
         words = batch.targets.names[row]
-        code = batch.targets.members["words"][row, words.index(batch.objects[row])]
+        code = batch.targets.members["words"][row, words.index(batch.target_names[row])]
         first = (batch.targets.tokens[row, 0] & code) != 0
-        assert torch.equal(first, batch.condition[row, 0].bool()), "the target mask is the object's, token by token"
+        assert torch.equal(first, batch.extra[row, 0, 0].bool()), "the target mask is the object's, token by token"
     from training.comparison.jobs import held_out
 
     clips = held_out("look-alikes", model.sizes, 2, torch.device("cpu"))

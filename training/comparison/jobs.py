@@ -27,9 +27,10 @@ from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 from ..data.alignment_clips import condition_of
 from ..data.world import seed_of
 from ..fit import Trainer
-from ..models.mini_model import MiniModel
-from ..run.config import AlignTask, FitConfig
-from ..tasks.align import LORA
+from ..models.mini_encoders import MiniEncoders
+from ..run.config import FitConfig
+from ..run.task_settings import AlignTask
+from ..tasks.alignment import LORA
 
 __all__ = ["RESULT", "SCORES", "SETS", "Arm", "Judging", "evaluate", "run_job"]
 
@@ -76,7 +77,7 @@ def run_job(arm: Arm, seed: int, config: FitConfig, judging: Judging, folder: Pa
     if (folder / RESULT).is_file():
         return json.loads((folder / RESULT).read_text())
     began = time.monotonic()
-    bundle = arm.task.bundle if arm.task is not None else config.task.bundle  # type: ignore[union-attr]
+    bundle = config.task.bundle
     lora = None if arm.task is None else train(config, folder / "run")
     trained = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -134,9 +135,9 @@ def evaluate(
 ) -> dict[str, dict[str, list[float]]]:
     """What the judge says of each held-out clip, {set: {score: one number a clip}}, with the LoRA merged into the
     model and the masks of the first frame as its condition. Clips and noise are the same for every model."""
-    model = MiniModel(bundle, device)
+    model = MiniEncoders(bundle, device)
     if lora is not None:
-        merge_lora(model.transformer, load_lora(lora))
+        merge_lora(model.pipeline.transformer, load_lora(lora))
     move(model.pipeline, device, model.codec_dtype)
     out: dict[str, dict[str, list[float]]] = {}
     for name in SETS:

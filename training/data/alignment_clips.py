@@ -1,15 +1,17 @@
-"""Clips to align on: latents, words, masks and conditions of interaction clips, made once and kept on the device.
+"""Clips to align on, with everything that a step draws for them: of mini's own world, or of a folder.
 
-N clips, B batch, T latent frames, C latent channels, h x w latents, D text rows, X channels of the mask condition,
-K instance slots, F pixel frames, H x W pixels.
+N clips, B batch, T latent frames, C latent channels, h x w latents, D text rows, I and E channels of the first frame
+and of the condition, K instance slots, H x W pixels.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from matrix_lib.core.losses.batch import TargetBatch
@@ -19,53 +21,204 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.mini.export import mask_tracks
 from matrix_lib.mini.world import Clips, make_clips
 
-from ..models.mini_model import MiniModel
-from ..run.config import AlignTask, Data
-from .world import covered, seed_of, world_of
+from ..clips.batches import open_clips
+from ..clips.encoders import ModelFiles
+from ..models.mini_encoders import MiniEncoders
+from ..run.config import Data, FitConfig
+from ..run.task_settings import AlignTask, TuneTask
+from .world import device_noise, diffusion_weight, schedule_positions, seed_of, step_generator, world_of
 
-__all__ = ["EXTRA_CHANNELS", "AlignBatch", "AlignStream", "condition_of", "named_tracks"]
+__all__ = ["AlignStream", "AlignmentBatch", "ClipStream", "condition_of", "named_tracks"]
 
 ALIGN_SEED = 73_000_000  # far from every seed that the mini model was trained or judged on
 PIECE = 128
-EXTRA_CHANNELS = {"none": 0, "id_map": 16, "target_mask": 1}
 
 
 @dataclass(frozen=True)
-class AlignBatch:
-    """What one step trains on, on the device.
+class AlignmentBatch:
+    """What one part of a step trains on.
 
-    latents (B, T, C, h, w); image (B, C, h, w) of the first latent frame; rows (B, D, width); weight (B, T, h, w) of
-    the diffusion loss; condition (B, X, h, w) or None; objects: name of the phrase that is TAViD's target.
+    Args:
+        latents: (B, T, C, h, w) clean. noise: the same shape, float32. u: (B,) position in the schedule, in [0, 1).
+        image, extra: (B, T, I, h, w) and (B, T, E, h, w), what the network reads beside the noisy latents.
+        text: as in `ClipBatch`, of the empty prompt in rows whose prompt is dropped.
+        targets: what the attention is aligned with; None: no loss looks at it, or every prompt is dropped.
+        target_names: name of the phrase that is TAViD's target, in each row.
+        weight: (B, T, h, w) of the diffusion loss; None: everything counts the same.
+        lead: latent frames in front of the clip (CogVideoX 1.5).
     """
 
     latents: Tensor
+    noise: Tensor
+    u: Tensor
     image: Tensor
+    extra: Tensor
+    text: dict[str, Tensor]
+    targets: TargetBatch | None
+    target_names: tuple[str, ...]
+    weight: Tensor | None = None
+    lead: int = 0
+
+    def to(self, device: torch.device) -> AlignmentBatch:
+        """With its tensors there."""
+        names = ("latents", "noise", "u", "image", "extra")
+        moved: dict[str, Any] = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        moved["text"] = {name: value.to(device, non_blocking=True) for name, value in self.text.items()}
+        moved["targets"] = None if self.targets is None else self.targets.to(device)
+        moved["weight"] = None if self.weight is None else self.weight.to(device)
+        return replace(self, **moved)
+
+
+def _drop_prompts(text: dict[str, Tensor], empty: dict[str, Tensor], prompt_dropped: Tensor) -> dict[str, Tensor]:
+    """With the empty prompt's text in the rows of `prompt_dropped` (B,) bool."""
+    out = dict(text)
+    for name, value in empty.items():
+        if bool(prompt_dropped.any()) and name in out:
+            there = prompt_dropped.to(out[name].device).view(-1, *[1] * (value.ndim - 1))
+            out[name] = torch.where(there, value.to(out[name]), out[name])
+    return out
+
+
+# --- a folder of clips
+
+
+class ClipStream:
+    """Batches of a folder of clips, one ahead of the step, made by a thread. On the CPU.
+
+    What a row of a step's whole batch is trained under follows from the seed, the step and the row, so it is the same
+    however the batch is split over processes and accumulation.
+    """
+
+    def __init__(self, config: FitConfig, files: ModelFiles) -> None:
+        self.task: TuneTask = config.task
+        self.files, self.seed, state = files, config.run.seed, PartialState()
+        self.process, self.processes = state.process_index, state.num_processes
+        self.whole = config.data.batch * self.processes * config.optim.accumulate
+        said = state.on_main_process(print)
+        with state.main_process_first():  # the first one to look leaves a memo for the others
+            self.clips = open_clips(config.data, files, self.seed, self.whole, said, bar=state.is_main_process)
+        self.clips.fill(bar=state.is_main_process)
+        state.wait_for_everyone()
+        self.empty = self.clips.empty
+        self.pool = ThreadPoolExecutor(1)
+        self.coming: dict[tuple[int, int], Future[AlignmentBatch]] = {}
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> AlignmentBatch:
+        """This process's share of one of the parts that a step accumulates."""
+        asked = self.coming.pop((step, part), None) or self.pool.submit(self._make, step, part, parts)
+        following = (step, part + 1) if part + 1 < parts else (step + 1, 0)
+        found = asked.result()
+        self.coming = {following: self.pool.submit(self._make, *following, parts)}
+        return found
+
+    def _make(self, step: int, part: int, parts: int) -> AlignmentBatch:
+        clips = self.clips.batch(step, part * self.processes + self.process, self.processes * parts)
+        prompt_dropped = [self._draw(step, row, 1) < self.task.dropout for row in clips.rows]
+        kept = [None if lost else target for lost, target in zip(prompt_dropped, clips.targets)]
+        aligned = bool(self.task.losses) and any(target is not None for target in kept)
+        return AlignmentBatch(
+            latents=clips.latents,
+            noise=self.noise(step, clips.rows, clips.latents.shape[1:]),
+            u=self.levels(step, clips.rows),
+            image=clips.image,
+            extra=clips.extra,
+            text=_drop_prompts(clips.text, self.empty, torch.tensor(prompt_dropped)),
+            targets=TargetBatch.of(kept, pixels=self.task.decodes) if aligned else None,
+            target_names=clips.target_names,
+            lead=clips.grid.lead,
+        )
+
+    def levels(self, step: int, rows: tuple[int, ...]) -> Tensor:
+        """(B,) positions in the schedule, spread evenly over the whole batch of the step."""
+        start = self._draw(step, 0, 2)
+        return torch.tensor([(start + row / self.whole) % 1.0 for row in rows])
+
+    def noise(self, step: int, rows: tuple[int, ...], shape: torch.Size) -> Tensor:
+        """(B, *shape), each row from a generator of its own."""
+        return torch.stack([torch.randn(shape, generator=self._generator(step, row, 3)) for row in rows])
+
+    def _draw(self, step: int, row: int, what: int) -> float:
+        """A number in [0, 1) that belongs to a row of a step's whole batch."""
+        return float(torch.rand(1, generator=self._generator(step, row, what)))
+
+    def _generator(self, step: int, row: int, what: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed_of(self.seed, step, row, what))
+
+    def close(self) -> None:
+        """Stops loading."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.clips.close()
+
+
+# --- clips of mini's own world
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The clips of a run, on the device: latents (N, T, C, h, w), text rows (N, D, width), weights (N, T, h, w),
+    condition (N, E, h, w) of the first latent frame."""
+
+    latents: Tensor
     rows: Tensor
     weight: Tensor
-    condition: Tensor | None
+    condition: Tensor
     targets: TargetBatch
-    objects: tuple[str, ...]
+    target_names: tuple[str, ...]
 
 
 class AlignStream:
-    """Batches of a fixed set of `data.chunk` clips of the mini world, in an order that seed and pass decide.
+    """Batches of a fixed set of `data.chunk` clips of the mini world, in an order that seed and pass decide. On the
+    device, where their noise is drawn, too.
 
     The set depends on the task and the data alone: the runs of a comparison share it (`samples`).
     """
 
-    def __init__(self, task: AlignTask, data: Data, seed: int, model: MiniModel) -> None:
-        self.data, self.seed = data, seed
-        self.samples = _samples(task, data, model)
+    def __init__(self, config: FitConfig, encoders: MiniEncoders, process: int = 0) -> None:
+        self.task: AlignTask = config.task
+        self.data: Data = config.data
+        self.seed, self.process, self.device = config.run.seed, process, encoders.device
+        self.empty = {"rows": encoders.encode_text([""])}
+        self.samples = _samples(self.task, self.data, encoders)
 
-    def batch(self, step: int) -> AlignBatch:
-        """The batch of one step."""
-        turn, place = divmod(step, self.data.chunk // self.data.batch)
-        order = torch.Generator().manual_seed(seed_of(self.seed, turn, 7))
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> AlignmentBatch:
+        """The batch of one of the parts that a step accumulates."""
+        turn, place = divmod(step * parts + part, self.data.chunk // self.data.batch)
+        order = torch.Generator().manual_seed(seed_of(seed_of(self.seed, self.process), turn, 7))
         rows = torch.randperm(self.data.chunk, generator=order)[place * self.data.batch :][: self.data.batch]
-        return _select(self.samples, rows)
+        generator = step_generator(self.seed, step, self.process, part)
+        u = self.levels(len(rows), generator)
+        prompt_dropped = torch.rand(len(rows), generator=generator) < self.task.dropout
+        found, there = self.samples, rows.to(self.device)
+        latents = found.latents[there]
+        return AlignmentBatch(
+            latents=latents,
+            noise=self.noise(latents.shape, generator),
+            u=u,
+            image=_in_first_frame(latents[:, 0], latents),
+            extra=_in_first_frame(found.condition[there], latents),
+            text=_drop_prompts({"rows": found.rows[there]}, self.empty, prompt_dropped),
+            targets=found.targets.select(rows, ~prompt_dropped) if self.task.losses else None,
+            target_names=tuple(found.target_names[i] for i in rows.tolist()),
+            weight=found.weight[there],
+        )
+
+    def levels(self, count: int, generator: torch.Generator) -> Tensor:
+        """(B,) positions in the schedule."""
+        return schedule_positions(count, self.task.even, self.task.high_noise, generator)
+
+    def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Of a batch, drawn on the device."""
+        return device_noise(shape, generator, self.device)
 
     def close(self) -> None:
         """Nothing to stop: the clips are there."""
+
+
+def _in_first_frame(values: Tensor, latents: Tensor) -> Tensor:
+    """(B, X, h, w) as (B, T, X, h, w): of the first latent frame, and 0 in later ones."""
+    out = values.new_zeros(len(values), latents.shape[1], *values.shape[1:])
+    out[:, 0] = values
+    return out
 
 
 def named_tracks(clips: Clips, index: int) -> MaskTracks:
@@ -73,8 +226,8 @@ def named_tracks(clips: Clips, index: int) -> MaskTracks:
     return mask_tracks(clips, index).select(list(clips.names[index][: int(clips.parts[index])]))
 
 
-def condition_of(kind: str, clips: Clips, model: MiniModel) -> Tensor | None:
-    """(N, X, h, w) of the first latent frame: the VAE-encoded palette picture of the named instances, or the mask of
+def condition_of(kind: str, clips: Clips, encoders: MiniEncoders) -> Tensor | None:
+    """(N, E, h, w) of the first latent frame: the VAE-encoded palette picture of the named instances, or the mask of
     the object (of the mover, where nothing is done to anybody) at every 8th pixel; None for "none"."""
     if kind == "none":
         return None
@@ -83,72 +236,59 @@ def condition_of(kind: str, clips: Clips, model: MiniModel) -> Tensor | None:
     if kind == "target_mask":
         target = (clips.parts > 1).long()
         mask = named[torch.arange(len(clips), device=named.device), target]
-        stride = mask.shape[-1] // model.sizes.latent_shape[2]
+        stride = mask.shape[-1] // encoders.sizes.latent_shape[2]
         return mask[:, None, ::stride, ::stride].float()
     palette = torch.tensor(FIXED[: named.shape[1]], dtype=torch.float32, device=named.device)
     picture = torch.einsum("nkhw,kc->nchw", named.float(), palette).clamp(0, 255).to(torch.uint8)
-    return model.encode(picture[:, None])[:, 0]
+    return encoders.encode(picture[:, None])[:, 0]
 
 
-_last: dict[str, tuple[object, AlignBatch]] = {}
+_last: dict[str, tuple[object, _Samples]] = {}
 
 
-def _samples(task: AlignTask, data: Data, model: MiniModel) -> AlignBatch:
-    """The whole set as one batch. The last one is kept, for a comparison's next run."""
+def _samples(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
+    """The whole set. The last one is kept, for a comparison's next run."""
     about = (task.condition, task.look_alikes, task.clips_seed, task.foreground, task.change, bool(task.decoder))
-    key = (model.folder, data.chunk, data.split, about, model.device)
+    key = (encoders.folder, data.chunk, data.split, about, encoders.device)
     if "set" not in _last or _last["set"][0] != key:
         _last.clear()
-        _last["set"] = (key, _make(task, data, model))
+        _last["set"] = (key, _make(task, data, encoders))
     return _last["set"][1]
 
 
-def _make(task: AlignTask, data: Data, model: MiniModel) -> AlignBatch:
-    sizes = model.sizes
+def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
+    sizes = encoders.sizes
     shape = {"height": sizes.height, "width": sizes.width, "frames": sizes.frames}
     world = world_of(data, **shape, single_motion_share=0.0, distractor_share=task.look_alikes)
 
     def place(start: int) -> Clips:
         count = min(PIECE, data.chunk - start)
-        return make_clips(seed_of(ALIGN_SEED, task.clips_seed, start), count, world, model.device)
+        return make_clips(seed_of(ALIGN_SEED, task.clips_seed, start), count, world, encoders.device)
 
     parts: list[tuple[Tensor, ...]] = []
     targets: list[Targets] = []
     objects: list[str] = []
     with ThreadPoolExecutor(data.workers, initializer=torch.set_num_threads, initargs=(2,)) as pool:
         for clips in pool.map(place, range(0, data.chunk, PIECE)):
-            parts.append(_tensors(task, clips, model))
+            parts.append(_tensors(task, clips, encoders))
             cpu = clips.to("cpu")
-            targets += [_targets(cpu, i, model) for i in range(len(cpu))]
+            targets += [_targets(cpu, i, encoders) for i in range(len(cpu))]
             objects += [names[1 if parts > 1 else 0] for names, parts in zip(cpu.names, cpu.parts.tolist())]
-    latents, rows, weight, *condition = (torch.cat(values) for values in zip(*parts))
-    joined = TargetBatch.of(targets, pixels=task.decoder > 0).to(model.device)
-    return AlignBatch(latents, latents[:, 0], rows, weight, condition[0] if condition else None, joined, tuple(objects))
+    joined = TargetBatch.of(targets, pixels=task.decoder > 0).to(encoders.device)
+    latents, rows, weight, condition = (torch.cat(values) for values in zip(*parts))
+    return _Samples(latents, rows, weight, condition, joined, tuple(objects))
 
 
-def _tensors(task: AlignTask, clips: Clips, model: MiniModel) -> tuple[Tensor, ...]:
+def _tensors(task: AlignTask, clips: Clips, encoders: MiniEncoders) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Latents, text rows, weights and condition of some clips."""
-    cells = covered(clips.masks.flatten(0, 1)).unflatten(0, clips.masks.shape[:2])  # (N, K, T, h, w)
-    moved = (cells != cells[:, :, :1]).any(dim=1).float()
-    weight = 1.0 + task.foreground * cells.amax(dim=1) + task.change * moved
-    found = (model.encode(clips.video), model.encode_text(clips.prompts), weight)
-    condition = condition_of(task.condition, clips, model)
-    return found if condition is None else (*found, condition)
+    latents = encoders.encode(clips.video)
+    condition = condition_of(task.condition, clips, encoders)
+    if condition is None:
+        condition = latents.new_zeros(len(latents), 0, *latents.shape[3:])
+    weight = diffusion_weight(clips.masks, task.foreground, task.change)
+    return latents, encoders.encode_text(clips.prompts), weight, condition
 
 
-def _targets(clips: Clips, index: int, model: MiniModel) -> Targets:
-    binding = model.bind(clips.prompts[index], clips.phrases[index])
-    return Targets.of(binding, named_tracks(clips, index), model.grid)
-
-
-def _select(whole: AlignBatch, rows: Tensor) -> AlignBatch:
-    there = rows.to(whole.latents.device)
-    return AlignBatch(
-        whole.latents[there],
-        whole.image[there],
-        whole.rows[there],
-        whole.weight[there],
-        None if whole.condition is None else whole.condition[there],
-        whole.targets.select(rows),
-        tuple(whole.objects[i] for i in rows.tolist()),
-    )
+def _targets(clips: Clips, index: int, encoders: MiniEncoders) -> Targets:
+    binding = encoders.bind(clips.prompts[index], clips.phrases[index])
+    return Targets.of(binding, named_tracks(clips, index), encoders.grid)

@@ -18,7 +18,18 @@ from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from ..run.config import Data
 
-__all__ = ["Stream", "seed_of"]
+__all__ = [
+    "Stream",
+    "as_input",
+    "device_noise",
+    "diffusion_weight",
+    "schedule_positions",
+    "seed_of",
+    "step_generator",
+    "world_of",
+]
+
+_LARGE = 2**31 - 1
 
 
 def as_input(video: Tensor) -> Tensor:
@@ -26,30 +37,56 @@ def as_input(video: Tensor) -> Tensor:
     return video.transpose(1, 2).float().div(127.5).sub(1.0)
 
 
-def covered(masks: Tensor) -> Tensor:
+def diffusion_weight(masks: Tensor, foreground: float, change: float) -> Tensor:
+    """What each latent counts, (B, T, h, w), from masks of the instances (B, K, F, H, W) bool: 1, and `foreground` more
+    where an instance is, and `change` more where one has left or arrived since the first frame."""
+    cells = _covered(masks.flatten(0, 1)).unflatten(0, masks.shape[:2])  # (B, K, T, h, w)
+    moved = (cells != cells[:, :, :1]).any(dim=1).float()
+    return 1.0 + foreground * cells.amax(dim=1) + change * moved
+
+
+def _covered(masks: Tensor) -> Tensor:
     """(B, F, H, W) bool -> (B, T, h, w) float: latents that some masked pixel falls into; 1 or 0."""
     cells = F.max_pool2d(masks.float(), SPATIAL)
     later = cells[:, 1:].unflatten(1, (-1, TEMPORAL)).amax(dim=2)
     return torch.cat([cells[:, :1], later], dim=1)
 
 
-LARGE = 2**31 - 1
-
-
 def seed_of(*numbers: int) -> int:
     """One seed from several numbers, different for every tuple in practice."""
     value = 0
     for number in numbers:
-        value = (value * 1_000_003 + number + 1) % LARGE
+        value = (value * 1_000_003 + number + 1) % _LARGE
     return value
 
 
+def step_generator(seed: int, step: int, process: int, part: int = 0) -> torch.Generator:
+    """What is drawn in one part of a step of one process, on the CPU."""
+    return torch.Generator().manual_seed(seed_of(seed, step, process, 3, *([part] if part else [])))
+
+
+def schedule_positions(count: int, even: float, high_noise: float, generator: torch.Generator) -> Tensor:
+    """(count,) u in [0, 1): the share `even` of them evenly, the others mostly where noise is high, with a density that
+    grows as u^(high_noise - 1). They are spread over the schedule: less variance than independent ones."""
+    u = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1.0
+    high = ((u - even) / max(1.0 - even, 1e-6)).clamp_min(0.0) ** (1.0 / high_noise)
+    return torch.where(u < even, u / max(even, 1e-6), high)
+
+
+def device_noise(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Drawn on the device that trains; seeded from the step's generator."""
+    local = torch.Generator(device).manual_seed(generator.initial_seed())
+    return torch.randn(shape, generator=local, device=device)
+
+
 class Prepares(Protocol):
+    """What turns clips into the tensors that are trained on, each value (clips, ...)."""
+
     def prepare(self, clips: Clips) -> dict[str, Tensor]: ...
 
 
 class Stream:
-    """Batches of prepared clips. `prepare` turns a piece of a chunk into the tensors that the task trains on.
+    """Batches of prepared clips. `task.prepare` turns a piece of a chunk into the tensors that the task trains on.
 
     The next chunk is made by threads while the present one is trained on.
     """
@@ -63,10 +100,10 @@ class Stream:
         self.pool = ThreadPoolExecutor(config.workers, initializer=torch.set_num_threads, initargs=(2,))
         self.coming: dict[int, list[Future[dict[str, Tensor]]]] = {}
 
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """The batch of one step, each value (batch, ...) on the device."""
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:
+        """The batch of one of the parts that a step accumulates, each value (batch, ...) on the device."""
         per_pass = self.config.chunk // self.config.batch
-        chunk, inside = divmod(step, per_pass * self.config.reuse)
+        chunk, inside = divmod(step * parts + part, per_pass * self.config.reuse)
         if chunk != self.index:
             self._change(chunk)
         elif chunk + 1 not in self.coming:

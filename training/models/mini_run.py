@@ -13,9 +13,9 @@ from matrix_lib.mini.codec import Codec, CodecConfig
 
 from ..run import checkpoint
 
-__all__ = ["load_codec", "pipeline_of"]
+__all__ = ["TOKENIZER", "load_codec", "pipeline_of", "weights_of"]
 
-TOKENIZER = Path(__file__).resolve().parents[1] / "matrix_lib" / "mini" / "model" / "tokenizer"
+TOKENIZER = bundle.HOME / "tokenizer"
 
 
 def load_codec(folder: Path) -> Codec:

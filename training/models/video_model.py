@@ -1,4 +1,4 @@
-"""Released video transformers in training: their weights, their noise and their inputs, as each family was trained.
+"""Video transformers in training: their weights, their noise and their inputs, as each family was trained.
 
 B batch, T latent frames, C latent channels, h x w latents, I and E channels of the first frame and of the condition.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,16 +19,27 @@ from matrix_lib.hosts.diffusers.model_shape import ModelShape
 
 from ..clips.batches import ClipBatch
 from ..clips.encoders import ModelFiles
-from ..run.config import TuneTask
+from ..run.task_settings import AlignTask, TuneTask
+from .mini_encoders import MiniEncoders
 from .mini_run import pipeline_of
 
-__all__ = ["VideoModel"]
+__all__ = ["Beside", "VideoModel"]
 
 _TRAINED_STEPS = 1000  # of every family's schedule
 
 
+class Beside(Protocol):
+    """What stands beside the noisy latents: image (B, T, I, h, w) and extra (B, T, E, h, w)."""
+
+    @property
+    def image(self) -> Tensor: ...
+
+    @property
+    def extra(self) -> Tensor: ...
+
+
 class VideoModel:
-    """The transformer of a diffusers folder or a bundle, without its encoders.
+    """The transformer of a diffusers folder or a bundle, without its encoders; or of a mini model that is open.
 
     CogVideoX predicts velocities of its DDPM schedule at uniform timesteps; Wan and HunyuanVideo predict noise minus
     latents of straight paths, at noise levels that `task.shift` moves up.
@@ -36,15 +47,18 @@ class VideoModel:
     Raises ValueError for a model that is not there, or of a kind that cannot be trained.
     """
 
-    def __init__(self, task: TuneTask) -> None:
-        self.task, self.where = task, task.model
+    def __init__(self, task: AlignTask | TuneTask, mini: MiniEncoders | None = None) -> None:
+        self.task = task
         self.dtype = torch.bfloat16 if task.weights == "bf16" else torch.float32
-        self.shape: ModelShape = ModelFiles(task.model).shape
+        self.shape: ModelShape = ModelFiles(task.model).shape if mini is None else mini.shape
         self.sizes = None
-        if (found := bundle.find(task.model)) is not None:
+        if mini is not None:
+            self.transformer: Any = mini.pipeline.transformer.to(mini.device)
+            self.sizes, self.scheduler = mini.sizes, make_scheduler()
+        elif (found := bundle.find(task.model)) is not None:
             pipeline, self.sizes = pipeline_of(found)
-            self.transformer: Any = pipeline.transformer.to(self.dtype)
-            self.scheduler: Any = make_scheduler()
+            self.transformer = pipeline.transformer.to(self.dtype)
+            self.scheduler = make_scheduler()
         else:
             self.transformer, self.scheduler = self._load(Path(task.model))
         self.family = family(self.shape.family)
@@ -70,23 +84,23 @@ class VideoModel:
 
     # --- noise
 
-    def corrupt(self, clean: Tensor, noise: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def add_noise(self, clean: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Noisy latents, what is to be predicted, timesteps as the transformer takes them, and times in [0, 1] (1 is
         pure noise).
 
         Args:
-            clean, noise: (B, T, C, h, w) float32. share: (B,) in [0, 1), how far up the schedule.
+            clean, noise: (B, T, C, h, w) float32. u: (B,) position in the schedule, in [0, 1).
         """
-        share = share.to(clean.device)
+        u = u.to(clean.device)
         if self.task.times == "logit_normal":
-            share = torch.special.ndtri(share.double().clamp(1e-6, 1 - 1e-6)).sigmoid().float()
+            u = torch.special.ndtri(u.double().clamp(1e-6, 1 - 1e-6)).sigmoid().float()
         wide = (-1, 1, 1, 1, 1)
         if not self.flow:
             signal = self.scheduler.alphas_cumprod.float().to(clean.device)
-            t = (share * len(signal)).long().clamp(max=len(signal) - 1)
+            t = (u * len(signal)).long().clamp(max=len(signal) - 1)
             kept, lost = signal[t].sqrt().view(wide), (1.0 - signal[t]).sqrt().view(wide)
             return kept * clean + lost * noise, kept * noise - lost * clean, t, (t + 1) / len(signal)
-        sigma = self.task.shift * share / (1.0 + (self.task.shift - 1.0) * share)
+        sigma = self.task.shift * u / (1.0 + (self.task.shift - 1.0) * u)
         s = sigma.view(wide)
         noisy, target = (1.0 - s) * clean + s * noise, noise - clean
         return self.given_first(noisy, clean), target, sigma * _TRAINED_STEPS, sigma
@@ -104,7 +118,7 @@ class VideoModel:
 
     # --- inputs and outputs
 
-    def inputs(self, noisy: Tensor, batch: ClipBatch, text: dict[str, Tensor], t: Tensor) -> dict[str, Any]:
+    def inputs(self, noisy: Tensor, batch: Beside, text: dict[str, Tensor], t: Tensor) -> dict[str, Any]:
         """What the transformer is called with: `noisy` (B, T, C, h, w) beside the first frame and the condition."""
         hidden = torch.cat([noisy.to(self.dtype), batch.image.to(self.dtype), batch.extra.to(self.dtype)], dim=2)
         positions = self._positions_of(tuple(noisy.shape), noisy.device)

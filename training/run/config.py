@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..clips.folder import FolderData
-
-__all__ = ["AlignTask", "CodecTask", "Data", "DenoiseTask", "FitConfig", "Optim", "Run", "TuneTask", "override"]
+__all__ = ["Data", "FitConfig", "Optim", "Run", "numbers", "override"]
 
 
 @dataclass(frozen=True)
@@ -127,192 +125,16 @@ class Run:
 
 
 @dataclass(frozen=True)
-class CodecTask:
-    """Reconstruct clips.
-
-    Args:
-        base: width of the codec, see `CodecConfig`.
-        crop: side of the square that is trained on; 0 for whole frames. Two thirds of the steps also see fewer frames.
-        noise: added to the latents while training, as a share of their spread.
-        foreground: extra weight of pixels inside an instance's mask.
-    """
-
-    base: int = 16
-    crop: int = 0
-    noise: float = 0.05
-    foreground: float = 4.0
-
-
-@dataclass(frozen=True)
-class DenoiseTask:
-    """Train text encoder and video transformer together to predict the velocity of noisy latents.
-
-    Args:
-        codec: folder of the codec's run (or a bundle) whose latents are used.
-        layers, heads, time_dim: of the transformer; the head width is 64.
-        text_layers, text_dim: of the text encoder (T5 architecture).
-        text_length: rows of the conditioning, padding included.
-        dropout: share of prompts replaced by the empty prompt.
-        foreground: extra weight of tokens that an instance covers.
-        change: extra weight of tokens that an instance has left or reached since the first frame.
-        high_noise: a share `1 - even` of the timesteps is drawn with a density that grows as this power of t less one,
-            the rest evenly. What a prompt decides is decided where noise hides the paths, so those timesteps deserve
-            more.
-    """
-
-    codec: str = "runs/codec"
-    layers: int = 12
-    heads: int = 4
-    time_dim: int = 64
-    text_layers: int = 2
-    text_dim: int = 128
-    text_length: int = 226
-    dropout: float = 0.1
-    foreground: float = 4.0
-    change: float = 16.0
-    high_noise: float = 8.0
-    even: float = 0.25
-
-
-@dataclass(frozen=True)
-class AlignTask:
-    """Fine-tune LoRA factors (and a widened input projection) of a video transformer whose attention is to say who is
-    who. Text encoder and codec are frozen; a mask decoder is trained along and not used afterwards.
-
-    Args:
-        bundle: folder of the mini model, a bundle or a run of `training.fit mini`; empty: the one of this package.
-        method: which loss joins the diffusion loss: "off", MATRIX's "sga", "spa" or "both", or "tavid".
-        v2t, v2v: layers of the grounding (also of TAViD's) and of the propagation loss.
-        lora_v2t, lora_v2v: layers whose q, k, v and output projections get factors; empty: v2t and v2v. They do not
-            depend on the method, so that runs of several methods train the same weights.
-        rank, alpha: of the factors.
-        condition: what the new input channels take: "id_map" (MATRIX), "target_mask" (TAViD), or "none".
-        sga, spa, tavid: weights of the losses.
-        scores: what the maps are: "logits" or "probabilities", see `AlignmentConfig`.
-        decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
-        timestep: how the time weighs the losses, see `timestep_weight`.
-        look_alikes: share of training clips with somebody that looks just like a named instance.
-        clips_seed: which set of clips; runs of several seeds see the same set in another order, under other noise.
-        dropout, foreground, change, high_noise, even: of the diffusion loss, see `DenoiseTask`.
-    """
-
-    bundle: str = ""
-    method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
-    v2t: tuple[int, ...] = (9, 10)
-    v2v: tuple[int, ...] = (5,)
-    lora_v2t: tuple[int, ...] = ()
-    lora_v2v: tuple[int, ...] = ()
-    rank: int = 32
-    alpha: float = 32.0
-    condition: Literal["none", "id_map", "target_mask"] = "id_map"
-    sga: float = 0.01
-    spa: float = 0.005
-    tavid: float = 0.1
-    scores: Literal["logits", "probabilities"] = "logits"
-    decoder: int = 32
-    timestep: Literal["uniform", "bell"] = "uniform"
-    look_alikes: float = 0.3
-    clips_seed: int = 0
-    dropout: float = 0.1
-    foreground: float = 4.0
-    change: float = 8.0
-    high_noise: float = 6.0
-    even: float = 0.25
-
-    def __post_init__(self) -> None:
-        _check_layers(self)
-
-    @property
-    def lora_layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Layers with factors, as sites of (V2T, V2V) maps."""
-        return _lora_layers(self)
-
-
-def _check_layers(task: AlignTask | TuneTask) -> None:
-    if task.rank < 1 or task.alpha <= 0:
-        raise ValueError(f"task.rank is 1 or more and task.alpha above 0; got {task.rank} and {task.alpha}")
-    if not task.lora_layers[0] and not task.lora_layers[1]:
-        raise ValueError("no layer gets factors: set task.v2t or task.v2v, for example task.v2t=9,10")
-    needs = {"sga": ("v2t",), "spa": ("v2v",), "both": ("v2t", "v2v"), "tavid": ("v2t",)}.get(task.method, ())
-    if empty := [name for name in needs if not getattr(task, name)]:
-        raise ValueError(f"method {task.method!r} needs layers in {' and '.join(f'task.{name}' for name in empty)}")
-
-
-def _lora_layers(task: AlignTask | TuneTask) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if task.lora_v2t or task.lora_v2v:
-        return task.lora_v2t, task.lora_v2v
-    return task.v2t, task.v2v
-
-
-@dataclass(frozen=True)
-class TuneTask:
-    """Fine-tune a released video transformer on a folder of clips: MATRIX or TAViD. Needs `FolderData`, whose
-    `condition` says what the widened input projection reads.
-
-    Args:
-        model: folder of a diffusers pipeline (CogVideoX, Wan 2.1, HunyuanVideo), a bundle of ours, or "mini".
-        method, v2t, v2v, lora_v2t, lora_v2v, rank, alpha, sga, spa, tavid, scores, timestep: see `AlignTask`.
-        decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
-        bce, dice, l2: weights inside MATRIX's mask loss, see `MaskWeights`.
-        draw: of the v2t layers, how many of them TAViD's loss takes anew at each step; 0 takes all.
-        track: frames of TAViD's loss: the "first" latent frame as published, or "all" that the tracks know.
-        normalise: what TAViD's map is divided by, see `TargetAwareConfig`.
-        dropout: share of prompts replaced by the empty prompt (such clips are not aligned).
-        times: how the noise level is drawn, "uniform" or "logit_normal" over the schedule.
-        shift: of the noise levels of flow models (Wan, HunyuanVideo): s = shift u / (1 + (shift - 1) u).
-        guidance: HunyuanVideo's guidance input.
-        weights: number format of the frozen weights; what is trained is in float32.
-        quantise: frozen matrices of the blocks in fewer bits: "int8", "fp8", "nf4" (4 bits); layers with factors stay.
-        checkpointing: blocks are computed again in the backward pass, which saves most of the memory.
-    """
-
-    model: str = ""
-    method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
-    v2t: tuple[int, ...] = ()
-    v2v: tuple[int, ...] = ()
-    lora_v2t: tuple[int, ...] = ()
-    lora_v2v: tuple[int, ...] = ()
-    rank: int = 128
-    alpha: float = 64.0
-    sga: float = 0.01
-    spa: float = 0.005
-    tavid: float = 0.1
-    scores: Literal["logits", "probabilities"] = "logits"
-    decoder: int = 64
-    timestep: Literal["uniform", "bell"] = "uniform"
-    bce: float = 1.0
-    dice: float = 1.0
-    l2: float = 1.0
-    draw: int = 0
-    track: Literal["first", "all"] = "first"
-    normalise: Literal["none", "max", "sum"] = "max"
-    dropout: float = 0.1
-    times: Literal["uniform", "logit_normal"] = "uniform"
-    shift: float = 1.0
-    guidance: float = 6.0
-    weights: Literal["bf16", "fp32"] = "bf16"
-    quantise: Literal["no", "int8", "fp8", "nf4"] = "no"
-    checkpointing: bool = True
-
-    def __post_init__(self) -> None:
-        _check_layers(self)
-
-    @property
-    def lora_layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Layers with factors, as sites of (V2T, V2V) maps."""
-        return _lora_layers(self)
-
-
-@dataclass(frozen=True)
 class FitConfig:
-    task: CodecTask | DenoiseTask | AlignTask | TuneTask
+    """A whole run. `task` is a `task_settings.TaskSettings`, and `data` of the kind that it takes."""
+
+    task: Any
     data: Any = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
-        wanted = FolderData if isinstance(self.task, TuneTask) else Data
-        if not isinstance(self.data, wanted):
+        if (wanted := self.task.data_settings) is not type(self.data):
             raise ValueError(f"{type(self.task).__name__} takes {wanted.__name__}, not {type(self.data).__name__}")
 
 
@@ -349,7 +171,7 @@ def _parse(text: str, kind: Any, whole: str) -> Any:
             raise ValueError(f"{whole} is one of {', '.join(map(str, typing.get_args(kind)))}; got {text!r}")
         return text
     if origin is tuple:
-        return _numbers(text, whole)
+        return numbers(text, whole)
     if origin in (typing.Union, types.UnionType):
         raise ValueError(f"{whole} cannot be set from the command line")
     if kind is bool:
@@ -362,7 +184,7 @@ def _parse(text: str, kind: Any, whole: str) -> Any:
         raise ValueError(f"{whole} takes {kind.__name__}; got {text!r}") from error
 
 
-def _numbers(text: str, whole: str) -> tuple[int, ...]:
+def numbers(text: str, whole: str) -> tuple[int, ...]:
     """`9,10` or nothing."""
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())

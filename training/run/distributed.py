@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .config import FitConfig, TuneTask
+from .config import FitConfig
 
 __all__ = ["clip", "fill", "make_accelerator", "split_like", "spread", "trained_state", "unsynced", "whole"]
 
@@ -28,10 +28,9 @@ _BLOCKS = (
 
 
 def make_accelerator(config: FitConfig) -> Accelerator:
-    """The accelerator of a run. A released model has its own number formats, and takes no autocast."""
-    tuned = isinstance(config.task, TuneTask)
-    options: dict[str, Any] = {"mixed_precision": "no" if tuned else config.run.precision}
-    if tuned:
+    """The accelerator of a run. A network with number formats of its own takes no autocast."""
+    options: dict[str, Any] = {"mixed_precision": "no" if config.task.own_formats else config.run.precision}
+    if config.task.own_formats:
         options["kwargs_handlers"] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     elif config.run.sharding == "fsdp2":
         raise ValueError("run.sharding=fsdp2 is for released models (task.model); the small ones are copied")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..clips.folder import FolderData
-from .config import AlignTask, CodecTask, Data, DenoiseTask, FitConfig, Optim, Run, TuneTask
+from .config import Data, FitConfig, Optim, Run
+from .task_settings import AlignTask, CodecTask, DenoiseTask, TuneTask
 
 __all__ = ["PRESETS"]
 

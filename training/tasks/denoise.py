@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,13 @@ from matrix_lib.hosts.diffusers.mini import (
     token_ids,
 )
 from matrix_lib.mini.world import Clips
-from training.data.world import as_input, covered
-from training.models.mini_run import TOKENIZER, load_codec
-from training.tasks.codec import channels_last
 
-from ..run.config import Data, DenoiseTask
+from ..data.world import Stream, as_input, device_noise, diffusion_weight, schedule_positions, seed_of
+from ..models.mini_run import TOKENIZER, load_codec
+from ..run.config import Data, FitConfig
+from ..run.task_settings import DenoiseTask
+from .codec import channels_last
+from .task import Task
 
 __all__ = ["DenoiseStep", "MiniNet"]
 
@@ -33,7 +36,7 @@ class MiniNet(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.text = make_text_encoder(sizes)
-        look_near(self.text)
+        local_attention_init(self.text)
         self.transformer = make_transformer(sizes)
         cos, sin = rotary(sizes)
         self.register_buffer("cos", cos, persistent=False)
@@ -41,12 +44,12 @@ class MiniNet(nn.Module):
 
     def forward(self, latents: Tensor, ids: Tensor, timestep: Tensor) -> Tensor:
         """(B, T, 2C, h, w), (B, D), (B,) -> velocity (B, T, C, h, w)."""
-        rows = self.text(input_ids=ids)[0]
-        return self.transformer(latents, rows, timestep, image_rotary_emb=(self.cos, self.sin), return_dict=False)[0]
+        text = self.text(input_ids=ids)[0]
+        return self.transformer(latents, text, timestep, image_rotary_emb=(self.cos, self.sin), return_dict=False)[0]
 
 
 @torch.no_grad()
-def look_near(encoder: nn.Module, far: float = 1.5, side: float = 3.0) -> None:
+def local_attention_init(encoder: nn.Module, far: float = 1.5, side: float = 3.0) -> None:
     """Starts a T5's positions so that words see their neighbours: every other head those before, the rest those after.
 
     A T5 starts blind to order, and a short prompt in 226 rows gives 95 % of each word's attention to padding: the model
@@ -65,83 +68,73 @@ def look_near(encoder: nn.Module, far: float = 1.5, side: float = 3.0) -> None:
         bias[:, head] = -far * (distance - 6).clamp_min(0) - side * wrong
 
 
-class DenoiseStep:
+class DenoiseStep(Task):
     """Velocity prediction at drawn timesteps, given the prompt and the first frame."""
 
-    def __init__(self, task: DenoiseTask, data: Data, device: torch.device) -> None:
-        self.task, self.device = task, device
-        self.codec = load_codec(Path(task.codec)).to(device).eval().requires_grad_(False)
+    def __init__(self, config: FitConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.task: DenoiseTask = config.task
+        self.codec = load_codec(Path(self.task.codec)).to(device).eval().requires_grad_(False)
         self.codec_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.codec.to(self.codec_dtype)
         channels_last(self.codec, device)
-        self.sizes = Sizes(
-            layers=task.layers,
-            heads=task.heads,
-            time_dim=task.time_dim,
-            text_layers=task.text_layers,
-            text_dim=task.text_dim,
-            text_length=task.text_length,
-            codec_base=self.codec.config.base,
-            frames=data.frames,
-            height=data.height,
-            width=data.width,
-        )
-        self.net: nn.Module = MiniNet(self.sizes).to(device)
+        self.sizes = _sizes(self.task, config.data, self.codec.config.base)
+        self.net: MiniNet = MiniNet(self.sizes).to(device)
         self.tokenizer = make_tokenizer(TOKENIZER)
         self.signal = make_scheduler().alphas_cumprod.float().to(device)
-        self.empty = token_ids(self.tokenizer, [""], task.text_length)[0].to(device)
+        self.empty = token_ids(self.tokenizer, [""], self.task.text_length)[0].to(device)
 
     def compile(self, net: nn.Module) -> nn.Module:
         """All blocks have one shape: compiling one of them is enough, and takes seconds instead of a minute."""
-        assert isinstance(self.net, MiniNet)
         for block in self.net.transformer.transformer_blocks:
             block.compile(dynamic=False)
         return net
 
+    def batches(self, process: int) -> Stream:
+        return Stream(self.config.data, self, seed_of(self.config.run.seed, process), self.device)
+
     @torch.no_grad()
     def prepare(self, clips: Clips) -> dict[str, Tensor]:
+        """Latents (B, T, C, h, w), token ids (B, D), and what each latent counts, (B, T, h, w)."""
         video = as_input(clips.video).to(self.codec_dtype)
         return {
             "latents": self.codec.encode(video).transpose(1, 2) * LATENT_SCALE,
             "ids": token_ids(self.tokenizer, clips.prompts, self.task.text_length).to(self.device),
-            "weight": self._weight(covered(clips.masks.flatten(0, 1)).unflatten(0, clips.masks.shape[:2])),
+            "weight": diffusion_weight(clips.masks, self.task.foreground, self.task.change),
         }
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         clean = batch["latents"].float()
-        count = len(clean)
-        noise = self._noise(clean.shape, generator)
-        start, drop = torch.rand(1, generator=generator), torch.rand(count, generator=generator)
-        place = (start + torch.arange(count) / count) % 1.0  # evenly spread over time: less variance than independent
-        t = self._timesteps(place).to(self.device)
+        noise = device_noise(clean.shape, generator, self.device)
+        u = schedule_positions(len(clean), self.task.even, self.task.high_noise, generator)
+        t = (u * len(self.signal)).long().clamp(max=len(self.signal) - 1).to(self.device)
         kept, lost = (x.view(-1, 1, 1, 1, 1) for x in (self.signal[t].sqrt(), (1.0 - self.signal[t]).sqrt()))
         noisy, velocity = kept * clean + lost * noise, kept * noise - lost * clean
         condition = torch.zeros_like(clean)
         condition[:, 0] = clean[:, 0]
-        ids = torch.where((drop < self.task.dropout).to(self.device)[:, None], self.empty, batch["ids"])
+        prompt_dropped = torch.rand(len(clean), generator=generator) < self.task.dropout
+        ids = torch.where(prompt_dropped.to(self.device)[:, None], self.empty, batch["ids"])
         output = net(torch.cat([noisy, condition], dim=2), ids, t).float()
         error = (output - velocity).square().mean(dim=2)  # (B, T, h, w)
         weight = batch["weight"]
         plain = error.detach().mean()
         return {"loss": (error * weight).sum() / weight.sum(), "mse": plain}
 
-    def _weight(self, covered: Tensor) -> Tensor:
-        """What each latent counts, (B, T, h, w), from where each instance is, (B, K, T, h, w)."""
-        moved = (covered != covered[:, :, :1]).any(dim=1).float()
-        return 1.0 + self.task.foreground * covered.amax(dim=1) + self.task.change * moved
+    def describe(self) -> dict[str, Any]:
+        """Everything that it takes to build the network again."""
+        return vars(self.sizes)
 
-    def _timesteps(self, place: Tensor) -> Tensor:
-        """Timesteps from numbers in [0, 1): the first `even` of them evenly, the others mostly where noise is high."""
-        even = self.task.even
-        low = place / even if even else place
-        high = ((place - even) / (1.0 - even)).clamp_min(0.0) if even < 1.0 else place
-        share = torch.where(place < even, low, high ** (1.0 / self.task.high_noise))
-        return (share * len(self.signal)).long().clamp(max=len(self.signal) - 1)
 
-    def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """Drawn on the device that trains; seeded from the step's generator."""
-        local = torch.Generator(self.device).manual_seed(generator.initial_seed())
-        return torch.randn(shape, generator=local, device=self.device)
-
-    def finish(self, net: nn.Module) -> None:
-        """Nothing: the averaged weights are published as they are."""
+def _sizes(task: DenoiseTask, data: Data, codec_base: int) -> Sizes:
+    return Sizes(
+        layers=task.layers,
+        heads=task.heads,
+        time_dim=task.time_dim,
+        text_layers=task.text_layers,
+        text_dim=task.text_dim,
+        text_length=task.text_length,
+        codec_base=codec_base,
+        frames=data.frames,
+        height=data.height,
+        width=data.width,
+    )

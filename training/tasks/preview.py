@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,38 +19,37 @@ from matrix_lib.instrument.capture import Capture
 from matrix_lib.io.video import write_video
 
 from ..clips.batches import ClipBatch
+from ..data.alignment_clips import ClipStream
 from ..data.world import seed_of
 from ..models.video_model import VideoModel
+from ..run.config import Run
 from ..run.log import Log
-
-if TYPE_CHECKING:
-    from .tune import TuneStep
 
 __all__ = ["write_previews"]
 
 FPS = 8.0
 
 
-def write_previews(task: TuneStep, step: int, log: Log) -> list[Path]:
+def write_previews(model: VideoModel, source: ClipStream, run: Run, step: int, log: Log) -> list[Path]:
     """Samples the first clips of the data, the same noise every time, and writes `previews/step-N/NAME.mp4` and, per
     kind of map, `NAME-v2t.mp4`: the video with each instance's attention over it.
 
     Every process samples, for a network that is split needs all of them; one writes. What goes wrong here is said, and
     ends no run.
     """
-    run, made = task.config.run, []
+    made: list[Path] = []
     folder = Path(run.out) / "previews" / f"step-{step:07d}"
-    transformer = task.model.transformer
+    transformer = model.transformer
     was = transformer.training
     transformer.eval()
     try:
-        for index in range(min(run.preview_clips, len(task.source.clips.samples))):
-            latents, capture, batch = _sample(task, index)
+        for index in range(min(run.preview_clips, len(source.clips.samples))):
+            latents, capture, batch = _sample(model, source, run, index)
             if not log.speak:
                 continue
-            with task.files.open() as encoders:
-                frames = _decode(encoders.pipeline, task.model, latents, batch.grid.lead)
-            made += _write(folder, batch, frames, capture, task, step, log)
+            with source.files.open() as encoders:
+                frames = _decode(encoders.pipeline, model, latents, batch.grid.lead)
+            made += _write(folder, batch, frames, capture, step, log)
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
@@ -62,15 +61,14 @@ def write_previews(task: TuneStep, step: int, log: Log) -> list[Path]:
     return made
 
 
-def _sample(task: TuneStep, index: int) -> tuple[Tensor, Capture, ClipBatch]:
-    run = task.config.run
-    _, batch = task.source.clips.preview(index)
-    batch = batch.to(task.device)
-    layers = sorted({*task.task.v2t, *task.task.v2v})
+def _sample(model: VideoModel, source: ClipStream, run: Run, index: int) -> tuple[Tensor, Capture, ClipBatch]:
+    _, batch = source.clips.preview(index)
+    batch = batch.to(source.files.device)
+    layers = sorted({*model.task.v2t, *model.task.v2v})
     options: dict[str, Any] = {"layers": layers, "steps": run.preview_steps, "lead": batch.grid.lead}
-    with watch(task.model.transformer, batch.bindings[0], _whole(batch), **options) as seen:
+    with watch(model.transformer, batch.bindings[0], _whole(batch), **options) as seen:
         seed = seed_of(run.seed, index, 11)
-        latents = task.model.denoise(batch, task.empty, run.preview_steps, run.preview_cfg, seed)
+        latents = model.denoise(batch, source.empty, run.preview_steps, run.preview_cfg, seed)
         capture = seen.capture()
     return latents, capture, batch
 
@@ -84,9 +82,7 @@ def _decode(pipeline: Any, model: VideoModel, latents: Tensor, lead: int) -> Ten
     return video.add(1.0).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu()
 
 
-def _write(
-    folder: Path, batch: ClipBatch, frames: Tensor, capture: Capture, task: TuneStep, step: int, log: Log
-) -> list[Path]:
+def _write(folder: Path, batch: ClipBatch, frames: Tensor, capture: Capture, step: int, log: Log) -> list[Path]:
     name = batch.names[0].replace("/", "_")
     made = [write_video(folder / f"{name}.mp4", frames, FPS)]
     tracks = _whole(batch)

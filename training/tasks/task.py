@@ -1,41 +1,77 @@
-"""What is trained: each task builds its network, prepares clips for it, and gives the loss of one step."""
+"""What a task is to the trainer. `training.fit` asks for nothing else, and knows no task by name."""
 
 from __future__ import annotations
 
+import contextlib
+from abc import abstractmethod
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from matrix_lib.mini.world import Clips
-from training.tasks.codec import CodecStep
-from training.tasks.denoise import DenoiseStep
+from ..run.log import Log
 
-from ..run.config import CodecTask, DenoiseTask, FitConfig
-
-__all__ = ["Step", "make_step"]
+__all__ = ["Batches", "Task"]
 
 
-class Step(Protocol):
+class Batches(Protocol):
+    """Where batches come from. Each is a function of its arguments and the run's seed alone, so a resumed run sees what
+    the uninterrupted one would have seen."""
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Any:
+        """This process's batch of one of the `parts` that a step accumulates."""
+
+    def close(self) -> None:
+        """Stops making them. Called once, at the end of the run."""
+
+
+class Task(Protocol):
+    """Something to train. Built from (config, device); `tasks.registry` says which one is built for which settings.
+
+    The trainer builds it, asks `compile` for the network if `run.compile`, and `batches` for the data. In every part of
+    every step it asks the data for a batch, and for its `loss`, and takes the gradients, both inside `during`. At the
+    end `final` and `publish` say what comes out.
+
+    Attributes:
+        net: parameters that require a gradient are trained, averaged and saved; the others stay where they came from.
+    """
+
     net: nn.Module
 
-    def compile(self, net: nn.Module) -> nn.Module: ...
+    def compile(self, net: nn.Module) -> nn.Module:
+        """Compiles `net`, which is `self.net` as several processes train it, or the parts of it that gain from it."""
+        return net
 
-    def prepare(self, clips: Clips) -> dict[str, Tensor]: ...
+    @abstractmethod
+    def batches(self, process: int) -> Batches:
+        """The data of the run, for the process of this number. Called once."""
 
-    def loss(self, net: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]: ...
+    def during(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """Open around the loss and the backward pass of each part of a step."""
+        return contextlib.nullcontext()
 
-    def finish(self, net: nn.Module) -> None: ...
+    @abstractmethod
+    def loss(self, net: nn.Module, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """Runs `net` on a batch.
 
+        Args:
+            generator: on the CPU, for what is drawn and not part of the batch; of this step, process and part.
 
-def make_step(config: FitConfig, device: torch.device) -> Step:
-    """The task that a configuration asks for."""
-    if isinstance(config.task, CodecTask):
-        return CodecStep(config.task, config.data, device)
-    assert isinstance(config.task, DenoiseTask)
-    return DenoiseStep(config.task, config.data, device)
+        Returns "loss", a scalar with a gradient, and further scalars for the log, the same ones at every step.
+        """
 
+    def preview(self, step: int, log: Log) -> None:
+        """Shows what the network can do, every `run.preview_every` steps. Every process calls it. Raises nothing."""
 
-def describe(step: Step) -> dict[str, Any]:
-    """What a checkpoint says about the network's shapes."""
-    return vars(step.sizes) if isinstance(step, DenoiseStep) else {}
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint says about the network's sizes, as JSON."""
+        return {}
+
+    def final(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state to publish, from the trained state of `net` with averaged weights. Every process calls it; `net`
+        itself stays as it is."""
+        return state
+
+    def publish(self, state: dict[str, Tensor]) -> None:
+        """Writes what people use of a finished run beside its checkpoints, from what `final` gave. The main process
+        alone calls it. Raises OSError where it cannot be written."""

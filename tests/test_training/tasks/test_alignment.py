@@ -18,9 +18,10 @@ from matrix_lib.mini.world import WorldConfig, make_clips
 from training.clips.batches import open_clips
 from training.fit import Trainer, main
 from training.models.video_model import VideoModel
-from training.run.config import TuneTask, override
+from training.run.config import override
 from training.run.presets import PRESETS
 from training.run.quantise import PackedLinear, quantise_blocks
+from training.run.task_settings import TuneTask
 
 SMALL = (
     "data.frames=9", "data.height=64", "data.width=64", "data.bystanders=true", "data.skip_bad=true", "task.v2t=0",
@@ -164,7 +165,7 @@ def test_flow_and_velocity_targets(home, comfy):
     for kind in ("cogvideox", "wan"):
         folder = make_model(kind, home / kind, comfy)
         model = VideoModel(TuneTask(model=str(folder), v2t=(0,), v2v=(1,), weights="fp32", shift=5.0))
-        x, target, t, times = model.corrupt(clean, noisy, torch.tensor([0.5]))
+        x, target, t, times = model.add_noise(clean, noisy, torch.tensor([0.5]))
         if model.flow:
             torch.testing.assert_close(x - times.view(-1, 1, 1, 1, 1) * target, clean)
             assert float(times) == pytest.approx(5 * 0.5 / 3)

@@ -1,0 +1,243 @@
+"""Settings of what is trained, `task.name=value` on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from matrix_lib.core.layers import LayerDraw
+from matrix_lib.core.losses.config import AlignmentConfig, MaskWeights, TargetAwareConfig
+
+from ..clips.folder import FolderData
+from .config import Data
+
+__all__ = ["METHODS", "AlignTask", "AlignmentTask", "CodecTask", "DenoiseTask", "TaskSettings", "TuneTask"]
+
+
+class TaskSettings:
+    """What every task says of itself. `tasks.registry` says who does it.
+
+    Attributes:
+        data_settings: the kind of `FitConfig.data` that it takes.
+        own_formats: its network has number formats of its own, takes no autocast, and may be split over processes.
+    """
+
+    data_settings: ClassVar[type] = Data
+    own_formats: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class CodecTask(TaskSettings):
+    """Reconstruct clips.
+
+    Args:
+        base: width of the codec, see `CodecConfig`.
+        crop: side of the square that is trained on; 0 for whole frames. Two thirds of the steps also see fewer frames.
+        noise: added to the latents while training, as a share of their spread.
+        foreground: extra weight of pixels inside an instance's mask.
+    """
+
+    base: int = 16
+    crop: int = 0
+    noise: float = 0.05
+    foreground: float = 4.0
+
+
+@dataclass(frozen=True)
+class DenoiseTask(TaskSettings):
+    """Train text encoder and video transformer together to predict the velocity of noisy latents.
+
+    Args:
+        codec: folder of the codec's run (or a bundle) whose latents are used.
+        layers, heads, time_dim: of the transformer; the head width is 64.
+        text_layers, text_dim: of the text encoder (T5 architecture).
+        text_length: rows of the conditioning, padding included.
+        dropout: share of prompts replaced by the empty prompt.
+        foreground: extra weight of tokens that an instance covers.
+        change: extra weight of tokens that an instance has left or reached since the first frame.
+        high_noise: a share `1 - even` of the timesteps is drawn with a density that grows as this power of t less one,
+            the rest evenly. What a prompt decides is decided where noise hides the paths, so those timesteps deserve
+            more.
+    """
+
+    codec: str = "runs/codec"
+    layers: int = 12
+    heads: int = 4
+    time_dim: int = 64
+    text_layers: int = 2
+    text_dim: int = 128
+    text_length: int = 226
+    dropout: float = 0.1
+    foreground: float = 4.0
+    change: float = 16.0
+    high_noise: float = 8.0
+    even: float = 0.25
+
+
+METHODS: dict[str, dict[str, str]] = {
+    "off": {},
+    "sga": {"sga": "v2t"},
+    "spa": {"spa": "v2v"},
+    "both": {"sga": "v2t", "spa": "v2v"},
+    "tavid": {"target": "v2t"},
+}
+"""Names of `task.method`: the losses of the attention that each one has, with the setting that says their layers."""
+
+
+@dataclass(frozen=True)
+class AlignmentTask(TaskSettings):
+    """Fine-tune LoRA factors (and a widened input projection) of a video transformer whose attention is to say who is
+    who. Encoders are frozen; a mask decoder is trained along and not used afterwards.
+
+    Its two kinds differ in their clips, and in names and defaults that people type and that files of runs hold.
+
+    Args:
+        method: which loss joins the diffusion loss: "off", MATRIX's "sga", "spa" or "both", or "tavid".
+        v2t, v2v: layers of the grounding (also of TAViD's) and of the propagation loss.
+        lora_v2t, lora_v2v: layers whose q, k, v and output projections get factors; empty: v2t and v2v. They do not
+            depend on the method, so that runs of several methods train the same weights.
+        rank, alpha: of the factors.
+        sga, spa, tavid: weights of the losses.
+        scores: what the maps are: "logits" or "probabilities", see `AlignmentConfig`.
+        decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
+        timestep: how the time weighs the losses, see `timestep_weight`.
+        dropout: share of prompts replaced by the empty prompt (such clips are not aligned).
+    """
+
+    method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
+    v2t: tuple[int, ...] = ()
+    v2v: tuple[int, ...] = ()
+    lora_v2t: tuple[int, ...] = ()
+    lora_v2v: tuple[int, ...] = ()
+    rank: int = 128
+    alpha: float = 64.0
+    sga: float = 0.01
+    spa: float = 0.005
+    tavid: float = 0.1
+    scores: Literal["logits", "probabilities"] = "logits"
+    decoder: int = 64
+    timestep: Literal["uniform", "bell"] = "uniform"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"task.rank is 1 or more and task.alpha above 0; got {self.rank} and {self.alpha}")
+        if not any(self.lora_layers):
+            raise ValueError("no layer gets factors: set task.v2t or task.v2v, for example task.v2t=9,10")
+        if empty := [f"task.{name}" for name in METHODS[self.method].values() if not getattr(self, name)]:
+            raise ValueError(f"method {self.method!r} needs layers in {' and '.join(empty)}")
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the losses of the attention, as they stand in `metrics.csv`."""
+        return tuple(METHODS[self.method])
+
+    @property
+    def decodes(self) -> bool:
+        """Whether a decoder is trained along. TAViD compares on the token grid."""
+        return self.decoder > 0 and ("sga" in self.losses or "spa" in self.losses)
+
+    @property
+    def lora_layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Layers with factors, as sites of (V2T, V2V) maps."""
+        if self.lora_v2t or self.lora_v2v:
+            return self.lora_v2t, self.lora_v2v
+        return self.v2t, self.v2v
+
+    def matrix(self) -> AlignmentConfig:
+        """MATRIX's losses, with a weight of 0 for one that is off."""
+        return AlignmentConfig(
+            sga=self.sga if "sga" in self.losses else 0.0,
+            spa=self.spa if "spa" in self.losses else 0.0,
+            v2t=LayerDraw(self.v2t),
+            v2v=LayerDraw(self.v2v),
+            scores=self.scores,
+            timestep=self.timestep,
+        )
+
+    def target_aware(self) -> TargetAwareConfig:
+        """TAViD's loss."""
+        return TargetAwareConfig(self.tavid, LayerDraw(self.v2t))
+
+
+@dataclass(frozen=True)
+class AlignTask(AlignmentTask):
+    """Align the mini model on interaction clips of its own world.
+
+    Args:
+        bundle: folder of the mini model, a bundle or a run of `training.fit mini`; empty: the one of this package.
+        condition: what the new input channels take: "id_map" (MATRIX), "target_mask" (TAViD), or "none".
+        look_alikes: share of training clips with somebody that looks just like a named instance.
+        clips_seed: which set of clips; runs of several seeds see the same set in another order, under other noise.
+        foreground, change, high_noise, even: of the diffusion loss, see `DenoiseTask`.
+    """
+
+    # what a released model has settings for
+    times: ClassVar[Literal["uniform"]] = "uniform"
+    shift: ClassVar[float] = 1.0
+    guidance: ClassVar[float] = 6.0
+    weights: ClassVar[Literal["fp32"]] = "fp32"
+    quantise: ClassVar[Literal["no"]] = "no"
+    checkpointing: ClassVar[bool] = False
+
+    v2t: tuple[int, ...] = (9, 10)
+    v2v: tuple[int, ...] = (5,)
+    rank: int = 32
+    alpha: float = 32.0
+    decoder: int = 32
+    bundle: str = ""
+    condition: Literal["none", "id_map", "target_mask"] = "id_map"
+    look_alikes: float = 0.3
+    clips_seed: int = 0
+    foreground: float = 4.0
+    change: float = 8.0
+    high_noise: float = 6.0
+    even: float = 0.25
+
+    @property
+    def model(self) -> str:
+        """Where the model is, as `TuneTask.model` says it."""
+        return self.bundle or "mini"
+
+
+@dataclass(frozen=True)
+class TuneTask(AlignmentTask):
+    """Align a released video transformer on a folder of clips, whose `condition` says what the widened input projection
+    reads.
+
+    Args:
+        model: folder of a diffusers pipeline (CogVideoX, Wan 2.1, HunyuanVideo), a bundle of ours, or "mini".
+        bce, dice, l2: weights inside MATRIX's mask loss, see `MaskWeights`.
+        draw: of the v2t layers, how many of them TAViD's loss takes anew at each step; 0 takes all.
+        track: frames of TAViD's loss: the "first" latent frame as published, or "all" that the tracks know.
+        normalise: what TAViD's map is divided by, see `TargetAwareConfig`.
+        times: how the noise level is drawn, "uniform" or "logit_normal" over the schedule.
+        shift: of the noise levels of flow models (Wan, HunyuanVideo): s = shift u / (1 + (shift - 1) u).
+        guidance: HunyuanVideo's guidance input.
+        weights: number format of the frozen weights; what is trained is in float32.
+        quantise: frozen matrices of the blocks in fewer bits: "int8", "fp8", "nf4" (4 bits); layers with factors stay.
+        checkpointing: blocks are computed again in the backward pass, which saves most of the memory.
+    """
+
+    data_settings = FolderData
+    own_formats = True
+
+    model: str = ""
+    bce: float = 1.0
+    dice: float = 1.0
+    l2: float = 1.0
+    draw: int = 0
+    track: Literal["first", "all"] = "first"
+    normalise: Literal["none", "max", "sum"] = "max"
+    times: Literal["uniform", "logit_normal"] = "uniform"
+    shift: float = 1.0
+    guidance: float = 6.0
+    weights: Literal["bf16", "fp32"] = "bf16"
+    quantise: Literal["no", "int8", "fp8", "nf4"] = "no"
+    checkpointing: bool = True
+
+    def matrix(self) -> AlignmentConfig:
+        return replace(super().matrix(), mask=MaskWeights(self.bce, self.dice, self.l2))
+
+    def target_aware(self) -> TargetAwareConfig:
+        return TargetAwareConfig(self.tavid, LayerDraw(self.v2t, self.draw or None), self.track, self.normalise)

@@ -1,0 +1,255 @@
+"""Alignment fine-tuning, MATRIX and TAViD: the diffusion loss on clips, and losses that tell attention who is who.
+
+One trainer for every model; the mini model on its own world and any model on a folder of clips differ in where their
+batches come from (`data.alignment_clips`) and in what a LoRA file says of itself.
+
+B batch, T latent frames, C latent channels, h x w latents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from matrix_lib.backbones.lora import AlignmentLoRA, Factors, Info
+from matrix_lib.core.grid import Grid
+from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
+from matrix_lib.core.tracks.palette import FIXED
+from matrix_lib.hosts.diffusers.attach import attach
+from matrix_lib.hosts.diffusers.lora import add_factors, input_projection, projections_of, train_projection, widen
+from matrix_lib.hosts.diffusers.model_shape import Condition
+from matrix_lib.instrument.session import Session
+from matrix_lib.instrument.supervision import AlignmentMaps, LossParts, TargetMaps
+from matrix_lib.io.lora.read import save_lora
+
+from ..clips.encoders import ModelFiles
+from ..data.alignment_clips import AlignmentBatch, AlignStream, ClipStream
+from ..models.mini_encoders import MiniEncoders
+from ..models.video_model import VideoModel
+from ..run.config import FitConfig
+from ..run.log import Log
+from ..run.quantise import attentions_of, quantise_blocks
+from ..run.task_settings import AlignTask, TuneTask
+from .task import Task
+
+__all__ = ["LORA", "AlignmentNet", "AlignmentStep", "FolderAlignment", "MiniAlignment"]
+
+LORA = "lora.safetensors"
+"""File of a finished run that MATRIX Apply LoRA takes."""
+_PREFIX = "transformer."
+AttentionLoss = Callable[[MaskDecoder | None, Tensor], LossParts]
+"""From the mask decoder and times (B,) in [0, 1]: the losses of the attention of the forward pass that just ran."""
+
+
+class AlignmentNet(nn.Module):
+    """Transformer and mask decoder; one forward is the prediction and the losses of its attention.
+
+    `half`: number format that the decoder computes in, where the transformer's own activations are in it.
+    """
+
+    def __init__(self, transformer: nn.Module, decoder: MaskDecoder | None, half: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.transformer, self.decoder, self.half = transformer, decoder, half
+
+    def forward(
+        self, inputs: dict[str, Any], attention_loss: AttentionLoss | None, times: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Prediction, total of the attention losses and its parts."""
+        prediction = self.transformer(**inputs)[0]
+        found = LossParts(prediction.new_zeros((), dtype=torch.float32), {})
+        if attention_loss is not None:
+            with self._decoding(prediction.device):
+                found = attention_loss(self.decoder, times)
+        total = found.total.to(prediction.device)
+        if self.decoder is not None and len(found.parts) < len(self.decoder.heads):
+            # several processes wait for a gradient of every weight, also where this one had nothing to align
+            total = total + 0.0 * torch.stack([p.sum() for p in self.decoder.parameters()]).sum()
+        return prediction, total, found.parts
+
+    def _decoding(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.half is None else torch.autocast(device.type, self.half)
+
+
+def _mask_decoder(task: AlignTask | TuneTask, grid: Grid) -> MaskDecoder | None:
+    """Heads for the losses that are on."""
+    if not task.decodes:
+        return None
+    return MaskDecoder(
+        DecoderConfig(
+            grounding=len(task.v2t) if "sga" in task.losses else 0,
+            propagation=len(task.v2v) if "spa" in task.losses else 0,
+            width=task.decoder,
+            patch=grid.patch,
+            temporal_stride=grid.temporal_stride,
+            spatial_stride=grid.spatial_stride,
+            probabilities=task.scores == "probabilities",
+        )
+    )
+
+
+class AlignmentStep(Task):
+    """`net` trains LoRA factors, the widened input projection and the mask decoder; everything else is frozen.
+
+    The weights that every method trains are the same and start the same: the decoder comes last.
+
+    Args:
+        model: the transformer to align. grid: tokens of a clip. condition: what its new input channels take.
+    """
+
+    def __init__(
+        self, config: FitConfig, device: torch.device, model: VideoModel, grid: Grid, condition: Condition
+    ) -> None:
+        self.config, self.device, self.model, self.condition = config, device, model, condition
+        self.task: AlignTask | TuneTask = config.task
+        task, transformer = self.task, model.transformer
+        self.base_channels = int(transformer.config.in_channels)
+        self.modules = projections_of(transformer, *task.lora_layers)
+        if task.quantise != "no":
+            quantise_blocks(transformer, task.quantise, attentions_of(self.modules), device)
+        add_factors(transformer, self.modules, task.rank, task.alpha)
+        self.extra = model.shape.extra_channels(condition)
+        if self.extra:
+            widen(transformer, self.extra)
+            if task.own_formats:
+                train_projection(transformer)
+            else:
+                input_projection(transformer).requires_grad_(True)
+        if task.checkpointing:
+            transformer.enable_gradient_checkpointing()
+        half = torch.bfloat16 if task.weights == "bf16" else None
+        self.net: AlignmentNet = AlignmentNet(transformer.train(), _mask_decoder(task, grid), half).to(device)
+        self.step = 0
+        self.open = contextlib.ExitStack()
+        torch.backends.cudnn.benchmark = False  # the decoder sees another number of entities at every step
+
+    def compile(self, net: nn.Module) -> nn.Module:
+        """Blocks that nobody watches; a watched one would be traced anew at every step."""
+        task = self.task
+        watched = {*task.v2t, *task.v2v, *task.lora_layers[0], *task.lora_layers[1]}
+        stacks = ("transformer_blocks", "single_transformer_blocks", "blocks")
+        blocks = [block for stack in stacks for block in getattr(self.model.transformer, stack, ())]
+        for at, block in enumerate(blocks):
+            if at not in watched:
+                block.compile(dynamic=False)
+        return net
+
+    @contextlib.contextmanager
+    def during(self, step: int) -> Iterator[None]:
+        """Attention stays watched in the backward pass, too, where blocks may run again."""
+        self.step = step
+        with contextlib.ExitStack() as self.open:
+            yield
+
+    def loss(self, net: nn.Module, batch: AlignmentBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The diffusion loss and the weighted losses of the attention. Everything drawn is part of the batch."""
+        batch, model = batch.to(self.device), self.model
+        noisy, target, t, times = model.add_noise(batch.latents.float(), batch.noise, batch.u)
+        inputs = model.inputs(noisy, batch, batch.text, t)
+        prediction, aligned, parts = net(inputs, self._watch(batch), times)
+        error = (model.output(prediction).float() - target)[:, model.skipped :].square()
+        values = self._diffusion(error, batch.weight)
+        values = {"loss": values["diffusion"] + aligned} | {name: value.detach() for name, value in values.items()}
+        return values | {name: parts.get(name, aligned.new_zeros(())).detach() for name in self.task.losses}
+
+    def _diffusion(self, error: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
+        """Mean of squared errors (B, T, C, h, w), and where they are weighted (B, T, h, w) the plain mean beside it."""
+        if weight is None:
+            return {"diffusion": error.mean()}
+        error = error.mean(dim=2)
+        return {"diffusion": (error * weight).sum() / weight.sum(), "mse": error.mean()}
+
+    def _watch(self, batch: AlignmentBatch) -> AttentionLoss | None:
+        """Attaches what collects the maps of this step; None where nothing is aligned."""
+        if batch.targets is None:
+            return None
+        at = self.step, self.config.run.seed
+        maps: AlignmentMaps | TargetMaps
+        if self.task.method == "tavid":
+            maps = tavid = TargetMaps(self.task.target_aware(), batch.targets, batch.target_names, *at)
+            attention_loss: AttentionLoss = lambda decoder, times: tavid.target_aware()  # noqa: E731
+        else:
+            maps = AlignmentMaps(self.task.matrix(), batch.targets, *at)
+            attention_loss = maps.alignment
+        session = Session([maps])
+        self.open.enter_context(attach(self.model.transformer, session, lambda forward: None, batch.lead))
+        return attention_loss
+
+    def info(self) -> Info:
+        """What the LoRA file says about itself."""
+        task, run = self.task, self.config.run
+        return Info(
+            condition=self.condition if self.extra else "",
+            base_channels=self.base_channels,
+            layers={"v2t": task.v2t, "v2v": task.v2v},
+            palette=FIXED if self.condition == "id_map" else (),
+            notes=(f"{task.method}, {run.steps} steps, seed {run.seed}",),
+        )
+
+    def publish(self, state: dict[str, Tensor]) -> None:
+        """Writes the LoRA file of a state of `net`; the decoder has done its work and is left out."""
+
+        def of(name: str) -> Tensor:
+            return state[_PREFIX + name].detach().float().cpu()
+
+        factors = {
+            name: Factors(of(f"{name}.lora_A.default.weight"), of(f"{name}.lora_B.default.weight"), self.task.alpha)
+            for name in self.modules
+        }
+        transformer = self.model.transformer
+        names = {id(module): name for name, module in transformer.named_modules()}
+        place = names[id(input_projection(transformer))]
+        trained = [part for part in ("weight", "bias") if self.extra and f"{_PREFIX}{place}.{part}" in state]
+        projection = {part: of(f"{place}.{part}") for part in trained}
+        lora = AlignmentLoRA(self.model.shape.family, factors, projection, {}, self.info(), "matrix")
+        save_lora(lora, Path(self.config.run.out) / LORA)
+
+
+class MiniAlignment(AlignmentStep):
+    """The mini model, on interaction clips of its own world."""
+
+    def __init__(self, config: FitConfig, device: torch.device) -> None:
+        task: AlignTask = config.task
+        self.encoders = MiniEncoders(task.bundle, device)
+        super().__init__(config, device, VideoModel(task, self.encoders), self.encoders.grid, task.condition)
+
+    def batches(self, process: int) -> AlignStream:
+        return AlignStream(self.config, self.encoders, process)
+
+    def info(self) -> Info:
+        found = super().info()
+        return replace(found, notes=tuple(f"mini model, method {note}" for note in found.notes))
+
+
+class FolderAlignment(AlignmentStep):
+    """Any model, on a folder of clips. What is trained is in float32. Encoders are opened where the cache lacks
+    something, and gone before the transformer is loaded."""
+
+    def __init__(self, config: FitConfig, device: torch.device) -> None:
+        task, data = config.task, config.data
+        if not task.model:
+            raise ValueError("which model? Set task.model to the folder of a diffusers pipeline, or to mini")
+        kind = torch.bfloat16 if task.weights == "bf16" and device.type != "cpu" else torch.float32
+        self.files = ModelFiles(task.model, device, kind, offload=True)
+        self.source = ClipStream(config, self.files)
+        grid = self.files.shape.grid(data.frames, data.height, data.width)
+        super().__init__(config, device, VideoModel(task), grid, data.condition)
+
+    def batches(self, process: int) -> ClipStream:
+        return self.source
+
+    def info(self) -> Info:
+        form = self.config.data.prompt_form
+        trigger = "target" if form in ("target_word", "target_sentence") else ""
+        return replace(super().info(), trigger=trigger, prompt_form=form)
+
+    def preview(self, step: int, log: Log) -> None:
+        """Sample videos with their attention."""
+        from .preview import write_previews
+
+        write_previews(self.model, self.source, self.config.run, step, log)
