@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from matrix_lib.core.guidance.base import EditsAttention
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from matrix_lib.core.attention.biased import attend
 from matrix_lib.core.attention.matching import match_distribution
 from matrix_lib.core.grid import Grid
+from matrix_lib.core.guidance.base import EditsAttention
 from matrix_lib.core.guidance.partition import Partition, partition_layout
 from matrix_lib.core.guidance.region_bias import RegionBias, bias_columns, bias_layout
 from matrix_lib.core.guidance.scene import GridScene, Spans

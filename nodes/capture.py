@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 import copy
-import logging
 
 from comfy_api.latest import io, ui
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-from ..matrix_lib.core.layers import parse_layers, spread_layers
 from ..matrix_lib.hosts.comfy.attach import attach
-from ..matrix_lib.hosts.comfy.model import backbone_of, sites_of
+from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.hosts.comfy.prompts import checked_positives
-from ..matrix_lib.hosts.comfy.repair import needs_repair
 from ..matrix_lib.hosts.comfy.run import RunInfo
 from ..matrix_lib.instrument.capture import MapKind
 from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.instrument.recorder import Recorder, RecorderConfig
 from ..matrix_lib.instrument.session import Session
 from .live import LivePanel
-
-CaptureSocket = io.Custom("MATRIX_CAPTURE")
+from .sockets import CaptureSocket, read_layers, warn_if_broken
 
 _LAYERS_TIP = (
     "Which layers: 'all', 'dominant' (the layers that the MATRIX paper found for this model size), or numbers and "
     "ranges such as '7, 11-13'. HunyuanVideo's single blocks go on counting after the double ones."
 )
-
-
-def warn_if_broken(model: object) -> list[str]:
-    """What the host gets wrong about this MODEL, logged as one warning."""
-    wrong = needs_repair(model)
-    if wrong:
-        logging.warning("MATRIX: this MODEL needs 'MATRIX Repair CogVideoX' first: %s", "; ".join(wrong))
-    return wrong
-
-
-def read_layers(text: str, model: object) -> tuple[int, ...] | None:
-    """The layers that a person wrote, for this MODEL; None for all. "some" is a few worth a quick look."""
-    layers = [site.layer for site in sites_of(model)]
-    try:
-        choice = backbone_of(model).dominant(len(set(layers)))
-        dominant = (*choice.v2t, *choice.v2v)
-    except ValueError:
-        dominant = None
-    if text == "some":
-        return dominant or spread_layers(layers)
-    return parse_layers(text, layers, dominant)
 
 
 class MatrixSampleAttention(io.ComfyNode):

@@ -10,8 +10,7 @@ from ..matrix_lib.core.grid import Framing
 from ..matrix_lib.core.guidance.cut_and_drag import cut_and_drag
 from ..matrix_lib.core.guidance.dual_clock import DualClockDenoising
 from ..matrix_lib.hosts.comfy.steer import steer
-from .capture import warn_if_broken
-from .tracks import Tracks, ticker
+from .sockets import TracksSocket, ticker, warn_if_broken
 
 
 class MatrixCutAndDrag(io.ComfyNode):
@@ -37,7 +36,7 @@ class MatrixCutAndDrag(io.ComfyNode):
             ],
             inputs=[
                 io.Image.Input("image", tooltip="The first frame, in the size of the video. Of several, the first."),
-                Tracks.Input("tracks", tooltip="Where each instance is in every frame: from masks or boxes."),
+                TracksSocket.Input("tracks", tooltip="Where each instance is in every frame: from masks or boxes."),
             ],
             outputs=[
                 io.Image.Output(display_name="frames", tooltip="As many frames as the tracks have, the picture first.")
@@ -117,7 +116,7 @@ class MatrixDualClockDenoising(io.ComfyNode):
                     advanced=True,
                     tooltip="A place of the latent is inside where the tracks cover more than this share of it.",
                 ),
-                Tracks.Input(
+                TracksSocket.Input(
                     "tracks",
                     optional=True,
                     tooltip="What is held longer. Without it: the tracks that the positive conditioning carries.",

@@ -17,10 +17,7 @@ from ..matrix_lib.core.guidance.schedule import Schedule, parse_points
 from ..matrix_lib.core.layers import Layers
 from ..matrix_lib.hosts.comfy.model import backbone_of, sites_of
 from ..matrix_lib.hosts.comfy.steer import steer
-from .capture import read_layers, warn_if_broken
-
-ScheduleSocket = io.Custom("MATRIX_SCHEDULE")
-LayersSocket = io.Custom("MATRIX_LAYERS")
+from .sockets import LayersSocket, ScheduleSocket, read_layers, warn_if_broken
 
 _LAYERS_TIP = (
     "Which layers: 'all', 'dominant' (those that the MATRIX paper found for this model size: its words layers for "

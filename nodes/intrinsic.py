@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from ..matrix_lib.core.guidance.schedule import Schedule
 from ..matrix_lib.hosts.comfy.steer import steer
-from .capture import warn_if_broken
+from .sockets import ScheduleSocket, TracksSocket, warn_if_broken
 
 _ON = {"noisy latent": "noisy", "predicted clean latent": "clean"}
 _REGION = {"boxes": "box", "masks": "mask"}
@@ -110,12 +110,12 @@ class MatrixIntrinsicDenoising(io.ComfyNode):
                     "region", _REGION, "Whether everything in a track's boxes moves along (the paper), or its mask."
                 ),
                 _combo("channels", _CHANNELS, "One correlation over all latent channels, or the mean of one for each."),
-                io.Custom("MATRIX_TRACKS").Input(
+                TracksSocket.Input(
                     "tracks",
                     optional=True,
                     tooltip="What the latent follows. Without it: the tracks that the positive conditioning carries.",
                 ),
-                io.Custom("MATRIX_SCHEDULE").Input(
+                ScheduleSocket.Input(
                     "schedule",
                     optional=True,
                     tooltip="Strength over the steps, from MATRIX Schedule Curve; steps where it is 0 cost nothing.",

@@ -7,10 +7,7 @@ from comfy_api.latest import io, ui
 from ..matrix_lib.draw.capture import Choice, attention_chart, to_image
 from ..matrix_lib.instrument.capture import MapKind
 from ..matrix_lib.instrument.ranking import layer_table, rank_layers
-
-CaptureSocket = io.Custom("MATRIX_CAPTURE")
-TracksSocket = io.Custom("MATRIX_TRACKS")
-LayersSocket = io.Custom("MATRIX_LAYERS")
+from .sockets import CaptureSocket, LayersSocket, TracksSocket
 
 
 class MatrixAnalyseLayers(io.ComfyNode):

@@ -14,6 +14,7 @@ from ..matrix_lib.hosts.comfy.lora import add_extra, apply_lora, widened
 from ..matrix_lib.hosts.comfy.mask_condition import check_width, find_targets, id_map, target_mask
 from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.io.lora.read import describe, load_lora
+from .sockets import TracksSocket
 
 _KINDS = {"automatic": "", "ID map": "id_map", "target mask": "target_mask"}
 
@@ -115,7 +116,7 @@ class MatrixMaskCondition(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model from MATRIX Apply LoRA; it decides what it needs."),
                 io.Conditioning.Input("positive", tooltip="The prompt's conditioning, with the first frame on it."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt's conditioning; it gets the mask too."),
-                io.Custom("MATRIX_TRACKS").Input("tracks", tooltip="Masks of the instances in the first frame."),
+                TracksSocket.Input("tracks", tooltip="Masks of the instances in the first frame."),
                 io.Latent.Input("latent", tooltip="The latent that goes to the sampler, for its size."),
                 io.Combo.Input(
                     "kind",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 from comfy_api.latest import InputImpl, Types, io, ui
 
@@ -18,9 +16,7 @@ from ..matrix_lib.io.captures import load_capture, save_capture
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.video import write_video
 from .places import new_place, saved_files, state_of
-
-CaptureSocket = io.Custom("MATRIX_CAPTURE")
-TracksSocket = io.Custom("MATRIX_TRACKS")
+from .sockets import CaptureSocket, TracksSocket, ticker
 
 _KINDS = {"words (video to text)": "v2t", "instances over time (video to video)": "v2v"}
 _DRAWN = {"smooth": True, "token cells": False}
@@ -210,10 +206,9 @@ class MatrixLoadCapture(io.ComfyNode):
 
 def _watched(pictures, count: int):
     """The pictures, with a progress bar and a stop at every one."""
-    bar = comfy.utils.ProgressBar(count)
+    step = ticker(count)
     for picture in pictures:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update(1)
+        step()
         yield picture
 
 

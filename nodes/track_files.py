@@ -19,7 +19,7 @@ from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_ba
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.tracks import load_tracks, save_tracks
 from .places import new_place, saved_files, state_of
-from .tracks import Tracks, ticker, track_outputs, with_report
+from .sockets import TracksSocket, ticker, track_outputs, with_report
 
 _USUAL = TokenSize()
 # Saved workflows hold these names: the first one stays as it is, whoever else comes to have tokens of the usual size.
@@ -65,7 +65,7 @@ class MatrixTracksToMask(io.ComfyNode):
             "picture with one colour per instance.",
             search_aliases=["mask", "id map", "palette", "extract instance", "unpack"],
             inputs=[
-                Tracks.Input("tracks", tooltip="Named instances."),
+                TracksSocket.Input("tracks", tooltip="Named instances."),
                 io.String.Input(
                     "names", default="", tooltip="Which instances, separated by commas; empty takes all of them."
                 ),
@@ -117,7 +117,7 @@ class MatrixPreviewTracks(io.ComfyNode):
             search_aliases=["overlay", "visualize masks", "show boxes", "token grid", "check alignment"],
             is_output_node=True,
             inputs=[
-                Tracks.Input("tracks", tooltip="Named instances."),
+                TracksSocket.Input("tracks", tooltip="Named instances."),
                 io.Image.Input(
                     "images", optional=True, tooltip="The frames that the masks belong to: all of them, or the first."
                 ),
@@ -206,7 +206,7 @@ class MatrixSaveTracks(io.ComfyNode):
             search_aliases=["export masks", "write tracks", "safetensors"],
             is_output_node=True,
             inputs=[
-                Tracks.Input("tracks", tooltip="Named instances."),
+                TracksSocket.Input("tracks", tooltip="Named instances."),
                 io.String.Input(
                     "filename_prefix",
                     default="tracks/tracks",
@@ -214,7 +214,7 @@ class MatrixSaveTracks(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Tracks.Output(display_name="tracks", tooltip="The same tracks."),
+                TracksSocket.Output(display_name="tracks", tooltip="The same tracks."),
                 io.String.Output(display_name="file", tooltip="The file, as MATRIX Load Tracks takes it."),
             ],
         )

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import folder_paths
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..matrix_lib.core.tracks.text import parse_boxes, parse_names, parse_prompts
 from ..matrix_lib.core.tracks.tracks import MaskTracks
-from ..matrix_lib.draw.tracks import track_report
 from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, frame_reader, sam3_frames, sam3_size
 from ..matrix_lib.io.sam2 import CHECKPOINTS, load_sam2, need_sam2, track_prompts
-
-Tracks = io.Custom("MATRIX_TRACKS")
-Sam3TrackData = io.Custom("SAM3_TRACK_DATA")
-
-
-def ticker(total: int) -> Callable[[], None]:
-    """A step of the progress bar, at which the person may interrupt."""
-    bar = comfy.utils.ProgressBar(total)
-
-    def step() -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update(1)
-
-    return step
-
-
-def track_outputs() -> list[io.Output]:
-    return [
-        Tracks.Output(display_name="tracks", tooltip="Named instances over the frames of the clip."),
-        io.String.Output(display_name="report", tooltip="What the tracks hold, and what needs a look."),
-    ]
-
-
-def with_report(tracks: MaskTracks, notes: tuple[str, ...] = ()) -> io.NodeOutput:
-    report = "\n".join([track_report(tracks), *notes])
-    return io.NodeOutput(tracks, report, ui=ui.PreviewText(report))
+from .sockets import Sam3TracksSocket, ticker, track_outputs, with_report
 
 
 class MatrixMaskTracks(io.ComfyNode):
@@ -79,7 +52,7 @@ class MatrixMaskTracks(io.ComfyNode):
                     ),
                     tooltip="One MASK batch per instance; a new socket appears as you connect them.",
                 ),
-                Sam3TrackData.Input(
+                Sam3TracksSocket.Input(
                     "sam3_tracks", optional=True, tooltip="From Run SAM3 Video Track: each object becomes an instance."
                 ),
                 io.Image.Input(

@@ -7,9 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..matrix_lib.draw.tokens import table_image, tokens_markdown
 from ..matrix_lib.hosts.comfy.prompts import bind_prompt, encode, reuse
-
-MatrixTracks = io.Custom("MATRIX_TRACKS")
-MatrixBinding = io.Custom("MATRIX_BINDING")
+from .sockets import BindingSocket, TracksSocket
 
 _FORMS = {
     "as written": "plain",
@@ -82,12 +80,12 @@ class MatrixBindPrompt(io.ComfyNode):
                         "HunyuanVideo) is cut there, as diffusers does, or kept whole, as ComfyUI does by itself."
                     ),
                 ),
-                MatrixTracks.Input(
+                TracksSocket.Input(
                     "tracks",
                     optional=True,
                     tooltip="Mask tracks of the instances, by the same names. They travel along in the conditioning.",
                 ),
-                MatrixBinding.Input(
+                BindingSocket.Input(
                     "binding",
                     optional=True,
                     tooltip=(
@@ -111,7 +109,7 @@ class MatrixBindPrompt(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output("conditioning", tooltip="The encoded prompt, with binding and tracks on board."),
-                MatrixBinding.Output("binding", tooltip="What each phrase means and which conditioning rows it has."),
+                BindingSocket.Output("binding", tooltip="What each phrase means and which conditioning rows it has."),
                 io.String.Output("table", tooltip="Phrases and tokens with their rows, as Markdown."),
                 io.Image.Output("picture", tooltip="Every token over its row, phrases in their instances' colours."),
             ],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Draft", "Node"]
+__all__ = ["BLUE", "GREEN", "GREY", "RED", "Draft", "Node"]
 
-RED, BLUE, GREEN, GREY = "#A88", "#88A", "#8A8", "#888"
+RED, BLUE, GREEN, GREY = "#A88", "#88A", "#8A8", "#888"  # of frames
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .comfyui import ROOT, Server, serve
 from .follow import follow
 from .steering_workflows import bypassed, saved_videos, shortened, thumbnail
 from .templates.lora import EXAMPLES, GAP
-from .templates.steering import HEIGHT, WIDTH
+from .templates.squares import HEIGHT, WIDTH
 
 __all__ = ["halves", "run"]
 

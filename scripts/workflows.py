@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.draft import Draft, Node
-
 from .comfyui import ROOT, serve
+from .draft import Draft, Node
+from .templates import lora, steering, watch
 
 __all__ = ["api_form", "problems", "ui_form"]
 
@@ -250,12 +250,10 @@ def _trouble(value: Any, slot: Slot, graph: Graph, info: Info, files: frozenset[
 
 def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
     """Checks and writes both forms. Raises ValueError listing what the server would refuse."""
-    from .templates.watch import FILES
-
     canvas = ui_form(draft, info)
     full = api_form(canvas, info)
     given = {name for node in draft.nodes for name in node.inputs if name not in full[str(node.id)]["inputs"]}
-    wrong = problems(full, info, FILES) + [f"no node takes {name}" for name in sorted(given)]
+    wrong = problems(full, info, watch.FILES) + [f"no node takes {name}" for name in sorted(given)]
     if wrong:
         raise ValueError(f"{draft.name}:\n" + "\n".join(wrong))
     (folder / "api").mkdir(parents=True, exist_ok=True)
@@ -265,11 +263,9 @@ def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
 
 
 def main() -> None:
-    from .templates.watch import DRAFTS
-
     with tempfile.TemporaryDirectory() as base, serve(Path(base)) as server:
         info = server.get("/object_info")
-    for make in DRAFTS:
+    for make in (*watch.DRAFTS, *lora.DRAFTS, *steering.DRAFTS):
         write(make(), info)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
+from .ranges import parse_numbers
 from .sites import AttentionSite
 
 __all__ = ["LayerDraw", "LayerSet", "Layers", "parse_layers", "spread_layers"]
+
+
+def _check_numbers(layers: Sequence[int], what: str) -> None:
+    if len(set(layers)) != len(layers) or any(layer < 0 for layer in layers):
+        raise ValueError(f"{what} are different numbers from 0 on; got {list(layers)}")
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,8 @@ class LayerSet:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for kind, layers in (("v2t", self.v2t), ("v2v", self.v2v)):
-            if len(set(layers)) != len(layers) or any(layer < 0 for layer in layers):
-                raise ValueError(f"{kind} layers are different numbers from 0 on; got {list(layers)}")
+        _check_numbers(self.v2t, "v2t layers")
+        _check_numbers(self.v2v, "v2v layers")
 
     @property
     def text(self) -> str:
@@ -72,21 +72,17 @@ def parse_layers(text: str, layers: Iterable[int], dominant: Iterable[int] | Non
     """
     existing = sorted(set(layers))
     have = f"this model has layers {existing[0]}..{existing[-1]}" if existing else "this model has no layers"
+    words = {"all": existing, "dominant": tuple(dominant or ())}
     wanted: set[int] = set()
-    for part in [piece.strip().lower() for piece in text.split(",") if piece.strip()] or ["all"]:
-        span = re.fullmatch(r"(\d{1,6})\s*-\s*(\d{1,6})", part)
-        if part == "all":
-            return None
-        if part == "dominant":
-            if dominant is None:
-                raise ValueError(f"no dominant layers are known for this model; write numbers: {have}")
-            wanted.update(dominant)
-        elif span:
-            wanted.update(range(int(span[1]), int(span[2]) + 1))
-        elif part.isdecimal() and len(part) <= 6:
-            wanted.add(int(part))
-        else:
-            raise ValueError(f"layers are written as 'all', 'dominant', '7' or '7, 11-13', got {text[:60]!r}; {have}")
+    try:
+        for piece, numbers in parse_numbers(text, "layers", words):
+            if piece == "all":
+                return None
+            if piece == "dominant" and dominant is None:
+                raise ValueError("no dominant layers are known for this model; write numbers")
+            wanted.update(numbers)
+    except ValueError as error:
+        raise ValueError(f"{error}: {have}") from None
     if unknown := sorted(wanted - set(existing)):
         shown = str(unknown) if len(unknown) < 9 else f"{unknown[0]} to {unknown[-1]}"
         raise ValueError(f"layers {shown} do not exist: {have}")
@@ -135,7 +131,6 @@ class Layers:
             raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{max(have)}")
 
 
-# -- configuration ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class LayerDraw:
     """Which layers carry a loss at a step.
@@ -149,8 +144,7 @@ class LayerDraw:
     count: int | None = None
 
     def __post_init__(self) -> None:
-        if any(layer < 0 for layer in self.layers) or len(set(self.layers)) != len(self.layers):
-            raise ValueError(f"layers are different numbers from 0; got {self.layers}")
+        _check_numbers(self.layers, "layers")
         if self.count is not None and not 1 <= self.count <= len(self.layers):
             raise ValueError(f"a step draws 1 to {len(self.layers)} of {len(self.layers)} layers; got {self.count}")
 

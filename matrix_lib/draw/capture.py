@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.grid import Framing
+from ..core.ranges import parse_numbers, ranges
 from ..core.tracks.palette import distinct_colours
 from ..instrument.capture import Capture, MapKind
 from .charts import Scores, layers_by_steps
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Choice", "attention_chart", "attention_pictures", "choose_names", "choose_numbers", "scores_of", "to_image"]
 
 _KINDS = {"v2t": "video to text", "v2v": "video to video"}
-_RANGE = re.compile(r"(\d+)\s*(?:-|\.\.|to|–)\s*(\d+)")
 
 
 @dataclass(frozen=True)
@@ -51,24 +50,18 @@ class Choice:
 def choose_numbers(text: str, what: str, existing: Sequence[int]) -> tuple[int, ...]:
     """The numbers of `existing` that a text names, ascending as they exist. Raises ValueError, listing what exists,
     where it names others or cannot be read; a range takes whatever exists inside of it, which has to be something."""
-    have = f"this capture has {what}s {_runs(existing)}"
-    wanted: list[int] = []
-    for part in [piece.strip().lower() for piece in text.split(",") if piece.strip()] or ["all"]:
-        span = _RANGE.fullmatch(part)
-        if part == "all":
-            found = list(existing)
-        elif part in ("first", "last"):
-            found = list(existing[:1] if part == "first" else existing[-1:])
-        elif span:
-            found = [n for n in existing if int(span[1]) <= n <= int(span[2])]
-        elif part.isdecimal():
-            found = [n for n in existing if n == int(part)]
-        else:
-            raise ValueError(f"{what}s are written as 'all', 'first', 'last', '7' or '7, 11-13'; got {text!r}. {have}")
-        if not found:
-            raise ValueError(f"{what} {part} was not captured: {have}")
-        wanted += found
-    return tuple(n for n in existing if n in set(wanted))
+    have = f"this capture has {what}s {_shown(existing)}"
+    words = {"all": existing, "first": existing[:1], "last": existing[-1:]}
+    wanted: set[int] = set()
+    try:
+        for piece, numbers in parse_numbers(text, f"{what}s", words):
+            found = {n for n in existing if n in numbers}
+            if not found:
+                raise ValueError(f"{what} {piece} was not captured")
+            wanted |= found
+    except ValueError as error:
+        raise ValueError(f"{error}: {have}") from None
+    return tuple(n for n in existing if n in wanted)
 
 
 def choose_names(text: str, existing: Sequence[str], kind: str = "v2t") -> tuple[str, ...]:
@@ -215,18 +208,12 @@ def _detail(capture: Capture, kind: str, layers: Sequence[int], steps: Sequence[
     """For the legend: "video to text, layers 7, 11, step 45, sigma 0.05"."""
     sigma = {step.index: step.sigma for step in capture.steps}
     noise = f"{sigma[steps[0]]:.2g}" + (f" to {sigma[steps[-1]]:.2g}" if len(steps) > 1 else "")
-    layer = f"layer{'s' if len(layers) > 1 else ''} {_runs(layers)}"
-    return f"{_KINDS[kind]}, {layer}, step{'s' if len(steps) > 1 else ''} {_runs(steps)}, sigma {noise}"
+    layer = f"layer{'s' if len(layers) > 1 else ''} {_shown(layers)}"
+    return f"{_KINDS[kind]}, {layer}, step{'s' if len(steps) > 1 else ''} {_shown(steps)}, sigma {noise}"
 
 
-def _runs(numbers: Sequence[int]) -> str:
-    """Numbers for people: 0-4, 7, 9-12; evenly spaced ones as 0, 5, ... 45."""
+def _shown(numbers: Sequence[int]) -> str:
+    """Numbers for people: 0-4, 7, 9-12; evenly spaced ones as 0, 5 ... 45."""
     if len(numbers) > 4 and len(set(np.diff(numbers))) == 1 and numbers[1] - numbers[0] > 1:
         return f"{numbers[0]}, {numbers[1]} ... {numbers[-1]}"
-    parts: list[list[int]] = []
-    for n in numbers:
-        if parts and n == parts[-1][-1] + 1:
-            parts[-1].append(n)
-        else:
-            parts.append([n])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts) or "(none)"
+    return ranges(numbers) or "(none)"

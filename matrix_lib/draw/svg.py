@@ -1,4 +1,4 @@
-"""Charts as SVG text, in the colours of `drawing`, for pages that stand alone: no scripts, no files beside them.
+"""Charts as SVG text, in the colours of `style`, for pages and files that stand alone: no scripts, nothing beside them.
 
 L layers. Every mark carries a title that a browser shows under the pointer.
 """
@@ -19,12 +19,15 @@ from PIL import Image
 from .style import INK, Colour, heat
 
 __all__ = [
+    "Axis",
     "Mark",
     "bars",
     "colour_scale",
     "curves",
     "data_url",
+    "document",
     "draw_dot",
+    "draw_frame",
     "draw_line",
     "draw_text",
     "heat_map",
@@ -35,8 +38,12 @@ __all__ = [
 ]
 
 Array = NDArray[np.floating]
-WIDTH, LEFT, RIGHT = 1120, 66, 14
+WIDTH, LEFT, RIGHT, TOP = 1120, 66, 14, 12
 Dots = Sequence[tuple[str, Colour, Array]]
+# Told apart by people who see colours differently, too; the first is for what others are compared with.
+SERIES: tuple[Colour, ...] = (
+    (150, 150, 160), (86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0),
+)  # fmt: skip
 
 
 def hexed(colour: Colour) -> str:
@@ -54,31 +61,56 @@ def data_url(picture: Image.Image, quality: int = 0) -> str:
     return f"data:image/{'jpeg' if quality else 'png'};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-class _Axis:
-    """Values to heights of a plot of `tall` pixels from `top` down, with round ticks."""
+@dataclass(frozen=True)
+class Axis:
+    """Values to places along one side of a plot: `low` lies at `start`, `high` at `end`, in pixels. `step` is from one
+    tick to the next."""
 
-    def __init__(self, low: float, high: float, top: int, tall: int) -> None:
-        room = max(high - low, 1e-12)
-        step = 10 ** math.floor(math.log10(room / 3))
-        step = next(step * n for n in (1, 2, 5, 10) if room / (step * n) <= 5)
-        self.low, self.high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-        self.top, self.tall, self.step = top, tall, step
+    low: float
+    high: float
+    start: float
+    end: float
+    step: float
 
-    def y(self, value: float) -> float:
-        return self.top + self.tall * (self.high - value) / (self.high - self.low)
+    @classmethod
+    def between_ticks(cls, low: float, high: float, start: float, end: float) -> Axis:
+        """Ends on the ticks around [low, high]."""
+        step = _round_step(max(high - low, 1e-12), 5)
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        return cls(low, high if high > low else low + step, start, end, step)
 
-    def lines(self) -> list[str]:
+    @classmethod
+    def around(cls, values: Sequence[float], start: float, end: float) -> Axis:
+        """Ends a little beyond all finite values."""
+        kept = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+        room = max(max(kept) - min(kept), 0.02) * 0.06
+        low, high = min(kept) - room, max(kept) + room
+        return cls(low, high, start, end, _round_step(high - low, 6))
+
+    def at(self, value: float) -> float:
+        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Round values from low to high, and how they are written."""
         digits = max(0, -math.floor(math.log10(self.step)))
-        parts = []
-        for i in range(round((self.high - self.low) / self.step) + 1):
-            value = self.low + i * self.step
-            y = self.y(value)
-            strong = abs(value) < self.step / 1e6
-            parts.append(
-                draw_line(LEFT, y, WIDTH - RIGHT, y, INK["faint"] if strong else INK["line"], 1 if strong else 0.5)
-            )
-            parts.append(draw_text(LEFT - 9, y + 4, f"{value:.{digits}f}", "end", INK["faint"], 12))
-        return parts
+        first, last = math.ceil(self.low / self.step - 1e-9), math.floor(self.high / self.step + 1e-9)
+        return [(i * self.step, f"{i * self.step:.{digits}f}") for i in range(first, last + 1)]
+
+
+def _round_step(room: float, most: int) -> float:
+    """1, 2 or 5 times a power of ten, at the most `most` of which fit into `room`."""
+    unit = 10 ** math.floor(math.log10(room / 3))
+    return next(unit * n for n in (1, 2, 5, 10) if room / (unit * n) <= most)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One interval of a picture."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
 
 
 def bars(
@@ -94,12 +126,12 @@ def bars(
 ) -> str:
     """A bar a layer with its interval; chosen layers are bright, quiet ones hollow. `dots`: (name, colour, (L,))."""
     every = np.concatenate([np.asarray(v, dtype=np.float64) for v in (values, low, high, *(d[2] for d in dots))])
-    axis = _Axis(min(0.0, float(every.min())), max(0.0, float(every.max())), 12, tall)
+    axis = Axis.between_ticks(min(0.0, float(every.min())), max(0.0, float(every.max())), TOP + tall, TOP)
     step = (WIDTH - LEFT - RIGHT) / len(layers)
-    parts = axis.lines()
+    parts = _levels(axis)
     for i, layer in enumerate(layers):
         x, wide = LEFT + (i + 0.17) * step, step * 0.66
-        top, base = sorted((axis.y(values[i]), axis.y(0.0)))
+        top, base = sorted((axis.at(values[i]), axis.at(0.0)))
         fill = hexed(colour if layer in chosen else _dim(colour))
         style = f'fill="{fill}"' if layer not in quiet else f'fill="none" stroke="{fill}" stroke-dasharray="3 2"'
         label = f"layer {layer}: {values[i]:.4f} [{low[i]:.4f}, {high[i]:.4f}]"
@@ -109,12 +141,12 @@ def bars(
             f"<title>{html.escape(label)}</title></rect>"
         )
         middle = x + wide / 2
-        parts.append(draw_line(middle, axis.y(low[i]), middle, axis.y(high[i]), INK["soft"], 1.3))
+        parts.append(draw_line(middle, axis.at(low[i]), middle, axis.at(high[i]), INK["soft"], 1.3))
         for name, shade, v in dots:
             parts.append(
-                draw_dot(middle, axis.y(v[i]), shade, min(3.2, wide / 3), f"layer {layer}, {name}: {v[i]:.4f}")
+                draw_dot(middle, axis.at(v[i]), shade, min(3.2, wide / 3), f"layer {layer}, {name}: {v[i]:.4f}")
             )
-    return _svg([*parts, *_layer_names(layers, step, axis.top + axis.tall, chosen)], axis.top + tall + 40)
+    return _svg([*parts, *_layer_names(layers, step, TOP + tall, chosen)], TOP + tall + 40)
 
 
 def intervals(
@@ -130,18 +162,66 @@ def intervals(
 ) -> str:
     """A dot a layer with its interval, beside a line at `reference`. `notes` go into the titles."""
     bottom, top = min(float(np.min(low)), reference), max(float(np.max(high)), reference)
-    axis = _Axis(bottom, top, 12, tall)
+    axis = Axis.between_ticks(bottom, top, TOP + tall, TOP)
     step = (WIDTH - LEFT - RIGHT) / len(layers)
-    y = axis.y(reference)
-    parts = [*axis.lines(), draw_line(LEFT, y, WIDTH - RIGHT, y, INK["text"], 1, "5 4")]
+    y = axis.at(reference)
+    parts = [*_levels(axis), draw_line(LEFT, y, WIDTH - RIGHT, y, INK["text"], 1, "5 4")]
     for i, layer in enumerate(layers):
         x = LEFT + (i + 0.5) * step
         shade = colour if layer in strong else INK["faint"]
-        parts.append(draw_line(x, axis.y(low[i]), x, axis.y(high[i]), shade, 3 if layer in strong else 2))
+        parts.append(draw_line(x, axis.at(low[i]), x, axis.at(high[i]), shade, 3 if layer in strong else 2))
         note = f"; {notes[i]}" if notes else ""
         label = f"layer {layer}: {centre[i]:.4f} [{low[i]:.4f}, {high[i]:.4f}]{note}"
-        parts.append(draw_dot(x, axis.y(centre[i]), shade, 4.6 if layer in strong else 3.4, label))
-    return _svg([*parts, *_layer_names(layers, step, axis.top + axis.tall, strong)], axis.top + tall + 40)
+        parts.append(draw_dot(x, axis.at(centre[i]), shade, 4.6 if layer in strong else 3.4, label))
+    return _svg([*parts, *_layer_names(layers, step, TOP + tall, strong)], TOP + tall + 40)
+
+
+def intervals_by_group(groups: Mapping[str, Sequence[Mark]], reference: float | None = None, tall: int = 220) -> str:
+    """Dots with intervals, a group of them beside the next; one name has one colour in all groups."""
+    marks = [mark for group in groups.values() for mark in group]
+    if not marks:
+        return _svg([], 20)
+    names = list(dict.fromkeys(mark.name for mark in marks))
+    ends = [end for mark in marks for end in (mark.low, mark.high)] + ([] if reference is None else [reference])
+    axis = Axis.between_ticks(min(ends), max(ends) + 1e-9, TOP + tall, TOP)
+    wide = (WIDTH - LEFT - RIGHT) / len(groups)
+    parts = _levels(axis)
+    if reference is not None:
+        parts.append(draw_line(LEFT, axis.at(reference), WIDTH - RIGHT, axis.at(reference), INK["text"], 1, "5 4"))
+    for g, (title, group) in enumerate(groups.items()):
+        left, step = LEFT + g * wide, wide / (len(group) + 1)
+        parts.append(draw_text(left + wide / 2, TOP + tall + 22, title, "middle", INK["text"], 13))
+        for i, mark in enumerate(group):
+            x, shade = left + (i + 1) * step, SERIES[names.index(mark.name) % len(SERIES)]
+            label = f"{mark.name}: {mark.mean:.3f} [{mark.low:.3f}, {mark.high:.3f}]"
+            parts.append(draw_line(x, axis.at(mark.low), x, axis.at(mark.high), shade, 3))
+            parts.append(draw_dot(x, axis.at(mark.mean), shade, 5, label))
+            parts.append(draw_text(x, axis.at(mark.high) - 6, mark.name, "middle", shade, 11))
+    return _svg(parts, TOP + tall + 36)
+
+
+def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], tall: int = 220) -> str:
+    """Lines over steps: per name the runs, each a list of (step, value). Names have one colour each."""
+    points = [point for runs in series.values() for run in runs for point in run]
+    if not points:
+        return _svg([], 20)
+    axis = Axis.between_ticks(min(y for _, y in points), max(y for _, y in points) + 1e-9, TOP + tall, TOP)
+    last = max(max(x for x, _ in points), 1.0)
+    parts = _levels(axis)
+
+    def x_of(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / last
+
+    for i, (name, runs) in enumerate(series.items()):
+        shade = SERIES[i % len(SERIES)]
+        for run in runs:
+            line = " ".join(f"{x_of(x):.1f},{axis.at(y):.1f}" for x, y in run)
+            parts.append(f'<polyline points="{line}" fill="none" stroke="{hexed(shade)}" stroke-width="1.6"/>')
+        parts.append(draw_text(LEFT + 12 + i * 130, TOP + tall + 36, name, "start", shade, 13))
+    for share in (0.0, 0.5, 1.0):
+        anchor = ("start", "middle", "end")[round(share * 2)]
+        parts.append(draw_text(x_of(last * share), TOP + tall + 18, f"{last * share:.0f}", anchor, INK["faint"], 12))
+    return _svg(parts, TOP + tall + 48)
 
 
 def heat_map(
@@ -201,6 +281,17 @@ def colour_scale(top: float, unit: str, width: int = WIDTH) -> str:
     )
 
 
+def _levels(axis: Axis) -> list[str]:
+    """A line across the plot and a number for each tick; the one at 0 is stronger."""
+    parts = []
+    for value, written in axis.ticks():
+        y, strong = axis.at(value), value == 0
+        colour, width = (INK["faint"], 1) if strong else (INK["line"], 0.5)
+        parts.append(draw_line(LEFT, y, WIDTH - RIGHT, y, colour, width))
+        parts.append(draw_text(LEFT - 9, y + 4, written, "end", INK["faint"], 12))
+    return parts
+
+
 def _layer_names(layers: Sequence[int], step: float, bottom: int, chosen: Collection[int]) -> list[str]:
     """Layer numbers below a plot: all where they fit, else every few and the chosen ones."""
     every = next(n for n in (1, 2, 5, 10, 20) if n * step >= 18)
@@ -225,11 +316,11 @@ def draw_line(x0: float, y0: float, x1: float, y1: float, colour: Colour, width:
     return f'<line {where} stroke="{hexed(colour)}" stroke-width="{width}"{style}/>'
 
 
-def draw_dot(x: float, y: float, colour: Colour, radius: float, title: str) -> str:
-    """A dot with an edge, and a title that shows under the pointer."""
+def draw_dot(x: float, y: float, colour: Colour, radius: float, title: str, edge: bool = True) -> str:
+    """A dot, with an edge that sets it apart from what is behind it, and a title that shows under the pointer."""
     where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
-    edge = f'fill="{hexed(colour)}" stroke="{hexed(INK["page"])}" stroke-width="1"'
-    return f"<circle {where} {edge}><title>{html.escape(title)}</title></circle>"
+    style = f' stroke="{hexed(INK["page"])}" stroke-width="1"' if edge else ""
+    return f'<circle {where} fill="{hexed(colour)}"{style}><title>{html.escape(title)}</title></circle>'
 
 
 def draw_text(x: float, y: float, text: str, anchor: str, colour: Colour, size: int) -> str:
@@ -238,24 +329,33 @@ def draw_text(x: float, y: float, text: str, anchor: str, colour: Colour, size: 
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(text)}</text>'
 
 
+def draw_frame(
+    across: Axis, up: Axis, below: str, beside: str, left: float, marks: Sequence[float] | None = None
+) -> list[str]:
+    """Ticks of two axes with their names. `marks`: the only values that are written below, without lines."""
+    parts = []
+    for value, written in up.ticks():
+        parts.append(draw_line(left, up.at(value), across.end, up.at(value), INK["line"], 0.6))
+        parts.append(draw_text(left - 7, up.at(value) + 4, written, "end", INK["faint"], 11))
+    for value in sorted(set(marks)) if marks is not None else [value for value, _ in across.ticks()]:
+        parts.append(draw_text(across.at(value), up.start + 18, f"{value:g}", "middle", INK["faint"], 11))
+        if marks is None:
+            parts.append(draw_line(across.at(value), up.start, across.at(value), up.end, INK["line"], 0.6))
+    parts.append(draw_text((across.start + across.end) / 2, up.start + 36, below, "middle", INK["soft"], 13))
+    parts.append(draw_text(left, up.end - 10, beside, "start", INK["soft"], 13))
+    return parts
+
+
 def _svg(parts: Sequence[str], height: int, width: int = WIDTH) -> str:
+    """A chart inside of a page."""
     return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
 
 
-# Told apart by people who see colours differently, too; the first is for what others are compared with.
-SERIES: tuple[Colour, ...] = (
-    (150, 150, 160), (86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One interval of a picture."""
-
-    name: str
-    mean: float
-    low: float
-    high: float
+def document(parts: Sequence[str], width: int, height: int, style: str = 'font-family="sans-serif"') -> str:
+    """A file that stands alone, on the colour of our pages. `style`: attributes of the whole."""
+    page = f'<rect width="{width}" height="{height}" fill="{hexed(INK["page"])}"/>'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {style}>'
+    return f"{head}{page}{''.join(parts)}</svg>\n"
 
 
 def stand_alone(plots: Mapping[str, str], width: int = WIDTH) -> str:
@@ -266,56 +366,4 @@ def stand_alone(plots: Mapping[str, str], width: int = WIDTH) -> str:
         height = int(plot.split('viewBox="0 0 ', 1)[1].split('"')[0].split()[1])
         parts.append(f'<svg x="0" y="{top + 28}" width="{width}" height="{height}" {plot.removeprefix("<svg ")}')
         top += height + 44
-    page = f'<rect width="{width}" height="{top}" fill="{hexed(INK["page"])}"/>'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" font-family="sans-serif">'
-    return f"{head}{page}{''.join(parts)}</svg>\n"
-
-
-def intervals_by_group(groups: Mapping[str, Sequence[Mark]], reference: float | None = None, tall: int = 220) -> str:
-    """Dots with intervals, a group of them beside the next; one name has one colour in all groups."""
-    marks = [mark for group in groups.values() for mark in group]
-    if not marks:
-        return _svg([], 20)
-    names = list(dict.fromkeys(mark.name for mark in marks))
-    ends = [end for mark in marks for end in (mark.low, mark.high)] + ([] if reference is None else [reference])
-    axis = _Axis(min(ends), max(ends) + 1e-9, 12, tall)
-    wide = (WIDTH - LEFT - RIGHT) / len(groups)
-    parts = axis.lines()
-    if reference is not None:
-        parts.append(draw_line(LEFT, axis.y(reference), WIDTH - RIGHT, axis.y(reference), INK["text"], 1, "5 4"))
-    for g, (title, group) in enumerate(groups.items()):
-        left, step = LEFT + g * wide, wide / (len(group) + 1)
-        parts.append(draw_text(left + wide / 2, axis.top + tall + 22, title, "middle", INK["text"], 13))
-        for i, mark in enumerate(group):
-            x, shade = left + (i + 1) * step, SERIES[names.index(mark.name) % len(SERIES)]
-            label = f"{mark.name}: {mark.mean:.3f} [{mark.low:.3f}, {mark.high:.3f}]"
-            parts.append(draw_line(x, axis.y(mark.low), x, axis.y(mark.high), shade, 3))
-            parts.append(draw_dot(x, axis.y(mark.mean), shade, 5, label))
-            parts.append(draw_text(x, axis.y(mark.high) - 6, mark.name, "middle", shade, 11))
-    return _svg(parts, axis.top + tall + 36)
-
-
-def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], tall: int = 220) -> str:
-    """Lines over steps: per name the runs, each a list of (step, value). Names have one colour each."""
-    points = [point for runs in series.values() for run in runs for point in run]
-    if not points:
-        return _svg([], 20)
-    axis = _Axis(min(y for _, y in points), max(y for _, y in points) + 1e-9, 12, tall)
-    last = max(max(x for x, _ in points), 1.0)
-    parts = axis.lines()
-
-    def x_of(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * step / last
-
-    for i, (name, runs) in enumerate(series.items()):
-        shade = SERIES[i % len(SERIES)]
-        for run in runs:
-            line = " ".join(f"{x_of(x):.1f},{axis.y(y):.1f}" for x, y in run)
-            parts.append(f'<polyline points="{line}" fill="none" stroke="{hexed(shade)}" stroke-width="1.6"/>')
-        parts.append(draw_text(LEFT + 12 + i * 130, axis.top + tall + 36, name, "start", shade, 13))
-    for share in (0.0, 0.5, 1.0):
-        anchor = ("start", "middle", "end")[round(share * 2)]
-        parts.append(
-            draw_text(x_of(last * share), axis.top + tall + 18, f"{last * share:.0f}", anchor, INK["faint"], 12)
-        )
-    return _svg(parts, axis.top + tall + 48)
+    return document(parts, width, top)

@@ -11,6 +11,7 @@ from PIL import ImageDraw
 from torch import Tensor, from_numpy
 
 from ..backbones import reader
+from ..core.ranges import ranges
 from ..core.tracks.palette import distinct_colours
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import Phrase, PromptBinding, Token
@@ -24,17 +25,6 @@ _WIDTH, _MARGIN, _TYPE, _SMALL, _CHIP = 1024, 24, 18, 13, 54
 def _shown(token: Token) -> str:
     """A token's piece as a person reads it: a visible sign for the space that it begins with."""
     return token.text.replace("\u2581", "\u00b7").replace("\u0120", "\u00b7").replace("\u010a", "\u21b5") or "\u00b7"
-
-
-def _ranges(rows: Sequence[int]) -> str:
-    """Rows as a person writes them: 3-5, 9."""
-    out: list[list[int]] = []
-    for row in rows:
-        if out and row == out[-1][1] + 1:
-            out[-1][1] = row
-        else:
-            out.append([row, row])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in out)
 
 
 def _meaning(phrase: Phrase) -> str:
@@ -60,7 +50,7 @@ def tokens_markdown(binding: PromptBinding) -> str:
     shown = {token.row: _shown(token) for token in binding.tokens}
     for phrase in binding.phrases:
         pieces = " ".join(shown[row] for row in phrase.rows)
-        cells = (phrase.name, _meaning(phrase), phrase.text, _ranges(phrase.rows), pieces)
+        cells = (phrase.name, _meaning(phrase), phrase.text, ranges(phrase.rows), pieces)
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     if binding.notes:
         lines += ["", *(f"- {note}" for note in binding.notes)]
@@ -134,7 +124,7 @@ def _draw_phrases(ink: ImageDraw.ImageDraw, binding: PromptBinding, colours: dic
     for index, phrase in enumerate(binding.phrases):
         y = top + 26 * (index + 1)
         ink.rounded_rectangle((_MARGIN, y - 8, _MARGIN + 16, y + 8), 4, fill=colours[phrase.name])
-        cells = (phrase.name, _meaning(phrase), phrase.text, _ranges(phrase.rows))
+        cells = (phrase.name, _meaning(phrase), phrase.text, ranges(phrase.rows))
         for column, after, cell in zip(columns, (*columns[1:], _WIDTH - _MARGIN), cells):
             write(ink, (column, y), fit_text(cell, 16, after - column - 14), 16, INK["text"])
 

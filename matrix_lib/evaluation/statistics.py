@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Estimate", "bootstrap", "estimate", "wilson"]
+__all__ = ["Estimate", "bootstrap", "estimate", "over_seeds_and_prompts", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,13 @@ class Estimate:
     high: float
     count: int
 
+    @property
+    def interval(self) -> str:
+        """Without the count: "0.900 [0.850, 0.950]"."""
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.count})"
+        return f"{self.interval} (n = {self.count})"
 
 
 def _check(confidence: float) -> None:
@@ -62,6 +67,21 @@ def bootstrap(values: ArrayLike, confidence: float = 0.95, resamples: int = 2000
         means.append(kept[picks].mean(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(kept.mean()), float(low), float(high), len(kept))
+
+
+def over_seeds_and_prompts(values: NDArray[np.float64], resamples: int = 2000, seed: int = 0) -> Estimate:
+    """Mean of (S, P) values, S seeds and P prompts, with the percentile bootstrap over both, drawn anew with
+    replacement; nan counts for nothing. With one seed the interval is over prompts alone."""
+    draws = np.random.default_rng(seed)
+    runs, prompts = values.shape
+    # how often each seed and each prompt is drawn says as much as which ones are, and needs no loop
+    rows = draws.multinomial(runs, np.full(runs, 1 / runs), resamples).astype(np.float64)
+    columns = draws.multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
+    known = ~np.isnan(values)
+    total = ((rows @ np.where(known, values, 0.0)) * columns).sum(axis=1)
+    count = ((rows @ known) * columns).sum(axis=1)
+    low, high = np.nanquantile(total / np.where(count > 0, count, np.nan), [0.025, 0.975])
+    return Estimate(float(np.nanmean(values)), float(low), float(high), int(known.sum()))
 
 
 def estimate(values: ArrayLike, confidence: float = 0.95) -> Estimate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..core.layers import LayerSet
+from ..core.ranges import ranges
 from ..core.tracks.tracks import MaskTracks
 from .capture import Alignment, Capture, MapKind
 
@@ -16,7 +17,7 @@ def rank_layers(capture: Capture, tracks: MaskTracks, keep: int = 3, stream: int
 
     The score of a layer is its share of attention on an entity's mask minus the mask's share of the area, averaged over
     entities and steps: 0 is what a flat map would get. One clip shows where this clip's interaction is attended to;
-    that a layer *decides* success takes many clips (see `core.analysis.dominant_layers`).
+    that a layer *decides* success takes many clips (see `evaluation.layers.dominance.dominant_layers`).
 
     Raises ValueError where no entity has a mask, or keep is below 1.
     """
@@ -83,20 +84,9 @@ def describe(capture: Capture) -> str:
         lines.append(f"tokens: {f} frames x {h} x {w}")
         for kind, title in (("v2t", "words"), ("v2v", "instances")):
             _, layers, names = stream.get(kind)
-            where = f"layers {_runs(layers)}: {', '.join(names)}" if names else "none"
+            where = f"layers {ranges(layers)}: {', '.join(names)}" if names else "none"
             lines.append(f"{title}: {where}")
     if missing:
         lines.append(f"steps {missing} were not captured: the sampler skipped them")
     lines += [f"note: {note}" for note in capture.meta.get("notes", ())]
     return "\n".join(lines)
-
-
-def _runs(numbers: tuple[int, ...]) -> str:
-    """Ascending numbers as ranges: 0-3, 7."""
-    parts: list[list[int]] = []
-    for n in numbers:
-        if parts and parts[-1][1] == n - 1:
-            parts[-1][1] = n
-        else:
-            parts.append([n, n])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..draft import BLUE, GREEN, GREY, RED, Draft, Node
-from .steering import BLUE_INK, FPS, FRAMES, GROUND, HEIGHT, RED_INK, SIDE, STEPS, WIDTH
+from .squares import FPS, FRAMES, HEIGHT, SIDE, STEPS, WIDTH, papers
 
 __all__ = ["DRAFTS", "EXAMPLES", "GAP", "Example"]
 
@@ -99,9 +99,7 @@ def _box(at: Place) -> str:
 
 def _first_frame(d: Draft, example: Example, x: int, y: int) -> Node:
     """Two red squares and a blue one on grey."""
-    ground = d.add("EmptyImage", (x, y), (320, 160), "Grey", width=WIDTH, height=HEIGHT, batch_size=1, color=GROUND)
-    red = d.add("EmptyImage", (x, y + 210), (320, 160), "Red", width=SIDE, height=SIDE, batch_size=1, color=RED_INK)
-    blue = d.add("EmptyImage", (x, y + 420), (320, 160), "Blue", width=SIDE, height=SIDE, batch_size=1, color=BLUE_INK)
+    ground, red, blue = papers(d, x, y)
     frame, parts = ground, ((red, example.twins[0], "Red"), (red, example.twins[1], "The same red"))
     for row, (square, at, title) in enumerate((*parts, (blue, example.other, "First frame"))):
         frame = d.add("ImageCompositeMasked", (x + 360, y + 210 * row), (300, 160), title, destination=frame[0])

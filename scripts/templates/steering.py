@@ -1,6 +1,6 @@
 """The workflows that steer with mask tracks, as drafts for `scripts.workflows`.
 
-Both run with mini and need no files: the first frame is two coloured squares on grey, which mini knows.
+They run with mini and need no files: the first frame is two coloured squares on grey, which mini knows.
 
 Positions are canvas pixels.
 """
@@ -10,12 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..draft import BLUE, GREEN, GREY, RED, Draft, Node
+from .squares import FPS, FRAMES, HEIGHT, SIDE, STEPS, WIDTH, papers
 
 __all__ = ["DRAFTS"]
 
-WIDTH, HEIGHT, FRAMES, FPS, STEPS, CFG = 128, 128, 17, 8.0, 24, 1.0
-SIDE = 24
-GROUND, RED_INK, BLUE_INK = 0x383838, 0xE42026, 0x2446EC  # the mini world's own colours
+CFG = 1.0
 RED_AT, BLUE_AT = (18, 52), (84, 52)
 PHRASES = """\
 red square: the red square [subject]
@@ -63,9 +62,7 @@ picture."""
 
 def _squares(d: Draft, x: int, y: int) -> Node:
     """Two squares on grey: the first frame."""
-    ground = d.add("EmptyImage", (x, y), (320, 160), "Grey", width=WIDTH, height=HEIGHT, batch_size=1, color=GROUND)
-    red = d.add("EmptyImage", (x, y + 210), (320, 160), "Red", width=SIDE, height=SIDE, batch_size=1, color=RED_INK)
-    blue = d.add("EmptyImage", (x, y + 420), (320, 160), "Blue", width=SIDE, height=SIDE, batch_size=1, color=BLUE_INK)
+    ground, red, blue = papers(d, x, y)
     one = d.add("ImageCompositeMasked", (x + 360, y), (300, 160), "Red on grey", destination=ground[0], source=red[0])
     one.inputs.update(x=RED_AT[0], y=RED_AT[1], resize_source=False)
     two = d.add("ImageCompositeMasked", (x + 360, y + 210), (300, 160), "First frame", destination=one[0])

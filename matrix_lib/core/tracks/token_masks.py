@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..grid import Framing, Grid
+from ..ranges import ranges
 from . import runs
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def _collect(
         if len(lost):
             notes.append(
                 f"{name!r} is missing on the token grid in {len(lost)} of {int(known.sum())} token frames "
-                f"({_spans(lost)}): its mask is too thin for a token there, or the crop cuts it off"
+                f"({ranges(lost)}): its mask is too thin for a token there, or the crop cuts it off"
             )
         if query_frame[name] is None:
             notes.append(f"{name!r} shows in no token frame at all")
@@ -279,10 +280,3 @@ def _collect(
     with torch.inference_mode(False):  # masks are constants that training may save for backward
         tensor = torch.from_numpy(maps)
     return GridTracks(tracks.names, grid, tensor, missing, query_frame, tuple(map(bool, known)), tuple(notes))
-
-
-def _spans(indices: Array) -> str:
-    """0, 3-5, 9"""
-    breaks = np.flatnonzero(np.diff(indices) > 1) + 1
-    groups = np.split(indices, breaks)
-    return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)

@@ -77,9 +77,7 @@ def _cards(found: Study) -> str:
         layers = one.preset(found.options.preset)
         dominant = one.dominance is not None and bool(one.dominance.chosen)
         word = "dominant" if dominant else "influential"
-        cards.append(
-            _card(TITLES[kind][0], ", ".join(map(str, layers)), f"{word} layers, best first", hexed(_KINDS[kind]))
-        )
+        cards.append(_card(TITLES[kind][0], _list(layers), f"{word} layers, best first", hexed(_KINDS[kind])))
     if good + bad:
         rate = wilson(good, good + bad)
         detail = f"{good} successes, {bad} failures; {rate.mean:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
@@ -109,7 +107,7 @@ def _kind(found: Study, one: KindStudy) -> str:
     parts = [f"<h2>{_e(TITLES[one.kind][0])}</h2><p class=lead>{_e(WHAT[one.kind])}</p>"]
     if one.dummies:
         parts.append(
-            f"<p>Left out of the rankings, because they hardly vary over clips: layers {_runs(one.dummies)}.</p>"
+            f"<p>Left out of the rankings, because they hardly vary over clips: layers {_list(one.dummies)}.</p>"
         )
     parts.append(
         _figure(
@@ -134,10 +132,10 @@ def _chosen_word(one: KindStudy) -> str:
 def _frequency(found: Study, one: KindStudy, chosen: set[int], colour: Colour) -> str:
     top = found.options.top_of(len(one.layers))
     among = f"among the best {top}" if top > 1 else "the best"
-    paper = f" By the paper's raw sum they would be {_runs(one.paper_layers)}." if found.options.score != "raw" else ""
+    paper = f" By the paper's raw sum they would be {_list(one.paper_layers)}." if found.options.score != "raw" else ""
     text = (
         f"Share of runs in which a layer is {among}. The {len(one.influence.chosen)} most influential "
-        f"by frequency and mean together: {_runs(one.influence.chosen)}.{paper}"
+        f"by frequency and mean together: {_list(one.influence.chosen)}.{paper}"
     )
     value = one.influence.frequency
     chart = bars(one.influence.layers, value, value, value, chosen, colour, tall=110)
@@ -149,7 +147,7 @@ def _gap(found: Study, one: KindStudy, colour: Colour) -> str:
     if gap is None:
         return f"<h3>Success against failure</h3><p class=quiet>{_e(one.no_gap)}.</p>"
     notes = [f"p {_p(p)}, over all layers {_p(a)}" for p, a in zip(gap.p, gap.p_adjusted)]
-    named = f"Layers {_runs(gap.chosen)} separate them" if gap.chosen else "No layer separates them"
+    named = f"Layers {_list(gap.chosen)} separate them" if gap.chosen else "No layer separates them"
     text = (
         f"Mean score of {gap.clips} successes minus that of {gap.clips} failures, with 95 % bootstrap intervals. "
         f"{named} at p ≤ {found.options.alpha:g} over all layers together (permutation test)."
@@ -307,7 +305,7 @@ def _box(title: str, inner: str) -> str:
     return f"<section><h2>{_e(title)}</h2>{inner}</section>"
 
 
-def _runs(numbers: Sequence[int]) -> str:
+def _list(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 

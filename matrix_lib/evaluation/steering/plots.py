@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from ...draw.style import INK, Colour, fit_text
-from ...draw.svg import draw_line, draw_text, hexed
+from ...draw.svg import Axis, document, draw_dot, draw_frame, draw_line, draw_text
 from ..statistics import Estimate
 from .plan import PLAIN, SETS, UNSAMPLED, conditions
 from .results import Measured
@@ -30,49 +27,24 @@ _SHADES: tuple[Colour, ...] = (
     (240, 171, 252),
     (134, 239, 172),
 )
+_WIDE = 1020
 _MOST = 24  # names beside a trade-off
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Values to places along one side of a plot, between round numbers."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    @classmethod
-    def of(cls, values: Sequence[float], start: float, end: float) -> _Axis:
-        kept = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-        low, high = min(kept), max(kept)
-        room = max(high - low, 0.02) * 0.06
-        return cls(low - room, high + room, start, end)
-
-    def at(self, value: float) -> float:
-        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
-
-    def ticks(self) -> list[float]:
-        step = 10 ** math.floor(math.log10((self.high - self.low) / 3))
-        step = next(step * n for n in (1, 2, 5, 10) if (self.high - self.low) / (step * n) <= 6)
-        first = math.ceil(self.low / step)
-        return [i * step for i in range(first, math.floor(self.high / step) + 1)]
 
 
 def trade_off(found: Sequence[Measured], title: str) -> str:
     """Trajectory IoU to the right, SPI up, each with its interval; the best corner is the top right one."""
     shown = _telling([one for one in found if not one.condition.startswith(UNSAMPLED)])
     iou, spi = [one.estimate("iou") for one in shown], [one.estimate("spi") for one in shown]
-    across = _Axis.of([v for e in iou for v in (e.low, e.high)], 74, 640)
-    up = _Axis.of([v for e in spi for v in (e.low, e.high)], 430, 56)
-    parts = [*_frame(across, up, "trajectory IoU", "SPI"), draw_text(74, 30, title, "start", INK["text"], 17)]
+    across = Axis.around([v for e in iou for v in (e.low, e.high)], 74, 640)
+    up = Axis.around([v for e in spi for v in (e.low, e.high)], 430, 56)
+    parts = [*draw_frame(across, up, "trajectory IoU", "SPI", 74), draw_text(74, 30, title, "start", INK["text"], 17)]
     for at, (one, x, y) in enumerate(zip(shown, iou, spi)):
         shade = INK["text"] if one.condition == PLAIN else _SHADES[at % len(_SHADES)]
         parts += _cross(across, up, x, y, shade, f"{one.condition}: IoU {x}, SPI {y}", str(at + 1))
-        parts.append(_dot(676, 62 + 17 * at, shade, 4.5, one.condition))
+        parts.append(draw_dot(676, 62 + 17 * at, shade, 4.5, one.condition, edge=False))
         label = fit_text(f"{at + 1}  {one.condition}", 12, 300)  # the whole name is in its title
         parts.append(draw_text(690, 66 + 17 * at, label, "start", INK["soft"], 12))
-    return _svg(parts, 1020, max(480, 80 + 17 * len(shown)))
+    return _file(parts, max(480, 80 + 17 * len(shown)))
 
 
 def _telling(found: Sequence[Measured]) -> list[Measured]:
@@ -115,65 +87,40 @@ def _chart(name: str, lines: Mapping[str, Points], plain: Measured | None) -> st
         every = {line: [one.estimate(measure) for _, one in points] for line, points in lines.items()}
         base = plain.estimate(measure) if plain is not None else None
         values = [v for row in every.values() for e in (*row, *([base] if base else [])) for v in (e.low, e.high)]
-        up = _Axis.of(values, 262, 62)
+        up = Axis.around(values, 262, 62)
         marks = [at for points in lines.values() for at, _ in points]
-        across = _Axis.of(marks, left + 6, left + wide - 44)
-        parts += _frame(across, up, "", label, left, marks)
+        across = Axis.around(marks, left + 6, left + wide - 44)
+        parts += draw_frame(across, up, "", label, left, marks)
         if base is not None:
             parts.append(draw_line(left, up.at(base.mean), left + wide - 38, up.at(base.mean), INK["soft"], 1, "5 4"))
         for shade, (line, points) in zip(_SHADES, lines.items()):
             parts += _drawn(across, up, points, every[line], shade)
     for at, (shade, line) in enumerate(zip(_SHADES, lines if len(lines) > 1 else ())):
-        parts.append(_dot(260 + 190 * at, 23, shade, 4.5, line))
+        parts.append(draw_dot(260 + 190 * at, 23, shade, 4.5, line, edge=False))
         parts.append(draw_text(272 + 190 * at, 27, line or "as it comes", "start", INK["soft"], 12))
-    return _svg(parts, 1020, 306)
+    return _file(parts, 306)
 
 
-def _drawn(across: _Axis, up: _Axis, points: Points, every: Sequence[Estimate], shade: Colour) -> list[str]:
+def _drawn(across: Axis, up: Axis, points: Points, every: Sequence[Estimate], shade: Colour) -> list[str]:
     """One line with its points and their intervals."""
     places = [(across.at(x), e) for (x, _), e in zip(points, every)]
     parts = [draw_line(x, up.at(e.mean), x2, up.at(e2.mean), shade, 1.6) for (x, e), (x2, e2) in pairwise(places)]
     for (x, e), (_, one) in zip(places, points):
         parts.append(draw_line(x, up.at(e.low), x, up.at(e.high), shade, 2))
-        parts.append(_dot(x, up.at(e.mean), shade, 4, f"{one.condition}: {e}"))
+        parts.append(draw_dot(x, up.at(e.mean), shade, 4, f"{one.condition}: {e}", edge=False))
     return parts
 
 
-def _cross(across: _Axis, up: _Axis, x: Estimate, y: Estimate, shade: Colour, title: str, mark: str) -> list[str]:
+def _cross(across: Axis, up: Axis, x: Estimate, y: Estimate, shade: Colour, title: str, mark: str) -> list[str]:
     px, py = across.at(x.mean), up.at(y.mean)
     return [
         draw_line(across.at(x.low), py, across.at(x.high), py, shade, 1.3),
         draw_line(px, up.at(y.low), px, up.at(y.high), shade, 1.3),
-        _dot(px, py, shade, 4.5, title),
+        draw_dot(px, py, shade, 4.5, title, edge=False),
         draw_text(px + 7, py - 6, mark, "start", shade, 11),
     ]
 
 
-def _frame(
-    across: _Axis, up: _Axis, below: str, beside: str, left: float = 74, marks: Sequence[float] | None = None
-) -> list[str]:
-    parts = []
-    digits = max(0, -math.floor(math.log10(max(1e-9, up.high - up.low) / 3)))
-    for value in up.ticks():
-        parts.append(draw_line(left, up.at(value), across.end, up.at(value), INK["line"], 0.6))
-        parts.append(draw_text(left - 7, up.at(value) + 4, f"{value:.{digits}f}", "end", INK["faint"], 11))
-    shown = across.ticks() if marks is None else sorted(set(marks))
-    for value in shown:
-        parts.append(draw_text(across.at(value), up.start + 18, f"{value:g}", "middle", INK["faint"], 11))
-        if marks is None:
-            parts.append(draw_line(across.at(value), up.start, across.at(value), up.end, INK["line"], 0.6))
-    parts.append(draw_text((across.start + across.end) / 2, up.start + 36, below, "middle", INK["soft"], 13))
-    parts.append(draw_text(left, up.end - 10, beside, "start", INK["soft"], 13))
-    return parts
-
-
-def _dot(x: float, y: float, colour: Colour, radius: float, title: str) -> str:
-    where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
-    return f'<circle {where} fill="{hexed(colour)}"><title>{html.escape(title)}</title></circle>'
-
-
-def _svg(parts: Sequence[str], width: int, height: int) -> str:
-    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    back = f'<rect width="{width}" height="{height}" fill="{hexed(INK["page"])}"/>'
+def _file(parts: Sequence[str], height: int) -> str:
     family = "font-family=\"Inter, 'Segoe UI', Helvetica, Arial, sans-serif\""
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {family}>{back}{"".join(parts)}</svg>\n'
+    return document(parts, _WIDE, height, f'width="{_WIDE}" height="{height}" {family}')

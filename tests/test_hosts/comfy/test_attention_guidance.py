@@ -7,6 +7,7 @@ import torch
 from support_attention import Explicit, make_tracks
 from support_native import FAMILIES, conditioning, latent, sample
 from support_steering import SAMPLERS, bound, inputs, lib, models, pixels, size_of, windowed
+from support_tracks import awkward
 
 __all__ = ["lib", "models"]  # fixtures
 
@@ -250,25 +251,6 @@ def test_an_interrupt_at_any_step_leaves_nothing(lib, models, family):
     assert torch.equal(sample(models(family), *given), plain)
 
 
-def awkward(lib, frames, height, width):
-    dot = torch.zeros(frames, height, width)
-    dot[:, height // 2, width // 2] = 1
-    leaves, blinks, over = torch.zeros_like(dot), torch.zeros_like(dot), torch.zeros_like(dot)
-    leaves[0, :, : width // 4] = 1
-    blinks[::4, : height // 2] = 1
-    over[:, :, : width // 2] = 1
-    full = torch.ones_like(dot)
-    make = lib.tracks.MaskTracks.from_masks
-    return {
-        "single pixel": make({"cyclist": dot, "van": over}),
-        "leaves the frame": make({"cyclist": leaves, "van": over}),
-        "vanishes for some frames": make({"cyclist": blinks, "van": dot}),
-        "overlaps": make({"cyclist": over, "van": full}),
-        "never there": make({"cyclist": torch.zeros_like(dot), "van": dot}, allow_empty=True),
-        "first frame alone": make({"cyclist": over[:1], "van": dot[:1]}),
-    }
-
-
 @pytest.mark.parametrize("family", ["cogvideox", "wan_t2v", "hunyuan"])
 def test_awkward_tracks_neither_crash_nor_give_nan(lib, models, family):
     size = size_of(family)
@@ -276,7 +258,7 @@ def test_awkward_tracks_neither_crash_nor_give_nan(lib, models, family):
     steered = models(family)
     for guide in modes(lib).values():
         steered = lib.steer(steered, guide)
-    for name, tracks in awkward(lib, *pixels(size)).items():
+    for name, tracks in awkward(lib.tracks.MaskTracks.from_masks, *pixels(size)).items():
         assert sample(steered, bound(lib, family, 1, tracks), neg, z, steps=1).isfinite().all(), name
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support_native import FAMILIES, sample
 from support_steering import SAMPLERS, inputs, lib, models, pixels, size_of, windowed
+from support_tracks import awkward
 
 __all__ = ["lib", "models"]  # fixtures
 
@@ -176,27 +177,12 @@ def test_an_interrupt_anywhere_leaves_nothing(lib, models, comfy, monkeypatch):
 
 @pytest.mark.parametrize("family", ["cogvideox", "wan_t2v", "hunyuan"])
 def test_awkward_tracks_neither_crash_nor_give_nan(lib, models, family):
-    size = size_of(family)
-    frames, height, width = pixels(size)
-    dot = torch.zeros(frames, height, width)
-    dot[:, height // 2, width // 2] = 1
-    leaves, blinks, over = torch.zeros_like(dot), torch.zeros_like(dot), torch.zeros_like(dot)
-    leaves[0, :, : width // 4] = 1
-    blinks[::4, : height // 2] = 1
-    over[:, :, : width // 2] = 1
-    make = lib.tracks.MaskTracks.from_masks
-    awkward = {
-        "single pixel": make({"cyclist": dot, "van": over}),
-        "leaves the frame": make({"cyclist": leaves, "van": over}),
-        "vanishes for some frames": make({"cyclist": blinks, "van": dot}),
-        "overlaps": make({"cyclist": over, "van": torch.ones_like(dot)}),
-        "never there": make({"cyclist": torch.zeros_like(dot), "van": dot}, allow_empty=True),
-        "nobody there": make({"cyclist": torch.zeros_like(dot), "van": torch.zeros_like(dot)}, allow_empty=True),
-        "first frame alone": make({"cyclist": over[:1], "van": dot[:1]}),
-    }
+    size, make = pixels(size_of(family)), lib.tracks.MaskTracks.from_masks
+    nobody = make({"cyclist": torch.zeros(size), "van": torch.zeros(size)}, allow_empty=True)
+    found = {**awkward(make, *size), "nobody there": nobody}
     for scores in ("probabilities", "logits"):
         model = lib.steer(models(family), lib.Gradient(scores=scores))
-        for name, tracks in awkward.items():
+        for name, tracks in found.items():
             assert sample(model, *inputs(lib, family, tracks=tracks), steps=1).isfinite().all(), name
 
 

@@ -8,6 +8,7 @@ import torch
 from support_attention import make_tracks
 from support_native import FAMILIES, conditioning, sample
 from support_steering import SAMPLERS, inputs, lib, models, pixels, size_of, windowed
+from support_tracks import awkward
 
 __all__ = ["lib", "models"]  # fixtures
 
@@ -260,26 +261,10 @@ def test_an_interrupt_at_any_step_leaves_nothing(lib, models, comfy, sampler, mo
 
 @pytest.mark.parametrize("family", ["cogvideox", "wan_t2v"])
 def test_awkward_tracks_neither_crash_nor_give_nan(lib, models, family):
-    size = size_of(family)
-    frames, height, width = pixels(size)
-    dot = torch.zeros(frames, height, width)
-    dot[:, height // 2, width // 2] = 1
-    leaves, blinks, over = torch.zeros_like(dot), torch.zeros_like(dot), torch.zeros_like(dot)
-    leaves[0, :, : width // 4] = 1
-    blinks[::4, : height // 2] = 1
-    over[:, :, : width // 2] = 1
-    make = lib.tracks.MaskTracks.from_masks
-    awkward = {
-        "single pixel": make({"cyclist": dot, "van": over}),
-        "leaves the frame": make({"cyclist": leaves, "van": over}),
-        "vanishes for some frames": make({"cyclist": blinks, "van": dot}),
-        "overlaps": make({"cyclist": over, "van": torch.ones_like(dot)}),
-        "never there": make({"cyclist": torch.zeros_like(dot), "van": dot}, allow_empty=True),
-        "first frame alone": make({"cyclist": over[:1], "van": dot[:1]}),
-    }
+    found = awkward(lib.tracks.MaskTracks.from_masks, *pixels(size_of(family)))
     for more in ({}, {"region": "mask", "channels": "each", "share": 0.5, "on": "clean"}):
         model = lib.refine(lib.steer(models(family), lib.Partition(1)), lib.Intrinsic(1, **more))
-        for name, tracks in awkward.items():
+        for name, tracks in found.items():
             assert sample(model, *inputs(lib, family, tracks=tracks), steps=1).isfinite().all(), name
 
 

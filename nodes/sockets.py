@@ -1,0 +1,68 @@
+"""What several nodes share: the sockets that the pack adds to the host's, and helpers around a MODEL and tracks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io, ui
+
+from ..matrix_lib.core.layers import parse_layers, spread_layers
+from ..matrix_lib.core.tracks.tracks import MaskTracks
+from ..matrix_lib.draw.tracks import track_report
+from ..matrix_lib.hosts.comfy.model import backbone_of, sites_of
+from ..matrix_lib.hosts.comfy.repair import needs_repair
+
+TracksSocket = io.Custom("MATRIX_TRACKS")
+BindingSocket = io.Custom("MATRIX_BINDING")
+CaptureSocket = io.Custom("MATRIX_CAPTURE")
+LayersSocket = io.Custom("MATRIX_LAYERS")
+ScheduleSocket = io.Custom("MATRIX_SCHEDULE")
+Sam3TracksSocket = io.Custom("SAM3_TRACK_DATA")
+
+
+def ticker(total: int) -> Callable[[], None]:
+    """A step of the progress bar, at which the person may interrupt."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def step() -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update(1)
+
+    return step
+
+
+def warn_if_broken(model: object) -> list[str]:
+    """What the host gets wrong about this MODEL, logged as one warning."""
+    wrong = needs_repair(model)
+    if wrong:
+        logging.warning("MATRIX: this MODEL needs 'MATRIX Repair CogVideoX' first: %s", "; ".join(wrong))
+    return wrong
+
+
+def read_layers(text: str, model: object) -> tuple[int, ...] | None:
+    """The layers that a person wrote, for this MODEL; None for all. "some" is a few worth a quick look."""
+    layers = [site.layer for site in sites_of(model)]
+    try:
+        choice = backbone_of(model).dominant(len(set(layers)))
+        dominant = (*choice.v2t, *choice.v2v)
+    except ValueError:
+        dominant = None
+    if text == "some":
+        return dominant or spread_layers(layers)
+    return parse_layers(text, layers, dominant)
+
+
+def track_outputs() -> list[io.Output]:
+    return [
+        TracksSocket.Output(display_name="tracks", tooltip="Named instances over the frames of the clip."),
+        io.String.Output(display_name="report", tooltip="What the tracks hold, and what needs a look."),
+    ]
+
+
+def with_report(tracks: MaskTracks, notes: tuple[str, ...] = ()) -> io.NodeOutput:
+    """The outputs of `track_outputs`, and the report on the node itself."""
+    report = "\n".join([track_report(tracks), *notes])
+    return io.NodeOutput(tracks, report, ui=ui.PreviewText(report))
