@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support_counts import count
 
 from matrix_lib.core.grid import Framing, Grid
 from matrix_lib.core.tracks import runs, token_masks
@@ -21,7 +22,7 @@ from matrix_lib.core.tracks.tracks import MaskTracks, Track
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 lengths = st.integers(1, 14)
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=count(60, soak=1200))
 
 
 @st.composite
