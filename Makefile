@@ -3,14 +3,33 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
+# Processes that share the tests. Two are what two cores and 8 GB carry.
+WORKERS ?= 2
+# `make soak`: N times the counts that its checks name, with the cases of SEED.
+N ?= 1
+SEED ?= 0
+# Dozens of Python processes are started here; none should compile PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check tidy bench host clean
+.PHONY: demo test soak test-gpu check tidy bench host clean
 
 demo: $(STAMP)
 	$(PY) -m scripts.demo
 
 test: $(STAMP)
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests -n $(WORKERS)
+
+# Generated cases at full counts, for hours if need be. Stop it and start it again: what has passed is not repeated.
+soak: SHELL := bash
+soak: $(STAMP)
+	@mkdir -p output/soak
+	@set -o pipefail; SOAK=$(N) SOAK_SEED=$(SEED) $(PY) -m pytest tests -m soak -n $(WORKERS) --timeout 0 -v \
+		--hypothesis-seed=$(SEED) 2>&1 | tee -a output/soak/log
+
+# What goes another way on a GPU: fused attention kernels, Triton kernels compiled instead of interpreted.
+test-gpu: $(STAMP)
+	@$(PY) -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'make test-gpu: torch sees no GPU')"
+	$(PY) -m pytest tests -m gpu
 
 check: $(STAMP)
 	$(PY) -m ruff check .

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ["support_soak", "support_workers"]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 PROMPT = "the red diamond carries the orange square to the cyan circle"
-STEPS, CFG = 4, 3.0
+STEPS, CFG = 2, 3.0
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count, seeds
 from support_words import Case, generate, letters, make_clip, only_embeddings, spiece
 
 from matrix_lib.core.words.binding import CUT, PromptBinding, bind
@@ -24,7 +25,7 @@ from matrix_lib.hosts.comfy.prompts import PromptTokens, bind_prompt, encode, fi
 from matrix_lib.hosts.diffusers.prompts import bind_prompt as bind_diffusers
 from matrix_lib.hosts.diffusers.prompts import prompt_tokens
 
-PROMPTS = 500
+PROMPTS = seeds(60, soak=500)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +71,11 @@ def host_ids(clip: Any, prompt: str) -> list[int]:
     return ids[first : ids.index(128009, user) + 1]
 
 
-def test_500_prompts_t5(clips: Any) -> None:
+@pytest.mark.soak
+def test_generated_prompts_t5(clips: Any) -> None:
     """Decoded pieces of each phrase's rows are the phrase, letter by letter; a letter unknown to T5 is one <unk>."""
     tokenizer = find_encoder(clips("t5")).tokenizer.tokenizer
-    for seed in range(PROMPTS):
+    for seed in PROMPTS:
         case = generate(seed)
         tokens, binding = read(clips("t5"), case)
         ids = host_ids(clips("t5"), case.prompt)
@@ -84,12 +86,13 @@ def test_500_prompts_t5(clips: Any) -> None:
             assert re.fullmatch(pattern, letters(text)), (seed, phrase, pieces)
 
 
-def test_500_prompts_umt5(clips: Any) -> None:
+@pytest.mark.soak
+def test_generated_prompts_umt5(clips: Any) -> None:
     """What SentencePiece itself decodes from each phrase's rows is the phrase."""
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=spiece())
-    for seed in range(PROMPTS):
+    for seed in PROMPTS:
         case = generate(seed)
         tokens, binding = read(clips("umt5"), case)
         ids = host_ids(clips("umt5"), case.prompt)
@@ -108,7 +111,7 @@ def check_spaced(clip: Any, comfy: Any) -> None:
     import tokenizers
 
     decoder = tokenizers.Tokenizer.from_file(str(llama_file(comfy)))
-    for seed in range(PROMPTS):
+    for seed in PROMPTS:
         case = generate(seed)
         tokens, binding = read(clip, case)
         ids = host_ids(clip, case.prompt)
@@ -120,18 +123,19 @@ def check_spaced(clip: Any, comfy: Any) -> None:
             assert letters(text) == letters(words), (seed, phrase, text)
 
 
-def test_500_prompts_llama(clips: Any, comfy: Any) -> None:
+@pytest.mark.soak
+def test_generated_prompts_llama(clips: Any, comfy: Any) -> None:
     """The rows' pieces spell the phrase, and only their first and last may hold letters beside it.
 
     With transformers 5 the host's tokenizer drops spaces and what it has no letter for, and words run together; with
-    transformers 4 it does neither (`test_500_prompts_llama_with_spaces`).
+    transformers 4 it does neither (`test_generated_prompts_llama_with_spaces`).
     """
     tokenizer = find_encoder(clips("llama")).tokenizer.tokenizer
     if "ared" not in tokenizer.tokenize("a red"):
         check_spaced(clips("llama"), comfy)
         return
     vocabulary = tokenizer.get_vocab()
-    for seed in range(PROMPTS):
+    for seed in PROMPTS:
         case = generate(seed)
         tokens, binding = read(clips("llama"), case)
         ids = host_ids(clips("llama"), case.prompt)
@@ -145,7 +149,8 @@ def test_500_prompts_llama(clips: Any, comfy: Any) -> None:
             assert len(found[2]) < len(pieces[-1]), (seed, pieces)
 
 
-def test_500_prompts_llama_with_spaces(spaced: Any, comfy: Any) -> None:
+@pytest.mark.soak
+def test_generated_prompts_llama_with_spaces(spaced: Any, comfy: Any) -> None:
     check_spaced(spaced, comfy)
 
 
@@ -226,8 +231,8 @@ def test_tag_ids_of_the_authors_training(clips: Any, family: str, base: int | No
 def test_tag_ids_in_long_prompts(clips: Any) -> None:
     """A tag is one token where its characters would be six: the length is that of the tokens that are encoded."""
     clip = clips("t5").clone()
-    for count in (210, 221, 222, 223, 400):
-        prompt = "a man and a van " + "very " * count
+    for words in (210, 221, 222, 223, 400):
+        prompt = "a man and a van " + "very " * words
         tokens, binding = bind_prompt(clip, prompt, "m: a man\nv: a van", "tag_ids")
         assert binding.length == 226
         assert len(tokens.encode["t5xxl"][0]) == 226
@@ -342,7 +347,7 @@ def test_hunyuan_image_rows_come_first(clips: Any, step: int) -> None:
         bind_prompt(clips("t5"), prompt, phrases, vision=_Vision(9))
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=count(100, soak=3000))
 @given(st.text(alphabet="ab :.1(()\\)", max_size=24))
 def test_weights_are_read_as_the_host_reads_them(text: str) -> None:
     from comfy import sd1_clip
@@ -354,7 +359,7 @@ def test_weights_are_read_as_the_host_reads_them(text: str) -> None:
     assert [text[b - 1] for _, b in visible.spans] == list(visible.text)
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=count(30, soak=1000))
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
 def test_any_text_has_its_rows(clips: Any, text: str) -> None:
     """Whatever a person types, tokens are the host's own, in order, on characters of the prompt."""
@@ -366,12 +371,15 @@ def test_any_text_has_its_rows(clips: Any, text: str) -> None:
         assert all(0 <= token.start <= token.end <= len(text) for token in tokens)
 
 
+@pytest.mark.soak
 def test_sentencepiece_without_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions before 0.2.1 do not tell offsets: pieces are walked along the normalised text, to the same result."""
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=spiece())
-    prompts = [generate(seed, weights=False).prompt for seed in range(100)] + ["  a cafe\u0301 \u2460 \ufb01ts \u2728 "]
+    prompts = [generate(seed, weights=False).prompt for seed in seeds(30, soak=1000)] + [
+        "  a cafe\u0301 \u2460 \ufb01ts \u2728 "
+    ]
     with_offsets = [tokens_module.sentencepiece_pieces(processor, prompt) for prompt in prompts]
 
     class Old:
@@ -463,10 +471,11 @@ def test_rows_of_a_diffusers_pipeline(kind: str, comfy: Any, tmp_path: Path) -> 
         assert re.fullmatch(decoded.replace("<unk>", ".+"), text)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["CogVideoXPipeline", "WanPipeline", "HunyuanVideoPipeline"])
 def test_generated_prompts_in_diffusers(kind: str, comfy: Any, tmp_path: Path) -> None:
     pipe = pipeline(kind, comfy, tmp_path)
-    for seed in range(200):
+    for seed in seeds(40, soak=200):
         case = generate(seed, weights=False)
         binding = bind_diffusers(pipe, case.prompt, case.phrases)
         for phrase, text in zip(binding.phrases, case.texts):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from support_counts import count
 
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.io.tracks import load_tracks, save_tracks
@@ -42,7 +43,7 @@ def test_round_trip(tracks, saved):
         assert torch.equal(again.masks(name), tracks.masks(name))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=count(40, soak=800))
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0, 0.5, 1]))
 def test_round_trip_of_anything(tmp_path_factory, seed, frames, height, width, density):
     clip = torch.from_numpy(np.random.default_rng(seed).random((2, frames, height, width)) < density)
@@ -211,7 +212,7 @@ def test_bad_run_lengths(saved):
             load_tracks(edit(saved, run_lengths=lengths))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=count(150, soak=3000))
 @given(st.data())
 def test_flipped_bytes_never_do_anything_but_raise_value_error(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("flips")

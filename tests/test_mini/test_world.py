@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support_counts import count
 
 from matrix_lib.core.words.binding import locate
 from matrix_lib.io.video import read_video
@@ -275,7 +276,7 @@ def test_ambiguous_means_that_a_named_thing_has_a_double(clips):
 # --- shapes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=count(60, soak=1200))
 @given(
     shape=st.integers(0, len(SHAPES) - 1),
     angle=st.floats(0, 2 * math.pi),

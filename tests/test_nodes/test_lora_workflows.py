@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support_graphs import only
 
 from scripts.templates.lora import EXAMPLES, MATRIX, Example
 from scripts.templates.squares import SIDE
@@ -40,7 +41,7 @@ def test_it_runs_as_it_is_and_the_mask_counts(example: Example, server: Any) -> 
     left, right = latents(server, example.name)
     assert not torch.equal(left, right)
 
-    alone = bypassed(graph, ["MatrixApplyLoRA"])
+    alone = only(bypassed(graph, ["MatrixApplyLoRA"]), "save-left", "save-right")
     follow(server, alone, sink=StringIO())
     bare_left, bare_right = latents(server, example.name)
     assert torch.equal(bare_left, bare_right)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support_graphs import only, savers
 
 from scripts.templates.steering import DRAFTS
 
@@ -38,9 +39,9 @@ def test_it_runs_as_it_is_and_steers(name: str, server: Any) -> None:
 
     alone = bypassed(graph, steering)
     assert not steering & {node["class_type"] for node in alone.values()}
+    alone = only(alone, *savers(alone, "_tracks", "_sketch"))
     follow(server, alone, sink=StringIO())
-    files = saved_videos(server, alone)
-    path = next(path for kind, path in files.items() if not kind.endswith(("_tracks", "_sketch")))
+    (path,) = saved_videos(server, alone).values()
     unsteered = read_video(path).frames
     assert (plain[1:].float() - unsteered[1:].float()).abs().mean() > 0.5
 
@@ -59,20 +60,10 @@ def test_masks_of_the_driving_clip_are_those_of_the_squares(server: Any) -> None
         "class_type": "MatrixSaveTracks",
         "inputs": {"tracks": [number, 0], "filename_prefix": "matrix/driving"},
     }
-    graph = {number: graph[number] for number in _needed(graph, "save")}
-    follow(server, graph, sink=StringIO())
+    follow(server, only(graph, "save"), sink=StringIO())
     files = sorted((server.base / "output" / "matrix").glob("driving_*"), key=lambda path: path.stat().st_mtime_ns)
     tracks = load_tracks(files[-1])
     assert tracks.roles == {"red square": "subject", "blue square": "object"}
     for name, (x, y) in (("red square", RED_AT), ("blue square", BLUE_AT)):
         wanted = torch.tensor([x, y, x + SIDE, y + SIDE]).float()
         assert (tracks.boxes(name)[0] - wanted).abs().max() <= 4
-
-
-def _needed(graph: dict[str, Any], number: str) -> set[str]:
-    """A node and everything that it reads."""
-    found = {number}
-    for value in graph[number]["inputs"].values():
-        if isinstance(value, list):
-            found |= _needed(graph, value[0])
-    return found

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from support_counts import SEED, count
 
 from scripts.kill_training import kill_and_compare
 from training.fit import StoppedError, Trainer, main, parse
@@ -156,11 +157,13 @@ def test_the_bar_shows_the_loss_and_the_curves_are_written(tmp_path, monkeypatch
     assert [event.step for event in curves.Scalars("train/loss")] == [1, 2]
 
 
+@pytest.mark.soak
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
-    """Kill -9 at a random moment; `python -m scripts.kill_training` does it twenty times."""
-    report = kill_and_compare(tmp_path, kills=1, steps=12, seed=0)
-    assert report["kills"] == 1
+    """Kill -9 at random moments, once in `make test` and twenty times in `make soak`."""
+    kills, steps = count(1, soak=20), count(8, soak=400)
+    report = kill_and_compare(tmp_path, kills, steps, SEED)
+    assert report["kills"] == kills
     assert report["finished"]
     assert report["same_end_bit_for_bit"]
     rows = [row["step"] for row in csv.DictReader((tmp_path / "killed" / "metrics.csv").open())]
-    assert rows == [str(step) for step in range(1, 13)], "no step is missing in the curve, and none comes twice"
+    assert rows == [str(step) for step in range(1, steps + 1)], "no step is missing in the curve, and none comes twice"

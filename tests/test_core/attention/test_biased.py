@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.attention import biased as regions
 from matrix_lib.core.attention.biased import attend, labelled
@@ -66,7 +67,7 @@ def four(mask):
     return mask if mask is None or mask.ndim != 3 else mask.unsqueeze(1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=count(100, soak=2000))
 @given(
     layout=layouts(),
     mask=st.sampled_from(list(MASKS)),
@@ -154,7 +155,7 @@ def test_observers_read_the_edited_probabilities(dtype):
 
 
 @given(st.integers(0, 5), st.integers(0, 40), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=count(30, soak=600))
 def test_signatures_are_membership(instances, tokens, seed):
     members = torch.rand(instances, tokens, generator=torch.Generator().manual_seed(seed)) > 0.6
     labels, table = signatures(members)

@@ -107,6 +107,7 @@ def test_more_entities_than_a_head_has_numbers() -> None:
         check(made(kind, *given, None, False, entities=19), want, given, exact, 1e-5)  # type: ignore[arg-type]
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("carried", [False, True], ids=["again", "carried"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["columns", "rows"])

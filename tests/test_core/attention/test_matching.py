@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.attention import matching
 from matrix_lib.core.attention.matching import match_distribution
@@ -26,7 +27,7 @@ def by_hand(features, reference):
     return out
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=count(20, soak=400))
 @given(st.integers(0, 999), st.booleans(), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_per_channel_and_global_equal_the_sorted_reference(seed, ties, dtype):
     features, reference = pair(seed, dtype=dtype, ties=ties)

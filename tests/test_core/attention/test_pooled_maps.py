@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.attention.pooled_maps import Pool, pooled_columns, pooled_rows
 from matrix_lib.core.attention.sdpa_lse import LseTap, row_lse, sdpa_with_lse
@@ -124,7 +125,7 @@ def test_tap_listens_to_calls_however_their_arguments_are_passed():
     assert tap.lse_for(q) is None, "three calls are ambiguous"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=count(30, soak=600))
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6), st.integers(1, 3000))
 def test_any_size_and_budget(nq, nk, seed, budget):
     q, k, _ = tensors(seed, 1, 2, nq, nk, 8)

@@ -124,6 +124,7 @@ GPU = torch.cuda.is_available()
 KERNELS = [SDPBackend.FLASH_ATTENTION] + [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION] * GPU
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_kernels_of_this_machine(kernel: SDPBackend, dtype: torch.dtype) -> None:

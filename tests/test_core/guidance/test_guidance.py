@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.guidance.partition import Partition, partition_layout
@@ -198,7 +199,7 @@ def test_what_cannot_be_steered_is_said():
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=count(40, soak=800))
 def test_a_schedule_stays_between_its_points(low, high, steps):
     for easing in ("linear", "smooth", "step"):
         curve = Schedule(((0.0, low), (1.0, high)), easing)

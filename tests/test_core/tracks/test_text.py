@@ -7,6 +7,7 @@ import contextlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.tracks.text import Prompt, parse_boxes, parse_names, parse_prompts
 
@@ -106,7 +107,7 @@ def test_names():
         parse_names("a\na")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=count(150, soak=3000))
 @given(st.text(alphabet="a:0 1,;%-[]{}\"'(=\n.#é", max_size=60))
 def test_any_text_parses_or_says_why(text):
     for parse in (parse_boxes, parse_prompts, lambda t, *_: parse_names(t)):

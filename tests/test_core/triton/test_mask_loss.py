@@ -1,22 +1,16 @@
-"""The mask loss' Triton kernels against the plain operations, in Triton's interpreter: no GPU is needed for it."""
+"""The mask loss' Triton kernels against the plain operations: in Triton's interpreter no GPU is needed for it."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 
+import pytest
 import torch
+from support_triton import PLACES, run_kernels
 
 from matrix_lib.core.losses.mask_loss import mask_loss
 from matrix_lib.core.triton import kernels_for
 
 SCRIPT = """
-import inspect
 import torch
-import triton.runtime.interpreter as interpreter
-# numpy no longer turns arrays of one element into indices; the interpreter of Triton 3.6 still asks it to
-source = inspect.getsource(interpreter._patch_lang_tensor)
-exec(source.replace("int(self.handle.data)", "int(self.handle.data.item())"), interpreter.__dict__)
 from matrix_lib.core import triton
 from matrix_lib.core.losses.config import MaskWeights
 from matrix_lib.core.losses.mask_loss import mask_loss
@@ -26,11 +20,11 @@ g = torch.Generator().manual_seed(0)
 weights = MaskWeights(bce=0.7, dice=1.3, l2=2.0)
 for dtype, close in ((torch.float32, 1e-5), (torch.bfloat16, 4e-3)):
     for size in ((3, 2, 9, 7), (2, 5, 60, 64)):
-        x = (torch.randn(size, generator=g) * 4).to(dtype)
+        x = (torch.randn(size, generator=g) * 4).to(device, dtype)
         x[0, 0, 0, :4] = torch.tensor([-200.0, 200.0, 0.0, -80.0])
-        masks = torch.rand(size, generator=g) > 0.9
+        masks = (torch.rand(size, generator=g) > 0.9).to(device)
         masks[1] = False
-        strength = torch.tensor([1.0, 2.0, 0.5])[: len(x)]
+        strength = torch.tensor([1.0, 2.0, 0.5], device=device)[: len(x)]
         given, exact = x.clone().requires_grad_(), x.double().requires_grad_()
         want = mask_loss(exact, masks, weights)
         bce, dice, l2 = mask_kernel.terms(given.flatten(1), masks.flatten(1), weights.max_pos_weight)
@@ -43,7 +37,7 @@ for dtype, close in ((torch.float32, 1e-5), (torch.bfloat16, 4e-3)):
         (a,) = torch.autograd.grad(mask_kernel.terms(given.flatten(1), masks.flatten(1), 3.0)[0].sum(), given)
         (b,) = torch.autograd.grad(mask_loss(exact, masks, MaskWeights(max_pos_weight=3.0)).bce.sum(), exact)
         assert (a - b).norm() / b.norm() < close
-known = torch.tensor([True, False, True, True, True])
+known = torch.tensor([True, False, True, True, True], device=device)
 wanted = mask_loss(exact, masks, weights, known=known)
 triton.available = lambda tensor: True
 found = mask_loss(x.float().requires_grad_(), masks, weights, known=known)
@@ -53,16 +47,15 @@ print("agrees")
 """
 
 
-def test_the_kernels_equal_the_plain_operations():
+@pytest.mark.parametrize("device", PLACES)
+def test_the_kernels_equal_the_plain_operations(device):
     if importlib.util.find_spec("triton") is None:
         assert kernels_for("mask_loss", torch.zeros(1)) is None  # and `mask_loss` goes the plain way
         return
-    surroundings = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=surroundings, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == "agrees"
+    run_kernels(SCRIPT, device)
 
 
+@pytest.mark.gpu
 def test_mask_loss_on_this_machine():
     """On a GPU the kernels, elsewhere the plain operations: a clip's worth of pixels against float64."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

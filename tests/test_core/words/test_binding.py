@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 import pytest
+from support_counts import seeds
 from support_words import generate
 
 from matrix_lib.core.words.binding import CUT, PromptBinding, Token, bind, check_tokens, locate
@@ -149,8 +150,9 @@ def test_quotes_protect_signs() -> None:
     assert bound('sign: "sign: stop [now] = yes"', prompt).pieces("sign") == ("sign", "stop", "now", "yes")
 
 
+@pytest.mark.soak
 def test_generated_prompts_are_located_exactly() -> None:
-    for seed in range(1000):
+    for seed in seeds(300, soak=10_000):
         case = generate(seed)
         found, _ = locate(case.prompt, case.phrases, weights=True)
         for phrase, spans in zip(found, case.spans):

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from support_counts import seeds
 
 from matrix_lib.evaluation.layers.dominance import auc, dominant_layers, influential_layers, varied_layers
 
@@ -24,21 +25,26 @@ def planted(seed, where=(7, 11, 12), effect=2.0, clips=50):
     return scores[order], success[order]
 
 
+@pytest.mark.soak
 def test_planted_layers_are_found_exactly_in_99_of_100_draws():
-    exact = 0
-    for seed in range(100):
+    draws, exact = seeds(25, soak=100), 0
+    for seed in draws:
         scores, success = planted(seed)
         found = dominant_layers(scores, success, LAYERS, draws=4000, seed=seed)
         exact += sorted(found.chosen) == [7, 11, 12]
-    assert exact >= 99, f"found exactly the planted layers in {exact} of 100 draws"
+    assert exact >= 0.99 * len(draws), f"found exactly the planted layers in {exact} of {len(draws)} draws"
 
 
+@pytest.mark.soak
 def test_nothing_planted_nothing_found():
+    draws = seeds(50, soak=100)
     false = sum(
         bool(dominant_layers(*planted(seed, effect=0.0), LAYERS, alpha=0.05, draws=1000, seed=seed).chosen)
-        for seed in range(100)
+        for seed in draws
     )
-    assert false <= 12, f"{false} of 100 empty tables gave a layer at a family-wise error of 0.05"
+    assert false <= 0.12 * len(draws), (
+        f"{false} of {len(draws)} empty tables gave a layer at a family-wise error of 0.05"
+    )
 
 
 def test_permutation_p_value_equals_all_permutations():
