@@ -23,8 +23,8 @@ class Grid:
         patch: latent elements per token along (time, rows, columns).
         temporal_stride, spatial_stride: pixels per latent element; time is causal, so latent 0 holds pixel frame 0
             alone and latent i pixel frames `s*(i-1)+1 .. s*i`.
-        lead: latent frames put in front of the clip to fill the first temporal patch (CogVideoX 1.5); they stand for
-            pixel frame 0.
+        prefix_frames: latent frames put in front of the clip to fill the first temporal patch (CogVideoX 1.5); they
+            stand for pixel frame 0.
     """
 
     frames: int
@@ -33,13 +33,15 @@ class Grid:
     patch: tuple[int, int, int] = (1, 2, 2)
     temporal_stride: int = 4
     spatial_stride: int = 8
-    lead: int = 0
+    prefix_frames: int = 0
 
     def __post_init__(self) -> None:
         if min(self.frames, self.height, self.width, *self.patch, self.temporal_stride, self.spatial_stride) < 1:
             raise ValueError(f"a grid needs at least one token, patch element and stride along each axis; got {self}")
-        if not 0 <= self.lead < self.patch[0]:
-            raise ValueError(f"lead counts latent frames in front, 0 to {self.patch[0] - 1}; got {self.lead}")
+        if not 0 <= self.prefix_frames < self.patch[0]:
+            raise ValueError(
+                f"prefix_frames counts latent frames in front, 0 to {self.patch[0] - 1}; got {self.prefix_frames}"
+            )
 
     @classmethod
     def from_latent(
@@ -48,12 +50,18 @@ class Grid:
         patch: tuple[int, int, int] = (1, 2, 2),
         temporal_stride: int = 4,
         spatial_stride: int = 8,
-        lead: int = 0,
+        prefix_frames: int = 0,
     ) -> Grid:
-        """Grid of a latent (T, H, W), without `lead` frames; sizes that the patch does not divide are rounded up."""
+        """Grid of a latent (T, H, W), without its prefix; sizes that the patch does not divide are rounded up."""
         t, h, w = latent
-        tokens = (-(-(t + lead) // patch[0]), -(-h // patch[1]), -(-w // patch[2]))
-        return cls(*tokens, patch=patch, temporal_stride=temporal_stride, spatial_stride=spatial_stride, lead=lead)
+        tokens = (-(-(t + prefix_frames) // patch[0]), -(-h // patch[1]), -(-w // patch[2]))
+        return cls(
+            *tokens,
+            patch=patch,
+            temporal_stride=temporal_stride,
+            spatial_stride=spatial_stride,
+            prefix_frames=prefix_frames,
+        )
 
     @classmethod
     def from_pixels(
@@ -64,11 +72,12 @@ class Grid:
         patch: tuple[int, int, int] = (1, 2, 2),
         temporal_stride: int = 4,
         spatial_stride: int = 8,
-        lead: int | None = None,
+        prefix_frames: int | None = None,
     ) -> Grid:
-        """Grid of a clip of `frames` x `height` x `width` pixels. `lead=None` fills the first temporal patch."""
+        """Grid of a clip of `frames` x `height` x `width` pixels. `prefix_frames=None` fills the first temporal
+        patch."""
         t = -(-(frames - 1) // temporal_stride) + 1
-        front = -t % patch[0] if lead is None else lead
+        front = -t % patch[0] if prefix_frames is None else prefix_frames
         latent = (t, -(-height // spatial_stride), -(-width // spatial_stride))
         return cls.from_latent(latent, patch, temporal_stride, spatial_stride, front)
 
@@ -89,8 +98,8 @@ class Grid:
 
     @property
     def latent_frames(self) -> int:
-        """Latent frames covered, without the `lead` frames (an upper bound where the patch had to be padded)."""
-        return self.frames * self.patch[0] - self.lead
+        """Latent frames covered, without the prefix (an upper bound where the patch had to be padded)."""
+        return self.frames * self.patch[0] - self.prefix_frames
 
     @property
     def pixel_frames(self) -> int:
@@ -106,8 +115,8 @@ class Grid:
         """Pixel frames [start, stop) that token frame `frame` stands for: the union over its latent frames."""
         if not 0 <= frame < self.frames:
             raise ValueError(f"token frame {frame} is outside 0..{self.frames - 1}")
-        first = max(frame * self.patch[0] - self.lead, 0)
-        last = max((frame + 1) * self.patch[0] - self.lead - 1, 0)
+        first = max(frame * self.patch[0] - self.prefix_frames, 0)
+        last = max((frame + 1) * self.patch[0] - self.prefix_frames - 1, 0)
         start = 0 if first == 0 else (first - 1) * self.temporal_stride + 1
         return start, last * self.temporal_stride + 1
 

@@ -125,7 +125,7 @@ class DualClockHook:
         return torch.stack(wide).repeat_interleave(times, 0), inside.repeat_interleave(times, 0), noise
 
     def _inside(self, tracks: Sequence[MaskTracks], grid: Grid) -> Tensor:
-        """(1, lead + T, H, W) bool of one prompt."""
+        """(1, prefix_frames + T, H, W) bool of one prompt."""
         inside = torch.zeros(grid.shape, dtype=torch.bool)
         for each in tracks:
             if each.frames == 1 and grid.pixel_frames > 1:

@@ -26,6 +26,7 @@ __all__ = ["VERSION", "load_capture", "save_capture"]
 FORMAT, VERSION = "matrix-capture", 1
 _SUFFIX = ".safetensors"
 _GRID_KEYS = ("frames", "height", "width", "patch", "temporal_stride", "spatial_stride", "lead")
+_PREFIX = "prefix_frames"  # of a `Grid`; the files call it "lead"
 
 
 def _stream_header(stream: Stream) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def _stream_header(stream: Stream) -> dict[str, Any]:
         "key": stream.key if isinstance(stream.key, str | int) else str(stream.key),
         "entities": {"v2t": list(stream.entities), "v2v": list(stream.entities_v2v)},
         "layers": {"v2t": list(stream.layers_v2t), "v2v": list(stream.layers_v2v)},
-        "grid": asdict(stream.grid),
+        "grid": {"lead" if name == _PREFIX else name: value for name, value in asdict(stream.grid).items()},
         "binding": stream.binding.to_json(),
     }
 
@@ -155,7 +156,9 @@ def _read_stream(file: Any, i: int, header: dict[str, Any], steps: int) -> Strea
     numbers = [*grid["patch"], *(value for key, value in grid.items() if key != "patch")]
     if set(grid) != set(_GRID_KEYS) or len(grid["patch"]) != 3 or not _all(numbers, int):
         raise ValueError(f"{i}: its token grid is not a grid: {str(grid)[:200]}")
-    parsed = Grid(**{**grid, "patch": tuple(grid["patch"])})
+    parsed = Grid(
+        **{_PREFIX if name == "lead" else name: value for name, value in grid.items()} | {"patch": tuple(grid["patch"])}
+    )
     for kind in ("v2t", "v2v"):
         names, layers = header["entities"][kind], header["layers"][kind]
         if not _all(names, str) or not _all(layers, int):

@@ -21,7 +21,7 @@ def test_causal_spans_are_the_papers():
 
 def test_temporal_patches_are_filled_in_front():
     grid = Grid.from_pixels(81, 96, 96, patch=(2, 2, 2))
-    assert (grid.frames, grid.lead, grid.latent_frames, grid.pixel_frames) == (11, 1, 21, 81)
+    assert (grid.frames, grid.prefix_frames, grid.latent_frames, grid.pixel_frames) == (11, 1, 21, 81)
     assert grid.pixel_span(0) == (0, 1), "the leading latent stands for frame 0 as well"
     assert grid.pixel_span(1) == (1, 9)
     assert grid.pixel_span(10) == (73, 81)
@@ -29,8 +29,8 @@ def test_temporal_patches_are_filled_in_front():
 
 @given(st.integers(1, 60), st.integers(1, 3), st.integers(1, 8))
 def test_spans_cover_every_frame_once_and_in_order(latents, patch, stride):
-    lead = -latents % patch
-    grid = Grid.from_latent((latents, 4, 4), (patch, 2, 2), stride, 8, lead)
+    prefix_frames = -latents % patch
+    grid = Grid.from_latent((latents, 4, 4), (patch, 2, 2), stride, 8, prefix_frames)
     at = 0
     for start, stop in grid.pixel_spans():
         assert start == at
@@ -60,7 +60,7 @@ def test_stretch_keeps_everything():
     ("make", "message"),
     [
         (lambda: Grid(0, 4, 4), "at least one token"),
-        (lambda: Grid(3, 4, 4, lead=1), "lead counts"),
+        (lambda: Grid(3, 4, 4, prefix_frames=1), "prefix_frames counts"),
         (lambda: Grid(3, 4, 4).pixel_span(3), r"0\.\.2"),
         (lambda: Framing((0, 3), (4, 4)), "at least 1x1"),
         (lambda: Framing((1, 2), (2, 1)), "leaves no pixel"),

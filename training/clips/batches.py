@@ -36,7 +36,7 @@ class ClipBatch:
 
     Args:
         names: the sample of each row. rows: its place in the whole batch of the step, which noise is drawn by.
-        latents: (B, T, C, h, w) clean, scaled as the transformer sees them; with CogVideoX 1.5's lead.
+        latents: (B, T, C, h, w) clean, scaled as the transformer sees them; with CogVideoX 1.5's prefix_frames.
         image: (B, T, I, h, w) channels of the first frame; extra: (B, T, E, h, w) ID map or target mask. The network's
             input is noisy latents, image, extra, in this order.
         text: "rows" (B, D, width); HunyuanVideo's "mask" (B, D) and "pooled" (B, P); Wan 2.1's "image_rows".

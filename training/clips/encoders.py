@@ -135,8 +135,8 @@ class PipelineEncoders:
 
     def _lead(self, latents: Tensor) -> Tensor:
         """With copies of the first latent frame in front that fill the first temporal patch (CogVideoX 1.5)."""
-        lead = -len(latents) % self.shape.patch[0]
-        return torch.cat([latents[:1]] * lead + [latents])
+        prefix_frames = -len(latents) % self.shape.patch[0]
+        return torch.cat([latents[:1]] * prefix_frames + [latents])
 
     def _image_rows(self, picture: Tensor) -> Tensor:
         """(257, width): the first frame through CLIP, as Wan's pipeline asks for it."""

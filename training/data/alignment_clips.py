@@ -45,7 +45,7 @@ class AlignmentBatch:
         targets: what the attention is aligned with; None: no loss looks at it, or every prompt is dropped.
         target_names: name of the phrase that is TAViD's target, in each row.
         weight: (B, T, h, w) of the diffusion loss; None: everything counts the same.
-        lead: latent frames in front of the clip (CogVideoX 1.5).
+        prefix_frames: latent frames in front of the clip (CogVideoX 1.5).
     """
 
     latents: Tensor
@@ -57,7 +57,7 @@ class AlignmentBatch:
     targets: TargetBatch | None
     target_names: tuple[str, ...]
     weight: Tensor | None = None
-    lead: int = 0
+    prefix_frames: int = 0
 
     def to(self, device: torch.device) -> AlignmentBatch:
         """With its tensors there."""
@@ -125,7 +125,7 @@ class ClipStream:
             text=_drop_prompts(clips.text, self.empty, torch.tensor(prompt_dropped)),
             targets=TargetBatch.of(kept, pixels=self.task.decodes) if aligned else None,
             target_names=clips.target_names,
-            lead=clips.grid.lead,
+            prefix_frames=clips.grid.prefix_frames,
         )
 
     def levels(self, step: int, rows: tuple[int, ...]) -> Tensor:

@@ -177,7 +177,7 @@ class AlignmentStep(Task):
             maps = AlignmentMaps(self.task.matrix(), batch.targets, *at)
             attention_loss = maps.alignment
         session = Session([maps])
-        self.open.enter_context(attach(self.model.transformer, session, lambda forward: None, batch.lead))
+        self.open.enter_context(attach(self.model.transformer, session, lambda forward: None, batch.prefix_frames))
         return attention_loss
 
     def info(self) -> Info:

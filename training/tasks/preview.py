@@ -48,7 +48,7 @@ def write_previews(model: VideoModel, source: ClipStream, run: Run, step: int, l
             if not log.speak:
                 continue
             with source.files.open() as encoders:
-                frames = _decode(encoders.pipeline, model, latents, batch.grid.lead)
+                frames = _decode(encoders.pipeline, model, latents, batch.grid.prefix_frames)
             made += _write(folder, batch, frames, capture, step, log)
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -65,7 +65,7 @@ def _sample(model: VideoModel, source: ClipStream, run: Run, index: int) -> tupl
     _, batch = source.clips.preview(index)
     batch = batch.to(source.files.device)
     layers = sorted({*model.task.v2t, *model.task.v2v})
-    options: dict[str, Any] = {"layers": layers, "steps": run.preview_steps, "lead": batch.grid.lead}
+    options: dict[str, Any] = {"layers": layers, "steps": run.preview_steps, "prefix_frames": batch.grid.prefix_frames}
     with watch(model.transformer, batch.bindings[0], _whole(batch), **options) as seen:
         seed = seed_of(run.seed, index, 11)
         latents = model.denoise(batch, source.empty, run.preview_steps, run.preview_cfg, seed)
@@ -74,10 +74,10 @@ def _sample(model: VideoModel, source: ClipStream, run: Run, index: int) -> tupl
 
 
 @torch.no_grad()
-def _decode(pipeline: Any, model: VideoModel, latents: Tensor, lead: int) -> Tensor:
-    """(1, T, C, h, w) with `lead` frames in front -> (F, H, W, 3) uint8, by the pipeline's own VAE."""
+def _decode(pipeline: Any, model: VideoModel, latents: Tensor, prefix_frames: int) -> Tensor:
+    """(1, T, C, h, w) with `prefix_frames` in front -> (F, H, W, 3) uint8, by the pipeline's own VAE."""
     vae = pipeline.vae
-    x = latents[:, lead:].transpose(1, 2).to(pipeline._execution_device, vae.dtype)
+    x = latents[:, prefix_frames:].transpose(1, 2).to(pipeline._execution_device, vae.dtype)
     video = vae.decode(unscaled(vae, x, model.shape.family), return_dict=False)[0][0].float()
     return video.add(1.0).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu()
 

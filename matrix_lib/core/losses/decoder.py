@@ -105,7 +105,7 @@ class MaskDecoder(nn.Module):
         x = self.stems[head](x.movedim(1, -1).contiguous())
         final = len(self.blocks) - 1
         for index, (block, up, smooth) in enumerate(zip(self.blocks, self.ups, self.smooth)):
-            drop = grid.lead if index == 0 else up[0] - 1
+            drop = grid.prefix_frames if index == 0 else up[0] - 1
             x = block(x)
             x = smooth(x, up, drop) if index < final else smooth(x, up, drop, self.heads[head], self.last).squeeze(-1)
         height, width = size or (x.shape[-2], x.shape[-1])

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .config import TargetAwareConfig
-from .mask_loss import _EPS
 
 __all__ = ["target_aware_loss"]
+
+_EPS = 1e-12
 
 
 def target_aware_loss(

@@ -193,8 +193,8 @@ def _encode(model: Model, frames: Tensor) -> Tensor:
     if not model.spec.frames_first:
         return latents
     latents = latents.transpose(1, 2)
-    lead = -latents.shape[1] % patch_of(pipe.transformer.config)[0]
-    return torch.cat([latents[:, :1]] * lead + [latents], dim=1)
+    prefix_frames = -latents.shape[1] % patch_of(pipe.transformer.config)[0]
+    return torch.cat([latents[:, :1]] * prefix_frames + [latents], dim=1)
 
 
 class _Replay:

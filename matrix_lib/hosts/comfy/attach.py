@@ -1,7 +1,7 @@
 """Reaches the attention of a native ComfyUI MODEL, with the host's public wrappers only.
 
 Nothing is put on the shared module outside a single forward. Closures hold configuration; what a run collects lives in
-a `_Run` object made by the OUTER_SAMPLE wrapper and gone after it:
+a `Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 
     OUTER_SAMPLE      a fresh run, the sampler and its callback wrapped, ended in `finally`
     CALC_COND_BATCH   which conditioning (uuid) carries which words and tracks
@@ -24,9 +24,9 @@ from ...instrument.gradient import StopForward
 from ...instrument.session import PERTURBED, Session
 from ..modules import Running, find_sites, marked
 from .autograd import plain_tensors, running_blocks
-from .layout import _Layout, _layout
-from .model import _diffusion_model, backbone_of, grid_of
-from .run import BINDING, GRADIENT_KEY, KEY, LEAD, PERTURBED_KEY, TRACKS, RunInfo, _Run
+from .layout import Layout, layout_of
+from .model import backbone_of, diffusion_model, grid_of
+from .run import BINDING, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, TRACKS, Run, RunInfo
 from .steps import stepped
 
 __all__ = ["attach", "perturbed"]
@@ -64,7 +64,7 @@ def perturbed(options: dict[str, Any], token: Any) -> tuple[RunInfo, dict[str, A
 class _Runs:
     """The runs of one sampling, as an object: the host copies plain containers at each merge of options."""
 
-    def __init__(self, runs: list[_Run]) -> None:
+    def __init__(self, runs: list[Run]) -> None:
         self.runs = runs
         self.editing = EditRunner() if any(run.session.editors for run in runs) else None
 
@@ -96,19 +96,19 @@ def _outer_sample(
             run.session.finished()
 
 
-def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInfo], Session]) -> _Run:
+def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInfo], Session]) -> Run:
     patcher = guider.model_patcher
     spec = backbone_of(patcher)
-    modules = find_sites(_diffusion_model(patcher.model), spec.native)
+    modules = find_sites(diffusion_model(patcher.model), spec.native)
     if noise.ndim != 5:
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(noise.shape)}")
-    lead = int(guider.model_options["transformer_options"].get(LEAD, 0))
+    prefix_frames = int(guider.model_options["transformer_options"].get(PREFIX_FRAMES, 0))
     t, h, w = noise.shape[-3:]
     positive = guider.conds.get("positive") or ()
     info = RunInfo(
         spec=spec,
         sites=tuple(site for _, site in modules),
-        grid=grid_of(patcher, (t - lead, h, w), lead),
+        grid=grid_of(patcher, (t - prefix_frames, h, w), prefix_frames),
         sigmas=tuple(float(s) for s in sigmas[:-1]),
         samples=int(noise.shape[0]),
         prompts=max(1, len(positive)),
@@ -116,10 +116,10 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInf
         latent_in=patcher.model.process_latent_in,
         channels=int(patcher.model.latent_format.latent_channels),
     )
-    return _Run(info, factory(info), modules)
+    return Run(info, factory(info), modules)
 
 
-def _with_callback(callback: Any, runs: list[_Run]) -> Callable[..., None]:
+def _with_callback(callback: Any, runs: list[Run]) -> Callable[..., None]:
     def after(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
         if callback is not None:
             callback(step, denoised, x, total)
@@ -152,13 +152,13 @@ def _apply_model(
     holder = options.get(KEY)
     if not isinstance(holder, _Runs) or c_crossattn is None:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    module = _diffusion_model(executor.class_obj)
+    module = diffusion_model(executor.class_obj)
     wanted = [
         (found, site) for found, site in holder.runs[0].modules if any(run.session.wants(site) for run in holder.runs)
     ]
     if not wanted and GRADIENT_KEY not in options:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    layout = _layout(module, holder.runs[0].info, x, c_crossattn, options, kwargs)
+    layout = layout_of(module, holder.runs[0].info, x, c_crossattn, options, kwargs)
     override = options.get("optimized_attention_override")
     with marked(wanted) as running:
         options["optimized_attention_override"] = _override(running, layout, holder, override)
@@ -178,7 +178,7 @@ def _apply_model(
             return out
 
 
-def _override(running: Running, layout: _Layout, holder: _Runs, earlier: Any) -> Callable[..., Tensor]:
+def _override(running: Running, layout: Layout, holder: _Runs, earlier: Any) -> Callable[..., Tensor]:
     """Our attention override, in front of the one that was there (`earlier`)."""
 
     def attention(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any) -> Tensor:

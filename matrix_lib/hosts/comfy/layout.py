@@ -11,11 +11,11 @@ from ...core.grid import Grid
 from ...core.sites import AttentionCall, AttentionSite, BatchRow
 from ...instrument.attention_guidance import PERTURBED
 from .families import family
-from .run import PERTURBED_KEY, RunInfo, _Run, step_of
+from .run import PERTURBED_KEY, Run, RunInfo, step_of
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Where text and video lie in the calls of one forward."""
 
     grid: Grid
@@ -50,7 +50,7 @@ class _Layout:
             self.extra,
         )  # fmt: skip
 
-    def with_rows(self, call: AttentionCall, run: _Run) -> AttentionCall:
+    def with_rows(self, call: AttentionCall, run: Run) -> AttentionCall:
         rows = []
         for uuid, side in self.chunks:
             ordinal, binding, tracks = run.rows.get(uuid, (0, None, None))
@@ -62,9 +62,9 @@ class _Layout:
         return replace(call, rows=tuple(rows))
 
 
-def _layout(
+def layout_of(
     module: nn.Module, info: RunInfo, x: Tensor, text: Tensor, options: dict[str, Any], extra: dict[str, Any]
-) -> _Layout:
+) -> Layout:
     """Reads the layout of one forward off its inputs; the same for all calls in it."""
     spec, full, patch = info.spec, info.grid, info.grid.patch
     t, h, w = x.shape[-3:]
@@ -75,7 +75,7 @@ def _layout(
     length = text.shape[1]
     uuids, sides = options.get("uuids") or [None], options.get("cond_or_uncond") or [0]
     sigma = float(options["sigmas"].flatten()[0])
-    return _Layout(
+    return Layout(
         grid=grid,
         text=(before_text, length),
         video_joint=before_text + length + after_text + before_video,
@@ -99,7 +99,7 @@ def _window_frames(options: dict[str, Any], grid: Grid, full: Grid) -> tuple[int
     if anchor is not None and anchor >= 0:
         index = [anchor, *index]
     step = full.patch[0]
-    frames = tuple((i + full.lead) // step for i in index[::step])
+    frames = tuple((i + full.prefix_frames) // step for i in index[::step])
     if len(frames) < grid.frames:
         raise ValueError(f"a context window of {len(index)} latent frames makes {grid.frames} token frames: not known")
     return frames[: grid.frames]

@@ -26,7 +26,7 @@ from ...backbones import REGISTRY
 from ...backbones.lora import AlignmentLoRA, Factors, Info, native_projection
 from ...backbones.weight_names import FAMILIES, native_name
 from .model import backbone_of
-from .run import LEAD
+from .run import PREFIX_FRAMES
 
 __all__ = ["COND", "Applied", "Widened", "add_extra", "apply_lora", "widened"]
 
@@ -328,10 +328,10 @@ class Feed:
         if own:
             given = x.new_zeros(x.shape[0], own, *x.shape[2:]) if c_concat is None else c_concat[:, :own].to(x)
             parts.append(given)
-        parts.append(self._extra(extra, x, int(options.get(LEAD, 0))))
+        parts.append(self._extra(extra, x, int(options.get(PREFIX_FRAMES, 0))))
         return executor(x, t, torch.cat(parts, dim=1), c_crossattn, control, options, **kwargs)
 
-    def _extra(self, extra: Tensor | None, x: Tensor, lead: int) -> Tensor:
+    def _extra(self, extra: Tensor | None, x: Tensor, prefix_frames: int) -> Tensor:
         if extra is None:
             if not self._told:
                 self._told = True
@@ -345,8 +345,10 @@ class Feed:
                 f"the conditioning carries {extra.shape[1]} mask channels, and this LoRA takes {self.wide.extra}: "
                 "set MATRIX Mask Condition to the other kind of mask, or to automatic"
             )
-        if lead and extra.shape[2] + lead == x.shape[2]:  # CogVideoX 1.5: frames in front repeat the first one
-            extra = torch.cat([extra[:, :, :1].expand(-1, -1, lead, -1, -1), extra], dim=2)
+        if (
+            prefix_frames and extra.shape[2] + prefix_frames == x.shape[2]
+        ):  # CogVideoX 1.5: frames in front repeat the first one
+            extra = torch.cat([extra[:, :, :1].expand(-1, -1, prefix_frames, -1, -1), extra], dim=2)
         if extra.shape[2:] != x.shape[2:]:
             raise ValueError(
                 f"the mask condition was made for a latent of {list(extra.shape[2:])} (frames, height, width), and "

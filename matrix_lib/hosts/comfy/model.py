@@ -11,31 +11,31 @@ from ...core.grid import Grid
 from ...core.sites import AttentionSite
 from ..modules import find_sites
 
-__all__ = ["backbone_of", "grid_of", "patch_of", "sites_of"]
+__all__ = ["backbone_of", "diffusion_model", "grid_of", "patch_of", "sites_of"]
 
 
 def backbone_of(model: Any) -> BackboneSpec:
     """The family of a MODEL. Raises ValueError where it is not a video DiT that we know."""
-    module = _diffusion_model(model.model)
+    module = diffusion_model(model.model)
     return match((cls.__name__ for cls in type(module).__mro__), "native")
 
 
 def sites_of(model: Any) -> list[AttentionSite]:
     """Every attention site of a MODEL, in layer order."""
-    module = _diffusion_model(model.model)
+    module = diffusion_model(model.model)
     return [site for _, site in find_sites(module, backbone_of(model).native)]
 
 
-def grid_of(model: Any, latent: tuple[int, int, int], lead: int = 0) -> Grid:
-    """The token grid of a latent (T, H, W) in this MODEL; `lead`: latent frames that are put in front of it."""
+def grid_of(model: Any, latent: tuple[int, int, int], prefix_frames: int = 0) -> Grid:
+    """The token grid of a latent (T, H, W) in this MODEL; `prefix_frames`: latent frames that are put in front."""
     spec = backbone_of(model)
     stride = getattr(getattr(model.model, "latent_format", None), "spacial_downscale_ratio", spec.spatial_stride)
-    return Grid.from_latent(latent, patch_of(model), spec.temporal_stride, int(stride), lead)
+    return Grid.from_latent(latent, patch_of(model), spec.temporal_stride, int(stride), prefix_frames)
 
 
 def patch_of(model: Any) -> tuple[int, int, int]:
     """Latent frames, rows and columns that make one token of a MODEL."""
-    module = _diffusion_model(model.model)
+    module = diffusion_model(model.model)
     size = module.patch_size
     if isinstance(size, int):
         return getattr(module, "patch_size_t", None) or 1, size, size
@@ -43,6 +43,6 @@ def patch_of(model: Any) -> tuple[int, int, int]:
     return int(t), int(h), int(w)
 
 
-def _diffusion_model(model: Any) -> nn.Module:
+def diffusion_model(model: Any) -> nn.Module:
     module = model.diffusion_model
     return getattr(module, "_orig_mod", module)

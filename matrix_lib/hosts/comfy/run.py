@@ -15,13 +15,26 @@ from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from ...instrument.session import Session
 
-__all__ = ["BINDING", "GRADIENT_KEY", "LEAD", "PERTURBED_KEY", "TRACKS", "RunInfo", "step_of", "unwatched"]
+__all__ = [
+    "BINDING",
+    "GRADIENT_KEY",
+    "KEY",
+    "PERTURBED_KEY",
+    "PREFIX_FRAMES",
+    "TRACKS",
+    "Run",
+    "RunInfo",
+    "step_of",
+    "unwatched",
+]
 
 KEY = "matrix"
 BINDING = "matrix_binding"  # keys that a conditioning carries
 TRACKS = "matrix_tracks"
 PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: an extra prediction, and whose
-LEAD = "matrix_lead_frames"  # in transformer_options: latent frames that fill the first temporal patch of a clip
+PREFIX_FRAMES = (
+    "matrix_lead_frames"  # in transformer_options: latent frames that fill the first temporal patch of a clip
+)
 GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted; the value: checkpointed
 
 
@@ -49,7 +62,7 @@ class RunInfo:
 
 
 @dataclass
-class _Run:
+class Run:
     """State of one sampling run."""
 
     info: RunInfo

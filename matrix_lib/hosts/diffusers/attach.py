@@ -61,13 +61,13 @@ def sites_of(transformer: nn.Module) -> list[AttentionSite]:
 
 @contextlib.contextmanager
 def attach(
-    transformer: nn.Module, session: Session, on_forward: Callable[[Forward], None], lead: int = 0
+    transformer: nn.Module, session: Session, on_forward: Callable[[Forward], None], prefix_frames: int = 0
 ) -> Iterator[None]:
     """Shows the attention of `transformer` to `session` while open.
 
     `on_forward` is called before each forward and sets its `rows` (one `BatchRow` per batch row) and `step`. Outputs
-    are bit-identical to an unwatched transformer; attachments nest; everything is undone on the way out. `lead`: see
-    `watch`.
+    are bit-identical to an unwatched transformer; attachments nest; everything is undone on the way out.
+    `prefix_frames`: see `watch`.
 
     Raises ValueError for an unknown model, and, at its first forward, when its attention does not go through PyTorch's
     `scaled_dot_product_attention` (diffusers' other attention backends).
@@ -81,7 +81,7 @@ def attach(
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         state.within = _waiting.perturbed
-        state.forward = _read_forward(module, spec, args, kwargs, lead)
+        state.forward = _read_forward(module, spec, args, kwargs, prefix_frames)
         on_forward(state.forward)
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)
@@ -260,12 +260,12 @@ def _call(
     )  # fmt: skip
 
 
-def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: dict, lead: int = 0) -> Forward:
+def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: dict, prefix_frames: int = 0) -> Forward:
     given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
     x, text = given["hidden_states"], given["encoder_hidden_states"]
-    latent = (x.shape[1 if spec.frames_first else 2] - lead, x.shape[3], x.shape[4])
+    latent = (x.shape[1 if spec.frames_first else 2] - prefix_frames, x.shape[3], x.shape[4])
     config: Any = module.config
-    grid = Grid.from_latent(latent, patch_of(config), spec.temporal_stride, spec.spatial_stride, lead)
+    grid = Grid.from_latent(latent, patch_of(config), spec.temporal_stride, spec.spatial_stride, prefix_frames)
     return Forward(grid, text.shape[1], x.shape[0], float(torch.as_tensor(given["timestep"]).flatten()[0]))
 
 
@@ -336,7 +336,7 @@ def watch(
     v2t: bool = True,
     v2v: bool = True,
     recorder: type[Recorder] = Recorder,
-    lead: int = 0,
+    prefix_frames: int = 0,
 ) -> Iterator[Watch]:
     """Records what each layer attends to while a pipeline or a bare transformer runs.
 
@@ -348,7 +348,7 @@ def watch(
         steps: sampling steps of a bare transformer (default 1); a pipeline's scheduler knows.
         branches: guidance branches in batch order; None follows the pipelines' habit.
         recorder: what records, for example `AlignmentRecorder`; the one that was made is `Watch.recorder`.
-        lead: latent frames that the pipeline puts in front of the clip to fill its first temporal patch: 1 for
+        prefix_frames: latent frames that the pipeline puts in front of the clip to fill its first temporal patch: 1 for
             CogVideoX 1.5 with an odd number of them (81 frames are 21), else 0. The tensors do not tell.
 
     Raises ValueError for an unknown model, layers it does not have, or numbers of prompts and tracks that differ.
@@ -362,7 +362,7 @@ def watch(
     config = RecorderConfig(chosen, bins, budget_mb, "cond", v2t, v2v)
     bindings = [each for each in batches.bindings if each is not None]
     seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder)
-    with attach(transformer, Session([seen]), seen.begin, lead):
+    with attach(transformer, Session([seen]), seen.begin, prefix_frames):
         yield seen
 
 

@@ -40,7 +40,7 @@ def steer(
     *,
     steps: int | None = None,
     branches: Sequence[Branch] | None = None,
-    lead: int = 0,
+    prefix_frames: int = 0,
     seed: int = 0,
     reference: Tensor | Sequence[Tensor] | None = None,
 ) -> Iterator[list[Actor]]:
@@ -51,7 +51,7 @@ def steer(
         guidance: one, or several that add up. What acts before steps (`where` "step") needs a pipeline, of CogVideoX,
             Wan, HunyuanVideo or ZeroScope and any scheduler with a `step` that takes a model output, a timestep and a
             sample: that `step` is wrapped. They act in the order given, those that ask for no predictions first.
-        binding, tracks, branches, steps, lead: as in `watch`; without a binding only tracks are steered by.
+        binding, tracks, branches, steps, prefix_frames: as in `watch`; without a binding only tracks are steered by.
         seed: of the noise that intrinsic denoising adds and dual-clock denoising holds; row i of the batch draws from
             `seed + i`.
         reference: what `DualClockDenoising` holds to: the latent (C, T, h, w) of a clip (`latents.encode_clip`), or one
@@ -80,7 +80,9 @@ def steer(
     strides = (spec.temporal_stride, spec.spatial_stride)
     acting: list[Any] = []
     for place, each in enumerate(every):
-        run = SteeredRun(None, 1, sites, strides, follow, references, lead, seed, token=("steer", id(batches), place))
+        run = SteeredRun(
+            None, 1, sites, strides, follow, references, prefix_frames, seed, token=("steer", id(batches), place)
+        )
         actor: Any = actor_for(each, run)
         acting.append(LevelGuidance(each, token=run.token) if unet and each.where != "step" else actor)
     hooks = [actor for actor in acting if actor.guidance.where == "step"]
@@ -94,11 +96,11 @@ def steer(
             stack.callback(handle.remove)
         reach = attach_unet if unet else attach
         if editing.editors:
-            stack.enter_context(reach(transformer, Session(editors=editing.editors), editing.begin, lead))
+            stack.enter_context(reach(transformer, Session(editors=editing.editors), editing.begin, prefix_frames))
         for hook in hooks:
             if hook.guidance.needs_words:  # it watches its own predictions
                 begin = functools.partial(_begin, batches_of(model, binding, tracks, steps, branches), hook)
-                stack.enter_context(reach(transformer, Session([hook], prediction=hook), begin, lead))
+                stack.enter_context(reach(transformer, Session([hook], prediction=hook), begin, prefix_frames))
         if hooks:  # last, so that they see outputs that second predictions have moved
             stack.enter_context(acting_before_steps(model, hooks))
         yield acting

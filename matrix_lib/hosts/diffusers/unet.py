@@ -66,7 +66,7 @@ def find_unet_sites(unet: nn.Module) -> list[tuple[nn.Module, AttentionSite]]:
 
 @contextlib.contextmanager
 def attach_unet(
-    unet: nn.Module, session: Session, on_forward: Callable[[Forward], None], lead: int = 0
+    unet: nn.Module, session: Session, on_forward: Callable[[Forward], None], prefix_frames: int = 0
 ) -> Iterator[None]:
     """Steers a U-Net by the editors of `session` (`LevelGuidance`s) while open; see `attach`.
 

@@ -76,8 +76,8 @@ def test_a_run_holds_inside_longer_than_outside():
 def test_frames_in_front_and_frames_that_nobody_samples():
     z, x = [noise(4, 3, 6, 8, seed=9)], noise(1, 4, 4, 6, 8)
     plain = DualClockHook(DualClockDenoising(1, 1), z, [[TRACKS]], (4, 8))
-    lead = DualClockHook(DualClockDenoising(1, 1), z, [[TRACKS]], (4, 8), prefix_frames=1)
-    reference, inside, _ = lead.prepare(x)
+    prefix_frames = DualClockHook(DualClockDenoising(1, 1), z, [[TRACKS]], (4, 8), prefix_frames=1)
+    reference, inside, _ = prefix_frames.prepare(x)
     assert torch.equal(reference[0], torch.cat([z[0][:, :1], z[0]], 1))
     assert not inside[:, :, 0].any()
     assert torch.equal(inside[:, :, 1:], plain.prepare(x[:, :, 1:])[1])

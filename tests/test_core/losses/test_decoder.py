@@ -24,8 +24,8 @@ def make(patch: tuple[int, int, int] = (1, 2, 2), time: int = 4, space: int = 8,
 @pytest.mark.parametrize(("patch", "time", "space"), PATCHES)
 @pytest.mark.parametrize(("frames", "rows", "columns"), [(1, 2, 3), (13, 1, 2), (4, 3, 2)])
 def test_any_size_and_length(patch: tuple, time: int, space: int, frames: int, rows: int, columns: int) -> None:
-    for lead in range(patch[0]):
-        grid = Grid(frames, rows, columns, patch, time, space, lead)
+    for prefix_frames in range(patch[0]):
+        grid = Grid(frames, rows, columns, patch, time, space, prefix_frames)
         decoder = make(patch, time, space)
         out = decoder(torch.randn(2, 2, *grid.shape), grid, "grounding")
         assert out.shape == (2, grid.pixel_frames, rows * patch[1] * space, columns * patch[2] * space)
@@ -38,9 +38,9 @@ def test_published_shape_of_cogvideox() -> None:
     assert make()(torch.randn(1, 1, *grid.shape), grid, "propagation").shape == (1, 49, 32, 48)
 
 
-@pytest.mark.parametrize(("patch", "lead"), [((1, 2, 2), 0), ((2, 2, 2), 0), ((2, 2, 2), 1)])
-def test_no_frame_sees_later_tokens(patch: tuple, lead: int) -> None:
-    grid = Grid(5, 2, 2, patch, lead=lead)
+@pytest.mark.parametrize(("patch", "prefix_frames"), [((1, 2, 2), 0), ((2, 2, 2), 0), ((2, 2, 2), 1)])
+def test_no_frame_sees_later_tokens(patch: tuple, prefix_frames: int) -> None:
+    grid = Grid(5, 2, 2, patch, prefix_frames=prefix_frames)
     decoder = make(patch)
     maps = torch.randn(1, 2, *grid.shape)
     before = decoder(maps, grid, "grounding")
@@ -85,7 +85,9 @@ def by_repetition(decoder: MaskDecoder, maps: Tensor, grid: Grid, head: str) -> 
     for index, (block, up, smooth) in enumerate(zip(decoder.blocks, decoder.ups, decoder.smooth)):
         normal = functional.silu(x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * block.scale)
         x = repeated(
-            block.get_submodule("skip")(x) + causal(normal, block.conv.conv), up, grid.lead if index == 0 else up[0] - 1
+            block.get_submodule("skip")(x) + causal(normal, block.conv.conv),
+            up,
+            grid.prefix_frames if index == 0 else up[0] - 1,
         )
         x = x + causal(x, smooth.conv)
     x = decoder.heads[head](x)
@@ -98,8 +100,8 @@ def by_repetition(decoder: MaskDecoder, maps: Tensor, grid: Grid, head: str) -> 
 
 @pytest.mark.parametrize(("patch", "time", "space"), PATCHES)
 def test_it_is_what_repetition_and_convolution_give(patch: tuple, time: int, space: int) -> None:
-    for lead in range(patch[0]):
-        grid = Grid(4, 3, 2, patch, time, space, lead)
+    for prefix_frames in range(patch[0]):
+        grid = Grid(4, 3, 2, patch, time, space, prefix_frames)
         decoder = make(patch, time, space).double()
         for head, layers in (("grounding", 2), ("propagation", 1)):
             maps = torch.randn(2, layers, *grid.shape, dtype=torch.float64, requires_grad=True)

@@ -179,7 +179,7 @@ def test_time_is_causal_and_a_union():
         maps = tracks.to_grid(Grid.from_pixels(9, 16, 144), mode).maps[0, :, 0]
         assert [row.nonzero().flatten().tolist() for row in maps] == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]
     padded = Grid.from_pixels(9, 16, 144, patch=(2, 2, 2))
-    assert padded.lead == 1
+    assert padded.prefix_frames == 1
     maps = tracks.to_grid(padded).maps[0, :, 0]
     assert [row.nonzero().flatten().tolist() for row in maps] == [[0], [1, 2, 3, 4, 5, 6, 7, 8]]
     behind = Grid.from_latent((4, 2, 26), patch=(2, 2, 2))

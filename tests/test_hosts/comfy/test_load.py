@@ -88,15 +88,15 @@ def cogvideox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def test_cogvideox_latents_are_the_pipelines(cogvideox: Any) -> None:
-    from matrix_lib.hosts.comfy.families.cogvideox_parts import lead_noise
+    from matrix_lib.hosts.comfy.families.cogvideox_parts import prefix_noise
 
     model, pipe, i2v, grids = cogvideox
     scale = pipe.vae.config.scaling_factor
     positive, negative = words(64)
     for frames, height, width in grids:
         noise = noise_like(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8, seed=frames)
-        lead = -noise.shape[2] % (pipe.transformer.config.patch_size_t or 1)
-        full = torch.cat([lead_noise(noise, lead, SEED), noise], dim=2)
+        prefix_frames = -noise.shape[2] % (pipe.transformer.config.patch_size_t or 1)
+        full = torch.cat([prefix_noise(noise, prefix_frames, SEED), noise], dim=2)
         call = dict(height=height, width=width, num_frames=frames, num_inference_steps=STEPS, guidance_scale=CFG)
         extra: dict[str, Any] = {}
         if i2v:
@@ -112,7 +112,7 @@ def test_cogvideox_latents_are_the_pipelines(cogvideox: Any) -> None:
             latents=full.transpose(1, 2).clone(),
             output_type="latent",
             **call,
-        ).frames.transpose(1, 2)[:, :, lead:]
+        ).frames.transpose(1, 2)[:, :, prefix_frames:]
         got = sample(model, [[positive, dict(extra)]], [[negative, dict(extra)]], noise) * scale
         assert relative(got, wanted) < 1e-3, (frames, height, width)
 

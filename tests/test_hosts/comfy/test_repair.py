@@ -146,14 +146,14 @@ def test_odd_clips_of_1_5_work_under_every_kind_of_sampling(folders: dict[str, P
     import comfy.sample
 
     from matrix_lib.hosts.comfy.repair import repair
-    from matrix_lib.hosts.comfy.run import LEAD
+    from matrix_lib.hosts.comfy.run import PREFIX_FRAMES
 
     model, _ = repair(host_model(folders["1.5"]))
     shapes, leads = [], []
 
     def look(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         options = kwargs.get("transformer_options") or args[-1]
-        leads.append((x.shape[2], options.get(LEAD)))
+        leads.append((x.shape[2], options.get(PREFIX_FRAMES)))
         return executor(x, *args, **kwargs)
 
     model.add_wrapper_with_key("apply_model", "probe", look)
@@ -192,12 +192,12 @@ def test_odd_clips_of_1_5_work_under_every_kind_of_sampling(folders: dict[str, P
 
 def test_lead_frames_go_around_wrappers_that_came_before(folders: dict[str, Path]) -> None:
     from matrix_lib.hosts.comfy.repair import repair
-    from matrix_lib.hosts.comfy.run import LEAD
+    from matrix_lib.hosts.comfy.run import PREFIX_FRAMES
 
     seen = []
 
     def look(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
-        seen.append((noise.shape[2], executor.class_obj.model_options["transformer_options"].get(LEAD)))
+        seen.append((noise.shape[2], executor.class_obj.model_options["transformer_options"].get(PREFIX_FRAMES)))
         return executor(noise, *args, **kwargs)
 
     model = host_model(folders["1.5"])
@@ -261,15 +261,15 @@ class SimpleExecutor:
         return self.call(*args)
 
 
-def test_lead_noise_is_drawn_from_the_seed() -> None:
-    from matrix_lib.hosts.comfy.families.cogvideox_parts import lead_noise
+def test_prefix_noise_is_drawn_from_the_seed() -> None:
+    from matrix_lib.hosts.comfy.families.cogvideox_parts import prefix_noise
 
     noise = torch.randn(2, 16, 3, 4, 4)
-    lead = lead_noise(noise, 1, 11)
-    assert lead.shape == (2, 16, 1, 4, 4)
-    assert torch.equal(lead, lead_noise(noise, 1, 11))
-    assert not torch.equal(lead, lead_noise(noise, 1, 12))
-    assert not lead_noise(torch.zeros_like(noise), 1, 11).any()
+    prefix_frames = prefix_noise(noise, 1, 11)
+    assert prefix_frames.shape == (2, 16, 1, 4, 4)
+    assert torch.equal(prefix_frames, prefix_noise(noise, 1, 11))
+    assert not torch.equal(prefix_frames, prefix_noise(noise, 1, 12))
+    assert not prefix_noise(torch.zeros_like(noise), 1, 11).any()
 
 
 def test_the_networks_input_has_unit_scale(folders: dict[str, Path]) -> None:
@@ -425,8 +425,10 @@ def test_the_hosts_classes_are_asked_and_answer(comfy: ModuleType, caplog: pytes
 
     class Front(host.CogVideoXTransformer3DModel):
         def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            lead = x.shape[2] % 2
-            return super().forward(torch.cat([x[:, :, :lead], x], dim=2), *args, **kwargs)[:, :, lead:]
+            prefix_frames = x.shape[2] % 2
+            return super().forward(torch.cat([x[:, :, :prefix_frames], x], dim=2), *args, **kwargs)[
+                :, :, prefix_frames:
+            ]
 
     for learned in (False, True):
         assert not repair._host_adds_table(host.CogVideoXPatchEmbed, learned)

@@ -104,10 +104,10 @@ def test_live_maps_are_float32_exact_and_differentiable(family):
 
 def test_leading_latents_of_cogvideox_15_stand_for_frame_0():
     model, args, grid, length = build("cogvideox15")
-    with watch(model, make_binding(binding_module, length), lead=1) as seen:
+    with watch(model, make_binding(binding_module, length), prefix_frames=1) as seen:
         forward(model, args)
     led = seen.capture().streams[0].grid
-    assert (led.shape, led.lead, led.latent_frames) == (grid.shape, 1, grid.latent_frames - 1)
+    assert (led.shape, led.prefix_frames, led.latent_frames) == (grid.shape, 1, grid.latent_frames - 1)
     assert led.pixel_spans() == ((0, 1), (1, 9))
 
 

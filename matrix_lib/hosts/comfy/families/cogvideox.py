@@ -29,8 +29,8 @@ from .cogvideox_parts import (
     Checkpoint,
     DynamicCFG,
     InvertedImage,
-    LeadFrames,
     PositionTable,
+    PrefixFrames,
     RotaryPositions,
     Sampling,
 )
@@ -299,7 +299,7 @@ def _lead_wrong(model: Any, checkpoint: Checkpoint) -> bool:
 def _mend_lead(model: Any, checkpoint: Checkpoint) -> None:
     """Outermost: wrappers that were there before see the clip that the network sees."""
     others = model.wrappers.pop(WrappersMP.OUTER_SAMPLE, {})
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, LeadFrames(checkpoint.temporal_patch))
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, PrefixFrames(checkpoint.temporal_patch))
     for key, wrappers in others.items():
         for wrapper in wrappers:
             model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, wrapper)

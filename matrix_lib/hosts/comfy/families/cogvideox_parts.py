@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from ....backbones.positions import add_sincos, axis_positions, rotary_table
-from ..run import LEAD
+from ..run import PREFIX_FRAMES
 
 __all__ = [
     "Checkpoint",
     "DynamicCFG",
     "InvertedImage",
-    "LeadFrames",
     "PositionTable",
+    "PrefixFrames",
     "RotaryPositions",
     "Sampling",
-    "lead_noise",
+    "prefix_noise",
 ]
 
 
@@ -163,7 +163,7 @@ class InvertedImage:
         return self.concat(**kwargs)
 
 
-def lead_noise(noise: Tensor, frames: int, seed: int | None) -> Tensor:
+def prefix_noise(noise: Tensor, frames: int, seed: int | None) -> Tensor:
     """Noise of the frames in front of `noise` (B, C, T, H, W): its own draw of `seed`; none where there is none."""
     shape = (noise.shape[0], noise.shape[1], frames, *noise.shape[3:])
     if torch.count_nonzero(noise) == 0:
@@ -172,7 +172,7 @@ def lead_noise(noise: Tensor, frames: int, seed: int | None) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(noise)
 
 
-class LeadFrames:
+class PrefixFrames:
     """OUTER_SAMPLE wrapper: fills an odd clip to whole temporal patches in front, as CogVideoX 1.5's pipelines do, and
     takes the frames out of the result and of every preview."""
 
@@ -192,31 +192,32 @@ class LeadFrames:
         seed: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        lead = -noise.shape[2] % self.temporal_patch if noise.ndim == 5 else 0
-        if lead:
-            noise = torch.cat([lead_noise(noise, lead, seed), noise], dim=2)
-            latent_image, denoise_mask = _repeat_first(latent_image, lead), _repeat_first(denoise_mask, lead)
-            callback = _without_lead(callback, lead)
+        prefix_frames = -noise.shape[2] % self.temporal_patch if noise.ndim == 5 else 0
+        if prefix_frames:
+            noise = torch.cat([prefix_noise(noise, prefix_frames, seed), noise], dim=2)
+            latent_image = _repeat_first(latent_image, prefix_frames)
+            denoise_mask = _repeat_first(denoise_mask, prefix_frames)
+            callback = _without_prefix(callback, prefix_frames)
             if kwargs.get("latent_shapes"):
                 kwargs["latent_shapes"] = [latent_image.shape]
-            executor.class_obj.model_options.setdefault("transformer_options", {})[LEAD] = lead
+            executor.class_obj.model_options.setdefault("transformer_options", {})[PREFIX_FRAMES] = prefix_frames
         out = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
-        return out[:, :, lead:] if lead else out
+        return out[:, :, prefix_frames:] if prefix_frames else out
 
 
-def _repeat_first(frames: Any, lead: int) -> Any:
-    """`lead` copies of the first frame in front; a mask of a single frame is for all frames and stays."""
+def _repeat_first(frames: Any, prefix_frames: int) -> Any:
+    """`prefix_frames` copies of the first frame in front; a mask of a single frame is for all frames and stays."""
     if frames is None or frames.ndim != 5 or frames.shape[2] == 1:
         return frames
-    return torch.cat([frames[:, :, :1].expand(-1, -1, lead, -1, -1), frames], dim=2)
+    return torch.cat([frames[:, :, :1].expand(-1, -1, prefix_frames, -1, -1), frames], dim=2)
 
 
-def _without_lead(callback: Callable[..., None] | None, lead: int) -> Callable[..., None] | None:
+def _without_prefix(callback: Callable[..., None] | None, prefix_frames: int) -> Callable[..., None] | None:
     if callback is None:
         return None
 
     def call(step: int, x0: Tensor, x: Tensor, steps: int) -> None:
-        callback(step, x0[:, :, lead:], x[:, :, lead:], steps)
+        callback(step, x0[:, :, prefix_frames:], x[:, :, prefix_frames:], steps)
 
     return call
 
