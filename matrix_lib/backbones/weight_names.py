@@ -1,4 +1,4 @@
-"""Names of weights, both ways between diffusers and native ComfyUI, as pure functions over `keyrules`."""
+"""Names of weights, both ways between diffusers and native ComfyUI, as pure functions over `weight_rules`."""
 
 from __future__ import annotations
 

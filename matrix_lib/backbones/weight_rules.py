@@ -1,4 +1,4 @@
-"""Which weight of diffusers is which of native ComfyUI: the rules that `keymaps` reads, family by family.
+"""Which weight of diffusers is which of native ComfyUI: the rules of `weight_names`, family by family.
 
 A rule pairs two module paths; `{i}` and `{j}` stand for block numbers. Several diffusers modules may be rows of one
 native module (fused q, k, v): `part` is their order. `op` says what a tensor goes through on its way:

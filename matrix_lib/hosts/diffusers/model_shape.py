@@ -51,8 +51,8 @@ class ModelShape:
             fixed = (transformer["sample_frames"], *sides)
         channels = vae.get("z_dim") or vae.get("latent_channels") or 16
         words = bool(image) and spec.image_cross_attention and transformer.get("image_dim") is not None
-        patch = patch_of(transformer)
-        return cls(spec.name, image, patch, 4, 8, channels, fixed, spec.text_tokens, words)
+        strides = (spec.temporal_stride, spec.spatial_stride)
+        return cls(spec.name, image, patch_of(transformer), *strides, channels, fixed, spec.text_tokens, words)
 
     @classmethod
     def of_bundle(cls, found: Bundle) -> ModelShape:
