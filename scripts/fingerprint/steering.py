@@ -231,14 +231,13 @@ def mini(book: Book, host: Host, helpers: Any) -> None:
     book.add("mini.drag", drag)
     reference = host.core("VAEEncode", "encode", vae, drag)
     for mode, patched in [("plain", model), *steered(host, model, reference["samples"])]:
-        if mode not in ("plain", "masked", "clocks", "together"):
+        if mode not in ("plain", "together"):
             continue  # takes long, and the families have it
         print(f"  mini, {mode}", flush=True)
         out, seen = sample(book, host, f"mini.{mode}", patched, tuple(conds), latent, RUNS[1], 2)
-        if mode in ("plain", "together"):
-            frames = host.core("VAEDecode", "decode", vae, out)
-            book.add(f"mini.{mode}.pixels", frames)
-            drawn(book, host, f"mini.{mode}", seen, frames, tracks)
+        frames = host.core("VAEDecode", "decode", vae, out)
+        book.add(f"mini.{mode}.pixels", frames)
+        drawn(book, host, f"mini.{mode}", seen, frames, tracks)
     for lora in ("mini_matrix.safetensors", "mini_tavid.safetensors"):
         patched, report = host("MatrixApplyLoRA", model=model, lora=lora)
         masked = {"positive": conds[0], "negative": conds[1], "tracks": tracks, "latent": latent, "vae": vae}
