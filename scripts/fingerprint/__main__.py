@@ -60,12 +60,7 @@ def run(project: Path, work: Path, sections: Any) -> Book:
         print(name, flush=True)
         random.seed(0)
         torch.manual_seed(0)
-        try:
-            parts[name](book, host, importlib.import_module)
-        except Exception:
-            import traceback
-
-            traceback.print_exc()
+        parts[name](book, host, importlib.import_module)
         print(f"{name}: {len(book.values) - before} values in {time.process_time() - began:.0f} s of CPU", flush=True)
     return book
 

@@ -166,6 +166,7 @@ def loras(book: Book, host: Host, helpers: Any) -> None:
 
 def _loaded(host: Host, folder: Path) -> tuple[Any, ...]:
     source = {"source": "diffusers folder", "folder": folder.name, "text_encoder": (folder / "text_encoder").is_dir()}
+    source["vae"] = "hunyuan" not in folder.name  # the host has its codec in one size alone
     return host("MatrixLoadVideoDiT", source=source, weight_dtype="float32")
 
 
@@ -181,18 +182,19 @@ def folders(book: Book, host: Host, helpers: Any) -> None:
         "hunyuan replace": lambda at: models.make_hunyuan(at, i2v="token_replace"),
         "hunyuan concat": lambda at: models.make_hunyuan(at, i2v="latent_concat"),
     }
+    vae = None
     for kind, make in kinds.items():
         name, frames = f"folders.{kind}", 13 if kind == "cogvideox 1.5" else 9
         print(f"  {kind}", flush=True)
-        model, clip, vae, low = _loaded(host, make(host.path_of("diffusers", kind.replace(" ", "_"))))
-        tracks = boxes(host, frames, 64, 96)
+        model, clip, own, low = _loaded(host, make(host.path_of("diffusers", kind.replace(" ", "_"))))
+        tracks, vae = boxes(host, frames, 64, 96), own or vae
         if clip is not None:
             words = host("MatrixBindPrompt", clip=clip, prompt=PROMPT, phrases=PHRASES, tracks=tracks)
             book.add(f"{name}.words", words)
             conds = words[0], host.core("CLIPTextEncode", "encode", clip, "")
         else:
-            conds = _bound(book, host, name, "hunyuan", tracks, helpers), None
-            conds = conds[0], helpers("support_native").conditioning("hunyuan", 2)
+            negative = helpers("support_native").conditioning("hunyuan", 2)
+            conds = _bound(book, host, name, "hunyuan", tracks, helpers), negative
         latent = {"samples": torch.zeros(1, 16, (frames + 3) // 4, 8, 12)}
         if kind != "wan":
             size = {"width": 96, "height": 64, "length": frames, "image": pictures(1, 64, 96)}
@@ -201,8 +203,7 @@ def folders(book: Book, host: Host, helpers: Any) -> None:
             book.add(f"{name}.condition", [conds, latent])
         for which, each in (("model", model), ("low noise", low))[: 1 + (low is not model)]:
             out, _ = sample(book, host, f"{name}.{which}", each, tuple(conds), latent, RUNS[1], 2)
-        if "hunyuan" not in kind:  # HunyuanVideo's codec takes long and has nothing of ours
-            book.add(f"{name}.pixels", host.core("VAEDecode", "decode", vae, out))
+        book.add(f"{name}.pixels", host.core("VAEDecode", "decode", vae, out))
 
 
 def pictures(count: int, height: int, width: int) -> Tensor:
@@ -212,7 +213,7 @@ def pictures(count: int, height: int, width: int) -> Tensor:
 
 
 def mini(book: Book, host: Host, helpers: Any) -> None:
-    """Mini and its LoRAs through the nodes, every way of steering, and every picture that nodes draw."""
+    """Mini and its LoRAs through the nodes, steered, and every picture that nodes draw."""
     model, clip, vae, _ = host("MatrixLoadVideoDiT", source={"source": "mini"}, weight_dtype="float32")
     tracks = boxes(host, 17, 128, 128)
     prompt, phrases = "the red circle pushes the blue square", (
@@ -229,14 +230,14 @@ def mini(book: Book, host: Host, helpers: Any) -> None:
     drag = host("MatrixCutAndDrag", image=picture, tracks=tracks)[0]
     book.add("mini.drag", drag)
     reference = host.core("VAEEncode", "encode", vae, drag)
-    every = [("plain", model), *steered(host, model, reference["samples"])]
-    for mode, patched in every:
+    for mode, patched in [("plain", model), *steered(host, model, reference["samples"])]:
+        if mode not in ("plain", "together"):
+            continue  # takes long, and the families have it
         print(f"  mini, {mode}", flush=True)
         out, seen = sample(book, host, f"mini.{mode}", patched, tuple(conds), latent, RUNS[1], 2)
-        if mode in ("plain", "together"):
-            frames = host.core("VAEDecode", "decode", vae, out)
-            book.add(f"mini.{mode}.pixels", frames)
-            drawn(book, host, f"mini.{mode}", seen, frames, tracks)
+        frames = host.core("VAEDecode", "decode", vae, out)
+        book.add(f"mini.{mode}.pixels", frames)
+        drawn(book, host, f"mini.{mode}", seen, frames, tracks)
     for lora in ("mini_matrix.safetensors", "mini_tavid.safetensors"):
         patched, report = host("MatrixApplyLoRA", model=model, lora=lora)
         masked = {"positive": conds[0], "negative": conds[1], "tracks": tracks, "latent": latent, "vae": vae}
