@@ -282,7 +282,7 @@ class MatrixAttentionGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model, mode, schedule=None, found_layers=None) -> io.NodeOutput:
         chosen = MODES[mode["mode"]]
-        layers = steered_layers(mode["layers"], model, found_layers)
+        layers = steered_layers(mode.get("layers", "all"), model, found_layers)
         guidance = chosen.make(mode, layers, schedule or Schedule())
         warn_if_broken(model)
         return io.NodeOutput(steer(model, guidance))

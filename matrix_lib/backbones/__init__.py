@@ -16,14 +16,15 @@ __all__ = ["REGISTRY", "UNETS", "BackboneSpec", "match", "reader"]
 
 
 def match(names: Iterable[str], host: Literal["native", "diffusers"]) -> BackboneSpec:
-    """The family of a model whose class and base classes are called `names`.
+    """The family of a model whose class and base classes, the nearest first, are called `names`.
 
     Raises ValueError naming the families that are known.
     """
     every = list(names)
-    for spec in (*REGISTRY.values(), *UNETS.values()):
-        if set(spec.blocks(host).classes) & set(every):
-            return spec
+    for name in every:
+        for spec in (*REGISTRY.values(), *UNETS.values()):
+            if name in spec.blocks(host).classes:
+                return spec
     known = ", ".join(spec.title for spec in REGISTRY.values())
     raise ValueError(f"{every[0] if every else 'this model'} is not a video DiT that this pack knows. Known: {known}.")
 
