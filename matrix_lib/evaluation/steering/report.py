@@ -75,7 +75,8 @@ def write_report(folder: Path, found: Sequence[Measured], page: Path | None = No
     how = _how(folder)
     _write(folder / "report.md", _markdown(found, pictures, how))
     if page is not None:
-        copies = {f"images/{page.stem}-{name}": what for name, what in pictures.items()}
+        label = page.parent.name if page.stem == "README" else page.stem
+        copies = {f"images/{label}-{name}": what for name, what in pictures.items()}
         for name, copy in zip(pictures, copies):
             _write(page.parent / copy, (folder / name).read_text(encoding="utf-8"))
         _write(page, _markdown(found, copies, how))

@@ -199,7 +199,7 @@ def test_the_report_compares_on_the_same_clips(tmp_path):
     with pytest.raises(ValueError, match="different clips"):
         found[2].against(measured(PLAIN, mark="other"), "iou")
 
-    path = write_report(tmp_path, found, tmp_path / "docs" / "steering.md")
+    path = write_report(tmp_path, found, tmp_path / "steering" / "README.md")
     text = path.read_text()
     assert "without a significant loss of SPI: region bias x2." in text
     assert "| region bias x4 | 40 |" in text
@@ -214,8 +214,8 @@ def test_the_report_compares_on_the_same_clips(tmp_path):
         "curve-factor-of-the-region-bias.svg", "curve-frozen-steps.svg", "trade-off-swapped.svg",
     ]  # fmt: skip
     assert all(f"({name})" in text for name in pictures)
-    page = (tmp_path / "docs" / "steering.md").read_text()
-    assert all((tmp_path / "docs" / "images" / f"steering-{name}").is_file() for name in pictures)
+    page = (tmp_path / "steering" / "README.md").read_text()
+    assert all((tmp_path / "steering" / "images" / f"steering-{name}").is_file() for name in pictures)
     assert all(f"(images/steering-{name})" in page for name in pictures)
     with pytest.raises(ValueError, match="2 settings"):
         write_report(tmp_path, [*found, measured(PLAIN, mark="other")])
