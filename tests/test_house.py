@@ -220,6 +220,18 @@ def test_only_the_right_units_know_the_hosts() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_module_takes_the_private_names_of_another() -> None:
+    """A name that two modules share is public, or lives with its one user."""
+    wrong = []
+    for path in sources("matrix_lib", "nodes", "training", "scripts", "benchmarks"):
+        for node in ast.walk(tree_of(path)):
+            if not isinstance(node, ast.ImportFrom) or not (node.level or unit(node.module or "")):
+                continue
+            private = [each.name for each in node.names if re.match(r"_(?!_)", each.name)]
+            wrong += [f"{path.relative_to(ROOT)}:{node.lineno} {name}" for name in private]
+    assert not wrong, wrong
+
+
 def test_loading_the_pack_needs_only_what_comfyui_brings() -> None:
     """Follows the imports that run at load time from `nodes/` through the library."""
     waiting, seen, wrong = sources("nodes"), set(), []
