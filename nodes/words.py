@@ -111,7 +111,9 @@ class MatrixBindPrompt(io.ComfyNode):
                 io.Conditioning.Output("conditioning", tooltip="The encoded prompt, with binding and tracks on board."),
                 BindingSocket.Output("binding", tooltip="What each phrase means, and which text tokens it has."),
                 io.String.Output("table", tooltip="Phrases and tokens with their positions, as Markdown."),
-                io.Image.Output("picture", tooltip="Every token with its position, phrases in their instances' colours."),
+                io.Image.Output(
+                    "picture", tooltip="Every token with its position, phrases in their instances' colours."
+                ),
             ],
         )
 
