@@ -32,6 +32,14 @@ def _find(name: str) -> Path | None:
     return Path(path) if path else example_loras().get(name)
 
 
+def _missing(name: str) -> str:
+    """What to do about a LoRA that a workflow names and this machine lacks."""
+    return (
+        f"the LoRA {name!r} is not on this machine: put the file into ComfyUI/models/loras and press R, "
+        "or choose another one"
+    )
+
+
 class MatrixApplyLoRA(io.ComfyNode):
     """A LoRA of any format on a native MODEL, widened input included."""
 
@@ -83,6 +91,10 @@ class MatrixApplyLoRA(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, lora: str | None = None) -> bool | str:
+        return lora is None or _find(lora) is not None or _missing(lora)
+
+    @classmethod
     def fingerprint_inputs(cls, lora: str, **kwargs: Any) -> Any:
         path = _find(lora)
         found = path.stat() if path else None
@@ -93,7 +105,7 @@ class MatrixApplyLoRA(io.ComfyNode):
         family = backbone_of(model).name
         path = _find(lora)
         if path is None:
-            raise ValueError(f"there is no {lora!r} in ComfyUI's loras folders")
+            raise ValueError(_missing(lora))
         loaded = load_lora(path, family, scale or None)
         patched, applied = apply_lora(model, loaded, strength)
         report = f"{describe(loaded)}\n{applied}"

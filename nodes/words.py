@@ -30,7 +30,7 @@ class MatrixBindPrompt(io.ComfyNode):
             category="MATRIX/words",
             description=(
                 "Encodes a prompt and remembers which of its words name which instance and which are the verb, down to "
-                "the rows of the conditioning that the model's attention sees."
+                "the text tokens that the model's attention sees."
             ),
             search_aliases=[
                 "phrases",
@@ -96,7 +96,7 @@ class MatrixBindPrompt(io.ComfyNode):
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
-                    tooltip="HunyuanVideo I2V only: the LLaVA image embedding, whose rows come before the words.",
+                    tooltip="HunyuanVideo I2V only: the LLaVA image embedding, whose tokens come before the words.",
                 ),
                 io.Int.Input(
                     "image_interleave",
@@ -104,14 +104,16 @@ class MatrixBindPrompt(io.ComfyNode):
                     min=1,
                     max=512,
                     advanced=True,
-                    tooltip="HunyuanVideo I2V only: every so many of the image's rows are kept. Lower is more image.",
+                    tooltip="HunyuanVideo I2V only: keeps every n-th image token. Lower is more image.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output("conditioning", tooltip="The encoded prompt, with binding and tracks on board."),
-                BindingSocket.Output("binding", tooltip="What each phrase means and which conditioning rows it has."),
-                io.String.Output("table", tooltip="Phrases and tokens with their rows, as Markdown."),
-                io.Image.Output("picture", tooltip="Every token over its row, phrases in their instances' colours."),
+                BindingSocket.Output("binding", tooltip="What each phrase means, and which text tokens it has."),
+                io.String.Output("table", tooltip="Phrases and tokens with their positions, as Markdown."),
+                io.Image.Output(
+                    "picture", tooltip="Every token with its position, phrases in their instances' colours."
+                ),
             ],
         )
 

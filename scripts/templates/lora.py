@@ -47,7 +47,8 @@ LoRA* widens mini's input to read it. Bypass *Apply LoRA* (Ctrl+B): the words th
 
 `mini_matrix.safetensors` comes with this pack; how it was trained is on *Apply LoRA*, and in docs/alignment-losses.md.
 
-**Your own:** choose a model and a LoRA that was made for it; *Apply LoRA* says what it matched and what the prompt has
+**Your own:** choose a model (in `ComfyUI/models/diffusers` or `diffusion_models`) and a LoRA that was made for it (in
+`ComfyUI/models/loras`); *Apply LoRA* says what it matched and what the prompt has
 to look like (*form* in *Bind Prompt* writes it so). Load a first frame, and connect boxes or masks of every instance,
 in the order of the LoRA's colours."""
 TAVID_NOTE = """\
@@ -63,7 +64,8 @@ The strength of 1.6 is on purpose: at 1 this small LoRA decides for the right sq
 
 `mini_tavid.safetensors` comes with this pack; how it was trained is on *Apply LoRA*, and in docs/alignment-losses.md.
 
-**Your own:** choose a model and a LoRA that was made for it. TAViD's own weights want the word *target* before the
+**Your own:** choose a model (in `ComfyUI/models/diffusers` or `diffusion_models`) and a LoRA that was made for it (in
+`ComfyUI/models/loras`). TAViD's own weights want the word *target* before the
 noun: set *form* in *Bind Prompt*. Load a first frame, and connect a box or a mask of the target alone."""
 MATRIX = Example(
     name="02_matrix_lora",

@@ -29,8 +29,8 @@ frame, and *Mask Tracks* names them.
 steps, places attend to their own instance alone, and an instance's words are turned down where it is not: against the
 prompt. Bypass both (Ctrl+B) to see what the prompt alone does. Strong settings like these want a CFG of 1 to 2.
 
-**Your own:** choose a model, load a first frame, and connect masks of your own clip to *Mask Tracks*: from SAM 3, from
-*MATRIX SAM 2 Tracks*, or drawn. Names join masks and words.
+**Your own:** choose a model (in `ComfyUI/models/diffusers` or `diffusion_models`), load a first frame, and connect
+masks of your own clip to *Mask Tracks*: from SAM 3, from *MATRIX SAM 2 Tracks*, or drawn. Names join masks and words.
 
 How far each way of steering follows, and what it costs: docs/guidance.md."""
 DRAG = """\
@@ -41,7 +41,8 @@ steps inside the boxes, half of them everywhere else; then the model is free. Th
 
 Nothing is trained, and no step takes longer. Bypass *Dual-Clock Denoising* (Ctrl+B) to see what the prompt alone does.
 
-**Your own:** choose an image-to-video model, load a first frame, and write boxes in pixels of that picture; or connect
+**Your own:** choose an image-to-video model (in `ComfyUI/models/diffusers` or `diffusion_models`), load a first frame,
+and write boxes in pixels of that picture; or connect
 masks of a clip, or an animation of your own to *VAE Encode*. Large models follow with much less: begin with *inside*
 0.18 and *outside* 0.08.
 
@@ -56,8 +57,8 @@ are followed best: docs/guidance.md.
 Denoising* is there to try: a few small denoising steps before each step, which ask that what is inside of a box stays
 alike. On mini it changes little at this strength, and harms at the paper's. Bypass one (Ctrl+B) to see what it does.
 
-**Your own:** choose a model, load a first frame, set the size in *First Frame*, and write boxes in pixels of that
-picture."""
+**Your own:** choose a model (in `ComfyUI/models/diffusers` or `diffusion_models`), load a first frame, set the size in
+*First Frame*, and write boxes in pixels of that picture."""
 
 
 def _squares(d: Draft, x: int, y: int) -> Node:

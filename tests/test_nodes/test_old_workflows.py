@@ -160,3 +160,31 @@ def test_presets_have_their_settings() -> None:
     today = presets(PRESETS)
     for name, settings in read("presets.json").items():
         assert {path: today[name].get(path, "is gone") for path in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "told"),
+    [
+        (
+            "MatrixLoadVideoDiT",
+            {"source": "diffusers folder", "source.folder": "Gone-5b"},
+            ("Gone-5b", "models/diffusers"),
+        ),
+        (
+            "MatrixLoadVideoDiT",
+            {"source": "native file", "source.file": "gone.safetensors"},
+            ("gone", "diffusion_models"),
+        ),
+        ("MatrixApplyLoRA", {"lora": "gone.safetensors"}, ("gone.safetensors", "models/loras")),
+    ],
+)
+def test_what_is_missing_is_named_with_its_folder(
+    kind: str, inputs: dict[str, Any], told: tuple[str, ...], execution: ModuleType
+) -> None:
+    graph = read("workflows/api/02_matrix_lora.json")
+    (node,) = [node for node in graph.values() if node["class_type"] == kind][:1]
+    node["inputs"].update(inputs)
+    valid, _, _, wrong = asyncio.run(execution.validate_prompt("missing", graph, None))
+    assert not valid
+    texts = [error["details"] for found in wrong.values() for error in found["errors"]]
+    assert any(all(word in text for word in told) for text in texts), texts
