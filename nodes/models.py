@@ -37,7 +37,6 @@ class Source:
 
     inputs: Callable[[], list[io.Input]]
     load: Callable[[dict[str, Any], Callable[[float], None]], Loaded]
-    missing: Callable[[dict[str, Any]], str] = lambda values: ""  # what to do about a model that is not there
 
 
 def _load_mini(values: dict[str, Any], progress: Callable[[float], None]) -> Loaded:
@@ -64,22 +63,14 @@ def _folder_inputs() -> list[io.Input]:
     ]
 
 
-def _no_folder(values: dict[str, Any]) -> str:
-    """What to do about a folder that a workflow names and this machine lacks; empty where it is there."""
-    known = find_folders(folder_paths.get_folder_paths("diffusers"))
-    if values.get("folder") in known:
-        return ""
-    return (
-        f"the model folder {values.get('folder')!r} is not on this machine: put the whole diffusers download "
-        "(transformer, vae, text_encoder, ...) into ComfyUI/models/diffusers and press R. "
-        f"Folders there: {', '.join(known) or 'none'}."
-    )
-
-
 def _load_folder(values: dict[str, Any], progress: Callable[[float], None]) -> Loaded:
     known = find_folders(folder_paths.get_folder_paths("diffusers"))
-    if problem := _no_folder(values):
-        raise ValueError(problem)
+    if values["folder"] not in known:
+        raise ValueError(
+            f"the model folder {values['folder']!r} is not on this machine: put the whole diffusers download "
+            "(transformer, vae, text_encoder, ...) into ComfyUI/models/diffusers and press R. "
+            f"Folders there: {', '.join(known) or 'none'}."
+        )
     folder, dtype = known[values["folder"]], _DTYPES[values["weight_dtype"]]
     return load_folder(folder, dtype, values["text_encoder"], values["vae"], progress)
 
@@ -94,20 +85,13 @@ def _file_inputs() -> list[io.Input]:
     ]
 
 
-def _no_file(values: dict[str, Any]) -> str:
-    """The same for a file."""
-    if folder_paths.get_full_path("diffusion_models", values.get("file") or ""):
-        return ""
-    return (
-        f"the model file {values.get('file')!r} is not on this machine: put it into ComfyUI/models/diffusion_models "
-        "and press R, or choose another one."
-    )
-
-
 def _load_file(values: dict[str, Any], progress: Callable[[float], None]) -> Loaded:
-    if problem := _no_file(values):
-        raise ValueError(problem)
-    path = folder_paths.get_full_path_or_raise("diffusion_models", values["file"])
+    path = folder_paths.get_full_path("diffusion_models", values["file"] or "")
+    if path is None:
+        raise ValueError(
+            f"the model file {values['file']!r} is not on this machine: put it into ComfyUI/models/diffusion_models "
+            "and press R, or choose another one."
+        )
     if not path.endswith((".safetensors", ".sft")):
         raise ValueError(f"{values['file']} is no .safetensors file; pickles are not read")
     return load_native(path, _DTYPES[values["weight_dtype"]])
@@ -115,8 +99,8 @@ def _load_file(values: dict[str, Any], progress: Callable[[float], None]) -> Loa
 
 SOURCES: dict[str, Source] = {
     "mini": Source(list, _load_mini),
-    "diffusers folder": Source(_folder_inputs, _load_folder, _no_folder),
-    "native file": Source(_file_inputs, _load_file, _no_file),
+    "diffusers folder": Source(_folder_inputs, _load_folder),
+    "native file": Source(_file_inputs, _load_file),
 }
 """Where a model may come from, in the order of the menu."""
 
@@ -168,14 +152,6 @@ class MatrixLoadVideoDiT(io.ComfyNode):
                 ),
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, source: Any = None, weight_dtype: str | None = None, **_: Any) -> bool | str:
-        """Names a missing model and its folder, where ComfyUI would only say that the value is not in a list."""
-        if weight_dtype not in (None, *_DTYPES):
-            return f"weight_dtype {weight_dtype!r} is none of {', '.join(_DTYPES)}"
-        known = SOURCES.get(source.get("source", "")) if isinstance(source, dict) else None
-        return (known is not None and known.missing(source)) or True
 
     @classmethod
     def execute(cls, source: dict[str, Any], weight_dtype: str = "default") -> io.NodeOutput:

@@ -229,8 +229,8 @@ def test_native_file(pack: Any, diffusers_folder: Path) -> None:
     save_file({"a": torch.zeros(1)}, root / "other.safetensors")
     for name, words in (
         ("other.safetensors", "ComfyUI finds no model"),
-        ("../x.safetensors", "no file"),
-        ("", "no file"),
+        ("../x.safetensors", "is not on this machine"),
+        ("", "is not on this machine"),
     ):
         with pytest.raises(ValueError, match=words):
             pack.run("MatrixLoadVideoDiT", source={**run, "file": name}, weight_dtype="default")

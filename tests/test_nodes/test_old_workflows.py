@@ -186,5 +186,6 @@ def test_what_is_missing_is_named_with_its_folder(
     node["inputs"].update(inputs)
     valid, _, _, wrong = asyncio.run(execution.validate_prompt("missing", graph, None))
     assert not valid
-    texts = [error["details"] for found in wrong.values() for error in found["errors"]]
+    # the value, and what the input says of itself: its tooltip names the folder
+    texts = [error["details"] + str(error["extra_info"]) for found in wrong.values() for error in found["errors"]]
     assert any(all(word in text for word in told) for text in texts), texts
