@@ -70,7 +70,7 @@ def steer(
     transformer = getattr(transformer, "_orig_mod", transformer)
     spec = backbone_of(transformer)
     unet = spec.name in UNETS
-    every = [guidance] if isinstance(guidance, Guidance) else list(guidance)
+    every = list(guidance) if isinstance(guidance, Sequence) else [guidance]
     every = [each for each in every if not each.idle]
     batches = batches_of(model, binding, tracks, steps, branches)
     sites = [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer)
