@@ -58,10 +58,11 @@ _HOOKS: dict[type[Guidance], Callable[[Any, SteeredRun], Actor]] = {
         guidance, run.references, run.tracks, run.strides, run.prefix_frames, run.seed
     ),
 }
-"""Ways of steering that act before steps, and who does it. All others edit attention."""
+"""Ways of steering that act before steps, and who does it; all others edit attention."""
 
 
 def actor_for(guidance: Any, run: SteeredRun) -> Actor:
     """Who acts in a run under `guidance`."""
-    make = _HOOKS.get(type(guidance))
-    return AttentionGuidance(guidance, run.grid, run.steps, run.token) if make is None else make(guidance, run)
+    if guidance.where == "step":
+        return _HOOKS[type(guidance)](guidance, run)
+    return AttentionGuidance(guidance, run.grid, run.steps, run.token)

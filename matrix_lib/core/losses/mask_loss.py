@@ -61,8 +61,8 @@ def mask_loss(
             raise ValueError("the tracks know no frame of this clip: there is nothing to align with")
         if not bool(known.all()):
             values, masks = values[:, known], masks[:, known]
-    kernels = kernels_for("mask_loss", values, masks)
-    if scores == "logits" and kernels is not None:
+    kernels = kernels_for("mask_loss", values, masks) if scores == "logits" else None
+    if kernels is not None:
         bce, dice, l2 = kernels.terms(values.flatten(1), masks.flatten(1), weights.max_pos_weight)
         return MaskTerms(bce, dice, l2, weights.bce * bce + weights.dice * dice + weights.l2 * l2)
     x = values.flatten(1) if values.dtype == torch.float64 else values.flatten(1).float()

@@ -210,7 +210,8 @@ def _override(running: Running, layout: Layout, holder: _Runs, earlier: Any) -> 
         watching = [run for run in holder.runs if run.session.prediction == shown and run.session.watches(site)]
         edits = []
         if holder.editing is not None:
-            edits = [given for run in holder.runs for given in run.session.edits(layout.with_rows(call, run))]
+            editing = [run for run in holder.runs if run.session.editors]
+            edits = [given for run in editing for given in run.session.edits(layout.with_rows(call, run))]
         if edits:
             assert holder.editing is not None
             edited = holder.editing.run(call, edits, host_rows)

@@ -101,8 +101,8 @@ class _Step:
         self._at, self._known = x, known
 
     def denoised(self) -> Tensor:
-        if self._known is None:
-            self._known = self._model(self.x, self._sigma, **self._given)
+        if self._known is None or self._at is not self.x:
+            self._at, self._known = self.x, self._model(self.x, self._sigma, **self._given)
         return self._known
 
     def predict(self, x: Tensor) -> Tensor:
