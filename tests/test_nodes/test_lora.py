@@ -154,7 +154,7 @@ def test_what_does_not_fit_says_so(pack: Any, loras: Path, models: Any, vae: Any
     for model, name, words in (
         (wan, "cogvideox-1.safetensors", "the model is wan"),
         (cog, "broken.safetensors", "no whole safetensors"),
-        (cog, "gone.safetensors", "no 'gone.safetensors'"),
+        (cog, "gone.safetensors", "'gone.safetensors' is not on this machine"),
     ):
         with pytest.raises(ValueError, match=words):
             pack.run("MatrixApplyLoRA", model=model, lora=name)
