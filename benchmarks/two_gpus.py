@@ -338,11 +338,11 @@ class Watched(Trainer):
         self.stamps.append(time.perf_counter())
         return super().advance()
 
-    def preview(self, log: Any) -> None:
+    def progress(self) -> float:
         """After the last step is logged: the time at which it ended."""
-        super().preview(log)
         if self.step == self.config.run.steps:
             self.stamps.append(time.perf_counter())
+        return super().progress()
 
 
 def main(arguments: Sequence[str]) -> None:

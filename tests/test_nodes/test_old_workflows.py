@@ -122,7 +122,7 @@ def _input(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if isinstance(before, dict):
         for choice in before.keys() & after.keys():
             found += _inputs(f"{where}.{choice}", before[choice], after[choice])
-    elif before[:1] != after[:1]:
+    elif before and before[:1] != after[:1]:  # a menu of files is empty where there are none
         found.append(f"{where}: the first choice was {before[0]!r}, is {after[0]!r}")
     if old.get("template", {}) != new.get("template", {}):
         found.append(f"{where}: grows otherwise")

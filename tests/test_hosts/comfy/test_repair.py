@@ -408,7 +408,7 @@ def test_the_hosts_classes_are_asked_and_answer(comfy: ModuleType, caplog: pytes
     from comfy.ldm.cogvideo import model as host
 
     from matrix_lib.backbones.positions import add_sincos
-    from matrix_lib.hosts.comfy import repair
+    from matrix_lib.hosts.comfy.families import cogvideox
 
     class Table(host.CogVideoXPatchEmbed):
         def forward(self, text_embeds: Tensor, image_embeds: Tensor) -> Tensor:
@@ -431,10 +431,10 @@ def test_the_hosts_classes_are_asked_and_answer(comfy: ModuleType, caplog: pytes
             ]
 
     for learned in (False, True):
-        assert not repair._host_adds_table(host.CogVideoXPatchEmbed, learned)
-        assert repair._host_adds_table(Table, learned)
-    assert repair._host_fills_behind(host.CogVideoXTransformer3DModel)
-    assert not repair._host_fills_behind(Front)
+        assert not cogvideox._host_adds_table(host.CogVideoXPatchEmbed, learned)
+        assert cogvideox._host_adds_table(Table, learned)
+    assert cogvideox._host_fills_behind(host.CogVideoXTransformer3DModel)
+    assert not cogvideox._host_fills_behind(Front)
     assert "cannot ask" not in caplog.text
 
 
