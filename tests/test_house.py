@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,15 @@ MAX_FILE = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: the file it stands in, its line, the dotted target, and whether it runs at load time."""
+    """One import statement: the file it stands in, its line, the dotted target, whether it runs at load time, and
+    whether it is there for type checkers alone."""
 
     file: Path
     line: int
     target: str
     at_load: bool
     relative: bool
+    for_types: bool = False
 
     def __str__(self) -> str:
         return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.target}"
@@ -135,17 +138,17 @@ def walk(path: Path, tree: ast.Module) -> list[Import]:
     """Every import in `tree`, which stands in the file `path`."""
     found: list[Import] = []
 
-    def visit(node: ast.AST, at_load: bool) -> None:
+    def visit(node: ast.AST, at_load: bool, types: bool = False) -> None:
         if isinstance(node, ast.Import):
-            found.extend(Import(path, node.lineno, alias.name, at_load, False) for alias in node.names)
+            found.extend(Import(path, node.lineno, alias.name, at_load, False, types) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             relative = node.level > 0
-            found.extend(Import(path, node.lineno, name, at_load, relative) for name in _absolute(path, node))
+            found.extend(Import(path, node.lineno, name, at_load, relative, types) for name in _absolute(path, node))
         elif isinstance(node, ast.Call) and (name := _dynamic(node)) and not name.startswith("."):
             found.append(Import(path, node.lineno, name, at_load, False))
         lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or _type_checking(node)
         for child in ast.iter_child_nodes(node):
-            visit(child, at_load and not lazy)
+            visit(child, at_load and not lazy, types or _type_checking(node))
 
     visit(tree, True)
     return found
@@ -194,6 +197,23 @@ def test_imports_point_down() -> None:
         if FLOORS[there] >= FLOORS[here] or there not in FLOORS:
             wrong.append(f"{found} ({here} may not know {there})")
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Modules and folders, imports inside functions included."""
+    modules = {dotted(path): path for path in sources("matrix_lib", "nodes", "training", "scripts", "benchmarks")}
+    graph = {
+        name: {i.target for i in imports(path) if not i.for_types} & modules.keys() - {name}
+        for name, path in modules.items()
+    }
+    folders: dict[str, set[str]] = {}
+    for name, targets in graph.items():
+        here = name.rpartition(".")[0]
+        for there in (target.rpartition(".")[0] for target in targets):
+            inside = f"{there}.".startswith(f"{here}.") or f"{here}.".startswith(f"{there}.")
+            folders.setdefault(here, set()).update(set() if inside else {there})
+    for each in (graph, folders):
+        TopologicalSorter(each).prepare()  # a CycleError names the circle
 
 
 def test_every_folder_of_the_library_has_a_floor() -> None:
