@@ -53,6 +53,11 @@ class Blocks:
     stacks: tuple[tuple[Stack, ...], ...]
     text_first: bool = True
 
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """Paths of the lists of blocks, in the order in which they run, for example ("transformer_blocks",)."""
+        return tuple(dict.fromkeys(stack.path.partition(".{}")[0] for group in self.stacks for stack in group))
+
 
 @dataclass(frozen=True)
 class LayerChoice:

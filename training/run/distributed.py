@@ -13,18 +13,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from matrix_lib.hosts.diffusers.attach import backbone_of
+
 from .config import FitConfig
 
 __all__ = ["clip", "fill", "make_accelerator", "split_like", "spread", "trained_state", "unsynced", "whole"]
-
-_BLOCKS = (
-    "CogVideoXBlock",
-    "WanTransformerBlock",
-    "HunyuanVideoTransformerBlock",
-    "HunyuanVideoSingleTransformerBlock",
-    "HunyuanVideoTokenReplaceTransformerBlock",
-    "HunyuanVideoTokenReplaceSingleTransformerBlock",
-)
 
 
 def make_accelerator(config: FitConfig) -> Accelerator:
@@ -48,8 +41,9 @@ def spread(accelerator: Accelerator, net: nn.Module, config: FitConfig) -> nn.Mo
     """
     if config.run.sharding == "ddp" or accelerator.num_processes == 1:
         return accelerator.prepare(net)
-    units = [module for module in net.modules() if type(module).__name__ in _BLOCKS]
-    for unit in (*units, net.get_submodule("transformer"), net):
+    transformer = net.get_submodule("transformer")
+    blocks = [block for path in backbone_of(transformer).diffusers.lists for block in transformer.get_submodule(path)]
+    for unit in (*blocks, transformer, net):
         fully_shard(unit)
     return net
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from matrix_lib.hosts.diffusers.attach import backbone_of
+
 __all__ = ["PackedLinear", "attentions_of", "quantise_blocks"]
 
 Bits = Literal["int8", "fp8", "nf4"]
@@ -100,7 +102,7 @@ def quantise_blocks(
 ) -> int:
     """Packs the large linear layers of a transformer's blocks in place, except those inside the modules `kept` (by
     path), one after the other on a device. Returns how many. Raises ValueError for a transformer without blocks."""
-    stacks = ("transformer_blocks.", "single_transformer_blocks.", "blocks.")
+    stacks = tuple(f"{path}." for path in backbone_of(transformer).diffusers.lists)
     found = [
         (name, module)
         for name, module in transformer.named_modules()

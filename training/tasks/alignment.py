@@ -132,8 +132,8 @@ class AlignmentStep(Task):
         """Blocks that nobody watches; a watched one would be traced anew at every step."""
         task = self.task
         watched = {*task.v2t, *task.v2v, *task.lora_layers[0], *task.lora_layers[1]}
-        stacks = ("transformer_blocks", "single_transformer_blocks", "blocks")
-        blocks = [block for stack in stacks for block in getattr(self.model.transformer, stack, ())]
+        lists = self.model.shape.spec.diffusers.lists
+        blocks = [block for path in lists for block in self.model.transformer.get_submodule(path)]
         for at, block in enumerate(blocks):
             if at not in watched:
                 block.compile(dynamic=False)
