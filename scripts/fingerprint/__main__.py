@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.fingerprint", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--project", type=Path, default=ROOT, help="the tree to run; default: this one")
     parser.add_argument("--out", type=Path, help="the file to write")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="parts of it; default: all")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="parts; compare like with like")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="FILE", help="two files instead of a run")
     chosen = parser.parse_args()
     if chosen.compare:
