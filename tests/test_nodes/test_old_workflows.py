@@ -16,6 +16,7 @@ import pytest
 OLD = Path(__file__).resolve().parents[1] / "data" / "0.1"
 NAMES = sorted(path.stem for path in (OLD / "workflows").glob("*.json"))
 FILES = {"bikes.mp4"}  # which a person had put into the input folder
+NO_FILES = ["(no capture files yet)"]
 
 
 def read(name: str) -> Any:
@@ -86,6 +87,15 @@ def test_nodes_have_only_grown(info: dict[str, Any]) -> None:
     assert not shrunk(read("nodes.json"), today)
 
 
+def test_a_menu_of_files_may_hold_files() -> None:
+    old = read("nodes.json")
+    new = json.loads(json.dumps(old))
+    menu = new["MatrixLoadCapture"]["input"]["required"]["file"]
+    assert menu["options"] == NO_FILES
+    menu["options"] = ["matrix/tracks_00003_.safetensors [output]"]
+    assert not shrunk(old, new)
+
+
 def shrunk(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What 0.1 had and today's nodes have not, or have otherwise."""
     found = [f"{name} is gone" for name in old if name not in new]
@@ -118,11 +128,13 @@ def _input(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if new.get("min", 0) > old.get("min", 0) or new.get("max", 0) < old.get("max", 0):
         found.append(f"{where}: {old['min']} to {old['max']} is {new['min']} to {new['max']}")
     before, after = old.get("options", []), new.get("options", [])
+    if before == NO_FILES:
+        before = after  # a menu of files, frozen where there were none: today it lists what lies there
     found += [f"{where}: {choice!r} is no choice any more" for choice in before if choice not in after]
     if isinstance(before, dict):
         for choice in before.keys() & after.keys():
             found += _inputs(f"{where}.{choice}", before[choice], after[choice])
-    elif before and before[:1] != after[:1]:  # a menu of files is empty where there are none
+    elif before and before[:1] != after[:1]:
         found.append(f"{where}: the first choice was {before[0]!r}, is {after[0]!r}")
     if old.get("template", {}) != new.get("template", {}):
         found.append(f"{where}: grows otherwise")
