@@ -16,7 +16,11 @@ from .run import PERTURBED_KEY, Run, RunInfo, step_of
 
 @dataclass(frozen=True)
 class Layout:
-    """Where text and video lie in the calls of one forward."""
+    """Where text and video lie in the calls of one forward.
+
+    chunks: for each part of the batch its conditioning's id, and whether it is the guider's own prediction of it;
+    samples: latents in each part.
+    """
 
     grid: Grid
     text: tuple[int, int]
@@ -24,10 +28,20 @@ class Layout:
     video_self: int
     step: int
     sigma: float
-    chunks: tuple[tuple[Any, int], ...]
+    chunks: tuple[tuple[Any, bool], ...]
     samples: int
     frames: tuple[int, ...] | None
     extra: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        """Rows of the batch."""
+        return len(self.chunks) * self.samples
+
+    @property
+    def own(self) -> bool:
+        """Whether any of it is the guider's own prediction, or one of ours."""
+        return any(own for _, own in self.chunks)
 
     def call(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Any) -> AttentionCall:
         size = self.grid.size
@@ -50,22 +64,30 @@ class Layout:
             self.extra,
         )  # fmt: skip
 
-    def with_rows(self, call: AttentionCall, run: Run) -> AttentionCall:
+    def with_rows(self, call: AttentionCall, run: Run, shown: bool = False) -> AttentionCall:
+        """The call with the words and tracks of each row. shown: what is asked for besides, by other packs, is left out
+        (it is steered, and not shown)."""
         rows = []
-        for uuid, side in self.chunks:
-            ordinal, binding, tracks = run.rows.get(uuid, (0, None, None))
+        for name, own in self.chunks:
+            prompt = run.prompts.get(name)
             for sample in range(self.samples):
-                if side == 0:
-                    rows.append(BatchRow("cond", (ordinal, sample), binding, tracks))
+                if prompt is None or (shown and not own):
+                    rows.append(BatchRow("uncond", (name, sample), None, run.shared_tracks))
                 else:
-                    rows.append(BatchRow("uncond", (uuid, sample), None, run.shared_tracks))
+                    rows.append(BatchRow("cond", (prompt.ordinal, sample), prompt.binding, prompt.tracks))
         return replace(call, rows=tuple(rows))
 
 
 def layout_of(
-    module: nn.Module, info: RunInfo, x: Tensor, text: Tensor, options: dict[str, Any], extra: dict[str, Any]
+    module: nn.Module,
+    info: RunInfo,
+    x: Tensor,
+    text: Tensor,
+    options: dict[str, Any],
+    extra: dict[str, Any],
+    chunks: tuple[tuple[Any, bool], ...],
 ) -> Layout:
-    """Reads the layout of one forward off its inputs; the same for all calls in it."""
+    """Reads the layout of one forward off its inputs; the same for all calls in it. chunks: see `Layout`."""
     spec, full, patch = info.spec, info.grid, info.grid.patch
     t, h, w = x.shape[-3:]
     grid = Grid.from_latent((t, h, w), patch, full.temporal_stride, full.spatial_stride)
@@ -73,7 +95,6 @@ def layout_of(
         grid = full
     before_text, after_text, before_video = family(spec.name).other_tokens(module, grid, extra)
     length = text.shape[1]
-    uuids, sides = options.get("uuids") or [None], options.get("cond_or_uncond") or [0]
     sigma = float(options["sigmas"].flatten()[0])
     return Layout(
         grid=grid,
@@ -82,8 +103,8 @@ def layout_of(
         video_self=before_video,
         step=step_of(info, sigma),
         sigma=sigma,
-        chunks=tuple(zip(uuids, sides)),
-        samples=max(1, x.shape[0] // max(1, len(sides))),
+        chunks=chunks,
+        samples=max(1, x.shape[0] // max(1, len(chunks))),
         frames=_window_frames(options, grid, full),
         extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
     )

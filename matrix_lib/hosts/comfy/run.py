@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ __all__ = [
     "PERTURBED_KEY",
     "PREFIX_FRAMES",
     "TRACKS",
+    "Prompt",
     "Run",
     "RunInfo",
     "step_of",
@@ -36,6 +37,14 @@ PREFIX_FRAMES = (
     "matrix_lead_frames"  # in transformer_options: latent frames that fill the first temporal patch of a clip
 )
 GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted; the value: checkpointed
+
+
+class Prompt(NamedTuple):
+    """One conditioning that is watched and steered: its place among them, the words and tracks that it carries."""
+
+    ordinal: int
+    binding: PromptBinding | None
+    tracks: MaskTracks | None
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,12 @@ class RunInfo:
 
 @dataclass
 class Run:
-    """State of one sampling run."""
+    """State of one sampling run. prompts: by the host's id of each conditioning."""
 
     info: RunInfo
     session: Session
     modules: list[tuple[nn.Module, AttentionSite]]
-    rows: dict[Any, tuple[int, Any, Any]] = field(default_factory=dict)
+    prompts: Mapping[Any, Prompt]
 
     def __post_init__(self) -> None:
         self.shared_tracks = self.info.shared_tracks

@@ -25,7 +25,7 @@ from torch import Tensor
 from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
-from .autograd import differentiable, plain_weights, pytorch_attention
+from .autograd import differentiable, plain_weights
 from .run import GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
 __all__ = ["first_calls", "level_of", "stepped"]
@@ -121,7 +121,6 @@ class _Step:
             **options.get("transformer_options", {}),
             PERTURBED_KEY: losses,
             GRADIENT_KEY: losses.guidance.checkpoint,
-            "optimized_attention_override": pytorch_attention,
         }
         with differentiable():
             plain_weights(guider.inner_model.diffusion_model)

@@ -31,7 +31,7 @@ from ...core.words.binding import PromptBinding
 from ...instrument.capture import Capture
 from ...instrument.editing import EditRunner
 from ...instrument.recorder import Recorder, RecorderConfig
-from ...instrument.session import PERTURBED, Session
+from ...instrument.session import PERTURBED, BaseObserver, Session
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .model_shape import patch_of
@@ -86,7 +86,7 @@ def attach(
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)
     try:
-        with marked(sites, state.enter, state.leave) as running:
+        with marked(sites, enter=state.enter, leave=state.leave) as running:
             state.running = running
             yield
     finally:
@@ -168,6 +168,7 @@ class _Intercept(TorchFunctionMode):
         out, lse = self._run(func, q, k, v, given)
         if self.state.shown:
             self.state.session.observe(self._call(q, k, v, given), lse)
+            self.state.session.settle(self.now.site)
         return out
 
     def _edited(self, calls: dict[_Intercept, AttentionCall], edits: list[Any], given: dict[str, Any]) -> Tensor:
@@ -185,6 +186,7 @@ class _Intercept(TorchFunctionMode):
                 seen = edited.seen()
                 for mode in watching:
                     mode.state.session.observe(replace(seen, rows=calls[mode].rows, step=calls[mode].step), edited.lse)
+                    mode.state.session.settle(call.site)
         return edited.out
 
     def _call(self, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Any]) -> AttentionCall:
@@ -269,7 +271,7 @@ def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: di
     return Forward(grid, text.shape[1], x.shape[0], float(torch.as_tensor(given["timestep"]).flatten()[0]))
 
 
-class Watch:
+class Watch(BaseObserver):
     """What `watch` yields: the recording of everything that ran inside the context."""
 
     def __init__(
@@ -297,8 +299,9 @@ class Watch:
         if self._recorder.wants(call.site):
             self._recorder.observe(call, lse)
 
-    def step_done(self, step: int, denoised: Tensor | None) -> None:
-        """A diffusers transformer does not say when a step ends; the next timestep begins the next one."""
+    def settle(self, site: AttentionSite, whole: bool) -> None:
+        if self._recorder is not None and self._recorder.wants(site):
+            self._recorder.settle(site, whole)
 
     def begin(self, forward: Forward) -> None:
         if self._recorder is None:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from support_attention import Explicit, make_binding, make_tracks
+from support_attention import Explicit, Watcher, make_binding, make_tracks
 from support_counts import SEED, count
 from support_native import FAMILIES, conditioning, latent, native_model, sample, text_rows
 
@@ -89,8 +89,8 @@ def test_maps_equal_the_explicit_softmax_and_latents_do_not_change(tools, models
     assert clean(model)
     capture = runs[0].result()
     stream = capture.streams[0]
-    binding = pos[0][1][tools.host.BINDING]
-    on_grid = pos[0][1][tools.host.TRACKS].to_grid(stream.grid, "nearest")
+    binding = pos[0][1][tools.run.BINDING]
+    on_grid = pos[0][1][tools.run.TRACKS].to_grid(stream.grid, "nearest")
     query = {name: on_grid.query(name) for name in on_grid.names}
     query["passes"] = torch.cat(list(query.values())).unique()
     explicit = Explicit({p.name: p.rows for p in binding.phrases}, query)
@@ -119,7 +119,7 @@ def test_live_reads_are_exact_in_float32(tools, models, family):
     words, tokens = {"a": (1, 2, 4), "b": (4, 6)}, {"a": torch.tensor([0, 1, 7])}
     explicit, errors = Explicit(words, tokens), []
 
-    class Check:
+    class Check(Watcher):
         wants, step_done = explicit.wants, explicit.step_done
 
         def observe(self, call, lse):
@@ -178,7 +178,7 @@ def test_two_positives_and_a_batch_of_two_never_mix(tools, models, family):
         for s in runs[0].result().streams:
             want, got = s.v2t.float(), together[ordinal, s.key[1]].v2t.float()
             assert (got - want).abs().max() <= 2e-3 * want.max()
-            assert together[ordinal, s.key[1]].binding is pos[0][1][tools.host.BINDING]
+            assert together[ordinal, s.key[1]].binding is pos[0][1][tools.run.BINDING]
     assert not torch.equal(together[0, 0].v2t, together[0, 1].v2t), "two samples have noise of their own"
 
 
@@ -229,15 +229,12 @@ def test_context_windows_fill_the_whole_clip(tools, models, comfy):
     plain = sample(model, pos, neg, z, steps=1)
     seen = []
 
-    class Frames:
+    class Frames(Watcher):
         def wants(self, site):
             return site.layer == 0
 
         def observe(self, call, lse):
             seen.append((call.grid.frames, call.frame_index))
-
-        def step_done(self, step, denoised):
-            pass
 
     sample(tools.observing(model, Frames()), pos, neg, z, steps=1)
     assert {f for _, index in seen for f in index} == set(range(9))
@@ -258,16 +255,10 @@ class Stop(BaseException):
 
 
 def failing(tools, model, error, layer=1):
-    class Fails:
-        def wants(self, site):
-            return True
-
+    class Fails(Watcher):
         def observe(self, call, lse):
             if call.site.layer == layer:
                 raise error
-
-        def step_done(self, step, denoised):
-            pass
 
     return tools.observing(model, Fails())
 
