@@ -35,6 +35,7 @@ from .steps import stepped
 __all__ = ["attach", "perturbed"]
 
 Sites = list[tuple[nn.Module, AttentionSite]]
+_SKIPPED = "the model was not asked at some steps (a cache answered): they are not in the maps"
 
 
 def attach(model: Any, make_session: Callable[[RunInfo], Session]) -> Any:
@@ -167,6 +168,9 @@ def _with_callback(callback: Any, holder: _Runs) -> Callable[..., None]:
             callback(step, denoised, x, total)
         for run in holder.runs:  # after the host's own preview, so that a live panel is what stays on the node
             run.session.step_done(step, denoised)
+        if not holder.predictions.asked:  # a cache in front of the guider, even
+            holder.troubles.add(_SKIPPED)
+        holder.predictions.asked = False
         holder.tell(done=False)
 
     return after
@@ -254,7 +258,7 @@ def _check_ran(holder: _Runs, layout: Layout, wanted: Sites, running: Running) -
         return
     missing = [site for _, site in wanted if site.name not in running.entered]
     if len(missing) == len(wanted):
-        holder.troubles.add("the model was not asked at some steps (a cache answered): they are not in the maps")
+        holder.troubles.add(_SKIPPED)
         return
     for site in missing:
         holder.troubles.add("it did not run at some steps (layers are skipped), and is not in the maps there", site)

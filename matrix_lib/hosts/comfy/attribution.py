@@ -35,12 +35,17 @@ def prompts_of(conds: Mapping[str, Any]) -> dict[Any, Prompt]:
 
 
 class Predictions:
-    """Follows the predictions of one sampling run. `notes`: of predictions that could not be attributed."""
+    """Follows the predictions of one sampling run.
+
+    notes: of predictions that could not be attributed. asked: whether the guider asked the model for anything since a
+    reader last made it false.
+    """
 
     def __init__(self) -> None:
         self.notes: dict[str, None] = {}
         self._options: Mapping[str, Any] | None = None  # of the guider's call that is open
         self._made: set[Any] = set()  # (conditioning, window) that it has predicted
+        self.asked = False
         self._asked: dict[Any, bool] = {}  # conditionings of the open batch: whether they are the guider's own
         self._ran: set[Any] = set()  # of these, those that the model was called with
 
@@ -63,6 +68,7 @@ class Predictions:
         own = self._own(options)
         before = self._asked, self._ran
         self._asked, self._ran = {name: own and (name, place) not in self._made for name in ids}, set()
+        self.asked |= own
         if own:
             self._made.update((name, place) for name in ids)
         try:

@@ -55,10 +55,12 @@ class Foreign:
     """What a sampling run has learnt of other packs' overrides that bring kernels of their own, by site and override.
 
     bypassed: passed by where the host's kernel is needed. explained: whether our q, k and v gave their output.
+    reaching: whether they go through the kernel that they are handed.
     """
 
     bypassed: set[tuple[str, int]] = field(default_factory=set)
     explained: dict[tuple[str, int], bool] = field(default_factory=dict)
+    reaching: dict[tuple[str, int], bool] = field(default_factory=dict)
 
 
 class Override:
@@ -98,6 +100,8 @@ class Override:
                 self._odd("attention ran more often than once in a forward", running.module)
             return self._host(func)(q, k, v, heads, mask=mask, **kwargs)
         if self.earlier is None or (running.site.name, id(self.earlier)) in self.foreign.bypassed:
+            return self._run(func, q, k, v, heads, mask, kwargs)
+        if self.kernel is not None and not self._reaches(self.earlier, func, q, k, v, heads, mask, kwargs):
             return self._run(func, q, k, v, heads, mask, kwargs)
         return self._behind(self.earlier, func, q, k, v, heads, mask, kwargs)
 
@@ -140,6 +144,30 @@ class Override:
             return out
         return self._own_kernel(earlier, tap, out, func, q, k, v, heads, mask, kwargs)
 
+    def _reaches(
+        self, earlier: Kernel, func: Kernel, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any, kwargs: dict
+    ) -> bool:
+        """Whether another pack's override goes through the kernel that it is handed. It is asked once, outside of what
+        gradients go through: a checkpointed block has to run twice in the same way."""
+        site = self.running.site
+        assert site is not None
+        at = (site.name, id(earlier))
+        if at not in self.foreign.reaching:
+            calls = []
+
+            @functools.wraps(func)
+            def kernel(*args: Any, **given: Any) -> Tensor:
+                calls.append(1)
+                return func(*args, **given)
+
+            with torch.no_grad():
+                q, k, v = q.detach(), k.detach(), v.detach()
+                out = earlier(kernel, q, k, v, heads, mask=mask, **kwargs)
+                self.foreign.reaching[at] = bool(calls)
+                if not calls:
+                    self._own_kernel(earlier, LseTap(), out, func, q, k, v, heads, mask, kwargs)
+        return self.foreign.reaching[at]
+
     def _own_kernel(
         self, earlier: Kernel, tap: LseTap, out: Tensor, func: Kernel, q: Tensor, k: Tensor, v: Tensor,
         heads: int, mask: Any, kwargs: dict,
@@ -163,7 +191,7 @@ class Override:
                 f"{who(earlier)} brings a kernel of its own; where attention is steered PyTorch's runs instead", site
             )
             self.foreign.bypassed.add(at)
-            return self._run(func, q, k, v, heads, mask, kwargs)
+            return out if self.kernel is not None else self._run(func, q, k, v, heads, mask, kwargs)
         if explained:
             self._show(call, None)
         elif (seen := tap.only_call(call.q)) is not None:  # it changed q or k, in front of PyTorch's kernel

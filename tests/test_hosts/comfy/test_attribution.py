@@ -125,6 +125,34 @@ def test_an_own_kernel_that_changes_nothing_is_shown_and_passed_by_where_it_is_s
     assert any("other" in note and "PyTorch's runs instead" in note for note in acted[0].notes)
 
 
+def test_gradients_beside_an_own_kernel_and_beside_changed_keys(model):
+    """Blocks are checkpointed: the way through another pack's override is the same in both of their runs."""
+    from matrix_lib.core.guidance.gradient import GradientGuidance
+    from matrix_lib.hosts.comfy.steer import steer
+
+    def own(func, q, k, v, heads, mask=None, **kwargs):
+        q, k, v = (split(t, heads) for t in (q, k, v))
+        return softmax(q, k, v, q.shape[-1] ** -0.5).transpose(1, 2).flatten(2)
+
+    def halved(func, q, k, v, heads, **kwargs):
+        return func(q, k * 0.5, v, heads, **kwargs)
+
+    def behind(func, q, k, v, heads, mask=None, **kwargs):
+        return own(func, q, k * 0.5, v, heads)
+
+    given, guidance = inputs(), GradientGuidance()
+    want = sample(steer(model, guidance), *given, steps=1)
+    acted = []
+    got = sample(steer(with_override(model, own), guidance, done=acted.append), *given, steps=1)
+    assert (got - want).abs().max() < 1e-3 * want.abs().max()
+    assert any("own" in note and "PyTorch's runs instead" in note for note in acted[0].notes)
+    changed = with_override(model, halved)
+    moved = sample(steer(changed, guidance), *given, steps=1) - sample(changed, *given, steps=1)
+    assert moved.abs().max() > 0
+    with pytest.raises(ValueError, match="cannot be steered"):
+        sample(steer(with_override(model, behind), guidance), *given, steps=1)
+
+
 def test_steering_acts_on_changed_keys_or_refuses(model):
     from matrix_lib.core.guidance.region_bias import RegionBias
     from matrix_lib.hosts.comfy.steer import steer
