@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ class _Place:
 class Compiled:
     """The compiled parts of one model while it is watched or steered; lives as long as a run, or an attachment.
 
-    note: called with each sentence that people have to read, once a sentence.
+    note: called with each sentence that people have to read, once a sentence and compiled model.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -81,31 +81,51 @@ class Compiled:
         self._twins: dict[tuple[int, str], tuple[_Place, Callable[..., Any]]] = {}
 
     @contextlib.contextmanager
-    def opened(self, root: nn.Module, gradients: bool = False) -> Iterator[bool]:
-        """While open, compiled parts of `root` run as graphs of our own, or uncompiled where `gradients` are wanted.
-        Yields whether there are any. Everything is put back as it was."""
-        places = _places(root) if "torch._dynamo" in sys.modules else []
-        if not places:
-            yield False
-            return
-        before = [(place, place.owner.__dict__[place.attribute]) for place in places]
-        try:
-            for place in places:
-                place.owner.__dict__[place.attribute] = self._replaced(place, gradients)
-            with _room():
-                yield True
-        finally:
-            for place, call in before:
-                place.owner.__dict__[place.attribute] = call
+    def opened(
+        self, root: nn.Module, watched: Sequence[nn.Module] | None = None, aside: Sequence[nn.Module] = ()
+    ) -> Iterator[None]:
+        """While open, compiled parts of `root` run as graphs of our own, or uncompiled where gradients are recorded.
+        Everything is put back as it was.
 
-    def _replaced(self, place: _Place, gradients: bool) -> Callable[..., Any]:
-        if gradients:
-            self._tell("a compiled model runs uncompiled where gradients are wanted (gradient guidance): slower, right")
-            return place.original
+        watched: only parts that one of these is in; None: all.
+        aside: modules in those parts that are not compiled at all meanwhile. Blocks of a kind share their graphs, so
+        these are the attention of every block, watched or not.
+        """
+        places = _places(root) if "torch._dynamo" in sys.modules else []
+        if watched is not None:
+            places = [place for place in places if not set(watched).isdisjoint(place.owner.modules())]
+        if not places:
+            yield
+            return
+        inside = {module for place in places for module in place.owner.modules()}
+        new = [(place.owner, place.attribute, self._replaced(place)) for place in places]
+        new += [(each, "forward", torch.compiler.disable(each.forward)) for each in aside if each in inside]
+        before = [(owner, name, owner.__dict__.get(name)) for owner, name, _ in new]
+        try:
+            for owner, name, call in new:
+                owner.__dict__[name] = call
+            with _room():
+                yield
+        finally:
+            for owner, name, earlier in before:
+                if earlier is None:
+                    owner.__dict__.pop(name, None)
+                else:
+                    owner.__dict__[name] = earlier
+
+    def _replaced(self, place: _Place) -> Callable[..., Any]:
         key = id(place.owner), place.attribute
         if key not in self._twins or self._twins[key][0].original != place.original:
             self._twins[key] = place, self._twin(place)
-        return self._twins[key][1]
+        twin = self._twins[key][1]
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return twin(*args, **kwargs)
+            self._tell("a compiled model runs uncompiled where gradients are wanted: slower, and right")
+            return place.original(*args, **kwargs)
+
+        return run
 
     def _twin(self, place: _Place) -> Callable[..., Any]:
         context = place.context

@@ -225,7 +225,7 @@ def _apply_model(
         running, layout, earlier, holder.runs, watching, holder.editing, holder.troubles, holder.foreign, kernel
     )
     options["optimized_attention_override"] = hidden(override.__call__)
-    executor = apart(executor, holder.compiled, GRADIENT_KEY in options)
+    executor = apart(executor, holder.compiled)
     with marked(wanted, running, leave=override.left):
         if GRADIENT_KEY not in options:
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

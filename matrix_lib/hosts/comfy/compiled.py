@@ -13,12 +13,12 @@ from ..compiled import Compiled
 __all__ = ["apart"]
 
 
-def apart(executor: Any, compiled: Compiled, gradients: bool) -> Any:
+def apart(executor: Any, compiled: Compiled) -> Any:
     """The executor of an APPLY_MODEL wrapper, behind whose last wrapper the compiled parts of the model run as
     `Compiled.opened` says."""
 
     def last(following: Any, *args: Any, **kwargs: Any) -> Any:
-        with compiled.opened(following.class_obj.diffusion_model, gradients):
+        with compiled.opened(following.class_obj.diffusion_model):
             return following(*args, **kwargs)
 
     executor.wrappers = [*executor.wrappers, last]  # a list of this executor alone
