@@ -42,10 +42,8 @@ def compiled(model, how, backend):
     return model
 
 
-@pytest.mark.parametrize(
-    ("family", "how"),
-    [("cogvideox", "whole"), ("wan_t2v", "blocks"), ("hunyuan", "blocks"), ("cogvideox15", "in place")],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("family", "how"), CASES)
 def test_maps_and_steering_are_those_of_the_uncompiled_model(family, how, caplog):
     torch._dynamo.reset()
     model, args, grid, length = build(family)
