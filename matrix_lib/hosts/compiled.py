@@ -25,7 +25,7 @@ from torch import nn
 __all__ = ["Apart", "Compiled", "plain"]
 
 # what is another object in every forward, and stands outside of the graphs
-_OURS = ("optimized_attention_override", "_forward_hooks", "_forward_pre_hooks", "_torch_function_mode")
+_OURS = ("optimized_attention_override", "_forward_hooks", "_forward_pre_hooks")
 _LEAST_GRAPHS = 64  # of one function; Dynamo's own limit of 8 is soon met by blocks that are cut in pieces
 
 
