@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..backbones.spec import Blocks
+from ..core.no_compile import hidden
 from ..core.sites import AttentionSite
 
 __all__ = ["Running", "find_sites", "marked"]
@@ -41,7 +42,7 @@ def find_sites(root: nn.Module, blocks: Blocks) -> list[tuple[nn.Module, Attenti
 
     Raises ValueError when the tree does not have a stack that its family promises.
     """
-    tree = dict(root.named_modules())
+    tree = {name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module for name, module in root.named_modules()}
     found: list[tuple[nn.Module, AttentionSite]] = []
     first = 0
     for group in blocks.stacks:
@@ -88,8 +89,8 @@ def marked(
                 leave(now)
             now.site = now.module = None
 
-        handles.append(module.register_forward_pre_hook(before))
-        handles.append(module.register_forward_hook(after, always_call=True))
+        handles.append(module.register_forward_pre_hook(hidden(before)))
+        handles.append(module.register_forward_hook(hidden(after), always_call=True))
 
     try:
         for module, site in sites:

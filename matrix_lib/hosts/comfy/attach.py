@@ -19,13 +19,16 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
+from ...core.no_compile import hidden
 from ...core.sites import AttentionSite
 from ...instrument.editing import EditRunner
 from ...instrument.gradient import StopForward
 from ...instrument.session import Session
+from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
 from .attribution import Predictions, prompts_of
 from .autograd import plain_tensors, pytorch_kernel, running_blocks
+from .compiled import apart
 from .layout import Layout, layout_of
 from .model import backbone_of, diffusion_model, grid_of
 from .override import Foreign, Override, Troubles
@@ -75,6 +78,7 @@ class _Runs:
         self.runs = runs
         self.editing = EditRunner() if any(run.session.editors for run in runs) else None
         self.predictions, self.troubles, self.foreign = Predictions(), Troubles(), Foreign()
+        self.compiled = Compiled(self.troubles.add)
         self._logged: set[str] = set()
         self._sites: dict[int, Sites | None] = {id(network): runs[0].modules}
 
@@ -224,7 +228,8 @@ def _apply_model(
     override = Override(
         running, layout, earlier, holder.runs, watching, holder.editing, holder.troubles, holder.foreign, kernel
     )
-    options["optimized_attention_override"] = override
+    options["optimized_attention_override"] = hidden(override.__call__)
+    executor = apart(executor, holder.compiled)
     with marked(wanted, running, leave=override.left):
         if GRADIENT_KEY not in options:
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...core.sites import AttentionSite
+from ..compiled import plain
 from ..modules import Running
 
 __all__ = ["differentiable", "plain_tensors", "plain_weights", "pytorch_kernel", "running_blocks"]
@@ -116,4 +117,4 @@ def _blocks(root: nn.Module, sites: list[tuple[nn.Module, AttentionSite]]) -> li
         parts = site.name.split(".")
         number = next(place for place, part in enumerate(parts) if part.isdecimal())
         names.append(".".join(parts[: number + 1]))
-    return [root.get_submodule(name) for name in dict.fromkeys(names)]
+    return [plain(root.get_submodule(name)) for name in dict.fromkeys(names)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from ...backbones import BackboneSpec, match
 from ...core.attention.masks import batch_part
 from ...core.attention.sdpa_lse import sdpa_with_lse
 from ...core.grid import Grid
+from ...core.no_compile import hidden
 from ...core.sites import AttentionCall, AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
@@ -32,6 +34,7 @@ from ...instrument.capture import Capture
 from ...instrument.editing import EditRunner
 from ...instrument.recorder import Recorder, RecorderConfig
 from ...instrument.session import PERTURBED, BaseObserver, Session
+from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .model_shape import patch_of
@@ -76,7 +79,8 @@ def attach(
     """
     model = _plain(transformer)
     spec = backbone_of(model)
-    sites = [(module, site) for module, site in find_sites(model, spec.diffusers) if session.wants(site)]
+    found = find_sites(model, spec.diffusers)
+    sites = [(module, site) for module, site in found if session.wants(site)]
     state = _State(spec, session)
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -84,11 +88,14 @@ def attach(
         state.forward = _read_forward(module, spec, args, kwargs, prefix_frames)
         on_forward(state.forward)
 
-    handle = model.register_forward_pre_hook(before, with_kwargs=True)
+    handle = model.register_forward_pre_hook(hidden(before), with_kwargs=True)
+    compiled = Compiled(lambda text: logging.getLogger(__name__).warning("MATRIX: %s", text))
     try:
-        with marked(sites, enter=state.enter, leave=state.leave) as running:
-            state.running = running
-            yield
+        attention, watched = [module for module, _ in found], [module for module, _ in sites]
+        with compiled.opened(transformer, watched, attention):
+            with marked(sites, enter=state.enter, leave=state.leave) as running:
+                state.running = running
+                yield
     finally:
         handle.remove()
         state.close()
