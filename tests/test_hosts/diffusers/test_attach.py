@@ -131,7 +131,7 @@ def test_errors_and_interrupts_leave_nothing_behind(error):
     model, args, _, length = build("hunyuan")
     plain = forward(model, args)
 
-    class Fails:
+    class Fails(Watcher):
         def wants(self, site):
             return True
 
