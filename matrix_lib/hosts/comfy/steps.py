@@ -26,7 +26,7 @@ from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
 from .autograd import differentiable, plain_weights
-from .run import GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
+from .run import FRONT_FRAMES, GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
 __all__ = ["first_calls", "level_of", "stepped"]
 
@@ -71,10 +71,9 @@ def _sample(
     extra_args = dict(extra_args or {})
     if x.ndim != 5:
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(x.shape)}")
+    inner = extra_args.get("model_options", {}).get("transformer_options", {})
     for hook in hooks:
-        hook.prefix_frames = int(
-            extra_args.get("model_options", {}).get("transformer_options", {}).get(PREFIX_FRAMES, 0)
-        )
+        hook.prefix_frames = sum(int(inner.get(name, 0)) for name in (PREFIX_FRAMES, FRONT_FRAMES))
         hook.seed = int(extra_args.get("seed") or 0)
         hook.begin(x, len(sigmas) - 1)
     stepping = _Stepping(model, hooks, extra_args, len(sigmas) - 1)
