@@ -126,7 +126,8 @@ class Grid:
 
 @dataclass(frozen=True)
 class Framing:
-    """How source frames become what the model sees: one crop and one resize, for images and masks alike.
+    """How source frames become what the model sees: one crop and one resize, for images and masks alike. `apply` smooths
+    pictures before it makes them smaller; hosts resize start images as they do themselves, with the same crop.
 
     Args:
         source, target: (height, width) in pixels.

@@ -97,6 +97,7 @@ class _Step:
     ) -> None:
         self.x, self.step, self.steps, self.level = x, step, steps, level_of(model, sigma)
         self._model, self._sigma, self._given = model, sigma, given
+        self._front = int(given.get("model_options", {}).get("transformer_options", {}).get(FRONT_FRAMES, 0))
         self._at, self._known = x, known
 
     def denoised(self) -> Tensor:
@@ -136,8 +137,11 @@ class _Step:
         return None if found is None else found.to(x)
 
     def move(self, x: Tensor, mask: Tensor | None) -> None:
-        """The latent is now x, in the places that `mask` leaves to be made. What was predicted last is its prediction,
-        if it was predicted at x."""
+        """The latent is now x, in the places that `mask` leaves to be made and behind reference frames. What was
+        predicted last is its prediction, if it was predicted at x."""
+        front = self.x[:, :, : self._front]
+        if not torch.equal(x[:, :, : self._front], front):
+            x = torch.cat([front, x[:, :, self._front :]], 2)
         if x is not self._at:
             self._known = None
         self.x = x if mask is None else self.x + (x - self.x) * mask

@@ -403,3 +403,26 @@ def test_windows_over_a_latent_with_references(comfy, anchored):
     first = ((6, 12), (6, 12), (2, 2, 3), (0, 1), 18)
     later = ((6, 18), (6, 18), (3, 2, 3), (0, 1, 2), 24) if anchored else ((0, 18), (0, 18), (3, 2, 3), (0, 1, 2), 18)
     assert seen == {first, later, (1, 16, 3, 4, 6)}
+
+
+def test_what_acts_before_steps_leaves_references_alone():
+    """Both clocks hold the whole clip; the reference frame in front of it stays what the sampler made of it."""
+    import comfy.sample
+
+    from matrix_lib import DualClockDenoising
+    from matrix_lib.hosts.comfy.steer import steer
+
+    made = vace()
+    given = torch.randn(1, 16, 3, 4, 6, generator=torch.Generator().manual_seed(1))
+    held = steer(made.model, DualClockDenoising(1.0, 1.0), reference={"samples": given})
+    noise = torch.randn(made.latent.shape, generator=torch.Generator().manual_seed(8))
+    states = []
+    for model in (made.model, held):
+        with torch.inference_mode():
+            comfy.sample.sample(
+                model, noise, 2, 1.0, "euler", "simple", made.positive, made.negative, made.latent, disable_pbar=True,
+                callback=lambda step, x0, x, total: states.append(x.clone()),
+            )  # fmt: skip
+    plain, steered = states[:2], states[2:]
+    assert torch.equal(plain[0][:, :, :1], steered[0][:, :, :1])
+    assert not torch.allclose(plain[0][:, :, 1:], steered[0][:, :, 1:])
