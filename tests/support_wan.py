@@ -53,7 +53,7 @@ def _fill(network: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, weight in network.named_parameters():
         noise = (
-            torch.randn(weight.shape, generator=generator) if weight.numel() < 1 << 21 else torch.zeros(weight.shape)
+            torch.randn(weight.shape, generator=generator) if weight.numel() < 1 << 23 else torch.zeros(weight.shape)
         )
         scale = (weight.ndim == 1 and name.endswith("weight")) or name.endswith("gamma")
         weight.data = 1 + 0.1 * noise if scale else 0.03 * noise
@@ -83,13 +83,15 @@ def _audio() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Setup:
-    """A run as people build it. `front`: latent frames that the host's node says will be trimmed."""
+    """A run as people build it. `front`: latent frames that the host's node says will be trimmed; `given`: the clip's
+    own first ones, which the host overwrites before each step."""
 
     model: Any
     positive: list
     negative: list
     latent: Tensor
     front: int = 0
+    given: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Recipe:
     dims: dict[str, Any] = field(default_factory=dict)
     trims: int | None = None  # which output of the node says what is cut off in front
     size: dict[str, int] = field(default_factory=lambda: SIZE)
+    alone: bool = False  # the host runs it in batches of one, so not beside a second prediction
 
 
 _ANIMATE = {"continue_motion_max_frames": 5, "video_frame_offset": 0}
@@ -119,7 +122,17 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
             "picture", "nodes_wan", "Wan22FunControlToVideo", {"ref_image": 1}, {"in_dim": 52, "in_dim_ref_conv": 16}
         ),
     ),
-    "WAN21_I2V": (Recipe("start", "nodes_wan", "WanImageToVideo", {"start_image": 1}),),
+    "WAN21_I2V": (
+        Recipe("start", "nodes_wan", "WanImageToVideo", {"start_image": 1}),
+        Recipe(
+            "talk",
+            "nodes_wan",
+            "WanInfiniteTalkToVideo",
+            {"start_image": 1},
+            {"dim": 1280, "num_heads": 10},
+            alone=True,
+        ),
+    ),
     "WAN21_FunControl2V": (Recipe("control", "nodes_wan", "WanFunControlToVideo", {"control_video": 9}),),
     "WAN21_Camera": (Recipe("start", "nodes_wan", "WanCameraImageToVideo", {"start_image": 1}),),
     "WAN22_Camera": (Recipe("start", "nodes_wan", "WanCameraImageToVideo", {"start_image": 1}),),
@@ -173,9 +186,33 @@ def setup(name: str, recipe: Recipe, positive: list, negative: list) -> Setup:
     given = {key: value if key in settings else picture(value) for key, value in recipe.given.items()}
     if "audio_encoder_output" in given:
         given["audio_encoder_output"] = _audio()
+    if recipe.node == "WanInfiniteTalkToVideo":
+        return _talking(node, model, positive, negative, given)
     batch = {} if recipe.node == "WanDancerVideo" else {"batch_size": 1}
     with torch.inference_mode():
         made = node.execute(positive, negative, wan_vae(), **size, **batch, **given).result
     latent = next(each for each in made if isinstance(each, dict))["samples"]
     front = 0 if recipe.trims is None else made[recipe.trims]
     return Setup(model, made[0], made[-2] if recipe.node == "WanPhantomSubjectToVideo" else made[1], latent, front)
+
+
+def _talking(node: Any, model: Any, positive: list, negative: list, given: dict[str, Any]) -> Setup:
+    """InfiniteTalk: patches of the MODEL attend to sound in each block, and hold the first latent frame."""
+    import comfy.model_patcher
+    import comfy.ops
+    from comfy_extras.nodes_model_patch import MultiTalkModelPatch
+
+    patch = MultiTalkModelPatch(
+        in_dim=1280, out_dim=64, intermediate_dim=16, num_layers=2, dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )  # fmt: skip
+    _fill(patch, 7)
+    cpu = torch.device("cpu")
+    generator = torch.Generator().manual_seed(1)
+    sound = {"encoded_audio_all_layers": [torch.randn(1, 50, 768, generator=generator) for _ in range(13)]}
+    with torch.inference_mode():
+        made = node.execute(
+            {"mode": "single_speaker"}, model, comfy.model_patcher.ModelPatcher(patch, cpu, cpu), positive, negative,
+            wan_vae(), **SIZE, audio_encoder_output_1=sound, motion_frame_count=5, audio_scale=1.0, **given,
+        ).result  # fmt: skip
+    return Setup(*made[:3], made[3]["samples"], given=1)

@@ -127,10 +127,12 @@ def clip_rows(made, patch, together):
         queries += list(seen.calls[0][1])
     found = [set(changed(query, queries[0])) for query in queries[1:]]
     in_frame, in_place = found[: len(frames)], found[len(frames) :]
-    rows = [[in_frame[f] & in_place[p] for p in range(len(places))] for f in range(len(frames))]
+    given, n = made.given, len(places)
+    rows = [[in_frame[f] & in_place[p] for p in range(n)] for f in range(given, len(frames))]
     assert all(len(each) == 1 for frame in rows for each in frame), "every token of the clip is one row"
-    assert sum(map(len, in_frame)) == len(frames) * len(places)
-    return torch.tensor([[next(iter(each)) for each in frame] for frame in rows])
+    assert [len(each) for each in in_frame] == [0] * given + [n] * (len(frames) - given)
+    first = torch.tensor([[next(iter(each)) for each in frame] for frame in rows])
+    return torch.cat([first[:1] - n * (given - f) for f in range(given)] + [first])  # overwritten frames stand before
 
 
 def text_start(made, kind):
@@ -224,15 +226,22 @@ def agrees(made, cfg, patch=(1, 2, 2), stride=8, together=100):
                 assert (got - moved).abs().max() > 0.01 * want.max(), "one row off would show"
 
 
-@pytest.mark.parametrize("cfg", [1.0, 6.0])
-@pytest.mark.parametrize(("name", "recipe"), [pytest.param(*case, id=f"{case[0]}-{case[1].label}") for case in CASES])
+@pytest.mark.parametrize(
+    ("name", "recipe", "cfg"),
+    [
+        pytest.param(name, recipe, cfg, id=f"{name}-{recipe.label}-{cfg:.0f}")
+        for name, recipe in CASES
+        for cfg in ((1.0,) if recipe.alone else (1.0, 6.0))
+    ],
+)
 def test_wan(name, recipe, cfg):
     from matrix_lib.core.tracks import tracks
 
     size = recipe.size
     positive, negative = bound(make_tracks(tracks, size["length"], size["height"], size["width"]), 24, 1)
     made = setup(name, recipe, positive, negative)
-    agrees(made, cfg, stride=made.model.get_model_object("latent_format").spacial_downscale_ratio)
+    stride = made.model.get_model_object("latent_format").spacial_downscale_ratio
+    agrees(made, cfg, stride=stride, together=1 if recipe.alone else 100)
 
 
 OTHERS = [(family, False, cfg) for family in ("cogvideox", "cogvideox15", "hunyuan") for cfg in (1.0, 6.0)]
@@ -426,3 +435,17 @@ def test_what_acts_before_steps_leaves_references_alone():
     plain, steered = states[:2], states[2:]
     assert torch.equal(plain[0][:, :, :1], steered[0][:, :, :1])
     assert not torch.allclose(plain[0][:, :, 1:], steered[0][:, :, 1:])
+
+
+def test_mask_conditions_begin_with_the_clip():
+    from matrix_lib.core.tracks import tracks
+    from matrix_lib.hosts.comfy.mask_condition import behind_references, target_mask
+
+    of = make_tracks(tracks, 1, SIZE["height"], SIZE["width"])
+    for recipe, front in ((0, 0), (1, 1)):
+        made = vace(recipe)
+        mask = behind_references(
+            lambda latent: target_mask(of, ["van"], latent), made.model, (made.positive, made.negative), made.latent
+        )
+        assert mask.channels.shape[2:] == made.latent.shape[2:]
+        assert mask.channels.flatten(3).any(-1).flatten().nonzero().flatten().tolist() == [front]
