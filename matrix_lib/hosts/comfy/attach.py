@@ -29,10 +29,11 @@ from ..modules import Running, find_sites, marked
 from .attribution import Predictions, prompts_of
 from .autograd import plain_tensors, pytorch_kernel, running_blocks
 from .compiled import apart
+from .families import family
 from .layout import Layout, layout_of
 from .model import backbone_of, diffusion_model, grid_of
 from .override import Foreign, Override, Troubles
-from .run import GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, Run, RunInfo
+from .run import FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, Run, RunInfo
 from .steps import stepped
 
 __all__ = ["attach", "perturbed"]
@@ -45,9 +46,9 @@ def attach(model: Any, make_session: Callable[[RunInfo], Session]) -> Any:
     """A clone of MODEL whose every sampling run gets a session of its own from `make_session`.
 
     Several attachments to one MODEL work beside each other. The original is untouched. Raises ValueError for a MODEL
-    that is not a video DiT that we know.
+    that is not a video DiT that we know, or one whose tokens or attention cannot be followed.
     """
-    backbone_of(model)
+    family(backbone_of(model).name).check(diffusion_model(model.model))
     clone = model.clone()
     options = clone.model_options.setdefault("transformer_options", {})
     first = not options.get(KEY)
@@ -130,7 +131,8 @@ def _outer_sample(
         given[1] = _with_callback(given[1], holder)
     else:
         kwargs["callback"] = _with_callback(kwargs.get("callback"), holder)
-    guider.model_options = {**guider.model_options, "transformer_options": {**options, KEY: holder}}
+    ours = {KEY: holder, FRONT_FRAMES: runs[0].info.front_frames}
+    guider.model_options = {**guider.model_options, "transformer_options": {**options, **ours}}
     hooks = [hook for run in runs for hook in run.session.hooks]
     if not torch.as_tensor(noise).any():
         hooks = [hook for hook in hooks if not hook.fresh_runs_only]
@@ -152,16 +154,19 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInf
     prefix_frames = int(guider.model_options["transformer_options"].get(PREFIX_FRAMES, 0))
     t, h, w = noise.shape[-3:]
     prompts = prompts_of(guider.conds)
+    every = [cond for conds in guider.conds.values() for cond in conds or ()]
+    front_frames = family(spec.name).frames_in_front(patcher.model, every, (t, h, w))
     info = RunInfo(
         spec=spec,
         sites=tuple(site for _, site in modules),
-        grid=grid_of(patcher, (t - prefix_frames, h, w), prefix_frames),
+        grid=grid_of(patcher, (t - prefix_frames - front_frames, h, w), prefix_frames),
         sigmas=tuple(float(s) for s in sigmas[:-1]),
         samples=int(noise.shape[0]),
         prompts=max(1, len(prompts)),
         given=tuple((prompt.binding, prompt.tracks) for prompt in prompts.values()),
         latent_in=patcher.model.process_latent_in,
         channels=int(patcher.model.latent_format.latent_channels),
+        front_frames=front_frames,
     )
     return Run(info, factory(info), modules, prompts)
 
@@ -171,7 +176,7 @@ def _with_callback(callback: Any, holder: _Runs) -> Callable[..., None]:
         if callback is not None:
             callback(step, denoised, x, total)
         for run in holder.runs:  # after the host's own preview, so that a live panel is what stays on the node
-            run.session.step_done(step, denoised)
+            run.session.step_done(step, denoised[:, :, run.info.front_frames :])
         if not holder.predictions.asked:  # a cache in front of the guider, even
             holder.troubles.add(_SKIPPED)
         holder.predictions.asked = False

@@ -17,6 +17,7 @@ from ...instrument.session import Session
 
 __all__ = [
     "BINDING",
+    "FRONT_FRAMES",
     "GRADIENT_KEY",
     "KEY",
     "PERTURBED_KEY",
@@ -36,6 +37,7 @@ PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: an extra predictio
 PREFIX_FRAMES = (
     "matrix_lead_frames"  # in transformer_options: latent frames that fill the first temporal patch of a clip
 )
+FRONT_FRAMES = "matrix_front_frames"  # in transformer_options: latent frames of references in front of the clip
 GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted; the value: checkpointed
 
 
@@ -51,7 +53,8 @@ class Prompt(NamedTuple):
 class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
     `prompts`: positive conditionings; `given`: the words and tracks that each of them carries; `latent_in`: from a
-    LATENT to what the model sees; `channels`: of a latent."""
+    LATENT to what the model sees; `channels`: of a latent; `front_frames`: latent frames of references in front of the
+    clip, which `grid` does not count."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]
@@ -62,6 +65,7 @@ class RunInfo:
     given: tuple[tuple[PromptBinding | None, MaskTracks | None], ...]
     latent_in: Callable[[Tensor], Tensor]
     channels: int
+    front_frames: int = 0
 
     @property
     def shared_tracks(self) -> MaskTracks | None:

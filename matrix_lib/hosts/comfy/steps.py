@@ -26,7 +26,7 @@ from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
 from .autograd import differentiable, plain_weights
-from .run import GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
+from .run import FRONT_FRAMES, GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
 __all__ = ["first_calls", "level_of", "stepped"]
 
@@ -71,10 +71,9 @@ def _sample(
     extra_args = dict(extra_args or {})
     if x.ndim != 5:
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(x.shape)}")
+    inner = extra_args.get("model_options", {}).get("transformer_options", {})
     for hook in hooks:
-        hook.prefix_frames = int(
-            extra_args.get("model_options", {}).get("transformer_options", {}).get(PREFIX_FRAMES, 0)
-        )
+        hook.prefix_frames = sum(int(inner.get(name, 0)) for name in (PREFIX_FRAMES, FRONT_FRAMES))
         hook.seed = int(extra_args.get("seed") or 0)
         hook.begin(x, len(sigmas) - 1)
     stepping = _Stepping(model, hooks, extra_args, len(sigmas) - 1)
@@ -98,6 +97,7 @@ class _Step:
     ) -> None:
         self.x, self.step, self.steps, self.level = x, step, steps, level_of(model, sigma)
         self._model, self._sigma, self._given = model, sigma, given
+        self._front = int(given.get("model_options", {}).get("transformer_options", {}).get(FRONT_FRAMES, 0))
         self._at, self._known = x, known
 
     def denoised(self) -> Tensor:
@@ -137,8 +137,11 @@ class _Step:
         return None if found is None else found.to(x)
 
     def move(self, x: Tensor, mask: Tensor | None) -> None:
-        """The latent is now x, in the places that `mask` leaves to be made. What was predicted last is its prediction,
-        if it was predicted at x."""
+        """The latent is now x, in the places that `mask` leaves to be made and behind reference frames. What was
+        predicted last is its prediction, if it was predicted at x."""
+        front = self.x[:, :, : self._front]
+        if not torch.equal(x[:, :, : self._front], front):
+            x = torch.cat([front, x[:, :, self._front :]], 2)
         if x is not self._at:
             self._known = None
         self.x = x if mask is None else self.x + (x - self.x) * mask
