@@ -12,6 +12,7 @@ from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.hosts.comfy.prompts import checked_positives
 from ..matrix_lib.hosts.comfy.run import RunInfo
 from ..matrix_lib.instrument.capture import MapKind
+from ..matrix_lib.instrument.joining import check_next, extend
 from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.instrument.recorder import Recorder, RecorderConfig
 from ..matrix_lib.instrument.session import Session
@@ -104,7 +105,7 @@ class MatrixSampleAttention(io.ComfyNode):
             recorders.append(recorder)
             if previous is not None:
                 bindings = [binding for binding, _ in info.given if binding is not None] * info.samples
-                previous.check_next(info.spec.name, info.grid, recorder.layers, bindings)
+                check_next(previous, info.spec.name, info.grid, recorder.layers, bindings)
             return Session([recorder])
 
         watched = copy.copy(guider)
@@ -115,7 +116,7 @@ class MatrixSampleAttention(io.ComfyNode):
         capture = recorders[-1].result()
         capture.meta["notes"] = [*warn_if_broken(model), *notes, *capture.meta["notes"]]
         if previous is not None:
-            capture = previous.extend(capture)
+            capture = extend(previous, capture)
         report = describe(capture)
         return io.NodeOutput(output, denoised, capture, report, ui=ui.PreviewText(report))
 

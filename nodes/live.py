@@ -25,11 +25,11 @@ class LivePanel(Recorder):
 
     def step_done(self, step: int, denoised: torch.Tensor | None) -> None:
         found = self.now(self.kind)
-        if found is None:
+        if found is None or not self.seen(step):  # a cache skipped the step: the panel stays as it is
             return
         names, layers, maps = found
         shown = range(min(len(layers), self.rows - 1))
-        stack = torch.stack([maps.mean(0), *(maps[i] for i in shown)]) if len(layers) > 1 else maps[:1]
+        stack = torch.stack([maps.nanmean(0), *(maps[i] for i in shown)]) if len(layers) > 1 else maps[:1]
         labels = ["mean", *(f"layer {layers[i]}" for i in shown)] if len(layers) > 1 else [f"layer {layers[0]}"]
         title = f"step {step + 1} of {len(self.sigmas)}, sigma {self.sigmas[min(step, len(self.sigmas) - 1)]:.2f}"
         tracks = self.tracks

@@ -225,7 +225,7 @@ def report_of(files: dict[str, Path], graph: Graph, kind: str, note: str, host: 
         "tokens": list(stream.grid.shape),
         "instances": [_words(stream.binding, phrase) for phrase in stream.binding.instances],
         "verbs": [_words(stream.binding, phrase) for phrase in stream.binding.verbs],
-        "aas": {kind: _scores(capture.aas(on_grid, kind)) for kind in ("v2t", "v2v") if stream.get(kind)[2]},
+        "aas": {kind: _scores(capture.aas(on_grid, kind)) for kind in ("v2t", "v2v") if kind in stream.maps},
         "host": host,
         "seconds": round(seconds, 1),
         "files": {name: path.name for name, path in files.items()},

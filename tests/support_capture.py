@@ -53,7 +53,7 @@ def make_capture(
     lib: Lib = library, layers: int = 4, steps: int = 3, streams: int = 1, calls: int | list[int] = 2
 ) -> Any:
     """Layer l puts a share of (l + 1) / (layers + 1) of its attention on the mask, growing with the steps."""
-    capture, grid_of = lib("instrument.capture"), lib("core.grid").Grid
+    capture, maps_of, grid_of = lib("instrument.capture"), lib("instrument.maps").Maps, lib("core.grid").Grid
     grid = grid_of.from_pixels(FRAMES, HEIGHT, WIDTH)
     masks = make_tracks(lib).to_grid(grid)
     both = torch.stack([masks.map("cyclist"), masks.map("van"), masks.map("cyclist", "van")])
@@ -70,12 +70,10 @@ def make_capture(
             key=f"prompt {i}",
             binding=make_binding(lib),
             grid=grid,
-            entities=names,
-            v2t=maps.half(),
-            layers_v2t=tuple(range(layers)),
-            v2v=maps[:2, :, :2].half(),
-            layers_v2v=tuple(range(min(layers, 2))),
-            entities_v2v=names[:2],
+            maps={
+                "v2t": maps_of.whole(maps.half(), range(layers), names, counts),
+                "v2v": maps_of.whole(maps[:2, :, :2].half(), range(min(layers, 2)), names[:2], counts),
+            },
         )
         for i in range(streams)
     ]

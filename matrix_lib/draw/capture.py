@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from ..core.grid import Framing
 from ..core.ranges import parse_numbers, ranges
 from ..core.tracks.palette import distinct_colours
 from ..instrument.capture import Capture, MapKind
+from ..instrument.maps import Maps
 from .charts import Scores, layers_by_steps
 from .heatmaps import Look, Panel, overlay_frames, token_frames
 from .style import Colour, colours_of
@@ -29,14 +30,20 @@ __all__ = ["Choice", "attention_chart", "attention_pictures", "choose_names", "c
 _KINDS = {"v2t": "video to text", "v2v": "video to video"}
 
 
+def _kind(kind: str) -> str:
+    """A kind of map in words."""
+    return _KINDS.get(kind, kind)
+
+
 @dataclass(frozen=True)
 class Choice:
     """What to look at, as a person writes it.
 
     Args:
-        kind: "v2t" or "v2v".
+        kind: "v2t", "v2v" or another that was recorded.
         names: "all", or names of words and instances with commas between.
-        layers, steps: "all", "first", "last", or numbers and ranges: "7, 11-13".
+        layers, steps: "all", "first", "last", or numbers and ranges: "7, 11-13". Steps also by who took them, where a
+            run has several models: "expert 1".
         stream: which prompt and sample, from 0.
     """
 
@@ -47,11 +54,15 @@ class Choice:
     stream: int = 0
 
 
-def choose_numbers(text: str, what: str, existing: Sequence[int]) -> tuple[int, ...]:
+def choose_numbers(
+    text: str, what: str, existing: Sequence[int], named: Mapping[str, Sequence[int]] | None = None
+) -> tuple[int, ...]:
     """The numbers of `existing` that a text names, ascending as they exist. Raises ValueError, listing what exists,
-    where it names others or cannot be read; a range takes whatever exists inside of it, which has to be something."""
+    where it names others or cannot be read; a range takes whatever exists inside of it, which has to be something.
+    `named`: further words, and the numbers that they stand for."""
     have = f"this capture has {what}s {_shown(existing)}"
     words = {"all": existing, "first": existing[:1], "last": existing[-1:]}
+    words |= {name.lower(): numbers for name, numbers in (named or {}).items()}
     wanted: set[int] = set()
     try:
         for piece, numbers in parse_numbers(text, f"{what}s", words):
@@ -67,7 +78,7 @@ def choose_numbers(text: str, what: str, existing: Sequence[int]) -> tuple[int, 
 def choose_names(text: str, existing: Sequence[str], kind: str = "v2t") -> tuple[str, ...]:
     """The names of `existing` that a text lists; capitals do not matter. Raises ValueError with what exists."""
     if not existing:
-        raise ValueError(f"this capture holds no {_KINDS[kind]} maps: choose the other kind, or capture again")
+        raise ValueError(f"this capture holds no {_kind(kind)} maps: choose the other kind, or capture again")
     if text.strip().lower() in ("", "all"):
         return tuple(existing)
     known = {name.lower(): name for name in existing}
@@ -77,7 +88,7 @@ def choose_names(text: str, existing: Sequence[str], kind: str = "v2t") -> tuple
         if name.lower() not in known:
             near = difflib.get_close_matches(name.lower(), known, 1, 0.5)
             hint = f" Did you mean {known[near[0]]!r}?" if near else ""
-            raise ValueError(f"no {_KINDS[kind]} map is called {name!r}: this capture has {', '.join(existing)}.{hint}")
+            raise ValueError(f"no {_kind(kind)} map is called {name!r}: this capture has {', '.join(existing)}.{hint}")
     return tuple(dict.fromkeys(known[name.lower()] for name in wanted))
 
 
@@ -98,10 +109,10 @@ def attention_pictures(
     Raises ValueError for choices that do not exist and frames of another shape.
     """
     stream = capture.stream(choice.stream)
-    _, layers, names = stream.get(choice.kind)
-    chosen = choose_names(choice.names, names, choice.kind)
-    at_layers = choose_numbers(choice.layers, "layer", layers)
-    at_steps = choose_numbers(choice.steps, "step", [step.index for step in capture.steps])
+    maps = _maps(capture, choice)
+    chosen = choose_names(choice.names, maps.entities, choice.kind)
+    at_layers = choose_numbers(choice.layers, "layer", maps.layers)
+    at_steps = _steps(capture, choice)
     detail = _detail(capture, choice.kind, at_layers, at_steps)
     colours = _colours(capture, choice, tracks)
     panels = [
@@ -123,7 +134,7 @@ def scores_of(capture: Capture, choice: Choice, tracks: MaskTracks | None = None
     """Scores of every layer and step for the chosen names: alignment with the tracks where they are given and belong to
     one of the names, else concentration."""
     stream = capture.stream(choice.stream)
-    names = stream.get(choice.kind)[2]
+    names = _maps(capture, choice).entities
     chosen = choose_names(choice.names, names, choice.kind)
     found = None
     if tracks is not None and (stream.binding.instances or set(names) & set(tracks.names)):
@@ -138,7 +149,7 @@ def scores_of(capture: Capture, choice: Choice, tracks: MaskTracks | None = None
         layers=found.layers,
         steps=[step.index for step in capture.steps],
         sigmas=[step.sigma for step in capture.steps],
-        calls=found.calls,
+        calls=found.weights[..., columns].numpy(),
         names=chosen,
         unit="share of attention on the mask" if aligned else "concentration: 0 is flat, 1 a single token",
         chance=found.chance[columns].tolist() if aligned else None,
@@ -151,7 +162,7 @@ def attention_chart(
     """The layers-by-steps chart of the chosen names."""
     scores = scores_of(capture, choice, tracks)
     what = "finds its mask" if scores.chance is not None else "concentrates"
-    title = f"{_KINDS[choice.kind].capitalize()}: where and when attention {what}"
+    title = f"{_kind(choice.kind).capitalize()}: where and when attention {what}"
     prompt = capture.stream(choice.stream).binding.prompt
     subtitle = f"{capture.backbone}   {prompt}"
     return layers_by_steps(scores, title, subtitle, _colours(capture, choice, tracks), colormap)
@@ -167,6 +178,22 @@ def to_image(pictures: Iterable[Image.Image], count: int) -> Tensor:
     if out is None:
         raise ValueError("there are no pictures to stack")
     return out
+
+
+def _maps(capture: Capture, choice: Choice) -> Maps:
+    maps = capture.stream(choice.stream).maps
+    if choice.kind not in maps:
+        raise ValueError(f"this capture holds no {_kind(choice.kind)} maps: choose the other kind, or capture again")
+    return maps[choice.kind]
+
+
+def _steps(capture: Capture, choice: Choice) -> tuple[int, ...]:
+    """The chosen steps, without those in which nothing was recorded. Where all of them are, all stay: what is asked of
+    them then says so."""
+    experts = capture.experts if len(capture.experts) > 1 else {}
+    chosen = choose_numbers(choice.steps, "step", [step.index for step in capture.steps], experts)
+    calls = {step.index: capture.stream(choice.stream).calls(i) for i, step in enumerate(capture.steps)}
+    return tuple(number for number in chosen if calls[number]) or chosen
 
 
 class _Masks(Sequence[NDArray[np.bool_]]):
@@ -197,7 +224,7 @@ def _as_uint8(frames: Tensor) -> NDArray[np.uint8]:
 
 
 def _colours(capture: Capture, choice: Choice, tracks: MaskTracks | None) -> dict[str, Colour]:
-    binding, names = capture.stream(choice.stream).binding, capture.stream(choice.stream).get(choice.kind)[2]
+    binding, names = capture.stream(choice.stream).binding, _maps(capture, choice).entities
     if tracks is not None:
         return colours_of(names, tracks.names, tracks.palette)
     instances = [phrase.name for phrase in binding.instances]
@@ -209,7 +236,7 @@ def _detail(capture: Capture, kind: str, layers: Sequence[int], steps: Sequence[
     sigma = {step.index: step.sigma for step in capture.steps}
     noise = f"{sigma[steps[0]]:.2g}" + (f" to {sigma[steps[-1]]:.2g}" if len(steps) > 1 else "")
     layer = f"layer{'s' if len(layers) > 1 else ''} {_shown(layers)}"
-    return f"{_KINDS[kind]}, {layer}, step{'s' if len(steps) > 1 else ''} {_shown(steps)}, sigma {noise}"
+    return f"{_kind(kind)}, {layer}, step{'s' if len(steps) > 1 else ''} {_shown(steps)}, sigma {noise}"
 
 
 def _shown(numbers: Sequence[int]) -> str:

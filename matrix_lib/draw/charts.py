@@ -22,9 +22,10 @@ class Scores:
     """What a chart shows.
 
     Args:
-        values: (L, St, E), higher is more; for alignment the share of a map's mass on its mask, in [0, 1].
+        values: (L, St, E), higher is more; for alignment the share of a map's mass on its mask, in [0, 1]. NaN where
+            nothing was recorded.
         layers, steps, sigmas: along L and St. names: along E.
-        calls: (St,); bins with 0 calls are drawn empty, and means weigh the others by it.
+        calls: (St,) or (L, St, E); what has 0 calls is drawn empty, and means weigh the rest by it.
         chance: (E,) what a flat map would score, or None.
         unit: what a value is, in a word or two ("share of attention on the mask").
     """
@@ -33,15 +34,15 @@ class Scores:
     layers: Sequence[int]
     steps: Sequence[int]
     sigmas: Sequence[float]
-    calls: Sequence[int]
+    calls: Sequence[int] | NDArray[np.floating]
     names: Sequence[str]
     unit: str
     chance: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         want = (len(self.layers), len(self.steps), len(self.names))
-        counts = {len(self.steps), len(self.sigmas), len(self.calls)}
-        if self.values.shape != want or len(counts) != 1 or 0 in want:
+        calls = np.shape(self.calls) in (want[1:2], want)
+        if self.values.shape != want or len(self.sigmas) != len(self.steps) or not calls or 0 in want:
             raise ValueError(
                 f"scores are [layer, step, entity] = {list(want)}, none of them 0; got {self.values.shape}"
             )
@@ -60,8 +61,15 @@ class Scores:
 
     def per_layer(self) -> NDArray[np.floating]:
         """(L, E): mean over steps."""
-        weights = np.asarray(self.calls, dtype=np.float64)
-        return np.einsum("lse,s->le", np.nan_to_num(self.values), weights / max(weights.sum(), 1e-9))
+        weights = self.weights
+        return (np.nan_to_num(self.values) * weights).sum(1) / np.maximum(weights.sum(1), 1e-9)
+
+    @property
+    def weights(self) -> NDArray[np.floating]:
+        """(L, St, E): the calls of each value, 0 where it is NaN."""
+        calls = np.asarray(self.calls, dtype=np.float64)
+        calls = calls[None, :, None] if calls.ndim == 1 else calls
+        return np.where(np.isnan(self.values), 0.0, np.broadcast_to(calls, self.values.shape))
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ def layers_by_steps(
         ink.rounded_rectangle((plot.left, upper + 4, plot.left + 14, upper + 18), 3, fill=colour)
         write(ink, (plot.left + 23, upper + 11), fit_text(name, 19, panel[0] - _AXIS - 23), 19, INK["text"])
         picture = heat(shown[..., e] / top, colormap)
-        picture[:, np.asarray(scores.calls) == 0] = INK["panel"]
+        picture[scores.weights[..., e] == 0] = INK["panel"]
         size = (plot.right - plot.left, plot.bottom - plot.top)
         sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST), (plot.left, plot.top))
         _axes(ink, scores, plot, _best(scores.per_layer()[:, e]))

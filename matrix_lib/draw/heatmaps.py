@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.floating]
+_TALLEST = 16384  # pixels of one panel
 _WIDEST = 1920  # of several panels together, unless a width is asked for
 
 
@@ -63,7 +64,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Panel:
-    """One entity's heat: `maps` (F, h, w) of any range, its name, its colour, and a line that says what is shown."""
+    """One entity's heat: `maps` (F, h, w) of any range, NaN in frames that were not recorded, its name, its colour, and
+    a line that says what is shown."""
 
     maps: Array
     name: str
@@ -78,11 +80,12 @@ _LEAST_COLUMN = 130  # pixels of a column of the live panel
 def scale_of(maps: Array, scale: str = "clip") -> list[tuple[float, float]]:
     """(low, high) of the colour scale for each token frame: all but the extreme percents, so that one hot token (an
     attention sink) does not turn the rest black."""
-    maps = np.nan_to_num(maps)
-    parts = [maps] * len(maps) if scale == "clip" else list(maps)
-    if scale == "clip":
-        return [(float(np.percentile(maps, 2)), float(np.percentile(maps, 99.7)))] * len(maps)
-    return [(float(np.percentile(part, 2)), float(np.percentile(part, 99.7))) for part in parts]
+
+    def ends(part: Array) -> tuple[float, float]:
+        seen = part[~np.isnan(part)]
+        return (float(np.percentile(seen, 2)), float(np.percentile(seen, 99.7))) if seen.size else (0.0, 0.0)
+
+    return [ends(maps)] * len(maps) if scale == "clip" else [ends(part) for part in maps]
 
 
 def seen_box(grid: Grid, height: int, width: int) -> tuple[float, float, float, float]:
@@ -202,18 +205,27 @@ def overlay_frames(
         when = f"token frame {token + 1} of {grid.frames}" if still else f"frame {at}"
         cells = []
         for panel, scale in zip(panels, scales, strict=True):
-            picture = Image.fromarray(overlay(ground, _unit(panel.maps[token], scale[token]), look, box))
+            heat_of = _unit(panel.maps[token], scale[token])
+            absent = bool(np.isnan(panel.maps[token]).all())
+            picture = Image.fromarray(overlay(ground, heat_of, look, box))
             for colour, (rim, line) in edges:
                 picture.paste(INK["page"], mask=rim)
                 picture.paste(colour, mask=line)
-            cells.append(_with_legend(picture, panel, scale[token], when, look.colormap))
+            told = f"{when}: not recorded" if absent else when
+            cells.append(_with_legend(picture, panel, scale[token], told, look.colormap))
         yield _row(cells)
 
 
 def _panel_size(width: int, height: int, look: Look, columns: int) -> tuple[int, int]:
     """(width, height) of one panel's picture; small clips are enlarged, so that legends can be read."""
     chosen = look.width or int(np.clip(width, 480, max(480, _WIDEST // columns)))
-    return chosen, max(1, round(height * chosen / width))
+    tall = round(height * chosen / width)
+    if tall > _TALLEST:
+        raise ValueError(
+            f"a panel of {chosen} pixels width would be {tall} pixels tall, and {_TALLEST} is the most: the clip is "
+            f"{width}x{height} pixels (width x height)"
+        )
+    return chosen, max(1, tall)
 
 
 def _scaled(box: tuple[float, float, float, float], x: float, y: float) -> tuple[float, float, float, float]:
@@ -228,9 +240,9 @@ def _ground(frames: NDArray[np.uint8] | None, at: int, size: tuple[int, int]) ->
 
 
 def _unit(values: Array, scale: tuple[float, float]) -> Array:
-    """Values to [0, 1] by a colour scale; a flat map is 0."""
+    """Values to [0, 1] by a colour scale; a flat map is 0, and NaN stays."""
     low, high = scale
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return (values - low) / (high - low) if high > low else values * 0.0
 
 
 def _with_legend(

@@ -3,7 +3,12 @@
 L layers, St step bins, E entities, F, h, w token frames, rows, columns. A map is a mean of softmax probabilities, so
 its values lie in [0, 1]; V2T: for every video token the probability of the entity's words (mean over its tokens); V2V:
 for every video token the probability that the entity's first-frame tokens look there (mean over these). Both are means
-over all heads. Source of both: MATRIX (arXiv 2510.07310), section 3.
+over all heads. Source of both: MATRIX (arXiv 2510.07310), section 3. Kinds are open by name: a stream holds whatever
+kinds were recorded.
+
+A cell is one frame of one map: a layer, a step, an entity, a token frame. Its count says how many calls it is the mean
+of. A cell of count 0 is absent: a cache skipped the step, a prompt was not active, a context window did not show the
+frame. Absent cells are in no mean, score, chart or picture.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..core.grid import Grid
+from .maps import Maps, Storage
 
 if TYPE_CHECKING:
     from ..core.tracks.tracks import GridTracks
@@ -24,19 +30,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Alignment", "Capture", "MapKind", "StepInfo", "Stream"]
 
-MapKind = Literal["v2t", "v2v"]
+MapKind = str  # "v2t", "v2v", or any other name of a kind
 Choice = int | Iterable[int] | None
 
 
 @dataclass(frozen=True)
 class StepInfo:
-    """One step bin: `index` is the (first) sampling step in it, `sigma` that step's noise level, `calls` how many
-    model calls its maps are the mean of. A bin with 0 calls was not captured: its maps are zeros and count for nothing.
+    """One step bin.
+
+    Args:
+        index: the (first) sampling step in it. sigma: that step's noise level.
+        calls: the largest count of any cell in it. A bin of 0 calls is absent: nothing was recorded in it.
+        model: which model took it, where a run has several (Wan 2.2's experts): a name, or "#" and a token for one
+            without a name; see `Capture.experts`.
+        skipped: its sampling steps in which no attention was seen (a cache skipped them).
     """
 
     index: int
     sigma: float
     calls: int = 1
+    model: str = ""
+    skipped: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.calls and not self.skipped:
+            object.__setattr__(self, "skipped", (self.index,))
 
 
 @dataclass
@@ -47,10 +65,7 @@ class Stream:
         key: names the prompt and sample, unique within a capture.
         binding: the prompt and its phrases.
         grid: token grid of the clip.
-        entities: phrase names along E of `v2t`.
-        v2t: (L, St, E, F, h, w) float16 in [0, 1].
-        layers_v2t: global layer numbers along L of `v2t`, ascending.
-        v2v, layers_v2v, entities_v2v: the same for video-to-video.
+        maps: by kind. A kind of which nothing was to be recorded is not there.
 
     Raises ValueError where sizes, names and layers do not agree.
     """
@@ -58,48 +73,67 @@ class Stream:
     key: Hashable
     binding: PromptBinding
     grid: Grid
-    entities: tuple[str, ...]
-    v2t: Tensor
-    layers_v2t: tuple[int, ...]
-    v2v: Tensor
-    layers_v2v: tuple[int, ...]
-    entities_v2v: tuple[str, ...]
+    maps: Mapping[str, Maps]
 
     def __post_init__(self) -> None:
-        for kind in ("v2t", "v2v"):
-            maps, layers, names = self.get(kind)
-            shape = tuple(maps.shape)
-            steps = shape[1] if len(shape) == 6 else -1
-            want = (len(layers), steps, len(names), *self.grid.shape)
-            if maps.dtype != torch.float16 or shape != want:
-                raise ValueError(
-                    f"{kind} of stream {self.key!r} has to be float16 of shape [layer, step, entity, F, h, w] = "
-                    f"[{len(layers)}, steps, {len(names)}, {', '.join(map(str, self.grid.shape))}]; "
-                    f"got {maps.dtype} {list(shape)}"
-                )
-            if len(set(names)) != len(names) or list(layers) != sorted(set(layers)):
-                raise ValueError(
-                    f"{kind} needs different entity names and ascending layers; got {list(names)} and {list(layers)}"
-                )
-        if self.v2t.shape[1] != self.v2v.shape[1]:
-            raise ValueError(f"v2t holds {self.v2t.shape[1]} step bins but v2v {self.v2v.shape[1]}")
+        for kind, maps in self.maps.items():
+            maps.check(f"{kind} of stream {self.key!r}", self.grid)
+        bins = {kind: maps.bins for kind, maps in self.maps.items()}
+        if len(set(bins.values())) > 1:
+            raise ValueError(f"the kinds of stream {self.key!r} hold different numbers of step bins: {bins}")
 
-    def get(self, kind: str) -> tuple[Tensor, tuple[int, ...], tuple[str, ...]]:
-        """(maps, layers, entities) of "v2t" or "v2v"."""
-        if kind == "v2t":
-            return self.v2t, self.layers_v2t, self.entities
-        if kind == "v2v":
-            return self.v2v, self.layers_v2v, self.entities_v2v
-        raise ValueError(f"the kind of map is 'v2t' (video-to-text) or 'v2v' (video-to-video); got {kind!r}")
+    def get(self, kind: str) -> Maps:
+        """The maps of a kind. Raises ValueError, listing what there is, for a kind that was not recorded."""
+        if kind not in self.maps:
+            raise ValueError(f"this capture holds no {kind} maps: it has {', '.join(self.maps) or 'none'}")
+        return self.maps[kind]
 
     @property
-    def bins(self) -> int:
-        """Number of step bins."""
-        return int(self.v2t.shape[1])
+    def bins(self) -> int | None:
+        """Number of step bins; None for a stream without maps."""
+        return next((maps.bins for maps in self.maps.values()), None)
+
+    def calls(self, step: int) -> int:
+        """The largest count of any cell in the bin at place `step`."""
+        return max((int(maps.counts[:, step].max()) for maps in self.maps.values()), default=0)
 
     @property
     def nbytes(self) -> int:
-        return sum(maps.numel() * maps.element_size() for maps in (self.v2t, self.v2v))
+        return sum(maps.nbytes for maps in self.maps.values())
+
+    # what most people ask for, in few words
+    @property
+    def v2t(self) -> Tensor:
+        """(L, St, E, F, h, w) float16: the video-to-text maps; of size 0 where there are none."""
+        return self._dense("v2t")
+
+    @property
+    def v2v(self) -> Tensor:
+        """(L, St, E, F, h, w) float16: the video-to-video maps; of size 0 where there are none."""
+        return self._dense("v2v")
+
+    def _dense(self, kind: str) -> Tensor:
+        if kind in self.maps:
+            return self.maps[kind].dense()
+        return torch.zeros(0, self.bins or 0, 0, *self.grid.shape, dtype=torch.float16)
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """Names along E of `v2t`."""
+        return self.maps["v2t"].entities if "v2t" in self.maps else ()
+
+    @property
+    def entities_v2v(self) -> tuple[str, ...]:
+        return self.maps["v2v"].entities if "v2v" in self.maps else ()
+
+    @property
+    def layers_v2t(self) -> tuple[int, ...]:
+        """Global layer numbers along L of `v2t`, ascending."""
+        return self.maps["v2t"].layers if "v2t" in self.maps else ()
+
+    @property
+    def layers_v2v(self) -> tuple[int, ...]:
+        return self.maps["v2v"].layers if "v2v" in self.maps else ()
 
 
 @dataclass(frozen=True)
@@ -107,21 +141,29 @@ class Alignment:
     """Attention alignment scores (AAS) of one kind of map against mask tracks.
 
     raw (L, St, E): sum over F, h, w of A * m, as the paper defines it. share (L, St, E): raw over the sum of A, the
-    part of the map's mass that lies on the mask, in [0, 1]. chance (E,): the mask's share of the area, what a flat map
-    would reach. All float32. `calls` (St,) weighs the bins; `entities` are those that have a mask.
+    part of the map's mass that lies on the mask, in [0, 1]. area (L, St, E): the mask's share of the area, what a flat
+    map would reach. All float32, over the frames that were recorded; NaN where none was. weights (L, St, E): calls in
+    the mean over frames, 0 where nothing was recorded. `entities` are those that have a mask.
     """
 
     kind: MapKind
     layers: tuple[int, ...]
     entities: tuple[str, ...]
-    calls: tuple[int, ...]
     raw: Tensor
     share: Tensor
-    chance: Tensor
+    area: Tensor
+    weights: Tensor
 
-    def over_steps(self, score: Literal["raw", "share"] = "share") -> Tensor:
-        """(L, E) float32: mean of a score over the step bins, weighed by their calls."""
-        return torch.einsum("lse,s->le", self.raw if score == "raw" else self.share, _weights(self.calls))
+    def over_steps(self, score: Literal["raw", "share", "gain"] = "share") -> Tensor:
+        """(L, E) float32: mean of a score over the steps, weighed by their calls; NaN where nothing was recorded.
+        gain: share - area."""
+        values = self.share - self.area if score == "gain" else getattr(self, score)
+        return _weighed(values, self.weights, 1)
+
+    @property
+    def chance(self) -> Tensor:
+        """(E,) float32: what a flat map would score, over all that was recorded."""
+        return _weighed(self.area.flatten(0, 1), self.weights.flatten(0, 1), 0)
 
 
 @dataclass
@@ -144,7 +186,7 @@ class Capture:
 
     def __post_init__(self) -> None:
         for stream in self.streams:
-            if stream.bins != len(self.steps):
+            if stream.bins not in (None, len(self.steps)):
                 raise ValueError(
                     f"stream {stream.key!r} holds {stream.bins} step bins, but the capture lists {len(self.steps)}"
                 )
@@ -157,42 +199,69 @@ class Capture:
         """Bytes that the maps take."""
         return sum(stream.nbytes for stream in self.streams)
 
+    @property
+    def skipped(self) -> tuple[int, ...]:
+        """The sampling steps in which no attention was seen, ascending."""
+        return tuple(sorted({number for step in self.steps for number in step.skipped}))
+
+    @property
+    def experts(self) -> dict[str, tuple[int, ...]]:
+        """Which model took which step bins, by name, in the order of the run; one entry for a run with one model. Those
+        without a name are "expert 1", "expert 2"."""
+        models = list(dict.fromkeys(step.model for step in self.steps))
+        names = [m if m and not m.startswith("#") else f"expert {i + 1}" for i, m in enumerate(models)]
+        return {
+            name: tuple(step.index for step in self.steps if step.model == model) for name, model in zip(names, models)
+        }
+
     def stream(self, i: int = 0) -> Stream:
         if not 0 <= i < len(self.streams):
             raise ValueError(f"stream {i} does not exist: this capture holds {len(self.streams)} (0 is the first)")
         return self.streams[i]
 
+    def take(self, steps: Choice) -> Capture:
+        """The same capture, of the chosen steps (`StepInfo.index`) alone. Raises ValueError for others."""
+        chosen = _pick("step", steps, [step.index for step in self.steps])
+        streams = [replace(s, maps={kind: maps.take(chosen) for kind, maps in s.maps.items()}) for s in self.streams]
+        return replace(self, streams=streams, steps=tuple(self.steps[i] for i in chosen))
+
+    def of_expert(self, name: str) -> Capture:
+        """The steps that one model took. Raises ValueError, listing them, for another name."""
+        known = {expert.lower(): steps for expert, steps in self.experts.items()}
+        if name.strip().lower() not in known:
+            raise ValueError(f"no expert is called {name!r}: this capture has {', '.join(self.experts)}")
+        return self.take(known[name.strip().lower()])
+
     def maps(
         self, kind: MapKind = "v2t", layer: Choice = None, step: Choice = None, entity: str = "", stream: int = 0
     ) -> Tensor:
-        """The map of one entity, (F, h, w) float32 in [0, 1]: the mean over the chosen layers and steps.
+        """The map of one entity, (F, h, w) float32 in [0, 1]: the mean over the chosen layers and steps. Frames of
+        which none of these was recorded are NaN.
 
         Args:
-            kind: "v2t" or "v2v".
+            kind: "v2t", "v2v" or another that was recorded.
             layer: a global layer number, several, or None for all that were captured.
-            step: a step (`StepInfo.index`), several, or None for all. Bins count as often as they were called.
+            step: a step (`StepInfo.index`), several, or None for all. Steps count as often as they were called.
             entity: a phrase name; may be left out where only one exists.
 
         Raises ValueError, listing what exists, for a choice that does not, and where nothing was captured.
         """
-        chosen = self.stream(stream)
-        maps, layers, names = chosen.get(kind)
-        if not names or not layers:
-            raise ValueError(f"this capture holds no {kind} maps")
+        chosen = self.stream(stream).get(kind)
+        names = chosen.entities
         if not entity and len(names) == 1:
             entity = names[0]
         if entity not in names:
             raise ValueError(f"no {kind} map is called {entity!r}: this capture has {', '.join(names)}")
-        rows = _pick("layer", layer, layers)
-        bins = [i for i in _pick("step", step, [s.index for s in self.steps]) if self.steps[i].calls > 0]
-        if not bins:
-            raise ValueError("nothing was captured in the chosen steps: each of them has 0 calls")
-        weights = _weights([self.steps[i].calls for i in bins])
-        total = torch.zeros(chosen.grid.shape)
+        rows = _pick("layer", layer, chosen.layers)
+        bins = _pick("step", step, [s.index for s in self.steps])
         e = names.index(entity)
-        for i in rows:  # layer by layer: a capture may be a memory-mapped file of a gigabyte
-            total += torch.einsum("sfhw,s->fhw", maps[i, :, e][bins].float(), weights)
-        return total / len(rows)
+        bins = [i for i in bins if bool((chosen.counts[rows, i, e] > 0).any())]
+        if not bins:
+            raise ValueError(
+                f"nothing was captured of {entity!r} in the chosen layers and steps: each of them has 0 calls (skipped "
+                "by a cache, or the prompt was not active)"
+            )
+        return chosen.mean(rows, bins, e)
 
     def aas(self, tracks: GridTracks, kind: MapKind = "v2t", stream: int = 0) -> Alignment:
         """Attention alignment of every layer, step and entity that has a mask (see `Alignment`).
@@ -203,34 +272,39 @@ class Capture:
         entity has a mask.
         """
         chosen = self.stream(stream)
-        maps, layers, names = chosen.get(kind)
+        maps = chosen.get(kind)
         if tracks.grid.shape != chosen.grid.shape:
             raise ValueError(
                 f"tracks are on a {tracks.grid.shape} token grid (F, h, w), the capture on {chosen.grid.shape}: "
                 f"resample them with tracks.to_grid(capture.stream({stream}).grid)"
             )
+        names = maps.entities
         masks = {name: mask for name in names if (mask := _mask_of(name, chosen.binding, tracks)) is not None}
-        if not masks or not layers:
+        if not masks:
             raise ValueError(
-                f"none of the {kind} maps {list(names)} in layers {list(layers)} has a mask track; tracks exist for "
-                f"{list(tracks.names)}. Instances join words by name"
+                f"none of the {kind} maps {list(names)} in layers {list(maps.layers)} has a mask track; tracks exist "
+                f"for {list(tracks.names)}. Instances join words by name"
             )
         known = [f for f, said in enumerate(tracks.known) if said]
-        m = torch.stack(list(masks.values()))[:, known].flatten(1)
+        m = torch.stack(list(masks.values()))[:, known].flatten(2)
         columns = [names.index(name) for name in masks]
-        raw = torch.zeros(len(layers), chosen.bins, len(masks))
-        mass = torch.zeros_like(raw)
-        for i in range(len(layers)):
-            a = maps[i][:, columns][:, :, known].float().flatten(2)
-            raw[i], mass[i] = torch.einsum("sep,ep->se", a, m), a.sum(-1)
+        counts = maps.counts[:, :, columns][..., known].float()
+        raw, mass = torch.zeros(counts.shape[:3]), torch.zeros(counts.shape[:3])
+        for i in range(len(maps.layers)):  # layer by layer: a capture may be a memory-mapped file of a gigabyte
+            a, seen = maps.layer(i, entities=columns)[:, :, known].flatten(3), counts[i] > 0
+            raw[i] = torch.where(seen, torch.einsum("sefp,efp->sef", a, m), 0.0).sum(-1)
+            mass[i] = torch.where(seen, a.sum(-1), 0.0).sum(-1)
+        seen = (counts > 0).float()
+        frames = seen.sum(-1)
+        missing = torch.where(frames > 0, 0.0, torch.nan)
         return Alignment(
             kind=kind,
-            layers=layers,
+            layers=maps.layers,
             entities=tuple(masks),
-            calls=tuple(step.calls for step in self.steps),
-            raw=raw,
-            share=torch.where(mass > 0, raw / mass.clamp_min(1e-30), 0.0),
-            chance=m.mean(1),
+            raw=raw + missing,
+            share=torch.where(mass > 0, raw / mass.clamp_min(1e-30), 0.0) + missing,
+            area=torch.einsum("lsef,ef->lse", seen, m.mean(-1)) / frames.clamp_min(1) + missing,
+            weights=counts.mean(-1),
         )
 
     def concentration(self, kind: MapKind = "v2t", stream: int = 0) -> Alignment:
@@ -238,98 +312,41 @@ class Capture:
 
         It comes in the same form as `aas`, `share` holding it and `raw` the map's mean probability; chance is 0.
         """
-        maps, layers, names = self.stream(stream).get(kind)
-        if not names or not layers:
-            raise ValueError(f"this capture holds no {kind} maps")
-        score = torch.zeros(len(layers), len(self.steps), len(names))
-        mean = torch.zeros_like(score)
-        for i in range(len(layers)):
-            a = maps[i].float().flatten(2)
+        maps = self.stream(stream).get(kind)
+        counts = maps.counts.float()
+        frames = (counts > 0).sum(-1)
+        score, mean = torch.zeros(frames.shape), torch.zeros(frames.shape)
+        for i in range(len(maps.layers)):
+            seen = (counts[i] > 0)[..., None, None]
+            a = torch.where(seen, maps.layer(i), 0.0)
+            tokens = frames[i] * (a.shape[-1] * a.shape[-2])
+            a = a.flatten(2)
             p = a / a.sum(-1, keepdim=True).clamp_min(1e-30)
             entropy = -torch.xlogy(p, p).sum(-1)
-            score[i] = torch.where(a.sum(-1) > 0, 1 - entropy / max(math.log(a.shape[-1]), 1e-30), 0.0)
-            mean[i] = a.mean(-1)
+            most = tokens.clamp_min(1).float().log().clamp_min(1e-30)
+            score[i] = torch.where(a.sum(-1) > 0, 1 - entropy / most, 0.0)
+            mean[i] = a.sum(-1) / tokens.clamp_min(1)
+        missing = torch.where(frames > 0, 0.0, torch.nan)
         return Alignment(
             kind=kind,
-            layers=layers,
-            entities=names,
-            calls=tuple(step.calls for step in self.steps),
-            raw=mean,
-            share=score.clamp(0, 1),
-            chance=torch.zeros(len(names)),
+            layers=maps.layers,
+            entities=maps.entities,
+            raw=mean + missing,
+            share=score.clamp(0, 1) + missing,
+            area=torch.zeros_like(score) + missing,
+            weights=counts.mean(-1),
         )
 
-    def check_next(
-        self,
-        backbone: str,
-        grid: Grid,
-        layers: Mapping[str, tuple[int, ...]],
-        bindings: Sequence[PromptBinding],
-    ) -> None:
-        """Raises ValueError where a run that is about to start could not be appended by `extend`: told now, and not
-        after it has been sampled.
-
-        Args:
-            layers: of each kind of map that the run will record.
-            bindings: of each prompt and sample.
-        """
-        mine = sorted(stream.binding.to_json() for stream in self.streams)
-        if self.backbone != backbone:
-            raise _differ("backbone", repr(self.backbone), repr(backbone))
-        if len(self.streams) != len(bindings):
-            raise _differ("the number of prompts and samples", len(self.streams), len(bindings))
-        if mine != sorted(binding.to_json() for binding in bindings):
-            raise _differ("the prompt or its bound words", repr(self.stream().binding.prompt), repr(bindings[0].prompt))
-        for stream in self.streams:
-            if stream.grid != grid:
-                raise _differ("grid", stream.grid.shape, grid.shape)
-            for kind in ("v2t", "v2v"):
-                captured = stream.get(kind)[1]
-                if captured and captured != layers[kind]:
-                    raise _differ(f"layers_{kind}", captured, layers[kind])
-
-    def extend(self, other: Capture) -> Capture:
-        """A new capture with the steps of `other` after these: a second model of the same run (Wan 2.2's low-noise
-        expert after its high-noise one). Steps of `other` are renumbered to follow where the numbers would clash.
-
-        Raises ValueError where backbone, branch, streams, prompts, grids, layers or entities differ.
-        """
-        _check_same_run(self, other)
-        shift = 0
-        if self.steps and other.steps and other.steps[0].index <= self.steps[-1].index:
-            shift = self.steps[-1].index + 1 - other.steps[0].index
-        steps = self.steps + tuple(replace(step, index=step.index + shift) for step in other.steps)
-        streams = [
-            replace(a, v2t=torch.cat([a.v2t, b.v2t], 1), v2v=torch.cat([a.v2v, b.v2v], 1))
-            for a, b in zip(self.streams, other.streams, strict=True)
-        ]
-        meta = {**other.meta, **self.meta}
-        if "notes" in meta:
-            meta["notes"] = list(dict.fromkeys([*self.meta.get("notes", ()), *other.meta.get("notes", ())]))
-        return replace(self, streams=streams, steps=steps, meta=meta)
+    def stored(self, storage: Storage) -> Capture:
+        """The same capture with its maps in another type."""
+        made = [replace(s, maps={kind: m.stored(storage) for kind, m in s.maps.items()}) for s in self.streams]
+        return replace(self, streams=made)
 
 
-def _differ(what: str, a: object, b: object) -> ValueError:
-    return ValueError(
-        f"the two captures are not of one run: {what} differ(s): {a} and {b}. Sample both models with the same "
-        "conditioning, size and capture settings"
-    )
-
-
-def _check_same_run(first: Capture, second: Capture) -> None:
-    """ValueError unless two captures can be two models of one run."""
-
-    for what in ("backbone", "branch"):
-        if (a := getattr(first, what)) != (b := getattr(second, what)):
-            raise _differ(what, repr(a), repr(b))
-    if len(first.streams) != len(second.streams):
-        raise _differ("the number of prompts and samples", len(first.streams), len(second.streams))
-    for a, b in zip(first.streams, second.streams, strict=True):
-        if a.binding != b.binding:
-            raise _differ("the prompt or its bound words", repr(a.binding.prompt), repr(b.binding.prompt))
-        for what in ("grid", "layers_v2t", "layers_v2v", "entities", "entities_v2v"):
-            if (x := getattr(a, what)) != (y := getattr(b, what)):
-                raise _differ(what, x, y)
+def _weighed(values: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """Weighed mean along an axis; NaN where every weight is 0."""
+    total = torch.where(weights > 0, values * weights, 0.0).sum(axis)
+    return total / torch.where(weights.sum(axis) > 0, weights.sum(axis), math.nan)
 
 
 def _pick(what: str, choice: Choice, existing: Sequence[int]) -> list[int]:
@@ -342,12 +359,6 @@ def _pick(what: str, choice: Choice, existing: Sequence[int]) -> list[int]:
         given = f"{what} {', '.join(map(str, unknown))} was not captured" if unknown else f"no {what} was chosen"
         raise ValueError(f"{given}: this capture has {what}s {', '.join(map(str, existing))}")
     return [existing.index(number) for number in dict.fromkeys(wanted)]
-
-
-def _weights(calls: Sequence[int]) -> Tensor:
-    """Call counts to weights that sum to 1 (to 0 where nothing was called)."""
-    counts = torch.tensor(calls, dtype=torch.float32)
-    return counts / counts.sum().clamp_min(1.0)
 
 
 def _mask_of(entity: str, binding: PromptBinding, tracks: GridTracks) -> Tensor | None:

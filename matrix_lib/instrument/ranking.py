@@ -8,15 +8,17 @@ from ..core.layers import LayerSet
 from ..core.ranges import ranges
 from ..core.tracks.tracks import MaskTracks
 from .capture import Alignment, Capture, MapKind
+from .maps import Maps
 
-__all__ = ["describe", "layer_table", "rank_layers"]
+__all__ = ["describe", "expert_tables", "layer_table", "rank_layers"]
 
 
 def rank_layers(capture: Capture, tracks: MaskTracks, keep: int = 3, stream: int = 0) -> LayerSet:
     """The `keep` layers of each kind whose attention lies most on the masks, above chance.
 
     The score of a layer is its share of attention on an entity's mask minus the mask's share of the area, averaged over
-    entities and steps: 0 is what a flat map would get. One clip shows where this clip's interaction is attended to;
+    entities and steps: 0 is what a flat map would get. Steps in which nothing was recorded are in no mean. One clip
+    shows where this clip's interaction is attended to;
     that a layer *decides* success takes many clips (see `evaluation.layers.dominance.dominant_layers`).
 
     Raises ValueError where no entity has a mask, or keep is below 1.
@@ -26,11 +28,13 @@ def rank_layers(capture: Capture, tracks: MaskTracks, keep: int = 3, stream: int
     chosen: dict[str, tuple[int, ...]] = {"v2t": (), "v2v": ()}
     scores: dict[str, dict[str, float]] = {}
     for kind, alignment in alignments(capture, tracks, stream).items():
-        gain = (alignment.over_steps() - alignment.chance).mean(1)
-        order = torch.argsort(gain, descending=True, stable=True).tolist()
-        chosen[kind] = tuple(alignment.layers[i] for i in order[:keep])
-        scores[kind] = {str(layer): round(float(value), 6) for layer, value in zip(alignment.layers, gain)}
-    source = f"attention share above chance in one capture, {len(capture.steps)} step bins"
+        gain = alignment.over_steps("gain").nanmean(1)
+        seen = [i for i in torch.argsort(gain, descending=True, stable=True).tolist() if not gain[i].isnan()]
+        chosen[kind] = tuple(alignment.layers[i] for i in seen[:keep])
+        scores[kind] = {str(alignment.layers[i]): round(float(gain[i]), 6) for i in sorted(seen)}
+    experts = capture.experts
+    by = f" of {next(iter(experts))}" if len(experts) == 1 and next(iter(experts)) != "expert 1" else ""
+    source = f"attention share above chance in one capture, {len(capture.steps)} step bins{by}"
     return LayerSet(capture.backbone, chosen["v2t"], chosen["v2v"], source, scores)
 
 
@@ -41,7 +45,7 @@ def alignments(capture: Capture, tracks: MaskTracks, stream: int = 0) -> dict[Ma
     error: ValueError | None = None
     kinds: tuple[MapKind, ...] = ("v2t", "v2v")
     for kind in kinds:
-        if not capture.stream(stream).get(kind)[2]:
+        if kind not in capture.stream(stream).maps:
             continue
         try:
             found[kind] = capture.aas(grid, kind, stream)
@@ -53,7 +57,8 @@ def alignments(capture: Capture, tracks: MaskTracks, stream: int = 0) -> dict[Ma
 
 
 def layer_table(capture: Capture, tracks: MaskTracks, layers: LayerSet, stream: int = 0) -> str:
-    """A Markdown table: every layer's share of attention on each entity's mask, beside chance."""
+    """A Markdown table: every layer's share of attention on each entity's mask, beside chance. Below it what was not
+    recorded, by name."""
     lines: list[str] = []
     titles = {"v2t": "words (video to text)", "v2v": "instances (video to video)"}
     for kind, alignment in alignments(capture, tracks, stream).items():
@@ -64,29 +69,87 @@ def layer_table(capture: Capture, tracks: MaskTracks, layers: LayerSet, stream: 
         lines.append("| *chance* | " + " | ".join(f"{c:.3f}" for c in alignment.chance) + " | 0 |")
         for row, layer in enumerate(alignment.layers):
             name = f"**{layer}**" if layer in best else str(layer)
-            cells = " | ".join(f"{value:.3f}" for value in share[row])
-            lines.append(f"| {name} | {cells} | {layers.scores[kind][str(layer)]:+.3f} |")
+            cells = " | ".join("-" if value.isnan() else f"{value:.3f}" for value in share[row])
+            gain = layers.scores[kind].get(str(layer))
+            lines.append(f"| {name} | {cells} | {'not recorded' if gain is None else f'{gain:+.3f}'} |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_absences(capture)])
+
+
+def expert_tables(capture: Capture, tracks: MaskTracks, keep: int, stream: int = 0) -> str:
+    """For a run with several models (Wan 2.2's experts) the best layers and the table of each, as Markdown; "" for a
+    run with one."""
+    if len(capture.experts) < 2:
+        return ""
+    parts = []
+    for name, steps in capture.experts.items():
+        own = capture.of_expert(name)
+        head = f"## {name}: steps {ranges(steps)}"
+        try:
+            layers = rank_layers(own, tracks, keep, stream)
+            parts.append(f"{head}\n\nbest layers: {layers.text}\n\n{layer_table(own, tracks, layers, stream)}")
+        except ValueError as reason:
+            parts.append(f"{head}\n\n{reason}")
+    return "\n\n".join(parts)
 
 
 def describe(capture: Capture) -> str:
     """What a capture holds, one fact a line, and everything to know about it."""
-    steps = capture.steps
-    missing = [step.index for step in steps if not step.calls]
     lines = [
-        f"{capture.backbone}: {len(steps)} step bins, {len(capture.streams)} prompt x sample, "
+        f"{capture.backbone}: {len(capture.steps)} step bins, {len(capture.streams)} prompt x sample, "
         f"{capture.nbytes / 1e6:.1f} MB"
     ]
+    if len(capture.experts) > 1:
+        lines += [f"{name}: steps {ranges(steps)}" for name, steps in capture.experts.items()]
     for stream in capture.streams:
         f, h, w = stream.grid.shape
         lines.append(f"prompt: {stream.binding.prompt}")
         lines.append(f"tokens: {f} frames x {h} x {w}")
-        for kind, title in (("v2t", "words"), ("v2v", "instances")):
-            _, layers, names = stream.get(kind)
-            where = f"layers {ranges(layers)}: {', '.join(names)}" if names else "none"
-            lines.append(f"{title}: {where}")
-    if missing:
-        lines.append(f"steps {missing} were not captured: the sampler skipped them")
-    lines += [f"note: {note}" for note in capture.meta.get("notes", ())]
-    return "\n".join(lines)
+        for kind in dict.fromkeys(("v2t", "v2v", *stream.maps)):
+            title = {"v2t": "words", "v2v": "instances"}.get(kind, kind)
+            lines.append(f"{title}: {_held(stream.maps[kind]) if kind in stream.maps else 'none'}")
+    return "\n".join([*lines, *_absences(capture), *(f"note: {note}" for note in capture.meta.get("notes", ()))])
+
+
+def _held(maps: Maps) -> str:
+    """Layers, names and type of the maps of a kind."""
+    text = f"layers {ranges(maps.layers)}: {', '.join(maps.entities)}"
+    if maps.heads:
+        text += f"; heads {ranges(maps.heads)}"
+    if maps.storage == "uint8":
+        lost = "" if maps.error is None else f", at most {maps.error.largest:.2%} of a map's largest value off"
+        text += f" (uint8{lost})"
+    return text
+
+
+def _absences(capture: Capture) -> list[str]:
+    """What was not recorded, by name: steps that were skipped, prompts that were not active, layers, frames."""
+    lines, skipped = [], capture.skipped
+    if skipped:
+        lines.append(
+            f"step{'s' * (len(skipped) > 1)} {ranges(skipped)} {'were' if len(skipped) > 1 else 'was'} skipped: no "
+            "attention ran there (a cache such as EasyCache, say). They are in no mean"
+        )
+    active = [i for i, step in enumerate(capture.steps) if step.calls]
+    for stream in capture.streams:
+        who = f"prompt {stream.binding.prompt!r}" if len(capture.streams) > 1 else "the prompt"
+        idle = [i for i in active if not stream.calls(i)] if stream.maps else []
+        if idle:
+            numbers = ranges([capture.steps[i].index for i in idle])
+            lines.append(f"{who} was not active in steps {numbers}: these are in no mean of it")
+        for kind, maps in stream.maps.items():
+            lines += _partly(f"{kind} of {who}", maps, [i for i in active if i not in idle])
+    return lines
+
+
+def _partly(what: str, maps: Maps, active: list[int]) -> list[str]:
+    """Layers and frames of which nothing was recorded in any of these steps."""
+    seen = maps.counts[:, active] > 0
+    lines = []
+    layers = [layer for layer, found in zip(maps.layers, seen.flatten(1).any(1)) if not found]
+    frames = [frame for frame, found in enumerate(seen.flatten(0, 2).any(0)) if not found]
+    if active and layers:
+        lines.append(f"{what}: nothing was recorded in layers {ranges(layers)}")
+    if active and frames and len(frames) < seen.shape[-1]:
+        lines.append(f"{what}: nothing was recorded in token frames {ranges(frames)}")
+    return lines

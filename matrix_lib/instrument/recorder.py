@@ -6,8 +6,9 @@ become float16 in main memory when the bin ends.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import GridTracks, MaskTracks
 from ..core.words.binding import PromptBinding
 from .capture import Capture, MapKind, StepInfo
+from .maps import Storage
 from .session import BaseObserver
 from .streams import MapStream, TokenSets, word_sets
 
@@ -35,6 +37,7 @@ class RecorderConfig:
         branch: guidance branch to record.
         v2t, v2v: kinds of map to record.
         keep: False forgets each bin when it ends; only `Recorder.now` has maps then (a live view).
+        storage: "float16", or "uint8": half the memory, at an error that is measured.
     """
 
     layers: tuple[int, ...] | None = None
@@ -44,8 +47,11 @@ class RecorderConfig:
     v2t: bool = True
     v2v: bool = True
     keep: bool = True
+    storage: Storage = "float16"
 
     def __post_init__(self) -> None:
+        if self.storage not in ("float16", "uint8"):
+            raise ValueError(f"maps are stored as 'float16' or 'uint8'; got {self.storage!r}")
         if self.bins < 0 or self.budget_mb <= 0:
             raise ValueError(
                 f"step bins are 0 (every step) or more and the budget is above 0 MB; got bins {self.bins}, "
@@ -55,14 +61,32 @@ class RecorderConfig:
             raise ValueError("nothing to record: switch on video-to-text, video-to-video or both")
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """Maps of one call and row, whose site is not settled yet."""
+
+    site: AttentionSite
+    stream: MapStream
+    kind: MapKind
+    maps: Tensor
+    frames: tuple[int, ...] | None
+    keep: list[int] | None
+    step: int
+
+
 class Recorder(BaseObserver):
     """An observer that builds a `Capture`.
+
+    Maps of a call are held until its site is settled: only then do they count.
 
     Args:
         sites: every attention site of the model.
         grid: the token grid of the whole clip (context windows see parts of it).
         sigmas: noise level of each sampling step, in order.
         streams: how many prompts x samples share the budget.
+        model: which model this is, where a run has several; see `StepInfo.model`.
+        sink: is given each bin when it is done, as a capture of its own, with its place among all bins; bins that were
+            skipped before it come with it.
     """
 
     per_head = False  # whether streams are given the maps of every head, (H, E, F, h, w), or their mean
@@ -75,6 +99,8 @@ class Recorder(BaseObserver):
         grid: Grid,
         sigmas: Sequence[float],
         streams: int = 1,
+        model: str = "",
+        sink: Callable[[int, Capture], None] | None = None,
     ) -> None:
         self.config, self.backbone, self.grid = config, backbone, grid
         self.sigmas = tuple(float(s) for s in sigmas)
@@ -89,10 +115,14 @@ class Recorder(BaseObserver):
             raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{max(known)}")
         self.notes: list[str] = []
         self.bins = 0
-        self._share = config.budget_mb * 1e6 / max(1, streams)
+        self.model, self.sink = model, sink
+        self._expected = max(1, streams)
+        self._share = config.budget_mb * 1e6 / self._expected
         self._streams: dict[Hashable, MapStream] = {}
         self._bin = -1
-        self._calls: list[int] = []
+        self._pending: list[_Pending] = []
+        self._seen: set[int] = set()  # sampling steps
+        self._given = 0  # bins that the sink has been given
 
     def _layers(self, sites: Sequence[AttentionSite], kind: MapKind) -> tuple[int, ...]:
         chosen = self.config.layers
@@ -105,9 +135,8 @@ class Recorder(BaseObserver):
         )
 
     def observe(self, call: AttentionCall, lse: Tensor | None) -> None:
-        note = call.extra.get("edited")
-        if note is not None and note not in self.notes:
-            self.notes.append(str(note))
+        if (told := call.extra.get("edited")) is not None:
+            self.note(str(told))
         for index, row in enumerate(call.rows):
             if row.branch != self.config.branch or row.binding is None:
                 continue
@@ -126,19 +155,31 @@ class Recorder(BaseObserver):
             if call.site.has_v2v and call.site.layer in self.layers["v2v"] and stream.v2v.names:
                 self._video_to_video(stream, call, q, k, look, mask)
 
+    def settle(self, site: AttentionSite, whole: bool) -> None:
+        """A site's module has ended its forward: what was seen of it since the last time counts, or is dropped."""
+        mine = [each for each in self._pending if each.site == site]
+        self._pending = [each for each in self._pending if each.site != site]
+        for each in mine if whole else ():
+            each.stream.add(each.kind, site.layer, each.maps, each.frames, each.keep)
+            self._seen.add(each.step)
+
     def result(self) -> Capture:
         """Ends the last bin and returns what was recorded.
 
         Raises ValueError when no conditioning with a binding passed by.
         """
         steps = self._end()
+        self._pass_on()
         streams = [stream.finish() for stream in self._streams.values()]
         if any(stream.broken for stream in self._streams.values()):
-            self.notes.append(
-                "attention was not a number (NaN) in places, and the maps are 0 there: the model overflowed, or its "
-                "input holds NaN. Try another weight_dtype (bfloat16 instead of float16), and look at the latent"
+            self.note(
+                "attention was not a number (NaN) in places, and nothing is recorded there: the model overflowed, or "
+                "its input holds NaN. Try another weight_dtype (bfloat16 instead of float16), and look at the latent"
             )
-        return Capture(streams, self.backbone, steps, self.config.branch, {"notes": list(self.notes)})
+        return Capture(streams, self.backbone, steps, self.config.branch, self._meta())
+
+    def _meta(self) -> dict[str, Any]:
+        return {"notes": list(self.notes), "prompts": self._expected}
 
     def _end(self) -> tuple[StepInfo, ...]:
         if not self._streams:
@@ -147,8 +188,23 @@ class Recorder(BaseObserver):
                 "to the sampler (positive), or pass a binding."
             )
         self._flush()
-        firsts = [-(-number * len(self.sigmas) // self.bins) for number in range(self.bins)]
-        return tuple(StepInfo(first, self.sigmas[first], calls) for first, calls in zip(firsts, self._calls))
+        self._bin = -1
+        for stream in self._streams.values():
+            stream.land()
+        return self._steps(range(self.bins))
+
+    def _steps(self, bins: range) -> tuple[StepInfo, ...]:
+        firsts = [-(-number * len(self.sigmas) // self.bins) for number in range(self.bins + 1)]
+        return tuple(
+            StepInfo(
+                firsts[number],
+                self.sigmas[firsts[number]],
+                max((stream.calls(number) for stream in self._streams.values()), default=0),
+                self.model,
+                tuple(step for step in range(firsts[number], firsts[number + 1]) if step not in self._seen),
+            )
+            for number in bins
+        )
 
     @property
     def tracks(self) -> MaskTracks | None:
@@ -156,12 +212,17 @@ class Recorder(BaseObserver):
         return next((stream.tracks for stream in self._streams.values()), None)
 
     def now(self, kind: MapKind) -> tuple[tuple[str, ...], tuple[int, ...], Tensor] | None:
-        """(entities, layers, maps (L, E, F, h, w) float32) of the first stream's open bin, for a live view."""
+        """(entities, layers, maps (L, E, F, h, w) float32, NaN where nothing was seen) of the first stream's open bin,
+        for a live view."""
         for stream in self._streams.values():
             maps = stream.mean(kind)
             if maps is not None:
                 return stream.names[kind], self.layers[kind], maps
         return None
+
+    def seen(self, step: int) -> bool:
+        """Whether any attention was recorded in a sampling step."""
+        return step in self._seen
 
     # -- one stream and its bins ------------------------------------------------------------------------------------
 
@@ -178,11 +239,12 @@ class Recorder(BaseObserver):
     def _make_stream(self, row: BatchRow, v2t: TokenSets, v2v: TokenSets, tracks: GridTracks | None) -> MapStream:
         assert row.binding is not None
         kept = self.bins if self.config.keep else 0
-        return MapStream(row.key, row.binding, row.tracks, self.grid, kept, self.layers, v2t, v2v)
+        storage = self.config.storage
+        return MapStream(row.key, row.binding, row.tracks, self.grid, kept, self.layers, v2t, v2v, storage)
 
     def _bytes_per_bin(self, v2t: TokenSets, v2v: TokenSets) -> int:
         maps = len(self.layers["v2t"]) * len(v2t.names) + len(self.layers["v2v"]) * len(v2v.names)
-        return maps * self.grid.size * 2  # float16
+        return maps * self.grid.size * (1 if self.config.storage == "uint8" else 2)
 
     def _choose_bins(self, bytes_per_bin: int) -> None:
         steps = len(self.sigmas)
@@ -196,7 +258,6 @@ class Recorder(BaseObserver):
         if fits < wanted:
             self.notes.append(f"{wanted} step bins do not fit the budget; kept {fits}, each the mean of several steps")
         self.bins = min(wanted, fits)
-        self._calls = [0] * self.bins
 
     def _track_pool(self, binding: PromptBinding, tracks: GridTracks) -> TokenSets:
         self.notes += [note for note in tracks.notes if note not in self.notes]
@@ -221,11 +282,25 @@ class Recorder(BaseObserver):
             self._bin = bin_
 
     def _flush(self) -> None:
+        self._pending = []  # of a forward that was torn off
         if self._bin < 0:
             return
+        self._pass_on()
         for stream in self._streams.values():
-            calls = stream.flush(self._bin)
-            self._calls[self._bin] = max(self._calls[self._bin], calls)
+            stream.flush(self._bin)
+        self._given = min(self._given, self._bin)
+
+    def _pass_on(self) -> None:
+        """Gives the sink the bins that were done before this one: they have landed by now, so that nobody waits."""
+        full = max((stream.last for stream in self._streams.values()), default=-1) + 1
+        if self.sink is None or full <= self._given:
+            return
+        for stream in self._streams.values():
+            stream.land()
+        bins, self._given = range(self._given, full), full
+        streams = [stream.part(slice(bins.start, bins.stop)) for stream in self._streams.values()]
+        part = Capture(streams, self.backbone, self._steps(bins), self.config.branch, self._meta())
+        self.sink(bins.start, part)
 
     # -- the two reads ------------------------------------------------------------------------------------------------
 
@@ -250,7 +325,7 @@ class Recorder(BaseObserver):
         if mask is not None and mask.shape[-2] > 1:
             part = mask[..., rows, :]
         maps = pooled_columns(q[:, :, rows], k, pool, call.scale, lse=look, mask=part, per_head=self.per_head)[0]
-        stream.add("v2t", call.site.layer, maps.unflatten(-1, call.grid.shape), call.frame_index)
+        self._hold(call, stream, "v2t", maps)
 
     def _video_to_video(
         self, stream: MapStream, call: AttentionCall, q: Tensor, k: Tensor, lse: Tensor | None, mask: Tensor | None
@@ -263,4 +338,11 @@ class Recorder(BaseObserver):
         pool = window.pool(call.video_q[0], q.device)
         keys, heads = call.video_k, self.per_head
         maps = pooled_rows(q, k, pool, call.scale, lse=lse, mask=mask, keys=keys, per_head=heads)[0]
-        stream.add("v2v", call.site.layer, maps.unflatten(-1, call.grid.shape), call.frame_index, keep)
+        self._hold(call, stream, "v2v", maps, keep)
+
+    def _hold(
+        self, call: AttentionCall, stream: MapStream, kind: MapKind, maps: Tensor, keep: list[int] | None = None
+    ) -> None:
+        on_grid = maps.unflatten(-1, call.grid.shape)
+        step = min(call.step, len(self.sigmas) - 1)
+        self._pending.append(_Pending(call.site, stream, kind, on_grid, call.frame_index, keep, step))

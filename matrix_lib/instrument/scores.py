@@ -29,8 +29,9 @@ __all__ = ["AlignmentRecorder", "LayerAlignment"]
 class LayerAlignment:
     """Scores of one prompt and sample.
 
-    raw, mass: (L, St, E, H, F) float32; bins that were not captured are 0. chance: (E, F) float32, the mask's share of
-    each frame's tokens. Frames of which the tracks say nothing are 0 in all three.
+    raw, mass: (L, St, E, H, F) float32, 0 where nothing was recorded. chance: (E, F) float32, the mask's share of each
+    frame's tokens. Frames of which the tracks say nothing are 0 in all three. counts: (L, St, E, F) int32, how many
+    calls a score is the mean of; 0: absent.
     """
 
     kind: MapKind
@@ -41,14 +42,22 @@ class LayerAlignment:
     raw: Tensor
     mass: Tensor
     chance: Tensor
+    counts: Tensor
+
+    def over_steps(self, values: Tensor) -> Tensor:
+        """(L, E, H, F) of `raw` or `mass`: the mean over the steps that were recorded; NaN where none was."""
+        seen = (self.counts > 0).to(values)
+        steps = seen.sum(1)
+        total = torch.einsum("lsehf,lsef->lehf", values, seen)
+        return total / torch.where(steps > 0, steps, torch.nan)[:, :, None]
 
     def scores(self, score: Literal["raw", "share"] = "share", heads: bool = False) -> Tensor:
         """Step-averaged AAS of each layer and entity, (L, E), or (L, E, H) with `heads`; raw is summed over frames and
-        averaged over heads as in the paper, share is what of the mass lies on the mask."""
-        weight = torch.tensor([float(step.calls > 0) for step in self.steps])
-        weight = weight / weight.sum().clamp_min(1)
-        raw = torch.einsum("lsehf,s->leh", self.raw, weight)
-        mass = torch.einsum("lsehf,s->leh", self.mass, weight)
+        averaged over heads as in the paper, share is what of the mass lies on the mask. NaN where nothing was
+        recorded."""
+        raw, mass = (self.over_steps(values).nansum(-1) for values in (self.raw, self.mass))  # (L, E, H)
+        seen = (self.counts > 0).any(-1).any(1)  # (L, E)
+        raw, mass = (torch.where(seen[..., None], values, torch.nan) for values in (raw, mass))
         if score == "share":
             return raw / mass.clamp_min(1e-30) if heads else raw.sum(-1) / mass.sum(-1).clamp_min(1e-30)
         return raw if heads else raw.mean(-1)
@@ -102,6 +111,7 @@ class _ScoreStream(MapStream):
         self.bins, self._known = bins, torch.tensor([float(k) for k in tracks.known])
         self._stack: dict[str, Tensor] = {}
         self._scores: dict[str, Tensor] = {}
+        self._cells: dict[str, Tensor] = {}
 
     def _mask(self, kind: str, name: str) -> Tensor:
         mask = self.masks[kind][self.names[kind].index(name)]
@@ -125,29 +135,40 @@ class _ScoreStream(MapStream):
         if kind not in self._sums:
             shape = (len(self.layers[kind]), len(self.scored[kind]), maps.shape[0], self.grid.frames, 2)
             self._sums[kind] = torch.zeros(shape, device=maps.device)
-            self._counts[kind] = torch.zeros(shape[0], shape[1], shape[3])
+            self._counts[kind] = torch.zeros(shape[0], shape[1], shape[3], dtype=torch.int32)
         row = self.place[kind][layer]
         for entity, place in enumerate(places):  # few entities; frames of a window may repeat, so one add per frame
             self._sums[kind][row, place].index_add_(1, torch.tensor(at, device=maps.device), both[entity])
-            self._counts[kind][row, place].index_add_(0, torch.tensor(at), torch.ones(len(at)))
+            self._counts[kind][row, place].index_add_(0, torch.tensor(at), torch.ones(len(at), dtype=torch.int32))
 
     def _masks_on(self, kind: str, device: torch.device) -> Tensor:
         if kind not in self._stack or self._stack[kind].device != device:
             self._stack[kind] = torch.stack([self._mask(kind, name) for name in self.scored[kind]]).to(device)
         return self._stack[kind]
 
-    def flush(self, bin_: int) -> int:
-        calls = 0
-        for kind, sums in self._sums.items():
-            counts = self._counts[kind]
-            calls = max(calls, int(counts.max()))
-            mean = sums / counts.clamp(min=1).to(sums.device)[:, :, None, :, None]
-            if kind not in self._scores:
-                with torch.inference_mode(False):
-                    self._scores[kind] = torch.zeros(mean.shape[0], self.bins, *mean.shape[1:])
-            self._copies.setdefault(kind, HostCopy()).start(mean, self._scores[kind][:, bin_])
-        self._sums, self._counts = {}, {}
-        return calls
+    def _keep(self, kind: str, bin_: int) -> None:
+        sums, counts = self._sums[kind], self._counts[kind]
+        if kind not in self._scores:
+            with torch.inference_mode(False):
+                self._scores[kind] = torch.zeros(sums.shape[0], self.bins, *sums.shape[1:])
+                self._cells[kind] = torch.zeros(counts.shape[0], self.bins, *counts.shape[1:], dtype=torch.int32)
+        self._cells[kind][:, bin_] = counts
+        mean = sums / counts.clamp(min=1).to(sums.device)[:, :, None, :, None]
+        self._copies.setdefault((kind, "scores"), HostCopy()).start(mean, self._scores[kind][:, bin_])
+
+    def _take_back(self, kind: str, bin_: int) -> None:
+        if kind not in self._scores:
+            return
+        self.land()
+        counts = self._cells[kind][:, bin_]
+        self._sums[kind] += (self._scores[kind][:, bin_] * counts[:, :, None, :, None]).to(self._sums[kind].device)
+        self._counts[kind] += counts
+
+    def keeps(self, kind: str) -> bool:
+        return True
+
+    def calls(self, bin_: int) -> int:
+        return max((int(cells[:, bin_].max()) for cells in self._cells.values()), default=0)
 
     @property
     def kinds(self) -> tuple[MapKind, ...]:
@@ -155,14 +176,13 @@ class _ScoreStream(MapStream):
         return tuple(kind for kind in ("v2t", "v2v") if kind in self._scores)  # type: ignore[misc]
 
     def alignment(self, kind: MapKind, steps: Sequence[StepInfo]) -> LayerAlignment:
-        for copy in self._copies.values():
-            copy.finish()
+        self.land()
         scores = self._scores[kind] * self._known[:, None]
         names = tuple(self.scored[kind])
         masks = torch.stack([self._mask(kind, name) for name in names])
         return LayerAlignment(
             kind, self.layers[kind], names, tuple(_role(name, self.binding) for name in names), tuple(steps),
-            scores[..., 0], scores[..., 1], masks.flatten(-2).mean(-1) * self._known,
+            scores[..., 0], scores[..., 1], masks.flatten(-2).mean(-1) * self._known, self._cells[kind],
         )  # fmt: skip
 
 

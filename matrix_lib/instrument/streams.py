@@ -16,6 +16,7 @@ from ..core.grid import Grid
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import PromptBinding
 from .capture import Stream
+from .maps import CodeError, Maps, Storage, decode, encode
 
 __all__ = ["HostCopy", "MapStream", "TokenSets", "word_sets"]
 
@@ -59,7 +60,12 @@ class TokenSets:
 
 
 class MapStream:
-    """Running sums of one prompt and sample, and the bins that are finished."""
+    """Running sums of one prompt and sample, and the bins that are finished.
+
+    Args:
+        bins: how many bins are kept; 0 keeps none (a live view).
+        storage: the type that finished bins are kept in; see `Maps`.
+    """
 
     def __init__(
         self,
@@ -71,20 +77,32 @@ class MapStream:
         layers: dict[str, tuple[int, ...]],
         v2t: TokenSets,
         v2v: TokenSets,
+        storage: Storage = "float16",
     ) -> None:
         self.key, self.binding, self.tracks, self.grid = key, binding, tracks, grid
         self.layers, self.v2t, self.v2v = layers, v2t, v2v
         self.place = {kind: {layer: i for i, layer in enumerate(layers[kind])} for kind in layers}
         self.names = {"v2t": v2t.names, "v2v": v2v.names}
+        self.storage = storage
+        kinds = [kind for kind, names in self.names.items() if names and layers[kind] and bins]
         with torch.inference_mode(False):  # a capture outlives the run, and nobody could write to inference tensors
-            self.store = {
-                kind: torch.zeros(len(layers[kind]) if names else 0, bins, len(names), *grid.shape, dtype=torch.float16)
-                for kind, names in self.names.items()
-            }
+            self.store = {kind: self._room(kind, bins) for kind in kinds}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
-        self._copies: dict[str, HostCopy] = {}
-        self._broken: list[Tensor] = []
+        self._copies: dict[tuple[str, str], HostCopy] = {}
+        self._errors: dict[str, list[Tensor]] = {}
+        self._full: set[int] = set()
+        self.broken = False
+
+    def _room(self, kind: str, bins: int) -> dict[str, Tensor]:
+        """Empty room for all bins of a kind. "side": the scale of each map, and in which frames it was no number."""
+        axes = (len(self.layers[kind]), bins, len(self.names[kind]))
+        dtype = torch.uint8 if self.storage == "uint8" else torch.float16
+        return {
+            "values": torch.zeros(*axes, *self.grid.shape, dtype=dtype),
+            "counts": torch.zeros(*axes, self.grid.frames, dtype=torch.int32),
+            "side": torch.zeros(*axes, 1 + self.grid.frames),
+        }
 
     def add(
         self, kind: str, layer: int, maps: Tensor, frames: tuple[int, ...] | None, keep: list[int] | None = None
@@ -93,7 +111,7 @@ class MapStream:
         if kind not in self._sums:
             shape = (len(self.layers[kind]), len(self.names[kind]), *self.grid.shape)
             self._sums[kind] = torch.zeros(shape, device=maps.device)
-            self._counts[kind] = torch.zeros(shape[:3])
+            self._counts[kind] = torch.zeros(shape[:3], dtype=torch.int32)
         place = self.place[kind][layer]
         entities = torch.arange(len(self.names[kind])) if keep is None else torch.tensor(keep)
         if frames is None and keep is None:
@@ -104,48 +122,114 @@ class MapStream:
         index = (entities[:, None].expand(-1, len(at)), at[None, :].expand(len(entities), -1))
         device = maps.device
         self._sums[kind][place].index_put_((index[0].to(device), index[1].to(device)), maps, accumulate=True)
-        self._counts[kind][place].index_put_(index, torch.ones(index[0].shape), accumulate=True)
+        ones = torch.ones(index[0].shape, dtype=torch.int32)
+        self._counts[kind][place].index_put_(index, ones, accumulate=True)
 
-    def flush(self, bin_: int) -> int:
-        """Turns the sums into the means of a bin; returns how many calls they came from."""
-        calls = 0
+    def flush(self, bin_: int) -> None:
+        """Turns the sums into the means of a bin. What a bin held from before counts as often as it was called."""
+        again = bin_ in self._full
         for kind in self._sums:
-            calls = max(calls, int(self._counts[kind].max()))
-            if self.store[kind].shape[1]:
-                mean = self._mean(kind)
-                self._broken.append(mean.isnan().any())  # read at the end: here it would wait for the GPU
-                self._copies.setdefault(kind, HostCopy()).start(mean.nan_to_num_().half(), self.store[kind][:, bin_])
+            if self.keeps(kind):
+                if again:
+                    self._take_back(kind, bin_)
+                self._keep(kind, bin_)
+        self._full.add(bin_)
         self._sums, self._counts = {}, {}
-        return calls
+
+    def keeps(self, kind: str) -> bool:
+        """Whether finished bins of a kind are kept."""
+        return kind in self.store
+
+    def _take_back(self, kind: str, bin_: int) -> None:
+        """Puts a finished bin into the sums again: a sampler came back to its noise level."""
+        self.land()
+        room = self.store[kind]
+        counts, values = room["counts"][:, bin_], room["values"][:, bin_]
+        old = values.float() if self.storage == "float16" else decode(values, room["side"][:, bin_, :, 0])
+        self._sums[kind] += (old * counts[..., None, None]).to(self._sums[kind].device)
+        self._counts[kind] += counts
+
+    def _keep(self, kind: str, bin_: int) -> None:
+        """The means of the open bin into main memory, beside the work that goes on."""
+        room, mean = self.store[kind], self._mean(kind)
+        room["counts"][:, bin_] = self._counts[kind]
+        wrong = mean.isnan().flatten(-2).any(-1)
+        mean = mean.nan_to_num_()
+        scale = mean.new_zeros(mean.shape[:2])
+        if self.storage == "uint8":
+            codes, scale = encode(mean)
+            self._errors.setdefault(kind, []).append(_lost(mean, codes, scale))
+            mean = codes
+        else:
+            mean = mean.half()
+        self._start(kind, "values", mean, bin_)
+        self._start(kind, "side", torch.cat([scale[..., None], wrong.float()], -1), bin_)
+
+    def _start(self, kind: str, what: str, source: Tensor, bin_: int) -> None:
+        self._copies.setdefault((kind, what), HostCopy()).start(source, self.store[kind][what][:, bin_])
 
     def mean(self, kind: str) -> Tensor | None:
-        """(L, E, F, h, w) float32 means of the bin that is open, None where nothing was added to it yet."""
-        return self._mean(kind) if kind in self._sums else None
+        """(L, E, F, h, w) float32 means of the bin that is open, NaN in frames that were not seen; None where nothing
+        was added to it yet."""
+        if kind not in self._sums:
+            return None
+        seen = (self._counts[kind] > 0).to(self._sums[kind].device)[..., None, None]
+        return torch.where(seen, self._mean(kind), torch.nan)
 
     def _mean(self, kind: str) -> Tensor:
         sums, counts = self._sums[kind], self._counts[kind]
         return sums / counts.clamp(min=1).to(sums.device)[..., None, None]
 
-    @property
-    def broken(self) -> bool:
-        """Whether attention was not a number somewhere; the maps hold zeros there."""
-        return any(bool(found) for found in self._broken)
-
-    def finish(self) -> Stream:
+    def land(self) -> None:
+        """Waits for every finished bin to be in main memory. Cells that were no number are absent from then on."""
         for copy in self._copies.values():
             copy.finish()
-        layers = {kind: self.layers[kind] if self.names[kind] else () for kind in self.layers}
-        return Stream(
-            self.key,
-            self.binding,
-            self.grid,
-            self.v2t.names,
-            self.store["v2t"],
-            layers["v2t"],
-            self.store["v2v"],
-            layers["v2v"],
-            self.v2v.names,
-        )
+        for room in self.store.values():
+            wrong = room["side"][..., 1:] > 0
+            if bool(wrong.any()):
+                self.broken = True
+                room["counts"][wrong] = 0
+                room["side"][..., 1:] = 0
+
+    @property
+    def last(self) -> int:
+        """The last bin that was finished, -1 before the first."""
+        return max(self._full, default=-1)
+
+    def calls(self, bin_: int) -> int:
+        """The largest count of any cell of a finished bin."""
+        return max((int(room["counts"][:, bin_].max()) for room in self.store.values()), default=0)
+
+    def part(self, bins: slice) -> Stream:
+        """The finished bins at these places, which have landed."""
+        maps = {}
+        for kind, room in self.store.items():
+            values, counts, scale = room["values"][:, bins], room["counts"][:, bins], None
+            if self.storage == "uint8":
+                with torch.inference_mode(False):
+                    scale = room["side"][:, bins, :, 0].clone()
+            maps[kind] = Maps(values, self.layers[kind], self.names[kind], counts, scale, error=self._error(kind))
+        return Stream(self.key, self.binding, self.grid, maps)
+
+    def _error(self, kind: str) -> CodeError | None:
+        """What uint8 has cost so far; reads numbers from the device."""
+        if kind not in self._errors:
+            return None
+        largest, lost, total = torch.stack(self._errors[kind]).double().unbind(1)
+        return CodeError(float(largest.max()), float(lost.sum() / total.sum().clamp_min(1e-30)))
+
+    def finish(self) -> Stream:
+        """Everything that was kept."""
+        self.land()
+        return self.part(slice(None))
+
+
+def _lost(maps: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """(3,) float32 on the maps' device: the largest error as a share of its map's largest value, the sum of errors, the
+    sum of values."""
+    wrong = (decode(codes, scale) - maps).abs()
+    largest = (wrong.flatten(-3).amax(-1) / scale.clamp_min(1e-30)).max()
+    return torch.stack([largest, wrong.sum(), maps.sum()])
 
 
 class HostCopy:

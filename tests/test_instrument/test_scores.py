@@ -24,6 +24,12 @@ def call(site, seed, rows, step=0, grid=GRID, frames=None):
     return AttentionCall(site, q, k, v, 0.3, grid, rows, None, span, span, (0, TEXT), step, 1.0 - step / 4, frames)
 
 
+def seen(recorder, one):
+    """A call of a site that ended well."""
+    recorder.observe(one, None)
+    recorder.settle(one.site, True)
+
+
 @pytest.fixture
 def row():
     binding = make_binding(binding_module, TEXT)
@@ -42,7 +48,7 @@ def test_scores_equal_the_definition_on_an_explicit_softmax(row):
     for step in range(4):
         for site in SITES:
             one = call(site, 10 * step + site.layer, (BatchRow("uncond"), row), step)
-            recorder.observe(one, None)
+            seen(recorder, one)
             for head in range(HEADS):
                 explicit = Explicit(words, query)
                 alone = {"q": one.q[:, head : head + 1], "k": one.k[:, head : head + 1]}
@@ -73,7 +79,7 @@ def test_head_means_agree_with_a_capture(row):
     for step in range(3):
         for site in SITES:
             for recorder in made:
-                recorder.observe(call(site, 10 * step + site.layer, (row,), step), None)
+                seen(recorder, call(site, 10 * step + site.layer, (row,), step))
     capture, found = made[0].result(), made[1].alignments()[0]
     for a in found:
         want = capture.aas(row.tracks.to_grid(GRID), a.kind)
@@ -89,7 +95,7 @@ def test_windows_add_up_per_frame(row):
     recorder = AlignmentRecorder(RecorderConfig(v2v=False), "cogvideox", SITES[:1], GRID, [1.0])
     window = Grid(2, 4, 6)
     for frames in ((0, 1), (1, 2)):
-        recorder.observe(call(SITES[0], frames[0], (row,), 0, window, frames), None)
+        seen(recorder, call(SITES[0], frames[0], (row,), 0, window, frames))
     (a,) = recorder.alignments()[0]
     assert (a.mass > 0).all()
     assert a.steps[0].calls == 2, "frame 1 is in both windows, and its score is their mean"

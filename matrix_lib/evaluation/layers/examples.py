@@ -22,6 +22,7 @@ from ...core.tracks.tracks import MaskTracks
 from ...draw.heatmaps import outline, overlay, scale_of
 from ...draw.style import INK, readable
 from ...instrument.capture import Capture
+from ...instrument.maps import Maps
 from ...io.files import whole_file
 
 __all__ = ["Example", "load_example", "make_example", "save_example"]
@@ -79,15 +80,22 @@ def make_example(capture: Capture, tracks: MaskTracks, frames: NDArray[np.uint8]
                 if frame < tracks.frames:
                     dense[place] |= tracks.mask(part, frame).numpy()
         masks[name] = dense
-    kinds = [kind for kind in ("v2t", "v2v") if stream.get(kind)[2]]
+    kinds = {kind: stream.maps[kind] for kind in ("v2t", "v2v") if kind in stream.maps}
     return Example(
         frames[at],
         masks,
         dict(zip(tracks.names, tracks.palette)),
-        {kind: stream.get(kind)[0][:, 0].numpy() for kind in kinds},
-        {kind: stream.get(kind)[1] for kind in kinds},
-        {kind: stream.get(kind)[2] for kind in kinds},
+        {kind: _means(maps) for kind, maps in kinds.items()},
+        {kind: maps.layers for kind, maps in kinds.items()},
+        {kind: maps.entities for kind, maps in kinds.items()},
     )
+
+
+def _means(maps: Maps) -> NDArray[np.float16]:
+    """(L, E, F, h, w): the mean over steps; NaN where nothing was recorded."""
+    steps, names = range(maps.bins), range(len(maps.entities))
+    each = [[maps.mean([place], steps, e) for e in names] for place in range(len(maps.layers))]
+    return np.stack([np.stack([part.numpy() for part in layer]) for layer in each]).astype(np.float16)
 
 
 def save_example(example: Example, path: Path) -> Path:

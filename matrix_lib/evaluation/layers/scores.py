@@ -38,13 +38,14 @@ _ARRAYS = ("steps_raw", "steps_mass", "heads_raw", "heads_mass", "frames_raw", "
 
 @dataclass(frozen=True)
 class KindScores:
-    """Scores of one kind of map. steps_*: (L, St, E); heads_*: (L, E, H); frames_*: (L, E, F); all float32.
+    """Scores of one kind of map.
 
+    steps_*: (L, St, E), NaN where a layer was not seen in a step; heads_*: (L, E, H); frames_*: (L, E, F); all float32.
     chance: (E, F), the mask's share of each token frame. known: (F,) whether the tracks say anything about it.
     steps: (index, timestep or sigma, calls) of each; steps of 0 calls were not seen.
     """
 
-    kind: Literal["v2t", "v2v"]
+    kind: str
     layers: tuple[int, ...]
     entities: tuple[str, ...]
     roles: tuple[str, ...]
@@ -60,8 +61,8 @@ class KindScores:
 
     def over_steps(self, score: Score) -> Array:
         """(L, E): the step-averaged AAS. raw is MATRIX's own; share is raw over mass; above is share - chance."""
-        seen = self.seen
-        return self._score(self.steps_raw[:, seen].mean(1), self.steps_mass[:, seen].mean(1), score, self.area)
+        raw, mass = (np.nanmean(values[:, self.seen], 1) for values in (self.steps_raw, self.steps_mass))
+        return self._score(raw, mass, score, self.area)
 
     def each_step(self, score: Score) -> Array:
         """(L, St, E); nan where a step was not seen."""
@@ -119,15 +120,19 @@ class RunScores:
 
 def reduce_alignment(found: LayerAlignment) -> KindScores:
     """The marginals of what was streamed. Words without a mask have no score and are not in it."""
-    calls = torch.tensor([float(step.calls > 0) for step in found.steps])
-    weight = calls / calls.sum().clamp_min(1)
+    if lost := [layer for layer, seen in zip(found.layers, (found.counts > 0).flatten(1).any(1)) if not seen]:
+        raise ValueError(
+            f"nothing was recorded of {found.kind} in layers {lost}: something skips them in every step (a cache of "
+            "the pipeline, say). Switch it off for an analysis"
+        )
+    seen = (found.counts > 0).any(-1)  # (L, St, E)
     known = tuple(bool(k) for k in (found.mass.sum((0, 1, 2, 3)) > 0))
 
     def marginal(values: torch.Tensor, to: str) -> Array:
         heads = values.shape[3]
         if to == "lse":
-            return (values.sum(-1).mean(-1)).numpy()
-        whole = torch.einsum("lsehf,s->lehf", values, weight)
+            return torch.where(seen, values.sum(-1).mean(-1), torch.nan).numpy()
+        whole = found.over_steps(values).nan_to_num()
         return whole.sum(-1).numpy() if to == "leh" else (whole.sum(2) / heads).numpy()
 
     parts = {"steps": "lse", "heads": "leh", "frames": "lef"}

@@ -91,7 +91,7 @@ def _block(run: RunScores, scores: KindScores, part: str) -> dict[str, np.ndarra
     chance = scores.chance if part == "frames" else np.broadcast_to(scores.area[:, None], raw.shape[1:])
     keep = np.ones(raw.shape, dtype=bool)
     if part == "steps":
-        keep &= scores.seen
+        keep &= scores.seen & ~np.isnan(raw)
     if part == "frames":
         keep &= np.asarray(scores.known)
     layer, entity, at = np.nonzero(keep)

@@ -1,0 +1,127 @@
+"""Captures one after another: a second model of the same run, or the parts that a run left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ..core.grid import Grid
+from ..core.words.binding import PromptBinding
+from .capture import Capture, StepInfo, Stream
+from .maps import Maps, joined
+
+__all__ = ["check_next", "extend"]
+
+
+def check_next(
+    before: Capture,
+    backbone: str,
+    grid: Grid,
+    layers: Mapping[str, tuple[int, ...]],
+    bindings: Sequence[PromptBinding],
+) -> None:
+    """Raises ValueError where a run that is about to start could not be put behind a capture by `extend`: told now, and
+    not after it has been sampled.
+
+    Args:
+        layers: of each kind of map that the run will record.
+        bindings: of each prompt and sample.
+    """
+    mine = [stream.binding.to_json() for stream in before.streams]
+    theirs = [binding.to_json() for binding in bindings]
+    if before.backbone != backbone:
+        raise _differ("backbone", repr(before.backbone), repr(backbone))
+    expected = before.meta.get("prompts", len(mine))  # a prompt that was not active yet has no stream
+    if expected != len(theirs):
+        raise _differ("the number of prompts and samples", expected, len(theirs))
+    if set(mine) - set(theirs):
+        raise _differ("the prompt or its bound words", repr(before.stream().binding.prompt), repr(bindings[0].prompt))
+    for stream in before.streams:
+        if stream.grid != grid:
+            raise _differ("grid", stream.grid.shape, grid.shape)
+        for kind, maps in stream.maps.items():
+            if maps.layers != layers.get(kind, ()):
+                raise _differ(f"layers_{kind}", maps.layers, layers.get(kind, ()))
+
+
+def extend(first: Capture, *others: Capture) -> Capture:
+    """A new capture with the steps of others after those of the first: a second model of the same run (Wan 2.2's
+    low-noise expert after its high-noise one). Steps are renumbered to follow where the numbers would clash. A prompt
+    that only some of them know is absent in the others.
+
+    Raises ValueError where backbone, branch, prompts, grids, layers or entities differ.
+    """
+    for other in others:
+        for what in ("backbone", "branch"):
+            if (a := getattr(first, what)) != (b := getattr(other, what)):
+                raise _differ(what, repr(a), repr(b))
+        prompts = [capture.meta.get("prompts") for capture in (first, other)]
+        if None not in prompts and prompts[0] != prompts[1]:
+            raise _differ("the number of prompts and samples", *prompts)
+    every = (first, *others)
+    steps: list[StepInfo] = []
+    for capture in every:
+        steps += _behind(steps, capture.steps)
+    places = _places(every)
+    streams = []
+    for key in dict.fromkeys(key for have in places for key in have):
+        streams.append(_joined_stream(every, [have.get(key) for have in places]))
+    meta = {name: value for capture in reversed(every) for name, value in capture.meta.items()}
+    if "notes" in meta:
+        meta["notes"] = list(dict.fromkeys(note for capture in every for note in capture.meta.get("notes", ())))
+    return replace(first, streams=streams, steps=tuple(steps), meta=meta)
+
+
+def _behind(before: Sequence[StepInfo], steps: Sequence[StepInfo]) -> list[StepInfo]:
+    """Steps renumbered to come after others."""
+    shift = 0
+    if before and steps and steps[0].index <= before[-1].index:
+        shift = before[-1].index + 1 - steps[0].index
+    return [
+        replace(step, index=step.index + shift, skipped=tuple(number + shift for number in step.skipped))
+        for step in steps
+    ]
+
+
+def _places(captures: Sequence[Capture]) -> list[dict[str, int]]:
+    """Of each capture, where the stream of a key is. Keys of files are texts. Where captures share no key their streams
+    go by order."""
+    keys = [{str(stream.key): i for i, stream in enumerate(capture.streams)} for capture in captures]
+    counts = {len(have) for have in keys}
+    if len(captures) > 1 and len(counts) == 1 and not set.intersection(*map(set, keys)):
+        return [{str(i): i for i in have.values()} for have in keys]
+    return keys
+
+
+def _joined_stream(captures: Sequence[Capture], places: Sequence[int | None]) -> Stream:
+    """One stream through all captures; places: where each has it."""
+    own = [None if place is None else capture.streams[place] for capture, place in zip(captures, places)]
+    have = [stream for stream in own if stream is not None]
+    for stream in have[1:]:
+        _check_same(have[0], stream)
+    parts: dict[str, list[Maps]] = {}
+    for capture, mine in zip(captures, own):
+        for kind, like in have[0].maps.items():
+            parts.setdefault(kind, []).append(like.absent(len(capture.steps)) if mine is None else mine.maps[kind])
+    return replace(have[0], maps={kind: joined(maps) for kind, maps in parts.items()})
+
+
+def _check_same(a: Stream, b: Stream) -> None:
+    """ValueError unless two streams can be of one run."""
+    if a.binding != b.binding:
+        raise _differ("the prompt or its bound words", repr(a.binding.prompt), repr(b.binding.prompt))
+    if a.grid != b.grid:
+        raise _differ("grid", a.grid.shape, b.grid.shape)
+    if set(a.maps) != set(b.maps):
+        raise _differ("the kinds of maps", ", ".join(a.maps) or "none", ", ".join(b.maps) or "none")
+    for kind in a.maps:
+        for what in ("layers", "entities", "heads", "points"):
+            if (x := getattr(a.maps[kind], what)) != (y := getattr(b.maps[kind], what)):
+                raise _differ(f"{what}_{kind}", x, y)
+
+
+def _differ(what: str, a: object, b: object) -> ValueError:
+    return ValueError(
+        f"the captures are not of one run: {what} differ(s): {a} and {b}. Sample all models with the same "
+        "conditioning, size and capture settings"
+    )
