@@ -11,7 +11,8 @@ from comfy_api.latest import ComfyExtension, io
 
 # One file per concern. Each exports `NODES`, the list of its node classes.
 _FILES = (
-    "models", "tracks", "track_files", "words", "capture", "layers", "guidance", "intrinsic", "drag", "preview", "lora",
+    "models", "tracks", "track_files", "words", "capture", "watch", "layers", "guidance", "intrinsic", "drag",
+    "preview", "lora",
 )  # fmt: skip
 
 

@@ -11,18 +11,16 @@ from ..matrix_lib.hosts.comfy.attach import attach
 from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.hosts.comfy.prompts import checked_positives
 from ..matrix_lib.hosts.comfy.run import RunInfo
+from ..matrix_lib.hosts.comfy.watching import Kept, model_token, recorder_of
 from ..matrix_lib.instrument.capture import MapKind
 from ..matrix_lib.instrument.joining import check_next, extend
 from ..matrix_lib.instrument.ranking import describe
-from ..matrix_lib.instrument.recorder import Recorder, RecorderConfig
+from ..matrix_lib.instrument.recorder import Recorder
 from ..matrix_lib.instrument.session import Session
 from .live import LivePanel
+from .places import new_place
+from .recording import LAYERS_TIP, recorder_config, recording_inputs, storage_inputs
 from .sockets import CaptureSocket, read_layers, warn_if_broken
-
-_LAYERS_TIP = (
-    "Which layers: 'all', 'dominant' (the layers that the MATRIX paper found for this model size), or numbers and "
-    "ranges such as '7, 11-13'. HunyuanVideo's single blocks go on counting after the double ones."
-)
 
 
 class MatrixSampleAttention(io.ComfyNode):
@@ -48,38 +46,14 @@ class MatrixSampleAttention(io.ComfyNode):
                 io.Sampler.Input("sampler", tooltip="Any of the host's samplers."),
                 io.Sigmas.Input("sigmas", tooltip="Any of the host's schedulers."),
                 io.Latent.Input("latent_image", tooltip="The empty or encoded video latent to start from."),
-                io.String.Input("layers", default="all", tooltip=_LAYERS_TIP),
-                io.Int.Input(
-                    "step_bins",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    tooltip="Keep this many averages over the steps; 0 keeps every step, or as many as the budget "
-                    "allows.",
-                ),
-                io.Float.Input(
-                    "budget_mb",
-                    default=1024.0,
-                    min=1.0,
-                    max=65536.0,
-                    step=1.0,
-                    tooltip="Main memory that the capture may take, in MB. All layers and 50 steps of a 5B model with "
-                    "ten words take about 1 GB.",
-                ),
-                io.Boolean.Input(
-                    "words", default=True, tooltip="Record video-to-text: how much each place looks at the words."
-                ),
-                io.Boolean.Input(
-                    "instances",
-                    default=True,
-                    tooltip="Record video-to-video: where each instance's first-frame tokens look. Needs mask tracks.",
-                ),
+                *recording_inputs(),
                 CaptureSocket.Input(
                     "previous",
                     optional=True,
                     tooltip="The capture of the steps before these, of another MODEL: Wan 2.2's high-noise expert in "
                     "front of its low-noise one. Both become one capture.",
                 ),
+                *storage_inputs(),
             ],
             outputs=[
                 io.Latent.Output(display_name="output", tooltip="The sampled latent."),
@@ -91,17 +65,31 @@ class MatrixSampleAttention(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, noise, guider, sampler, sigmas, latent_image, layers, step_bins, budget_mb, words, instances, previous=None
+        cls,
+        noise,
+        guider,
+        sampler,
+        sigmas,
+        latent_image,
+        layers,
+        step_bins,
+        budget_mb,
+        words,
+        instances,
+        previous=None,
+        storage="float16",
+        keep_as="",
     ) -> io.NodeOutput:
         model = guider.model_patcher
         if len(sigmas) < 2:
             raise ValueError(f"there is no step to sample: the sigmas hold {len(sigmas)} values. Is denoise 0?")
         positive, notes = checked_positives(backbone_of(model), guider.original_conds.get("positive") or [], words)
-        config = RecorderConfig(read_layers(layers, model), step_bins, budget_mb, "cond", words, instances)
+        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage)
+        kept = Kept(new_place(keep_as)[0]) if keep_as.strip() else None
         recorders: list[Recorder] = []
 
         def start(info: RunInfo) -> Session:
-            recorder = Recorder(config, info.spec.name, info.sites, info.grid, info.sigmas, info.samples * info.prompts)
+            recorder = recorder_of(config, info, model_token(model), kept)
             recorders.append(recorder)
             if previous is not None:
                 bindings = [binding for binding, _ in info.given if binding is not None] * info.samples
@@ -115,6 +103,8 @@ class MatrixSampleAttention(io.ComfyNode):
         output, denoised = SamplerCustomAdvanced.execute(noise, watched, sampler, sigmas, latent_image).result
         capture = recorders[-1].result()
         capture.meta["notes"] = [*warn_if_broken(model), *notes, *capture.meta["notes"]]
+        if kept is not None:
+            kept.finish(capture)
         if previous is not None:
             capture = extend(previous, capture)
         report = describe(capture)
@@ -136,7 +126,7 @@ class MatrixLivePreview(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="CogVideoX, Wan or HunyuanVideo, from any loader."),
                 io.String.Input(
-                    "layers", default="", tooltip=_LAYERS_TIP + " Empty: dominant layers if known, else three of them."
+                    "layers", default="", tooltip=LAYERS_TIP + " Empty: dominant layers if known, else three of them."
                 ),
                 io.Combo.Input(
                     "kind",

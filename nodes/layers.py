@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..matrix_lib.draw.capture import Choice, attention_chart, to_image
 from ..matrix_lib.instrument.capture import MapKind
-from ..matrix_lib.instrument.ranking import layer_table, rank_layers
+from ..matrix_lib.instrument.ranking import expert_tables, layer_table, rank_layers
 from .sockets import CaptureSocket, LayersSocket, TracksSocket
 
 
@@ -37,6 +37,14 @@ class MatrixAnalyseLayers(io.ComfyNode):
                     advanced=True,
                     tooltip="Which prompt and sample of the capture, 0 the first.",
                 ),
+                io.String.Input(
+                    "expert",
+                    default="all",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where several models took turns (Wan 2.2's experts): whose steps to look at, by name as "
+                    "the report of the capture has it: 'expert 1'. 'all': all steps, and each expert's table below.",
+                ),
             ],
             outputs=[
                 LayersSocket.Output(display_name="layers", tooltip="The best layers, for nodes that take layers."),
@@ -53,9 +61,12 @@ class MatrixAnalyseLayers(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, capture, tracks, keep, prompt) -> io.NodeOutput:
+    def execute(cls, capture, tracks, keep, prompt, expert="all") -> io.NodeOutput:
+        everyone = expert.strip().lower() in ("", "all")
+        capture = capture if everyone else capture.of_expert(expert)
         layers = rank_layers(capture, tracks, keep, prompt)
-        report = layer_table(capture, tracks, layers, prompt)
+        tables = [layer_table(capture, tracks, layers, prompt), expert_tables(capture, tracks, keep, prompt)]
+        report = "\n\n".join(table for table in tables if table)
         kinds: list[MapKind] = [kind for kind in ("v2t", "v2v") if kind in layers.scores]
         pictures = [attention_chart(capture, Choice(kind=kind, stream=prompt), tracks) for kind in kinds]
         charts = [to_image([picture], 1) for picture in pictures]

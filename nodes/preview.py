@@ -12,7 +12,7 @@ from ..matrix_lib.draw.capture import Choice, attention_chart, attention_picture
 from ..matrix_lib.draw.heatmaps import Look
 from ..matrix_lib.draw.style import COLORMAPS
 from ..matrix_lib.instrument.ranking import describe
-from ..matrix_lib.io.captures import load_capture, save_capture
+from ..matrix_lib.io.captures import PARTS, load_capture, save_capture
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.video import write_video
 from .places import new_place, saved_files, state_of
@@ -186,7 +186,9 @@ class MatrixLoadCapture(io.ComfyNode):
         if not file:
             return "choose a capture file of the output or input folder"
         try:
-            return _find(file).is_file() or f"there is no capture file {file!r} in the output or input folder"
+            path = _find(file)
+            there = path.is_file() or (path.is_dir() and path.name.endswith(PARTS))
+            return there or f"there is no capture file {file!r} in the output or input folder"
         except ValueError as error:
             return str(error)
 
@@ -229,11 +231,20 @@ def _folders() -> dict[str, str]:
 
 
 def _capture_files() -> list[str]:
-    """Files to choose from, newest first: "matrix/capture_00001_.safetensors [output]"."""
-    found = [
-        (-changed, f"{name} [{kind}]") for kind, folder in _folders().items() for name, changed in saved_files(folder)
-    ]
-    return [name for _, name in sorted(found)] or ["(no capture files yet)"]
+    """Files to choose from, newest first: "matrix/capture_00001_.safetensors [output]". The parts of a run that broke
+    off are one folder: "matrix/run_00001_.parts [output]"."""
+    found: dict[str, float] = {}
+    for kind, folder in _folders().items():
+        for name, changed in saved_files(folder):
+            whole = f"{_without_part(name)} [{kind}]"
+            found[whole] = max(changed, found.get(whole, changed))
+    return sorted(found, key=lambda name: (-found[name], name)) or ["(no capture files yet)"]
+
+
+def _without_part(name: str) -> str:
+    """The folder of parts that a file belongs to, or the file itself."""
+    folder = name.rpartition("/")[0]
+    return folder if folder.endswith(PARTS) else name
 
 
 def _find(file: str) -> Path:

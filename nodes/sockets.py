@@ -18,6 +18,7 @@ from ..matrix_lib.hosts.comfy.repair import needs_repair
 TracksSocket = io.Custom("MATRIX_TRACKS")
 BindingSocket = io.Custom("MATRIX_BINDING")
 CaptureSocket = io.Custom("MATRIX_CAPTURE")
+WatchSocket = io.Custom("MATRIX_WATCH")
 LayersSocket = io.Custom("MATRIX_LAYERS")
 ScheduleSocket = io.Custom("MATRIX_SCHEDULE")
 Sam3TracksSocket = io.Custom("SAM3_TRACK_DATA")

@@ -162,6 +162,7 @@ class Recorder(BaseObserver):
         for each in mine if whole else ():
             each.stream.add(each.kind, site.layer, each.maps, each.frames, each.keep)
             self._seen.add(each.step)
+        self._pass_on(wait=False)
 
     def result(self) -> Capture:
         """Ends the last bin and returns what was recorded.
@@ -290,10 +291,12 @@ class Recorder(BaseObserver):
             stream.flush(self._bin)
         self._given = min(self._given, self._bin)
 
-    def _pass_on(self) -> None:
-        """Gives the sink the bins that were done before this one: they have landed by now, so that nobody waits."""
+    def _pass_on(self, wait: bool = True) -> None:
+        """Gives the sink the bins that are done. wait: for them to be in main memory; else they have time."""
+        if self.sink is None:
+            return
         full = max((stream.last for stream in self._streams.values()), default=-1) + 1
-        if self.sink is None or full <= self._given:
+        if full <= self._given or not (wait or all(stream.landed for stream in self._streams.values())):
             return
         for stream in self._streams.values():
             stream.land()

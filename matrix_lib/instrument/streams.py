@@ -180,6 +180,11 @@ class MapStream:
         sums, counts = self._sums[kind], self._counts[kind]
         return sums / counts.clamp(min=1).to(sums.device)[..., None, None]
 
+    @property
+    def landed(self) -> bool:
+        """Whether every finished bin is in main memory, as far as one can tell without waiting."""
+        return all(copy.ready for copy in self._copies.values())
+
     def land(self) -> None:
         """Waits for every finished bin to be in main memory. Cells that were no number are absent from then on."""
         for copy in self._copies.values():
@@ -255,6 +260,11 @@ class HostCopy:
         with torch.cuda.stream(self._stream):
             self._landing.copy_(source, non_blocking=True)
         self._source, self._target = source, target  # held until the copy has read it
+
+    @property
+    def ready(self) -> bool:
+        """Whether `finish` would not wait."""
+        return self._target is None or self._stream is None or self._stream.query()
 
     def finish(self) -> None:
         if self._target is None or self._stream is None or self._landing is None:

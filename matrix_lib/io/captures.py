@@ -27,10 +27,10 @@ from .capture_headers import FORMAT, VERSION, MapsHeader, StreamHeader, grid_val
 from .files import whole_file
 from .strict_json import parse_json
 
-__all__ = ["CaptureParts", "load_capture", "save_capture"]
+__all__ = ["PARTS", "CaptureParts", "load_capture", "save_capture"]
 
 _SUFFIX = ".safetensors"
-_PARTS = ".parts"  # of a folder
+PARTS = ".parts"  # how the name of a folder of parts ends
 _PART = re.compile(r"(\d{6})-(\d{6})\.safetensors")
 # A header has a page for the run, and may be as long as the data that it describes: bindings of many prompts make it
 # long, and they come with maps. What is parsed is then bounded by what is there.
@@ -120,7 +120,9 @@ class CaptureParts:
         self.target = Path(path)
         if self.target.suffix != _SUFFIX:
             raise ValueError(f"capture files end in {_SUFFIX}; got {self.target.name!r}")
-        self.folder = self.target.with_name(self.target.stem + _PARTS)
+        self.folder = self.target.with_name(self.target.stem + PARTS)
+        if _parts(self.folder):
+            raise ValueError(f"{self.folder} holds the parts of another run: choose another name, or move it away")
 
     def __call__(self, first: int, part: Capture) -> None:
         last = first + len(part.steps) - 1

@@ -1,0 +1,76 @@
+"""What the nodes that record share: their inputs, and what these become."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..matrix_lib.instrument.recorder import RecorderConfig
+from .sockets import read_layers
+
+LAYERS_TIP = (
+    "Which layers: 'all', 'dominant' (the layers that the MATRIX paper found for this model size), or numbers and "
+    "ranges such as '7, 11-13'. HunyuanVideo's single blocks go on counting after the double ones."
+)
+
+
+def recording_inputs() -> list[io.Input]:
+    """What to record."""
+    return [
+        io.String.Input("layers", default="all", tooltip=LAYERS_TIP),
+        io.Int.Input(
+            "step_bins",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="Keep this many averages over the steps; 0 keeps every step, or as many as the budget allows.",
+        ),
+        io.Float.Input(
+            "budget_mb",
+            default=1024.0,
+            min=1.0,
+            max=65536.0,
+            step=1.0,
+            tooltip="Main memory that the capture may take, in MB. All layers and 50 steps of a 5B model with ten "
+            "words take about 1 GB.",
+        ),
+        io.Boolean.Input(
+            "words", default=True, tooltip="Record video-to-text: how much each place looks at the words."
+        ),
+        io.Boolean.Input(
+            "instances",
+            default=True,
+            tooltip="Record video-to-video: where each instance's first-frame tokens look. Needs mask tracks.",
+        ),
+    ]
+
+
+def storage_inputs() -> list[io.Input]:
+    """How the maps are kept."""
+    return [
+        io.Combo.Input(
+            "storage",
+            options=["float16", "uint8"],
+            default="float16",
+            optional=True,
+            advanced=True,
+            tooltip="float16 keeps maps as they are. uint8 takes half the memory and disk: each value is off by at "
+            "most 0.4 % of its map's largest; the report says by how much.",
+        ),
+        io.String.Input(
+            "keep_as",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Folder and name below the output folder, such as matrix/run: steps are written there while they "
+            "are sampled, so that a run that breaks off leaves what it had. Empty: nothing is written.",
+        ),
+    ]
+
+
+def recorder_config(
+    model: object, layers: str, step_bins: int, budget_mb: float, words: bool, instances: bool, storage: str = "float16"
+) -> RecorderConfig:
+    """What a recorder is to do. Raises ValueError for layers that the MODEL does not have, or nothing to record."""
+    chosen = read_layers(layers, model)
+    kept = "uint8" if storage == "uint8" else "float16"
+    return RecorderConfig(chosen, step_bins, budget_mb, "cond", words, instances, storage=kept)

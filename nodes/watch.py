@@ -1,0 +1,92 @@
+"""Nodes that record under any sampler, and hand out what was recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy_api.latest import io, ui
+
+from ..matrix_lib.hosts.comfy.watching import RUNS, Watch, model_token
+from ..matrix_lib.instrument.ranking import describe
+from .places import new_place
+from .recording import recorder_config, recording_inputs, storage_inputs
+from .sockets import CaptureSocket, WatchSocket, warn_if_broken
+
+
+class MatrixWatchAttention(io.ComfyNode):
+    """A MODEL patch that records under any sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixWatchAttention",
+            display_name="MATRIX Watch Attention",
+            category="MATRIX/capture",
+            description="Patches a MODEL so that whatever sampler takes it (KSampler, KSamplerAdvanced, any other) "
+            "records where the model looks. MATRIX Collect Capture behind the sampler hands it out. The latent is bit "
+            "for bit what it would have been.",
+            search_aliases=["capture attention", "KSampler", "KSamplerAdvanced", "Wan 2.2", "two experts"],
+            inputs=[
+                io.Model.Input("model", tooltip="CogVideoX, Wan or HunyuanVideo, from any loader."),
+                *recording_inputs(),
+                io.String.Input(
+                    "expert",
+                    default="",
+                    tooltip="A name for this model where several take turns in one run, such as 'high noise' and 'low "
+                    "noise' for Wan 2.2. Empty: they are numbered.",
+                ),
+                *storage_inputs(),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The same MODEL, watched. Connect it to any sampler."),
+                WatchSocket.Output(display_name="watch", tooltip="For MATRIX Collect Capture behind that sampler."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, layers, step_bins, budget_mb, words, instances, expert="", storage="float16", keep_as=""
+    ) -> io.NodeOutput:
+        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage)
+        notes = tuple(warn_if_broken(model))
+        place = None
+        if keep_as.strip():
+            new_place(keep_as)  # a name that cannot be is told now
+
+            def place() -> Path:
+                return new_place(keep_as)[0]
+
+        watch = Watch(config, expert.strip(), model_token(model), place, notes)
+        return io.NodeOutput(watch.attach(model), watch)
+
+
+class MatrixCollectCapture(io.ComfyNode):
+    """The capture of the run that made a latent."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixCollectCapture",
+            display_name="MATRIX Collect Capture",
+            category="MATRIX/capture",
+            description="Hands out what MATRIX Watch Attention recorded while this latent was sampled. Where the run "
+            "went on from another watched one (two KSamplerAdvanced, Wan 2.2's two experts), both come as one capture.",
+            search_aliases=["capture attention", "attention maps", "get capture", "Wan 2.2"],
+            inputs=[
+                io.Latent.Input("latent", tooltip="The LATENT of the sampler itself, nothing in between."),
+                WatchSocket.Input("watch", tooltip="Of the MATRIX Watch Attention whose MODEL that sampler took."),
+            ],
+            outputs=[
+                CaptureSocket.Output(display_name="capture", tooltip="The maps, for MATRIX Preview Attention."),
+                io.String.Output(display_name="report", tooltip="What was recorded, and anything to know about it."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent, watch) -> io.NodeOutput:
+        capture = RUNS.capture(latent["samples"], watch.key)
+        report = describe(capture)
+        return io.NodeOutput(capture, report, ui=ui.PreviewText(report))
+
+
+NODES: list[type[io.ComfyNode]] = [MatrixWatchAttention, MatrixCollectCapture]

@@ -1,0 +1,179 @@
+"""What a recorder keeps of calls: what was settled, where it ran, in which type, and beside the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support_attention import make_binding, make_tracks
+
+from matrix_lib.core.grid import Grid
+from matrix_lib.core.sites import AttentionCall, AttentionSite, BatchRow
+from matrix_lib.core.tracks import tracks as tracks_module
+from matrix_lib.core.words import binding as binding_module
+from matrix_lib.instrument.capture import Capture
+from matrix_lib.instrument.ranking import describe
+from matrix_lib.instrument.recorder import Recorder, RecorderConfig
+from matrix_lib.io.captures import CaptureParts, load_capture
+
+GRID, TEXT, SIGMAS = Grid(3, 4, 6), 20, (1.0, 0.75, 0.5, 0.25)
+SITES = tuple(AttentionSite(i, "joint", f"blocks.{i}") for i in range(2))
+
+
+def row(key: object = 0) -> BatchRow:
+    tracks = make_tracks(tracks_module, GRID.pixel_frames, 64, 96)
+    return BatchRow("cond", key, make_binding(binding_module, TEXT), tracks)
+
+
+def call(
+    site: AttentionSite, step: int, rows: tuple[BatchRow, ...], grid: Grid = GRID, frames: Any = None, seed: int = 0
+) -> AttentionCall:
+    g = torch.Generator().manual_seed(10 * step + site.layer + 100 * seed)
+    q, k, v = (torch.randn(len(rows), 2, TEXT + grid.size, 8, generator=g) * 1.5 for _ in range(3))
+    span = (TEXT, grid.size)
+    sigma = SIGMAS[step]
+    return AttentionCall(site, q, k, v, 0.3, grid, rows, None, span, span, (0, TEXT), step, sigma, frames)
+
+
+def make(**config: Any) -> Recorder:
+    return Recorder(RecorderConfig(**config), "cogvideox", SITES, GRID, SIGMAS)
+
+
+def ran(
+    recorder: Recorder, step: int, rows: tuple[BatchRow, ...], layers: tuple[int, ...] = (0, 1), **more: Any
+) -> None:
+    """The sites of these layers run in a step, and end well."""
+    for layer in layers:
+        recorder.observe(call(SITES[layer], step, rows, **more), None)
+        recorder.settle(SITES[layer], True)
+
+
+def test_what_is_not_settled_or_not_whole_does_not_count() -> None:
+    recorder = make()
+    ran(recorder, 0, (row(),))
+    recorder.observe(call(SITES[0], 0, (row(),), seed=1), None)
+    recorder.settle(SITES[0], False)  # ran twice, or with other keys
+    recorder.observe(call(SITES[1], 0, (row(),), seed=2), None)  # its forward was torn off
+    ran(recorder, 1, (row(),), layers=(1,))  # a layer that was left out
+    ran(recorder, 2, (row(),))
+    recorder.settle(SITES[0], True)  # nothing is pending: nothing happens
+    recorder.note("layer 0 was left out")
+    recorder.note("layer 0 was left out")
+    capture, plain = recorder.result(), make()
+    for step in (0, 2):
+        ran(plain, step, (row(),))
+    want = plain.result()
+    for kind in ("v2t", "v2v"):
+        got, ref = capture.streams[0].get(kind), want.streams[0].get(kind)
+        assert torch.equal(got.values[:, [0, 2]], ref.values[:, [0, 2]])
+        assert got.counts[:, :, 0, 0].tolist() == [[1, 0, 1, 0], [1, 1, 1, 0]]
+    assert capture.meta["notes"] == ["layer 0 was left out"]
+    assert [(s.index, s.calls, s.skipped) for s in capture.steps] == [(0, 1, ()), (1, 1, ()), (2, 1, ()), (3, 0, (3,))]
+
+
+def test_skipped_steps_are_named_and_bins_know_which_of_their_steps_ran() -> None:
+    recorder = make(bins=2)
+    for step in (0, 2, 3):
+        ran(recorder, step, (row(),))
+    capture = recorder.result()
+    assert [(s.index, s.calls, s.skipped) for s in capture.steps] == [(0, 1, (1,)), (2, 2, ())]
+    assert capture.skipped == (1,)
+    assert "step 1 was skipped" in describe(capture)
+    tracks = make_tracks(tracks_module, GRID.pixel_frames, 64, 96).to_grid(GRID)
+    found = capture.aas(tracks)
+    torch.testing.assert_close(found.over_steps(), (found.share[:, 0] + 2 * found.share[:, 1]) / 3)
+
+
+def test_prompts_of_one_run_have_steps_and_frames_of_their_own() -> None:
+    """The first prompt is active in steps 0 and 1, the second in 2 and 3, where a window shows two of three frames."""
+    recorder, window = make(), Grid(2, 4, 6)
+    for step in (0, 1):
+        ran(recorder, step, (row("first"),))
+    for step in (2, 3):
+        ran(recorder, step, (row("second"),), grid=window, frames=(0, 1))
+    capture = recorder.result()
+    first, second = capture.streams
+    assert [first.calls(i) for i in range(4)] == [1, 1, 0, 0]
+    assert [second.calls(i) for i in range(4)] == [0, 0, 1, 1]
+    tracks = make_tracks(tracks_module, GRID.pixel_frames, 64, 96).to_grid(GRID)
+    mine = first.v2t.float()[:, :2]
+    masks = torch.stack([tracks.map("cyclist"), tracks.map("van")])
+    share = (mine[:, :, :2] * masks).sum((-3, -2, -1)) / mine[:, :, :2].sum((-3, -2, -1))
+    torch.testing.assert_close(capture.aas(tracks).over_steps()[:, :2], share.mean(1), rtol=1e-5, atol=0)
+    seen = capture.maps("v2t", entity="van", stream=1)
+    assert seen[2].isnan().all()
+    assert not seen[:2].isnan().any()
+    found = capture.aas(tracks, stream=1)
+    torch.testing.assert_close(found.chance[:2], masks[:, :2].mean((-3, -2, -1)))
+    told = describe(capture)
+    assert "was not active in steps 2-3" in told
+    assert "nothing was recorded in token frames 2" in told
+    assert "skipped" not in told
+
+
+def test_a_sampler_that_comes_back_to_a_step_adds_to_it() -> None:
+    back, once = make(), make(bins=1)
+    for recorder in (back, once):
+        ran(recorder, 0, (row(),))
+    ran(back, 1, (row(),))
+    ran(back, 0, (row(),), seed=1)
+    ran(once, 0, (row(),), seed=1)
+    got, want = back.result().streams[0].get("v2t"), once.result().streams[0].get("v2t")
+    assert got.counts[0, :2, 0, 0].tolist() == [2, 1]
+    torch.testing.assert_close(got.layer(0)[0], want.layer(0)[0], atol=1e-3, rtol=0)
+
+
+def test_one_byte_a_value_is_as_good_as_it_says() -> None:
+    exact, coded = make(), make(storage="uint8")
+    for recorder in (exact, coded):
+        for step in range(4):
+            ran(recorder, step, (row(),))
+    want, got = exact.result(), coded.result()
+    assert got.nbytes < want.nbytes * 0.62
+    for kind in ("v2t", "v2v"):
+        maps, ref = got.streams[0].get(kind), want.streams[0].get(kind)
+        assert maps.error is not None
+        largest = ref.dense().float().flatten(-3).amax(-1)
+        wrong = (maps.dense().float() - ref.dense().float()).abs().flatten(-3).amax(-1)
+        assert float((wrong / largest).max()) <= maps.error.largest + 2e-3  # float16 rounds as well
+        assert 0 < maps.error.largest < 0.004
+    assert "of a map's largest value off" in describe(got)
+    tracks = make_tracks(tracks_module, GRID.pixel_frames, 64, 96).to_grid(GRID)
+    torch.testing.assert_close(got.aas(tracks).over_steps(), want.aas(tracks).over_steps(), atol=2e-3, rtol=0)
+    with pytest.raises(ValueError, match="'float16' or 'uint8'; got 'int4'"):
+        make(storage="int4")
+
+
+def test_finished_steps_are_kept_while_the_run_goes_on(tmp_path: Any) -> None:
+    keep = CaptureParts(tmp_path / "run.safetensors")
+    recorder = Recorder(RecorderConfig(), "cogvideox", SITES, GRID, SIGMAS, sink=keep)
+    ran(recorder, 0, (row(),))
+    assert not keep.folder.exists()
+    ran(recorder, 2, (row(),))
+    ran(recorder, 3, (row(),))
+    broken_off = load_capture(keep.folder)  # killed here: what was finished by then is there
+    assert [(s.index, s.calls) for s in broken_off.steps] == [(0, 1), (1, 0), (2, 1)]
+    capture = recorder.result()
+    for kind in ("v2t", "v2v"):
+        assert torch.equal(broken_off.streams[0].get(kind).values, capture.streams[0].get(kind).values[:, :3])
+    every = load_capture(keep.folder)
+    assert [s.index for s in every.steps] == [0, 1, 2, 3]
+    keep.finish(capture)
+    assert isinstance(load_capture(tmp_path / "run.safetensors"), Capture)
+    assert not keep.folder.exists()
+
+
+def test_cells_that_are_no_number_are_absent() -> None:
+    recorder = make()
+    ran(recorder, 0, (row(),))
+    bad = call(SITES[0], 1, (row(),))
+    bad.q[:, :, TEXT] = torch.nan  # one token of frame 0
+    recorder.observe(bad, None)
+    recorder.settle(SITES[0], True)
+    capture = recorder.result()
+    counts = capture.streams[0].get("v2t").counts
+    assert counts[0, 1, 0].tolist() == [0, 1, 1]
+    assert counts[0, 0, 0].tolist() == [1, 1, 1]
+    assert "not a number (NaN)" in describe(capture)
+    assert not capture.maps(entity="van").isnan().any()
