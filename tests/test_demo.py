@@ -72,7 +72,7 @@ def test_the_capture_holds_probabilities(demo: tuple[dict[str, Any], Path]) -> N
     stream = load_capture(demo[1] / "capture.safetensors").stream()
     assert stream.grid.shape == (3, 4, 8)
     for kind in ("v2t", "v2v"):
-        maps = stream.get(kind)[0].float()
+        maps = stream.get(kind).values.float()
         assert torch.isfinite(maps).all()
         assert float(maps.min()) >= 0
         assert float(maps.max()) <= 1

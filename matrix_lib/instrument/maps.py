@@ -124,7 +124,8 @@ class Maps:
 
     @property
     def nbytes(self) -> int:
-        parts = [self.values, self.counts, *([] if self.scale is None else [self.scale])]
+        """Bytes of the values; counts are a thousandth of that."""
+        parts = [self.values, *([] if self.scale is None else [self.scale])]
         return sum(part.numel() * part.element_size() for part in parts)
 
     def dense(self) -> Tensor:

@@ -157,4 +157,68 @@ def find_layers() -> Draft:
     return d
 
 
-DRAFTS = [watch_attention, find_layers]
+TWO_EXPERTS = """\
+### Two models take turns in one run
+Wan 2.2 has two experts: one takes the noisy steps, the other goes on. Each MODEL goes through *Watch Attention*, then
+into a KSamplerAdvanced of its own; the first hands on what is left of the noise. *Collect Capture* behind the second
+one finds both runs by the latent that one made and the other took, and gives one capture.
+
+**Experts apart:** *Analyse Layers* has a table for each. `expert` chooses one ("high noise"), and `steps` of the
+preview takes the same names.
+
+**As it is** both experts are *mini*, loaded twice, so that it runs on any machine; expect no street. For Wan 2.2 open
+the two models in place of the loaders on the left (*Load Diffusion Model* once for each, with their CLIP and VAE), and
+let the first take the steps that its authors say, in both samplers.
+
+**Any sampler:** *Watch Attention* works under KSampler and every other sampler as well.
+
+**Files:** `bikes.mp4` belongs into `ComfyUI/input`."""
+SPLIT = 12  # of STEPS: the steps of the first expert
+
+
+def two_experts() -> Draft:
+    """08: two models take the steps of one run in turns, watched under the host's own samplers; one capture comes out,
+    and what each expert's layers attend to."""
+    d = Draft("08_two_experts")
+    d.group("Models", -20, -60, 360, 500, BLUE)
+    high = d.add("MatrixLoadVideoDiT", (0, 0), (320, 190), "High-noise expert", source="mini")
+    low = d.add("MatrixLoadVideoDiT", (0, 230), (320, 190), "Low-noise expert", source="mini")
+    d.note(TWO_EXPERTS, (0, 480), (320, 560), "Read me first")
+
+    d.group("First frame and tracks", 380, -60, 720, 800, GREEN)
+    _, first, tracks = _shot(d, first_at=620)
+
+    d.group("Words", 1140, -60, 400, 800, RED)
+    bound, negative = _words(d, high, tracks)
+
+    d.group("Watch and sample, one after the other", 1580, -60, 740, 1100, GREY)
+    start = d.add("MatrixImageCondition", (1600, 0), (340, 260), model=high[0], positive=bound[0], negative=negative[0])
+    start.inputs.update(vae=high[2], image=first[0], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
+    halves = []
+    for i, (model, name) in enumerate(((high, "high noise"), (low, "low noise"))):
+        watch = d.add("MatrixWatchAttention", (1600, 310 + 360 * i), (340, 320), f"Watch: {name}", model=model[0])
+        watch.inputs.update(layers="all", expert=name)
+        sampler = d.add("KSamplerAdvanced", (1960, 0 + 420 * i), (340, 380), f"Sample: {name}", model=watch[0])
+        sampler.inputs.update(positive=start[0], negative=start[1], steps=STEPS, cfg=CFG, sampler_name="euler")
+        sampler.inputs.update(scheduler="simple", noise_seed=7, latent_image=halves[0][1][0] if i else start[2])
+        sampler.inputs.update(add_noise="disable" if i else "enable", start_at_step=SPLIT * i)
+        sampler.inputs.update(end_at_step=10000 if i else SPLIT)
+        sampler.inputs.update(return_with_leftover_noise="disable" if i else "enable")
+        halves.append((watch, sampler))
+    watch, sampler = halves[1]
+    capture = d.add("MatrixCollectCapture", (1960, 840), (340, 100), latent=sampler[0], watch=watch[1])
+    decoded = d.add("VAEDecode", (1960, 970), (340, 60), samples=sampler[0], vae=high[2])
+
+    d.group("Which layers, for each expert", 2360, -60, 1160, 1290, BLUE)
+    best = d.add("MatrixAnalyseLayers", (2380, 0), (360, 420), capture=capture[0], tracks=tracks[0], keep=3)
+    d.add("PreviewAny", (2380, 480), (360, 300), "Tables", source=best[2])
+    d.add("SaveImage", (2780, 0), (340, 360), "Words by layer", images=best[3], filename_prefix="matrix/experts")
+    d.add("MatrixSaveCapture", (3160, 0), (340, 120), capture=capture[0], filename_prefix="matrix/experts")
+    look = d.add("MatrixAttentionPreview", (2780, 430), (360, 760), "The low-noise expert", capture=capture[0])
+    look.inputs.update(frames=decoded[0], tracks=tracks[0], steps="low noise", fps=8.0)
+    attention = d.add("SaveVideo", (3160, 430), (340, 380), "Save attention", video=look[1])
+    attention.inputs.update(filename_prefix="matrix/experts")
+    return d
+
+
+DRAFTS = [watch_attention, find_layers, two_experts]

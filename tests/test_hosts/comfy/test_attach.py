@@ -97,7 +97,7 @@ def test_maps_equal_the_explicit_softmax_and_latents_do_not_change(tools, models
     assert torch.equal(sample(tools.observing(model, explicit), pos, neg, z, sampler=sampler), plain)
     assert [step.calls for step in capture.steps] == ([1, 1] if sampler == "euler" else [1, 2])  # heun looks ahead
     for kind in ("v2t", "v2v"):
-        maps, layers, _ = stream.get(kind)
+        maps, layers = stream.get(kind).values, stream.get(kind).layers
         assert set(layers) == {layer for name, layer in explicit.seen if name == kind} == {0, 1}
         for place, layer in enumerate(layers):
             for step in range(2):

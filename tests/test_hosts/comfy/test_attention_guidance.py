@@ -173,10 +173,10 @@ def test_a_capture_shows_the_edited_attention(lib, models, family):
     sample(recording(lib, models(family), plain_runs), *given, steps=1)
     plain = plain_runs[0].result().streams[0]
     for kind in ("v2t", "v2v"):
-        first, second = (stream.get(kind)[0].double() for stream in streams)
+        first, second = (stream.get(kind).values.double() for stream in streams)
         assert torch.equal(first, second)
-        assert not torch.equal(first, plain.get(kind)[0].double())
-        for place, layer in enumerate(streams[0].get(kind)[1]):
+        assert not torch.equal(first, plain.get(kind).values.double())
+        for place, layer in enumerate(streams[0].get(kind).layers):
             rows = [
                 out[i]
                 for call, out in explicit.seen[kind, layer]

@@ -85,7 +85,7 @@ def test_watching_composes_in_either_order(family):
         forward(model, args)
     seen = [watched.capture().streams[0] for watched in (outside, inside, plain)]
     for kind in ("v2t", "v2v"):
-        first, second, other = (stream.get(kind)[0] for stream in seen)
+        first, second, other = (stream.get(kind).values for stream in seen)
         assert torch.equal(first, second)
         assert not torch.equal(first, other)
     assert any("guidance steered" in note for note in outside.capture().meta["notes"])
