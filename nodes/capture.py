@@ -11,12 +11,13 @@ from ..matrix_lib.hosts.comfy.attach import attach
 from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.hosts.comfy.prompts import checked_positives
 from ..matrix_lib.hosts.comfy.run import RunInfo
-from ..matrix_lib.hosts.comfy.watching import Kept, model_token, recorder_of
+from ..matrix_lib.hosts.comfy.watching import model_token, recorder_of
 from ..matrix_lib.instrument.capture import MapKind
 from ..matrix_lib.instrument.joining import check_next, extend
 from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.instrument.recorder import Recorder
 from ..matrix_lib.instrument.session import Session
+from ..matrix_lib.io.kept_runs import Kept
 from .live import LivePanel
 from .places import new_place
 from .recording import LAYERS_TIP, recorder_config, recording_inputs, storage_inputs

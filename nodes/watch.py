@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from comfy_api.latest import io, ui
 
 from ..matrix_lib.hosts.comfy.watching import RUNS, Watch, model_token
 from ..matrix_lib.instrument.ranking import describe
+from ..matrix_lib.io.kept_runs import Kept
 from .places import new_place
 from .recording import recorder_config, recording_inputs, storage_inputs
 from .sockets import CaptureSocket, WatchSocket, warn_if_broken
@@ -49,14 +48,14 @@ class MatrixWatchAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage)
         notes = tuple(warn_if_broken(model))
-        place = None
+        keeper = None
         if keep_as.strip():
             new_place(keep_as)  # a name that cannot be is told now
 
-            def place() -> Path:
-                return new_place(keep_as)[0]
+            def keeper() -> Kept:
+                return Kept(new_place(keep_as)[0])
 
-        watch = Watch(config, expert.strip(), model_token(model), place, notes)
+        watch = Watch(config, expert.strip(), model_token(model), keeper, notes)
         return io.NodeOutput(watch.attach(model), watch)
 
 

@@ -21,6 +21,9 @@ from .maps import CodeError, Maps, Storage, decode, encode
 __all__ = ["HostCopy", "MapStream", "TokenSets", "word_sets"]
 
 
+_COSTS = 3  # numbers of `_lost`
+
+
 class TokenSets:
     """Named token sets, and the `Pool` that they make behind an offset on a device (made once)."""
 
@@ -90,18 +93,18 @@ class MapStream:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
         self._copies: dict[tuple[str, str], HostCopy] = {}
-        self._errors: dict[str, list[Tensor]] = {}
         self._full: set[int] = set()
         self.broken = False
 
     def _room(self, kind: str, bins: int) -> dict[str, Tensor]:
-        """Empty room for all bins of a kind. "side": the scale of each map, and in which frames it was no number."""
+        """Empty room for all bins of a kind. "side", of each map: its scale, in which frames it was no number, and what
+        its code has cost (see `_lost`)."""
         axes = (len(self.layers[kind]), bins, len(self.names[kind]))
         dtype = torch.uint8 if self.storage == "uint8" else torch.float16
         return {
             "values": torch.zeros(*axes, *self.grid.shape, dtype=dtype),
             "counts": torch.zeros(*axes, self.grid.frames, dtype=torch.int32),
-            "side": torch.zeros(*axes, 1 + self.grid.frames),
+            "side": torch.zeros(*axes, 1 + self.grid.frames + _COSTS),
         }
 
     def add(
@@ -155,15 +158,14 @@ class MapStream:
         room["counts"][:, bin_] = self._counts[kind]
         wrong = mean.isnan().flatten(-2).any(-1)
         mean = mean.nan_to_num_()
-        scale = mean.new_zeros(mean.shape[:2])
         if self.storage == "uint8":
-            codes, scale = encode(mean)
-            self._errors.setdefault(kind, []).append(_lost(mean, codes, scale))
-            mean = codes
+            values, scale = encode(mean)
+            cost = _lost(mean, values, scale)
         else:
-            mean = mean.half()
-        self._start(kind, "values", mean, bin_)
-        self._start(kind, "side", torch.cat([scale[..., None], wrong.float()], -1), bin_)
+            values, scale = mean.half(), mean.new_zeros(mean.shape[:2])
+            cost = mean.new_zeros(*mean.shape[:2], _COSTS)
+        self._start(kind, "values", values, bin_)
+        self._start(kind, "side", torch.cat([scale[..., None], wrong.to(scale), cost], -1), bin_)
 
     def _start(self, kind: str, what: str, source: Tensor, bin_: int) -> None:
         self._copies.setdefault((kind, what), HostCopy()).start(source, self.store[kind][what][:, bin_])
@@ -190,11 +192,12 @@ class MapStream:
         for copy in self._copies.values():
             copy.finish()
         for room in self.store.values():
-            wrong = room["side"][..., 1:] > 0
+            told = room["side"][..., 1 : 1 + self.grid.frames]
+            wrong = told > 0
             if bool(wrong.any()):
                 self.broken = True
                 room["counts"][wrong] = 0
-                room["side"][..., 1:] = 0
+                told.zero_()
 
     @property
     def last(self) -> int:
@@ -217,10 +220,10 @@ class MapStream:
         return Stream(self.key, self.binding, self.grid, maps)
 
     def _error(self, kind: str) -> CodeError | None:
-        """What uint8 has cost so far; reads numbers from the device."""
-        if kind not in self._errors:
+        """What uint8 has cost so far."""
+        if self.storage != "uint8":
             return None
-        largest, lost, total = torch.stack(self._errors[kind]).double().unbind(1)
+        largest, lost, total = self.store[kind]["side"][..., -_COSTS:].double().unbind(-1)
         return CodeError(float(largest.max()), float(lost.sum() / total.sum().clamp_min(1e-30)))
 
     def finish(self) -> Stream:
@@ -230,11 +233,11 @@ class MapStream:
 
 
 def _lost(maps: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    """(3,) float32 on the maps' device: the largest error as a share of its map's largest value, the sum of errors, the
-    sum of values."""
-    wrong = (decode(codes, scale) - maps).abs()
-    largest = (wrong.flatten(-3).amax(-1) / scale.clamp_min(1e-30)).max()
-    return torch.stack([largest, wrong.sum(), maps.sum()])
+    """(..., 3) float32 of maps (..., F, h, w): the largest error as a share of the map's largest value, the sum of
+    errors, the sum of values."""
+    wrong = (decode(codes, scale) - maps).abs().flatten(-3)
+    largest = wrong.amax(-1) / scale.clamp_min(1e-30)
+    return torch.stack([largest, wrong.sum(-1), maps.flatten(-3).sum(-1)], -1)
 
 
 class HostCopy:

@@ -194,7 +194,7 @@ def two_experts() -> Draft:
     d.group("Watch and sample, one after the other", 1580, -60, 740, 1100, GREY)
     start = d.add("MatrixImageCondition", (1600, 0), (340, 260), model=high[0], positive=bound[0], negative=negative[0])
     start.inputs.update(vae=high[2], image=first[0], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
-    halves = []
+    halves: list[tuple[Node, Node]] = []
     for i, (model, name) in enumerate(((high, "high noise"), (low, "low noise"))):
         watch = d.add("MatrixWatchAttention", (1600, 310 + 360 * i), (340, 320), f"Watch: {name}", model=model[0])
         watch.inputs.update(layers="all", expert=name)

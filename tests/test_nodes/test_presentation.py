@@ -19,6 +19,7 @@ FROZEN = {
     *("MatrixApplyLoRA", "MatrixMaskCondition"),
     *("MatrixAttentionGuidance", "MatrixScheduleCurve", "MatrixIntrinsicDenoising", "MatrixAnalyseLayers"),
     *("MatrixCutAndDrag", "MatrixDualClockDenoising"),
+    *("MatrixWatchAttention", "MatrixCollectCapture"),
     *("MatrixSampleAttention", "MatrixLivePreview", "MatrixAttentionPreview", "MatrixSaveCapture", "MatrixLoadCapture"),
 }
 

@@ -235,3 +235,28 @@ def test_steps_that_a_cache_skips_are_absent_and_named(pack, models, runs, promp
     assert (scores.weights[:, list(skipped)] == 0).all()
     with pytest.raises(ValueError, match="nothing was captured.*skipped by a cache"):
         capture.maps(entity=maps.entities[0], step=skipped[0])
+
+
+def test_prompts_of_timestep_ranges_are_absent_where_they_are_not_active(pack, models, runs, prompts):
+    """Two bound prompts, one for each half of the run: no zeros in the means of either, as if each ran alone."""
+    import nodes
+
+    first = nodes.ConditioningSetTimestepRange().set_range(bound(pack, FAMILY, 1), 0.0, 0.4)[0]
+    second = nodes.ConditioningSetTimestepRange().set_range(bound(pack, FAMILY, 3), 0.4, 1.0)[0]
+    live, watch = watched(pack, models[0])
+    out = ksampler(live, first + second, prompts[1], {"samples": latent(FAMILY)}, steps=4)
+    capture = collect(pack, out, watch)
+    active = [[i for i in range(4) if stream.calls(i)] for stream in capture.streams]
+    assert active[0]
+    assert active[1]
+    assert sorted(active[0] + active[1]) == [0, 1, 2, 3]
+    assert capture.skipped == ()
+    tracks = first[0][1][pack.lib("hosts.comfy.run").TRACKS].to_grid(capture.streams[0].grid)
+    for i, steps in enumerate(active):
+        found = capture.aas(tracks, stream=i)
+        torch.testing.assert_close(found.over_steps(), found.share[:, steps].mean(1))
+        maps = capture.streams[i].get("v2t").dense().float()
+        torch.testing.assert_close(
+            maps[:, steps, 0].mean((0, 1)), capture.maps(entity="cyclist", stream=i), rtol=1e-4, atol=1e-7
+        )
+    assert "was not active in steps" in pack.lib("instrument.ranking").describe(capture)

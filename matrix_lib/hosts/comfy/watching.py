@@ -8,14 +8,12 @@ unfinished (two KSamplerAdvanced, Wan 2.2's two experts) is found the same way: 
 from __future__ import annotations
 
 import hashlib
-import logging
 import uuid
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_management
 import torch
@@ -26,11 +24,10 @@ from ...instrument.capture import Capture
 from ...instrument.joining import extend
 from ...instrument.recorder import Recorder, RecorderConfig
 from ...instrument.session import Session
-from ...io.captures import CaptureParts
 from .attach import attach
 from .run import KEY, RunInfo
 
-__all__ = ["RUNS", "Kept", "Runs", "Watch", "WatchedRun", "latent_id", "model_token", "recorder_of"]
+__all__ = ["RUNS", "Keeper", "Runs", "Watch", "WatchedRun", "latent_id", "model_token", "recorder_of"]
 
 _MOST_RUNS, _MOST_BYTES, _MOST_FORGOTTEN = 32, 4_000_000_000, 4096
 
@@ -159,32 +156,14 @@ def _captured(run: WatchedRun) -> Capture:
 RUNS = Runs()
 
 
-class Kept:
-    """The steps of a run in a folder while it is sampled, and the whole in one file when it has ended. A disk that is
-    full ends the keeping, with a note, and not the run."""
-
-    def __init__(self, path: Path) -> None:
-        self._parts: CaptureParts | None = CaptureParts(path)
-        self.notes: list[str] = []
+class Keeper(Protocol):
+    """Keeps the steps of a run while it is sampled; it is a recorder's sink."""
 
     def __call__(self, first: int, part: Capture) -> None:
-        """A recorder's sink."""
-        self._try(lambda parts: parts(first, part))
+        """The bins from `first` on are done."""
 
     def finish(self, capture: Capture) -> None:
-        """Writes the whole, and notes where it is."""
-        self._try(lambda parts: self.notes.append(f"kept in {parts.finish(capture)}"))
-        capture.meta["notes"] = [*capture.meta.get("notes", ()), *self.notes]
-
-    def _try(self, write: Callable[[CaptureParts], None]) -> None:
-        if self._parts is None:
-            return
-        try:
-            write(self._parts)
-        except OSError as error:
-            logging.warning("MATRIX: %s", error)
-            self._parts = None
-            self.notes.append(f"the capture was not kept while sampling: {error}")
+        """The run has ended well, with this capture."""
 
 
 @dataclass
@@ -192,7 +171,7 @@ class _Open:
     """A run that is going on. made: what went in and out, and the noise that was left; None until it ended well."""
 
     recorder: Recorder
-    kept: Kept | None
+    kept: Keeper | None
     made: tuple[str, str, float] | None = None
 
 
@@ -204,14 +183,14 @@ class Watch:
         config: what to record.
         expert: a name for this model among several of one run, or "".
         model: of `model_token`.
-        place: where the steps of a run are kept while it is sampled: asked for a path at the start of each; None: not.
+        keeper: makes who keeps the steps of a run while it is sampled, asked at the start of each; None: nobody.
         notes: what is known of the model beforehand, for people.
     """
 
     config: RecorderConfig
     expert: str
     model: str
-    place: Callable[[], Path] | None = field(default=None, compare=False)
+    keeper: Callable[[], Keeper] | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -225,7 +204,7 @@ class Watch:
         opened: list[_Open] = []
 
         def start(info: RunInfo) -> Session:
-            kept = None if self.place is None else Kept(self.place())
+            kept = None if self.keeper is None else self.keeper()
             run = _Open(recorder_of(self.config, info, self.expert or self.model, kept), kept)
             opened[:] = [run]
 
