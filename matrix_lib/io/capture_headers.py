@@ -21,6 +21,7 @@ __all__ = ["FORMAT", "VERSION", "Header", "MapsHeader", "StreamHeader", "grid_va
 FORMAT, VERSION = "matrix-capture", 2
 _GRID_KEYS = ("frames", "height", "width", "patch", "temporal_stride", "spatial_stride", "lead")
 _PREFIX = "prefix_frames"  # of a `Grid`; the files call it "lead"
+_PIXELS = "pixels"  # of a `Grid`; in files only where tokens reach over the edge of frames
 _MOST_STRIDE = 64  # pixels per latent element or latent elements per token, along one axis
 _MOST_TOKENS = 2**24  # of a clip; the longest known have a few hundred thousand
 _MOST_NAME = 4096  # letters of a name
@@ -66,7 +67,10 @@ class Header:
 
 def grid_values(grid: Grid) -> dict[str, Any]:
     """A grid as the header has it."""
-    return {"lead" if name == _PREFIX else name: value for name, value in asdict(grid).items()}
+    known = asdict(grid)
+    if known[_PIXELS] is None:
+        del known[_PIXELS]
+    return {"lead" if name == _PREFIX else name: value for name, value in known.items()}
 
 
 def read_header(metadata: Mapping[str, Any]) -> Header:
@@ -207,14 +211,17 @@ def _binding(text: Any) -> PromptBinding:
 
 
 def _grid(told: Any) -> Grid:
-    if not isinstance(told, dict) or set(told) != set(_GRID_KEYS) or not _all(told["patch"], int):
+    own = {name: value for name, value in told.items() if name != _PIXELS} if isinstance(told, dict) else {}
+    pixels = told.get(_PIXELS) if own else None
+    listed = pixels if isinstance(pixels, list) else ()
+    numbers = [*listed, *(value for key, value in own.items() if key != "patch")]
+    sized = pixels is None or (isinstance(pixels, list) and len(pixels) == 2)
+    if set(own) != set(_GRID_KEYS) or not _all(own["patch"], int) or len(own["patch"]) != 3 or not sized:
         raise ValueError(f"a stream's token grid is not a grid: {str(told)[:200]}")
-    numbers = [value for key, value in told.items() if key != "patch"]
-    if len(told["patch"]) != 3 or not _all(numbers, int):
+    if not _all(numbers, int):
         raise ValueError(f"a stream's token grid is not a grid: {str(told)[:200]}")
-    grid = Grid(
-        **{_PREFIX if name == "lead" else name: told[name] for name in _GRID_KEYS} | {"patch": tuple(told["patch"])}
-    )
+    named = {_PREFIX if name == "lead" else name: own[name] for name in _GRID_KEYS}
+    grid = Grid(**named | {"patch": tuple(own["patch"]), _PIXELS: tuple(pixels) if pixels else None})
     strides = (*grid.patch, grid.temporal_stride, grid.spatial_stride)
     if max(strides) > _MOST_STRIDE or grid.size > _MOST_TOKENS:
         raise ValueError(

@@ -84,6 +84,17 @@ def test_the_file_is_what_the_contract_says(tmp_path: Path) -> None:
     assert 0 < error["largest"] < 0.005
 
 
+def test_frames_that_end_within_the_last_tokens_come_back(tmp_path: Path) -> None:
+    capture = make_capture()
+    stream = capture.streams[0]
+    height, width = stream.grid.frame_pixels
+    odd = replace(stream.grid, pixels=(height - 8, width))
+    path = save_capture(replace(capture, streams=[replace(stream, grid=odd)]), tmp_path / "odd.safetensors")
+    assert load_capture(path).streams[0].grid == odd
+    _, metadata = _read(save_capture(capture, tmp_path / "even.safetensors"))
+    assert "pixels" not in metadata["header"]
+
+
 def test_another_program_reads_a_value_as_the_page_says(tmp_path: Path) -> None:
     """docs/captures.md, with nothing but the standard library: one value of one map."""
     capture = make_capture().stored("uint8")
@@ -266,6 +277,10 @@ def _set(*path: Any, to: Any) -> Callable[[Header], None]:
         (_set("streams", 0, "grid", "patch", to=5), "not a grid"),
         (_set("streams", 0, "grid", "more", to=5), "not a grid"),
         (_set("streams", 0, "grid", to=None), "not a grid"),
+        (_set("streams", 0, "grid", "pixels", to=[64]), "not a grid"),
+        (_set("streams", 0, "grid", "pixels", to=5), "not a grid"),
+        (_set("streams", 0, "grid", "pixels", to=[64, 1.5]), "not a grid"),
+        (_set("streams", 0, "grid", "pixels", to=[1 << 40, 64]), "do not make"),
         (_set("streams", 0, "binding", to=1), "the file holds 1"),
         (_set("bindings", to=["{}"]), "prompt binding"),
         (_set("bindings", to=[3]), "wrong type"),
