@@ -122,6 +122,7 @@ class Recorder(BaseObserver):
         self._bin = -1
         self._pending: list[_Pending] = []
         self._seen: set[int] = set()  # sampling steps
+        self._dropped = False  # whether maps were made that do not count
         self._given = 0  # bins that the sink has been given
 
     def _layers(self, sites: Sequence[AttentionSite], kind: MapKind) -> tuple[int, ...]:
@@ -159,6 +160,7 @@ class Recorder(BaseObserver):
         """A site's module has ended its forward: what was seen of it since the last time counts, or is dropped."""
         mine = [each for each in self._pending if each.site == site]
         self._pending = [each for each in self._pending if each.site != site]
+        self._dropped |= bool(mine) and not whole
         for each in mine if whole else ():
             each.stream.add(each.kind, site.layer, each.maps, each.frames, each.keep)
             self._seen.add(each.step)
@@ -167,7 +169,7 @@ class Recorder(BaseObserver):
     def result(self) -> Capture:
         """Ends the last bin and returns what was recorded.
 
-        Raises ValueError when no conditioning with a binding passed by.
+        Raises ValueError when no conditioning with a binding passed by, or nothing of it could be seen, and why.
         """
         steps = self._end()
         self._pass_on()
@@ -183,10 +185,12 @@ class Recorder(BaseObserver):
         return {"notes": list(self.notes), "prompts": self._expected}
 
     def _end(self) -> tuple[StepInfo, ...]:
-        if not self._streams:
+        if not self._streams or (self._dropped and not self._seen):
             raise ValueError(
-                "nothing was recorded: no conditioning carried a binding. Connect the CONDITIONING of MatrixBindPrompt "
-                "to the sampler (positive), or pass a binding."
+                f"nothing was recorded: {'. '.join(self.notes)}"
+                if self.notes
+                else "nothing was recorded: no conditioning carried a binding. Connect the CONDITIONING of "
+                "MatrixBindPrompt to the sampler (positive), or pass a binding."
             )
         self._flush()
         self._bin = -1

@@ -295,3 +295,42 @@ def test_a_guider_of_its_own_order_and_names(model):
     assert seen.kept.keys() == alone.kept.keys()
     assert all(len(calls) == 1 and calls[0][0].shape[0] == 1 for calls in seen.kept.values())
     assert not seen.notes
+
+
+def test_a_capture_of_what_cannot_be_seen_says_why_and_holds_no_zeros(model):
+    from matrix_lib.hosts.comfy.attach import attach
+    from matrix_lib.instrument.recorder import Recorder, RecorderConfig
+    from matrix_lib.instrument.session import Session
+
+    def recording(model):
+        made = []
+
+        def start(info):
+            made.append(Recorder(RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas))
+            return Session([made[-1]])
+
+        return attach(model, start), made
+
+    def taken(executor, *args, **kwargs):  # assigns the slot behind everybody
+        given = [{**each, "optimized_attention_override": plain} if isinstance(each, dict) else each for each in args]
+        return executor(*given, **kwargs)
+
+    def plain(func, *args, **kwargs):
+        return func(*args, **kwargs)
+
+    import comfy.patcher_extension as extension
+
+    late = model.clone()
+    late.add_wrapper_with_key(extension.WrappersMP.DIFFUSION_MODEL, "late", taken)
+    watched, made = recording(late)
+    sample(watched, *inputs(), steps=1)
+    with pytest.raises(ValueError, match=r"nothing was recorded: blocks.0.self_attn.*another pack took our place"):
+        made[-1].result()
+
+    watched, made = recording(replaced(model, alone))
+    sample(watched, *inputs(), steps=2)
+    capture = made[-1].result()
+    assert any("alone" in note for note in capture.meta["notes"])
+    with pytest.raises(ValueError, match="layer 0|nothing|not"):
+        capture.maps("v2t", layer=0, entity="cyclist")
+    assert capture.maps("v2t", layer=1, entity="cyclist").sum() > 0
