@@ -18,6 +18,7 @@ from ..matrix_lib.draw.tracks import TrackLook, draw_tracks, track_report
 from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, mask_batch
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.tracks import load_tracks, save_tracks
+from .checks import Files
 from .places import new_place, saved_files, state_of
 from .sockets import TracksSocket, ticker, track_outputs, with_report
 
@@ -253,7 +254,7 @@ class MatrixLoadTracks(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=_files(),
+                    options=Files(_files()),
                     tooltip="A .safetensors file in the input folder, or in the output folder with [output] behind it.",
                 )
             ],
