@@ -132,7 +132,10 @@ def _grown(part: Any, value: Any, node: str, name: str) -> Any:
         raise ValueError(f"{node}: {name!r} takes a socket for each of its values; got {shown(value)}")
     parts = {one.id: one for one in part.template.get_all()}
     template = part.template.input
-    return {key: None if one is None else _value(parts.get(key, template), one, node, f"{name}.") for key, one in value.items()}
+    return {
+        key: None if one is None else _value(parts.get(key, template), one, node, f"{name}.")
+        for key, one in value.items()
+    }
 
 
 def _chosen(part: Any, value: Any, node: str, name: str) -> Any:
