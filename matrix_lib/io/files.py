@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from ..core.json_text import parse_object
 
-__all__ = ["check_safetensors", "inside", "parse_object", "what_it_is", "whole_file"]
+__all__ = ["check_safetensors", "inside", "parse_object", "said", "what_it_is", "whole_file"]
 
 # Bytes of one name on every usual file system, less what a number and a temporary name add; characters of a path.
 _LONGEST_PART, _LONGEST = 200, 1000
@@ -50,6 +50,12 @@ def check_safetensors(path: Path, longest_header: int = 1 << 22) -> None:
         raise ValueError(f"it is no whole safetensors file: {what_it_is(path)}")
     if length > longest_header:
         raise ValueError(f"its header has {length} bytes, and {longest_header} are the most")
+
+
+def said(error: BaseException) -> str:
+    """What a library said, in a length that people read: it may quote the whole file."""
+    text = str(error)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def what_it_is(path: Path) -> str:

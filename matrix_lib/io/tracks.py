@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 from ..core.tracks.checks import check_names, check_palette, check_size, shorten
 from ..core.tracks.palette import Colour
 from ..core.tracks.tracks import MaskTracks, Track
-from .files import check_safetensors, parse_object, what_it_is, whole_file
+from .files import check_safetensors, parse_object, said, what_it_is, whole_file
 
 __all__ = ["SUFFIX", "VERSION", "load_tracks", "save_tracks"]
 
@@ -81,8 +81,8 @@ def load_tracks(path: str | os.PathLike[str]) -> MaskTracks:
             return _read_tracks(file, header)
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{source.name!r} is not a track file that can be read: {what_it_is(source)} ({error}). Save the tracks "
-            "again with MatrixSaveTracks"
+            f"{source.name!r} is not a track file that can be read: {what_it_is(source)} ({said(error)}). Save "
+            "the tracks again with MatrixSaveTracks"
         ) from None
     except ValueError as error:
         raise ValueError(f"{source.name!r} is not a track file that can be read: {error}") from None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...backbones.lora import Info
 from ...backbones.weight_names import FAMILIES
-from ..files import check_safetensors, parse_object, what_it_is
+from ..files import check_safetensors, parse_object, said, what_it_is
 from ..torch_files import read_torch_file
 
 __all__ = [
@@ -80,7 +80,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                     raise ValueError(f"{name!r} is {kind}; weights are {', '.join(sorted(_FLOATS))}")
             return {name: file.get_tensor(name) for name in names}, metadata
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"it is no whole safetensors file: {what_it_is(path)} ({error})") from None
+        raise ValueError(f"it is no whole safetensors file: {what_it_is(path)} ({said(error)})") from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
         return {}
     found = parse_object(metadata[HEADER], "its header", LONGEST_HEADER)
     if found.get("version") != VERSION:
-        raise ValueError(f"its header is of version {found.get('version')!r}; this release reads {VERSION}")
+        raise ValueError(f"its header is of version {str(found.get('version'))[:20]!r}; this release reads {VERSION}")
     try:
         info = found["info"]
         layers = {str(k): tuple(_whole(n) for n in v) for k, v in info["layers"].items()}
@@ -128,7 +128,7 @@ def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        raise ValueError(f"{what} is a number; got {value!r}")
+        raise ValueError(f"{what} is a number; got {str(value)[:40]!r}")
     return float(value)
 
 
