@@ -20,6 +20,7 @@ from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, loa
 from ..matrix_lib.hosts.comfy.mini import load_mini
 from ..matrix_lib.hosts.comfy.repair import needs_repair, repair
 from .checks import Files
+from .sockets import check_room
 
 _DTYPES = {
     "default": None,
@@ -264,6 +265,7 @@ class MatrixImageCondition(io.ComfyNode):
         batch_size: int = 1,
         clip_vision_output: Any = None,
     ) -> io.NodeOutput:
+        check_room(length, height, width)
         for problem in needs_repair(model, first_frame=True):
             logging.warning("MATRIX: this model needs MATRIX Repair CogVideoX: %s", problem)
         made = image_condition(model, vae, image, width, height, length, batch_size, clip_vision_output)

@@ -16,7 +16,8 @@ KEPT = "kept.safetensors"
 ESCAPES = (
     "../outside/kept.safetensors", "../../outside/kept.safetensors", "way/kept.safetensors", "/etc/passwd",
     "..\\outside\\kept.safetensors", "../outside/kept.safetensors [output]", "way/kept.safetensors [input]",
-    "a/../../outside/kept.safetensors", "~/kept.safetensors", "\0", "file:///etc/passwd", "way", "way/new", "../outside/new",
+    "a/../../outside/kept.safetensors", "~/kept.safetensors", "\0", "file:///etc/passwd", "way", "way/new",
+    "../outside/new",
 )  # fmt: skip
 """Names that lead to files outside of the folders of a server whose base folder lies beside `outside`, with a link
 `way` to it in every folder."""
@@ -112,8 +113,8 @@ def whole() -> Graph:
     add("drag", "MatrixCutAndDrag", image=["picture", 0], tracks=["boxes", 0])
     add("rough", "VAEEncode", pixels=["drag", 0], vae=["load", 2])
     add(
-        "hold", "MatrixDualClockDenoising", model=["load", 0], reference=["rough", 0], inside=0.9, outside=0.5, cover=0.0,
-        tracks=["boxes", 0],
+        "hold", "MatrixDualClockDenoising", model=["load", 0], reference=["rough", 0], inside=0.9, outside=0.5,
+        cover=0.0, tracks=["boxes", 0],
     )  # fmt: skip
     add("live", "MatrixLivePreview", model=["load", 0], layers="0", kind="words (video to text)", frames=2, width=256)
     add("lora", "MatrixApplyLoRA", model=["load", 0], lora="mini_matrix.safetensors", strength=1.0, scale=0.0)
@@ -145,7 +146,8 @@ def whole() -> Graph:
         if number[:5] in ("steer", "push", "hold", "live", "lora"):  # and what a MODEL does when it runs
             add(
                 f"{number}r", "KSampler", model=[number, 0], seed=1, steps=1, cfg=1.0, sampler_name="euler",
-                scheduler="simple", positive=["first", 0], negative=["first", 1], latent_image=["first", 2], denoise=1.0,
+                scheduler="simple", positive=["first", 0], negative=["first", 1], latent_image=["first", 2],
+                denoise=1.0,
             )  # fmt: skip
             add(f"{number}v", "PreviewAny", source=[f"{number}r", 0])
     return graph
@@ -161,7 +163,7 @@ def malformed(rng: random.Random, graph: Graph) -> tuple[str, Graph]:
         if way < 0.08:
             del inputs[name]
         elif way < 0.3:
-            inputs[name] = _link(rng, spoilt, number)
+            inputs[name] = _link(rng, graph, spoilt, number)
         elif way < 0.45 and isinstance(inputs[name], str):
             inputs[name] = _text(rng, inputs[name])
         elif way < 0.55 and (isinstance(inputs[name], str)):
@@ -171,11 +173,12 @@ def malformed(rng: random.Random, graph: Graph) -> tuple[str, Graph]:
     return number, spoilt
 
 
-def _link(rng: random.Random, graph: Graph, number: str) -> list[Any]:
-    """To an output of any node, also one that there is not; never of those that read this one. A link to a node that is
+def _link(rng: random.Random, whole: Graph, spoilt: Graph, number: str) -> list[Any]:
+    """To an output of any node that does not read this one, which then belongs to the graph. A link to a node that is
     not there stops the host itself."""
-    others = [n for n in graph if n[: len(number)] != number]
-    return [rng.choice(others), rng.choice((0, 0, 1, 2, 3, 9, -1))]
+    source = rng.choice([n for n in whole if n != number and number not in only(whole, n)])
+    spoilt.update({n: copy.deepcopy(node) for n, node in only(whole, source).items() if n not in spoilt})
+    return [source, rng.choice((0, 0, 1, 2, 3, 9, -1))]
 
 
 def _text(rng: random.Random, text: str) -> str:

@@ -72,7 +72,7 @@ def test_wrong_values_name_the_input(pack: Any) -> None:
         ({"boxes": "x" * 2_000_000}, "'boxes' takes a text of at most"),
         ({"boxes": "a: 0: 1 1 9 9", "images": torch.zeros(4, 4)}, "'images' takes an IMAGE; got a tensor of shape"),
         ({"boxes": "a: 0: 1 1 9 9", "images": torch.full((1, 4, 4, 3), INF)}, "'images' takes .* no numbers"),
-        ({"boxes": "a: 0: 1 1 9 9", "images": torch.zeros(1, 4, 4, 2)}, "'images' takes .* where 1, 3 or 4 colours are due"),
+        ({"boxes": "a: 0: 1 1 9 9", "images": torch.zeros(1, 4, 4, 2)}, "'images' takes .* where 1, 3 or 4 colours"),
     ],
 )  # fmt: skip
 def test_numbers_texts_and_pictures(pack: Any, change: dict[str, Any], says: str) -> None:
@@ -122,3 +122,11 @@ def test_a_loader_that_opened_no_text_encoder(pack: Any) -> None:
         pack.run("MatrixBindPrompt", clip=None, prompt="a", phrases="a")
     with pytest.raises(ValueError, match="'prompt' is missing"):
         pack.run("MatrixBindPrompt", clip=type("C", (), {"tokenize": 1, "encode_from_tokens": 1}))
+
+
+def test_batches_larger_than_the_memory(pack: Any) -> None:
+    tracks = pack.run("MatrixBoxTracks", boxes="a: 0: 1 1 9 9", width=16384, height=16384, frames=4000).result[0]
+    with pytest.raises(ValueError, match="4000 frames of 16384x16384 pixels take 4,295.0 GB, and .* are free"):
+        pack.run("MatrixTracksToMask", tracks=tracks)
+    with pytest.raises(ValueError, match="take 12,884.9 GB"):
+        pack.run("MatrixPreviewTracks", tracks=tracks, model="mini", show="every frame")

@@ -38,7 +38,8 @@ class Schedule:
             raise ValueError(f"start and end are shares of the run with start <= end; got {self.start}, {self.end}")
         positions = [position for position, _ in self.points]
         if not positions or positions != sorted(set(positions)) or not 0 <= positions[0] <= positions[-1] <= 1:
-            raise ValueError(f"a curve's positions ascend from 0 (first step) to 1 (last step); got {positions}")
+            given = str(positions)[:200]
+            raise ValueError(f"a curve's positions ascend from 0 (first step) to 1 (last step); got {given}")
         if not all(0 <= value <= LARGEST for _, value in self.points):
             values = [value for _, value in self.points]
             raise ValueError(f"a curve's values are 0 to {LARGEST:g}; got {str(values)[:200]}")
@@ -73,6 +74,6 @@ def parse_points(text: str) -> tuple[tuple[float, float], ...]:
             found.append((float(position), float(value)))
         except ValueError:
             raise ValueError(
-                f"key points are written as 'position: strength', for example '0: 1, 0.3: 0.5, 1: 0'; got {part!r}"
+                f"key points are written as 'position: strength', for example '0: 1, 0.3: 0.5, 1: 0'; got {part[:80]!r}"
             ) from None
     return tuple(found)
