@@ -56,7 +56,12 @@ class LayerSet:
                 for kind, table in data.get("scores", {}).items()
             }
             return cls(str(data["backbone"]), **layers, source=str(data["source"]), scores=scores)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, OverflowError):
+            raise ValueError(
+                "this is no set of layers: expected JSON with backbone, v2t, v2v and source, where v2t and v2v list layer "
+                "numbers"
+            ) from None
+        except ValueError as error:
             raise ValueError(
                 f"this is no set of layers: expected JSON with backbone, v2t, v2v and source ({error})"
             ) from None
