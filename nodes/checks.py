@@ -85,16 +85,19 @@ def _validate_choices(names: list[str]) -> Callable[..., Any]:
     """`validate_inputs` for a node that has menus with inputs of their own.
 
     The host leaves a choice that it does not know out of all inputs, so there is none to blame: an exception at least
-    stops the graph at this node before anything runs.
+    stops the graph at this node before anything runs. A link there it does not check at all (one to an output that
+    there is not ends its worker), and could not use: which inputs there are depends on the choice.
     """
 
-    def validate_inputs(cls: type[io.ComfyNode], **given: Any) -> bool:
+    def validate_inputs(cls: type[io.ComfyNode], **given: Any) -> bool | str:
         schema = cls.define_schema()
         for part in schema.inputs:
             if part.id in names and part.id not in given:
                 raise ValueError(
                     f"{schema.display_name}: {part.id!r} is missing or no choice of its menu; it takes {_takes(part)}"
                 )
+            if part.id in names and not isinstance(given[part.id], Mapping):
+                return f"{schema.display_name}: {part.id!r} takes no link, but {_takes(part)}, chosen on the node"
         return True
 
     own = inspect.Parameter("cls", inspect.Parameter.POSITIONAL_OR_KEYWORD)

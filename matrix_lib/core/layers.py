@@ -58,8 +58,8 @@ class LayerSet:
             return cls(str(data["backbone"]), **layers, source=str(data["source"]), scores=scores)
         except (AttributeError, KeyError, TypeError, OverflowError):
             raise ValueError(
-                "this is no set of layers: expected JSON with backbone, v2t, v2v and source, where v2t and v2v list layer "
-                "numbers"
+                "this is no set of layers: expected JSON with backbone, v2t, v2v and source, where v2t and v2v list "
+                "layer numbers"
             ) from None
         except ValueError as error:
             raise ValueError(

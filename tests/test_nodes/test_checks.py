@@ -86,14 +86,7 @@ def test_what_counts_as_the_same(pack: Any) -> None:
     """Whole floats for whole numbers, numpy's numbers, and nothing for what is optional."""
     import numpy as np
 
-    good = {
-        "boxes": "a: 0: 1 1 9 9",
-        "width": 64.0,
-        "height": np.int64(32),
-        "frames": 3,
-        "images": None,
-        "bboxes": None,
-    }
+    good = {"boxes": "a: 0: 1 1 9 9", "width": 64.0, "height": np.int64(32), "frames": 3}
     tracks = pack.run(
         "MatrixBoxTracks", **good, images=None, bboxes=None, fps=np.float32(8), hold=np.bool_(True)
     ).result[0]
@@ -130,3 +123,12 @@ def test_batches_larger_than_the_memory(pack: Any) -> None:
         pack.run("MatrixTracksToMask", tracks=tracks)
     with pytest.raises(ValueError, match="take 12,884.9 GB"):
         pack.run("MatrixPreviewTracks", tracks=tracks, model="mini", show="every frame")
+
+
+def test_menus_take_no_links_and_no_unknown_choices(pack: Any) -> None:
+    """What the host calls before it runs a graph: an input over a link has no value yet."""
+    node = pack.classes["MatrixAttentionGuidance"]
+    assert node.validate_inputs(mode={"mode": "region bias"}) is True
+    assert "'mode' takes no link, but one of 'region bias'" in node.validate_inputs(mode=None)
+    with pytest.raises(ValueError, match="'mode' is missing or no choice of its menu; it takes one of 'region bias'"):
+        node.validate_inputs()
