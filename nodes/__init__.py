@@ -9,6 +9,8 @@ import importlib
 
 from comfy_api.latest import ComfyExtension, io
 
+from .checks import checked
+
 # One file per concern. Each exports `NODES`, the list of its node classes.
 _FILES = (
     "models", "tracks", "track_files", "words", "capture", "watch", "layers", "guidance", "intrinsic", "drag",
@@ -19,7 +21,7 @@ _FILES = (
 class MatrixExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         modules = [importlib.import_module(f".{name}", __name__) for name in _FILES]
-        return [node for module in modules for node in module.NODES]
+        return [checked(node) for module in modules for node in module.NODES]
 
 
 async def comfy_entrypoint() -> MatrixExtension:

@@ -10,7 +10,7 @@ from ..matrix_lib.core.grid import Framing
 from ..matrix_lib.core.guidance.cut_and_drag import cut_and_drag
 from ..matrix_lib.core.guidance.dual_clock import DualClockDenoising
 from ..matrix_lib.hosts.comfy.steer import steer
-from .sockets import TracksSocket, ticker, warn_if_broken
+from .sockets import TracksSocket, check_room, ticker, warn_if_broken
 
 
 class MatrixCutAndDrag(io.ComfyNode):
@@ -52,6 +52,7 @@ class MatrixCutAndDrag(io.ComfyNode):
             )
         first = image[0]
         size = (int(first.shape[0]), int(first.shape[1]))
+        check_room(tracks.frames, *size)
         if (tracks.height, tracks.width) != size:
             tracks = tracks.framed(Framing((tracks.height, tracks.width), size))
         return io.NodeOutput(cut_and_drag(first[..., :3], tracks, ticker(max(tracks.frames - 1, 1))))

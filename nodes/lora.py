@@ -15,6 +15,7 @@ from ..matrix_lib.hosts.comfy.lora import add_extra, apply_lora, widened
 from ..matrix_lib.hosts.comfy.mask_condition import behind_references, check_width, find_targets, id_map, target_mask
 from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.io.lora.read import describe, load_lora
+from .checks import Files
 from .sockets import TracksSocket
 
 _KINDS = {"automatic": "", "ID map": "id_map", "target mask": "target_mask"}
@@ -58,7 +59,7 @@ class MatrixApplyLoRA(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that the LoRA was trained on; it stays as it was."),
                 io.Combo.Input(
                     "lora",
-                    options=_files(),
+                    options=Files(_files()),
                     tooltip="A file of models/loras: ours, diffusers or peft, ComfyUI, the MATRIX authors' checkpoint, "
                     "or TAViD's pytorch_lora_weights with patch_embed_conv2d.pth in the same folder. mini_matrix and "
                     "mini_tavid come with this pack, for mini.",

@@ -19,6 +19,8 @@ from ..matrix_lib.hosts.comfy.first_frame import image_condition
 from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, load_native
 from ..matrix_lib.hosts.comfy.mini import load_mini
 from ..matrix_lib.hosts.comfy.repair import needs_repair, repair
+from .checks import Files
+from .sockets import check_room
 
 _DTYPES = {
     "default": None,
@@ -48,7 +50,7 @@ def _folder_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "folder",
-            options=list(find_folders(folder_paths.get_folder_paths("diffusers"))),
+            options=Files(find_folders(folder_paths.get_folder_paths("diffusers"))),
             tooltip="A model as Hugging Face keeps it (transformer, vae, text_encoder, ...), under ComfyUI's "
             "models/diffusers folder. CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo.",
         ),
@@ -79,7 +81,7 @@ def _file_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "file",
-            options=folder_paths.get_filename_list("diffusion_models"),
+            options=Files(folder_paths.get_filename_list("diffusion_models")),
             tooltip="A single file in ComfyUI's own format, from models/diffusion_models. It holds no CLIP and no VAE.",
         )
     ]
@@ -263,6 +265,7 @@ class MatrixImageCondition(io.ComfyNode):
         batch_size: int = 1,
         clip_vision_output: Any = None,
     ) -> io.NodeOutput:
+        check_room(length, height, width)
         for problem in needs_repair(model, first_frame=True):
             logging.warning("MATRIX: this model needs MATRIX Repair CogVideoX: %s", problem)
         made = image_condition(model, vae, image, width, height, length, batch_size, clip_vision_output)

@@ -15,6 +15,7 @@ from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.io.captures import PARTS, load_capture, save_capture
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.video import write_video
+from .checks import Files
 from .places import new_place, saved_files, state_of
 from .sockets import CaptureSocket, TracksSocket, ticker
 
@@ -171,7 +172,7 @@ class MatrixLoadCapture(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=_capture_files(),
+                    options=Files(_capture_files()),
                     tooltip="A capture file of the output or input folder, newest first. Press R to look for new ones.",
                 )
             ],

@@ -27,7 +27,7 @@ def recording_inputs() -> list[io.Input]:
         io.Float.Input(
             "budget_mb",
             default=1024.0,
-            min=1.0,
+            min=0.001,
             max=65536.0,
             step=1.0,
             tooltip="Main memory that the capture may take, in MB. All layers and 50 steps of a 5B model with ten "

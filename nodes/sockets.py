@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import comfy.model_management
 import comfy.utils
+import torch
 from comfy_api.latest import io, ui
 
 from ..matrix_lib.core.layers import parse_layers, spread_layers
@@ -33,6 +34,17 @@ def ticker(total: int) -> Callable[[], None]:
         bar.update(1)
 
     return step
+
+
+def check_room(frames: int, height: int, width: int, channels: int = 3) -> None:
+    """Raises ValueError where a float32 batch (frames, height, width, channels) is larger than the memory that is free:
+    asked for, it would end ComfyUI and not the node."""
+    wanted, free = 4 * frames * height * width * channels, comfy.model_management.get_free_memory(torch.device("cpu"))
+    if wanted > free:
+        raise ValueError(
+            f"{frames} frames of {width}x{height} pixels take {wanted / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are "
+            "free: ask for fewer frames, or smaller ones"
+        )
 
 
 def warn_if_broken(model: object) -> list[str]:

@@ -18,8 +18,9 @@ from ..matrix_lib.draw.tracks import TrackLook, draw_tracks, track_report
 from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, mask_batch
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.tracks import load_tracks, save_tracks
+from .checks import Files
 from .places import new_place, saved_files, state_of
-from .sockets import TracksSocket, ticker, track_outputs, with_report
+from .sockets import TracksSocket, check_room, ticker, track_outputs, with_report
 
 _USUAL = TokenSize()
 # Saved workflows hold these names: the first one stays as it is, whoever else comes to have tokens of the usual size.
@@ -98,6 +99,7 @@ class MatrixTracksToMask(io.ComfyNode):
         chosen = tracks.select(parse_names(names)[0] or tracks.names)
         framing = _framing(tracks, width, height, crop)
         resized = framing.target != framing.source
+        check_room(chosen.frames * (len(chosen.names) if several != "joined" else 1), *framing.target, 1)
         step = ticker((1 + resized) * chosen.frames * len(chosen.names))
         chosen = chosen.framed(framing, step) if resized else chosen
         return io.NodeOutput(mask_batch(chosen, several != "joined", step), image_batch([chosen.id_map()]))
@@ -175,8 +177,9 @@ class MatrixPreviewTracks(io.ComfyNode):
         framing = _framing(tracks, width, height, crop)
         patch, temporal, spatial = _TOKENS[model]
         grid = Grid.from_pixels(length or tracks.frames, *framing.target, patch, temporal, spatial)
-        on_grid = tracks.to_grid(grid, resize, framing)
         which = _frames(grid, tracks.frames, show)
+        check_room(len(which), *framing.target)
+        on_grid = tracks.to_grid(grid, resize, framing)
         step, pictures = ticker(len(which)), []
         reader = None if images is None else frame_reader(images, framing)
         for picture in draw_tracks(tracks, on_grid, which, reader, TrackLook(strength), framing):
@@ -253,7 +256,7 @@ class MatrixLoadTracks(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=_files(),
+                    options=Files(_files()),
                     tooltip="A .safetensors file in the input folder, or in the output folder with [output] behind it.",
                 )
             ],

@@ -15,6 +15,7 @@ from ..matrix_lib.core.tracks.text import parse_boxes, parse_names, parse_prompt
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, frame_reader, sam3_frames, sam3_size
 from ..matrix_lib.io.sam2 import CHECKPOINTS, load_sam2, need_sam2, track_prompts
+from .checks import Files
 from .sockets import Sam3TracksSocket, ticker, track_outputs, with_report
 
 
@@ -183,7 +184,7 @@ class MatrixBoxTracks(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, boxes: str | None = None, **_: Any) -> bool | str:
+    def validate_inputs(cls, boxes: str | None = None) -> bool | str:
         if not boxes:  # comes over a link, or boxes are connected instead
             return True
         try:
@@ -244,7 +245,7 @@ class MatrixSAM2Tracks(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "checkpoint",
-                    options=files,
+                    options=Files(files),
                     tooltip="A file in models/sam2, for example sam2.1_hiera_tiny.pt. Its size shows in the weights.",
                 ),
                 io.String.Input(

@@ -333,7 +333,7 @@ def test_no_pickles_and_no_heavy_files() -> None:
 
 
 def test_the_pack_runs_no_foreign_code() -> None:
-    """No eval, exec, subprocess or runtime pip in the pack; outside files are read with weights_only=True alone."""
+    """No eval, exec, subprocess, unpickling or runtime pip in the pack."""
     wrong = []
     for path in sources("matrix_lib", "nodes"):
         wrong += [str(i) for i in imports(path) if i.target.split(".")[0] in ("subprocess", "pickle", "pip", "marshal")]
@@ -344,8 +344,7 @@ def test_the_pack_runs_no_foreign_code() -> None:
             if isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec", "compile", "__import__"):
                 wrong.append(f"{where} {node.func.id}()")
             if ast.unparse(node.func) == "torch.load":
-                safe = [k for k in node.keywords if k.arg == "weights_only" and getattr(k.value, "value", 0) is True]
-                wrong += [] if safe else [f"{where} torch.load without weights_only=True"]
+                wrong.append(f"{where} torch.load: io.torch_files reads what others wrote")
     assert not wrong, wrong
 
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from .json_text import parse_object
 from .ranges import parse_numbers
 from .sites import AttentionSite
 
@@ -48,17 +49,34 @@ class LayerSet:
     def from_json(cls, text: str) -> LayerSet:
         """Reads what `to_json` wrote. Raises ValueError on anything else."""
         try:
-            data = json.loads(text)
-            layers = {kind: tuple(int(n) for n in data[kind]) for kind in ("v2t", "v2v")}
+            data = parse_object(text, "this")
+            layers = {kind: tuple(_layer(n) for n in data[kind]) for kind in ("v2t", "v2v")}
             scores = {
-                str(kind): {str(layer): float(score) for layer, score in table.items()}
+                str(kind): {str(layer): _score(score) for layer, score in table.items()}
                 for kind, table in data.get("scores", {}).items()
             }
             return cls(str(data["backbone"]), **layers, source=str(data["source"]), scores=scores)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, OverflowError):
+            raise ValueError(
+                "this is no set of layers: expected JSON with backbone, v2t, v2v and source, where v2t and v2v list "
+                "layer numbers"
+            ) from None
+        except ValueError as error:
             raise ValueError(
                 f"this is no set of layers: expected JSON with backbone, v2t, v2v and source ({error})"
             ) from None
+
+
+def _layer(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError(f"a layer is a whole number; got {str(value)[:40]!r}")
+    return value
+
+
+def _score(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"a score is a number; got {str(value)[:40]!r}")
+    return float(value)
 
 
 def parse_layers(text: str, layers: Iterable[int], dominant: Iterable[int] | None = None) -> tuple[int, ...] | None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-__all__ = ["inside", "whole_file"]
+from ..core.json_text import parse_object
+
+__all__ = ["check_safetensors", "inside", "parse_object", "said", "what_it_is", "whole_file"]
 
 # Bytes of one name on every usual file system, less what a number and a temporary name add; characters of a path.
 _LONGEST_PART, _LONGEST = 200, 1000
@@ -35,6 +37,34 @@ def inside(name: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str
             "Move the file into one of them"
         )
     return next((path for path in allowed if path.exists()), allowed[0])
+
+
+def check_safetensors(path: Path, longest_header: int = 1 << 22) -> None:
+    """Before a safetensors file is opened: its list of tensors, which is read whole, is no longer than `longest_header`
+    bytes and lies inside the file. The library checks the rest. Raises ValueError."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 9 or start[8:] != b"{" or length > size - 8:
+        raise ValueError(f"it is no whole safetensors file: {what_it_is(path)}")
+    if length > longest_header:
+        raise ValueError(f"its header has {length} bytes, and {longest_header} are the most")
+
+
+def said(error: BaseException) -> str:
+    """What a library said, in a length that people read: it may quote the whole file."""
+    text = str(error)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def what_it_is(path: Path) -> str:
+    """A guess at what a file is that is no safetensors file."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start == b"PK" or start[:1] == b"\x80":
+        return "it looks like a pickle or PyTorch checkpoint, which is not read here"
+    return "it is truncated, damaged or of another kind"
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from ..core.tracks import runs
 from ..core.tracks.text import Prompt
 from ..core.tracks.tracks import MaskTracks
+from .files import check_safetensors
+from .torch_files import read_torch_file
 
 __all__ = ["CHECKPOINTS", "load_sam2", "need_sam2", "track_prompts"]
 
@@ -125,18 +127,15 @@ def track_prompts(
 
 
 def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors. Pickles are read as weights alone, so that no code in them runs."""
+    """The checkpoint's tensors. No code in a file is ever run."""
     try:
         if checkpoint.suffix == ".safetensors":
+            check_safetensors(checkpoint)
             weights: Any = load_file(checkpoint)
         else:
-            weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{checkpoint.name!r} cannot be read as a checkpoint: {str(error)[:200]}") from None
-    except Exception as error:  # pickle's own error, without importing pickle
-        raise ValueError(
-            f"{checkpoint.name!r} holds more than weights, and is not opened: {str(error)[:200]}"
-        ) from None
+            weights = read_torch_file(checkpoint)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{checkpoint.name!r} cannot be read as a checkpoint: {str(error)[:300]}") from None
     weights = weights.get("model", weights) if isinstance(weights, dict) else weights
     if not isinstance(weights, dict) or "image_encoder.trunk.patch_embed.proj.weight" not in weights:
         raise ValueError(f"{checkpoint.name!r} is no SAM 2 checkpoint: it has no image_encoder.trunk weights")

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 from ..core.tracks.checks import check_names, check_palette, check_size, shorten
 from ..core.tracks.palette import Colour
 from ..core.tracks.tracks import MaskTracks, Track
-from .files import whole_file
+from .files import check_safetensors, parse_object, said, what_it_is, whole_file
 
 __all__ = ["SUFFIX", "VERSION", "load_tracks", "save_tracks"]
 
@@ -75,11 +75,15 @@ def load_tracks(path: str | os.PathLike[str]) -> MaskTracks:
     if not source.is_file():
         raise ValueError(f"there is no track file {source.name!r}")
     try:
+        check_safetensors(source, 2 * _LONGEST_HEADER)
         with safe_open(str(source), framework="np") as file:
             header = _read_header(file.metadata() or {})
             return _read_tracks(file, header)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{source.name!r} is not a track file that can be read: {_guess(source)} ({error})") from None
+        raise ValueError(
+            f"{source.name!r} is not a track file that can be read: {what_it_is(source)} ({said(error)}). Save "
+            "the tracks again with MatrixSaveTracks"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{source.name!r} is not a track file that can be read: {error}") from None
 
@@ -102,14 +106,10 @@ def _edges(lengths: NDArray[np.uint32], offsets: NDArray[np.int64]) -> NDArray[n
 def _read_header(metadata: dict[str, str]) -> _Header:
     if metadata.get("format") != FORMAT:
         raise ValueError("it is a safetensors file of another kind, without the header of MatrixSaveTracks")
-    text = metadata.get("header", "")
-    if len(text) > _LONGEST_HEADER:
-        raise ValueError(f"its header has {len(text)} characters, and {_LONGEST_HEADER} is the most")
-    try:
-        header = json.loads(text)
-        version, names, roles, palette = (header[key] for key in ("version", "names", "roles", "palette"))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError("its header is no JSON object with version, names, roles and palette") from None
+    header = parse_object(metadata.get("header", ""), "its header", _LONGEST_HEADER)
+    if missing := {"version", "names", "roles", "palette"} - set(header):
+        raise ValueError(f"its header lacks {', '.join(sorted(missing))}")
+    version, names, roles, palette = (header[key] for key in ("version", "names", "roles", "palette"))
     if version != VERSION:
         raise ValueError(f"it is of version {shorten(repr(version), 20)}, and this release reads version {VERSION}")
     if not all(isinstance(part, list) for part in (names, roles, palette)) or not len(names) == len(roles):
@@ -167,12 +167,3 @@ def _check_offsets(offsets: NDArray[np.int64], stored: int) -> None:
         raise ValueError("its offsets overlap: each frame begins behind the one before, by whole runs")
     if int(offsets[:, -1].sum()) != stored:
         raise ValueError(f"its offsets count {int(offsets[:, -1].sum())} run lengths, but {stored} are stored")
-
-
-def _guess(source: Path) -> str:
-    """What a file is that safetensors refuses."""
-    with open(source, "rb") as file:
-        start = file.read(2)
-    if start == b"PK" or start[:1] == b"\x80":
-        return "it looks like a pickle or PyTorch checkpoint, and tracks are never read from those"
-    return "it is truncated, damaged or of another kind; save the tracks again with MatrixSaveTracks"

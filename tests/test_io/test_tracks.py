@@ -141,10 +141,10 @@ def edit(path, header=None, drop=None, **tensors):
 
 BAD_HEADERS = [
     ("none", "another kind"),
-    ("{", "no JSON object"),
+    ("{", "cannot be read as JSON"),
     ("[1]", "no JSON object"),
-    ("[" * 100_000, "no JSON object"),
-    (" " * 2_000_000, "1048576 is the most"),
+    ("[" * 100_000, "cannot be read as JSON"),
+    (" " * 2_000_000, "1048576 are the most"),
     ({"version": 2}, "version 2, and this release reads version 1"),
     ({"names": "abc"}, "one role and one colour"),
     ({"names": ["a"]}, "one role and one colour"),

@@ -91,7 +91,7 @@ def test_errors_say_what_exists(pack: Any) -> None:
         ({"stream": 3}, "holds 1"),
         ({"names": "waits behind", "kind": "instances over time (video to video)"}, "has cyclist, van"),
         ({"width": 20}, "64 to 4096"),
-        ({"frames": torch.zeros(2, 0, 4, 3)}, "IMAGE batch"),
+        ({"frames": torch.zeros(2, 0, 4, 3)}, "'frames' takes an IMAGE; got .*empty"),
     ):
         with pytest.raises(ValueError, match=says):
             show(pack, **wrong)

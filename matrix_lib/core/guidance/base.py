@@ -18,10 +18,11 @@ from ..attention.regions import LabelColumns, RegionLayout
 from ..layers import Layers
 from .scene import CallScene, Spans
 
-__all__ = ["Branches", "Edit", "EditsAttention", "Guidance", "Recording", "Where", "check_branches"]
+__all__ = ["Branches", "Edit", "EditsAttention", "Guidance", "Recording", "Where", "check_branches", "check_finite"]
 
 Where = Literal["attention", "prediction", "step"]
 Branches = Literal["both", "cond"]
+_LARGEST = 1000.0  # in units of a latent; usual ones stay below 10
 Recording = Callable[[Tensor, Tensor, Tensor], None]
 """Told the three outputs (B, H, S, D) of one call under mask normalisation: masked, unmasked, matched."""
 
@@ -102,3 +103,22 @@ def check_branches(branches: str) -> None:
     """Raises ValueError for anything but a name of guidance branches."""
     if branches not in get_args(Branches):
         raise ValueError(f"branches is 'cond' (the prompt's prediction alone) or 'both'; got {branches!r}")
+
+
+def check_finite(before: Tensor, after: Tensor, title: str, step: int, size: float = 1.0) -> None:
+    """Raises ValueError where steering made a latent of sound numbers one of numbers that no latent has (thousands of
+    times `size`, infinite, NaN). What was unsound before is not its doing, and is left to whoever watches the model.
+
+    size: how large the numbers of a usual latent are here.
+    """
+
+    def sound(x: Tensor) -> bool:
+        low, high = x.aminmax()
+        return -_LARGEST * size < float(low) <= float(high) < _LARGEST * size
+
+    if sound(after) or not sound(before):
+        return
+    raise ValueError(
+        f"{title} made numbers at step {step + 1} that are too large for a latent: the video would be noise. Lower its "
+        "strength, its scale or the values of its schedule"
+    )

@@ -89,14 +89,14 @@ class IntrinsicDenoising(Guidance):
     def __post_init__(self) -> None:
         if not 0 <= self.iterations <= 100:
             raise ValueError(f"iterations before each step are 0 to 100; got {self.iterations}")
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"the strength c_g is 0 or more; got {self.strength}")
+        if not 0 <= self.strength <= 1e9:
+            raise ValueError(f"the strength c_g is 0 to 1e9; got {self.strength}")
         if not 0 < self.rate <= 1:
             raise ValueError(f"the rate gamma is above 0 and at most 1; got {self.rate}")
-        if not (math.isfinite(self.noise) and self.noise >= 0):
-            raise ValueError(f"the noise factor is 0 or more; got {self.noise}")
-        if self.share is not None and not (math.isfinite(self.share) and self.share >= 0):
-            raise ValueError(f"the share of the score is 0 or more, or None; got {self.share}")
+        if not 0 <= self.noise <= 1000:
+            raise ValueError(f"the noise factor is 0 to 1000; got {self.noise}")
+        if self.share is not None and not 0 <= self.share <= 1000:
+            raise ValueError(f"the share of the score is 0 to 1000, or None; got {self.share}")
         for name, kinds in (("on", Source), ("region", Region), ("channels", Channels)):
             if getattr(self, name) not in get_args(kinds):
                 raise ValueError(f"{name} is one of {', '.join(get_args(kinds))}; got {getattr(self, name)!r}")

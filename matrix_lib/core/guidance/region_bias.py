@@ -29,7 +29,7 @@ def parse_weights(text: str) -> tuple[tuple[str, float], ...]:
                 raise ValueError
             found[name.strip()] = float(value)
         except ValueError:
-            raise ValueError(f"weights are written 'NAME: factor', one a line; got {line.strip()!r}") from None
+            raise ValueError(f"weights are written 'NAME: factor', one a line; got {line.strip()[:80]!r}") from None
     return tuple(found.items())
 
 

@@ -9,6 +9,9 @@ from typing import Literal, get_args
 
 __all__ = ["Schedule", "parse_points"]
 
+LARGEST = 1000.0
+"""Of a strength: more would only make numbers that no latent holds."""
+
 Easing = Literal["linear", "smooth", "step"]
 
 
@@ -35,9 +38,11 @@ class Schedule:
             raise ValueError(f"start and end are shares of the run with start <= end; got {self.start}, {self.end}")
         positions = [position for position, _ in self.points]
         if not positions or positions != sorted(set(positions)) or not 0 <= positions[0] <= positions[-1] <= 1:
-            raise ValueError(f"a curve's positions ascend from 0 (first step) to 1 (last step); got {positions}")
-        if not all(math.isfinite(value) and value >= 0 for _, value in self.points):
-            raise ValueError(f"a curve's values are 0 or more; got {[value for _, value in self.points]}")
+            given = str(positions)[:200]
+            raise ValueError(f"a curve's positions ascend from 0 (first step) to 1 (last step); got {given}")
+        if not all(0 <= value <= LARGEST for _, value in self.points):
+            values = [value for _, value in self.points]
+            raise ValueError(f"a curve's values are 0 to {LARGEST:g}; got {str(values)[:200]}")
         if self.easing not in get_args(Easing):
             raise ValueError(f"easing is one of {', '.join(get_args(Easing))}; got {self.easing!r}")
 
@@ -69,6 +74,6 @@ def parse_points(text: str) -> tuple[tuple[float, float], ...]:
             found.append((float(position), float(value)))
         except ValueError:
             raise ValueError(
-                f"key points are written as 'position: strength', for example '0: 1, 0.3: 0.5, 1: 0'; got {part!r}"
+                f"key points are written as 'position: strength', for example '0: 1, 0.3: 0.5, 1: 0'; got {part[:80]!r}"
             ) from None
     return tuple(found)

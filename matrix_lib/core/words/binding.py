@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import get_args
 
+from ..json_text import parse_object
 from .phrases import PhraseSpec, Role, Words, parse_phrases
 from .prompt import Span, VisibleText, find_words, nearest_words, parse_prompt
 
@@ -107,7 +108,7 @@ class PromptBinding:
     def from_json(cls, text: str) -> PromptBinding:
         """Reads what `to_json` wrote; ValueError on anything else."""
         try:
-            data = json.loads(text)
+            data = parse_object(text, "this", 1 << 24)
             if data.pop("version") != 1:
                 raise ValueError("unknown version")
             data["tokens"] = tuple(Token(**token) for token in data["tokens"])

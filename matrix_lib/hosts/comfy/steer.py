@@ -18,7 +18,7 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
-from ...core.guidance.base import Guidance
+from ...core.guidance.base import Guidance, check_finite
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
@@ -158,10 +158,13 @@ def _second_prediction(guidance: Guidance, token: object) -> Callable[[dict[str,
         if run is None:
             return result
         info, options = run
-        strength = guidance.at(step_of(info, float(args["sigma"].flatten()[0])), len(info.sigmas))
+        step = step_of(info, float(args["sigma"].flatten()[0]))
+        strength = guidance.at(step, len(info.sigmas))
         if strength == 0:
             return result
         (broken,) = comfy.samplers.calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
-        return result + (args["cond_denoised"] - broken) * strength
+        moved: Tensor = result + (args["cond_denoised"] - broken) * strength
+        check_finite(result, moved, "perturbation", step)
+        return moved
 
     return after

@@ -22,6 +22,7 @@ import torch
 from comfy.extra_samplers import uni_pc
 from torch import Tensor
 
+from ...core.guidance.base import check_finite
 from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
@@ -197,7 +198,9 @@ class _Stepping(_Proxy):
     ) -> tuple[Tensor, Tensor]:
         at = _Step(self._model, x, denoised, sigma, step, self.steps, given)
         for hook in self._acting(step):
-            at.move(hook(at), given.get("denoise_mask"))
+            moved = hook(at)
+            check_finite(at.x, moved, getattr(hook, "title", "this guidance"), step, at.level.scale)
+            at.move(moved, given.get("denoise_mask"))
         return at.x, at.denoised()
 
 

@@ -1,22 +1,22 @@
 """Raw LoRA files: finding them, their tensors and their headers, with nothing believed before it is checked.
 
-Safetensors, and PyTorch files that hold tensors alone (`torch.load(weights_only=True)`): nothing in a file is ever run.
+Safetensors, and PyTorch files that hold tensors alone (`io.torch_files`): nothing in a file is ever run.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...backbones.lora import Info
 from ...backbones.weight_names import FAMILIES
+from ..files import check_safetensors, parse_object, said, what_it_is
+from ..torch_files import read_torch_file
 
 __all__ = [
     "ADAPTER",
@@ -31,7 +31,6 @@ __all__ = [
     "VERSION",
     "find_file",
     "number",
-    "parse_json",
     "read_file",
     "read_header",
 ]
@@ -71,6 +70,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix.lower() not in SAFE:
         raise ValueError(f"LoRA files end in {', '.join((*SAFE, *PICKLED))}")
     try:
+        check_safetensors(path, LONGEST_HEADER)
         with safe_open(str(path), framework="pt") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
             if len(names) > _MOST_TENSORS:
@@ -78,25 +78,16 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             for name in names:
                 if (kind := file.get_slice(name).get_dtype()) not in _FLOATS:
                     raise ValueError(f"{name!r} is {kind}; weights are {', '.join(sorted(_FLOATS))}")
-            if any(len(text) > LONGEST_HEADER for text in metadata.values()):
-                raise ValueError(f"its header is longer than {LONGEST_HEADER} characters")
             return {name: file.get_tensor(name) for name in names}, metadata
     except (SafetensorError, OSError) as error:
-        with open(path, "rb") as raw:
-            start = raw.read(2)
-        pickled = "a pickle under another name" if start == b"PK" or start[:1] == b"\x80" else "truncated or damaged"
-        raise ValueError(f"it is no whole safetensors file ({pickled}: {error})") from None
+        raise ValueError(f"it is no whole safetensors file: {what_it_is(path)} ({said(error)})") from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     """A flat dict of tensors from a PyTorch file; nothing in it is ever run."""
     if path.stat().st_size > _LARGEST_PICKLE:
         raise ValueError(f"it is a pickle of {path.stat().st_size >> 20} MiB; {_LARGEST_PICKLE >> 20} are the most")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file makes it raise almost anything
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"it is no whole PyTorch file that holds tensors alone ({first[:200]})") from None
+    found = read_torch_file(path)
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping) or not all(
@@ -105,22 +96,22 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise ValueError("it is a PyTorch file, but not a flat dict of weights")
     if len(found) > _MOST_TENSORS:
         raise ValueError(f"it has {len(found)} tensors, and {_MOST_TENSORS} are the most")
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+    return dict(found)
 
 
 def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Our JSON header, checked; {} where there is none."""
     if HEADER not in metadata:
         return {}
-    found = parse_json(metadata[HEADER], "its header")
+    found = parse_object(metadata[HEADER], "its header", LONGEST_HEADER)
     if found.get("version") != VERSION:
-        raise ValueError(f"its header is of version {found.get('version')!r}; this release reads {VERSION}")
+        raise ValueError(f"its header is of version {str(found.get('version'))[:20]!r}; this release reads {VERSION}")
     try:
         info = found["info"]
-        layers = {str(k): tuple(int(n) for n in v) for k, v in info["layers"].items()}
-        palette = tuple(tuple(int(c) for c in colour) for colour in info["palette"])
+        layers = {str(k): tuple(_whole(n) for n in v) for k, v in info["layers"].items()}
+        palette = tuple(tuple(_whole(c) for c in colour) for colour in info["palette"])
         texts = [str(info[key]) for key in ("condition", "trigger", "prompt_form")]
-        channels, notes = int(info["base_channels"]), tuple(str(note) for note in info["notes"])
+        channels, notes = _whole(info["base_channels"]), tuple(str(note) for note in info["notes"])
         stacked = found.get("stacked") or {}
         alphas = {str(k): number(v, k) for k, v in (found.get("alphas") or {}).items()}
         family = found["family"]
@@ -137,15 +128,11 @@ def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        raise ValueError(f"{what} is a number; got {value!r}")
+        raise ValueError(f"{what} is a number; got {str(value)[:40]!r}")
     return float(value)
 
 
-def parse_json(text: str, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{what} cannot be read as JSON") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{what} is no JSON object")
-    return found
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value

@@ -12,7 +12,7 @@
 
 Scale of a factor: its stored alpha, else the adapter's header, else what the caller says, else 1.0. Every safetensors
 file that is written carries the same JSON header, so that no format loses the scale or what the LoRA says of itself.
-Pickles are read by `torch.load(weights_only=True)` only, and written for TAViD's projection only.
+PyTorch files are read by `io.torch_files`, and written for TAViD's projection only.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from ...backbones.lora import (
     from_underscores,
     native_projection,
 )
+from ..files import parse_object
 from .files import (
     ADAPTER,
     BESIDE,
@@ -47,7 +48,6 @@ from .files import (
     TAVID_PROJECTION,
     find_file,
     number,
-    parse_json,
     read_file,
     read_header,
 )
@@ -61,6 +61,7 @@ _FACTOR = re.compile(
     r"^(?P<stem>.+?)\.(?:(?P<down>lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight)"
     r"|(?P<up>lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight)|(?P<alpha>alpha))$"
 )
+_LARGEST = 65504.0  # of float16
 _AUTHORS = {
     "diffsynth": "the file stores no scale: it is used at 1.0, as it was trained; its authors merge it at 0.5",
     "tavid": "the file stores no scale: it is used at 1.0, as its authors do (alpha / rank was 0.5 in training)",
@@ -95,7 +96,7 @@ def load_lora(
             raise ValueError(f"this is a LoRA of {lora.family}, and the model is {family}")
         if not lora.factors and not lora.projection:
             raise ValueError("it holds neither LoRA factors nor an input projection")
-        _check_finite(lora)
+        _check_finite(lora, 1.0 if scale is None else scale)
     except ValueError as error:
         raise ValueError(f"{source.name!r} is not a LoRA that can be used: {error}") from None
     if not lora.factors or lora.stored_scale:
@@ -120,11 +121,20 @@ class _Sorted:
     prefixed: bool = False  # ComfyUI's prefix
 
 
-def _check_finite(lora: AlignmentLoRA) -> None:
+def _check_finite(lora: AlignmentLoRA, scale: float) -> None:
+    """Numbers are finite, and so are their products in any type that weights have. `scale`: where none is stored."""
     named = [(f"{name} {side}", getattr(one, side)) for name, one in lora.factors.items() for side in ("down", "up")]
     for name, tensor in (*named, *((f"projection {name}", tensor) for name, tensor in lora.projection.items())):
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} holds numbers that are not finite: its training went wrong")
+    for name, one in lora.factors.items():
+        largest = [float(tensor.detach().abs().max()) if tensor.numel() else 0.0 for tensor in (one.down, one.up)]
+        most = abs(one.scale(scale)) * one.rank * largest[0] * largest[1]
+        if not most <= _LARGEST:
+            raise ValueError(
+                f"{name} would change weights by up to {most:.3g}, and {_LARGEST:g} is the most that weights can hold: "
+                "its training went wrong, or its scale is not the one of its training"
+            )
 
 
 def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
@@ -242,7 +252,7 @@ def _adapter(metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
         text = beside.read_text(encoding="utf-8", errors="replace")
     if text is None:
         return {}
-    found = parse_json(text, "its adapter settings")
+    found = parse_object(text, "its adapter settings")
     return {key.removeprefix("transformer."): value for key, value in found.items()}
 
 
@@ -263,7 +273,10 @@ def _with_projection(lora: AlignmentLoRA, source: Path, given: Path | None) -> A
     for file in files:
         if not file.is_file():
             raise ValueError(f"there is no projection file {file.name!r}")
-        tensors, _ = read_file(file)
+        try:
+            tensors, _ = read_file(file)
+        except ValueError as error:
+            raise ValueError(f"{file.name!r}: {error}") from None
         bare = {"weight", "bias"} >= set(tensors)
         parts = _Sorted({}, {}, {}, dict(tensors), {}) if bare else _sort(tensors, lora.family)
         if parts.down or parts.up or parts.alpha:

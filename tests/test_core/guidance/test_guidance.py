@@ -217,7 +217,7 @@ def test_schedules_and_points():
     for text, match in (
         ("0=1", "position: strength"),
         ("0: 1, 0: 2", "ascend"),
-        ("0: -1", "0 or more"),
+        ("0: -1", "0 to 1000|0 or more"),
         ("", "ascend"),
     ):
         with pytest.raises(ValueError, match=match):

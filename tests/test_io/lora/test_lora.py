@@ -294,7 +294,7 @@ def test_broken_and_hostile_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no whole safetensors"):
         load_lora(path)
     path.write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ValueError, match="pickle under another name"):
+    with pytest.raises(ValueError, match="looks like a pickle"):
         load_lora(path)
     for missing in (tmp_path / "none.safetensors", tmp_path / "empty"):
         with pytest.raises(ValueError, match="no LoRA file"):
@@ -314,14 +314,14 @@ def test_pickles_are_read_as_tensors_or_not_at_all(tmp_path: Path) -> None:
     bad: list[Any] = [Bomb(target), {"weight": Bomb(target)}, {"weight": [1.0]}, [1, 2], {3: torch.zeros(2)}, "text"]
     for content in bad:
         torch.save(content, projection)
-        with pytest.raises(ValueError, match="tensors alone|flat dict"):
+        with pytest.raises(ValueError, match="more than tensors|flat dict"):
             load_lora(projection.parent)
     projection.write_bytes(pickle.dumps(Bomb(target)))
-    with pytest.raises(ValueError, match="tensors alone"):
+    with pytest.raises(ValueError, match="'patch_embed_conv2d.pth': it is no whole PyTorch file"):
         load_lora(projection.parent)
     for size in (0, 3, len(whole) // 2, len(whole) - 30):
         projection.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="tensors alone"):
+        with pytest.raises(ValueError, match="no whole PyTorch file"):
             load_lora(projection.parent)
     torch.save({"bias": torch.zeros(128)}, projection)
     with pytest.raises(ValueError, match="no weight"):

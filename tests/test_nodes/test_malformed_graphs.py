@@ -1,0 +1,164 @@
+"""Graphs from anywhere, through the real `/prompt`: one sentence at the right node, in no time, inside the folders."""
+
+from __future__ import annotations
+
+import json
+import random
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support_capture import make_capture, make_tracks
+from support_counts import seeds
+from support_fuzz import MEMORY, SECONDS
+from support_graphs import only
+from support_malformed import ESCAPES, KEPT, malformed, whole
+
+from matrix_lib.io.captures import save_capture
+from matrix_lib.io.tracks import save_tracks
+
+pytestmark = pytest.mark.soak
+RAW = ("has no attribute", "not subscriptable", "unhashable", "positional argument", "not iterable", "has no len()")
+WATCH = """
+import sys
+
+def hook(event, given):
+    if event in ("open", "os.listdir", "os.mkdir", "os.rename", "os.remove") and given and "{outside}" in str(given[0]):
+        with_seen.append(1)
+        sys.stderr.write("WENT OUTSIDE " + event + " " + str(given[0]) + "\\n")
+
+with_seen = []
+sys.addaudithook(hook)
+NODE_CLASS_MAPPINGS = {{}}
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server beside a folder that it must not touch, to which a link leads out of each of its own."""
+    from scripts.comfyui import serve
+
+    place = tmp_path_factory.mktemp("malformed")
+    base, outside = place / "base", place / "outside"
+    outside.mkdir()
+    for folder in ("input", "output", "models/loras", "models/sam2", "models/diffusers"):
+        (base / folder).mkdir(parents=True)
+        (base / folder / "way").symlink_to(outside, target_is_directory=True)
+    for folder in (base / "input", outside):
+        save_tracks(make_tracks(), folder / KEPT)
+        save_capture(make_capture(), folder / f"capture-{KEPT}")
+    (base / "custom_nodes" / "watch").mkdir(parents=True)
+    (base / "custom_nodes" / "watch" / "__init__.py").write_text(WATCH.format(outside=outside))
+    with serve(base, ("--cpu", "--cache-lru", "400")) as running:
+        yield running
+
+
+def post(server: Any, graph: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    body = json.dumps({"prompt": graph, "client_id": "x"}).encode("utf-8", "surrogatepass")
+    request = urllib.request.Request(server.url + "/prompt", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")
+        return error.code, json.loads(text) if text.startswith("{") else {"text": text}
+
+
+def seconds(entry: dict[str, Any]) -> float:
+    times = [data["timestamp"] for _, data in entry["status"]["messages"] if "timestamp" in data]
+    return (max(times) - min(times)) / 1000
+
+
+def refusal(reply: dict[str, Any]) -> list[str]:
+    """What is wrong with how the host refused a graph: errors of ours that are no sentences."""
+    wrong = []
+    for node in reply.get("node_errors", {}).values():
+        for error in node["errors"]:
+            info = error.get("extra_info", {})
+            ours = any("/nodes/" in line and "matrix-video" in line for line in info.get("traceback", ()))
+            if ours and info.get("exception_type") != "ValueError":
+                wrong.append(f"{node['class_type']}: {info.get('exception_type')}: {error['details'][:200]}")
+    return wrong
+
+
+def ending(entry: dict[str, Any], usual: float = 0.0) -> tuple[str, list[str]]:
+    """How a graph ended, and what is wrong with that. `usual`: seconds that the whole graph takes."""
+    took = seconds(entry)
+    wrong = [f"took {took:.1f} s"] if took > SECONDS + 2 * usual else []
+    for kind, data in entry["status"]["messages"]:
+        if kind == "execution_error":
+            text, name = data["exception_message"].strip(), f"{data['node_type']}: {data['exception_type']}"
+            if not data["node_type"].startswith("Matrix"):
+                ours = any("matrix-video" in line for line in data["traceback"])
+                if ours and data["exception_type"] != "ValueError":
+                    wrong.append(f"{name}: {text[:300]} {data['traceback'][-1]}")
+                return "host", wrong
+            if data["exception_type"] not in ("ValueError", "OSError") or any(words in text for words in RAW):
+                wrong.append(f"{name}: {text[:300]} {data['traceback'][-1]}")
+            if not 20 < len(text) < 2500:
+                wrong.append(f"{name}: a text of {len(text)} characters: {text[:200]}")
+            return "error", wrong
+    return "ran", wrong
+
+
+def memory(server: Any, what: str) -> int:
+    for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines():
+        if line.startswith(what):
+            return int(line.split()[1]) << 10
+    raise AssertionError(what)
+
+
+def listing(place: Path) -> dict[str, int]:
+    """Files that no graph may change: all but what the host itself keeps, with their sizes."""
+    own = {"output", "temp", "user", "server.log", "__pycache__"}
+    found = [path.relative_to(place) for path in place.rglob("*")]
+    return {str(path): (place / path).lstat().st_size for path in found if not own & set(path.parts)}
+
+
+def test_malformed_graphs_end_in_a_sentence(server: Any) -> None:
+    graph = whole()
+    listed = {name for name in server.get("/object_info") if name.startswith("Matrix")}
+    assert listed == {node["class_type"] for node in graph.values() if node["class_type"].startswith("Matrix")}
+    usual = {number: _as_it_is(server, graph, number) for number in graph if f"{number}v" in graph}
+    before, wrong, ends = listing(server.base.parent), [], Counter[str]()
+    every = list(seeds(40, 4000))
+    for start in range(0, len(every), 20):
+        Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
+        rested, waiting = memory(server, "VmRSS"), []
+        for seed in every[start : start + 20]:
+            number, spoilt = malformed(random.Random(f"graph/{seed}"), graph)
+            code, reply = post(server, spoilt)
+            bad = refusal(reply) + ([f"the host answered {str(reply)[:200]}"] if code == 500 else [])
+            wrong += [f"seed {seed} {number} {_inputs(spoilt[number])}: {text}" for text in bad]
+            ends[str(code)] += 1
+            waiting += [(seed, number, spoilt[number], reply["prompt_id"])] if code == 200 else []
+        for seed, number, node, prompt in waiting:
+            how, bad = ending(server.wait(prompt, 120), usual[number])
+            ends[how] += 1
+            if how == "ran" and node["inputs"].get("file") in ESCAPES:
+                bad.append("it opened a file outside of the folders")
+            wrong += [f"seed {seed} {number} {_inputs(node)}: {text}" for text in bad]
+        grown = memory(server, "VmHWM") - rested
+        wrong += [f"seeds from {every[start]} on: {grown >> 20} MB"] if grown > MEMORY else []
+    print(dict(ends))
+    assert not wrong, f"{len(wrong)} in all; {dict(ends)}\n" + "\n".join(wrong[:40])
+    assert "WENT OUTSIDE" not in server.log.read_text(errors="replace")
+    assert listing(server.base.parent) == before
+    assert ends["error"] + ends["400"] > 0.5 * len(every)
+
+
+def _as_it_is(server: Any, graph: dict[str, Any], number: str) -> float:
+    """The seconds that a node of the whole graph takes; it runs, but for SAM 2, whose weights are not here."""
+    if number == "sam2":
+        return 0.0
+    entry = server.wait(server.post(only(graph, f"{number}v")), 120)
+    assert entry["status"]["status_str"] == "success", number
+    return seconds(entry)
+
+
+def _inputs(node: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={str(value)[:60]!r}" for name, value in node["inputs"].items())[:600]
