@@ -105,7 +105,7 @@ class IntrinsicDenoising(Guidance):
     def idle(self) -> bool:
         return self.iterations == 0
 
-    def at(self, step: int, steps: int) -> float:
+    def at(self, step: float, steps: int) -> float:
         """The schedule's factor at a step."""
         return 0.0 if self.idle else self.schedule.at(step, steps)
 

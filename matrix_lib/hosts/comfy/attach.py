@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...core.attention.masks import batch_part
 from ...core.attention.sdpa_lse import LseTap
+from ...core.guidance.part import RunPart
 from ...instrument.editing import EditRunner
 from ...instrument.gradient import StopForward
 from ...instrument.session import PERTURBED, Session
@@ -26,6 +27,7 @@ from ..modules import Running, find_sites, marked
 from .autograd import plain_tensors, running_blocks
 from .layout import Layout, layout_of
 from .model import backbone_of, diffusion_model, grid_of
+from .parts import run_part
 from .run import BINDING, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, TRACKS, Run, RunInfo
 from .steps import stepped
 
@@ -77,7 +79,8 @@ def _outer_sample(
     factories = options.get(KEY, ())
     if not factories or isinstance(factories, _Runs):
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    runs = [_start(guider, noise, sigmas, factory) for factory in factories]
+    part = run_part(guider.model_patcher, sigmas, noise, latent_image)
+    runs = [_start(guider, noise, sigmas, part, factory) for factory in factories]
     # denoise_mask, callback, disable_pbar, seed: the host passes the callback by position
     given = list(args)
     if len(given) > 1:
@@ -86,17 +89,15 @@ def _outer_sample(
         kwargs["callback"] = _with_callback(kwargs.get("callback"), runs)
     guider.model_options = {**guider.model_options, "transformer_options": {**options, KEY: _Runs(runs)}}
     hooks = [hook for run in runs for hook in run.session.hooks]
-    if not torch.as_tensor(noise).any():
-        hooks = [hook for hook in hooks if not hook.fresh_runs_only]
     try:
-        sampler = stepped(sampler, hooks) if hooks else sampler
+        sampler = stepped(sampler, hooks, part) if hooks else sampler
         return executor(noise, latent_image, sampler, sigmas, *given, **kwargs)
     finally:
         for run in runs:
             run.session.finished()
 
 
-def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInfo], Session]) -> Run:
+def _start(guider: Any, noise: Tensor, sigmas: Tensor, part: RunPart, factory: Callable[[RunInfo], Session]) -> Run:
     patcher = guider.model_patcher
     spec = backbone_of(patcher)
     modules = find_sites(diffusion_model(patcher.model), spec.native)
@@ -115,6 +116,7 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInf
         given=tuple((cond.get(BINDING), cond.get(TRACKS)) for cond in positive),
         latent_in=patcher.model.process_latent_in,
         channels=int(patcher.model.latent_format.latent_channels),
+        part=part,
     )
     return Run(info, factory(info), modules)
 

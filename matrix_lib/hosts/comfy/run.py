@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...backbones import BackboneSpec
 from ...core.grid import Grid
+from ...core.guidance.part import RunPart
 from ...core.sites import AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
@@ -42,7 +43,7 @@ GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted
 class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
     `prompts`: positive conditionings; `given`: the words and tracks that each of them carries; `latent_in`: from a
-    LATENT to what the model sees; `channels`: of a latent."""
+    LATENT to what the model sees; `channels`: of a latent; `part`: of which schedule it is which part."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]
@@ -53,6 +54,7 @@ class RunInfo:
     given: tuple[tuple[PromptBinding | None, MaskTracks | None], ...]
     latent_in: Callable[[Tensor], Tensor]
     channels: int
+    part: RunPart
 
     @property
     def shared_tracks(self) -> MaskTracks | None:

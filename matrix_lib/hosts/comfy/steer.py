@@ -3,7 +3,8 @@
     steered = steer(model, RegionBias(layers=Layers.only([7, 11, 12])))
     held = steer(model, DualClockDenoising(0.67, 0.5), reference=latent)
 
-Words and tracks are those that the positive conditioning carries. Steering stacks: with itself, with capture, and with
+Words and tracks are those that the positive conditioning carries. Schedules, clocks and frozen steps count the steps of
+the whole schedule, of which a run may be a part (`parts`). Steering stacks: with itself, with capture, and with
 other patches of the MODEL. What acts before steps changes the latent of the sampler itself, under any of the host's
 samplers whose state can be reached.
 """
@@ -45,8 +46,7 @@ def steer(
         tracks: what the latent follows, for guidance before steps; None: the tracks that the positive conditionings
             carry, all of them. Attention always takes those of its own conditioning.
         reference: for `DualClockDenoising`, the host's LATENT of the reference clip, of one sample or of as many as are
-            sampled, from this model's own VAE. A run that adds no noise goes on with the latent of another (the second
-            sampler of a split run) and is not held.
+            sampled, from this model's own VAE. A refining pass over a clip that is there is not held.
         done: called after each run with what acted in it (`instrument.steering.Actor`: notes, figures, and what it
             measured); by default these are logged.
 
@@ -115,7 +115,7 @@ def _run(
         references = list(info.latent_in(samples.clone()))
     return SteeredRun(
         grid=info.grid,
-        steps=len(info.sigmas),
+        part=info.part,
         sites=info.sites,
         strides=(info.grid.temporal_stride, info.grid.spatial_stride),
         tracks=[found] * max(1, len(references)),
@@ -158,7 +158,8 @@ def _second_prediction(guidance: Guidance, token: object) -> Callable[[dict[str,
         if run is None:
             return result
         info, options = run
-        strength = guidance.at(step_of(info, float(args["sigma"].flatten()[0])), len(info.sigmas))
+        step = step_of(info, float(args["sigma"].flatten()[0]))
+        strength = guidance.at(info.part.place(step), info.part.steps)
         if strength == 0:
             return result
         (broken,) = comfy.samplers.calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)

@@ -22,6 +22,7 @@ import torch
 from comfy.extra_samplers import uni_pc
 from torch import Tensor
 
+from ...core.guidance.part import RunPart
 from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
@@ -34,9 +35,11 @@ UNI_PC = (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
 """These feed copies to the model and own x / sqrt(1 + sigma^2), which their callback shows."""
 
 
-def stepped(sampler: Any, hooks: list[StepHook]) -> Any:
-    """A SAMPLER with hooks before its steps. Raises ValueError for one that is no function over a model, and, when it
-    samples, for one whose state cannot be reached."""
+def stepped(sampler: Any, hooks: list[StepHook], part: RunPart | None = None) -> Any:
+    """A SAMPLER with hooks before its steps.
+
+    part: of which schedule the run is which part; None: a whole one. Raises ValueError for one that is no function over
+    a model, and, when it samples, for one whose state cannot be reached."""
     function = getattr(sampler, "sampler_function", None)
     if not callable(function):
         raise ValueError(
@@ -44,7 +47,7 @@ def stepped(sampler: Any, hooks: list[StepHook]) -> Any:
             f"{type(sampler).__name__} has none"
         )
     mine = copy.copy(sampler)
-    mine.sampler_function = functools.wraps(function)(functools.partial(_sample, function, hooks))
+    mine.sampler_function = functools.wraps(function)(functools.partial(_sample, function, hooks, part))
     return mine
 
 
@@ -59,6 +62,7 @@ def level_of(model: Any, sigma: Tensor) -> NoiseLevel:
 def _sample(
     function: Callable[..., Any],
     hooks: list[StepHook],
+    part: RunPart | None,
     model: Any,
     x: Tensor,
     sigmas: Tensor,
@@ -71,13 +75,14 @@ def _sample(
     extra_args = dict(extra_args or {})
     if x.ndim != 5:
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(x.shape)}")
+    part = part or RunPart.all_of(len(sigmas) - 1)
     for hook in hooks:
         hook.prefix_frames = int(
             extra_args.get("model_options", {}).get("transformer_options", {}).get(PREFIX_FRAMES, 0)
         )
         hook.seed = int(extra_args.get("seed") or 0)
-        hook.begin(x, len(sigmas) - 1)
-    stepping = _Stepping(model, hooks, extra_args, len(sigmas) - 1)
+        hook.begin(x, part)
+    stepping = _Stepping(model, hooks, extra_args, part)
     if function in UNI_PC:
         shown = functools.partial(stepping.shown, sigmas.clone(), callback)
         return function(model, x.clone(), sigmas, extra_args=extra_args, callback=shown, disable=disable, **options)
@@ -94,7 +99,7 @@ class _Step:
     given_frames = None
 
     def __init__(
-        self, model: Any, x: Tensor, known: Tensor | None, sigma: Tensor, step: int, steps: int, given: dict[str, Any]
+        self, model: Any, x: Tensor, known: Tensor | None, sigma: Tensor, step: float, steps: int, given: dict[str, Any]
     ) -> None:
         self.x, self.step, self.steps, self.level = x, step, steps, level_of(model, sigma)
         self._model, self._sigma, self._given = model, sigma, given
@@ -159,9 +164,9 @@ class _Proxy:
 class _Stepping(_Proxy):
     """The model that a sampler steps: where a call begins a step, its x is changed in place first."""
 
-    def __init__(self, model: Any, hooks: list[StepHook], extra_args: dict[str, Any], steps: int) -> None:
+    def __init__(self, model: Any, hooks: list[StepHook], extra_args: dict[str, Any], part: RunPart) -> None:
         super().__init__(model)
-        self.hooks, self.steps, self.extra_args = hooks, steps, extra_args
+        self.hooks, self.part, self.extra_args = hooks, part, extra_args
         self.begins: dict[int, int] = {}
         self._calls = 0
 
@@ -178,7 +183,7 @@ class _Stepping(_Proxy):
         """UniPC's callback. Its x is then the corrected state of step i, from which the next one is predicted; that of
         the last step is the result, so that the last step is left alone."""
         step = int(state["i"])
-        if step < self.steps - 1 and self._acting(step):
+        if step < len(self.part.places) - 1 and self._acting(step):
             sigma = sigmas[step].expand(len(state["x"]))
             scale = math.hypot(1.0, float(sigmas[step]))
             moved, denoised = self._moved(state["x"] * scale, state["denoised"], sigma, step, self.extra_args)
@@ -188,12 +193,12 @@ class _Stepping(_Proxy):
             callback(state)
 
     def _acting(self, step: int) -> list[StepHook]:
-        return [hook for hook in self.hooks if hook.acts(step, self.steps)]
+        return [hook for hook in self.hooks if hook.acts(self.part.place(step), self.part.steps)]
 
     def _moved(
         self, x: Tensor, denoised: Tensor | None, sigma: Tensor, step: int, given: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        at = _Step(self._model, x, denoised, sigma, step, self.steps, given)
+        at = _Step(self._model, x, denoised, sigma, self.part.place(step), self.part.steps, given)
         for hook in self._acting(step):
             at.move(hook(at), given.get("denoise_mask"))
         return at.x, at.denoised()
