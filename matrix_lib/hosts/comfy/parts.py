@@ -8,7 +8,7 @@ model's own time, as in the host's start_percent and end_percent.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.samplers
@@ -70,26 +70,35 @@ def percent_of(sampling: Any, sigma: float) -> float:
 
 
 def _whole(sampling: Any, sigmas: list[float], guess: int) -> tuple[int, int] | None:
-    """(first step, steps) of a schedule of the host that holds `sigmas`, of the number of steps nearest to `guess`."""
+    """(first step, steps) of a schedule of the host that holds `sigmas`; of those near `guess` the shortest, since the
+    parts of schedules of almost as many steps may be the same."""
     part = torch.tensor(sigmas)
     close = part.abs() * _NEAR + 1e-7
-    for whole in _schedules(sampling, len(sigmas) - 1, guess):
-        if len(whole) < len(part):
-            continue
+    least = len(sigmas) - 1
+    numbers = range(least, max(MOST_STEPS, 4 * least) + 2)
+
+    def place(name: str, steps: int, short: bool) -> tuple[int, int] | None:
+        whole = _schedule(sampling, name, steps + short, short)
+        if whole is None or len(whole) < len(part):
+            return None
         same = ((whole.unfold(0, len(part), 1) - part).abs() <= close).all(1)
-        if same.any():
-            return int(same.long().argmax()), len(whole) - 1
+        return (int(same.long().argmax()), len(whole) - 1) if same.any() else None
+
+    for short in (False, True):
+        for steps in sorted(numbers, key=lambda number: abs(number - guess)):
+            for name in comfy.samplers.SCHEDULER_NAMES:
+                found = place(name, steps, short)
+                if found is not None:
+                    while steps > least and (fewer := place(name, steps - 1, short)) is not None:
+                        found, steps = fewer, steps - 1
+                    return found
     return None
 
 
-def _schedules(sampling: Any, least: int, guess: int) -> Iterator[Tensor]:
-    numbers = range(max(least, 1), max(MOST_STEPS, 4 * least) + 2)
-    for steps in sorted(numbers, key=lambda number: abs(number - guess)):
-        for name in comfy.samplers.SCHEDULER_NAMES:
-            try:
-                sigmas = comfy.samplers.calculate_sigmas(sampling, name, steps).float().cpu()
-            except Exception:
-                continue
-            yield sigmas
-            if len(sigmas) > 2:  # as the host leaves it out for samplers that want it so
-                yield torch.cat([sigmas[:-2], sigmas[-1:]])
+def _schedule(sampling: Any, name: str, steps: int, short: bool) -> Tensor | None:
+    """short: without the last sigma but one, as the host has it for samplers that want it so."""
+    try:
+        sigmas = comfy.samplers.calculate_sigmas(sampling, name, steps).float().cpu()
+    except Exception:
+        return None
+    return torch.cat([sigmas[:-2], sigmas[-1:]]) if short and len(sigmas) > 2 else sigmas

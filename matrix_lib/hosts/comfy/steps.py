@@ -1,10 +1,9 @@
 """Acting before each step of a sampling run, on the sampler's own latent.
 
-Samplers are plain functions over `model(x, sigma)`; each owns its x, and calls back once a step, behind the step's
-first call. Heun and its relatives call the model again in mid-step, on points that are not the state. So a sampler is
-first run on a latent of one place, with a model that costs nothing: which calls are followed by a callback, and where
-their input is set to something else, is the start forgotten? Then it runs with a model in front of which x is changed
-in place at those calls.
+Samplers are plain functions over `model(x, sigma)`; each owns its x. Heun and its relatives call the model again in
+mid-step, on points that are not the state. `dry_run` finds which calls begin a step, and whether their input is the
+state: then the sampler runs with a model in front of which x is changed in place at those calls. Where it is not, the
+model is shown the moved latent, and the sampler goes on with the answer.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from typing import Any
 import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
-import torch
 from comfy.extra_samplers import uni_pc
 from torch import Tensor
 
@@ -27,12 +25,14 @@ from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
 from .autograd import differentiable, plain_weights, pytorch_attention
+from .dry_run import Gains, Proxy, find_steps
 from .run import GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
-__all__ = ["first_calls", "level_of", "stepped"]
+__all__ = ["level_of", "stepped"]
 
 UNI_PC = (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
 """These feed copies to the model and own x / sqrt(1 + sigma^2), which their callback shows."""
+_NO_GAIN = 1e-9  # nothing is left of the start there, so the latent cannot be moved
 
 
 def stepped(sampler: Any, hooks: list[StepHook], part: RunPart | None = None) -> Any:
@@ -86,7 +86,11 @@ def _sample(
     if function in UNI_PC:
         shown = functools.partial(stepping.shown, sigmas.clone(), callback)
         return function(model, x.clone(), sigmas, extra_args=extra_args, callback=shown, disable=disable, **options)
-    stepping.begins = first_calls(function, model, x, sigmas, options, extra_args.get("seed"))
+    stepping.begins, gains = find_steps(function, model, x, sigmas, options, extra_args.get("seed"))
+    if gains is not None:
+        carried = _Carried(stepping, gains)
+        out = function(carried, x.clone(), sigmas, extra_args=extra_args, callback=callback, disable=disable, **options)
+        return carried.result(out)
     return function(stepping, x.clone(), sigmas, extra_args=extra_args, callback=callback, disable=disable, **options)
 
 
@@ -151,17 +155,7 @@ class _Step:
         self._at = self.x
 
 
-class _Proxy:
-    """Something in front of the model that a sampler calls; other attributes are the model's own."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-class _Stepping(_Proxy):
+class _Stepping(Proxy):
     """The model that a sampler steps: where a call begins a step, its x is changed in place first."""
 
     def __init__(self, model: Any, hooks: list[StepHook], extra_args: dict[str, Any], part: RunPart) -> None:
@@ -173,107 +167,67 @@ class _Stepping(_Proxy):
     def __call__(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
         step = self.begins.get(self._calls)
         self._calls += 1
-        if step is None or not self._acting(step):
+        if step is None or not self.acting(step):
             return self._model(x, sigma, **kwargs)
-        moved, denoised = self._moved(x, None, sigma, step, kwargs)
+        moved, denoised = self.moved(x, None, sigma, step, kwargs)
         x.copy_(moved)
         return denoised
+
+    def plain(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
+        """The model's own prediction."""
+        return self._model(x, sigma, **kwargs)
 
     def shown(self, sigmas: Tensor, callback: Callable[[dict[str, Any]], None] | None, state: dict[str, Any]) -> None:
         """UniPC's callback. Its x is then the corrected state of step i, from which the next one is predicted; that of
         the last step is the result, so that the last step is left alone."""
         step = int(state["i"])
-        if step < len(self.part.places) - 1 and self._acting(step):
+        if step < len(self.part.places) - 1 and self.acting(step):
             sigma = sigmas[step].expand(len(state["x"]))
             scale = math.hypot(1.0, float(sigmas[step]))
-            moved, denoised = self._moved(state["x"] * scale, state["denoised"], sigma, step, self.extra_args)
+            moved, denoised = self.moved(state["x"] * scale, state["denoised"], sigma, step, self.extra_args)
             state["x"].copy_(moved / scale)
             state["denoised"].copy_(denoised)
         if callback is not None:
             callback(state)
 
-    def _acting(self, step: int) -> list[StepHook]:
+    def acting(self, step: int) -> list[StepHook]:
         return [hook for hook in self.hooks if hook.acts(self.part.place(step), self.part.steps)]
 
-    def _moved(
+    def moved(
         self, x: Tensor, denoised: Tensor | None, sigma: Tensor, step: int, given: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
         at = _Step(self._model, x, denoised, sigma, self.part.place(step), self.part.steps, given)
-        for hook in self._acting(step):
+        for hook in self.acting(step):
             at.move(hook(at), given.get("denoise_mask"))
         return at.x, at.denoised()
 
 
-class _Probe(_Proxy):
-    """A model that predicts half of what it is shown, and counts. `fixed`: the call whose input it sets to 1. The same
-    clean latent ("clean") or the same noise ("noise") is then predicted everywhere, which is what samplers remember of
-    earlier steps, so that nothing but the state tells one run from another."""
+class _Carried(Proxy):
+    """The model that a sampler with a hidden state calls: it is shown the latent as if the run had begun elsewhere.
 
-    def __init__(self, model: Any, fixed: int | None = None, same: str = "") -> None:
-        super().__init__(model)
-        self.fixed, self.same = fixed, same
-        self.seen: list[tuple[Tensor, float]] = []
-        self.begins: list[int] = []
+    `_start`: by how much elsewhere, so far; times a call's gain, what the latent there is moved by."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, model_options: Any = None, **kwargs: Any) -> Tensor:
-        if len(self.seen) == self.fixed:
-            x.fill_(1.0)
-        denoised = x * 0.5
-        if self.same:
-            denoised = torch.full_like(x, 0.5) if self.same == "clean" else x - 0.5 * float(sigma.flatten()[0])
-        self.seen.append((x.clone(), float(sigma.flatten()[0])))
-        for after in (model_options or {}).get("sampler_post_cfg_function", ()):  # samplers that want both predictions
-            denoised = after({"denoised": denoised, "uncond_denoised": denoised, "cond_denoised": denoised})
+    def __init__(self, stepping: _Stepping, gains: Gains) -> None:
+        super().__init__(stepping)
+        self._stepping, self._gains, self._calls = stepping, gains, 0
+        self._start: Tensor | float = 0.0
+
+    def __call__(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
+        stepping, call = self._stepping, self._calls
+        self._calls += 1
+        if call >= len(self._gains.calls):
+            raise ValueError(
+                f"this sampler has called the model more often than the {len(self._gains.calls)} times that its steps "
+                "take, so nothing can be done before them: use another sampler, or switch off what makes it go on"
+            )
+        gain, step = self._gains.calls[call], stepping.begins.get(call)
+        x = x + self._start * gain if isinstance(self._start, Tensor) else x
+        if step is None or not stepping.acting(step) or abs(gain) < _NO_GAIN:
+            return stepping.plain(x, sigma, **kwargs)
+        moved, denoised = stepping.moved(x, None, sigma, step, kwargs)
+        self._start = self._start + (moved - x) / gain
         return denoised
 
-    def step_done(self, state: dict[str, Any]) -> None:
-        self.begins.append(len(self.seen) - 1)
-
-
-def first_calls(
-    function: Callable[..., Any], model: Any, x: Tensor, sigmas: Tensor, options: dict[str, Any], seed: Any
-) -> dict[int, int]:
-    """{ordinal of a model call: the step that it begins} of a sampler's function over `sigmas`.
-
-    `options`: of the sampler. Random numbers are left as they were. Raises ValueError for a sampler that does not take
-    the steps of `sigmas`, or whose state cannot be reached.
-    """
-    point = x[(slice(None),) * 2 + (slice(0, 1),) * (x.ndim - 2)]
-    devices = [x.device] if x.device.type == "cuda" else []
-
-    def run(start: Tensor, fixed: int | None = None, same: str = "") -> _Probe:
-        probe = _Probe(model, fixed, same)
-        with torch.random.fork_rng(devices):
-            function(
-                probe, start.clone(), sigmas.clone(), extra_args={"model_options": {}, "seed": seed},
-                callback=probe.step_done, disable=True, **options,
-            )  # fmt: skip
-        return probe
-
-    probe = run(point)
-    if len(probe.begins) != len(sigmas) - 1:
-        raise ValueError(_hidden(function))
-    found = {place: step for step, place in enumerate(probe.begins)}
-    noisy = [(probe.seen[place][1], float(sigmas[step])) for place, step in found.items()]
-    steps = all(at * 0.99 <= sigma <= at * 1.5 for sigma, at in noisy)  # or churned
-    if steps and len(probe.begins) > 2:
-        # With the state of the second step set, nothing may be left of the start in the third: a sampler that calls the
-        # model with a copy, or whose corrector goes back to the state before, remembers it.
-        _, second, third = probe.begins[:3]
-
-        def forgets(same: str) -> bool:
-            one, two = (run(start, second, same).seen[third][0] for start in (point, point + 3))
-            return torch.allclose(one, two, rtol=1e-4, atol=1e-5)
-
-        steps = forgets("clean") or forgets("noise")
-    if not steps:
-        raise ValueError(_hidden(function))
-    return found
-
-
-def _hidden(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__name__", type(function).__name__).removeprefix("sample_")
-    return (
-        f"the sampler {name!r} does not show where its steps begin, so nothing can be done before them. Use another: "
-        "euler, heun, dpmpp_2m, uni_pc and most others do."
-    )
+    def result(self, out: Tensor) -> Tensor:
+        """What the sampler gives, of the run that was shown: where it ends with noise, that is moved, too."""
+        return out + (self._start * self._gains.out).to(out) if isinstance(self._start, Tensor) else out

@@ -6,38 +6,13 @@ import copy
 import pytest
 import torch
 from support_native import native_model
-from support_steering import inputs, lib, models, size_of
+from support_runs import reference, run, sigmas_of
+from support_steering import inputs, lib, models
 
 __all__ = ["lib", "models"]  # fixtures
 
 pytestmark = pytest.mark.usefixtures("comfy")
 FAMILY = "wan_t2v"
-
-
-def sigmas_of(model, steps, scheduler="simple"):
-    import comfy.samplers
-
-    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
-
-
-def run(model, given, sigmas, noise=True, seed=5, start=None, cfg=1.0, sampler="euler"):
-    """A sampler of its own sigmas, as SamplerCustom runs it."""
-    import comfy.sample
-    import comfy.samplers
-
-    pos, neg, empty = given
-    start = empty if start is None else start
-    sampler = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
-    noise = comfy.sample.prepare_noise(empty, seed) if noise else torch.zeros_like(empty)
-    with torch.inference_mode():
-        return comfy.sample.sample_custom(
-            model, noise, cfg, sampler, sigmas, pos, neg, start, disable_pbar=True, seed=seed
-        )
-
-
-def reference(seed=5, batch=1):
-    g = torch.Generator().manual_seed(seed)
-    return {"samples": torch.randn(batch, 16, *size_of(FAMILY), generator=g)}
 
 
 @pytest.fixture(scope="module")
