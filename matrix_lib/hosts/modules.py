@@ -17,11 +17,12 @@ __all__ = ["Running", "find_sites", "marked"]
 
 @dataclass
 class Running:
-    """The attention that is running now, and how many attention calls it has made so far."""
+    """The attention that is running now, how many attention calls it has made so far, and whether any ran at all."""
 
     site: AttentionSite | None = None
     module: nn.Module | None = None
     calls: int = 0
+    ran: bool = False
 
 
 def find_sites(root: nn.Module, blocks: Blocks) -> list[tuple[nn.Module, AttentionSite]]:
@@ -63,7 +64,7 @@ def marked(
 
     def hook(module: nn.Module, site: AttentionSite) -> None:
         def before(_module: nn.Module, _args: Any) -> None:
-            now.site, now.module, now.calls = site, module, 0
+            now.site, now.module, now.calls, now.ran = site, module, 0, True
             if enter is not None:
                 enter(now)
 

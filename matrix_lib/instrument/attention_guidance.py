@@ -43,7 +43,8 @@ class AttentionGuidance:
         steps: of the run, where it is a whole schedule; `begin` says it of any other, before the first call.
         token: the name of the second prediction that it acts in, where it acts in one (`AttentionCall.extra`).
 
-    `notes` say what could not be steered; `variances` what mask normalisation did.
+    `notes` say what could not be steered; `variances` what mask normalisation did. `away`: conditional - perturbed of
+    the last second prediction, where the host keeps it.
     """
 
     title: ClassVar[str] = "guidance"
@@ -53,6 +54,7 @@ class AttentionGuidance:
     ) -> None:
         self.guidance, self.grid, self.token = guidance, grid, token
         self.part = RunPart.all_of(steps)
+        self.away: Tensor | None = None
         self.notes: list[str] = []
         self._scenes: dict[tuple[int, int], tuple[GridScene, MaskTracks, PromptBinding | None]] = {}
         self._edits: dict[Hashable, Edit | None] = {}
@@ -86,6 +88,7 @@ class AttentionGuidance:
         return [self._edit(call, row, strength) for row in call.rows]
 
     def finished(self) -> None:
+        self.away = None
         self._scenes.clear()
         self._edits.clear()
         self._recorded.clear()

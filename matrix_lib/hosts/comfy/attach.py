@@ -10,7 +10,7 @@ a `Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -25,13 +25,14 @@ from ...instrument.gradient import StopForward
 from ...instrument.session import PERTURBED, Session
 from ..modules import Running, find_sites, marked
 from .autograd import plain_tensors, running_blocks
+from .extra import apart
 from .layout import Layout, layout_of
 from .model import backbone_of, diffusion_model, grid_of
 from .parts import run_part
 from .run import BINDING, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, TRACKS, Run, RunInfo
 from .steps import stepped
 
-__all__ = ["attach", "perturbed"]
+__all__ = ["answered", "attach", "editor_of", "perturbed"]
 
 
 def attach(model: Any, make_session: Callable[[RunInfo], Session]) -> Any:
@@ -59,7 +60,19 @@ def perturbed(options: dict[str, Any], token: Any) -> tuple[RunInfo, dict[str, A
     holder = inner.get(KEY)
     if not isinstance(holder, _Runs):
         return None
-    return holder.runs[0].info, {**options, "transformer_options": {**inner, PERTURBED_KEY: token}}
+    return holder.runs[0].info, {**options, "transformer_options": {**apart(inner), PERTURBED_KEY: token}}
+
+
+def answered(options: dict[str, Any], conds: Iterable[dict[str, Any]]) -> bool:
+    """Inside a run: whether a cache answered the last prediction of these conditionings, so that no block ran."""
+    holder = options.get("transformer_options", {}).get(KEY)
+    return isinstance(holder, _Runs) and any(holder.ran.get(cond["uuid"]) is False for cond in conds)
+
+
+def editor_of(options: dict[str, Any], token: object) -> Any:
+    """Inside a run: the editor of the second prediction called `token`."""
+    runs = options["transformer_options"][KEY].runs
+    return next(each for run in runs for each in run.session.editors if getattr(each, "token", None) is token)
 
 
 # -- the wrappers -----------------------------------------------------------------------------------------------------
@@ -69,6 +82,7 @@ class _Runs:
     def __init__(self, runs: list[Run]) -> None:
         self.runs = runs
         self.editing = EditRunner() if any(run.session.editors for run in runs) else None
+        self.ran: dict[Any, bool] = {}  # for each conditioning, whether its last prediction ran, or a cache answered
 
 
 def _outer_sample(
@@ -165,7 +179,10 @@ def _apply_model(
     with marked(wanted) as running:
         options["optimized_attention_override"] = _override(running, layout, holder, override)
         if GRADIENT_KEY not in options:
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            if PERTURBED_KEY not in options:
+                holder.ran.update((uuid, running.ran) for uuid, _ in layout.chunks)
+            return out
         with running_blocks(module, holder.runs[0].modules, running, again=options[GRADIENT_KEY]):
             c_concat, c_crossattn, t = (plain_tensors(each) for each in (c_concat, c_crossattn, t))
             given = {name: plain_tensors(value) for name, value in kwargs.items()}

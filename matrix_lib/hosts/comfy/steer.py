@@ -23,7 +23,8 @@ from ...core.guidance.base import Guidance
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
-from .attach import attach, perturbed
+from .attach import answered, attach, editor_of, perturbed
+from .extra import named_apart
 from .model import sites_of
 from .run import RunInfo, step_of
 
@@ -150,7 +151,8 @@ def _tracks(guidance: Guidance, info: RunInfo, tracks: MaskTracks | None) -> lis
 
 
 def _second_prediction(guidance: Guidance, token: object) -> Callable[[dict[str, Any]], Tensor]:
-    """result + strength * (conditional - perturbed), as a function that the host calls after its own guidance."""
+    """result + strength * (conditional - perturbed), as a function that the host calls after its own guidance. Where a
+    cache answers a step from the last one that ran, the difference is that step's, too."""
 
     def after(args: dict[str, Any]) -> Tensor:
         result = args["denoised"]
@@ -162,7 +164,11 @@ def _second_prediction(guidance: Guidance, token: object) -> Callable[[dict[str,
         strength = guidance.at(info.part.place(step), info.part.steps)
         if strength == 0:
             return result
-        (broken,) = comfy.samplers.calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
-        return result + (args["cond_denoised"] - broken) * strength
+        editor = editor_of(options, token)
+        if editor.away is None or not answered(options, args["cond"]):
+            conds = [named_apart(args["cond"], token)]
+            (broken,) = comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], options)
+            editor.away = args["cond_denoised"] - broken
+        return result + editor.away * strength
 
     return after

@@ -26,6 +26,7 @@ from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
 from .autograd import differentiable, plain_weights, pytorch_attention
 from .dry_run import Gains, Proxy, find_steps
+from .extra import apart, named_apart
 from .run import GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
 __all__ = ["level_of", "stepped"]
@@ -116,7 +117,9 @@ class _Step:
 
     def predict(self, x: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        unseen = {**self._given, "model_options": unwatched(self._given.get("model_options", {}))}
+        options = unwatched(self._given.get("model_options", {}))
+        options["transformer_options"] = apart(options["transformer_options"])
+        unseen = {**self._given, "model_options": options}
         self._at, self._known = x, self._model(x, self._sigma, **unseen)
         return self._known
 
@@ -127,7 +130,7 @@ class _Step:
         guider = self._model.inner_model
         options = self._given.get("model_options", {})
         inner = {
-            **options.get("transformer_options", {}),
+            **apart(options.get("transformer_options", {})),
             PERTURBED_KEY: losses,
             GRADIENT_KEY: losses.guidance.checkpoint,
             "optimized_attention_override": pytorch_attention,
@@ -138,7 +141,7 @@ class _Step:
             losses.start(leaf)
             comfy.samplers.calc_cond_batch(
                 guider.inner_model,
-                [guider.conds["positive"]],
+                [named_apart(guider.conds["positive"], losses)],
                 leaf,
                 self._sigma.clone(),
                 {**options, "transformer_options": inner},
