@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from ..grid import Framing, Grid
 from ..noise import NoiseLevel
-from ..tracks.token_masks import default_framing
+from ..tracks.token_masks import cut_notes, default_framing
 from ..tracks.tracks import MaskTracks
 from .base import Guidance, Where
 from .schedule import Schedule
@@ -198,7 +198,7 @@ class TemporalPrior:
         normalise: bool = False,
     ) -> None:
         self.grid, self.channels, self.normalise = grid, channels, normalise
-        self.notes: list[str] = []
+        self.notes = cut_notes(tracks, grid)
         cover = tracks.to_grid(grid, "area") if region == "mask" else None
         self._samples: list[_Samples] = []
         for name, boxes in latent_boxes(tracks, grid).items():

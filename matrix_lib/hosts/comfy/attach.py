@@ -25,11 +25,12 @@ from ...instrument.gradient import StopForward
 from ...instrument.session import PERTURBED, Session
 from ..modules import Running, find_sites, marked
 from .autograd import plain_tensors, running_blocks
+from .bound_rows import bound_rows, row_notes
 from .extra import apart
 from .layout import Layout, layout_of
 from .model import backbone_of, diffusion_model, grid_of
 from .parts import run_part
-from .run import BINDING, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, TRACKS, Run, RunInfo
+from .run import GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, TRACKS, Run, RunInfo
 from .steps import stepped
 
 __all__ = ["answered", "attach", "editor_of", "perturbed"]
@@ -127,10 +128,11 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, part: RunPart, factory: C
         sigmas=tuple(float(s) for s in sigmas[:-1]),
         samples=int(noise.shape[0]),
         prompts=max(1, len(positive)),
-        given=tuple((cond.get(BINDING), cond.get(TRACKS)) for cond in positive),
+        given=tuple((bound_rows(cond), cond.get(TRACKS)) for cond in positive),
         latent_in=patcher.model.process_latent_in,
         channels=int(patcher.model.latent_format.latent_channels),
         part=part,
+        notes=tuple(row_notes(positive)),
     )
     return Run(info, factory(info), modules)
 
@@ -150,7 +152,7 @@ def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, times
     if isinstance(holder, _Runs):
         for ordinal, cond in enumerate(conds[0] or ()):
             for run in holder.runs:
-                run.rows[cond["uuid"]] = (ordinal, cond.get(BINDING), cond.get(TRACKS))
+                run.rows[cond["uuid"]] = (ordinal, bound_rows(cond), cond.get(TRACKS))
     return executor(model, conds, x_in, timestep, model_options)
 
 

@@ -18,6 +18,7 @@ from ...instrument.session import Session
 
 __all__ = [
     "BINDING",
+    "ENCODED",
     "GRADIENT_KEY",
     "KEY",
     "PERTURBED_KEY",
@@ -32,6 +33,7 @@ __all__ = [
 KEY = "matrix"
 BINDING = "matrix_binding"  # keys that a conditioning carries
 TRACKS = "matrix_tracks"
+ENCODED = "matrix_encoded"  # what `prompts.mark_of` says of the rows as they were encoded
 PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: an extra prediction, and whose
 PREFIX_FRAMES = (
     "matrix_lead_frames"  # in transformer_options: latent frames that fill the first temporal patch of a clip
@@ -43,7 +45,8 @@ GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted
 class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
     `prompts`: positive conditionings; `given`: the words and tracks that each of them carries; `latent_in`: from a
-    LATENT to what the model sees; `channels`: of a latent; `part`: of which schedule it is which part."""
+    LATENT to what the model sees; `channels`: of a latent; `part`: of which schedule it is which part;
+    `notes`: what people should know of the words that it was given."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]
@@ -55,11 +58,13 @@ class RunInfo:
     latent_in: Callable[[Tensor], Tensor]
     channels: int
     part: RunPart
+    notes: tuple[str, ...] = ()
 
     @property
     def shared_tracks(self) -> MaskTracks | None:
-        """The tracks that all positives agree on, which are the unconditional prediction's, too; else None."""
-        tracks = [tracks for _, tracks in self.given]
+        """The tracks that all positives that carry any agree on, which are the unconditional prediction's, too; else
+        None."""
+        tracks = [tracks for _, tracks in self.given if tracks is not None]
         return tracks[0] if tracks and all(each == tracks[0] for each in tracks) else None
 
 

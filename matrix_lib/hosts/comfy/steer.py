@@ -67,6 +67,8 @@ def steer(
 
     def start(info: RunInfo) -> Session:
         actor: Any = actor_for(guidance, _run(guidance, info, tracks, samples, token))
+        if guidance.where != "step" or guidance.needs_words:
+            actor.notes += [note for note in info.notes if note not in actor.notes]
         ended = functools.partial(done or log_run, actor)
         if guidance.where != "step":
             return Session(editors=[actor], done=ended)
