@@ -49,7 +49,7 @@ class MatrixCutAndDrag(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="frames", tooltip="As many frames as the tracks have, or as asked for.")
+                io.Image.Output(display_name="frames", tooltip="As many frames as the tracks have, the picture first.")
             ],
         )
 
