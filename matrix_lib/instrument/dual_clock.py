@@ -5,6 +5,7 @@ B batch, C channels, T latent frames, H, W latent rows and columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -65,20 +66,26 @@ class DualClockHook:
         self._notes: list[str] = []
         self._part: RunPart | None = None
         self._own_noise: Tensor | None = None
-        self._free = False
+        self._free = self._compared = False
         self._key: tuple[object, ...] = ()
         self._rows: tuple[Tensor, Tensor, Tensor] | None = None
 
     def begin(self, x: Tensor | None, part: RunPart) -> None:
         self._key, self._rows, self._part, self._own_noise = (), None, part, None
-        self._free = False
+        self._free = self._compared = False
         acting = [self.acts(at, part.steps) for at in part.places]
         self._notes += self.guidance.collapses(part.steps)
         if x is not None and any(acting):
             reference, *_ = self.prepare(x)
-            if part.refines and part.start is not None:
+            self._compared = part.start is not None and part.start.shape == reference.shape
+            if part.refines and self._compared:
+                assert part.start is not None
                 self._leave(float((part.start.to(reference) - reference).square().mean()), reference)
         self._notes += part.told([each and not self._free for each in acting])
+
+    def tell(self, note: str) -> None:
+        if note not in self._notes:
+            self._notes.append(note)
 
     def acts(self, step: float, steps: int) -> bool:
         return not self._free and self.guidance.at(step, steps) != 0
@@ -98,10 +105,11 @@ class DualClockHook:
         front = 0 if at.given_frames is None else at.given_frames.shape[2]
         reference, inside, noise = self.prepare(at.x, front)
         if self._part is not None and not self._part.begins:
-            if self._part.refines and self._part.start is None and self._own_noise is None:
-                self._own_noise = noise
+            if self._part.refines and not self._compared:
+                self._compared = True
                 over = (at.x.float() - at.level.alpha * reference.float()).square().mean() - at.level.sigma**2
-                self._leave(float(over) / max(at.level.alpha**2, 1e-9), reference)
+                chance = 4 * at.level.sigma**2 * math.sqrt(2 / at.x.numel())  # of noise that is not quite its size
+                self._leave((float(over) - chance) / max(at.level.alpha**2, 1e-9), reference)
                 if self._free:
                     return at.x
             if not self._part.refines:

@@ -71,6 +71,10 @@ class GradientHook:
         told = [*self.guidance.collapses(part.steps), *part.told([self.acts(at, part.steps) for at in part.places])]
         self.notes += [note for note in told if note not in self.notes]
 
+    def tell(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
     def acts(self, step: float, steps: int) -> bool:
         return self.guidance.at(step, steps) != 0
 

@@ -78,6 +78,10 @@ class IntrinsicHook:
         if x is not None:
             self.prepare((x.shape[0], *x.shape[2:]))
 
+    def tell(self, note: str) -> None:
+        if note not in self._told:
+            self._told.append(note)
+
     def acts(self, step: float, steps: int) -> bool:
         return self.guidance.at(step, steps) != 0
 

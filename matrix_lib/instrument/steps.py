@@ -56,6 +56,9 @@ class StepHook(Protocol):
 
         Raises ValueError for what cannot work."""
 
+    def tell(self, note: str) -> None:
+        """Adds a sentence for people to the notes of the run, once."""
+
     def acts(self, step: float, steps: int) -> bool:
         """Whether anything happens before a step of the whole schedule."""
 

@@ -8,16 +8,17 @@ of these objects.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from .run import KEY, PERTURBED_KEY
 
-__all__ = ["OWNER", "apart", "named_apart"]
+__all__ = ["OWNER", "apart", "named_apart", "noticing"]
 
 OWNER = "matrix_of"  # in a conditioning of an extra prediction: the uuid of the one that it is of
 
@@ -34,6 +35,20 @@ def named_apart(conds: Iterable[dict[str, Any]], token: object) -> list[dict[str
         {**cond, "uuid": uuid.uuid5(uuid.NAMESPACE_OID, f"{cond['uuid']} {id(token)}"), OWNER: cond["uuid"]}
         for cond in conds
     ]
+
+
+@contextlib.contextmanager
+def noticing(options: dict[str, Any]) -> Iterator[list[int]]:
+    """While open, the list grows with every forward that reaches the model's attention; it is not empty outside of a
+    run of ours, where that is not known."""
+    runs = getattr(options.get("transformer_options", {}).get(KEY), "runs", None)
+    seen: list[int] = [] if runs else [1]
+    first = runs[0].modules[0][0].register_forward_pre_hook(lambda *_: seen.append(1)) if runs else None
+    try:
+        yield seen
+    finally:
+        if first is not None:
+            first.remove()
 
 
 def _keeps_state(value: Any) -> bool:

@@ -26,13 +26,17 @@ from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
 from .autograd import differentiable, plain_weights, pytorch_attention
 from .dry_run import Gains, Proxy, find_steps
-from .extra import apart, named_apart
+from .extra import apart, named_apart, noticing
 from .run import GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
 __all__ = ["level_of", "stepped"]
 
 UNI_PC = (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
 """These feed copies to the model and own x / sqrt(1 + sigma^2), which their callback shows."""
+_ANSWERED = (
+    "a step cache (EasyCache, LazyCache) has answered predictions that were asked for before a step, so that they are "
+    "guesses: let the cache begin later (start_percent), or take it off"
+)
 _NO_GAIN = 1e-9  # nothing is left of the start there, so the latent cannot be moved
 
 
@@ -102,6 +106,7 @@ class _Step:
     """
 
     given_frames = None
+    answered = False  # whether a cache has answered what was asked for
 
     def __init__(
         self, model: Any, x: Tensor, known: Tensor | None, sigma: Tensor, step: float, steps: int, given: dict[str, Any]
@@ -120,7 +125,9 @@ class _Step:
         options = unwatched(self._given.get("model_options", {}))
         options["transformer_options"] = apart(options["transformer_options"])
         unseen = {**self._given, "model_options": options}
-        self._at, self._known = x, self._model(x, self._sigma, **unseen)
+        with noticing(options) as forwards:
+            self._at, self._known = x, self._model(x, self._sigma, **unseen)
+        self.answered = self.answered or not forwards
         return self._known
 
     def gradient(self, losses: GradientHook, x: Tensor) -> Tensor | None:
@@ -202,6 +209,9 @@ class _Stepping(Proxy):
         at = _Step(self._model, x, denoised, sigma, self.part.place(step), self.part.steps, given)
         for hook in self.acting(step):
             at.move(hook(at), given.get("denoise_mask"))
+            if at.answered:
+                hook.tell(_ANSWERED)
+                at.answered = False
         return at.x, at.denoised()
 
 

@@ -99,6 +99,14 @@ def test_gradient_guidance_is_not_answered_by_a_cache_that_skips(lib, models):
         assert all(loss > 0 for _, loss in ended[-1].losses)
 
 
+def test_intrinsic_denoising_says_when_a_cache_has_answered_it(lib, models):
+    given, sigmas, ended = inputs(lib, FAMILY), sigmas_of(models(FAMILY), 4), []
+    for kind, threshold in (("easy", 0.5), ("lazy", 0.5), ("easy", 0.0), ("lazy", 0.0)):
+        model = lib.steer(models(FAMILY), lib.Intrinsic(1), done=ended.append)
+        assert run(cached(model, kind, threshold), given, sigmas).isfinite().all()
+        assert any("a step cache" in note for note in ended[-1].notes) == (threshold > 0), kind
+
+
 def test_a_forward_that_another_pack_has_set_stays(lib, models):
     """While gradients run, and afterwards: what stood on the block stands there again."""
     given, sigmas = inputs(lib, FAMILY), sigmas_of(models(FAMILY), 3)
