@@ -89,8 +89,8 @@ def test_maps_equal_the_explicit_softmax_and_latents_do_not_change(tools, models
     assert clean(model)
     capture = runs[0].result()
     stream = capture.streams[0]
-    binding = pos[0][1][tools.host.BINDING]
-    on_grid = pos[0][1][tools.host.TRACKS].to_grid(stream.grid, "nearest")
+    binding = pos[0][1][tools.run.BINDING]
+    on_grid = pos[0][1][tools.run.TRACKS].to_grid(stream.grid, "nearest")
     query = {name: on_grid.query(name) for name in on_grid.names}
     query["passes"] = torch.cat(list(query.values())).unique()
     explicit = Explicit({p.name: p.rows for p in binding.phrases}, query)
@@ -178,7 +178,7 @@ def test_two_positives_and_a_batch_of_two_never_mix(tools, models, family):
         for s in runs[0].result().streams:
             want, got = s.v2t.float(), together[ordinal, s.key[1]].v2t.float()
             assert (got - want).abs().max() <= 2e-3 * want.max()
-            assert together[ordinal, s.key[1]].binding is pos[0][1][tools.host.BINDING]
+            assert together[ordinal, s.key[1]].binding is pos[0][1][tools.run.BINDING]
     assert not torch.equal(together[0, 0].v2t, together[0, 1].v2t), "two samples have noise of their own"
 
 
