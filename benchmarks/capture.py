@@ -22,7 +22,7 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.core.words.binding import Phrase, PromptBinding
 from matrix_lib.hosts.diffusers.attach import Watch, attach, backbone_of, sites_of
 from matrix_lib.instrument.recorder import RecorderConfig
-from matrix_lib.instrument.session import Session
+from matrix_lib.instrument.session import BaseObserver, Session
 
 from .timing import as_json, compare
 
@@ -177,7 +177,7 @@ class Watching:
         self.stack.close()
 
 
-class WholeRows:
+class WholeRows(BaseObserver):
     """The usual way: the softmax of every row in full, averaged over heads, columns taken afterwards."""
 
     def __init__(self, binding: PromptBinding) -> None:
@@ -186,9 +186,6 @@ class WholeRows:
 
     def wants(self, site: Any) -> bool:
         return True
-
-    def step_done(self, step: int, denoised: Tensor | None) -> None:
-        """Nothing."""
 
     def observe(self, call: AttentionCall, lse: Tensor | None) -> None:
         assert call.video_q is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from comfy_api.latest import io, ui
 
 from ..matrix_lib.hosts.bundle import example_loras
 from ..matrix_lib.hosts.comfy.lora import add_extra, apply_lora, widened
-from ..matrix_lib.hosts.comfy.mask_condition import check_width, find_targets, id_map, target_mask
+from ..matrix_lib.hosts.comfy.mask_condition import behind_references, check_width, find_targets, id_map, target_mask
 from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.io.lora.read import describe, load_lora
 from .sockets import TracksSocket
@@ -170,12 +171,13 @@ class MatrixMaskCondition(io.ComfyNode):
             raise ValueError("this MODEL carries no widening LoRA: put MATRIX Apply LoRA in front, or choose the kind")
         if wanted == "target_mask":
             stride = model.get_model_object("latent_format").spacial_downscale_ratio
-            made = target_mask(tracks, find_targets(tracks, target), latent["samples"], stride)
+            make = partial(target_mask, tracks, find_targets(tracks, target), stride=stride)
         elif vae is None:
             raise ValueError("the ID map is encoded by the model's VAE: connect it")
         else:
             palette = wide.info.palette if wide is not None else ()
-            made = id_map(model, vae, tracks, latent["samples"], palette)
+            make = partial(id_map, model, vae, tracks, palette=palette)
+        made = behind_references(make, model, (positive, negative), latent["samples"])
         check_width(made, wide)
         both = [add_extra(side, made.channels) for side in (positive, negative)]
         return io.NodeOutput(*both, made.picture, ui=ui.PreviewImage(made.picture, cls=cls))

@@ -31,18 +31,28 @@ def make_tracks(tracks: ModuleType, frames: int, height: int, width: int) -> Any
     return tracks.MaskTracks.from_boxes(boxes, frames, height, width)
 
 
-class Explicit:
-    """An observer that computes every map by an explicit float64 softmax over the whole matrix, per call."""
-
-    def __init__(self, words: dict[str, tuple[int, ...]], query: dict[str, Tensor]) -> None:
-        self.words, self.query = words, query
-        self.seen: dict[tuple[str, int], list[tuple[Any, Tensor]]] = {}
+class Watcher:
+    """The rest of an observer that takes each call as it comes."""
 
     def wants(self, site: Any) -> bool:
         return True
 
     def step_done(self, step: int, denoised: Tensor | None) -> None:
         pass
+
+    def settle(self, site: Any, whole: bool) -> None:
+        assert whole, site
+
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+class Explicit(Watcher):
+    """An observer that computes every map by an explicit float64 softmax over the whole matrix, per call."""
+
+    def __init__(self, words: dict[str, tuple[int, ...]], query: dict[str, Tensor]) -> None:
+        self.words, self.query = words, query
+        self.seen: dict[tuple[str, int], list[tuple[Any, Tensor]]] = {}
 
     def observe(self, call: Any, lse: Tensor | None) -> None:
         logits = call.q.double() @ call.k.double().transpose(-1, -2) * call.scale

@@ -5,7 +5,7 @@ F, h, w: token frames, rows, columns. T, H, W: latent frames, height, width. Eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -25,6 +25,8 @@ class Grid:
             alone and latent i pixel frames `s*(i-1)+1 .. s*i`.
         prefix_frames: latent frames put in front of the clip to fill the first temporal patch (CogVideoX 1.5); they
             stand for pixel frame 0.
+        pixels: (height, width) of the clip's frames, which the last row and column of tokens may reach over; None, and
+            left None, where they end with it.
     """
 
     frames: int
@@ -34,6 +36,7 @@ class Grid:
     temporal_stride: int = 4
     spatial_stride: int = 8
     prefix_frames: int = 0
+    pixels: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if min(self.frames, self.height, self.width, *self.patch, self.temporal_stride, self.spatial_stride) < 1:
@@ -42,6 +45,12 @@ class Grid:
             raise ValueError(
                 f"prefix_frames counts latent frames in front, 0 to {self.patch[0] - 1}; got {self.prefix_frames}"
             )
+        if self.pixels is None:
+            return
+        whole = self.height * self.token_pixels[0], self.width * self.token_pixels[1]
+        if any(not 0 <= end - at < step for end, at, step in zip(whole, self.pixels, self.token_pixels)):
+            raise ValueError(f"frames of {self.pixels} pixels (h, w) do not make {self.height}x{self.width} tokens")
+        object.__setattr__(self, "pixels", None if self.pixels == whole else tuple(self.pixels))
 
     @classmethod
     def from_latent(
@@ -52,7 +61,8 @@ class Grid:
         spatial_stride: int = 8,
         prefix_frames: int = 0,
     ) -> Grid:
-        """Grid of a latent (T, H, W), without its prefix; sizes that the patch does not divide are rounded up."""
+        """Grid of a latent (T, H, W), without its prefix; sizes that the patch does not divide are rounded up. Frames
+        have the pixels of the latent, its size times the stride."""
         t, h, w = latent
         tokens = (-(-(t + prefix_frames) // patch[0]), -(-h // patch[1]), -(-w // patch[2]))
         return cls(
@@ -61,6 +71,7 @@ class Grid:
             temporal_stride=temporal_stride,
             spatial_stride=spatial_stride,
             prefix_frames=prefix_frames,
+            pixels=(h * spatial_stride, w * spatial_stride),
         )
 
     @classmethod
@@ -79,7 +90,8 @@ class Grid:
         t = -(-(frames - 1) // temporal_stride) + 1
         front = -t % patch[0] if prefix_frames is None else prefix_frames
         latent = (t, -(-height // spatial_stride), -(-width // spatial_stride))
-        return cls.from_latent(latent, patch, temporal_stride, spatial_stride, front)
+        made = cls.from_latent(latent, patch, temporal_stride, spatial_stride, front)
+        return replace(made, pixels=(height, width))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -111,6 +123,11 @@ class Grid:
         """Pixel height and width of one token."""
         return self.patch[1] * self.spatial_stride, self.patch[2] * self.spatial_stride
 
+    @property
+    def frame_pixels(self) -> tuple[int, int]:
+        """Pixel height and width of the clip's frames, as the model sees them."""
+        return self.pixels or (self.height * self.token_pixels[0], self.width * self.token_pixels[1])
+
     def pixel_span(self, frame: int) -> tuple[int, int]:
         """Pixel frames [start, stop) that token frame `frame` stands for: the union over its latent frames."""
         if not 0 <= frame < self.frames:
@@ -127,6 +144,8 @@ class Grid:
 @dataclass(frozen=True)
 class Framing:
     """How source frames become what the model sees: one crop and one resize, for images and masks alike.
+
+    `apply` smooths pictures before it makes them smaller; start images are resized as their host does, after this crop.
 
     Args:
         source, target: (height, width) in pixels.

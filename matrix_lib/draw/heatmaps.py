@@ -88,15 +88,13 @@ def scale_of(maps: Array, scale: str = "clip") -> list[tuple[float, float]]:
 def seen_box(grid: Grid, height: int, width: int) -> tuple[float, float, float, float]:
     """The region (left, top, right, bottom) of a height x width frame that the token grid covers.
 
-    A frame of the model's own size (up to the rounding of the last token) is covered from its top left corner; any
-    other was cropped about its centre, as the host does with start images.
+    A frame of the model's own size, or of its shape, is covered from its top left corner, and the last tokens may reach
+    over its edge; any other was cropped about its centre, as the host does with start images.
     """
-    cell_h, cell_w = grid.token_pixels
-    full_h, full_w = grid.height * cell_h, grid.width * cell_w
-    if 0 <= full_h - height < cell_h and 0 <= full_w - width < cell_w:
-        return 0.0, 0.0, float(full_w), float(full_h)
-    top, left, h, w = Framing((height, width), (full_h, full_w)).box()
-    return float(left), float(top), float(left + max(w, 1)), float(top + max(h, 1))
+    seen_h, seen_w = grid.frame_pixels
+    top, left, h, w = Framing((height, width), (seen_h, seen_w)).box()
+    reach_h, reach_w = grid.height * grid.token_pixels[0] / seen_h, grid.width * grid.token_pixels[1] / seen_w
+    return float(left), float(top), left + max(w, 1) * reach_w, top + max(h, 1) * reach_h
 
 
 def token_frames(grid: Grid, frames: int) -> list[tuple[int, int]]:
@@ -190,7 +188,7 @@ def overlay_frames(
     for panel in panels:
         if panel.maps.shape != grid.shape:
             raise ValueError(f"the map of {panel.name!r} is {panel.maps.shape}, the token grid (F, h, w) {grid.shape}")
-    height, width = (grid.height * grid.token_pixels[0], grid.width * grid.token_pixels[1])
+    height, width = grid.frame_pixels
     if frames is not None:
         height, width = frames.shape[1:3]
     size = _panel_size(width, height, look, _columns(len(panels)))
@@ -327,7 +325,7 @@ def live_preview(
         raise ValueError(
             f"live maps are [row, entity, F, h, w] = [{len(rows)}, {len(names)}, {grid.shape}]; got {values.shape}"
         )
-    height, wide = grid.height * grid.token_pixels[0], grid.width * grid.token_pixels[1]
+    height, wide = grid.frame_pixels
     if frames is not None:
         height, wide = frames.shape[1:3]
     names, more = names[: max(1, width // _LEAST_COLUMN)], len(names) - max(1, width // _LEAST_COLUMN)

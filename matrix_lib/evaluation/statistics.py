@@ -1,29 +1,52 @@
-"""Means with their 95 % intervals: Wilson's for shares of yes and no, the bootstrap for anything else."""
+"""Means with their 95 % intervals, p-values corrected for many comparisons, and the difference that could be found.
+
+Shares of yes and no take Wilson's interval, anything else the bootstrap. Values that are all equal show no spread, and
+a bootstrap of them would claim certainty: their interval comes from how often another value could have stayed unseen.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Estimate", "bootstrap", "estimate", "over_seeds_and_prompts", "wilson"]
+__all__ = [
+    "Estimate",
+    "benjamini_hochberg",
+    "bootstrap",
+    "estimate",
+    "holm",
+    "over_seeds_and_prompts",
+    "smallest_difference",
+    "wilson",
+]
+
+_POWER = 0.8
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of ``count`` values and the interval [low, high] that holds it; nan where there is no value."""
+    """A mean of ``count`` values and the interval [low, high] that holds it; nan where it is not known.
+
+    p: of a mean of 0 against any other, two-sided, by the same draws as the interval; nan where nobody asked.
+    """
 
     mean: float
     low: float
     high: float
     count: int
+    p: float = math.nan
 
     @property
     def interval(self) -> str:
         """Without the count: "0.900 [0.850, 0.950]"."""
+        if math.isnan(self.low) and not math.isnan(self.mean):
+            return f"{self.mean:.3f} [not known: all values are equal]"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def __str__(self) -> str:
@@ -52,26 +75,63 @@ def wilson(successes: int, count: int, confidence: float = 0.95) -> Estimate:
     return Estimate(share, max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale), count)
 
 
-def bootstrap(values: ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Mean of ``values`` (any shape, nan is left out) with the percentile bootstrap interval, always the same."""
+def bootstrap(
+    values: ArrayLike,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    bounds: Bounds | None = None,
+) -> Estimate:
+    """Mean of ``values`` (any shape, nan is left out) with the percentile bootstrap interval, always the same.
+
+    bounds: between which each value lies by its definition. Without them nothing is known of the interval of values
+    that are all equal, or of one alone: it is nan.
+    """
     _check(confidence)
     kept = np.asarray(values, dtype=np.float64).ravel()
     kept = kept[~np.isnan(kept)]
     if not len(kept):
         return Estimate(math.nan, math.nan, math.nan, 0)
+    if np.ptp(kept) == 0:
+        return _all_equal(float(kept[0]), len(kept), len(kept), confidence, bounds)
     draws = np.random.default_rng(seed)
     step = max(1, 2_000_000 // len(kept))
     means: list[np.ndarray] = []
     for start in range(0, resamples, step):
         picks = draws.integers(0, len(kept), (min(step, resamples - start), len(kept)))
         means.append(kept[picks].mean(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(kept.mean()), float(low), float(high), len(kept))
+    drawn = np.concatenate(means)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(kept.mean()), float(low), float(high), len(kept), _p_of(drawn))
 
 
-def over_seeds_and_prompts(values: NDArray[np.float64], resamples: int = 2000, seed: int = 0) -> Estimate:
+def _all_equal(value: float, count: int, independent: int, confidence: float, bounds: Bounds | None) -> Estimate:
+    """Of ``count`` equal values, ``independent`` of them drawn apart: how often another one can occur without having
+    been seen (Clopper and Pearson), and how far such a one could be away."""
+    p = 1.0 if value == 0 else 0.5 ** (independent - 1)
+    if bounds is None:
+        return Estimate(value, math.nan, math.nan, count, p)
+    unseen = 1 - ((1 - confidence) / 2) ** (1 / independent)
+    low, high = (value + unseen * (bound - value) for bound in bounds)
+    return Estimate(value, low, high, count, p)
+
+
+def _p_of(drawn: NDArray[np.float64]) -> float:
+    """Two-sided, of 0: how often a resampled mean lies on the other side of it."""
+    below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
+    return min(1.0, 2 * (1 + min(below, above)) / (len(drawn) + 1))
+
+
+def over_seeds_and_prompts(
+    values: NDArray[np.float64], resamples: int = 2000, seed: int = 0, bounds: Bounds | None = None
+) -> Estimate:
     """Mean of (S, P) values, S seeds and P prompts, with the percentile bootstrap over both, drawn anew with
-    replacement; nan counts for nothing. With one seed the interval is over prompts alone."""
+    replacement; nan counts for nothing. With one seed the interval is over prompts alone. bounds: see `bootstrap`."""
+    kept = values[~np.isnan(values)]
+    if not len(kept):
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    if np.ptp(kept) == 0:
+        return _all_equal(float(kept[0]), len(kept), int((~np.isnan(values)).any(0).sum()), 0.95, bounds)
     draws = np.random.default_rng(seed)
     runs, prompts = values.shape
     # how often each seed and each prompt is drawn says as much as which ones are, and needs no loop
@@ -80,13 +140,43 @@ def over_seeds_and_prompts(values: NDArray[np.float64], resamples: int = 2000, s
     known = ~np.isnan(values)
     total = ((rows @ np.where(known, values, 0.0)) * columns).sum(axis=1)
     count = ((rows @ known) * columns).sum(axis=1)
-    low, high = np.nanquantile(total / np.where(count > 0, count, np.nan), [0.025, 0.975])
-    return Estimate(float(np.nanmean(values)), float(low), float(high), int(known.sum()))
+    drawn = total / np.where(count > 0, count, np.nan)
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return Estimate(float(np.nanmean(values)), float(low), float(high), int(known.sum()), _p_of(drawn))
 
 
-def estimate(values: ArrayLike, confidence: float = 0.95) -> Estimate:
+def estimate(values: ArrayLike, confidence: float = 0.95, bounds: Bounds | None = None) -> Estimate:
     """`wilson` for booleans, `bootstrap` for numbers."""
     array = np.asarray(values)
     if array.dtype == bool:
         return wilson(int(array.sum()), array.size, confidence)
-    return bootstrap(array, confidence)
+    return bootstrap(array, confidence, bounds=bounds)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values adjusted so that the chance of any false finding among them is kept; nan stays nan and counts for
+    nothing. Source: Holm 1979, Scand. J. Statist. 6, p. 65."""
+    order = sorted((value, place) for place, value in enumerate(p) if not math.isnan(value))
+    found, least = [math.nan] * len(p), 0.0
+    for rank, (value, place) in enumerate(order):
+        least = max(least, min(1.0, value * (len(order) - rank)))
+        found[place] = least
+    return found
+
+
+def benjamini_hochberg(p: Sequence[float]) -> list[float]:
+    """p-values adjusted so that the share of false findings among all findings is kept; nan stays nan and counts for
+    nothing. Source: Benjamini and Hochberg 1995, JRSS B 57, p. 289."""
+    order = sorted(((value, place) for place, value in enumerate(p) if not math.isnan(value)), reverse=True)
+    found, most = [math.nan] * len(p), 1.0
+    for behind, (value, place) in enumerate(order):
+        most = min(most, value * len(order) / (len(order) - behind))
+        found[place] = most
+    return found
+
+
+def smallest_difference(found: Estimate, power: float = _POWER, confidence: float = 0.95) -> float:
+    """The smallest difference that a comparison with this interval would have found with the given chance; nan where
+    the interval is not known. Normal: (z of the confidence + z of the power) standard errors."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    return (z + NormalDist().inv_cdf(power)) * (found.high - found.low) / (2 * z)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from ..backbones.spec import Blocks
+from ..core.no_compile import hidden
 from ..core.sites import AttentionSite
 
 __all__ = ["Running", "find_sites", "marked"]
@@ -17,12 +18,23 @@ __all__ = ["Running", "find_sites", "marked"]
 
 @dataclass
 class Running:
-    """The attention that is running now, how many attention calls it has made so far, and whether any ran at all."""
+    """The attention that is running now, and how many attention calls it has made so far.
+
+    odd: something about its calls is not as it should be. failed: it ended with an error. entered: the names of all
+    sites that have run.
+    """
 
     site: AttentionSite | None = None
     module: nn.Module | None = None
     calls: int = 0
-    ran: bool = False
+    odd: bool = False
+    failed: bool = False
+    entered: set[str] = field(default_factory=set)
+
+    def enter(self, site: AttentionSite, module: nn.Module) -> None:
+        """A site begins."""
+        self.site, self.module, self.calls, self.odd, self.failed = site, module, 0, False, False
+        self.entered.add(site.name)
 
 
 def find_sites(root: nn.Module, blocks: Blocks) -> list[tuple[nn.Module, AttentionSite]]:
@@ -30,7 +42,7 @@ def find_sites(root: nn.Module, blocks: Blocks) -> list[tuple[nn.Module, Attenti
 
     Raises ValueError when the tree does not have a stack that its family promises.
     """
-    tree = dict(root.named_modules())
+    tree = {name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module for name, module in root.named_modules()}
     found: list[tuple[nn.Module, AttentionSite]] = []
     first = 0
     for group in blocks.stacks:
@@ -52,29 +64,33 @@ def find_sites(root: nn.Module, blocks: Blocks) -> list[tuple[nn.Module, Attenti
 @contextlib.contextmanager
 def marked(
     sites: list[tuple[nn.Module, AttentionSite]],
+    now: Running | None = None,
     enter: Callable[[Running], Any] | None = None,
     leave: Callable[[Running], Any] | None = None,
 ) -> Iterator[Running]:
-    """While open, the yielded `Running` tells which site is inside its forward. Every hook is gone afterwards.
+    """While open, the yielded `Running` (`now`, or a new one) tells which site is inside its forward. Every hook is
+    gone afterwards.
 
-    A module's `leave` runs even when its forward raises, so an interrupt in mid-layer leaves nothing behind.
+    A module's `leave` runs even when its forward raises (`Running.failed`), so an interrupt in mid-layer leaves nothing
+    behind.
     """
-    now = Running()
+    now = now or Running()
     handles = []
 
     def hook(module: nn.Module, site: AttentionSite) -> None:
         def before(_module: nn.Module, _args: Any) -> None:
-            now.site, now.module, now.calls, now.ran = site, module, 0, True
+            now.enter(site, module)
             if enter is not None:
                 enter(now)
 
-        def after(_module: nn.Module, _args: Any, _out: Any) -> None:
+        def after(_module: nn.Module, _args: Any, out: Any) -> None:
+            now.failed = out is None
             if leave is not None:
                 leave(now)
             now.site = now.module = None
 
-        handles.append(module.register_forward_pre_hook(before))
-        handles.append(module.register_forward_hook(after, always_call=True))
+        handles.append(module.register_forward_pre_hook(hidden(before)))
+        handles.append(module.register_forward_hook(hidden(after), always_call=True))
 
     try:
         for module, site in sites:

@@ -17,7 +17,7 @@ from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import PromptBinding
 from .editing import KEPT
-from .session import PERTURBED
+from .session import PERTURBED, Noted
 
 __all__ = ["AttentionGuidance", "StepVariance"]
 
@@ -35,7 +35,7 @@ class StepVariance:
     matched: float
 
 
-class AttentionGuidance:
+class AttentionGuidance(Noted):
     """One guidance in one run: an editor.
 
     Args:

@@ -26,6 +26,7 @@ from ..core.losses.targets import Targets
 from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import PromptBinding
+from .session import BaseObserver
 from .steps import StepContext
 
 __all__ = ["GradientHook", "StopForward", "descend"]
@@ -36,7 +37,7 @@ class StopForward(Exception):  # noqa: N818 - nothing went wrong
     prediction catches it."""
 
 
-class GradientHook:
+class GradientHook(BaseObserver):
     """Descends the losses before each step, and observes the predictions that this takes.
 
     Args:
@@ -93,9 +94,6 @@ class GradientHook:
         guidance = self.guidance
         layers = guidance.layers
         return bool((guidance.sga and layers.acts_on_text(site)) or (guidance.spa and layers.acts_on_video(site)))
-
-    def step_done(self, step: int, denoised: Tensor | None) -> None:
-        """Nothing to do: losses belong to predictions, not to steps."""
 
     def start(self, leaf: Tensor) -> None:
         """A prediction at `leaf`, which requires a gradient, follows."""

@@ -18,6 +18,7 @@ from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import GridTracks, MaskTracks
 from ..core.words.binding import PromptBinding
 from .capture import Capture, MapKind, StepInfo
+from .session import BaseObserver
 from .streams import MapStream, TokenSets, word_sets
 
 __all__ = ["Recorder", "RecorderConfig"]
@@ -54,7 +55,7 @@ class RecorderConfig:
             raise ValueError("nothing to record: switch on video-to-text, video-to-video or both")
 
 
-class Recorder:
+class Recorder(BaseObserver):
     """An observer that builds a `Capture`.
 
     Args:
@@ -124,9 +125,6 @@ class Recorder:
                 self._video_to_text(stream, call, q, k, look, mask)
             if call.site.has_v2v and call.site.layer in self.layers["v2v"] and stream.v2v.names:
                 self._video_to_video(stream, call, q, k, look, mask)
-
-    def step_done(self, step: int, denoised: Tensor | None) -> None:
-        """Nothing to do: bins end when the next one begins, so that a step's second call still counts."""
 
     def result(self) -> Capture:
         """Ends the last bin and returns what was recorded.

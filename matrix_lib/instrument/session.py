@@ -16,7 +16,7 @@ from ..core.guidance.base import Edit
 from ..core.sites import AttentionCall, AttentionSite
 from .steps import StepHook
 
-__all__ = ["PERTURBED", "Editor", "Observer", "Session"]
+__all__ = ["PERTURBED", "BaseObserver", "Editor", "Noted", "Observer", "Session"]
 
 PERTURBED = "perturbed"  # AttentionCall.extra: which extra prediction a call belongs to
 
@@ -33,6 +33,35 @@ class Observer(Protocol):
     def step_done(self, step: int, denoised: Tensor | None) -> None:
         """The sampler finished `step`; `denoised` is its current estimate of the clean latent (B, C, T, H, W)."""
 
+    def settle(self, site: AttentionSite, whole: bool) -> None:
+        """The site's attention has ended. whole: it ran as it should, so that what `observe` was told of it since the
+        last time counts; else that is dropped, and `note` says why."""
+
+    def note(self, text: str) -> None:
+        """A sentence for people: what could not be seen, and why."""
+
+
+class Noted:
+    """Notes for people, each once."""
+
+    notes: list[str]
+
+    def note(self, text: str) -> None:
+        """A sentence for people: what could not be seen, or steered, and why."""
+        notes = self.__dict__.setdefault("notes", [])
+        if text not in notes:
+            notes.append(text)
+
+
+class BaseObserver(Noted):
+    """An observer that takes each call as it comes."""
+
+    def step_done(self, step: int, denoised: Tensor | None) -> None:
+        """Nothing to do."""
+
+    def settle(self, site: AttentionSite, whole: bool) -> None:
+        """Nothing to do."""
+
 
 class Editor(Protocol):
     """Changes what a call computes."""
@@ -42,6 +71,9 @@ class Editor(Protocol):
 
     def edits(self, call: AttentionCall) -> Sequence[Edit | None]:
         """One entry per batch row, None for a row that is left alone; empty when the whole call is."""
+
+    def note(self, text: str) -> None:
+        """A sentence for people: what could not be steered, and why."""
 
     def finished(self) -> None:
         """The run ended, well or badly."""
@@ -87,6 +119,22 @@ class Session:
     def step_done(self, step: int, denoised: Tensor | None = None) -> None:
         for observer in self.observers:
             observer.step_done(step, denoised)
+
+    def settle(self, site: AttentionSite, whole: bool = True) -> None:
+        for observer in self.observers:
+            if observer.wants(site):
+                observer.settle(site, whole)
+
+    @property
+    def steers(self) -> bool:
+        """Whether what it sees changes the result, so that a call it cannot see is an error."""
+        return bool(self.editors) or self.prediction is not None
+
+    def note(self, text: str) -> None:
+        for observer in self.observers:
+            observer.note(text)
+        for editor in self.editors:
+            editor.note(text)
 
     def finished(self) -> None:
         for editor in self.editors:

@@ -26,6 +26,7 @@ from ..core.losses.mask_loss import Decode, entity_losses
 from ..core.losses.target_aware import target_aware_loss
 from ..core.losses.targets import Targets
 from ..core.sites import AttentionCall, AttentionSite
+from .session import BaseObserver
 
 __all__ = ["AlignmentMaps", "LossParts", "TargetMaps"]
 
@@ -40,7 +41,7 @@ class LossParts:
     parts: dict[str, Tensor]
 
 
-class _Maps:
+class _Maps(BaseObserver):
     """Maps by kind and layer, for the whole batch. The first call of a layer counts: a checkpointed block that runs
     again in the backward pass computes its maps again, but they are the same ones."""
 
@@ -75,9 +76,6 @@ class _Maps:
 
     def wants(self, site: AttentionSite) -> bool:
         return (site.has_v2t and site.layer in self.v2t) or (site.has_v2v and site.layer in self.v2v)
-
-    def step_done(self, step: int, denoised: Tensor | None) -> None:
-        """Nothing to do: a training step has one forward pass."""
 
     def _fitting(self, call: AttentionCall) -> TargetBatch | None:
         if call.q.shape[0] != self.rows:

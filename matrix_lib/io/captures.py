@@ -27,6 +27,7 @@ FORMAT, VERSION = "matrix-capture", 1
 _SUFFIX = ".safetensors"
 _GRID_KEYS = ("frames", "height", "width", "patch", "temporal_stride", "spatial_stride", "lead")
 _PREFIX = "prefix_frames"  # of a `Grid`; the files call it "lead"
+_PIXELS = "pixels"  # of a `Grid`; in files only where tokens reach over the edge of frames
 
 
 def _stream_header(stream: Stream) -> dict[str, Any]:
@@ -34,9 +35,27 @@ def _stream_header(stream: Stream) -> dict[str, Any]:
         "key": stream.key if isinstance(stream.key, str | int) else str(stream.key),
         "entities": {"v2t": list(stream.entities), "v2v": list(stream.entities_v2v)},
         "layers": {"v2t": list(stream.layers_v2t), "v2v": list(stream.layers_v2v)},
-        "grid": {"lead" if name == _PREFIX else name: value for name, value in asdict(stream.grid).items()},
+        "grid": _grid_header(stream.grid),
         "binding": stream.binding.to_json(),
     }
+
+
+def _grid_header(grid: Grid) -> dict[str, Any]:
+    known = asdict(grid)
+    if known[_PIXELS] is None:
+        del known[_PIXELS]
+    return {"lead" if name == _PREFIX else name: value for name, value in known.items()}
+
+
+def _read_grid(i: int, header: dict[str, Any]) -> Grid:
+    grid = {name: value for name, value in dict(header).items() if name != _PIXELS}
+    pixels = header.get(_PIXELS)
+    numbers = [*grid["patch"], *(pixels or ()), *(value for key, value in grid.items() if key != "patch")]
+    sized = _PIXELS not in header or (isinstance(pixels, list) and len(pixels) == 2)
+    if set(grid) != set(_GRID_KEYS) or len(grid["patch"]) != 3 or not sized or not _all(numbers, int):
+        raise ValueError(f"{i}: its token grid is not a grid: {str(header)[:200]}")
+    named = {_PREFIX if name == "lead" else name: value for name, value in grid.items()}
+    return Grid(**named | {"patch": tuple(grid["patch"]), _PIXELS: tuple(pixels) if pixels else None})
 
 
 def save_capture(capture: Capture, path: str | os.PathLike[str]) -> Path:
@@ -152,13 +171,7 @@ def _read_streams(file: Any, header: dict[str, Any], source: Path) -> list[Strea
 
 
 def _read_stream(file: Any, i: int, header: dict[str, Any], steps: int) -> Stream:
-    grid = header["grid"]
-    numbers = [*grid["patch"], *(value for key, value in grid.items() if key != "patch")]
-    if set(grid) != set(_GRID_KEYS) or len(grid["patch"]) != 3 or not _all(numbers, int):
-        raise ValueError(f"{i}: its token grid is not a grid: {str(grid)[:200]}")
-    parsed = Grid(
-        **{_PREFIX if name == "lead" else name: value for name, value in grid.items()} | {"patch": tuple(grid["patch"])}
-    )
+    parsed = _read_grid(i, header["grid"])
     for kind in ("v2t", "v2v"):
         names, layers = header["entities"][kind], header["layers"][kind]
         if not _all(names, str) or not _all(layers, int):

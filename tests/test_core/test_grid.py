@@ -56,12 +56,23 @@ def test_stretch_keeps_everything():
     assert framing.apply(torch.ones(2, 10, 30)).shape == (2, 20, 20)
 
 
+def test_frames_end_where_the_latent_does():
+    assert Grid.from_latent((3, 8, 12)) == Grid(3, 4, 6)
+    odd = Grid.from_latent((3, 8, 11))
+    assert (odd.shape, odd.frame_pixels, odd.pixels) == ((3, 4, 6), (64, 88), (64, 88))
+    assert Grid.from_pixels(9, 60, 90).frame_pixels == (60, 90)
+    assert Grid(3, 4, 6).frame_pixels == (64, 96)
+    assert Grid(3, 4, 6, pixels=(64, 96)) == Grid(3, 4, 6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Grid(0, 4, 4), "at least one token"),
         (lambda: Grid(3, 4, 4, prefix_frames=1), "prefix_frames counts"),
         (lambda: Grid(3, 4, 4).pixel_span(3), r"0\.\.2"),
+        (lambda: Grid(3, 4, 4, pixels=(64, 48)), r"\(64, 48\) pixels .* do not make 4x4 tokens"),
+        (lambda: Grid(3, 4, 4, pixels=(65, 64)), r"do not make 4x4"),
         (lambda: Framing((0, 3), (4, 4)), "at least 1x1"),
         (lambda: Framing((1, 2), (2, 1)), "leaves no pixel"),
         (lambda: Framing((4, 4), (4, 4), "fit"), "'center' or 'stretch'"),

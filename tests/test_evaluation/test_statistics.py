@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import false_discovery_control
 
-from matrix_lib.evaluation.statistics import bootstrap, estimate, over_seeds_and_prompts, wilson
+from matrix_lib.evaluation.statistics import (
+    benjamini_hochberg,
+    bootstrap,
+    estimate,
+    holm,
+    over_seeds_and_prompts,
+    smallest_difference,
+    wilson,
+)
 
 
 def test_wilson_against_published_values():
@@ -47,8 +57,53 @@ def test_missing_values_are_left_out_and_nothing_is_nan():
 
 def test_estimate_chooses_by_type_and_reads_well():
     assert estimate(np.array([True, True, False])) == wilson(2, 3)
-    assert estimate([0.5, 0.5]).low == 0.5
-    assert str(estimate([0.5, 0.5])) == "0.500 [0.500, 0.500] (n = 2)"
+    assert str(estimate([0.5, 0.6])) == "0.550 [0.500, 0.600] (n = 2)"
+    assert str(estimate([0.5, 0.5])) == "0.500 [not known: all values are equal] (n = 2)"
+
+
+def test_equal_values_are_not_certain():
+    """Of n equal pairs, another could have stayed unseen: the exact bound for 0 of n, times how far it could be."""
+    for count in (1, 8, 64):
+        found = bootstrap(np.zeros(count), bounds=(-1, 1))
+        unseen = 1 - 0.025 ** (1 / count)
+        assert (found.low, found.high) == pytest.approx((-unseen, unseen))
+        assert found.p == 1
+        assert over_seeds_and_prompts(np.zeros((3, count)), bounds=(-1, 1)) == replace(found, count=3 * count)
+    top = bootstrap(np.ones(20), bounds=(0, 1))
+    assert top.high == 1
+    assert top.low == pytest.approx(wilson(20, 20).low, abs=0.02)
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):  # rare differences: often none of 60 is seen
+        some = bootstrap((rng.random(60) < 0.02).astype(float), bounds=(0, 1), resamples=400)
+        held += some.low <= 0.02 <= some.high
+    assert held / 400 > 0.9
+
+
+def test_p_is_small_where_the_interval_leaves_out_0_and_even_under_the_null():
+    rng = np.random.default_rng(0)
+    assert bootstrap(rng.normal(1, 1, 50)).p < 0.01
+    p = np.array([bootstrap(rng.normal(0, 1, 40), resamples=500).p for _ in range(300)])
+    assert 0.02 < (p < 0.05).mean() < 0.1
+    assert 0.4 < (p < 0.5).mean() < 0.6
+
+
+def test_corrections_agree_with_scipy_and_keep_false_findings_down():
+    rng = np.random.default_rng(0)
+    p = rng.random(30) ** 2
+    assert benjamini_hochberg(p) == pytest.approx(false_discovery_control(p))
+    assert holm([0.01, 0.04, 0.03, math.nan])[:3] == pytest.approx([0.03, 0.06, 0.06])
+    assert math.isnan(holm([0.01, math.nan])[1])
+    assert math.isnan(benjamini_hochberg([math.nan])[0])
+    false = [min(holm(rng.random(20))) < 0.05 for _ in range(1000)]
+    assert 0.025 < np.mean(false) < 0.075
+
+
+def test_the_smallest_difference_is_found_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    least = smallest_difference(bootstrap(rng.normal(0, 1, 100)))
+    assert least == pytest.approx(2.8 * 0.1, rel=0.2)
+    found = [bootstrap(rng.normal(0.28, 1, 100), resamples=300).low > 0 for _ in range(300)]
+    assert 0.72 < np.mean(found) < 0.88
 
 
 def test_intervals_hold_seeds_and_prompts():
@@ -59,7 +114,7 @@ def test_intervals_hold_seeds_and_prompts():
     assert 0.03 < found.high - found.low < 0.12
     apart = over_seeds_and_prompts(values + np.array([[-0.2], [0.0], [0.2]]))
     assert apart.high - apart.low > 0.2, "seeds that disagree widen the interval"
-    assert over_seeds_and_prompts(np.ones((1, 5))).interval == over_seeds_and_prompts(np.ones((2, 7))).interval
+    assert math.isnan(over_seeds_and_prompts(np.full((2, 3), np.nan)).mean)
 
 
 @pytest.mark.parametrize(

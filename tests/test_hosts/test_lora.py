@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support_agreement import answer, network, with_lora
-from support_attention import make_binding, make_tracks
+from support_attention import Watcher, make_binding, make_tracks
 from support_loras import make_lora, noise
 from support_models import make_cogvideox, make_hunyuan, make_wan
 from support_native import conditioning, latent, native_model, sample
@@ -363,15 +363,9 @@ def test_attention_is_watched_through_a_widened_model(models: Any) -> None:
     both = [add_extra(conditioning("wan_i2v", seed, **keys), extra) for seed in (1, 2)]
     lora, seen = tiny("wan", model), []
 
-    class Observer:
-        def wants(self, site: Any) -> bool:
-            return True
-
+    class Observer(Watcher):
         def observe(self, call: Any, lse: Any) -> None:
             seen.append((call.site.name, call.grid.shape))
-
-        def step_done(self, step: int, denoised: Any) -> None:
-            pass
 
     def watch(m: Any) -> Any:
         return attach(m, lambda info: Session([Observer()]))

@@ -54,6 +54,17 @@ def test_the_file_is_what_the_contract_says(tmp_path: Path) -> None:
     assert header["streams"][0]["entities"] == {"v2t": ["cyclist", "van", "waits behind"], "v2v": ["cyclist", "van"]}
 
 
+def test_frames_that_end_within_the_last_tokens_come_back(tmp_path: Path) -> None:
+    capture = make_capture()
+    stream = capture.streams[0]
+    height, width = stream.grid.frame_pixels
+    odd = replace(stream.grid, pixels=(height - 8, width))
+    path = save_capture(replace(capture, streams=(replace(stream, grid=odd),)), tmp_path / "odd.safetensors")
+    assert load_capture(path).streams[0].grid == odd
+    _, metadata = _read(save_capture(capture, tmp_path / "even.safetensors"))
+    assert "pixels" not in metadata["header"]
+
+
 def test_a_capture_without_instances_comes_back(tmp_path: Path) -> None:
     full = make_capture()
     none = replace(full.streams[0], v2v=full.streams[0].v2v[:0, :, :0], layers_v2v=(), entities_v2v=())
@@ -153,6 +164,9 @@ def _set(*path: Any, to: Any) -> Callable[[Header], None]:
         (_set("streams", 0, "grid", "patch", to=5), "stream"),
         (_set("streams", 0, "grid", "more", to=5), "not a grid"),
         (_set("streams", 0, "grid", to=None), "stream"),
+        (_set("streams", 0, "grid", "pixels", to=[64]), "not a grid"),
+        (_set("streams", 0, "grid", "pixels", to=[64, 1.5]), "not a grid"),
+        (_set("streams", 0, "grid", "pixels", to=[1 << 40, 64]), "do not make"),
         (_set("streams", 0, "binding", to="{}"), "prompt binding"),
         (_set("streams", 0, "binding", to=3), "stream"),
         (_set("meta", to=[]), "wrong type"),

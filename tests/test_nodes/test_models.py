@@ -310,3 +310,27 @@ def test_through_a_running_host(server: Any) -> None:
     for name in ("../../outside", str(server.base / "outside")):
         with pytest.raises(RuntimeError, match="not in list|no model folder"):
             server.run(graph(name))
+
+
+def pictures() -> dict[str, torch.Tensor]:
+    """A smooth and a rough picture, larger and smaller than the clip, of other proportions."""
+    made = {}
+    for rows, columns in ((301, 401), (1080, 1920), (40, 50), (64, 96)):
+        y, x = torch.linspace(0, 3, rows)[:, None, None], torch.linspace(0, 5, columns)[None, :, None]
+        smooth = 0.5 + 0.5 * torch.sin(x + y * torch.tensor([1.0, 2.0, 3.0]))
+        rough = torch.rand(rows, columns, 3, generator=torch.Generator().manual_seed(rows))
+        made |= {f"smooth {columns}x{rows}": smooth[None], f"rough {columns}x{rows}": rough[None]}
+    return made
+
+
+def test_the_image_condition_is_that_of_the_hosts_own_node(pack: Any, diffusers_folder: Path) -> None:
+    from comfy_extras.nodes_wan import WanImageToVideo
+
+    model, _, vae, _ = load(pack, "wan-2.2", text_encoder=False)
+    condition = pack.lib("hosts.comfy.first_frame").image_condition
+    for name, image in pictures().items():
+        with torch.inference_mode():
+            ours = condition(model, vae, image, 96, 64, 9).values["concat_latent_image"]
+            cond = [[torch.zeros(1, 1, 1), {}]]
+            theirs = WanImageToVideo.execute(cond, cond, vae, 96, 64, 9, 1, start_image=image).result[0][0][1]
+        assert torch.equal(ours, theirs["concat_latent_image"]), name

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matrix_lib.draw.svg import Mark, curves, intervals_by_group, stand_alone
-from matrix_lib.evaluation.statistics import Estimate, over_seeds_and_prompts
+from matrix_lib.evaluation.statistics import Estimate, holm, over_seeds_and_prompts
 from matrix_lib.io.files import whole_file
 
 from .jobs import RESULT
@@ -68,12 +68,15 @@ def paired(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]],
 def summary(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Means by arm, score and set; differences by contrast, score and set."""
     means = {
-        arm: {s: {n: over_seeds_and_prompts(v) for n, v in table_of(results, s).items()} for s in SHOWN}
+        arm: {s: {n: over_seeds_and_prompts(v, bounds=(0, 1)) for n, v in table_of(results, s).items()} for s in SHOWN}
         for arm, results in jobs.items()
     }
     there = [(a, b) for a, b in CONTRASTS if a in jobs and b in jobs]
     changes = {
-        f"{a} - {b}": {s: {n: over_seeds_and_prompts(v) for n, v in paired(jobs[a], jobs[b], s).items()} for s in SHOWN}
+        f"{a} - {b}": {
+            s: {n: over_seeds_and_prompts(v, bounds=(-1, 1)) for n, v in paired(jobs[a], jobs[b], s).items()}
+            for s in SHOWN
+        }
         for a, b in there
     }
     return {"means": means, "differences": changes}
@@ -109,7 +112,7 @@ def _plain(values: Any) -> Any:
 
 
 def _text(jobs: Mapping[str, Sequence[Mapping[str, Any]]], made: Mapping[str, Any]) -> str:
-    """Markdown tables: means, then paired differences."""
+    """Markdown tables: means, then paired differences, bold where they are not 0 after correction (Holm, .05)."""
     lines = []
     for kind, title in (("means", "Means over seeds"), ("differences", "Paired differences")):
         for score in SHOWN[:4]:
@@ -119,8 +122,11 @@ def _text(jobs: Mapping[str, Sequence[Mapping[str, Any]]], made: Mapping[str, An
             sets = list(next(iter(rows.values()))[score])
             lines += ["", f"{title}, {score.replace('_', ' ')}, with 95 % intervals over seeds and prompts:", ""]
             lines += ["| | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+            cells = {(name, n): v[score][n] for name, v in rows.items() for n in sets}
+            sure = _sure(cells) if kind == "differences" else set()
             lines += [
-                f"| {name} | " + " | ".join(v[score][n].interval for n in sets) + " |" for name, v in rows.items()
+                f"| {name} | " + " | ".join(_cell(cells[name, n], (name, n) in sure) for n in sets) + " |"
+                for name in rows
             ]
     lines += ["", "| arm | seeds | prompts a set | device | training, s | judging, s |", "|---|---|---|---|---|---|"]
     for name, results in jobs.items():
@@ -130,6 +136,16 @@ def _text(jobs: Mapping[str, Sequence[Mapping[str, Any]]], made: Mapping[str, An
         times = [f"{np.mean([r[key] for r in results]):.0f}" for key in ("train_seconds", "judge_seconds")]
         lines.append(f"| {name} | {seeds} | {count} | {first['device']} | {times[0]} | {times[1]} |")
     return "\n".join(lines).strip() + "\n"
+
+
+def _sure(cells: Mapping[tuple[str, str], Estimate]) -> set[tuple[str, str]]:
+    """Differences that are not 0 after correction for all comparisons of the table (Holm)."""
+    p = dict(zip(cells, holm([found.p for found in cells.values()]), strict=True))
+    return {at for at, found in cells.items() if p[at] <= 0.05 and (found.low > 0 or found.high < 0)}
+
+
+def _cell(found: Estimate, sure: bool) -> str:
+    return f"**{found.interval}**" if sure else found.interval
 
 
 def _comparison(made: Mapping[str, Any]) -> str:

@@ -69,14 +69,15 @@ def sdpa_with_lse(
 
 
 class LseTap(TorchFunctionMode):
-    """While active, `scaled_dot_product_attention` also yields its log-sum-exp: `tap.calls` lists (q, k, lse).
+    """While active, `scaled_dot_product_attention` also yields its log-sum-exp: `tap.calls` lists (q, k, lse, the other
+    arguments by name).
 
     Output is bit-identical to the plain call: the same kernel runs, only asked for one more result.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.calls: list[tuple[Tensor, Tensor, Tensor | None, dict[str, Any]]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -86,14 +87,25 @@ class LseTap(TorchFunctionMode):
         given = {**dict(zip(names, args)), **kwargs}
         q, k, v = given.pop("query"), given.pop("key"), given.pop("value")
         out, lse = sdpa_with_lse(q, k, v, **given)
-        self.calls.append((q, k, lse))
+        self.calls.append((q, k, lse, given))
         return out
 
-    def lse_for(self, q: Tensor) -> Tensor | None:
-        """The log-sum-exp of the one call that was made, if it was one call of q's batch, heads and rows."""
-        if len(self.calls) != 1 or self.calls[0][0].shape[:3] != q.shape[:3]:
+    def lse_for(self, q: Tensor, k: Tensor) -> Tensor | None:
+        """The log-sum-exp of the one call that was made, if it was made with this q and k, bit for bit."""
+        if len(self.calls) != 1 or not (_is(self.calls[0][0], q) and _is(self.calls[0][1], k)):
             return None
         return self.calls[0][2]
+
+    def only_call(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Any]] | None:
+        """The one call that was made, if it was one of q's shape; None for none or several."""
+        return self.calls[0] if len(self.calls) == 1 and self.calls[0][0].shape == q.shape else None
+
+
+def _is(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same values in memory."""
+    return a is b or (
+        a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride() and a.data_ptr() == b.data_ptr()
+    )
 
 
 def logits_of(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..attention.pooled_maps import Pool
 from ..grid import Framing, Grid
-from ..tracks.token_masks import GridTracks
+from ..tracks.token_masks import GridTracks, default_framing
 from ..tracks.tracks import MaskTracks
 from ..words.binding import PromptBinding
 
@@ -50,8 +50,7 @@ class Targets:
         """
         binding.check_tracks(tracks.names)
         tokens = tracks.to_grid(grid, "nearest", framing)
-        height, width = (n * pixels for n, pixels in zip((grid.height, grid.width), grid.token_pixels))
-        framing = framing or Framing((tracks.height, tracks.width), (height, width))
+        framing = default_framing(tracks, grid, framing)
         words: dict[str, tuple[int, ...]] = {}
         queries: dict[str, Tensor] = {}
         members: dict[str, tuple[str, ...]] = {}

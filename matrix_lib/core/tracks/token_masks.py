@@ -129,18 +129,21 @@ class _Axis:
 
 
 def default_framing(tracks: MaskTracks, grid: Grid, framing: Framing | None = None) -> Framing:
-    """The framing to use; by default the host's centre crop to the pixels of the grid."""
-    source, (ph, pw) = (tracks.height, tracks.width), grid.token_pixels
+    """The framing to use; by default the host's centre crop to the pixels of the clip.
+
+    Raises ValueError for a framing of other tracks or to other pixels.
+    """
+    source, target = (tracks.height, tracks.width), grid.frame_pixels
     if framing is None:
-        fits = -(-source[0] // ph) == grid.height and -(-source[1] // pw) == grid.width
-        return Framing(source, source if fits else (grid.height * ph, grid.width * pw))
+        return Framing(source, target)
     if framing.source != source:
         raise ValueError(f"the framing is for frames of {framing.source} (h, w), but the tracks are {source}")
-    tokens = (-(-framing.target[0] // ph), -(-framing.target[1] // pw))
-    if tokens != (grid.height, grid.width):
+    if framing.target != target:
+        (ph, pw), (height, width) = grid.token_pixels, framing.target
         raise ValueError(
-            f"the framing ends in {framing.target[0]}x{framing.target[1]} pixels, which is {tokens[0]}x{tokens[1]} "
-            f"tokens, but the model's grid has {grid.height}x{grid.width}; give the size that the video is generated in"
+            f"the framing ends in {height}x{width} pixels, which is {-(-height // ph)}x{-(-width // pw)} tokens, but "
+            f"the model's grid has {grid.height}x{grid.width} for frames of {target[0]}x{target[1]}; give the size "
+            "that the video is generated in"
         )
     return framing
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.layers import LayerSet
-from ..statistics import Estimate, estimate
+from ..statistics import Estimate
 from .dominance import Dominance, Influence, auc, dominant_layers, influential_layers, varied_layers
+from .held_out import held_out_auc
 from .scores import SCORES, RunScores, Score
 
 __all__ = ["ROLES", "KindStudy", "Options", "Study", "study"]
@@ -270,7 +271,7 @@ def _with_success(
         auc=np.array(each),
         auc_low=low,
         auc_high=high,
-        held_out=_held_out(table[:, columns], label, options),
+        held_out=held_out_auc(table[:, columns], label, options.preset, seed=options.seed),
         head_separation=by_head.separation.reshape(heads.shape[1:]),
         strong_heads=tuple(pairs[place] for place in by_head.chosen),
     )
@@ -288,31 +289,6 @@ def _auc_intervals(table: Array, label: NDArray[np.bool_], options: Options) -> 
         draws.append(np.einsum("dg,gbl,db->dl", a, wins, b, optimize=True))
     low, high = np.quantile(np.concatenate(draws), [0.025, 0.975], axis=0)
     return low, high
-
-
-def _held_out(table: Array, label: NDArray[np.bool_], options: Options, folds: int = 5) -> Estimate | None:
-    """AUC of the mean z-score of the layers that separate best on the other folds: choosing and judging on the same
-    runs would flatter. The AUC is taken inside each fold (scores of different folds have different scales)."""
-    folds = min(folds, int(label.sum()), int((~label).sum()))
-    if folds < 2:
-        return None
-    rng = np.random.default_rng(options.seed)
-    place = np.empty(len(label), dtype=int)
-    for group in (label, ~label):
-        at = rng.permutation(np.flatnonzero(group))
-        place[at] = np.arange(len(at)) % folds
-    wins: list[float] = []
-    for fold in range(folds):
-        train, test = place != fold, place == fold
-        spread = np.maximum(table[train].std(0), 1e-12)
-        z = (table - table[train].mean(0)) / spread
-        gap = z[train & label].mean(0) - z[train & ~label].mean(0)
-        best = np.argsort(-gap, kind="stable")[: options.preset]
-        value = z[:, best].mean(1)
-        for a in value[test & label]:
-            others = value[test & ~label]
-            wins.append(float((others < a).mean() + 0.5 * (others == a).mean()))
-    return estimate(np.array(wins))
 
 
 def _preset(kinds: Mapping[str, KindStudy], backbone: str, options: Options, runs: int, title: str) -> LayerSet:

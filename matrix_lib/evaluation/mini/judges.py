@@ -114,7 +114,7 @@ class Verdict:
             "trajectory_iou": self.iou.nanmean(dim=1),
             "contact_share": self.contact_share,
         }
-        return {name: estimate(value.cpu().numpy(), confidence) for name, value in scores.items()}
+        return {name: estimate(value.cpu().numpy(), confidence, (0, 1)) for name, value in scores.items()}
 
 
 def semantic_preservation(emergence: Tensor, disappearance: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 from ...io.files import whole_file
 from ...io.tables import write_table
 from ...mini.paths import PATHS
-from ..statistics import Estimate
+from ..statistics import Estimate, holm
 from .choice import MARGIN, best_of, chosen
 from .measures import MEASURES
 from .plan import PLAIN, SETS, UNSAMPLED, Condition, conditions
@@ -155,7 +155,7 @@ def _markdown(found: Sequence[Measured], pictures: dict[str, str], how: Sequence
     lines += [
         "Means with 95 % intervals; below them the paired difference to no guidance on the same prompts and seeds,"
     ]
-    lines += ["bold where its interval leaves out 0.", ""]
+    lines += ["bold where it differs from 0 after correction for all comparisons of the table (Holm, .05).", ""]
     for tracks in dict.fromkeys(one.tracks for one in found):
         some = [one for one in found if one.tracks == tracks]
         lines += [f"## {_TITLES[tracks]} (`{tracks}`)", "", *_table(some), "", *_said(some, tracks), ""]
@@ -172,13 +172,15 @@ def _table(found: Sequence[Measured]) -> list[str]:
     plain = next((one for one in found if one.condition == PLAIN), None)
     heads = ["", "n", *(_HEADS[name] for name in (*_SHOWN, *_BESIDE)), "s / clip"]
     lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    compared = [one for one in found if plain is not None and not (one is plain or one.condition.startswith(UNSAMPLED))]
+    gains = {(one.condition, name): one.against(plain, name) for one in compared for name in _SHOWN if plain}
+    p = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
     for one in found:
         cells = [one.condition, str(len(one))]
         for name in _SHOWN:
             cell = _short(one.estimate(name))
-            if plain is not None and one is not plain and not one.condition.startswith(UNSAMPLED):
-                gain = one.against(plain, name)
-                sure = gain.low > 0 or gain.high < 0
+            if gain := gains.get((one.condition, name)):
+                sure = (gain.low > 0 or gain.high < 0) and p[one.condition, name] <= 0.05
                 said = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
                 cell += f"<br>{'**' if sure else ''}{said}{'**' if sure else ''}"
             cells.append(cell)

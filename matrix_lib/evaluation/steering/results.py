@@ -37,6 +37,7 @@ __all__ = [
 
 FORMAT = 1
 YES_OR_NO = ("follows", "intact")
+_SHARES = ("iou", "iou_named", "iou_end", "iou_habit", "fidelity", "fidelity_habit", "spi", *YES_OR_NO)  # in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class Measured:
         values = self.values[measure]
         if measure in YES_OR_NO:
             return wilson(int(np.nansum(values)), int(np.isfinite(values).sum()))
-        return bootstrap(values)
+        return bootstrap(values, bounds=(0, 1) if measure in _SHARES else None)
 
     def against(self, other: Measured, measure: str) -> Estimate:
         """Mean and 95 % bootstrap interval of the difference to `other` on the same prompts and seeds.
@@ -73,7 +74,7 @@ class Measured:
         Raises ValueError where the two were not measured on the same clips."""
         if self.fingerprint != other.fingerprint or len(self) != len(other):
             raise ValueError(f"{self.condition!r} and {other.condition!r} were measured on different clips")
-        return bootstrap(self.values[measure] - other.values[measure])
+        return bootstrap(self.values[measure] - other.values[measure], bounds=(-1, 1) if measure in _SHARES else None)
 
 
 def fingerprint(plan: Mapping[str, Any]) -> str:

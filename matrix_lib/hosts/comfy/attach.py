@@ -4,51 +4,62 @@ Nothing is put on the shared module outside a single forward. Closures hold conf
 a `Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 
     OUTER_SAMPLE      a fresh run, the sampler and its callback wrapped, ended in `finally`
-    CALC_COND_BATCH   which conditioning (uuid) carries which words and tracks
+    PREDICT_NOISE     one call of the guider
+    CALC_COND_BATCH   which conditionings are predicted, and whether the guider itself asks for them
     APPLY_MODEL       hooks on the blocks and one attention override, chained in front of anybody else's
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...core.attention.masks import batch_part
-from ...core.attention.sdpa_lse import LseTap
 from ...core.guidance.part import RunPart
+from ...core.no_compile import hidden
+from ...core.sites import AttentionSite
 from ...instrument.editing import EditRunner
 from ...instrument.gradient import StopForward
-from ...instrument.session import PERTURBED, Session
+from ...instrument.session import Session
+from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
-from .autograd import plain_tensors, running_blocks
-from .bound_rows import bound_rows, row_notes
-from .extra import apart
+from .attribution import Predictions, prompt_lists, prompts_of
+from .autograd import plain_tensors, pytorch_kernel, running_blocks
+from .bound_rows import row_notes
+from .compiled import apart
+from .extra import OWNER, isolated
+from .families import family
 from .layout import Layout, layout_of
 from .model import backbone_of, diffusion_model, grid_of
+from .override import Foreign, Override, Troubles
 from .parts import run_part
-from .run import GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, TRACKS, Run, RunInfo
+from .run import FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, Run, RunInfo
 from .steps import stepped
 
 __all__ = ["answered", "attach", "editor_of", "perturbed"]
+
+Sites = list[tuple[nn.Module, AttentionSite]]
+_SKIPPED = "the model was not asked at some steps (a cache answered): they are not in the maps"
 
 
 def attach(model: Any, make_session: Callable[[RunInfo], Session]) -> Any:
     """A clone of MODEL whose every sampling run gets a session of its own from `make_session`.
 
     Several attachments to one MODEL work beside each other. The original is untouched. Raises ValueError for a MODEL
-    that is not a video DiT that we know.
+    that is not a video DiT that we know, or one whose tokens or attention cannot be followed.
     """
-    backbone_of(model)
+    family(backbone_of(model).name).check(diffusion_model(model.model))
     clone = model.clone()
     options = clone.model_options.setdefault("transformer_options", {})
     first = not options.get(KEY)
     options[KEY] = (*options.get(KEY, ()), make_session)
     if first:
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _outer_sample)
+        clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _predict_noise)
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _calc_cond_batch)
         clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _apply_model)
     return clone
@@ -61,7 +72,7 @@ def perturbed(options: dict[str, Any], token: Any) -> tuple[RunInfo, dict[str, A
     holder = inner.get(KEY)
     if not isinstance(holder, _Runs):
         return None
-    return holder.runs[0].info, {**options, "transformer_options": {**apart(inner), PERTURBED_KEY: token}}
+    return holder.runs[0].info, {**options, "transformer_options": {**isolated(inner), PERTURBED_KEY: token}}
 
 
 def answered(options: dict[str, Any], conds: Iterable[dict[str, Any]]) -> bool:
@@ -80,10 +91,46 @@ def editor_of(options: dict[str, Any], token: object) -> Any:
 class _Runs:
     """The runs of one sampling, as an object: the host copies plain containers at each merge of options."""
 
-    def __init__(self, runs: list[Run]) -> None:
+    def __init__(self, runs: list[Run], network: nn.Module) -> None:
         self.runs = runs
         self.editing = EditRunner() if any(run.session.editors for run in runs) else None
         self.ran: dict[Any, bool] = {}  # for each conditioning, whether its last prediction ran, or a cache answered
+        self.owners: dict[Any, Any] = {}  # of ids of our own predictions' conditionings, those that they are of
+        self.predictions, self.troubles, self.foreign = Predictions(), Troubles(), Foreign()
+        self.compiled = Compiled(self.troubles.add)
+        self._logged: set[str] = set()
+        self._sites: dict[int, Sites | None] = {id(network): runs[0].modules}
+
+    def sites(self, network: nn.Module) -> Sites | None:
+        """The attention of a network that predicts in this run, where it is built as the run's own; else None. A guider
+        may predict the negative with another model."""
+        if id(network) not in self._sites:
+            spec, own = self.runs[0].info.spec, self.runs[0].modules
+            try:
+                found = find_sites(network, spec.native)
+            except ValueError:
+                found = []
+            same = [site for _, site in found] == [site for _, site in own]
+            self._sites[id(network)] = found if same else None
+        if self._sites[id(network)] is None:
+            self.troubles.add(
+                f"some predictions are made by another model ({type(network).__name__}), which is neither watched nor "
+                "steered"
+            )
+        return self._sites[id(network)]
+
+    def tell(self, done: bool) -> None:
+        """Notes of the run to its sessions, at the end; to the log as soon as they are known."""
+        found = [*self.predictions.notes, *self.troubles.sentences()]
+        if done:
+            for run in self.runs:
+                for text in found:
+                    run.session.note(text)
+            return
+        for text in [*self.predictions.notes, *self.troubles.found]:
+            if text not in self._logged:
+                self._logged.add(text)
+                logging.warning("MATRIX: %s", text)
 
 
 def _outer_sample(
@@ -96,18 +143,21 @@ def _outer_sample(
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     part = run_part(guider.model_patcher, sigmas, noise, latent_image)
     runs = [_start(guider, noise, sigmas, part, factory) for factory in factories]
+    holder = _Runs(runs, diffusion_model(guider.model_patcher.model))
     # denoise_mask, callback, disable_pbar, seed: the host passes the callback by position
     given = list(args)
     if len(given) > 1:
-        given[1] = _with_callback(given[1], runs)
+        given[1] = _with_callback(given[1], holder)
     else:
-        kwargs["callback"] = _with_callback(kwargs.get("callback"), runs)
-    guider.model_options = {**guider.model_options, "transformer_options": {**options, KEY: _Runs(runs)}}
+        kwargs["callback"] = _with_callback(kwargs.get("callback"), holder)
+    ours = {KEY: holder, FRONT_FRAMES: runs[0].info.front_frames}
+    guider.model_options = {**guider.model_options, "transformer_options": {**options, **ours}}
     hooks = [hook for run in runs for hook in run.session.hooks]
     try:
         sampler = stepped(sampler, hooks, part) if hooks else sampler
         return executor(noise, latent_image, sampler, sigmas, *given, **kwargs)
     finally:
+        holder.tell(done=True)
         for run in runs:
             run.session.finished()
 
@@ -120,40 +170,59 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, part: RunPart, factory: C
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(noise.shape)}")
     prefix_frames = int(guider.model_options["transformer_options"].get(PREFIX_FRAMES, 0))
     t, h, w = noise.shape[-3:]
-    positive = guider.conds.get("positive") or ()
+    prompts = prompts_of(guider.conds)
+    every = [cond for conds in guider.conds.values() for cond in conds or ()]
+    front_frames = family(spec.name).frames_in_front(patcher.model, every, (t, h, w))
     info = RunInfo(
         spec=spec,
         sites=tuple(site for _, site in modules),
-        grid=grid_of(patcher, (t - prefix_frames, h, w), prefix_frames),
+        grid=grid_of(patcher, (t - prefix_frames - front_frames, h, w), prefix_frames),
         sigmas=tuple(float(s) for s in sigmas[:-1]),
         samples=int(noise.shape[0]),
-        prompts=max(1, len(positive)),
-        given=tuple((bound_rows(cond), cond.get(TRACKS)) for cond in positive),
+        prompts=max(1, len(prompts)),
+        given=tuple((prompt.binding, prompt.tracks) for prompt in prompts.values()),
         latent_in=patcher.model.process_latent_in,
         channels=int(patcher.model.latent_format.latent_channels),
+        front_frames=front_frames,
         part=part,
-        notes=tuple(row_notes(positive)),
+        notes=tuple(row_notes([cond for name in prompt_lists(guider.conds) for cond in guider.conds[name]])),
     )
-    return Run(info, factory(info), modules)
+    return Run(info, factory(info), modules, prompts)
 
 
-def _with_callback(callback: Any, runs: list[Run]) -> Callable[..., None]:
+def _with_callback(callback: Any, holder: _Runs) -> Callable[..., None]:
     def after(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
         if callback is not None:
             callback(step, denoised, x, total)
-        for run in runs:  # after the host's own preview, so that a live panel is what stays on the node
-            run.session.step_done(step, denoised)
+        for run in holder.runs:  # after the host's own preview, so that a live panel is what stays on the node
+            run.session.step_done(step, denoised[:, :, run.info.front_frames :])
+        if not holder.predictions.asked:  # a cache in front of the guider, even
+            holder.troubles.add(_SKIPPED)
+        holder.predictions.asked = False
+        holder.tell(done=False)
 
     return after
 
 
-def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict):
+def _predict_noise(
+    executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any, **kwargs: Any
+):
     holder = model_options.get("transformer_options", {}).get(KEY)
-    if isinstance(holder, _Runs):
-        for ordinal, cond in enumerate(conds[0] or ()):
-            for run in holder.runs:
-                run.rows[cond["uuid"]] = (ordinal, bound_rows(cond), cond.get(TRACKS))
-    return executor(model, conds, x_in, timestep, model_options)
+    if not isinstance(holder, _Runs):
+        return executor(x, timestep, model_options, *args, **kwargs)
+    with holder.predictions.predicting(model_options):
+        return executor(x, timestep, model_options, *args, **kwargs)
+
+
+def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict):
+    options = model_options.get("transformer_options", {})
+    holder = options.get(KEY)
+    if not isinstance(holder, _Runs) or PERTURBED_KEY in options:
+        if isinstance(holder, _Runs):
+            holder.owners.update((cond["uuid"], cond[OWNER]) for each in conds for cond in each or () if OWNER in cond)
+        return executor(model, conds, x_in, timestep, model_options)
+    with holder.predictions.batch(conds, model_options):
+        return executor(model, conds, x_in, timestep, model_options)
 
 
 def _apply_model(
@@ -171,21 +240,30 @@ def _apply_model(
     if not isinstance(holder, _Runs) or c_crossattn is None:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     module = diffusion_model(executor.class_obj)
-    wanted = [
-        (found, site) for found, site in holder.runs[0].modules if any(run.session.wants(site) for run in holder.runs)
-    ]
-    if not wanted and GRADIENT_KEY not in options:
+    sites = holder.sites(module)
+    wanted = [(found, site) for found, site in sites or () if any(run.session.wants(site) for run in holder.runs)]
+    if sites is None or (not wanted and GRADIENT_KEY not in options):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    layout = layout_of(module, holder.runs[0].info, x, c_crossattn, options, kwargs)
-    override = options.get("optimized_attention_override")
-    with marked(wanted) as running:
-        options["optimized_attention_override"] = _override(running, layout, holder, override)
+    chunks = _chunks(holder, options)
+    layout = layout_of(module, holder.runs[0].info, x, c_crossattn, options, kwargs, chunks)
+    shown = options.get(PERTURBED_KEY)  # an extra prediction is only to be looked at by who made it
+    watching = [run for run in holder.runs if run.session.prediction == shown] if layout.own else []
+    kernel = pytorch_kernel if GRADIENT_KEY in options else None
+    earlier = options.get("optimized_attention_override")
+    running = Running()
+    override = Override(
+        running, layout, earlier, holder.runs, watching, holder.editing, holder.troubles, holder.foreign, kernel
+    )
+    options["optimized_attention_override"] = hidden(override.__call__)
+    executor = apart(executor, holder.compiled)
+    with marked(wanted, running, leave=override.left):
         if GRADIENT_KEY not in options:
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
             if PERTURBED_KEY not in options:
-                holder.ran.update((uuid, running.ran) for uuid, _ in layout.chunks)
+                holder.ran.update((name, bool(running.entered)) for name, own in chunks if own)
+            _check_ran(holder, layout, wanted, running)
             return out
-        with running_blocks(module, holder.runs[0].modules, running, again=options[GRADIENT_KEY]):
+        with running_blocks(module, sites, running, again=options[GRADIENT_KEY]):
             c_concat, c_crossattn, t = (plain_tensors(each) for each in (c_concat, c_crossattn, t))
             given = {name: plain_tensors(value) for name, value in kwargs.items()}
             fed = x.detach().requires_grad_()  # a graph of its own: context windows share what is before it
@@ -199,66 +277,21 @@ def _apply_model(
             return out
 
 
-def _override(running: Running, layout: Layout, holder: _Runs, earlier: Any) -> Callable[..., Tensor]:
-    """Our attention override, in front of the one that was there (`earlier`)."""
-
-    def attention(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any) -> Tensor:
-        def host(q: Tensor = q, k: Tensor = k, v: Tensor = v, mask: Any = mask) -> Tensor:
-            if earlier is not None:
-                return earlier(func, q, k, v, heads, mask=mask, **kwargs)
-            return func(q, k, v, heads, mask=mask, **kwargs)
-
-        site = running.site
-        if site is None:  # not a block's own attention: HunyuanVideo's text refiner, say
-            return host()
-        running.calls += 1
-        if site.kind == "cross" and _image_comes_first(running) and running.calls == 1:
-            return host()
-        split = _split_heads if not kwargs.get("skip_reshape") else lambda t, _: t
-        q4, k4, v4 = split(q, heads), split(k, heads), split(v, heads)
-        scale = kwargs.get("scale") or q4.shape[-1] ** -0.5
-        call = layout.call(site, q4, k4, v4, scale, mask)
-
-        def host_rows(part: slice) -> tuple[Tensor, Tensor | None]:
-            with LseTap() as tap:
-                out = host(q[part], k[part], v[part], batch_part(mask, part))
-            if not kwargs.get("skip_output_reshape"):
-                out = _split_heads(out, heads)
-            return out, tap.lse_for(q4[part])
-
-        # an extra prediction is only to be looked at by who made it
-        shown = layout.extra.get(PERTURBED)
-        watching = [run for run in holder.runs if run.session.prediction == shown and run.session.watches(site)]
-        edits = []
-        if holder.editing is not None:
-            editing = [run for run in holder.runs if run.session.editors]
-            edits = [given for run in editing for given in run.session.edits(layout.with_rows(call, run))]
-        if edits:
-            assert holder.editing is not None
-            edited = holder.editing.run(call, edits, host_rows)
-            out, lse = edited.out, edited.lse
-            if not kwargs.get("skip_output_reshape"):
-                out = out.transpose(1, 2).flatten(2)
-            call = edited.seen() if watching else call
-        elif watching:
-            with LseTap() as tap:
-                out = host()
-            lse = tap.lse_for(q4)
-        else:
-            return host()
-        for run in watching:
-            run.session.observe(layout.with_rows(call, run), lse)
-        return out
-
-    return attention
+def _chunks(holder: _Runs, options: dict[str, Any]) -> tuple[tuple[Any, bool], ...]:
+    """For each part of a batch its conditioning, and whether it is the guider's own prediction, or one of ours."""
+    ids = options.get("uuids")
+    if PERTURBED_KEY in options and ids is not None:
+        return tuple((holder.owners.get(name, name), True) for name in ids)
+    return holder.predictions.claim(ids, len(options.get("cond_or_uncond") or ()))
 
 
-def _split_heads(tensor: Tensor, heads: int) -> Tensor:
-    """(B, N, H*D) -> (B, H, N, D), a view."""
-    b, n, width = tensor.shape
-    return tensor.view(b, n, heads, width // heads).transpose(1, 2)
-
-
-def _image_comes_first(running: Running) -> bool:
-    """Wan I2V's cross-attention attends to the image before it attends to the text; lengths do not tell them apart."""
-    return hasattr(running.module, "k_img")
+def _check_ran(holder: _Runs, layout: Layout, wanted: Sites, running: Running) -> None:
+    """Blocks that somebody left out of a forward are named; where all were, the step was skipped."""
+    if not layout.own:
+        return
+    missing = [site for _, site in wanted if site.name not in running.entered]
+    if len(missing) == len(wanted):
+        holder.troubles.add(_SKIPPED)
+        return
+    for site in missing:
+        holder.troubles.add("it did not run at some steps (layers are skipped), and is not in the maps there", site)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...core.sites import AttentionSite
+from ..compiled import plain
 from ..modules import Running
 
-__all__ = ["differentiable", "plain_tensors", "plain_weights", "pytorch_attention", "running_blocks"]
+__all__ = ["differentiable", "plain_tensors", "plain_weights", "pytorch_kernel", "running_blocks"]
 
 _NONE = object()
 # HunyuanVideo's blocks add to the input of these in place
@@ -60,10 +61,8 @@ def plain_tensors(value: Any) -> Any:
     return value
 
 
-def pytorch_attention(
-    func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any
-) -> Tensor:
-    """An attention override whose kernel has a gradient."""
+def pytorch_kernel(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any) -> Tensor:
+    """An attention kernel of the host that has a gradient."""
     known = ("scale", "skip_reshape", "skip_output_reshape", "enable_gqa")
     given = {name: kwargs[name] for name in known if name in kwargs}
     return attention_pytorch(q, k, v, heads, mask=mask, _inside_attn_wrapper=True, **given)
@@ -86,7 +85,7 @@ def running_blocks(
 
         def inner(*args: Any, **kwargs: Any) -> Any:
             if site is not None:
-                running.site, running.module, running.calls = site, block, 0
+                running.enter(site, block)
             own = [each.clone() if isinstance(each, Tensor) else each for each in args]
             kept = {name: each.clone() if isinstance(each, Tensor) else each for name, each in kwargs.items()}
             return original(*own, **kept)
@@ -123,4 +122,4 @@ def _blocks(root: nn.Module, sites: list[tuple[nn.Module, AttentionSite]]) -> li
         parts = site.name.split(".")
         number = next(place for place, part in enumerate(parts) if part.isdecimal())
         names.append(".".join(parts[: number + 1]))
-    return [root.get_submodule(name) for name in dict.fromkeys(names)]
+    return [plain(root.get_submodule(name)) for name in dict.fromkeys(names)]

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from .run import KEY, PERTURBED_KEY
 
-__all__ = ["OWNER", "apart", "named_apart", "noticing"]
+__all__ = ["OWNER", "isolated", "named_apart", "noticing"]
 
 OWNER = "matrix_of"  # in a conditioning of an extra prediction: the uuid of the one that it is of
 
 
-def apart(inner: dict[str, Any]) -> dict[str, Any]:
+def isolated(inner: dict[str, Any]) -> dict[str, Any]:
     """`transformer_options` for an extra prediction: objects that others keep state in are shallow copies."""
     ours = (KEY, PERTURBED_KEY)
     return {key: value if key in ours or not _keeps_state(value) else _copied(value) for key, value in inner.items()}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -69,7 +70,8 @@ def image_condition(
     if not torch.isfinite(image[:1]).all():
         raise ValueError("the first frame holds values that are no numbers (NaN): look at the node that made it")
     framing = Framing((image.shape[1], image.shape[2]), (height, width))
-    first = framing.apply(image[:1, ..., :3].movedim(-1, 1).float()).movedim(1, -1).clamp(0, 1)
+    picture = image[:1, ..., :3].movedim(-1, 1).float()
+    first = comfy.utils.common_upscale(picture, width, height, "bilinear", "center").movedim(1, -1)  # as its own nodes
     shape = (batch, channels, (length - 1) // spec.temporal_stride + 1, height // stride, width // stride)
     empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
     values, latent = family(spec.name).first_frame(model, vae, first, empty, length)

@@ -10,87 +10,116 @@ from torch import Tensor, nn
 from ...core.grid import Grid
 from ...core.sites import AttentionCall, AttentionSite, BatchRow
 from ...instrument.attention_guidance import PERTURBED
-from .families import family
+from .families import Around, family
 from .run import PERTURBED_KEY, Run, RunInfo, step_of
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where text and video lie in the calls of one forward."""
+    """Where text and clip lie in the calls of one forward.
+
+    grid: of the clip's own tokens. text: rows of the prompt. around: what else stands in a call, reference frames that
+    are part of the latent included. frames: as `AttentionCall.frame_index`.
+    chunks: for each part of the batch its conditioning's id, and whether it is the guider's own prediction of it;
+    samples: latents in each part.
+    """
 
     grid: Grid
-    text: tuple[int, int]
-    video_joint: int
-    video_self: int
+    text: int
+    around: Around
     step: int
     sigma: float
-    chunks: tuple[tuple[Any, int], ...]
+    chunks: tuple[tuple[Any, bool], ...]
     samples: int
     frames: tuple[int, ...] | None
     extra: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def batch(self) -> int:
+        """Rows of the batch."""
+        return len(self.chunks) * self.samples
+
+    @property
+    def own(self) -> bool:
+        """Whether any of it is the guider's own prediction, or one of ours."""
+        return any(own for _, own in self.chunks)
+
     def call(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Any) -> AttentionCall:
-        size = self.grid.size
-        if site.kind == "cross":
-            spans = {"video_q": (self.video_self, size), "text_k": (0, k.shape[2])}
-        else:
-            first = self.video_joint if site.kind == "joint" else self.video_self
-            spans = {"video_q": (first, size), "video_k": (first, size)}
-            if site.kind == "joint":
-                spans["text_k"] = self.text
-        last = spans["video_q"][0] + size
-        if q.shape[2] < last:
+        """The call with its spans. Raises ValueError where it has not the tokens that the layout counts."""
+        around, joint = self.around, site.kind == "joint"
+        text = around.before_text + self.text + around.after_text if joint else 0
+        clip = (text + around.before_clip, self.grid.size)
+        whole = sum(clip) + around.after_clip
+        if q.shape[2] != whole or (site.kind != "cross" and k.shape[2] != whole):
             raise ValueError(
-                f"{site.name} has {q.shape[2]} query tokens, but the clip's {self.grid.shape} token grid ends at "
-                f"{last}: something else changed this model's sequence; switch that off, or capture without it"
+                f"{site.name} attends with {q.shape[2]} tokens to {k.shape[2]}, where {self._counted(text, whole)} are "
+                "due: something else changes this model's sequence, so it is open which tokens are the clip; switch "
+                "that off, or sample without MATRIX"
             )
+        keys = (0, k.shape[2]) if site.kind == "cross" else (around.before_text, self.text) if joint else None
         return AttentionCall(
             site, q, k, v, float(scale), self.grid, (), mask,
-            spans["video_q"], spans.get("video_k"), spans.get("text_k"), self.step, self.sigma, self.frames,
-            self.extra,
+            clip, None if site.kind == "cross" else clip, keys, self.step, self.sigma, self.frames, self.extra,
         )  # fmt: skip
 
-    def with_rows(self, call: AttentionCall, run: Run) -> AttentionCall:
+    def _counted(self, text: int, whole: int) -> str:
+        parts = {
+            "text": text,
+            "before the clip": self.around.before_clip,
+            f"of the clip's {self.grid.shape} grid": self.grid.size,
+            "behind the clip": self.around.after_clip,
+        }
+        return f"{whole} ({', '.join(f'{count} {what}' for what, count in parts.items() if count)})"
+
+    def with_rows(self, call: AttentionCall, run: Run, shown: bool = False) -> AttentionCall:
+        """The call with the words and tracks of each row. shown: what is asked for besides, by other packs, is left out
+        (it is steered, and not shown)."""
         rows = []
-        for uuid, side in self.chunks:
-            ordinal, binding, tracks = run.rows.get(uuid, (0, None, None))
+        for name, own in self.chunks:
+            prompt = run.prompts.get(name)
             for sample in range(self.samples):
-                if side == 0:
-                    rows.append(BatchRow("cond", (ordinal, sample), binding, tracks))
+                if prompt is None or (shown and not own):
+                    rows.append(BatchRow("uncond", (name, sample), None, run.shared_tracks))
                 else:
-                    rows.append(BatchRow("uncond", (uuid, sample), None, run.shared_tracks))
+                    rows.append(BatchRow("cond", (prompt.ordinal, sample), prompt.binding, prompt.tracks))
         return replace(call, rows=tuple(rows))
 
 
 def layout_of(
-    module: nn.Module, info: RunInfo, x: Tensor, text: Tensor, options: dict[str, Any], extra: dict[str, Any]
+    module: nn.Module,
+    info: RunInfo,
+    x: Tensor,
+    text: Tensor,
+    options: dict[str, Any],
+    extra: dict[str, Any],
+    chunks: tuple[tuple[Any, bool], ...],
 ) -> Layout:
-    """Reads the layout of one forward off its inputs; the same for all calls in it."""
+    """Reads the layout of one forward off its inputs; the same for all calls in it. chunks: see `Layout`."""
     spec, full, patch = info.spec, info.grid, info.grid.patch
     t, h, w = x.shape[-3:]
-    grid = Grid.from_latent((t, h, w), patch, full.temporal_stride, full.spatial_stride)
+    shown = _shown_frames(options)
+    front = _front(shown, info.front_frames)
+    grid = Grid.from_latent((t - front, h, w), patch, full.temporal_stride, full.spatial_stride)
     if grid.shape == full.shape:
         grid = full
-    before_text, after_text, before_video = family(spec.name).other_tokens(module, grid, extra)
-    length = text.shape[1]
-    uuids, sides = options.get("uuids") or [None], options.get("cond_or_uncond") or [0]
+    around = family(spec.name).around(module, grid, extra)
+    around = replace(around, before_clip=around.before_clip + front // patch[0] * grid.frame_size)
     sigma = float(options["sigmas"].flatten()[0])
     return Layout(
         grid=grid,
-        text=(before_text, length),
-        video_joint=before_text + length + after_text + before_video,
-        video_self=before_video,
+        text=text.shape[1],
+        around=around,
         step=step_of(info, sigma),
         sigma=sigma,
-        chunks=tuple(zip(uuids, sides)),
-        samples=max(1, x.shape[0] // max(1, len(sides))),
-        frames=_window_frames(options, grid, full),
+        chunks=chunks,
+        samples=max(1, x.shape[0] // max(1, len(chunks))),
+        frames=None if shown is None else _clip_frames(shown[front:], grid, full, info.front_frames),
         extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
     )
 
 
-def _window_frames(options: dict[str, Any], grid: Grid, full: Grid) -> tuple[int, ...] | None:
-    """For each token frame of a context window the token frame of the whole clip; None outside windows."""
+def _shown_frames(options: dict[str, Any]) -> list[int] | None:
+    """Latent frames that a context window shows; None outside windows."""
     window = options.get("context_window")
     if window is None:
         return None
@@ -98,8 +127,26 @@ def _window_frames(options: dict[str, Any], grid: Grid, full: Grid) -> tuple[int
     anchor = getattr(window, "causal_anchor_index", None)
     if anchor is not None and anchor >= 0:
         index = [anchor, *index]
+    return index
+
+
+def _front(shown: list[int] | None, front_frames: int) -> int:
+    """How many frames of this forward stand in front of the clip. Raises ValueError where they stand among it."""
+    if shown is None or not front_frames:
+        return front_frames
+    front = next((place for place, frame in enumerate(shown) if frame >= front_frames), len(shown))
+    if front == len(shown) or any(frame < front_frames for frame in shown[front:]):
+        raise ValueError(
+            f"a context window shows latent frames {shown}, of which the first {front_frames} of the whole latent are "
+            "references: they have to stand in front of frames of the clip. Use windows that do not loop"
+        )
+    return front
+
+
+def _clip_frames(shown: list[int], grid: Grid, full: Grid, front_frames: int) -> tuple[int, ...]:
+    """For each token frame of a context window the token frame of the whole clip."""
     step = full.patch[0]
-    frames = tuple((i + full.prefix_frames) // step for i in index[::step])
+    frames = tuple((i - front_frames + full.prefix_frames) // step for i in shown[::step])
     if len(frames) < grid.frames:
-        raise ValueError(f"a context window of {len(index)} latent frames makes {grid.frames} token frames: not known")
+        raise ValueError(f"a context window of {len(shown)} latent frames makes {grid.frames} token frames: not known")
     return frames[: grid.frames]

@@ -2,7 +2,8 @@
 the extra channels that it reads.
 
 A weight wrapper appends the new columns of the projection as the host casts it, so the stored weight keeps its width:
-the host's models read that width to lay out their own channels. Patches of the wide weight are split into their narrow
+the host's models read that width to lay out their own channels. (A projection that lies there packed, see `packed.py`,
+is padded by a patch instead, as it is unpacked.) Patches of the wide weight are split into their narrow
 part, which the host patches in, and their part of the new columns. Extra channels ride in each conditioning's
 `model_conds`, so the host batches them, cuts them into context windows and crops them to areas; an APPLY_MODEL wrapper
 appends them behind the channels that the model had.
@@ -26,6 +27,7 @@ from ...backbones import REGISTRY
 from ...backbones.lora import AlignmentLoRA, Factors, Info, native_projection
 from ...backbones.weight_names import FAMILIES, native_name
 from .model import backbone_of
+from .packed import check_patchable, packed, shape_of, unpacked
 from .run import PREFIX_FRAMES
 
 __all__ = ["COND", "Applied", "Widened", "add_extra", "apply_lora", "widened"]
@@ -91,11 +93,14 @@ def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[
     if lora.family != spec.name:
         raise ValueError(f"this is a LoRA of {lora.family}, and the model is {spec.title}")
     place = f"{_HEAD}{native_projection(lora.family)}.weight"
-    weight = _original(model, place)
+    bytes_only = packed(model, place)
+    # reading a packed weight may unload the model: only where its values are asked for
+    weight = _original(model, place) if lora.projection or not bytes_only else _shape_only(model, place)
     assert weight is not None
     wide = _width(model, lora, weight)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.model_state_dict(_HEAD).items()}
-    patches, missing = _factor_patches(lora, shapes, place, wide)
+    names = [name for name in model.model_state_dict(_HEAD) if name.endswith(".weight")]
+    patches, missing = _factor_patches(lora, {name: shape_of(model, name) for name in names}, place, wide)
+    check_patchable(model, dict.fromkeys(key if isinstance(key, str) else key[0] for key in patches))
     total = 2 * len(lora.factors) + len(lora.projection)
     matched = total - 2 * len(missing)
     if not matched:
@@ -106,12 +111,16 @@ def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[
         return clone, report
     if wide.extra and widened(model) is None:
         _feed(clone, wide)
-        shape = (weight.shape[0], wide.extra * _cells(model, weight), *weight.shape[2:])
-        clone.add_weight_wrapper(place, Columns(torch.zeros(shape)))
+        columns = wide.extra * _cells(model, weight)
+        if bytes_only:  # its module asks no weight wrapper; the host's padding patch is put on while it is unpacked
+            shape = (weight.shape[0], weight.shape[1] + columns, *weight.shape[2:])
+            clone.add_patches({place: ("diff", (torch.zeros(shape), {"pad_weight": True}))}, 1.0)
+        else:
+            clone.add_weight_wrapper(place, Columns(torch.zeros(weight.shape[0], columns, *weight.shape[2:])))
     if lora.projection:
         clone.add_patches(_projection_patches(model, lora, place, weight), strength)
     clone.add_patches(patches, strength)
-    _split_wide(clone, place)
+    _place_by_width(clone, place)
     return clone, report
 
 
@@ -132,8 +141,14 @@ def _original(model: Any, key: str) -> Tensor | None:
     found = model.get_key_patches(key).get(key)
     if not found:
         return None
+    if packed(model, key):
+        return unpacked(model, key)
     weight, convert = found[0]
-    return convert(weight, inplace=False).detach()
+    return convert(weight, inplace=False).detach().as_subclass(Tensor)  # type: ignore[no-any-return]
+
+
+def _shape_only(model: Any, key: str) -> Tensor:
+    return torch.empty(shape_of(model, key), device="meta")
 
 
 def _cells(model: Any, weight: Tensor) -> int:
@@ -238,9 +253,41 @@ class Columns:
         return self.columns.nbytes
 
 
+def _place_by_width(model: Any, key: str) -> None:
+    """Places every patch of the projection by its width, whatever the order in which people loaded them."""
+    if not packed(model, key):
+        _split_wide(model, key)
+        return
+    patches = model.patches.get(key, [])
+    pad = next((patch for patch in patches if _pads(patch[1])), None)
+    if pad is None:
+        return
+    full = pad[1][1][0].flatten(1).shape[1]
+    wide = [patch for patch in patches if patch is not pad and _columns(patch[1]) == full]
+    rest = [patch for patch in patches if patch is not pad and not any(patch is each for each in wide)]
+    ordered = [*rest, pad, *wide]
+    if any(new is not old for new, old in zip(ordered, patches, strict=True)):
+        model.patches[key] = ordered
+        model.patches_uuid = uuid.uuid4()
+
+
+def _pads(value: Any) -> bool:
+    """Whether a patch is the padding one."""
+    return isinstance(value, tuple) and value[0] == "diff" and len(value[1]) > 1 and bool(value[1][1].get("pad_weight"))
+
+
+def _columns(value: Any) -> int:
+    """The columns of the weight that a patch is for; 0 where its kind does not tell."""
+    if isinstance(value, LoRAAdapter):
+        return int(value.weights[1].flatten(1).shape[1])
+    tensors = value[1] if isinstance(value, tuple) and len(value) == 2 and value[0] == "diff" else value
+    known = isinstance(tensors, tuple) and len(tensors) > 0 and isinstance(tensors[0], Tensor)
+    return int(tensors[0].flatten(1).shape[1]) if known else 0
+
+
 def _split_wide(model: Any, key: str) -> bool:
-    """Places every patch of the projection by its width, whatever the order in which people loaded them: a patch of the
-    wide weight becomes one of the narrow weight and a part of the appended columns. Returns whether there was one."""
+    """Patches of the wide weight become ones of the narrow weight and a part of the appended columns. Returns whether
+    there was one."""
     wrappers = model.weight_wrapper_patches.get(key, [])
     mine = next((w for w in wrappers if isinstance(w, Columns)), None)
     weight = _original(model, key)
@@ -299,7 +346,7 @@ def _feed(model: Any, wide: Widened) -> None:
 def _split_before_loading(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """OUTER_SAMPLE wrapper: the host loads weights inside it, so LoRAs that were added after ours find their place."""
     patcher = executor.class_obj.model_patcher
-    _split_wide(patcher, f"{_HEAD}{native_projection(backbone_of(patcher).name)}.weight")
+    _place_by_width(patcher, f"{_HEAD}{native_projection(backbone_of(patcher).name)}.weight")
     return executor(*args, **kwargs)
 
 

@@ -6,8 +6,8 @@ on their way into it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from .families import family
 from .lora import Widened
 from .model import backbone_of
 
-__all__ = ["MaskCondition", "check_width", "find_targets", "id_map", "target_mask"]
+__all__ = ["MaskCondition", "behind_references", "check_width", "find_targets", "id_map", "target_mask"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,24 @@ def id_map(
     channels = torch.zeros(shape)
     channels[:, :, :1] = latents.process_in(vae.encode(picture) * scale).cpu().float()
     return MaskCondition(channels, picture)
+
+
+def behind_references(
+    make: Callable[[Tensor], MaskCondition], model: Any, conditionings: Iterable[Any], latent: Tensor
+) -> MaskCondition:
+    """What `make` makes of the clip's own latent frames, with zeros for the reference frames in front of them.
+
+    Args:
+        conditionings: of the run, which say how many references the latent holds.
+        latent: (B, C, T, H, W) that is sampled.
+
+    Raises ValueError where they do not agree.
+    """
+    conds = [more for conditioning in conditionings for _, more in conditioning]
+    front = family(backbone_of(model).name).frames_in_front(model.model, conds, _size(latent))
+    made = make(latent[:, :, front:])
+    empty = made.channels.new_zeros(*made.channels.shape[:2], front, *made.channels.shape[3:])
+    return replace(made, channels=torch.cat([empty, made.channels], 2))
 
 
 def check_width(made: MaskCondition, wide: Widened | None) -> None:

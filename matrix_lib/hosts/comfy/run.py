@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,11 +19,13 @@ from ...instrument.session import Session
 __all__ = [
     "BINDING",
     "ENCODED",
+    "FRONT_FRAMES",
     "GRADIENT_KEY",
     "KEY",
     "PERTURBED_KEY",
     "PREFIX_FRAMES",
     "TRACKS",
+    "Prompt",
     "Run",
     "RunInfo",
     "step_of",
@@ -38,15 +40,25 @@ PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: an extra predictio
 PREFIX_FRAMES = (
     "matrix_lead_frames"  # in transformer_options: latent frames that fill the first temporal patch of a clip
 )
+FRONT_FRAMES = "matrix_front_frames"  # in transformer_options: latent frames of references in front of the clip
 GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted; the value: checkpointed
+
+
+class Prompt(NamedTuple):
+    """One conditioning that is watched and steered: its place among them, the words and tracks that it carries."""
+
+    ordinal: int
+    binding: PromptBinding | None
+    tracks: MaskTracks | None
 
 
 @dataclass(frozen=True)
 class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
     `prompts`: positive conditionings; `given`: the words and tracks that each of them carries; `latent_in`: from a
-    LATENT to what the model sees; `channels`: of a latent; `part`: of which schedule it is which part;
-    `notes`: what people should know of the words that it was given."""
+    LATENT to what the model sees; `channels`: of a latent; `front_frames`: latent frames of references in front of the
+    clip, which `grid` does not count; `part`: of which schedule it is which part; `notes`: what people should know of
+    the words that it was given."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]
@@ -58,6 +70,7 @@ class RunInfo:
     latent_in: Callable[[Tensor], Tensor]
     channels: int
     part: RunPart
+    front_frames: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -70,12 +83,12 @@ class RunInfo:
 
 @dataclass
 class Run:
-    """State of one sampling run."""
+    """State of one sampling run. prompts: by the host's id of each conditioning."""
 
     info: RunInfo
     session: Session
     modules: list[tuple[nn.Module, AttentionSite]]
-    rows: dict[Any, tuple[int, Any, Any]] = field(default_factory=dict)
+    prompts: Mapping[Any, Prompt]
 
     def __post_init__(self) -> None:
         self.shared_tracks = self.info.shared_tracks

@@ -17,6 +17,7 @@ from typing import Any
 import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
+import torch
 from comfy.extra_samplers import uni_pc
 from torch import Tensor
 
@@ -24,10 +25,10 @@ from ...core.guidance.part import RunPart
 from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
-from .autograd import differentiable, plain_weights, pytorch_attention
+from .autograd import differentiable, plain_weights
 from .dry_run import Gains, Proxy, find_steps
-from .extra import apart, named_apart, noticing
-from .run import GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
+from .extra import isolated, named_apart, noticing
+from .run import FRONT_FRAMES, GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
 __all__ = ["level_of", "stepped"]
 
@@ -81,10 +82,9 @@ def _sample(
     if x.ndim != 5:
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(x.shape)}")
     part = part or RunPart.all_of(len(sigmas) - 1)
+    inner = extra_args.get("model_options", {}).get("transformer_options", {})
     for hook in hooks:
-        hook.prefix_frames = int(
-            extra_args.get("model_options", {}).get("transformer_options", {}).get(PREFIX_FRAMES, 0)
-        )
+        hook.prefix_frames = sum(int(inner.get(name, 0)) for name in (PREFIX_FRAMES, FRONT_FRAMES))
         hook.seed = int(extra_args.get("seed") or 0)
         hook.begin(x, part)
     stepping = _Stepping(model, hooks, extra_args, part)
@@ -113,6 +113,7 @@ class _Step:
     ) -> None:
         self.x, self.step, self.steps, self.level = x, step, steps, level_of(model, sigma)
         self._model, self._sigma, self._given = model, sigma, given
+        self._front = int(given.get("model_options", {}).get("transformer_options", {}).get(FRONT_FRAMES, 0))
         self._at, self._known = x, known
 
     def denoised(self) -> Tensor:
@@ -123,7 +124,7 @@ class _Step:
     def predict(self, x: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         options = unwatched(self._given.get("model_options", {}))
-        options["transformer_options"] = apart(options["transformer_options"])
+        options["transformer_options"] = isolated(options["transformer_options"])
         unseen = {**self._given, "model_options": options}
         with noticing(options) as forwards:
             self._at, self._known = x, self._model(x, self._sigma, **unseen)
@@ -137,10 +138,9 @@ class _Step:
         guider = self._model.inner_model
         options = self._given.get("model_options", {})
         inner = {
-            **apart(options.get("transformer_options", {})),
+            **isolated(options.get("transformer_options", {})),
             PERTURBED_KEY: losses,
             GRADIENT_KEY: losses.guidance.checkpoint,
-            "optimized_attention_override": pytorch_attention,
         }
         with differentiable():
             plain_weights(guider.inner_model.diffusion_model)
@@ -157,8 +157,11 @@ class _Step:
         return None if found is None else found.to(x)
 
     def move(self, x: Tensor, mask: Tensor | None) -> None:
-        """The latent is now x, in the places that `mask` leaves to be made. What was predicted last is its prediction,
-        if it was predicted at x."""
+        """The latent is now x, in the places that `mask` leaves to be made and behind reference frames. What was
+        predicted last is its prediction, if it was predicted at x."""
+        front = self.x[:, :, : self._front]
+        if not torch.equal(x[:, :, : self._front], front):
+            x = torch.cat([front, x[:, :, self._front :]], 2)
         if x is not self._at:
             self._known = None
         self.x = x if mask is None else self.x + (x - self.x) * mask

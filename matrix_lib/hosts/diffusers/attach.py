@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -25,13 +26,15 @@ from ...backbones import BackboneSpec, match
 from ...core.attention.masks import batch_part
 from ...core.attention.sdpa_lse import sdpa_with_lse
 from ...core.grid import Grid
+from ...core.no_compile import hidden
 from ...core.sites import AttentionCall, AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from ...instrument.capture import Capture
 from ...instrument.editing import EditRunner
 from ...instrument.recorder import Recorder, RecorderConfig
-from ...instrument.session import PERTURBED, Session
+from ...instrument.session import PERTURBED, BaseObserver, Session
+from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .model_shape import patch_of
@@ -76,7 +79,8 @@ def attach(
     """
     model = _plain(transformer)
     spec = backbone_of(model)
-    sites = [(module, site) for module, site in find_sites(model, spec.diffusers) if session.wants(site)]
+    found = find_sites(model, spec.diffusers)
+    sites = [(module, site) for module, site in found if session.wants(site)]
     state = _State(spec, session)
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -84,11 +88,14 @@ def attach(
         state.forward = _read_forward(module, spec, args, kwargs, prefix_frames)
         on_forward(state.forward)
 
-    handle = model.register_forward_pre_hook(before, with_kwargs=True)
+    handle = model.register_forward_pre_hook(hidden(before), with_kwargs=True)
+    compiled = Compiled(lambda text: logging.getLogger(__name__).warning("MATRIX: %s", text))
     try:
-        with marked(sites, state.enter, state.leave) as running:
-            state.running = running
-            yield
+        attention, watched = [module for module, _ in found], [module for module, _ in sites]
+        with compiled.opened(transformer, watched, attention):
+            with marked(sites, enter=state.enter, leave=state.leave) as running:
+                state.running = running
+                yield
     finally:
         handle.remove()
         state.close()
@@ -168,6 +175,7 @@ class _Intercept(TorchFunctionMode):
         out, lse = self._run(func, q, k, v, given)
         if self.state.shown:
             self.state.session.observe(self._call(q, k, v, given), lse)
+            self.state.session.settle(self.now.site)
         return out
 
     def _edited(self, calls: dict[_Intercept, AttentionCall], edits: list[Any], given: dict[str, Any]) -> Tensor:
@@ -185,6 +193,7 @@ class _Intercept(TorchFunctionMode):
                 seen = edited.seen()
                 for mode in watching:
                     mode.state.session.observe(replace(seen, rows=calls[mode].rows, step=calls[mode].step), edited.lse)
+                    mode.state.session.settle(call.site)
         return edited.out
 
     def _call(self, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Any]) -> AttentionCall:
@@ -269,7 +278,7 @@ def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: di
     return Forward(grid, text.shape[1], x.shape[0], float(torch.as_tensor(given["timestep"]).flatten()[0]))
 
 
-class Watch:
+class Watch(BaseObserver):
     """What `watch` yields: the recording of everything that ran inside the context."""
 
     def __init__(
@@ -297,8 +306,9 @@ class Watch:
         if self._recorder.wants(call.site):
             self._recorder.observe(call, lse)
 
-    def step_done(self, step: int, denoised: Tensor | None) -> None:
-        """A diffusers transformer does not say when a step ends; the next timestep begins the next one."""
+    def settle(self, site: AttentionSite, whole: bool) -> None:
+        if self._recorder is not None and self._recorder.wants(site):
+            self._recorder.settle(site, whole)
 
     def begin(self, forward: Forward) -> None:
         if self._recorder is None:

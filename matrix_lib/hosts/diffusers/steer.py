@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...backbones import UNETS
 from ...core.guidance.base import Guidance
 from ...core.guidance.part import RunPart
+from ...core.no_compile import hidden
 from ...core.sites import AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
@@ -93,7 +94,7 @@ def steer(
     with contextlib.ExitStack() as stack:
         if editing.away:
             stack.enter_context(_alone(transformer))
-            handle = transformer.register_forward_hook(editing.second_predictions, with_kwargs=True)
+            handle = transformer.register_forward_hook(hidden(editing.second_predictions), with_kwargs=True)
             stack.callback(handle.remove)
         reach = attach_unet if unet else attach
         if editing.editors:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.guidance.part import RunPart
+from ...core.no_compile import hidden
 from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook, StopForward
 from ...instrument.steps import StepHook
@@ -152,7 +153,7 @@ def acting_before_steps(pipe: Any, hooks: Sequence[StepHook]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for net in nets:
             plain = getattr(net, "_orig_mod", net)
-            stack.callback(plain.register_forward_hook(run.called, with_kwargs=True).remove)
+            stack.callback(plain.register_forward_hook(hidden(run.called), with_kwargs=True).remove)
         run.original = scheduler.step
         run.begin = scheduler.set_timesteps
         for name, function in (("step", run.step), ("set_timesteps", run.set_timesteps)):

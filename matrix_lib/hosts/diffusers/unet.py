@@ -82,7 +82,7 @@ def attach_unet(
     _steered.add(unet)
     handle = unet.register_forward_pre_hook(state.begin, with_kwargs=True)
     try:
-        with marked(sites, state.enter, state.leave):
+        with marked(sites, enter=state.enter, leave=state.leave):
             yield
     finally:
         handle.remove()

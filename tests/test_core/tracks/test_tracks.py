@@ -250,6 +250,43 @@ def test_framing_is_checked_and_defaults_to_the_hosts_crop():
         tracks.to_grid(grid, "cubic")
 
 
+@pytest.mark.parametrize(
+    ("source", "latent", "stride"),
+    [
+        ((1080, 1920), (136, 240), 8),  # less than a token smaller than the model's 1088 rows
+        ((480, 854), (60, 108), 8),
+        ((480, 854), (60, 107), 8),  # an odd latent: the last tokens reach over the edge
+        ((1080, 1920), (68, 120), 16),
+        ((720, 1280), (90, 160), 8),
+        ((135, 240), (136, 240), 1),
+    ],
+)
+@pytest.mark.parametrize("patch", [(1, 2, 2), (1, 1, 1)])
+def test_a_clip_less_than_a_token_smaller_is_resized_like_any_other(source, latent, stride, patch):
+    """The pixels of the latent frame the tracks, for guidance and maps as for the first frame."""
+    rows, columns = source
+    box = {0: (columns - columns // 7, rows - rows // 5, columns, rows)}  # in the far corner
+    tracks = MaskTracks.from_boxes({"a": box}, 1, rows, columns)
+    grid = Grid.from_latent((1, *latent), patch, 4, stride)
+    pixels = latent[0] * stride, latent[1] * stride
+    got = tracks.to_grid(grid, "area").maps[0, 0]
+    framing = Framing(source, pixels)
+    top, left, height, width = framing.box()
+    seen = tracks.mask("a", 0)[top : top + height, left : left + width].double()
+    ph, pw = grid.token_pixels
+
+    def cover(length, target, step, tokens):
+        """(tokens, length): the share of each source pixel in each token, of the token's own part of the frame."""
+        edges = torch.arange(tokens + 1, dtype=torch.float64).mul(step).clamp(max=target) * (length / target)
+        at = torch.arange(length, dtype=torch.float64)
+        part = torch.minimum(edges[1:, None], at + 1) - torch.maximum(edges[:-1, None], at)
+        return part.clamp(min=0) / (edges[1:] - edges[:-1])[:, None]
+
+    want = cover(height, pixels[0], ph, grid.height) @ seen @ cover(width, pixels[1], pw, grid.width).T
+    torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=0)
+    assert torch.equal(got, tracks.to_grid(grid, "area", framing).maps[0, 0])
+
+
 @quick
 @given(clips(most=24), sizes, st.sampled_from(["center", "stretch"]))
 def test_framed_tracks_are_framed_masks(clip, target, crop):

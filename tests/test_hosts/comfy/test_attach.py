@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from support_attention import Explicit, make_binding, make_tracks
+from support_attention import Explicit, Watcher, make_binding, make_tracks
 from support_counts import SEED, count
 from support_native import FAMILIES, conditioning, latent, native_model, sample, text_rows
 
@@ -119,7 +119,7 @@ def test_live_reads_are_exact_in_float32(tools, models, family):
     words, tokens = {"a": (1, 2, 4), "b": (4, 6)}, {"a": torch.tensor([0, 1, 7])}
     explicit, errors = Explicit(words, tokens), []
 
-    class Check:
+    class Check(Watcher):
         wants, step_done = explicit.wants, explicit.step_done
 
         def observe(self, call, lse):
@@ -229,15 +229,12 @@ def test_context_windows_fill_the_whole_clip(tools, models, comfy):
     plain = sample(model, pos, neg, z, steps=1)
     seen = []
 
-    class Frames:
+    class Frames(Watcher):
         def wants(self, site):
             return site.layer == 0
 
         def observe(self, call, lse):
             seen.append((call.grid.frames, call.frame_index))
-
-        def step_done(self, step, denoised):
-            pass
 
     sample(tools.observing(model, Frames()), pos, neg, z, steps=1)
     assert {f for _, index in seen for f in index} == set(range(9))
@@ -258,16 +255,10 @@ class Stop(BaseException):
 
 
 def failing(tools, model, error, layer=1):
-    class Fails:
-        def wants(self, site):
-            return True
-
+    class Fails(Watcher):
         def observe(self, call, lse):
             if call.site.layer == layer:
                 raise error
-
-        def step_done(self, step, denoised):
-            pass
 
     return tools.observing(model, Fails())
 

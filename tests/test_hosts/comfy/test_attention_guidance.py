@@ -303,8 +303,8 @@ def test_mask_normalisation_says_what_it_did(lib, models):
         assert at.masked != pytest.approx(at.unmasked, rel=1e-5)
 
 
-def test_unsteered_rows_run_on_the_hosts_own_way(lib, models):
-    """Beside another pack that owns the override slot, whose attention the unconditional rows keep."""
+def test_steering_acts_behind_another_packs_override(lib, models):
+    """It is asked for every row, and what it does to q and k counts; unsteered rows run on the host's kernel."""
     family, rows = "wan_t2v", []
 
     def other(func, q, *args, **kwargs):
@@ -315,7 +315,7 @@ def test_unsteered_rows_run_on_the_hosts_own_way(lib, models):
     theirs.model_options["transformer_options"]["optimized_attention_override"] = other
     given = inputs(lib, family)
     out = sample(lib.steer(theirs, lib.RegionBias()), *given, steps=1)
-    assert rows == [1, 1, 1, 1], "two layers, self and cross, the unconditional half of the batch"
+    assert rows == [2, 2, 2, 2], "two layers, self and cross, both halves of the batch"
     assert torch.equal(out, sample(lib.steer(models(family), lib.RegionBias()), *given, steps=1))
 
 

@@ -92,6 +92,12 @@ def test_rows_behind_a_bound_prompt_are_no_copies_of_it(lib, models):
         def step_done(self, step, denoised):
             """Nothing to do."""
 
+        def settle(self, site, whole):
+            """Nothing to do."""
+
+        def note(self, text):
+            """Nothing to do."""
+
     model = lib.attach(models(FAMILY), lambda info: lib.Session([Watch()]))
     run(model, (twice, neg, empty), sigmas)
     assert set(seen) == {1024}

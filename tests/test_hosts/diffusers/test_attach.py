@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support_attention import Explicit, make_binding, make_tracks
+from support_attention import Explicit, Watcher, make_binding, make_tracks
 from support_diffusers import FAMILIES, build, forward
 
 from matrix_lib.core.sites import BatchRow
@@ -58,7 +58,7 @@ def test_live_maps_are_float32_exact_and_differentiable(family):
     explicit = Explicit(words, tokens)
     problems, checked = [], []
 
-    class Check:
+    class Check(Watcher):
         wants, step_done = explicit.wants, explicit.step_done
 
         def observe(self, call, lse):
@@ -131,7 +131,7 @@ def test_errors_and_interrupts_leave_nothing_behind(error):
     model, args, _, length = build("hunyuan")
     plain = forward(model, args)
 
-    class Fails:
+    class Fails(Watcher):
         def wants(self, site):
             return True
 

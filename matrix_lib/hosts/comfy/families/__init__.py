@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
-from .base import Family
+from .base import Around, Family
 
-__all__ = ["Family", "family"]
+__all__ = ["Around", "Family", "family"]
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +18,36 @@ from ....backbones.weight_names import VAES, Rules, t5_to_native
 from ....core.grid import Grid
 from ..weights import Progress, check_names, read_json, read_weights, told
 
-__all__ = ["Defect", "DynamicGuidance", "Family", "FirstFrameInput", "Variant", "made_mask", "no_image", "t5_clip"]
+__all__ = [
+    "Around",
+    "Defect",
+    "DynamicGuidance",
+    "Family",
+    "FirstFrameInput",
+    "Variant",
+    "made_mask",
+    "no_image",
+    "t5_clip",
+    "writer_of",
+]
 
 Variant = Literal["auto", "2b", "5b"]
 DynamicGuidance = Literal["off", "steps", "diffusers"]
 FirstFrameInput = tuple[dict[str, Any], dict[str, Tensor]]
 """Keys for the conditioning, and the latent to sample from."""
+
+
+_FORWARDS = ("forward", "_forward", "forward_orig")  # methods in which the host's networks lay out their tokens
+
+
+@dataclass(frozen=True)
+class Around:
+    """How many tokens of an attention call are neither the prompt's nor the clip's, by where they stand."""
+
+    before_text: int = 0
+    after_text: int = 0
+    before_clip: int = 0
+    after_clip: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,12 +101,42 @@ class Family:
 
     # -- in a run
 
-    def other_tokens(self, module: nn.Module, grid: Grid, extra: Mapping[str, Any]) -> tuple[int, int, int]:
-        """Tokens that are neither the prompt nor the clip: (before the prompt, after it, before the clip).
+    def check(self, network: nn.Module) -> None:
+        """Raises ValueError for a network whose tokens or attention cannot be followed, by its name.
 
-        `extra`: what the network is called with beside latents, time and text.
+        A class that writes no forward of its own lays its tokens out as its base does.
         """
-        return 0, 0, 0
+        if (writer := writer_of(network)) not in self.spec.native.classes:
+            raise self.unfollowed(network, self.spec.native.classes, writer)
+
+    def unfollowed(self, network: nn.Module, known: Iterable[str], writer: str, why: str = "") -> ValueError:
+        """The refusal of a network of this family whose forward is that of class `writer`."""
+        name = type(network).__name__
+        of = "" if writer == name else f" (its forward is that of {writer})"
+        return ValueError(
+            f"{name} is a {self.spec.title} network{of} whose attention cannot be followed: "
+            f"{why or 'it is not known which of its tokens are the clip'}. Watching and steering attention works with "
+            f"{', '.join(known)}."
+        )
+
+    def frames_in_front(self, model: Any, conds: Iterable[Mapping[str, Any]], latent: tuple[int, int, int]) -> int:
+        """How many of the latent's own frames stand in front of the clip, and are cut off after sampling.
+
+        Args:
+            model: the host's BaseModel. conds: every conditioning of the run, with the keys that nodes set.
+            latent: (T, H, W) that is sampled.
+
+        Raises ValueError where the run does not tell.
+        """
+        return 0
+
+    def around(self, network: nn.Module, grid: Grid, given: Mapping[str, Any]) -> Around:
+        """Tokens that the network adds to those of prompt and latent.
+
+        Args:
+            grid: of the latent. given: what the network is called with beside latents, time and text.
+        """
+        return Around()
 
     def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
         """A first frame as the family's image-to-video models expect it.
@@ -97,6 +151,11 @@ class Family:
     def image_scale(self, model: Any) -> float:
         """By what latents of a picture are multiplied before the host scales them."""
         return 1.0
+
+
+def writer_of(network: nn.Module) -> str:
+    """The name of the nearest class of a network that writes how its tokens are laid out."""
+    return next(cls.__name__ for cls in type(network).__mro__ if any(name in vars(cls) for name in _FORWARDS))
 
 
 def no_image(title: str) -> ValueError:

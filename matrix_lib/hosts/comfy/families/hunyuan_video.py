@@ -25,7 +25,7 @@ from ....backbones.hunyuan_video import SPEC
 from ....backbones.weight_names import llama_to_native
 from ....core.grid import Grid
 from ..weights import Progress, read_weights, told
-from .base import Defect, Family, FirstFrameInput, Variant, made_mask
+from .base import Around, Defect, Family, FirstFrameInput, Variant, made_mask, writer_of
 
 __all__ = ["FAMILY", "FirstFrameTokens", "HunyuanVideo"]
 
@@ -49,20 +49,27 @@ class HunyuanVideo(Family):
         """The first frame's tokens, where it is given."""
         return [Defect(_FIRST_FRAME, _mend_first_frame)] if first_frame and _first_frame_wrong(model) else []
 
-    def other_tokens(self, module: nn.Module, grid: Grid, extra: Mapping[str, Any]) -> tuple[int, int, int]:
+    def check(self, network: nn.Module) -> None:
+        """The same network also makes pictures, which have no frames."""
+        super().check(network)
+        if len(patch := list(network.patch_size)) != 3:
+            why = f"its patches of {patch} make pictures, not video"
+            raise self.unfollowed(network, self.spec.native.classes, writer_of(network), why)
+
+    def around(self, network: nn.Module, grid: Grid, given: Mapping[str, Any]) -> Around:
         """Glyphs (byT5) and a picture beside the prompt, a reference in front of the clip."""
-        before_text, after_text, before_video = 0, 0, 0
-        byt5, image, reference = extra.get("txt_byt5"), extra.get("clip_fea"), extra.get("ref_latent")
-        if byt5 is not None and getattr(module, "byt5_in", None) is not None:
-            if getattr(module, "cond_type_embedding", None) is not None:
+        before_text, after_text, before_clip = 0, 0, 0
+        byt5, image, reference = given.get("txt_byt5"), given.get("clip_fea"), given.get("ref_latent")
+        if byt5 is not None and getattr(network, "byt5_in", None) is not None:
+            if getattr(network, "cond_type_embedding", None) is not None:
                 before_text += byt5.shape[1]
             else:
                 after_text += byt5.shape[1]
         if image is not None:
             before_text += image.shape[1]
         if reference is not None:
-            before_video = math.prod(-(-a // b) for a, b in zip(reference.shape[-3:], grid.patch))
-        return before_text, after_text, before_video
+            before_clip = math.prod(-(-a // b) for a, b in zip(reference.shape[-3:], grid.patch))
+        return Around(before_text, after_text, before_clip)
 
     def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
         """33 channels: image latent and mask beside the noise. 32 (SkyReels): image latent alone. 16: the first latent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from ....backbones.wan import SPEC
 from ....backbones.weight_names import VAES, Rules
 from ....core.grid import Grid
+from ..model import diffusion_model
 from ..weights import Progress
-from .base import Family, FirstFrameInput, made_mask, no_image, t5_clip
+from .base import Around, Family, FirstFrameInput, made_mask, no_image, t5_clip, writer_of
+from .wan_parts import LAYOUTS, UNSEEN, frames_in_front
 
 __all__ = ["FAMILY", "Wan"]
 
 
 class Wan(Family):
-    """Wan 2.1 and 2.2."""
+    """Wan 2.1 and 2.2, and what is built on its network: VACE, Animate, HuMo, S2V, SCAIL, WanDancer and others."""
 
     def vae_rules(self, config: Mapping[str, Any]) -> Rules:
         """Two kinds: that of 2.1, and that of 2.2 5B."""
@@ -44,10 +46,19 @@ class Wan(Family):
 
         return t5_clip(folder, "umt5xxl", host.te, host.WanT5Tokenizer, progress, tokenizer)
 
-    def other_tokens(self, module: nn.Module, grid: Grid, extra: Mapping[str, Any]) -> tuple[int, int, int]:
-        """A reference picture is a frame in front of the clip."""
-        shown = getattr(module, "ref_conv", None) is not None and extra.get("reference_latent") is not None
-        return 0, 0, grid.frame_size if shown else 0
+    def check(self, network: nn.Module) -> None:
+        """Classes whose tokens are known, and whose attention can be seen."""
+        if (writer := writer_of(network)) not in LAYOUTS:
+            raise self.unfollowed(network, LAYOUTS, writer, UNSEEN.get(writer, ""))
+
+    def frames_in_front(self, model: Any, conds: Iterable[Mapping[str, Any]], latent: tuple[int, int, int]) -> int:
+        """Reference frames of VACE and Animate are frames of the latent itself."""
+        return frames_in_front(writer_of(diffusion_model(model)), model, conds, latent)
+
+    def around(self, network: nn.Module, grid: Grid, given: Mapping[str, Any]) -> Around:
+        """References, poses, subjects and earlier frames, before and behind the latent's tokens."""
+        before, behind = LAYOUTS[writer_of(network)](network, given)
+        return Around(before_clip=before, after_clip=behind)
 
     def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
         """I2V: the encoded clip of the first frame and grey, with its mask. The 5B model (48 channels) instead starts

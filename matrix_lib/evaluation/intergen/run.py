@@ -1,0 +1,226 @@
+"""One model's videos against a suite, from files to scores. Each step keeps what it made and can be run again.
+
+SUITE/suite.json, questions/ID.json
+VIDEOS/ID.mp4 or ID/SEED.mp4                        generated videos
+VIDEOS/ID[.SEED].tracks.safetensors                 tracks of each, made by a tracker or given
+VIDEOS/intergen/frames/..., answers.jsonl, scores.jsonl, summary.json, report.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ...core.tracks.tracks import MaskTracks
+from ...io.tracks import load_tracks
+from ..judges.judge import Request
+from ..judges.store import Answers
+from .answers import AnswerError, read_emergence, read_verification
+from .frames import write_frames
+from .presence import Detection, disappearance, emergence_of
+from .questions import Sheet, from_template, read_sheet, write_sheet
+from .requests import emergence_requests, verify_requests
+from .scores import Presence, VideoScores, majority, score_video
+from .suite import Sample, Suite
+
+__all__ = ["EMERGENCE", "Options", "Video", "check", "find_videos", "prepare", "requests_of", "score"]
+
+Emergence = Literal["judge", "detector", "off"]
+EMERGENCE: tuple[Emergence, ...] = ("judge", "detector", "off")
+OUT = "intergen"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How videos are judged.
+
+    Args:
+        repeats: odd; the majority of as many judgements counts.
+        emergence: who says what is new: the judge, a detector's boxes (VIDEOS/ID[.SEED].boxes.json), or nobody, who
+            then leaves SPI to disappearance alone.
+        shrunk, grace: see `presence.disappearance`. longest, boxes: see `frames.write_frames`.
+        show_prompt: the judge reads the video's prompt. shuffle: mixes the questions.
+    """
+
+    repeats: int = 1
+    emergence: Emergence = "judge"
+    shrunk: float = 0.0
+    grace: int = 0
+    longest: int = 768
+    boxes: bool = True
+    show_prompt: bool = False
+    shuffle: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or self.repeats % 2 == 0:
+            raise ValueError(f"repeats are odd, so that a majority decides; got {self.repeats}")
+        if self.emergence not in EMERGENCE:
+            raise ValueError(f"emergence is found by {', '.join(EMERGENCE)}; got {self.emergence!r}")
+
+
+@dataclass(frozen=True)
+class Video:
+    """A generated video of a sample. seed: "" where there is one only."""
+
+    sample: Sample
+    seed: str
+    path: Path
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.sample.id}.{self.seed}" if self.seed else self.sample.id
+
+    def beside(self, ending: str) -> Path:
+        """A file that belongs to it."""
+        return self.folder / f"{self.name}{ending}"
+
+
+def prepare(suite: Suite) -> dict[str, Sheet]:
+    """The questions of each sample, from their files; made from the template where there are none.
+
+    Raises ValueError for questions that were made for another suite: changed samples need new ones.
+    """
+    sheets = {}
+    for sample in suite.samples:
+        path = suite.folder / "questions" / f"{sample.id}.json"
+        if not path.is_file():
+            write_sheet(from_template(sample, suite.hash), path)
+        sheet = read_sheet(path, sample)
+        if sheet.suite_hash != suite.hash:
+            raise ValueError(
+                f"{path} was made for another state of the suite ({sheet.suite_hash}, now {suite.hash}): remove it to "
+                "make it anew, and judge all models again"
+            )
+        sheets[sample.id] = sheet
+    return sheets
+
+
+def find_videos(suite: Suite, folder: Path) -> tuple[list[Video], list[str]]:
+    """(the videos of the suite's samples, the samples without one)."""
+    found, missing = [], []
+    for sample in suite.samples:
+        one, several = folder / f"{sample.id}.mp4", folder / sample.id
+        seeds = (
+            sorted(path for path in several.glob("*.mp4") if not path.name.startswith(".")) if several.is_dir() else []
+        )
+        if one.is_file() and seeds:
+            raise ValueError(f"{one} and {several}/: a sample has one video, or a folder of seeds, not both")
+        if one.is_file():
+            found.append(Video(sample, "", one, folder))
+        found += [Video(sample, path.stem, path, folder) for path in seeds]
+        if not one.is_file() and not seeds:
+            missing.append(sample.id)
+    return found, missing
+
+
+def tracks_of(video: Video) -> MaskTracks:
+    """The tracks of a video. Raises ValueError where there are none, and where an instance of the sample has none."""
+    path = video.beside(".tracks.safetensors")
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: make it with `python -m training.judge track`, or save tracks there")
+    tracks = load_tracks(path)
+    if absent := [name for name in video.sample.names if name not in tracks.names]:
+        raise ValueError(f"{path} has no track of {', '.join(map(repr, absent))}; it has {', '.join(tracks.names)}")
+    return tracks
+
+
+def requests_of(video: Video, sheet: Sheet, suite: Suite, options: Options) -> list[Request]:
+    """Everything that a judge is asked about one video; its frames are written."""
+    sample, tracks = video.sample, tracks_of(video)
+    folder = video.folder / OUT / "frames" / video.name
+    pictures = write_frames(video.path, tracks, sample, suite.stride, folder, options.longest, options.boxes)
+    found = verify_requests(sample, sheet, video.seed, pictures, options.repeats, options.show_prompt, options.shuffle)
+    if options.emergence == "judge":
+        found += emergence_requests(sample, video.seed, pictures, options.repeats)
+    return found
+
+
+def check(request: Request, raw: str) -> None:
+    """Raises AnswerError where an answer to a request cannot be read."""
+    shown = [picture.index for picture in request.pictures]
+    if request.kind == "verify":
+        read_verification(raw, shown)
+    else:
+        read_emergence(raw, shown)
+
+
+def score(video: Video, requests: Sequence[Request], answers: Answers, suite: Suite, options: Options) -> VideoScores:
+    """Scores of one video from what has been answered; what is not, or cannot be read, is missing by name."""
+    why: list[str] = []
+    told: list[Any] = []
+    agreements = []
+    places = dict.fromkeys(request.interaction for request in requests if request.kind == "verify")
+    for place in places:
+        some = [request for request in requests if request.kind == "verify" and request.interaction == place]
+        read = [_read(request, answers, why) for request in some]
+        if all(each is not None for each in read):
+            chosen, agreement = majority(read)
+            told.append(chosen)
+            agreements.append(agreement)
+        else:
+            told.append(None)
+    presence = _presence(video, requests, answers, options, why)
+    agreement = sum(agreements) / len(agreements) if agreements else float("nan")
+    return score_video(video.sample.id, video.seed, told, presence, agreement, why)
+
+
+def _read(request: Request, answers: Answers, why: list[str]) -> Any:
+    stored = answers.found.get(request.key)
+    if stored is None:
+        why.append(f"{request.where}: {answers.failed.get(request.key, 'not answered yet')[:200]}")
+        return None
+    shown = [picture.index for picture in request.pictures]
+    try:
+        return read_verification(stored.raw, shown) if request.kind == "verify" else read_emergence(stored.raw, shown)
+    except AnswerError as error:
+        why.append(f"{request.where}: the answer cannot be read: {error}")
+        return None
+
+
+def _presence(
+    video: Video, requests: Sequence[Request], answers: Answers, options: Options, why: list[str]
+) -> Presence | None:
+    tracks = tracks_of(video)
+    shown = next(tuple(picture.index for picture in request.pictures) for request in requests)
+    try:
+        lost = disappearance(tracks, video.sample.names, shown, shrunk=options.shrunk, grace=options.grace)
+    except ValueError as error:
+        why.append(f"{video.name}: {error}")
+        return None
+    new: tuple[int, ...] | None = ()
+    if options.emergence == "judge":
+        some = [_read(request, answers, why) for request in requests if request.kind == "emergence"]
+        new = None if any(each is None for each in some) else _majority_frames([each.frames for each in some])
+    elif options.emergence == "detector":
+        try:
+            kinds = {each.name: each.kind for each in video.sample.instances}
+            new = emergence_of(read_detections(video.beside(".boxes.json")), tracks, kinds, shown)
+        except ValueError as error:
+            why.append(f"{video.name}: {error}")
+            new = None
+    return Presence(len(shown), lost.frames, new, lost.who)
+
+
+def read_detections(path: Path) -> Mapping[int, Sequence[Detection]]:
+    """A detector's boxes, {frame: [{"class", "score", "box": [x0, y0, x1, y1]}]} as JSON. Raises ValueError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            int(frame): [
+                Detection(str(each["class"]), float(each["score"]), tuple(float(v) for v in each["box"][:4]))  # type: ignore[arg-type]
+                for each in boxes
+            ]
+            for frame, boxes in content.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        form = '{"0": [{"class", "score", "box": [x0, y0, x1, y1]}], ...}'
+        raise ValueError(f"{path.name} cannot be read as boxes, {form}: {error!r:.200}") from None
+
+
+def _majority_frames(said: Sequence[Iterable[int]]) -> tuple[int, ...]:
+    every = [set(frames) for frames in said]
+    return tuple(sorted(k for k in set().union(*every) if sum(k in frames for frames in every) * 2 > len(every)))

@@ -1,0 +1,138 @@
+"""Which prediction a forward belongs to, and whose words: told by the ids of the conditionings, never by positions.
+
+Guiders name their conditionings and predict them in any order, together or apart. Other packs ask for further
+predictions of the same conditionings (skipped layers, disturbed attention). So a row of a batch is told by the id that
+the host gives each conditioning, and it is the guider's own if it is the first of that conditioning in one call of the
+guider (in one context window), asked with the guider's own patches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .bound_rows import bound_rows
+from .run import BINDING, TRACKS, Prompt
+
+__all__ = ["Predictions", "prompt_lists", "prompts_of", "who"]
+
+_PATCHES = ("patches", "patches_replace", "optimized_attention_override")
+
+
+def prompt_lists(conds: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a guider's conditionings that are prompts: "positive"; where that carries no words, all that do but the
+    negative ones."""
+    bound = [name for name, each in conds.items() if any(BINDING in cond for cond in each or ())]
+    if "positive" in bound or not bound:
+        return ("positive",) if conds.get("positive") else ()
+    return tuple(name for name in bound if "negative" not in name)
+
+
+def prompts_of(conds: Mapping[str, Any]) -> dict[Any, Prompt]:
+    """The prompts of a guider by the host's id of each conditioning, in order."""
+    every = [cond for name in prompt_lists(conds) for cond in conds[name]]
+    return {cond["uuid"]: Prompt(i, bound_rows(cond), cond.get(TRACKS)) for i, cond in enumerate(every)}
+
+
+class Predictions:
+    """Follows the predictions of one sampling run.
+
+    notes: of predictions that could not be attributed. asked: whether the guider asked the model for anything since a
+    reader last made it false.
+    """
+
+    def __init__(self) -> None:
+        self.notes: dict[str, None] = {}
+        self._options: Mapping[str, Any] | None = None  # of the guider's call that is open
+        self._made: set[Any] = set()  # (conditioning, window) that it has predicted
+        self.asked = False
+        self._asked: dict[Any, bool] = {}  # conditionings of the open batch: whether they are the guider's own
+        self._ran: set[Any] = set()  # of these, those that the model was called with
+
+    @contextlib.contextmanager
+    def predicting(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """One call of the guider with these model options."""
+        before = self._options, self._made
+        self._options, self._made = options, set()
+        try:
+            yield
+        finally:
+            self._options, self._made = before
+
+    @contextlib.contextmanager
+    def batch(self, conds: Sequence[Any], options: Mapping[str, Any]) -> Iterator[None]:
+        """One batch of conditionings that somebody asks for; a context window has one of its own."""
+        window = options["transformer_options"].get("context_window")
+        place = None if window is None else tuple(window.index_list)
+        ids = dict.fromkeys(cond["uuid"] for each in conds for cond in each or ())
+        own = self._own(options)
+        before = self._asked, self._ran
+        self._asked, self._ran = {name: own and (name, place) not in self._made for name in ids}, set()
+        self.asked |= own
+        if own:
+            self._made.update((name, place) for name in ids)
+        try:
+            yield
+        finally:
+            self._asked, self._ran = before
+
+    def _own(self, options: Mapping[str, Any]) -> bool:
+        if self._options is None:
+            self._note("a prediction was asked for outside of the guider: it is not shown")
+            return False
+        mine, theirs = (each["transformer_options"] for each in (self._options, options))
+        if all(_same(mine.get(key), theirs.get(key)) for key in _PATCHES):
+            return True
+        changed = ", ".join(key for key in _PATCHES if not _same(mine.get(key), theirs.get(key)))
+        self._note(
+            f"a prediction was asked for with patches of its own ({changed}): it is not shown, and "
+            "what the guider predicts with its own patches is"
+        )
+        return False
+
+    def claim(self, ids: Sequence[Any] | None, rows: int, wrapper: Any = None) -> tuple[tuple[Any, bool], ...]:
+        """(conditioning, whether it is the guider's own) of each part of a batch that the model is called with.
+
+        Args:
+            ids: as the host tells them; rows: how many parts there are where it does not.
+            wrapper: the function that another pack has put around the model's calls, if any.
+        """
+        if ids is None:
+            self._note("the model was called without the ids of its conditionings: that call is not shown")
+            return tuple((None, False) for _ in range(max(1, rows)))
+        found = []
+        for name in ids:
+            own = self._asked.get(name, False)
+            if own and name in self._ran:
+                by = "" if wrapper is None else f" ({who(wrapper)} is around the model's calls)"
+                self._note(f"the model was called twice for one conditioning in one prediction{by}: the first is shown")
+                own = False
+            self._ran.add(name)
+            found.append((name, own))
+        return tuple(found)
+
+    def _note(self, text: str) -> None:
+        self.notes[text] = None
+
+
+def who(thing: Any) -> str:
+    """How a function or object of somebody else is called, with the module that it is from."""
+    thing = getattr(thing, "func", thing)  # functools.partial
+    thing = getattr(thing, "__func__", thing)
+    if not hasattr(thing, "__qualname__"):
+        thing = type(thing)
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two options hold the same objects; containers are copied at every merge. Empty is as good as none."""
+    if a is b or (not a and not b):
+        return True
+    if isinstance(a, (str, int, float)):
+        return bool(a == b)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return False

@@ -1,0 +1,173 @@
+"""`python -m training.judge prepare|ask|score`: InterGenEval for generated videos.
+
+    prepare SUITE                       check a suite, make its questions
+    ask SUITE VIDEOS --judge file       write requests.jsonl, take what answers.jsonl holds
+    score SUITE VIDEOS [VIDEOS ...]     tables, and paired differences between models
+
+Nothing is sent anywhere. Each step keeps what it made: run it again to go on. See docs/judging.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from matrix_lib.evaluation.intergen.report import compare, table, write_scores
+from matrix_lib.evaluation.intergen.run import (
+    EMERGENCE,
+    OUT,
+    Options,
+    Video,
+    check,
+    find_videos,
+    prepare,
+    requests_of,
+    score,
+)
+from matrix_lib.evaluation.intergen.scores import VideoScores, score_video
+from matrix_lib.evaluation.intergen.suite import Suite, read_suite
+from matrix_lib.evaluation.judges.files import FileJudge, write_requests
+from matrix_lib.evaluation.judges.judge import Judge, Request
+from matrix_lib.evaluation.judges.store import Answers, ask
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 where everything was done, 2 where something is missing."""
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except ValueError as error:
+        print(f"python -m training.judge: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; everything that was answered is kept: run the same command to go on", file=sys.stderr)
+        return 130
+
+
+def _prepare(given: argparse.Namespace) -> int:
+    suite = read_suite(given.suite)
+    sheets = prepare(suite)
+    asked = sum(len(sheet.asked) for sheet in sheets.values())
+    print(f"{len(suite.samples)} samples, {asked} interactions of 10 questions each, suite {suite.hash}")
+    return 0
+
+
+def _ask(given: argparse.Namespace) -> int:
+    suite = read_suite(given.suite)
+    requests, problems = _requests(suite, given.videos, _options(given))
+    _tell(problems)
+    out = given.videos / OUT
+    count = write_requests(requests, out / "requests.jsonl")
+    print(f"{count} requests are in {out / 'requests.jsonl'}")
+    judge = _judge(given, out)
+    left = ask(requests, judge, Answers(out / "answers.jsonl"), check, progress=_progress)
+    print(f"\n{count - left} of {count} are answered" + (f"; {left} are missing" if left else ""))
+    return 2 if left or problems else 0
+
+
+def _score(given: argparse.Namespace) -> int:
+    suite, options = read_suite(given.suite), _options(given)
+    sheets = prepare(suite)
+    runs, means = {}, {}
+    for folder in given.videos:
+        answers = Answers(folder / OUT / "answers.jsonl")
+        videos, missing = find_videos(suite, folder)
+        scored = [_scored(video, sheets, suite, answers, options) for video in videos]
+        keys = [key for _, keys in scored for key in keys]
+        judges = answers.models(keys)
+        if len(judges) > 1 and not given.mixed:
+            raise ValueError(
+                f"{folder}: several judges answered ({', '.join(sorted(judges))}): say --mixed if you mean it"
+            )
+        found = [one for one, _ in scored]
+        found += [score_video(name, "", [], None, why=["there is no video"]) for name in missing]
+        runs[folder.name], means[folder.name] = found, write_scores(folder, found, suite, options, sorted(judges))
+    print(table(means))
+    if len(runs) > 1:
+        print(compare(runs))
+    missing_some = any(run.complete < run.of for run in means.values())
+    if given.complete and missing_some:
+        raise ValueError("videos are missing from the means (see above), and --complete asks for all of them")
+    return 2 if missing_some else 0
+
+
+def _scored(
+    video: Video, sheets: dict[str, Any], suite: Suite, answers: Answers, options: Options
+) -> tuple[VideoScores, list[str]]:
+    try:
+        requests = requests_of(video, sheets[video.sample.id], suite, options)
+    except ValueError as error:
+        return score_video(video.sample.id, video.seed, [], None, why=[str(error)]), []
+    return score(video, requests, answers, suite, options), [request.key for request in requests]
+
+
+def _requests(suite: Suite, folder: Path, options: Options) -> tuple[list[Request], list[str]]:
+    """Everything that is asked about a folder of videos, and what stands in the way, by name."""
+    sheets = prepare(suite)
+    videos, missing = find_videos(suite, folder)
+    found: list[Request] = []
+    problems = [f"{name}: there is no video" for name in missing]
+    for video in videos:
+        try:
+            found += requests_of(video, sheets[video.sample.id], suite, options)
+        except ValueError as error:
+            problems.append(f"{video.name}: {error}")
+    if not found:
+        raise ValueError(f"nothing in {folder} can be judged: {'; '.join(problems[:5])}")
+    return found, problems
+
+
+def _judge(given: argparse.Namespace, out: Path) -> Judge:
+    return FileJudge(given.answers or out / "answers.jsonl")
+
+
+def _tell(problems: Sequence[str]) -> None:
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+
+
+def _progress(done: int, of: int) -> None:
+    print(f"\r{done} of {of}", end="", flush=True)
+
+
+def _options(given: argparse.Namespace) -> Options:
+    return Options(**{each.name: getattr(given, each.name) for each in fields(Options)})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.judge", description=__doc__.splitlines()[0])
+    steps = parser.add_subparsers(required=True)
+    first = steps.add_parser("prepare", help="check a suite and make its questions")
+    first.set_defaults(run=_prepare)
+    second = steps.add_parser("ask", help="ask a judge about a folder of videos")
+    second.set_defaults(run=_ask)
+    third = steps.add_parser("score", help="scores of one or more folders of videos")
+    third.set_defaults(run=_score)
+    for step in (first, second, third):
+        step.add_argument("suite", type=Path, help="folder with suite.json")
+    second.add_argument("videos", type=Path, help="folder with ID.mp4, or ID/SEED.mp4")
+    second.add_argument("--judge", choices=("file",), default="file", help="who answers (default: file)")
+    second.add_argument("--answers", type=Path, help="answers.jsonl of another program (default: in VIDEOS/intergen)")
+    third.add_argument("videos", type=Path, nargs="+", help="folders of videos, one a model")
+    third.add_argument("--mixed", action="store_true", help="answers of several judges may be averaged")
+    third.add_argument("--complete", action="store_true", help="fail where anything is missing")
+    for step in (second, third):
+        step.add_argument("--repeats", type=int, default=1, help="judgements of each request, odd (default: 1)")
+        step.add_argument("--emergence", choices=EMERGENCE, default="judge", help="who says what is new")
+        step.add_argument("--shrunk", type=float, default=0.0, help="an instance below this share of its area is gone")
+        step.add_argument("--grace", type=int, default=0, help="frames of absence that are forgiven")
+        step.add_argument("--longest", type=int, default=768, help="pixels of a picture's longer side (default: 768)")
+        step.add_argument("--clean", dest="boxes", action="store_false", help="pictures without boxes")
+        step.add_argument("--show-prompt", action="store_true", help="the judge reads the video's prompt")
+        step.add_argument("--shuffle", type=int, help="a seed that mixes the order of the questions")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
