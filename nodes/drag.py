@@ -10,7 +10,7 @@ from ..matrix_lib.core.grid import Framing
 from ..matrix_lib.core.guidance.cut_and_drag import cut_and_drag
 from ..matrix_lib.core.guidance.dual_clock import DualClockDenoising
 from ..matrix_lib.hosts.comfy.steer import steer
-from .sockets import TracksSocket, check_room, ticker, warn_if_broken
+from .sockets import TracksSocket, check_room, start_frame, ticker, warn_if_broken
 
 
 class MatrixCutAndDrag(io.ComfyNode):
@@ -37,6 +37,16 @@ class MatrixCutAndDrag(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The first frame, in the size of the video. Of several, the first."),
                 TracksSocket.Input("tracks", tooltip="Where each instance is in every frame: from masks or boxes."),
+                start_frame(),
+                io.Int.Input(
+                    "length",
+                    default=0,
+                    min=0,
+                    max=100000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Frames of the animation, where the tracks go on longer. 0: to their end.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="frames", tooltip="As many frames as the tracks have, the picture first.")
@@ -44,7 +54,10 @@ class MatrixCutAndDrag(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: Any, tracks: Any) -> io.NodeOutput:
+    def execute(cls, image: Any, tracks: Any, start_frame: int = 0, length: int = 0) -> io.NodeOutput:
+        tracks = tracks.starting(start_frame)
+        if length:
+            tracks = tracks.take(range(min(length, tracks.frames)))
         if tracks.frames == 1:
             raise ValueError(
                 "these tracks are masks of the first frame alone, so nothing moves. Connect tracks of all frames: from "
@@ -122,13 +135,24 @@ class MatrixDualClockDenoising(io.ComfyNode):
                     optional=True,
                     tooltip="What is held longer. Without it: the tracks that the positive conditioning carries.",
                 ),
+                start_frame(),
             ],
             outputs=[io.Model.Output(tooltip="The same MODEL. Connect it to any sampler or guider.")],
         )
 
     @classmethod
-    def execute(cls, model: Any, reference: Any, inside: float, outside: float, cover: float = 0.0, tracks: Any = None):
+    def execute(
+        cls,
+        model: Any,
+        reference: Any,
+        inside: float,
+        outside: float,
+        cover: float = 0.0,
+        tracks: Any = None,
+        start_frame: int = 0,
+    ):
         config = DualClockDenoising(inside, outside, cover)
+        tracks = None if tracks is None else tracks.starting(start_frame)
         warn_if_broken(model)
         return io.NodeOutput(steer(model, config, tracks=tracks, reference=reference))
 

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from ..matrix_lib.core.guidance.schedule import Schedule
 from ..matrix_lib.hosts.comfy.steer import steer
-from .sockets import ScheduleSocket, TracksSocket, warn_if_broken
+from .sockets import ScheduleSocket, TracksSocket, start_frame, warn_if_broken
 
 _ON = {"noisy latent": "noisy", "predicted clean latent": "clean"}
 _REGION = {"boxes": "box", "masks": "mask"}
@@ -120,13 +120,25 @@ class MatrixIntrinsicDenoising(io.ComfyNode):
                     optional=True,
                     tooltip="Strength over the steps, from MATRIX Schedule Curve; steps where it is 0 cost nothing.",
                 ),
+                start_frame(),
             ],
             outputs=[io.Model.Output(tooltip="The same MODEL. Connect it to any sampler or guider.")],
         )
 
     @classmethod
     def execute(
-        cls, model, iterations, scale, rate, noise, on, region, channels, tracks=None, schedule=None
+        cls,
+        model,
+        iterations,
+        scale,
+        rate,
+        noise,
+        on,
+        region,
+        channels,
+        tracks=None,
+        schedule=None,
+        start_frame=0,
     ) -> io.NodeOutput:
         config = IntrinsicDenoising(
             iterations,
@@ -141,7 +153,7 @@ class MatrixIntrinsicDenoising(io.ComfyNode):
             schedule or Schedule(),
         )
         warn_if_broken(model)
-        return io.NodeOutput(steer(model, config, tracks=tracks))
+        return io.NodeOutput(steer(model, config, tracks=None if tracks is None else tracks.starting(start_frame)))
 
 
 NODES = [MatrixIntrinsicDenoising]

@@ -25,6 +25,20 @@ ScheduleSocket = io.Custom("MATRIX_SCHEDULE")
 Sam3TracksSocket = io.Custom("SAM3_TRACK_DATA")
 
 
+def start_frame() -> io.Int.Input:
+    """Which frame of its tracks a clip starts with."""
+    return io.Int.Input(
+        "start_frame",
+        default=0,
+        min=0,
+        max=100000,
+        optional=True,
+        advanced=True,
+        tooltip="For a later clip of a chain: the frame of the tracks that it starts with. 80 for a second clip whose "
+        "first frame is the last of 81.",
+    )
+
+
 def ticker(total: int) -> Callable[[], None]:
     """A step of the progress bar, at which the person may interrupt."""
     bar = comfy.utils.ProgressBar(total)

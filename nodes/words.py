@@ -6,8 +6,9 @@ import node_helpers
 from comfy_api.latest import io, ui
 
 from ..matrix_lib.draw.tokens import table_image, tokens_markdown
+from ..matrix_lib.hosts.comfy.bound_rows import mark_of
 from ..matrix_lib.hosts.comfy.prompts import bind_prompt, encode, reuse
-from .sockets import BindingSocket, TracksSocket
+from .sockets import BindingSocket, TracksSocket, start_frame
 
 _FORMS = {
     "as written": "plain",
@@ -106,6 +107,7 @@ class MatrixBindPrompt(io.ComfyNode):
                     advanced=True,
                     tooltip="HunyuanVideo I2V only: keeps every n-th image token. Lower is more image.",
                 ),
+                start_frame(),
             ],
             outputs=[
                 io.Conditioning.Output("conditioning", tooltip="The encoded prompt, with binding and tracks on board."),
@@ -129,6 +131,7 @@ class MatrixBindPrompt(io.ComfyNode):
         binding=None,
         clip_vision_output=None,
         image_interleave=2,
+        start_frame=0,
     ) -> io.NodeOutput:
         options = {"overlong": _LENGTHS[length], "vision": clip_vision_output, "image_step": image_interleave}
         if binding is None:
@@ -136,9 +139,11 @@ class MatrixBindPrompt(io.ComfyNode):
         else:
             read, binding = reuse(clip, binding, _FORMS[form], **options)
         if tracks is not None:
+            tracks = tracks.starting(start_frame)
             binding.check_tracks(tracks.names)
         values = {"matrix_binding": binding} | ({} if tracks is None else {"matrix_tracks": tracks})
-        conditioning = node_helpers.conditioning_set_values(encode(clip, read), values)
+        encoded = [[rows, {**more, "matrix_encoded": mark_of(rows)}] for rows, more in encode(clip, read)]
+        conditioning = node_helpers.conditioning_set_values(encoded, values)
         picture, table = table_image(binding, tracks), tokens_markdown(binding)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | {"text": (table,)}
         return io.NodeOutput(conditioning, binding, table, picture, ui=shown)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.grid import Grid
 from ..core.guidance.base import Edit, EditsAttention, Recording
+from ..core.guidance.part import RunPart
 from ..core.guidance.scene import GridScene, Spans
 from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import MaskTracks
@@ -38,11 +39,12 @@ class AttentionGuidance(Noted):
     """One guidance in one run: an editor.
 
     Args:
-        grid: the token grid of the whole clip. It and `steps`, the sampling steps of the run, may be set later, before
-            the first call.
+        grid: the token grid of the whole clip. It may be set later, before the first call.
+        steps: of the run, where it is a whole schedule; `begin` says it of any other, before the first call.
         token: the name of the second prediction that it acts in, where it acts in one (`AttentionCall.extra`).
 
-    `notes` say what could not be steered; `variances` what mask normalisation did.
+    `notes` say what could not be steered; `variances` what mask normalisation did. `away`: conditional - perturbed of
+    the last second prediction, where the host keeps it.
     """
 
     title: ClassVar[str] = "guidance"
@@ -50,13 +52,28 @@ class AttentionGuidance(Noted):
     def __init__(
         self, guidance: EditsAttention, grid: Grid | None = None, steps: int = 1, token: Hashable = None
     ) -> None:
-        self.guidance, self.grid, self.steps, self.token = guidance, grid, steps, token
+        self.guidance, self.grid, self.token = guidance, grid, token
+        self.part = RunPart.all_of(steps)
+        self.away: Tensor | None = None
         self.notes: list[str] = []
         self._scenes: dict[tuple[int, int], tuple[GridScene, MaskTracks, PromptBinding | None]] = {}
         self._edits: dict[Hashable, Edit | None] = {}
         self._recorded: dict[Hashable, Edit] = {}
         self._sums: dict[int, tuple[float, list[Tensor]]] = {}
         self._records: dict[int, Recording] = {}
+
+    def begin(self, part: RunPart) -> None:
+        """A run begins."""
+        self.part = part
+        told = [
+            *self.guidance.collapses(part.steps),
+            *part.told([self.strength(i) != 0 for i in range(len(part.places))]),
+        ]
+        self.notes += [note for note in told if note not in self.notes]
+
+    def strength(self, step: int) -> float:
+        """Of a step of the run."""
+        return self.guidance.at(self.part.place(step), self.part.steps)
 
     def wants(self, site: AttentionSite) -> bool:
         layers = self.guidance.layers
@@ -65,12 +82,13 @@ class AttentionGuidance(Noted):
     def edits(self, call: AttentionCall) -> Sequence[Edit | None]:
         if self.guidance.where == "prediction" and call.extra.get(PERTURBED) != self.token:
             return ()
-        strength = self.guidance.at(call.step, self.steps)
+        strength = self.strength(call.step)
         if strength == 0:
             return ()
         return [self._edit(call, row, strength) for row in call.rows]
 
     def finished(self) -> None:
+        self.away = None
         self._scenes.clear()
         self._edits.clear()
         self._recorded.clear()

@@ -5,6 +5,7 @@ B batch, C channels, T latent frames, H, W latent rows and columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -13,16 +14,24 @@ from torch import Tensor
 
 from ..core.grid import Grid
 from ..core.guidance.dual_clock import DualClockDenoising, held
+from ..core.guidance.part import RunPart
+from ..core.noise import NoiseLevel
 from ..core.tracks.tracks import MaskTracks
 from .steps import StepContext
 
 __all__ = ["DualClockHook"]
 
 _MARK = 0x2545F491  # so that its noise is not the sampler's own of the same seed
+_ALIKE = 0.02  # of the reference's mean square: how far from it a clip may be that is the reference
+_KNOWN = 0.3  # correlation from which a latent is taken to hold a noise; chance gives 0
 
 
 class DualClockHook:
     """Holds the latents of one run.
+
+    A refining pass, over a clip that is there, is not held, unless that clip is the reference itself. A later part of
+    a split run is held with the noise of the first one: where its seed is that run's, exactly that; else what is left
+    in the latent.
 
     Args:
         references: for each prompt the latent (C, T, H, W) of its reference clip, as the model sees latents.
@@ -36,7 +45,6 @@ class DualClockHook:
 
     title: ClassVar[str] = "dual-clock denoising"
     asks_model = False
-    fresh_runs_only = True
 
     def __init__(
         self,
@@ -56,24 +64,35 @@ class DualClockHook:
         self.guidance, self.references, self.tracks = guidance, tuple(references), tuple(tracks)
         self.strides, self.prefix_frames, self.seed = strides, prefix_frames, seed
         self._notes: list[str] = []
+        self._part: RunPart | None = None
+        self._own_noise: Tensor | None = None
+        self._free = self._compared = False
         self._key: tuple[object, ...] = ()
         self._rows: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def begin(self, x: Tensor | None, steps: int) -> None:
-        self._key, self._rows = (), None
-        if x is not None and any(self.acts(step, steps) for step in range(steps)):
-            self.prepare(x)
+    def begin(self, x: Tensor | None, part: RunPart) -> None:
+        self._key, self._rows, self._part, self._own_noise = (), None, part, None
+        self._free = self._compared = False
+        acting = [self.acts(at, part.steps) for at in part.places]
+        self._notes += self.guidance.collapses(part.steps)
+        if x is not None and any(acting):
+            reference, *_ = self.prepare(x)
+            self._compared = part.start is not None and part.start.shape == reference.shape
+            if part.refines and self._compared:
+                assert part.start is not None
+                self._leave(float((part.start.to(reference) - reference).square().mean()), reference)
+        self._notes += part.told([each and not self._free for each in acting])
 
-    def acts(self, step: int, steps: int) -> bool:
-        if step == 0 and not self.guidance.idle and not self.guidance.clocks(steps)[0]:
-            self._notes.append(
-                f"of {steps} steps, {self.guidance.inside:.0%} are less than half a step: nothing is held"
-            )
-        return self.guidance.at(step, steps) != 0
+    def tell(self, note: str) -> None:
+        if note not in self._notes:
+            self._notes.append(note)
+
+    def acts(self, step: float, steps: int) -> bool:
+        return not self._free and self.guidance.at(step, steps) != 0
 
     @property
     def notes(self) -> list[str]:
-        """What is held for nobody, and what the tracks do not say."""
+        """What is held for nobody, what the tracks do not say, and what the run is a part of."""
         return list(dict.fromkeys(self._notes))
 
     def figures(self) -> list[str]:
@@ -85,8 +104,42 @@ class DualClockHook:
             return at.x
         front = 0 if at.given_frames is None else at.given_frames.shape[2]
         reference, inside, noise = self.prepare(at.x, front)
+        if self._part is not None and not self._part.begins:
+            if self._part.refines and not self._compared:
+                self._compared = True
+                over = (at.x.float() - at.level.alpha * reference.float()).square().mean() - at.level.sigma**2
+                chance = 4 * at.level.sigma**2 * math.sqrt(2 / at.x.numel())  # of noise that is not quite its size
+                self._leave((float(over) - chance) / max(at.level.alpha**2, 1e-9), reference)
+                if self._free:
+                    return at.x
+            if not self._part.refines:
+                noise = self._going_on(at.x, reference, inside, noise, at.level)
         everywhere = self.guidance.everywhere(at.step, at.steps)
         return held(at.x, reference, noise, at.level, None if everywhere else inside)
+
+    def _leave(self, apart: float, reference: Tensor) -> None:
+        """`apart`: mean square distance of what is refined from the reference."""
+        self._free = apart > _ALIKE * float(reference.float().square().mean())
+        if self._free:
+            self._notes.append(
+                "this run refines a clip that is not the reference, so it is not held: the clip would be lost. To "
+                "begin from the rough animation itself, sample its own latent"
+            )
+
+    def _going_on(self, x: Tensor, reference: Tensor, inside: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+        """The noise that the earlier part of the run was held with, as far as it can be known."""
+        if self._own_noise is None:
+            left = (x.float() - level.alpha * reference.float()) / level.sigma
+            where = inside.expand_as(left) if inside.any() else torch.ones_like(left, dtype=torch.bool)
+            a, b = left[where], noise.to(left)[where]
+            known = float((a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-9))
+            self._own_noise = noise if known > _KNOWN else left
+            if known <= _KNOWN:
+                self._notes.append(
+                    "the earlier part of this run was held with noise of another seed, so what is left of it in the "
+                    "latent is used; the same seed in both samplers makes them exactly one run"
+                )
+        return self._own_noise.to(x.device)
 
     def prepare(self, x: Tensor, front: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Reference, inside and noise for latents like x, whose first `front` frames (of the clip, prefix included) are

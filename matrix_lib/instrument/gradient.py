@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.attention.pooled_maps import Pool
 from ..core.grid import Grid
 from ..core.guidance.gradient import GradientGuidance
+from ..core.guidance.part import RunPart
 from ..core.losses.batch import PoolBatch
 from ..core.losses.maps import grounding_maps, propagation_maps
 from ..core.losses.mask_loss import alignment_loss
@@ -50,7 +51,6 @@ class GradientHook(BaseObserver):
 
     title: ClassVar[str] = "gradient guidance"
     asks_model = True
-    fresh_runs_only = False
     prefix_frames = seed = 0
 
     def __init__(
@@ -59,7 +59,7 @@ class GradientHook(BaseObserver):
         self.guidance, self.grid = guidance, grid
         self._last = next((site for site in reversed(sites) if self.wants(site)), None)
         self.notes: list[str] = []
-        self.losses: list[tuple[int, float]] = []
+        self.losses: list[tuple[float, float]] = []
         self._targets: dict[tuple[int, int], tuple[_Aim | None, MaskTracks, PromptBinding]] = {}
         self._maps: dict[Hashable, _Row] = {}
         self._leaf: Tensor | None = None
@@ -67,10 +67,16 @@ class GradientHook(BaseObserver):
         self._loss: Tensor | float = 0.0
         self._backward = False
 
-    def begin(self, x: Tensor | None, steps: int) -> None:
+    def begin(self, x: Tensor | None, part: RunPart) -> None:
         self.losses.clear()
+        told = [*self.guidance.collapses(part.steps), *part.told([self.acts(at, part.steps) for at in part.places])]
+        self.notes += [note for note in told if note not in self.notes]
 
-    def acts(self, step: int, steps: int) -> bool:
+    def tell(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def acts(self, step: float, steps: int) -> bool:
         return self.guidance.at(step, steps) != 0
 
     def __call__(self, at: StepContext) -> Tensor:
@@ -82,7 +88,7 @@ class GradientHook(BaseObserver):
 
     def figures(self) -> list[str]:
         """What was measured, a line each."""
-        return [f"step {step}: loss {loss:.4f}" for step, loss in self.losses]
+        return [f"step {step:g}: loss {loss:.4f}" for step, loss in self.losses]
 
     def wants(self, site: AttentionSite) -> bool:
         guidance = self.guidance
@@ -129,7 +135,7 @@ class GradientHook(BaseObserver):
         self._gradient = part if self._gradient is None else self._gradient + part
         self._loss = self._loss + total.detach()
 
-    def end(self, step: int) -> Tensor | None:
+    def end(self, step: float) -> Tensor | None:
         """The gradient of the prediction, like its leaf; None where nothing was aligned."""
         found, self._leaf, self._gradient = self._gradient, None, None
         if found is not None:

@@ -6,6 +6,7 @@ B batch, C channels, T latent frames, H, W latent rows and columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..core.grid import Grid
 from ..core.guidance.intrinsic import IntrinsicDenoising, RowPriors, TemporalPrior, refine
+from ..core.guidance.part import RunPart
 from ..core.noise import NoiseLevel
 from ..core.tracks.tracks import MaskTracks
 from .steps import StepContext
@@ -24,9 +26,9 @@ __all__ = ["IntrinsicHook", "StepTau"]
 
 @dataclass(frozen=True)
 class StepTau:
-    """tau, mean over the batch, before and after the iterations of one step."""
+    """tau, mean over the batch, before and after the iterations of one step of the whole schedule."""
 
-    step: int
+    step: float
     sigma: float
     before: float
     after: float
@@ -45,7 +47,6 @@ class IntrinsicHook:
 
     title: ClassVar[str] = "intrinsic denoising"
     asks_model = True
-    fresh_runs_only = False
 
     def __init__(
         self,
@@ -61,25 +62,40 @@ class IntrinsicHook:
         self._priors: RowPriors | None = None
         self._shape: tuple[int, ...] = ()
         self._draws: list[torch.Generator] = []
-        self._taus: list[tuple[int, float, Tensor, Tensor]] = []
+        self._taus: list[tuple[float, float, Tensor, Tensor]] = []
+        self._told: list[str] = []
+        self._drawn = 0
 
-    def begin(self, x: Tensor | None, steps: int) -> None:
+    def begin(self, x: Tensor | None, part: RunPart) -> None:
         self._draws, self._taus = [], []  # the same seed gives the same noise
+        self._told = [
+            *self.guidance.collapses(part.steps),
+            *part.told([self.acts(at, part.steps) for at in part.places]),
+        ]
+        # a later part of a split run goes on with the noise where the earlier ones stopped
+        before = [] if part.begins or part.refines else range(math.ceil(part.places[0] - 1e-6))
+        self._drawn = sum(self.acts(at, part.steps) for at in before) * self.guidance.iterations
         if x is not None:
             self.prepare((x.shape[0], *x.shape[2:]))
 
-    def acts(self, step: int, steps: int) -> bool:
+    def tell(self, note: str) -> None:
+        if note not in self._told:
+            self._told.append(note)
+
+    def acts(self, step: float, steps: int) -> bool:
         return self.guidance.at(step, steps) != 0
 
     @property
     def notes(self) -> list[str]:
-        """Instances that have no motion to speak of."""
-        return list(dict.fromkeys(note for row in self._rows for prior in row for note in prior.notes))
+        """Instances that have no motion to speak of, and what the run is a part of."""
+        return list(
+            dict.fromkeys([*(note for row in self._rows for prior in row for note in prior.notes), *self._told])
+        )
 
     def figures(self) -> list[str]:
         """What was measured, a line each."""
         return [
-            f"step {at.step}, sigma {at.sigma:.3f}: tau {at.before:.3f} before, {at.after:.3f} after"
+            f"step {at.step:g}, sigma {at.sigma:.3f}: tau {at.before:.3f} before, {at.after:.3f} after"
             for at in self.taus()
         ]
 
@@ -141,6 +157,9 @@ class IntrinsicHook:
             self._draws = [
                 torch.Generator().manual_seed(((self.seed + i) ^ 0x5DEECE66D) % 2**63) for i in range(len(x))
             ]
+            for draw in self._draws if self.guidance.noise else ():
+                for _ in range(self._drawn):
+                    torch.randn(x.shape[1:], generator=draw)
         rows = [torch.randn(x.shape[1:], generator=draw) for draw in self._draws]
         return torch.stack(rows).to(x)
 

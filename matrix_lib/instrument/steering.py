@@ -13,6 +13,7 @@ from ..core.guidance.base import Guidance
 from ..core.guidance.dual_clock import DualClockDenoising
 from ..core.guidance.gradient import GradientGuidance
 from ..core.guidance.intrinsic import IntrinsicDenoising
+from ..core.guidance.part import RunPart
 from ..core.sites import AttentionSite
 from ..core.tracks.tracks import MaskTracks
 from .attention_guidance import AttentionGuidance
@@ -30,7 +31,8 @@ class SteeredRun:
     """What a host knows of a run that is steered.
 
     Args:
-        grid: the token grid of the clip, None where the first forward tells it. steps: of the sampler.
+        grid: the token grid of the clip, None where the first forward tells it.
+        part: of which schedule the run is which part, None where that is told later.
         sites: of the model, in the order in which they run.
         strides: (time, space), pixels per latent element.
         tracks: for each prompt those that its latents follow.
@@ -39,7 +41,7 @@ class SteeredRun:
     """
 
     grid: Grid | None = None
-    steps: int = 1
+    part: RunPart | None = None
     sites: Sequence[AttentionSite] = ()
     strides: tuple[int, int] = (4, 8)
     tracks: Sequence[Sequence[MaskTracks]] = ()
@@ -65,4 +67,7 @@ def actor_for(guidance: Any, run: SteeredRun) -> Actor:
     """Who acts in a run under `guidance`."""
     if guidance.where == "step":
         return _HOOKS[type(guidance)](guidance, run)
-    return AttentionGuidance(guidance, run.grid, run.steps, run.token)
+    editor = AttentionGuidance(guidance, run.grid, token=run.token)
+    if run.part is not None:
+        editor.begin(run.part)
+    return editor

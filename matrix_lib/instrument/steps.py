@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..core.guidance.part import RunPart
 from ..core.noise import NoiseLevel
 
 __all__ = ["StepContext", "StepHook"]
@@ -17,13 +18,13 @@ __all__ = ["StepContext", "StepHook"]
 class StepContext(Protocol):
     """The latent before one step of a run, and the model there. Hosts make one for each step.
 
-    x: the latent. level: how noisy it is. given_frames: latent frames (B, C, n, H, W) in front of x that the model sees
-    and nobody samples, or None.
+    x: the latent. level: how noisy it is. step, steps: of the whole schedule, see `RunPart`. given_frames: latent
+    frames (B, C, n, H, W) in front of x that the model sees and nobody samples, or None.
     """
 
     x: Tensor
     level: NoiseLevel
-    step: int
+    step: float
     steps: int
     given_frames: Tensor | None
 
@@ -42,23 +43,24 @@ class StepHook(Protocol):
     """Changes the latent before the steps of one run.
 
     asks_model: whether it asks for predictions; a hook that asks for none costs nothing.
-    fresh_runs_only: not in runs that add no noise, which go on with the latent of another run.
     prefix_frames: latent frames in front of the clip. seed: row i of the batch draws its noise from `seed + i`. Both
     may be set before the run begins.
     """
 
     asks_model: bool
-    fresh_runs_only: bool
     prefix_frames: int
     seed: int
 
-    def begin(self, x: Tensor | None, steps: int) -> None:
-        """A run of `steps` steps begins, with latents like x where these are known.
+    def begin(self, x: Tensor | None, part: RunPart) -> None:
+        """A run begins, with latents like x where these are known.
 
         Raises ValueError for what cannot work."""
 
-    def acts(self, step: int, steps: int) -> bool:
-        """Whether anything happens before a step."""
+    def tell(self, note: str) -> None:
+        """Adds a sentence for people to the notes of the run, once."""
+
+    def acts(self, step: float, steps: int) -> bool:
+        """Whether anything happens before a step of the whole schedule."""
 
     def __call__(self, at: StepContext) -> Tensor:
         """The latent before a step, changed; `at.x` itself where nothing changes. Where it is the last one that was

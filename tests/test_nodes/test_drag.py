@@ -63,3 +63,29 @@ def test_sampling_is_held(pack, tracks):
             "MatrixDualClockDenoising", model=model, reference={"samples": torch.zeros(1, 4, 8, 8)}, inside=0.5,
             outside=0.0,
         )  # fmt: skip
+
+
+def test_a_later_clip_of_a_chain_goes_on_where_the_one_before_stopped(pack, picture):
+    """Tracks of the whole chain: the second clip's animation is that of the tracks from its own first frame on."""
+    keys = {"dog": {0: (4, 6, 20, 22), 8: (36, 20, 52, 36)}}
+    chain = pack.lib("core.tracks.tracks").MaskTracks.from_boxes(keys, 9, HEIGHT, WIDTH)
+    later = pack.run("MatrixCutAndDrag", image=picture, tracks=chain, start_frame=4).result[0]
+    want = pack.run("MatrixCutAndDrag", image=picture, tracks=chain.take(range(4, 9))).result[0]
+    assert torch.equal(later, want)
+    first = pack.run("MatrixCutAndDrag", image=picture, tracks=chain, length=5).result[0]
+    assert torch.equal(first, pack.run("MatrixCutAndDrag", image=picture, tracks=chain.take(range(5))).result[0])
+    assert not torch.equal(first, later)
+    with pytest.raises(ValueError, match="a clip cannot start with frame 9"):
+        pack.run("MatrixCutAndDrag", image=picture, tracks=chain, start_frame=9)
+    model, z = native_model(FAMILY), latent(FAMILY, 1, SIZE)
+    rough = {"samples": torch.randn(z.shape, generator=torch.Generator().manual_seed(2))}
+    given = conditioning(FAMILY, 1, SIZE), conditioning(FAMILY, 2, SIZE), z
+    outs = []
+    for tracks, start in ((chain, 4), (chain.take(range(4, 9)), 0), (chain, 0)):
+        held = pack.run(
+            "MatrixDualClockDenoising", model=model, reference=rough, inside=0.7, outside=0.0, tracks=tracks,
+            start_frame=start,
+        ).result[0]  # fmt: skip
+        outs.append(sample(held, *given, cfg=1.0))
+    assert torch.equal(outs[0], outs[1])
+    assert not torch.equal(outs[0], outs[2])

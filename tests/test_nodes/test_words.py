@@ -47,7 +47,7 @@ def test_conditioning_is_the_hosts_with_the_binding_on_board(run: Any, clips: An
     with torch.inference_mode():
         theirs = clips(family).encode_from_tokens_scheduled(clips(family).tokenize(PROMPT))
     assert torch.equal(conditioning[0][0], theirs[0][0])
-    assert set(conditioning[0][1]) == set(theirs[0][1]) | {"matrix_binding"}
+    assert set(conditioning[0][1]) == set(theirs[0][1]) | {"matrix_binding", "matrix_encoded"}
     assert conditioning[0][1]["matrix_binding"] is binding
     assert conditioning[0][0].shape[1] == binding.length
     assert length in (None, binding.length)

@@ -69,9 +69,15 @@ class Guidance:
         """Whether the prediction without the prompt is steered, too."""
         return False
 
-    def at(self, step: int, steps: int) -> float:
-        """How strong it is at one of `steps` steps; 0: the step is left alone."""
+    def at(self, step: float, steps: int) -> float:
+        """How strong it is at one of the `steps` steps of the whole schedule; 0: the step is left alone."""
         return 0.0 if self.idle else 1.0
+
+    def collapses(self, steps: int) -> list[str]:
+        """Sentences for people about settings that say nothing, or all, in a schedule of so few steps."""
+        if self.idle or any(self.at(step, steps) for step in range(steps)):
+            return []
+        return [f"none of the {steps} steps is acted on: its schedule is 0 at all of them"]
 
     def check_layers(self, known: Iterable[int]) -> None:
         """Raises ValueError where it names layers that the model does not have."""

@@ -27,7 +27,7 @@ __all__ = ["DualClockDenoising", "held"]
 
 @dataclass(frozen=True)
 class DualClockDenoising(Guidance):
-    """Two clocks, as shares of the steps of a run.
+    """Two clocks, as shares of the steps of a run; where it is part of a longer schedule, of the steps of that.
 
     Args:
         inside: share of the steps after which the inside of the tracks is the model's own. The paper's 9 of 50 for
@@ -65,11 +65,28 @@ class DualClockDenoising(Guidance):
         """The steps from which (inside, outside) are free. 0: they always are."""
         return round(self.inside * steps), round(self.outside * steps)
 
-    def at(self, step: int, steps: int) -> float:
+    def at(self, step: float, steps: int) -> float:
         """1 where anything is held before a step."""
         return float(not self.idle and step <= self.clocks(steps)[0] != 0)
 
-    def everywhere(self, step: int, steps: int) -> bool:
+    def collapses(self, steps: int) -> list[str]:
+        inside, outside = self.clocks(steps)
+        if self.idle:
+            return []
+        if not inside:
+            return [f"of {steps} steps, {self.inside:.0%} are less than half a step: nothing is held"]
+        if self.outside and not outside:
+            return [
+                f"of {steps} steps, {self.outside:.0%} are less than half a step: outside of the tracks nothing is held"
+            ]
+        if inside == outside and self.inside != self.outside:
+            return [
+                f"of {steps} steps, {self.inside:.0%} and {self.outside:.0%} are the same step {inside}: inside and "
+                "outside of the tracks are held alike"
+            ]
+        return []
+
+    def everywhere(self, step: float, steps: int) -> bool:
         """Whether the outside is held, too."""
         return step <= self.clocks(steps)[1] != 0
 

@@ -60,6 +60,6 @@ class GradientGuidance(Guidance):
     def check_layers(self, known: Iterable[int]) -> None:
         self.layers.check(known)
 
-    def at(self, step: int, steps: int) -> float:
+    def at(self, step: float, steps: int) -> float:
         """The size of an update at a step, as a share of the noise."""
         return 0.0 if self.idle else self.strength * self.schedule.at(step, steps)

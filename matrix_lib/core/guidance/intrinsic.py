@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from ..grid import Framing, Grid
 from ..noise import NoiseLevel
-from ..tracks.token_masks import default_framing
+from ..tracks.token_masks import cut_notes, default_framing
 from ..tracks.tracks import MaskTracks
 from .base import Guidance, Where
 from .schedule import Schedule
@@ -105,7 +105,7 @@ class IntrinsicDenoising(Guidance):
     def idle(self) -> bool:
         return self.iterations == 0
 
-    def at(self, step: int, steps: int) -> float:
+    def at(self, step: float, steps: int) -> float:
         """The schedule's factor at a step."""
         return 0.0 if self.idle else self.schedule.at(step, steps)
 
@@ -198,7 +198,7 @@ class TemporalPrior:
         normalise: bool = False,
     ) -> None:
         self.grid, self.channels, self.normalise = grid, channels, normalise
-        self.notes: list[str] = []
+        self.notes = cut_notes(tracks, grid)
         cover = tracks.to_grid(grid, "area") if region == "mask" else None
         self._samples: list[_Samples] = []
         for name, boxes in latent_boxes(tracks, grid).items():

@@ -60,8 +60,16 @@ class Partition(EditsAttention):
     def steers_uncond(self) -> bool:
         return self.branches == "both"
 
-    def at(self, step: int, steps: int) -> float:
+    def at(self, step: float, steps: int) -> float:
         return float(step < self.frozen_steps and self.schedule.at(step, steps) > 0)
+
+    def collapses(self, steps: int) -> list[str]:
+        if self.frozen_steps >= steps and all(self.at(step, steps) for step in range(steps)):
+            return [
+                f"all {steps} steps are masked (frozen_steps {self.frozen_steps}), so that the model never sees the "
+                f"clip as a whole; the paper masks 4 of 50: try frozen_steps {max(steps // 4, 1)}"
+            ]
+        return super().collapses(steps)
 
     def edit(self, scene: CallScene | None, spans: Spans, strength: float, text: bool, video: bool) -> Edit | None:
         assert scene is not None

@@ -51,7 +51,7 @@ class Perturbation(EditsAttention):
     def needs_tracks(self) -> bool:
         return self.bound
 
-    def at(self, step: int, steps: int) -> float:
+    def at(self, step: float, steps: int) -> float:
         return self.scale * self.schedule.at(step, steps)
 
     def edit(self, scene: CallScene | None, spans: Spans, strength: float, text: bool, video: bool) -> Edit | None:

@@ -78,7 +78,7 @@ class RegionBias(EditsAttention):
     def steers_uncond(self) -> bool:
         return self.branches == "both"
 
-    def at(self, step: int, steps: int) -> float:
+    def at(self, step: float, steps: int) -> float:
         return 0.0 if self.idle else self.schedule.at(step, steps)
 
     def weight(self, name: str) -> float:

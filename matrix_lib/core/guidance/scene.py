@@ -16,6 +16,7 @@ from torch import Tensor
 from ..attention.regions import signatures
 from ..grid import Grid
 from ..sites import AttentionCall
+from ..tracks.token_masks import cut_notes
 from ..tracks.tracks import MaskTracks
 from ..words.binding import PromptBinding
 
@@ -70,7 +71,10 @@ class GridScene:
         self.known = torch.tensor(on_grid.known)
         visible = self.inside.flatten(1).any(1)
         self.rows = binding.length if binding is not None else 0
-        self.notes = [f"{name!r} shows in no token frame: it is not steered" for name in self._where(~visible)]
+        self.notes = [
+            *cut_notes(tracks, grid),
+            *(f"{name!r} shows in no token frame: it is not steered" for name in self._where(~visible)),
+        ]
         self.words: list[tuple[Tensor, tuple[int, ...]]] = []
         if binding is not None:
             binding.check_tracks(self.names)
@@ -114,9 +118,18 @@ class GridScene:
                 f"{call.site.name} runs on a {call.grid.shape} token grid, but the clip's is {self.grid.shape}: "
                 "something else changed this model's sequence, and tracks cannot be laid over it"
             )
+        words = self._copied(call.text_k[1]) if call.text_k is not None else tuple(self.words)
         known = self.known[frames].repeat_interleave(self.grid.frame_size)
         cover, inside = self.cover[:, frames].flatten(1), self.inside[:, frames].flatten(1)
-        return CallScene(self.names, cover, inside, known, tuple(self.words))
+        return CallScene(self.names, cover, inside, known, words)
+
+    def _copied(self, length: int) -> tuple[tuple[Tensor, tuple[int, ...]], ...]:
+        """The words in a conditioning of `length` rows: a shorter prompt is repeated to batch it with a longer one, and
+        a word is then all of its copies."""
+        if not self.rows or length <= self.rows or length % self.rows:
+            return tuple(self.words)
+        starts = range(0, length, self.rows)
+        return tuple((who, tuple(start + row for start in starts for row in rows)) for who, rows in self.words)
 
 
 class CallRegions:

@@ -1,4 +1,5 @@
-"""A strength over the steps of a run. Positions are shares of its steps, 0 the first and 1 the last."""
+"""A strength over the steps of a run. Positions are shares of its steps, 0 the first and 1 the last; where a run is
+part of a longer schedule, of the steps of that (`part.RunPart`)."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ class Schedule:
         if self.easing not in get_args(Easing):
             raise ValueError(f"easing is one of {', '.join(get_args(Easing))}; got {self.easing!r}")
 
-    def at(self, step: int, steps: int) -> float:
-        """The strength at one of `steps` steps."""
+    def at(self, step: float, steps: int) -> float:
+        """The strength at one of the `steps` steps of the whole schedule."""
         position = step / (steps - 1) if steps > 1 else 0.0
         if not self.start <= position <= self.end:
             return 0.0

@@ -21,7 +21,7 @@ from . import runs
 if TYPE_CHECKING:
     from .tracks import MaskTracks
 
-__all__ = ["GridTracks", "Resize", "default_framing", "project"]
+__all__ = ["GridTracks", "Resize", "cut_notes", "default_framing", "project"]
 
 Resize = Literal["nearest", "nearest-exact", "area"]
 Array = NDArray[Any]
@@ -157,6 +157,17 @@ def _axes(grid: Grid, framing: Framing) -> tuple[_Axis, _Axis]:
     return rows, _Axis(left, width, framing.target[1], pw, grid.width)
 
 
+def cut_notes(tracks: MaskTracks, grid: Grid) -> list[str]:
+    """A sentence for people where the tracks go on behind the clip's end: a later clip of a chain needs their rest."""
+    used = int(grid.pixel_spans()[-1][1])
+    if tracks.frames <= used or tracks.frames == 1:
+        return []
+    return [
+        f"the tracks have {tracks.frames} frames; the first {used} are used. For a later clip of a chain, say which "
+        "frame it starts with (start_frame)"
+    ]
+
+
 def _time(tracks: MaskTracks, grid: Grid) -> tuple[Array, Array, list[str]]:
     """Token frame of each pixel frame that is used, known token frames, notes."""
     spans = np.array(grid.pixel_spans(), dtype=np.int64)
@@ -172,8 +183,7 @@ def _time(tracks: MaskTracks, grid: Grid) -> tuple[Array, Array, list[str]]:
                 f"the tracks have {tracks.frames} frames, but the video has {grid.pixel_frames}. Give tracks of "
                 f"{grid.pixel_frames} frames (longer ones are cut at the end), or of the first frame alone."
             )
-        if short < 0:
-            notes.append(f"the tracks have {tracks.frames} frames; the first {spans[-1, 1]} are used")
+        notes += cut_notes(tracks, grid)
         frames = np.arange(min(tracks.frames, int(spans[-1, 1])))
         token_of = np.searchsorted(spans[:, 1], frames, side="right")
     known = np.zeros(grid.frames, dtype=bool)

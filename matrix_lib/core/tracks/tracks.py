@@ -262,6 +262,15 @@ class MaskTracks:
         tracks = tuple(t.with_frames(t.frame(i) for i in frames) for t in self.tracks)
         return replace(self, tracks=tracks, frames=len(frames), fps=self.fps if fps is None else fps)
 
+    def starting(self, frame: int) -> MaskTracks:
+        """The clip from `frame` on: what a later clip of a chain shows. Raises ValueError for one that is not there."""
+        if not 0 <= frame < self.frames:
+            raise ValueError(
+                f"the tracks have {self.frames} frames, numbered from 0, so a clip cannot start with frame {frame}: "
+                "give a start_frame that they have, or longer tracks"
+            )
+        return self if frame == 0 else self.take(range(frame, self.frames))
+
     def at_fps(self, fps: float, frames: int | None = None) -> MaskTracks:
         """The clip played at `fps`: each new frame takes the latest old one of its time. `frames` cuts the end off."""
         check_size(1, 1, 1, fps)

@@ -12,13 +12,14 @@ a `Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
+from ...core.guidance.part import RunPart
 from ...core.no_compile import hidden
 from ...core.sites import AttentionSite
 from ...instrument.editing import EditRunner
@@ -26,17 +27,20 @@ from ...instrument.gradient import StopForward
 from ...instrument.session import Session
 from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
-from .attribution import Predictions, prompts_of
+from .attribution import Predictions, prompt_lists, prompts_of
 from .autograd import plain_tensors, pytorch_kernel, running_blocks
+from .bound_rows import row_notes
 from .compiled import apart
+from .extra import OWNER, isolated
 from .families import family
 from .layout import Layout, layout_of
 from .model import backbone_of, diffusion_model, grid_of
 from .override import Foreign, Override, Troubles
+from .parts import run_part
 from .run import FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, Run, RunInfo
 from .steps import stepped
 
-__all__ = ["attach", "perturbed"]
+__all__ = ["answered", "attach", "editor_of", "perturbed"]
 
 Sites = list[tuple[nn.Module, AttentionSite]]
 _SKIPPED = "the model was not asked at some steps (a cache answered): they are not in the maps"
@@ -68,7 +72,19 @@ def perturbed(options: dict[str, Any], token: Any) -> tuple[RunInfo, dict[str, A
     holder = inner.get(KEY)
     if not isinstance(holder, _Runs):
         return None
-    return holder.runs[0].info, {**options, "transformer_options": {**inner, PERTURBED_KEY: token}}
+    return holder.runs[0].info, {**options, "transformer_options": {**isolated(inner), PERTURBED_KEY: token}}
+
+
+def answered(options: dict[str, Any], conds: Iterable[dict[str, Any]]) -> bool:
+    """Inside a run: whether a cache answered the last prediction of these conditionings, so that no block ran."""
+    holder = options.get("transformer_options", {}).get(KEY)
+    return isinstance(holder, _Runs) and any(holder.ran.get(cond["uuid"]) is False for cond in conds)
+
+
+def editor_of(options: dict[str, Any], token: object) -> Any:
+    """Inside a run: the editor of the second prediction called `token`."""
+    runs = options["transformer_options"][KEY].runs
+    return next(each for run in runs for each in run.session.editors if getattr(each, "token", None) is token)
 
 
 # -- the wrappers -----------------------------------------------------------------------------------------------------
@@ -78,6 +94,8 @@ class _Runs:
     def __init__(self, runs: list[Run], network: nn.Module) -> None:
         self.runs = runs
         self.editing = EditRunner() if any(run.session.editors for run in runs) else None
+        self.ran: dict[Any, bool] = {}  # for each conditioning, whether its last prediction ran, or a cache answered
+        self.owners: dict[Any, Any] = {}  # of ids of our own predictions' conditionings, those that they are of
         self.predictions, self.troubles, self.foreign = Predictions(), Troubles(), Foreign()
         self.compiled = Compiled(self.troubles.add)
         self._logged: set[str] = set()
@@ -123,7 +141,8 @@ def _outer_sample(
     factories = options.get(KEY, ())
     if not factories or isinstance(factories, _Runs):
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    runs = [_start(guider, noise, sigmas, factory) for factory in factories]
+    part = run_part(guider.model_patcher, sigmas, noise, latent_image)
+    runs = [_start(guider, noise, sigmas, part, factory) for factory in factories]
     holder = _Runs(runs, diffusion_model(guider.model_patcher.model))
     # denoise_mask, callback, disable_pbar, seed: the host passes the callback by position
     given = list(args)
@@ -134,10 +153,8 @@ def _outer_sample(
     ours = {KEY: holder, FRONT_FRAMES: runs[0].info.front_frames}
     guider.model_options = {**guider.model_options, "transformer_options": {**options, **ours}}
     hooks = [hook for run in runs for hook in run.session.hooks]
-    if not torch.as_tensor(noise).any():
-        hooks = [hook for hook in hooks if not hook.fresh_runs_only]
     try:
-        sampler = stepped(sampler, hooks) if hooks else sampler
+        sampler = stepped(sampler, hooks, part) if hooks else sampler
         return executor(noise, latent_image, sampler, sigmas, *given, **kwargs)
     finally:
         holder.tell(done=True)
@@ -145,7 +162,7 @@ def _outer_sample(
             run.session.finished()
 
 
-def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInfo], Session]) -> Run:
+def _start(guider: Any, noise: Tensor, sigmas: Tensor, part: RunPart, factory: Callable[[RunInfo], Session]) -> Run:
     patcher = guider.model_patcher
     spec = backbone_of(patcher)
     modules = find_sites(diffusion_model(patcher.model), spec.native)
@@ -167,6 +184,8 @@ def _start(guider: Any, noise: Tensor, sigmas: Tensor, factory: Callable[[RunInf
         latent_in=patcher.model.process_latent_in,
         channels=int(patcher.model.latent_format.latent_channels),
         front_frames=front_frames,
+        part=part,
+        notes=tuple(row_notes([cond for name in prompt_lists(guider.conds) for cond in guider.conds[name]])),
     )
     return Run(info, factory(info), modules, prompts)
 
@@ -199,6 +218,8 @@ def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, times
     options = model_options.get("transformer_options", {})
     holder = options.get(KEY)
     if not isinstance(holder, _Runs) or PERTURBED_KEY in options:
+        if isinstance(holder, _Runs):
+            holder.owners.update((cond["uuid"], cond[OWNER]) for each in conds for cond in each or () if OWNER in cond)
         return executor(model, conds, x_in, timestep, model_options)
     with holder.predictions.batch(conds, model_options):
         return executor(model, conds, x_in, timestep, model_options)
@@ -238,6 +259,8 @@ def _apply_model(
     with marked(wanted, running, leave=override.left):
         if GRADIENT_KEY not in options:
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            if PERTURBED_KEY not in options:
+                holder.ran.update((name, bool(running.entered)) for name, own in chunks if own)
             _check_ran(holder, layout, wanted, running)
             return out
         with running_blocks(module, sites, running, again=options[GRADIENT_KEY]):
@@ -258,7 +281,7 @@ def _chunks(holder: _Runs, options: dict[str, Any]) -> tuple[tuple[Any, bool], .
     """For each part of a batch its conditioning, and whether it is the guider's own prediction, or one of ours."""
     ids = options.get("uuids")
     if PERTURBED_KEY in options and ids is not None:
-        return tuple((name, True) for name in ids)
+        return tuple((holder.owners.get(name, name), True) for name in ids)
     return holder.predictions.claim(ids, len(options.get("cond_or_uncond") or ()))
 
 

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .bound_rows import bound_rows
 from .run import BINDING, TRACKS, Prompt
 
 __all__ = ["Predictions", "prompt_lists", "prompts_of", "who"]
@@ -31,7 +32,7 @@ def prompt_lists(conds: Mapping[str, Any]) -> tuple[str, ...]:
 def prompts_of(conds: Mapping[str, Any]) -> dict[Any, Prompt]:
     """The prompts of a guider by the host's id of each conditioning, in order."""
     every = [cond for name in prompt_lists(conds) for cond in conds[name]]
-    return {cond["uuid"]: Prompt(i, cond.get(BINDING), cond.get(TRACKS)) for i, cond in enumerate(every)}
+    return {cond["uuid"]: Prompt(i, bound_rows(cond), cond.get(TRACKS)) for i, cond in enumerate(every)}
 
 
 class Predictions:

@@ -22,6 +22,7 @@ from ..modules import Running
 
 __all__ = ["differentiable", "plain_tensors", "plain_weights", "pytorch_kernel", "running_blocks"]
 
+_NONE = object()
 # HunyuanVideo's blocks add to the input of these in place
 _NORMS = ("img_norm1", "img_norm2", "txt_norm1", "txt_norm2", "pre_norm")
 
@@ -76,7 +77,7 @@ def running_blocks(
     A block that runs again in the backward pass is not called, so that no hook of its own fires: where the block itself
     is an attention site, `running` is told here.
     """
-    blocks, handles = _blocks(root, sites), []
+    blocks, handles, before = _blocks(root, sites), [], []
     site_of = {id(module): site for module, site in sites}
 
     def forward_of(block: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,11 +102,15 @@ def running_blocks(
             for name in _NORMS:
                 if isinstance(norm := getattr(block, name, None), nn.Module):
                     handles.append(norm.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:])))
+            before.append((block, block.__dict__.get("forward", _NONE)))
             block.forward = forward_of(block, block.forward)
         yield
     finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
+        for block, own in reversed(before):  # another pack may have put a forward there, and it stays
+            if own is _NONE:
+                block.__dict__.pop("forward", None)
+            else:
+                block.forward = own
         for handle in handles:
             handle.remove()
 

@@ -17,6 +17,7 @@ from ...core.words.forms import write_tags, write_target
 from ...core.words.phrases import PhraseSpec
 from ...core.words.prompt import Segment, parse_prompt
 from ..tokens import Piece, fast_pieces, sentencepiece_pieces, shifted
+from .bound_rows import bound_rows
 from .run import BINDING, TRACKS
 
 __all__ = [
@@ -413,9 +414,7 @@ def _checked(spec: BackboneSpec, cond: dict[str, Any]) -> dict[str, Any]:
             f"The binding was made for a conditioning of {binding.length} rows, but this one has {rows}: a node behind "
             "'MATRIX Bind Prompt' exchanged it. Bind the prompt that is sampled."
         )
-    if rows > binding.length:  # further rows came behind, of Conditioning (Concat): ours keep their places
-        return {**cond, BINDING: replace(binding, length=rows)}
-    return cond
+    return {**cond, BINDING: bound_rows(cond)}
 
 
 def _encoders(spec: BackboneSpec) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...backbones import BackboneSpec
 from ...core.grid import Grid
+from ...core.guidance.part import RunPart
 from ...core.sites import AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
@@ -17,6 +18,7 @@ from ...instrument.session import Session
 
 __all__ = [
     "BINDING",
+    "ENCODED",
     "FRONT_FRAMES",
     "GRADIENT_KEY",
     "KEY",
@@ -33,6 +35,7 @@ __all__ = [
 KEY = "matrix"
 BINDING = "matrix_binding"  # keys that a conditioning carries
 TRACKS = "matrix_tracks"
+ENCODED = "matrix_encoded"  # what `prompts.mark_of` says of the rows as they were encoded
 PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: an extra prediction, and whose
 PREFIX_FRAMES = (
     "matrix_lead_frames"  # in transformer_options: latent frames that fill the first temporal patch of a clip
@@ -54,7 +57,8 @@ class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
     `prompts`: positive conditionings; `given`: the words and tracks that each of them carries; `latent_in`: from a
     LATENT to what the model sees; `channels`: of a latent; `front_frames`: latent frames of references in front of the
-    clip, which `grid` does not count."""
+    clip, which `grid` does not count; `part`: of which schedule it is which part; `notes`: what people should know of
+    the words that it was given."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]
@@ -65,12 +69,15 @@ class RunInfo:
     given: tuple[tuple[PromptBinding | None, MaskTracks | None], ...]
     latent_in: Callable[[Tensor], Tensor]
     channels: int
+    part: RunPart
     front_frames: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def shared_tracks(self) -> MaskTracks | None:
-        """The tracks that all positives agree on, which are the unconditional prediction's, too; else None."""
-        tracks = [tracks for _, tracks in self.given]
+        """The tracks that all positives that carry any agree on, which are the unconditional prediction's, too; else
+        None."""
+        tracks = [tracks for _, tracks in self.given if tracks is not None]
         return tracks[0] if tracks and all(each == tracks[0] for each in tracks) else None
 
 

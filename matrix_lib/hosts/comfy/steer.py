@@ -3,7 +3,8 @@
     steered = steer(model, RegionBias(layers=Layers.only([7, 11, 12])))
     held = steer(model, DualClockDenoising(0.67, 0.5), reference=latent)
 
-Words and tracks are those that the positive conditioning carries. Steering stacks: with itself, with capture, and with
+Words and tracks are those that the positive conditioning carries. Schedules, clocks and frozen steps count the steps of
+the whole schedule, of which a run may be a part (`parts`). Steering stacks: with itself, with capture, and with
 other patches of the MODEL. What acts before steps changes the latent of the sampler itself, under any of the host's
 samplers whose state can be reached.
 """
@@ -22,7 +23,8 @@ from ...core.guidance.base import Guidance, check_finite
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
-from .attach import attach, perturbed
+from .attach import answered, attach, editor_of, perturbed
+from .extra import named_apart
 from .model import sites_of
 from .run import RunInfo, step_of
 
@@ -45,8 +47,7 @@ def steer(
         tracks: what the latent follows, for guidance before steps; None: the tracks that the positive conditionings
             carry, all of them. Attention always takes those of its own conditioning.
         reference: for `DualClockDenoising`, the host's LATENT of the reference clip, of one sample or of as many as are
-            sampled, from this model's own VAE. A run that adds no noise goes on with the latent of another (the second
-            sampler of a split run) and is not held.
+            sampled, from this model's own VAE. A refining pass over a clip that is there is not held.
         done: called after each run with what acted in it (`instrument.steering.Actor`: notes, figures, and what it
             measured); by default these are logged.
 
@@ -66,6 +67,8 @@ def steer(
 
     def start(info: RunInfo) -> Session:
         actor: Any = actor_for(guidance, _run(guidance, info, tracks, samples, token))
+        if guidance.where != "step" or guidance.needs_words:
+            actor.notes += [note for note in info.notes if note not in actor.notes]
         ended = functools.partial(done or log_run, actor)
         if guidance.where != "step":
             return Session(editors=[actor], done=ended)
@@ -115,7 +118,7 @@ def _run(
         references = list(info.latent_in(samples.clone()))
     return SteeredRun(
         grid=info.grid,
-        steps=len(info.sigmas),
+        part=info.part,
         sites=info.sites,
         strides=(info.grid.temporal_stride, info.grid.spatial_stride),
         tracks=[found] * max(1, len(references)),
@@ -150,7 +153,8 @@ def _tracks(guidance: Guidance, info: RunInfo, tracks: MaskTracks | None) -> lis
 
 
 def _second_prediction(guidance: Guidance, token: object) -> Callable[[dict[str, Any]], Tensor]:
-    """result + strength * (conditional - perturbed), as a function that the host calls after its own guidance."""
+    """result + strength * (conditional - perturbed), as a function that the host calls after its own guidance. Where a
+    cache answers a step from the last one that ran, the difference is that step's, too."""
 
     def after(args: dict[str, Any]) -> Tensor:
         result = args["denoised"]
@@ -159,11 +163,15 @@ def _second_prediction(guidance: Guidance, token: object) -> Callable[[dict[str,
             return result
         info, options = run
         step = step_of(info, float(args["sigma"].flatten()[0]))
-        strength = guidance.at(step, len(info.sigmas))
+        strength = guidance.at(info.part.place(step), info.part.steps)
         if strength == 0:
             return result
-        (broken,) = comfy.samplers.calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
-        moved: Tensor = result + (args["cond_denoised"] - broken) * strength
+        editor = editor_of(options, token)
+        if editor.away is None or not answered(options, args["cond"]):
+            conds = [named_apart(args["cond"], token)]
+            (broken,) = comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], options)
+            editor.away = args["cond_denoised"] - broken
+        moved: Tensor = result + editor.away * strength
         check_finite(result, moved, "perturbation", step)
         return moved
 

@@ -1,10 +1,9 @@
 """Acting before each step of a sampling run, on the sampler's own latent.
 
-Samplers are plain functions over `model(x, sigma)`; each owns its x, and calls back once a step, behind the step's
-first call. Heun and its relatives call the model again in mid-step, on points that are not the state. So a sampler is
-first run on a latent of one place, with a model that costs nothing: which calls are followed by a callback, and where
-their input is set to something else, is the start forgotten? Then it runs with a model in front of which x is changed
-in place at those calls.
+Samplers are plain functions over `model(x, sigma)`; each owns its x. Heun and its relatives call the model again in
+mid-step, on points that are not the state. `dry_run` finds which calls begin a step, and whether their input is the
+state: then the sampler runs with a model in front of which x is changed in place at those calls. Where it is not, the
+model is shown the moved latent, and the sampler goes on with the answer.
 """
 
 from __future__ import annotations
@@ -23,21 +22,31 @@ from comfy.extra_samplers import uni_pc
 from torch import Tensor
 
 from ...core.guidance.base import check_finite
+from ...core.guidance.part import RunPart
 from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
 from .autograd import differentiable, plain_weights
+from .dry_run import Gains, Proxy, find_steps
+from .extra import isolated, named_apart, noticing
 from .run import FRONT_FRAMES, GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
-__all__ = ["first_calls", "level_of", "stepped"]
+__all__ = ["level_of", "stepped"]
 
 UNI_PC = (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
 """These feed copies to the model and own x / sqrt(1 + sigma^2), which their callback shows."""
+_ANSWERED = (
+    "a step cache (EasyCache, LazyCache) has answered predictions that were asked for before a step, so that they are "
+    "guesses: let the cache begin later (start_percent), or take it off"
+)
+_NO_GAIN = 1e-9  # nothing is left of the start there, so the latent cannot be moved
 
 
-def stepped(sampler: Any, hooks: list[StepHook]) -> Any:
-    """A SAMPLER with hooks before its steps. Raises ValueError for one that is no function over a model, and, when it
-    samples, for one whose state cannot be reached."""
+def stepped(sampler: Any, hooks: list[StepHook], part: RunPart | None = None) -> Any:
+    """A SAMPLER with hooks before its steps.
+
+    part: of which schedule the run is which part; None: a whole one. Raises ValueError for one that is no function over
+    a model, and, when it samples, for one whose state cannot be reached."""
     function = getattr(sampler, "sampler_function", None)
     if not callable(function):
         raise ValueError(
@@ -45,7 +54,7 @@ def stepped(sampler: Any, hooks: list[StepHook]) -> Any:
             f"{type(sampler).__name__} has none"
         )
     mine = copy.copy(sampler)
-    mine.sampler_function = functools.wraps(function)(functools.partial(_sample, function, hooks))
+    mine.sampler_function = functools.wraps(function)(functools.partial(_sample, function, hooks, part))
     return mine
 
 
@@ -60,6 +69,7 @@ def level_of(model: Any, sigma: Tensor) -> NoiseLevel:
 def _sample(
     function: Callable[..., Any],
     hooks: list[StepHook],
+    part: RunPart | None,
     model: Any,
     x: Tensor,
     sigmas: Tensor,
@@ -72,16 +82,21 @@ def _sample(
     extra_args = dict(extra_args or {})
     if x.ndim != 5:
         raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(x.shape)}")
+    part = part or RunPart.all_of(len(sigmas) - 1)
     inner = extra_args.get("model_options", {}).get("transformer_options", {})
     for hook in hooks:
         hook.prefix_frames = sum(int(inner.get(name, 0)) for name in (PREFIX_FRAMES, FRONT_FRAMES))
         hook.seed = int(extra_args.get("seed") or 0)
-        hook.begin(x, len(sigmas) - 1)
-    stepping = _Stepping(model, hooks, extra_args, len(sigmas) - 1)
+        hook.begin(x, part)
+    stepping = _Stepping(model, hooks, extra_args, part)
     if function in UNI_PC:
         shown = functools.partial(stepping.shown, sigmas.clone(), callback)
         return function(model, x.clone(), sigmas, extra_args=extra_args, callback=shown, disable=disable, **options)
-    stepping.begins = first_calls(function, model, x, sigmas, options, extra_args.get("seed"))
+    stepping.begins, gains = find_steps(function, model, x, sigmas, options, extra_args.get("seed"))
+    if gains is not None:
+        carried = _Carried(stepping, gains)
+        out = function(carried, x.clone(), sigmas, extra_args=extra_args, callback=callback, disable=disable, **options)
+        return carried.result(out)
     return function(stepping, x.clone(), sigmas, extra_args=extra_args, callback=callback, disable=disable, **options)
 
 
@@ -92,9 +107,10 @@ class _Step:
     """
 
     given_frames = None
+    answered = False  # whether a cache has answered what was asked for
 
     def __init__(
-        self, model: Any, x: Tensor, known: Tensor | None, sigma: Tensor, step: int, steps: int, given: dict[str, Any]
+        self, model: Any, x: Tensor, known: Tensor | None, sigma: Tensor, step: float, steps: int, given: dict[str, Any]
     ) -> None:
         self.x, self.step, self.steps, self.level = x, step, steps, level_of(model, sigma)
         self._model, self._sigma, self._given = model, sigma, given
@@ -108,8 +124,12 @@ class _Step:
 
     def predict(self, x: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        unseen = {**self._given, "model_options": unwatched(self._given.get("model_options", {}))}
-        self._at, self._known = x, self._model(x, self._sigma, **unseen)
+        options = unwatched(self._given.get("model_options", {}))
+        options["transformer_options"] = isolated(options["transformer_options"])
+        unseen = {**self._given, "model_options": options}
+        with noticing(options) as forwards:
+            self._at, self._known = x, self._model(x, self._sigma, **unseen)
+        self.answered = self.answered or not forwards
         return self._known
 
     def gradient(self, losses: GradientHook, x: Tensor) -> Tensor | None:
@@ -119,7 +139,7 @@ class _Step:
         guider = self._model.inner_model
         options = self._given.get("model_options", {})
         inner = {
-            **options.get("transformer_options", {}),
+            **isolated(options.get("transformer_options", {})),
             PERTURBED_KEY: losses,
             GRADIENT_KEY: losses.guidance.checkpoint,
         }
@@ -129,7 +149,7 @@ class _Step:
             losses.start(leaf)
             comfy.samplers.calc_cond_batch(
                 guider.inner_model,
-                [guider.conds["positive"]],
+                [named_apart(guider.conds["positive"], losses)],
                 leaf,
                 self._sigma.clone(),
                 {**options, "transformer_options": inner},
@@ -149,131 +169,84 @@ class _Step:
         self._at = self.x
 
 
-class _Proxy:
-    """Something in front of the model that a sampler calls; other attributes are the model's own."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-class _Stepping(_Proxy):
+class _Stepping(Proxy):
     """The model that a sampler steps: where a call begins a step, its x is changed in place first."""
 
-    def __init__(self, model: Any, hooks: list[StepHook], extra_args: dict[str, Any], steps: int) -> None:
+    def __init__(self, model: Any, hooks: list[StepHook], extra_args: dict[str, Any], part: RunPart) -> None:
         super().__init__(model)
-        self.hooks, self.steps, self.extra_args = hooks, steps, extra_args
+        self.hooks, self.part, self.extra_args = hooks, part, extra_args
         self.begins: dict[int, int] = {}
         self._calls = 0
 
     def __call__(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
         step = self.begins.get(self._calls)
         self._calls += 1
-        if step is None or not self._acting(step):
+        if step is None or not self.acting(step):
             return self._model(x, sigma, **kwargs)
-        moved, denoised = self._moved(x, None, sigma, step, kwargs)
+        moved, denoised = self.moved(x, None, sigma, step, kwargs)
         x.copy_(moved)
         return denoised
+
+    def plain(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
+        """The model's own prediction."""
+        return self._model(x, sigma, **kwargs)
 
     def shown(self, sigmas: Tensor, callback: Callable[[dict[str, Any]], None] | None, state: dict[str, Any]) -> None:
         """UniPC's callback. Its x is then the corrected state of step i, from which the next one is predicted; that of
         the last step is the result, so that the last step is left alone."""
         step = int(state["i"])
-        if step < self.steps - 1 and self._acting(step):
+        if step < len(self.part.places) - 1 and self.acting(step):
             sigma = sigmas[step].expand(len(state["x"]))
             scale = math.hypot(1.0, float(sigmas[step]))
-            moved, denoised = self._moved(state["x"] * scale, state["denoised"], sigma, step, self.extra_args)
+            moved, denoised = self.moved(state["x"] * scale, state["denoised"], sigma, step, self.extra_args)
             state["x"].copy_(moved / scale)
             state["denoised"].copy_(denoised)
         if callback is not None:
             callback(state)
 
-    def _acting(self, step: int) -> list[StepHook]:
-        return [hook for hook in self.hooks if hook.acts(step, self.steps)]
+    def acting(self, step: int) -> list[StepHook]:
+        return [hook for hook in self.hooks if hook.acts(self.part.place(step), self.part.steps)]
 
-    def _moved(
+    def moved(
         self, x: Tensor, denoised: Tensor | None, sigma: Tensor, step: int, given: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        at = _Step(self._model, x, denoised, sigma, step, self.steps, given)
-        for hook in self._acting(step):
+        at = _Step(self._model, x, denoised, sigma, self.part.place(step), self.part.steps, given)
+        for hook in self.acting(step):
             moved = hook(at)
             check_finite(at.x, moved, getattr(hook, "title", "this guidance"), step, at.level.scale)
             at.move(moved, given.get("denoise_mask"))
+            if at.answered:
+                hook.tell(_ANSWERED)
+                at.answered = False
         return at.x, at.denoised()
 
 
-class _Probe(_Proxy):
-    """A model that predicts half of what it is shown, and counts. `fixed`: the call whose input it sets to 1. The same
-    clean latent ("clean") or the same noise ("noise") is then predicted everywhere, which is what samplers remember of
-    earlier steps, so that nothing but the state tells one run from another."""
+class _Carried(Proxy):
+    """The model that a sampler with a hidden state calls: it is shown the latent as if the run had begun elsewhere.
 
-    def __init__(self, model: Any, fixed: int | None = None, same: str = "") -> None:
-        super().__init__(model)
-        self.fixed, self.same = fixed, same
-        self.seen: list[tuple[Tensor, float]] = []
-        self.begins: list[int] = []
+    `_start`: by how much elsewhere, so far; times a call's gain, what the latent there is moved by."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, model_options: Any = None, **kwargs: Any) -> Tensor:
-        if len(self.seen) == self.fixed:
-            x.fill_(1.0)
-        denoised = x * 0.5
-        if self.same:
-            denoised = torch.full_like(x, 0.5) if self.same == "clean" else x - 0.5 * float(sigma.flatten()[0])
-        self.seen.append((x.clone(), float(sigma.flatten()[0])))
-        for after in (model_options or {}).get("sampler_post_cfg_function", ()):  # samplers that want both predictions
-            denoised = after({"denoised": denoised, "uncond_denoised": denoised, "cond_denoised": denoised})
+    def __init__(self, stepping: _Stepping, gains: Gains) -> None:
+        super().__init__(stepping)
+        self._stepping, self._gains, self._calls = stepping, gains, 0
+        self._start: Tensor | float = 0.0
+
+    def __call__(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
+        stepping, call = self._stepping, self._calls
+        self._calls += 1
+        if call >= len(self._gains.calls):
+            raise ValueError(
+                f"this sampler has called the model more often than the {len(self._gains.calls)} times that its steps "
+                "take, so nothing can be done before them: use another sampler, or switch off what makes it go on"
+            )
+        gain, step = self._gains.calls[call], stepping.begins.get(call)
+        x = x + self._start * gain if isinstance(self._start, Tensor) else x
+        if step is None or not stepping.acting(step) or abs(gain) < _NO_GAIN:
+            return stepping.plain(x, sigma, **kwargs)
+        moved, denoised = stepping.moved(x, None, sigma, step, kwargs)
+        self._start = self._start + (moved - x) / gain
         return denoised
 
-    def step_done(self, state: dict[str, Any]) -> None:
-        self.begins.append(len(self.seen) - 1)
-
-
-def first_calls(
-    function: Callable[..., Any], model: Any, x: Tensor, sigmas: Tensor, options: dict[str, Any], seed: Any
-) -> dict[int, int]:
-    """{ordinal of a model call: the step that it begins} of a sampler's function over `sigmas`.
-
-    `options`: of the sampler. Random numbers are left as they were. Raises ValueError for a sampler that does not take
-    the steps of `sigmas`, or whose state cannot be reached.
-    """
-    point = x[(slice(None),) * 2 + (slice(0, 1),) * (x.ndim - 2)]
-    devices = [x.device] if x.device.type == "cuda" else []
-
-    def run(start: Tensor, fixed: int | None = None, same: str = "") -> _Probe:
-        probe = _Probe(model, fixed, same)
-        with torch.random.fork_rng(devices):
-            function(
-                probe, start.clone(), sigmas.clone(), extra_args={"model_options": {}, "seed": seed},
-                callback=probe.step_done, disable=True, **options,
-            )  # fmt: skip
-        return probe
-
-    probe = run(point)
-    if len(probe.begins) != len(sigmas) - 1:
-        raise ValueError(_hidden(function))
-    found = {place: step for step, place in enumerate(probe.begins)}
-    noisy = [(probe.seen[place][1], float(sigmas[step])) for place, step in found.items()]
-    steps = all(at * 0.99 <= sigma <= at * 1.5 for sigma, at in noisy)  # or churned
-    if steps and len(probe.begins) > 2:
-        # With the state of the second step set, nothing may be left of the start in the third: a sampler that calls the
-        # model with a copy, or whose corrector goes back to the state before, remembers it.
-        _, second, third = probe.begins[:3]
-
-        def forgets(same: str) -> bool:
-            one, two = (run(start, second, same).seen[third][0] for start in (point, point + 3))
-            return torch.allclose(one, two, rtol=1e-4, atol=1e-5)
-
-        steps = forgets("clean") or forgets("noise")
-    if not steps:
-        raise ValueError(_hidden(function))
-    return found
-
-
-def _hidden(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__name__", type(function).__name__).removeprefix("sample_")
-    return (
-        f"the sampler {name!r} does not show where its steps begin, so nothing can be done before them. Use another: "
-        "euler, heun, dpmpp_2m, uni_pc and most others do."
-    )
+    def result(self, out: Tensor) -> Tensor:
+        """What the sampler gives, of the run that was shown: where it ends with noise, that is moved, too."""
+        return out + (self._start * self._gains.out).to(out) if isinstance(self._start, Tensor) else out

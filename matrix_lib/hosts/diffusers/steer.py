@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...backbones import UNETS
 from ...core.guidance.base import Guidance
+from ...core.guidance.part import RunPart
 from ...core.no_compile import hidden
 from ...core.sites import AttentionSite
 from ...core.tracks.tracks import MaskTracks
@@ -82,7 +83,7 @@ def steer(
     acting: list[Any] = []
     for place, each in enumerate(every):
         run = SteeredRun(
-            None, 1, sites, strides, follow, references, prefix_frames, seed, token=("steer", id(batches), place)
+            None, None, sites, strides, follow, references, prefix_frames, seed, token=("steer", id(batches), place)
         )
         actor: Any = actor_for(each, run)
         acting.append(LevelGuidance(each, token=run.token) if unet and each.where != "step" else actor)
@@ -160,10 +161,10 @@ class _Editing:
         if len(self.batches.seen) != before or replayed() == 0:
             self._moves.clear()
         if not before:
-            times = list(self.batches.timesteps())
-            steps = len(dict.fromkeys(times)) if any(times) else len(times)  # of a bare transformer only the number
+            part = _part(list(self.batches.timesteps()), forward.timestep)
             for editor in self.editors:
-                editor.grid, editor.steps = forward.grid, max(1, steps)
+                editor.grid = forward.grid
+                editor.begin(part)
 
     def second_predictions(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Forward hook. Branches that come in calls of their own: the conditional one comes first, as in pipelines."""
@@ -174,7 +175,7 @@ class _Editing:
         plain = _sample(output)
         cond = {row.key: place for place, row in enumerate(forward.rows) if row.branch == "cond"}
         for editor in self.away if cond else ():
-            strength = editor.guidance.at(forward.step, editor.steps)
+            strength = editor.strength(forward.step)
             if strength == 0:
                 continue
             with perturbed(editor.token):
@@ -189,6 +190,16 @@ class _Editing:
             if row.key in self._moves:
                 moved[place] += self._moves[row.key]
         return (moved, *output[1:]) if isinstance(output, tuple) else type(output)(sample=moved)
+
+
+def _part(times: list[float], first: float) -> RunPart:
+    """Which part of its scheduler's timesteps a run is that begins at `first`: all, or the end of them where a pipeline
+    begins from a clip. Of a bare transformer only their number is known."""
+    if not any(times):
+        return RunPart.all_of(max(1, len(times)))
+    every = list(dict.fromkeys(times))
+    place = every.index(first) if first in every else 0
+    return RunPart(tuple(range(place, len(every))), len(every))
 
 
 def _sample(output: Any) -> Tensor:

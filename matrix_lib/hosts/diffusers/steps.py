@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.guidance.part import RunPart
 from ...core.no_compile import hidden
 from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook, StopForward
@@ -47,7 +48,7 @@ class OutputContext:
         output: Tensor | None,
         evaluate: Callable[[Tensor], Tensor],
         noise: Noise,
-        step: int,
+        step: float,
         steps: int,
         given_frames: Tensor | None = None,
     ) -> None:
@@ -74,7 +75,7 @@ class OutputContext:
 class _Step(OutputContext):
     """The sample before a step of a pipeline, whose calls can be repeated."""
 
-    def __init__(self, replay: CfgReplay, x: Tensor, output: Tensor, noise: Noise, step: int, steps: int) -> None:
+    def __init__(self, replay: CfgReplay, x: Tensor, output: Tensor, noise: Noise, step: float, steps: int) -> None:
         super().__init__(x, output, replay.evaluate, noise, step, steps, replay.given_frames)
         self._replay = replay
 
@@ -97,7 +98,7 @@ class _Held:
 
     x: Tensor
     level: NoiseLevel
-    step: int
+    step: float
     steps: int
     given_frames: Tensor | None
 
@@ -217,6 +218,7 @@ class _Steps:
         self.asking = [hook for hook in hooks if hook.asks_model]
         self.calls: list[Call] = []
         self._before: Noise | None = None
+        self._fresh = True
 
     def called(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the transformers."""
@@ -226,6 +228,7 @@ class _Steps:
     def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
         """In place of the scheduler's: a run begins, whatever became of the one before."""
         self.calls.clear()
+        self._fresh = True
         return self.begin(*args, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
@@ -237,16 +240,17 @@ class _Steps:
         place = min(range(len(every)), key=lambda i: abs(every[i] - float(torch.as_tensor(timestep))))
         noise = noise_at(self.scheduler, timestep)
         first = getattr(self.scheduler, "state_in_first_order", True)  # else the second half of a Heun step
-        if first and place == 0:
+        starts = first and (place == 0 or self._fresh)
+        if starts:  # behind the first timestep in a pipeline that begins from a clip (strength below 1)
             for hook in self.hooks:
-                hook.begin(None, len(every))
-            self._before = None
+                hook.begin(None, RunPart(tuple(range(place, len(every))), len(every), fresh=True))
+            self._before, self._fresh = None, False
         replay = functools.cache(lambda: CfgReplay.of(calls, sample, output, noise.scale, self.frames_first))
         acting = [hook for hook in self.asking if first and calls and hook.acts(place, len(every))]
         # The pipeline made the first sample itself; where nothing of a reference is in it, holding changes no more than
         # the noise.
-        if first and place == 0 and noise.level.alpha > 0:
-            acting = [hook for hook in self.free if hook.acts(0, len(every))] + acting
+        if starts and noise.level.alpha > 0:
+            acting = [hook for hook in self.free if hook.acts(place, len(every))] + acting
         if acting:
             x, out = replay().unfold(sample), replay().unfold(output)
             at = _Step(replay(), x, out, noise, place, len(every))

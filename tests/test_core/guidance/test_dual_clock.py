@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from matrix_lib.core.guidance.dual_clock import DualClockDenoising, held
+from matrix_lib.core.guidance.part import RunPart
 from matrix_lib.core.noise import NoiseLevel
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.instrument.dual_clock import DualClockHook
@@ -121,6 +122,7 @@ def test_every_prompt_has_its_own_and_what_does_not_fit_is_said():
     far = DualClockHook(DualClockDenoising(1, 0), z[:1], [[TRACKS]], (4, 8), seed=2**64 - 1)
     assert far.prepare(noise(2, 4, 3, 6, 8))[2].isfinite().all()
     few = DualClockHook(DualClockDenoising(), z[:1], [[TRACKS]], (4, 8))
+    few.begin(None, RunPart.all_of(2))
     assert not few.acts(0, 2)
     assert "less than half a step" in few.notes[0]
     never = MaskTracks.from_masks({"dog": torch.zeros(9, 48, 64)}, allow_empty=True)

@@ -112,8 +112,8 @@ def test_the_samplers_state_is_what_moves(lib, comfy, name):
         def __init__(self, at):
             self.at = at
 
-        def begin(self, x, steps):
-            assert (x.shape, steps) == ((1, 2, 3, 2, 2), 5)
+        def begin(self, x, part):
+            assert (x.shape, part.steps, part.whole) == ((1, 2, 3, 2, 2), 5, True)
 
         def acts(self, step, steps):
             return step == self.at
@@ -144,6 +144,8 @@ def test_which_samplers_show_their_state(lib, comfy):
     import comfy.model_sampling
     import comfy.samplers
 
+    from matrix_lib.hosts.comfy.dry_run import find_steps
+
     class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
         pass
 
@@ -153,13 +155,14 @@ def test_which_samplers_show_their_state(lib, comfy):
         if found.sampler_function in lib.steps.UNI_PC:
             continue
         given = found.sampler_function, host, torch.randn(1, 2, 3, 4, 4), sigmas, found.extra_options, 3
-        if name in ("dpm_fast", "dpm_adaptive", "sa_solver", "sa_solver_pece"):  # steps, or states, of their own
+        if name in ("dpm_fast", "dpm_adaptive"):  # steps of their own
             with pytest.raises(ValueError, match="does not show where its steps begin"):
-                lib.steps.first_calls(*given)
+                find_steps(*given)
             continue
         state = torch.get_rng_state()
-        begins = lib.steps.first_calls(*given)
+        begins, gains = find_steps(*given)
         assert torch.equal(torch.get_rng_state(), state)
+        assert (gains is None) == (name not in ("sa_solver", "sa_solver_pece")), "these go back to a state of theirs"
         assert sorted(begins.values()) == [0, 1, 2, 3], name
         if name == "heun":
             assert begins == {0: 0, 2: 1, 4: 2, 6: 3}
