@@ -1,0 +1,121 @@
+"""This pack beside what people put beside it: maps are those of the calls that ran and steering acts as its reference
+says, or there is a sentence that names the reason. See `matrix_cells`; docs/beside-other-packs.md is made of it."""
+
+import itertools
+import random
+
+import pytest
+from matrix_cells.graphs import pytorch_attention
+from matrix_cells.verdict import captured, compare
+from support_counts import SEED, count
+from support_matrix import CAPTURE, FAMILIES, NOTHING, WAYS, Matrix
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CFGS = (1.0, 6.0)
+
+
+@pytest.fixture(scope="module")
+def matrix(pack):
+    with pytorch_attention():
+        yield Matrix(pack)
+
+
+@pytest.fixture
+def cells(matrix, record_property):
+    """cells([(family, guider, rows, cfg, column), ...]): makes them all and says which of them are silent."""
+
+    def check(names):
+        silent, made = [], []
+        for name in names:
+            verdict = matrix.cell(*name)
+            made.append(verdict)
+            record_property(
+                "cell", [*name[:2], list(name[2]), *name[3:], verdict.kind, verdict.text, *verdict.notes[:1]]
+            )
+            if verdict.silent:
+                silent.append(f"{' | '.join(map(str, name))}: {verdict.text}")
+        assert not silent, f"{len(silent)} of {len(names)} cells are silent:\n" + "\n".join(silent)
+        return made
+
+    return check
+
+
+def test_the_rows_are_found_in_the_host(matrix):
+    assert {"BasicGuider", "CFGGuider", "DualCFGGuider, regular", "DualCFGGuider, nested", "DualModelGuider"} < set(
+        matrix.guiders
+    )
+    assert "PerpNegGuider" in matrix.guiders
+    core = set(matrix.groups["nodes of the core"])
+    assert {
+        "SkipLayerGuidanceDiT", "PerturbedAttentionGuidance", "SelfAttentionGuidance", "NAGuidance", "TCFG",
+        "CFGZeroStar", "RescaleCFG", "FreSca", "EasyCache", "LazyCache", "WanContextWindowsManual", "ModelSamplingSD3",
+    } <= core  # fmt: skip
+    assert {"EasyCache", "LazyCache", "SkipLayerGuidanceDiT", "PerturbedAttentionGuidance"} & matrix.idle == set()
+
+
+def test_every_guider_beside_everything(matrix, cells):
+    rows = [name for name in matrix.rows if name not in matrix.idle]
+    cells([(FAMILIES[0], guider, (row,), 6.0, CAPTURE) for guider in matrix.guiders for row in rows])
+
+
+def test_nodes_that_change_nothing_here_change_nothing_there(matrix, cells):
+    made = cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, CAPTURE) for row in sorted(matrix.idle)])
+    assert {verdict.kind for verdict in made} <= {"exact", "host"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_steering_beside_everything(matrix, cells, way):
+    """What acts before steps sees the others through the model's predictions: here beside what changes attention."""
+    every = [name for name in matrix.rows if name not in matrix.idle]
+    few = [*matrix.groups["prompts"], *matrix.groups["other packs"], "EasyCache", "LazyCache", "SkipLayerGuidanceDiT"]
+    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, way) for row in (few if WAYS[way].steps else every)])
+
+
+@pytest.mark.parametrize("cfg", CFGS)
+def test_every_guider_with_nothing_beside(matrix, cells, cfg):
+    columns = [CAPTURE, *(name for name, way in WAYS.items() if cfg == 6 or not way.steps)]
+    cells([(FAMILIES[0], guider, (NOTHING,), cfg, column) for guider in matrix.guiders for column in columns])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_exact_where_nothing_is_beside(cells, family):
+    columns = [CAPTURE, *WAYS]
+    made = cells([(family, "CFGGuider", (NOTHING,), cfg, column) for cfg in CFGS for column in columns])
+    assert {(verdict.kind, verdict.text) for verdict in made} == {("exact", "")}, "and there was something to steer"
+
+
+def test_a_map_that_is_one_percent_off_is_found(matrix, monkeypatch):
+    found = []
+
+    def nearly(truth, capture):
+        for entities in truth.maps.values():
+            for name in entities:
+                entities[name] = entities[name] * 1.01
+        found.append(compare(truth, capture))
+        return found[-1]
+
+    monkeypatch.setattr("matrix_cells.verdict.compare", nearly)
+    verdict = captured(matrix.graph(FAMILIES[0], "CFGGuider", (NOTHING,), 6.0))
+    assert verdict.silent
+    assert any("1 % off" in line for line in found[0])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_full_product(matrix, cells, family):
+    """All of it in `make soak`; some of it here."""
+    every = list(itertools.product([family], matrix.guiders, [(row,) for row in matrix.rows], CFGS, (CAPTURE, *WAYS)))
+    cells(random.Random(SEED).sample(every, min(len(every), count(3, len(every)))))
+
+
+@pytest.mark.soak
+def test_patches_in_pairs(matrix, cells):
+    rng = random.Random(SEED)
+    pairs = list(itertools.combinations(matrix.rows, 2))
+    cells(
+        [
+            (rng.choice(FAMILIES), rng.choice(list(matrix.guiders)), rng.choice(pairs), rng.choice(CFGS), column)
+            for _ in range(count(2, 500))
+            for column in (CAPTURE, rng.choice(list(WAYS)))
+        ]
+    )
