@@ -17,7 +17,7 @@ from support_native import native_model
 
 __all__ = ["CAPTURE", "FAMILIES", "NOTHING", "WAYS", "Matrix"]
 
-FAMILIES = ("wan_t2v", "cogvideox", "hunyuan")
+FAMILIES, TITLES = ("wan_t2v", "cogvideox", "hunyuan"), ("Wan", "CogVideoX", "HunyuanVideo")
 NOTHING = "nothing"
 CAPTURE = "capture"
 
@@ -37,6 +37,7 @@ class Matrix:
         }
         self.rows = {name: row for group in self.groups.values() for name, row in group.items()}
         self.model = functools.cache(lambda family, seed=0: native_model(family, seed=seed))
+        self._plain: dict[Any, Any] = {}
         self._usual: dict[Any, tuple[str, ...]] = {}
 
     def graph(self, family: str, guider: str, rows: tuple[str, ...], cfg: float) -> Graph:
@@ -60,7 +61,36 @@ class Matrix:
         usual = self.usual(family, cfg, column) if rows != (NOTHING,) or guider != "CFGGuider" else ()
         if column == CAPTURE:
             return captured(graph, usual)
-        return steered(graph, WAYS[column], usual)
+        return steered(graph, WAYS[column], usual, self.plain(family, guider, rows, cfg))
+
+    def page(self) -> dict[tuple[str, str, str], tuple[Any, ...]]:
+        """The cells of the page in docs/: (group, row, column) -> what to ask `cell` for."""
+        found: dict[tuple[str, str, str], tuple[Any, ...]] = {}
+
+        def line(group: str, row: str, guider: str, beside: str) -> None:
+            for family, title in zip(FAMILIES, TITLES):
+                found[group, row, title] = family, guider, (beside,), 6.0, CAPTURE
+            for way in WAYS:
+                found[group, row, way] = FAMILIES[0], guider, (beside,), 6.0, way
+
+        for guider in self.guiders:
+            line("Guiders", guider, guider, NOTHING)
+        for group, rows in self.groups.items():
+            for row in rows:
+                if row != NOTHING and row not in self.idle:
+                    line(group[0].upper() + group[1:], row, "CFGGuider", row)
+        return found
+
+    def plain(self, family: str, guider: str, rows: tuple[str, ...], cfg: float) -> Any:
+        """The latent without this pack, None where the host fails. It is remembered."""
+        key = family, guider, rows, cfg
+        if key not in self._plain:
+            try:
+                found = self.graph(*key).sample(lambda guider, *given: (sample(guider, *given), None))[0]
+            except Exception:
+                found = None
+            self._plain[key] = found
+        return self._plain[key]
 
     @functools.cached_property
     def idle(self) -> set[str]:

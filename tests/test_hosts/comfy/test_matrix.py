@@ -10,6 +10,8 @@ from matrix_cells.verdict import captured, compare
 from support_counts import SEED, count
 from support_matrix import CAPTURE, FAMILIES, NOTHING, WAYS, Matrix
 
+from scripts import beside
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 CFGS = (1.0, 6.0)
 
@@ -98,6 +100,28 @@ def test_a_map_that_is_one_percent_off_is_found(matrix, monkeypatch):
     verdict = captured(matrix.graph(FAMILIES[0], "CFGGuider", (NOTHING,), 6.0))
     assert verdict.silent
     assert any("1 % off" in line for line in found[0])
+
+
+@pytest.mark.soak
+def test_the_page_is_true(matrix, pytestconfig):
+    """Some cells of it here. `python -m scripts.beside` runs this and takes all."""
+    writer, cells = pytestconfig.pluginmanager.get_plugin(beside.NAME), matrix.page()
+    if writer is not None:
+        for place, name in cells.items():
+            verdict = matrix.cell(*name)
+            writer.cells[place] = shown(verdict)
+        return
+    page, advice = beside.written(), "run python -m scripts.beside"
+    assert set(page) == set(cells), advice
+    for place in random.Random(SEED).sample(sorted(cells), min(len(cells), count(6, len(cells)))):
+        assert page[place] == shown(matrix.cell(*cells[place]))[0], (place, advice)
+
+
+def shown(verdict):
+    """(word, sentence) of a verdict on the page."""
+    if verdict.kind == "noted":
+        return "noted", verdict.notes[0]
+    return ("-", "") if verdict.kind in ("host", "untold") else (verdict.kind, verdict.text)
 
 
 @pytest.mark.soak
