@@ -27,7 +27,7 @@ from .graphs import Graph
 from .reference import Way, reference
 from .truth import Bottom, Truth
 
-__all__ = ["Verdict", "captured", "compare", "sample", "steered"]
+__all__ = ["Verdict", "captured", "capturing", "compare", "sample", "steered"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOSE, HALF = 1e-4, 2.0**-11  # of a map's maximum; rounding of a capture's float16
@@ -62,21 +62,24 @@ def captured(graph: Graph, usual: tuple[str, ...] = ()) -> Verdict:
         return Verdict("host", _sentence(error))
     with _said() as said:
         try:
-            got, captures = graph.sample(_capturing(graph))
+            got, captures = graph.sample(capturing(graph))
         except Exception as error:
             return _raised(error, graph)
     notes = [note for capture in captures for note in capture.meta.get("notes", [])]
     news = [note for note in dict.fromkeys([*notes, *said]) if note not in usual]
     if not torch.equal(got, want):
-        return _told(news, f"latents are {_off(got, want):.2g} away from those of a run without this pack")
+        return Verdict("SILENT", f"latents are {_off(got, want):.2g} away from those of a run without this pack")
     wrong = [each for truth, capture in zip(truths, captures, strict=True) for each in compare(truth, capture)]
     if graph.due and not wrong and not _shows_all(graph, captures):
         wrong = [graph.due + " are not shown"]
     if not any(truth.maps for truth in truths):
         wrong = wrong or ["no call made the prompt's prediction"]
-    return (
-        _told(news, wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else "")) if wrong else _exact(news)
-    )
+    if not wrong:
+        return _exact(news)
+    spoken = {what: [note for note in news if _names(note, what)] for what in wrong}
+    unsaid = [what for what, notes in spoken.items() if not notes]
+    text = "; ".join((unsaid or wrong)[:3])
+    return Verdict("SILENT", text) if unsaid else Verdict("noted", text, tuple(spoken[wrong[0]] + news))
 
 
 def steered(graph: Graph, way: Way, usual: tuple[str, ...] = (), plain: Tensor | None = None) -> Verdict:
@@ -105,6 +108,8 @@ def steered(graph: Graph, way: Way, usual: tuple[str, ...] = (), plain: Tensor |
     if off <= close:
         return _exact(news, "" if effect else "there is nothing to steer")
     share = off / effect if effect else float("inf")
+    # a sentence about maps says nothing of steering
+    news = [note for note in news if re.search(r"steer|guid|held|perturb|edit", note.split(":", 1)[-1])]
     nothing = torch.equal(got, plain)
     return _told(news, "steering changes exactly nothing" if nothing else f"{share:.2g} of its effect away")
 
@@ -115,7 +120,9 @@ def sample(guider: Any, noise: Any, sampler: Any, sigmas: Tensor, latent: dict[s
     return guider.sample(made, latent["samples"], sampler, sigmas, disable_pbar=True, seed=noise.seed)
 
 
-def _capturing(graph: Graph) -> Callable[..., tuple[Tensor, Any]]:
+def capturing(graph: Graph) -> Callable[..., tuple[Tensor, Any]]:
+    """`sampling` for `Graph.sample` through this pack's node, which gives captures."""
+
     def run(guider: Any, noise: Any, sampler: Any, sigmas: Tensor, latent: Any) -> tuple[Tensor, Any]:
         given = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas, "latent_image": latent}
         options = {"layers": "all", "step_bins": 0, "budget_mb": 64.0, "words": True, "instances": True}
@@ -179,6 +186,21 @@ def _shows_all(graph: Graph, captures: list[Any]) -> bool:
     run = graph.pack.lib("hosts.comfy.run")
     own = {phrase.name for _, values in graph.positive for phrase in values[run.BINDING].phrases}
     return all({name for stream in capture.streams for name in stream.entities} > own for capture in captures)
+
+
+# What a note has to be about, to say why something is as it is.
+TOPICS = (
+    ("% off", r"maps|attention|shown"),
+    ("second text", r"words|text"),
+    ("step", r"\bsteps?\b"),
+    ("prompt", r"prompt"),
+    ("layer", r"maps|layer|attention"),
+)
+
+
+def _names(note: str, what: str) -> bool:
+    """Whether a note says something of what is wrong."""
+    return any(part in what and re.search(words, note) is not None for part, words in TOPICS)
 
 
 # -- what was said ----------------------------------------------------------------------------------------------------
