@@ -95,7 +95,8 @@ class Matrix:
     @functools.cached_property
     def idle(self) -> set[str]:
         """Nodes of the core that change nothing on one family: neither the latent nor how often attention ran."""
-        return {name for name in self.groups["nodes of the core"] if self._trace((name,)) in (None, self._trace(()))}
+        nothing = None, self._trace(())
+        return {name for name in self.groups["nodes of the core"] if self._trace((name,)) in nothing}
 
     def _trace(self, rows: tuple[str, ...]) -> Any:
         """(bytes of the latent, attention calls) of a run without this pack; None where the host cannot run it."""

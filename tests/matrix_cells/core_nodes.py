@@ -14,7 +14,7 @@ from .guiders import node_classes
 
 __all__ = ["model_nodes", "prompts", "runs"]
 
-# Where a default does nothing on two layers and three steps.
+# Where a default does nothing on two layers and few steps.
 SETTINGS: dict[str, dict[str, Any]] = {
     "SkipLayerGuidanceDiT": {"double_layers": "0", "single_layers": "0", "start_percent": 0.0, "end_percent": 1.0},
     "SkipLayerGuidanceDiTSimple": {"double_layers": "0", "single_layers": "0"},
@@ -24,6 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "WanContextWindowsManual": {"context_length": 9, "context_overlap": 4},
     "LTXVContextWindows": {"context_length": 17, "context_overlap": 8},
 }
+STEPS = {"EasyCache": 4, "LazyCache": 4}  # they need some before they skip one
 LEFT_OUT = {"TorchCompileModel": "compiled models have tests of their own"}
 WINDOWED = {"ContextWindowsManual", "WanContextWindowsManual", "LTXVContextWindows"}
 LONG = (6, 6, 8)
@@ -48,7 +49,7 @@ def _row(name: str, cls: Any, model: str, values: dict[str, Any], conds: list[st
             out = out[0] if isinstance(out, tuple) else out.result[0]
         else:
             out = getattr(cls(), cls.FUNCTION)(**given)[0]
-        return longer.but(model=out)
+        return longer.but(model=out, steps=STEPS.get(name, graph.steps))
 
     return beside
 

@@ -39,7 +39,7 @@ class Graph:
     latent: Tensor
     make_guider: Callable[[Graph], Any]
     cfg: float = 6.0
-    steps: int = 3
+    steps: int = 2
     sampler: Any = "euler"
     scheduler: str = "simple"
     passes: str = "one"

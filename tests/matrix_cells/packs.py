@@ -163,7 +163,7 @@ def _block_forward(graph: Graph) -> Graph:
             yield
             assert block.forward is forward, "another pack's block.forward is gone"
         finally:
-            del block.forward
+            vars(block).pop("forward", None)
 
     return graph.but(inside=(*graph.inside, set_up))
 

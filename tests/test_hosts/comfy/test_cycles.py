@@ -79,7 +79,7 @@ def test_random_cycles_leave_nothing(matrix):
     import comfy.model_management as management
 
     rng, cycles = random.Random(11 + SEED), count(4, CYCLES)
-    rows = [row for row in matrix.rows if row not in matrix.idle]
+    rows = list(matrix.rows)
     steer = matrix.pack.lib("hosts.comfy.steer").steer
 
     def plain(family):

@@ -65,12 +65,20 @@ def test_nodes_that_change_nothing_here_change_nothing_there(matrix, cells):
     assert {verdict.kind for verdict in made} <= {"exact", "host"}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["region bias", "perturbation"])
 def test_steering_beside_everything(matrix, cells, way):
-    """What acts before steps sees the others through the model's predictions: here beside what changes attention."""
-    every = [name for name in matrix.rows if name not in matrix.idle]
-    few = [*matrix.groups["prompts"], *matrix.groups["other packs"], "EasyCache", "LazyCache", "SkipLayerGuidanceDiT"]
-    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, way) for row in (few if WAYS[way].steps else every)])
+    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, way) for row in matrix.rows if row not in matrix.idle])
+
+
+def test_gradient_guidance_beside_what_changes_attention(matrix, cells):
+    rows = [*matrix.groups["prompts"], *matrix.groups["other packs"], "EasyCache", "LazyCache", "SkipLayerGuidanceDiT"]
+    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, "gradient guidance") for row in rows])
+
+
+@pytest.mark.parametrize("way", ["dual clock", "intrinsic denoising"])
+def test_steering_before_steps_beside_what_changes_steps(matrix, cells, way):
+    rows = ["EasyCache", "LazyCache", "WanContextWindowsManual", "ModelSamplingSD3", "a split run", "a refining run"]
+    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, way) for row in rows])
 
 
 @pytest.mark.parametrize("cfg", CFGS)
@@ -81,8 +89,9 @@ def test_every_guider_with_nothing_beside(matrix, cells, cfg):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exact_where_nothing_is_beside(cells, family):
-    columns = [CAPTURE, *WAYS]
-    made = cells([(family, "CFGGuider", (NOTHING,), cfg, column) for cfg in CFGS for column in columns])
+    columns = [(6.0, CAPTURE), (1.0, CAPTURE), *((cfg, "region bias") for cfg in CFGS)]
+    columns += [(6.0, way) for way in WAYS if way != "region bias"]
+    made = cells([(family, "CFGGuider", (NOTHING,), cfg, column) for cfg, column in columns])
     assert {(verdict.kind, verdict.text) for verdict in made} == {("exact", "")}, "and there was something to steer"
 
 
