@@ -27,12 +27,12 @@ The attention calls that made the prompt's own prediction are taken at the kerne
   capture. Steering gives the latent of a dense reference.
 - **refused**: an error says why. The sentence is below.
 - **noted**: something is missing or not as usual, and a note or a warning says what.
-- **-**: ComfyUI itself does not run this, or there is nothing to compare with.
+- **-**: not tried, ComfyUI itself does not run it, or there is nothing to compare with.
 
-Columns with a family's name are captures. Steering is shown on Wan. All at CFG 6; `make test` runs CFG 1, too, and
-`make soak` all of it on every family, and things in pairs. Rows come from ComfyUI's own tree: every node that gives a
-GUIDER, and every node that makes a MODEL of a MODEL with settings alone. Nodes that change nothing on Wan are left out
-here. Other packs stand for their mechanism, written anew.
+All at CFG 6 and, but for the first table, on Wan. `make test` runs CFG 1, too, and `make soak` all of it on every
+family, and things in pairs. Rows come from ComfyUI's own tree: every node that gives a GUIDER, and every node that
+makes a MODEL of a MODEL with settings alone. Nodes that change nothing on Wan are left out. Other packs stand for their
+mechanism, written anew. Steering before steps (the last three columns) was tried beside what changes attention.
 """
 
 
@@ -78,7 +78,7 @@ def written() -> dict[Key, str]:
             group, columns = line[3:], []
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if line.startswith("| |"):
-            columns = [cell.removeprefix("| ").strip() for cell in cells]
+            columns = cells[1:]
         elif line.startswith("| ") and columns:
             for column, cell in zip(columns, cells[1:], strict=True):
                 found[group, cells[0], column] = LINK.sub("", cell)

@@ -15,10 +15,11 @@ from matrix_cells.truth import Bottom
 from matrix_cells.verdict import Verdict, captured, sample, steered
 from support_native import native_model
 
-__all__ = ["CAPTURE", "FAMILIES", "NOTHING", "WAYS", "Matrix"]
+__all__ = ["CAPTURE", "CHANGE_CALLS", "FAMILIES", "NOTHING", "WAYS", "Matrix"]
 
 FAMILIES, TITLES = ("wan_t2v", "cogvideox", "hunyuan"), ("Wan", "CogVideoX", "HunyuanVideo")
 NOTHING = "nothing"
+CHANGE_CALLS = ("EasyCache", "LazyCache", "SkipLayerGuidanceDiT")  # which and how many attention calls there are
 CAPTURE = "capture"
 
 
@@ -67,18 +68,19 @@ class Matrix:
         """The cells of the page in docs/: (group, row, column) -> what to ask `cell` for."""
         found: dict[tuple[str, str, str], tuple[Any, ...]] = {}
 
-        def line(group: str, row: str, guider: str, beside: str) -> None:
-            for family, title in zip(FAMILIES, TITLES):
-                found[group, row, title] = family, guider, (beside,), 6.0, CAPTURE
-            for way in WAYS:
-                found[group, row, way] = FAMILIES[0], guider, (beside,), 6.0, way
+        def line(group: str, row: str, family: str, guider: str, beside: str, steps: bool) -> None:
+            for column in (CAPTURE, *(way for way in WAYS if steps or not WAYS[way].steps)):
+                found[group, row, column] = family, guider, (beside,), 6.0, column
 
+        for family, title in zip(FAMILIES, TITLES):
+            line("Families", title, family, "CFGGuider", NOTHING, True)
         for guider in self.guiders:
-            line("Guiders", guider, guider, NOTHING)
+            line("Guiders", guider, FAMILIES[0], guider, NOTHING, True)
         for group, rows in self.groups.items():
             for row in rows:
                 if row != NOTHING and row not in self.idle:
-                    line(group[0].upper() + group[1:], row, "CFGGuider", row)
+                    steps = group in ("prompts", "other packs") or row in CHANGE_CALLS
+                    line(group[0].upper() + group[1:], row, FAMILIES[0], "CFGGuider", row, steps)
         return found
 
     def plain(self, family: str, guider: str, rows: tuple[str, ...], cfg: float) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from matrix_cells.graphs import pytorch_attention
 from matrix_cells.verdict import captured, compare
 from support_counts import SEED, count
-from support_matrix import CAPTURE, FAMILIES, NOTHING, WAYS, Matrix
+from support_matrix import CAPTURE, CHANGE_CALLS, FAMILIES, NOTHING, WAYS, Matrix
 
 from scripts import beside
 
@@ -55,9 +55,21 @@ def test_the_rows_are_found_in_the_host(matrix):
     assert {"EasyCache", "LazyCache", "SkipLayerGuidanceDiT", "PerturbedAttentionGuidance"} & matrix.idle == set()
 
 
-def test_every_guider_beside_everything(matrix, cells):
-    rows = [name for name in matrix.rows if name not in matrix.idle]
-    cells([(FAMILIES[0], guider, (row,), 6.0, CAPTURE) for guider in matrix.guiders for row in rows])
+def test_every_guider_beside_every_patch(matrix, cells):
+    rows = [*matrix.groups["nodes of the core"], *matrix.groups["other packs"]]
+    cells(
+        [
+            (FAMILIES[0], guider, (row,), 6.0, CAPTURE)
+            for guider in matrix.guiders
+            for row in rows
+            if row not in matrix.idle
+        ]
+    )
+
+
+def test_prompts_and_runs_as_people_build_them(cells, matrix):
+    rows = [*matrix.groups["prompts"], *matrix.groups["runs"]]
+    cells([(FAMILIES[0], "CFGGuider", (row,), cfg, CAPTURE) for row in rows for cfg in CFGS])
 
 
 def test_nodes_that_change_nothing_here_change_nothing_there(matrix, cells):
@@ -71,7 +83,7 @@ def test_steering_beside_everything(matrix, cells, way):
 
 
 def test_gradient_guidance_beside_what_changes_attention(matrix, cells):
-    rows = [*matrix.groups["prompts"], *matrix.groups["other packs"], "EasyCache", "LazyCache", "SkipLayerGuidanceDiT"]
+    rows = [*matrix.groups["prompts"], *matrix.groups["other packs"], *CHANGE_CALLS]
     cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, "gradient guidance") for row in rows])
 
 
