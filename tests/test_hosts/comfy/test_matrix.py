@@ -133,7 +133,7 @@ def test_the_page_is_true(matrix, pytestconfig):
             writer.cells[place] = shown(verdict)
         return
     page, advice = beside.written(), "run python -m scripts.beside"
-    assert set(page) == set(cells), advice
+    assert {place for place, word in page.items() if word != "-"} <= set(cells) <= set(page), advice
     for place in random.Random(SEED).sample(sorted(cells), min(len(cells), count(6, len(cells)))):
         assert page[place] == shown(matrix.cell(*cells[place]))[0], (place, advice)
 
