@@ -40,7 +40,7 @@ from .parts import run_part
 from .run import FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, Run, RunInfo
 from .steps import stepped
 
-__all__ = ["answered", "attach", "editor_of", "perturbed"]
+__all__ = ["answered", "asked_for", "attach", "editor_of", "perturbed"]
 
 Sites = list[tuple[nn.Module, AttentionSite]]
 _SKIPPED = "the model was not asked at some steps (a cache answered): they are not in the maps"
@@ -79,6 +79,13 @@ def answered(options: dict[str, Any], conds: Iterable[dict[str, Any]]) -> bool:
     """Inside a run: whether a cache answered the last prediction of these conditionings, so that no block ran."""
     holder = options.get("transformer_options", {}).get(KEY)
     return isinstance(holder, _Runs) and any(holder.ran.get(cond["uuid"]) is False for cond in conds)
+
+
+def asked_for(options: dict[str, Any]) -> tuple[bool, Tensor | None]:
+    """Inside a run: whether the guider asked the model for anything in its open call, and the prompt's prediction that
+    it got; None where context windows put it together."""
+    predictions = options["transformer_options"][KEY].predictions
+    return predictions.asked_now, predictions.own
 
 
 def editor_of(options: dict[str, Any], token: object) -> Any:
@@ -222,7 +229,9 @@ def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, times
             holder.owners.update((cond["uuid"], cond[OWNER]) for each in conds for cond in each or () if OWNER in cond)
         return executor(model, conds, x_in, timestep, model_options)
     with holder.predictions.batch(conds, model_options):
-        return executor(model, conds, x_in, timestep, model_options)
+        out = executor(model, conds, x_in, timestep, model_options)
+        holder.predictions.got(conds, out, holder.runs[0].prompts)
+        return out
 
 
 def _apply_model(

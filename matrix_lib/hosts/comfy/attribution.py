@@ -12,6 +12,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from .bound_rows import bound_rows
 from .run import BINDING, TRACKS, Prompt
 
@@ -39,14 +41,17 @@ class Predictions:
     """Follows the predictions of one sampling run.
 
     notes: of predictions that could not be attributed. asked: whether the guider asked the model for anything since a
-    reader last made it false.
+    reader last made it false; asked_now: in the open call of the guider. own: what it got in it for the prompt, outside
+    of context windows.
     """
 
     def __init__(self) -> None:
         self.notes: dict[str, None] = {}
         self._options: Mapping[str, Any] | None = None  # of the guider's call that is open
+        self._windowed = False
         self._made: set[Any] = set()  # (conditioning, window) that it has predicted
-        self.asked = False
+        self.asked = self.asked_now = False
+        self.own: Tensor | None = None
         self._asked: dict[Any, bool] = {}  # conditionings of the open batch: whether they are the guider's own
         self._ran: set[Any] = set()  # of these, those that the model was called with
 
@@ -55,6 +60,7 @@ class Predictions:
         """One call of the guider with these model options."""
         before = self._options, self._made
         self._options, self._made = options, set()
+        self.asked_now, self.own = False, None
         try:
             yield
         finally:
@@ -70,12 +76,23 @@ class Predictions:
         before = self._asked, self._ran
         self._asked, self._ran = {name: own and (name, place) not in self._made for name in ids}, set()
         self.asked |= own
+        self.asked_now |= own
+        self._windowed = place is not None
         if own:
             self._made.update((name, place) for name in ids)
         try:
             yield
         finally:
             self._asked, self._ran = before
+
+    def got(self, conds: Sequence[Any], out: Sequence[Tensor], prompts: Mapping[Any, Prompt]) -> None:
+        """What the open batch came to: keeps the prompt's prediction, if it is the guider's own."""
+        if self._windowed:
+            return
+        for each, found in zip(conds, out):
+            ids = {cond["uuid"] for cond in each or ()}
+            if ids and ids <= prompts.keys() and all(self._asked.get(name) for name in ids):
+                self.own = found.clone()  # guidance functions may change it in place
 
     def _own(self, options: Mapping[str, Any]) -> bool:
         if self._options is None:

@@ -17,16 +17,18 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...core.guidance.base import Guidance, check_finite
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
-from .attach import answered, attach, editor_of, perturbed
+from .attach import answered, asked_for, attach, editor_of, perturbed
+from .attribution import prompt_lists
 from .extra import named_apart
 from .model import sites_of
-from .run import RunInfo, step_of
+from .run import RunInfo, step_of, unwatched
 
 __all__ = ["log_run", "steer"]
 
@@ -79,7 +81,7 @@ def steer(
     clone = attach(model, start)
     clone.model_options["transformer_options"][KEY] = (*before, guidance)
     if guidance.where == "prediction":
-        clone.set_model_sampler_post_cfg_function(_second_prediction(guidance, token))
+        clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _second_prediction(guidance, token))
     return clone
 
 
@@ -152,27 +154,50 @@ def _tracks(guidance: Guidance, info: RunInfo, tracks: MaskTracks | None) -> lis
     return found
 
 
-def _second_prediction(guidance: Guidance, token: object) -> Callable[[dict[str, Any]], Tensor]:
-    """result + strength * (conditional - perturbed), as a function that the host calls after its own guidance. Where a
-    cache answers a step from the last one that ran, the difference is that step's, too."""
+def _second_prediction(guidance: Guidance, token: object) -> Callable[..., Tensor]:
+    """What the guider predicts + strength * (the prompt's prediction - the same, perturbed), around the guider itself:
+    whatever it mixes, and in whatever order, its own prediction of the prompt is what is moved away from.
 
-    def after(args: dict[str, Any]) -> Tensor:
-        result = args["denoised"]
-        run = perturbed(args["model_options"], token)
+    Where a cache answers a step from the last one that ran, the difference is that step's, too.
+    """
+
+    def predict(executor: Any, x: Tensor, timestep: Tensor, model_options: dict, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = executor(x, timestep, model_options, *args, **kwargs)
+        run = perturbed(model_options, token)
         if run is None:
             return result
         info, options = run
-        step = step_of(info, float(args["sigma"].flatten()[0]))
+        step = step_of(info, float(timestep.flatten()[0]))
         strength = guidance.at(info.part.place(step), info.part.steps)
         if strength == 0:
             return result
-        editor = editor_of(options, token)
-        if editor.away is None or not answered(options, args["cond"]):
-            conds = [named_apart(args["cond"], token)]
-            (broken,) = comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], options)
-            editor.away = args["cond_denoised"] - broken
+        guider, editor = executor.class_obj, editor_of(options, token)
+        conds = guider.conds[_only_list(guider)]
+
+        def ask(conds: Any, options: dict[str, Any]) -> Tensor:
+            (out,) = comfy.samplers.calc_cond_batch(guider.inner_model, [conds], x, timestep, options)
+            return out  # type: ignore[no-any-return]
+
+        asked, own = asked_for(options)
+        if asked and (editor.away is None or not answered(options, conds)):
+            own = ask(conds, unwatched(model_options)) if own is None else own
+            editor.away = own - ask(named_apart(conds, token), options)
+        if editor.away is None:
+            return result
         moved: Tensor = result + editor.away * strength
         check_finite(result, moved, "perturbation", step)
         return moved
 
-    return after
+    return predict
+
+
+def _only_list(guider: Any) -> str:
+    """The one list of conditionings that is the prompt. Raises ValueError where several are, or none."""
+    names = prompt_lists(guider.conds)
+    if len(names) != 1:
+        raise ValueError(
+            f"{type(guider).__name__} predicts {', '.join(guider.conds)}, and "
+            f"{'none' if not names else 'several'} of these is the prompt, so it is open which prediction is to be "
+            "perturbed: bind the words of one, or name it 'positive'"
+        )
+    return names[0]

@@ -1,0 +1,156 @@
+"""A workflow of the host around a tiny model, as people build it, and how it is run: with and without this pack."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from support_attention import make_binding, make_tracks
+from support_native import conditioning, latent
+from torch import Tensor
+
+__all__ = ["ROWS", "SIZES", "Graph", "bound", "plain_graph", "prompts_of", "pytorch_attention"]
+
+ROWS = 24  # of every conditioning: short, so that thousands of runs are cheap
+SIZES = {"wan_t2v": (2, 6, 8), "cogvideox": (2, 6, 8), "hunyuan": (2, 6, 8)}  # T, H, W of the latent
+OTHER_WORDS = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
+
+
+@dataclass
+class Graph:
+    """What is connected to a sampler.
+
+    pack: `conftest.Pack`; model: MODEL; positive, negative, third: CONDITIONINGs; make_guider: from a graph to a
+    GUIDER. sampler: a SAMPLER or the name of one. passes: how many sampler nodes follow each other, and how.
+    inside: context managers that are open while it runs: what a pack does to modules outside of the host's patching.
+    """
+
+    pack: Any
+    family: str
+    model: Any
+    positive: list
+    negative: list
+    third: list
+    latent: Tensor
+    make_guider: Callable[[Graph], Any]
+    cfg: float = 6.0
+    steps: int = 2
+    sampler: Any = "euler"
+    scheduler: str = "simple"
+    passes: str = "one"
+    other_model: Any = None
+    inside: tuple[Callable[[], AbstractContextManager[Any]], ...] = ()
+    texts: dict[str, Tensor] = field(default_factory=dict)  # of packs, besides those of the conditionings
+    due: str = ""  # what has to be said however exact the maps are
+
+    def but(self, **changes: Any) -> Graph:
+        return replace(self, **changes)
+
+    def patched(self, change: Callable[[Any], Any]) -> Graph:
+        """With a MODEL of its own that `change` made of a clone."""
+        return self.but(model=change(self.model.clone()))
+
+    def reference(self) -> Tensor:
+        """The latent of a reference clip."""
+        return torch.randn(self.latent.shape, generator=torch.Generator().manual_seed(5))
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for manager in self.inside:
+                stack.enter_context(manager())
+            yield
+
+    def sigmas(self) -> list[tuple[Tensor, bool]]:
+        """For each sampler node its noise levels, and whether it adds noise."""
+        import comfy.samplers
+
+        sampling = self.model.get_model_object("model_sampling")
+        every = comfy.samplers.calculate_sigmas(sampling, self.scheduler, self.steps)
+        if self.passes == "split":
+            half = self.steps // 2
+            return [(every[: half + 1], True), (every[half:], False)]
+        if self.passes == "refine":
+            longer = comfy.samplers.calculate_sigmas(sampling, self.scheduler, 2 * self.steps)
+            return [(every, True), (longer[-(self.steps + 1) :], True)]
+        return [(every, True)]
+
+    def sample(self, sampling: Callable[..., tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
+        """The final latent, and what `sampling(guider, noise, sampler, sigmas, latent)` gave besides for each node."""
+        import comfy.samplers
+        from comfy_extras.nodes_custom_sampler import Noise_EmptyNoise, Noise_RandomNoise
+
+        found, now = [], self.latent
+        with torch.inference_mode(), self.opened():
+            for number, (sigmas, noisy) in enumerate(self.sigmas()):
+                noise = Noise_RandomNoise(7 + number) if noisy else Noise_EmptyNoise()
+                sampler = self.sampler
+                if isinstance(sampler, str):
+                    sampler = comfy.samplers.sampler_object(sampler)
+                now, more = sampling(self.make_guider(self), noise, sampler, sigmas, {"samples": now})
+                found.append(more)
+        return now, found
+
+
+def plain_graph(pack: Any, family: str, model: Any, make_guider: Callable[[Graph], Any], **options: Any) -> Graph:
+    """Words and tracks on board, nothing beside."""
+    size = SIZES[family]
+    return Graph(
+        pack=pack,
+        family=family,
+        model=model,
+        positive=bound(pack, family, 1),
+        negative=conditioning(family, 2, size, rows=ROWS),
+        third=conditioning(family, 3, size, rows=ROWS),
+        latent=latent(family, 1, size),
+        make_guider=make_guider,
+        **options,
+    )
+
+
+def bound(pack: Any, family: str, seed: int, rows: Any = None, size: Any = None) -> list:
+    """A CONDITIONING as 'MATRIX Bind Prompt' makes it: with words and tracks."""
+    size = size or SIZES[family]
+    run = pack.lib("hosts.comfy.run")
+    frames, height, width = (size[0] - 1) * 4 + 1, size[1] * 8, size[2] * 8
+    keys = {
+        run.BINDING: make_binding(pack.lib("core.words.binding"), ROWS, rows),
+        run.TRACKS: make_tracks(pack.lib("core.tracks.tracks"), frames, height, width),
+    }
+    return conditioning(family, seed, size, rows=ROWS, **keys)
+
+
+def prompts_of(guider: Any) -> dict[tuple[str, int], dict[str, Any]]:
+    """Every conditioning of a GUIDER: (name, place) -> its `cross_attn`, and whatever it carries."""
+    return {(name, at): cond for name, conds in guider.original_conds.items() for at, cond in enumerate(conds)}
+
+
+@contextlib.contextmanager
+def pytorch_attention() -> Iterator[None]:
+    """The host as `--use-pytorch-cross-attention` starts it: its GPU path, whose kernels tell their log-sum-exp."""
+    import sys
+
+    import comfy.ldm.modules.attention as attention
+
+    names = ("optimized_attention", "optimized_attention_masked")
+    changed = []
+    for module in list(sys.modules.values()):
+        for name in names:
+            if getattr(module, "__name__", "").startswith("comfy") and name in vars(module):
+                changed.append((module, name, vars(module)[name]))
+                setattr(module, name, attention.attention_pytorch)
+    try:
+        yield
+    finally:
+        for module, name, before in changed:
+            setattr(module, name, before)
+
+
+def shallow(conditioning: list) -> list:
+    """A CONDITIONING whose entries can be changed without changing those of another."""
+    return [[tensor, copy.copy(values)] for tensor, values in conditioning]

@@ -1,0 +1,187 @@
+"""Mechanisms of other packs, written anew and small: how they reach attention, not what they make of it."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from support_native import conditioning
+from torch import Tensor
+
+from .graphs import ROWS, SIZES, Graph
+
+__all__ = ["by_hand", "packs"]
+
+
+def packs() -> dict[str, Callable[[Graph], Graph]]:
+    """What it does -> a graph with such a pack beside."""
+    return {
+        "cross-attention twice in a call (NAG of KJNodes)": _nag,
+        "cross-attention of its own (PromptRelay)": _relay,
+        "an override that centres k": lambda g: _override(g, lambda q, k: (q, k - k.mean(1, keepdim=True))),
+        "an override that scales q": lambda g: _override(g, lambda q, k: (q * 1.5, k)),
+        "an override that changes nothing": lambda g: _override(g, lambda q, k: (q, k)),
+        "an override with a kernel of its own": _own_kernel,
+        "a pack that had set block.forward": _block_forward,
+        "an override assigned after ours": _late,
+        "an override of its own kernel assigned after ours": lambda g: _late(g, own=True),
+    }
+
+
+def cross_blocks(graph: Graph) -> list[tuple[str, Any]]:
+    """(path, module) of every cross-attention. Raises LookupError for a family that has none."""
+    network = graph.model.model.diffusion_model
+    found = [(name, module) for name, module in network.named_modules() if name.endswith(".cross_attn")]
+    if not found:
+        raise LookupError("this family has no cross-attention of its own")
+    return found
+
+
+def heads_of(tensor: Tensor, heads: int) -> Tensor:
+    """(B, N, H*D) -> (B, H, N, D)"""
+    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _nag(graph: Graph) -> Graph:
+    import comfy.ldm.modules.attention as attention
+
+    other = conditioning(graph.family, 8, SIZES[graph.family], rows=ROWS)[0][0]
+    network = graph.model.model.diffusion_model
+    with torch.inference_mode():
+        against = network.text_embedding(other)
+
+    def forward(self: Any, x: Tensor, context: Tensor, transformer_options: Any = None, **kwargs: Any) -> Tensor:
+        def look(q: Tensor, text: Tensor) -> Tensor:
+            return attention.optimized_attention(
+                q,
+                self.norm_k(self.k(text)),
+                self.v(text),
+                heads=self.num_heads,
+                transformer_options=transformer_options,
+            )
+
+        def guided(q: Tensor, text: Tensor) -> Tensor:
+            toward, away = look(q, text), look(q, against.expand(len(q), -1, -1))
+            moved = toward * 3.0 - away * 2.0
+            ratio = moved.norm(1, -1, True) / toward.norm(1, -1, True).clamp(min=1e-6)
+            return 0.5 * moved * (ratio.clamp(max=2.5) / ratio.clamp(min=1e-6)) + 0.5 * toward
+
+        q, sides = self.norm_q(self.q(x)), (transformer_options or {}).get("cond_or_uncond") or [0]
+        if len(x) == 1 or 0 not in sides or len(set(sides)) == 1:
+            return self.o(guided(q, context) if 0 in sides else look(q, context))
+        half = len(x) // len(sides)
+        parts = [slice(at * half, (at + 1) * half) for at in range(len(sides))]
+        return self.o(
+            torch.cat([(guided if s == 0 else look)(q[p], context[p]) for s, p in zip(sides, parts, strict=True)])
+        )
+
+    def change(model: Any) -> Any:
+        for name, module in cross_blocks(graph):
+            model.add_object_patch(f"diffusion_model.{name}.forward", types.MethodType(forward, module))
+        return model
+
+    return graph.patched(change).but(texts={**graph.texts, "against": other})
+
+
+def _relay(graph: Graph) -> Graph:
+    """Each part of the clip looks at its part of the prompt; the kernel is called directly, with a mask."""
+
+    def forward(self: Any, x: Tensor, context: Tensor, **kwargs: Any) -> Tensor:
+        q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(context)), self.v(context)
+        at = torch.linspace(0, 1, q.shape[1])[:, None] - torch.linspace(0, 1, k.shape[1])[None]
+        penalty = -4.0 * (at.abs() - 0.5).clamp(min=0)
+        q, k, v = (heads_of(t, self.num_heads) for t in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=penalty[None, None].to(q))
+        return self.o(out.transpose(1, 2).flatten(2))
+
+    def change(model: Any) -> Any:
+        for name, module in cross_blocks(graph):
+            model.add_object_patch(f"diffusion_model.{name}.forward", types.MethodType(forward, module))
+        return model
+
+    return graph.patched(change)
+
+
+def _override(graph: Graph, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Graph:
+    def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        if kwargs.get("skip_reshape"):  # (B, H, N, D)
+            q, k = (t.transpose(1, 2) for t in (q, k))
+            q, k = (t.transpose(1, 2) for t in change(q, k))
+        else:
+            q, k = change(q, k)
+        return func(q, k, v, heads, *args, **kwargs)
+
+    return graph.patched(lambda model: _assign(model, override))
+
+
+def _assign(model: Any, override: Any) -> Any:
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    return model
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention without PyTorch's kernel, (B, H, N, D)."""
+    logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    return logits.softmax(-1) @ v
+
+
+def _own(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+    from . import packs  # through the module, where the truth listens
+
+    if not kwargs.get("skip_reshape"):
+        q, k, v = (heads_of(t, heads) for t in (q, k, v))
+    while mask is not None and mask.ndim < 4:
+        mask = mask[None] if mask.ndim == 2 else mask[:, None]
+    out = packs.by_hand(q, k, v, mask)
+    return out if kwargs.get("skip_output_reshape") else out.transpose(1, 2).flatten(2)
+
+
+def _own_kernel(graph: Graph) -> Graph:
+    return graph.patched(lambda model: _assign(model, _own))
+
+
+def _block_forward(graph: Graph) -> Graph:
+    """Set on the module itself, not through the host, and there for the whole session."""
+    network = graph.model.model.diffusion_model
+    block = next(m for n, m in network.named_modules() if n in ("blocks.0", "double_blocks.0"))
+
+    @contextlib.contextmanager
+    def set_up() -> Iterator[None]:
+        plain = block.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            out = plain(*args, **kwargs)
+            return (out[0] * 1.02, *out[1:]) if isinstance(out, tuple) else out * 1.02
+
+        block.forward = forward
+        try:
+            yield
+            assert block.forward is forward, "another pack's block.forward is gone"
+        finally:
+            vars(block).pop("forward", None)
+
+    return graph.but(inside=(*graph.inside, set_up))
+
+
+def _late(graph: Graph, own: bool = False) -> Graph:
+    """Assigns the single slot outright, in a wrapper that the host calls inside of all others."""
+    from comfy.patcher_extension import WrappersMP
+
+    def through(func: Any, *args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        options = kwargs.get("transformer_options") or next(a for a in reversed(args) if isinstance(a, dict))
+        options["optimized_attention_override"] = _own if own else through
+        return executor(*args, **kwargs)
+
+    def change(model: Any) -> Any:
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "late", wrapper)
+        return model
+
+    return graph.patched(change)

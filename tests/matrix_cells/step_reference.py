@@ -1,0 +1,172 @@
+"""What steering before steps has to do: an Euler loop of our own that calls the library's arithmetic between steps.
+
+The arithmetic on latents and on maps is the library's and has tests of its own. Which steps there are, what the latent
+is there, what the model predicts there and which attention calls belong to the prompt, are read off the host here.
+
+B batch, C channels, T latent frames, H, W latent rows and columns; latents are (B, C, T, H, W).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .graphs import Graph
+from .truth import Bottom, Call
+
+__all__ = ["stepping", "uncached"]
+
+
+def stepping(graph: Graph, guidance: Any, guider: Any, bottom: Bottom, sigmas: Tensor, fresh: bool) -> Any:
+    """The SAMPLER of a run under guidance before steps."""
+    import comfy.samplers
+
+    hook = _hook(graph, guidance, guider, sigmas)
+    steps = len(sigmas) - 1
+
+    def sampling(
+        model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: Any = None
+    ):
+        args, ones = extra_args or {}, x.new_ones([x.shape[0]])
+        hook.seed = int(args.get("seed") or 0)
+        hook.begin(x, steps)
+        for step in range(steps):
+            at = _Place(graph, bottom, model, x, sigmas[step] * ones, step, steps, args)
+            if hook.acts(step, steps) and (fresh or not hook.fresh_runs_only):
+                x = at.x = hook(at)
+            denoised = at.denoised()
+            if callback is not None:
+                callback({"x": x, "i": step, "sigma": sigmas[step], "sigma_hat": sigmas[step], "denoised": denoised})
+            x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
+        return x
+
+    return comfy.samplers.KSAMPLER(sampling)
+
+
+def _hook(graph: Graph, guidance: Any, guider: Any, sigmas: Tensor) -> Any:
+    run, steering = (graph.pack.lib(name) for name in ("hosts.comfy.run", "instrument.steering"))
+    model = guider.model_patcher
+    found: list[Any] = []
+    for cond in guider.original_conds["positive"]:
+        tracks = cond.get(run.TRACKS)
+        if tracks is not None and tracks not in found:
+            found.append(tracks)
+    references = []
+    if guidance.needs_reference:
+        references = list(model.model.process_latent_in(graph.reference().clone()))
+    told = steering.SteeredRun(
+        grid=_grid(graph), steps=len(sigmas) - 1, sites=(), strides=(4, 8), tracks=[found], references=references
+    )
+    return steering.actor_for(guidance, told)
+
+
+def _grid(graph: Graph) -> Any:
+    return graph.pack.lib("core.grid").Grid.from_latent(tuple(graph.latent.shape[-3:]), (1, 2, 2), 4, 8)
+
+
+class _Place:
+    """The latent before a step, and the model there."""
+
+    given_frames = None
+
+    def __init__(
+        self, graph: Graph, bottom: Bottom, model: Any, x: Tensor, sigma: Tensor, step: int, steps: int, args: Any
+    ) -> None:
+        self.graph, self.bottom, self.model, self.x, self.sigma = graph, bottom, model, x, sigma
+        self.step, self.steps, self.args = step, steps, args
+        self._at: Any = None
+        self._known: Any = None
+        import comfy.model_sampling
+
+        sampling, at = model.inner_model.inner_model.model_sampling, float(sigma[0])
+        flow = isinstance(sampling, comfy.model_sampling.CONST)
+        self.level = graph.pack.lib("core.noise").NoiseLevel(1 - at if flow else 1.0, at)
+
+    def denoised(self) -> Tensor:
+        return self.predict(self.x)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """What was asked last is not asked again: caches of other packs count how often the model is."""
+        if x is not self._at:
+            self._at, self._known = x, self.model(x, self.sigma, **self.args)
+        return self._known
+
+    def gradient(self, hook: Any, x: Tensor) -> Tensor | None:
+        """That of the losses of the maps of every call that reads a bound prompt, through the whole network."""
+        import comfy.samplers
+
+        guider, options = self.model.inner_model, self.args.get("model_options", {})
+        autograd = self.graph.pack.lib("hosts.comfy.autograd")
+        calls, self.bottom.calls = self.bottom.calls, []
+        with autograd.differentiable():
+            autograd.plain_weights(guider.inner_model.diffusion_model)
+            leaf = x.detach().clone().requires_grad_()
+            hook.start(leaf)
+            kept, self.bottom.keep = self.bottom.keep, True
+            self.bottom.begin(float(self.sigma[0]))
+            try:
+                with _untouched(guider.inner_model.diffusion_model):
+                    comfy.samplers.calc_cond_batch(
+                        guider.inner_model, [guider.conds["positive"]], leaf, self.sigma.clone(), uncached(options)
+                    )
+            finally:
+                self.bottom.end()
+                self.bottom.keep = kept
+            for call in self.bottom.calls:
+                self._observe(hook, call, guider.original_conds["positive"])
+            hook.forward_done(leaf, leaf)
+            found = hook.end(self.step)
+        self.bottom.calls = calls
+        return None if found is None else found.to(x)
+
+    def _observe(self, hook: Any, call: Call, positives: list[dict]) -> None:
+        if call.prompt is None or call.prompt[0] != "positive":
+            return
+        lib, cond = self.graph.pack.lib, positives[call.prompt[1]]
+        run, sites = lib("hosts.comfy.run"), lib("core.sites")
+        site = sites.AttentionSite(call.layer, call.kind, call.name)
+        if not hook.wants(site) or run.BINDING not in cond:
+            return
+        row = sites.BatchRow("cond", call.prompt, cond[run.BINDING], cond.get(run.TRACKS))
+        size = call.grid[0] * call.grid[1] * call.grid[2]
+        first = call.text if call.kind == "joint" else 0
+        video = first, size
+        text = None if call.kind == "self" else (0, call.text)
+        seen = sites.AttentionCall(
+            site, call.q[None], call.k[None], call.v[None], call.scale, _grid_of(self.graph, call), (row,),
+            None if call.mask is None else call.mask[None], video, None if call.kind == "cross" else video, text,
+            self.step, call.sigma, call.frames,
+        )  # fmt: skip
+        hook.observe(seen)
+
+
+@contextlib.contextmanager
+def _untouched(network: Any) -> Iterator[None]:
+    """What goes into a norm is a copy: some blocks add to it in place, which a backward pass cannot bear."""
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)]
+    handles = [m.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:])) for m in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _grid_of(graph: Graph, call: Call) -> Any:
+    """The token grid of one call."""
+    latent = (call.grid[0], *graph.latent.shape[-2:])
+    return graph.pack.lib("core.grid").Grid.from_latent(tuple(latent), (1, 2, 2), 4, 8)
+
+
+def uncached(options: dict[str, Any]) -> dict[str, Any]:
+    """Without the core's caches, which would take a second prediction for the first one's next step."""
+    inner = dict(options.get("transformer_options", {}))
+    wrappers = {kind: dict(each) for kind, each in inner.get("wrappers", {}).items()}
+    for each in wrappers.values():
+        for name in ("easycache", "lazycache"):
+            each.pop(name, None)
+    return {**options, "transformer_options": {**inner, "wrappers": wrappers}}
