@@ -89,7 +89,8 @@ def _film(container: av.container.InputContainer, name: str) -> av.video.stream.
     if len(streams) > 1:
         streams = [s for s in streams if not _is_still(s)] or streams
     if not streams:
-        raise ValueError(f"{name!r} has no video stream{', only a cover picture' if container.streams.video else ''}")
+        found = "only a cover picture" if container.streams.video else "sound alone, or it is damaged"
+        raise ValueError(f"{name!r} has no video stream: {found}")
     if len(streams) > 1:
         raise ValueError(
             f"{name!r} has {len(streams)} films ({', '.join(f'{s.width}x{s.height}' for s in streams)}): keep one of "
@@ -146,12 +147,13 @@ def frame_times(path: str | os.PathLike[str]) -> tuple[float, ...]:
 
 
 def is_even(times: tuple[float, ...]) -> bool:
-    """Whether frames come at one rate: none is more than half a frame from where that puts it."""
+    """Whether frames come at one rate: none is further from where that puts it than rounding explains (2 ms, or a tenth
+    of a frame)."""
     if len(times) < 3:
         return True
     step = times[-1] / (len(times) - 1)
     usual = statistics.median(b - a for a, b in pairwise(times))
-    return all(abs(time - n * step) <= usual / 2 for n, time in enumerate(times))
+    return all(abs(time - n * step) <= max(2e-3, usual / 10) for n, time in enumerate(times))
 
 
 def _shown_size(frame: av.VideoFrame) -> tuple[int, int]:

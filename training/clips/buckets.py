@@ -17,6 +17,9 @@ import torch
 __all__ = ["Bucket", "Order", "Windows", "aspect_sizes", "choose_size"]
 
 
+_CLOSE = 2e-3  # seconds: containers round time stamps to milliseconds
+
+
 class Bucket(NamedTuple):
     """Pixels of a batch: frames, rows, columns."""
 
@@ -113,7 +116,7 @@ class Windows:
             if room >= 0:
                 begins = [bisect_right(times, room * w / max(self.count - 1, 1)) - 1 for w in range(self.count)]
                 found = (
-                    tuple(bisect_right(times, times[begin] + i / self.fps + 1e-6) - 1 for i in range(length))
+                    tuple(bisect_right(times, times[begin] + i / self.fps + _CLOSE) - 1 for i in range(length))
                     for begin in dict.fromkeys(begins)
                 )
                 return tuple(found)

@@ -25,6 +25,7 @@ __all__ = ["BadFilesError", "ClipFiles", "Masks", "read_files", "read_tracks"]
 
 Masks = Literal["all", "first"]
 KIND = "checks"
+_NEAR = 0.01  # rates that differ by less are one, written with fewer digits
 
 
 class BadFilesError(ValueError):
@@ -133,11 +134,17 @@ def _tracks(clip: ClipSource, entry: Entry) -> MaskTracks:
 
 
 def _times(clip: ClipSource, facts: VideoFacts) -> tuple[tuple[float, ...], float]:
-    """Times of the frames where they have no one rate, and the mean rate."""
+    """Times of the frames where they have no one rate, and the mean rate.
+
+    Where a file tells its rate from its length, the last frame may count for nothing: of 9 frames at 8 a second it then
+    says 9. Its time stamps know better.
+    """
     times = frame_times(clip.picture)
-    if len(times) != facts.frames or is_even(times):
+    if len(times) != facts.frames or len(times) < 2:
         return (), facts.fps
-    return times, round((len(times) - 1) / times[-1], 6)
+    rate = round((len(times) - 1) / times[-1], 6)
+    even = is_even(times)
+    return () if even else times, facts.fps if even and abs(rate / facts.fps - 1) < _NEAR else rate
 
 
 def _unread(clip: ClipSource) -> Iterator[str]:

@@ -6,7 +6,9 @@ F frames, H rows, W columns of pixels.
 from __future__ import annotations
 
 import json
+import threading
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -44,6 +46,8 @@ Key = int | str | None
 _Made = tuple[str, Any]
 """Which part of files of several instances is whose: a label's number, a name inside of the file, or None for all."""
 _MOST_BYTES = 16 << 30
+_PARSING = threading.Lock()
+"""Held while numpy parses a header: CPython 3.11 may raise SystemError where two threads do so at once."""
 
 
 class BadMasksError(ValueError):
@@ -111,9 +115,9 @@ def fitted_masks(
         sizes.append((name, seen.values.shape))
         try:
             if not refused:
-                readings.add(seen)
+                readings.add(seen, name)
         except ValueError as error:
-            refused.append(str(error))
+            refused.append(f"{name}: {error}")
     placed = place(numbers or range(len(sizes) + len(unread) or 1), frames, files.what)
     wrong = [placed.wrong] if placed.wrong and not first_alone else []
     wrong += [unread[0] + _more(unread)] if unread else []
@@ -176,7 +180,8 @@ def _odd_sizes(
     """What is wrong with the sizes: masks of one instance have one size, of the video's proportions."""
     if not sizes:
         return []
-    own = sizes[0][1] if size is None or all(found == sizes[0][1] for _, found in sizes) else size
+    found_sizes = [found for _, found in sizes]
+    own = size if size in found_sizes else Counter(found_sizes).most_common(1)[0][0]
     odd = [(name, found) for name, found in sizes if found != own]
     if not odd and (size is None or _alike(own, size)):
         return []
@@ -249,12 +254,13 @@ def _array(files: MaskFiles) -> NDArray[Any]:
     """(F, H, W) of an .npy or .npz, never unpickled."""
     path = files.paths[0]
     if path.suffix.lower() == ".npy":
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _PARSING:
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
     else:
         with zipfile.ZipFile(path) as packed:
             if sum(part.file_size for part in packed.infolist()) > _MOST_BYTES:
                 raise ValueError("it unpacks to more memory than masks of a clip take")
-        with np.load(path, allow_pickle=False) as arrays:
+        with _PARSING, np.load(path, allow_pickle=False) as arrays:
             names = list(arrays)
             name = files.key if isinstance(files.key, str) else names[0] if len(names) == 1 else None
             if name not in names:

@@ -87,11 +87,12 @@ class Readings:
     _edges: dict[str, list[Edges]] = field(default_factory=dict)
     _levels: _Levels = field(default_factory=lambda: _Levels())
     _alpha: bool = False
+    _seen: dict[str, str] = field(default_factory=dict)
     _labels: bool = False
     _both: bool = False
 
-    def add(self, seen: Pixels) -> None:
-        """Raises ValueError for a picture that cannot be a mask."""
+    def add(self, seen: Pixels, name: str = "") -> None:
+        """Takes one picture; `name` is what people call it. Raises ValueError for one that cannot be a mask."""
         values, alpha = seen.values, seen.alpha
         if values.dtype.kind not in "buif" or values.ndim != 2:
             raise ValueError(f"{self.what} hold {values.dtype} in {values.ndim} dimensions, which is no mask")
@@ -110,6 +111,7 @@ class Readings:
             )
         self._labels |= seen.labels
         self._alpha |= clear
+        self._seen.setdefault("none" if alpha is None else "shape" if clear else "opaque", name)
         if alpha is not None:
             self._both |= clear and _black_and_white(values[alpha > 127])
         self._keep("alpha", np.ones(values.shape, bool) if alpha is None else alpha > 127)
@@ -130,6 +132,11 @@ class Readings:
             return self._edges["label"]
         if not self._alpha:
             return self._edges[f">{self._levels.limit(self.what, self._labels)}"]
+        if "none" in self._seen:
+            raise ValueError(
+                f"some of {self.what} have a shape in their alpha channel ({self._seen['shape']}) and others have no "
+                f"such channel ({self._seen['none']}): save them alike"
+            )
         if self._both:
             raise ValueError(
                 f"{self.what} have a shape in their alpha channel and another one in black and white: save them "

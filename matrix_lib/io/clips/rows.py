@@ -104,17 +104,16 @@ def _table(text: str) -> tuple[list[Row], list[str]]:
     names = [_normal(column) for column in columns]
     if doubled := sorted({name for name in names if name and names.count(name) > 1}):
         raise ValueError(f"it has several columns {doubled[0]!r}; its columns are {', '.join(map(repr, columns))}")
+    blanks = min((len(cells) for cells in rows), default=0) - len(columns)  # every row ends with delimiters: no fault
     made = []
     for number, cells in enumerate(rows, 1):
-        values = dict(zip(columns, cells))
-        extra = [cell for cell in cells[len(columns) :] if cell.strip()]
+        extra = cells[len(columns) :]
+        fine = len(extra) <= max(blanks, 0) and not any(cell.strip() for cell in extra)
         wrong = (
             f"its row has {len(cells)} cells and the header {len(columns)}: put texts that hold the delimiter into "
-            f'quotes ("...{extra[0][:30]}")'
-            if extra
-            else ""
+            f'quotes, "like, this"; it was read as {" | ".join(cell[:30] for cell in cells[:8])!r}'
         )
-        made.append(_named(Row(number, values, wrong)))
+        made.append(_named(Row(number, dict(zip(columns, cells)), "" if fine else wrong)))
     return made, columns
 
 

@@ -159,6 +159,13 @@ def test_what_cannot_be_known_is_refused(tmp_path):
     both[:, 10:50, 3], both[10:20, 20:30, :3] = 255, 255
     (tmp_path / "e").mkdir()
     refused(pictures(tmp_path / "e", both), "alpha channel and another one in black and white")
+    one_picture(block > 0, tmp_path / "mixed" / "000.png", "alpha")
+    one_picture(block > 0, tmp_path / "mixed" / "001.png", "white")
+    refused(
+        files_of(tmp_path / "mixed"),
+        "shape in their alpha channel .mask 000.png. and others have no such channel .mask 001.png",
+        2,
+    )
     np.save(tmp_path / "f.npy", np.linspace(-4, 9, 40 * 56).reshape(40, 56))
     refused(files_of(tmp_path / "f"), "values from -4 to 9; masks are 0 and above")
     np.save(tmp_path / "g.npy", np.full((1, 40, 56), np.nan))

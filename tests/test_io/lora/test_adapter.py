@@ -31,7 +31,7 @@ PATTERNS = {
 }
 TARGETS = {
     "cogvideox": [["to_q", "to_v"], ["to_k", "net.2"], r".*attn1\.to_(q|k|v)"],
-    "wan_t2v": [["to_q", "to_k"], ["to_out.0", "ffn.net.2"], r"blocks\.\d\.attn[12]\.to_[qkv]"],
+    "wan_t2v": [["to_q", "to_k"], ["to_out.0", "ffn.net.2"], r".*blocks\.\d\.attn[12]\.to_[qkv]"],
 }
 PROJECTION = {"cogvideox": "patch_embed.proj", "wan_t2v": "patch_embedding"}
 
@@ -72,7 +72,7 @@ def test_random_configurations_of_peft(tmp_path_factory, found, seed):
     family, made, refused = found
     folder = tmp_path_factory.mktemp("peft")
     plain = build(family)[0]
-    peft = get_peft_model(build(family)[0], LoraConfig(**made))
+    peft = get_peft_model(torch.nn.ModuleDict({"transformer": build(family)[0]}), LoraConfig(**made))
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in peft.named_parameters():
@@ -88,7 +88,7 @@ def test_random_configurations_of_peft(tmp_path_factory, found, seed):
     wanted = peft.merge_and_unload().state_dict()
     for name, weight in plain.state_dict().items():
         torch.testing.assert_close(
-            weight, wanted[name], atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            weight, wanted[f"transformer.{name}"], atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     save_lora(lora, folder / "again.safetensors", "matrix")
     assert load_lora(folder / "again.safetensors").scales() == lora.scales()
