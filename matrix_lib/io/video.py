@@ -79,7 +79,10 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputCo
         with av.open(str(source)) as container:
             yield container, source.name
     except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(f"{source.name!r} cannot be read as a video: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"{source.name!r} cannot be read as a video: {why}. Copy it again, or encode it anew with ffmpeg"
+        ) from None
 
 
 def _film(container: av.container.InputContainer, name: str) -> av.video.stream.VideoStream:
