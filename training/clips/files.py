@@ -157,7 +157,10 @@ def _unread(clip: ClipSource) -> Iterator[str]:
 
 
 def _from_tracks(clip: ClipSource, facts: VideoFacts, masks: Masks) -> tuple[MaskTracks, tuple[str, ...]]:
-    tracks = clip.tracks()
+    try:
+        tracks = clip.tracks()
+    except ValueError as error:
+        raise BadFilesError([str(error)]) from None
     wrong = []
     if (tracks.height, tracks.width) != (facts.height, facts.width):
         wrong.append(_sizes(f"the tracks are {tracks.height}x{tracks.width}", facts))

@@ -125,8 +125,17 @@ def fitted_masks(
     wrong += _odd_sizes(files, sizes, size)
     if wrong or not sizes:
         raise BadMasksError(wrong or [f"{files.what} are in no file"])
+    notes = [note for note in (placed.note, _by_number(files)) if note]
     height, width = sizes[0][1]
-    return _decided(files, readings, (height, width), size, masks_are, [placed.note] if placed.note else [])
+    return _decided(files, readings, (height, width), size, masks_are, notes)
+
+
+def _by_number(files: MaskFiles) -> str:
+    """A sentence where the order of the numbers in names is not the order of the names."""
+    names = [path.name for path in in_order(files.paths).paths] if files.paths[0].suffix.lower() in PICTURES else []
+    if names == sorted(names):
+        return ""
+    return f"{files.what} go by the number in their names: {names[0]}, {names[1]}, ... {names[-1]}"
 
 
 def _first(files: MaskFiles, numbers: Sequence[int], source: Iterator[_Made], frames: int | None) -> Iterator[_Made]:

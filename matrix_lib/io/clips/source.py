@@ -6,7 +6,7 @@ F frames, H rows, W columns of pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..tracks import load_tracks
 from ..video import frame_times, read_video
 from .choice import VIDEOS, listed
 from .mask_files import BadMasksError, Fitted, Key, MaskFiles, fitted_masks, is_whole
-from .mask_values import MASKS_ARE, MasksAre
+from .mask_values import MASKS_ARE, MasksAre, as_asked
 from .order import in_order, place
 
 __all__ = ["INSTANCES", "ClipMasks", "ClipSource", "answer", "listed"]
@@ -127,7 +127,8 @@ class ClipSource:
         if self.tracks_file is not None:
             own = {name: str(self.keys.get(name, name)) for name in roles}
             found = load_tracks(self.tracks_file).select(own.values())
-            return found.rename({theirs: name for name, theirs in own.items()}).with_roles(roles)
+            found = found.rename({theirs: name for name, theirs in own.items()}).with_roles(roles)
+            return _as_asked(found, self.masks_are)
         size = self.frames(1).shape[1:3]
         frames = len(frame_times(self.picture)) or None if self.is_video else None
         fitted = self.fitted(frames, (int(size[0]), int(size[1])), first_too=True)
@@ -171,6 +172,16 @@ class ClipMasks:
     @property
     def notes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(note for made in self.masks.values() for note in made.notes))
+
+
+def _as_asked(tracks: MaskTracks, masks_are: MasksAre) -> MaskTracks:
+    """Tracks of a file as a person says that they are. ValueError for masks that look inverted until somebody does."""
+    made = []
+    for track in tracks.tracks:
+        frames = [track.frame(i) for i in range(tracks.frames)]
+        size = tracks.height, tracks.width
+        made.append(track.with_frames(as_asked(frames, *size, masks_are, f"the masks of {track.name!r}")))
+    return replace(tracks, tracks=tuple(made))
 
 
 def answer(said: str, otherwise: MasksAre) -> MasksAre:

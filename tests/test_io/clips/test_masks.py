@@ -188,6 +188,15 @@ def test_sizes(tmp_path):
     assert fitted_masks(files_of(tmp_path / "odd"), 2, (135, 203)).height == 135
 
 
+def test_what_was_taken_is_said(tmp_path):
+    masks = shapes(17, 40, 56, 1)
+    one_instance(masks, tmp_path / "man", "white", "frame_{}.png")
+    found = fitted_masks(files_of(tmp_path / "man"), 17, (40, 56))
+    assert np.array_equal(dense(found), masks)
+    said = "the masks of 'man' go by the number in their names: frame_0.png, frame_1.png, ... frame_16.png"
+    assert found.notes == (said,)
+
+
 def test_the_first_mask_alone(tmp_path):
     masks = shapes(4, 40, 56, 1)
     one_instance(masks, tmp_path / "all", "0/1", first=1)

@@ -207,6 +207,20 @@ def test_masks_of_everybody(tmp_path_factory, kind, numbers, seed):
         assert np.array_equal(tracks.masks(name).numpy(), mask), kind
 
 
+def test_inverted_tracks_are_asked_about_too(tmp_path):
+    mask = np.zeros((3, 32, 48), bool)
+    mask[:, 2:12, 2:20] = True
+    everybody({"man": ~mask}, tmp_path / "a" / "masks", "tracks", {"man": 1})
+    home = tmp_path / "a"
+    (home / "masks.safetensors").rename(home / "tracks.safetensors")
+    (home / "prompt.txt").write_text("the man waves")
+    (home / "entities.txt").write_text("man: the man\n")
+    write_video(home / "video.mp4", np.zeros((3, 32, 48, 3), np.uint8))
+    with pytest.raises(ValueError, match="as inverted masks do"):
+        scan_clips(tmp_path).clips[0].tracks()
+    assert np.array_equal(scan_clips(tmp_path, masks_are="black").clips[0].tracks().masks("man").numpy(), mask)
+
+
 def test_palette_pictures_in_a_folder_of_one_clip(tmp_path):
     home = tmp_path / "a"
     masks = {"man": np.zeros((3, 32, 48), bool), "cart": np.zeros((3, 32, 48), bool)}
