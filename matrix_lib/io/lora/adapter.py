@@ -1,7 +1,7 @@
 """The settings that peft and diffusers keep beside a LoRA's factors: how strong it is, and what is refused.
 
 The rules are peft's own (`LoraConfig`): scale = alpha / r, or alpha / sqrt(r) with `use_rslora`; r and alpha of a
-module are those of the first pattern, a regular expression, that ends its name.
+module are those of the pattern, a regular expression, that ends its name.
 """
 
 from __future__ import annotations
@@ -107,10 +107,19 @@ def with_settings(
         return dict(factors)
     out = {}
     for stem, one in factors.items():
-        rank = _of(settings, "rank_pattern", "r", names.get(stem, stem), stem)
-        if rank is not None and rank != one.rank:
-            raise ValueError(f"{stem} has rank {one.rank}, and its settings say {rank:g}: they are of another file")
-        alpha = _of(settings, "alpha_pattern", "lora_alpha", names.get(stem, stem), stem)
+        whole = names.get(stem, stem)
+        ranks = _of(settings, "rank_pattern", "r", whole, stem)
+        if ranks and one.rank not in ranks:
+            said = " or ".join(f"{rank:g}" for rank in ranks)
+            raise ValueError(f"{stem} has rank {one.rank}, and its settings say {said}: they are of another file")
+        alphas = _of(settings, "alpha_pattern", "lora_alpha", whole, stem) if one.alpha is None else []
+        if len(alphas) > 1:
+            raise ValueError(
+                f"several patterns match {stem} and give alphas {', '.join(f'{alpha:g}' for alpha in alphas)}: peft "
+                "keeps them in the order of the alphabet, so which one counted in training is not known. Leave the one "
+                "that was the first in training"
+            )
+        alpha = alphas[0] if alphas else None
         if one.alpha is None and alpha is not None:
             root = bool(settings.get("use_rslora"))
             one = replace(one, alpha=alpha * math.sqrt(one.rank) if root else alpha)
@@ -118,16 +127,19 @@ def with_settings(
     return out
 
 
-def _of(settings: Mapping[str, Any], patterns: str, default: str, *names: str) -> float | None:
-    """peft's rule: the first pattern that ends the module's name, behind a dot or from its beginning, wins."""
+def _of(settings: Mapping[str, Any], patterns: str, default: str, *names: str) -> list[float]:
+    """The distinct values of the patterns that end the module's name, behind a dot or from its beginning; else the
+    default's, [] where there is none. In peft the first pattern wins, and its files do not keep which that was."""
     found = settings.get(patterns) or {}
     if not isinstance(found, Mapping):
         raise ValueError(f"{patterns} is {{pattern: number}}; got {str(found)[:60]}")
-    for pattern, value in found.items():
-        if any(_ends(pattern, name) for name in names):
-            return number(value, f"the {patterns} of {pattern}")
+    values = [
+        number(value, f"the {patterns} of {pattern}")
+        for pattern, value in found.items()
+        if any(_ends(pattern, name) for name in names)
+    ]
     value = settings.get(default)
-    return None if value is None else number(value, default)
+    return list(dict.fromkeys(values)) or ([] if value is None else [number(value, default)])
 
 
 def _ends(pattern: str, name: str) -> bool:

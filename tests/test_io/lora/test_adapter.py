@@ -83,7 +83,12 @@ def test_random_configurations_of_peft(tmp_path_factory, found, seed):
         with pytest.raises(ValueError, match="DoRA|lora_bias|biases|modules_to_save|init_lora_weights"):
             load_lora(folder)
         return
-    lora = load_lora(folder)
+    try:
+        lora = load_lora(folder)
+    except ValueError as error:  # peft sorts the patterns as it saves them: which was the first is lost
+        if len(made["alpha_pattern"]) < 2 or "which one counted in training" not in str(error):
+            raise
+        return
     merge_lora(plain, lora)
     wanted = peft.merge_and_unload().state_dict()
     for name, weight in plain.state_dict().items():
@@ -130,6 +135,7 @@ def test_rslora_is_a_root(tmp_path):
         ({"layer_replication": [[0, 4]]}, "layer_replication="),
         ({"fan_in_fan_out": True}, "fan_in_fan_out=True"),
         ({"something_new": 3}, "something_new=3, which is not honoured"),
+        ({"alpha_pattern": {"to_q": 9, "attn1.to_q": 3}}, "alphas 9, 3: peft keeps them in the order of the alphabet"),
         ({"rank_pattern": {"to_q": 9}}, "has rank 4, and its settings say 9"),
         ({"alpha_pattern": {"to_(": 9}}, "no regular expression"),
         ({"alpha_pattern": {"(a+)+": 9}}, "repeats what repeats"),
@@ -154,10 +160,10 @@ def test_settings_of_other_components_are_not_ours(tmp_path):
 
 
 def test_patterns_as_peft_reads_them():
-    """The pattern ends the name, behind a dot or from its beginning; the first one wins."""
+    """The pattern ends the name, behind a dot or from its beginning."""
     one = lora_module.Factors(noise((4, 8), 0), noise((8, 4), 1))
     for patterns, wanted in (
-        ({"to_q": 3, "attn1.to_q": 5}, 3),
+        ({"to_q": 3, "attn1.to_q": 3}, 3),
         ({r"blocks\.\d+\.attn1\.to_q": 5}, 5),
         ({"o_q": 3}, 8),
         ({"1.attn1.to_q": 3}, 3),
