@@ -14,7 +14,7 @@ from ..matrix_lib.hosts.bundle import example_loras
 from ..matrix_lib.hosts.comfy.lora import add_extra, apply_lora, widened
 from ..matrix_lib.hosts.comfy.mask_condition import behind_references, check_width, find_targets, id_map, target_mask
 from ..matrix_lib.hosts.comfy.model import backbone_of
-from ..matrix_lib.io.lora.read import describe, load_lora
+from ..matrix_lib.io.lora.read import describe, files_of, load_lora
 from .checks import Files
 from .sockets import TracksSocket
 
@@ -80,8 +80,8 @@ class MatrixApplyLoRA(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     advanced=True,
-                    tooltip="Scale (alpha / rank) of a file that stores none; 0 takes 1.0. A stored scale always wins. "
-                    "The MATRIX authors merge theirs at 0.5.",
+                    tooltip="Scale (alpha / rank) of a file that stores none; 0 takes that of its authors where they "
+                    "are known (MATRIX 0.5), else 1.0. A stored scale always wins.",
                 ),
             ],
             outputs=[
@@ -99,8 +99,12 @@ class MatrixApplyLoRA(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora: str, **kwargs: Any) -> Any:
         path = _find(lora)
-        found = path.stat() if path else None
-        return (lora, None) if found is None else (lora, found.st_mtime_ns, found.st_size)
+        if path is None:
+            return lora, None
+        stats = [
+            file.stat() if file.is_file() else None for file in files_of(path)
+        ]  # the projection's file counts, too
+        return lora, *((s.st_mtime_ns, s.st_size) if s is not None else None for s in stats)
 
     @classmethod
     def execute(cls, model: Any, lora: str, strength: float = 1.0, scale: float = 0.0) -> io.NodeOutput:

@@ -11,6 +11,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..matrix_lib.core.tracks.boxes import in_pixels
 from ..matrix_lib.core.tracks.text import parse_boxes, parse_names, parse_prompts
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, frame_reader, sam3_frames, sam3_size
@@ -170,7 +171,7 @@ class MatrixBoxTracks(io.ComfyNode):
                     optional=True,
                     force_input=True,
                     tooltip="ComfyUI's own bounding boxes, from a detector or Create Bounding Boxes, instead of typed "
-                    "ones: one instance per box, or per place in each frame's list.",
+                    "ones: one instance per box; lists per frame are followed over time by where the boxes are.",
                 ),
                 io.String.Input(
                     "bbox_names",
@@ -213,11 +214,14 @@ class MatrixBoxTracks(io.ComfyNode):
             frames = len(images) if len(images) > 1 else frames
         if bboxes is None:
             keys, roles = parse_boxes(boxes, width, height)
+            notes: tuple[str, ...] = ()
         else:
             names, roles = parse_names(bbox_names)
-            keys = boxes_from_host(bboxes, names)
+            keys, notes = boxes_from_host(bboxes, names)
+        keys, shares = in_pixels(keys, height, width)
         step = ticker(frames * len(keys))
-        return with_report(MaskTracks.from_boxes(keys, frames, height, width, roles, fps, hold=hold, progress=step))
+        tracks = MaskTracks.from_boxes(keys, frames, height, width, roles, fps, hold=hold, progress=step)
+        return with_report(tracks, tuple(f"! {note}" for note in (*notes, shares) if note))
 
 
 def sam2_folder() -> str:

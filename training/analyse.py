@@ -78,7 +78,7 @@ class Analysis:
     # --- before anything is measured
 
     def _folder_clips(self) -> list[Clip]:
-        found = read_clips(Path(self.settings.source))
+        found = read_clips(Path(self.settings.source), self.settings.roots, self.settings.masks_are)
         self.notes += found.notes
         every: list[Clip] = [*found.clips]
         return every[: self.settings.limit or None]

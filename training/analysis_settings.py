@@ -11,6 +11,7 @@ from typing import Literal
 from matrix_lib.evaluation.layers.scores import SCORES
 from matrix_lib.evaluation.layers.study import Options
 from matrix_lib.evaluation.mini.clips import CRITERIA
+from matrix_lib.io.clips.mask_values import MASKS_ARE, MasksAre
 
 __all__ = ["PRECISIONS", "Settings", "parse"]
 
@@ -29,6 +30,7 @@ class Settings:
         criteria: answers of the judge that have to be yes for a success.
         tracks: "given" with the clip, or "seen" in what was generated (mini clips; every clip is made twice).
         examples: runs that the report shows. limit: analyse the first clips only, 0 for all.
+        roots, masks_are: see `scan_clips`.
     """
 
     source: str
@@ -53,6 +55,8 @@ class Settings:
     limit: int = 0
     precision: str = ""
     offload: bool = False
+    roots: str = ""
+    masks_are: MasksAre = "ask"
 
     def __post_init__(self) -> None:
         if self.labels == "judge" and (not self.source.startswith("mini:") or self.mode != "generate"):
@@ -98,6 +102,8 @@ def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
     runs.add_argument("--offload", action="store_true", help="keep the model's parts in main memory until they run")
     where = "masks given with the clips, or seen in what was generated (mini clips)"
     runs.add_argument("--tracks", choices=("given", "seen"), default="given", help=where)
+    runs.add_argument("--roots", default="", help="other folders, divided by commas, that links of INPUT may lead to")
+    runs.add_argument("--masks-are", choices=MASKS_ARE, default="ask", help="where the thing is in masks; default: ask")
     success = parser.add_argument_group("success")
     success.add_argument("--labels", default="none", help="none, judge (mini clips), or a CSV with clip and success")
     success.add_argument("--column", default="success", help="column of the CSV")

@@ -4,6 +4,8 @@ Settings are those of `clips.folder.FolderData`, as the run will have them. With
 diffusers pipeline) prompts are bound to the model's text and masks put on its token grid as well. Nothing is changed;
 exits with 1 where a clip is bad. What was found about good clips is remembered in `cache=FOLDER`, so a run need not
 look again.
+
+A contact sheet shows every clip as it will be seen, with its masks; it lies in the cache, or where `--sheet` says.
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .clips.folder import FolderData, Sample, open_folder
+from tqdm import tqdm
+
+from matrix_lib.io.files import expanded
+
+from .clips.folder import Folder, FolderData, Sample, open_folder
+from .clips.sheet import save_sheets
 from .clips.store import Store
 from .run.config import override
 
@@ -29,10 +36,25 @@ def _told(samples: Sequence[Sample]) -> str:
     return "\n".join([f"{clips} good clips, {len(samples)} samples:", *lines])
 
 
+def _draw(found: Folder, data: FolderData, store: Store, out: str | None) -> None:
+    """Contact sheets, where they can be written: a check is worth its lines alone."""
+    count = len({sample.clip.name for sample in found.samples}) + len(found.skipped)
+    try:
+        with tqdm(total=count, desc="drawing", unit=" clips") as bar:
+            paths = save_sheets(found, data, store, None if out is None else expanded(out), bar.update)
+    except (ValueError, OSError) as error:
+        print(f"no contact sheet: {error}")
+        return
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    print(f"contact sheet: {paths[0]}{more}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.check_clips", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", help="of clips")
     parser.add_argument("settings", nargs="*", metavar="setting=value", help="such as frames=49 verbs=optional")
+    parser.add_argument("--sheet", metavar="FILE.png", help="where the contact sheet goes (in the cache)")
+    parser.add_argument("--no-sheet", action="store_true", help="draw none")
     parser.add_argument("--model", help="mini, or a folder of a diffusers pipeline: words and token grid, too")
     given = parser.parse_intermixed_args(arguments)
     try:
@@ -44,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             model = ModelFiles(given.model)
             model.hash_file = store.file_hash
-        found = open_folder(replace(data, skip_bad=True), model, store, say=lambda text: None)
+        found = open_folder(replace(data, skip_bad=True), model, store, say=lambda text: None, all_bad=True)
     except (ValueError, OSError) as error:
         sys.exit(f"training.check_clips: {error}")
     for note in found.notes:
         print(f"note: {note}")
     print(_told(found.samples))
+    if not given.no_sheet:
+        _draw(found, data, store, given.sheet)
     if found.skipped:
         lines = "\n".join(f"  {name}: {why}" for name, why in found.skipped.items())
         sys.exit(f"{len(found.skipped)} bad clips:\n{lines}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from matrix_lib.backbones import REGISTRY
 from matrix_lib.backbones.lora import AlignmentLoRA
 from matrix_lib.io.lora.read import FORMATS, describe, load_lora, save_lora
+from matrix_lib.io.lora.write import lost_scale
 
 __all__ = ["main"]
 
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(describe(lora))
         if options.scale is not None and not any("as asked for" in note for note in lora.notes):
             print(f"IN stores its scale, so --scale {options.scale:g} was not used")
+        if told := lost_scale(lora, options.to):
+            print(told)
         for path in save_lora(lora, target, options.to):
             print(f"wrote {path}")
     except (ValueError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 
 from ..core.json_text import parse_object
 
-__all__ = ["check_safetensors", "inside", "parse_object", "said", "what_it_is", "whole_file"]
+__all__ = ["check_safetensors", "expanded", "inside", "parse_object", "said", "what_it_is", "whole_file"]
 
 # Bytes of one name on every usual file system, less what a number and a temporary name add; characters of a path.
 _LONGEST_PART, _LONGEST = 200, 1000
@@ -65,6 +66,18 @@ def what_it_is(path: Path) -> str:
     if start == b"PK" or start[:1] == b"\x80":
         return "it looks like a pickle or PyTorch checkpoint, which is not read here"
     return "it is truncated, damaged or of another kind"
+
+
+def expanded(text: str | os.PathLike[str]) -> Path:
+    """A path that a person wrote, with `~` and `$VARIABLES`. ValueError for a variable that is not set."""
+    given = os.path.expandvars(os.fspath(text))
+    if not Path(os.fspath(text)).exists() and (left := re.search(r"\$(\w+|\{[^}]*\})", given)):
+        raise ValueError(f"{os.fspath(text)!r} has the variable {left[0]}, which is not set in this environment")
+    path = Path(given)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{os.fspath(text)!r} cannot be found: {error}") from None
 
 
 @contextmanager

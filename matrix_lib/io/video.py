@@ -1,10 +1,17 @@
-"""Video files in and out: uint8 frames through PyAV, with sizes and counts checked before memory is taken."""
+"""Video files in and out: uint8 frames through PyAV, with sizes and counts checked before memory is taken.
+
+The film of a file is its one stream that moves: cover pictures are none. Frames are as they are shown: turned and
+mirrored as the file says.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +25,7 @@ from .files import whole_file
 if TYPE_CHECKING:
     import av
 
-__all__ = ["Clip", "VideoFacts", "check_video", "read_video", "write_video"]
+__all__ = ["Clip", "VideoFacts", "check_video", "each_frame", "frame_times", "is_even", "read_video", "write_video"]
 
 MAX_BYTES = 8 << 30
 
@@ -55,6 +62,13 @@ def check_video(path: str | os.PathLike[str]) -> VideoFacts:
     Raises ValueError for a file that is missing, empty, no video, damaged, or shorter than it says, and for one whose
     frames change their size.
     """
+    with _opened(path) as (container, name):
+        return _facts(container, name)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputContainer, str]]:
+    """An open file and its name; ValueError in words where it cannot be read, then or later."""
     source = Path(path)
     if not source.is_file():
         raise ValueError(f"there is no video file {source.name!r}")
@@ -63,31 +77,118 @@ def check_video(path: str | os.PathLike[str]) -> VideoFacts:
     av = _library()
     try:
         with av.open(str(source)) as container:
-            return _facts(container, source.name)
+            yield container, source.name
     except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(f"{source.name!r} cannot be read as a video: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"{source.name!r} cannot be read as a video: {why}. Copy it again, or encode it anew with ffmpeg"
+        ) from None
+
+
+def _film(container: av.container.InputContainer, name: str) -> av.video.stream.VideoStream:
+    """The stream that is the film. A cover is none: a picture that is attached, or one frame beside a moving stream."""
+    av = _library()
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if len(streams) > 1:
+        streams = [s for s in streams if not _is_still(s)] or streams
+    if not streams:
+        found = "only a cover picture" if container.streams.video else "sound alone, or it is damaged"
+        raise ValueError(f"{name!r} has no video stream: {found}")
+    if len(streams) > 1:
+        raise ValueError(
+            f"{name!r} has {len(streams)} films ({', '.join(f'{s.width}x{s.height}' for s in streams)}): keep one of "
+            f"them, as `ffmpeg -i {name} -map 0:v:0 -c copy OUT` does"
+        )
+    streams[0].thread_type = "AUTO"
+    return streams[0]
+
+
+def _is_still(stream: av.video.stream.VideoStream) -> bool:
+    """A stream of one picture: it says so, or it lasts no longer than a frame."""
+    return stream.frames == 1 or (stream.codec_context.name in ("png", "mjpeg", "bmp") and stream.frames < 2)
 
 
 def _facts(container: av.container.InputContainer, name: str) -> VideoFacts:
-    if not container.streams.video:
-        raise ValueError(f"{name!r} has no video stream")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    count, size = 0, (0, 0)
-    for frame in container.decode(stream):
-        turned = round(getattr(frame, "rotation", 0) / 90) % 2
-        seen = (frame.width, frame.height) if turned else (frame.height, frame.width)
-        size = seen if not count else size
-        if seen != size:
-            raise ValueError(f"frame {count} of {name!r} is {seen[0]}x{seen[1]} pixels, the ones before it {size}")
-        if frame.is_corrupt:
-            raise ValueError(f"frame {count} of {name!r} is damaged")
-        count += 1
+    stream = _film(container, name)
+    count, size, left_out = 0, (0, 0), 0
+    for packet in container.demux(stream):
+        left_out += packet.is_discard  # behind the cuts of an edit list
+        for frame in packet.decode():
+            seen = _shown_size(frame)
+            size = seen if not count else size
+            if seen != size:
+                raise ValueError(f"frame {count} of {name!r} is {seen[0]}x{seen[1]} pixels, the ones before it {size}")
+            if frame.is_corrupt:
+                raise ValueError(f"frame {count} of {name!r} is damaged")
+            count += 1
     if not count:
         raise ValueError(f"{name!r} has no frames")
-    if count < stream.frames - 1:  # some writers count one frame more than there are
+    if count < stream.frames - left_out - 1:  # some writers count one frame more than there are
         raise ValueError(f"{name!r} breaks off after {count} of {stream.frames} frames")
-    return VideoFacts(count, *size, float(stream.average_rate or stream.guessed_rate or 0) or 8.0)
+    return VideoFacts(count, *size, _rate(stream))
+
+
+def _rate(stream: av.video.stream.VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 0) or 8.0
+
+
+def frame_times(path: str | os.PathLike[str]) -> tuple[float, ...]:
+    """When each frame of a video is shown, in seconds after its first one. Nothing is decoded.
+
+    Empty where the file has no time for every frame. Raises ValueError for a file that cannot be read.
+    """
+    with _opened(path) as (container, name):
+        stream = _film(container, name)
+        packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+        unit = stream.time_base
+        stamps = [float(p.pts * unit) for p in packets if p.pts is not None and unit is not None]
+        if not stamps or len(stamps) < len(packets):
+            return ()
+        found = sorted(stamps)
+    times = tuple(round(time - found[0], 6) for time in found)
+    return times if len(set(times)) == len(times) else ()
+
+
+def is_even(times: tuple[float, ...]) -> bool:
+    """Whether frames come at one rate: none is further from where that puts it than rounding explains (2 ms, or a tenth
+    of a frame)."""
+    if len(times) < 3:
+        return True
+    step = times[-1] / (len(times) - 1)
+    usual = statistics.median(b - a for a, b in pairwise(times))
+    return all(abs(time - n * step) <= max(2e-3, usual / 10) for n, time in enumerate(times))
+
+
+def _shown_size(frame: av.VideoFrame) -> tuple[int, int]:
+    size = (frame.height, frame.width)
+    return size[::-1] if _turn(frame)[0] else size
+
+
+def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a frame is to be shown: whether rows and columns change places, and then which of them run backwards."""
+    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return False, False, False
+    a, b, _, c, d = (int(n) for n in np.frombuffer(bytes(found)[:20], dtype="<i4"))
+    swap = abs(b) + abs(c) > abs(a) + abs(d)
+    down, right = (b, c) if swap else (d, a)
+    return swap, down < 0, right < 0
+
+
+def _shown(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of a frame as it is to be shown."""
+    picture = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    swap, down, right = _turn(frame)
+    picture = picture.swapaxes(0, 1) if swap else picture
+    picture = picture[::-1] if down else picture
+    return np.ascontiguousarray(picture[:, ::-1] if right else picture)
+
+
+def each_frame(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
+    """The frames of a video file one after the other, each (H, W, 3) uint8. ValueError where it cannot be read."""
+    with _opened(path) as (container, name):
+        for frame in container.decode(_film(container, name)):
+            yield _shown(frame)
 
 
 def read_video(
@@ -108,26 +209,19 @@ def read_video(
         raise ValueError(
             f"frames are counted from 0 and the range [start, stop) has to hold one; got [{start}, {stop})"
         )
-    av = _library()
-    try:
-        with av.open(str(source)) as container:
-            frames, count, fps = _decode(container, start, stop, max_bytes)
-    except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(f"{source.name!r} cannot be read as a video: {error}") from None
+    with _opened(source) as (container, name):
+        frames, count, fps = _decode(container, name, start, stop, max_bytes)
     if not frames or (stop is not None and count < stop):
         raise ValueError(f"{source.name!r} has {count} frames, so it has no frames [{start}, {stop or 'end'})")
     return Clip(torch.from_numpy(np.stack(frames)), fps)
 
 
 def _decode(
-    container: av.container.InputContainer, start: int, stop: int | None, max_bytes: int
+    container: av.container.InputContainer, name: str, start: int, stop: int | None, max_bytes: int
 ) -> tuple[list[NDArray[np.uint8]], int, float]:
     """The wanted frames, how many frames went by, and frames per second."""
-    if not container.streams.video:
-        raise ValueError("the file has no video stream")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    fps = float(stream.average_rate or stream.guessed_rate or 0) or 8.0
+    stream = _film(container, name)
+    fps = _rate(stream)
     frames: list[NDArray[np.uint8]] = []
     size: tuple[int, int] | None = None
     count = 0
@@ -141,9 +235,7 @@ def _decode(
         if size != (frame.height, frame.width):
             raise ValueError(f"frame {count - 1} is {frame.height}x{frame.width} pixels, the ones before it {size}")
         _check_room(max(len(frames) + 1, (stop or 0) - start), size, max_bytes)
-        picture = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-        turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        frames.append(np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture)
+        frames.append(_shown(frame))
     return frames, count, fps
 
 

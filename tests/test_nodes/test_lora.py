@@ -149,6 +149,22 @@ def test_a_file_that_changes_is_read_again(pack: Any, loras: Path) -> None:
     assert node.fingerprint_inputs(lora="broken.safetensors", strength=1.0) != before
 
 
+@pytest.mark.parametrize("second", ["tavid/patch_embed_conv2d.pth", "cogvideox-1.projection.safetensors"])
+def test_a_second_file_that_changes_is_read_again(pack: Any, loras: Path, second: str) -> None:
+    """The projection beside a LoRA is a part of it: replaced, added or taken away, the node runs again."""
+    node, file = pack.classes["MatrixApplyLoRA"], loras / second
+    name = str(Path("tavid") / "pytorch_lora_weights.safetensors") if "tavid" in second else "cogvideox-1.safetensors"
+    before, whole = node.fingerprint_inputs(lora=name), file.read_bytes() if file.is_file() else None
+    assert node.fingerprint_inputs(lora=name) == before
+    file.write_bytes(b"another one")
+    try:
+        assert node.fingerprint_inputs(lora=name) != before
+    finally:
+        file.unlink()
+        if whole is not None:
+            file.write_bytes(whole)
+
+
 def test_what_does_not_fit_says_so(pack: Any, loras: Path, models: Any, vae: Any) -> None:
     wan, cog = models["wan"], models["cogvideox"]
     for model, name, words in (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from typing import NamedTuple
 import torch
 
 __all__ = ["Bucket", "Order", "Windows", "aspect_sizes", "choose_size"]
+
+
+_CLOSE = 2e-3  # seconds: containers round time stamps to milliseconds
 
 
 class Bucket(NamedTuple):
@@ -85,11 +89,16 @@ class Windows:
             found.append(half)
         return tuple(found)
 
-    def of(self, total: int, fps: float) -> tuple[tuple[int, ...], ...]:
+    def of(self, total: int, fps: float, times: Sequence[float] = ()) -> tuple[tuple[int, ...], ...]:
         """Frame numbers of each window of a clip of `total` frames at `fps`. Equal windows come once.
+
+        Args:
+            times: seconds of each frame, for a clip without one rate: then the frame that is shown at each moment.
 
         Raises ValueError for a clip that is too short.
         """
+        if times and self.fps:
+            return self._by_time(times)
         step = fps / self.fps if self.fps else 1.0
         for length in self.lengths:
             offsets = [math.floor(i * step + 1e-6) for i in range(length)]
@@ -98,9 +107,25 @@ class Windows:
                 starts = [round(room * w / max(self.count - 1, 1)) for w in range(self.count)]
                 return tuple(tuple(start + offset for offset in offsets) for start in dict.fromkeys(starts))
         need = math.floor((self.lengths[-1] - 1) * step + 1e-6) + 1
+        raise self._too_short(f"{total} frames", need)
+
+    def _by_time(self, times: Sequence[float]) -> tuple[tuple[int, ...], ...]:
+        end = times[-1] + (times[-1] / max(len(times) - 1, 1)) - 1e-6  # the last frame is shown for a while, too
+        for length in self.lengths:
+            room = end - (length - 1) / self.fps
+            if room >= 0:
+                begins = [bisect_right(times, room * w / max(self.count - 1, 1)) - 1 for w in range(self.count)]
+                found = (
+                    tuple(bisect_right(times, times[begin] + i / self.fps + _CLOSE) - 1 for i in range(length))
+                    for begin in dict.fromkeys(begins)
+                )
+                return tuple(found)
+        raise self._too_short(f"{end:.3g} s", f"{(self.lengths[-1] - 1) / self.fps:.3g} s")
+
+    def _too_short(self, has: str, need: object) -> ValueError:
         rate = f" at {self.fps:g} fps" if self.fps else ""
-        raise ValueError(
-            f"it has {total} frames, and {self.lengths[-1]}{rate} take {need}: set data.frames, data.fps or "
+        return ValueError(
+            f"it has {has}, and {self.lengths[-1]}{rate} take {need}: set data.frames, data.fps or "
             "data.shortest lower, or leave it out"
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -112,14 +112,15 @@ class Cache:
             return sample.tracks(self.store).id_map(0, framing)
         path = self._merged(sample)
         with Image.open(path) as picture:
-            made = torch.from_numpy(np.array(picture.convert("RGB")))
+            made = torch.from_numpy(np.array(ImageOps.exif_transpose(picture).convert("RGB")))
         if tuple(made.shape[:2]) != framing.source:
             raise ValueError(f"{path} is {tuple(made.shape[:2])} pixels (h, w), and its video {framing.source}")
         return framing.apply(made.movedim(-1, 0), "nearest").movedim(0, -1).contiguous()
 
     def _merged(self, sample: Sample) -> Path:
-        number = sample.numbers[0]
-        return next(p for p in sample.clip.merged if p.stem.isdecimal() and int(p.stem) == number)
+        found = sample.clip.id_map(sample.numbers[0], sample.files.frames)
+        assert found is not None  # the check of the folder asked for it
+        return found
 
     # --- making it
 

@@ -6,30 +6,26 @@ decoded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from matrix_lib.core.tracks import runs
 from matrix_lib.core.tracks.tracks import MaskTracks
-from matrix_lib.io.clips.source import INSTANCES, ClipSource, mask_numbers, read_mask
-from matrix_lib.io.video import VideoFacts, check_video
+from matrix_lib.io.clips.mask_files import BadMasksError, MaskFiles, fitted_masks
+from matrix_lib.io.clips.source import INSTANCES, ClipSource
+from matrix_lib.io.video import VideoFacts, check_video, frame_times, is_even
 
 from .store import Entry, Store, file_hash, key_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["BadFilesError", "ClipFiles", "Masks", "read_files", "read_tracks"]
 
 Masks = Literal["all", "first"]
 KIND = "checks"
-_MOST_LISTED = 6
+_NEAR = 0.01  # rates that differ by less are one, written with fewer digits
 
 
 class BadFilesError(ValueError):
@@ -42,8 +38,16 @@ class BadFilesError(ValueError):
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """Frames, height, width and fps of the video; `video` is the SHA-256 of its file, `masks` says which were asked
-    for, `key` where the store has them, or ""."""
+    """What is known about a clip's files.
+
+    Args:
+        frames, height, width, fps: of the video; fps is the mean rate.
+        video: SHA-256 of its file.
+        masks: which masks were asked for.
+        key: where the store has them, or "".
+        times: seconds of each frame after the first, for a video without one rate; else empty.
+        notes: sentences about how the files were read.
+    """
 
     frames: int
     height: int
@@ -52,6 +56,13 @@ class ClipFiles:
     video: str
     masks: Masks
     key: str = ""
+    times: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], key: str = "") -> ClipFiles:
+        """From the facts of an entry."""
+        return cls(**{**facts, "times": tuple(facts["times"]), "notes": tuple(facts["notes"])}, key=key)
 
 
 def read_files(clip: ClipSource, masks: Masks, store: Store | None = None) -> tuple[ClipFiles, MaskTracks]:
@@ -65,10 +76,10 @@ def read_files(clip: ClipSource, masks: Masks, store: Store | None = None) -> tu
     """
     if store is None:
         entry = _look(clip, masks, None)
-        return ClipFiles(**entry.facts["files"]), _tracks(clip, entry)
+        return ClipFiles.of(entry.facts["files"]), _tracks(clip, entry)
     key = _stamp(clip, masks)
     entry = store.get(KIND, key, lambda: _look(clip, masks, store))
-    return ClipFiles(**entry.facts["files"], key=key), _tracks(clip, entry)
+    return ClipFiles.of(entry.facts["files"], key), _tracks(clip, entry)
 
 
 def read_tracks(clip: ClipSource, files: ClipFiles, store: Store | None = None) -> MaskTracks:
@@ -85,7 +96,8 @@ def _stamp(clip: ClipSource, masks: Masks) -> str:
         found = path.stat()
         said.append([path.name, found.st_size, found.st_mtime_ns])
     names = {name: len(clip.masks.get(name, ())) for name in clip.instances}
-    return key_of(KIND, str(clip.picture.resolve()), said, list(names.items()), masks)
+    how = [sorted(clip.keys.items()), clip.masks_are]
+    return key_of(KIND, 2, str(clip.picture.resolve()), said, list(names.items()), masks, how)
 
 
 def _look(clip: ClipSource, masks: Masks, store: Store | None) -> Entry:
@@ -93,9 +105,12 @@ def _look(clip: ClipSource, masks: Masks, store: Store | None) -> Entry:
         facts = check_video(clip.picture)
     except ValueError as error:
         raise BadFilesError([str(error), *_unread(clip)]) from None
-    tracks = (_from_pictures if clip.tracks_file is None else _from_file)(clip, facts, masks)
+    tracks, notes = (_from_files if clip.tracks_file is None else _from_tracks)(clip, facts, masks)
+    times, rate = _times(clip, facts)
+    if times:
+        notes = (*notes, f"its frames have no even rate ({rate:.4g} a second on average): set fps to sample it by time")
     hashed = store.file_hash(clip.picture) if store is not None else file_hash(clip.picture)
-    files = ClipFiles(facts.frames, facts.height, facts.width, facts.fps, hashed, masks)
+    files = ClipFiles(facts.frames, facts.height, facts.width, rate, hashed, masks, times=times, notes=notes)
     tensors: dict[str, Any] = {}
     for place, track in enumerate(tracks.tracks):
         tensors[f"edges.{place}"] = torch.from_numpy(track.edges.astype(np.int64))
@@ -107,7 +122,7 @@ def _look(clip: ClipSource, masks: Masks, store: Store | None) -> Entry:
 
 def _tracks(clip: ClipSource, entry: Entry) -> MaskTracks:
     """Tracks of an entry, with the roles and colours that the clip gives them now."""
-    files = ClipFiles(**entry.facts["files"])
+    files = ClipFiles.of(entry.facts["files"])
     edges: dict[str, list[np.ndarray[Any, Any]]] = {}
     for place, name in enumerate(entry.facts["names"]):
         every = entry.tensors[f"edges.{place}"].numpy().astype(np.uint32)
@@ -118,19 +133,34 @@ def _tracks(clip: ClipSource, entry: Entry) -> MaskTracks:
     return tracks.with_palette(clip.palette)
 
 
+def _times(clip: ClipSource, facts: VideoFacts) -> tuple[tuple[float, ...], float]:
+    """Times of the frames where they have no one rate, and the mean rate.
+
+    Where a file tells its rate from its length, the last frame may count for nothing: of 9 frames at 8 a second it then
+    says 9. Its time stamps know better.
+    """
+    times = frame_times(clip.picture)
+    if len(times) != facts.frames or len(times) < 2:
+        return (), facts.fps
+    rate = round((len(times) - 1) / times[-1], 6)
+    even = is_even(times)
+    return () if even else times, facts.fps if even and abs(rate / facts.fps - 1) < _NEAR else rate
+
+
 def _unread(clip: ClipSource) -> Iterator[str]:
-    """Masks that cannot be read, for a clip whose video tells no size."""
-    for name in clip.instances:
-        for path in clip.masks.get(name, ()):
-            try:
-                read_mask(path)
-            except ValueError as error:
-                yield str(error)
-                break
+    """What is wrong with masks, for a clip whose video tells no size and no length."""
+    for name in clip.instances if clip.tracks_file is None else ():
+        try:
+            fitted_masks(MaskFiles(name, clip.masks[name], clip.keys.get(name)), masks_are=clip.masks_are)
+        except BadMasksError as error:
+            yield from error.reasons
 
 
-def _from_file(clip: ClipSource, facts: VideoFacts, masks: Masks) -> MaskTracks:
-    tracks = clip.tracks()
+def _from_tracks(clip: ClipSource, facts: VideoFacts, masks: Masks) -> tuple[MaskTracks, tuple[str, ...]]:
+    try:
+        tracks = clip.tracks()
+    except ValueError as error:
+        raise BadFilesError([str(error)]) from None
     wrong = []
     if (tracks.height, tracks.width) != (facts.height, facts.width):
         wrong.append(_sizes(f"the tracks are {tracks.height}x{tracks.width}", facts))
@@ -139,75 +169,17 @@ def _from_file(clip: ClipSource, facts: VideoFacts, masks: Masks) -> MaskTracks:
     wrong += [f"{name!r} is in no frame" for name, seen in tracks.visible.items() if not seen]
     if wrong:
         raise BadFilesError(wrong)
-    return tracks
+    return tracks, ()
 
 
-def _from_pictures(clip: ClipSource, facts: VideoFacts, masks: Masks) -> MaskTracks:
-    paths = {name: clip.masks[name] for name in clip.instances}
-    whole = {name: _gaps(name, found, facts.frames) for name, found in paths.items()}
-    wrong = [why for why in whole.values() if why]
-    if masks == "first" and wrong:  # of the first frame alone, then, of everybody
-        firsts = {name: _first(found) for name, found in paths.items()}
-        wrong = [f"there is no mask of {name!r} in frame 0" for name, found in firsts.items() if not found]
-        paths = {name: found for name, found in firsts.items() if found}
-    packed = {}
-    for name, found in paths.items():
-        packed[name], why = _pack(name, found, facts)
-        wrong += why
-    if wrong:
-        raise BadFilesError(wrong)
-    frames = len(next(iter(packed.values())))
-    return MaskTracks.from_edges(packed, frames, facts.height, facts.width, fps=facts.fps)
-
-
-def _first(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The picture of frame 0. One picture alone is of the first frame, whatever it is called."""
-    numbers = mask_numbers(paths)
-    return tuple(paths) if len(paths) == 1 else tuple(p for p, number in zip(paths, numbers) if number == 0)
-
-
-def _gaps(name: str, paths: Sequence[Path], frames: int) -> str:
-    """What is wrong with the numbers of an instance's masks, or ""."""
-    numbers = mask_numbers(paths)
-    twice = sorted({n for n in numbers if numbers.count(n) > 1}) if len(set(numbers)) < len(numbers) else []
-    if twice:
-        return f"there are several masks of {name!r} for frame {_spans(twice)}"
-    if beyond := [n for n in numbers if n >= frames]:
-        return f"there are masks of {name!r} for frame {_spans(beyond)}, and the video has {frames} frames, from 0"
-    missing = sorted(set(range(frames)) - set(numbers))
-    return f"the masks of {name!r} have holes: frame {_spans(missing)} of {frames} is missing" if missing else ""
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    """3, 7 to 9, 12"""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][-1] + 1:
-            found[-1][1:] = [number]
-        else:
-            found.append([number])
-    told = [" to ".join(map(str, span)) for span in found[:_MOST_LISTED]]
-    return ", ".join(told) + (f" and {len(found) - _MOST_LISTED} more" if len(found) > _MOST_LISTED else "")
-
-
-def _pack(name: str, paths: Iterable[Path], facts: VideoFacts) -> tuple[list[np.ndarray[Any, Any]], list[str]]:
-    """Packed masks of an instance, and what is wrong with them: each kind of fault once, with its first picture."""
-    packed, odd, unread = [], [], []
-    for path in paths:
-        try:
-            mask = read_mask(path)
-        except ValueError as error:
-            unread.append(str(error))
-            continue
-        if tuple(mask.shape) != (facts.height, facts.width):
-            odd.append(f"mask {path.name} of {name!r} is {mask.shape[0]}x{mask.shape[1]}")
-        packed.append(runs.pack(mask.numpy()))
-    more = [f" (and {len(found) - 1} more)" if len(found) > 1 else "" for found in (unread, odd)]
-    wrong = [unread[0] + more[0]] if unread else []
-    wrong += [_sizes(odd[0] + more[1], facts)] if odd else []
-    if not wrong and not any(len(edges) for edges in packed):
-        wrong = [f"the masks of {name!r} are empty: it is in no frame"]
-    return packed, wrong
+def _from_files(clip: ClipSource, facts: VideoFacts, masks: Masks) -> tuple[MaskTracks, tuple[str, ...]]:
+    try:
+        found = clip.fitted(facts.frames, (facts.height, facts.width), first_too=masks == "first")
+    except BadMasksError as error:
+        raise BadFilesError(error.reasons) from None
+    edges = {name: made.edges for name, made in found.masks.items()}
+    tracks = MaskTracks.from_edges(edges, found.frames, facts.height, facts.width, fps=facts.fps)
+    return tracks, found.notes
 
 
 def _sizes(said: str, facts: VideoFacts) -> str:

@@ -19,6 +19,7 @@ from matrix_lib.core.grid import Framing
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.core.words.binding import PromptBinding
 from matrix_lib.io.clips.folder import bad_clips, scan_clips
+from matrix_lib.io.clips.mask_values import MasksAre
 from matrix_lib.io.clips.source import ClipSource, listed
 
 from .buckets import Bucket, Windows, aspect_sizes, choose_size
@@ -53,6 +54,11 @@ class FolderData:
         batch: clips that a process sees at once.
         cache: folder of latents, text rows and checks; may be shared by runs.
         workers: threads that check clips and load batches.
+        masks_are: where the thing is in masks: "white", "black", or "ask", which is white, and refuses masks that look
+            inverted until a person says so.
+        roots: other folders, divided by commas, that links and paths of the metadata may lead to.
+
+    `folder`, `cache` and `roots` may begin with `~` and hold `$VARIABLES`.
     """
 
     folder: str = ""
@@ -73,6 +79,8 @@ class FolderData:
     batch: int = 1
     cache: str = "runs/cache"
     workers: int = 2
+    masks_are: MasksAre = "ask"
+    roots: str = ""
 
     def __post_init__(self) -> None:
         _ = self.seen
@@ -123,11 +131,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Folder:
-    """Samples in the order of their names; bad clips and why; sentences for people."""
+    """Samples in the order of their names; bad clips and why; sentences for people; every clip with a name, good
+    or bad."""
 
     samples: tuple[Sample, ...]
     skipped: dict[str, str]
     notes: tuple[str, ...] = ()
+    clips: tuple[ClipSource, ...] = ()
 
 
 def window_of(tracks: MaskTracks, numbers: Sequence[int]) -> MaskTracks:
@@ -141,6 +151,7 @@ def open_folder(
     store: Store | None = None,
     say: Callable[[str], object] = print,
     bar: bool = True,
+    all_bad: bool = False,
 ) -> Folder:
     """Reads a folder and looks at every clip: its rows, its video to the last frame, every mask, its words.
 
@@ -148,6 +159,7 @@ def open_folder(
         model: also binds every prompt to the model's text rows and puts every mask on its token grid.
         store: remembers what was found about unchanged files, and their packed masks.
         bar: shows progress.
+        all_bad: a folder of bad clips only is no error.
 
     Raises ValueError that lists every bad clip by name and why, unless `data.skip_bad`; and for settings that the model
     or the folder cannot serve.
@@ -155,7 +167,7 @@ def open_folder(
     if model is not None:
         for frames in data.seen.lengths:
             model.shape.check_size(frames, data.height, data.width)
-    found = scan_clips(Path(data.folder))
+    found = scan_clips(Path(data.folder), data.roots, data.masks_are)
     problems, notes = dict(found.problems), list(found.notes)
     samples: list[Sample] = []
     look = _Look(data, model, store)
@@ -167,12 +179,22 @@ def open_folder(
                 notes.append(f"{clip.name}: only {len(made)} of its windows can be used: {'; '.join(wrong)}")
             elif wrong:
                 problems[clip.name] = "; ".join(wrong)
+    notes += _gathered(samples)
     problems = {name: problems[name] for name in sorted(problems)}
     if problems:
-        _refuse(problems, len(found.clips) + len(found.problems), data.skip_bad and bool(samples), say)
+        _refuse(problems, len(found.clips) + len(found.problems), data.skip_bad and (all_bad or bool(samples)), say)
     for note in notes:
         say(note)
-    return Folder(tuple(samples), problems, tuple(notes))
+    return Folder(tuple(samples), problems, tuple(notes), found.clips)
+
+
+def _gathered(samples: Sequence[Sample]) -> list[str]:
+    """Notes about files, each once, with the clips that it is about."""
+    clips: dict[str, dict[str, None]] = {}
+    for sample in samples:
+        for note in sample.files.notes:
+            clips.setdefault(note, {})[sample.clip.name] = None
+    return [f"{next(iter(names))}{f' and {len(names) - 1} more' * (len(names) > 1)}: {n}" for n, names in clips.items()]
 
 
 def _refuse(problems: dict[str, str], count: int, go_on: bool, say: Callable[[str], object]) -> None:
@@ -237,7 +259,7 @@ class _Look:
         return bind_written(self.model, written, self.store)
 
     def _windows(self, clip: ClipSource, files: ClipFiles) -> Iterable[tuple[str, tuple[int, ...]]]:
-        found = self.data.seen.of(files.frames, files.fps)
+        found = self.data.seen.of(files.frames, files.fps, files.times)
         return [(clip.name if len(found) == 1 else f"{clip.name}@{numbers[0]}", numbers) for numbers in found]
 
     def _bucket(self, files: ClipFiles, numbers: Sequence[int]) -> Bucket:
@@ -248,7 +270,7 @@ class _Look:
         wrong = []
         if self.data.condition == "id_map" and self.data.id_map == "merged":
             number = sample.numbers[0]
-            if not any(path.stem.isdecimal() and int(path.stem) == number for path in sample.clip.merged):
+            if sample.clip.id_map(number, sample.files.frames) is None:
                 wrong.append(f"there is no ID map of frame {number}: merged/{number:03d}.png is missing")
         if self.data.condition == "target_mask":
             seen = sample.framing.apply(tracks.mask(sample.written.target, 0), "nearest")

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from matrix_lib.io.files import whole_file
+from matrix_lib.io.files import expanded, whole_file
 
 __all__ = ["DamagedError", "Entry", "Store", "file_hash", "key_of"]
 
@@ -52,10 +52,10 @@ def key_of(*parts: Any) -> str:
 
 
 class Store:
-    """A folder of entries. Threads and processes may use it at once."""
+    """A folder of entries. Threads and processes may use it at once. Its path may begin with `~`, hold `$VARIABLES`."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self.folder = expanded(folder)
         self._hashes: dict[str, list[Any]] | None = None
         self._guard = threading.Lock()
 

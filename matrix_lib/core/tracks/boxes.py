@@ -9,9 +9,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["Box", "boxes_at", "check_boxes", "whole_pixels"]
+__all__ = ["Box", "boxes_at", "check_boxes", "in_pixels", "whole_pixels"]
 
 Box = tuple[float, float, float, float]
+_SMALL = 8  # pixels: in a larger frame nobody draws a box of one
 
 
 def check_boxes(name: str, keys: Mapping[int, Box | None], frames: int, height: int, width: int) -> None:
@@ -24,10 +25,36 @@ def check_boxes(name: str, keys: Mapping[int, Box | None], frames: int, height: 
             continue
         if len(box) != 4 or not all(math.isfinite(v) for v in box) or box[2] <= box[0] or box[3] <= box[1]:
             raise ValueError(f"boxes are x0, y0, x1, y1 with x1 > x0 and y1 > y0; {name!r} has {box} in frame {frame}")
+        if max(map(abs, box)) <= 1 and min(width, height) > _SMALL:
+            raise ValueError(
+                f"the box {box} of {name!r} in frame {frame} lies in the first pixel of the {width}x{height} frame "
+                "(width x height). Shares of the frame, 0 to 1, are not read as such here: multiply x by the width and "
+                "y by the height, or write percent where boxes are typed"
+            )
         if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
             raise ValueError(
                 f"the box {box} of {name!r} in frame {frame} lies outside the {width}x{height} frame (width x height)"
             )
+
+
+def in_pixels(
+    boxes: Mapping[str, Mapping[int, Box | None]], height: int, width: int
+) -> tuple[dict[str, dict[int, Box | None]], str]:
+    """The same boxes in pixels where all of them are in shares of the frame (0 to 1), and a sentence that says so.
+
+    Shares are known by two things: nothing lies beyond 1, and somewhere there is a fraction.
+    """
+    values = [v for keys in boxes.values() for box in keys.values() if box is not None for v in box]
+    same = {name: dict(keys) for name, keys in boxes.items()}
+    if not values or not all(0 <= v <= 1 for v in values) or all(v in (0, 1) for v in values):
+        return same, ""
+    scale = (width, height, width, height)
+    for keys in same.values():
+        for frame, box in keys.items():
+            if box is not None:
+                x0, y0, x1, y1 = (v * size for v, size in zip(box, scale))
+                keys[frame] = (x0, y0, x1, y1)
+    return same, f"the boxes lie in 0 to 1 and were read as shares of the {width}x{height} frame (width x height)"
 
 
 def boxes_at(

@@ -6,7 +6,7 @@ N frames, K objects, H rows, W columns. Knows how the host lays these values out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core.grid import Framing
+from ...core.tracks.box_matching import match_boxes
 from ...core.tracks.boxes import Box
 from ...core.tracks.tracks import MaskTracks
 
@@ -50,12 +51,20 @@ def sam3_frames(track_data: Mapping[str, Any], index: int) -> Iterator[Tensor]:
         yield mask
 
 
-def boxes_from_host(bboxes: Any, names: Sequence[str]) -> dict[str, dict[int, Box | None]]:
-    """Key-framed boxes {name: {frame: (x0, y0, x1, y1)}} of a BOUNDING_BOX value.
+class HostBoxes(NamedTuple):
+    """Key-framed boxes {name: {frame: (x0, y0, x1, y1)}}, and sentences for people about who is who."""
+
+    keys: dict[str, dict[int, Box | None]]
+    notes: tuple[str, ...] = ()
+
+
+def boxes_from_host(bboxes: Any, names: Sequence[str]) -> HostBoxes:
+    """Key-framed boxes of a BOUNDING_BOX value.
 
     One box or a flat list: each box is an instance of its own, with a key in frame 0. A list of lists, one per frame:
-    box k of every frame is instance k, and it is off in frames that have fewer boxes. `names` name the instances; blank
-    for "box 1", "box 2" and so on. Raises ValueError for values of another form and a wrong number of names.
+    instances are numbered as they come, followed over time by where they are (`box_matching`), and off in frames where
+    the detector did not see them. `names` name the instances; blank for "box 1", "box 2" and so on. Raises ValueError
+    for values of another form and a wrong number of names.
     """
     frames = bboxes if isinstance(bboxes, list) and bboxes and isinstance(bboxes[0], list) else [bboxes]
     frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
@@ -67,11 +76,8 @@ def boxes_from_host(bboxes: Any, names: Sequence[str]) -> dict[str, dict[int, Bo
         raise ValueError(
             f"there are {count} bounding boxes and {len(names)} names ({', '.join(names)}); give one for each"
         )
-    keys: dict[str, dict[int, Box | None]] = {name: {} for name in names}
-    for i, frame in enumerate(frames):
-        for k, name in enumerate(names):
-            keys[name][i] = _corners(frame[k]) if k < len(frame) else None
-    return keys
+    found = match_boxes([[_corners(box) for box in frame] for frame in frames])
+    return HostBoxes({name: dict(enumerate(boxes)) for name, boxes in zip(names, found.boxes)}, found.notes)
 
 
 def _corners(box: Any) -> Box:

@@ -6,22 +6,31 @@ Two layouts. One folder a clip:
     FOLDER/NAME/entities.txt                           phrases, in the text form of `core.phrases`
     FOLDER/NAME/image.png (.jpg, .webp) or video.mp4   the first frame, or the clip
     FOLDER/NAME/masks/ENTITY.png                       mask of the first frame, or of every frame:
-    FOLDER/NAME/masks/ENTITY/000.png ...               (or a file tracks.safetensors instead of the folder)
+    FOLDER/NAME/masks/ENTITY/000.png ...               (or a file tracks.safetensors instead of the folder;
+                                                       `mask_places` has all)
+    FOLDER/NAME/masks_are.txt                          white or black: where the thing is, for masks that look inverted
 
-or a metadata file with a row a clip, as MATRIX-11K has it; see `clip_metadata`.
+or a metadata file with a row a clip, as MATRIX-11K has it; see `metadata`.
+
+Hidden files are nobody's. Links may lead out of the folder where a person names the places (`roots`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.words.binding import locate
 from ...core.words.phrases import parse_phrases
-from ..tracks import load_tracks
-from .metadata import Row, clip_of, read_rows, read_text
-from .source import PICTURES, VIDEOS, ClipSource, listed, pictures_in
+from ..files import expanded
+from .choice import choose_clip, choose_tracks, listed, seen, within
+from .mask_places import Masks, masks_of_names, masks_of_tracks
+from .mask_values import MasksAre
+from .metadata import clip_of
+from .rows import Row, other_rows, other_tables, read_rows
+from .source import ClipSource, answer
+from .text import read_text
 
 __all__ = ["ClipFolder", "ClipSource", "bad_clips", "read_clips", "scan_clips"]
 
@@ -41,32 +50,40 @@ def bad_clips(problems: Mapping[str, str], count: int, verb: str = "analysed") -
     return ValueError(f"{len(problems)} of {count} clips cannot be {verb}; mend or remove them:\n{told}")
 
 
-def read_clips(folder: Path) -> ClipFolder:
+def read_clips(folder: Path, roots: str = "", masks_are: MasksAre = "ask") -> ClipFolder:
     """Finds the clips of a folder in either layout and checks that every one is whole.
 
     Raises ValueError for a folder that is missing or holds no clip, and one that lists all bad clips and why.
     """
-    found = scan_clips(folder)
+    found = scan_clips(folder, roots, masks_are)
     if found.problems:
         raise bad_clips(found.problems, len(found.problems) + len(found.clips))
     return found
 
 
-def scan_clips(folder: Path) -> ClipFolder:
+def scan_clips(folder: Path, roots: str = "", masks_are: MasksAre = "ask") -> ClipFolder:
     """Finds the clips of a folder in either layout; bad ones are in `problems` by name, with all that is known about
     them.
+
+    Args:
+        folder: may begin with `~` and hold `$VARIABLES`.
+        roots: other folders, divided by commas, that links and paths may lead to.
+        masks_are: where the thing is in masks, for clips that do not say it themselves; see `mask_values`.
 
     Checked here: prompt and phrases agree, every instance has a mask, the picture is there, every name is there once.
     No picture and no video is decoded. Raises ValueError for a folder that is missing or holds no clip.
     """
+    folder = expanded(folder)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {str(folder)!r}")
+    answer(masks_are, "ask")
+    places = (folder, *(expanded(root.strip()) for root in roots.split(",") if root.strip()))
     rows = read_rows(folder)
-    makers = _places(folder) if rows is None else _rows(folder, rows)
+    makers = _places(folder, places, masks_are) if rows is None else _rows(folder, rows, places, masks_are)
     if not makers:
         raise ValueError(
             f"no clips in {str(folder)!r}: expected folders with prompt.txt, entities.txt, masks and image or video, "
-            "or metadata.jsonl with videos/ and mask_annotation/"
+            f"or metadata.jsonl with videos/ and mask_annotation/{other_tables(folder)}"
         )
     clips: list[ClipSource] = []
     problems: dict[str, str] = {}
@@ -80,15 +97,20 @@ def scan_clips(folder: Path) -> ClipFolder:
     notes = [note for clip in clips for note in clip.notes]
     if any(clip.bystanders for clip in clips):
         notes.append("masks that no phrase names (bystanders) are left aside")
+    if rows is not None and (other := other_rows(folder, rows)):
+        notes.append(other)
     return ClipFolder(tuple(clips), tuple(dict.fromkeys(notes)), problems)
 
 
-def _places(folder: Path) -> dict[str, Callable[[], ClipSource]]:
-    found = (p for p in folder.iterdir() if p.is_dir() and (p / "prompt.txt").is_file())
-    return {place.name: lambda place=place: _from_place(place) for place in found}  # type: ignore[misc]
+Makers = dict[str, Callable[[], ClipSource]]
 
 
-def _rows(folder: Path, rows: Sequence[Row]) -> dict[str, Callable[[], ClipSource]]:
+def _places(folder: Path, roots: Sequence[Path], masks_are: MasksAre) -> Makers:
+    found = (p for p in seen(folder) if p.is_dir() and (p / "prompt.txt").is_file())
+    return {place.name: lambda place=place: _from_place(place, roots, masks_are) for place in found}  # type: ignore[misc]
+
+
+def _rows(folder: Path, rows: Sequence[Row], roots: Sequence[Path], masks_are: MasksAre) -> Makers:
     """One maker a row. Rows of one name are all bad: they would share their masks and their place in a cache."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
@@ -98,48 +120,35 @@ def _rows(folder: Path, rows: Sequence[Row]) -> dict[str, Callable[[], ClipSourc
         if len(same) > 1:
             lines = ", ".join(str(row.number) for row in same)
             raise ValueError(f"{len(same)} rows have this name (rows {lines}): give each clip a video of its own name")
-        return clip_of(folder, same[0])
+        return clip_of(folder, same[0], roots, masks_are)
 
     return {name: lambda same=same: make(same) for name, same in by_name.items()}  # type: ignore[misc]
 
 
-def _from_place(place: Path) -> ClipSource:
+def _from_place(place: Path, roots: Sequence[Path], masks_are: MasksAre) -> ClipSource:
     prompt = read_text(place / "prompt.txt")
     if not (place / "entities.txt").is_file():
         raise ValueError("entities.txt is missing: say which words name which instance, one a line")
     phrases = parse_phrases(read_text(place / "entities.txt"))
-    files = sorted(place.iterdir())
-    pictures = [p for p in files if p.suffix.lower() in VIDEOS] or [p for p in files if p.suffix.lower() in PICTURES]
-    if not pictures:
-        raise ValueError(f"there is neither an image ({', '.join(PICTURES)}) nor a video ({', '.join(VIDEOS)})")
-    tracks = next(iter(sorted(place.glob("*.safetensors"))), None)
-    masks: dict[str, tuple[Path, ...]] = {}
-    if tracks is None:
-        masks = _masks_in(place / "masks")
-        named: Sequence[str] = tuple(masks)
-    else:
-        named = load_tracks(tracks).names
-        masks = dict.fromkeys(named, ())
+    said = place / "masks_are.txt"
+    masks_are = answer(read_text(said), masks_are) if said.is_file() else masks_are
+    picture, note = choose_clip(place)
+    within(picture, roots)
     target = "target" if any(spec.name == "target" for spec in phrases) else ""
-    clip = ClipSource(place.name, prompt, phrases, pictures[0], masks, tracks, prompt, target=target)
-    if clip.instances and (extra := [name for name in named if name not in clip.instances]):
+    clip = ClipSource(place.name, prompt, phrases, picture, tagged=prompt, target=target, masks_are=masks_are)
+    tracks = choose_tracks(place)
+    if tracks is None:
+        found = masks_of_names(place, clip.instances, roots)
+    else:
+        aside = Masks({}, notes=(tracks.note,) if tracks.note else ())
+        found = masks_of_tracks(within(tracks.path, roots), {name: (name,) for name in clip.instances}, aside)
+    if clip.instances and found.others:
         raise ValueError(
-            f"there is a mask of {listed(extra)}, but entities.txt names {listed(clip.instances)}: add a line "
+            f"there is a mask of {listed(found.others)}, but entities.txt names {listed(clip.instances)}: add a line "
             "NAME: its words in the prompt, rename the mask, or remove it"
         )
-    return clip
-
-
-def _masks_in(folder: Path) -> dict[str, tuple[Path, ...]]:
-    if not folder.is_dir():
-        return {}
-    found: dict[str, tuple[Path, ...]] = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir():
-            found[entry.name] = pictures_in(entry)
-        elif entry.suffix.lower() in PICTURES:
-            found[entry.stem] = (entry,)
-    return {name: paths for name, paths in found.items() if paths}
+    notes = (*((f"{place.name}: {note}",) if note else ()), *(f"{place.name}: {text}" for text in found.notes))
+    return replace(clip, masks=found.paths, tracks_file=found.tracks, keys=found.keys, notes=notes)
 
 
 def _agree(clip: ClipSource) -> None:

@@ -1,10 +1,12 @@
-"""Clips of a metadata file: metadata.jsonl, .json or .csv with one row a clip, `video` and `prompt` at least.
+"""Clips of a metadata file: metadata.jsonl, .json, .csv or .tsv, one row a clip, `video` and `prompt` at least.
 
 The layout of MATRIX-11K, with any set of IDs:
 
     FOLDER/videos/NAME.mp4
     FOLDER/mask_annotation/NAME/<idK>/NNN.png     mask of one instance in frame NNN
     FOLDER/mask_annotation/NAME/merged/000.png    palette picture of the frame, the ID map
+
+or masks in other kinds of files; see `mask_places`.
 
 Prompts carry `<idK>` tags. A column `phrases` says which words name whom (the text form of `core.phrases`): an
 instance has the mask of the tag that stands in its words, of its own name where that is such as `id3`, else of its
@@ -16,25 +18,26 @@ Or one mask a clip, of the thing that is interacted with, as TAViD has it:
                                                   or what a column `mask` says)
 
 A column `target` gives the target's words in the prompt. Without it they are the words `target NOUN` or `[TGT]` of the
-prompt; a prompt without those gets TAViD's sentence.
+prompt; a prompt without those gets TAViD's sentence. A column `masks_are` says `white` or `black`: where the thing is.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ...core.words.binding import locate
 from ...core.words.phrases import PhraseSpec, Words, parse_phrases, verb
 from ...core.words.prompt import find_words
-from .source import INSTANCES, PICTURES, ClipSource, pictures_in
+from ..files import expanded
+from .choice import VIDEOS, found_at, within
+from .mask_places import Masks, masks_of_one, masks_of_tags, numbered_pictures
+from .mask_values import MasksAre
+from .rows import Row, read_rows
+from .source import INSTANCES, ClipSource, answer
 
-__all__ = ["TARGET_SENTENCE", "Row", "clip_of", "read_rows", "read_text"]
+__all__ = ["TARGET_SENTENCE", "Row", "clip_of", "read_rows"]
 
 TARGET_SENTENCE = "The person interacts with [TGT] object."
 """What TAViD's training appends to a prompt (arXiv 2503.18950)."""
@@ -42,97 +45,52 @@ _TAG = re.compile(r"<id(\d+)>\s*")
 _TAG_NAME = re.compile(r"<?id(\d+)>?$", re.IGNORECASE)
 _TARGET = re.compile(r"\btarget\s+\w+|\[TGT\]")
 _GUESSED = "prompts without a `phrases` column: the word behind each <idK> tag is the instance"
-_LARGEST_TEXT = 200_000_000
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row: its number in the file from 1, its values, and what is wrong with it, or ""."""
+def clip_of(folder: Path, row: Row, roots: Sequence[Path], masks_are: MasksAre = "ask") -> ClipSource:
+    """The clip that a row stands for.
 
-    number: int
-    values: Mapping[str, Any]
-    wrong: str = ""
+    Args:
+        roots: folders that its files may lie in, links followed.
+        masks_are: where the row does not say it itself.
 
-    @property
-    def name(self) -> str:
-        """The clip's name; a row without one is called by its number."""
-        return Path(str(self.values.get("video") or "")).stem or f"row {self.number}"
-
-    def text(self, column: str) -> str:
-        value = self.values.get(column)
-        return "" if value is None else str(value).strip()
-
-
-def read_text(path: Path) -> str:
-    """A text file; ValueError for one that is far too large or no text."""
-    if path.stat().st_size > _LARGEST_TEXT:
-        raise ValueError(f"{path.name} is {path.stat().st_size} bytes, far more than text of this kind has")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is no text in UTF-8 ({error.reason} at byte {error.start})") from None
-
-
-def read_rows(folder: Path) -> list[Row] | None:
-    """Rows of the first metadata file that is there, None where there is none. ValueError where it is no such file."""
-    for name in ("metadata.jsonl", "metadata.json", "metadata.csv"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            rows = _parse(read_text(path), path.suffix)
-        except (ValueError, csv.Error, RecursionError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from None
-        if not rows or not any({"video", "prompt"} <= row.values.keys() for row in rows):
-            raise ValueError(f"{path} has to have one row a clip with `video` and `prompt`")
-        return rows
-    return None
-
-
-def _parse(text: str, suffix: str) -> list[Row]:
-    if suffix == ".csv":
-        return [Row(n, row) for n, row in enumerate(csv.DictReader(text.splitlines(keepends=True)), 1)]
-    if suffix == ".jsonl":
-        return [_json_row(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    rows = json.loads(text)
-    if not isinstance(rows, list):
-        raise ValueError("it has to be a list of objects, one a clip")
-    return [Row(n, row) if isinstance(row, dict) else Row(n, {}, "it is no object") for n, row in enumerate(rows, 1)]
-
-
-def _json_row(number: int, line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        return Row(number, {}, f"it is no JSON: {error}")
-    return Row(number, row) if isinstance(row, dict) else Row(number, {}, "it is no JSON object")
-
-
-def clip_of(folder: Path, row: Row) -> ClipSource:
-    """The clip that a row stands for. ValueError where something is missing or cannot be what it says."""
+    Raises ValueError where something is missing or cannot be what it says.
+    """
     if row.wrong:
         raise ValueError(row.wrong)
     if missing := [name for name in ("video", "prompt") if not row.text(name)]:
         raise ValueError(f"its row has no {' and no '.join(missing)}")
-    video = _video(folder, row.text("video"))
+    video = _video(folder, row.text("video"), roots)
+    masks_are = answer(row.text("masks_are"), masks_are)
     root = folder / "mask_annotation" / video.stem
-    if row.text("mask") or not (root.is_dir() or _TAG.search(row.text("prompt"))):
-        return _single(folder, video, row)
-    return _tagged(root, video, row)
+    tagged = root.is_dir() or _TAG.search(row.text("prompt"))
+    make = _single if row.text("mask") or not tagged else _tagged
+    return make(folder, video, row, roots, masks_are)
 
 
-def _video(folder: Path, said: str) -> Path:
-    found = [folder / "videos" / said, folder / said, folder / "videos" / f"{said}.mp4"]
-    if not all(path.resolve().is_relative_to(folder.resolve()) for path in found):
-        raise ValueError(f"its video {said!r} lies outside of the folder")
-    for path in found:
-        if path.is_file():
-            return path
+def _video(folder: Path, said: str, roots: Sequence[Path]) -> Path:
+    """The video of a row: in videos/ or the folder, with or without its suffix, or where a whole path says."""
+    for text in dict.fromkeys((said, said.replace("\\", "/"))):
+        place = expanded(text)
+        for stem in (folder / "videos" / place, folder / place):
+            if not any(stem.resolve().is_relative_to(root.resolve()) for root in roots):
+                within(stem, roots, f"its video {said!r}")
+            found = found_at(stem)
+            if found is not None and found.is_dir():
+                raise ValueError(f"its video {said!r} is a folder: make one video of its frames")
+            if found is not None:
+                return within(found, roots, f"its video {said!r}")
+            named = [p for s in VIDEOS if (p := found_at(stem.with_name(stem.name + s))) is not None]
+            if len(named) > 1:
+                raise ValueError(f"its video {said!r} could be {' or '.join(p.name for p in named)}: write the suffix")
+            if named:
+                return within(named[0], roots, f"its video {said!r}")
     raise ValueError(f"its video {said!r} is not in {str(folder / 'videos')!r}")
 
 
 # --- MATRIX-11K
-def _tagged(root: Path, video: Path, row: Row) -> ClipSource:
+def _tagged(folder: Path, video: Path, row: Row, roots: Sequence[Path], masks_are: MasksAre) -> ClipSource:
+    root = folder / "mask_annotation" / video.stem
     tagged = row.text("prompt")
     notes: tuple[str, ...] = ()
     if given := row.text("phrases"):
@@ -140,20 +98,21 @@ def _tagged(root: Path, video: Path, row: Row) -> ClipSource:
     else:
         phrases, notes = _tagged_words(tagged, row.text("verb"))
     slots = _slots(tagged, phrases)
-    masks = {name: found for name, k in slots.items() if (found := pictures_in(root / f"<id{k}>"))}
-    own = {f"<id{k}>" for k in slots.values()}
-    others = tuple(p.name for p in sorted(root.glob("<id*>")) if p.name not in own and pictures_in(p))
+    found = masks_of_tags(root, slots, roots)
     return ClipSource(
         video.stem,
         _TAG.sub("", tagged),
         phrases,
         video,
-        masks,
+        found.paths,
+        tracks_file=found.tracks,
         tagged=tagged,
         slots=slots,
-        bystanders=others,
-        merged=pictures_in(root / "merged"),
-        notes=notes,
+        bystanders=found.others,
+        merged=numbered_pictures(root / "merged", roots),
+        notes=(*notes, *found.notes),
+        keys=found.keys,
+        masks_are=masks_are,
     )
 
 
@@ -204,7 +163,7 @@ def _tagged_words(tagged: str, words: str) -> tuple[tuple[PhraseSpec, ...], tupl
 
 
 # --- one mask a clip
-def _single(folder: Path, video: Path, row: Row) -> ClipSource:
+def _single(folder: Path, video: Path, row: Row, roots: Sequence[Path], masks_are: MasksAre) -> ClipSource:
     prompt = row.text("prompt")
     notes: tuple[str, ...] = ()
     if given := row.text("phrases"):
@@ -219,23 +178,17 @@ def _single(folder: Path, video: Path, row: Row) -> ClipSource:
     names = [spec.name for spec in phrases if spec.role in INSTANCES]
     objects = [spec.name for spec in phrases if spec.role == "object"]
     target = "target" if "target" in names else (objects or names or [""])[0]
-    mask = _mask(folder, video.stem, row.text("mask"))
-    masks = {target: mask} if mask and target else {}
-    return ClipSource(video.stem, prompt, phrases, video, masks, tagged=prompt, target=target, notes=notes)
-
-
-def _mask(folder: Path, name: str, said: str) -> tuple[Path, ...]:
-    """The pictures of a clip's one mask."""
-    places = [folder / said, folder / "masks" / said] if said else [folder / "masks" / name]
-    for place in places:
-        if not place.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"its mask {said!r} lies outside of the folder")
-        if place.is_dir() and (found := pictures_in(place)):
-            return found
-        files = [place] if said else [place.with_name(f"{name}{suffix}") for suffix in PICTURES]
-        for path in files:
-            if path.is_file():
-                return (path,)
-    if said:
-        raise ValueError(f"its mask {said!r} is not in the folder")
-    return ()
+    masks = masks_of_one(folder, video.stem, row.text("mask"), target, roots) if target else Masks({})
+    return ClipSource(
+        video.stem,
+        prompt,
+        phrases,
+        video,
+        masks.paths,
+        tracks_file=masks.tracks,
+        tagged=prompt,
+        target=target,
+        notes=(*notes, *masks.notes),
+        keys=masks.keys,
+        masks_are=masks_are,
+    )

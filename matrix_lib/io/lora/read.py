@@ -10,8 +10,9 @@
 | `diffsynth` | the MATRIX authors': native names with `.default.`, `patch_embedding`, `seg_head`                    |
 | `tavid`     | `pytorch_lora_weights.safetensors` beside `patch_embed_conv2d.pth`                                   |
 
-Scale of a factor: its stored alpha, else the adapter's header, else what the caller says, else 1.0. Every safetensors
-file that is written carries the same JSON header, so that no format loses the scale or what the LoRA says of itself.
+Scale of a factor: its stored alpha, else the adapter's settings (`adapter.py`), else what the caller says, else that at
+which its authors use it, else 1.0. Every safetensors file that is written carries the same JSON header, so that no
+format loses the scale or what the LoRA says of itself.
 PyTorch files are read by `io.torch_files`, and written for TAViD's projection only.
 """
 
@@ -21,7 +22,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,11 @@ from ...backbones.lora import (
     from_underscores,
     native_projection,
 )
-from ..files import parse_object
-from .files import (
-    ADAPTER,
-    BESIDE,
-    EXTRA,
-    LONGEST_HEADER,
-    TAVID_LORA,
-    TAVID_PROJECTION,
-    find_file,
-    number,
-    read_file,
-    read_header,
-)
+from .adapter import SETTINGS, check_settings, kind_of, read_settings, with_settings
+from .files import BESIDE, EXTRA, TAVID_LORA, TAVID_PROJECTION, find_file, read_file, read_header
 from .write import FORMATS, Format, save_lora
 
-__all__ = ["FORMATS", "Format", "describe", "load_lora", "save_lora"]
+__all__ = ["FORMATS", "Format", "describe", "files_of", "load_lora", "save_lora"]
 
 _PREFIX = re.compile(r"^(?:(?:base_model\.model|pipe\.dit|diffusion_model|transformer|model|unet)\.)+")
 _UNDERSCORED = re.compile(r"^lora_unet_+")
@@ -63,9 +53,14 @@ _FACTOR = re.compile(
 )
 _LARGEST = 65504.0  # of float16
 _AUTHORS = {
-    "diffsynth": "the file stores no scale: it is used at 1.0, as it was trained; its authors merge it at 0.5",
-    "tavid": "the file stores no scale: it is used at 1.0, as its authors do (alpha / rank was 0.5 in training)",
+    "matrix": (0.5, "the file stores no scale: it is used at 0.5, as its authors merge it (it was trained at 1.0)"),
+    "tavid": (1.0, "the file stores no scale: it is used at 1.0, as its authors do (alpha / rank was 0.5 in training)"),
 }
+"""Files that are known by what is in them, and the scale at which their authors use them."""
+_UNKNOWN_SCALE = (
+    "! the file stores no scale and is of nobody known: it is used at 1.0. If it is too strong or too weak, give the "
+    "alpha / rank of its training as the scale"
+)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -80,18 +75,24 @@ def load_lora(
     Args:
         path: a file, or a folder that holds one LoRA (TAViD's two files, a diffusers adapter).
         family: the model's family, where it is known: settles names that several families share, refuses others.
-        scale: of factors for which the file stores none. None uses 1.0 and says so in `notes`.
+        scale: of factors for which the file stores none. None uses that of its authors, where they are known, else
+            1.0, and says so in `notes`.
         projection: a file with the widened input projection; None looks beside the LoRA.
 
     Raises:
         ValueError: anything that is not a whole LoRA of a known family: missing, truncated, a pickle with more than
-            tensors, factors without their other half, sizes that do not fit, tensors that nothing here knows.
+            tensors, factors without their other half, sizes that do not fit, tensors that nothing here knows, adapter
+            settings that are not honoured.
     """
     source = find_file(Path(path))
     try:
         tensors, metadata = read_file(source)
-        lora = _own(tensors, metadata) if _is_own(metadata) else _foreign(source, tensors, metadata, family)
+        lora, settings = (
+            (_own(tensors, metadata), {}) if _is_own(metadata) else _foreign(source, tensors, metadata, family)
+        )
         lora = _with_projection(lora, source, None if projection is None else Path(projection))
+        place = REGISTRY[lora.family].input_projection
+        check_settings(settings, (place, native_projection(lora.family)) if lora.projection else ())
         if family not in (None, lora.family):
             raise ValueError(f"this is a LoRA of {lora.family}, and the model is {family}")
         if not lora.factors and not lora.projection:
@@ -99,13 +100,47 @@ def load_lora(
         _check_finite(lora, 1.0 if scale is None else scale)
     except ValueError as error:
         raise ValueError(f"{source.name!r} is not a LoRA that can be used: {error}") from None
+    lora = replace(lora, notes=(*lora.notes, *_idle(lora)))
     if not lora.factors or lora.stored_scale:
         return lora
     if scale is not None:
         note = f"the file stores no scale: it is used at {scale:g}, as asked for"
         return replace(lora, notes=(*lora.notes, note)).with_scale(scale)
-    note = _AUTHORS.get(lora.source, "the file stores no scale: it is used at 1.0")
-    return replace(lora, notes=(*lora.notes, note))
+    authors = _authors_of(lora, metadata)
+    used, note = _AUTHORS.get(authors, (1.0, _UNKNOWN_SCALE))
+    lora = replace(lora, notes=(*lora.notes, note))
+    return lora.with_scale(used) if used != 1.0 else lora
+
+
+def files_of(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Every file that `load_lora` may read for this path, whether it is there or not: what a LoRA depends on."""
+    source = find_file(Path(path))
+    found = [source, source.with_name(source.stem + BESIDE)]
+    found += [source.with_name(TAVID_PROJECTION)] if source.name == TAVID_LORA else []
+    return (*found, source.with_name(SETTINGS)) if source.stem == "adapter_model" else tuple(found)
+
+
+def _authors_of(lora: AlignmentLoRA, metadata: Mapping[str, str]) -> str:
+    """Whose published file this is: "matrix", "tavid" or "". A file with our header says all that it knows itself."""
+    if read_header(metadata):
+        return ""
+    if lora.source == "diffsynth" and (
+        lora.extra or lora.projection
+    ):  # its names alone are those of any DiffSynth LoRA
+        return "matrix"
+    return "tavid" if lora.source == "tavid" else ""
+
+
+def _idle(lora: AlignmentLoRA) -> list[str]:
+    """Sentences about factors that change nothing."""
+    no_alpha = [name for name, one in lora.factors.items() if one.alpha == 0]
+    empty = [name for name, one in lora.factors.items() if not (bool(one.up.any()) and bool(one.down.any()))]
+    notes = []
+    for names, why in ((no_alpha, "their alpha is 0"), (empty, "their factors are all zero, as before training")):
+        if names:
+            count = f"all {len(names)}" if len(names) == len(lora.factors) else f"{len(names)} of {len(lora.factors)}"
+            notes.append(f"! {count} modules change nothing ({why}), first {sorted(names)[0]}")
+    return notes
 
 
 @dataclass
@@ -119,6 +154,7 @@ class _Sorted:
     extra: dict[str, Tensor]
     default: bool = False  # DiffSynth's `.default.` in the names
     prefixed: bool = False  # ComfyUI's prefix
+    names: dict[str, str] = field(default_factory=dict)  # the modules' whole names, as peft counts them
 
 
 def _check_finite(lora: AlignmentLoRA, scale: float) -> None:
@@ -155,6 +191,7 @@ def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
                 if stem in side:
                     raise ValueError(f"it has two factors for {stem}: one LoRA a file, please")
                 side[stem] = tensor
+                out.names[stem] = found["stem"].removeprefix("base_model.model.")
         elif EXTRA.match(name):
             out.extra[name.removeprefix("extra.")] = tensor
         elif (stem := _PREFIX.sub("", name)).rpartition(".")[0] in projections:
@@ -164,7 +201,7 @@ def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
     if unknown:
         raise ValueError(
             f"{len(unknown)} of {len(tensors)} tensors are neither factors (lora_A, lora_B, alpha) nor an input "
-            f"projection, first {sorted(unknown)[0]!r}: a whole model, or another kind of LoRA (LoHa, LoKr, DoRA)?"
+            f"projection, first {sorted(unknown)[0]!r}: {kind_of(unknown) or 'another kind of file'}"
         )
     return out
 
@@ -178,8 +215,8 @@ def _stem(name: str, family: str | None) -> str:
 
 def _foreign(
     source: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None
-) -> AlignmentLoRA:
-    """A file of any format but ours."""
+) -> tuple[AlignmentLoRA, dict[str, Any]]:
+    """A file of any format but ours, and the adapter's settings that count for it."""
     header = read_header(metadata)
     parts = _sort(tensors, family)
     for halves, others, what in ((parts.down, parts.up, "lora_B"), (parts.up, parts.down, "lora_A")):
@@ -200,13 +237,15 @@ def _foreign(
             factors[stem] = Factors(down, parts.up[stem], parts.alpha.get(stem))
         except ValueError as error:
             raise ValueError(f"{stem}: {error}") from None
+    settings = {} if header.get("alphas") else read_settings(metadata, source)
+    factors = with_settings(factors, parts.names, settings)
     if style == "native":
         factors = from_native(factors, found, header.get("stacked"))
-    factors = _with_header_alpha(factors, header, metadata, source)
+    factors = _with_header_alpha(factors, dict(header.get("alphas") or {}))
     info, kind = header.get("info", Info()), _format_of(source, style, parts)
     if not header:
         info = _authors_info(kind)
-    return AlignmentLoRA(found, factors, projection, parts.extra, info, kind)
+    return AlignmentLoRA(found, factors, projection, parts.extra, info, kind), settings
 
 
 def _format_of(source: Path, style: str, parts: _Sorted) -> str:
@@ -224,44 +263,15 @@ def _authors_info(kind: str) -> Info:
     return Info()
 
 
-def _with_header_alpha(
-    factors: dict[str, Factors], header: Mapping[str, Any], metadata: Mapping[str, str], source: Path
-) -> dict[str, Factors]:
-    """Alphas that the header holds, for factors that store none."""
-    alphas = dict(header.get("alphas") or {})
-    adapter = {} if alphas else _adapter(metadata, source)
+def _with_header_alpha(factors: Mapping[str, Factors], alphas: Mapping[str, float]) -> dict[str, Factors]:
+    """Alphas that our header holds, for factors that store none."""
     out = {}
     for name, one in factors.items():
-        if one.alpha is None:
-            default = adapter.get("lora_alpha")
-            found = alphas.get(name, _pattern(adapter.get("alpha_pattern"), name, default))
-            if found is not None:
-                one = replace(one, alpha=found)
-        elif name in alphas and math.isclose(alphas[name], one.alpha, rel_tol=1e-6):
+        stacked = one.alpha is not None and name in alphas and math.isclose(alphas[name], one.alpha, rel_tol=1e-6)
+        if name in alphas and (one.alpha is None or stacked):
             one = replace(one, alpha=alphas[name])  # the exact one of a factor that was stacked
         out[name] = one
     return out
-
-
-def _adapter(metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
-    """peft's settings: diffusers' header, or `adapter_config.json` beside peft's file."""
-    text, beside = metadata.get(ADAPTER), source.with_name("adapter_config.json")
-    if text is None and source.name == "adapter_model.safetensors" and beside.is_file():
-        if beside.stat().st_size > LONGEST_HEADER:
-            raise ValueError(f"adapter_config.json has {beside.stat().st_size} bytes, too many for settings")
-        text = beside.read_text(encoding="utf-8", errors="replace")
-    if text is None:
-        return {}
-    found = parse_object(text, "its adapter settings")
-    return {key.removeprefix("transformer."): value for key, value in found.items()}
-
-
-def _pattern(patterns: Any, name: str, default: Any) -> Any:
-    """peft's rule: the first pattern that ends the module's name wins."""
-    for key, value in (patterns or {}).items() if isinstance(patterns, Mapping) else ():
-        if name == key or name.endswith(f".{key}"):
-            return number(value, f"the alpha of {key}")
-    return None if default is None else number(default, "lora_alpha")
 
 
 def _with_projection(lora: AlignmentLoRA, source: Path, given: Path | None) -> AlignmentLoRA:

@@ -18,7 +18,7 @@ from ...backbones.lora import AlignmentLoRA, native_projection, to_native
 from ..files import whole_file
 from .files import ADAPTER, BESIDE, EXTRA, HEADER, PICKLED, SAFE, TAVID_LORA, TAVID_PROJECTION, VERSION
 
-__all__ = ["FORMATS", "Format", "save_lora"]
+__all__ = ["FORMATS", "Format", "lost_scale", "save_lora"]
 
 Format = Literal["matrix", "diffusers", "comfyui", "diffsynth", "tavid"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -55,6 +55,19 @@ def save_lora(lora: AlignmentLoRA, path: str | os.PathLike[str], to: Format = "m
     if beside:
         files.append(_write(beside, target.with_name(target.stem + BESIDE), metadata))
     return tuple(files)
+
+
+def lost_scale(lora: AlignmentLoRA, to: Format) -> str:
+    """A sentence where other programs will use the file at another scale than this LoRA's, since the format has no
+    place for one; else ""."""
+    used = {"diffsynth": 0.5 if lora.projection or lora.extra else 1.0, "tavid": 1.0}.get(to)
+    if used is None or not lora.factors or lora.scales() == (used,):
+        return ""
+    scales = ", ".join(f"{scale:g}" for scale in lora.scales())
+    return (
+        f"! the format {to} has no place for a scale: other programs use it at {used:g} or as they are told, and this "
+        f"LoRA's is {scales}. MATRIX reads it from the header; say it to others, or use format comfyui or matrix"
+    )
 
 
 Written = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]

@@ -139,11 +139,17 @@ def test_files_of_the_authors(tmp_path: Path) -> None:
     matrix = load_lora(tmp_path / "matrix.safetensors")
     assert (matrix.family, matrix.source, len(matrix.factors)) == ("wan", "diffsynth", 16)
     assert matrix.blocks == ("blocks.6", "blocks.8", "blocks.20", "blocks.24")
-    assert matrix.scales() == (1.0,)
-    assert any("authors merge it at 0.5" in note for note in matrix.notes)
+    assert matrix.scales() == (0.5,)
+    assert load_lora(tmp_path / "matrix.safetensors", scale=1.0).scales() == (1.0,)
+    assert any("its authors merge it" in note for note in matrix.notes)
     assert "<id1>" in matrix.info.prompt_form
     assert set(matrix.extra) == {"seg_head.decoder.weight"}
     assert "0.5" in describe(matrix)
+    bare = {name: tensor for name, tensor in state.items() if ".lora_" in name}
+    save_file(bare, tmp_path / "anybody.safetensors")
+    anybody = load_lora(tmp_path / "anybody.safetensors")
+    assert anybody.scales() == (1.0,)
+    assert any(note.startswith("! the file stores no scale and is of nobody known") for note in anybody.notes)
     prefixed = {f"pipe.dit.{name}": tensor for name, tensor in state.items() if not name.startswith("seg_head")}
     save_file(prefixed, tmp_path / "prefixed.safetensors")
     assert set(load_lora(tmp_path / "prefixed.safetensors").factors) == set(matrix.factors)
@@ -245,7 +251,7 @@ LIES = [
     ("matrix", lambda t, m: m.update(matrix_lora="[" * 100_000), "JSON"),
     ("matrix", lambda t, m: m.pop("matrix_lora"), "header of its format"),
     ("matrix", lambda t, m: t.update(other=torch.zeros(1)), "not of its format"),
-    ("comfyui", lambda t, m: t.update({"blocks.0.q.weight": torch.zeros(2, 2)}), "whole model"),
+    ("comfyui", lambda t, m: t.update({"blocks.0.q.weight": torch.zeros(2, 2)}), "whole modules: a whole model"),
     ("comfyui", lambda t, m: t.update({"diffusion_model.blocks.0.q.lokr_w1": torch.zeros(2, 2)}), "LoKr"),
     ("comfyui", lambda t, m: t.update({"diffusion_model.blocks.9.gate.alpha": torch.ones(1)}), "have no factors"),
     ("comfyui", lambda t, m: t.update({"diffusion_model.blocks.0.q.alpha": torch.ones(3)}), "one finite number"),

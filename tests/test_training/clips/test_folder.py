@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,13 +284,23 @@ def test_masks_that_nobody_names(exported):
 def test_the_command(exported, clips, tmp_path, capsys):
     settings = ["data.frames=9", "height=64", "width=64", "bystanders=true", f"cache={tmp_path / 'store'}"]
     check_clips([str(exported), *settings])
-    assert "15 good clips" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "15 good clips" in said
+    sheet = Path(said.split("contact sheet: ")[1].strip())
+    assert sheet == tmp_path / "store" / "sheets" / "clips.png"
+    with Image.open(sheet) as picture:
+        assert picture.width == 1400
+        assert picture.height > 15 * 150, "a row for every clip"
     expected, _ = damage(clips)
     with pytest.raises(SystemExit) as told:
-        check_clips([str(clips), *settings])
+        check_clips([str(clips), *settings, "--sheet", str(tmp_path / "bad.png")])
     assert "16 bad clips" in str(told.value)
     assert all(f"  {name}: " in str(told.value) for name in expected)
     assert "1 good clips" in capsys.readouterr().out
+    assert (tmp_path / "bad.png").is_file()
+    with pytest.raises(SystemExit, match="16 bad clips"):
+        check_clips([str(clips), *settings, "--no-sheet"])
+    assert "contact sheet" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="there is no folder"):
         check_clips([str(tmp_path / "absent")])
     with pytest.raises(SystemExit, match="no setting"):
