@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ from matrix_lib.core.words.binding import PromptBinding
 from .buckets import Bucket, Order
 from .cache import Cache, Parts
 from .encoders import Model
+from .files import read_tracks
 from .folder import FolderData, Sample, open_folder
-from .store import Store
+from .store import Store, key_of
 
 __all__ = ["ClipBatch", "ClipBatches", "open_clips"]
 
@@ -98,6 +99,24 @@ class ClipBatches:
     def fill(self, bar: bool = True) -> int:
         """Encodes what is missing, together with every other process that calls this; see `Cache.fill`."""
         return self.cache.fill(self.samples, bar)
+
+    def fingerprint(self) -> dict[str, dict[str, str]]:
+        """By sample what it is made of, as short hashes: its video's content, its masks, its words, and the frames and
+        the size that are seen."""
+        tracks: dict[str, str] = {}
+        found = {}
+        for sample in self.samples:
+            clip = sample.clip.name
+            if clip not in tracks:
+                tracks[clip] = read_tracks(sample.clip, sample.files, self.cache.store).digest
+            words = [sample.prompt, [asdict(phrase) for phrase in sample.written.phrases], sample.written.target]
+            found[sample.name] = {
+                "video": sample.files.video[:16],
+                "masks": tracks[clip][:16],
+                "words": key_of(words)[:16],
+                "frames": f"{sample.numbers[0]} to {sample.numbers[-1]} as {sample.bucket}",
+            }
+        return found
 
     def expect(self, step: int, part: int = 0, parts: int = 1) -> None:
         """Begins to load a batch that will be asked for."""

@@ -29,8 +29,8 @@ from ..data.world import seed_of
 from ..fit import Trainer
 from ..models.mini_encoders import MiniEncoders
 from ..run.config import FitConfig
+from ..run.record import LORA, config_differences
 from ..run.task_settings import AlignTask
-from ..tasks.alignment import LORA
 
 __all__ = ["RESULT", "SCORES", "SETS", "Arm", "Judging", "evaluate", "run_job"]
 
@@ -73,7 +73,7 @@ def run_job(arm: Arm, seed: int, config: FitConfig, judging: Judging, folder: Pa
         config = replace(config, task=arm.task, run=replace(config.run, seed=seed, out=str(folder / "run")))
     asked = json.loads(json.dumps({"arm": arm.name, "seed": seed, "judging": asdict(judging), "fit": asdict(config)}))
     asked["fit"]["run"].pop("out")
-    _same(folder / "settings.json", asked)
+    _same(folder / "settings.json", asked, config)
     if (folder / RESULT).is_file():
         return json.loads((folder / RESULT).read_text())
     began = time.monotonic()
@@ -96,9 +96,13 @@ def run_job(arm: Arm, seed: int, config: FitConfig, judging: Judging, folder: Pa
     return result
 
 
-def _same(path: Path, asked: dict[str, Any]) -> None:
+def _same(path: Path, asked: dict[str, Any], config: FitConfig) -> None:
     if path.is_file():
-        if json.loads(path.read_text()) != asked:
+        was = json.loads(path.read_text())
+        others = {name: value for name, value in was.items() if name != "fit"}
+        if others != {name: value for name, value in asked.items() if name != "fit"} or config_differences(
+            was["fit"], config
+        ):
             raise ValueError(
                 f"{path.parent} holds a job of other settings: choose another --out, or delete that folder"
             )

@@ -83,7 +83,8 @@ def _drop_prompts(text: dict[str, Tensor], empty: dict[str, Tensor], prompt_drop
 
 
 class ClipStream:
-    """Batches of a folder of clips, one ahead of the step, made by a thread. On the CPU.
+    """Batches of a folder of clips, one ahead of the step, made by a thread. On the CPU. Nothing is encoded before
+    `fill`.
 
     What a row of a step's whole batch is trained under follows from the seed, the step and the row, so it is the same
     however the batch is split over processes and accumulation.
@@ -97,11 +98,16 @@ class ClipStream:
         said = state.on_main_process(print)
         with state.main_process_first():  # the first one to look leaves a memo for the others
             self.clips = open_clips(config.data, files, self.seed, self.whole, said, bar=state.is_main_process)
+        self.empty: dict[str, Tensor] = {}
+        self.pool = ThreadPoolExecutor(1)
+        self.coming: dict[tuple[int, int], Future[AlignmentBatch]] = {}
+
+    def fill(self) -> None:
+        """Encodes what is missing, together with every other process. Called before the first batch."""
+        state = PartialState()
         self.clips.fill(bar=state.is_main_process)
         state.wait_for_everyone()
         self.empty = self.clips.empty
-        self.pool = ThreadPoolExecutor(1)
-        self.coming: dict[tuple[int, int], Future[AlignmentBatch]] = {}
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> AlignmentBatch:
         """This process's share of one of the parts that a step accumulates."""

@@ -51,7 +51,11 @@ class Optim:
     """AdamW, or Muon for the matrices inside the blocks with AdamW for the rest.
 
     Args:
-        lr: peak learning rate; linear warm-up over `warmup` steps, then linear decay to zero at the end.
+        name: "adamw" or "muon".
+        lr: peak learning rate.
+        warmup: steps over which the rate grows from zero to its peak.
+        weight_decay: of matrices; vectors have none.
+        beta2: decay of AdamW's second moment.
         schedule: how the rate falls after the warm-up: "linear" or "cosine" to zero, or not at all ("constant").
         ema: decay of the averaged weights, which are the ones published; 0 publishes the last ones.
         clip: norm to which gradients are clipped.
@@ -82,13 +86,23 @@ class Run:
     """How long, where, and how often to report and save.
 
     Args:
-        out: folder for checkpoints and `metrics.csv`.
+        steps: of the optimiser, in the whole run.
+        seed: of everything that is drawn.
+        out: folder for checkpoints, `metrics.csv` and `config.json`. Where it is not given, every run gets a numbered
+            folder of its own in the preset's (`runs/align/0001`).
+        numbered: `out` holds numbered runs; the run gets the next number, or goes on with one of the same settings.
         precision: "no" or "bf16" (autocast).
-        resume: continue from the newest checkpoint in `out` if there is one.
+        compile: compile the network, or the parts of it that gain from it.
+        resume: continue from the newest checkpoint in `out`, if there is one and it is of the same settings and data;
+            false is the same as `again`.
+        again: start anew; what `out` holds moves to `out/replaced-N`.
+        change: continue although settings or data differ; the new ones count from there on.
+        log_every: steps between two rows of `metrics.csv`, which hold means.
+        save_every: steps between two checkpoints.
         deadline: seconds that the run may take, 0 for any number. The learning rate then falls with the time left
             where that is shorter than the steps left, so a run that is cut short is still a finished one (but two such
             runs differ: without a deadline a run depends on its configuration alone).
-        keep: newest checkpoints that stay; older ones go.
+        keep: newest checkpoints that stay; of older ones their LoRA stays.
         skip_steps: steps without a finite gradient that are passed over, in the whole run; one more stops it.
         tensorboard: write curves (and sample videos) for TensorBoard into `out`.
         bar: a progress bar with the parts of the loss and the time left, where a person looks at a terminal.
@@ -115,6 +129,9 @@ class Run:
     preview_clips: int = 1
     preview_steps: int = 30
     preview_cfg: float = 6.0
+    numbered: bool = False
+    again: bool = False
+    change: bool = False
 
     def __post_init__(self) -> None:
         if min(self.keep, self.steps, self.log_every, self.save_every, self.preview_steps) < 1:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar, Literal, Self
 
 from matrix_lib.core.layers import LayerDraw
 from matrix_lib.core.losses.config import AlignmentConfig, MaskWeights, TargetAwareConfig
 
 from ..clips.folder import FolderData
 from .config import Data
+from .record import newest_run
 
 __all__ = ["METHODS", "AlignTask", "AlignmentTask", "CodecTask", "DenoiseTask", "TaskSettings", "TuneTask"]
 
@@ -20,10 +22,20 @@ class TaskSettings:
     Attributes:
         data_settings: the kind of `FitConfig.data` that it takes.
         own_formats: its network has number formats of its own, takes no autocast, and may be split over processes.
+        splits_batch: a step sees the same clips under the same noise however its batch is split over processes and
+            accumulation.
+        may_change: settings under which a run can go on with another value (`run.change`): how it learns, not what its
+            weights are.
     """
 
     data_settings: ClassVar[type] = Data
     own_formats: ClassVar[bool] = False
+    splits_batch: ClassVar[bool] = False
+    may_change: ClassVar[tuple[str, ...]] = ()
+
+    def pinned(self) -> Self:
+        """With the very runs that folders of numbered runs mean today: a run goes on with what it began with."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,8 @@ class CodecTask(TaskSettings):
         noise: added to the latents while training, as a share of their spread.
         foreground: extra weight of pixels inside an instance's mask.
     """
+
+    may_change = ("crop", "noise", "foreground")
 
     base: int = 16
     crop: int = 0
@@ -60,6 +74,8 @@ class DenoiseTask(TaskSettings):
             more.
     """
 
+    may_change = ("dropout", "foreground", "change", "high_noise", "even")
+
     codec: str = "runs/codec"
     layers: int = 12
     heads: int = 4
@@ -72,6 +88,9 @@ class DenoiseTask(TaskSettings):
     change: float = 16.0
     high_noise: float = 8.0
     even: float = 0.25
+
+    def pinned(self) -> Self:
+        return replace(self, codec=str(newest_run(Path(self.codec))))
 
 
 METHODS: dict[str, dict[str, str]] = {
@@ -103,6 +122,11 @@ class AlignmentTask(TaskSettings):
         timestep: how the time weighs the losses, see `timestep_weight`.
         dropout: share of prompts replaced by the empty prompt (such clips are not aligned).
     """
+
+    may_change = (
+        "sga", "spa", "tavid", "timestep", "dropout", "bce", "dice", "l2", "draw", "track", "times", "shift",
+        "guidance", "checkpointing", "foreground", "change", "high_noise", "even",
+    )  # fmt: skip
 
     method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
     v2t: tuple[int, ...] = ()
@@ -194,6 +218,9 @@ class AlignTask(AlignmentTask):
     high_noise: float = 6.0
     even: float = 0.25
 
+    def pinned(self) -> Self:
+        return replace(self, bundle=str(newest_run(Path(self.bundle)))) if self.bundle else self
+
     @property
     def model(self) -> str:
         """Where the model is, as `TuneTask.model` says it."""
@@ -221,6 +248,7 @@ class TuneTask(AlignmentTask):
 
     data_settings = FolderData
     own_formats = True
+    splits_batch = True
 
     model: str = ""
     bce: float = 1.0

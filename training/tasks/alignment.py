@@ -21,6 +21,7 @@ from matrix_lib.backbones.lora import AlignmentLoRA, Factors, Info
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
 from matrix_lib.core.tracks.palette import FIXED
+from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.lora import add_factors, input_projection, projections_of, train_projection, widen
 from matrix_lib.hosts.diffusers.model_shape import Condition
@@ -31,17 +32,17 @@ from matrix_lib.io.lora.read import save_lora
 from ..clips.encoders import ModelFiles
 from ..data.alignment_clips import AlignmentBatch, AlignStream, ClipStream
 from ..models.mini_encoders import MiniEncoders
+from ..models.mini_run import identity
 from ..models.video_model import VideoModel
 from ..run.config import FitConfig
 from ..run.log import Log
 from ..run.quantise import attentions_of, quantise_blocks
+from ..run.record import LORA
 from ..run.task_settings import AlignTask, TuneTask
-from .task import Task
+from .task import Look, Task
 
 __all__ = ["LORA", "AlignmentNet", "AlignmentStep", "FolderAlignment", "MiniAlignment"]
 
-LORA = "lora.safetensors"
-"""File of a finished run that MATRIX Apply LoRA takes."""
 _PREFIX = "transformer."
 AttentionLoss = Callable[[MaskDecoder | None, Tensor], LossParts]
 """From the mask decoder and times (B,) in [0, 1]: the losses of the attention of the forward pass that just ran."""
@@ -180,18 +181,22 @@ class AlignmentStep(Task):
         self.open.enter_context(attach(self.model.transformer, session, lambda forward: None, batch.prefix_frames))
         return attention_loss
 
-    def info(self) -> Info:
-        """What the LoRA file says about itself."""
+    def info(self, step: int) -> Info:
+        """What the LoRA file of a step says about itself."""
         task, run = self.task, self.config.run
+        at = f"{step} steps" if step >= run.steps else f"step {step} of {run.steps}"
         return Info(
             condition=self.condition if self.extra else "",
             base_channels=self.base_channels,
             layers={"v2t": task.v2t, "v2v": task.v2v},
             palette=FIXED if self.condition == "id_map" else (),
-            notes=(f"{task.method}, {run.steps} steps, seed {run.seed}",),
+            notes=(f"{task.method}, {at}, seed {run.seed}",),
         )
 
-    def publish(self, state: dict[str, Tensor]) -> None:
+    def publish(self, state: dict[str, Tensor], step: int) -> None:
+        self.export(state, Path(self.config.run.out), step)
+
+    def export(self, state: dict[str, Tensor], folder: Path, step: int) -> None:
         """Writes the LoRA file of a state of `net`; the decoder has done its work and is left out."""
 
         def of(name: str) -> Tensor:
@@ -206,14 +211,18 @@ class AlignmentStep(Task):
         place = names[id(input_projection(transformer))]
         trained = [part for part in ("weight", "bias") if self.extra and f"{_PREFIX}{place}.{part}" in state]
         projection = {part: of(f"{place}.{part}") for part in trained}
-        lora = AlignmentLoRA(self.model.shape.family, factors, projection, {}, self.info(), "matrix")
-        save_lora(lora, Path(self.config.run.out) / LORA)
+        lora = AlignmentLoRA(self.model.shape.family, factors, projection, {}, self.info(step), "matrix")
+        save_lora(lora, folder / LORA)
 
 
 class MiniAlignment(AlignmentStep):
     """The mini model, on interaction clips of its own world."""
 
-    def __init__(self, config: FitConfig, device: torch.device) -> None:
+    @classmethod
+    def look(cls, config: FitConfig, device: torch.device) -> Look:
+        return Look({"model": identity(Path(config.task.bundle or bundle.HOME))})
+
+    def __init__(self, config: FitConfig, device: torch.device, seen: Look) -> None:
         task: AlignTask = config.task
         self.encoders = MiniEncoders(task.bundle, device)
         super().__init__(config, device, VideoModel(task, self.encoders), self.encoders.grid, task.condition)
@@ -221,32 +230,46 @@ class MiniAlignment(AlignmentStep):
     def batches(self, process: int) -> AlignStream:
         return AlignStream(self.config, self.encoders, process)
 
-    def info(self) -> Info:
-        found = super().info()
+    def info(self, step: int) -> Info:
+        found = super().info(step)
         return replace(found, notes=tuple(f"mini model, method {note}" for note in found.notes))
+
+
+class FolderLook(Look):
+    """A folder of clips and a model's files, looked at; no weights are open yet."""
+
+    def __init__(self, config: FitConfig, device: torch.device) -> None:
+        task = config.task
+        if not task.model:
+            raise ValueError("which model? Set task.model to the folder of a diffusers pipeline, or to mini")
+        kind = torch.bfloat16 if task.weights == "bf16" and device.type != "cpu" else torch.float32
+        self.files = ModelFiles(task.model, device, kind, offload=True)
+        self.source = ClipStream(config, self.files)
+        super().__init__({"clips": self.source.clips.fingerprint(), "model": self.files.fingerprint()})
 
 
 class FolderAlignment(AlignmentStep):
     """Any model, on a folder of clips. What is trained is in float32. Encoders are opened where the cache lacks
     something, and gone before the transformer is loaded."""
 
-    def __init__(self, config: FitConfig, device: torch.device) -> None:
+    @classmethod
+    def look(cls, config: FitConfig, device: torch.device) -> FolderLook:
+        return FolderLook(config, device)
+
+    def __init__(self, config: FitConfig, device: torch.device, seen: FolderLook) -> None:
         task, data = config.task, config.data
-        if not task.model:
-            raise ValueError("which model? Set task.model to the folder of a diffusers pipeline, or to mini")
-        kind = torch.bfloat16 if task.weights == "bf16" and device.type != "cpu" else torch.float32
-        self.files = ModelFiles(task.model, device, kind, offload=True)
-        self.source = ClipStream(config, self.files)
+        self.files, self.source = seen.files, seen.source
+        self.source.fill()
         grid = self.files.shape.grid(data.frames, data.height, data.width)
         super().__init__(config, device, VideoModel(task), grid, data.condition)
 
     def batches(self, process: int) -> ClipStream:
         return self.source
 
-    def info(self) -> Info:
+    def info(self, step: int) -> Info:
         form = self.config.data.prompt_form
         trigger = "target" if form in ("target_word", "target_sentence") else ""
-        return replace(super().info(), trigger=trigger, prompt_form=form)
+        return replace(super().info(step), trigger=trigger, prompt_form=form)
 
     def preview(self, step: int, log: Log) -> None:
         """Sample videos with their attention."""
