@@ -22,11 +22,12 @@ from .data.world import step_generator
 from .run import checkpoint
 from .run.command import parse
 from .run.config import FitConfig
-from .run.distributed import clip, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
+from .run.distributed import clip, copy_all, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
 from .run.log import Log
 from .run.optim import Average, make_optimisers, rate
 from .run.record import LORA, FinishedRunError, RunFolder, own_folder
 from .run.stop import StopOnSignal
+from .run.validation import HELD, Best
 from .tasks.registry import look, make_task
 
 __all__ = ["StoppedError", "Trainer", "main", "parse"]
@@ -69,6 +70,8 @@ class Trainer:
         self.stream = self.task.batches(self.accelerator.process_index)
         self.folder = Path(run.out)
         self.step, self.done = 0, 0.0
+        self.best = Best(config.validation, self.home.meta.get("best", {}))
+        self.figures: dict[str, float] = {}
         self.bad = torch.zeros((), device=self.device)
         self.asked = self.stopping = False
 
@@ -117,12 +120,19 @@ class Trainer:
                 while self.done < 1.0 and not self.stopping:
                     values = self.advance()
                     self.step += 1
-                    if log(self.step, values, self.optimisers[0].param_groups[0]["lr"]) is not None:
+                    means = log(self.step, values, self.optimisers[0].param_groups[0]["lr"])
+                    self.figures |= means or {}
+                    if self.step == 1:
+                        held = [HELD + name for name in values if name != "norm"] if self.task.held() else []
+                        self.best.check({**values, **dict.fromkeys(held)})
+                    if means is not None:
                         self.check()
                     self.done = self.progress()
                     if self.config.run.preview_every and self.step % self.config.run.preview_every == 0:
                         self.task.preview(self.step, log)
-                    if self.step % self.config.run.save_every == 0 and self.step < self.config.run.steps:
+                    saves = self.step % self.config.run.save_every == 0 or self.done >= 1.0
+                    better = self.judge(saves, log)
+                    if (saves or better) and self.done < 1.0:
                         self.save()
                 return self.save(finished=self.done >= 1.0)
         finally:
@@ -169,6 +179,41 @@ class Trainer:
             self.asked = bool(asked)
         self.stopping = self.asked
         return min(done, 1.0)
+
+    def judge(self, saves: bool, log: Log) -> bool:
+        """Measures on held-out clips where it is time to; whether this step is the best so far and has to be kept.
+
+        Figures of training are looked at where a checkpoint is written, held-out ones where they are measured.
+        """
+        every = self.config.validation.every
+        measured = self.task.held() > 0 and (saves if every == 0 else self.step % every == 0 or self.done >= 1.0)
+        if measured:
+            found = self.measure()
+            log.validation(self.step, found)
+            self.figures |= {HELD + name: value for name, value in found.items()}
+        fresh = measured if self.best.figure.startswith(HELD) else saves
+        return fresh and self.best.offer(self.step, self.figures)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Means over all held-out measurements, of the weights that are published. Nothing of the run moves by it."""
+        mine, processes, count = self.accelerator.process_index, self.accelerator.num_processes, self.task.held()
+        kept = [p.detach().clone() for p in self.params]
+        copy_all(self.params, self.average.values)
+        self.net.eval()
+        sums: dict[str, Tensor] = {}
+        try:
+            for turn in range(-(-count // processes)):
+                index = turn * processes + mine
+                with self.task.during(0), self.accelerator.autocast():
+                    values = self.task.measure(self.net, min(index, count - 1))
+                share = float(index < count)  # all processes run the network as often
+                sums = {name: sums.get(name, 0.0) + share * value.float() for name, value in values.items()}
+        finally:
+            self.net.train()
+            copy_all(self.params, kept)
+        total = self.accelerator.reduce(torch.stack([value.detach() for value in sums.values()]), "sum")
+        return dict(zip(sums, (total / count).tolist()))
 
     def advance(self) -> dict[str, Tensor]:
         """One optimiser step."""
@@ -241,6 +286,7 @@ class Trainer:
             "kind": type(self.config.task).__name__,
             "processes": self.accelerator.num_processes,
             "finished": finished,
+            "best": self.best.found,
             "sizes": self.task.describe(),
         }
         if finished:
@@ -249,7 +295,11 @@ class Trainer:
         def export(draft: Path) -> None:
             self.task.export(state, draft, self.step)
 
-        return checkpoint.save(self.folder, self.step, groups, meta, self.config.run.keep, export)
+        spare = [self.best.found["step"]] if self.best.found else []
+        made = checkpoint.save(self.folder, self.step, groups, meta, self.config.run.keep, export, spare)
+        if self.best.found.get("step") == self.step:
+            self.best.write(self.folder, made)
+        return made
 
     def resume(self) -> None:
         """Goes on from the checkpoint that the run's folder was found to hold."""

@@ -26,6 +26,7 @@ from .cache import Cache, Parts
 from .encoders import Model
 from .files import read_tracks
 from .folder import FolderData, Sample, open_folder
+from .held_out import HoldOut
 from .store import Store, key_of
 
 __all__ = ["ClipBatch", "ClipBatches", "open_clips"]
@@ -76,13 +77,22 @@ class ClipBatches:
     """Clips of a folder in the order of a seed. Make it with `open_clips`.
 
     Attributes:
-        samples: every sample. skipped: bad clips and why, where the settings say to go on without them.
+        samples: every sample that is trained on. held: held-out ones. shown: what previews show.
+        skipped: bad clips and why, where the settings say to go on without them.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], cache: Cache, seed: int, batch: int, skipped: dict[str, str] | None = None
+        self,
+        samples: Sequence[Sample],
+        cache: Cache,
+        seed: int,
+        batch: int,
+        skipped: dict[str, str] | None = None,
+        held: Sequence[Sample] = (),
+        words: Sequence[Sample] = (),
     ) -> None:
         self.samples, self.skipped, self.cache = tuple(samples), skipped or {}, cache
+        self.held, self.words = tuple(held), tuple(words)
         self.order = Order([sample.bucket for sample in self.samples], batch, seed)
         self._pool = ThreadPoolExecutor(cache.data.workers)
         self._coming: dict[tuple[int, int, int], list[Future[tuple[Sample, Parts, Targets]]]] = {}
@@ -98,14 +108,19 @@ class ClipBatches:
 
     def fill(self, bar: bool = True) -> int:
         """Encodes what is missing, together with every other process that calls this; see `Cache.fill`."""
-        return self.cache.fill(self.samples, bar)
+        return self.cache.fill((*self.samples, *self.held, *self.words), bar)
 
-    def fingerprint(self) -> dict[str, dict[str, str]]:
+    def shown(self, clips: int) -> tuple[Sample, ...]:
+        """What previews show: the first held-out samples (of a run without any, the first ones), and every one with
+        words of its own."""
+        return (*(self.held or self.samples)[:clips], *self.words)
+
+    def fingerprint(self, samples: Sequence[Sample]) -> dict[str, dict[str, str]]:
         """By sample what it is made of, as short hashes: its video's content, its masks, its words, and the frames and
         the size that are seen."""
         tracks: dict[str, str] = {}
         found = {}
-        for sample in self.samples:
+        for sample in samples:
             clip = sample.clip.name
             if clip not in tracks:
                 tracks[clip] = read_tracks(sample.clip, sample.files, self.cache.store).digest
@@ -134,10 +149,14 @@ class ClipBatches:
         self._coming = {key: value for key, value in self._coming.items() if key[0] >= step}
         return _collate(loaded, tuple(self.order.part(step, part, parts)[1]), self.cache)
 
+    def alone(self, sample: Sample) -> ClipBatch:
+        """The batch of one sample."""
+        return _collate([self._load(sample)], (0,), self.cache)
+
     def preview(self, index: int) -> tuple[Tensor, ClipBatch]:
         """A sample's frames (F, H, W, 3) uint8 as the model sees them, and the batch of it alone."""
         sample = self.samples[index]
-        return self.cache.frames(sample), _collate([self._load(sample)], (0,), self.cache)
+        return self.cache.frames(sample), self.alone(sample)
 
     def close(self) -> None:
         """Stops loading."""
@@ -176,16 +195,38 @@ def open_clips(
     batch: int | None = None,
     say: Callable[[str], object] = print,
     bar: bool = True,
+    hold: HoldOut | None = None,
 ) -> ClipBatches:
     """Reads and checks a folder of clips for a model; nothing is encoded yet.
 
     Args:
         batch: samples of one step, over all processes and accumulated parts; None takes `data.batch`.
+        hold: which clips are held out.
 
-    Raises ValueError as `open_folder`: every bad clip by name and why.
+    Raises ValueError as `open_folder`: every bad clip by name and why; and for sizes that the model cannot take.
     """
     store = Store(data.cache)
     if hasattr(model, "hash_file"):
         model.hash_file = store.file_hash
     found = open_folder(data, model, store, say, bar)
-    return ClipBatches(found.samples, Cache(data, model, store, say), seed, batch or data.batch, found.skipped)
+    _check_sizes(found.samples, model)
+    trained, held = (hold or HoldOut()).split(found.samples)
+    words = hold.shown(held, data.prompt_form, model, store) if hold else ()
+    cache = Cache(data, model, store, say)
+    return ClipBatches(trained, cache, seed, batch or data.batch, found.skipped, held, words)
+
+
+def _check_sizes(samples: Sequence[Sample], model: Model) -> None:
+    """ValueError that names every bucket of a size that the model cannot take, and clips that are in it."""
+    wrong = []
+    for bucket in sorted({sample.bucket for sample in samples}):
+        try:
+            model.shape.check_size(*bucket)
+        except ValueError as error:
+            names = [sample.name for sample in samples if sample.bucket == bucket]
+            wrong.append(f"  {bucket}: {len(names)} samples, such as {names[0]}: {error}")
+    if wrong:
+        raise ValueError(
+            "clips of some sizes cannot be trained on (data.buckets=false crops all to one size; or other data.height, "
+            "data.width, data.shortest):\n" + "\n".join(wrong)
+        )

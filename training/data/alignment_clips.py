@@ -23,6 +23,7 @@ from matrix_lib.mini.world import Clips, make_clips
 
 from ..clips.batches import open_clips
 from ..clips.encoders import ModelFiles
+from ..clips.held_out import HoldOut, place_of
 from ..models.mini_encoders import MiniEncoders
 from ..run.config import Data, FitConfig
 from ..run.task_settings import AlignTask, TuneTask
@@ -95,9 +96,11 @@ class ClipStream:
         self.files, self.seed, state = files, config.run.seed, PartialState()
         self.process, self.processes = state.process_index, state.num_processes
         self.whole = config.data.batch * self.processes * config.optim.accumulate
-        said = state.on_main_process(print)
+        said, held = state.on_main_process(print), config.validation
+        self.levels_held = held.levels
         with state.main_process_first():  # the first one to look leaves a memo for the others
-            self.clips = open_clips(config.data, files, self.seed, self.whole, said, bar=state.is_main_process)
+            bar, hold = state.is_main_process, HoldOut(held.share, held.clips, held.prompts)
+            self.clips = open_clips(config.data, files, self.seed, self.whole, said, bar, hold)
         self.empty: dict[str, Tensor] = {}
         self.pool = ThreadPoolExecutor(1)
         self.coming: dict[tuple[int, int], Future[AlignmentBatch]] = {}
@@ -130,6 +133,24 @@ class ClipStream:
             extra=clips.extra,
             text=_drop_prompts(clips.text, self.empty, torch.tensor(prompt_dropped)),
             targets=TargetBatch.of(kept, pixels=self.task.decodes) if aligned else None,
+            target_names=clips.target_names,
+            prefix_frames=clips.grid.prefix_frames,
+        )
+
+    def held(self, index: int) -> AlignmentBatch:
+        """A held-out sample at one of its noise levels, numbered together by `index`. Its noise follows from its name
+        and the level: it is the same at every step and in every run."""
+        sample, level = divmod(index, self.levels_held)
+        clips = self.clips.alone(self.clips.held[sample])
+        draw = torch.Generator().manual_seed(seed_of(int(place_of(clips.names[0]) * 2**31), level, 13))
+        return AlignmentBatch(
+            latents=clips.latents,
+            noise=torch.randn(clips.latents.shape, generator=draw),
+            u=torch.tensor([(level + 0.5) / self.levels_held]),
+            image=clips.image,
+            extra=clips.extra,
+            text=clips.text,
+            targets=TargetBatch.of(clips.targets, pixels=self.task.decodes),
             target_names=clips.target_names,
             prefix_frames=clips.grid.prefix_frames,
         )

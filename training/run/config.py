@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Data", "FitConfig", "Optim", "Run", "numbers", "override"]
+__all__ = ["Data", "FitConfig", "Optim", "Run", "Validation", "numbers", "override"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,51 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Clips of a folder that are held out, what is measured on them, and which checkpoint is the best.
+
+    Args:
+        share: of the clips that is held out, chosen by their names: the same ones in every run.
+        clips: names of clips to hold out, with commas between them, or a text file with one a line.
+        every: steps between two measurements; 0 measures at every checkpoint.
+        most: held-out samples that are measured, 0 for all.
+        levels: noise levels that each is measured at, spread over the schedule; level and noise are always the same.
+        prompts: a text file with lines `CLIP: PROMPT`; previews show a held-out clip's first frame with these words,
+            too.
+        best: figure by which the best checkpoint is kept, beside the newest ones: a column of `metrics.csv`, or
+            `validation.NAME` with one of `validation.csv`; empty: none.
+        best_is: whether the best value is the lowest or the highest.
+    """
+
+    share: float = 0.0
+    clips: str = ""
+    every: int = 0
+    most: int = 0
+    levels: int = 4
+    prompts: str = ""
+    best: str = ""
+    best_is: Literal["lowest", "highest"] = "lowest"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1 or min(self.every, self.most) < 0 or self.levels < 1:
+            raise ValueError(
+                "validation.share is from 0 to less than 1, validation.every and validation.most 0 or more, "
+                f"validation.levels 1 or more; got {self.share:g}, {self.every}, {self.most}, {self.levels}"
+            )
+        if self.share and self.clips:
+            raise ValueError("hold out a share of the clips (validation.share), or some by name (validation.clips)")
+        if (self.prompts or self.best.startswith("validation.")) and not self.holds:
+            raise ValueError(
+                "validation.prompts and validation.best=validation.* need held-out clips: validation.share"
+            )
+
+    @property
+    def holds(self) -> bool:
+        """Whether any clip is held out."""
+        return bool(self.share or self.clips)
+
+
+@dataclass(frozen=True)
 class FitConfig:
     """A whole run. `task` is a `task_settings.TaskSettings`, and `data` of the kind that it takes."""
 
@@ -149,8 +194,11 @@ class FitConfig:
     data: Any = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
+    validation: Validation = field(default_factory=Validation)
 
     def __post_init__(self) -> None:
+        if self.validation.holds and not hasattr(self.data, "folder"):
+            raise ValueError("validation.share and validation.clips hold out clips of a folder; this run makes its own")
         if (wanted := self.task.data_settings) is not type(self.data):
             raise ValueError(f"{type(self.task).__name__} takes {wanted.__name__}, not {type(self.data).__name__}")
 

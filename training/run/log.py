@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .config import FitConfig
+from .validation import append_row, cut_rows
 
 __all__ = ["Log"]
 
@@ -24,6 +24,7 @@ class Log:
 
     def __init__(self, folder: Path, config: FitConfig, step: int, accelerator: Accelerator) -> None:
         self.config, self.accelerator, self.path = config, accelerator, folder / "metrics.csv"
+        self.held_path = folder / "validation.csv"
         self.speak = accelerator.is_main_process
         self.began, self.first = time.monotonic(), step
         self.sums: dict[str, Tensor] = {}
@@ -33,23 +34,11 @@ class Log:
         if not self.speak:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._cut(step)
+        for each in (self.path, self.held_path):
+            cut_rows(each, step)
         if config.run.bar and sys.stderr.isatty():
             self.bar = tqdm(total=config.run.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
         self.board = _board(folder, config, step)
-
-    def _cut(self, step: int) -> None:
-        """Drops rows of steps that the run will take again: it was killed after them, but before a checkpoint."""
-        if not self.path.is_file():
-            return
-        with self.path.open(newline="") as file:
-            rows = list(csv.reader(file))
-        kept = [row for i, row in enumerate(rows) if i == 0 or (row and row[0].isdecimal() and int(row[0]) <= step)]
-        if step == 0:
-            self.path.unlink()
-        elif kept != rows:
-            with self.path.open("w", newline="") as file:
-                csv.writer(file).writerows(kept)
 
     def __call__(self, step: int, values: dict[str, Tensor], rate: float) -> dict[str, float] | None:
         """Takes the values of a step; the means since the last report where it is time for one."""
@@ -65,12 +54,7 @@ class Log:
         seconds = time.monotonic() - self.began
         speed = (step - self.first) / max(seconds, 1e-9)
         self._say(step, means, seconds, speed)
-        fresh = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(["step", "seconds", *means])
-            writer.writerow([step, f"{seconds:.1f}", *(f"{value:.6g}" for value in means.values())])
+        append_row(self.path, {"step": step, "seconds": f"{seconds:.1f}"}, means)
         if self.board is not None:
             for name, value in {**means, "rate": rate, "steps_per_second": speed}.items():
                 self.board.add_scalar(f"train/{name}", value, step)
@@ -95,6 +79,16 @@ class Log:
             f"{seconds:.0f} s gone, {(run.steps - step) / speed:.0f} s left",
             flush=True,
         )
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """What was measured on held-out clips."""
+        if not self.speak:
+            return
+        append_row(self.held_path, {"step": step}, values)
+        self.say(f"held-out clips at step {step}: " + "  ".join(f"{name} {v:.4f}" for name, v in values.items()))
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"validation/{name}", value, step)
 
     def say(self, text: str) -> None:
         """A sentence that does not tear the bar."""

@@ -41,7 +41,9 @@ REPORTING = {
         "out", "numbered", "resume", "again", "change", "log_every", "save_every", "keep", "skip_steps", "tensorboard",
         "bar", "sharding", "preview_every", "preview_clips", "preview_steps", "preview_cfg",
     )
-} | {"data.workers", "data.cache"}  # fmt: skip
+} | {"data.workers", "data.cache"} | {
+    f"validation.{name}" for name in ("every", "most", "levels", "prompts", "best", "best_is")
+}  # fmt: skip
 """Settings that change nothing of what is trained."""
 _BATCH = ("data.batch", "optim.accumulate", "processes")
 _WEIGHTS = ("kind", "optim.name", "optim.eight_bit")

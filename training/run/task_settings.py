@@ -179,6 +179,17 @@ class AlignmentTask(TaskSettings):
             timestep=self.timestep,
         )
 
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Of SGA and SPA those that the method has not, though their layers are known: held-out clips show them."""
+        known = METHODS["both"].items()
+        return tuple(name for name, layers in known if name not in self.losses and getattr(self, layers))
+
+    def measured(self) -> AlignmentConfig:
+        """MATRIX's losses with the weights of the settings for those of `unmeasured` alone."""
+        sga, spa = (getattr(self, name) if name in self.unmeasured else 0.0 for name in METHODS["both"])
+        return replace(self.matrix(), sga=sga, spa=spa)
+
     def target_aware(self) -> TargetAwareConfig:
         """TAViD's loss."""
         return TargetAwareConfig(self.tavid, LayerDraw(self.v2t))

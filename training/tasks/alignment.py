@@ -149,10 +149,14 @@ class AlignmentStep(Task):
 
     def loss(self, net: nn.Module, batch: AlignmentBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The diffusion loss and the weighted losses of the attention. Everything drawn is part of the batch."""
-        batch, model = batch.to(self.device), self.model
+        return self._losses(net, batch.to(self.device))
+
+    def _losses(self, net: nn.Module, batch: AlignmentBatch, *beside: AlignmentMaps) -> dict[str, Tensor]:
+        """The losses of a batch on the device; `beside` see its attention, too."""
+        model = self.model
         noisy, target, t, times = model.add_noise(batch.latents.float(), batch.noise, batch.u)
         inputs = model.inputs(noisy, batch, batch.text, t)
-        prediction, aligned, parts = net(inputs, self._watch(batch), times)
+        prediction, aligned, parts = net(inputs, self._watch(batch, *beside), times)
         error = (model.output(prediction).float() - target)[:, model.skipped :].square()
         values = self._diffusion(error, batch.weight)
         values = {"loss": values["diffusion"] + aligned} | {name: value.detach() for name, value in values.items()}
@@ -165,10 +169,17 @@ class AlignmentStep(Task):
         error = error.mean(dim=2)
         return {"diffusion": (error * weight).sum() / weight.sum(), "mse": error.mean()}
 
-    def _watch(self, batch: AlignmentBatch) -> AttentionLoss | None:
+    def _watch(self, batch: AlignmentBatch, *beside: AlignmentMaps) -> AttentionLoss | None:
         """Attaches what collects the maps of this step; None where nothing is aligned."""
-        if batch.targets is None:
-            return None
+        attention_loss, maps = self._aligning(batch)
+        if watching := [*maps, *beside]:
+            session = Session(watching)
+            self.open.enter_context(attach(self.model.transformer, session, lambda forward: None, batch.prefix_frames))
+        return attention_loss
+
+    def _aligning(self, batch: AlignmentBatch) -> tuple[AttentionLoss | None, list[AlignmentMaps | TargetMaps]]:
+        if batch.targets is None or not self.task.losses:
+            return None, []
         at = self.step, self.config.run.seed
         maps: AlignmentMaps | TargetMaps
         if self.task.method == "tavid":
@@ -177,9 +188,7 @@ class AlignmentStep(Task):
         else:
             maps = AlignmentMaps(self.task.matrix(), batch.targets, *at)
             attention_loss = maps.alignment
-        session = Session([maps])
-        self.open.enter_context(attach(self.model.transformer, session, lambda forward: None, batch.prefix_frames))
-        return attention_loss
+        return attention_loss, [maps]
 
     def info(self, step: int) -> Info:
         """What the LoRA file of a step says about itself."""
@@ -245,7 +254,9 @@ class FolderLook(Look):
         kind = torch.bfloat16 if task.weights == "bf16" and device.type != "cpu" else torch.float32
         self.files = ModelFiles(task.model, device, kind, offload=True)
         self.source = ClipStream(config, self.files)
-        super().__init__({"clips": self.source.clips.fingerprint(), "model": self.files.fingerprint()})
+        clips = self.source.clips
+        held = {"held-out clips": clips.fingerprint(clips.held)} if clips.held else {}
+        super().__init__({"clips": clips.fingerprint(clips.samples), **held, "model": self.files.fingerprint()})
 
 
 class FolderAlignment(AlignmentStep):
@@ -270,6 +281,24 @@ class FolderAlignment(AlignmentStep):
         form = self.config.data.prompt_form
         trigger = "target" if form in ("target_word", "target_sentence") else ""
         return replace(super().info(step), trigger=trigger, prompt_form=form)
+
+    def held(self) -> int:
+        settings, samples = self.config.validation, len(self.source.clips.held)
+        return settings.levels * (min(samples, settings.most) if settings.most else samples)
+
+    @torch.no_grad()
+    def measure(self, net: nn.Module, index: int) -> dict[str, Tensor]:
+        """The losses as they are trained, and SGA and SPA on the token grid where the method has them not."""
+        batch = self.source.held(index).to(self.device)
+        task = self.task
+        beside = AlignmentMaps(task.measured(), batch.targets, 0, 0) if batch.targets and task.unmeasured else None
+        values = self._losses(net, batch, *([] if beside is None else [beside]))
+        if beside is not None:
+            times = self.model.add_noise(batch.latents.float(), batch.noise, batch.u)[3]
+            parts = beside.alignment(None, times).parts
+            zero = values["loss"].new_zeros(())
+            values |= {name: parts.get(name, zero) for name in task.unmeasured}
+        return values
 
     def preview(self, step: int, log: Log) -> None:
         """Sample videos with their attention."""

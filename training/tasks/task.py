@@ -84,6 +84,15 @@ class Task(Protocol):
         Returns "loss", a scalar with a gradient, and further scalars for the log, the same ones at every step.
         """
 
+    def held(self) -> int:
+        """How many measurements `measure` has on held-out data. 0: none is held out."""
+        return 0
+
+    def measure(self, net: nn.Module, index: int) -> dict[str, Tensor]:
+        """Runs `net` on held-out data, without gradients: "loss" and further scalars, the same names for every index,
+        under the same conditions at every step and in every run. Every process calls it as often, inside `during`."""
+        raise NotImplementedError
+
     def preview(self, step: int, log: Log) -> None:
         """Shows what the network can do, every `run.preview_every` steps. Every process calls it. Raises nothing."""
 

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from support_models import make_cogvideox
+from support_tuning import tune
 
 from matrix_lib.io.lora.read import load_lora
-from matrix_lib.mini.export import export_clips
-from matrix_lib.mini.world import WorldConfig, make_clips
 from training.convert import main as convert
 from training.fit import StoppedError, Trainer, main, parse
 from training.run import checkpoint
@@ -20,29 +18,19 @@ from training.run import checkpoint
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+MORE = ("task.alpha=5", "optim.ema=0.5", "run.steps=3", "run.save_every=1", "optim.lr=1e-2")
+
+
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CogVideoX, some clips, and a run of three checkpoints of which the newest two are whole."""
-    folder = tmp_path_factory.mktemp("exported")
-    world = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0, height=64, width=64)
-    export_clips(make_clips(5, 3, world), folder / "clips")
-    make_cogvideox(folder / "model", sample=(9, 8, 8))
-    main(tune(folder, folder / "run"))
+def run(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three checkpoints, of which the newest two are whole."""
+    folder = tmp_path_factory.mktemp("exported") / "run"
+    main(tune(home, folder, *MORE))
     return folder
 
 
-def tune(home: Path, out: Path, *more: str) -> list[str]:
-    return [
-        "matrix_cogvideox_5b_i2v", f"task.model={home / 'model'}", f"data.folder={home / 'clips'}",
-        f"data.cache={home / 'cache'}", "data.frames=9", "data.height=64", "data.width=64", "data.bystanders=true",
-        "data.skip_bad=true", "task.v2t=0", "task.v2v=0", "task.rank=2", "task.alpha=5", "task.weights=fp32",
-        "task.decoder=8", "optim.warmup=1", "optim.ema=0.5", "run.steps=3", "run.save_every=1", "run.preview_every=0",
-        "run.tensorboard=false", "run.log_every=1", f"run.out={out}", *more,
-    ]  # fmt: skip
-
-
-def test_every_checkpoint_has_a_lora_that_says_what_it_is(home: Path) -> None:
-    found = [load_lora(home / "run" / f"step-000000{step}" / "lora.safetensors") for step in (1, 2, 3)]
+def test_every_checkpoint_has_a_lora_that_says_what_it_is(run: Path) -> None:
+    found = [load_lora(run / f"step-000000{step}" / "lora.safetensors") for step in (1, 2, 3)]
     for step, lora in enumerate(found, 1):
         assert lora.scales() == (2.5,)
         assert lora.stored_scale
@@ -50,17 +38,17 @@ def test_every_checkpoint_has_a_lora_that_says_what_it_is(home: Path) -> None:
         assert ("3 steps" if step == 3 else f"step {step} of 3") in lora.info.notes[0]
     ups = [next(iter(lora.factors.values())).up for lora in found]
     assert not torch.equal(ups[0], ups[1])
-    last, run = found[-1], load_lora(home / "run" / "lora.safetensors")
+    last, run = found[-1], load_lora(run / "lora.safetensors")
     assert all(torch.equal(last.factors[name].up, one.up) for name, one in run.factors.items())
-    assert sorted(path.name for path in (home / "run" / "step-0000001").iterdir()) == ["lora.safetensors"]
-    assert (home / "run" / "step-0000002" / "meta.json").is_file(), "the newest two can be gone on from"
+    assert sorted(path.name for path in (run / "step-0000001").iterdir()) == ["lora.safetensors"]
+    assert (run / "step-0000002" / "meta.json").is_file(), "the newest two can be gone on from"
 
 
-def test_it_is_the_averaged_weights(home: Path) -> None:
+def test_it_is_the_averaged_weights(run: Path) -> None:
     """What is published of a finished run, at every step."""
-    groups, _ = checkpoint.load(home / "run" / "step-0000002")
+    groups, _ = checkpoint.load(run / "step-0000002")
     assert set(groups) == {"model", "average", "optimiser0"}
-    lora = load_lora(home / "run" / "step-0000002" / "lora.safetensors")
+    lora = load_lora(run / "step-0000002" / "lora.safetensors")
     ups = [one.up for one in lora.factors.values()]
     averages = [value for value in groups["average"].values() if value.shape == ups[0].shape]
     assert all(any(torch.equal(up, value) for value in averages) for up in ups)
@@ -74,7 +62,7 @@ def test_a_run_that_was_stopped_leaves_one(home: Path, tmp_path: Path, capsys: A
         return advance(self)
 
     monkeypatch.setattr(Trainer, "advance", stop)
-    main(tune(home, tmp_path, "run.save_every=100"))
+    main(tune(home, tmp_path, *MORE, "run.save_every=100"))
     path = tmp_path / "step-0000001" / "lora.safetensors"
     assert f"its LoRA: {path}" in capsys.readouterr().out
     assert load_lora(path).scales() == (2.5,)
@@ -84,7 +72,7 @@ def test_a_run_that_was_stopped_leaves_one(home: Path, tmp_path: Path, capsys: A
 
 
 def test_a_full_disk_leaves_the_last_good_one(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    trainer = Trainer(parse(tune(home, tmp_path)))
+    trainer = Trainer(parse(tune(home, tmp_path, *MORE)))
     export = trainer.task.export
 
     def full(state: Any, folder: Path, step: int) -> None:
@@ -101,11 +89,11 @@ def test_a_full_disk_leaves_the_last_good_one(home: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("form", ["matrix", "diffusers", "comfyui", "diffsynth"])
-@pytest.mark.parametrize("place", ["run/step-0000001", "run/step-0000002", "run"])
+@pytest.mark.parametrize("place", ["step-0000001", "step-0000002", ""])
 def test_a_checkpoint_is_converted_with_its_scale_and_condition(
-    home: Path, tmp_path: Path, place: str, form: str
+    run: Path, tmp_path: Path, place: str, form: str
 ) -> None:
-    assert convert([str(home / place), str(tmp_path / "made.safetensors"), "--to", form]) == 0
+    assert convert([str(run / place), str(tmp_path / "made.safetensors"), "--to", form]) == 0
     made = load_lora(tmp_path / "made.safetensors")
     assert made.stored_scale
     assert made.scales() == (2.5,)
@@ -113,18 +101,18 @@ def test_a_checkpoint_is_converted_with_its_scale_and_condition(
     assert bool(made.projection)
 
 
-def test_a_part_of_a_checkpoint_is_refused(home: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_part_of_a_checkpoint_is_refused(run: Path, tmp_path: Path, capsys: Any) -> None:
     """Weights alone have no alpha and no condition, and were converted at scale 1 as if that were theirs."""
-    folder = home / "run" / "step-0000002"
+    folder = run / "step-0000002"
     for name in ("model", "average", "optimiser0"):
         assert convert([str(folder / f"{name}.safetensors"), str(tmp_path / "x.safetensors"), "--to", "matrix"]) == 2
         assert f"give the folder {folder}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_checkpoints_of_older_versions_are_converted_too(home: Path, tmp_path: Path, capsys: Any) -> None:
+def test_checkpoints_of_older_versions_are_converted_too(run: Path, tmp_path: Path, capsys: Any) -> None:
     """They hold the weights and the settings, and no LoRA."""
-    groups, meta = checkpoint.load(home / "run" / "step-0000002")
+    groups, meta = checkpoint.load(run / "step-0000002")
     meta = {name: value for name, value in meta.items() if name not in ("exported", "files", "kind", "processes")}
     old = checkpoint.save(tmp_path / "old", 2, groups, meta)
     assert not (old / "lora.safetensors").exists()

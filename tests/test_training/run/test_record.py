@@ -13,11 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support_models import make_cogvideox
+from support_tuning import tune
 
 from matrix_lib.io.lora.read import load_lora
-from matrix_lib.mini.export import export_clips
-from matrix_lib.mini.world import WorldConfig, make_clips
 from training.fit import Trainer, main, parse
 from training.run import checkpoint
 from training.run.config import FitConfig, override
@@ -25,35 +23,14 @@ from training.run.presets import PRESETS
 from training.run.record import as_json, config_differences, data_differences, newest_run
 from training.run.task_settings import AlignTask, DenoiseTask
 
-QUICK = ("data.workers=1", "run.tensorboard=false", "run.log_every=1")
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CogVideoX and some clips."""
-    folder = tmp_path_factory.mktemp("record")
-    world = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0, height=64, width=64)
-    export_clips(make_clips(5, 6, world), folder / "clips")
-    make_cogvideox(folder / "model", sample=(9, 8, 8))
+def finished(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    main(tune(home, folder))
     return folder
-
-
-def tune(home: Path, out: Path, *more: str) -> list[str]:
-    return [
-        "matrix_cogvideox_5b_i2v", f"task.model={home / 'model'}", f"data.folder={home / 'clips'}",
-        f"data.cache={home / 'cache'}", "data.frames=9", "data.height=64", "data.width=64", "data.bystanders=true",
-        "data.skip_bad=true", "task.v2t=0", "task.v2v=0", "task.rank=2", "task.alpha=64", "task.weights=fp32",
-        "task.decoder=8", "optim.warmup=1", "run.steps=2", "run.preview_every=0", f"run.out={out}", *QUICK, *more,
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(home: Path) -> Path:
-    main(tune(home, home / "run"))
-    return home / "run"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
