@@ -8,6 +8,7 @@ launch -m training.fit PRESET ...`, with run.sharding=ddp or fsdp2.
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from .run.log import Log
 from .run.optim import Average, make_optimisers, rate
 from .run.record import LORA, FinishedRunError, RunFolder, own_folder
 from .run.stop import StopOnSignal
+from .run.summary import Pace, start_lines
 from .run.validation import HELD, Best
 from .tasks.registry import look, make_task
 
@@ -53,7 +55,9 @@ class Trainer:
         self.device = self.accelerator.device
         self.config = config = self.placed(config)
         run, several = config.run, self.accelerator.num_processes
-        self.home = RunFolder(config, self.accelerator.print, several)
+        self.home = RunFolder(config, self.accelerator.print, several, self.numbered)
+        if self.accelerator.is_main_process:
+            self.home.probe()
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
         seen = look(config, self.device)
@@ -78,14 +82,15 @@ class Trainer:
     def placed(self, config: FitConfig) -> FitConfig:
         """With the folder of the run itself, the same one in every process, and the runs that it builds on."""
         config = dataclasses.replace(config, task=config.task.pinned())
-        if not config.run.numbered:
+        self.numbered = config.run.numbered
+        if not self.numbered:
             return config
         accelerator, names = self.accelerator, [""]
         if accelerator.is_main_process:
             names = [str(own_folder(config, accelerator.num_processes))]
         if accelerator.num_processes > 1:
             broadcast_object_list(names)
-        return dataclasses.replace(config, run=dataclasses.replace(config.run, out=names[0]))
+        return dataclasses.replace(config, run=dataclasses.replace(config.run, out=names[0], numbered=False))
 
     def claim(self) -> None:
         """Writes what the run is into its folder, once every process has read what was there.
@@ -113,8 +118,10 @@ class Trainer:
         Raises StoppedError where gradients are no longer finite, or a checkpoint cannot be written.
         """
         self.resume()
+        self.tell()
         log = Log(self.folder, self.config, self.step, self.accelerator)
         try:
+            pace = Pace(self.config.run.steps, self.device, log.say)
             with StopOnSignal(self.stop):
                 self.done = self.progress()
                 while self.done < 1.0 and not self.stopping:
@@ -122,6 +129,7 @@ class Trainer:
                     self.step += 1
                     means = log(self.step, values, self.optimisers[0].param_groups[0]["lr"])
                     self.figures |= means or {}
+                    pace(self.step, values)
                     if self.step == 1:
                         held = [HELD + name for name in values if name != "norm"] if self.task.held() else []
                         self.best.check({**values, **dict.fromkeys(held)})
@@ -138,6 +146,13 @@ class Trainer:
         finally:
             log.close()
             self.stream.close()
+
+    def tell(self) -> None:
+        """The start summary."""
+        if self.accelerator.is_main_process:
+            several = self.accelerator.num_processes
+            for line in start_lines(self.config, self.plain, self.step, several, self.task.facts(), self.folder):
+                print(line, flush=True)
 
     def stop(self) -> bool:
         """Asks for an end after this step; False where that was asked for before."""
@@ -317,6 +332,7 @@ class Trainer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # encoding ends by it as by Ctrl-C
     try:
         made = Trainer(parse(arguments)).run()
         print(f"saved {made}")
@@ -328,6 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"training.fit: {error}")
     except KeyboardInterrupt:
         sys.exit("training.fit: stopped; what was encoded is kept, and the same command goes on from here")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ class RunFolder:
 
     Args:
         config: with `run.out` as the run's own folder. say: is told of damaged checkpoints.
-        processes: that train.
+        processes: that train. own: the folder is a numbered one, which nobody named.
 
     Raises DifferentError where the folder holds a run of other settings and nobody said what to do, FinishedRunError
     where its run is finished and the settings are the same. Nothing is written.
@@ -149,8 +149,10 @@ class RunFolder:
         found: the newest whole checkpoint, None where the run starts at step 0. moves: what is there goes aside.
     """
 
-    def __init__(self, config: FitConfig, say: Callable[[str], object] = print, processes: int = 1) -> None:
-        self.config, self.folder, self.processes = config, Path(config.run.out), processes
+    def __init__(
+        self, config: FitConfig, say: Callable[[str], object] = print, processes: int = 1, own: bool = False
+    ) -> None:
+        self.config, self.folder, self.processes, self.own = config, Path(config.run.out), processes, own
         self.data: dict[str, Any] = {}
         self.changes: dict[str, Any] = {}
         self.meta: dict[str, Any] = {}
@@ -192,7 +194,7 @@ class RunFolder:
     def _refusal(self, lines: Sequence[str], fixed: Sequence[str] = ()) -> str:
         """What differs, and everything that a person can do now."""
         step = self.meta["step"]
-        anew = "a folder of its own" if self.config.run.numbered else "what is there moves aside, to replaced-1"
+        anew = "a folder of its own" if self.own else "what is there moves aside, to replaced-1"
         on = f"To go on from step {step} with what is asked for here: run.change=true."
         if fixed:
             on = f"What is asked for here cannot go on from step {step}: its weights are of another {_listed(fixed)}."
@@ -222,6 +224,16 @@ class RunFolder:
             raise DifferentError(self._refusal(lines))
         self.changes["data"] = lines
 
+    def probe(self) -> None:
+        """Raises ValueError where the folder cannot be written to."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.folder / "probe") as temporary:
+                temporary.write_bytes(b"x" * 4096)
+            (self.folder / "probe").unlink()
+        except OSError as error:
+            raise ValueError(f"run.out={self.folder} cannot be written to: {error.strerror or error}") from error
+
     def write(self) -> None:
         """Moves aside what has to, and writes what the run is. The main process alone calls it, before the first step.
 
@@ -230,6 +242,7 @@ class RunFolder:
         if self.moves:
             _move_aside(self.folder)
         made: dict[str, Any] = {**as_json(self.config), "processes": self.processes}
+        made["run"] |= {"resume": True, "again": False, "change": False}  # or the file would start anew
         path = self.folder / CONFIG
         changed = _read(path).get("changes", []) if self.found is not None else []
         if self.changes:

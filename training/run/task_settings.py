@@ -69,9 +69,9 @@ class DenoiseTask(TaskSettings):
         dropout: share of prompts replaced by the empty prompt.
         foreground: extra weight of tokens that an instance covers.
         change: extra weight of tokens that an instance has left or reached since the first frame.
-        high_noise: a share `1 - even` of the timesteps is drawn with a density that grows as this power of t less one,
-            the rest evenly. What a prompt decides is decided where noise hides the paths, so those timesteps deserve
-            more.
+        even: share of the timesteps that is drawn evenly.
+        high_noise: the other timesteps are drawn with a density that grows as this power of t less one. What a prompt
+            decides is decided where noise hides the paths, so those timesteps deserve more.
     """
 
     may_change = ("dropout", "foreground", "change", "high_noise", "even")

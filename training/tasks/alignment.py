@@ -30,9 +30,11 @@ from matrix_lib.instrument.supervision import AlignmentMaps, LossParts, TargetMa
 from matrix_lib.io.lora.read import save_lora
 
 from ..clips.encoders import ModelFiles
+from ..clips.model_parts import check_parts
 from ..data.alignment_clips import AlignmentBatch, AlignStream, ClipStream
 from ..models.mini_encoders import MiniEncoders
 from ..models.mini_run import identity
+from ..models.model_sizes import ModelSizes
 from ..models.video_model import VideoModel
 from ..run.config import FitConfig
 from ..run.log import Log
@@ -244,6 +246,19 @@ class MiniAlignment(AlignmentStep):
         return replace(found, notes=tuple(f"mini model, method {note}" for note in found.notes))
 
 
+def _clips_told(source: ClipStream) -> list[str]:
+    """What the start summary says of clips."""
+    clips = source.clips
+    trained, held = (len({sample.clip.name for sample in each}) for each in (clips.samples, clips.held))
+    buckets = len({sample.bucket for sample in clips.samples})
+    steps = clips.steps_per_epoch
+    lines = [f"clips: {trained} ({len(clips.samples)} samples in {buckets} sizes), {steps} steps an epoch"]
+    if held:
+        names = sorted({sample.clip.name for sample in clips.held})
+        lines.append(f"held out: {held} clips ({', '.join(names[:5])}{' ...' if held > 5 else ''})")
+    return lines
+
+
 class FolderLook(Look):
     """A folder of clips and a model's files, looked at; no weights are open yet."""
 
@@ -253,9 +268,12 @@ class FolderLook(Look):
             raise ValueError("which model? Set task.model to the folder of a diffusers pipeline, or to mini")
         kind = torch.bfloat16 if task.weights == "bf16" and device.type != "cpu" else torch.float32
         self.files = ModelFiles(task.model, device, kind, offload=True)
+        check_parts(self.files)
+        self.sizes = ModelSizes(config, self.files.shape)
         self.source = ClipStream(config, self.files)
         clips = self.source.clips
         held = {"held-out clips": clips.fingerprint(clips.held)} if clips.held else {}
+        self.notes = [*self.sizes.told(device, self.source.clips.samples), *_clips_told(self.source)]
         super().__init__({"clips": clips.fingerprint(clips.samples), **held, "model": self.files.fingerprint()})
 
 
@@ -269,7 +287,7 @@ class FolderAlignment(AlignmentStep):
 
     def __init__(self, config: FitConfig, device: torch.device, seen: FolderLook) -> None:
         task, data = config.task, config.data
-        self.files, self.source = seen.files, seen.source
+        self.files, self.source, self.notes = seen.files, seen.source, seen.notes
         self.source.fill()
         grid = self.files.shape.grid(data.frames, data.height, data.width)
         super().__init__(config, device, VideoModel(task), grid, data.condition)
@@ -281,6 +299,9 @@ class FolderAlignment(AlignmentStep):
         form = self.config.data.prompt_form
         trigger = "target" if form in ("target_word", "target_sentence") else ""
         return replace(super().info(step), trigger=trigger, prompt_form=form)
+
+    def facts(self) -> list[str]:
+        return self.notes
 
     def held(self) -> int:
         settings, samples = self.config.validation, len(self.source.clips.held)

@@ -84,6 +84,10 @@ class Task(Protocol):
         Returns "loss", a scalar with a gradient, and further scalars for the log, the same ones at every step.
         """
 
+    def facts(self) -> list[str]:
+        """Lines of the start summary: what only the task knows."""
+        return []
+
     def held(self) -> int:
         """How many measurements `measure` has on held-out data. 0: none is held out."""
         return 0
