@@ -66,6 +66,8 @@ class Trainer:
         self.task = make_task(config, self.device, seen)
         self.plain = self.task.net
         ready = spread(self.accelerator, self.plain, config)
+        if self.home.found is None:
+            fill(self.plain, self.task.start())
         self.net: nn.Module = self.task.compile(ready) if run.compile else ready
         self.params = [p for p in self.plain.parameters() if p.requires_grad]
         self.optimisers = [self.accelerator.prepare(each) for each in make_optimisers(self.plain, config.optim)]
@@ -259,6 +261,7 @@ class Trainer:
         parts = self.config.optim.accumulate
         batch = self.stream.batch(self.step, part, parts)
         generator = step_generator(self.config.run.seed, self.step, self.accelerator.process_index, part)
+        torch.manual_seed(generator.initial_seed())  # of what layers draw themselves, such as dropout
         with self.task.during(self.step):
             with self.accelerator.autocast():
                 values = self.task.loss(self.net, batch, generator)

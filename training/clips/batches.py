@@ -9,6 +9,7 @@ B rows, T latent frames, h x w latents, C latent channels, I channels of the fir
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,8 @@ from .buckets import Bucket, Order
 from .cache import Cache, Parts
 from .encoders import Model
 from .files import read_tracks
-from .folder import FolderData, Sample, open_folder
+from .folder import FolderData, Sample
+from .folders import open_folders
 from .held_out import HoldOut
 from .store import Store, key_of
 
@@ -77,7 +79,8 @@ class ClipBatches:
     """Clips of a folder in the order of a seed. Make it with `open_clips`.
 
     Attributes:
-        samples: every sample that is trained on. held: held-out ones. shown: what previews show.
+        samples: every sample that is trained on, as often as an epoch sees it. held: held-out ones. words: held-out
+            ones under other words, for previews.
         skipped: bad clips and why, where the settings say to go on without them.
     """
 
@@ -120,6 +123,7 @@ class ClipBatches:
         the size that are seen."""
         tracks: dict[str, str] = {}
         found = {}
+        times = Counter(sample.name for sample in samples)
         for sample in samples:
             clip = sample.clip.name
             if clip not in tracks:
@@ -129,6 +133,7 @@ class ClipBatches:
                 "video": sample.files.video[:16],
                 "masks": tracks[clip][:16],
                 "words": key_of(words)[:16],
+                "repeats": str(times[sample.name]),
                 "frames": f"{sample.numbers[0]} to {sample.numbers[-1]} as {sample.bucket}",
             }
         return found
@@ -208,11 +213,12 @@ def open_clips(
     store = Store(data.cache)
     if hasattr(model, "hash_file"):
         model.hash_file = store.file_hash
-    found = open_folder(data, model, store, say, bar)
+    found, repeats = open_folders(data, model, store, say, bar)
     _check_sizes(found.samples, model)
     trained, held = (hold or HoldOut()).split(found.samples)
     words = hold.shown(held, data.prompt_form, model, store) if hold else ()
     cache = Cache(data, model, store, say)
+    trained = tuple(sample for sample in trained for _ in range(repeats.get(sample.clip.name, 1)))
     return ClipBatches(trained, cache, seed, batch or data.batch, found.skipped, held, words)
 
 

@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from matrix_lib.core.grid import Grid
 from matrix_lib.core.losses.batch import TargetBatch
 from matrix_lib.core.losses.targets import Targets
 from matrix_lib.core.tracks.palette import FIXED
@@ -21,7 +22,7 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.mini.export import mask_tracks
 from matrix_lib.mini.world import Clips, make_clips
 
-from ..clips.batches import open_clips
+from ..clips.batches import ClipBatch, open_clips
 from ..clips.encoders import ModelFiles
 from ..clips.held_out import HoldOut, place_of
 from ..models.mini_encoders import MiniEncoders
@@ -123,6 +124,7 @@ class ClipStream:
     def _make(self, step: int, part: int, parts: int) -> AlignmentBatch:
         clips = self.clips.batch(step, part * self.processes + self.process, self.processes * parts)
         prompt_dropped = [self._draw(step, row, 1) < self.task.dropout for row in clips.rows]
+        shown = torch.tensor([self._draw(step, row, 4) >= self.task.drop_condition for row in clips.rows])
         kept = [None if lost else target for lost, target in zip(prompt_dropped, clips.targets)]
         aligned = bool(self.task.losses) and any(target is not None for target in kept)
         return AlignmentBatch(
@@ -130,12 +132,29 @@ class ClipStream:
             noise=self.noise(step, clips.rows, clips.latents.shape[1:]),
             u=self.levels(step, clips.rows),
             image=clips.image,
-            extra=clips.extra,
+            extra=torch.where(shown.view(-1, 1, 1, 1, 1), clips.extra, 0.0),
             text=_drop_prompts(clips.text, self.empty, torch.tensor(prompt_dropped)),
             targets=TargetBatch.of(kept, pixels=self.task.decodes) if aligned else None,
             target_names=clips.target_names,
+            weight=self._weight(clips),
             prefix_frames=clips.grid.prefix_frames,
         )
+
+    def _weight(self, clips: ClipBatch) -> Tensor | None:
+        """(B, T, h, w) of the diffusion loss: 1, and `task.foreground` more where instances are, by their share."""
+        if not self.task.foreground:
+            return None
+        grid, (frames, height, width) = clips.grid, clips.size
+        strides = (grid.temporal_stride, grid.spatial_stride)
+        latents = Grid.from_pixels(frames, height, width, (1, 1, 1), *strides, prefix_frames=0)
+        covered = torch.stack(
+            [
+                tracks.to_grid(latents, "area", framing).maps.amax(0)
+                for tracks, framing in zip(clips.tracks, clips.framings)
+            ]
+        )
+        lead = clips.latents.shape[1] - covered.shape[1]  # copies of the first latent frame
+        return 1.0 + self.task.foreground * torch.cat([covered[:, :1]] * lead + [covered], dim=1)
 
     def held(self, index: int) -> AlignmentBatch:
         """A held-out sample at one of its noise levels, numbered together by `index`. Its noise follows from its name
@@ -152,6 +171,7 @@ class ClipStream:
             text=clips.text,
             targets=TargetBatch.of(clips.targets, pixels=self.task.decodes),
             target_names=clips.target_names,
+            weight=self._weight(clips),
             prefix_frames=clips.grid.prefix_frames,
         )
 

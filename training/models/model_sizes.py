@@ -27,19 +27,24 @@ __all__ = ["ModelSizes"]
 class ModelSizes:
     """The transformer of a diffusers folder without its weights. Of a bundle, which is small, nothing is known here.
 
+    Attributes:
+        modules: that get factors; None where nothing is known. trained: how many weights train, but for a decoder.
+
     Raises ValueError for layers that the model has not, before any clip is looked at.
     """
 
     def __init__(self, config: FitConfig, shape: ModelShape) -> None:
         self.config, self.shape = config, shape
         self.net: nn.Module | None = None
+        self.modules: tuple[str, ...] | None = None
         task: TuneTask = config.task
         if bundle.find(task.model) is not None:
             return
         self.net = _empty(Path(task.model))
         # also the layers of losses that get no factors
         projections_of(self.net, task.v2t, task.v2v)
-        modules = [self.net.get_submodule(name) for name in projections_of(self.net, *task.lora_layers)]
+        self.modules = projections_of(self.net, *task.lora_layers)
+        modules = [self.net.get_submodule(name) for name in self.modules]
         self.trained = sum(task.rank * sum(m.weight.shape) for m in modules if isinstance(m.weight, torch.Tensor))
         extra = shape.extra_channels(config.data.condition)
         if extra:

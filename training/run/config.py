@@ -61,6 +61,7 @@ class Optim:
         clip: norm to which gradients are clipped.
         accumulate: forward and backward passes whose gradients make one step; the batch is as many times larger.
         eight_bit: AdamW keeps its moments in 8 bits (needs bitsandbytes).
+        lora_plus: the ups of LoRA factors learn at this many times the rate (LoRA+; its authors use 16).
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -73,12 +74,15 @@ class Optim:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     accumulate: int = 1
     eight_bit: bool = False
+    lora_plus: float = 1.0
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise ValueError(f"optim.accumulate is 1 or more; got {self.accumulate}")
         if self.eight_bit and self.name != "adamw":
             raise ValueError("optim.eight_bit is for AdamW: set optim.name=adamw")
+        if self.lora_plus <= 0 or (self.lora_plus != 1 and self.name != "adamw"):
+            raise ValueError(f"optim.lora_plus is above 0, and for AdamW (optim.name=adamw); got {self.lora_plus:g}")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ REPORTING = {
 }  # fmt: skip
 """Settings that change nothing of what is trained."""
 _BATCH = ("data.batch", "optim.accumulate", "processes")
-_WEIGHTS = ("kind", "optim.name", "optim.eight_bit")
+_WEIGHTS = ("kind", "optim.name", "optim.eight_bit", "optim.lora_plus")
 _LISTED = 6
 LORA = "lora.safetensors"
 """The LoRA in a finished run's folder, and in every checkpoint's."""

@@ -121,11 +121,14 @@ class AlignmentTask(TaskSettings):
         decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
         timestep: how the time weighs the losses, see `timestep_weight`.
         dropout: share of prompts replaced by the empty prompt (such clips are not aligned).
+        start: a LoRA to start from: a file of any format, a checkpoint or a run, of the same modules and rank.
+        lora_dropout: share of what goes into the factors that is zero while they train.
+        rslora: factors are scaled by alpha / sqrt(rank) instead of alpha / rank; files say the right scale.
     """
 
     may_change = (
-        "sga", "spa", "tavid", "timestep", "dropout", "bce", "dice", "l2", "draw", "track", "times", "shift",
-        "guidance", "checkpointing", "foreground", "change", "high_noise", "even",
+        "lora_dropout", "drop_condition", "sga", "spa", "tavid", "timestep", "dropout", "bce", "dice", "l2", "draw",
+        "track", "times", "shift", "guidance", "checkpointing", "foreground", "change", "high_noise", "even",
     )  # fmt: skip
 
     method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
@@ -142,8 +145,13 @@ class AlignmentTask(TaskSettings):
     decoder: int = 64
     timestep: Literal["uniform", "bell"] = "uniform"
     dropout: float = 0.1
+    start: str = ""
+    lora_dropout: float = 0.0
+    rslora: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"task.lora_dropout is from 0 to less than 1; got {self.lora_dropout:g}")
         if self.rank < 1 or self.alpha <= 0:
             raise ValueError(f"task.rank is 1 or more and task.alpha above 0; got {self.rank} and {self.alpha}")
         if not any(self.lora_layers):
@@ -255,6 +263,8 @@ class TuneTask(AlignmentTask):
         weights: number format of the frozen weights; what is trained is in float32.
         quantise: frozen matrices of the blocks in fewer bits: "int8", "fp8", "nf4" (4 bits); layers with factors stay.
         checkpointing: blocks are computed again in the backward pass, which saves most of the memory.
+        foreground: extra weight of the diffusion loss where an instance's mask is; 0 weighs everything the same.
+        drop_condition: share of clips that are trained with an empty ID map or target mask.
     """
 
     data_settings = FolderData
@@ -274,6 +284,8 @@ class TuneTask(AlignmentTask):
     weights: Literal["bf16", "fp32"] = "bf16"
     quantise: Literal["no", "int8", "fp8", "nf4"] = "no"
     checkpointing: bool = True
+    foreground: float = 0.0
+    drop_condition: float = 0.0
 
     def matrix(self) -> AlignmentConfig:
         return replace(super().matrix(), mask=MaskWeights(self.bce, self.dice, self.l2))

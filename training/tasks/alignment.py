@@ -41,6 +41,7 @@ from ..run.log import Log
 from ..run.quantise import attentions_of, quantise_blocks
 from ..run.record import LORA
 from ..run.task_settings import AlignTask, TuneTask
+from .factors import alpha_of, drop_out, load_start, start_state
 from .task import Look, Task
 
 __all__ = ["LORA", "AlignmentNet", "AlignmentStep", "FolderAlignment", "MiniAlignment"]
@@ -115,7 +116,8 @@ class AlignmentStep(Task):
         self.modules = projections_of(transformer, *task.lora_layers)
         if task.quantise != "no":
             quantise_blocks(transformer, task.quantise, attentions_of(self.modules), device)
-        add_factors(transformer, self.modules, task.rank, task.alpha)
+        add_factors(transformer, self.modules, task.rank, alpha_of(task))
+        drop_out(transformer, self.modules, task.lora_dropout)
         self.extra = model.shape.extra_channels(condition)
         if self.extra:
             widen(transformer, self.extra)
@@ -160,7 +162,7 @@ class AlignmentStep(Task):
         inputs = model.inputs(noisy, batch, batch.text, t)
         prediction, aligned, parts = net(inputs, self._watch(batch, *beside), times)
         error = (model.output(prediction).float() - target)[:, model.skipped :].square()
-        values = self._diffusion(error, batch.weight)
+        values = self._diffusion(error, None if batch.weight is None else batch.weight[:, model.skipped :])
         values = {"loss": values["diffusion"] + aligned} | {name: value.detach() for name, value in values.items()}
         return values | {name: parts.get(name, aligned.new_zeros(())).detach() for name in self.task.losses}
 
@@ -204,6 +206,20 @@ class AlignmentStep(Task):
             notes=(f"{task.method}, {at}, seed {run.seed}",),
         )
 
+    def _place(self) -> str:
+        """Path of the input projection."""
+        transformer = self.model.transformer
+        names = {id(module): name for name, module in transformer.named_modules()}
+        return names[id(input_projection(transformer))]
+
+    def start(self) -> dict[str, Tensor]:
+        """The factors and the projection of `task.start`."""
+        if not self.task.start:
+            return {}
+        condition = self.condition if self.extra else ""
+        lora = load_start(self.task, self.model.shape.family, condition, self.modules)
+        return {_PREFIX + name: value for name, value in start_state(lora, self.task, self._place()).items()}
+
     def publish(self, state: dict[str, Tensor], step: int) -> None:
         self.export(state, Path(self.config.run.out), step)
 
@@ -214,12 +230,10 @@ class AlignmentStep(Task):
             return state[_PREFIX + name].detach().float().cpu()
 
         factors = {
-            name: Factors(of(f"{name}.lora_A.default.weight"), of(f"{name}.lora_B.default.weight"), self.task.alpha)
+            name: Factors(of(f"{name}.lora_A.default.weight"), of(f"{name}.lora_B.default.weight"), alpha_of(self.task))
             for name in self.modules
         }
-        transformer = self.model.transformer
-        names = {id(module): name for name, module in transformer.named_modules()}
-        place = names[id(input_projection(transformer))]
+        place = self._place()
         trained = [part for part in ("weight", "bias") if self.extra and f"{_PREFIX}{place}.{part}" in state]
         projection = {part: of(f"{place}.{part}") for part in trained}
         lora = AlignmentLoRA(self.model.shape.family, factors, projection, {}, self.info(step), "matrix")
@@ -270,6 +284,13 @@ class FolderLook(Look):
         self.files = ModelFiles(task.model, device, kind, offload=True)
         check_parts(self.files)
         self.sizes = ModelSizes(config, self.files.shape)
+        if task.foreground and config.data.masks != "all":
+            raise ValueError(
+                "task.foreground weighs every frame by its masks: set data.masks=all, or task.foreground=0"
+            )
+        if task.start:
+            extra = self.files.shape.extra_channels(config.data.condition)
+            load_start(task, self.files.shape.family, config.data.condition if extra else "", self.sizes.modules)
         self.source = ClipStream(config, self.files)
         clips = self.source.clips
         held = {"held-out clips": clips.fingerprint(clips.held)} if clips.held else {}

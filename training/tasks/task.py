@@ -84,6 +84,10 @@ class Task(Protocol):
         Returns "loss", a scalar with a gradient, and further scalars for the log, the same ones at every step.
         """
 
+    def start(self) -> dict[str, Tensor]:
+        """Whole tensors for the state of `net` that the run starts from. Every process asks, at step 0 alone."""
+        return {}
+
     def facts(self) -> list[str]:
         """Lines of the start summary: what only the task knows."""
         return []
@@ -95,7 +99,7 @@ class Task(Protocol):
     def measure(self, net: nn.Module, index: int) -> dict[str, Tensor]:
         """Runs `net` on held-out data, without gradients: "loss" and further scalars, the same names for every index,
         under the same conditions at every step and in every run. Every process calls it as often, inside `during`."""
-        raise NotImplementedError
+        return {}
 
     def preview(self, step: int, log: Log) -> None:
         """Shows what the network can do, every `run.preview_every` steps. Every process calls it. Raises nothing."""
