@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .clips.folder import FolderData, Sample, open_folder
+from .clips.folder import FolderData, Sample
+from .clips.folders import open_folders
 from .clips.store import Store
 from .run.config import override
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             model = ModelFiles(given.model)
             model.hash_file = store.file_hash
-        found = open_folder(replace(data, skip_bad=True), model, store, say=lambda text: None)
+        found, _ = open_folders(replace(data, skip_bad=True), model, store, say=lambda text: None)
     except (ValueError, OSError) as error:
         sys.exit(f"training.check_clips: {error}")
     for note in found.notes:

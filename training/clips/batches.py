@@ -10,7 +10,7 @@ B rows, T latent frames, h x w latents, C latent channels, I channels of the fir
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
@@ -30,6 +30,7 @@ from .folder import FolderData, Sample
 from .folders import open_folders
 from .held_out import HoldOut
 from .store import Store, key_of
+from .words import Speaker
 
 __all__ = ["ClipBatch", "ClipBatches", "open_clips"]
 
@@ -80,7 +81,7 @@ class ClipBatches:
 
     Attributes:
         samples: every sample that is trained on, as often as an epoch sees it. held: held-out ones. words: held-out
-            ones under other words, for previews.
+            ones under other words, for previews. captions: by name samples with the clip's further prompts.
         skipped: bad clips and why, where the settings say to go on without them.
     """
 
@@ -93,9 +94,10 @@ class ClipBatches:
         skipped: dict[str, str] | None = None,
         held: Sequence[Sample] = (),
         words: Sequence[Sample] = (),
+        captions: Mapping[str, tuple[Sample, ...]] | None = None,
     ) -> None:
         self.samples, self.skipped, self.cache = tuple(samples), skipped or {}, cache
-        self.held, self.words = tuple(held), tuple(words)
+        self.held, self.words, self.captions, self.seed = tuple(held), tuple(words), captions or {}, seed
         self.order = Order([sample.bucket for sample in self.samples], batch, seed)
         self._pool = ThreadPoolExecutor(cache.data.workers)
         self._coming: dict[tuple[int, int, int], list[Future[tuple[Sample, Parts, Targets]]]] = {}
@@ -111,7 +113,10 @@ class ClipBatches:
 
     def fill(self, bar: bool = True) -> int:
         """Encodes what is missing, together with every other process that calls this; see `Cache.fill`."""
-        return self.cache.fill((*self.samples, *self.held, *self.words), bar)
+        return self.cache.fill((*self.samples, *self.held, *self.words, *self._further()), bar)
+
+    def _further(self) -> tuple[Sample, ...]:
+        return tuple(sample for others in self.captions.values() for sample in others)
 
     def shown(self, clips: int) -> tuple[Sample, ...]:
         """What previews show: the first held-out samples (of a run without any, the first ones), and every one with
@@ -128,7 +133,8 @@ class ClipBatches:
             clip = sample.clip.name
             if clip not in tracks:
                 tracks[clip] = read_tracks(sample.clip, sample.files, self.cache.store).digest
-            words = [sample.prompt, [asdict(phrase) for phrase in sample.written.phrases], sample.written.target]
+            every = (sample, *self.captions.get(sample.name, ()))
+            words = [[s.prompt, [asdict(phrase) for phrase in s.written.phrases], s.written.target] for s in every]
             found[sample.name] = {
                 "video": sample.files.video[:16],
                 "masks": tracks[clip][:16],
@@ -141,8 +147,14 @@ class ClipBatches:
     def expect(self, step: int, part: int = 0, parts: int = 1) -> None:
         """Begins to load a batch that will be asked for."""
         if (step, part, parts) not in self._coming:
-            rows, _ = self.order.part(step, part, parts)
-            self._coming[step, part, parts] = [self._pool.submit(self._load, self.samples[row]) for row in rows]
+            rows, places = self.order.part(step, part, parts)
+            samples = [self._worded(self.samples[row], step, place) for row, place in zip(rows, places)]
+            self._coming[step, part, parts] = [self._pool.submit(self._load, sample) for sample in samples]
+
+    def _worded(self, sample: Sample, step: int, place: int) -> Sample:
+        """With one of its clip's prompts, as seed, step and the place in the whole batch say."""
+        every = (sample, *self.captions.get(sample.name, ()))
+        return every[int(key_of("caption", self.seed, step, place)[:12], 16) % len(every)]
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> ClipBatch:
         """One of the equal parts that a step's batch is split into over processes and accumulation; on the CPU.
@@ -216,10 +228,16 @@ def open_clips(
     found, repeats = open_folders(data, model, store, say, bar)
     _check_sizes(found.samples, model)
     trained, held = (hold or HoldOut()).split(found.samples)
-    words = hold.shown(held, data.prompt_form, model, store) if hold else ()
+    speaker = Speaker(data.prompt_form, model, store)
+    words = hold.shown(held, speaker) if hold else ()
+    captions: dict[str, tuple[Sample, ...]] = {}
+    if data.captions:
+        away = {sample.clip.name for sample in held} | set(found.skipped)
+        for _, sample in speaker.read(data.captions, "data.captions", trained, away):
+            captions[sample.name] = (*captions.get(sample.name, ()), sample)
     cache = Cache(data, model, store, say)
     trained = tuple(sample for sample in trained for _ in range(repeats.get(sample.clip.name, 1)))
-    return ClipBatches(trained, cache, seed, batch or data.batch, found.skipped, held, words)
+    return ClipBatches(trained, cache, seed, batch or data.batch, found.skipped, held, words, captions)
 
 
 def _check_sizes(samples: Sequence[Sample], model: Model) -> None:

@@ -53,6 +53,7 @@ class FolderData:
         skip_bad: go on without bad clips; off stops before the run starts, and lists them.
         batch: clips that a process sees at once.
         cache: folder of latents, text rows and checks; may be shared by runs.
+        captions: a text file with lines `CLIP: PROMPT`, further prompts of clips: each step draws one of a clip's.
         workers: threads that check clips and load batches.
     """
 
@@ -74,6 +75,7 @@ class FolderData:
     batch: int = 1
     cache: str = "runs/cache"
     workers: int = 2
+    captions: str = ""
 
     def __post_init__(self) -> None:
         _ = self.seen

@@ -7,14 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .folder import Sample
-from .prompts import PromptForm, bind_written, write_prompt
-
-if TYPE_CHECKING:
-    from .encoders import Model
-    from .store import Store
+from .words import Speaker, text_lines
 
 __all__ = ["HoldOut", "place_of"]
 
@@ -55,7 +50,8 @@ class HoldOut:
         return trained, tuple(sample for sample, out in zip(samples, apart) if out)
 
     def _named(self, names: Sequence[str]) -> set[str]:
-        asked = set(_lines(self.clips) if Path(self.clips).is_file() else self.clips.split(","))
+        file = Path(self.clips).is_file()
+        asked = {line for _, line in text_lines(self.clips)} if file else set(self.clips.split(","))
         asked = {name.strip() for name in asked if name.strip()}
         if unknown := sorted(asked - set(names)):
             near = get_close_matches(unknown[0], names, 3) or names[:3]
@@ -65,38 +61,10 @@ class HoldOut:
             )
         return asked
 
-    def shown(
-        self, held: Sequence[Sample], form: PromptForm, model: Model, store: Store | None = None
-    ) -> tuple[Sample, ...]:
-        """Held-out samples with the words of `prompts`. Raises ValueError for a line that names none of them, or whose
-        words lack a phrase of the clip."""
+    def shown(self, held: Sequence[Sample], speaker: Speaker) -> tuple[Sample, ...]:
+        """The first window of held-out clips with the words of `prompts`. Raises ValueError as `Speaker.read`."""
         if not self.prompts:
             return ()
-        if not Path(self.prompts).is_file():
-            raise ValueError(f"validation.prompts: there is no file {self.prompts!r}; its lines are CLIP: PROMPT")
-        firsts: dict[str, Sample] = {}
-        for sample in held:
-            firsts.setdefault(sample.clip.name, sample)
-        made = []
-        for number, line in enumerate(_lines(self.prompts), 1):
-            name, colon, prompt = line.partition(":")
-            if not colon or name.strip() not in firsts:
-                known = ", ".join(list(firsts)[:5]) or "none"
-                raise ValueError(f"{self.prompts}, line {number}: begin with a held-out clip and a colon ({known})")
-            made.append(_said(firsts[name.strip()], prompt.strip(), number, form, model, store, self.prompts))
-        return tuple(made)
-
-
-def _said(
-    sample: Sample, prompt: str, number: int, form: PromptForm, model: Model, store: Store | None, place: str
-) -> Sample:
-    try:
-        written = write_prompt(replace(sample.clip, prompt=prompt, tagged=prompt), form)
-        binding = bind_written(model, written, store)
-    except ValueError as error:
-        raise ValueError(f"{place}, line {number}: {error}") from error
-    return replace(sample, name=f"{sample.name}-words{number}", written=written, binding=binding)
-
-
-def _lines(path: str) -> list[str]:
-    return [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        firsts = {sample.clip.name: sample for sample in reversed(held)}
+        found = speaker.read(self.prompts, "validation.prompts", tuple(firsts.values()))
+        return tuple(replace(sample, name=f"{sample.name}-words{number}") for number, sample in found)

@@ -29,7 +29,8 @@ from ..data.world import seed_of
 from ..fit import Trainer
 from ..models.mini_encoders import MiniEncoders
 from ..run.config import FitConfig
-from ..run.record import LORA, config_differences
+from ..run.exported import find_lora
+from ..run.record import LORA, FinishedRunError, config_differences
 from ..run.task_settings import AlignTask
 
 __all__ = ["RESULT", "SCORES", "SETS", "Arm", "Judging", "evaluate", "run_job"]
@@ -126,7 +127,10 @@ def train(config: FitConfig, folder: Path) -> Path:
     """The LoRA file of a finished run; goes on with a run that was cut short."""
     made = folder / LORA
     if not made.is_file():  # it is written at the very end
-        trainer = Trainer(config)
+        try:
+            trainer = Trainer(config)
+        except FinishedRunError:  # and the file is gone; the last checkpoint has it, too
+            return find_lora(folder)
         trainer.run()
         if trainer.stopping:
             raise KeyboardInterrupt

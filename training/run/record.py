@@ -156,6 +156,7 @@ class RunFolder:
         self.data: dict[str, Any] = {}
         self.changes: dict[str, Any] = {}
         self.meta: dict[str, Any] = {}
+        self.same_settings = True
         found = checkpoint.latest(self.folder, say)
         self.moves = found is not None and (config.run.again or not config.run.resume)
         self.found = None if self.moves else found
@@ -168,6 +169,7 @@ class RunFolder:
         was = {k: self.meta[k] for k in ("kind", "processes") if k in self.meta} | self.meta["config"]
         different = config_differences(was, self.config, self.processes)
         fixed = [name for name in different if not self._may_change(name)]
+        self.same_settings = not different
         if different and (fixed or not run.change):
             raise DifferentError(self._refusal([_told(name, *pair) for name, pair in different.items()], fixed))
         if self.meta.get("finished") and (not different or step >= run.steps):
@@ -193,20 +195,19 @@ class RunFolder:
 
     def _refusal(self, lines: Sequence[str], fixed: Sequence[str] = ()) -> str:
         """What differs, and everything that a person can do now."""
-        step = self.meta["step"]
+        step, same = self.meta["step"], self.same_settings
         anew = "a folder of its own" if self.own else "what is there moves aside, to replaced-1"
         on = f"To go on from step {step} with what is asked for here: run.change=true."
         if fixed:
             on = f"What is asked for here cannot go on from step {step}: its weights are of another {_listed(fixed)}."
-        return "\n  ".join(
-            [
-                f"{self.folder} holds a run of other settings or data, and nothing was done:",
-                *(f"  {line}" for line in lines),
-                f"To go on with that run as it is: --config {self.folder / CONFIG} instead of other settings.",
-                f"To start anew: another run.out, or run.again=true ({anew}).",
-                on,
-            ]
-        )
+        told = [
+            f"{self.folder} holds a run of other settings or data, and nothing was done:",
+            *(f"  {line}" for line in lines),
+            f"To go on with that run as it is: --config {self.folder / CONFIG}, and no other settings.",
+            f"To start anew: another run.out, or run.again=true ({anew}).",
+            on,
+        ]
+        return "\n  ".join(line for line in told if not (same and "--config" in line))
 
     def check_data(self, now: Fingerprint) -> None:
         """Compares what is trained on with what the folder holds. Every process calls it; nothing is written.

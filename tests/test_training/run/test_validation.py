@@ -206,7 +206,7 @@ def test_what_cannot_be_is_told(home: Path, tmp_path: Path, settings: tuple[str,
 @pytest.mark.parametrize("line", ["mini_00001: a thing", "a thing", "mini_00002: a thing on its own"])
 def test_words_that_cannot_be_shown_are_told(home: Path, tmp_path: Path, line: str) -> None:
     (tmp_path / "words.txt").write_text(f"\n{line}\n")
-    with pytest.raises(SystemExit, match=r"words.txt, line 1: "):
+    with pytest.raises(SystemExit, match=r"words.txt, line 2: "):
         main(tune(home, tmp_path / "run", HELD, f"validation.prompts={tmp_path / 'words.txt'}"))
 
 

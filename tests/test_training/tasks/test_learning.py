@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +186,33 @@ def test_several_folders_with_repeats(home: Path, tmp_path: Path) -> None:
     assert clips.steps_per_epoch == 3 * 4 + 3
     seen = [sample for step in range(15) for sample in clips.order.rows(step)]
     assert sorted(names[row] for row in seen) == sorted(names)
+
+
+def test_a_step_draws_one_of_a_clips_prompts(home: Path, tmp_path: Path) -> None:
+    rows = [json.loads(row) for row in (home / "clips" / "metadata.jsonl").read_text().splitlines()]
+    said = {row["video"].removesuffix(".mp4"): row["caption"] for row in rows}
+    more = [f"mini_00001: {said['mini_00001']} at {time}" for time in ("night", "noon")]
+    (tmp_path / "captions.txt").write_text("\n".join([*more, "mini_00000: of a clip that is bad"]))
+    command = tune(home, tmp_path / "run", f"data.captions={tmp_path / 'captions.txt'}", "data.batch=4")
+    one, other = Trainer(parse(command)), Trainer(parse(command))
+    drawn: dict[str, list[str]] = {}
+    for step in range(24):
+        batch, same = (trainer.task.source.clips.batch(step) for trainer in (one, other))
+        assert [binding.prompt for binding in batch.bindings] == [binding.prompt for binding in same.bindings]
+        assert torch.equal(batch.text["rows"], same.text["rows"])
+        for name, binding in zip(batch.names, batch.bindings):
+            drawn.setdefault(name, []).append(binding.prompt)
+    one.stream.close()
+    other.stream.close()
+    assert {prompt.rpartition(" ")[2] for prompt in drawn["mini_00001"]} >= {"night", "noon"}
+    assert len(set(drawn.pop("mini_00001"))) == 3
+    assert all(len(set(prompts)) == 1 for prompts in drawn.values())
+    cut = Trainer(parse(command))
+    cut.asked = True
+    cut.run()
+    (tmp_path / "captions.txt").write_text(more[0])
+    with pytest.raises(SystemExit, match="clips: 1 with another words: mini_00001"):
+        main(command)
 
 
 def test_what_folders_are_called(tmp_path: Path) -> None:
