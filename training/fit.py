@@ -24,7 +24,7 @@ from .run import checkpoint
 from .run.command import parse
 from .run.config import FitConfig
 from .run.distributed import clip, copy_all, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
-from .run.log import Log
+from .run.log import Log, check_boards
 from .run.optim import Average, make_optimisers, rate
 from .run.record import LORA, FinishedRunError, RunFolder, own_folder
 from .run.stop import StopOnSignal
@@ -50,6 +50,7 @@ class Trainer:
 
     def __init__(self, config: FitConfig) -> None:
         self.started = time.monotonic()
+        check_boards(config)
         torch.manual_seed(config.run.seed)
         self.accelerator = make_accelerator(config)
         self.device = self.accelerator.device

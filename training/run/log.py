@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from matrix_lib.io.files import whole_file
+
 from .config import FitConfig
 from .validation import append_row, cut_rows
 
-__all__ = ["Log"]
+__all__ = ["Log", "check_boards"]
 
 
 class Log:
@@ -31,6 +36,7 @@ class Log:
         self.count = 0
         self.bar: Any = None
         self.board: Any = None
+        self.wandb: Any = None
         if not self.speak:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +45,7 @@ class Log:
         if config.run.bar and sys.stderr.isatty():
             self.bar = tqdm(total=config.run.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
         self.board = _board(folder, config, step)
+        self.wandb = _wandb(folder, config)
 
     def __call__(self, step: int, values: dict[str, Tensor], rate: float) -> dict[str, float] | None:
         """Takes the values of a step; the means since the last report where it is time for one."""
@@ -58,6 +65,7 @@ class Log:
         if self.board is not None:
             for name, value in {**means, "rate": rate, "steps_per_second": speed}.items():
                 self.board.add_scalar(f"train/{name}", value, step)
+        self._send("train", {**means, "rate": rate, "steps_per_second": speed}, step)
         return means
 
     def _means(self) -> dict[str, float]:
@@ -89,6 +97,11 @@ class Log:
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(f"validation/{name}", value, step)
+        self._send("validation", values, step)
+
+    def _send(self, group: str, values: dict[str, float], step: int) -> None:
+        if self.wandb is not None:
+            self.wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
 
     def say(self, text: str) -> None:
         """A sentence that does not tear the bar."""
@@ -101,6 +114,29 @@ class Log:
             self.bar.close()
         if self.board is not None:
             self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def check_boards(config: FitConfig) -> None:
+    """ValueError where the run is to write to something that is not installed."""
+    if config.run.wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError("run.wandb needs wandb, which is not installed: run `pip install wandb`, or leave it out")
+
+
+def _wandb(folder: Path, config: FitConfig) -> Any:
+    """The run at Weights & Biases: the same one where a run goes on, by the name that its folder keeps."""
+    if not config.run.wandb:
+        return None
+    import wandb
+
+    path = folder / "wandb-id.txt"
+    if not path.is_file():
+        with whole_file(path) as temporary:
+            temporary.write_text(uuid.uuid4().hex[:16])
+    settings = dataclasses.asdict(config)
+    name, number = "-".join(folder.parts[-2:]), path.read_text().strip()
+    return wandb.init(project=config.run.wandb, name=name, id=number, resume="allow", dir=str(folder), config=settings)
 
 
 def _board(folder: Path, config: FitConfig, step: int) -> Any:

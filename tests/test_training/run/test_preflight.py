@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -123,6 +124,14 @@ def test_a_folder_that_cannot_be_written_to(home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     said = refused(tune(home, tmp_path / "file" / "run"))
     assert f"run.out={tmp_path / 'file' / 'run'} cannot be written to" in said
+
+
+@pytest.mark.usefixtures("nothing_is_encoded")
+def test_a_board_that_is_not_installed(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else find(name, *more))
+    assert "pip install wandb" in refused(tune(home, tmp_path / "run", "run.wandb=mine"))
+    assert not (tmp_path / "run").exists()
 
 
 # --- what a run says of itself
