@@ -336,7 +336,8 @@ class Trainer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # encoding ends by it as by Ctrl-C
+    # encoding ends by either, also where a shell started this in the background
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         made = Trainer(parse(arguments)).run()
         print(f"saved {made}")
@@ -349,7 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("training.fit: stopped; what was encoded is kept, and the same command goes on from here")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 if __name__ == "__main__":

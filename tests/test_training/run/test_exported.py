@@ -38,8 +38,8 @@ def test_every_checkpoint_has_a_lora_that_says_what_it_is(run: Path) -> None:
         assert ("3 steps" if step == 3 else f"step {step} of 3") in lora.info.notes[0]
     ups = [next(iter(lora.factors.values())).up for lora in found]
     assert not torch.equal(ups[0], ups[1])
-    last, run = found[-1], load_lora(run / "lora.safetensors")
-    assert all(torch.equal(last.factors[name].up, one.up) for name, one in run.factors.items())
+    last, final = found[-1], load_lora(run / "lora.safetensors")
+    assert all(torch.equal(last.factors[name].up, one.up) for name, one in final.factors.items())
     assert sorted(path.name for path in (run / "step-0000001").iterdir()) == ["lora.safetensors"]
     assert (run / "step-0000002" / "meta.json").is_file(), "the newest two can be gone on from"
 
