@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support_runs import tune
+from support_tuning import tune
 
 from training.fit import main, parse
 from training.run import checkpoint

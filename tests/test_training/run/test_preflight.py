@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from support_models import make_cogvideox
-from support_runs import tune
+from support_tuning import tune
 
 from training.clips.cache import Cache
 from training.fit import main

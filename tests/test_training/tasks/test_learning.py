@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support_runs import make_home, tune
+from support_tuning import make_home, tune
 from torch import Tensor, nn
 
 from matrix_lib.io.lora.read import load_lora, save_lora
