@@ -17,7 +17,8 @@ import torch
 
 from .clips.cache import Cache
 from .clips.encoders import ModelFiles
-from .clips.folder import FolderData, open_folder
+from .clips.folder import FolderData
+from .clips.folders import open_folders
 from .clips.store import Store
 from .run.config import override
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data, model = _parse(arguments)
         store = Store(data.cache)
         model.hash_file = store.file_hash
-        found = open_folder(data, model, store)
+        found, _ = open_folders(data, model, store)
         made = Cache(data, model, store).fill(found.samples)
         print(f"{len(found.samples)} samples are in {Path(data.cache)}; {made} parts were made now")
     except (ValueError, OSError) as error:

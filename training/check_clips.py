@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from matrix_lib.io.files import expanded
 
-from .clips.folder import Folder, FolderData, Sample, open_folder
+from .clips.folder import Folder, FolderData, Sample
+from .clips.folders import open_folders
 from .clips.sheet import save_sheets
 from .clips.store import Store
 from .run.config import override
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             model = ModelFiles(given.model)
             model.hash_file = store.file_hash
-        found = open_folder(replace(data, skip_bad=True), model, store, say=lambda text: None, all_bad=True)
+        found, _ = open_folders(replace(data, skip_bad=True), model, store, say=lambda text: None, all_bad=True)
     except (ValueError, OSError) as error:
         sys.exit(f"training.check_clips: {error}")
     for note in found.notes:

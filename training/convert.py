@@ -2,8 +2,10 @@
 
     python -m training.convert matrix.safetensors wan_matrix_comfy.safetensors --to comfyui
     python -m training.convert tavid/ tavid_matrix.safetensors --to matrix --scale 1.0
+    python -m training.convert runs/matrix_wan21/0001/step-0000250 step250.safetensors --to comfyui
 
-Every tensor and the scale are kept; `docs/lora-formats.md` says what each format holds.
+IN may be a checkpoint of `training.fit`, or the folder of a run: its LoRA, else that of its newest checkpoint. Every
+tensor and the scale are kept; `docs/lora-formats.md` says what each format holds.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ from matrix_lib.backbones.lora import AlignmentLoRA
 from matrix_lib.io.lora.read import FORMATS, describe, load_lora, save_lora
 from matrix_lib.io.lora.write import lost_scale
 
+from .run import checkpoint
+from .run.exported import find_lora, lora_of_weights
+
 __all__ = ["main"]
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.convert", description=__doc__.split("\n\n")[0])
-    parser.add_argument("source", metavar="IN", type=Path, help="a LoRA file, or the folder of one")
+    parser.add_argument(
+        "source", metavar="IN", type=Path, help="a LoRA file, or the folder of one, of a checkpoint or of a run"
+    )
     parser.add_argument("target", metavar="OUT", type=Path, help="a .safetensors file, or a folder")
     parser.add_argument("--to", choices=FORMATS, required=True, help="format to write")
     parser.add_argument("--family", choices=tuple(REGISTRY), help="model family, where names leave it open")
@@ -43,6 +50,12 @@ def _told(lora: AlignmentLoRA, options: argparse.Namespace) -> AlignmentLoRA:
     return replace(lora, info=replace(lora.info, **{name: value for name, value in given.items() if value is not None}))
 
 
+def _read(source: Path, options: argparse.Namespace) -> AlignmentLoRA:
+    if (source / checkpoint.META).is_file():
+        return lora_of_weights(source)
+    return load_lora(source, options.family, options.scale, options.projection)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Converts; prints what was read and written. 2 on a file that cannot be converted."""
     options = _arguments(argv)
@@ -50,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if target.is_file() and not options.force:
             raise ValueError(f"{str(target)!r} is there already; --force overwrites it")
-        lora = _told(load_lora(options.source, options.family, options.scale, options.projection), options)
+        source = find_lora(options.source)
+        if source != options.source:
+            print(f"reading {source}")
+        lora = _told(_read(source, options), options)
         print(describe(lora))
         if options.scale is not None and not any("as asked for" in note for note in lora.notes):
             print(f"IN stores its scale, so --scale {options.scale:g} was not used")

@@ -1,34 +1,38 @@
 """`python -m training.fit PRESET [setting=value ...]`: trains, reports, saves, resumes.
 
-Ctrl-C or SIGTERM finishes the step, saves a checkpoint and stops; the same command then goes on from there. Several
-processes: `accelerate launch -m training.fit PRESET ...`, with run.sharding=ddp or fsdp2.
+Ctrl-C or SIGTERM finishes the step, saves a checkpoint and stops; the same command then goes on from there. A run has a
+folder of its own, and goes on under the settings and with the data that it began with. Several processes: `accelerate
+launch -m training.fit PRESET ...`, with run.sharding=ddp or fsdp2.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from .data.world import step_generator
 from .run import checkpoint
-from .run.config import FitConfig, override
-from .run.distributed import clip, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
-from .run.log import Log
+from .run.command import parse
+from .run.config import FitConfig
+from .run.distributed import clip, copy_all, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
+from .run.log import Log, check_boards
 from .run.optim import Average, make_optimisers, rate
-from .run.presets import PRESETS
-from .tasks.registry import make_task
+from .run.record import LORA, FinishedRunError, RunFolder, own_folder
+from .run.stop import StopOnSignal
+from .run.summary import Pace, start_lines
+from .run.validation import HELD, Best
+from .tasks.registry import look, make_task
 
-__all__ = ["StoppedError", "Trainer", "main"]
+__all__ = ["StoppedError", "Trainer", "main", "parse"]
 
 AGREE_EVERY = 10
 
@@ -38,19 +42,33 @@ class StoppedError(RuntimeError):
 
 
 class Trainer:
-    """Builds the parts of a run from its configuration, and runs it."""
+    """Builds the parts of a run from its configuration, and runs it.
+
+    Raises FinishedRunError where the run is finished, DifferentError where its folder holds a run of other settings or
+    data, and ValueError for what else is known to be wrong before anything is made.
+    """
 
     def __init__(self, config: FitConfig) -> None:
         self.started = time.monotonic()
-        self.config, run = config, config.run
-        torch.manual_seed(run.seed)
+        check_boards(config)
+        torch.manual_seed(config.run.seed)
         self.accelerator = make_accelerator(config)
         self.device = self.accelerator.device
+        self.config = config = self.placed(config)
+        run, several = config.run, self.accelerator.num_processes
+        self.home = RunFolder(config, self.accelerator.print, several, self.numbered)
+        if self.accelerator.is_main_process:
+            self.home.probe()
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-        self.task = make_task(config, self.device)
+        seen = look(config, self.device)
+        self.home.check_data(seen.fingerprint)
+        self.claim()
+        self.task = make_task(config, self.device, seen)
         self.plain = self.task.net
         ready = spread(self.accelerator, self.plain, config)
+        if self.home.found is None:
+            fill(self.plain, self.task.start())
         self.net: nn.Module = self.task.compile(ready) if run.compile else ready
         self.params = [p for p in self.plain.parameters() if p.requires_grad]
         self.optimisers = [self.accelerator.prepare(each) for each in make_optimisers(self.plain, config.optim)]
@@ -59,8 +77,43 @@ class Trainer:
         self.stream = self.task.batches(self.accelerator.process_index)
         self.folder = Path(run.out)
         self.step, self.done = 0, 0.0
+        self.best = Best(config.validation, self.home.meta.get("best", {}))
+        self.figures: dict[str, float] = {}
         self.bad = torch.zeros((), device=self.device)
         self.asked = self.stopping = False
+
+    def placed(self, config: FitConfig) -> FitConfig:
+        """With the folder of the run itself, the same one in every process, and the runs that it builds on."""
+        config = dataclasses.replace(config, task=config.task.pinned())
+        self.numbered = config.run.numbered
+        if not self.numbered:
+            return config
+        accelerator, names = self.accelerator, [""]
+        if accelerator.is_main_process:
+            names = [str(own_folder(config, accelerator.num_processes))]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(names)
+        return dataclasses.replace(config, run=dataclasses.replace(config.run, out=names[0], numbered=False))
+
+    def claim(self) -> None:
+        """Writes what the run is into its folder, once every process has read what was there.
+
+        Raises StoppedError where it cannot be written to.
+        """
+        self.accelerator.wait_for_everyone()
+        failed = ""
+        if self.accelerator.is_main_process:
+            try:
+                self.home.write()
+            except OSError as error:
+                failed = str(error)
+        self.agree(failed)
+
+    def agree(self, failed: str) -> None:
+        """Raises StoppedError in every process where one says why it cannot go on."""
+        flag = torch.tensor([float(bool(failed))], device=self.device)
+        if float(self.accelerator.gather(flag).max()):
+            raise StoppedError(failed or "another process could not write")
 
     def run(self) -> Path:
         """Trains to the last step, or until told to stop. Returns the last checkpoint's folder.
@@ -68,24 +121,46 @@ class Trainer:
         Raises StoppedError where gradients are no longer finite, or a checkpoint cannot be written.
         """
         self.resume()
+        self.tell()
         log = Log(self.folder, self.config, self.step, self.accelerator)
         try:
-            with StopOnSignal(self):
+            pace = Pace(self.config.run.steps, self.device, log.say)
+            with StopOnSignal(self.stop):
                 self.done = self.progress()
                 while self.done < 1.0 and not self.stopping:
                     values = self.advance()
                     self.step += 1
-                    if log(self.step, values, self.optimisers[0].param_groups[0]["lr"]) is not None:
+                    means = log(self.step, values, self.optimisers[0].param_groups[0]["lr"])
+                    self.figures |= means or {}
+                    pace(self.step, values)
+                    if self.step == 1:
+                        held = [HELD + name for name in values if name != "norm"] if self.task.held() else []
+                        self.best.check({**values, **dict.fromkeys(held)})
+                    if means is not None:
                         self.check()
                     self.done = self.progress()
                     if self.config.run.preview_every and self.step % self.config.run.preview_every == 0:
                         self.task.preview(self.step, log)
-                    if self.step % self.config.run.save_every == 0 and self.step < self.config.run.steps:
+                    saves = self.step % self.config.run.save_every == 0 or self.done >= 1.0
+                    better = self.judge(saves, log)
+                    if (saves or better) and self.done < 1.0:
                         self.save()
                 return self.save(finished=self.done >= 1.0)
         finally:
             log.close()
             self.stream.close()
+
+    def tell(self) -> None:
+        """The start summary."""
+        if self.accelerator.is_main_process:
+            several = self.accelerator.num_processes
+            for line in start_lines(self.config, self.plain, self.step, several, self.task.facts(), self.folder):
+                print(line, flush=True)
+
+    def stop(self) -> bool:
+        """Asks for an end after this step; False where that was asked for before."""
+        first, self.asked = not self.asked, True
+        return first
 
     def check(self) -> None:
         """Stops the run where too many steps had no finite gradient. Such a step changed nothing."""
@@ -99,7 +174,10 @@ class Trainer:
     def kept(self) -> str:
         """What there is to go on from, for a message."""
         found = checkpoint.latest(self.folder, lambda text: None)
-        return f"The last good checkpoint is {found}." if found else "There is no checkpoint yet."
+        if found is None:
+            return "There is no checkpoint yet."
+        made = f" (its LoRA: {found / LORA})" if (found / LORA).is_file() else ""
+        return f"The last good checkpoint is {found}{made}."
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by the time allowed, whichever is further.
@@ -119,6 +197,41 @@ class Trainer:
             self.asked = bool(asked)
         self.stopping = self.asked
         return min(done, 1.0)
+
+    def judge(self, saves: bool, log: Log) -> bool:
+        """Measures on held-out clips where it is time to; whether this step is the best so far and has to be kept.
+
+        Figures of training are looked at where a checkpoint is written, held-out ones where they are measured.
+        """
+        every = self.config.validation.every
+        measured = self.task.held() > 0 and (saves if every == 0 else self.step % every == 0 or self.done >= 1.0)
+        if measured:
+            found = self.measure()
+            log.validation(self.step, found)
+            self.figures |= {HELD + name: value for name, value in found.items()}
+        fresh = measured if self.best.figure.startswith(HELD) else saves
+        return fresh and self.best.offer(self.step, self.figures)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Means over all held-out measurements, of the weights that are published. Nothing of the run moves by it."""
+        mine, processes, count = self.accelerator.process_index, self.accelerator.num_processes, self.task.held()
+        kept = [p.detach().clone() for p in self.params]
+        copy_all(self.params, self.average.values)
+        self.net.eval()
+        sums: dict[str, Tensor] = {}
+        try:
+            for turn in range(-(-count // processes)):
+                index = turn * processes + mine
+                with self.task.during(0), self.accelerator.autocast():
+                    values = self.task.measure(self.net, min(index, count - 1))
+                share = float(index < count)  # all processes run the network as often
+                sums = {name: sums.get(name, 0.0) + share * value.float() for name, value in values.items()}
+        finally:
+            self.net.train()
+            copy_all(self.params, kept)
+        total = self.accelerator.reduce(torch.stack([value.detach() for value in sums.values()]), "sum")
+        return dict(zip(sums, (total / count).tolist()))
 
     def advance(self) -> dict[str, Tensor]:
         """One optimiser step."""
@@ -149,6 +262,7 @@ class Trainer:
         parts = self.config.optim.accumulate
         batch = self.stream.batch(self.step, part, parts)
         generator = step_generator(self.config.run.seed, self.step, self.accelerator.process_index, part)
+        torch.manual_seed(generator.initial_seed())  # of what layers draw themselves, such as dropout
         with self.task.during(self.step):
             with self.accelerator.autocast():
                 values = self.task.loss(self.net, batch, generator)
@@ -172,31 +286,43 @@ class Trainer:
         groups = {"model": trained_state(self.plain), "average": averages}
         for i, optimiser in enumerate(self.optimisers):
             groups[f"optimiser{i}"] = checkpoint.pack_optimiser(optimiser, whole)
+        state = self.averaged()
         if finished:
-            groups["final"] = self.task.final(self.averaged())
+            groups["final"] = self.task.final(state)
         failed = ""
         if self.accelerator.is_main_process:
             try:
-                return_path = self.write(groups, finished)
+                return_path = self.write(groups, state, finished)
             except OSError as error:
                 failed = f"the checkpoint of step {self.step} could not be written: {error}."
-        flag = torch.tensor([float(bool(failed))], device=self.device)
-        if float(self.accelerator.gather(flag).max()):
-            raise StoppedError(
-                f"{failed or 'another process could not write.'} {self.kept()} Make room, and start again"
-            )
+        self.agree(f"{failed} {self.kept()} Make room, and start again" if failed else "")
         return return_path if self.accelerator.is_main_process else self.folder
 
-    def write(self, groups: dict[str, dict[str, Tensor]], finished: bool) -> Path:
-        """The files of a checkpoint; of a finished run also what people use."""
-        meta = {"config": dataclasses.asdict(self.config), "finished": finished, "sizes": self.task.describe()}
+    def write(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Tensor], finished: bool) -> Path:
+        """The files of a checkpoint, with what people use of it; of a finished run that lies beside it as well."""
+        meta = {
+            "config": dataclasses.asdict(self.config),
+            "kind": type(self.config.task).__name__,
+            "processes": self.accelerator.num_processes,
+            "finished": finished,
+            "best": self.best.found,
+            "sizes": self.task.describe(),
+        }
         if finished:
-            self.task.publish(groups["final"])
-        return checkpoint.save(self.folder, self.step, groups, meta, self.config.run.keep)
+            self.task.publish(groups["final"], self.step)
+
+        def export(draft: Path) -> None:
+            self.task.export(state, draft, self.step)
+
+        spare = [self.best.found["step"]] if self.best.found else []
+        made = checkpoint.save(self.folder, self.step, groups, meta, self.config.run.keep, export, spare)
+        if self.best.found.get("step") == self.step:
+            self.best.write(self.folder, made)
+        return made
 
     def resume(self) -> None:
-        """Goes on from the newest whole checkpoint of the folder, if `run.resume` and there is one."""
-        found = checkpoint.latest(self.folder, self.accelerator.print) if self.config.run.resume else None
+        """Goes on from the checkpoint that the run's folder was found to hold."""
+        found = self.home.found
         if found is None:
             return
         groups, meta = checkpoint.load(found)
@@ -209,43 +335,23 @@ class Trainer:
         self.accelerator.print(f"resumed {found} at step {self.step}")
 
 
-class StopOnSignal:
-    """While open, Ctrl-C and SIGTERM ask the trainer to stop after the step; a second one stops at once."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def __enter__(self) -> None:
-        self.before = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def ask(self, number: int, frame: FrameType | None) -> None:
-        if self.trainer.asked:
-            raise KeyboardInterrupt
-        print("stopping after this step; the same command goes on from here", flush=True)
-        self.trainer.asked = True
-
-
-def parse(arguments: Sequence[str] | None = None) -> FitConfig:
-    """The configuration that a command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m training.fit", description=__doc__.splitlines()[0])
-    parser.add_argument("preset", choices=sorted(PRESETS), help="what to train")
-    parser.add_argument("settings", nargs="*", metavar="setting=value", help="such as optim.lr=3e-4 run.steps=100")
-    chosen = parser.parse_args(arguments)
-    try:
-        return override(PRESETS[chosen.preset](), chosen.settings)
-    except ValueError as error:
-        parser.error(str(error))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
+    # encoding ends by either, also where a shell started this in the background
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        print(f"saved {Trainer(parse(arguments)).run()}")
-    except (ValueError, StoppedError) as error:
+        made = Trainer(parse(arguments)).run()
+        print(f"saved {made}")
+        if (made / LORA).is_file():
+            print(f"its LoRA: {made / LORA}")
+    except FinishedRunError as done:
+        print(done)
+    except (ValueError, OSError, StoppedError) as error:
         sys.exit(f"training.fit: {error}")
+    except KeyboardInterrupt:
+        sys.exit("training.fit: stopped; what was encoded is kept, and the same command goes on from here")
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 if __name__ == "__main__":

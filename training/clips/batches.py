@@ -9,9 +9,10 @@ B rows, T latent frames, h x w latents, C latent channels, I channels of the fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +25,12 @@ from matrix_lib.core.words.binding import PromptBinding
 from .buckets import Bucket, Order
 from .cache import Cache, Parts
 from .encoders import Model
-from .folder import FolderData, Sample, open_folder
-from .store import Store
+from .files import read_tracks
+from .folder import FolderData, Sample
+from .folders import open_folders
+from .held_out import HoldOut
+from .store import Store, key_of
+from .words import Speaker
 
 __all__ = ["ClipBatch", "ClipBatches", "open_clips"]
 
@@ -75,13 +80,24 @@ class ClipBatches:
     """Clips of a folder in the order of a seed. Make it with `open_clips`.
 
     Attributes:
-        samples: every sample. skipped: bad clips and why, where the settings say to go on without them.
+        samples: every sample that is trained on, as often as an epoch sees it. held: held-out ones. words: held-out
+            ones under other words, for previews. captions: by name samples with the clip's further prompts.
+        skipped: bad clips and why, where the settings say to go on without them.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], cache: Cache, seed: int, batch: int, skipped: dict[str, str] | None = None
+        self,
+        samples: Sequence[Sample],
+        cache: Cache,
+        seed: int,
+        batch: int,
+        skipped: dict[str, str] | None = None,
+        held: Sequence[Sample] = (),
+        words: Sequence[Sample] = (),
+        captions: Mapping[str, tuple[Sample, ...]] | None = None,
     ) -> None:
         self.samples, self.skipped, self.cache = tuple(samples), skipped or {}, cache
+        self.held, self.words, self.captions, self.seed = tuple(held), tuple(words), captions or {}, seed
         self.order = Order([sample.bucket for sample in self.samples], batch, seed)
         self._pool = ThreadPoolExecutor(cache.data.workers)
         self._coming: dict[tuple[int, int, int], list[Future[tuple[Sample, Parts, Targets]]]] = {}
@@ -97,13 +113,48 @@ class ClipBatches:
 
     def fill(self, bar: bool = True) -> int:
         """Encodes what is missing, together with every other process that calls this; see `Cache.fill`."""
-        return self.cache.fill(self.samples, bar)
+        return self.cache.fill((*self.samples, *self.held, *self.words, *self._further()), bar)
+
+    def _further(self) -> tuple[Sample, ...]:
+        return tuple(sample for others in self.captions.values() for sample in others)
+
+    def shown(self, clips: int) -> tuple[Sample, ...]:
+        """What previews show: the first held-out samples (of a run without any, the first ones), and every one with
+        words of its own."""
+        return (*(self.held or self.samples)[:clips], *self.words)
+
+    def fingerprint(self, samples: Sequence[Sample]) -> dict[str, dict[str, str]]:
+        """By sample what it is made of, as short hashes: its video's content, its masks, its words, and the frames and
+        the size that are seen."""
+        tracks: dict[str, str] = {}
+        found = {}
+        times = Counter(sample.name for sample in samples)
+        for sample in samples:
+            clip = sample.clip.name
+            if clip not in tracks:
+                tracks[clip] = read_tracks(sample.clip, sample.files, self.cache.store).digest
+            every = (sample, *self.captions.get(sample.name, ()))
+            words = [[s.prompt, [asdict(phrase) for phrase in s.written.phrases], s.written.target] for s in every]
+            found[sample.name] = {
+                "video": sample.files.video[:16],
+                "masks": tracks[clip][:16],
+                "words": key_of(words)[:16],
+                "repeats": str(times[sample.name]),
+                "frames": f"{sample.numbers[0]} to {sample.numbers[-1]} as {sample.bucket}",
+            }
+        return found
 
     def expect(self, step: int, part: int = 0, parts: int = 1) -> None:
         """Begins to load a batch that will be asked for."""
         if (step, part, parts) not in self._coming:
-            rows, _ = self.order.part(step, part, parts)
-            self._coming[step, part, parts] = [self._pool.submit(self._load, self.samples[row]) for row in rows]
+            rows, places = self.order.part(step, part, parts)
+            samples = [self._worded(self.samples[row], step, place) for row, place in zip(rows, places)]
+            self._coming[step, part, parts] = [self._pool.submit(self._load, sample) for sample in samples]
+
+    def _worded(self, sample: Sample, step: int, place: int) -> Sample:
+        """With one of its clip's prompts, as seed, step and the place in the whole batch say."""
+        every = (sample, *self.captions.get(sample.name, ()))
+        return every[int(key_of("caption", self.seed, step, place)[:12], 16) % len(every)]
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> ClipBatch:
         """One of the equal parts that a step's batch is split into over processes and accumulation; on the CPU.
@@ -115,10 +166,14 @@ class ClipBatches:
         self._coming = {key: value for key, value in self._coming.items() if key[0] >= step}
         return _collate(loaded, tuple(self.order.part(step, part, parts)[1]), self.cache)
 
+    def alone(self, sample: Sample) -> ClipBatch:
+        """The batch of one sample."""
+        return _collate([self._load(sample)], (0,), self.cache)
+
     def preview(self, index: int) -> tuple[Tensor, ClipBatch]:
         """A sample's frames (F, H, W, 3) uint8 as the model sees them, and the batch of it alone."""
         sample = self.samples[index]
-        return self.cache.frames(sample), _collate([self._load(sample)], (0,), self.cache)
+        return self.cache.frames(sample), self.alone(sample)
 
     def close(self) -> None:
         """Stops loading."""
@@ -157,16 +212,45 @@ def open_clips(
     batch: int | None = None,
     say: Callable[[str], object] = print,
     bar: bool = True,
+    hold: HoldOut | None = None,
 ) -> ClipBatches:
     """Reads and checks a folder of clips for a model; nothing is encoded yet.
 
     Args:
         batch: samples of one step, over all processes and accumulated parts; None takes `data.batch`.
+        hold: which clips are held out.
 
-    Raises ValueError as `open_folder`: every bad clip by name and why.
+    Raises ValueError as `open_folder`: every bad clip by name and why; and for sizes that the model cannot take.
     """
     store = Store(data.cache)
     if hasattr(model, "hash_file"):
         model.hash_file = store.file_hash
-    found = open_folder(data, model, store, say, bar)
-    return ClipBatches(found.samples, Cache(data, model, store, say), seed, batch or data.batch, found.skipped)
+    found, repeats = open_folders(data, model, store, say, bar)
+    _check_sizes(found.samples, model)
+    trained, held = (hold or HoldOut()).split(found.samples)
+    speaker = Speaker(data.prompt_form, model, store)
+    words = hold.shown(held, speaker) if hold else ()
+    captions: dict[str, tuple[Sample, ...]] = {}
+    if data.captions:
+        away = {sample.clip.name for sample in held} | set(found.skipped)
+        for _, sample in speaker.read(data.captions, "data.captions", trained, away):
+            captions[sample.name] = (*captions.get(sample.name, ()), sample)
+    cache = Cache(data, model, store, say)
+    trained = tuple(sample for sample in trained for _ in range(repeats.get(sample.clip.name, 1)))
+    return ClipBatches(trained, cache, seed, batch or data.batch, found.skipped, held, words, captions)
+
+
+def _check_sizes(samples: Sequence[Sample], model: Model) -> None:
+    """ValueError that names every bucket of a size that the model cannot take, and clips that are in it."""
+    wrong = []
+    for bucket in sorted({sample.bucket for sample in samples}):
+        try:
+            model.shape.check_size(*bucket)
+        except ValueError as error:
+            names = [sample.name for sample in samples if sample.bucket == bucket]
+            wrong.append(f"  {bucket}: {len(names)} samples, such as {names[0]}: {error}")
+    if wrong:
+        raise ValueError(
+            "clips of some sizes cannot be trained on (data.buckets=false crops all to one size; or other data.height, "
+            "data.width, data.shortest):\n" + "\n".join(wrong)
+        )

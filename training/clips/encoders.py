@@ -34,6 +34,7 @@ from .store import file_hash
 
 __all__ = ["Encoders", "Model", "ModelFiles", "PipelineEncoders"]
 
+_SHORT = 1 << 20  # bytes of a file that is hashed whole
 _ENCODERS = ("vae", "text_encoder", "text_encoder_2", "image_encoder")
 
 
@@ -174,6 +175,21 @@ class ModelFiles(ModelSource):
     @cached_property
     def text_id(self) -> str:
         return self._files_id("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells the model from another one of the same name: by file of its transformer the size, of short files
+        (configurations, a bundle's manifest) a hash of the content. Weights of many gigabytes are not read for it."""
+        root = self.bundle.folder if self.bundle else Path(self.where)
+        files = (
+            [root / "bundle.json"] if self.bundle else [root / "model_index.json", *(root / "transformer").iterdir()]
+        )
+        found = sorted(path for path in files if path.is_file())
+        return {
+            path.relative_to(root).as_posix(): f"{path.stat().st_size} bytes"
+            if path.stat().st_size > _SHORT
+            else file_hash(path)[:16]
+            for path in found
+        }
 
     def _files_id(self, *parts: str) -> str:
         """A hash over the files of some parts, and the number format that they run in."""

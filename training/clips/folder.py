@@ -38,7 +38,8 @@ class FolderData:
     """Clips from a folder; see docs/training-data.md.
 
     Args:
-        folder: in the layout of MATRIX-11K, with one target mask a clip, or with one folder a clip.
+        folder: in the layout of MATRIX-11K, with one target mask a clip, or with one folder a clip. `training.fit`
+            takes several, each with its repeats: `clips/a*3;clips/b`.
         condition: what the extra input channels show: MATRIX' ID map, TAViD's target mask, or nothing.
         prompt_form: how prompts are written, see `prompts.write_prompt`.
         frames, height, width: pixels that the model sees.
@@ -53,6 +54,7 @@ class FolderData:
         skip_bad: go on without bad clips; off stops before the run starts, and lists them.
         batch: clips that a process sees at once.
         cache: folder of latents, text rows and checks; may be shared by runs.
+        captions: a text file with lines `CLIP: PROMPT`, further prompts of clips: each step draws one of a clip's.
         workers: threads that check clips and load batches.
         masks_are: where the thing is in masks: "white", "black", or "ask", which is white, and refuses masks that look
             inverted until a person says so.
@@ -79,6 +81,7 @@ class FolderData:
     batch: int = 1
     cache: str = "runs/cache"
     workers: int = 2
+    captions: str = ""
     masks_are: MasksAre = "ask"
     roots: str = ""
 

@@ -29,8 +29,9 @@ from ..data.world import seed_of
 from ..fit import Trainer
 from ..models.mini_encoders import MiniEncoders
 from ..run.config import FitConfig
+from ..run.exported import find_lora
+from ..run.record import LORA, FinishedRunError, config_differences
 from ..run.task_settings import AlignTask
-from ..tasks.alignment import LORA
 
 __all__ = ["RESULT", "SCORES", "SETS", "Arm", "Judging", "evaluate", "run_job"]
 
@@ -73,7 +74,7 @@ def run_job(arm: Arm, seed: int, config: FitConfig, judging: Judging, folder: Pa
         config = replace(config, task=arm.task, run=replace(config.run, seed=seed, out=str(folder / "run")))
     asked = json.loads(json.dumps({"arm": arm.name, "seed": seed, "judging": asdict(judging), "fit": asdict(config)}))
     asked["fit"]["run"].pop("out")
-    _same(folder / "settings.json", asked)
+    _same(folder / "settings.json", asked, config)
     if (folder / RESULT).is_file():
         return json.loads((folder / RESULT).read_text())
     began = time.monotonic()
@@ -96,9 +97,13 @@ def run_job(arm: Arm, seed: int, config: FitConfig, judging: Judging, folder: Pa
     return result
 
 
-def _same(path: Path, asked: dict[str, Any]) -> None:
+def _same(path: Path, asked: dict[str, Any], config: FitConfig) -> None:
     if path.is_file():
-        if json.loads(path.read_text()) != asked:
+        was = json.loads(path.read_text())
+        others = {name: value for name, value in was.items() if name != "fit"}
+        if others != {name: value for name, value in asked.items() if name != "fit"} or config_differences(
+            was["fit"], config
+        ):
             raise ValueError(
                 f"{path.parent} holds a job of other settings: choose another --out, or delete that folder"
             )
@@ -122,7 +127,10 @@ def train(config: FitConfig, folder: Path) -> Path:
     """The LoRA file of a finished run; goes on with a run that was cut short."""
     made = folder / LORA
     if not made.is_file():  # it is written at the very end
-        trainer = Trainer(config)
+        try:
+            trainer = Trainer(config)
+        except FinishedRunError:  # and the file is gone; the last checkpoint has it, too
+            return find_lora(folder)
         trainer.run()
         if trainer.stopping:
             raise KeyboardInterrupt

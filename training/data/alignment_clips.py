@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from matrix_lib.core.grid import Grid
 from matrix_lib.core.losses.batch import TargetBatch
 from matrix_lib.core.losses.targets import Targets
 from matrix_lib.core.tracks.palette import FIXED
@@ -21,8 +22,9 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.mini.export import mask_tracks
 from matrix_lib.mini.world import Clips, make_clips
 
-from ..clips.batches import open_clips
+from ..clips.batches import ClipBatch, open_clips
 from ..clips.encoders import ModelFiles
+from ..clips.held_out import HoldOut, place_of
 from ..models.mini_encoders import MiniEncoders
 from ..run.config import Data, FitConfig
 from ..run.task_settings import AlignTask, TuneTask
@@ -83,7 +85,8 @@ def _drop_prompts(text: dict[str, Tensor], empty: dict[str, Tensor], prompt_drop
 
 
 class ClipStream:
-    """Batches of a folder of clips, one ahead of the step, made by a thread. On the CPU.
+    """Batches of a folder of clips, one ahead of the step, made by a thread. On the CPU. Nothing is encoded before
+    `fill`.
 
     What a row of a step's whole batch is trained under follows from the seed, the step and the row, so it is the same
     however the batch is split over processes and accumulation.
@@ -94,14 +97,21 @@ class ClipStream:
         self.files, self.seed, state = files, config.run.seed, PartialState()
         self.process, self.processes = state.process_index, state.num_processes
         self.whole = config.data.batch * self.processes * config.optim.accumulate
-        said = state.on_main_process(print)
+        said, held = state.on_main_process(print), config.validation
+        self.levels_held = held.levels
         with state.main_process_first():  # the first one to look leaves a memo for the others
-            self.clips = open_clips(config.data, files, self.seed, self.whole, said, bar=state.is_main_process)
+            bar, hold = state.is_main_process, HoldOut(held.share, held.clips, held.prompts)
+            self.clips = open_clips(config.data, files, self.seed, self.whole, said, bar, hold)
+        self.empty: dict[str, Tensor] = {}
+        self.pool = ThreadPoolExecutor(1)
+        self.coming: dict[tuple[int, int], Future[AlignmentBatch]] = {}
+
+    def fill(self) -> None:
+        """Encodes what is missing, together with every other process. Called before the first batch."""
+        state = PartialState()
         self.clips.fill(bar=state.is_main_process)
         state.wait_for_everyone()
         self.empty = self.clips.empty
-        self.pool = ThreadPoolExecutor(1)
-        self.coming: dict[tuple[int, int], Future[AlignmentBatch]] = {}
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> AlignmentBatch:
         """This process's share of one of the parts that a step accumulates."""
@@ -114,6 +124,7 @@ class ClipStream:
     def _make(self, step: int, part: int, parts: int) -> AlignmentBatch:
         clips = self.clips.batch(step, part * self.processes + self.process, self.processes * parts)
         prompt_dropped = [self._draw(step, row, 1) < self.task.dropout for row in clips.rows]
+        shown = torch.tensor([self._draw(step, row, 4) >= self.task.drop_condition for row in clips.rows])
         kept = [None if lost else target for lost, target in zip(prompt_dropped, clips.targets)]
         aligned = bool(self.task.losses) and any(target is not None for target in kept)
         return AlignmentBatch(
@@ -121,10 +132,46 @@ class ClipStream:
             noise=self.noise(step, clips.rows, clips.latents.shape[1:]),
             u=self.levels(step, clips.rows),
             image=clips.image,
-            extra=clips.extra,
+            extra=torch.where(shown.view(-1, 1, 1, 1, 1), clips.extra, 0.0),
             text=_drop_prompts(clips.text, self.empty, torch.tensor(prompt_dropped)),
             targets=TargetBatch.of(kept, pixels=self.task.decodes) if aligned else None,
             target_names=clips.target_names,
+            weight=self._weight(clips),
+            prefix_frames=clips.grid.prefix_frames,
+        )
+
+    def _weight(self, clips: ClipBatch) -> Tensor | None:
+        """(B, T, h, w) of the diffusion loss: 1, and `task.foreground` more where instances are, by their share."""
+        if not self.task.foreground:
+            return None
+        grid, (frames, height, width) = clips.grid, clips.size
+        strides = (grid.temporal_stride, grid.spatial_stride)
+        latents = Grid.from_pixels(frames, height, width, (1, 1, 1), *strides, prefix_frames=0)
+        covered = torch.stack(
+            [
+                tracks.to_grid(latents, "area", framing).maps.amax(0)
+                for tracks, framing in zip(clips.tracks, clips.framings)
+            ]
+        )
+        lead = clips.latents.shape[1] - covered.shape[1]  # copies of the first latent frame
+        return 1.0 + self.task.foreground * torch.cat([covered[:, :1]] * lead + [covered], dim=1)
+
+    def held(self, index: int) -> AlignmentBatch:
+        """A held-out sample at one of its noise levels, numbered together by `index`. Its noise follows from its name
+        and the level: it is the same at every step and in every run."""
+        sample, level = divmod(index, self.levels_held)
+        clips = self.clips.alone(self.clips.held[sample])
+        draw = torch.Generator().manual_seed(seed_of(int(place_of(clips.names[0]) * 2**31), level, 13))
+        return AlignmentBatch(
+            latents=clips.latents,
+            noise=torch.randn(clips.latents.shape, generator=draw),
+            u=torch.tensor([(level + 0.5) / self.levels_held]),
+            image=clips.image,
+            extra=clips.extra,
+            text=clips.text,
+            targets=TargetBatch.of(clips.targets, pixels=self.task.decodes),
+            target_names=clips.target_names,
+            weight=self._weight(clips),
             prefix_frames=clips.grid.prefix_frames,
         )
 

@@ -11,9 +11,11 @@ from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.mini import Sizes, build_pipeline
 from matrix_lib.mini.codec import Codec, CodecConfig
 
+from ..clips.store import file_hash
 from ..run import checkpoint
+from ..run.record import newest_run
 
-__all__ = ["TOKENIZER", "load_codec", "pipeline_of", "weights_of"]
+__all__ = ["TOKENIZER", "identity", "load_codec", "pipeline_of", "weights_of"]
 
 TOKENIZER = bundle.HOME / "tokenizer"
 
@@ -22,6 +24,7 @@ def load_codec(folder: Path) -> Codec:
     """The codec of a finished run or of a published bundle. ValueError when there is none."""
     if (folder / bundle.MANIFEST).is_file():
         return _codec(bundle.load(folder).weights("codec"))
+    folder = newest_run(folder)
     found = checkpoint.latest(folder) if folder.is_dir() else None
     if found is None:
         raise ValueError(
@@ -34,6 +37,15 @@ def load_codec(folder: Path) -> Codec:
     return _codec({name.removeprefix("codec."): value for name, value in groups["final"].items()})
 
 
+def identity(folder: Path) -> dict[str, str]:
+    """What tells the weights of a bundle or of a run from others in the same place: by file a short hash."""
+    if (folder / bundle.MANIFEST).is_file():  # which holds the hash of every file
+        return {bundle.MANIFEST: file_hash(folder / bundle.MANIFEST)[:16]}
+    run = newest_run(folder)
+    found = checkpoint.latest(run) if run.is_dir() else None
+    return {} if found is None else {name: digest[:16] for name, digest in checkpoint.check(found)["files"].items()}
+
+
 def _codec(weights: dict[str, Tensor]) -> Codec:
     codec = Codec(CodecConfig(base=weights["decoder.head.0.gamma"].shape[0]))
     codec.load_state_dict(weights)
@@ -42,6 +54,7 @@ def _codec(weights: dict[str, Tensor]) -> Codec:
 
 def weights_of(run: Path) -> tuple[dict[str, dict[str, Tensor]], Sizes, dict[str, Any]]:
     """Weights per part of a finished run (codec, text, transformer), its sizes and its metadata."""
+    run = newest_run(run)
     found = checkpoint.latest(run) if run.is_dir() else None
     if found is None:
         raise ValueError(f"no checkpoint in {run}: give the folder of a run of `python -m training.fit mini`")

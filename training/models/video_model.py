@@ -6,6 +6,7 @@ B batch, T latent frames, C latent channels, h x w latents, I and E channels of 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,9 +24,18 @@ from ..run.task_settings import AlignTask, TuneTask
 from .mini_encoders import MiniEncoders
 from .mini_run import pipeline_of
 
-__all__ = ["Beside", "VideoModel"]
+__all__ = ["Beside", "VideoModel", "check_one"]
 
 _TRAINED_STEPS = 1000  # of every family's schedule
+
+
+def check_one(index: Mapping[str, Any], folder: Path) -> None:
+    """ValueError for the index of a pipeline with two transformers."""
+    if (index.get("transformer_2") or [None])[0] is not None:
+        raise ValueError(
+            f"{folder} has two transformers (Wan 2.2 A14B), which are trained one at a time: that is not supported "
+            "yet; use Wan 2.1"
+        )
 
 
 class Beside(Protocol):
@@ -69,11 +79,7 @@ class VideoModel:
         import diffusers
 
         index = json.loads((folder / "model_index.json").read_text())
-        if (index.get("transformer_2") or [None])[0] is not None:
-            raise ValueError(
-                f"{folder} has two transformers (Wan 2.2 A14B), which are trained one at a time: that is not supported "
-                "yet; use Wan 2.1"
-            )
+        check_one(index, folder)
         kind = getattr(diffusers, index["transformer"][1])
         scheduler = getattr(diffusers, index["scheduler"][1])
         try:

@@ -1,6 +1,7 @@
 """Checkpoints as folders of safetensors and JSON: written whole or not at all, and believed only where hashes agree.
 
-A checkpoint is written beside its place, forced to disk, and renamed; what a killed process or a full disk left behind
+What people use of a checkpoint (a LoRA) lies in it, too, and stays when the rest of an old one goes. A checkpoint is
+written beside its place, forced to disk, and renamed; what a killed process or a full disk left behind
 is removed by the next save. `latest` passes over a damaged one and goes back to the one before.
 """
 
@@ -10,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["DamagedError", "latest", "load", "save"]
+__all__ = ["META", "DamagedError", "latest", "load", "save"]
 
 PREFIX = "step-"
 META = "meta.json"
@@ -29,8 +31,20 @@ class DamagedError(ValueError):
     """A checkpoint that is not what was written."""
 
 
-def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], meta: dict[str, Any], keep: int = 2) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    tensors: dict[str, dict[str, Tensor]],
+    meta: dict[str, Any],
+    keep: int = 2,
+    export: Callable[[Path], object] | None = None,
+    spare: Collection[int] = (),
+) -> Path:
     """Writes `folder/step-NNNNNNN`, then removes all but the newest `keep`.
+
+    Args:
+        export: writes what people use into the folder that it is given; of an old checkpoint that alone stays.
+        spare: steps whose checkpoints stay, too.
 
     Raises OSError where it cannot be written (a full disk); nothing that was there before is touched then.
     """
@@ -44,14 +58,39 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], meta: d
             path = draft / f"{name}.safetensors"
             _write_tensors({k: v.detach().contiguous().cpu() for k, v in group.items()}, path)
             files[path.name] = _sha256(path)
+        made = []
+        if export is not None:
+            export(draft)
+            made = sorted(path.name for path in draft.iterdir() if path.name not in files)
+            for name in made:
+                _sync(draft / name)
+                files[name] = _sha256(draft / name)
+        meta = {**meta, "exported": made}
         _force(draft / META, json.dumps({**meta, "step": step, "files": files}, indent=1))
         _replace(draft, target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     for old in _all(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if int(old.name.removeprefix(PREFIX)) not in spare:
+            _shed(old)
     return target
+
+
+def _shed(checkpoint: Path) -> None:
+    """Removes a checkpoint but for what was exported; its metadata goes first, so that none is half there."""
+    try:
+        kept = json.loads((checkpoint / META).read_text()).get("exported", [])
+    except (OSError, ValueError, AttributeError):
+        kept = []
+    with suppress(OSError):
+        (checkpoint / META).unlink()
+    for path in checkpoint.iterdir():
+        if path.name not in kept:
+            with suppress(OSError):
+                path.unlink()
+    if not kept:
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _write_tensors(group: dict[str, Tensor], path: Path) -> None:
@@ -59,6 +98,10 @@ def _write_tensors(group: dict[str, Tensor], path: Path) -> None:
         save_file(group, path)
     except SafetensorError as error:  # its own words for what the operating system says
         raise OSError(str(error)) from error
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -133,7 +176,9 @@ def check(checkpoint: Path) -> dict[str, Any]:
 def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors per group, and the metadata. Raises DamagedError for a checkpoint that is not what was written."""
     meta = check(checkpoint)
-    return {p.stem: load_file(p) for p in sorted(checkpoint.glob("*.safetensors"))}, meta
+    exported = meta.get("exported", [])
+    groups = [path for path in sorted(checkpoint.glob("*.safetensors")) if path.name not in exported]
+    return {path.stem: load_file(path) for path in groups}, meta
 
 
 def _sha256(path: Path) -> str:

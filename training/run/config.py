@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Data", "FitConfig", "Optim", "Run", "numbers", "override"]
+__all__ = ["Data", "FitConfig", "Optim", "Run", "Validation", "numbers", "override"]
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,17 @@ class Optim:
     """AdamW, or Muon for the matrices inside the blocks with AdamW for the rest.
 
     Args:
-        lr: peak learning rate; linear warm-up over `warmup` steps, then linear decay to zero at the end.
+        name: "adamw" or "muon".
+        lr: peak learning rate.
+        warmup: steps over which the rate grows from zero to its peak.
+        weight_decay: of matrices; vectors have none.
+        beta2: decay of AdamW's second moment.
         schedule: how the rate falls after the warm-up: "linear" or "cosine" to zero, or not at all ("constant").
         ema: decay of the averaged weights, which are the ones published; 0 publishes the last ones.
         clip: norm to which gradients are clipped.
         accumulate: forward and backward passes whose gradients make one step; the batch is as many times larger.
         eight_bit: AdamW keeps its moments in 8 bits (needs bitsandbytes).
+        lora_plus: the ups of LoRA factors learn at this many times the rate (LoRA+; its authors use 16).
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -69,12 +74,15 @@ class Optim:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     accumulate: int = 1
     eight_bit: bool = False
+    lora_plus: float = 1.0
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise ValueError(f"optim.accumulate is 1 or more; got {self.accumulate}")
         if self.eight_bit and self.name != "adamw":
             raise ValueError("optim.eight_bit is for AdamW: set optim.name=adamw")
+        if self.lora_plus <= 0 or (self.lora_plus != 1 and self.name != "adamw"):
+            raise ValueError(f"optim.lora_plus is above 0, and for AdamW (optim.name=adamw); got {self.lora_plus:g}")
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,26 @@ class Run:
     """How long, where, and how often to report and save.
 
     Args:
-        out: folder for checkpoints and `metrics.csv`.
+        steps: of the optimiser, in the whole run.
+        seed: of everything that is drawn.
+        out: folder for checkpoints, `metrics.csv` and `config.json`. Where it is not given, every run gets a numbered
+            folder of its own in the preset's (`runs/align/0001`).
+        numbered: `out` holds numbered runs; the run gets the next number, or goes on with one of the same settings.
         precision: "no" or "bf16" (autocast).
-        resume: continue from the newest checkpoint in `out` if there is one.
+        compile: compile the network, or the parts of it that gain from it.
+        resume: continue from the newest checkpoint in `out`, if there is one and it is of the same settings and data;
+            false is the same as `again`.
+        again: start anew; what `out` holds moves to `out/replaced-N`.
+        change: continue although settings or data differ; the new ones count from there on.
+        log_every: steps between two rows of `metrics.csv`, which hold means.
+        save_every: steps between two checkpoints.
         deadline: seconds that the run may take, 0 for any number. The learning rate then falls with the time left
             where that is shorter than the steps left, so a run that is cut short is still a finished one (but two such
             runs differ: without a deadline a run depends on its configuration alone).
-        keep: newest checkpoints that stay; older ones go.
+        keep: newest checkpoints that stay; of older ones their LoRA stays.
         skip_steps: steps without a finite gradient that are passed over, in the whole run; one more stops it.
         tensorboard: write curves (and sample videos) for TensorBoard into `out`.
+        wandb: project of Weights & Biases that gets the same curves; empty: none.
         bar: a progress bar with the parts of the loss and the time left, where a person looks at a terminal.
         sharding: "ddp" copies the network to each process, "fsdp2" splits it; matters where several processes train.
         preview_every, preview_clips, preview_steps, preview_cfg: every so many steps (0: never) that many clips of the
@@ -115,6 +134,10 @@ class Run:
     preview_clips: int = 1
     preview_steps: int = 30
     preview_cfg: float = 6.0
+    wandb: str = ""
+    numbered: bool = False
+    again: bool = False
+    change: bool = False
 
     def __post_init__(self) -> None:
         if min(self.keep, self.steps, self.log_every, self.save_every, self.preview_steps) < 1:
@@ -125,6 +148,51 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Clips of a folder that are held out, what is measured on them, and which checkpoint is the best.
+
+    Args:
+        share: of the clips that is held out, chosen by their names: the same ones in every run.
+        clips: names of clips to hold out, with commas between them, or a text file with one a line.
+        every: steps between two measurements; 0 measures at every checkpoint.
+        most: held-out samples that are measured, 0 for all.
+        levels: noise levels that each is measured at, spread over the schedule; level and noise are always the same.
+        prompts: a text file with lines `CLIP: PROMPT`; previews show a held-out clip's first frame with these words,
+            too.
+        best: figure by which the best checkpoint is kept, beside the newest ones: a column of `metrics.csv`, or
+            `validation.NAME` with one of `validation.csv`; empty: none.
+        best_is: whether the best value is the lowest or the highest.
+    """
+
+    share: float = 0.0
+    clips: str = ""
+    every: int = 0
+    most: int = 0
+    levels: int = 4
+    prompts: str = ""
+    best: str = ""
+    best_is: Literal["lowest", "highest"] = "lowest"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1 or min(self.every, self.most) < 0 or self.levels < 1:
+            raise ValueError(
+                "validation.share is from 0 to less than 1, validation.every and validation.most 0 or more, "
+                f"validation.levels 1 or more; got {self.share:g}, {self.every}, {self.most}, {self.levels}"
+            )
+        if self.share and self.clips:
+            raise ValueError("hold out a share of the clips (validation.share), or some by name (validation.clips)")
+        if (self.prompts or self.best.startswith("validation.")) and not self.holds:
+            raise ValueError(
+                "validation.prompts and validation.best=validation.* need held-out clips: validation.share"
+            )
+
+    @property
+    def holds(self) -> bool:
+        """Whether any clip is held out."""
+        return bool(self.share or self.clips)
+
+
+@dataclass(frozen=True)
 class FitConfig:
     """A whole run. `task` is a `task_settings.TaskSettings`, and `data` of the kind that it takes."""
 
@@ -132,8 +200,11 @@ class FitConfig:
     data: Any = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
+    validation: Validation = field(default_factory=Validation)
 
     def __post_init__(self) -> None:
+        if self.validation.holds and not hasattr(self.data, "folder"):
+            raise ValueError("validation.share and validation.clips hold out clips of a folder; this run makes its own")
         if (wanted := self.task.data_settings) is not type(self.data):
             raise ValueError(f"{type(self.task).__name__} takes {wanted.__name__}, not {type(self.data).__name__}")
 

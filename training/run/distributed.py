@@ -17,7 +17,7 @@ from matrix_lib.hosts.diffusers.attach import backbone_of
 
 from .config import FitConfig
 
-__all__ = ["clip", "fill", "make_accelerator", "split_like", "spread", "trained_state", "unsynced", "whole"]
+__all__ = ["clip", "copy_all", "fill", "make_accelerator", "split_like", "spread", "trained_state", "unsynced", "whole"]
 
 
 def make_accelerator(config: FitConfig) -> Accelerator:
@@ -93,6 +93,13 @@ def fill(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     for name, value in net.state_dict().items():
         if name in tensors:
             value.copy_(split_like(tensors[name].to(value.device, value.dtype), value))
+
+
+@torch.no_grad()
+def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copies tensors into others that are split alike."""
+    for target, source in zip(targets, sources):
+        target.copy_(source)
 
 
 def clip(accelerator: Accelerator, params: Sequence[Tensor], most: float) -> Tensor:

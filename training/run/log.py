@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import dataclasses
+import importlib.util
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from .config import FitConfig
+from matrix_lib.io.files import whole_file
 
-__all__ = ["Log"]
+from .config import FitConfig
+from .validation import append_row, cut_rows
+
+__all__ = ["Log", "check_boards"]
 
 
 class Log:
@@ -24,32 +29,23 @@ class Log:
 
     def __init__(self, folder: Path, config: FitConfig, step: int, accelerator: Accelerator) -> None:
         self.config, self.accelerator, self.path = config, accelerator, folder / "metrics.csv"
+        self.held_path = folder / "validation.csv"
         self.speak = accelerator.is_main_process
         self.began, self.first = time.monotonic(), step
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.bar: Any = None
         self.board: Any = None
+        self.wandb: Any = None
         if not self.speak:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._cut(step)
+        for each in (self.path, self.held_path):
+            cut_rows(each, step)
         if config.run.bar and sys.stderr.isatty():
             self.bar = tqdm(total=config.run.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
         self.board = _board(folder, config, step)
-
-    def _cut(self, step: int) -> None:
-        """Drops rows of steps that the run will take again: it was killed after them, but before a checkpoint."""
-        if not self.path.is_file():
-            return
-        with self.path.open(newline="") as file:
-            rows = list(csv.reader(file))
-        kept = [row for i, row in enumerate(rows) if i == 0 or (row and row[0].isdecimal() and int(row[0]) <= step)]
-        if step == 0:
-            self.path.unlink()
-        elif kept != rows:
-            with self.path.open("w", newline="") as file:
-                csv.writer(file).writerows(kept)
+        self.wandb = _wandb(folder, config)
 
     def __call__(self, step: int, values: dict[str, Tensor], rate: float) -> dict[str, float] | None:
         """Takes the values of a step; the means since the last report where it is time for one."""
@@ -65,15 +61,11 @@ class Log:
         seconds = time.monotonic() - self.began
         speed = (step - self.first) / max(seconds, 1e-9)
         self._say(step, means, seconds, speed)
-        fresh = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(["step", "seconds", *means])
-            writer.writerow([step, f"{seconds:.1f}", *(f"{value:.6g}" for value in means.values())])
+        append_row(self.path, {"step": step, "seconds": f"{seconds:.1f}"}, means)
         if self.board is not None:
             for name, value in {**means, "rate": rate, "steps_per_second": speed}.items():
                 self.board.add_scalar(f"train/{name}", value, step)
+        self._send("train", {**means, "rate": rate, "steps_per_second": speed}, step)
         return means
 
     def _means(self) -> dict[str, float]:
@@ -96,6 +88,21 @@ class Log:
             flush=True,
         )
 
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """What was measured on held-out clips."""
+        if not self.speak:
+            return
+        append_row(self.held_path, {"step": step}, values)
+        self.say(f"held-out clips at step {step}: " + "  ".join(f"{name} {v:.4f}" for name, v in values.items()))
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"validation/{name}", value, step)
+        self._send("validation", values, step)
+
+    def _send(self, group: str, values: dict[str, float], step: int) -> None:
+        if self.wandb is not None:
+            self.wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
+
     def say(self, text: str) -> None:
         """A sentence that does not tear the bar."""
         if self.speak:
@@ -107,6 +114,29 @@ class Log:
             self.bar.close()
         if self.board is not None:
             self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def check_boards(config: FitConfig) -> None:
+    """ValueError where the run is to write to something that is not installed."""
+    if config.run.wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError("run.wandb needs wandb, which is not installed: run `pip install wandb`, or leave it out")
+
+
+def _wandb(folder: Path, config: FitConfig) -> Any:
+    """The run at Weights & Biases: the same one where a run goes on, by the name that its folder keeps."""
+    if not config.run.wandb:
+        return None
+    import wandb
+
+    path = folder / "wandb-id.txt"
+    if not path.is_file():
+        with whole_file(path) as temporary:
+            temporary.write_text(uuid.uuid4().hex[:16])
+    settings = dataclasses.asdict(config)
+    name, number = "-".join(folder.parts[-2:]), path.read_text().strip()
+    return wandb.init(project=config.run.wandb, name=name, id=number, resume="allow", dir=str(folder), config=settings)
 
 
 def _board(folder: Path, config: FitConfig, step: int) -> Any:

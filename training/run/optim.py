@@ -30,11 +30,16 @@ def make_optimisers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer
     inner = [p for n, p in named if config.name == "muon" and _is_inner(n, p)]
     chosen = {id(p) for p in inner}
     outer = [p for _, p in named if id(p) not in chosen]
+    ups = {id(p) for n, p in named if ".lora_B." in n} if config.lora_plus != 1 else set()
+    faster = [p for p in outer if id(p) in ups]
+    outer = [p for p in outer if id(p) not in ups]
     groups = [
         {"params": [p for p in outer if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in outer if p.ndim < 2], "weight_decay": 0.0},
+        {"params": faster, "weight_decay": config.weight_decay, "lr": config.lr * config.lora_plus},
     ]
-    kind, options = (_eight_bit(), {}) if config.eight_bit else (torch.optim.AdamW, {"fused": outer[0].is_cuda})
+    first = named[0][1]
+    kind, options = (_eight_bit(), {}) if config.eight_bit else (torch.optim.AdamW, {"fused": first.is_cuda})
     adamw = kind(
         [g for g in groups if g["params"]],
         lr=config.lr * (MUON_SHARE if inner else 1.0),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar, Literal, Self
 
 from matrix_lib.core.layers import LayerDraw
 from matrix_lib.core.losses.config import AlignmentConfig, MaskWeights, TargetAwareConfig
 
 from ..clips.folder import FolderData
 from .config import Data
+from .record import newest_run
 
 __all__ = ["METHODS", "AlignTask", "AlignmentTask", "CodecTask", "DenoiseTask", "TaskSettings", "TuneTask"]
 
@@ -20,10 +22,20 @@ class TaskSettings:
     Attributes:
         data_settings: the kind of `FitConfig.data` that it takes.
         own_formats: its network has number formats of its own, takes no autocast, and may be split over processes.
+        splits_batch: a step sees the same clips under the same noise however its batch is split over processes and
+            accumulation.
+        may_change: settings under which a run can go on with another value (`run.change`): how it learns, not what its
+            weights are.
     """
 
     data_settings: ClassVar[type] = Data
     own_formats: ClassVar[bool] = False
+    splits_batch: ClassVar[bool] = False
+    may_change: ClassVar[tuple[str, ...]] = ()
+
+    def pinned(self) -> Self:
+        """With the very runs that folders of numbered runs mean today: a run goes on with what it began with."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,8 @@ class CodecTask(TaskSettings):
         noise: added to the latents while training, as a share of their spread.
         foreground: extra weight of pixels inside an instance's mask.
     """
+
+    may_change = ("crop", "noise", "foreground")
 
     base: int = 16
     crop: int = 0
@@ -55,10 +69,12 @@ class DenoiseTask(TaskSettings):
         dropout: share of prompts replaced by the empty prompt.
         foreground: extra weight of tokens that an instance covers.
         change: extra weight of tokens that an instance has left or reached since the first frame.
-        high_noise: a share `1 - even` of the timesteps is drawn with a density that grows as this power of t less one,
-            the rest evenly. What a prompt decides is decided where noise hides the paths, so those timesteps deserve
-            more.
+        even: share of the timesteps that is drawn evenly.
+        high_noise: the other timesteps are drawn with a density that grows as this power of t less one. What a prompt
+            decides is decided where noise hides the paths, so those timesteps deserve more.
     """
+
+    may_change = ("dropout", "foreground", "change", "high_noise", "even")
 
     codec: str = "runs/codec"
     layers: int = 12
@@ -72,6 +88,9 @@ class DenoiseTask(TaskSettings):
     change: float = 16.0
     high_noise: float = 8.0
     even: float = 0.25
+
+    def pinned(self) -> Self:
+        return replace(self, codec=str(newest_run(Path(self.codec))))
 
 
 METHODS: dict[str, dict[str, str]] = {
@@ -102,7 +121,15 @@ class AlignmentTask(TaskSettings):
         decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
         timestep: how the time weighs the losses, see `timestep_weight`.
         dropout: share of prompts replaced by the empty prompt (such clips are not aligned).
+        start: a LoRA to start from: a file of any format, a checkpoint or a run, of the same modules and rank.
+        lora_dropout: share of what goes into the factors that is zero while they train.
+        rslora: factors are scaled by alpha / sqrt(rank) instead of alpha / rank; files say the right scale.
     """
+
+    may_change = (
+        "lora_dropout", "drop_condition", "sga", "spa", "tavid", "timestep", "dropout", "bce", "dice", "l2", "draw",
+        "track", "times", "shift", "guidance", "checkpointing", "foreground", "change", "high_noise", "even",
+    )  # fmt: skip
 
     method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
     v2t: tuple[int, ...] = ()
@@ -118,8 +145,13 @@ class AlignmentTask(TaskSettings):
     decoder: int = 64
     timestep: Literal["uniform", "bell"] = "uniform"
     dropout: float = 0.1
+    start: str = ""
+    lora_dropout: float = 0.0
+    rslora: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"task.lora_dropout is from 0 to less than 1; got {self.lora_dropout:g}")
         if self.rank < 1 or self.alpha <= 0:
             raise ValueError(f"task.rank is 1 or more and task.alpha above 0; got {self.rank} and {self.alpha}")
         if not any(self.lora_layers):
@@ -154,6 +186,17 @@ class AlignmentTask(TaskSettings):
             scores=self.scores,
             timestep=self.timestep,
         )
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Of SGA and SPA those that the method has not, though their layers are known: held-out clips show them."""
+        known = METHODS["both"].items()
+        return tuple(name for name, layers in known if name not in self.losses and getattr(self, layers))
+
+    def measured(self) -> AlignmentConfig:
+        """MATRIX's losses with the weights of the settings for those of `unmeasured` alone."""
+        sga, spa = (getattr(self, name) if name in self.unmeasured else 0.0 for name in METHODS["both"])
+        return replace(self.matrix(), sga=sga, spa=spa)
 
     def target_aware(self) -> TargetAwareConfig:
         """TAViD's loss."""
@@ -194,6 +237,9 @@ class AlignTask(AlignmentTask):
     high_noise: float = 6.0
     even: float = 0.25
 
+    def pinned(self) -> Self:
+        return replace(self, bundle=str(newest_run(Path(self.bundle)))) if self.bundle else self
+
     @property
     def model(self) -> str:
         """Where the model is, as `TuneTask.model` says it."""
@@ -217,10 +263,13 @@ class TuneTask(AlignmentTask):
         weights: number format of the frozen weights; what is trained is in float32.
         quantise: frozen matrices of the blocks in fewer bits: "int8", "fp8", "nf4" (4 bits); layers with factors stay.
         checkpointing: blocks are computed again in the backward pass, which saves most of the memory.
+        foreground: extra weight of the diffusion loss where an instance's mask is; 0 weighs everything the same.
+        drop_condition: share of clips that are trained with an empty ID map or target mask.
     """
 
     data_settings = FolderData
     own_formats = True
+    splits_batch = True
 
     model: str = ""
     bce: float = 1.0
@@ -235,6 +284,8 @@ class TuneTask(AlignmentTask):
     weights: Literal["bf16", "fp32"] = "bf16"
     quantise: Literal["no", "int8", "fp8", "nf4"] = "no"
     checkpointing: bool = True
+    foreground: float = 0.0
+    drop_condition: float = 0.0
 
     def matrix(self) -> AlignmentConfig:
         return replace(super().matrix(), mask=MaskWeights(self.bce, self.dice, self.l2))

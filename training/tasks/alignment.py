@@ -21,6 +21,7 @@ from matrix_lib.backbones.lora import AlignmentLoRA, Factors, Info
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
 from matrix_lib.core.tracks.palette import FIXED
+from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.lora import add_factors, input_projection, projections_of, train_projection, widen
 from matrix_lib.hosts.diffusers.model_shape import Condition
@@ -29,19 +30,22 @@ from matrix_lib.instrument.supervision import AlignmentMaps, LossParts, TargetMa
 from matrix_lib.io.lora.read import save_lora
 
 from ..clips.encoders import ModelFiles
+from ..clips.model_parts import check_parts
 from ..data.alignment_clips import AlignmentBatch, AlignStream, ClipStream
 from ..models.mini_encoders import MiniEncoders
+from ..models.mini_run import identity
+from ..models.model_sizes import ModelSizes
 from ..models.video_model import VideoModel
 from ..run.config import FitConfig
 from ..run.log import Log
 from ..run.quantise import attentions_of, quantise_blocks
+from ..run.record import LORA
 from ..run.task_settings import AlignTask, TuneTask
-from .task import Task
+from .factors import alpha_of, drop_out, load_start, start_state
+from .task import Look, Task
 
 __all__ = ["LORA", "AlignmentNet", "AlignmentStep", "FolderAlignment", "MiniAlignment"]
 
-LORA = "lora.safetensors"
-"""File of a finished run that MATRIX Apply LoRA takes."""
 _PREFIX = "transformer."
 AttentionLoss = Callable[[MaskDecoder | None, Tensor], LossParts]
 """From the mask decoder and times (B,) in [0, 1]: the losses of the attention of the forward pass that just ran."""
@@ -112,7 +116,8 @@ class AlignmentStep(Task):
         self.modules = projections_of(transformer, *task.lora_layers)
         if task.quantise != "no":
             quantise_blocks(transformer, task.quantise, attentions_of(self.modules), device)
-        add_factors(transformer, self.modules, task.rank, task.alpha)
+        add_factors(transformer, self.modules, task.rank, alpha_of(task))
+        drop_out(transformer, self.modules, task.lora_dropout)
         self.extra = model.shape.extra_channels(condition)
         if self.extra:
             widen(transformer, self.extra)
@@ -148,12 +153,16 @@ class AlignmentStep(Task):
 
     def loss(self, net: nn.Module, batch: AlignmentBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The diffusion loss and the weighted losses of the attention. Everything drawn is part of the batch."""
-        batch, model = batch.to(self.device), self.model
+        return self._losses(net, batch.to(self.device))
+
+    def _losses(self, net: nn.Module, batch: AlignmentBatch, *beside: AlignmentMaps) -> dict[str, Tensor]:
+        """The losses of a batch on the device; `beside` see its attention, too."""
+        model = self.model
         noisy, target, t, times = model.add_noise(batch.latents.float(), batch.noise, batch.u)
         inputs = model.inputs(noisy, batch, batch.text, t)
-        prediction, aligned, parts = net(inputs, self._watch(batch), times)
+        prediction, aligned, parts = net(inputs, self._watch(batch, *beside), times)
         error = (model.output(prediction).float() - target)[:, model.skipped :].square()
-        values = self._diffusion(error, batch.weight)
+        values = self._diffusion(error, None if batch.weight is None else batch.weight[:, model.skipped :])
         values = {"loss": values["diffusion"] + aligned} | {name: value.detach() for name, value in values.items()}
         return values | {name: parts.get(name, aligned.new_zeros(())).detach() for name in self.task.losses}
 
@@ -164,10 +173,17 @@ class AlignmentStep(Task):
         error = error.mean(dim=2)
         return {"diffusion": (error * weight).sum() / weight.sum(), "mse": error.mean()}
 
-    def _watch(self, batch: AlignmentBatch) -> AttentionLoss | None:
+    def _watch(self, batch: AlignmentBatch, *beside: AlignmentMaps) -> AttentionLoss | None:
         """Attaches what collects the maps of this step; None where nothing is aligned."""
-        if batch.targets is None:
-            return None
+        attention_loss, maps = self._aligning(batch)
+        if watching := [*maps, *beside]:
+            session = Session(watching)
+            self.open.enter_context(attach(self.model.transformer, session, lambda forward: None, batch.prefix_frames))
+        return attention_loss
+
+    def _aligning(self, batch: AlignmentBatch) -> tuple[AttentionLoss | None, list[AlignmentMaps | TargetMaps]]:
+        if batch.targets is None or not self.task.losses:
+            return None, []
         at = self.step, self.config.run.seed
         maps: AlignmentMaps | TargetMaps
         if self.task.method == "tavid":
@@ -176,44 +192,62 @@ class AlignmentStep(Task):
         else:
             maps = AlignmentMaps(self.task.matrix(), batch.targets, *at)
             attention_loss = maps.alignment
-        session = Session([maps])
-        self.open.enter_context(attach(self.model.transformer, session, lambda forward: None, batch.prefix_frames))
-        return attention_loss
+        return attention_loss, [maps]
 
-    def info(self) -> Info:
-        """What the LoRA file says about itself."""
+    def info(self, step: int) -> Info:
+        """What the LoRA file of a step says about itself."""
         task, run = self.task, self.config.run
+        at = f"{step} steps" if step >= run.steps else f"step {step} of {run.steps}"
         return Info(
             condition=self.condition if self.extra else "",
             base_channels=self.base_channels,
             layers={"v2t": task.v2t, "v2v": task.v2v},
             palette=FIXED if self.condition == "id_map" else (),
-            notes=(f"{task.method}, {run.steps} steps, seed {run.seed}",),
+            notes=(f"{task.method}, {at}, seed {run.seed}",),
         )
 
-    def publish(self, state: dict[str, Tensor]) -> None:
+    def _place(self) -> str:
+        """Path of the input projection."""
+        transformer = self.model.transformer
+        names = {id(module): name for name, module in transformer.named_modules()}
+        return names[id(input_projection(transformer))]
+
+    def start(self) -> dict[str, Tensor]:
+        """The factors and the projection of `task.start`."""
+        if not self.task.start:
+            return {}
+        condition = self.condition if self.extra else ""
+        lora = load_start(self.task, self.model.shape.family, condition, self.modules)
+        return {_PREFIX + name: value for name, value in start_state(lora, self.task, self._place()).items()}
+
+    def publish(self, state: dict[str, Tensor], step: int) -> None:
+        self.export(state, Path(self.config.run.out), step)
+
+    def export(self, state: dict[str, Tensor], folder: Path, step: int) -> None:
         """Writes the LoRA file of a state of `net`; the decoder has done its work and is left out."""
 
         def of(name: str) -> Tensor:
             return state[_PREFIX + name].detach().float().cpu()
 
         factors = {
-            name: Factors(of(f"{name}.lora_A.default.weight"), of(f"{name}.lora_B.default.weight"), self.task.alpha)
+            name: Factors(of(f"{name}.lora_A.default.weight"), of(f"{name}.lora_B.default.weight"), alpha_of(self.task))
             for name in self.modules
         }
-        transformer = self.model.transformer
-        names = {id(module): name for name, module in transformer.named_modules()}
-        place = names[id(input_projection(transformer))]
+        place = self._place()
         trained = [part for part in ("weight", "bias") if self.extra and f"{_PREFIX}{place}.{part}" in state]
         projection = {part: of(f"{place}.{part}") for part in trained}
-        lora = AlignmentLoRA(self.model.shape.family, factors, projection, {}, self.info(), "matrix")
-        save_lora(lora, Path(self.config.run.out) / LORA)
+        lora = AlignmentLoRA(self.model.shape.family, factors, projection, {}, self.info(step), "matrix")
+        save_lora(lora, folder / LORA)
 
 
 class MiniAlignment(AlignmentStep):
     """The mini model, on interaction clips of its own world."""
 
-    def __init__(self, config: FitConfig, device: torch.device) -> None:
+    @classmethod
+    def look(cls, config: FitConfig, device: torch.device) -> Look:
+        return Look({"model": identity(Path(config.task.bundle or bundle.HOME))})
+
+    def __init__(self, config: FitConfig, device: torch.device, seen: Look) -> None:
         task: AlignTask = config.task
         self.encoders = MiniEncoders(task.bundle, device)
         super().__init__(config, device, VideoModel(task, self.encoders), self.encoders.grid, task.condition)
@@ -221,32 +255,92 @@ class MiniAlignment(AlignmentStep):
     def batches(self, process: int) -> AlignStream:
         return AlignStream(self.config, self.encoders, process)
 
-    def info(self) -> Info:
-        found = super().info()
+    def info(self, step: int) -> Info:
+        found = super().info(step)
         return replace(found, notes=tuple(f"mini model, method {note}" for note in found.notes))
+
+
+def _clips_told(source: ClipStream) -> list[str]:
+    """What the start summary says of clips."""
+    clips = source.clips
+    trained, held = (len({sample.clip.name for sample in each}) for each in (clips.samples, clips.held))
+    buckets = len({sample.bucket for sample in clips.samples})
+    steps = clips.steps_per_epoch
+    lines = [f"clips: {trained} ({len(clips.samples)} samples in {buckets} sizes), {steps} steps an epoch"]
+    if held:
+        names = sorted({sample.clip.name for sample in clips.held})
+        lines.append(f"held out: {held} clips ({', '.join(names[:5])}{' ...' if held > 5 else ''})")
+    return lines
+
+
+class FolderLook(Look):
+    """A folder of clips and a model's files, looked at; no weights are open yet."""
+
+    def __init__(self, config: FitConfig, device: torch.device) -> None:
+        task = config.task
+        if not task.model:
+            raise ValueError("which model? Set task.model to the folder of a diffusers pipeline, or to mini")
+        kind = torch.bfloat16 if task.weights == "bf16" and device.type != "cpu" else torch.float32
+        self.files = ModelFiles(task.model, device, kind, offload=True)
+        check_parts(self.files)
+        self.sizes = ModelSizes(config, self.files.shape)
+        if task.foreground and config.data.masks != "all":
+            raise ValueError(
+                "task.foreground weighs every frame by its masks: set data.masks=all, or task.foreground=0"
+            )
+        if task.start:
+            extra = self.files.shape.extra_channels(config.data.condition)
+            load_start(task, self.files.shape.family, config.data.condition if extra else "", self.sizes.modules)
+        self.source = ClipStream(config, self.files)
+        clips = self.source.clips
+        held = {"held-out clips": clips.fingerprint(clips.held)} if clips.held else {}
+        self.notes = [*self.sizes.told(device, self.source.clips.samples), *_clips_told(self.source)]
+        super().__init__({"clips": clips.fingerprint(clips.samples), **held, "model": self.files.fingerprint()})
 
 
 class FolderAlignment(AlignmentStep):
     """Any model, on a folder of clips. What is trained is in float32. Encoders are opened where the cache lacks
     something, and gone before the transformer is loaded."""
 
-    def __init__(self, config: FitConfig, device: torch.device) -> None:
+    @classmethod
+    def look(cls, config: FitConfig, device: torch.device) -> FolderLook:
+        return FolderLook(config, device)
+
+    def __init__(self, config: FitConfig, device: torch.device, seen: FolderLook) -> None:
         task, data = config.task, config.data
-        if not task.model:
-            raise ValueError("which model? Set task.model to the folder of a diffusers pipeline, or to mini")
-        kind = torch.bfloat16 if task.weights == "bf16" and device.type != "cpu" else torch.float32
-        self.files = ModelFiles(task.model, device, kind, offload=True)
-        self.source = ClipStream(config, self.files)
+        self.files, self.source, self.notes = seen.files, seen.source, seen.notes
+        self.source.fill()
         grid = self.files.shape.grid(data.frames, data.height, data.width)
         super().__init__(config, device, VideoModel(task), grid, data.condition)
 
     def batches(self, process: int) -> ClipStream:
         return self.source
 
-    def info(self) -> Info:
+    def info(self, step: int) -> Info:
         form = self.config.data.prompt_form
         trigger = "target" if form in ("target_word", "target_sentence") else ""
-        return replace(super().info(), trigger=trigger, prompt_form=form)
+        return replace(super().info(step), trigger=trigger, prompt_form=form)
+
+    def facts(self) -> list[str]:
+        return self.notes
+
+    def held(self) -> int:
+        settings, samples = self.config.validation, len(self.source.clips.held)
+        return settings.levels * (min(samples, settings.most) if settings.most else samples)
+
+    @torch.no_grad()
+    def measure(self, net: nn.Module, index: int) -> dict[str, Tensor]:
+        """The losses as they are trained, and SGA and SPA on the token grid where the method has them not."""
+        batch = self.source.held(index).to(self.device)
+        task = self.task
+        beside = AlignmentMaps(task.measured(), batch.targets, 0, 0) if batch.targets and task.unmeasured else None
+        values = self._losses(net, batch, *([] if beside is None else [beside]))
+        if beside is not None:
+            times = self.model.add_noise(batch.latents.float(), batch.noise, batch.u)[3]
+            parts = beside.alignment(None, times).parts
+            zero = values["loss"].new_zeros(())
+            values |= {name: parts.get(name, zero) for name in task.unmeasured}
+        return values
 
     def preview(self, step: int, log: Log) -> None:
         """Sample videos with their attention."""

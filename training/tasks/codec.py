@@ -16,7 +16,7 @@ from ..data.world import Stream, as_input, seed_of, world_of
 from ..run.config import FitConfig
 from ..run.distributed import trained_state
 from ..run.task_settings import CodecTask
-from .task import Task
+from .task import Look, Task
 
 __all__ = ["CodecStep", "channels_last"]
 
@@ -40,7 +40,7 @@ class CodecStep(Task):
     autoencoders have it, kept this small network from learning anything for its first 800 steps.
     """
 
-    def __init__(self, config: FitConfig, device: torch.device) -> None:
+    def __init__(self, config: FitConfig, device: torch.device, seen: Look) -> None:
         self.config, self.device = config, device
         self.task: CodecTask = config.task
         self.net: Autoencoder = Autoencoder(Codec(CodecConfig(base=self.task.base)), self.task.noise).to(device)

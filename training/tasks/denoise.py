@@ -21,11 +21,11 @@ from matrix_lib.hosts.diffusers.mini import (
 from matrix_lib.mini.world import Clips
 
 from ..data.world import Stream, as_input, device_noise, diffusion_weight, schedule_positions, seed_of
-from ..models.mini_run import TOKENIZER, load_codec
+from ..models.mini_run import TOKENIZER, identity, load_codec
 from ..run.config import Data, FitConfig
 from ..run.task_settings import DenoiseTask
 from .codec import channels_last
-from .task import Task
+from .task import Look, Task
 
 __all__ = ["DenoiseStep", "MiniNet"]
 
@@ -71,7 +71,12 @@ def local_attention_init(encoder: nn.Module, far: float = 1.5, side: float = 3.0
 class DenoiseStep(Task):
     """Velocity prediction at drawn timesteps, given the prompt and the first frame."""
 
-    def __init__(self, config: FitConfig, device: torch.device) -> None:
+    @classmethod
+    def look(cls, config: FitConfig, device: torch.device) -> Look:
+        load_codec(Path(config.task.codec))  # or a sentence that there is none
+        return Look({"codec": identity(Path(config.task.codec))})
+
+    def __init__(self, config: FitConfig, device: torch.device, seen: Look) -> None:
         self.config, self.device = config, device
         self.task: DenoiseTask = config.task
         self.codec = load_codec(Path(self.task.codec)).to(device).eval().requires_grad_(False)

@@ -19,6 +19,7 @@ from matrix_lib.instrument.capture import Capture
 from matrix_lib.io.video import write_video
 
 from ..clips.batches import ClipBatch
+from ..clips.folder import Sample
 from ..data.alignment_clips import ClipStream
 from ..data.world import seed_of
 from ..models.video_model import VideoModel
@@ -31,8 +32,9 @@ FPS = 8.0
 
 
 def write_previews(model: VideoModel, source: ClipStream, run: Run, step: int, log: Log) -> list[Path]:
-    """Samples the first clips of the data, the same noise every time, and writes `previews/step-N/NAME.mp4` and, per
-    kind of map, `NAME-v2t.mp4`: the video with each instance's attention over it.
+    """Samples held-out clips (the first ones of the data where none is held out), from the same noise every time, and
+    writes `previews/step-N/NAME.mp4` and, per kind of map, `NAME-v2t.mp4`: the video with each instance's attention
+    over it.
 
     Every process samples, for a network that is split needs all of them; one writes. What goes wrong here is said, and
     ends no run.
@@ -43,8 +45,8 @@ def write_previews(model: VideoModel, source: ClipStream, run: Run, step: int, l
     was = transformer.training
     transformer.eval()
     try:
-        for index in range(min(run.preview_clips, len(source.clips.samples))):
-            latents, capture, batch = _sample(model, source, run, index)
+        for index, sample in enumerate(source.clips.shown(run.preview_clips)):
+            latents, capture, batch = _sample(model, source, run, index, sample)
             if not log.speak:
                 continue
             with source.files.open() as encoders:
@@ -61,8 +63,10 @@ def write_previews(model: VideoModel, source: ClipStream, run: Run, step: int, l
     return made
 
 
-def _sample(model: VideoModel, source: ClipStream, run: Run, index: int) -> tuple[Tensor, Capture, ClipBatch]:
-    _, batch = source.clips.preview(index)
+def _sample(
+    model: VideoModel, source: ClipStream, run: Run, index: int, sample: Sample
+) -> tuple[Tensor, Capture, ClipBatch]:
+    batch = source.clips.alone(sample)
     batch = batch.to(source.files.device)
     layers = sorted({*model.task.v2t, *model.task.v2v})
     options: dict[str, Any] = {"layers": layers, "steps": run.preview_steps, "prefix_frames": batch.grid.prefix_frames}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -11,11 +11,11 @@ from ..run.task_settings import AlignTask, CodecTask, DenoiseTask, TaskSettings,
 from .alignment import FolderAlignment, MiniAlignment
 from .codec import CodecStep
 from .denoise import DenoiseStep
-from .task import Task
+from .task import Look, Task
 
-__all__ = ["TASKS", "make_task"]
+__all__ = ["TASKS", "look", "make_task"]
 
-TASKS: dict[type[TaskSettings], Callable[[FitConfig, torch.device], Task]] = {
+TASKS: dict[type[TaskSettings], Any] = {
     CodecTask: CodecStep,
     DenoiseTask: DenoiseStep,
     AlignTask: MiniAlignment,
@@ -23,6 +23,11 @@ TASKS: dict[type[TaskSettings], Callable[[FitConfig, torch.device], Task]] = {
 }
 
 
-def make_task(config: FitConfig, device: torch.device) -> Task:
-    """The task of a configuration, with its network on the device."""
-    return TASKS[type(config.task)](config, device)
+def look(config: FitConfig, device: torch.device) -> Look:
+    """What the task of a configuration finds before anything is made; see `Task.look`."""
+    return TASKS[type(config.task)].look(config, device)
+
+
+def make_task(config: FitConfig, device: torch.device, seen: Look | None = None) -> Task:
+    """The task of a configuration, with its network on the device. `seen` is what `look` found."""
+    return TASKS[type(config.task)](config, device, seen or look(config, device))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..run.config import FitConfig
 from ..run.log import Log
 
-__all__ = ["Batches", "Task"]
+__all__ = ["Batches", "Look", "Task"]
 
 
 class Batches(Protocol):
@@ -25,18 +27,40 @@ class Batches(Protocol):
         """Stops making them. Called once, at the end of the run."""
 
 
-class Task(Protocol):
-    """Something to train. Built from (config, device); `tasks.registry` says which one is built for which settings.
+class Look:
+    """What a run will train on, looked at before anything costs time.
 
-    The trainer builds it, asks `compile` for the network if `run.compile`, and `batches` for the data. In every part of
-    every step it asks the data for a batch, and for its `loss`, and takes the gradients, both inside `during`. At the
-    end `final` and `publish` say what comes out.
+    Args:
+        fingerprint: what it is, as `run.record` compares it: {kind: {name: facts}}.
+    """
+
+    def __init__(self, fingerprint: dict[str, dict[str, Any]]) -> None:
+        self.fingerprint = fingerprint
+
+
+class Task(Protocol):
+    """Something to train. Built from (config, device, look); `tasks.registry` says which one is built for which
+    settings.
+
+    The trainer lets it `look`, and compares what was found with what the run's folder says. Then it builds it, asks
+    `compile` for the network if `run.compile`, and `batches` for the data. In every part of every step it asks the data
+    for a batch, and for its `loss`, and takes the gradients, both inside `during`. At the end `final` and `publish` say
+    what comes out.
 
     Attributes:
         net: parameters that require a gradient are trained, averaged and saved; the others stay where they came from.
     """
 
     net: nn.Module
+
+    @classmethod
+    def look(cls, config: FitConfig, device: torch.device) -> Look:
+        """A look at the data and the model's files: everything that can be refused is refused here. Every process calls
+        it.
+
+        Raises ValueError with what is wrong and what to do.
+        """
+        return Look({})
 
     def compile(self, net: nn.Module) -> nn.Module:
         """Compiles `net`, which is `self.net` as several processes train it, or the parts of it that gain from it."""
@@ -60,6 +84,23 @@ class Task(Protocol):
         Returns "loss", a scalar with a gradient, and further scalars for the log, the same ones at every step.
         """
 
+    def start(self) -> dict[str, Tensor]:
+        """Whole tensors for the state of `net` that the run starts from. Every process asks, at step 0 alone."""
+        return {}
+
+    def facts(self) -> list[str]:
+        """Lines of the start summary: what only the task knows."""
+        return []
+
+    def held(self) -> int:
+        """How many measurements `measure` has on held-out data. 0: none is held out."""
+        return 0
+
+    def measure(self, net: nn.Module, index: int) -> dict[str, Tensor]:
+        """Runs `net` on held-out data, without gradients: "loss" and further scalars, the same names for every index,
+        under the same conditions at every step and in every run. Every process calls it as often, inside `during`."""
+        return {}
+
     def preview(self, step: int, log: Log) -> None:
         """Shows what the network can do, every `run.preview_every` steps. Every process calls it. Raises nothing."""
 
@@ -72,6 +113,10 @@ class Task(Protocol):
         itself stays as it is."""
         return state
 
-    def publish(self, state: dict[str, Tensor]) -> None:
+    def export(self, state: dict[str, Tensor], folder: Path, step: int) -> None:
+        """Writes what people use of a run at this step into the folder of a checkpoint, from the trained state of `net`
+        with averaged weights. The main process alone calls it. Raises OSError where it cannot be written."""
+
+    def publish(self, state: dict[str, Tensor], step: int) -> None:
         """Writes what people use of a finished run beside its checkpoints, from what `final` gave. The main process
         alone calls it. Raises OSError where it cannot be written."""

@@ -105,7 +105,7 @@ def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
         return {}
     found = parse_object(metadata[HEADER], "its header", LONGEST_HEADER)
     if found.get("version") != VERSION:
-        raise ValueError(f"its header is of version {str(found.get('version'))[:20]!r}; this release reads {VERSION}")
+        raise ValueError(f"its header is of version {str(found.get('version'))[:20]}; this release reads {VERSION}")
     try:
         info = found["info"]
         layers = {str(k): tuple(_whole(n) for n in v) for k, v in info["layers"].items()}
