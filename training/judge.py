@@ -1,10 +1,13 @@
-"""`python -m training.judge prepare|ask|score`: InterGenEval for generated videos.
+"""`python -m training.judge prepare|track|ask|score`: InterGenEval for generated videos.
 
-    prepare SUITE                       check a suite, make its questions
-    ask SUITE VIDEOS --judge file       write requests.jsonl, take what answers.jsonl holds
-    score SUITE VIDEOS [VIDEOS ...]     tables, and paired differences between models
+    prepare SUITE                            check a suite, make its questions
+    track SUITE VIDEOS --sam2 FILE           tracks of videos that have none
+    ask SUITE VIDEOS --judge JUDGE           file: write requests.jsonl, take what answers.jsonl holds
+                                             local: a vision-language model's folder; endpoint: a service
+    score SUITE VIDEOS [VIDEOS ...]          tables, and paired differences between models
 
-Nothing is sent anywhere. Each step keeps what it made: run it again to go on. See docs/judging.md.
+Nothing is sent anywhere unless `--judge endpoint` is given and what it prints is agreed to.
+Each step keeps what it made: run it again to go on. See docs/judging.md.
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from matrix_lib.evaluation.intergen.question_writer import question_request, read_questions
+from matrix_lib.evaluation.intergen.questions import write_sheet
 from matrix_lib.evaluation.intergen.report import compare, table, write_scores
 from matrix_lib.evaluation.intergen.run import (
     EMERGENCE,
     OUT,
+    QUESTIONS,
     Options,
     Video,
     check,
@@ -27,12 +33,16 @@ from matrix_lib.evaluation.intergen.run import (
     prepare,
     requests_of,
     score,
+    sheet_of,
 )
 from matrix_lib.evaluation.intergen.scores import VideoScores, score_video
 from matrix_lib.evaluation.intergen.suite import Suite, read_suite
-from matrix_lib.evaluation.judges.files import FileJudge, write_requests
-from matrix_lib.evaluation.judges.judge import Judge, Request
-from matrix_lib.evaluation.judges.store import Answers, ask
+from matrix_lib.evaluation.intergen.tracking import first_masks, track_video
+from matrix_lib.evaluation.judges.judge import JudgeError, Request
+from matrix_lib.evaluation.judges.store import Answers
+from matrix_lib.io.sam2 import load_sam2
+from matrix_lib.io.tracks import save_tracks
+from training.judge_choice import add_settings, put
 
 __all__ = ["main"]
 
@@ -42,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         return int(given.run(given))
-    except ValueError as error:
+    except JudgeError as error:
+        print(f"\npython -m training.judge: the judge cannot go on: {error}", file=sys.stderr)
+        print("everything that was answered is kept: run the same command to go on", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
         print(f"python -m training.judge: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -52,23 +66,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _prepare(given: argparse.Namespace) -> int:
     suite = read_suite(given.suite)
-    sheets = prepare(suite)
+    if given.questions == "model":
+        _written(given, suite)
+    sheets = prepare(suite, {"template": True, "model": False}.get(given.questions))
     asked = sum(len(sheet.asked) for sheet in sheets.values())
     print(f"{len(suite.samples)} samples, {asked} interactions of 10 questions each, suite {suite.hash}")
-    return 0
+    if left := [sample.id for sample in suite.samples if sample.id not in sheets]:
+        print(f"left open: {len(left)} samples have no questions: {', '.join(left[:20])}", file=sys.stderr)
+    return 2 if left and not given.dry_run else 0
+
+
+def _written(given: argparse.Namespace, suite: Suite) -> None:
+    """Questions from a model, for samples that have none."""
+    folder = suite.folder / QUESTIONS
+    samples = {each.id: each for each in suite.samples if not (folder / f"{each.id}.json").is_file()}
+    if not samples:
+        return
+    requests = [question_request(sample) for sample in samples.values()]
+    put(given, requests, folder, lambda request, raw: read_questions(raw, samples[request.id], suite.hash, ""))
+    answers = Answers(folder / "answers.jsonl")
+    for request in requests:
+        if (found := answers.found.get(request.key)) is not None:
+            sample = samples[request.id]
+            write_sheet(read_questions(found.raw, sample, suite.hash, found.model), folder / f"{sample.id}.json")
+        elif not given.dry_run:
+            print(f"{request.where}: {answers.failed.get(request.key, 'not answered yet')[:300]}", file=sys.stderr)
+
+
+def _track(given: argparse.Namespace) -> int:
+    suite = read_suite(given.suite)
+    videos, missing = find_videos(suite, given.videos)
+    problems = [f"{name}: there is no video" for name in missing]
+    predictor = load_sam2(given.sam2, given.device)
+    for number, video in enumerate(videos, 1):
+        path = video.beside(".tracks.safetensors")
+        try:
+            if path.is_file():
+                if path.stat().st_mtime < video.path.stat().st_mtime:
+                    problems.append(f"{video.name}: its tracks are older than it: remove {path} to track it anew")
+                continue
+            masks = first_masks(suite, video.sample)
+            roles = {each.name: each.role for each in video.sample.instances}
+            tracks, note = track_video(predictor, video.path, masks, roles)
+            save_tracks(tracks, path)
+            print(f"{number} of {len(videos)}: {path}" + (f"; {note}" if note else ""), flush=True)
+        except ValueError as error:
+            problems.append(f"{video.name}: {error}")
+    _tell(problems)
+    return 2 if problems else 0
 
 
 def _ask(given: argparse.Namespace) -> int:
     suite = read_suite(given.suite)
     requests, problems = _requests(suite, given.videos, _options(given))
     _tell(problems)
-    out = given.videos / OUT
-    count = write_requests(requests, out / "requests.jsonl")
-    print(f"{count} requests are in {out / 'requests.jsonl'}")
-    judge = _judge(given, out)
-    left = ask(requests, judge, Answers(out / "answers.jsonl"), check, progress=_progress)
-    print(f"\n{count - left} of {count} are answered" + (f"; {left} are missing" if left else ""))
-    return 2 if left or problems else 0
+    left = put(given, requests, given.videos / OUT, check)
+    return 2 if (left and not given.dry_run) or problems else 0
 
 
 def _score(given: argparse.Namespace) -> int:
@@ -101,7 +154,7 @@ def _scored(
     video: Video, sheets: dict[str, Any], suite: Suite, answers: Answers, options: Options
 ) -> tuple[VideoScores, list[str]]:
     try:
-        requests = requests_of(video, sheets[video.sample.id], suite, options)
+        requests = requests_of(video, sheet_of(video, sheets), suite, options)
     except ValueError as error:
         return score_video(video.sample.id, video.seed, [], None, why=[str(error)]), []
     return score(video, requests, answers, suite, options), [request.key for request in requests]
@@ -115,7 +168,7 @@ def _requests(suite: Suite, folder: Path, options: Options) -> tuple[list[Reques
     problems = [f"{name}: there is no video" for name in missing]
     for video in videos:
         try:
-            found += requests_of(video, sheets[video.sample.id], suite, options)
+            found += requests_of(video, sheet_of(video, sheets), suite, options)
         except ValueError as error:
             problems.append(f"{video.name}: {error}")
     if not found:
@@ -123,17 +176,9 @@ def _requests(suite: Suite, folder: Path, options: Options) -> tuple[list[Reques
     return found, problems
 
 
-def _judge(given: argparse.Namespace, out: Path) -> Judge:
-    return FileJudge(given.answers or out / "answers.jsonl")
-
-
 def _tell(problems: Sequence[str]) -> None:
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
-
-
-def _progress(done: int, of: int) -> None:
-    print(f"\r{done} of {of}", end="", flush=True)
 
 
 def _options(given: argparse.Namespace) -> Options:
@@ -145,15 +190,23 @@ def _parser() -> argparse.ArgumentParser:
     steps = parser.add_subparsers(required=True)
     first = steps.add_parser("prepare", help="check a suite and make its questions")
     first.set_defaults(run=_prepare)
+    tracked = steps.add_parser("track", help="tracks of videos, from the suite's first masks")
+    tracked.set_defaults(run=_track)
     second = steps.add_parser("ask", help="ask a judge about a folder of videos")
     second.set_defaults(run=_ask)
     third = steps.add_parser("score", help="scores of one or more folders of videos")
     third.set_defaults(run=_score)
-    for step in (first, second, third):
+    for step in (first, tracked, second, third):
         step.add_argument("suite", type=Path, help="folder with suite.json")
-    second.add_argument("videos", type=Path, help="folder with ID.mp4, or ID/SEED.mp4")
-    second.add_argument("--judge", choices=("file",), default="file", help="who answers (default: file)")
-    second.add_argument("--answers", type=Path, help="answers.jsonl of another program (default: in VIDEOS/intergen)")
+    first.add_argument(
+        "--questions", choices=("template", "model"), help="who writes them: a template (default), or a model's judge"
+    )
+    for step in (tracked, second):
+        step.add_argument("videos", type=Path, help="folder with ID.mp4, or ID/SEED.mp4")
+    tracked.add_argument("--sam2", type=Path, required=True, help="a SAM 2 or 2.1 checkpoint")
+    tracked.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    for step in (first, second):
+        add_settings(step)
     third.add_argument("videos", type=Path, nargs="+", help="folders of videos, one a model")
     third.add_argument("--mixed", action="store_true", help="answers of several judges may be averaged")
     third.add_argument("--complete", action="store_true", help="fail where anything is missing")

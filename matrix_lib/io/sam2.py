@@ -1,4 +1,4 @@
-"""Mask tracks from points and boxes, through Meta's `sam2` package and a checkpoint that the person chose.
+"""Mask tracks from points, boxes and masks, through Meta's `sam2` package and a checkpoint that the person chose.
 
 H, W: rows and columns of the video in pixels. Needs `pip install sam2`; nothing is downloaded.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -82,7 +83,7 @@ def _memory_as_weights(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[
 def track_prompts(
     predictor: Any,
     frames: Iterable[Any],
-    prompts: Mapping[str, Mapping[int, Prompt]],
+    prompts: Mapping[str, Mapping[int, Prompt | NDArray[np.bool_]]],
     roles: Mapping[str, str] | None = None,
     fps: float = 8.0,
     folder: str | None = None,
@@ -93,7 +94,7 @@ def track_prompts(
     Args:
         predictor: from `load_sam2`.
         frames: (H, W, 3) uint8 RGB arrays, one at a time.
-        prompts: {name: {frame: Prompt}}.
+        prompts: {name: {frame: Prompt, or a mask (H, W) bool}}.
         folder: where the frames lie while this runs (the package reads them from files); the system's own by default.
         progress: called for each frame written and each frame tracked; may raise to interrupt.
 
@@ -120,7 +121,8 @@ def track_prompts(
     lost = [name for name, masks in found.items() if not any(len(edges) for edges in masks.values())]
     if lost:
         raise ValueError(
-            f"SAM 2 found nothing for {lost[0]!r}. Move its points onto it, add some, or draw a box around it"
+            f"SAM 2 found nothing for {lost[0]!r}. Move its points onto it, add some, draw a box "
+            "around it, or mend its mask"
         )
     packed = {name: [masks.get(i, nothing) for i in range(count)] for name, masks in found.items()}
     return MaskTracks.from_edges(packed, count, height, width, roles, fps)
@@ -196,11 +198,20 @@ def _write(frames: Iterable[Any], place: Path, progress: Callable[[], None] | No
     return count, size[0], size[1]
 
 
-def _check(prompts: Mapping[str, Mapping[int, Prompt]], count: int, height: int, width: int) -> None:
+def _check(
+    prompts: Mapping[str, Mapping[int, Prompt | NDArray[np.bool_]]], count: int, height: int, width: int
+) -> None:
     for name, keys in prompts.items():
         for frame, prompt in keys.items():
             if not 0 <= frame < count:
                 raise ValueError(f"{name!r} has a prompt in frame {frame}, but the video has frames 0 to {count - 1}")
+            if isinstance(prompt, np.ndarray):
+                if prompt.shape != (height, width) or not prompt.any():
+                    raise ValueError(
+                        f"the mask of {name!r} in frame {frame} has {prompt.shape} and {int(prompt.sum())} pixels "
+                        f"inside; it needs {(height, width)}, and some"
+                    )
+                continue
             corners = [prompt.box[:2], prompt.box[2:]] if prompt.box else []
             if prompt.box and (prompt.box[2] <= prompt.box[0] or prompt.box[3] <= prompt.box[1]):
                 raise ValueError(f"the box of {name!r} in frame {frame} needs x1 > x0 and y1 > y0; got {prompt.box}")
@@ -209,7 +220,10 @@ def _check(prompts: Mapping[str, Mapping[int, Prompt]], count: int, height: int,
                     raise ValueError(f"{name!r} is prompted at {x:g},{y:g}, outside the {width}x{height} frame (x, y)")
 
 
-def _tell(predictor: Any, state: Any, index: int, frame: int, prompt: Prompt) -> None:
+def _tell(predictor: Any, state: Any, index: int, frame: int, prompt: Prompt | NDArray[np.bool_]) -> None:
+    if isinstance(prompt, np.ndarray):
+        predictor.add_new_mask(state, frame_idx=frame, obj_id=index, mask=torch.from_numpy(prompt.copy()))
+        return
     points = [[x, y] for x, y, _ in prompt.points] or None
     labels = [int(inside) for _, _, inside in prompt.points] or None
     box = None if prompt.box is None else list(prompt.box)

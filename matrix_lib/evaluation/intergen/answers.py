@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Answer", "AnswerError", "Emergence", "read_emergence", "read_verification"]
+__all__ = ["Answer", "AnswerError", "Emergence", "read_emergence", "read_json", "read_verification"]
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
 _IMPLAUSIBLE = ("no (visually implausible)", "no visually implausible", "implausible", "visually implausible")
@@ -52,7 +52,7 @@ def read_verification(raw: str, shown: Sequence[int], questions: Sequence[int] =
     every yes on a frame that was shown.
     """
     found: dict[int, Answer] = {}
-    for item in _array(_json(raw)):
+    for item in _array(read_json(raw)):
         q, answer = _one(item, shown)
         if q not in questions:
             raise AnswerError(f"question_id is one of {list(questions)}; got {q}")
@@ -67,7 +67,7 @@ def read_verification(raw: str, shown: Sequence[int], questions: Sequence[int] =
 def read_emergence(raw: str, shown: Sequence[int]) -> Emergence:
     """Frames with something new. Raises AnswerError for frames that were not shown, for "yes" without a frame and for
     "no" with one."""
-    content = _json(raw)
+    content = read_json(raw)
     if not isinstance(content, dict) or "emergence" not in content:
         raise AnswerError('the answer is an object {"emergence": "yes" or "no", "emergence_frames": [...], ...}')
     said, frames = _plain(content["emergence"]), content.get("emergence_frames", [])
@@ -75,6 +75,8 @@ def read_emergence(raw: str, shown: Sequence[int]) -> Emergence:
         raise AnswerError(f'emergence is "yes" or "no"; got {str(content["emergence"])[:40]!r}')
     if not isinstance(frames, list) or any(not _whole(frame) for frame in frames):
         raise AnswerError(f"emergence_frames is a list of frame numbers; got {str(frames)[:60]}")
+    if shown and shown[0] in frames:
+        raise AnswerError(f"frame {shown[0]} is the first: what is there is not new. Name later frames alone")
     if unknown := sorted(set(frames) - set(shown)):
         raise AnswerError(f"frames {unknown[:5]} were not shown; there are {list(shown)[:40]}")
     if (said == "yes") != bool(frames):
@@ -102,7 +104,7 @@ def _one(item: Any, shown: Sequence[int]) -> tuple[int, Answer]:
     return q, Answer(word == "yes", frame, implausible)
 
 
-def _json(raw: str) -> Any:
+def read_json(raw: str) -> Any:
     """The JSON of an answer: the whole text, or its one fenced part."""
     if not isinstance(raw, str) or len(raw) > _LONGEST:
         raise AnswerError("the answer is a text of at most a million characters")
@@ -110,9 +112,19 @@ def _json(raw: str) -> Any:
     if len(fenced) > 1:
         raise AnswerError(f"the answer holds {len(fenced)} fenced parts: send one")
     try:
-        return json.loads(fenced[0] if fenced else raw.strip())
+        return json.loads(fenced[0] if fenced else raw.strip(), object_pairs_hook=_once)
+    except AnswerError:
+        raise
     except (ValueError, RecursionError):
         raise AnswerError(f"the answer is no JSON: {raw.strip()[:60]!r}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are different: of two answers under one key nobody knows which is meant."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise AnswerError(f"an object has one key twice: {[key for key, _ in pairs][:12]}")
+    return found
 
 
 def _array(content: Any) -> list[Any]:

@@ -23,7 +23,7 @@ __all__ = ["draw_boxes", "write_frames"]
 def write_frames(
     video: Path, tracks: MaskTracks, sample: Sample, stride: int, folder: Path, longest: int = 768, boxes: bool = True
 ) -> tuple[Picture, ...]:
-    """Writes the sampled frames as PNG and returns them in order; what is there from this video already is kept.
+    """Writes the sampled frames as PNG and returns them in order.
 
     Args:
         tracks: of the video, at any size; an instance of the sample without a track has no box.

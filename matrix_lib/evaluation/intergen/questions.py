@@ -26,9 +26,23 @@ from typing import Any
 from ...io.files import whole_file
 from .suite import Interaction, Sample
 
-__all__ = ["KISA", "SGI", "Asked", "Sheet", "check_texts", "from_template", "read_sheet", "write_sheet"]
+__all__ = ["KISA", "SGI", "STAGES", "Asked", "Sheet", "check_texts", "from_template", "read_sheet", "write_sheet"]
 
 KISA, SGI = range(1, 7), range(7, 11)
+STAGES = (
+    (range(1, 2), "before: the subject does not interact with the object yet", "both"),
+    (
+        range(2, 6),
+        "it begins, is initiated, goes on; in words that a picture can show (moves toward, touches, holds)",
+        "both",
+    ),
+    (range(6, 7), "after: the outcome can be seen", "both"),
+    (range(7, 8), "the subject acts at all; the action is not named", "the subject alone"),
+    (range(8, 9), "it is the subject, and nobody else, who does it", "both"),
+    (range(9, 10), "the object is acted on by the subject", "both"),
+    (range(10, 11), "the object is the one to whom it is done", "the object alone"),
+)
+"""(questions, what they are about, whom they name). Without an object, all of them name the subject."""
 _LEAST, _MOST = 8, 200
 _NAMES = re.compile(r"\{([^{}]*)\}")
 _TEMPLATE = (

@@ -26,11 +26,11 @@ from .requests import emergence_requests, verify_requests
 from .scores import Presence, VideoScores, majority, score_video
 from .suite import Sample, Suite
 
-__all__ = ["EMERGENCE", "Options", "Video", "check", "find_videos", "prepare", "requests_of", "score"]
+__all__ = ["EMERGENCE", "Options", "Video", "check", "find_videos", "prepare", "requests_of", "score", "sheet_of"]
 
 Emergence = Literal["judge", "detector", "off"]
 EMERGENCE: tuple[Emergence, ...] = ("judge", "detector", "off")
-OUT = "intergen"
+OUT, QUESTIONS = "intergen", "questions"
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,22 @@ class Video:
         return self.folder / f"{self.name}{ending}"
 
 
-def prepare(suite: Suite) -> dict[str, Sheet]:
-    """The questions of each sample, from their files; made from the template where there are none.
+def prepare(suite: Suite, template: bool | None = None) -> dict[str, Sheet]:
+    """The questions of each sample, from their files.
+
+    Args:
+        template: whether samples without questions get those of the template; None: unless a model was asked for
+            them, since a suite that is half a model's and half the template's is nobody's wish.
 
     Raises ValueError for questions that were made for another suite: changed samples need new ones.
     """
     sheets = {}
+    template = not (suite.folder / QUESTIONS / "requests.jsonl").is_file() if template is None else template
     for sample in suite.samples:
-        path = suite.folder / "questions" / f"{sample.id}.json"
+        path = suite.folder / QUESTIONS / f"{sample.id}.json"
         if not path.is_file():
+            if not template:
+                continue
             write_sheet(from_template(sample, suite.hash), path)
         sheet = read_sheet(path, sample)
         if sheet.suite_hash != suite.hash:
@@ -146,6 +153,16 @@ def check(request: Request, raw: str) -> None:
         read_verification(raw, shown)
     else:
         read_emergence(raw, shown)
+
+
+def sheet_of(video: Video, sheets: Mapping[str, Sheet]) -> Sheet:
+    """The questions about a video. Raises ValueError where they were left open."""
+    if (found := sheets.get(video.sample.id)) is None:
+        raise ValueError(
+            f"sample {video.sample.id!r} has no questions: the model's could not be read. Run `prepare --questions "
+            "model` again, write them by hand, or take the template's (`prepare --questions template`)"
+        )
+    return found
 
 
 def score(video: Video, requests: Sequence[Request], answers: Answers, suite: Suite, options: Options) -> VideoScores:

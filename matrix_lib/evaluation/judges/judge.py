@@ -14,7 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Judge", "JudgeError", "Picture", "Reply", "Request"]
+from PIL import Image
+
+__all__ = ["Judge", "JudgeError", "Picture", "Reply", "Request", "told"]
 
 
 class JudgeError(Exception):
@@ -35,8 +37,10 @@ class Picture:
 
     @cached_property
     def digest(self) -> str:
-        """Of the file's bytes."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        """Of the pixels: another version of what writes PNG files changes bytes, and nothing that is seen."""
+        with Image.open(self.path) as picture:
+            rgb = picture.convert("RGB")
+        return hashlib.sha256(f"{rgb.width} {rgb.height} ".encode() + rgb.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,22 @@ class Reply:
     usage: Mapping[str, int] = field(default_factory=dict)
 
 
+def told(request: Request, complaint: str = "") -> list[str | Picture]:
+    """What a judge reads after the task, in order: the question, each frame behind its number, and the complaint."""
+    parts: list[str | Picture] = [request.text]
+    for picture in request.pictures:
+        parts += [f"Frame {picture.index}:", picture]
+    if complaint:
+        parts.append(f"Your last answer could not be read: {complaint[:1000]}\nAnswer again, with the JSON alone.")
+    return parts
+
+
 class Judge(Protocol):
-    """name: for tables and files. workers: how many requests may be asked at once."""
+    """name: for tables and files. workers: how many requests may be asked at once.
+
+    A judge that waits (between tries, for its turn) may have a method `stop()`, called from another thread when the run
+    ends early: it ends the waits.
+    """
 
     name: str
     workers: int

@@ -1,7 +1,8 @@
 """Answers as they come: one line of JSON a call, appended and flushed, so that a run that stops goes on where it was.
 
     {"key", "judge", "model", "date", "raw", "usage"}      an answer
-    {"key", "judge", "model", "date", "error"}             a call that failed; it is asked again next time
+    {"key", "judge", "model", "date", "error"}             a call that failed, or an answer before this line that cannot
+                                                           be read; it is asked again next time
 
 An answer belongs to a request by the key alone, which is made of all that the judge sees.
 """
@@ -55,6 +56,7 @@ class Answers:
             key, said = str(entry["key"]), str(entry.get("error", ""))
             if said:
                 self.failed[key] = said
+                self.found.pop(key, None)
                 return
             stored = Stored(key, str(entry["judge"]), str(entry["model"]), entry["raw"])
             if not isinstance(stored.raw, str):
@@ -74,8 +76,9 @@ class Answers:
             self._write({"key": request.key, **entry})
 
     def fail(self, request: Request, judge: str, why: str) -> None:
-        """Notes that a call failed: it is missing, and will be asked again."""
+        """Notes that a call failed: it is missing, and will be asked again. An answer that was there counts no more."""
         with self._lock:
+            self.found.pop(request.key, None)
             self.failed[request.key] = why
             self._write({"key": request.key, "judge": judge, "error": why[:2000] or "no reason was given"})
 
@@ -85,9 +88,14 @@ class Answers:
         with open(self.path, "ab+") as file:
             if file.tell() and not _ends_whole(file):
                 file.write(b"\n")  # what a killed run left behind is not to swallow this line
-            file.write(line.encode() + b"\n")
+            # Half of a surrogate pair cannot be written; as an escape it is what it was.
+            file.write(line.encode("utf-8", "backslashreplace") + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def judges(self, keys: Iterable[str]) -> set[str]:
+        """Whom these requests were put to, of those that are answered."""
+        return {one.judge for key in keys if (one := self.found.get(key)) is not None}
 
     def models(self, keys: Iterable[str]) -> set[str]:
         """Who gave the answers to these requests."""
@@ -112,6 +120,12 @@ def ask(
     request (`JudgeError.again` false) ends the run; KeyboardInterrupt does, too. Everything that was answered is kept.
     """
     once = {request.key: request for request in requests}
+    for key, request in once.items():
+        if (given := answers.found.get(key)) is not None:  # somebody may have written it who did not check
+            try:
+                check(request, given.raw)
+            except ValueError as error:
+                answers.fail(request, given.judge, f"{error}. The answer was: {given.raw[:1000]}")
     open_ = [request for key, request in once.items() if key not in answers.found]
     done = len(once) - len(open_)
     progress(done, len(once))
@@ -132,6 +146,8 @@ def ask(
         except BaseException:
             for future in running:
                 future.cancel()
+            if (stop := getattr(judge, "stop", None)) is not None:
+                stop()
             raise
     return sum(key not in answers.found for key in once)
 
