@@ -38,12 +38,17 @@ def truth(text: str) -> str:
 
 
 class Service:
-    """faults: (question, how often it came before) -> what goes wrong, "" for nothing. pause: seconds for each."""
+    """faults: (question, how often it came before) -> what goes wrong, "" for nothing. pause: seconds before each
+    answer; late: before one that is to come too late."""
 
     def __init__(
-        self, faults: Callable[[str, int], str], pause: float = 0.0, reply: Callable[[str], str] = truth
+        self,
+        faults: Callable[[str, int], str],
+        pause: float = 0.0,
+        reply: Callable[[str], str] = truth,
+        late: float = 3.0,
     ) -> None:
-        self.faults, self.pause, self.reply = faults, pause, reply
+        self.faults, self.pause, self.reply, self.late = faults, pause, reply, late
         self.answered: Counter[str] = Counter()
         self.came: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
@@ -114,7 +119,7 @@ def _answer(handler: BaseHTTPRequestHandler, service: Service) -> None:
     message: dict[str, Any] = {"role": "assistant", "content": right}
     reason = "stop"
     if fault == "late":
-        time.sleep(1.5)
+        time.sleep(service.late)
     elif fault == "busy":
         return _send(handler, 429, {"error": {"message": "slow down"}}, {"Retry-After": "0.05"})
     elif fault == "error":

@@ -59,3 +59,23 @@ def answers(yes: Mapping[int, bool] | None = None, frame: int = 5) -> list[dict[
 
 def random_answers(rng: random.Random, frame: int = 5) -> list[dict[str, Any]]:
     return answers({q: rng.random() < 0.6 for q in range(1, 11)}, frame)
+
+
+def write_clips(folder: Path, frames: int = 11, height: int = 48, width: int = 64, tracked: bool = True) -> Path:
+    """A video of noise for each sample of `SUITE`, with tracks of boxes that stay where they are."""
+    import numpy as np
+
+    from matrix_lib.core.tracks.tracks import MaskTracks
+    from matrix_lib.io.tracks import save_tracks
+    from matrix_lib.io.video import write_video
+
+    rng = np.random.default_rng(0)
+    for sample in SUITE["samples"]:
+        noise = rng.integers(0, 255, (frames, height // 8, width // 8, 3), dtype=np.uint8)
+        write_video(folder / f"{sample['id']}.mp4", noise.repeat(8, 1).repeat(8, 2), 8)
+        one, other = (each["name"] for each in sample["instances"])
+        boxes = {one: {0: (4, 4, 20, 40)}, other: {0: (30, 8, 60, 44)}}
+        tracks = MaskTracks.from_boxes(boxes, frames, height, width, hold=True)
+        if tracked:
+            save_tracks(tracks, folder / f"{sample['id']}.tracks.safetensors")
+    return folder

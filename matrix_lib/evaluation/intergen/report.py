@@ -77,7 +77,7 @@ def table(runs: Mapping[str, RunScores]) -> str:
     """A Markdown table, a row a model; what is missing stands below it by name."""
     lines = ["| model | videos | " + " | ".join(_HEADS.values()) + " |", "|---" * (len(_SHOWN) + 2) + "|"]
     for name, run in runs.items():
-        cells = [run.estimates[measure].interval for measure in _SHOWN]
+        cells = [_cell(run.estimates[measure]) for measure in _SHOWN]
         lines.append(f"| {name} | {run.complete} of {run.of} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -106,8 +106,12 @@ def compare(runs: Mapping[str, Sequence[VideoScores]]) -> str:
     lines = ["| difference | measure | mean [95 %] | samples | p (Holm) |", "|---|---|---|---|---|"]
     for ((one, other, measure), found), value in zip(cells.items(), p, strict=True):
         said = f"{value:.3g}" if not math.isnan(value) else "not known"
-        lines.append(f"| {one} - {other} | {measure} | {found.interval} | {found.count} | {said} |")
+        lines.append(f"| {one} - {other} | {measure} | {_cell(found)} | {found.count} | {said} |")
     return "\n".join([*lines, "", *apart]).rstrip() + "\n"
+
+
+def _cell(found: Estimate) -> str:
+    return "not known" if math.isnan(found.mean) else found.interval
 
 
 def _line(video: VideoScores) -> dict[str, Any]:

@@ -93,6 +93,8 @@ def test_emergence() -> None:
         ('{"emergence": "yes", "emergence_frames": []}', "'yes', but emergence_frames has 0"),
         ('{"emergence": "no", "emergence_frames": [5]}', "'no', but"),
         ('{"emergence": "yes", "emergence_frames": [7]}', r"frames \[7\] were not shown"),  # defect 10: were ignored
+        ('{"emergence": "yes", "emergence_frames": [0, 5]}', "frame 0 is the first"),
+        ('{"emergence": "no", "emergence": "yes", "emergence_frames": [5]}', "one key twice"),
         ('{"emergence": "error"}', "got 'error'"),
         ('{"raw_response": "..."}', "the answer is an object"),  # defect 2: counted as nothing emerged
         ('{"emergence": "yes", "emergence_frames": ["5"]}', "list of frame numbers"),

@@ -31,7 +31,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def judge_of(service: Service, **settings: Any) -> EndpointJudge:
-    settings = {"key_from": "TEST_KEY", "timeout": 1.0, "tries": 3, "workers": 8} | settings
+    settings = {"key_from": "TEST_KEY", "timeout": 2.0, "tries": 3, "workers": 8} | settings
     return EndpointJudge(Endpoint(service.url, "played", **settings))
 
 
@@ -190,10 +190,10 @@ def test_thousands_of_questions_with_faults_end_complete(tmp_path: Path) -> None
     for seed in seeds(1, soak=1):
         requests = [question(number) for number in range(count(300, soak=10_000))]
         path = tmp_path / f"{seed}.jsonl"
-        with serve_endpoint(Service(random_faults(0.05, seed))) as service:
+        with serve_endpoint(Service(random_faults(0.05, seed), late=4.5)) as service:
             for _ in range(6):
                 answers = Answers(path)  # as a new process reads it
-                if not ask(requests, judge_of(service, timeout=0.7, tries=4), answers, check):
+                if not ask(requests, judge_of(service, timeout=3, tries=4), answers, check):
                     break
             answered = dict(service.answered)
             assert ask(requests, judge_of(service), Answers(path), check) == 0
