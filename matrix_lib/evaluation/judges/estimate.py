@@ -52,15 +52,18 @@ class Estimate:
 def estimate(requests: Iterable[Request], per_picture: int | None = None) -> Estimate:
     """Of all these requests. per_picture: tokens of one picture, where a person knows them."""
     calls = text = pictures = answers = count = size = 0
+    known: dict[Picture, tuple[int, int]] = {}  # tokens, bytes as base64: repeats show the same pictures
     for request in requests:
         calls += 1
         answers += _ANSWERS.get(request.kind, 350)
         text += math.ceil(len(request.system) / 4)
         for part in told(request):
             if isinstance(part, Picture):
-                count += 1
-                size += math.ceil(part.path.stat().st_size / 3) * 4  # as base64
-                pictures += per_picture if per_picture is not None else _tokens_of(part)
+                if part not in known:
+                    known[part] = _facts(part)
+                tokens, sent = known[part]
+                count, size = count + 1, size + sent
+                pictures += tokens if per_picture is None else per_picture
             else:
                 text += math.ceil(len(part) / 4)
     return Estimate(calls, text, pictures, answers, count, size)
@@ -73,6 +76,7 @@ def picture_tokens(width: int, height: int) -> int:
     return 85 + 170 * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
 
 
-def _tokens_of(picture: Picture) -> int:
+def _facts(picture: Picture) -> tuple[int, int]:
+    """(tokens, bytes as base64)."""
     with Image.open(picture.path) as opened:
-        return picture_tokens(*opened.size)
+        return picture_tokens(*opened.size), math.ceil(picture.path.stat().st_size / 3) * 4
