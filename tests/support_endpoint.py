@@ -123,11 +123,14 @@ def _answer(handler: BaseHTTPRequestHandler, service: Service) -> None:
     elif fault == "busy":
         return _send(handler, 429, {"error": {"message": "slow down"}}, {"Retry-After": "0.05"})
     elif fault == "error":
-        return _send(handler, 500, {"error": {"message": "oops " + handler.headers["Authorization"]}})
+        said = "oops " * 100 + handler.headers["Authorization"]
+        return _send(handler, 500, {"error": {"message": said}})
     elif fault == "key":
         return _send(handler, 401, {"error": {"message": "wrong " + handler.headers["Authorization"]}})
     elif fault == "bad":
         return _send(handler, 400, {"error": {"message": "seed is not supported"}})
+    elif fault == "limit" and "max_tokens" in body:
+        return _send(handler, 400, {"error": {"message": "use 'max_completion_tokens' instead"}})
     elif fault == "moved":
         return _send(handler, 307, {}, {"Location": service.url + "/elsewhere"})
     elif fault == "no json":

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from matrix_lib.evaluation.judges.endpoint import Endpoint, EndpointJudge
+from matrix_lib.evaluation.judges.endpoint import EndpointJudge
+from matrix_lib.evaluation.judges.endpoint_wire import Endpoint
 from matrix_lib.evaluation.judges.estimate import estimate
 from matrix_lib.evaluation.judges.files import FileJudge, write_requests
 from matrix_lib.evaluation.judges.judge import Judge, Request

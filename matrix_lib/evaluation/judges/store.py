@@ -120,12 +120,12 @@ def ask(
     request (`JudgeError.again` false) ends the run; KeyboardInterrupt does, too. Everything that was answered is kept.
     """
     once = {request.key: request for request in requests}
-    for key, request in once.items():
+    for key, asked in once.items():
         if (given := answers.found.get(key)) is not None:  # somebody may have written it who did not check
             try:
-                check(request, given.raw)
+                check(asked, given.raw)
             except ValueError as error:
-                answers.fail(request, given.judge, f"{error}. The answer was: {given.raw[:1000]}")
+                answers.fail(asked, given.judge, f"{error}. The answer was: {given.raw[:1000]}")
     open_ = [request for key, request in once.items() if key not in answers.found]
     done = len(once) - len(open_)
     progress(done, len(once))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change: Any, message: str) -
     change(content)
     with pytest.raises(ValueError, match=message):
         read_suite(write_suite(tmp_path, content))
+
+
+def test_the_example_of_the_documentation_is_one(tmp_path: Path) -> None:  # defect 17: the page named other folders
+    text = (Path(__file__).parents[3] / "docs" / "judging.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    suite = read_suite(write_suite(tmp_path, json.loads(example)))
+    assert [sample.id for sample in suite.samples] == ["000"]
+    assert from_template(suite.samples[0], suite.hash).asked
 
 
 def test_no_suite_at_all(tmp_path: Path) -> None:

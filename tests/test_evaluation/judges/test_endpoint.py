@@ -15,7 +15,8 @@ from support_counts import count, seeds
 from support_endpoint import FAULTS, KEY, Service, random_faults, serve_endpoint, truth
 
 from matrix_lib.evaluation.intergen.answers import read_verification
-from matrix_lib.evaluation.judges.endpoint import Endpoint, EndpointJudge
+from matrix_lib.evaluation.judges.endpoint import EndpointJudge
+from matrix_lib.evaluation.judges.endpoint_wire import Endpoint
 from matrix_lib.evaluation.judges.estimate import estimate, picture_tokens
 from matrix_lib.evaluation.judges.judge import JudgeError, Picture, Request
 from matrix_lib.evaluation.judges.store import Answers, ask
@@ -102,7 +103,16 @@ def test_what_does_not_pass_is_no_answer(fault: str, message: str, again: bool, 
             judge_of(service).answer(question(1))
     assert caught.value.again == again
     assert sum(service.came.values()) == calls
-    assert KEY not in str(caught.value), "the server repeats the key, and it is blacked out"
+    assert KEY[:6] not in str(caught.value), "the server repeats the key, and it is blacked out"
+
+
+def test_a_newer_name_of_the_limit_is_learnt() -> None:
+    with serve_endpoint(Service(lambda *_: "limit")) as service:
+        judge = judge_of(service)
+        for number in range(3):
+            assert judge.answer(question(number)).raw == truth(f"Question {number}")
+    assert ["max_tokens" in body for body in service.bodies] == [True, False, False, False]
+    assert service.bodies[-1]["max_completion_tokens"] == 4096
 
 
 def test_a_wrong_key_ends_the_run_and_is_written_nowhere(tmp_path: Path) -> None:
