@@ -9,7 +9,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+
+from filelock import FileLock, Timeout
 
 from matrix_lib.evaluation.judges.endpoint import EndpointJudge
 from matrix_lib.evaluation.judges.endpoint_wire import Endpoint
@@ -17,30 +18,37 @@ from matrix_lib.evaluation.judges.estimate import estimate
 from matrix_lib.evaluation.judges.files import FileJudge, write_requests
 from matrix_lib.evaluation.judges.judge import Judge, Request
 from matrix_lib.evaluation.judges.local import LocalJudge
-from matrix_lib.evaluation.judges.store import Answers, ask
+from matrix_lib.evaluation.judges.store import Answers, Check, ask
 
 __all__ = ["JUDGES", "add_settings", "put"]
 
 
-def put(given: argparse.Namespace, requests: Sequence[Request], out: Path, check: Callable[[Request, str], Any]) -> int:
+def put(given: argparse.Namespace, requests: Sequence[Request], out: Path, check: Check) -> int:
     """Writes requests to `out`/requests.jsonl, asks the chosen judge what `out`/answers.jsonl does not hold, and
     returns how many stay unanswered. Nothing is sent before a person has agreed to what is printed.
 
-    Raises ValueError where another judge has begun, and where nobody agreed; JudgeError where the judge cannot go on.
+    Raises ValueError where another judge has begun, where another run is at it, and where nobody agreed; JudgeError
+    where the judge cannot go on.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / "answers.lock", timeout=0):  # two runs would ask the same questions twice
+            return _put(given, requests, out, check)
+    except Timeout:
+        raise ValueError(f"another run is asking about {out}: wait for it, or stop it") from None
+
+
+def _put(given: argparse.Namespace, requests: Sequence[Request], out: Path, check: Check) -> int:
     write_requests(requests, out / "requests.jsonl")
     print(f"{len(requests)} requests are in {out / 'requests.jsonl'}")
     answers = Answers(out / "answers.jsonl")
+    answers.recheck(requests, check)
     left = list({request.key: request for request in requests if request.key not in answers.found}.values())
     if given.judge == "endpoint":
-        endpoint = _endpoint(given)
-        _plan(given, endpoint, left, answers)
-        if given.dry_run:
-            return len(left)
-        if left:
-            _agree(given)
+        _plan(given, _endpoint(given), left)
     elif given.dry_run:
         print(f"{len(left)} would be asked of {given.judge}; nothing is sent anywhere")
+    if given.dry_run:
         return len(left)
     judge = JUDGES[given.judge](given, out)
     others = answers.judges(request.key for request in requests) - {judge.name}
@@ -49,6 +57,8 @@ def put(given: argparse.Namespace, requests: Sequence[Request], out: Path, check
             f"{out / 'answers.jsonl'} holds answers of {', '.join(sorted(others))}: move it away to ask {judge.name} "
             "about everything, or say --mixed to let it answer the rest"
         )
+    if left and given.judge == "endpoint":
+        _agree(given)
     open_ = ask(requests, judge, answers, check, progress=_progress)
     print(f"\n{len(requests) - open_} of {len(requests)} are answered" + (f"; {open_} are missing" if open_ else ""))
     return open_
@@ -120,7 +130,7 @@ def _endpoint(given: argparse.Namespace) -> Endpoint:
     )
 
 
-def _plan(given: argparse.Namespace, endpoint: Endpoint, left: Sequence[Request], answers: Answers) -> None:
+def _plan(given: argparse.Namespace, endpoint: Endpoint, left: Sequence[Request]) -> None:
     kinds = ", ".join(
         f"{sum(each.kind == kind for each in left)} {kind}" for kind in dict.fromkeys(r.kind for r in left)
     )

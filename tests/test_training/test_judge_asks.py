@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from support_counts import count, seeds
 from support_endpoint import KEY, Service, random_faults, serve_endpoint
 from support_judging import SUITE, write_clips, write_suite
@@ -53,12 +54,26 @@ def test_nothing_is_sent_before_somebody_agreed(
             monkeypatch.setattr("builtins.input", lambda _, word=word: word)
             assert main(["ask", suite, videos, *settings]) == code
             assert sum(service.came.values()) == calls
+        store = Path(videos, "intergen", "answers.jsonl")
+        spoilt = {**json.loads(store.read_text().splitlines()[0]), "raw": "yes"}
+        whole = store.read_text()
+        store.write_text("".join([json.dumps(spoilt) + "\n", *whole.splitlines(True)[1:]]))
+        assert main(["ask", suite, videos, *settings, "--dry-run"]) == 0
+        assert "sent:     1 " in capsys.readouterr().out
+        monkeypatch.setattr("builtins.input", lambda _: "no")
+        assert main(["ask", suite, videos, *settings]) == 1, (
+            "one that another program spoilt is not sent unasked, either"
+        )
+        store.write_text(whole)
+        with FileLock(Path(videos, "intergen", "answers.lock")):  # another run is at it
+            assert main(["ask", suite, videos, *settings, "--yes"]) == 1
+        assert "another run is asking" in capsys.readouterr().err
         assert main(["ask", suite, videos, *settings, "--yes"]) == 0
         assert sum(service.came.values()) == 5, "what is answered is not asked again"
     assert main(["score", suite, videos]) == 0
     assert "| model | 2 of 2 |" in capsys.readouterr().out
     summary = json.loads(Path(videos, "intergen", "summary.json").read_text())
-    assert summary["judges"] == [f"played at {service.url[7:-3]}: played-1"]
+    assert summary["judges"] == ["played at 127.0.0.1: played-1"]
     for path in Path(videos).rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 

@@ -45,7 +45,7 @@ class EndpointJudge:
         from openai import DefaultHttpxClient, OpenAI
 
         self.endpoint, self._key = endpoint, endpoint.key()
-        self.name, self.workers = f"{endpoint.model} at {endpoint.host}", endpoint.workers
+        self.name, self.workers = f"{endpoint.model} at {endpoint.machine}", endpoint.workers
         self._client = OpenAI(
             api_key=self._key,
             base_url=endpoint.url,

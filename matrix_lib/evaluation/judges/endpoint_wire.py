@@ -75,6 +75,11 @@ class Endpoint:
         return urlsplit(self.url).netloc
 
     @property
+    def machine(self) -> str:
+        """The name without the port, which changes where a server starts anew."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
     def here(self) -> bool:
         """Whether it is this very machine."""
         return urlsplit(self.url).hostname in _LOOPBACK

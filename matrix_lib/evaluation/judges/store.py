@@ -21,9 +21,10 @@ from typing import Any
 
 from .judge import Judge, JudgeError, Reply, Request
 
-__all__ = ["Answers", "Stored", "ask"]
+__all__ = ["Answers", "Check", "Stored", "ask"]
 
 Check = Callable[[Request, str], Any]
+"""Reads an answer, or raises ValueError that says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,15 @@ class Answers:
             file.flush()
             os.fsync(file.fileno())
 
+    def recheck(self, requests: Iterable[Request], check: Check) -> None:
+        """Notes answers that cannot be read as failed: whoever wrote them into the file did not check."""
+        for request in {request.key: request for request in requests}.values():
+            if (given := self.found.get(request.key)) is not None:
+                try:
+                    check(request, given.raw)
+                except ValueError as error:
+                    self.fail(request, given.judge, f"{error}. The answer was: {given.raw[:1000]}")
+
     def judges(self, keys: Iterable[str]) -> set[str]:
         """Whom these requests were put to, of those that are answered."""
         return {one.judge for key in keys if (one := self.found.get(key)) is not None}
@@ -120,12 +130,7 @@ def ask(
     request (`JudgeError.again` false) ends the run; KeyboardInterrupt does, too. Everything that was answered is kept.
     """
     once = {request.key: request for request in requests}
-    for key, asked in once.items():
-        if (given := answers.found.get(key)) is not None:  # somebody may have written it who did not check
-            try:
-                check(asked, given.raw)
-            except ValueError as error:
-                answers.fail(asked, given.judge, f"{error}. The answer was: {given.raw[:1000]}")
+    answers.recheck(requests, check)
     open_ = [request for key, request in once.items() if key not in answers.found]
     done = len(once) - len(open_)
     progress(done, len(once))
