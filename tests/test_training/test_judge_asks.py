@@ -55,15 +55,13 @@ def test_nothing_is_sent_before_somebody_agreed(
             assert main(["ask", suite, videos, *settings]) == code
             assert sum(service.came.values()) == calls
         store = Path(videos, "intergen", "answers.jsonl")
-        spoilt = {**json.loads(store.read_text().splitlines()[0]), "raw": "yes"}
         whole = store.read_text()
-        store.write_text("".join([json.dumps(spoilt) + "\n", *whole.splitlines(True)[1:]]))
+        *lines, last = whole.splitlines(keepends=True)
+        store.write_text("".join([*lines, json.dumps({**json.loads(last), "raw": "yes"}) + "\n"]))
         assert main(["ask", suite, videos, *settings, "--dry-run"]) == 0
         assert "sent:     1 " in capsys.readouterr().out
         monkeypatch.setattr("builtins.input", lambda _: "no")
-        assert main(["ask", suite, videos, *settings]) == 1, (
-            "one that another program spoilt is not sent unasked, either"
-        )
+        assert main(["ask", suite, videos, *settings]) == 1, "what another program spoilt is not sent unasked"
         store.write_text(whole)
         with FileLock(Path(videos, "intergen", "answers.lock")):  # another run is at it
             assert main(["ask", suite, videos, *settings, "--yes"]) == 1
