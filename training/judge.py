@@ -19,6 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from matrix_lib.evaluation.intergen.inspect_log import need_inspect, write_inspect_log
 from matrix_lib.evaluation.intergen.question_writer import question_request, read_questions
 from matrix_lib.evaluation.intergen.questions import write_sheet
 from matrix_lib.evaluation.intergen.report import compare, table, write_scores
@@ -127,20 +128,29 @@ def _ask(given: argparse.Namespace) -> int:
 def _score(given: argparse.Namespace) -> int:
     suite, options = read_suite(given.suite), _options(given)
     sheets = prepare(suite)
+    if given.inspect:
+        need_inspect()
     runs, means = {}, {}
+    last = [folder.resolve().name for folder in given.videos]
     for folder in given.videos:
+        # Two folders of one name are two models.
+        name = folder.resolve().name if last.count(folder.resolve().name) == 1 else str(folder)
+        if name in runs:
+            raise ValueError(f"{folder} is given twice")
         answers = Answers(folder / OUT / "answers.jsonl")
         videos, missing = find_videos(suite, folder)
         scored = [_scored(video, sheets, suite, answers, options) for video in videos]
-        keys = [key for _, keys in scored for key in keys]
-        judges = answers.models(keys)
+        asked = [request for _, some in scored for request in some]
+        judges = answers.models(request.key for request in asked)
         if len(judges) > 1 and not given.mixed:
             raise ValueError(
                 f"{folder}: several judges answered ({', '.join(sorted(judges))}): say --mixed if you mean it"
             )
         found = [one for one, _ in scored]
         found += [score_video(name, "", [], None, why=["there is no video"]) for name in missing]
-        runs[folder.name], means[folder.name] = found, write_scores(folder, found, suite, options, sorted(judges))
+        runs[name], means[name] = found, write_scores(folder, found, suite, options, sorted(judges))
+        if given.inspect and asked:
+            write_inspect_log(folder / OUT / "inspect.eval", asked, answers, means[name], name, suite.hash)
     print(table(means))
     if len(runs) > 1:
         print(compare(runs))
@@ -152,12 +162,12 @@ def _score(given: argparse.Namespace) -> int:
 
 def _scored(
     video: Video, sheets: dict[str, Any], suite: Suite, answers: Answers, options: Options
-) -> tuple[VideoScores, list[str]]:
+) -> tuple[VideoScores, list[Request]]:
     try:
         requests = requests_of(video, sheet_of(video, sheets), suite, options)
     except ValueError as error:
         return score_video(video.sample.id, video.seed, [], None, why=[str(error)]), []
-    return score(video, requests, answers, suite, options), [request.key for request in requests]
+    return score(video, requests, answers, suite, options), requests
 
 
 def _requests(suite: Suite, folder: Path, options: Options) -> tuple[list[Request], list[str]]:
@@ -209,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
         add_settings(step)
     third.add_argument("videos", type=Path, nargs="+", help="folders of videos, one a model")
     third.add_argument("--mixed", action="store_true", help="answers of several judges may be averaged")
+    third.add_argument("--inspect", action="store_true", help="also a log for the viewer of inspect-ai")
     third.add_argument("--complete", action="store_true", help="fail where anything is missing")
     for step in (second, third):
         step.add_argument("--repeats", type=int, default=1, help="judgements of each request, odd (default: 1)")

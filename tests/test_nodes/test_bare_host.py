@@ -12,6 +12,7 @@ LOAD = """
 import asyncio, importlib.machinery, sys
 
 ABSENT = {"diffusers", "accelerate", "peft", "matplotlib", "sam2", "pyarrow", "skvideo", "tensorboard", "triton"}
+ABSENT |= {"openai", "inspect_ai"}
 
 class Without(importlib.machinery.PathFinder):
     @classmethod

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import random
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ def test_nothing_is_sent_before_somebody_agreed(
         assert sum(service.came.values()) == 5, "what is answered is not asked again"
     assert main(["score", suite, videos]) == 0
     assert "| model | 2 of 2 |" in capsys.readouterr().out
+    shutil.copytree(videos, Path(videos, "..", "b", "model"))
+    assert main(["score", suite, videos, f"{videos}/../b/model"]) == 0
+    said = capsys.readouterr().out
+    assert f"| {videos} - {videos}/../b/model | kisa_raw |" in said, "two folders of one name are two models"
+    assert main(["score", suite, videos, videos]) == 1
+    assert "is given twice" in capsys.readouterr().err
     summary = json.loads(Path(videos, "intergen", "summary.json").read_text())
     assert summary["judges"] == ["played at 127.0.0.1: played-1"]
     for path in Path(videos).rglob("*"):
