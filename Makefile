@@ -17,7 +17,7 @@ demo: $(STAMP)
 	$(PY) -m scripts.demo
 
 test: $(STAMP)
-	$(PY) -m pytest tests -n $(WORKERS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest tests -n $(WORKERS)
 
 # Generated cases at full counts, for hours if need be. Stop it and start it again: what has passed is not repeated.
 soak: SHELL := bash

@@ -156,6 +156,8 @@ class Compiled:
 def _places(root: nn.Module) -> list[_Place]:
     """Every compiled callable in a tree of modules, the root included: wrapped by torch.compile, compiled in place by
     `module.compile()`, or a compiled `forward` of one module."""
+    if not _any_compiled(root):
+        return []
     found = []
     for name, module in root.named_modules():
         name = name.replace("_orig_mod.", "").removesuffix("._orig_mod") or type(plain(module)).__name__
@@ -168,6 +170,17 @@ def _places(root: nn.Module) -> list[_Place]:
         if hasattr(forward, "_torchdynamo_orig_callable"):
             found.append(_Place(name, module, "forward", forward._torchdynamo_orig_callable))
     return found
+
+
+def _any_compiled(root: nn.Module) -> bool:
+    """Whether there is anything to look for: asked before every forward, so names are left for later."""
+    waiting = [root]
+    while waiting:
+        own = waiting.pop().__dict__
+        if "dynamo_ctx" in own or own.get("_compiled_call_impl") is not None or "forward" in own:
+            return True
+        waiting += [each for each in own["_modules"].values() if each is not None]
+    return False
 
 
 def _backend_of(context: Any) -> Any:
