@@ -14,7 +14,7 @@ from .checks import checked
 # One file per concern. Each exports `NODES`, the list of its node classes.
 _FILES = (
     "models", "tracks", "track_files", "words", "capture", "watch", "layers", "guidance", "intrinsic", "drag",
-    "preview", "lora",
+    "preview", "lora", "scores",
 )  # fmt: skip
 
 
