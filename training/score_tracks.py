@@ -22,7 +22,7 @@ from matrix_lib.evaluation.trajectories.report import Row, read_rows, summary_ta
 from matrix_lib.evaluation.trajectories.score import score_tracks
 from matrix_lib.io.tables import need_pyarrow
 from matrix_lib.io.tracks import load_tracks
-from matrix_lib.io.video import stream_video
+from matrix_lib.io.video import each_frame
 
 __all__ = ["main"]
 
@@ -115,7 +115,7 @@ def _folder(folder: Path, samples: dict[str, Path], given: argparse.Namespace, p
 
 def _one(job: _Job, key: str, given: argparse.Namespace) -> Row:
     try:
-        frames = None if job.video is None else stream_video(job.video)
+        frames = None if job.video is None else each_frame(job.video)
         pairs = None if given.pair is None else [tuple(given.pair)]
         scores = score_tracks(load_tracks(job.given), load_tracks(job.tracks), frames, pairs=pairs, stride=given.stride)
     except ValueError as error:

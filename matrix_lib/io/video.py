@@ -10,7 +10,6 @@ import os
 import statistics
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     import av
 
 __all__ = ["Clip", "VideoFacts", "check_video", "each_frame", "frame_times", "is_even", "read_video", "write_video"]
-__all__ = ["Clip", "VideoFacts", "check_video", "read_video", "stream_video", "write_video"]
 
 MAX_BYTES = 8 << 30
 
@@ -216,28 +214,6 @@ def read_video(
     if not frames or (stop is not None and count < stop):
         raise ValueError(f"{source.name!r} has {count} frames, so it has no frames [{start}, {stop or 'end'})")
     return Clip(torch.from_numpy(np.stack(frames)), fps)
-
-
-def stream_video(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
-    """The frames (H, W, 3) uint8 of a video file, one at a time. Turned phones are turned back.
-
-    Raises ValueError for a file that is missing or no video, when the first frame is asked for.
-    """
-    source = Path(path)
-    if not source.is_file():
-        raise ValueError(f"there is no video file {str(source)!r}")
-    av = _library()
-    try:
-        with av.open(str(source)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{source.name!r} has no video stream")
-            container.streams.video[0].thread_type = "AUTO"
-            for frame in container.decode(container.streams.video[0]):
-                picture = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-                turns = round(getattr(frame, "rotation", 0) / 90) % 4
-                yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
-    except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(f"{source.name!r} cannot be read as a video: {error}") from None
 
 
 def _decode(

@@ -12,7 +12,7 @@ from support_failing_clips import FailingClip, failing_clips
 from matrix_lib.evaluation.trajectories.measures import MEASURES
 from matrix_lib.io.tables import read_table
 from matrix_lib.io.tracks import save_tracks
-from matrix_lib.io.video import stream_video, write_video
+from matrix_lib.io.video import each_frame, write_video
 from training.score_tracks import main
 
 
@@ -112,9 +112,9 @@ def test_strangers_are_refused(folders, clips, capsys) -> None:
 
 def test_frames_come_one_at_a_time(folders) -> None:
     video = folders[1] / "clip 0.mp4"
-    assert sum(1 for frame in stream_video(video) if frame.shape == (48, 48, 3)) == 9
+    assert sum(1 for frame in each_frame(video) if frame.shape == (48, 48, 3)) == 9
     with pytest.raises(ValueError, match="there is no video file"):
-        next(stream_video(folders[1] / "none.mp4"))
+        next(each_frame(folders[1] / "none.mp4"))
     (folders[1] / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="cannot be read as a video"):
-        next(stream_video(folders[1] / "text.mp4"))
+        next(each_frame(folders[1] / "text.mp4"))

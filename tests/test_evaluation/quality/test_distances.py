@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from matrix_lib.evaluation.quality.consistency import frame_consistency
 from matrix_lib.evaluation.quality.distances import Moments, frechet, jedi, kid, polynomial_mmd, read_features
 
 
@@ -106,3 +107,12 @@ def test_what_cannot_be_compared_is_refused(sets, tmp_path: Path) -> None:
     for name, words in (("none", "there is no file"), ("o", "cannot be read as features"), ("t", "cannot be read")):
         with pytest.raises(ValueError, match=words):
             read_features(tmp_path / f"{name}.npy")
+
+
+def test_consistency_of_frames_by_hand() -> None:
+    turned = [[2.0, 0.0], [0.0, 3.0], [0.0, 1.0], [-1.0, 0.0]]
+    assert frame_consistency(turned) == pytest.approx((0 + 0.5 + 0) / 3)
+    assert frame_consistency(np.ones((5, 3))) == pytest.approx(1)
+    for wrong, words in (([[1.0, 2.0]], "2 frames or more"), ([[0.0, 0.0], [1.0, 1.0]], "no direction")):
+        with pytest.raises(ValueError, match=words):
+            frame_consistency(wrong)
