@@ -23,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...io.torch_files import read_torch_file
+
 __all__ = ["ClipScorer", "clip", "i3d", "inception", "lpips"]
 
 Array = NDArray[Any]
@@ -150,9 +152,9 @@ def _weights(path: str | os.PathLike[str], kind: str, name: str) -> Path:
 def _plain_weights(path: Path) -> None:
     """Raises ValueError for a file that holds more than tensors."""
     try:
-        torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path.name} holds more than plain tensors, and is not opened: {error!s:.200}") from None
+        read_torch_file(path)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no file of plain tensors, and is not opened: {error}") from None
 
 
 def _checked(frames: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def test_packages_and_weights_that_are_absent(open_it, module, words, tmp_path, 
     with pytest.raises(ValueError, match=r"weights at .* goes there; nothing is downloaded"):
         open_it(tmp_path / "weights.pth")
     torch.save(Path("more than tensors"), tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="holds more than plain tensors, and is not opened"):
+    with pytest.raises(ValueError, match="is no file of plain tensors, and is not opened"):
         open_it(tmp_path / "weights.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "weights.pth")
     monkeypatch.setitem(sys.modules, module, None)

@@ -54,6 +54,7 @@ B = square([(40 - 6 * k, 20) for k in range(5)])
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)  # 512 clips in `make soak`
 def test_ranks_as_the_exact_judge_ranks() -> None:
     clips = failing_clips(900 + SEED, count(30, 512))
     scores = [score_tracks(clip.given, clip.seen, clip.frames()) for clip in clips]
