@@ -117,9 +117,7 @@ def _onto(old: Track, new: Track, clash: Clash) -> Track:
     role = old.role if new.role == "instance" else new.role
     if clash == "replace":
         return replace(old, role=role, edges=new.edges, offsets=new.offsets)
-    return replace(old, role=role).with_frames(
-        _union(old.frame(i), new.frame(i)) for i in range(len(old.offsets) - 1)
-    )
+    return replace(old, role=role).with_frames(_union(old.frame(i), new.frame(i)) for i in range(len(old.offsets) - 1))
 
 
 def _union(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:

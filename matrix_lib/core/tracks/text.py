@@ -178,7 +178,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _head(text: str, where: str) -> tuple[str, str | None]:
-    """Name and role of "name (role)". Brackets that hold no role belong to the name; ValueError where they nearly do."""
+    """Name and role of "name (role)". Brackets that hold no role belong to the name; ValueError for a mistyped role."""
     match = _HEAD.match(text.strip())
     role = match["role"].strip().lower() if match and match["role"] is not None else None
     meant = difflib.get_close_matches(role, ROLES, 1, _LIKE_A_ROLE) if match and role else []
