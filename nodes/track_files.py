@@ -193,7 +193,8 @@ class MatrixPreviewTracks(io.ComfyNode):
             pictures.append(picture)
             step()
         batch, report = image_batch(pictures), track_report(tracks, on_grid)
-        if framing.crop != tracks.fit and Framing(framing.source, framing.target, tracks.fit).box() != framing.box():
+        steered = Framing(framing.source, framing.target, tracks.fit)
+        if (steered.box(), steered.window()) != (framing.box(), framing.window()):
             report += f"\n! drawn with {framing.crop!r}; steering goes by the tracks, which say {tracks.fit!r}"
         return io.NodeOutput(batch, report, ui=ui.PreviewImage(batch, cls=cls).as_dict() | {"text": (report,)})
 

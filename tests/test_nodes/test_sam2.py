@@ -114,7 +114,7 @@ def test_released_sizes_are_known_by_their_weights(pack):
 
 # ------------------------------------------------------------------------------------------- one instance at a time
 
-VIDEO = torch.rand(7, 60, 80, 3, generator=torch.Generator().manual_seed(3))
+VIDEO = torch.rand(6, 60, 80, 3, generator=torch.Generator().manual_seed(3))
 
 
 def follow(pack, prompts: str, **more):
@@ -124,9 +124,9 @@ def follow(pack, prompts: str, **more):
 def test_an_instance_is_followed_as_if_there_were_no_other(pack, tiny_sam2):
     """A second instance that is prompted earlier or later changes nothing of the first."""
     torch.set_num_threads(2)
-    lines = {"a": "a: 3: 40,20 -5,5", "b": "b: [5,10,40,50]", "c": "c: 5: 60,40; 6: 50,50"}
+    lines = {"a": "a: 2: 40,20 -5,5", "b": "b: [5,10,40,50]", "c": "c: 4: 60,40; 5: 50,50"}
     alone = {name: follow(pack, line)[0] for name, line in lines.items()}
-    for order in ("abc", "cba", "ba"):
+    for order in ("cba", "ba"):
         both = follow(pack, "\n".join(lines[name] for name in order))[0]
         assert both.names == tuple(order)
         for name in order:
@@ -154,10 +154,10 @@ def test_it_is_what_the_package_gives_for_one_prompt(pack, tiny_sam2, tmp_path):
 
 def test_off_and_start_frames(pack, tiny_sam2):
     gone = follow(pack, "a: 1: 40,20; 3: off; 5: 50,20")[0]
-    assert set(gone.visible["a"]) <= {0, 1, 2, 5, 6}
+    assert set(gone.visible["a"]) <= {0, 1, 2, 5}
     assert {1, 5} <= set(gone.visible["a"])
     late = follow(pack, "a: 0: off; 4: 40,20")[0]
-    assert set(late.visible["a"]) <= {4, 5, 6}
+    assert set(late.visible["a"]) <= {4, 5}
     whole = follow(pack, "a: 4: 40,20")[0]
     assert min(whole.visible["a"]) < 4, "without it, it is followed backwards"
     assert torch.equal(late.masks("a", 4), whole.masks("a", 4)), "and forwards alike"
@@ -218,38 +218,33 @@ def test_frames_are_streamed(pack, tiny_sam2, monkeypatch):
         return tensor
 
     monkeypatch.setattr(module._Frames, "__getitem__", counted)
-    long = VIDEO.repeat(6, 1, 1, 1)
+    long = VIDEO.repeat(3, 1, 1, 1)
     tracks = pack.run(
-        "MatrixSAM2Tracks", frames=long, checkpoint="tiny.pt", prompts="a: 20: 40,20\nb: [5,10,40,50]"
+        "MatrixSAM2Tracks", frames=long, checkpoint="tiny.pt", prompts="a: 10: 40,20\nb: [5,10,40,50]"
     ).result[0]
-    assert tracks.frames == 42
+    assert tracks.frames == 18
     assert most[0] <= 2
 
 
 @pytest.mark.parametrize("turn", [0, 90])
 def test_a_video_file_is_read_as_the_host_reads_it(pack, comfy, tmp_path, turn):
     """Whole, from a start time on and for a duration, turned or not; the frames are the host's own to a rounding."""
-    import av
     from comfy_api.latest import InputImpl
 
     clip = (np.indices((12, 64, 96)).sum(0)[..., None] * np.array([1, 2, 3]) % 256).astype(np.uint8)
     path = pack.lib("io.video").write_video(tmp_path / "clip.mp4", clip, 12)
-    if turn:
-        turned = tmp_path / "turned.mkv"
-        with av.open(str(path)) as source, av.open(str(turned), "w") as out:
-            stream = out.add_stream_from_template(source.streams.video[0])
-            stream.metadata["rotate"] = str(turn)
-            for packet in source.demux(source.streams.video[0]):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    out.mux(packet)
-        path = turned
+    if turn:  # the display matrix of the track header: a quarter turn instead of none
+        data = bytearray(path.read_bytes())
+        one, minus = bytes([0, 1, 0, 0]), bytes([255, 255, 0, 0])
+        at = data.index(one + bytes(12) + one, data.index(b"tkhd"))
+        data[at : at + 20] = bytes(4) + one + bytes(4) + minus + bytes(4)
+        path.write_bytes(bytes(data))
     for start, duration in ((0, 0), (0.25, 0), (0.25, 0.5)):
         video = InputImpl.VideoFromFile(str(path), start_time=start, duration=duration)
         theirs = video.get_components().images
         found = pack.lib("hosts.comfy.video").video_frames(video)
         ours = torch.from_numpy(np.stack(list(found.read()))).float() / 255
-        assert (found.height, found.width) == tuple(ours.shape[1:3])
+        assert (found.height, found.width) == tuple(ours.shape[1:3]) == ((96, 64) if turn else (64, 96))
         assert ours.shape == theirs.shape
         assert abs(found.count - len(theirs)) <= 1
         assert (ours - theirs).abs().mean() < 0.01

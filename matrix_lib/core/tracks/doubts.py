@@ -6,10 +6,12 @@ F frames, H rows, W columns. A few frames of each instance are looked at.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .tracks import MaskTracks
 
@@ -31,7 +33,7 @@ def doubts_of(tracks: MaskTracks, objects: bool = False) -> list[str]:
                 f"{name!r} covers {what} in frame {frames[0]}. If that is not the instance, it is inverted: Load "
                 "Image's mask is 1 where the picture is transparent. Switch 'invert' on"
             )
-        if tracks.frames > 1 and look_like_objects([tracks.mask(name, i).numpy() for i in _some(frames)]):
+        if tracks.frames > 1 and look_like_objects([mask.numpy() for mask in _some(tracks, name, frames)]):
             notes.append(
                 f"the masks of {name!r} lie apart from frame to frame. If they are objects of one picture (SAM3 "
                 "Detect's individual masks), set 'batch_is' to objects"
@@ -67,10 +69,11 @@ def look_like_frames(masks: Sequence[NDArray[np.bool_]]) -> bool:
 
 def _overlaps(masks: Sequence[NDArray[np.bool_]]) -> list[float]:
     """Intersection over union of each mask with the one behind it."""
-    pairs = [(a, b) for a, b in zip(masks, masks[1:]) if a.any() and b.any()]
+    pairs = [(a, b) for a, b in itertools.pairwise(masks) if a.any() and b.any()]
     return [float((a & b).sum() / (a | b).sum()) for a, b in pairs]
 
 
-def _some(frames: Sequence[int]) -> list[int]:
-    """The first frames, as many as are compared."""
-    return list(frames[: _PAIRS + 1])
+def _some(tracks: MaskTracks, name: str, frames: Sequence[int]) -> Tensor:
+    """As many frames as are compared, from the first that shows the instance on."""
+    first = frames[0] if frames else 0
+    return tracks.masks(name, first, min(first + _PAIRS + 1, tracks.frames))
