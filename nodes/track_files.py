@@ -33,7 +33,6 @@ _TOKENS = {
 }
 # Frames per second, where the name says which model it is.
 _RATES = {name: spec.fps.get(name) for spec in REGISTRY.values() for name in spec.variants}
-_AS_TRACKS = "as the tracks say"
 _SHOW = ("first frame of each token frame", "every frame", "first frame of the clip")
 
 
@@ -46,16 +45,16 @@ def _seen_inputs() -> list[io.Input]:
         io.Int.Input("height", default=0, min=0, max=16384, tooltip="Height of the generated clip; 0: as the tracks."),
         io.Combo.Input(
             "crop",
-            options=["center", "stretch", "pad", _AS_TRACKS],
-            default=_AS_TRACKS,
-            tooltip="What happens where shapes differ. Steering goes by the tracks (MATRIX Edit Tracks, fit): cropped "
-            "around the centre, as ComfyUI crops start images, unless they say otherwise.",
+            options=["center", "stretch", "pad"],
+            default="center",
+            tooltip="What happens where shapes differ. center: as steering does it, cropped around the centre as "
+            "ComfyUI crops start images, unless the tracks say otherwise (MATRIX Edit Tracks, fit). The others try another way.",
         ),
     ]
 
 
 def _framing(tracks: MaskTracks, width: int, height: int, crop: Any) -> Framing:
-    fit = tracks.fit if crop == _AS_TRACKS else crop
+    fit = tracks.fit if crop == "center" else crop  # the default, in every saved workflow: what steering does
     return Framing((tracks.height, tracks.width), (height or tracks.height, width or tracks.width), fit)
 
 
@@ -100,7 +99,7 @@ class MatrixTracksToMask(io.ComfyNode):
         several: str = "joined",
         width: int = 0,
         height: int = 0,
-        crop: str = _AS_TRACKS,
+        crop: str = "center",
     ) -> io.NodeOutput:
         chosen = tracks.select(parse_names(names)[0] or tracks.names)
         framing = _framing(tracks, width, height, crop)
@@ -171,7 +170,7 @@ class MatrixPreviewTracks(io.ComfyNode):
         images: torch.Tensor | None = None,
         width: int = 0,
         height: int = 0,
-        crop: str = _AS_TRACKS,
+        crop: str = "center",
         length: int = 0,
         model: str = "CogVideoX 1.0, Wan, HunyuanVideo",
         show: str = _SHOW[0],

@@ -134,6 +134,6 @@ def test_one_fit_for_preview_masks_and_steering(pack, fit):
     assert (cover - dense).abs().max() < 0.13
     report = pack.run("MatrixPreviewTracks", tracks=tracks, width=96, height=64).result[1]
     assert "! drawn with" not in report
-    other = "stretch" if fit != "stretch" else "center"
+    other = "stretch" if fit != "stretch" else "pad"
     report = pack.run("MatrixPreviewTracks", tracks=tracks, width=96, height=64, crop=other).result[1]
     assert f"! drawn with {other!r}; steering goes by the tracks, which say {fit!r}" in report
