@@ -48,7 +48,7 @@ def _seen_inputs() -> list[io.Input]:
             options=["center", "stretch", "pad"],
             default="center",
             tooltip="What happens where shapes differ. center: as steering does it, cropped around the centre as "
-            "ComfyUI crops start images, unless the tracks say otherwise (MATRIX Edit Tracks, fit). The others try another way.",
+            "ComfyUI crops start images, unless the tracks say otherwise (MATRIX Edit Tracks). Others try another way.",
         ),
     ]
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from support_sam2 import write_tiny_sam2
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def tiny_sam2(pack, tmp_path_factory):
@@ -30,7 +32,6 @@ def test_sam2_wants_one_line_each(pack, tiny_sam2, prompts):
 
 
 def test_sam2_follows_points_and_boxes_both_ways(pack, tiny_sam2):
-    torch.set_num_threads(2)
     frames = torch.rand(4, 60, 80, 3, generator=torch.Generator().manual_seed(0))
     prompts = "cyclist (subject): 2: 40,20 -5,5\nvan (object): 1: [5,10,40,50]"
     out = pack.run("MatrixSAM2Tracks", frames=frames, checkpoint="tiny.pt", prompts=prompts, fps=12.0)
@@ -123,7 +124,6 @@ def follow(pack, prompts: str, **more):
 
 def test_an_instance_is_followed_as_if_there_were_no_other(pack, tiny_sam2):
     """A second instance that is prompted earlier or later changes nothing of the first."""
-    torch.set_num_threads(2)
     lines = {"a": "a: 2: 40,20 -5,5", "b": "b: [5,10,40,50]", "c": "c: 4: 60,40; 5: 50,50"}
     alone = {name: follow(pack, line)[0] for name, line in lines.items()}
     for order in ("cba", "ba"):
@@ -218,11 +218,11 @@ def test_frames_are_streamed(pack, tiny_sam2, monkeypatch):
         return tensor
 
     monkeypatch.setattr(module._Frames, "__getitem__", counted)
-    long = VIDEO.repeat(3, 1, 1, 1)
+    long = VIDEO.repeat(2, 1, 1, 1)
     tracks = pack.run(
-        "MatrixSAM2Tracks", frames=long, checkpoint="tiny.pt", prompts="a: 10: 40,20\nb: [5,10,40,50]"
+        "MatrixSAM2Tracks", frames=long, checkpoint="tiny.pt", prompts="a: 6: 40,20\nb: [5,10,40,50]"
     ).result[0]
-    assert tracks.frames == 18
+    assert tracks.frames == 12
     assert most[0] <= 2
 
 
