@@ -6,6 +6,7 @@ import unicodedata
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.names import find_name, name_key, twice
 
@@ -13,7 +14,7 @@ NAMES = st.text(st.characters(categories=("L", "N", "M")), min_size=1, max_size=
 
 
 @given(NAMES, st.sampled_from(("NFC", "NFD")), st.sampled_from((str, str.lower)), st.integers(1, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=count(60, 6000))
 def test_one_name_however_it_is_written(name, form, case, blanks):
     whole = f"{name} 1"
     written = unicodedata.normalize(form, case(whole)).replace(" ", " " * blanks)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.tracks.doubts import doubts_of, look_inverted
 from matrix_lib.core.tracks.tracks import MaskTracks
@@ -18,7 +19,7 @@ def box(x: int, y: int, w: int, h: int, size: tuple[int, int] = (40, 60)) -> np.
 
 
 @given(st.integers(0, 40), st.integers(0, 25), st.integers(3, 19), st.integers(3, 14))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=count(60, 1800))
 def test_objects_and_their_opposites(x, y, w, h):
     """A box of up to a fifth of the frame, anywhere, is an instance; everything but it is not."""
     assert look_inverted(box(x, y, w, h)) == ""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.grid import FITS, Framing, Grid
 from matrix_lib.core.guidance.intrinsic import latent_boxes
@@ -17,7 +18,7 @@ SIZES = st.tuples(st.integers(12, 150), st.integers(12, 150))
 
 
 @given(SIZES, st.tuples(st.integers(2, 8), st.integers(2, 8)), st.sampled_from(FITS), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=count(60, 1800))
 def test_tokens_are_those_of_the_framed_masks(source, tokens, fit, seed):
     """The runs, laid over the grid, are the dense masks after the framing, laid over it."""
     target = (tokens[0] * 16, tokens[1] * 16)

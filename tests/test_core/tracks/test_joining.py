@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.tracks.edits import edited
 from matrix_lib.core.tracks.joining import CLASHES, follow, side_by_side
@@ -19,7 +20,7 @@ def clip(seed: int, frames: int = 3, names: tuple[str, ...] = ("a", "b"), **more
 
 
 @given(st.integers(0, 1000), st.sampled_from(CLASHES), st.sampled_from((("c",), ("b", "c"), ("B ", "a"))))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=count(60, 1800))
 def test_side_by_side_equals_dense_masks(seed, clash, names):
     names = tuple(name.strip() for name in names)
     (one, first), (two, second) = clip(seed), clip(seed + 1, names=names)
@@ -44,7 +45,7 @@ def test_side_by_side_equals_dense_masks(seed, clash, names):
 
 
 @given(st.integers(0, 1000), st.integers(0, 2), st.lists(st.integers(3, 5), min_size=2, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=count(40, 1200))
 def test_clips_follow_each_other(seed, overlap, lengths):
     """Each part has its own instances; who is not in a part is absent there."""
     sets = [("a", "b"), ("B", "c"), ("a",)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_counts import count
 
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.tracks.timing import retime, time_notes
@@ -55,7 +56,7 @@ def test_counts_that_differ_are_told_and_refused():
 
 
 @given(st.integers(2, 40), st.sampled_from((8, 12, 16, 23.976, 24, 30)), st.sampled_from((8, 16, 24, 30, 60)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=count(60, 1800))
 def test_resampled_frames_are_the_nearest_in_time(frames, old, new):
     made = places(retime(moving(frames, old), "resample", fps=new))
     assert len(made) == int((frames - 1) / old * new + 1e-6) + 1
@@ -65,7 +66,7 @@ def test_resampled_frames_are_the_nearest_in_time(frames, old, new):
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 29), st.sampled_from((0, 8, 24)))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=count(60, 2400))
 def test_lengths_are_as_asked(frames, wanted, start, fps):
     tracks = moving(frames, 12)
     if start >= frames:
