@@ -13,8 +13,8 @@ from .checks import checked
 
 # One file per concern. Each exports `NODES`, the list of its node classes.
 _FILES = (
-    "models", "tracks", "track_files", "words", "capture", "watch", "layers", "guidance", "intrinsic", "drag",
-    "preview", "lora", "scores",
+    "models", "tracks", "sam2", "track_files", "track_edits", "words", "capture", "watch", "layers", "guidance",
+    "intrinsic", "drag", "preview", "lora", "scores",
 )  # fmt: skip
 
 

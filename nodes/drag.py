@@ -67,7 +67,7 @@ class MatrixCutAndDrag(io.ComfyNode):
         size = (int(first.shape[0]), int(first.shape[1]))
         check_room(tracks.frames, *size)
         if (tracks.height, tracks.width) != size:
-            tracks = tracks.framed(Framing((tracks.height, tracks.width), size))
+            tracks = tracks.framed(Framing((tracks.height, tracks.width), size, tracks.fit))
         return io.NodeOutput(cut_and_drag(first[..., :3], tracks, ticker(max(tracks.frames - 1, 1))))
 
 

@@ -20,7 +20,7 @@ from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, loa
 from ..matrix_lib.hosts.comfy.mini import load_mini
 from ..matrix_lib.hosts.comfy.repair import needs_repair, repair
 from .checks import Files
-from .sockets import check_room
+from .sockets import TracksSocket, check_room
 
 _DTYPES = {
     "default": None,
@@ -243,6 +243,12 @@ class MatrixImageCondition(io.ComfyNode):
                     optional=True,
                     tooltip="Wan 2.1 I2V: the first frame through CLIP Vision Encode. Others do without.",
                 ),
+                TracksSocket.Input(
+                    "tracks",
+                    optional=True,
+                    tooltip="Tracks that say how a picture of another shape becomes the clip's (MATRIX Edit Tracks, "
+                    "fit): cropped, stretched or padded. Without them: cropped.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt with the first frame."),
@@ -264,11 +270,13 @@ class MatrixImageCondition(io.ComfyNode):
         length: int,
         batch_size: int = 1,
         clip_vision_output: Any = None,
+        tracks: Any = None,
     ) -> io.NodeOutput:
         check_room(length, height, width)
         for problem in needs_repair(model, first_frame=True):
             logging.warning("MATRIX: this model needs MATRIX Repair CogVideoX: %s", problem)
-        made = image_condition(model, vae, image, width, height, length, batch_size, clip_vision_output)
+        fit = "center" if tracks is None else tracks.fit
+        made = image_condition(model, vae, image, width, height, length, batch_size, clip_vision_output, fit)
         positive = node_helpers.conditioning_set_values(positive, made.values)
         negative = node_helpers.conditioning_set_values(negative, made.values)
         return io.NodeOutput(positive, negative, made.latent)

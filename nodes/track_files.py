@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _TOKENS = {
     **{name: size for spec in REGISTRY.values() for name, size in spec.variants.items()},
     "mini": TokenSize((1, 1, 1)),
 }
+# Frames per second, where the name says which model it is.
+_RATES = {name: spec.fps.get(name) for spec in REGISTRY.values() for name in spec.variants}
 _SHOW = ("first frame of each token frame", "every frame", "first frame of the clip")
 
 
@@ -42,15 +45,17 @@ def _seen_inputs() -> list[io.Input]:
         io.Int.Input("height", default=0, min=0, max=16384, tooltip="Height of the generated clip; 0: as the tracks."),
         io.Combo.Input(
             "crop",
-            options=["center", "stretch"],
+            options=["center", "stretch", "pad"],
             default="center",
-            tooltip="What happens where shapes differ. ComfyUI crops start images around their centre.",
+            tooltip="What happens where shapes differ. center: as steering does it, cropped around the centre as "
+            "ComfyUI crops start images, unless the tracks say otherwise (MATRIX Edit Tracks). Others try another way.",
         ),
     ]
 
 
 def _framing(tracks: MaskTracks, width: int, height: int, crop: Any) -> Framing:
-    return Framing((tracks.height, tracks.width), (height or tracks.height, width or tracks.width), crop)
+    fit = tracks.fit if crop == "center" else crop  # the default, in every saved workflow: what steering does
+    return Framing((tracks.height, tracks.width), (height or tracks.height, width or tracks.width), fit)
 
 
 class MatrixTracksToMask(io.ComfyNode):
@@ -177,6 +182,7 @@ class MatrixPreviewTracks(io.ComfyNode):
         framing = _framing(tracks, width, height, crop)
         patch, temporal, spatial = _TOKENS[model]
         grid = Grid.from_pixels(length or tracks.frames, *framing.target, patch, temporal, spatial)
+        grid = replace(grid, fps=_RATES.get(model))
         which = _frames(grid, tracks.frames, show)
         check_room(len(which), *framing.target)
         on_grid = tracks.to_grid(grid, resize, framing)
@@ -186,6 +192,9 @@ class MatrixPreviewTracks(io.ComfyNode):
             pictures.append(picture)
             step()
         batch, report = image_batch(pictures), track_report(tracks, on_grid)
+        steered = Framing(framing.source, framing.target, tracks.fit)
+        if (steered.box(), steered.window()) != (framing.box(), framing.window()):
+            report += f"\n! drawn with {framing.crop!r}; steering goes by the tracks, which say {tracks.fit!r}"
         return io.NodeOutput(batch, report, ui=ui.PreviewImage(batch, cls=cls).as_dict() | {"text": (report,)})
 
 

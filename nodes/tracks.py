@@ -1,22 +1,18 @@
-"""Nodes that say where the instances are: from masks, from boxes, from SAM 2."""
+"""Nodes that say where the instances are: from masks, from boxes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import comfy.model_management
-import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..matrix_lib.core.tracks.boxes import in_pixels
-from ..matrix_lib.core.tracks.text import parse_boxes, parse_names, parse_prompts
+from ..matrix_lib.core.tracks.doubts import doubts_of
+from ..matrix_lib.core.tracks.text import parse_boxes, parse_names
 from ..matrix_lib.core.tracks.tracks import MaskTracks
-from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, frame_reader, sam3_frames, sam3_size
-from ..matrix_lib.io.sam2 import CHECKPOINTS, load_sam2, need_sam2, track_prompts
-from .checks import Files
+from ..matrix_lib.hosts.comfy.masks import BATCHES, mask_parts
+from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, sam3_frames, sam3_size
 from .sockets import Sam3TracksSocket, ticker, track_outputs, with_report
 
 
@@ -80,6 +76,21 @@ class MatrixMaskTracks(io.ComfyNode):
                     advanced=True,
                     tooltip="Which SAM3 objects to take, by number: 0, 2, 3. Empty takes all.",
                 ),
+                io.Combo.Input(
+                    "batch_is",
+                    options=list(BATCHES),
+                    default="frames",
+                    optional=True,
+                    tooltip="What the masks of one batch are: frames of one instance, or objects of one picture, each "
+                    "an instance of its own (SAM3 Detect with individual masks).",
+                ),
+                io.Boolean.Input(
+                    "invert",
+                    default=False,
+                    optional=True,
+                    tooltip="Takes everything outside of the connected masks. Load Image's mask is 1 where the picture "
+                    "is transparent.",
+                ),
             ],
             outputs=track_outputs(),
         )
@@ -94,9 +105,11 @@ class MatrixMaskTracks(io.ComfyNode):
         threshold: float = 0.5,
         fps: float = 8.0,
         sam3_objects: str = "",
+        batch_is: Any = "frames",
+        invert: bool = False,
     ) -> io.NodeOutput:
-        found: list[Any] = [mask for mask in (masks or {}).values() if mask is not None]
-        total = sum(len(mask) if mask.ndim == 3 else 1 for mask in found)
+        given = [mask for mask in (masks or {}).values() if mask is not None]
+        found, total = mask_parts(given, batch_is, invert)
         if sam3_tracks is not None:
             frames, count = sam3_size(sam3_tracks)
             chosen = _objects(sam3_objects, count)
@@ -117,7 +130,8 @@ class MatrixMaskTracks(io.ComfyNode):
         )
         if images is not None:
             check_images(images, tracks.height, tracks.width, tracks.frames)
-        return with_report(tracks)
+        objects = batch_is == "objects" and len(given) == 1
+        return with_report(tracks, tuple(f"! {note}" for note in doubts_of(tracks, objects)))
 
 
 def _objects(text: str, count: int) -> list[int]:
@@ -224,77 +238,4 @@ class MatrixBoxTracks(io.ComfyNode):
         return with_report(tracks, tuple(f"! {note}" for note in (*notes, shares) if note))
 
 
-def sam2_folder() -> str:
-    """The name of the host's model folder for SAM 2; models/sam2 unless a person maps it elsewhere."""
-    folder_paths.add_model_folder_path("sam2", str(Path(folder_paths.models_dir) / "sam2"))
-    return "sam2"
-
-
-class MatrixSAM2Tracks(io.ComfyNode):
-    """Points and boxes to mask tracks, by SAM 2."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        files = [name for name in folder_paths.get_filename_list(sam2_folder()) if name.endswith(CHECKPOINTS)]
-        return io.Schema(
-            node_id="MatrixSAM2Tracks",
-            display_name="MATRIX SAM 2 Tracks",
-            category="MATRIX/tracks",
-            description="Follows instances through a video from a few points or boxes. Needs the sam2 package "
-            "(pip install sam2) and a SAM 2 or 2.1 checkpoint in models/sam2.",
-            search_aliases=["segment anything", "sam2", "video segmentation", "points", "track object"],
-            inputs=[
-                io.MultiType.Input(
-                    "frames", types=[io.Image, io.Video], tooltip="The clip: an image batch or a video."
-                ),
-                io.Combo.Input(
-                    "checkpoint",
-                    options=Files(files),
-                    tooltip="A file in models/sam2, for example sam2.1_hiera_tiny.pt. Its size shows in the weights.",
-                ),
-                io.String.Input(
-                    "prompts",
-                    multiline=True,
-                    default="person (subject): 200,150 -20,20\ncup (object): 0: [400,260,470,330]",
-                    tooltip="One instance per line:  name (role): frame: x,y for a point on it, -x,y for one off it, "
-                    "[x0,y0,x1,y1] for a box. Frame 0 where none is given; more frames after a semicolon.",
-                ),
-                io.Float.Input(
-                    "fps",
-                    default=8.0,
-                    min=0.1,
-                    max=240.0,
-                    step=0.1,
-                    tooltip="Frames per second of an image batch; a video brings its own.",
-                ),
-            ],
-            outputs=track_outputs(),
-        )
-
-    @classmethod
-    def execute(cls, frames: Any, checkpoint: str, prompts: str, fps: float = 8.0) -> io.NodeOutput:
-        need_sam2()
-        if not isinstance(frames, torch.Tensor):
-            parts = frames.get_components()
-            frames, fps = parts.images, float(parts.frame_rate)
-        count, height, width = frames.shape[:3]
-        keys, roles = parse_prompts(prompts, width, height)
-        path = Path(folder_paths.get_full_path_or_raise(sam2_folder(), checkpoint))
-        device = comfy.model_management.get_torch_device()
-        comfy.model_management.free_memory(6 * path.stat().st_size, device)
-        predictor = load_sam2(path, device)
-        try:
-            tracks = track_prompts(
-                predictor, _read(frames), keys, roles, fps, folder_paths.get_temp_directory(), ticker(2 * count)
-            )
-        finally:
-            del predictor
-            comfy.model_management.soft_empty_cache()
-        return with_report(tracks)
-
-
-def _read(images: torch.Tensor) -> Iterator[Any]:
-    return map(frame_reader(images), range(len(images)))
-
-
-NODES = [MatrixMaskTracks, MatrixBoxTracks, MatrixSAM2Tracks]
+NODES = [MatrixMaskTracks, MatrixBoxTracks]

@@ -140,6 +140,7 @@ class MatrixBindPrompt(io.ComfyNode):
             read, binding = reuse(clip, binding, _FORMS[form], **options)
         if tracks is not None:
             tracks = tracks.starting(start_frame)
+            tracks = tracks.spelled(phrase.name for phrase in binding.instances)
             binding.check_tracks(tracks.names)
         values = {"matrix_binding": binding} | ({} if tracks is None else {"matrix_tracks": tracks})
         encoded = [[rows, {**more, "matrix_encoded": mark_of(rows)}] for rows, more in encode(clip, read)]

@@ -132,7 +132,19 @@ def whole() -> Graph:
         height=0,
         crop="center",
     )
-    add("named", "MatrixMaskTracks", names="a", masks__mask0=["unpack", 0], threshold=0.5, fps=8.0, sam3_objects="")
+    add(
+        "named", "MatrixMaskTracks", names="a", masks__mask0=["unpack", 0], threshold=0.5, fps=8.0, sam3_objects="",
+        batch_is="frames", invert=False,
+    )  # fmt: skip
+    add("edit", "MatrixEditTracks", tracks=["boxes", 0], instances="a -> b (object)", others="keep", fit="pad")
+    add(
+        "join", "MatrixJoinTracks", parts__tracks0=["boxes", 0], parts__tracks1=["boxes", 0], how="one after the other",
+        same_name="refuse", overlap=1,
+    )  # fmt: skip
+    add(
+        "retime", "MatrixRetimeTracks", tracks=["boxes", 0], how="hold", frames=12, fps=0.0, start=0,
+        model=["load", 0],
+    )  # fmt: skip
     add(
         "look", "MatrixPreviewTracks", tracks=["boxes", 0], images=["picture", 0], width=0, height=0, crop="center",
         length=0, model="mini", show="every frame", resize="nearest", strength=0.4,

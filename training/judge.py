@@ -41,7 +41,7 @@ from matrix_lib.evaluation.intergen.suite import Suite, read_suite
 from matrix_lib.evaluation.intergen.tracking import first_masks, track_video
 from matrix_lib.evaluation.judges.judge import JudgeError, Request
 from matrix_lib.evaluation.judges.store import Answers
-from matrix_lib.io.sam2 import load_sam2
+from matrix_lib.io.sam2_checkpoints import load_sam2
 from matrix_lib.io.tracks import save_tracks
 from training.judge_choice import add_settings, put
 

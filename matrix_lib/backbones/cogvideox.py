@@ -14,6 +14,7 @@ SPEC = BackboneSpec(
     flow=False,
     first_frame={"": "padded"},
     variants={"CogVideoX 1.5": TokenSize((2, 2, 2))},
+    fps={"": 8, "CogVideoX 1.5": 16},
     frames_first=True,
     input_projection="patch_embed.proj",
     native_channels=(16, 32, 48),

@@ -28,6 +28,7 @@ SPEC = BackboneSpec(
     input_projection="x_embedder.proj",
     native_channels=(16, 32, 33),
     head_size=128,
+    fps={"": 24},
     vae="AutoencoderKLHunyuanVideo",
     vae_limits={"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 16},
     choices=(LayerChoice(60, (6, 7, 9, 10), (11, 26, 27, 29), "MATRIX (arXiv 2510.07310), HunyuanVideo-I2V"),),

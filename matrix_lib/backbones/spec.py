@@ -80,6 +80,8 @@ class BackboneSpec:
         native, diffusers: its attention in each host. pipelines: pattern that names of its diffusers pipelines match.
         patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model.
         variants: published models of another size, by name.
+        fps: frames per second of its clips, of the usual model under "" and of a variant under its name; empty where
+            nobody says.
         text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people.
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
         text_sees_image: its text encoder looks at the first frame of image-to-video models.
@@ -111,6 +113,7 @@ class BackboneSpec:
     temporal_stride: int = 4
     spatial_stride: int = 8
     variants: Mapping[str, TokenSize] = field(default_factory=dict)
+    fps: Mapping[str, float] = field(default_factory=dict)
     text_sees_image: bool = False
     image_cross_attention: bool = False
     guidance_input: bool = False
@@ -126,6 +129,12 @@ class BackboneSpec:
     def token_size(self) -> TokenSize:
         """The usual one."""
         return TokenSize(self.patch, self.temporal_stride, self.spatial_stride)
+
+    def rate(self, patch: tuple[int, int, int], spatial_stride: int) -> float | None:
+        """Frames per second that a model of this token size makes; None where nobody says."""
+        size = TokenSize(patch, self.temporal_stride, spatial_stride)
+        variant = next((name for name, other in self.variants.items() if other == size), "")
+        return self.fps.get(variant)
 
     def blocks(self, host: Literal["native", "diffusers"]) -> Blocks:
         return self.native if host == "native" else self.diffusers

@@ -21,6 +21,7 @@ SPEC = BackboneSpec(
     first_frame={"": "masked"},
     id_map="masked",
     variants={"Wan 2.2 5B": TokenSize(spatial_stride=16)},
+    fps={"": 16, "Wan 2.2 5B": 24},
     image_cross_attention=True,
     input_projection="patch_embedding",
     native_channels=(16, 36, 48),

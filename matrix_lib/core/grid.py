@@ -5,13 +5,17 @@ F, h, w: token frames, rows, columns. T, H, W: latent frames, height, width. Eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-__all__ = ["Framing", "Grid"]
+__all__ = ["FITS", "Fit", "Framing", "Grid"]
+
+Fit = Literal["center", "stretch", "pad"]
+"""How frames of another shape become the model's: cropped about their centre, stretched, or whole between bars."""
+FITS: tuple[Fit, ...] = get_args(Fit)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Grid:
             stand for pixel frame 0.
         pixels: (height, width) of the clip's frames, which the last row and column of tokens may reach over; None, and
             left None, where they end with it.
+        fps: frames per second that the model makes; None where nobody knows. Grids that differ in it alone are equal.
     """
 
     frames: int
@@ -37,6 +42,7 @@ class Grid:
     spatial_stride: int = 8
     prefix_frames: int = 0
     pixels: tuple[int, int] | None = None
+    fps: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if min(self.frames, self.height, self.width, *self.patch, self.temporal_stride, self.spatial_stride) < 1:
@@ -60,6 +66,7 @@ class Grid:
         temporal_stride: int = 4,
         spatial_stride: int = 8,
         prefix_frames: int = 0,
+        fps: float | None = None,
     ) -> Grid:
         """Grid of a latent (T, H, W), without its prefix; sizes that the patch does not divide are rounded up. Frames
         have the pixels of the latent, its size times the stride."""
@@ -72,6 +79,7 @@ class Grid:
             spatial_stride=spatial_stride,
             prefix_frames=prefix_frames,
             pixels=(h * spatial_stride, w * spatial_stride),
+            fps=fps,
         )
 
     @classmethod
@@ -150,33 +158,43 @@ class Framing:
     Args:
         source, target: (height, width) in pixels.
         crop: "center" keeps the aspect ratio and cuts the overhang evenly (what ComfyUI does with start images);
-            "stretch" resizes without a crop.
+            "stretch" resizes without a crop; "pad" shows the whole frame in its proportions, between black bars where
+            nothing is (as ComfyUI's Resize And Pad Image).
     """
 
     source: tuple[int, int]
     target: tuple[int, int]
-    crop: Literal["center", "stretch"] = "center"
+    crop: Fit = "center"
 
     def __post_init__(self) -> None:
         if min(*self.source, *self.target) < 1:
             raise ValueError(f"frame sizes are at least 1x1 pixel; got source {self.source}, target {self.target}")
-        if self.crop not in ("center", "stretch"):
-            raise ValueError(f"crop is 'center' or 'stretch'; got {self.crop!r}")
-        if min(self.box()[2:]) < 1:
+        if self.crop not in FITS:
+            raise ValueError(f"crop is 'center', 'stretch' or 'pad'; got {self.crop!r}")
+        if min(*self.box()[2:], *self.window()[2:]) < 1:
             raise ValueError(
-                f"a centre crop of {self.source} (h, w) to the shape of {self.target} leaves no pixel; choose a size "
-                "of nearer proportions, or stretch"
+                f"bringing frames of {self.source} (h, w) to the shape of {self.target} ({self.crop}) leaves no pixel; "
+                "choose a size of nearer proportions, or stretch"
             )
 
     def box(self) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the source region that the model sees; the same rounding as the host's."""
         (sh, sw), (th, tw) = self.source, self.target
-        if self.crop == "stretch":
+        if self.crop != "center":
             return 0, 0, sh, sw
         old, new = sw / sh, tw / th
         x = round((sw - sw * (new / old)) / 2) if old > new else 0
         y = round((sh - sh * (old / new)) / 2) if old < new else 0
         return y, x, sh - 2 * y, sw - 2 * x
+
+    def window(self) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the target region that shows `box`: all of it, but for bars."""
+        (sh, sw), (th, tw) = self.source, self.target
+        if self.crop != "pad":
+            return 0, 0, th, tw
+        scale = min(tw / sw, th / sh)
+        height, width = int(sh * scale), int(sw * scale)  # rounded as the host's own node does
+        return (th - height) // 2, (tw - width) // 2, height, width
 
     def apply(self, frames: Tensor, mode: Literal["nearest", "area", "bilinear"] = "bilinear") -> Tensor:
         """Crops and resizes `frames` (..., source height, source width) to (..., target height, target width)."""
@@ -186,14 +204,22 @@ class Framing:
             )
         y, x, h, w = self.box()
         cut = frames[..., y : y + h, x : x + w]
-        if (h, w) == self.target:
+        top, left, height, width = self.window()
+        if (h, w) != (height, width):
+            flat = cut.reshape(-1, 1, h, w)
+            flat = flat if flat.is_floating_point() else flat.float()
+            out = _resized(flat, (height, width), mode)
+            cut = out.reshape(*frames.shape[:-2], height, width).to(frames.dtype)
+        if (height, width) == self.target:
             return cut
-        flat = cut.reshape(-1, 1, h, w)
-        flat = flat if flat.is_floating_point() else flat.float()
-        if mode == "nearest":
-            out = torch.nn.functional.interpolate(flat, self.target, mode="nearest-exact")
-        elif mode == "area":
-            out = torch.nn.functional.interpolate(flat, self.target, mode="area")
-        else:
-            out = torch.nn.functional.interpolate(flat, self.target, mode="bilinear", antialias=True)
-        return out.reshape(*frames.shape[:-2], *self.target).to(frames.dtype)
+        whole = cut.new_zeros(*frames.shape[:-2], *self.target)
+        whole[..., top : top + height, left : left + width] = cut
+        return whole
+
+
+def _resized(flat: Tensor, size: tuple[int, int], mode: Literal["nearest", "area", "bilinear"]) -> Tensor:
+    if mode == "nearest":
+        return torch.nn.functional.interpolate(flat, size, mode="nearest-exact")
+    if mode == "area":
+        return torch.nn.functional.interpolate(flat, size, mode="area")
+    return torch.nn.functional.interpolate(flat, size, mode="bilinear", antialias=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..core.grid import Framing
+from ..core.grid import Fit, Framing
 from ..core.ranges import parse_numbers, ranges
 from ..core.tracks.palette import distinct_colours
 from ..instrument.capture import Capture, MapKind
@@ -127,7 +127,8 @@ def attention_pictures(
     given = 0 if ground is None else len(ground)
     count = len(token_frames(stream.grid, given))
     share = stream.grid.frames / stream.grid.pixel_frames if given <= 1 else 1.0
-    return count, share, overlay_frames(panels, stream.grid, ground, look or Look(), outlines)
+    fit: Fit = "center" if tracks is None else tracks.fit
+    return count, share, overlay_frames(panels, stream.grid, ground, look or Look(), outlines, fit)
 
 
 def scores_of(capture: Capture, choice: Choice, tracks: MaskTracks | None = None) -> Scores:
@@ -138,7 +139,8 @@ def scores_of(capture: Capture, choice: Choice, tracks: MaskTracks | None = None
     chosen = choose_names(choice.names, names, choice.kind)
     found = None
     if tracks is not None and (stream.binding.instances or set(names) & set(tracks.names)):
-        found = capture.aas(tracks.to_grid(stream.grid), choice.kind, choice.stream)
+        spelled = tracks.spelled(phrase.name for phrase in stream.binding.instances)
+        found = capture.aas(spelled.to_grid(stream.grid), choice.kind, choice.stream)
         chosen = tuple(name for name in chosen if name in found.entities) or chosen
     aligned = found is not None and set(chosen) <= set(found.entities)
     if found is None or not aligned:
@@ -197,18 +199,22 @@ def _steps(capture: Capture, choice: Choice) -> tuple[int, ...]:
 
 
 class _Masks(Sequence[NDArray[np.bool_]]):
-    """The masks of one instance, each unpacked when asked for and cropped as the host crops frames to `size`."""
+    """The masks of one instance, each unpacked when asked for and cropped as frames of `size` were, or as they are
+    between bars."""
 
     def __init__(self, tracks: MaskTracks, name: str, size: tuple[int, int]) -> None:
         self.tracks, self.name = tracks, name
-        self.top, self.left, self.height, self.width = Framing((tracks.height, tracks.width), size).box()
+        self.framing = Framing((tracks.height, tracks.width), size, tracks.fit)
 
     def __len__(self) -> int:
         return self.tracks.frames
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def, override]
-        mask = self.tracks.mask(self.name, i).numpy()
-        return mask[self.top : self.top + self.height, self.left : self.left + self.width]
+        mask = self.tracks.mask(self.name, i)
+        if self.framing.window() != (0, 0, *self.framing.target):
+            return self.framing.apply(mask, "nearest").numpy()
+        top, left, height, width = self.framing.box()
+        return mask[top : top + height, left : left + width].numpy()
 
 
 def _as_uint8(frames: Tensor) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from ..core.grid import Framing, Grid
+from ..core.grid import Fit, Framing, Grid
 from .style import INK, Colour, colourbar, fit_text, heading, heat, page, percents, readable, text_size, write
 
 __all__ = [
@@ -88,16 +88,18 @@ def scale_of(maps: Array, scale: str = "clip") -> list[tuple[float, float]]:
     return [ends(maps)] * len(maps) if scale == "clip" else [ends(part) for part in maps]
 
 
-def seen_box(grid: Grid, height: int, width: int) -> tuple[float, float, float, float]:
+def seen_box(grid: Grid, height: int, width: int, fit: Fit = "center") -> tuple[float, float, float, float]:
     """The region (left, top, right, bottom) of a height x width frame that the token grid covers.
 
     A frame of the model's own size, or of its shape, is covered from its top left corner, and the last tokens may reach
-    over its edge; any other was cropped about its centre, as the host does with start images.
+    over its edge; any other was brought to it as `fit` says: cropped about its centre, as the host does with start
+    images, stretched, or between bars, which the grid covers as well.
     """
-    seen_h, seen_w = grid.frame_pixels
-    top, left, h, w = Framing((height, width), (seen_h, seen_w)).box()
-    reach_h, reach_w = grid.height * grid.token_pixels[0] / seen_h, grid.width * grid.token_pixels[1] / seen_w
-    return float(left), float(top), left + max(w, 1) * reach_w, top + max(h, 1) * reach_h
+    framing = Framing((height, width), grid.frame_pixels, fit)
+    (top, left, h, w), (above, before, high, wide) = framing.box(), framing.window()
+    tall, broad = grid.height * grid.token_pixels[0], grid.width * grid.token_pixels[1]
+    y, x = h / high, w / wide
+    return left - before * x, top - above * y, left + (broad - before) * x, top + (tall - above) * y
 
 
 def token_frames(grid: Grid, frames: int) -> list[tuple[int, int]]:
@@ -174,6 +176,7 @@ def overlay_frames(
     frames: NDArray[np.uint8] | None = None,
     look: Look = Look(),
     outlines: Mapping[str, tuple[Colour, Sequence[NDArray[np.bool_]]]] | None = None,
+    fit: Fit = "center",
 ) -> Iterator[Image.Image]:
     """The pictures of an attention video, one by one: each panel's heat over the frame, with its legend below.
 
@@ -183,6 +186,7 @@ def overlay_frames(
         frames: (n, H, W, 3), of any size and count (`seen_box` and `token_frames` say how they are matched); None
             draws on black, one picture for each token frame.
         outlines: name: (colour, masks of the same frames), drawn on the frame.
+        fit: how frames of another shape were brought to the model's.
 
     All pictures have the same, even size. Raises ValueError where the maps are not on the grid.
     """
@@ -195,7 +199,7 @@ def overlay_frames(
     if frames is not None:
         height, width = frames.shape[1:3]
     size = _panel_size(width, height, look, _columns(len(panels)))
-    box = _scaled(seen_box(grid, height, width), size[0] / width, size[1] / height)
+    box = _scaled(seen_box(grid, height, width, fit), size[0] / width, size[1] / height)
     scales = [scale_of(panel.maps, look.scale) for panel in panels]
     still = frames is None or len(frames) <= 1
     for at, token in token_frames(grid, 0 if frames is None else len(frames)):

@@ -90,7 +90,10 @@ def draw_tracks(
 def track_report(tracks: MaskTracks, on_grid: GridTracks | None = None) -> str:
     """What the tracks hold, line by line, with everything that needs a look first."""
     size = f"{tracks.frames} frame{'s' * (tracks.frames > 1)} of {tracks.width}x{tracks.height} at {tracks.fps:g} fps"
-    lines = [f"{len(tracks.names)} instance{'s' * (len(tracks.names) > 1)}, {size}, {tracks.nbytes / 1024:,.0f} KiB"]
+    fit = "" if tracks.fit == "center" else f", frames fitted by {tracks.fit}"
+    lines = [
+        f"{len(tracks.names)} instance{'s' * (len(tracks.names) > 1)}, {size}{fit}, {tracks.nbytes / 1024:,.0f} KiB"
+    ]
     notes = [*tracks.notes, *(on_grid.notes if on_grid is not None else ())]
     lines += [f"! {note}" for note in dict.fromkeys(notes)]
     for name, role in tracks.roles.items():

@@ -1,13 +1,17 @@
-"""Mask tracks from points, boxes and masks, through Meta's `sam2` package and a checkpoint that the person chose.
+"""Mask tracks from points, boxes and masks, by Meta's SAM 2: every instance by itself, frames from disk as they are
+needed.
 
-H, W: rows and columns of the video in pixels. Needs `pip install sam2`; nothing is downloaded.
+H, W: rows and columns of the video in pixels. The package is reached through its public calls (`init_state`,
+`add_new_points_or_box`, `add_new_mask`, `propagate_in_video`) and two entries of its state: the frames, and the
+features of the frame seen last, which the states of all instances share.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import copy
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,172 +19,189 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import Tensor
 
+from ..core.names import find_name
 from ..core.tracks import runs
 from ..core.tracks.text import Prompt
 from ..core.tracks.tracks import MaskTracks
-from .files import check_safetensors
-from .torch_files import read_torch_file
 
-__all__ = ["CHECKPOINTS", "load_sam2", "need_sam2", "track_prompts"]
+__all__ = ["track_prompts", "with_masks"]
 
-CHECKPOINTS = (".pt", ".pth", ".safetensors")
-# (width of the first stage, blocks) of the image encoder -> the released size.
-_SIZES = {(96, 12): "t", (96, 16): "s", (112, 24): "b+", (144, 48): "l"}
+Prompts = Mapping[str, Mapping[int, Prompt | None]]
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures that SAM 2 was trained on
+_FEATURES = "cached_features"
 
 
-def need_sam2() -> None:
-    """Raises ValueError with the install line where the `sam2` package is absent."""
-    if importlib.util.find_spec("sam2") is None:
-        raise ValueError(
-            "this needs the sam2 package. Install it into ComfyUI's Python and start ComfyUI again:  pip install sam2"
-        )
+@dataclass(frozen=True)
+class _Stay:
+    """An instance from `first` to `last` frame, without a break; `prompts` are those in between, at least one."""
 
+    name: str
+    first: int
+    last: int
+    prompts: dict[int, Prompt]
 
-def load_sam2(checkpoint: Path, device: torch.device | str = "cpu") -> Any:
-    """The video predictor of a SAM 2 or 2.1 checkpoint. Its size is read off the weights.
+    @property
+    def start(self) -> int:
+        """The frame of its first prompt, where both passes begin."""
+        return min(self.prompts)
 
-    A fine-tuned model of another size brings its config as a YAML file of the same name beside it. Raises ValueError
-    for a missing package, a file that is no SAM 2 checkpoint, and a config that builds more than SAM 2's own modules.
-    """
-    need_sam2()
-    from hydra.utils import instantiate
-
-    weights = _weights(checkpoint)
-    config = _config(checkpoint, weights)
-    config["_target_"] = "sam2.sam2_video_predictor.SAM2VideoPredictor"
-    # As the package's own builder: of several candidate masks take the stable one, and remember clicks as they look.
-    config["sam_mask_decoder_extra_args"] = {
-        "dynamic_multimask_via_stability": True,
-        "dynamic_multimask_stability_delta": 0.05,
-        "dynamic_multimask_stability_thresh": 0.98,
-    }
-    config["binarize_mask_from_pts_for_mem_enc"] = True
-    model = instantiate(config, _recursive_=True)
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"{checkpoint.name!r} does not fit its SAM 2 config: {str(error)[:300]}") from None
-    if missing or unexpected:
-        raise ValueError(
-            f"{checkpoint.name!r} does not fit its SAM 2 config: it lacks {missing[:3]} and also has {unexpected[:3]}"
-        )
-    # The package keeps its memory in bfloat16 and counts on autocast. Without it (CPU, MPS) the two types meet where an
-    # instance is prompted later than another one.
-    model.memory_attention.register_forward_pre_hook(_memory_as_weights, with_kwargs=True)
-    return model.to(device).eval()
-
-
-def _memory_as_weights(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    memory = kwargs.get("memory")
-    if memory is None or torch.is_autocast_enabled(memory.device.type):
-        return args, kwargs
-    return args, kwargs | {"memory": memory.to(next(module.parameters()).dtype)}
+    def span(self, backwards: bool) -> range:
+        """The frames of a pass. Backwards it begins with the prompted frame as well, and is empty if that is all."""
+        if backwards:
+            return range(self.start, self.first - 1, -1) if self.start > self.first else range(0)
+        return range(self.start, self.last + 1)
 
 
 def track_prompts(
     predictor: Any,
     frames: Iterable[Any],
-    prompts: Mapping[str, Mapping[int, Prompt | NDArray[np.bool_]]],
+    prompts: Prompts,
     roles: Mapping[str, str] | None = None,
     fps: float = 8.0,
     folder: str | None = None,
     progress: Callable[[], None] | None = None,
-) -> MaskTracks:
-    """Follows every prompted instance through the video, forwards from the first prompt and backwards before it.
+) -> tuple[MaskTracks, tuple[str, ...]]:
+    """Follows every prompted instance through the video, forwards from its own first prompt and backwards before it.
+
+    An instance is followed as if there were no other. From a prompt that is None it is gone until it is prompted again;
+    from there it starts anew, and is not looked for before.
 
     Args:
         predictor: from `load_sam2`.
         frames: (H, W, 3) uint8 RGB arrays, one at a time.
-        prompts: {name: {frame: Prompt, or a mask (H, W) bool}}.
-        folder: where the frames lie while this runs (the package reads them from files); the system's own by default.
-        progress: called for each frame written and each frame tracked; may raise to interrupt.
+        prompts: {name: {frame: Prompt, or None where it leaves}}.
+        folder: where the frames lie while this runs; the system's own by default. Memory holds one at a time.
+        progress: called for each frame written and each instance in each frame; may raise to interrupt.
 
-    Raises ValueError for frames that differ in size, prompts outside the clip, and an instance that is found nowhere.
+    Returns the tracks of those that were found, and a sentence for each that was not. Raises ValueError for frames that
+    differ in size, prompts outside the clip, and where nobody is found.
     """
-    found: dict[str, dict[int, Any]] = {name: {} for name in prompts}
     with tempfile.TemporaryDirectory(prefix="matrix_sam2_", dir=folder) as place:
         count, height, width = _write(frames, Path(place), progress)
         _check(prompts, count, height, width)
+        stays = [stay for name, keys in prompts.items() for stay in _stays(name, keys, count)]
         device = torch.device(getattr(predictor, "device", "cpu"))
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            state = predictor.init_state(place, offload_video_to_cpu=True)
-            for index, keys in enumerate(prompts.values()):
-                for frame, prompt in keys.items():
-                    _tell(predictor, state, index, frame, prompt)
-            for backwards in (False, True):
-                for frame, ids, logits in predictor.propagate_in_video(state, reverse=backwards):
-                    for index, logit in zip(ids, logits):
-                        mask = (logit[0] > 0).cpu().numpy()
-                        found[list(found)[index]].setdefault(frame, runs.pack(mask))
-                    if progress is not None:
-                        progress()
+            states = _states(predictor, Path(place), count, stays)
+            found = _follow(predictor, stays, states, progress)
+    there = [name for name in prompts if any(len(edges) for edges in found[name].values())]
+    lost = [name for name in prompts if name not in there]
+    advice = "Move its points onto it, add some, or draw a box around it"
+    if not there:
+        raise ValueError(f"SAM 2 found nothing for {', '.join(map(repr, lost))}. {advice}")
     nothing = np.zeros(0, dtype=np.uint32)
-    lost = [name for name, masks in found.items() if not any(len(edges) for edges in masks.values())]
-    if lost:
-        raise ValueError(
-            f"SAM 2 found nothing for {lost[0]!r}. Move its points onto it, add some, draw a box "
-            "around it, or mend its mask"
-        )
-    packed = {name: [masks.get(i, nothing) for i in range(count)] for name, masks in found.items()}
-    return MaskTracks.from_edges(packed, count, height, width, roles, fps)
+    packed = {name: [found[name].get(i, nothing) for i in range(count)] for name in there}
+    kept = {name: role for name, role in (roles or {}).items() if name in there}
+    notes = tuple(f"SAM 2 found nothing for {name!r}: it is left out. {advice}" for name in lost)
+    return MaskTracks.from_edges(packed, count, height, width, kept, fps), notes
 
 
-def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors. No code in a file is ever run."""
-    try:
-        if checkpoint.suffix == ".safetensors":
-            check_safetensors(checkpoint)
-            weights: Any = load_file(checkpoint)
-        else:
-            weights = read_torch_file(checkpoint)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{checkpoint.name!r} cannot be read as a checkpoint: {str(error)[:300]}") from None
-    weights = weights.get("model", weights) if isinstance(weights, dict) else weights
-    if not isinstance(weights, dict) or "image_encoder.trunk.patch_embed.proj.weight" not in weights:
-        raise ValueError(f"{checkpoint.name!r} is no SAM 2 checkpoint: it has no image_encoder.trunk weights")
-    return weights
+def with_masks(
+    prompts: Prompts, roles: Mapping[str, str], masks: MaskTracks, frame: int = 0
+) -> tuple[dict[str, dict[int, Prompt | None]], dict[str, str]]:
+    """Prompts and roles, and the masks of `masks` besides: each instance's first one, in the frame where it shows.
+    Tracks of one frame alone are of the video's frame `frame`. Names join as `core.names` says.
+
+    Raises ValueError for an instance without a mask, and for one that is prompted in that frame already."""
+    told = {name: dict(keys) for name, keys in prompts.items()}
+    for name, shown in masks.visible.items():
+        if not shown:
+            raise ValueError(f"{name!r} has no mask in any frame, so there is nothing to follow")
+        at = frame if masks.frames == 1 else shown[0]
+        same = find_name(name, list(told)) or name
+        if at in told.get(same, {}):
+            raise ValueError(f"{same!r} has a mask and another prompt in frame {at}; give one or the other")
+        told.setdefault(same, {})[at] = Prompt(mask=masks.mask(name, shown[0]).numpy())
+    spelled = {find_name(name, list(told)) or name: role for name, role in masks.roles.items() if role != "instance"}
+    return told, {**spelled, **roles}
 
 
-def _config(checkpoint: Path, weights: Mapping[str, torch.Tensor]) -> Any:
-    from omegaconf import OmegaConf
-
-    own = checkpoint.with_suffix(".yaml")
-    if own.is_file():
-        return _only_sam2(OmegaConf.to_container(OmegaConf.load(own), resolve=True), own.name)
-    root = importlib.util.find_spec("sam2")
-    folders = list(root.submodule_search_locations or ()) if root is not None else []
-    blocks = {key.split(".")[3] for key in weights if key.startswith("image_encoder.trunk.blocks.")}
-    width = weights["image_encoder.trunk.patch_embed.proj.weight"].shape[0]
-    if (width, len(blocks)) not in _SIZES:
-        raise ValueError(
-            f"{checkpoint.name!r} has an image encoder of width {width} with {len(blocks)} blocks, none of SAM 2's "
-            f"released sizes. Put its config beside it as {own.name!r}."
-        )
-    family = "sam2.1" if "no_obj_embed_spatial" in weights else "sam2"
-    name = f"{family}_hiera_{_SIZES[width, len(blocks)]}.yaml"
-    path = Path(folders[0]) / "configs" / family / name
-    return _only_sam2(OmegaConf.to_container(OmegaConf.load(path), resolve=True), name)
+def _stays(name: str, keys: Mapping[int, Prompt | None], count: int) -> list[_Stay]:
+    stays: list[_Stay] = []
+    first: int | None = 0  # where it may be from; None while it is gone
+    prompts: dict[int, Prompt] = {}
+    for frame, prompt in sorted(keys.items()):
+        if prompt is not None:
+            first = frame if first is None else first
+            prompts[frame] = prompt
+            continue
+        if prompts and first is not None:
+            stays.append(_Stay(name, first, frame - 1, prompts))
+        first, prompts = None, {}
+    return [*stays, _Stay(name, first, count - 1, prompts)] if prompts and first is not None else stays
 
 
-def _only_sam2(config: Any, name: str) -> dict[str, Any]:
-    """The `model` part of a config, after a look at everything that it would build."""
-    model = config.get("model") if isinstance(config, dict) else None
-    if not isinstance(model, dict):
-        raise ValueError(f"{name!r} is no SAM 2 config: it has no model section")
-    waiting: list[Any] = [model]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            target = str(part.get("_target_", "sam2.modeling."))
-            if not target.startswith(("sam2.modeling.", "sam2.sam2_video_predictor.")):
-                raise ValueError(f"{name!r} would build {target!r}; only SAM 2's own modules are allowed")
-            waiting += part.values()
-        elif isinstance(part, list):
-            waiting += part
-    return model
+def _states(predictor: Any, place: Path, count: int, stays: Sequence[_Stay]) -> list[dict[str, Any]]:
+    """A state for each stay, with its prompts. The package reads the first frame alone; the others come when needed."""
+    alone = place / "first"
+    alone.mkdir()
+    (place / _file(0)).replace(alone / _file(0))
+    empty = predictor.init_state(str(alone), offload_video_to_cpu=True)
+    (alone / _file(0)).replace(place / _file(0))
+    empty |= {"images": _Frames(place, count, int(predictor.image_size)), "num_frames": count}
+    states = [{key: copy.copy(value) for key, value in empty.items()} for _ in stays]
+    told = sorted((frame, i) for i, stay in enumerate(stays) for frame in stay.prompts)
+    for state, (frame, i) in _sharing(states, told):
+        _tell(predictor, state, frame, stays[i].prompts[frame])
+    return states
+
+
+def _sharing(
+    states: Sequence[dict[str, Any]], turns: Iterable[tuple[int, int]]
+) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
+    """The state of each (frame, number) in turn, with the features of the frame that any of them saw last: a frame is
+    encoded once for all instances."""
+    features: Any = states[0][_FEATURES]
+    for frame, number in turns:
+        state = states[number]
+        state[_FEATURES] = features
+        yield state, (frame, number)
+        features = state[_FEATURES]
+
+
+def _follow(
+    predictor: Any, stays: Sequence[_Stay], states: Sequence[dict[str, Any]], progress: Callable[[], None] | None
+) -> dict[str, dict[int, NDArray[np.uint32]]]:
+    """{name: {frame: run edges}}. The passes of all stays go side by side, frame by frame."""
+    found: dict[str, dict[int, NDArray[np.uint32]]] = {stay.name: {} for stay in stays}
+    for backwards in (False, True):
+        spans = [stay.span(backwards) for stay in stays]
+        passes = [
+            predictor.propagate_in_video(state, stay.start, max(len(span) - 1, 0), reverse=backwards)
+            for stay, state, span in zip(stays, states, spans)
+        ]
+        turns = sorted(((frame, i) for i, span in enumerate(spans) for frame in span), reverse=backwards)
+        for _, (frame, i) in _sharing(states, turns):
+            at, _, logits = next(passes[i])
+            assert at == frame, "the package goes frame by frame"
+            found[stays[i].name].setdefault(frame, runs.pack((logits[0, 0] > 0).cpu().numpy()))
+            if progress is not None:
+                progress()
+        for each in passes:
+            each.close()
+    return found
+
+
+class _Frames:
+    """The frames as the package wants them, (3, size, size) float32, read from their files when asked for."""
+
+    def __init__(self, place: Path, count: int, size: int) -> None:
+        self.place, self.count, self.size = place, count, size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.place / _file(index)) as picture:
+            pixels = np.asarray(picture.convert("RGB").resize((self.size, self.size)))
+        values = torch.from_numpy(pixels / 255.0).float().permute(2, 0, 1)
+        return (values - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_STD)[:, None, None]
+
+
+def _file(index: int) -> str:
+    return f"{index:06d}.jpg"
 
 
 def _write(frames: Iterable[Any], place: Path, progress: Callable[[], None] | None) -> tuple[int, int, int]:
@@ -190,7 +211,7 @@ def _write(frames: Iterable[Any], place: Path, progress: Callable[[], None] | No
         size = size or frame.shape
         if frame.shape != size or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"frames of a video have one size (height, width, 3); got {frame.shape} after {size}")
-        Image.fromarray(np.ascontiguousarray(frame)).save(place / f"{count - 1:06d}.jpg", quality=97, subsampling=0)
+        Image.fromarray(np.ascontiguousarray(frame)).save(place / _file(count - 1), quality=97, subsampling=0)
         if progress is not None:
             progress()
     if size is None:
@@ -198,33 +219,41 @@ def _write(frames: Iterable[Any], place: Path, progress: Callable[[], None] | No
     return count, size[0], size[1]
 
 
-def _check(
-    prompts: Mapping[str, Mapping[int, Prompt | NDArray[np.bool_]]], count: int, height: int, width: int
-) -> None:
+def _check(prompts: Prompts, count: int, height: int, width: int) -> None:
     for name, keys in prompts.items():
+        if not any(prompt is not None for prompt in keys.values()):
+            raise ValueError(f"{name!r} is only told to be off; give a point, a box or a mask where it is")
         for frame, prompt in keys.items():
             if not 0 <= frame < count:
                 raise ValueError(f"{name!r} has a prompt in frame {frame}, but the video has frames 0 to {count - 1}")
-            if isinstance(prompt, np.ndarray):
-                if prompt.shape != (height, width) or not prompt.any():
-                    raise ValueError(
-                        f"the mask of {name!r} in frame {frame} has {prompt.shape} and {int(prompt.sum())} pixels "
-                        f"inside; it needs {(height, width)}, and some"
-                    )
-                continue
-            corners = [prompt.box[:2], prompt.box[2:]] if prompt.box else []
-            if prompt.box and (prompt.box[2] <= prompt.box[0] or prompt.box[3] <= prompt.box[1]):
-                raise ValueError(f"the box of {name!r} in frame {frame} needs x1 > x0 and y1 > y0; got {prompt.box}")
-            for x, y, *_ in [*prompt.points, *corners]:
-                if not (0 <= x <= width and 0 <= y <= height):
-                    raise ValueError(f"{name!r} is prompted at {x:g},{y:g}, outside the {width}x{height} frame (x, y)")
+            if prompt is not None:
+                _check_prompt(name, frame, prompt, height, width)
 
 
-def _tell(predictor: Any, state: Any, index: int, frame: int, prompt: Prompt | NDArray[np.bool_]) -> None:
-    if isinstance(prompt, np.ndarray):
-        predictor.add_new_mask(state, frame_idx=frame, obj_id=index, mask=torch.from_numpy(prompt.copy()))
+def _check_prompt(name: str, frame: int, prompt: Prompt, height: int, width: int) -> None:
+    corners = [prompt.box[:2], prompt.box[2:]] if prompt.box else []
+    if prompt.box and (prompt.box[2] <= prompt.box[0] or prompt.box[3] <= prompt.box[1]):
+        raise ValueError(f"the box of {name!r} in frame {frame} needs x1 > x0 and y1 > y0; got {prompt.box}")
+    for x, y, *_ in [*prompt.points, *corners]:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise ValueError(f"{name!r} is prompted at {x:g},{y:g}, outside the {width}x{height} frame (x, y)")
+    if prompt.mask is None:
+        return
+    if prompt.points or prompt.box is not None:
+        raise ValueError(f"{name!r} has a mask and points in frame {frame}; SAM 2 takes one or the other in a frame")
+    if prompt.mask.shape != (height, width) or not prompt.mask.any():
+        size, inside = "x".join(map(str, prompt.mask.shape)), int(prompt.mask.sum())
+        raise ValueError(
+            f"the mask of {name!r} in frame {frame} is {size} pixels (height x width), {inside} of them inside; it "
+            f"needs the frame's {height}x{width}, and some inside"
+        )
+
+
+def _tell(predictor: Any, state: Any, frame: int, prompt: Prompt) -> None:
+    if prompt.mask is not None:
+        predictor.add_new_mask(state, frame_idx=frame, obj_id=0, mask=torch.from_numpy(prompt.mask))
         return
     points = [[x, y] for x, y, _ in prompt.points] or None
     labels = [int(inside) for _, _, inside in prompt.points] or None
     box = None if prompt.box is None else list(prompt.box)
-    predictor.add_new_points_or_box(state, frame_idx=frame, obj_id=index, points=points, labels=labels, box=box)
+    predictor.add_new_points_or_box(state, frame_idx=frame, obj_id=0, points=points, labels=labels, box=box)

@@ -7,7 +7,7 @@
 | `shape`       | float64 (4,)           | frames, height, width, frames per second                              |
 
 Each row of a frame has one guard pixel behind it that is never inside, so a run stays in its row. The header has
-version, names, roles and palette.
+version, names, roles and palette, and `fit` where frames of another shape are not cropped to the model's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..core.grid import FITS, Fit
 from ..core.tracks.checks import check_names, check_palette, check_size, shorten
 from ..core.tracks.palette import Colour
 from ..core.tracks.tracks import MaskTracks, Track
@@ -41,6 +42,7 @@ class _Header:
     names: tuple[str, ...]
     roles: tuple[str, ...]
     palette: tuple[Colour, ...]
+    fit: Fit = "center"
 
 
 def save_tracks(tracks: MaskTracks, path: str | os.PathLike[str]) -> Path:
@@ -58,6 +60,8 @@ def save_tracks(tracks: MaskTracks, path: str | os.PathLike[str]) -> Path:
     }
     roles = [track.role for track in tracks.tracks]
     header = {"version": VERSION, "names": list(tracks.names), "roles": roles, "palette": tracks.palette}
+    if tracks.fit != "center":  # files of tracks that never said are as they were
+        header["fit"] = tracks.fit
     with whole_file(target) as temporary:
         save_file(tensors, temporary, {"format": FORMAT, "header": json.dumps(header)})
     return target
@@ -117,7 +121,10 @@ def _read_header(metadata: dict[str, str]) -> _Header:
     check_names(names)
     if len(palette) != len(names) or not all(isinstance(colour, list) for colour in palette):
         raise ValueError("its header does not list one role and one colour for each name")
-    return _Header(tuple(names), tuple(roles), check_palette(palette, len(names)))
+    fit = header.get("fit", "center")
+    if fit not in FITS:
+        raise ValueError(f"its header fits frames by {shorten(repr(fit), 40)}, and there are {', '.join(FITS)}")
+    return _Header(tuple(names), tuple(roles), check_palette(palette, len(names)), fit)
 
 
 def _read_tracks(file: Any, header: _Header) -> MaskTracks:
@@ -147,7 +154,7 @@ def _read_tracks(file: Any, header: _Header) -> MaskTracks:
         if len(edges) and int(edges.max()) >= height * (width + 1):
             raise ValueError(f"a run of {name!r} ends outside the {height}x{width} frame")
         tracks.append(Track(name, header.roles[e], header.palette[e], edges.astype(np.uint32), offsets[e].copy()))
-    return MaskTracks(tuple(tracks), frames, height, width, fps)
+    return MaskTracks(tuple(tracks), frames, height, width, fps, header.fit)
 
 
 def _clip_size(shape: NDArray[np.float64]) -> tuple[int, int, int, float]:

@@ -75,7 +75,7 @@ def test_frames_end_where_the_latent_does():
         (lambda: Grid(3, 4, 4, pixels=(65, 64)), r"do not make 4x4"),
         (lambda: Framing((0, 3), (4, 4)), "at least 1x1"),
         (lambda: Framing((1, 2), (2, 1)), "leaves no pixel"),
-        (lambda: Framing((4, 4), (4, 4), "fit"), "'center' or 'stretch'"),
+        (lambda: Framing((4, 4), (4, 4), "fit"), "'center', 'stretch' or 'pad'"),
         (lambda: Framing((4, 4), (8, 8)).apply(torch.zeros(5, 5)), r"\(5, 5\).*\(4, 4\)"),
     ],
 )

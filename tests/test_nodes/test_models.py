@@ -334,3 +334,25 @@ def test_the_image_condition_is_that_of_the_hosts_own_node(pack: Any, diffusers_
             cond = [[torch.zeros(1, 1, 1), {}]]
             theirs = WanImageToVideo.execute(cond, cond, vae, 96, 64, 9, 1, start_image=image).result[0][0][1]
         assert torch.equal(ours, theirs["concat_latent_image"]), name
+
+
+def test_the_first_frame_is_fitted_as_the_tracks_say(pack: Any, diffusers_folder: Path) -> None:
+    """A picture of another shape, against the same picture brought to the size by the host's own nodes."""
+    from comfy_extras.nodes_images import ResizeAndPadImage
+
+    import nodes
+
+    model, _, vae, _ = load(pack, "cog-i2v", text_encoder=False)
+    image, cond = torch.rand(1, 50, 140, 3), [[torch.randn(1, 226, 64), {}]]
+    tracks = pack.run("MatrixBoxTracks", boxes="a: 4 4 20 20", width=140, height=50, frames=1).result[0]
+    ready = {
+        "center": nodes.ImageScale().upscale(image, "bilinear", 96, 64, "center")[0],
+        "stretch": nodes.ImageScale().upscale(image, "bilinear", 96, 64, "disabled")[0],
+        "pad": ResizeAndPadImage.execute(image, 96, 64, "black", "bilinear").result[0],
+    }
+    given = {"model": model, "positive": cond, "negative": cond, "vae": vae, "width": 96, "height": 64, "length": 9}
+    for fit, picture in ready.items():
+        fitted = pack.run("MatrixEditTracks", tracks=tracks, fit=fit).result[0]
+        ours = pack.run("MatrixImageCondition", image=image, tracks=fitted, **given).result[0]
+        theirs = pack.run("MatrixImageCondition", image=picture, **given).result[0]
+        assert torch.equal(ours[0][1]["concat_latent_image"], theirs[0][1]["concat_latent_image"]), fit

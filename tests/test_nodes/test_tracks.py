@@ -5,11 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import skvideo
 import torch
-from support_sam2 import write_tiny_sam2
 
 RIDE = "cyclist (subject): 0: 347 10 520 272; 28: 350 10 524 272\nvan (object): 0 30 300 272"
 
@@ -288,110 +286,6 @@ def test_the_host_grows_the_mask_sockets(pack, comfy):
     inputs, _, paths = get_finalized_class_inputs(node.INPUT_TYPES(), live)
     assert {"masks.mask0", "masks.mask1"} <= set(inputs["optional"])
     assert paths["dynamic_paths"]["masks.mask1"] == "masks.mask1"
-
-
-# ---------------------------------------------------------------------------------------------------- SAM 2
-
-
-@pytest.fixture(scope="module")
-def tiny_sam2(pack, tmp_path_factory):
-    """A real SAM 2.1 with random weights and small widths: its config beside its checkpoint, in models/sam2."""
-    import folder_paths
-
-    folder = Path(folder_paths.models_dir, "sam2")
-    folder_paths.add_model_folder_path("sam2", str(folder))
-    path = write_tiny_sam2(folder)
-    folder_paths.filename_list_cache.clear()
-    return path
-
-
-@pytest.mark.parametrize("prompts", ["cyclist (subject): 2: 40,20; van: [5,10,40,50]"])
-def test_sam2_wants_one_line_each(pack, tiny_sam2, prompts):
-    with pytest.raises(ValueError, match="line 1"):
-        pack.run("MatrixSAM2Tracks", frames=torch.rand(4, 60, 80, 3), checkpoint="tiny.pt", prompts=prompts)
-
-
-def test_sam2_follows_points_and_boxes_both_ways(pack, tiny_sam2):
-    torch.set_num_threads(2)
-    frames = torch.rand(4, 60, 80, 3, generator=torch.Generator().manual_seed(0))
-    prompts = "cyclist (subject): 2: 40,20 -5,5\nvan (object): 1: [5,10,40,50]"
-    out = pack.run("MatrixSAM2Tracks", frames=frames, checkpoint="tiny.pt", prompts=prompts, fps=12.0)
-    tracks = out.result[0]
-    assert tracks.names == ("cyclist", "van")
-    assert tracks.roles == {"cyclist": "subject", "van": "object"}
-    assert (tracks.frames, tracks.height, tracks.width, tracks.fps) == (4, 60, 80, 12.0)
-    assert all(len(frames) for frames in tracks.visible.values())
-    import folder_paths
-
-    assert not list(Path(folder_paths.get_temp_directory()).glob("matrix_sam2_*"))
-
-
-def test_sam2_takes_a_video(pack, tiny_sam2, tmp_path):
-    from comfy_api.latest import InputImpl
-
-    clip = np.random.default_rng(0).integers(0, 255, (3, 64, 80, 3), dtype=np.uint8)
-    path = pack.lib("io.video").write_video(tmp_path / "clip.mp4", clip, 12)
-    video = InputImpl.VideoFromFile(str(path))
-    tracks = pack.run("MatrixSAM2Tracks", frames=video, checkpoint="tiny.pt", prompts="van: [5,10,40,50]").result[0]
-    assert (tracks.frames, tracks.fps) == (3, 12.0)
-
-
-def test_sam2_bad_input(pack, tiny_sam2, monkeypatch):
-    frames = torch.rand(2, 60, 80, 3)
-    run = {"frames": frames, "checkpoint": "tiny.pt"}
-    for prompts, words in (
-        ("a: 7: 4,4", "prompt in frame 7, but the video has frames 0 to 1"),
-        ("a: 400,4", "outside the 80x60 frame"),
-        ("a: [9,9,3,3]", "needs x1 > x0"),
-        ("", "no points or boxes"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            pack.run("MatrixSAM2Tracks", prompts=prompts, **run)
-    module = pack.lib("io.sam2")
-    torch.save({"model": {"a": torch.zeros(1)}}, tiny_sam2.with_name("other.pt"))
-    tiny_sam2.with_name("text.pt").write_bytes(b"no checkpoint")
-    tiny_sam2.with_name("evil.yaml").write_text("model: {image_encoder: {_target_: os.system, command: ls}}")
-    shutil.copy(tiny_sam2, tiny_sam2.with_name("evil.pt"))
-    shutil.copy(tiny_sam2, tiny_sam2.with_name("alone.pt"))
-    for name, words in (
-        ("other.pt", "no SAM 2 checkpoint"),
-        ("text.pt", "cannot be read|more than weights"),
-        ("evil.pt", "would build 'os.system'"),
-        ("alone.pt", "width 8 with 4 blocks"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            module.load_sam2(tiny_sam2.with_name(name))
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install sam2"):
-        pack.run("MatrixSAM2Tracks", prompts="a: 4,4", **run)
-
-
-def test_sam2_interrupted_leaves_nothing(pack, comfy, tiny_sam2):
-    import comfy.model_management as management
-    import folder_paths
-
-    management.interrupt_current_processing(True)
-    with pytest.raises(management.InterruptProcessingException):
-        pack.run("MatrixSAM2Tracks", frames=torch.rand(2, 60, 80, 3), checkpoint="tiny.pt", prompts="a: 4,4")
-    management.interrupt_current_processing(False)
-    assert not list(Path(folder_paths.get_temp_directory()).glob("matrix_sam2_*"))
-
-
-def test_released_sizes_are_known_by_their_weights(pack):
-    """The four sizes of both releases, by the shapes that the package's own configs give them."""
-    import sam2
-    from omegaconf import OmegaConf
-
-    module = pack.lib("io.sam2")
-    for family, size in (("sam2.1", "t"), ("sam2.1", "b+"), ("sam2", "s"), ("sam2", "l")):
-        config = OmegaConf.load(Path(sam2.__path__[0], f"configs/{family}/{family}_hiera_{size}.yaml"))
-        trunk = config.model.image_encoder.trunk
-        keys = [f"image_encoder.trunk.blocks.{i}.norm1.weight" for i in range(sum(trunk.get("stages", (2, 3, 16, 3))))]
-        weights = dict.fromkeys(keys, torch.zeros(trunk.embed_dim))
-        weights["image_encoder.trunk.patch_embed.proj.weight"] = torch.zeros(trunk.embed_dim, 3, 7, 7)
-        weights |= {"no_obj_embed_spatial": torch.zeros(1)} if family == "sam2.1" else {}
-        expected = OmegaConf.to_container(config.model, resolve=True)
-        assert module._config(Path("x.pt"), weights) == expected
 
 
 # ---------------------------------------------------------------------------------------------------- over HTTP

@@ -35,7 +35,8 @@ from torch.nn import functional
 
 from ..grid import Framing, Grid
 from ..noise import NoiseLevel
-from ..tracks.token_masks import cut_notes, default_framing
+from ..tracks.timing import time_notes
+from ..tracks.token_masks import default_framing
 from ..tracks.tracks import MaskTracks
 from .base import Guidance, Where
 from .schedule import Schedule
@@ -137,11 +138,12 @@ def latent_boxes(tracks: MaskTracks, grid: Grid) -> dict[str, Tensor]:
 
 def _whole(boxes: Tensor, grid: Grid, framing: Framing) -> Tensor:
     """(4,) int64 of the (n, 4) pixel boxes of one latent frame; -1 where none is there."""
-    top, left, height, width = framing.box()
+    (top, left, height, width), (above, before, high, wide) = framing.box(), framing.window()
     boxes = boxes[~boxes.isnan().any(1)]
-    scale = torch.tensor([framing.target[1] / width, framing.target[0] / height]).double() / grid.spatial_stride
+    scale = torch.tensor([wide / width, high / height]).double() / grid.spatial_stride
+    lead = torch.tensor([before, above]).double() / grid.spatial_stride
     size = torch.tensor([grid.width, grid.height])
-    corners = ((boxes.view(-1, 2, 2) - torch.tensor([left, top])) * scale).clamp(min=0)
+    corners = ((boxes.view(-1, 2, 2) - torch.tensor([left, top])) * scale + lead).clamp(min=0)
     corners = corners.minimum(size.double())
     corners = corners[((corners[:, 1] - corners[:, 0]) > 0).all(1)]
     if not len(corners):
@@ -198,7 +200,7 @@ class TemporalPrior:
         normalise: bool = False,
     ) -> None:
         self.grid, self.channels, self.normalise = grid, channels, normalise
-        self.notes = cut_notes(tracks, grid)
+        self.notes = time_notes(tracks, grid)
         cover = tracks.to_grid(grid, "area") if region == "mask" else None
         self._samples: list[_Samples] = []
         for name, boxes in latent_boxes(tracks, grid).items():

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..attention.regions import signatures
 from ..grid import Grid
 from ..sites import AttentionCall
-from ..tracks.token_masks import cut_notes
+from ..tracks.timing import time_notes
 from ..tracks.tracks import MaskTracks
 from ..words.binding import PromptBinding
 
@@ -63,6 +63,8 @@ class GridScene:
     """
 
     def __init__(self, grid: Grid, tracks: MaskTracks, binding: PromptBinding | None) -> None:
+        if binding is not None:
+            tracks = tracks.spelled(phrase.name for phrase in binding.instances)
         on_grid = tracks.to_grid(grid, "area")
         self.grid, self.names = grid, on_grid.names
         self.cover = on_grid.maps
@@ -72,7 +74,7 @@ class GridScene:
         visible = self.inside.flatten(1).any(1)
         self.rows = binding.length if binding is not None else 0
         self.notes = [
-            *cut_notes(tracks, grid),
+            *time_notes(tracks, grid),
             *(f"{name!r} shows in no token frame: it is not steered" for name in self._where(~visible)),
         ]
         self.words: list[tuple[Tensor, tuple[int, ...]]] = []

@@ -48,6 +48,7 @@ class Targets:
         An entity that nothing can be asked of (no words left, no query tokens, a verb without a pair) is left out with
         a note. Raises ValueError where an instance has no track, the tracks do not fit the grid, or nothing is left.
         """
+        tracks = tracks.spelled(phrase.name for phrase in binding.instances)
         binding.check_tracks(tracks.names)
         tokens = tracks.to_grid(grid, "nearest", framing)
         framing = default_framing(tracks, grid, framing)

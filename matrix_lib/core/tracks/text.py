@@ -11,21 +11,27 @@ number is of frame 0. Numbers are pixels, or percent of the frame with a % behin
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from numpy.typing import NDArray
+
+from ..names import name_key, twice
 from .boxes import Box
 from .checks import MOST_NAMES, check_name, shorten
 from .tracks import ROLES
 
-__all__ = ["Prompt", "parse_boxes", "parse_names", "parse_prompts"]
+__all__ = ["Prompt", "parse_boxes", "parse_name", "parse_names", "parse_prompts"]
 
 T = TypeVar("T")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)%?"
-_HEAD = re.compile(r"^(?P<name>.+?)\s*(?:\((?P<role>[^()]*)\))?$")
+_HEAD = re.compile(r"^(?P<name>.+?)\s*(?:[(\uff08](?P<role>[^()\uff08\uff09]*)(?P<end>[)\uff09]?))?$")  # wide ones, too
+_OFF = ("off", "none", "absent", "gone")
+_LIKE_A_ROLE = 0.6  # of difflib: from there on words in brackets are a role with a mistake in it
 _KEY = re.compile(r"^\s*(?:(?:frame\s*)?(?P<frame>\d+)\s*[:=]\s*)?(?P<value>.*?)\s*$", re.IGNORECASE | re.DOTALL)
 _POINT = re.compile(r"(?P<sign>[-+!]?)\s*(?P<x>(?:\d+\.?\d*|\.\d+)%?)\s*,\s*(?P<y>(?:\d+\.?\d*|\.\d+)%?)")
 _LONGEST, _MOST_DIGITS, _LARGEST = 1_000_000, 9, 1e9
@@ -33,24 +39,39 @@ _LONGEST, _MOST_DIGITS, _LARGEST = 1_000_000, 9, 1e9
 
 @dataclass
 class Prompt:
-    """What SAM is told about one instance in one frame: points (x, y, inside) and perhaps a box, in pixels."""
+    """What SAM is told about one instance in one frame: points (x, y, inside) and perhaps a box, in pixels; or its mask
+    (H, W) bool."""
 
     points: list[tuple[float, float, bool]] = field(default_factory=list)
     box: Box | None = None
+    mask: NDArray[Any] | None = None
 
 
 def parse_names(text: str) -> tuple[list[str], dict[str, str]]:
-    """Names, one per line or separated by commas, each perhaps with a role: "cyclist (subject), van"."""
+    """Names, one per line or separated by commas, each perhaps with a role: "cyclist (subject), van".
+
+    Raises ValueError for names that are one (`core.names`), and for a role with a mistake in it."""
     names: dict[str, str | None] = {}
+    keys: dict[str, str] = {}
     for part in re.split(r"[\n,;]", text):
         if part.strip():
-            name, role = _head(part.strip(), shorten(part.strip(), 60))
-            if name in names:
-                raise ValueError(f"two instances are called {name!r}; give each a name of its own")
-            names[name] = role
+            name, role = parse_name(part)
+            if name_key(name) in keys:
+                raise ValueError(_both(keys[name_key(name)], name))
+            names[name], keys[name_key(name)] = role, name
         if len(names) > MOST_NAMES:
             raise ValueError(f"there are more than {MOST_NAMES} names, beginning with {', '.join(list(names)[:3])}")
     return list(names), {name: role for name, role in names.items() if role}
+
+
+def parse_name(text: str) -> tuple[str, str | None]:
+    """A name, perhaps with a role in brackets: "cyclist (subject)". Raises ValueError as `parse_names` does."""
+    return _head(text.strip(), shorten(text.strip(), 60))
+
+
+def _both(one: str, other: str) -> str:
+    spelled = "" if one == other else f" and {other!r}, which are one name"
+    return f"two instances are called {one!r}{spelled}; give each a name of its own"
 
 
 def parse_boxes(text: str, width: int, height: int) -> tuple[dict[str, dict[int, Box | None]], dict[str, str]]:
@@ -61,7 +82,7 @@ def parse_boxes(text: str, width: int, height: int) -> tuple[dict[str, dict[int,
     """
 
     def one(value: str, line: str) -> Box | None:
-        if value.lower() in ("off", "none", "absent", "gone"):
+        if value.lower() in _OFF:
             return None
         return _box(value.strip("[]() "), width, height, line)
 
@@ -74,14 +95,23 @@ def parse_boxes(text: str, width: int, height: int) -> tuple[dict[str, dict[int,
     return keys, roles
 
 
-def parse_prompts(text: str, width: int, height: int) -> tuple[dict[str, dict[int, Prompt]], dict[str, str]]:
-    """Points and boxes for SAM: {name: {frame: Prompt}} and roles {name: role}.
+def parse_prompts(text: str, width: int, height: int) -> tuple[dict[str, dict[int, Prompt | None]], dict[str, str]]:
+    """Points and boxes for SAM: {name: {frame: Prompt, or None where it leaves}} and roles {name: role}.
 
     Lines as for boxes, with "x,y" for a point inside, "-x,y" for one outside, "[x0,y0,x1,y1]" for a box, any number of
-    points and at most one box a frame:  cyclist (subject): 0: 420,120 -300,200 [347,10,520,272]
-    JSON: {"cyclist": {"0": {"points": [[420, 120], [300, 200]], "labels": [1, 0], "box": [347, 10, 520, 272]}}}.
+    points and at most one box a frame, and "off" where it is gone until it is prompted again:
+    cyclist (subject): 0: 420,120 -300,200 [347,10,520,272]; 40: off
+    JSON: {"cyclist": {"0": {"points": [[420, 120], [300, 200]], "labels": [1, 0], "box": [347, 10, 520, 272]},
+    "40": null}}.
     """
-    keys, roles = _parse(text, lambda value, line: _prompt(value, width, height, line), _json_prompt)
+
+    def one(value: str, line: str) -> Prompt | None:
+        return None if value.lower() in _OFF else _prompt(value, width, height, line)
+
+    def plain(value: Any, where: str) -> Prompt | None:
+        return None if value is None else _json_prompt(value, where)
+
+    keys, roles = _parse(text, one, plain)
     if not keys:
         raise ValueError("there are no points or boxes. Write one line for each instance, like  cyclist: 420,120")
     return keys, roles
@@ -96,8 +126,8 @@ def _parse(
     roles: dict[str, str] = {}
     for head, line, keys in _json(text, plain) if text.lstrip().startswith("{") else _lines(text, one):
         name, role = _head(head, line)
-        if name in found:
-            raise ValueError(f"two instances are called {name!r}; write all key frames of one instance on its one line")
+        if same := twice([*found, name]):
+            raise ValueError(f"{_both(*same).partition(';')[0]}; write all key frames of one instance on its one line")
         found[name] = keys
         roles.update({name: role} if role else {})
     return found, roles
@@ -148,9 +178,15 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _head(text: str, where: str) -> tuple[str, str | None]:
-    """Name and role of "name (role)". Brackets that hold no role belong to the name."""
+    """Name and role of "name (role)". Brackets that hold no role belong to the name; ValueError for a mistyped role."""
     match = _HEAD.match(text.strip())
     role = match["role"].strip().lower() if match and match["role"] is not None else None
+    meant = difflib.get_close_matches(role, ROLES, 1, _LIKE_A_ROLE) if match and role else []
+    if match and meant and (role not in ROLES or not match["end"]):
+        raise ValueError(
+            f"{where}: ({shorten(role, 40)}) is no role; write {match['name'].strip()} ({meant[0]}). Roles are "
+            f"{', '.join(ROLES)}; where the brackets belong to the name, put a role in brackets of its own behind them"
+        )
     name = match["name"].strip() if match and role in ROLES else text.strip()
     try:
         check_name(name)

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..grid import Framing, Grid
+from ..names import find_name
 from ..ranges import ranges
 from . import runs
+from .timing import time_notes
 
 if TYPE_CHECKING:
     from .tracks import MaskTracks
 
-__all__ = ["GridTracks", "Resize", "cut_notes", "default_framing", "project"]
+__all__ = ["GridTracks", "Resize", "default_framing", "project"]
 
 Resize = Literal["nearest", "nearest-exact", "area"]
 Array = NDArray[Any]
@@ -53,9 +55,10 @@ class GridTracks:
     notes: tuple[str, ...] = field(default=())
 
     def index(self, name: str) -> int:
-        if name not in self.names:
+        found = find_name(name, self.names)
+        if found is None:
             raise ValueError(f"no instance is called {name!r}; the tracks have {', '.join(map(repr, self.names))}")
-        return self.names.index(name)
+        return self.names.index(found)
 
     def map(self, *names: str) -> Tensor:
         """(F, h, w) mask of one instance, or the union of several (a verb: its subject and its object)."""
@@ -105,10 +108,13 @@ def project(
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of the grid in source pixels: the model sees `length` pixels from `start` as `target`."""
+    """One axis of the grid in source pixels: the model sees `length` pixels from `start` as `shown` of its `target`
+    pixels, from `lead` on; before and behind are bars."""
 
     start: int
     length: int
+    lead: int
+    shown: int
     target: int
     step: int  # target pixels per token
     tokens: int
@@ -117,25 +123,28 @@ class _Axis:
         """Source pixel of each token. "nearest" is floor(i * source / tokens), the rule of OpenCV's INTER_NEAREST and
         torch's "nearest" (MATRIX' released analysis resizes its masks so); "nearest-exact" takes the token's centre."""
         i = np.arange(self.tokens, dtype=np.int64)
-        at = i * self.step * self.length // self.target
+        at = (i * self.step - self.lead) * self.length // self.shown
         if mode == "nearest-exact":
-            at = (2 * i + 1) * self.step * self.length // (2 * self.target)
+            at = ((2 * i + 1) * self.step - 2 * self.lead) * self.length // (2 * self.shown)
+        if self.shown < self.target:  # a token whose pixel lies in a bar: beside all pixels that there are
+            return self.start + np.clip(at, -1, self.length)
         return self.start + np.minimum(at, self.length - 1)
 
     def edges(self) -> Array:
-        """Borders of the tokens in source pixels, (tokens + 1,) float64; the last token may be cut by the frame."""
-        at = np.minimum(np.arange(self.tokens + 1) * self.step, self.target)
-        return self.start + at * (self.length / self.target)
+        """Borders of the tokens in source pixels, (tokens + 1,) float64; the last token may be cut by the frame, and
+        tokens may reach into bars."""
+        at = np.minimum(np.arange(self.tokens + 1) * self.step, self.target) - self.lead
+        return self.start + at * (self.length / self.shown)
 
 
 def default_framing(tracks: MaskTracks, grid: Grid, framing: Framing | None = None) -> Framing:
-    """The framing to use; by default the host's centre crop to the pixels of the clip.
+    """The framing to use; by default the tracks' own way (`fit`) to the pixels of the clip.
 
     Raises ValueError for a framing of other tracks or to other pixels.
     """
     source, target = (tracks.height, tracks.width), grid.frame_pixels
     if framing is None:
-        return Framing(source, target)
+        return Framing(source, target, tracks.fit)
     if framing.source != source:
         raise ValueError(f"the framing is for frames of {framing.source} (h, w), but the tracks are {source}")
     if framing.target != target:
@@ -149,23 +158,10 @@ def default_framing(tracks: MaskTracks, grid: Grid, framing: Framing | None = No
 
 
 def _axes(grid: Grid, framing: Framing) -> tuple[_Axis, _Axis]:
-    top, left, height, width = framing.box()
-    if min(height, width) < 1:
-        raise ValueError(f"the centre crop of {framing.source} to the shape of {framing.target} pixels leaves nothing")
-    ph, pw = grid.token_pixels
-    rows = _Axis(top, height, framing.target[0], ph, grid.height)
-    return rows, _Axis(left, width, framing.target[1], pw, grid.width)
-
-
-def cut_notes(tracks: MaskTracks, grid: Grid) -> list[str]:
-    """A sentence for people where the tracks go on behind the clip's end: a later clip of a chain needs their rest."""
-    used = int(grid.pixel_spans()[-1][1])
-    if tracks.frames <= used or tracks.frames == 1:
-        return []
-    return [
-        f"the tracks have {tracks.frames} frames; the first {used} are used. For a later clip of a chain, say which "
-        "frame it starts with (start_frame)"
-    ]
+    (top, left, height, width), (above, before, high, wide) = framing.box(), framing.window()
+    (ph, pw), (tall, broad) = grid.token_pixels, framing.target
+    rows = _Axis(top, height, above, high, tall, ph, grid.height)
+    return rows, _Axis(left, width, before, wide, broad, pw, grid.width)
 
 
 def _time(tracks: MaskTracks, grid: Grid) -> tuple[Array, Array, list[str]]:
@@ -181,9 +177,10 @@ def _time(tracks: MaskTracks, grid: Grid) -> tuple[Array, Array, list[str]]:
         if short >= spans[-1, 1] - spans[-1, 0]:
             raise ValueError(
                 f"the tracks have {tracks.frames} frames, but the video has {grid.pixel_frames}. Give tracks of "
-                f"{grid.pixel_frames} frames (longer ones are cut at the end), or of the first frame alone."
+                f"{grid.pixel_frames} frames (longer ones are cut at the end), or of the first frame alone; MATRIX "
+                "Retime Tracks makes them as long."
             )
-        notes += cut_notes(tracks, grid)
+        notes += time_notes(tracks, grid)
         frames = np.arange(min(tracks.frames, int(spans[-1, 1])))
         token_of = np.searchsorted(spans[:, 1], frames, side="right")
     known = np.zeros(grid.frames, dtype=bool)
@@ -215,13 +212,13 @@ def _nearest(
     """(frames, h, w): 1 where a run holds the pixel that stands for the token. Hits of a union are unions of hits."""
     wanted, back = np.unique(rows.samples(mode), return_inverse=True)
     columns = cols.samples(mode)
-    slot = np.full(tracks.height, -1, dtype=np.int64)
-    slot[wanted] = np.arange(len(wanted))
+    slot = np.full(tracks.height + 2, -1, dtype=np.int64)  # one more on either side, for bars
+    slot[wanted + 1] = np.arange(len(wanted))
     row, first, last = runs.runs(edges, tracks.width)
-    keep = slot[row] >= 0
+    keep = slot[row + 1] >= 0
     left, right = np.searchsorted(columns, first[keep]), np.searchsorted(columns, last[keep])
     stride = cols.tokens + 1
-    line = (when[keep] * len(wanted) + slot[row[keep]]) * stride
+    line = (when[keep] * len(wanted) + slot[row[keep] + 1]) * stride
     size = frames * len(wanted) * stride
     depth = np.bincount(line + left, minlength=size) - np.bincount(line + right, minlength=size)
     hit = depth.reshape(frames, len(wanted), stride).cumsum(-1)[..., :-1] > 0

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..grid import Framing, Grid
+from ..grid import FITS, Fit, Framing, Grid
+from ..names import find_name
 from . import runs
 from .boxes import Box, boxes_at, check_boxes, whole_pixels
 from .checks import check_name, check_names, check_palette, check_size, shorten
@@ -68,7 +69,9 @@ class MaskTracks:
     Args:
         tracks: the instances; names are unique.
         frames, height, width: size of the clip in pixels. One frame means: the first frame is known, the rest is not.
-        fps: frames per second, for previews and files.
+        fps: frames per second. Steering and previews compare it with the model's, and say where time does not fit.
+        fit: how frames of another shape become the model's (`core.grid.Fit`). Steering, capture, conditions and
+            previews all go by it; frames have to be brought to the model in the same way.
     """
 
     tracks: tuple[Track, ...]
@@ -76,9 +79,12 @@ class MaskTracks:
     height: int
     width: int
     fps: float = 8.0
+    fit: Fit = "center"
 
     def __post_init__(self) -> None:
         check_size(self.frames, self.height, self.width, self.fps)
+        if self.fit not in FITS:
+            raise ValueError(f"frames are fitted by one of {', '.join(FITS)}; got {shorten(self.fit, 40)!r}")
         check_names(self.names)
         for track in self.tracks:
             wrong = runs.problem(track.edges, track.offsets, self.frames, self.height, self.width)
@@ -125,7 +131,8 @@ class MaskTracks:
     def digest(self) -> str:
         """SHA-256 of the content, for caches."""
         head = [[t.name, t.role, *t.colour] for t in self.tracks], self.frames, self.height, self.width, self.fps
-        state = hashlib.sha256(json.dumps(head).encode())
+        fit = () if self.fit == "center" else (self.fit,)  # digests of tracks that never said are as they were
+        state = hashlib.sha256(json.dumps((*head, *fit)).encode())
         for track in self.tracks:
             state.update(track.offsets.tobytes())
             state.update(np.ascontiguousarray(track.edges).data)
@@ -142,10 +149,11 @@ class MaskTracks:
         return f"MaskTracks({who}; {self.frames}x{self.height}x{self.width} at {self.fps:g} fps, {self.nbytes:,} bytes)"
 
     def track(self, name: str) -> Track:
-        for track in self.tracks:
-            if track.name == name:
-                return track
-        raise ValueError(f"no instance is called {name!r}; the tracks have {', '.join(map(repr, self.names))}")
+        """The instance of this name, or of the only one that differs in case, blanks or the form of its letters."""
+        found = find_name(name, self.names)
+        if found is None:
+            raise ValueError(f"no instance is called {name!r}; the tracks have {', '.join(map(repr, self.names))}")
+        return self.tracks[self.names.index(found)]
 
     # --- pixels
 
@@ -202,7 +210,7 @@ class MaskTracks:
             mode: "nearest" takes source pixel floor(i * size / tokens) for token i (OpenCV's and torch's "nearest", as
                 the authors resize masks): analysis and losses. "nearest-exact" takes the pixel at the token's centre.
                 "area" gives the covered share of each token: guidance.
-            framing: how the host crops and resizes the frames; by default its centre crop to the grid's pixels.
+            framing: how the host crops and resizes the frames; by default the tracks' `fit` to the grid's pixels.
             progress: called after each chunk; may raise to interrupt.
 
         A clip may be longer than the grid (the rest is unused), end inside the last token frame, or have one frame
@@ -218,15 +226,23 @@ class MaskTracks:
 
     def rename(self, names: Mapping[str, str]) -> MaskTracks:
         """With instances renamed: {old: new}."""
-        for old in names:
-            self.track(old)
-        return replace(self, tracks=tuple(replace(t, name=names.get(t.name, t.name)) for t in self.tracks))
+        chosen = {self.track(old).name: new for old, new in names.items()}
+        return replace(self, tracks=tuple(replace(t, name=chosen.get(t.name, t.name)) for t in self.tracks))
+
+    def spelled(self, names: Iterable[str]) -> MaskTracks:
+        """With instances spelled as in `names`, where they are the same name (see `core.names`). Where a prompt and its
+        tracks meet, the prompt's spelling is taken, and from there on names are compared as they are."""
+        found = {old: new for new in names if (old := find_name(new, self.names)) is not None and old != new}
+        return self.rename(found) if found else self
 
     def with_roles(self, roles: Mapping[str, str]) -> MaskTracks:
         """With other roles: {name: role}."""
-        for name in roles:
-            self.track(name)
-        return replace(self, tracks=tuple(replace(t, role=roles.get(t.name, t.role)) for t in self.tracks))
+        chosen = {self.track(name).name: role for name, role in roles.items()}
+        return replace(self, tracks=tuple(replace(t, role=chosen.get(t.name, t.role)) for t in self.tracks))
+
+    def fitted(self, fit: Fit) -> MaskTracks:
+        """With frames of another shape cropped, stretched or padded to the model's."""
+        return replace(self, fit=fit)
 
     def with_palette(self, colours: Sequence[Colour]) -> MaskTracks:
         """With these colours, one (r, g, b) of 0 to 255 per instance, for a model trained on others."""
@@ -242,7 +258,7 @@ class MaskTracks:
         return replace(self, tracks=tuple(tracks))
 
     def merge(self, other: MaskTracks) -> MaskTracks:
-        """With the instances of `other` behind. A colour that is taken is replaced."""
+        """With the instances of `other` behind. A colour that is taken is replaced. See `joining` for more."""
         mine, its = (self.frames, self.height, self.width), (other.frames, other.height, other.width)
         if mine != its:
             raise ValueError(f"tracks of one clip have one size: {mine} (frames, height, width) cannot join {its}")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...core.tracks.text import Prompt
 from ...core.tracks.tracks import MaskTracks
 from ...io.files import inside
 from ...io.sam2 import track_prompts
@@ -74,14 +75,16 @@ def track_video(
     placed = {name: fitted(mask, height, width) for name, mask in masks.items()}
     if lost := [name for name, mask in placed.items() if not mask.any()]:
         raise ValueError(f"{video.name} shows {width}x{height} pixels of the first frame, and nothing of {lost[0]!r}")
-    tracks = track_prompts(
+    tracks, unseen = track_prompts(
         predictor,
         (frame.numpy() for frame in clip.frames),
-        {name: {0: mask} for name, mask in placed.items()},
+        {name: {0: Prompt(mask=mask)} for name, mask in placed.items()},
         roles,
         clip.fps,
         progress=progress,
     )
+    if unseen:
+        raise ValueError("; ".join(unseen))
     down, across = next(iter(masks.values())).shape
     cut = abs(down * width / (across * height) - 1) > 0.02
     note = f"its shape is not that of the first frame ({across}x{down}): masks were cut at their middle" if cut else ""

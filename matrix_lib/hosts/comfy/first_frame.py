@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...core.grid import Framing
+from ...core.grid import Fit, Framing
 from .families import family
 from .model import backbone_of, patch_of
 
@@ -41,13 +41,16 @@ def image_condition(
     length: int,
     batch: int = 1,
     clip_vision_output: Any = None,
+    fit: Fit = "center",
 ) -> ImageCondition:
     """Crops, encodes and lays out the first frame for `model`.
 
     Args:
-        image: (n, rows, columns, 3 or more) in [0, 1]; the first picture counts. It is cropped around its centre to the
-            aspect ratio of `width` x `height` and resized, as the host's own image nodes do.
+        image: (n, rows, columns, 3 or more) in [0, 1]; the first picture counts. It is brought to `width` x `height`,
+            resized as the host's own image nodes do.
         width, height, length: of the clip, in pixels and pixel frames.
+        fit: how a picture of another shape is brought to the clip's: cropped around its centre (the host's own way),
+            stretched, or whole between black bars. Tracks know theirs (`MaskTracks.fit`).
         clip_vision_output: Wan 2.1 I2V's picture embedding.
 
     Raises:
@@ -69,15 +72,26 @@ def image_condition(
         raise ValueError(f"the first frame is an IMAGE (n, height, width, 3); got {tuple(image.shape)}")
     if not torch.isfinite(image[:1]).all():
         raise ValueError("the first frame holds values that are no numbers (NaN): look at the node that made it")
-    framing = Framing((image.shape[1], image.shape[2]), (height, width))
-    picture = image[:1, ..., :3].movedim(-1, 1).float()
-    first = comfy.utils.common_upscale(picture, width, height, "bilinear", "center").movedim(1, -1)  # as its own nodes
+    framing = Framing((image.shape[1], image.shape[2]), (height, width), fit)
+    first = _seen(image[:1, ..., :3].movedim(-1, 1).float(), framing).movedim(1, -1)
     shape = (batch, channels, (length - 1) // spec.temporal_stride + 1, height // stride, width // stride)
     empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
     values, latent = family(spec.name).first_frame(model, vae, first, empty, length)
     if clip_vision_output is not None:
         values["clip_vision_output"] = clip_vision_output
     return ImageCondition(values, latent, framing)
+
+
+def _seen(picture: Tensor, framing: Framing) -> Tensor:
+    """The picture (1, 3, rows, columns) as the model sees it, resized as the host's own nodes do."""
+    top, left, height, width = framing.window()
+    crop = "center" if framing.crop == "center" else "disabled"
+    shown = comfy.utils.common_upscale(picture, width, height, "bilinear", crop)
+    if (height, width) == framing.target:
+        return shown
+    whole = shown.new_zeros(*shown.shape[:2], *framing.target)
+    whole[..., top : top + height, left : left + width] = shown
+    return whole
 
 
 def _check_size(title: str, width: int, height: int, length: int, rows: int, columns: int, frames: int) -> None:

@@ -56,7 +56,7 @@ def target_mask(
         names: instances whose masks are united.
         latent: (B, C, T, H, W), for its size.
         stride: pixels per latent element.
-        framing: how the host crops and resizes frames; by default its centre crop to the latent's pixels.
+        framing: how the host crops and resizes frames; by default the tracks' `fit` to the latent's pixels.
 
     Raises ValueError where the target is not in the first frame.
     """
@@ -157,4 +157,4 @@ def _size(latent: Tensor) -> tuple[int, int, int]:
 
 
 def _framing(tracks: MaskTracks, height: int, width: int) -> Framing:
-    return Framing((tracks.height, tracks.width), (height, width))
+    return Framing((tracks.height, tracks.width), (height, width), tracks.fit)

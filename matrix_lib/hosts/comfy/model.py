@@ -11,7 +11,7 @@ from ...core.grid import Grid
 from ...core.sites import AttentionSite
 from ..modules import find_sites
 
-__all__ = ["backbone_of", "diffusion_model", "grid_of", "patch_of", "sites_of"]
+__all__ = ["backbone_of", "diffusion_model", "grid_of", "patch_of", "rate_of", "sites_of"]
 
 
 def backbone_of(model: Any) -> BackboneSpec:
@@ -28,9 +28,18 @@ def sites_of(model: Any) -> list[AttentionSite]:
 
 def grid_of(model: Any, latent: tuple[int, int, int], prefix_frames: int = 0) -> Grid:
     """The token grid of a latent (T, H, W) in this MODEL; `prefix_frames`: latent frames that are put in front."""
-    spec = backbone_of(model)
-    stride = getattr(getattr(model.model, "latent_format", None), "spacial_downscale_ratio", spec.spatial_stride)
-    return Grid.from_latent(latent, patch_of(model), spec.temporal_stride, int(stride), prefix_frames)
+    spec, stride, patch = backbone_of(model), _stride(model), patch_of(model)
+    return Grid.from_latent(latent, patch, spec.temporal_stride, stride, prefix_frames, spec.rate(patch, stride))
+
+
+def rate_of(model: Any) -> float | None:
+    """Frames per second that a MODEL makes; None where nobody says."""
+    return backbone_of(model).rate(patch_of(model), _stride(model))
+
+
+def _stride(model: Any) -> int:
+    usual = backbone_of(model).spatial_stride
+    return int(getattr(getattr(model.model, "latent_format", None), "spacial_downscale_ratio", usual))
 
 
 def patch_of(model: Any) -> tuple[int, int, int]:

@@ -274,7 +274,9 @@ def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: di
     x, text = given["hidden_states"], given["encoder_hidden_states"]
     latent = (x.shape[1 if spec.frames_first else 2] - prefix_frames, x.shape[3], x.shape[4])
     config: Any = module.config
-    grid = Grid.from_latent(latent, patch_of(config), spec.temporal_stride, spec.spatial_stride, prefix_frames)
+    patch, stride = patch_of(config), spec.spatial_stride
+    rate = spec.rate(patch, stride)
+    grid = Grid.from_latent(latent, patch, spec.temporal_stride, stride, prefix_frames, rate)
     return Forward(grid, text.shape[1], x.shape[0], float(torch.as_tensor(given["timestep"]).flatten()[0]))
 
 

@@ -126,6 +126,7 @@ def batches_of(
         every *= len(bindings)
     if not bindings or len(every) != len(bindings):
         raise ValueError(f"one binding and one tracks per prompt; got {len(bindings)} bindings, {len(every)} tracks")
+    every = [t if t is None or b is None else t.spelled(p.name for p in b.instances) for b, t in zip(bindings, every)]
 
     def timesteps() -> list[float]:
         if scheduler is not None and getattr(scheduler, "timesteps", None) is not None:
