@@ -163,6 +163,7 @@ SOCKETS: dict[str, Socket] = {
     "MATRIX_CAPTURE": Socket(
         "a MATRIX_CAPTURE", "Connect MATRIX Sample and Capture Attention or MATRIX Load Capture", _is(Capture)
     ),
+    "MATRIX_WATCH": Socket("a MATRIX_WATCH", "Connect the watch of MATRIX Watch Attention", _has("key")),
     "MATRIX_LAYERS": Socket("MATRIX_LAYERS", "Connect MATRIX Analyse Layers", _is(LayerSet)),
     "MATRIX_SCHEDULE": Socket("a MATRIX_SCHEDULE", "Connect MATRIX Schedule Curve", _is(Schedule)),
 }

@@ -61,6 +61,13 @@ def whole() -> Graph:
         sigmas=["sigmas", 0], latent_image=["first", 2], layers="0", step_bins=0, budget_mb=64.0, words=True,
         instances=True,
     )  # fmt: skip
+    add("watch", "MatrixWatchAttention", model=["load", 0], layers="0")
+    add(
+        "watched", "KSampler", model=["watch", 0], seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="simple",
+        positive=["first", 0], negative=["first", 1], latent_image=["first", 2], denoise=1.0,
+    )  # fmt: skip
+    add("collect", "MatrixCollectCapture", latent=["watched", 0], watch=["watch", 1])
+    add("scores", "MatrixScoreTracks", given=["boxes", 0], seen=["boxes", 0], pair="a, b", stride=4)
     add("analyse", "MatrixAnalyseLayers", capture=["sample", 2], tracks=["boxes", 0], keep=1, prompt=0)
     add(
         "show", "MatrixAttentionPreview", capture=["sample", 2], tracks=["boxes", 0], kind="words (video to text)",

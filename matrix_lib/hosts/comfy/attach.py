@@ -224,7 +224,7 @@ def _predict_noise(
 def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict):
     options = model_options.get("transformer_options", {})
     holder = options.get(KEY)
-    if not isinstance(holder, _Runs) or PERTURBED_KEY in options:
+    if not isinstance(holder, _Runs) or options.get(PERTURBED_KEY) is not holder.predictions.token:
         if isinstance(holder, _Runs):
             holder.owners.update((cond["uuid"], cond[OWNER]) for each in conds for cond in each or () if OWNER in cond)
         return executor(model, conds, x_in, timestep, model_options)

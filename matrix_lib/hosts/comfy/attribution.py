@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from .bound_rows import bound_rows
-from .run import BINDING, TRACKS, Prompt
+from .run import BINDING, PERTURBED_KEY, TRACKS, Prompt
 
 __all__ = ["Predictions", "prompt_lists", "prompts_of", "who"]
 
@@ -66,6 +66,11 @@ class Predictions:
         finally:
             self._options, self._made = before
 
+    @property
+    def token(self) -> Any:
+        """Whose extra prediction the open call of the guider is; None: the sampler's own."""
+        return None if self._options is None else self._options["transformer_options"].get(PERTURBED_KEY)
+
     @contextlib.contextmanager
     def batch(self, conds: Sequence[Any], options: Mapping[str, Any]) -> Iterator[None]:
         """One batch of conditionings that somebody asks for; a context window has one of its own."""
@@ -75,7 +80,7 @@ class Predictions:
         own = self._own(options)
         before = self._asked, self._ran
         self._asked, self._ran = {name: own and (name, place) not in self._made for name in ids}, set()
-        self.asked |= own
+        self.asked |= own and self.token is None
         self.asked_now |= own
         self._windowed = place is not None
         if own:
