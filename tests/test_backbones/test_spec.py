@@ -46,7 +46,8 @@ def test_comfyui_knows_it(name: str, comfy: ModuleType) -> None:
     assert found.spec is REGISTRY[name]
     found.vae_rules({})
     grid = Grid.from_latent((3, 4, 6), found.spec.patch)
-    network = type(found.spec.native.classes[0], (torch.nn.Module,), {})()
+    own = {"forward": lambda self: None, "forward_orig": lambda self: None, "ref_conv": None}
+    network = type(found.spec.native.classes[0], (torch.nn.Module,), own)()
     around = found.around(network, grid, {})
     assert (around.before_text, around.after_text, around.before_clip, around.after_clip) == (0, 0, 0, 0)
     nothing = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
