@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .hosts.diffusers.steer import steer
     from .instrument.capture import Capture
     from .io.captures import load_capture, save_capture
+    from .io.lora.apply import apply_lora
+    from .io.lora.read import load_lora
     from .io.tracks import load_tracks, save_tracks
 
 __all__ = [
@@ -49,12 +51,14 @@ __all__ = [
     "Perturbation",
     "RegionBias",
     "Schedule",
+    "apply_lora",
     "attention_chart",
     "attention_pictures",
     "bind_prompt",
     "cut_and_drag",
     "encode_clip",
     "load_capture",
+    "load_lora",
     "load_tracks",
     "merge_lora",
     "save_capture",
@@ -82,6 +86,8 @@ _HOMES = {
     "hosts.diffusers.steer": ("steer",),
     "instrument.capture": ("Capture",),
     "io.captures": ("load_capture", "save_capture"),
+    "io.lora.apply": ("apply_lora",),
+    "io.lora.read": ("load_lora",),
     "io.tracks": ("load_tracks", "save_tracks"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

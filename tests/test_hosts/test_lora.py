@@ -390,8 +390,8 @@ def test_tavid_as_its_method_describes(models: Any, tmp_path: Path) -> None:
     for both branches of the guidance."""
     from comfy.patcher_extension import WrappersMP
 
-    from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
     from matrix_lib.core.tracks.conditions import find_targets
+    from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
     from matrix_lib.hosts.comfy.mask_condition import target_mask
 
     model, tracks = models("cogvideox"), tracks_of()
