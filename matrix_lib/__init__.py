@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .core.tracks.tracks import MaskTracks
     from .draw.capture import Choice, attention_chart, attention_pictures
     from .hosts.diffusers.attach import watch
+    from .hosts.diffusers.framing import frame_tracks
     from .hosts.diffusers.latents import encode_clip
     from .hosts.diffusers.lora import merge_lora
     from .hosts.diffusers.prompts import bind_prompt
@@ -57,6 +58,7 @@ __all__ = [
     "bind_prompt",
     "cut_and_drag",
     "encode_clip",
+    "frame_tracks",
     "load_capture",
     "load_lora",
     "load_tracks",
@@ -80,6 +82,7 @@ _HOMES = {
     "core.tracks.tracks": ("MaskTracks",),
     "draw.capture": ("Choice", "attention_chart", "attention_pictures"),
     "hosts.diffusers.attach": ("watch",),
+    "hosts.diffusers.framing": ("frame_tracks",),
     "hosts.diffusers.latents": ("encode_clip",),
     "hosts.diffusers.lora": ("merge_lora",),
     "hosts.diffusers.prompts": ("bind_prompt",),

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...backbones.lora import AlignmentLoRA, Factors
+from ...core.grid import Fit
 from ...core.no_compile import hidden
 from ...core.tracks.tracks import MaskTracks
 from ..compiled import compiled_parts, plain
@@ -44,6 +45,7 @@ def apply(
     target: str = "",
     part: str = "",
     branches: Sequence[Branch] | None = None,
+    fit: Fit | None = None,
 ) -> AppliedLoRA:
     """Puts a LoRA on a diffusers pipeline of CogVideoX, Wan or HunyuanVideo, or on a bare transformer.
 
@@ -55,6 +57,7 @@ def apply(
             or the only one.
         part: "transformer" or "transformer_2" of a pipeline with two experts (Wan 2.2).
         branches: as in `watch`; for several prompts.
+        fit: how the picture becomes the first frame, as in `watch`; None asks the pipeline.
 
     Raises ValueError for a LoRA of another family or size, tracks without the target, an ID map without a VAE, a second
     widening LoRA, fused projections and a transformer that is compiled already.
@@ -72,7 +75,7 @@ def apply(
     if extra and net in _widened:
         raise ValueError("this transformer's input is widened by another LoRA already; one mask condition at a time")
     modules, missing = _modules(net, lora)
-    channels = MaskChannels(model, net, lora, extra, tracks, target, branches) if extra else None
+    channels = MaskChannels(model, net, lora, extra, tracks, target, branches, fit) if extra else None
     return AppliedLoRA(net, place, lora, modules, missing, channels, strength)
 
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ...backbones.lora import AlignmentLoRA
-from ...core.grid import Framing, Grid
+from ...core.grid import Fit, Framing, Grid
 from ...core.tracks import conditions
 from ...core.tracks.tracks import MaskTracks
 from .attach import backbone_of
 from .batches import Branch, Forward, batches_of
+from .framing import tell_unknown
 from .latents import masked, padded
 from .model_shape import Condition, ModelShape, patch_of
 
@@ -37,7 +38,7 @@ class MaskChannels:
 
     Args:
         model: a pipeline, whose VAE encodes the ID map, or a bare transformer. net: the transformer itself.
-        tracks: of the clip, or one per prompt. target: see `find_targets`.
+        tracks: of the clip, or one per prompt. target: see `find_targets`. fit: as in `watch`.
 
     Raises ValueError where something is missing: tracks, the target, colours, a VAE.
     """
@@ -51,6 +52,7 @@ class MaskChannels:
         tracks: MaskTracks | Sequence[MaskTracks] | None,
         target: str = "",
         branches: Sequence[Branch] | None = None,
+        fit: Fit | None = None,
     ) -> None:
         self.spec, self.extra = backbone_of(net), extra
         self.condition = condition_of(lora, extra)
@@ -73,8 +75,9 @@ class MaskChannels:
                 f"the LoRA widens the input by {extra} channels, and {self.condition.replace('_', ' ')}s of this model "
                 f"have {due}: it was trained on another model"
             )
-        self.tracks = given
-        self.batches = batches_of(model, None, given, None, branches)
+        self.batches = batches_of(model, None, given, None, branches, fit)
+        self.tracks = [each for each in self.batches.tracks if each is not None]
+        self._asked = None if fit else model
         self.pictures: list[Tensor] = []
         self._made: tuple[tuple[int, int, int], Tensor] | None = None
 
@@ -95,7 +98,10 @@ class MaskChannels:
     def _one(self, place: int, latent: tuple[int, int, int]) -> Tensor:
         """(E, T, h, w) float32 of one prompt's tracks; keeps the picture that it was made of."""
         tracks, stride = self.tracks[place], self.shape.spatial_stride
-        framing = Framing((tracks.height, tracks.width), (latent[1] * stride, latent[2] * stride))
+        size = latent[1] * stride, latent[2] * stride
+        if self._asked is not None:
+            tell_unknown(self._asked, tracks, size)
+        framing = Framing((tracks.height, tracks.width), size, tracks.fit)
         del self.pictures[place:]
         if self.condition == "target_mask":
             channels, seen = conditions.target_mask(tracks, self.targets[place], latent, framing)

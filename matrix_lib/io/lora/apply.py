@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...backbones.lora import AlignmentLoRA
+from ...core.grid import Fit
 from ...core.tracks.tracks import MaskTracks
 from ...hosts.diffusers.apply_lora import AppliedLoRA, apply, transformer_of
 from ...hosts.diffusers.attach import backbone_of
@@ -26,6 +27,7 @@ def apply_lora(
     target: str = "",
     part: str = "",
     branches: Sequence[Branch] | None = None,
+    fit: Fit | None = None,
 ) -> AppliedLoRA:
     """Puts a LoRA on a diffusers pipeline of CogVideoX, Wan or HunyuanVideo, widened input included.
 
@@ -42,6 +44,7 @@ def apply_lora(
             or the only one.
         part: "transformer" or "transformer_2" of a pipeline with two experts (Wan 2.2).
         branches: as in `watch`; for several prompts.
+        fit: how the picture becomes the first frame, as in `watch`; None asks the pipeline.
 
     Returns:
         a handle: `strength` may be changed, `remove()` takes the LoRA off, and so does the end of a `with` block. The
@@ -54,4 +57,4 @@ def apply_lora(
     lora = file
     if not isinstance(lora, AlignmentLoRA):
         lora = load_lora(lora, backbone_of(transformer_of(pipe, part)).name, scale)
-    return apply(pipe, lora, tracks, strength=strength, target=target, part=part, branches=branches)
+    return apply(pipe, lora, tracks, strength=strength, target=target, part=part, branches=branches, fit=fit)
