@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from .core.tracks.tracks import MaskTracks
     from .draw.capture import Choice, attention_chart, attention_pictures
     from .hosts.diffusers.attach import watch
+    from .hosts.diffusers.framing import frame_tracks
     from .hosts.diffusers.latents import encode_clip
     from .hosts.diffusers.lora import merge_lora
     from .hosts.diffusers.prompts import bind_prompt
     from .hosts.diffusers.steer import steer
     from .instrument.capture import Capture
     from .io.captures import load_capture, save_capture
+    from .io.lora.apply import apply_lora
+    from .io.lora.read import load_lora
     from .io.tracks import load_tracks, save_tracks
 
 __all__ = [
@@ -49,12 +52,15 @@ __all__ = [
     "Perturbation",
     "RegionBias",
     "Schedule",
+    "apply_lora",
     "attention_chart",
     "attention_pictures",
     "bind_prompt",
     "cut_and_drag",
     "encode_clip",
+    "frame_tracks",
     "load_capture",
+    "load_lora",
     "load_tracks",
     "merge_lora",
     "save_capture",
@@ -76,12 +82,15 @@ _HOMES = {
     "core.tracks.tracks": ("MaskTracks",),
     "draw.capture": ("Choice", "attention_chart", "attention_pictures"),
     "hosts.diffusers.attach": ("watch",),
+    "hosts.diffusers.framing": ("frame_tracks",),
     "hosts.diffusers.latents": ("encode_clip",),
     "hosts.diffusers.lora": ("merge_lora",),
     "hosts.diffusers.prompts": ("bind_prompt",),
     "hosts.diffusers.steer": ("steer",),
     "instrument.capture": ("Capture",),
     "io.captures": ("load_capture", "save_capture"),
+    "io.lora.apply": ("apply_lora",),
+    "io.lora.read": ("load_lora",),
     "io.tracks": ("load_tracks", "save_tracks"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,9 +10,10 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
+from ..matrix_lib.core.tracks.conditions import find_targets
 from ..matrix_lib.hosts.bundle import example_loras
 from ..matrix_lib.hosts.comfy.lora import add_extra, apply_lora, widened
-from ..matrix_lib.hosts.comfy.mask_condition import behind_references, check_width, find_targets, id_map, target_mask
+from ..matrix_lib.hosts.comfy.mask_condition import behind_references, check_width, id_map, target_mask
 from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.io.lora.read import describe, files_of, load_lora
 from .checks import Files

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support_wheel import build_wheel
 
 import matrix_lib
 
@@ -43,16 +44,7 @@ def test_the_front_door_says_what_it_says() -> None:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library as its wheel installs it."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    source = folder / "source"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in listed.split("\0"):
-        kept = name.startswith(("matrix_lib/", "training/")) and name.endswith((".py", ".json", ".model"))
-        if (kept or name in ("pyproject.toml", "LICENSE", "README.md")) and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
+    wheel = build_wheel(folder, (".py", ".json", ".model"))
     zipfile.ZipFile(wheel).extractall(folder / "site")
     return folder / "site"
 

@@ -8,6 +8,7 @@ the clips over several processes or GPUs.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -23,6 +24,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
+from matrix_lib.backbones.lora import AlignmentLoRA
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.evaluation.layers.examples import Example, load_example, make_example, save_example
@@ -36,9 +38,12 @@ from matrix_lib.evaluation.mini.clips import MiniClip, mini_clips
 from matrix_lib.hosts.diffusers.load import Model, check_model, open_model
 from matrix_lib.io.clips.folder import ClipSource, bad_clips, read_clips
 from matrix_lib.io.files import whole_file
+from matrix_lib.io.lora.apply import apply_lora
+from matrix_lib.io.lora.read import describe
 from matrix_lib.io.tables import need_pyarrow
 
 from .analysis_settings import Settings, parse
+from .run.exported import read_lora
 
 __all__ = ["Analysis", "main"]
 
@@ -54,12 +59,16 @@ class Analysis:
         self.accelerator = Accelerator(kwargs_handlers=[patience])
         self.main = self.accelerator.is_main_process
         self.notes: list[str] = []
+        self.lora: AlignmentLoRA | None = None
 
     def run(self) -> Path:
         """Returns the report's path. Raises ValueError before anything is measured where something cannot work."""
         settings, out = self.settings, self.settings.out
         need_pyarrow()
         backbone = check_model(settings.model)
+        if settings.lora:
+            self.lora = read_lora(Path(settings.lora), backbone)
+            self._say(describe(self.lora))
         clips: list[Clip] = [] if settings.mini_clips else self._folder_clips()
         labels = self._labels(clips)
         model = self._open()
@@ -120,10 +129,13 @@ class Analysis:
         """Results of other settings in the same folder would mix with ours: refused, naming what differs."""
         path = self.settings.out / "plan.json"
         plan = {"model": self.settings.model, "weights": _stamp(self.settings.model), **asdict(recipe)}
+        if self.lora is not None:
+            plan |= {"lora": self.lora.digest, "strength": self.settings.strength}
         plan = json.loads(json.dumps(plan))
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            differ = [f"{k}: {before.get(k)!r} before, {plan[k]!r} now" for k in plan if before.get(k) != plan[k]]
+            names = [name for name in {**before, **plan} if before.get(name) != plan.get(name)]
+            differ = [f"{name}: {before.get(name)!r} before, {plan.get(name)!r} now" for name in names]
             if differ:
                 raise ValueError(
                     f"{str(self.settings.out)!r} holds results of other settings ({'; '.join(differ)}): use another "
@@ -141,7 +153,9 @@ class Analysis:
             try:
                 binding = model.bind(clip.prompt, clip.phrases)
                 want = recipe.frames if recipe.mode == "noise" else 1
-                on_grid = fit_clip(clip.frames(want), clip.tracks(), recipe)[1].to_grid(grid)
+                fitted = fit_clip(clip.frames(want), clip.tracks(), recipe)[1]
+                with self._adapted(model, fitted):  # it says where the LoRA cannot read these tracks
+                    on_grid = fitted.to_grid(grid)
                 hidden = [phrase.name for phrase in binding.instances if on_grid.query_frame[phrase.name] is None]
                 if hidden:
                     raise ValueError(f"{', '.join(map(repr, hidden))} shows on no token of the {grid.shape} token grid")
@@ -181,12 +195,14 @@ class Analysis:
         judging = self.settings.labels == "judge" and isinstance(clip, MiniClip)
         notes: tuple[str, ...] = ()
         if self.settings.tracks == "seen" and isinstance(clip, MiniClip):
-            made = generate(model, recipe, clip.prompt, frames, seed, step)
+            with self._adapted(model, tracks):
+                made = generate(model, recipe, clip.prompt, frames, seed, step)
             tracks, notes = _seen(clip, made, model.grid(recipe.frames, recipe.height, recipe.width))
         again = recipe.forwards if self.settings.tracks == "seen" else 0
-        found = probe(
-            model, recipe, binding, tracks, frames, seed, lambda n: step(again + n), maps=pictured, picture=judging
-        )
+        with self._adapted(model, tracks):
+            found = probe(
+                model, recipe, binding, tracks, frames, seed, lambda n: step(again + n), maps=pictured, picture=judging
+            )
         judged = clip.judge(found.frames) if isinstance(clip, MiniClip) and found.frames is not None else {}
         run = RunScores(
             clip.name,
@@ -201,6 +217,12 @@ class Analysis:
         if found.capture is not None and found.frames is not None:
             save_example(make_example(found.capture, tracks, found.frames), self._path("examples", clip.name, seed))
         save_run(run, self._path("runs", clip.name, seed))
+
+    def _adapted(self, model: Model, tracks: MaskTracks) -> contextlib.AbstractContextManager[object]:
+        """The LoRA that is analysed, reading the first frame of these tracks."""
+        if self.lora is None:
+            return contextlib.nullcontext()
+        return apply_lora(model.pipeline, self.lora, tracks, strength=self.settings.strength)
 
     def _path(self, what: str, clip: str, seed: int) -> Path:
         return self.settings.out / what / f"{clip}__seed{seed}.safetensors"
@@ -258,6 +280,8 @@ class Analysis:
             "seeds": ", ".join(map(str, settings.seeds)),
             "labels": labels.get(settings.labels, f"{Path(settings.labels).name}, column {settings.column}"),
         }
+        if self.lora is not None:
+            about["LoRA"] = f"{Path(settings.lora).name}, strength {settings.strength:g}"
         return about | ({"note": "; ".join(self.notes)} if self.notes else {})
 
     def _examples(self, runs: Sequence[RunScores]) -> list[Shown]:

@@ -29,6 +29,7 @@ class Settings:
         labels: "none", "judge" (mini clips), or a CSV file; column, threshold: see `read_labels`.
         criteria: answers of the judge that have to be yes for a success.
         tracks: "given" with the clip, or "seen" in what was generated (mini clips; every clip is made twice).
+        lora: a LoRA file, checkpoint or run that the model is analysed with, at this strength; "" for none.
         examples: runs that the report shows. limit: analyse the first clips only, 0 for all.
         roots, masks_are: see `scan_clips`.
     """
@@ -55,6 +56,8 @@ class Settings:
     limit: int = 0
     precision: str = ""
     offload: bool = False
+    lora: str = ""
+    strength: float = 1.0
     roots: str = ""
     masks_are: MasksAre = "ask"
 
@@ -100,6 +103,8 @@ def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
     runs.add_argument("--limit", type=int, default=0, help="the first clips only")
     runs.add_argument("--precision", choices=PRECISIONS, default="", help="default: bfloat16, on a CPU float32")
     runs.add_argument("--offload", action="store_true", help="keep the model's parts in main memory until they run")
+    runs.add_argument("--lora", default="", help="analyse the model with this LoRA: a file, a checkpoint or a run")
+    runs.add_argument("--strength", type=float, default=1.0, help="of the LoRA, on top of its own scale")
     where = "masks given with the clips, or seen in what was generated (mini clips)"
     runs.add_argument("--tracks", choices=("given", "seen"), default="given", help=where)
     runs.add_argument("--roots", default="", help="other folders, divided by commas, that links of INPUT may lead to")

@@ -8,6 +8,7 @@ r rank; a module's weight (out, in) changes by scale * up @ down, scale = alpha 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -128,12 +129,26 @@ class AlignmentLoRA:
         """The distinct scales of its factors, ascending."""
         return tuple(sorted({factors.scale(missing) for factors in self.factors.values()}))
 
+    @property
+    def digest(self) -> str:
+        """What tells its weights from another's: a SHA-256, shortened."""
+        state = hashlib.sha256()
+        for name, one in sorted(self.factors.items()):
+            state.update(f"{name} {one.scale()}".encode() + _bytes(one.down) + _bytes(one.up))
+        for name, value in sorted(self.projection.items()):
+            state.update(name.encode() + _bytes(value))
+        return state.hexdigest()[:16]
+
     def with_scale(self, scale: float) -> AlignmentLoRA:
         """With `scale` written into every factor that stores none."""
         fixed = {
             name: f if f.alpha is not None else replace(f, alpha=scale * f.rank) for name, f in self.factors.items()
         }
         return replace(self, factors=fixed)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return bytes(tensor.detach().float().cpu().contiguous().numpy().data)
 
 
 def native_projection(family: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Apart", "Compiled", "plain"]
+__all__ = ["Apart", "Compiled", "compiled_parts", "plain"]
 
 # what is another object in every forward, and stands outside of the graphs
 _OURS = ("optimized_attention_override", "_forward_hooks", "_forward_pre_hooks")
@@ -181,6 +181,11 @@ def _any_compiled(root: nn.Module) -> bool:
             return True
         waiting += [each for each in own["_modules"].values() if each is not None]
     return False
+
+
+def compiled_parts(root: nn.Module) -> list[str]:
+    """Names of the parts of a tree of modules that torch.compile has taken, the root's class name for itself."""
+    return [place.name for place in _places(root)] if "torch._dynamo" in sys.modules else []
 
 
 def _backend_of(context: Any) -> Any:

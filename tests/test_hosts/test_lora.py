@@ -390,8 +390,9 @@ def test_tavid_as_its_method_describes(models: Any, tmp_path: Path) -> None:
     for both branches of the guidance."""
     from comfy.patcher_extension import WrappersMP
 
+    from matrix_lib.core.tracks.conditions import find_targets
     from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
-    from matrix_lib.hosts.comfy.mask_condition import find_targets, target_mask
+    from matrix_lib.hosts.comfy.mask_condition import target_mask
 
     model, tracks = models("cogvideox"), tracks_of()
     save_lora(tiny("cogvideox", model, alpha=None), tmp_path, "tavid")
@@ -442,7 +443,7 @@ def test_masks_of_other_sizes_are_cropped_as_the_picture_is() -> None:
 
 
 def test_which_one_is_the_target() -> None:
-    from matrix_lib.hosts.comfy.mask_condition import find_targets
+    from matrix_lib.core.tracks.conditions import find_targets
 
     tracks = tracks_of()
     assert find_targets(tracks, " cyclist , van") == ("cyclist", "van")
@@ -453,7 +454,7 @@ def test_which_one_is_the_target() -> None:
 
 
 def test_odd_clips_of_cogvideox_15(tmp_path: Path) -> None:
-    """Frames put in front of the clip repeat the mask's first one."""
+    """The mask stays in the first latent frame, as the first frame does and as it was in training."""
     from matrix_lib.hosts.comfy.load import load_transformer
     from matrix_lib.hosts.comfy.lora import apply_lora
 
@@ -467,7 +468,7 @@ def test_odd_clips_of_cogvideox_15(tmp_path: Path) -> None:
     extra = extra_channels(1, (3, 8, 12))
     given = network(patched, "cogvideox15", extra, (3, 8, 12))
     assert given["x"].shape == (1, 33, 4, 8, 12)
-    assert torch.equal(given["x"][0, 32], torch.cat([extra[0, 0, :1], extra[0, 0]]))
+    assert torch.equal(given["x"][0, 32], torch.cat([extra[0, 0], torch.zeros(1, 8, 12)]))
 
 
 def test_context_windows_get_their_part_of_the_mask(models: Any, comfy: ModuleType) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 from matrix_lib.backbones import REGISTRY
 from matrix_lib.backbones.lora import AlignmentLoRA, Factors, Info, find_style
 from matrix_lib.core.tracks.palette import FIXED
+from matrix_lib.io.lora.read import load_lora
 
 from . import checkpoint
 from .record import LORA, newest_run
 
-__all__ = ["find_lora", "lora_of_weights"]
+__all__ = ["find_lora", "lora_of_weights", "read_lora"]
 
 _PREFIX, _DOWN, _UP = "transformer.", ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -38,6 +39,12 @@ def find_lora(source: Path) -> Path:
         return run / LORA
     found = checkpoint.latest(run, lambda text: None)
     return source if found is None else find_lora(found)
+
+
+def read_lora(source: Path, family: str | None = None, scale: float | None = None) -> AlignmentLoRA:
+    """The LoRA that a path means (see `find_lora`). Raises ValueError as `load_lora`, and where there is none."""
+    found = find_lora(source)
+    return lora_of_weights(found) if (found / checkpoint.META).is_file() else load_lora(found, family, scale)
 
 
 def lora_of_weights(folder: Path) -> AlignmentLoRA:

@@ -392,10 +392,9 @@ class Feed:
                 f"the conditioning carries {extra.shape[1]} mask channels, and this LoRA takes {self.wide.extra}: "
                 "set MATRIX Mask Condition to the other kind of mask, or to automatic"
             )
-        if (
-            prefix_frames and extra.shape[2] + prefix_frames == x.shape[2]
-        ):  # CogVideoX 1.5: frames in front repeat the first one
-            extra = torch.cat([extra[:, :, :1].expand(-1, -1, prefix_frames, -1, -1), extra], dim=2)
+        if prefix_frames and extra.shape[2] + prefix_frames == x.shape[2]:
+            # CogVideoX 1.5: like the first frame, the mask lies in the first of them, as it did in training
+            extra = torch.nn.functional.pad(extra, (0, 0, 0, 0, 0, prefix_frames))
         if extra.shape[2:] != x.shape[2:]:
             raise ValueError(
                 f"the mask condition was made for a latent of {list(extra.shape[2:])} (frames, height, width), and "

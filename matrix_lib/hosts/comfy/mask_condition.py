@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ...core.grid import Framing
+from ...core.tracks import conditions
 from ...core.tracks.palette import Colour
 from ...core.tracks.tracks import MaskTracks
 from .families import family
 from .lora import Widened
 from .model import backbone_of
 
-__all__ = ["MaskCondition", "behind_references", "check_width", "find_targets", "id_map", "target_mask"]
+__all__ = ["MaskCondition", "behind_references", "check_width", "id_map", "target_mask"]
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,6 @@ class MaskCondition:
 
     channels: Tensor
     picture: Tensor
-
-
-def find_targets(tracks: MaskTracks, text: str = "") -> tuple[str, ...]:
-    """The instances that are the target: the named ones, else those in the role of the object, else the only one.
-
-    Raises ValueError for a name that is not there, and where nothing tells which one it is.
-    """
-    named = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in named:
-        tracks.track(name)
-    objects = tuple(name for name, role in tracks.roles.items() if role == "object")
-    found = named or objects or (tracks.names if len(tracks.names) == 1 else ())
-    if not found:
-        raise ValueError(f"which one is the target? Name one or more of {', '.join(map(repr, tracks.names))}")
-    return found
 
 
 def target_mask(
@@ -60,20 +46,10 @@ def target_mask(
 
     Raises ValueError where the target is not in the first frame.
     """
-    frames, height, width = _size(latent)
-    framing = framing or _framing(tracks, height * stride, width * stride)
-    mask = torch.zeros(tracks.height, tracks.width, dtype=torch.bool)
-    for name in names:
-        mask |= tracks.mask(name, 0)
-    seen = framing.apply(mask.float(), "nearest")
-    channels = torch.zeros(1, 1, frames, height, width)
-    channels[0, 0, 0] = torch.nn.functional.interpolate(seen[None, None], (height, width), mode="nearest")[0, 0]
-    if not bool(channels.any()):
-        raise ValueError(
-            f"{', '.join(map(repr, names))} shows nowhere in the first frame as the model sees it: the target mask is "
-            "of the first frame, so draw the target there"
-        )
-    return MaskCondition(channels, seen[None, ..., None].expand(-1, -1, -1, 3).clone())
+    size = _size(latent)
+    framing = framing or _framing(tracks, size[1] * stride, size[2] * stride)
+    channels, seen = conditions.target_mask(tracks, names, size, framing)
+    return MaskCondition(channels[None], seen[None, ..., None].expand(-1, -1, -1, 3).clone())
 
 
 def id_map(
@@ -99,27 +75,20 @@ def id_map(
             f"this VAE makes {vae.latent_channels} latent channels and this {spec.title} takes "
             f"{latents.latent_channels}: load the VAE that belongs to the model"
         )
-    if palette and len(tracks.names) > len(palette):
-        raise ValueError(
-            f"the LoRA knows {len(palette)} colours, and the tracks have {len(tracks.names)} instances: leave some out"
-        )
-    tracks = tracks.with_palette(palette[: len(tracks.names)]) if palette else tracks
+    tracks = conditions.coloured(tracks, palette)
     frames, height, width = _size(latent)
     stride = int(vae.spacial_compression_encode())
     framing = framing or _framing(tracks, height * stride, width * stride)
     picture = tracks.id_map(0, framing).float()[None] / 255.0
-    shape = (1, latents.latent_channels, frames, height, width)
+
+    def encoded(pixels: Tensor) -> Tensor:
+        return latents.process_in(vae.encode(pixels)).cpu().float()[0]  # type: ignore[no-any-return]
+
     if spec.id_map == "masked":
-        clip = torch.full(((frames - 1) * spec.temporal_stride + 1, *picture.shape[1:]), 0.5)
-        clip[:1] = picture
-        known = torch.zeros(1, spec.temporal_stride, frames, height, width)
-        known[:, :, :1] = 1.0
-        encoded = latents.process_in(vae.encode(clip)).cpu().float()
-        return MaskCondition(torch.cat([known, encoded], dim=1), picture)
-    scale = family(spec.name).image_scale(model)
-    channels = torch.zeros(shape)
-    channels[:, :, :1] = latents.process_in(vae.encode(picture) * scale).cpu().float()
-    return MaskCondition(channels, picture)
+        clip = conditions.grey_clip(picture[0], (frames - 1) * spec.temporal_stride + 1)
+        return MaskCondition(conditions.known_frames(encoded(clip), spec.temporal_stride)[None], picture)
+    first = encoded(picture * family(spec.name).image_scale(model))
+    return MaskCondition(conditions.zeros_behind(first, frames)[None], picture)
 
 
 def behind_references(

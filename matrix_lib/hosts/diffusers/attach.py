@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from ...backbones import BackboneSpec, match
 from ...core.attention.masks import batch_part
 from ...core.attention.sdpa_lse import sdpa_with_lse
-from ...core.grid import Grid
+from ...core.grid import Fit, Grid
 from ...core.no_compile import hidden
 from ...core.sites import AttentionCall, AttentionSite
 from ...core.tracks.tracks import MaskTracks
@@ -293,8 +293,9 @@ class Watch(BaseObserver):
         timesteps: Callable[[], Sequence[float]],
         branches: Sequence[Branch] | None,
         recorder: type[Recorder] = Recorder,
+        asked: Any = None,
     ) -> None:
-        self._batches, self._make = Batches(bindings, tracks, timesteps, branches), recorder
+        self._batches, self._make = Batches(bindings, tracks, timesteps, branches, asked), recorder
         self._config, self._backbone, self._sites = config, backbone, sites
         self._recorder: Recorder | None = None
         self.forwards = 0
@@ -327,6 +328,11 @@ class Watch(BaseObserver):
             raise ValueError("nothing was recorded: the transformer did not run inside the `with` block")
         return self._recorder
 
+    @property
+    def tracks(self) -> tuple[MaskTracks | None, ...]:
+        """The tracks of each prompt as the pipeline's picture was brought to the clip: those to draw and score with."""
+        return self._batches.tracks
+
     def capture(self) -> Capture:
         """What was recorded. Raises ValueError when the transformer did not run inside the context."""
         capture = self.recorder.result()
@@ -349,6 +355,7 @@ def watch(
     v2v: bool = True,
     recorder: type[Recorder] = Recorder,
     prefix_frames: int = 0,
+    fit: Fit | None = None,
 ) -> Iterator[Watch]:
     """Records what each layer attends to while a pipeline or a bare transformer runs.
 
@@ -362,18 +369,21 @@ def watch(
         recorder: what records, for example `AlignmentRecorder`; the one that was made is `Watch.recorder`.
         prefix_frames: latent frames that the pipeline puts in front of the clip to fill its first temporal patch: 1 for
             CogVideoX 1.5 with an odd number of them (81 frames are 21), else 0. The tensors do not tell.
+        fit: how the picture that the tracks are of becomes the clip's first frame: "center" (cropped), "stretch" or
+            "pad". None asks the pipeline, and takes the tracks' own where it takes no picture. See `frame_tracks`.
 
     Raises ValueError for an unknown model, layers it does not have, or numbers of prompts and tracks that differ.
     """
     transformer = getattr(model, "transformer", model)
-    batches = batches_of(model, binding, tracks, steps, branches)
+    batches = batches_of(model, binding, tracks, steps, branches, fit)
     spec, sites = backbone_of(transformer), sites_of(transformer)
     chosen = None if layers is None else tuple(layers)
     if unknown := sorted(set(chosen or ()) - {site.layer for site in sites}):
         raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{sites[-1].layer}")
     config = RecorderConfig(chosen, bins, budget_mb, "cond", v2t, v2v)
     bindings = [each for each in batches.bindings if each is not None]
-    seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder)
+    asked = None if fit else model
+    seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder, asked)
     with attach(transformer, Session([seen]), seen.begin, prefix_frames):
         yield seen
 

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
-from ...core.grid import Grid
+from ...core.grid import Fit, Grid
 from ...core.sites import BatchRow
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
+from .framing import frame_tracks, tell_unknown
 
 __all__ = ["Batches", "Branch", "Forward", "batches_of", "replayed", "replaying"]
 
@@ -52,7 +53,7 @@ class Batches:
     """Tells which prompt and step each forward of a run belongs to.
 
     timesteps: those of the run, known from its first forward on. branches: guidance branches in batch order, None
-    follows the pipelines' habit.
+    follows the pipelines' habit. asked: whose way of fitting pictures the tracks follow; None: it was said.
     """
 
     def __init__(
@@ -61,14 +62,19 @@ class Batches:
         tracks: Sequence[MaskTracks | None],
         timesteps: Callable[[], Sequence[float]],
         branches: Sequence[Branch] | None,
+        asked: Any = None,
     ) -> None:
         self.bindings, self.tracks, self.timesteps = tuple(bindings), tuple(tracks), timesteps
         self._branches = branches
         self.seen: list[float] = []
         self._calls_at = 0
+        self._asked = asked
 
     def begin(self, forward: Forward) -> None:
         """Fills in the forward's step and rows."""
+        if not self.seen and self._asked is not None:
+            for tracks in filter(None, self.tracks):
+                tell_unknown(self._asked, tracks, forward.grid.frame_pixels)
         if not self.seen or self.seen[-1] != forward.timestep:
             self.seen.append(forward.timestep)
             self._calls_at = 0
@@ -112,8 +118,10 @@ def batches_of(
     tracks: MaskTracks | Sequence[MaskTracks | None] | None,
     steps: int | None,
     branches: Sequence[Branch] | None,
+    fit: Fit | None = None,
 ) -> Batches:
-    """The run of a pipeline (whose scheduler knows the steps) or of a bare transformer.
+    """The run of a pipeline (whose scheduler knows the steps) or of a bare transformer. Tracks are brought to the clip
+    as the pipeline brings its first frame there, or as `fit` says.
 
     Raises ValueError where the numbers of bindings and tracks differ.
     """
@@ -133,4 +141,5 @@ def batches_of(
             return [float(t) for t in scheduler.timesteps]
         return [0.0] * (steps or 1)
 
-    return Batches(bindings, every, timesteps, branches)
+    every = [None if t is None else frame_tracks(model, t, fit) for t in every]
+    return Batches(bindings, every, timesteps, branches, None if fit else model)

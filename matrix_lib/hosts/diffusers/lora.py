@@ -148,6 +148,9 @@ def _copy(weight: Tensor) -> Tensor:
 def merge_lora(transformer: Any, lora: AlignmentLoRA, strength: float = 1.0) -> None:
     """Adds a LoRA to the model's own weights and widens its input projection, in place.
 
+    A transformer that is widened so takes the extra channels from whoever calls it: for loops of one's own. Pipelines
+    of diffusers give it its own alone, and fail; `apply_lora` feeds them there.
+
     Raises ValueError for a LoRA of another family or size, and for modules that the model has not.
     """
     family = backbone_of(transformer).name

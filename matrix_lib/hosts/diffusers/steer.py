@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...backbones import UNETS
+from ...core.grid import Fit
 from ...core.guidance.base import Guidance
 from ...core.guidance.part import RunPart
 from ...core.no_compile import hidden
@@ -45,6 +46,7 @@ def steer(
     prefix_frames: int = 0,
     seed: int = 0,
     reference: Tensor | Sequence[Tensor] | None = None,
+    fit: Fit | None = None,
 ) -> Iterator[list[Actor]]:
     """While open, a pipeline or a bare transformer runs under `guidance`; composes with `watch`, in either order.
 
@@ -53,7 +55,7 @@ def steer(
         guidance: one, or several that add up. What acts before steps (`where` "step") needs a pipeline, of CogVideoX,
             Wan, HunyuanVideo or ZeroScope and any scheduler with a `step` that takes a model output, a timestep and a
             sample: that `step` is wrapped. They act in the order given, those that ask for no predictions first.
-        binding, tracks, branches, steps, prefix_frames: as in `watch`; without a binding only tracks are steered by.
+        binding, tracks, branches, steps, prefix_frames, fit: as in `watch`; without a binding tracks alone steer.
         seed: of the noise that intrinsic denoising adds and dual-clock denoising holds; row i of the batch draws from
             `seed + i`.
         reference: what `DualClockDenoising` holds to: the latent (C, T, h, w) of a clip (`latents.encode_clip`), or one
@@ -74,7 +76,7 @@ def steer(
     unet = spec.name in UNETS
     every = list(guidance) if isinstance(guidance, Sequence) else [guidance]
     every = [each for each in every if not each.idle]
-    batches = batches_of(model, binding, tracks, steps, branches)
+    batches = batches_of(model, binding, tracks, steps, branches, fit)
     sites = [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer)
     _check(every, batches, sites, reference)
     follow = [[] if each is None else [each] for each in batches.tracks]
@@ -101,7 +103,7 @@ def steer(
             stack.enter_context(reach(transformer, Session(editors=editing.editors), editing.begin, prefix_frames))
         for hook in hooks:
             if hook.guidance.needs_words:  # it watches its own predictions
-                begin = functools.partial(_begin, batches_of(model, binding, tracks, steps, branches), hook)
+                begin = functools.partial(_begin, batches_of(model, binding, tracks, steps, branches, fit), hook)
                 stack.enter_context(reach(transformer, Session([hook], prediction=hook), begin, prefix_frames))
         if hooks:  # last, so that they see outputs that second predictions have moved
             stack.enter_context(acting_before_steps(model, hooks))

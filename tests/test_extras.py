@@ -1,0 +1,168 @@
+"""What `pip install "matrix-video[EXTRA]"` brings is what the code of the extra needs."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from support_counts import SOAK
+from support_wheel import ROOT, build_wheel
+
+TESTS = Path(__file__).resolve().parent
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+HOST = ("comfy", "comfy_extras", "folder_paths")
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def brought(extra: str) -> set[str]:
+    """Names of all distributions that an extra installs here, by what each says that it requires."""
+    found: set[str] = set()
+    left = [Requirement(each) for each in EXTRAS[extra]]
+    while left:
+        need = left.pop()
+        key = f"{plain(need.name)}[{','.join(sorted(need.extras))}]"
+        if key in found:
+            continue
+        found |= {key, plain(need.name)}
+        if plain(need.name) == "matrix-video":
+            left += [Requirement(each) for other in need.extras for each in EXTRAS[other]]
+            continue
+        try:
+            every = metadata.requires(need.name) or []
+        except metadata.PackageNotFoundError:  # of another platform
+            continue
+        asked = [{"extra": each} for each in ("", *need.extras)]
+        kept = [Requirement(each) for each in every]
+        left += [each for each in kept if not each.marker or any(each.marker.evaluate(e) for e in asked)]
+    return found
+
+
+def imported() -> Iterator[tuple[str, Path]]:
+    """Packages of others that the library and the commands import, also inside functions."""
+    for path in [*(ROOT / "matrix_lib").rglob("*.py"), *(ROOT / "training").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [each.name for each in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for top in {name.split(".")[0] for name in names}:
+                if top not in (*sys.stdlib_module_names, *HOST, "matrix_lib", "training"):
+                    yield top, path
+
+
+def test_every_import_is_brought_or_says_how_to_install_it() -> None:
+    owners, there = metadata.packages_distributions(), brought("eval")
+    missing = set()
+    for top, path in imported():
+        named = {plain(name) for name in owners.get(top, [top])}
+        text = path.read_text(encoding="utf-8")
+        said = {plain(name) for name in re.findall(r"pip install ([\w-]+)", text)}
+        by_said = {dist for name in said if name in EXTRAS for dist in brought(name)}
+        if not named & (there | said | by_said):
+            missing.add(f"{path.relative_to(ROOT)}: {top}")
+    assert not missing, "neither in an extra nor told by its file (`pip install NAME`)"
+
+
+_ALONE = """
+import json, sys
+allowed = set(json.loads(sys.argv[1]))
+from importlib.machinery import PathFinder
+real = PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    top, _, rest = name.partition(".")
+    place = ".".join(name.split(".")[:2]) if top == "google" and rest else top
+    return real(name, path, target) if place in allowed else None
+PathFinder.find_spec = find_spec
+sys.path[:0] = json.loads(sys.argv[3])
+import pathlib, matrix_lib
+from support_models import spiece_model
+folder = spiece_model(pathlib.Path(sys.argv[2]))
+for name in matrix_lib.__all__:
+    getattr(matrix_lib, name)
+import transformers
+ids = [getattr(transformers, kind).from_pretrained(folder.parent)("a red coat").input_ids
+       for kind in ("T5Tokenizer", "T5TokenizerFast")]
+from matrix_lib.hosts.diffusers.prompts import bind_prompt
+tokenizer = transformers.T5Tokenizer.from_pretrained(folder.parent)
+bound = bind_prompt(tokenizer, "a red coat", "coat: a red coat", family="t5", max_sequence_length=226)
+print(ids[0] == ids[1], len(bound.instances))
+"""
+
+
+def alone(extra: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Front door and released tokenizer classes where only what the extra brings can be imported."""
+    there = brought(extra)
+    tops = {top for top, owners in metadata.packages_distributions().items() if {plain(o) for o in owners} & there}
+    tops |= {*sys.stdlib_module_names, "matrix_lib", "training", "support_models", "google"}
+    tops |= {"google.protobuf"} if "protobuf" in there else set()
+    arguments = [json.dumps(sorted(tops)), str(folder), json.dumps([str(ROOT), str(TESTS)])]
+    return subprocess.run(
+        [sys.executable, "-c", _ALONE, *arguments], cwd="/", capture_output=True, text=True, check=False
+    )
+
+
+def test_the_train_extra_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = alone("train", tmp_path / "whole")
+    assert done.stdout.split() == ["True", "1"], done.stderr[-2000:]
+    less = [each for each in EXTRAS["train"] if each != "protobuf"]
+    assert len(less) < len(EXTRAS["train"])
+    monkeypatch.setitem(EXTRAS, "train", [each for each in less if each not in ("tensorboard", "sentencepiece")])
+    without = alone("train", tmp_path / "less")
+    assert "sentencepiece" in without.stderr, "a check that nothing fails says nothing"
+
+
+# ---- the real thing: fresh environments, kept outside of the tree
+
+
+def environment(extra: str, wheel: Path) -> Path:
+    """The Python of an environment that holds an extra and nothing else; made once for a set of requirements."""
+    text = json.dumps([EXTRAS, (ROOT / "constraints.txt").read_text(encoding="utf-8"), sys.version])
+    home = (
+        Path.home() / ".cache" / "matrix-video" / "extras" / f"{extra}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    )
+    python, uv = home / "bin" / "python", [sys.executable, "-m", "uv"]
+    install = [*uv, "pip", "install", "--quiet", "--python", str(python)]
+    if not (home / "whole").is_file():
+        subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(home)], check=True)
+        wanted = [f"{wheel}[{extra}]", "--constraint", str(ROOT / "constraints.txt")]
+        subprocess.run([*install, *wanted], check=True)
+        (home / "whole").touch()
+    subprocess.run([*install, "--no-deps", "--reinstall-package", "matrix-video", str(wheel)], check=True)
+    return python
+
+
+def run(python: Path, *arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [str(python), *arguments], cwd=cwd, capture_output=True, text=True, check=False, env={"HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+if SOAK:  # minutes, and gigabytes of packages where the environments are new
+
+    @pytest.mark.soak
+    def test_each_extra_in_an_environment_of_its_own(tmp_path: Path) -> None:
+        wheel = build_wheel(tmp_path)
+        train = environment("train", wheel)
+        said = run(train, str(TESTS / "support_readme.py"), str(tmp_path), cwd=tmp_path)
+        assert "site-packages" in said
+        assert "('cyclist', 'van', 'waits')" in said
+        assert "usage: python -m training.sample" in run(train, "-m", "training.sample", "--help", cwd=tmp_path)
+        assert "usage: python -m training.analyse" in run(
+            environment("eval", wheel), "-m", "training.analyse", "--help", cwd=tmp_path
+        )
