@@ -80,6 +80,15 @@ class Graph:
             return [(every, True), (longer[-(self.steps + 1) :], True)]
         return [(every, True)]
 
+    def places(self, sigmas: Tensor) -> tuple[list[int], int]:
+        """Which steps of the whole schedule the steps of a sampler node are, and how many that has."""
+        if self.passes == "split":
+            first = 0 if torch.equal(sigmas, self.sigmas()[0][0]) else self.steps // 2
+            return list(range(first, first + len(sigmas) - 1)), self.steps
+        if self.passes == "refine" and torch.equal(sigmas, self.sigmas()[1][0]):
+            return list(range(self.steps, 2 * self.steps)), 2 * self.steps
+        return list(range(len(sigmas) - 1)), len(sigmas) - 1
+
     def sample(self, sampling: Callable[..., tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
         """The final latent, and what `sampling(guider, noise, sampler, sigmas, latent)` gave besides for each node."""
         import comfy.samplers
@@ -118,11 +127,13 @@ def bound(pack: Any, family: str, seed: int, rows: Any = None, size: Any = None)
     size = size or SIZES[family]
     run = pack.lib("hosts.comfy.run")
     frames, height, width = (size[0] - 1) * 4 + 1, size[1] * 8, size[2] * 8
+    made = conditioning(family, seed, size, rows=ROWS)
     keys = {
         run.BINDING: make_binding(pack.lib("core.words.binding"), ROWS, rows),
         run.TRACKS: make_tracks(pack.lib("core.tracks.tracks"), frames, height, width),
+        run.ENCODED: pack.lib("hosts.comfy.bound_rows").mark_of(made[0][0]),
     }
-    return conditioning(family, seed, size, rows=ROWS, **keys)
+    return [[text, {**more, **keys}] for text, more in made]
 
 
 def prompts_of(guider: Any) -> dict[tuple[str, int], dict[str, Any]]:

@@ -110,11 +110,11 @@ def test_every_family_is_exact_where_nothing_is_beside(cells, family):
 def test_a_map_that_is_one_percent_off_is_found(matrix, monkeypatch):
     found = []
 
-    def nearly(truth, capture):
+    def nearly(truth, *shown):
         for entities in truth.maps.values():
             for name in entities:
                 entities[name] = entities[name] * 1.01
-        found.append(compare(truth, capture))
+        found.append(compare(truth, *shown))
         return found[-1]
 
     monkeypatch.setattr("matrix_cells.verdict.compare", nearly)
