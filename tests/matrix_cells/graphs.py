@@ -17,7 +17,7 @@ from torch import Tensor
 __all__ = ["ROWS", "SIZES", "Graph", "bound", "plain_graph", "prompts_of", "pytorch_attention"]
 
 ROWS = 24  # of every conditioning: short, so that thousands of runs are cheap
-SIZES = {"wan_t2v": (2, 6, 8), "cogvideox": (2, 6, 8), "hunyuan": (2, 6, 8)}  # T, H, W of the latent
+SIZES = dict.fromkeys(("wan_t2v", "wan_i2v", "cogvideox", "hunyuan"), (2, 6, 8))  # T, H, W of the latent
 OTHER_WORDS = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
 
 
