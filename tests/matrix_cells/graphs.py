@@ -14,7 +14,7 @@ from support_attention import make_binding, make_tracks
 from support_native import conditioning, latent
 from torch import Tensor
 
-__all__ = ["ROWS", "SIZES", "Graph", "bound", "plain_graph", "prompts_of", "pytorch_attention"]
+__all__ = ["ROWS", "SIZES", "Graph", "binding_of", "bound", "plain_graph", "prompts_of", "pytorch_attention"]
 
 ROWS = 24  # of every conditioning: short, so that thousands of runs are cheap
 SIZES = dict.fromkeys(("wan_t2v", "wan_i2v", "cogvideox", "hunyuan"), (2, 6, 8))  # T, H, W of the latent
@@ -139,6 +139,12 @@ def bound(pack: Any, family: str, seed: int, rows: Any = None, size: Any = None)
 def prompts_of(guider: Any) -> dict[tuple[str, int], dict[str, Any]]:
     """Every conditioning of a GUIDER: (name, place) -> its `cross_attn`, and whatever it carries."""
     return {(name, at): cond for name, conds in guider.original_conds.items() for at, cond in enumerate(conds)}
+
+
+def binding_of(pack: Any, cond: dict[str, Any]) -> Any:
+    """The binding of a conditioning, None without one. Rows that came behind it are no copies of the prompt's."""
+    binding = cond.get(pack.lib("hosts.comfy.run").BINDING)
+    return None if binding is None else replace(binding, length=cond["cross_attn"].shape[1])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .graphs import Graph
+from .graphs import Graph, binding_of
 from .step_reference import stepping, uncached
 from .truth import Bottom, Call
 
@@ -131,6 +131,7 @@ class _Dense:
         self.scenes = graph.pack.lib("core.guidance.scene")
         self.grid = graph.pack.lib("core.grid").Grid.from_latent(tuple(graph.latent.shape[-3:]), (1, 2, 2), 4, 8)
         self._grids: dict[int, Any] = {}
+        self._bindings: dict[int, Any] = {}
 
     def strength(self, sigma: float) -> float:
         step = min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - sigma))
@@ -146,19 +147,24 @@ class _Dense:
         site = self.graph.pack.lib("core.sites").AttentionSite(call.layer, call.kind, call.name)
         layers = self.guidance.layers
         text, video = layers.acts_on_text(site), layers.acts_on_video(site)
-        binding = cond.get(self.run.BINDING)
+        binding = self._binding(call.prompt[1])
         text = text and (binding is not None or not self.guidance.needs_tracks)
         if not (text or video):
             return None
         edit = self.guidance.edit(self._scene(call, cond, site), self._spans(call), strength, text, video)
         return None if edit is None else _attend(call, edit)
 
+    def _binding(self, at: int) -> Any:
+        if at not in self._bindings:
+            self._bindings[at] = binding_of(self.graph.pack, self.positives[at])
+        return self._bindings[at]
+
     def _scene(self, call: Call, cond: dict[str, Any], site: Any) -> Any:
         if not self.guidance.needs_tracks:
             return None
         at = call.prompt[1]
         if at not in self._grids:
-            binding = cond.get(self.run.BINDING)
+            binding = self._binding(at)
             self._grids[at] = self.scenes.GridScene(self.grid, cond[self.run.TRACKS], binding)
         grid = SimpleNamespace(frames=call.grid[0], shape=call.grid)
         text = None if call.kind == "self" else (0, call.text)

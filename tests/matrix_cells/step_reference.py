@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .graphs import Graph
+from .graphs import Graph, binding_of
 from .truth import Bottom, Call
 
 __all__ = ["stepping", "uncached"]
@@ -86,6 +86,7 @@ class _Place:
     ) -> None:
         self.graph, self.bottom, self.model, self.x, self.sigma = graph, bottom, model, x, sigma
         self.step, self.steps, self.args = step, steps, args
+        self.bindings: dict[Any, Any] = {}
         self._at: Any = None
         self._known: Any = None
         import comfy.model_sampling
@@ -142,7 +143,9 @@ class _Place:
         site = sites.AttentionSite(call.layer, call.kind, call.name)
         if not hook.wants(site) or run.BINDING not in cond:
             return
-        row = sites.BatchRow("cond", call.prompt, cond[run.BINDING], cond.get(run.TRACKS))
+        if call.prompt not in self.bindings:  # a hook knows them by what they are
+            self.bindings[call.prompt] = binding_of(self.graph.pack, cond)
+        row = sites.BatchRow("cond", call.prompt, self.bindings[call.prompt], cond.get(run.TRACKS))
         size = call.grid[0] * call.grid[1] * call.grid[2]
         first = call.text if call.kind == "joint" else 0
         video = first, size

@@ -213,9 +213,10 @@ def _named(report: str) -> set[int]:
 
 
 def _notes(report: str) -> list[str]:
-    """Lines of a report that say what is missing, and why."""
+    """Lines of a report that say why something is missing, then those that say what."""
     lines = report.splitlines()
-    return [line.removeprefix("note: ") for line in lines if line.startswith("note: ") or ABSENT.search(line)]
+    notes = [line.removeprefix("note: ") for line in lines if line.startswith("note: ")]
+    return notes + [line for line in lines if ABSENT.search(line) and not line.startswith("note: ")]
 
 
 def _shows_all(graph: Graph, captures: list[Any]) -> bool:
