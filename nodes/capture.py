@@ -9,7 +9,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from ..matrix_lib.hosts.comfy.attach import attach
 from ..matrix_lib.hosts.comfy.model import backbone_of
-from ..matrix_lib.hosts.comfy.prompts import checked_positives
+from ..matrix_lib.hosts.comfy.prompts import check_positives
 from ..matrix_lib.hosts.comfy.run import RunInfo
 from ..matrix_lib.hosts.comfy.watching import model_token, recorder_of
 from ..matrix_lib.instrument.capture import MapKind
@@ -84,7 +84,7 @@ class MatrixSampleAttention(io.ComfyNode):
         model = guider.model_patcher
         if len(sigmas) < 2:
             raise ValueError(f"there is no step to sample: the sigmas hold {len(sigmas)} values. Is denoise 0?")
-        positive, notes = checked_positives(backbone_of(model), guider.original_conds.get("positive") or [], words)
+        check_positives(backbone_of(model), guider.original_conds.get("positive") or [], words)
         config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage)
         kept = Kept(new_place(keep_as)[0]) if keep_as.strip() else None
         recorders: list[Recorder] = []
@@ -98,12 +98,11 @@ class MatrixSampleAttention(io.ComfyNode):
             return Session([recorder])
 
         watched = copy.copy(guider)
-        watched.original_conds = {**guider.original_conds, "positive": positive}
         watched.model_patcher = attach(model, start)
         watched.model_options = watched.model_patcher.model_options
         output, denoised = SamplerCustomAdvanced.execute(noise, watched, sampler, sigmas, latent_image).result
         capture = recorders[-1].result()
-        capture.meta["notes"] = [*warn_if_broken(model), *notes, *capture.meta["notes"]]
+        capture.meta["notes"] = [*warn_if_broken(model), *capture.meta["notes"]]
         if kept is not None:
             kept.finish(capture)
         if previous is not None:

@@ -24,7 +24,8 @@ Made by `python -m scripts.beside`: tiny models of each family run in the real C
 The attention calls that made the prompt's own prediction are taken at the kernel, in a run without this pack.
 
 - **exact**: maps equal the explicit softmax of those calls (1e-4), and the latent is bit for bit that of a run without
-  capture. Steering gives the latent of a dense reference.
+  capture. Steps, prompts and frames in which nothing ran are not in the maps, and the report names them. Steering gives
+  the latent of a dense reference.
 - **refused**: an error says why. The sentence is below.
 - **noted**: something is missing or not as usual, and a note or a warning says what.
 - **-**: not tried, ComfyUI itself does not run it, or there is nothing to compare with.

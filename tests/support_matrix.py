@@ -17,7 +17,8 @@ from support_native import native_model
 
 __all__ = ["CAPTURE", "CHANGE_CALLS", "FAMILIES", "NOTHING", "WAYS", "Matrix"]
 
-FAMILIES, TITLES = ("wan_t2v", "cogvideox", "hunyuan"), ("Wan", "CogVideoX", "HunyuanVideo")
+FAMILIES = ("wan_t2v", "wan_i2v", "cogvideox", "hunyuan")
+TITLES = ("Wan", "Wan I2V", "CogVideoX", "HunyuanVideo")
 NOTHING = "nothing"
 CHANGE_CALLS = ("EasyCache", "LazyCache", "SkipLayerGuidanceDiT")  # which and how many attention calls there are
 CAPTURE = "capture"
@@ -38,18 +39,16 @@ class Matrix:
         }
         self.rows = {name: row for group in self.groups.values() for name, row in group.items()}
         self.model = functools.cache(lambda family, seed=0: native_model(family, seed=seed))
+        self.made = functools.lru_cache(maxsize=4)(self._make)  # as the host keeps what its nodes gave
         self._plain: dict[Any, Any] = {}
         self._usual: dict[Any, tuple[str, ...]] = {}
 
     def graph(self, family: str, guider: str, rows: tuple[str, ...], cfg: float) -> Graph:
-        graph = plain_graph(
-            self.pack,
-            family,
-            self.model(family).clone(),
-            self.guiders[guider],
-            cfg=cfg,
-            other_model=self.model(family, 1),
-        )
+        return self.made(family, rows).but(make_guider=self.guiders[guider], cfg=cfg)
+
+    def _make(self, family: str, rows: tuple[str, ...]) -> Graph:
+        model, other = self.model(family).clone(), self.model(family, 1)
+        graph = plain_graph(self.pack, family, model, self.guiders["CFGGuider"], other_model=other)
         for name in rows:
             graph = self.rows[name](graph)
         return graph

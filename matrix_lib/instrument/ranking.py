@@ -128,7 +128,8 @@ def _absences(capture: Capture) -> list[str]:
     if skipped:
         lines.append(
             f"step{'s' * (len(skipped) > 1)} {ranges(skipped)} {'were' if len(skipped) > 1 else 'was'} skipped: no "
-            "attention ran there (a cache such as EasyCache, say). They are in no mean"
+            "attention of a bound prompt ran there (a cache such as EasyCache answered, or another prompt was active). "
+            "They are in no mean"
         )
     active = [i for i, step in enumerate(capture.steps) if step.calls]
     for stream in capture.streams:

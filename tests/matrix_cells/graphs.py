@@ -14,10 +14,10 @@ from support_attention import make_binding, make_tracks
 from support_native import conditioning, latent
 from torch import Tensor
 
-__all__ = ["ROWS", "SIZES", "Graph", "bound", "plain_graph", "prompts_of", "pytorch_attention"]
+__all__ = ["ROWS", "SIZES", "Graph", "binding_of", "bound", "plain_graph", "prompts_of", "pytorch_attention"]
 
 ROWS = 24  # of every conditioning: short, so that thousands of runs are cheap
-SIZES = {"wan_t2v": (2, 6, 8), "cogvideox": (2, 6, 8), "hunyuan": (2, 6, 8)}  # T, H, W of the latent
+SIZES = dict.fromkeys(("wan_t2v", "wan_i2v", "cogvideox", "hunyuan"), (2, 6, 8))  # T, H, W of the latent
 OTHER_WORDS = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
 
 
@@ -80,6 +80,15 @@ class Graph:
             return [(every, True), (longer[-(self.steps + 1) :], True)]
         return [(every, True)]
 
+    def places(self, sigmas: Tensor) -> tuple[list[int], int]:
+        """Which steps of the whole schedule the steps of a sampler node are, and how many that has."""
+        if self.passes == "split":
+            first = 0 if torch.equal(sigmas, self.sigmas()[0][0]) else self.steps // 2
+            return list(range(first, first + len(sigmas) - 1)), self.steps
+        if self.passes == "refine" and torch.equal(sigmas, self.sigmas()[1][0]):
+            return list(range(self.steps, 2 * self.steps)), 2 * self.steps
+        return list(range(len(sigmas) - 1)), len(sigmas) - 1
+
     def sample(self, sampling: Callable[..., tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
         """The final latent, and what `sampling(guider, noise, sampler, sigmas, latent)` gave besides for each node."""
         import comfy.samplers
@@ -118,16 +127,24 @@ def bound(pack: Any, family: str, seed: int, rows: Any = None, size: Any = None)
     size = size or SIZES[family]
     run = pack.lib("hosts.comfy.run")
     frames, height, width = (size[0] - 1) * 4 + 1, size[1] * 8, size[2] * 8
+    made = conditioning(family, seed, size, rows=ROWS)
     keys = {
         run.BINDING: make_binding(pack.lib("core.words.binding"), ROWS, rows),
         run.TRACKS: make_tracks(pack.lib("core.tracks.tracks"), frames, height, width),
+        run.ENCODED: pack.lib("hosts.comfy.bound_rows").mark_of(made[0][0]),
     }
-    return conditioning(family, seed, size, rows=ROWS, **keys)
+    return [[text, {**more, **keys}] for text, more in made]
 
 
 def prompts_of(guider: Any) -> dict[tuple[str, int], dict[str, Any]]:
     """Every conditioning of a GUIDER: (name, place) -> its `cross_attn`, and whatever it carries."""
     return {(name, at): cond for name, conds in guider.original_conds.items() for at, cond in enumerate(conds)}
+
+
+def binding_of(pack: Any, cond: dict[str, Any]) -> Any:
+    """The binding of a conditioning, None without one. Rows that came behind it are no copies of the prompt's."""
+    binding = cond.get(pack.lib("hosts.comfy.run").BINDING)
+    return None if binding is None else replace(binding, length=cond["cross_attn"].shape[1])
 
 
 @contextlib.contextmanager

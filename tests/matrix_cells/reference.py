@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .graphs import Graph
+from .graphs import Graph, binding_of
 from .step_reference import stepping, uncached
 from .truth import Bottom, Call
 
@@ -73,7 +73,7 @@ def reference(graph: Graph, way: Way) -> Callable[..., tuple[Tensor, None]]:
             bottom = Bottom(graph, keep=False)
             with bottom.watching(guider):
                 made = noise.generate_noise(latent)
-                mine = stepping(graph, guidance, guider, bottom, sigmas, bool(made.any()))
+                mine = stepping(graph, guidance, guider, bottom, sigmas, bool(made.any()), latent["samples"])
                 return guider.sample(made, latent["samples"], mine, sigmas, disable_pbar=True, seed=noise.seed), None
         dense = _Dense(graph, guidance, sigmas, guider.original_conds["positive"])
         bottom = Bottom(graph, dense, acts=not way.second, keep=False)
@@ -93,10 +93,15 @@ def _away(guider: Any, bottom: Bottom, dense: _Dense) -> None:
     import comfy.samplers
 
     predict = guider.predict_noise
+    last: list[Tensor] = []
 
     def moved(x: Tensor, timestep: Tensor, model_options: Any = {}, seed: Any = None) -> Tensor:  # noqa: B006
+        seen = bottom.seen
         out = predict(x, timestep, model_options=model_options, seed=seed)
+        cached = bottom.seen == seen  # a cache answered from the last step that ran: it is moved as that was
         strength = dense.strength(float(timestep.flatten()[0]))
+        if cached and last:
+            return out + last[-1] * strength
         given = (guider.inner_model, [guider.conds["positive"]], x, timestep, uncached(model_options))
         bottom.begin(float(timestep.flatten()[0]))
         try:
@@ -107,7 +112,8 @@ def _away(guider: Any, bottom: Bottom, dense: _Dense) -> None:
         finally:
             bottom.acts = False
             bottom.end()
-        return out + (plain - broken) * strength
+        last.append(plain - broken)
+        return out + last[-1] * strength
 
     guider.predict_noise = moved
 
@@ -120,14 +126,16 @@ class _Dense:
     def __init__(self, graph: Graph, guidance: Any, sigmas: Tensor, positives: list[dict]) -> None:
         self.graph, self.guidance, self.positives = graph, guidance, positives
         self.levels = [float(s) for s in sigmas[:-1]]
+        self.places, self.steps = graph.places(sigmas)
         self.run = graph.pack.lib("hosts.comfy.run")
         self.scenes = graph.pack.lib("core.guidance.scene")
         self.grid = graph.pack.lib("core.grid").Grid.from_latent(tuple(graph.latent.shape[-3:]), (1, 2, 2), 4, 8)
         self._grids: dict[int, Any] = {}
+        self._bindings: dict[int, Any] = {}
 
     def strength(self, sigma: float) -> float:
         step = min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - sigma))
-        return self.guidance.at(step, len(self.levels))
+        return self.guidance.at(self.places[step], self.steps)
 
     def __call__(self, call: Call) -> Tensor | None:
         if call.prompt is None or call.prompt[0] != "positive":
@@ -139,19 +147,24 @@ class _Dense:
         site = self.graph.pack.lib("core.sites").AttentionSite(call.layer, call.kind, call.name)
         layers = self.guidance.layers
         text, video = layers.acts_on_text(site), layers.acts_on_video(site)
-        binding = cond.get(self.run.BINDING)
+        binding = self._binding(call.prompt[1])
         text = text and (binding is not None or not self.guidance.needs_tracks)
         if not (text or video):
             return None
         edit = self.guidance.edit(self._scene(call, cond, site), self._spans(call), strength, text, video)
         return None if edit is None else _attend(call, edit)
 
+    def _binding(self, at: int) -> Any:
+        if at not in self._bindings:
+            self._bindings[at] = binding_of(self.graph.pack, self.positives[at])
+        return self._bindings[at]
+
     def _scene(self, call: Call, cond: dict[str, Any], site: Any) -> Any:
         if not self.guidance.needs_tracks:
             return None
         at = call.prompt[1]
         if at not in self._grids:
-            binding = cond.get(self.run.BINDING)
+            binding = self._binding(at)
             self._grids[at] = self.scenes.GridScene(self.grid, cond[self.run.TRACKS], binding)
         grid = SimpleNamespace(frames=call.grid[0], shape=call.grid)
         text = None if call.kind == "self" else (0, call.text)

@@ -9,23 +9,31 @@ B batch, C channels, T latent frames, H, W latent rows and columns; latents are 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .graphs import Graph
+from .graphs import Graph, binding_of
 from .truth import Bottom, Call
 
 __all__ = ["stepping", "uncached"]
 
+CACHES = ("easycache", "lazycache")
 
-def stepping(graph: Graph, guidance: Any, guider: Any, bottom: Bottom, sigmas: Tensor, fresh: bool) -> Any:
-    """The SAMPLER of a run under guidance before steps."""
+
+def stepping(
+    graph: Graph, guidance: Any, guider: Any, bottom: Bottom, sigmas: Tensor, fresh: bool, latent: Tensor
+) -> Any:
+    """The SAMPLER of a run under guidance before steps. fresh: noise is added; latent: to it, as the host keeps it."""
     import comfy.samplers
 
-    hook = _hook(graph, guidance, guider, sigmas)
+    places, whole = graph.places(sigmas)
+    start = guider.model_patcher.model.process_latent_in(latent.clone()) if bool(latent.any()) else None
+    part = graph.pack.lib("core.guidance.part").RunPart(tuple(places), whole, fresh, start)
+    hook = _hook(graph, guidance, guider, part)
     steps = len(sigmas) - 1
 
     def sampling(
@@ -33,10 +41,10 @@ def stepping(graph: Graph, guidance: Any, guider: Any, bottom: Bottom, sigmas: T
     ):
         args, ones = extra_args or {}, x.new_ones([x.shape[0]])
         hook.seed = int(args.get("seed") or 0)
-        hook.begin(x, steps)
+        hook.begin(x, part)
         for step in range(steps):
-            at = _Place(graph, bottom, model, x, sigmas[step] * ones, step, steps, args)
-            if hook.acts(step, steps) and (fresh or not hook.fresh_runs_only):
+            at = _Place(graph, bottom, model, x, sigmas[step] * ones, places[step], whole, args)
+            if hook.acts(places[step], whole):
                 x = at.x = hook(at)
             denoised = at.denoised()
             if callback is not None:
@@ -47,7 +55,7 @@ def stepping(graph: Graph, guidance: Any, guider: Any, bottom: Bottom, sigmas: T
     return comfy.samplers.KSAMPLER(sampling)
 
 
-def _hook(graph: Graph, guidance: Any, guider: Any, sigmas: Tensor) -> Any:
+def _hook(graph: Graph, guidance: Any, guider: Any, part: Any) -> Any:
     run, steering = (graph.pack.lib(name) for name in ("hosts.comfy.run", "instrument.steering"))
     model = guider.model_patcher
     found: list[Any] = []
@@ -59,7 +67,7 @@ def _hook(graph: Graph, guidance: Any, guider: Any, sigmas: Tensor) -> Any:
     if guidance.needs_reference:
         references = list(model.model.process_latent_in(graph.reference().clone()))
     told = steering.SteeredRun(
-        grid=_grid(graph), steps=len(sigmas) - 1, sites=(), strides=(4, 8), tracks=[found], references=references
+        grid=_grid(graph), part=part, sites=(), strides=(4, 8), tracks=[found], references=references
     )
     return steering.actor_for(guidance, told)
 
@@ -78,6 +86,7 @@ class _Place:
     ) -> None:
         self.graph, self.bottom, self.model, self.x, self.sigma = graph, bottom, model, x, sigma
         self.step, self.steps, self.args = step, steps, args
+        self.bindings: dict[Any, Any] = {}
         self._at: Any = None
         self._known: Any = None
         import comfy.model_sampling
@@ -87,12 +96,15 @@ class _Place:
         self.level = graph.pack.lib("core.noise").NoiseLevel(1 - at if flow else 1.0, at)
 
     def denoised(self) -> Tensor:
-        return self.predict(self.x)
+        """What was asked last is not asked again: caches of other packs count how often the model is."""
+        if self.x is not self._at:
+            self._at, self._known = self.x, self.model(self.x, self.sigma, **self.args)
+        return self._known
 
     def predict(self, x: Tensor) -> Tensor:
-        """What was asked last is not asked again: caches of other packs count how often the model is."""
-        if x is not self._at:
-            self._at, self._known = x, self.model(x, self.sigma, **self.args)
+        """A prediction beside the sampler's own: caches answer it as they would, and do not remember it."""
+        args = {**self.args, "model_options": forgetful(self.args.get("model_options", {}))}
+        self._at, self._known = x, self.model(x, self.sigma, **args)
         return self._known
 
     def gradient(self, hook: Any, x: Tensor) -> Tensor | None:
@@ -131,7 +143,9 @@ class _Place:
         site = sites.AttentionSite(call.layer, call.kind, call.name)
         if not hook.wants(site) or run.BINDING not in cond:
             return
-        row = sites.BatchRow("cond", call.prompt, cond[run.BINDING], cond.get(run.TRACKS))
+        if call.prompt not in self.bindings:  # a hook knows them by what they are
+            self.bindings[call.prompt] = binding_of(self.graph.pack, cond)
+        row = sites.BatchRow("cond", call.prompt, self.bindings[call.prompt], cond.get(run.TRACKS))
         size = call.grid[0] * call.grid[1] * call.grid[2]
         first = call.text if call.kind == "joint" else 0
         video = first, size
@@ -162,11 +176,18 @@ def _grid_of(graph: Graph, call: Call) -> Any:
     return graph.pack.lib("core.grid").Grid.from_latent(tuple(latent), (1, 2, 2), 4, 8)
 
 
+def forgetful(options: dict[str, Any]) -> dict[str, Any]:
+    """With copies of what the core's caches remember."""
+    inner = dict(options.get("transformer_options", {}))
+    inner |= {name: copy.copy(inner[name]) for name in CACHES if name in inner}
+    return {**options, "transformer_options": inner}
+
+
 def uncached(options: dict[str, Any]) -> dict[str, Any]:
     """Without the core's caches, which would take a second prediction for the first one's next step."""
     inner = dict(options.get("transformer_options", {}))
     wrappers = {kind: dict(each) for kind, each in inner.get("wrappers", {}).items()}
     for each in wrappers.values():
-        for name in ("easycache", "lazycache"):
+        for name in CACHES:
             each.pop(name, None)
     return {**options, "transformer_options": {**inner, "wrappers": wrappers}}

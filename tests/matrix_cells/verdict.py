@@ -30,6 +30,7 @@ from .truth import Bottom, Truth
 __all__ = ["Verdict", "captured", "capturing", "compare", "sample", "steered"]
 
 ROOT = Path(__file__).resolve().parents[2]
+ABSENT = re.compile("skipped|was not active|nothing was recorded")  # in a report: what is not in the maps
 CLOSE, HALF = 1e-4, 2.0**-11  # of a map's maximum; rounding of a capture's float16
 
 
@@ -62,14 +63,15 @@ def captured(graph: Graph, usual: tuple[str, ...] = ()) -> Verdict:
         return Verdict("host", _sentence(error))
     with _said() as said:
         try:
-            got, captures = graph.sample(capturing(graph))
+            got, found = graph.sample(capturing(graph))
         except Exception as error:
             return _raised(error, graph)
-    notes = [note for capture in captures for note in capture.meta.get("notes", [])]
+    captures = [capture for capture, _ in found]
+    notes = [note for _, report in found for note in _notes(report)]
     news = [note for note in dict.fromkeys([*notes, *said]) if note not in usual]
     if not torch.equal(got, want):
         return Verdict("SILENT", f"latents are {_off(got, want):.2g} away from those of a run without this pack")
-    wrong = [each for truth, capture in zip(truths, captures, strict=True) for each in compare(truth, capture)]
+    wrong = [each for truth, shown in zip(truths, found, strict=True) for each in compare(truth, *shown)]
     if graph.due and not wrong and not _shows_all(graph, captures):
         wrong = [graph.due + " are not shown"]
     if not any(truth.maps for truth in truths):
@@ -121,64 +123,100 @@ def sample(guider: Any, noise: Any, sampler: Any, sigmas: Tensor, latent: dict[s
 
 
 def capturing(graph: Graph) -> Callable[..., tuple[Tensor, Any]]:
-    """`sampling` for `Graph.sample` through this pack's node, which gives captures."""
+    """`sampling` for `Graph.sample` through this pack's node, which gives (capture, report)."""
 
     def run(guider: Any, noise: Any, sampler: Any, sigmas: Tensor, latent: Any) -> tuple[Tensor, Any]:
         given = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas, "latent_image": latent}
         options = {"layers": "all", "step_bins": 0, "budget_mb": 64.0, "words": True, "instances": True}
         out = graph.pack.run("MatrixSampleAttention", **given, **options).result
-        return out[0]["samples"], out[2]
+        return out[0]["samples"], out[2:4]
 
     return run
 
 
 # -- what is compared -------------------------------------------------------------------------------------------------
-def compare(truth: Truth, capture: Any) -> list[str]:
-    """What of a capture is not as it ran; a sentence each."""
-    wrong = []
-    streams = {stream.key[0]: stream for stream in capture.streams}
-    at = {info.index: place for place, info in enumerate(capture.steps) if info.calls}
-    seen: set[tuple[int, int]] = set()
+def compare(truth: Truth, capture: Any, report: str) -> list[str]:
+    """What of a capture is not as it ran; a sentence each. report: what people read of it, where absent steps stand."""
+    wrong: list[str] = []
     worst: dict[tuple[int, str], float] = {}
-    for (prompt, kind, layer, step), entities in sorted(truth.maps.items()):
-        stream = streams.get(prompt)
-        if stream is None:
-            wrong.append(f"prompt {prompt} is not there")
-            continue
-        seen.add((prompt, step))
-        maps, layers, names = stream.get(kind)
-        if layer not in layers or step not in at:
-            wrong.append(f"{kind} of layer {layer}, step {step} is not there")
-            continue
-        for name, want in entities.items():
-            known = ~want.isnan()
-            if not known.any():
-                continue
-            if name not in names:
-                wrong.append(f"{kind} of {name!r} is not there")
-                continue
-            got = maps[layers.index(layer), at[step], names.index(name)].double()
-            most = want[known].max()
-            off = ((got - want).abs() - CLOSE * most - HALF * want)[known].max() / most
-            if off > 0:
-                worst[prompt, kind] = max(worst.get((prompt, kind), 0.0), float(off))
+    streams = {stream.key[0]: stream for stream in capture.streams}
+    steps = [info.index for info in capture.steps]
+    for prompt in sorted({key[0] for key in truth.maps} - set(streams)):
+        wrong.append(f"prompt {prompt} is not there")
+    for prompt, stream in streams.items():
+        made = {step for place, _, _, step in truth.maps if place == prompt}
+        for kind, maps in stream.maps.items():
+            for (layer, step, name), found in _cells(maps, steps):
+                want = truth.maps.get((prompt, kind, layer, step), {}).get(name)
+                known = found.counts > 0
+                ran = torch.zeros_like(known) if want is None else ~want.isnan().flatten(1).any(1)
+                if bool((ran & ~known).any()):
+                    wrong.append(f"{kind} of layer {layer}, step {step} is not there")
+                elif bool((known & ~ran).any()) and step not in made:
+                    wrong.append(f"prompt {prompt} has maps of step {step}, in which it made nothing")
+                elif bool((known & ~ran).any()):
+                    wrong.append(f"{kind} of {name!r} has maps of frames of layer {layer} that were not seen")
+                elif want is not None and bool(ran.any()):
+                    most = want[ran].max()
+                    gap = (found.values - want)[ran].abs() - CLOSE * most - HALF * want[ran]
+                    if gap.max() > 0:
+                        worst[prompt, kind] = max(worst.get((prompt, kind), 0.0), float(gap.max() / most))
+        wrong += _left_out(truth, prompt, stream, steps)
+        named = _named(report)
+        wrong += [f"step {step} is missing, and nobody says so" for step in steps if step not in made | named]
     for (prompt, kind), off in worst.items():
         wrong.append(f"{kind} maps of prompt {prompt} are {100 * off:.0f} % off")
-    for prompt, stream in streams.items():
-        for step in at:
-            if (prompt, step) not in seen and _filled(stream, at[step]):
-                wrong.append(f"prompt {prompt} has maps of step {step}, in which it made nothing")
-            elif (prompt, step) not in seen and any((other, step) in seen for other in streams):
-                wrong.append(f"prompt {prompt} has zeros for step {step}, in which it made nothing")
-    steps = {step for _, step in seen}
-    wrong += [f"step {step} stands there, though it was skipped" for step in at if step not in steps]
-    skipped = [info.index for info in capture.steps if not info.calls]
-    wrong += [f"step {step} stands there as zeros" for step in skipped]
     return list(dict.fromkeys(wrong))
 
 
-def _filled(stream: Any, place: int) -> bool:
-    return any(bool(stream.get(kind)[0][:, place].any()) for kind in ("v2t", "v2v"))
+@dataclass(frozen=True)
+class _Cell:
+    """values (F, h, w) float64; counts (F,)."""
+
+    values: Tensor
+    counts: Tensor
+
+
+def _cells(maps: Any, steps: list[int]) -> Iterator[tuple[tuple[int, int, str], _Cell]]:
+    """((layer, step, name), cell) of every map."""
+    values = maps.dense().double()
+    for i, layer in enumerate(maps.layers):
+        for j, step in enumerate(steps):
+            for e, name in enumerate(maps.entities):
+                yield (layer, step, name), _Cell(values[i, j, e], maps.counts[i, j, e])
+
+
+def _left_out(truth: Truth, prompt: int, stream: Any, steps: list[int]) -> Iterator[str]:
+    """What ran and has no place in a stream."""
+    for (place, kind, layer, step), entities in truth.maps.items():
+        if place != prompt:
+            continue
+        maps = stream.maps.get(kind)
+        if maps is None or layer not in maps.layers or step not in steps:
+            yield f"{kind} of layer {layer}, step {step} is not there"
+            continue
+        for name, want in entities.items():
+            if name not in maps.entities and not bool(want.isnan().all()):
+                yield f"{kind} of {name!r} is not there"
+
+
+def _named(report: str) -> set[int]:
+    """Steps that a report names as absent: "steps 1-3, 5 were skipped", "the prompt was not active in steps 0"."""
+    found: set[int] = set()
+    for line in report.splitlines():
+        if ABSENT.search(line) is None or line.startswith("note: "):
+            continue
+        for part in re.findall(r"\bsteps? ([\d,\- ]+)", line):
+            for first, last in re.findall(r"(\d+)(?:-(\d+))?", part):
+                found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _notes(report: str) -> list[str]:
+    """Lines of a report that say why something is missing, then those that say what."""
+    lines = report.splitlines()
+    notes = [line.removeprefix("note: ") for line in lines if line.startswith("note: ")]
+    return notes + [line for line in lines if ABSENT.search(line) and not line.startswith("note: ")]
 
 
 def _shows_all(graph: Graph, captures: list[Any]) -> bool:

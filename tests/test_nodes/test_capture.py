@@ -206,7 +206,8 @@ def test_rows_of_a_second_text_are_not_taken_for_copies_of_the_first(pack, model
     model, z, negative = models(family), {"samples": latent(family)}, conditioning(family, 2)
     mine = bound(pack, family, 1)
     both = nodes.ConditioningConcat().concat(mine, conditioning(family, 5))[0]
-    capture = capture_of(pack, parts(model, both, negative), z).result[2]
+    capture, report = capture_of(pack, parts(model, both, negative), z).result[2:4]
+    assert "226 rows stand behind the bound prompt" in report
     rows = dict(make_binding(pack.lib("core.words.binding"), 452).phrases[0].__dict__)["rows"]
     assert capture.streams[0].binding.length == 452
     assert capture.streams[0].binding.phrases[0].rows == rows

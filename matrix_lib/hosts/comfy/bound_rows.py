@@ -57,5 +57,6 @@ def row_notes(positives: Sequence[dict[str, Any]]) -> list[str]:
             )
     bare = sum(cond.get(BINDING) is None for cond in positives)
     if 0 < bare < len(positives):
-        notes.append(f"{bare} of {len(positives)} positive prompts carry no binding: they are left as they are")
+        count = f"{bare} of {len(positives)} positive prompts carry no binding"
+        notes.append(f"{count}: they are neither shown nor steered")
     return notes

@@ -282,8 +282,9 @@ def due(running: Running) -> int:
 def _by(thing: Any) -> str:
     """Who sits there: what replaced a module's forward, or an override."""
     if isinstance(thing, torch.nn.Module):
-        replaced = thing.__dict__.get("forward")
-        return f" ({who(replaced)} replaces its forward)" if replaced is not None else f" ({type(thing).__name__})"
+        replaced = thing.__dict__.get("forward")  # the host leaves a class's own there when it takes a patch off
+        foreign = replaced is not None and getattr(replaced, "__func__", replaced) is not type(thing).forward
+        return f" ({who(replaced)} replaces its forward)" if foreign else f" ({type(thing).__name__})"
     return ""
 
 

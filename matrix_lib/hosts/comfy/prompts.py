@@ -17,7 +17,6 @@ from ...core.words.forms import write_tags, write_target
 from ...core.words.phrases import PhraseSpec
 from ...core.words.prompt import Segment, parse_prompt
 from ..tokens import Piece, fast_pieces, sentencepiece_pieces, shifted
-from .bound_rows import bound_rows
 from .run import BINDING, TRACKS
 
 __all__ = [
@@ -25,7 +24,7 @@ __all__ = [
     "PromptTokens",
     "TextEncoder",
     "bind_prompt",
-    "checked_positives",
+    "check_positives",
     "encode",
     "find_encoder",
     "read_prompt",
@@ -373,8 +372,8 @@ def reuse(clip: Any, binding: PromptBinding, form: str = "plain", **options: Any
     return read, binding
 
 
-def checked_positives(spec: BackboneSpec, positives: list[dict], words: bool) -> tuple[list[dict], list[str]]:
-    """The positives of a guider with bindings that count every row of their conditioning, and notes for people.
+def check_positives(spec: BackboneSpec, positives: list[dict], words: bool) -> None:
+    """Whether the positives of a guider can be watched.
 
     Args:
         words: whether words will be recorded; without them every prompt that is bound needs mask tracks.
@@ -392,15 +391,11 @@ def checked_positives(spec: BackboneSpec, positives: list[dict], words: bool) ->
             "Only instances are to be recorded, but the conditioning carries no mask tracks. Connect tracks to "
             "'MATRIX Bind Prompt', or switch words on."
         )
-    notes = []
-    if len(bound) < len(positives):
-        notes.append(
-            f"{len(positives) - len(bound)} of {len(positives)} positive prompts carry no binding and were not watched"
-        )
-    return [_checked(spec, cond) if BINDING in cond else cond for cond in positives], notes
+    for cond in bound:
+        _check(spec, cond)
 
 
-def _checked(spec: BackboneSpec, cond: dict[str, Any]) -> dict[str, Any]:
+def _check(spec: BackboneSpec, cond: dict[str, Any]) -> None:
     binding = cond[BINDING]
     if binding.model and binding.model != spec.text_encoder:
         theirs = reader(binding.model)
@@ -414,7 +409,6 @@ def _checked(spec: BackboneSpec, cond: dict[str, Any]) -> dict[str, Any]:
             f"The binding was made for a conditioning of {binding.length} rows, but this one has {rows}: a node behind "
             "'MATRIX Bind Prompt' exchanged it. Bind the prompt that is sampled."
         )
-    return {**cond, BINDING: bound_rows(cond)}
 
 
 def _encoders(spec: BackboneSpec) -> str:

@@ -54,7 +54,10 @@ def recorder_of(
 ) -> Recorder:
     """A recorder of one run."""
     streams = info.samples * info.prompts
-    return Recorder(config, info.spec.name, info.sites, info.grid, info.sigmas, streams, model, sink)
+    recorder = Recorder(config, info.spec.name, info.sites, info.grid, info.sigmas, streams, model, sink)
+    for text in info.notes:
+        recorder.note(text)
+    return recorder
 
 
 @dataclass

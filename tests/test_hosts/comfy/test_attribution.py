@@ -334,3 +334,8 @@ def test_a_capture_of_what_cannot_be_seen_says_why_and_holds_no_zeros(model):
     with pytest.raises(ValueError, match="layer 0|nothing|not"):
         capture.maps("v2t", layer=0, entity="cyclist")
     assert capture.maps("v2t", layer=1, entity="cyclist").sum() > 0
+
+    watched, made = recording(late)  # the host has put the class's own forward where the patch was
+    sample(watched, *inputs(), steps=1)
+    with pytest.raises(ValueError, match=r"^(?!.*replaces its forward)nothing was recorded: blocks.0.self_attn"):
+        made[-1].result()

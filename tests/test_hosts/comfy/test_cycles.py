@@ -122,6 +122,7 @@ def test_random_cycles_leave_nothing(matrix):
         assert torch.equal(plain(family), before[family]), cycle
         assert remains(matrix) == {}, cycle
         if cycle % max(1, cycles // 10) == 0:
+            matrix.made.cache_clear()
             figures.append((tensors(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10))
     assert failed > cycles // 10
     half = figures[len(figures) // 2 :]

@@ -56,20 +56,15 @@ def test_the_rows_are_found_in_the_host(matrix):
 
 
 def test_every_guider_beside_every_patch(matrix, cells):
-    rows = [*matrix.groups["nodes of the core"], *matrix.groups["other packs"]]
-    cells(
-        [
-            (FAMILIES[0], guider, (row,), 6.0, CAPTURE)
-            for guider in matrix.guiders
-            for row in rows
-            if row not in matrix.idle
-        ]
-    )
+    """CFG 1 and 6 take turns; `make soak` has both of each."""
+    rows = [row for group in ("nodes of the core", "other packs") for row in matrix.groups[group]]
+    pairs = itertools.product([row for row in rows if row not in matrix.idle], matrix.guiders)
+    cells([(FAMILIES[0], guider, (row,), cfg, CAPTURE) for (row, guider), cfg in zip(pairs, itertools.cycle(CFGS))])
 
 
 def test_prompts_and_runs_as_people_build_them(cells, matrix):
     rows = [*matrix.groups["prompts"], *matrix.groups["runs"]]
-    cells([(FAMILIES[0], "CFGGuider", (row,), cfg, CAPTURE) for row in rows for cfg in CFGS])
+    cells([(FAMILIES[0], "CFGGuider", (row,), cfg, CAPTURE) for row, cfg in zip(rows, itertools.cycle(CFGS))])
 
 
 def test_nodes_that_change_nothing_here_change_nothing_there(matrix, cells):
@@ -77,9 +72,16 @@ def test_nodes_that_change_nothing_here_change_nothing_there(matrix, cells):
     assert {verdict.kind for verdict in made} <= {"exact", "host"}
 
 
-@pytest.mark.parametrize("way", ["region bias", "perturbation"])
-def test_steering_beside_everything(matrix, cells, way):
-    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, way) for row in matrix.rows if row not in matrix.idle])
+def test_steering_beside_everything(matrix, cells):
+    """An edit of attention and a second prediction take turns."""
+    rows = [row for row in matrix.rows if row not in matrix.idle]
+    ways = itertools.cycle(["region bias", "perturbation"])
+    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, way) for row, way in zip(rows, ways)])
+
+
+def test_a_second_prediction_beside_what_predicts_otherwise(matrix, cells):
+    rows = ["APG", "PerpNeg", "WanContextWindowsManual", *CHANGE_CALLS]
+    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, "perturbation") for row in rows])
 
 
 def test_gradient_guidance_beside_what_changes_attention(matrix, cells):
@@ -87,21 +89,21 @@ def test_gradient_guidance_beside_what_changes_attention(matrix, cells):
     cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, "gradient guidance") for row in rows])
 
 
-@pytest.mark.parametrize("way", ["dual clock", "intrinsic denoising"])
-def test_steering_before_steps_beside_what_changes_steps(matrix, cells, way):
+def test_steering_before_steps_beside_what_changes_steps(matrix, cells):
     rows = ["EasyCache", "LazyCache", "WanContextWindowsManual", "ModelSamplingSD3", "a split run", "a refining run"]
-    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, way) for row in rows])
+    ways = ["dual clock", "intrinsic denoising"]
+    cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, way) for row, way in itertools.product(rows, ways)])
 
 
-@pytest.mark.parametrize("cfg", CFGS)
-def test_every_guider_with_nothing_beside(matrix, cells, cfg):
-    columns = [CAPTURE, *(name for name, way in WAYS.items() if cfg == 6 or not way.steps)]
-    cells([(FAMILIES[0], guider, (NOTHING,), cfg, column) for guider in matrix.guiders for column in columns])
+def test_every_guider_with_nothing_beside(matrix, cells):
+    """Each column of each guider once; CFG 1 and 6 take turns."""
+    pairs = itertools.product(matrix.guiders, [CAPTURE, *WAYS])
+    cells([(FAMILIES[0], guider, (NOTHING,), cfg, each) for (guider, each), cfg in zip(pairs, itertools.cycle(CFGS))])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exact_where_nothing_is_beside(cells, family):
-    columns = [(6.0, CAPTURE), (1.0, CAPTURE), *((cfg, "region bias") for cfg in CFGS)]
+    columns = [(cfg, column) for cfg in CFGS for column in (CAPTURE, "region bias")]
     columns += [(6.0, way) for way in WAYS if way != "region bias"]
     made = cells([(family, "CFGGuider", (NOTHING,), cfg, column) for cfg, column in columns])
     assert {(verdict.kind, verdict.text) for verdict in made} == {("exact", "")}, "and there was something to steer"
@@ -110,11 +112,11 @@ def test_every_family_is_exact_where_nothing_is_beside(cells, family):
 def test_a_map_that_is_one_percent_off_is_found(matrix, monkeypatch):
     found = []
 
-    def nearly(truth, capture):
+    def nearly(truth, *shown):
         for entities in truth.maps.values():
             for name in entities:
                 entities[name] = entities[name] * 1.01
-        found.append(compare(truth, capture))
+        found.append(compare(truth, *shown))
         return found[-1]
 
     monkeypatch.setattr("matrix_cells.verdict.compare", nearly)
