@@ -254,7 +254,7 @@ def test_the_mini_models_own_sampler():
         )
     assert not torch.equal(out, plain)
     assert [at.step for at in told[0].taus()] == [0, 1]
-    assert editors[0].steps == 2
+    assert editors[0].part.steps == 2
     assert {at.step for at in editors[1].variances()} == {0}
     with pytest.raises(ValueError, match="one tracks per clip: 1 for 2"):
         sample(pipe, sizes, prompts, first, steps=2, intrinsic=IntrinsicDenoising(), tracks=tracks[:1])
