@@ -14,7 +14,7 @@ from .checks import checked
 # One file per concern. Each exports `NODES`, the list of its node classes.
 _FILES = (
     "models", "tracks", "sam2", "track_files", "track_edits", "words", "capture", "watch", "layers", "guidance",
-    "intrinsic", "drag", "preview", "lora", "scores",
+    "intrinsic", "drag", "preview", "lora", "scores", "examples",
 )  # fmt: skip
 
 

@@ -36,7 +36,14 @@ class MatrixSampleAttention(io.ComfyNode):
             description="Samples exactly as SamplerCustomAdvanced does, with any sampler, and records where the model "
             "looks: for every layer and step, from each place of the video to the words you bound, and from each "
             "instance's first-frame tokens to the whole clip. The latent is bit for bit what it would have been.",
-            search_aliases=["attention map", "capture attention", "DAAM", "SamplerCustomAdvanced", "cross attention"],
+            search_aliases=[
+                "attention map",
+                "capture attention",
+                "DAAM",
+                "SamplerCustomAdvanced",
+                "cross attention",
+                "wan",
+            ],
             inputs=[
                 io.Noise.Input("noise", tooltip="As for SamplerCustomAdvanced."),
                 io.Guider.Input(

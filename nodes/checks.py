@@ -16,6 +16,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..matrix_lib.core.near import did_you_mean
 from .socket_values import SOCKETS, shown
 
 __all__ = ["Files", "checked"]
@@ -119,7 +120,8 @@ def _value(part: io.Input, value: Any, node: str, prefix: str = "") -> Any:
         try:
             return plain(part, value)
         except (ValueError, OverflowError):
-            raise ValueError(f"{node}: {name!r} takes {_takes(part)}; got {shown(value)}") from None
+            hint = did_you_mean(value, getattr(part, "options", None) or ()) if isinstance(value, str) else ""
+            raise ValueError(f"{node}: {name!r} takes {_takes(part)}; got {shown(value)}{hint}") from None
     sockets = [SOCKETS[kind] for kind in part.get_io_type().split(",") if kind in SOCKETS]
     wrong = [socket.wrong(value) for socket in sockets]
     if not sockets or None in wrong:
@@ -145,7 +147,8 @@ def _chosen(part: Any, value: Any, node: str, name: str) -> Any:
     options = {option.key: option for option in part.options}
     choice = value.get(part.id) if isinstance(value, Mapping) else value
     if not isinstance(value, Mapping) or not isinstance(choice, str) or choice not in options:
-        raise ValueError(f"{node}: {name!r} takes {_takes(part)}; got {shown(choice)}")
+        hint = did_you_mean(choice, options) if isinstance(choice, str) else ""
+        raise ValueError(f"{node}: {name!r} takes {_takes(part)}; got {shown(choice)}{hint}")
     found = dict(value)
     for one in options[choice].inputs:
         if one.id not in found and getattr(one, "default", None) is not None:

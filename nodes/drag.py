@@ -47,14 +47,20 @@ class MatrixCutAndDrag(io.ComfyNode):
                     advanced=True,
                     tooltip="Frames of the animation, where the tracks go on longer. 0: to their end.",
                 ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="The model's VAE: the animation then comes out encoded, too."
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="frames", tooltip="As many frames as the tracks have, the picture first.")
+                io.Image.Output(display_name="frames", tooltip="As many frames as the tracks have, the picture first."),
+                io.Latent.Output(
+                    display_name="latent", tooltip="The frames as the VAE encodes them; nothing without a VAE."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, image: Any, tracks: Any, start_frame: int = 0, length: int = 0) -> io.NodeOutput:
+    def execute(cls, image: Any, tracks: Any, start_frame: int = 0, length: int = 0, vae: Any = None) -> io.NodeOutput:
         tracks = tracks.starting(start_frame)
         if length:
             tracks = tracks.take(range(min(length, tracks.frames)))
@@ -68,7 +74,8 @@ class MatrixCutAndDrag(io.ComfyNode):
         check_room(tracks.frames, *size)
         if (tracks.height, tracks.width) != size:
             tracks = tracks.framed(Framing((tracks.height, tracks.width), size, tracks.fit))
-        return io.NodeOutput(cut_and_drag(first[..., :3], tracks, ticker(max(tracks.frames - 1, 1))))
+        frames = cut_and_drag(first[..., :3], tracks, ticker(max(tracks.frames - 1, 1)))
+        return io.NodeOutput(frames, None if vae is None else {"samples": vae.encode(frames)})
 
 
 class MatrixDualClockDenoising(io.ComfyNode):

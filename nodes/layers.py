@@ -21,7 +21,14 @@ class MatrixAnalyseLayers(io.ComfyNode):
             category="MATRIX/capture",
             description="Scores every layer of a capture by how much of its attention lies on the masks of the "
             "instances (AAS), against chance, and names the best layers of each kind.",
-            search_aliases=["AAS", "attention alignment", "dominant layers", "which layers", "layer analysis"],
+            search_aliases=[
+                "AAS",
+                "attention alignment",
+                "dominant layers",
+                "which layers",
+                "layer analysis",
+                "interaction",
+            ],
             is_output_node=True,
             inputs=[
                 CaptureSocket.Input("capture", tooltip="What MATRIX Sample and Capture Attention recorded."),

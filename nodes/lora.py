@@ -55,7 +55,19 @@ class MatrixApplyLoRA(io.ComfyNode):
             description="Puts a MATRIX or TAViD LoRA on a CogVideoX, Wan or HunyuanVideo model: the attention weights, "
             "and the wider input that reads the ID map or the target mask. Says what matched, and fails where nothing "
             "does. Other LoRAs may come before or behind it.",
-            search_aliases=["lora loader", "matrix", "tavid", "alignment", "target", "peft", "diffusers lora"],
+            search_aliases=[
+                "lora",
+                "lora loader",
+                "matrix",
+                "interaction",
+                "who does what",
+                "wan lora",
+                "tavid",
+                "alignment",
+                "target",
+                "peft",
+                "diffusers lora",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the LoRA was trained on; it stays as it was."),
                 io.Combo.Input(

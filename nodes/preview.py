@@ -35,7 +35,15 @@ class MatrixAttentionPreview(io.ComfyNode):
             category="MATRIX/capture",
             description="Paints where a video model looked over the frames, word by word and instance by instance, and "
             "charts which layers looked there at which steps.",
-            search_aliases=["attention map", "heatmap", "DAAM", "cross attention", "AAS", "visualize attention"],
+            search_aliases=[
+                "attention map",
+                "heatmap",
+                "DAAM",
+                "cross attention",
+                "AAS",
+                "visualize attention",
+                "who does what",
+            ],
             is_output_node=True,
             inputs=[
                 CaptureSocket.Input("capture", tooltip="What a sampler recorded, or a capture from a file."),

@@ -27,7 +27,7 @@ class MatrixMaskTracks(io.ComfyNode):
             category="MATRIX/tracks",
             description="Names instances and keeps their masks, packed small. One MASK batch per instance, with a mask "
             "per frame, or a single mask of the first frame; objects that SAM3 tracked come out one by one.",
-            search_aliases=["mask", "instance", "segmentation", "sam3", "track", "name masks"],
+            search_aliases=["mask", "instance", "segmentation", "sam3", "track", "name masks", "who is where"],
             inputs=[
                 io.String.Input(
                     "names",
@@ -154,7 +154,7 @@ class MatrixBoxTracks(io.ComfyNode):
             category="MATRIX/tracks",
             description="Instances as boxes that move between key frames: no masks needed. Type them, or connect "
             "ComfyUI's own bounding boxes.",
-            search_aliases=["bounding box", "bbox", "trajectory", "keyframe", "layout"],
+            search_aliases=["bounding box", "bbox", "trajectory", "keyframe", "layout", "points", "who is where"],
             inputs=[
                 io.String.Input(
                     "boxes",

@@ -40,6 +40,9 @@ class MatrixBindPrompt(io.ComfyNode):
                 "text encode",
                 "instance words",
                 "verb",
+                "who does what",
+                "interaction",
+                "wan prompt",
                 "MATRIX",
             ],
             inputs=[

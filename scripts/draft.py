@@ -1,28 +1,42 @@
-"""A workflow as it is written down: nodes with their inputs, in groups, with notes."""
+"""A workflow as it is written down: nodes with their inputs, in groups, with notes. Places are found from that."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BLUE", "GREEN", "GREY", "RED", "Draft", "Node"]
+__all__ = ["BLUE", "GREEN", "GREY", "RED", "WIDTH", "Draft", "Group", "Node"]
 
 RED, BLUE, GREEN, GREY = "#A88", "#88A", "#8A8", "#888"  # of frames
+WIDTH = 320  # pixels of a node
+_TITLE, _GAP, _PAD = 30, 22, 14  # of a node; between two of them; around those of a group
+_HEAD, _BETWEEN = 44, 22  # a group's own title; between two groups
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a draft. `node[1]` is its second output, to be given to another node's input."""
+    """A node of a draft. `node[1]` is its second output, to be given to another node's input. `height`: pixels that it
+    should have at least, for what it shows."""
 
     id: int
     kind: str
-    at: tuple[int, int]
-    size: tuple[int, int]
+    height: int
     title: str
     inputs: dict[str, Any]
 
     def __getitem__(self, output: int) -> tuple[int, int]:
         return self.id, output
+
+
+@dataclass
+class Group:
+    """Nodes below each other in one column, in a frame."""
+
+    title: str
+    column: int
+    color: str
+    members: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -32,20 +46,42 @@ class Draft:
     name: str
     nodes: list[Node] = field(default_factory=list)
     notes: list[Node] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    current: Group | None = None
 
-    def add(
-        self, kind: str, at: tuple[int, int], size: tuple[int, int] = (320, 120), title: str = "", **inputs: Any
-    ) -> Node:
-        """A node at canvas position `at`; an input is a value, or another node's output as `node[0]`."""
-        node = Node(len(self.nodes) + len(self.notes) + 1, kind, at, size, title, inputs)
-        self.nodes.append(node)
+    def group(self, title: str, column: int, color: str = GREY) -> None:
+        """Nodes that come next stand in this group; one of the same title and column is gone on with."""
+        found = [group for group in self.groups if (group.title, group.column) == (title, column)]
+        self.current = found[0] if found else Group(title, column, color)
+        self.groups += [] if found else [self.current]
+
+    def add(self, kind: str, height: int = 0, title: str = "", **inputs: Any) -> Node:
+        """A node at the end of the current group; an input is a value, or another node's output as `node[0]`."""
+        self.nodes.append(self._node(kind, height, title, inputs))
+        return self.nodes[-1]
+
+    def note(self, text: str, height: int, title: str = "Read me first") -> None:
+        self.notes.append(self._node("MarkdownNote", height, title, {"text": text}))
+
+    def _node(self, kind: str, height: int, title: str, inputs: dict[str, Any]) -> Node:
+        assert self.current is not None, "a group comes first"
+        node = Node(len(self.nodes) + len(self.notes) + 1, kind, height, title, inputs)
+        self.current.members.append(node.id)
         return node
 
-    def note(self, text: str, at: tuple[int, int], size: tuple[int, int], title: str = "Note") -> None:
-        number = len(self.nodes) + len(self.notes) + 1
-        self.notes.append(Node(number, "MarkdownNote", at, size, title, {"text": text}))
-
-    def group(self, title: str, x: int, y: int, width: int, height: int, color: str = GREY) -> None:
-        box = [x, y, width, height]
-        self.groups.append({"id": len(self.groups) + 1, "title": title, "bounding": box, "color": color, "flags": {}})
+    def places(self, heights: Mapping[int, int]) -> tuple[dict[int, tuple[int, int]], list[tuple[int, int, int, int]]]:
+        """Where everything stands, for nodes of these heights (by id): left and top of each node, and left, top, width
+        and height of each group. Columns stand side by side; nothing lies on anything else."""
+        at: dict[int, tuple[int, int]] = {}
+        frames: list[tuple[int, int, int, int]] = []
+        below: dict[int, int] = {}
+        for group in self.groups:
+            x, top = group.column * (WIDTH + 2 * _PAD + 16), below.get(group.column, 0)
+            y = top + _HEAD
+            for member in group.members:
+                at[member] = (x, y + _TITLE)
+                y += _TITLE + heights[member] + _GAP
+            y += _PAD - _GAP
+            frames.append((x - _PAD, top, WIDTH + 2 * _PAD, y - top))
+            below[group.column] = y + _BETWEEN
+        return at, frames

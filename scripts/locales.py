@@ -1,4 +1,5 @@
-"""Writes `locales/en/nodeDefs.json` from the nodes' own schemas, and says what other languages lack.
+"""Writes `locales/en/nodeDefs.json` from the nodes' own schemas, and says what other languages lack. Writes the help
+page of every node in those languages, `web/docs/ID/LANGUAGE.md`, of their words.
 
 `python -m scripts.locales` from the project's root. Run it after a change of a node's words; a test compares.
 """
@@ -15,7 +16,10 @@ from typing import Any
 
 from .comfyui import ROOT, comfyui_path
 
-__all__ = ["definitions"]
+__all__ = ["definitions", "help_page"]
+
+# What stands above inputs, above outputs, and at the end of a help page.
+_HEADS = {"zh": ("输入", "输出", "示例、接法和常见错误见英文帮助页。")}
 
 
 def definitions(classes: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +70,16 @@ def _load_pack() -> dict[str, Any]:
     return {name: cls for name, cls in nodes.NODE_CLASS_MAPPINGS.items() if name not in before}
 
 
+def help_page(words: Mapping[str, Any], language: str) -> str:
+    """The help page of a node, in Markdown, of its words in `language`."""
+    inputs, outputs, more = _HEADS[language]
+    page = f"# {words['display_name']}\n\n{words['description']}\n"
+    for head, parts in ((inputs, words.get("inputs", {})), (outputs, words.get("outputs", {}))):
+        lines = [f"- **{part['name']}**: {part['tooltip']}" for part in parts.values()]
+        page += f"\n## {head}\n\n" + "\n".join(lines) + "\n" if lines else ""
+    return f"{page}\n{more}\n"
+
+
 def _keys(tree: Any, path: str = "") -> set[str]:
     if isinstance(tree, str):
         return {path}
@@ -84,6 +98,10 @@ def main() -> None:
         for word, keys in (("lacks", lacking), ("has for nothing", strange)):
             if keys:
                 print(f"{other.parent.name} {word}: {', '.join(keys)}")
+        for name, words in texts.items() if other.parent.name != "en" else ():
+            page = ROOT / "web" / "docs" / name / f"{other.parent.name}.md"
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(help_page(words, other.parent.name), encoding="utf-8")
 
 
 if __name__ == "__main__":

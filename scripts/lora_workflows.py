@@ -20,6 +20,7 @@ from .follow import follow
 from .steering_workflows import bypassed, saved_videos, shortened, thumbnail
 from .templates.lora import EXAMPLES, GAP
 from .templates.squares import HEIGHT, WIDTH
+from .thumbnails import save
 
 __all__ = ["halves", "run"]
 
@@ -61,9 +62,7 @@ def main() -> None:
                 else:
                     shown = [("the mask is on the left one", left), ("the mask is on the right one", right)]
                 rows += [(said, torch.cat([mask[None], clip])) for said, (mask, clip) in shown]
-            target = ROOT / "workflows" / f"{name}.jpg"
-            thumbnail(rows, (0, 1, 5, 9, 13, 17)).save(target, quality=86)
-            print(target.relative_to(ROOT), target.stat().st_size // 1024, "KiB", flush=True)
+            save(name, thumbnail(rows, (0, 1, 5, 9, 13, 17)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Looks at and writes out the mini world.
 
 python -m scripts.mini_world sheet OUT.png [--seed 0]             one clip of every verb as a picture
+python -m scripts.mini_world clips FOLDER                        the example clips, as matrix_lib/mini/clips has them
 python -m scripts.mini_world export FOLDER --count 16 [--seed 0]  clips in the MATRIX-11K folder format
 """
 
@@ -10,10 +11,25 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from matrix_lib.io.video import write_video
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.sheet import contact_sheet
 from matrix_lib.mini.verbs import VERB_NAMES
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
+
+from .templates.squares import FPS, FRAMES, STILLS, drawn
+
+__all__ = ["EXAMPLES", "example_world", "main", "one_of_each"]
+
+# The clips that come with the pack: numbers in one seed's row of the held-out split, of the size that mini makes.
+EXAMPLES = {"lift": 4, "hit": 14, "push": 17, "pull": 21}
+EXAMPLE_SEED, EXAMPLE_QUALITY = 20261121, 6
+
+
+def example_world() -> Clips:
+    """The clips that EXAMPLES counts, with their truth: 17 frames of 128x128."""
+    size = WorldConfig(height=128, width=128, frames=17, split="heldout_pairs")
+    return make_clips(EXAMPLE_SEED, max(EXAMPLES.values()) + 1, size)
 
 
 def one_of_each(clips: Clips) -> list[int]:
@@ -25,7 +41,7 @@ def one_of_each(clips: Clips) -> list[int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.mini_world", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("sheet", "export"))
+    parser.add_argument("what", choices=("sheet", "clips", "export"))
     parser.add_argument("target", type=Path, help="a .png for a sheet, a folder for an export")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=16, help="clips to export")
@@ -37,6 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         clips = make_clips(choice.seed, 200, config)
         choice.target.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(clips, one_of_each(clips)).save(choice.target, optimize=True)
+    elif choice.what == "clips":
+        world = example_world()
+        for name, index in EXAMPLES.items():
+            frames = world.video[index].permute(0, 2, 3, 1)
+            write_video(choice.target / f"{name}.mp4", frames, world.config.fps, EXAMPLE_QUALITY)
+        for name in STILLS:
+            write_video(choice.target / f"{name}.mp4", drawn(name).expand(FRAMES, -1, -1, -1), FPS, crf=0)
     else:
         names = export_clips(make_clips(choice.seed, choice.count, config), choice.target)
         print(f"{len(names)} clips in {choice.target}")

@@ -1,4 +1,4 @@
-"""The pictures of the README and the thumbnail of the first workflow, from what `make demo` wrote with mini.
+"""The pictures of the README, from what `make demo` wrote with mini.
 
 `python -m scripts.pictures` after a demo.
 """
@@ -23,8 +23,8 @@ from matrix_lib.io.video import read_video
 
 from .canvas import draw, titled
 from .comfyui import ROOT
-from .demo import sample_clip
-from .templates.watch import FRAMES, HEIGHT, START, WIDTH
+from .street import FRAMES, START, sample_clip
+from .templates.squares import HEIGHT, WIDTH
 
 __all__ = ["attention", "best_layers", "tracks_on_clip"]
 
@@ -90,7 +90,6 @@ def main() -> None:
     first, second = (phrase.name for phrase in capture.stream().binding.instances[:2])
     heat = attention(mini, (first, second), best_layers(capture, tracks, (first, second)), 1080)
     heat.save(IMAGES / "attention.jpg", quality=88)
-    heat.resize((720, round(heat.height * 720 / 1080))).save(ROOT / "workflows" / "01_watch_attention.jpg", quality=85)
     tracks_on_clip(160, 384).convert("RGB").save(IMAGES / "tracks.jpg", quality=88)
     Image.open(mini / "layers.png").convert("RGB").save(IMAGES / "layers.png", optimize=True)
     _canvas().save(IMAGES / "workflow.png", optimize=True)

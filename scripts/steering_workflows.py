@@ -24,6 +24,7 @@ from matrix_lib.io.video import read_video
 from .comfyui import ROOT, Server, serve
 from .follow import follow
 from .templates.steering import DRAFTS
+from .thumbnails import save
 
 __all__ = ["bypassed", "run", "saved_videos", "shortened", "thumbnail"]
 
@@ -38,11 +39,15 @@ STEERS = ("MatrixAttentionGuidance", "MatrixIntrinsicDenoising", "MatrixDualCloc
 
 
 def shortened(name: str, steps: int | None = None) -> Graph:
-    """The server form of a workflow, with another number of steps."""
+    """The server form of a workflow, with another number of steps; two samplers go on sharing them."""
     graph: Graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
     for node in graph.values():
-        if steps is not None and node["class_type"] == "BasicScheduler":
-            node["inputs"]["steps"] = steps
+        if steps is None or "steps" not in node["inputs"] or node["class_type"].startswith("Matrix"):
+            continue
+        before = node["inputs"]["steps"]
+        for key in ("steps", "start_at_step", "end_at_step"):
+            if node["inputs"].get(key, before + 1) <= before:
+                node["inputs"][key] = round(node["inputs"][key] * steps / before)
     return graph
 
 
@@ -116,9 +121,7 @@ def main() -> None:
                     rows += [("the rough animation", read_video(path).frames) for path in sketches]
                 for kind, path in files.items():
                     shutil.copy(path, chosen.output / f"{name}-{kind}{'-unsteered' if unsteered else ''}.mp4")
-            target = ROOT / "workflows" / f"{name}.jpg"
-            thumbnail(rows).save(target, quality=86)
-            print(target.relative_to(ROOT), target.stat().st_size // 1024, "KiB", flush=True)
+            save(name, thumbnail(rows))
 
 
 if __name__ == "__main__":

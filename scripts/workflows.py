@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .comfyui import ROOT, serve
-from .draft import Draft, Node
-from .templates import lora, steering, watch
+from .draft import WIDTH, Draft, Node
+from .templates import lora, start, steering, watch
 
 __all__ = ["api_form", "problems", "ui_form"]
 
@@ -25,6 +25,8 @@ Graph = dict[str, Any]
 Info = dict[str, Any]
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 NOTES = {"Note", "MarkdownNote"}
+# What a canvas shows first that opens the file itself, beside its bars. One that opens a template shows all of it.
+VIEW = {"scale": 0.75, "offset": [120, 100]}
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,24 @@ def ui_form(draft: Draft, info: Info) -> Graph:
                 links.append(link)
                 entry["link"] = link[0]
                 out["links"] = [*(out["links"] or []), link[0]]
-    notes = [_ui_note(note) for note in draft.notes]
+    nodes |= {note.id: _ui_note(note) for note in draft.notes}
+    at, frames = draft.places({number: node["size"][1] for number, node in nodes.items()})
+    for number, place in at.items():
+        nodes[number]["pos"] = list(place)
+    groups = [
+        {"id": i + 1, "title": group.title, "bounding": list(frame), "color": group.color, "flags": {}}
+        for i, (group, frame) in enumerate(zip(draft.groups, frames, strict=True))
+    ]
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"matrix-video/{draft.name}")),
         "revision": 0,
-        "last_node_id": len(draft.nodes) + len(draft.notes),
+        "last_node_id": len(nodes),
         "last_link_id": len(links),
-        "nodes": [*nodes.values(), *notes],
+        "nodes": list(nodes.values()),
         "links": links,
-        "groups": draft.groups,
+        "groups": groups,
         "config": {},
-        "extra": {"ds": {"scale": 0.7, "offset": [0, 0]}},
+        "extra": {"ds": VIEW},
         "version": 0.4,
     }
 
@@ -132,8 +141,8 @@ def _ui_node(node: Node, definition: Info, order: int) -> dict[str, Any]:
             inputs.append(entry)
     kinds, names = definition["output"], definition["output_name"]
     outputs = [{"name": name, "type": kind, "links": None} for name, kind in zip(names, kinds, strict=True)]
-    size = [node.size[0], max(node.size[1], _least_height(inputs, outputs, definition))]
-    found: dict[str, Any] = {"id": node.id, "type": node.kind, "pos": list(node.at), "size": size}
+    size = [WIDTH, max(node.height, _least_height(inputs, outputs, definition))]
+    found: dict[str, Any] = {"id": node.id, "type": node.kind, "pos": [0, 0], "size": size}
     found |= {"flags": {}, "order": order, "mode": 0, "inputs": inputs, "outputs": outputs}
     found["properties"] = {"Node name for S&R": node.kind}
     if node.title:
@@ -151,7 +160,7 @@ def _least_height(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], d
 
 
 def _ui_note(note: Node) -> dict[str, Any]:
-    found: dict[str, Any] = {"id": note.id, "type": note.kind, "pos": list(note.at), "size": list(note.size)}
+    found: dict[str, Any] = {"id": note.id, "type": note.kind, "pos": [0, 0], "size": [WIDTH, note.height]}
     found |= {"flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": note.title, "properties": {}}
     return found | {"widgets_values": [note.inputs["text"]], "color": "#432", "bgcolor": "#653"}
 
@@ -253,7 +262,7 @@ def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
     canvas = ui_form(draft, info)
     full = api_form(canvas, info)
     given = {name for node in draft.nodes for name in node.inputs if name not in full[str(node.id)]["inputs"]}
-    wrong = problems(full, info, watch.FILES) + [f"no node takes {name}" for name in sorted(given)]
+    wrong = problems(full, info) + [f"no node takes {name}" for name in sorted(given)]
     if wrong:
         raise ValueError(f"{draft.name}:\n" + "\n".join(wrong))
     (folder / "api").mkdir(parents=True, exist_ok=True)
@@ -265,7 +274,7 @@ def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as base, serve(Path(base)) as server:
         info = server.get("/object_info")
-    for make in (*watch.DRAFTS, *lora.DRAFTS, *steering.DRAFTS):
+    for make in (*start.DRAFTS, *watch.DRAFTS, *lora.DRAFTS, *steering.DRAFTS):
         write(make(), info)
 
 

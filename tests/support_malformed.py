@@ -117,7 +117,8 @@ def whole() -> Graph:
         scale__normalise=False, rate=0.05, noise=1.0, on="noisy latent", region="boxes",
         channels="all channels together", tracks=["boxes", 0], schedule=["curve", 0],
     )  # fmt: skip
-    add("drag", "MatrixCutAndDrag", image=["picture", 0], tracks=["boxes", 0])
+    add("drag", "MatrixCutAndDrag", image=["picture", 0], tracks=["boxes", 0], vae=["load", 2])
+    add("example", "MatrixExampleClip", clip="push")
     add("rough", "VAEEncode", pixels=["drag", 0], vae=["load", 2])
     add(
         "hold", "MatrixDualClockDenoising", model=["load", 0], reference=["rough", 0], inside=0.9, outside=0.5,

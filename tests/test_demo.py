@@ -22,8 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def demo(server: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """Report and folder of one short run on random weights."""
-    from scripts.demo import Weights, run
-    from scripts.templates.watch import RANDOM
+    from scripts.demo import RANDOM, Weights, run
 
     target = tmp_path_factory.mktemp("demo")
     return run(server, Weights("random", RANDOM), target, width=128, height=64, length=9, steps=2), target
@@ -114,8 +113,7 @@ def test_maps_of_mini_find_the_masks_of_its_own_world(server: Any, tmp_path: Pat
 def test_clip_and_boxes_are_one_shot() -> None:
     """The frames between START and START + FRAMES show no cut, and the boxes lie on them."""
     from matrix_lib.io.video import read_video
-    from scripts.demo import sample_clip
-    from scripts.templates.watch import FRAMES, START
+    from scripts.street import FRAMES, START, sample_clip
 
     frames = read_video(sample_clip(), START, START + FRAMES).frames.float()
     assert tuple(frames.shape[1:]) == (272, 640, 3)
@@ -148,9 +146,8 @@ def test_a_wrong_model_folder_is_one_clear_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_interrupt_ends_the_run_and_leaves_the_server_well(server: Any, demo: tuple[dict[str, Any], Path]) -> None:
-    from scripts.demo import Weights, graph_for
+    from scripts.demo import RANDOM, Weights, graph_for
     from scripts.follow import follow
-    from scripts.templates.watch import RANDOM
 
     graph = graph_for(Weights("random", RANDOM), width=128, height=64, length=9, steps=200)
     stopper = threading.Thread(target=_stop_soon, args=(server,))

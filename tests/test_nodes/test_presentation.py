@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Saved workflows name these: an id is never renamed or dropped (a rename goes through the host's node replacement).
 FROZEN = {
-    *("MatrixLoadVideoDiT", "MatrixRepairModel", "MatrixImageCondition"),
+    *("MatrixLoadVideoDiT", "MatrixRepairModel", "MatrixImageCondition", "MatrixExampleClip"),
     *("MatrixMaskTracks", "MatrixBoxTracks", "MatrixSAM2Tracks", "MatrixTracksToMask", "MatrixPreviewTracks"),
     *("MatrixSaveTracks", "MatrixLoadTracks", "MatrixBindPrompt"),
     *("MatrixApplyLoRA", "MatrixMaskCondition"),
@@ -82,6 +82,31 @@ def test_every_node_has_a_page(schemas: dict[str, Any]) -> None:
     pages = {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}
     assert not wrong, "\n".join(wrong)
     assert pages <= set(schemas), f"pages of nodes that do not exist: {pages - set(schemas)}"
+
+
+def test_pages_in_other_languages_are_of_their_words() -> None:
+    """web/docs/<id>/<language>.md, which the host looks for first; `python -m scripts.locales` writes them."""
+    from scripts.locales import help_page
+
+    words = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "locales").glob("*/*.json")
+    }
+    wanted = {
+        f"{name}/{language}.md": help_page(node, language)
+        for language, nodes in words.items()
+        for name, node in nodes.items()
+        if language != "en"
+    }
+    folder = ROOT / "web" / "docs"
+    found = {f"{page.parent.name}/{page.name}": page.read_text(encoding="utf-8") for page in folder.glob("*/*.md")}
+    assert found == wanted, "run: python -m scripts.locales"
+
+
+@pytest.mark.parametrize("word", ["points", "wan", "lora", "interaction", "who does what"])
+def test_what_people_search_for_finds_a_node(word: str, schemas: dict[str, Any]) -> None:
+    """The host looks in names and search words; the prefix of all our nodes is in none of these."""
+    found = [s.display_name for s in schemas.values() if any(word in alias.lower() for alias in s.search_aliases)]
+    assert found, word
 
 
 def test_english_words_are_the_schemas_own(schemas: dict[str, Any], pack: Any) -> None:

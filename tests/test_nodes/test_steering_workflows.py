@@ -51,8 +51,7 @@ def test_masks_of_the_driving_clip_are_those_of_the_squares(server: Any) -> None
     from matrix_lib.io.tracks import load_tracks
     from scripts.follow import follow
     from scripts.steering_workflows import shortened
-    from scripts.templates.squares import SIDE
-    from scripts.templates.steering import BLUE_AT, RED_AT
+    from scripts.templates.squares import BLUE_AT, RED_AT, SIDE
 
     graph = shortened("04_steer_with_masks", steps=1)
     number = next(n for n, node in graph.items() if node["class_type"] == "MatrixMaskTracks")

@@ -16,11 +16,8 @@ def test_it_runs_as_it_is_and_again_from_what_the_host_kept(server: Any) -> None
     """Two runs of two models come out as one capture, experts apart; with a changed second half the first one's run is
     still there, though its nodes did not run again."""
     from matrix_lib.io.captures import load_capture
-    from scripts.demo import sample_clip
     from scripts.follow import follow
 
-    (server.base / "input").mkdir(exist_ok=True)
-    (server.base / "input" / "bikes.mp4").write_bytes(sample_clip().read_bytes())
     graph = json.loads((ROOT / "workflows" / "api" / "08_two_experts.json").read_text(encoding="utf-8"))
     ends = [n for n, node in graph.items() if node["class_type"] in ("MatrixSaveCapture", "MatrixAnalyseLayers")]
     graph = only(graph, *ends)

@@ -32,10 +32,9 @@ def test_there_are_workflows_with_both_forms_and_a_picture() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_server_would_take_it(name: str, info: dict[str, Any]) -> None:
-    from scripts.templates.watch import FILES
     from scripts.workflows import problems
 
-    assert problems(forms(name)[1], info, FILES) == []
+    assert problems(forms(name)[1], info) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

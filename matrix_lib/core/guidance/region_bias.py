@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..attention.regions import LabelColumns, RegionLayout
 from ..layers import Layers
+from ..near import did_you_mean
 from .base import Branches, Edit, EditsAttention, Where, check_branches
 from .scene import CallRegions, CallScene, Spans
 from .schedule import Schedule
@@ -89,7 +90,7 @@ class RegionBias(EditsAttention):
         if strange := [name for name, _ in self.weights if name not in have]:
             raise ValueError(
                 f"weights are given to {', '.join(map(repr, strange))}, but the tracks are named "
-                f"{', '.join(map(repr, have)) or '(none)'}"
+                f"{', '.join(map(repr, have)) or '(none)'}{did_you_mean(strange[0], have)}"
             )
 
     def edit(self, scene: CallScene | None, spans: Spans, strength: float, text: bool, video: bool) -> Edit | None:

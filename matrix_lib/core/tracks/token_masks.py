@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..grid import Framing, Grid
 from ..names import find_name
+from ..near import did_you_mean
 from ..ranges import ranges
 from . import runs
 from .timing import time_notes
@@ -57,7 +58,10 @@ class GridTracks:
     def index(self, name: str) -> int:
         found = find_name(name, self.names)
         if found is None:
-            raise ValueError(f"no instance is called {name!r}; the tracks have {', '.join(map(repr, self.names))}")
+            hint = did_you_mean(name, self.names)
+            raise ValueError(
+                f"no instance is called {name!r}; the tracks have {', '.join(map(repr, self.names))}{hint}"
+            )
         return self.names.index(found)
 
     def map(self, *names: str) -> Tensor:

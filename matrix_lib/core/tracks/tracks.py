@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..grid import FITS, Fit, Framing, Grid
 from ..names import find_name
+from ..near import did_you_mean
 from . import runs
 from .boxes import Box, boxes_at, check_boxes, whole_pixels
 from .checks import check_name, check_names, check_palette, check_size, shorten
@@ -152,7 +153,10 @@ class MaskTracks:
         """The instance of this name, or of the only one that differs in case, blanks or the form of its letters."""
         found = find_name(name, self.names)
         if found is None:
-            raise ValueError(f"no instance is called {name!r}; the tracks have {', '.join(map(repr, self.names))}")
+            hint = did_you_mean(name, self.names)
+            raise ValueError(
+                f"no instance is called {name!r}; the tracks have {', '.join(map(repr, self.names))}{hint}"
+            )
         return self.tracks[self.names.index(found)]
 
     # --- pixels

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import get_args
 
 from ..json_text import parse_object
+from ..near import did_you_mean
 from .phrases import PhraseSpec, Role, Words, parse_phrases
 from .prompt import Span, VisibleText, find_words, nearest_words, parse_prompt
 
@@ -84,7 +85,8 @@ class PromptBinding:
         for phrase in self.phrases:
             if phrase.name == name:
                 return phrase
-        raise ValueError(f"no phrase is called {name!r}; this binding has {', '.join(map(repr, self.names))}")
+        hint = did_you_mean(name, self.names)
+        raise ValueError(f"no phrase is called {name!r}; this binding has {', '.join(map(repr, self.names))}{hint}")
 
     def pieces(self, name: str) -> tuple[str, ...]:
         """The tokenizer's pieces that the phrase called `name` covers."""
@@ -99,6 +101,7 @@ class PromptBinding:
             raise ValueError(
                 f"the prompt binds {', '.join(map(repr, missing))}, but the tracks are named "
                 f"{', '.join(map(repr, tracks)) or '(none)'}: instances join tracks by name, so rename one or the other"
+                f"{did_you_mean(missing[0], tracks)}"
             )
 
     def to_json(self) -> str:

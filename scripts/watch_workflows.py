@@ -1,0 +1,92 @@
+"""Runs the workflows 00, 01, 06 and 08 in a real headless ComfyUI with mini, and makes their thumbnails of what came
+out.
+
+python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageSequence
+
+from matrix_lib.io.captures import load_capture
+from matrix_lib.io.tracks import load_tracks
+
+from .comfyui import ROOT, serve
+from .follow import follow
+from .pictures import attention, best_layers
+from .steering_workflows import shortened, thumbnail
+from .thumbnails import save
+
+__all__ = ["PICTURES", "latest", "main"]
+
+_WIDTH = 806
+
+
+def latest(folder: Path, name: str) -> Path:
+    """The newest file that a workflow saved under a name, in the `matrix` folder of the output."""
+    return max((folder / "matrix").glob(f"{name}_[0-9]*"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def _moved(folder: Path) -> Image.Image:
+    """The clip, and the boxes' ends in words."""
+    with Image.open(latest(folder, "moved")) as clip:
+        frames = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)])
+    return thumbnail([("two circles go where their boxes go", torch.from_numpy(frames))])
+
+
+def _watched(folder: Path) -> Image.Image:
+    """Heat of two words on the clip, in the layer that keeps them apart best."""
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("capture", "tracks", "video"):
+            source = latest(folder, name)
+            shutil.copy(source, Path(place) / f"{name}{source.suffix}")
+        capture, tracks = (
+            load_capture(Path(place) / "capture.safetensors"),
+            load_tracks(Path(place) / "tracks.safetensors"),
+        )
+        first, second = (name for name in tracks.names[:2])
+        layers = best_layers(capture, tracks, (first, second))
+        return attention(Path(place), (first, second), layers, _WIDTH)
+
+
+def _chart(name: str) -> Callable[[Path], Image.Image]:
+    def made(folder: Path) -> Image.Image:
+        picture = Image.open(latest(folder, name)).convert("RGB")
+        return picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)), Image.Resampling.LANCZOS)
+
+    return made
+
+
+PICTURES = {
+    "00_move_two_things": _moved,
+    "01_watch_attention": _watched,
+    "06_find_layers": _chart("words"),
+    "08_two_experts": _chart("experts"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.watch_workflows", description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--only", nargs="+", default=list(PICTURES), help="what the names of workflows begin with")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "watched", help="where the files go")
+    chosen = parser.parse_args()
+    device = () if torch.cuda.is_available() else ("--cpu", "--use-pytorch-cross-attention")
+    with tempfile.TemporaryDirectory(prefix="matrix-watched-") as base, serve(Path(base), device) as server:
+        for name in (name for name in PICTURES if name.startswith(tuple(chosen.only))):
+            follow(server, shortened(name, chosen.steps))
+            shutil.copytree(server.base / "output", chosen.output / name, dirs_exist_ok=True)
+            save(name, PICTURES[name](chosen.output / name))
+            shutil.rmtree(server.base / "output" / "matrix")
+
+
+if __name__ == "__main__":
+    main()
