@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,8 @@ from matrix_lib.io.captures import load_capture
 from matrix_lib.io.tracks import load_tracks
 from matrix_lib.io.video import read_video
 
-from .canvas import draw, titled
 from .comfyui import ROOT
 from .street import FRAMES, START, sample_clip
-from .templates.squares import HEIGHT, WIDTH
 
 __all__ = ["attention", "best_layers", "tracks_on_clip"]
 
@@ -73,16 +70,6 @@ def tracks_on_clip(height: int, width: int, patch: int = 2) -> Image.Image:
     return picture
 
 
-def _canvas() -> Image.Image:
-    """The first workflow with the previews of its own run."""
-    with tempfile.TemporaryDirectory() as folder:
-        tracks, heat = Path(folder) / "tracks.png", Path(folder) / "heat.png"
-        tracks_on_clip(HEIGHT, WIDTH, 1).convert("RGB").save(tracks)
-        attention(DEMO, ("cyclist", "van"), "all", 1080).save(heat)
-        shown = {"MATRIX Preview Tracks": tracks, "MATRIX Preview Attention": heat}
-        return draw(titled("01_watch_attention"), shown | {"Save layer chart": DEMO / "layers.png"})
-
-
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     mini = DEMO / "mini"
@@ -92,7 +79,6 @@ def main() -> None:
     heat.save(IMAGES / "attention.jpg", quality=88)
     tracks_on_clip(160, 384).convert("RGB").save(IMAGES / "tracks.jpg", quality=88)
     Image.open(mini / "layers.png").convert("RGB").save(IMAGES / "layers.png", optimize=True)
-    _canvas().save(IMAGES / "workflow.png", optimize=True)
     for path in sorted(IMAGES.iterdir()):
         print(path.relative_to(ROOT), path.stat().st_size // 1024, "KiB")
 

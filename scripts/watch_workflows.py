@@ -19,6 +19,7 @@ from PIL import Image, ImageSequence
 from matrix_lib.io.captures import load_capture
 from matrix_lib.io.tracks import load_tracks
 
+from .canvas import draw, titled
 from .comfyui import ROOT, serve
 from .follow import follow
 from .pictures import attention, best_layers
@@ -28,11 +29,12 @@ from .thumbnails import save
 __all__ = ["PICTURES", "latest", "main"]
 
 _WIDTH = 806
+_OPENED = ROOT / "docs" / "images" / "workflow.png"
 
 
-def latest(folder: Path, name: str) -> Path:
+def latest(folder: Path, name: str, ending: str = "") -> Path:
     """The newest file that a workflow saved under a name, in the `matrix` folder of the output."""
-    return max((folder / "matrix").glob(f"{name}_[0-9]*"), key=lambda path: path.stat().st_mtime_ns)
+    return max((folder / "matrix").glob(f"{name}_[0-9]*{ending}"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def _moved(folder: Path) -> Image.Image:
@@ -43,7 +45,7 @@ def _moved(folder: Path) -> Image.Image:
 
 
 def _watched(folder: Path) -> Image.Image:
-    """Heat of two words on the clip, in the layer that keeps them apart best."""
+    """Heat of two words on the clip, in the layer that keeps them apart best. Draws the whole workflow, too."""
     with tempfile.TemporaryDirectory() as place:
         for name in ("capture", "tracks", "video"):
             source = latest(folder, name)
@@ -54,12 +56,17 @@ def _watched(folder: Path) -> Image.Image:
         )
         first, second = (name for name in tracks.names[:2])
         layers = best_layers(capture, tracks, (first, second))
-        return attention(Path(place), (first, second), layers, _WIDTH)
+        heat = attention(Path(place), (first, second), layers, _WIDTH)
+        heat.save(Path(place) / "heat.png")
+        shown = {"MATRIX Preview Attention": Path(place) / "heat.png"}
+        shown["Save layer chart"] = latest(folder, "layers")
+        draw(titled("01_watch_attention"), shown).quantize(256).save(_OPENED, optimize=True)
+        return heat
 
 
 def _chart(name: str) -> Callable[[Path], Image.Image]:
     def made(folder: Path) -> Image.Image:
-        picture = Image.open(latest(folder, name)).convert("RGB")
+        picture = Image.open(latest(folder, name, ".png")).convert("RGB")
         return picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)), Image.Resampling.LANCZOS)
 
     return made

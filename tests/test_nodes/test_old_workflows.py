@@ -201,3 +201,14 @@ def test_what_is_missing_is_named_with_its_folder(
     # the value, and what the input says of itself: its tooltip names the folder
     texts = [error["details"] + str(error["extra_info"]) for found in wrong.values() for error in found["errors"]]
     assert any(all(word in text for word in told) for text in texts), texts
+
+
+def test_a_typo_in_boxes_is_one_error_at_that_input(execution: ModuleType) -> None:
+    graph = read("workflows/api/01_watch_attention.json")
+    number = next(n for n, node in graph.items() if node["class_type"] == "MatrixBoxTracks")
+    graph[number]["inputs"]["boxes"] = "van: 1 2 3"
+    valid, _, _, wrong = asyncio.run(execution.validate_prompt("typo", graph, None))
+    assert not valid
+    (error,) = wrong[number]["errors"]
+    assert error["extra_info"]["input_name"] == "boxes"
+    assert "line 1" in error["details"]

@@ -62,6 +62,40 @@ def test_the_canvas_form_holds_together(name: str, info: dict[str, Any]) -> None
             assert apart, f"{first} and {second} lie on each other"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_its_groups_hold_their_nodes_and_lie_apart(name: str) -> None:
+    canvas, _ = forms(name)
+    frames = [group["bounding"] for group in canvas["groups"]]
+    for i, (x, y, w, h) in enumerate(frames):
+        assert all(x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y for x2, y2, w2, h2 in frames[i + 1 :])
+    for node in canvas["nodes"]:
+        (left, top), (width, height) = node["pos"], node["size"]
+        held = [
+            x <= left and left + width <= x + w and y <= top - 30 and top + height <= y + h for x, y, w, h in frames
+        ]
+        assert sum(held) == 1, node["type"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_opens_at_a_scale_that_shows_text(name: str) -> None:
+    """The host fits a template into three quarters of its canvas; text of 14 pixels is drawn from 8 pixels on."""
+    canvas, _ = forms(name)
+    sides = [
+        (*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in canvas["nodes"]
+    ]
+    left, top, right, bottom = (pick(side[i] for side in sides) for i, pick in enumerate((min, min, max, max)))
+    scale = min(0.75 * 1920 / (right - left), 0.75 * 1080 / (bottom - top + 30))
+    assert scale * 14 >= 8
+    assert canvas["extra"]["ds"]["scale"] * 14 >= 8
+
+
+def test_the_first_one_is_small_and_needs_no_file() -> None:
+    canvas, graph = forms(NAMES[0])
+    assert NAMES[0].startswith("00")
+    assert len(graph) <= 10
+    assert not {"LoadVideo", "LoadImage"} & {node["class_type"] for name in NAMES for node in forms(name)[1].values()}
+
+
 def test_a_broken_graph_is_seen(info: dict[str, Any]) -> None:
     from scripts.workflows import problems
 

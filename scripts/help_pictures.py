@@ -1,0 +1,38 @@
+"""The pictures of the nodes' help pages, small, from pictures that the documentation and the templates have.
+
+`python -m scripts.help_pictures` after `scripts.pictures` and the templates' thumbnails.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from .comfyui import ROOT
+
+__all__ = ["SOURCES", "main"]
+
+# Name: source, and the part of its height that is shown (thumbnails begin with their title).
+SOURCES = {
+    "attention": ("workflows/01_watch_attention.jpg", 0.135),
+    "tracks": ("docs/images/tracks.jpg", 0.0),
+    "layers": ("workflows/06_find_layers.jpg", 0.22),
+    "steered": ("workflows/04_steer_with_masks.jpg", 0.18),
+    "drag": ("workflows/07_cut_and_drag.jpg", 0.13),
+    "who": ("workflows/02_matrix_lora.jpg", 0.13),
+}
+_WIDTH, _QUALITY = 480, 78
+
+
+def main() -> None:
+    folder = ROOT / "web" / "docs" / "images"
+    folder.mkdir(exist_ok=True)
+    for name, (source, above) in SOURCES.items():
+        whole = Image.open(ROOT / source).convert("RGB")
+        part = whole.crop((0, round(whole.height * above), whole.width, whole.height))
+        small = part.resize((_WIDTH, round(part.height * _WIDTH / part.width)), Image.Resampling.LANCZOS)
+        small.save(folder / f"{name}.jpg", quality=_QUALITY, optimize=True)
+        print(name, (folder / f"{name}.jpg").stat().st_size // 1024, "KiB")
+
+
+if __name__ == "__main__":
+    main()
