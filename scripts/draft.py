@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BLUE", "GREEN", "GREY", "RED", "WIDTH", "Draft", "Group", "Node"]
+__all__ = ["BLUE", "GREEN", "GREY", "RED", "SHOWN", "WIDTH", "Draft", "Group", "Node"]
 
 RED, BLUE, GREEN, GREY = "#A88", "#88A", "#8A8", "#888"  # of frames
 WIDTH = 320  # pixels of a node
+SHOWN = 225  # pixels that the host takes for a picture or a clip at least; it makes a node taller that has fewer
 _TITLE, _GAP, _PAD = 30, 22, 14  # of a node; between two of them; around those of a group
 _HEAD, _BETWEEN = 44, 22  # a group's own title; between two groups
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a draft. `node[1]` is its second output, to be given to another node's input. `height`: pixels that it
-    should have at least, for what it shows."""
+    """A node of a draft. `node[1]` is its second output, to be given to another node's input. `height`: pixels below
+    what its sockets and widgets need, for what it shows; of a note, all of it."""
 
     id: int
     kind: str

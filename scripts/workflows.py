@@ -141,7 +141,7 @@ def _ui_node(node: Node, definition: Info, order: int) -> dict[str, Any]:
             inputs.append(entry)
     kinds, names = definition["output"], definition["output_name"]
     outputs = [{"name": name, "type": kind, "links": None} for name, kind in zip(names, kinds, strict=True)]
-    size = [WIDTH, max(node.height, _least_height(inputs, outputs, definition))]
+    size = [WIDTH, node.height + _least_height(inputs, outputs, definition)]
     found: dict[str, Any] = {"id": node.id, "type": node.kind, "pos": [0, 0], "size": size}
     found |= {"flags": {}, "order": order, "mode": 0, "inputs": inputs, "outputs": outputs}
     found["properties"] = {"Node name for S&R": node.kind}

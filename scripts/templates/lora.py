@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..draft import BLUE, GREEN, GREY, RED, Draft
+from ..draft import BLUE, GREEN, GREY, RED, SHOWN, Draft
 from .squares import FPS, FRAMES, HEIGHT, LOOK_ALIKES, SIDE, STEPS, WIDTH, still
 
 __all__ = ["DRAFTS", "EXAMPLES", "GAP", "Example"]
@@ -118,7 +118,7 @@ def _draft(example: Example) -> Draft:
     wide.inputs["strength"] = example.strength
 
     d.group("Words", 2, RED)
-    bound = d.add("MatrixBindPrompt", 420, clip=model[1])
+    bound = d.add("MatrixBindPrompt", SHOWN, clip=model[1])
     bound.inputs.update(prompt=example.prompt, phrases=example.phrases, form="as written")
     nothing = d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")
 
@@ -136,7 +136,7 @@ def _draft(example: Example) -> Draft:
         tracks = d.add("MatrixBoxTracks", images=first, fps=FPS)
         tracks.inputs.update(boxes=example.asked.format(twin=_box(at), other=_box(example.other)), frames=FRAMES)
         tracks.inputs.update(width=WIDTH, height=HEIGHT, hold=True)
-        mask = d.add("MatrixMaskCondition", 380, model=wide[0], positive=start[0], negative=start[1])
+        mask = d.add("MatrixMaskCondition", SHOWN, model=wide[0], positive=start[0], negative=start[1])
         mask.inputs.update(tracks=tracks[0], latent=start[2], kind=example.kind, vae=model[2])
         guider = d.add("CFGGuider", model=wide[0], positive=mask[0], negative=mask[1], cfg=CFG)
         sample = d.add("SamplerCustomAdvanced", noise=noise[0], guider=guider[0])
@@ -153,7 +153,7 @@ def _draft(example: Example) -> Draft:
     both = d.add("ImageStitch", 0, "Left and right", image1=stacked[0][0], image2=stacked[1][0])
     both.inputs.update(direction="right", match_image_size=True, spacing_width=GAP, spacing_color="white")
     video = d.add("CreateVideo", images=both[0], fps=FPS)
-    saved = d.add("SaveVideo", 440, "Save comparison", video=video[0])
+    saved = d.add("SaveVideo", 300, "Save comparison", video=video[0])
     saved.inputs.update(filename_prefix=f"matrix/{example.name[3:]}")
     return d
 

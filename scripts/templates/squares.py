@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..draft import Draft, Node
+from ..draft import SHOWN, Draft, Node
 
 __all__ = [
     "BLUE_AT",
@@ -48,5 +48,5 @@ def drawn(name: str) -> Tensor:
 
 def still(d: Draft, name: str) -> tuple[int, int]:
     """The node with this picture; returns its output. A person puts Load Image there."""
-    shown: Node = d.add("MatrixExampleClip", 360, "First frame", clip=name)
+    shown: Node = d.add("MatrixExampleClip", SHOWN, "First frame", clip=name)
     return shown[1]

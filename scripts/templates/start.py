@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..draft import BLUE, GREEN, GREY, RED, Draft
+from ..draft import BLUE, GREEN, GREY, RED, SHOWN, Draft
 from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
 
 __all__ = ["DRAFTS"]
@@ -37,13 +37,13 @@ def move_two_things() -> Draft:
     d.group("Start here", 0, GREY)
     d.note(NOTE, 700)
     d.group("Picture and model", 1, BLUE)
-    picture = d.add("MatrixExampleClip", 340, "Picture", clip="push")
+    picture = d.add("MatrixExampleClip", SHOWN, "Picture", clip="push")
     model = d.add("MatrixLoadVideoDiT", 0, "Model", source="mini")
 
     d.group("What you say", 2, GREEN)
-    boxes = d.add("MatrixBoxTracks", 330, "Where to: two boxes", boxes=BOXES, images=picture[1], frames=FRAMES)
+    boxes = d.add("MatrixBoxTracks", 60, "Where to: two boxes", boxes=BOXES, images=picture[1], frames=FRAMES)
     boxes.inputs.update(width=WIDTH, height=HEIGHT, fps=FPS, hold=True)
-    words = d.add("CLIPTextEncode", 130, "One sentence", clip=model[1], text=SENTENCE)
+    words = d.add("CLIPTextEncode", 30, "One sentence", clip=model[1], text=SENTENCE)
 
     d.group("How it is done", 3, RED)
     rough = d.add("MatrixCutAndDrag", 0, image=picture[1], tracks=boxes[0], vae=model[2])
@@ -56,7 +56,7 @@ def move_two_things() -> Draft:
     sample = d.add("KSampler", 0, model=held[0], positive=first[0], negative=first[1], latent_image=first[2], seed=8)
     sample.inputs.update(steps=STEPS, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0)
     frames = d.add("VAEDecode", 0, samples=sample[0], vae=model[2])
-    shown = d.add("SaveAnimatedWEBP", 500, "Your clip", images=frames[0], filename_prefix="matrix/moved", fps=FPS)
+    shown = d.add("SaveAnimatedWEBP", 320, "Your clip", images=frames[0], filename_prefix="matrix/moved", fps=FPS)
     shown.inputs.update(lossless=False, quality=90, method="default")
     return d
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..draft import BLUE, GREEN, GREY, RED, Draft, Node
+from ..draft import BLUE, GREEN, GREY, RED, SHOWN, Draft, Node
 from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
 
 __all__ = ["DRAFTS", "LIFT", "PULL", "PUSH", "Scene"]
@@ -71,20 +71,20 @@ had.
 
 def _clip(d: Draft, scene: Scene) -> Node:
     """The clip's frames."""
-    clip = d.add("MatrixExampleClip", 400, clip=scene.clip)
+    clip = d.add("MatrixExampleClip", SHOWN, clip=scene.clip)
     part = d.add("Video Slice", 0, video=clip[0], start_time=0.0, duration=FRAMES / FPS, strict_duration=False)
     return d.add("GetVideoComponents", video=part[0])
 
 
 def _tracks(d: Draft, scene: Scene, frames: Node) -> Node:
-    return d.add("MatrixBoxTracks", 300, boxes=scene.boxes, images=frames[0], fps=FPS, frames=FRAMES)
+    return d.add("MatrixBoxTracks", 40, boxes=scene.boxes, images=frames[0], fps=FPS, frames=FRAMES)
 
 
 def _words(d: Draft, scene: Scene, model: Node, tracks: Node) -> tuple[Node, Node]:
     """The bound prompt and an empty negative one."""
-    bound = d.add("MatrixBindPrompt", 380, clip=model[1], tracks=tracks[0])
+    bound = d.add("MatrixBindPrompt", SHOWN, clip=model[1], tracks=tracks[0])
     bound.inputs.update(prompt=scene.prompt, phrases=scene.phrases, form="as written")
-    return bound, d.add("CLIPTextEncode", 90, "Negative prompt", clip=model[1], text="")
+    return bound, d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")
 
 
 def _start(d: Draft, model: Node, words: tuple[Node, Node], frames: Node) -> Node:
@@ -113,7 +113,7 @@ def _begun(d: Draft, scene: Scene, note: str, height: int) -> tuple[Node, Node, 
     model = d.add("MatrixLoadVideoDiT", source="mini")
     d.group("Who is where", 2, GREEN)
     tracks = _tracks(d, scene, frames)
-    seen = d.add("MatrixPreviewTracks", 540, tracks=tracks[0], images=frames[0])
+    seen = d.add("MatrixPreviewTracks", 260, tracks=tracks[0], images=frames[0])
     seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES, model="mini")
     d.group("Words", 3, RED)
     words = _words(d, scene, model, tracks)
@@ -129,14 +129,14 @@ def watch_attention() -> Draft:
     sample, decoded = _sampled(d, model, start)
 
     d.group("Look", 5, BLUE)
-    look = d.add("MatrixAttentionPreview", 720, capture=sample[2], frames=decoded[0])
+    look = d.add("MatrixAttentionPreview", 330, capture=sample[2], frames=decoded[0])
     look.inputs.update(tracks=tracks[0], kind="words (video to text)", fps=FPS)
-    d.add("SaveImage", 330, "Save layer chart", images=look[2], filename_prefix="matrix/layers")
+    d.add("SaveImage", SHOWN, "Save layer chart", images=look[2], filename_prefix="matrix/layers")
     d.group("Keep", 6, BLUE)
-    attention = d.add("SaveVideo", 400, "Save attention", video=look[1])
+    attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/attention")
     video = d.add("CreateVideo", images=decoded[0], fps=FPS)
-    d.add("SaveVideo", 340, "Save video", video=video[0], filename_prefix="matrix/video")
+    d.add("SaveVideo", SHOWN, "Save video", video=video[0], filename_prefix="matrix/video")
     d.add("MatrixSaveCapture", capture=sample[2], filename_prefix="matrix/capture")
     d.add("MatrixSaveTracks", tracks=tracks[0], filename_prefix="matrix/tracks")
     return d
@@ -167,14 +167,14 @@ def find_layers() -> Draft:
     sample, decoded = _sampled(d, model, start)
 
     d.group("Which layers", 5, BLUE)
-    best = d.add("MatrixAnalyseLayers", capture=sample[2], tracks=tracks[0], keep=3)
-    d.add("PreviewAny", 230, "Table", source=best[2])
-    d.add("SaveImage", 300, "Words by layer", images=best[3], filename_prefix="matrix/words")
-    d.add("SaveImage", 300, "Instances by layer", images=best[4], filename_prefix="matrix/instances")
+    best = d.add("MatrixAnalyseLayers", SHOWN, capture=sample[2], tracks=tracks[0], keep=3)
+    d.add("PreviewAny", 150, "Table", source=best[2])
+    d.add("SaveImage", SHOWN, "Words by layer", images=best[3], filename_prefix="matrix/words")
+    d.add("SaveImage", SHOWN, "Instances by layer", images=best[4], filename_prefix="matrix/instances")
     d.group("The best layers", 6, BLUE)
-    look = d.add("MatrixAttentionPreview", 720, "Attention of the best layers", capture=sample[2])
+    look = d.add("MatrixAttentionPreview", 330, "Attention of the best layers", capture=sample[2])
     look.inputs.update(frames=decoded[0], tracks=tracks[0], layers=best[1], fps=FPS)
-    attention = d.add("SaveVideo", 380, "Save attention", video=look[1])
+    attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/best_layers")
     return d
 
@@ -210,6 +210,7 @@ def two_experts() -> Draft:
     d.group("Who is where, and in which words", 2, RED)
     tracks = _tracks(d, PULL, frames)
     words = _words(d, PULL, high, tracks)
+    d.group("First frame", 3, BLUE)
     start = _start(d, high, words, frames)
 
     halves: list[tuple[Node, Node]] = []
@@ -230,14 +231,14 @@ def two_experts() -> Draft:
     decoded = d.add("VAEDecode", samples=sampler[0], vae=high[2])
 
     d.group("Which layers, for each expert", 5, BLUE)
-    best = d.add("MatrixAnalyseLayers", capture=capture[0], tracks=tracks[0], keep=3)
-    d.add("PreviewAny", 300, "Tables", source=best[2])
-    d.add("SaveImage", 360, "Words by layer", images=best[3], filename_prefix="matrix/experts")
+    best = d.add("MatrixAnalyseLayers", SHOWN, capture=capture[0], tracks=tracks[0], keep=3)
+    d.add("PreviewAny", 250, "Tables", source=best[2])
+    d.add("SaveImage", SHOWN, "Words by layer", images=best[3], filename_prefix="matrix/experts")
     d.add("MatrixSaveCapture", capture=capture[0], filename_prefix="matrix/experts")
     d.group("Look", 6, BLUE)
-    look = d.add("MatrixAttentionPreview", 720, "The low-noise expert", capture=capture[0])
+    look = d.add("MatrixAttentionPreview", 330, "The low-noise expert", capture=capture[0])
     look.inputs.update(frames=decoded[0], tracks=tracks[0], steps="low noise", fps=FPS)
-    attention = d.add("SaveVideo", 380, "Save attention", video=look[1])
+    attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/experts")
     return d
 

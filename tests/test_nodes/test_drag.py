@@ -31,6 +31,18 @@ def test_the_animation_is_the_librarys_own_and_fits_the_picture(pack, tracks, pi
     assert torch.equal(wide[4, 40:72, 72:104], large[0, 12:44, 8:40, :3]), "tracks of another size are framed"
 
 
+def test_with_a_vae_it_comes_out_encoded_as_well(pack, tracks):
+    """As the host's own VAE Encode has it; mini's VAE."""
+    import nodes
+
+    vae = pack.run("MatrixLoadVideoDiT", source={"source": "mini"}).result[2]
+    large = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(2))
+    frames, encoded = pack.run("MatrixCutAndDrag", image=large, tracks=tracks, vae=vae).result
+    (own,) = nodes.VAEEncode().encode(vae, frames)
+    assert torch.equal(encoded["samples"], own["samples"])
+    assert pack.run("MatrixCutAndDrag", image=large, tracks=tracks).result[1] is None
+
+
 def test_masks_of_the_first_frame_alone_move_nothing(pack, tracks, picture):
     with pytest.raises(ValueError, match="masks of the first frame alone"):
         pack.run("MatrixCutAndDrag", image=picture, tracks=tracks.take([0]))
