@@ -17,6 +17,7 @@ demo: $(STAMP)
 	$(PY) -m scripts.demo
 
 test: $(STAMP)
+	@$(PY) -m scripts.front browser
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest tests -n $(WORKERS)
 
 # Generated cases at full counts, for hours if need be. Stop it and start it again: what has passed is not repeated.
@@ -51,7 +52,7 @@ bench: $(STAMP)
 host: $(STAMP)
 	$(PY) -m scripts.comfyui
 
-$(STAMP): pyproject.toml constraints.txt scripts/install.sh scripts/comfyui.py
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh scripts/comfyui.py tests/front/package-lock.json
 	PYTHON=$(PYTHON) bash scripts/install.sh
 	touch $@
 
