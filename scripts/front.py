@@ -87,7 +87,9 @@ def frontend(version: str) -> Path:
             (wheel,) = Path(work).glob("*.whl")
             found = hashlib.sha256(wheel.read_bytes()).hexdigest()
             if found != FRONTENDS.get(version, found):
-                raise RuntimeError(f"{wheel.name} has sha256 {found}, the pinned one is {FRONTENDS[version]}: not used.")
+                raise RuntimeError(
+                    f"{wheel.name} has sha256 {found}, the pinned one is {FRONTENDS[version]}: not used."
+                )
             zipfile.ZipFile(wheel).extractall(Path(work) / "pages")
             if not pages.is_dir():
                 (Path(work) / "pages").rename(home)

@@ -8,7 +8,7 @@ import { address, lineCount } from './report.js'
 
 const NAME = 'matrix_report'
 const LINE = 15
-const COLUMNS = 48
+const CHARACTER = 6.7 // pixels of a character at 11 px, margins apart
 const LOWEST = 44
 const HIGHEST = 190
 
@@ -73,7 +73,7 @@ function made(node, report, served) {
   element.addEventListener('wheel', (event) => scrolls(element) && event.stopPropagation(), { passive: true })
   const panel = { element, report, served }
   panels.set(node, panel)
-  const height = () => heightOf(panel.report)
+  const height = () => heightOf(panel.report, node.size[0])
   const widget = node.addDOMWidget(NAME, 'matrix_report', element, {
     serialize: false, // not an input of the node: nothing of it goes into a prompt
     hideOnZoom: false,
@@ -84,9 +84,13 @@ function made(node, report, served) {
   return panel
 }
 
-/** @param {Report} report */
-function heightOf(report) {
-  return Math.min(HIGHEST, Math.max(LOWEST, lineCount(report, COLUMNS) * LINE + 16))
+/**
+ * @param {Report} report
+ * @param {number} width of the node, in pixels of the graph
+ */
+function heightOf(report, width) {
+  const columns = Math.max(16, Math.floor((width - 46) / CHARACTER))
+  return Math.min(HIGHEST, Math.max(LOWEST, lineCount(report, columns) * LINE + 16))
 }
 
 /** @param {HTMLElement} element */
