@@ -44,7 +44,7 @@ def _with_warnings(execute: Callable[..., Any]) -> Callable[..., Any]:
         if output.ui is None and found:
             output.ui = {WARNINGS: tuple(found)}
         elif output.ui is not None:
-            # Always there, if only empty: the host joins what a node sent for the values of a list by the first one's keys.
+            # Always there, if only empty: for the values of a list the host joins by the keys of the first output.
             sent = output.ui if isinstance(output.ui, Mapping) else output.ui.as_dict()
             told = "\n".join(map(str, sent.get("text", ())))
             output.ui = {**sent, WARNINGS: tuple(text for text in found if text not in told)}

@@ -136,10 +136,8 @@ class PositionTable:
         base = self.checkpoint.base
         if self.checkpoint.learned and grid[1:] != base[1:] and grid not in self._told:
             self._told.add(grid)
-            (high, wide), (height, width) = ([n * 16 for n in size[1:]] for size in (base, grid))
-            warn(
-                f"this CogVideoX learned its positions at {high}x{wide} pixels; at {height}x{width} it gets computed ones"
-            )
+            learned, now = (f"{size[1] * 16}x{size[2] * 16}" for size in (base, grid))
+            warn(f"this CogVideoX learned its positions at {learned} pixels; at {now} it gets computed ones")
 
 
 def _learned(module: nn.Module, words: int) -> Tensor:
