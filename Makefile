@@ -42,6 +42,7 @@ check: $(STAMP)
 tidy: $(STAMP)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	$(PY) -m scripts.front form
 	$(PY) -m scripts.tree
 	$(PY) -m scripts.locales
 	$(PY) -m scripts.workflows

@@ -1,7 +1,8 @@
 """What checks the scripts in `web/js`: Node with its tools, a Chromium, and the frontends of ComfyUI to try them in.
 
 `python -m scripts.front tools` installs Node's packages (`tests/front/package-lock.json`) outside the project;
-`python -m scripts.front browser` ends with the line that installs Chromium where there is none.
+`python -m scripts.front browser` ends with the line that installs Chromium where there is none;
+`python -m scripts.front form` writes the form of `web/js` as Biome wants it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = ["chromium", "frontend", "node", "packages"]
 FRONT = ROOT / "tests" / "front"
 # Another frontend beside the one that the pinned ComfyUI brings: its package by version and hash.
 FRONTENDS = {"1.58.1": "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"}
+BIOME = "node_modules/@biomejs/biome/bin/biome"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NO_BROWSER = (
     "The tests of the pack's pages need Chromium, and none is on the PATH. Install one, then run this again:\n"
@@ -103,8 +105,13 @@ def main(what: str) -> None:
         packages()
         for version in FRONTENDS:
             frontend(version)
+    elif what == "form":
+        packages()
+        done = node(BIOME, "check", "--write", "--config-path=.", "../../web/js", ".")
+        if done.returncode:
+            raise RuntimeError(done.stdout)
     else:
-        raise RuntimeError(f"python -m scripts.front takes 'browser' or 'tools'; got {what!r}")
+        raise RuntimeError(f"python -m scripts.front takes 'browser', 'form' or 'tools'; got {what!r}")
 
 
 if __name__ == "__main__":

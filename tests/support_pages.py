@@ -58,6 +58,10 @@ class Page:
         """The Run button."""
         self.tab.get_by_test_id("queue-button").click()
 
+    def until_kept(self, text: str) -> None:
+        """Waits until the page has put `text` into its draft of the workflow, which it does a moment after a change."""
+        self.tab.wait_for_function("(text) => Object.values(localStorage).some((kept) => kept.includes(text))", arg=text)
+
     def panels(self) -> Locator:
         return self.tab.locator(".matrix-report")
 

@@ -51,12 +51,14 @@ def test_reports_are_shown_and_kept(page: Page) -> None:
     shown(page, 17)
     _leaves_the_graph_alone(page)
     _downloads(page)
+    page.until_kept("17 of 17 frames")
 
     page.open(nodes2=True)  # the page is loaded anew: what is shown comes out of the kept workflow
     shown(page, 17)
     page.app("app.graph.nodes[0].widgets.find((w) => w.name === 'frames').value = 33")
     page.run()
     shown(page, 33)
+    page.until_kept("33 of 33 frames")
 
     page.open(nodes2=True)
     shown(page, 33)

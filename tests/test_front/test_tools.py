@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from scripts.comfyui import ROOT
-from scripts.front import node, packages
+from scripts.front import BIOME, node, packages
 
 
 def test_types() -> None:
@@ -16,7 +16,7 @@ def test_types() -> None:
 
 def test_rules_and_form() -> None:
     packages()
-    done = node("node_modules/@biomejs/biome/bin/biome", "ci", "--colors=off", "--config-path=.", "../../web/js", ".")
+    done = node(BIOME, "ci", "--colors=off", "--config-path=.", "../../web/js", ".")
     assert done.returncode == 0, done.stdout
 
 
