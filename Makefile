@@ -1,4 +1,4 @@
-# make demo and make test work on a fresh machine that has Python 3.11+ and git.
+# make demo works on a fresh machine that has Python 3.11+ and git; make test wants Chromium besides.
 # COMFYUI_PATH=<tree> uses a ComfyUI of your own instead of the pinned one.
 PYTHON ?= python3
 PY := .venv/bin/python

@@ -60,7 +60,8 @@ class Page:
 
     def until_kept(self, text: str) -> None:
         """Waits until the page has put `text` into its draft of the workflow, which it does a moment after a change."""
-        self.tab.wait_for_function("(text) => Object.values(localStorage).some((kept) => kept.includes(text))", arg=text)
+        kept = "(text) => Object.values(localStorage).some((kept) => kept.includes(text))"
+        self.tab.wait_for_function(kept, arg=text)
 
     def panels(self) -> Locator:
         return self.tab.locator(".matrix-report")

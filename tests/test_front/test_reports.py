@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,14 @@ NODES = [
 ]
 
 
-@pytest.fixture(params=["the host's own", *FRONTENDS])
+OWN = "the host's own"
+# FRONTEND=VERSION tries another, with `make soak` or any run of this file.
+ASKED = [pytest.param(version, marks=pytest.mark.soak) for version in os.environ.get("FRONTEND", "").split()]
+
+
+@pytest.fixture(params=[OWN, *FRONTENDS, *ASKED])
 def page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
-    if request.param in FRONTENDS:
+    if request.param != OWN:
         with serve(tmp_path, ("--cpu", "--front-end-root", str(frontend(request.param)))) as other:
             with page_of(other) as opened:
                 yield opened

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def test_a_word_that_mini_never_saw_is_told_on_every_node_that_reads_it(pack: Any) -> None:
-    clip = pack.run("MatrixLoadVideoDiT", model="mini").result[1]
+    clip = pack.run("MatrixLoadVideoDiT", source={"source": "mini"}).result[1]
     given = {"clip": clip, "form": "as written", "length": "cut to the model's length"}
     for _ in range(2):  # the log has it once
         told = pack.run("MatrixBindPrompt", prompt="the dog pushes the red circle", phrases="dog", **given).ui
@@ -21,7 +21,7 @@ def test_the_host_joins_warnings_over_a_list_of_values(pack: Any) -> None:
     """One node, two prompts: the host takes the keys of the first, so a warning of the second needs its place there."""
     import execution
 
-    clip = pack.run("MatrixLoadVideoDiT", model="mini").result[1]
+    clip = pack.run("MatrixLoadVideoDiT", source={"source": "mini"}).result[1]
     given = {"clip": clip, "form": "as written", "length": "cut to the model's length", "phrases": "circle"}
     node = pack.classes["MatrixBindPrompt"]
     prompts = ("the red circle turns", "the circle and a zebra")
