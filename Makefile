@@ -1,4 +1,4 @@
-# make demo and make test work on a fresh machine that has Python 3.11+ and git.
+# make demo works on a fresh machine that has Python 3.11+ and git; make test wants Chromium besides.
 # COMFYUI_PATH=<tree> uses a ComfyUI of your own instead of the pinned one.
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -17,6 +17,7 @@ demo: $(STAMP)
 	$(PY) -m scripts.demo
 
 test: $(STAMP)
+	@$(PY) -m scripts.front browser
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest tests -n $(WORKERS)
 
 # Generated cases at full counts, for hours if need be. Stop it and start it again: what has passed is not repeated.
@@ -41,6 +42,7 @@ check: $(STAMP)
 tidy: $(STAMP)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	$(PY) -m scripts.front form
 	$(PY) -m scripts.tree
 	$(PY) -m scripts.locales
 	$(PY) -m scripts.workflows
@@ -51,7 +53,7 @@ bench: $(STAMP)
 host: $(STAMP)
 	$(PY) -m scripts.comfyui
 
-$(STAMP): pyproject.toml constraints.txt scripts/install.sh scripts/comfyui.py
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh scripts/comfyui.py tests/front/package-lock.json
 	PYTHON=$(PYTHON) bash scripts/install.sh
 	touch $@
 

@@ -10,6 +10,7 @@ import importlib
 from comfy_api.latest import ComfyExtension, io
 
 from .checks import checked
+from .shown import warning
 
 # One file per concern. Each exports `NODES`, the list of its node classes.
 _FILES = (
@@ -21,7 +22,7 @@ _FILES = (
 class MatrixExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         modules = [importlib.import_module(f".{name}", __name__) for name in _FILES]
-        return [checked(node) for module in modules for node in module.NODES]
+        return [warning(checked(node)) for module in modules for node in module.NODES]
 
 
 async def comfy_entrypoint() -> MatrixExtension:

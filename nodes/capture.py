@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from ..matrix_lib.hosts.comfy.attach import attach
@@ -21,6 +21,7 @@ from ..matrix_lib.io.kept_runs import Kept
 from .live import LivePanel
 from .places import new_place
 from .recording import LAYERS_TIP, recorder_config, recording_inputs, storage_inputs
+from .shown import saved_file
 from .sockets import CaptureSocket, read_layers, warn_if_broken
 
 
@@ -115,7 +116,8 @@ class MatrixSampleAttention(io.ComfyNode):
         if previous is not None:
             capture = extend(previous, capture)
         report = describe(capture)
-        return io.NodeOutput(output, denoised, capture, report, ui=ui.PreviewText(report))
+        files = saved_file(kept.file) if kept is not None and kept.file is not None else {}
+        return io.NodeOutput(output, denoised, capture, report, ui={"text": (report,)} | files)
 
 
 class MatrixLivePreview(io.ComfyNode):

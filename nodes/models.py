@@ -19,6 +19,7 @@ from ..matrix_lib.hosts.comfy.first_frame import image_condition
 from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, load_native
 from ..matrix_lib.hosts.comfy.mini import load_mini
 from ..matrix_lib.hosts.comfy.repair import needs_repair, repair
+from ..matrix_lib.hosts.comfy.warn import warn
 from .checks import Files
 from .sockets import TracksSocket, check_room
 
@@ -274,7 +275,7 @@ class MatrixImageCondition(io.ComfyNode):
     ) -> io.NodeOutput:
         check_room(length, height, width)
         for problem in needs_repair(model, first_frame=True):
-            logging.warning("MATRIX: this model needs MATRIX Repair CogVideoX: %s", problem)
+            warn(f"this model needs MATRIX Repair CogVideoX: {problem}")
         fit = "center" if tracks is None else tracks.fit
         made = image_condition(model, vae, image, width, height, length, batch_size, clip_vision_output, fit)
         positive = node_helpers.conditioning_set_values(positive, made.values)

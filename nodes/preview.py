@@ -17,6 +17,7 @@ from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.video import write_video
 from .checks import Files
 from .places import new_place, saved_files, state_of
+from .shown import saved_file
 from .sockets import CaptureSocket, TracksSocket, ticker
 
 _KINDS = {"words (video to text)": "v2t", "instances over time (video to video)": "v2v"}
@@ -162,7 +163,7 @@ class MatrixSaveCapture(io.ComfyNode):
     @classmethod
     def execute(cls, capture, filename_prefix) -> io.NodeOutput:
         path = save_capture(capture, new_place(filename_prefix)[0])
-        return io.NodeOutput(str(path), ui=ui.PreviewText(f"{path}\n{describe(capture)}"))
+        return io.NodeOutput(str(path), ui={"text": (f"{path}\n{describe(capture)}",)} | saved_file(path))
 
 
 class MatrixLoadCapture(io.ComfyNode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import comfy.model_management
@@ -15,6 +14,7 @@ from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.draw.tracks import track_report
 from ..matrix_lib.hosts.comfy.model import backbone_of, sites_of
 from ..matrix_lib.hosts.comfy.repair import needs_repair
+from ..matrix_lib.hosts.comfy.warn import warn
 
 TracksSocket = io.Custom("MATRIX_TRACKS")
 BindingSocket = io.Custom("MATRIX_BINDING")
@@ -62,10 +62,10 @@ def check_room(frames: int, height: int, width: int, channels: int = 3) -> None:
 
 
 def warn_if_broken(model: object) -> list[str]:
-    """What the host gets wrong about this MODEL, logged as one warning."""
+    """What the host gets wrong about this MODEL, told as one warning."""
     wrong = needs_repair(model)
     if wrong:
-        logging.warning("MATRIX: this MODEL needs 'MATRIX Repair CogVideoX' first: %s", "; ".join(wrong))
+        warn(f"this MODEL needs 'MATRIX Repair CogVideoX' first: {'; '.join(wrong)}")
     return wrong
 
 

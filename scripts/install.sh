@@ -19,3 +19,5 @@ echo "getting ComfyUI and its requirements ..."
 HOST="$(.venv/bin/python -m scripts.comfyui)"
 "${UV[@]}" -r "$HOST/requirements.txt"
 echo "ComfyUI: $HOST"
+echo "getting the tools of web/js ..."
+.venv/bin/python -m scripts.front tools

@@ -312,7 +312,7 @@ def test_no_skipped_tests() -> None:
 
 
 def test_no_file_names_a_registry() -> None:
-    """Neither a lock file nor anything else carries the address of a package registry; pins live in constraints.txt."""
+    """Nothing carries the address of a package registry; pins live in constraints.txt, Node's in its lock file."""
     names = (
         ("pypi", "org"),
         ("files", "python" + "hosted", "org"),
@@ -322,7 +322,7 @@ def test_no_file_names_a_registry() -> None:
     names += (("conda", "anaconda", "org"), ("registry", "yarnpkg", "com"), ("crates", "io"))
     hosts = re.compile("|".join(re.escape(".".join(parts)) for parts in names).encode())
     wrong = [str(p.relative_to(ROOT)) for p in tracked() if hosts.search(p.read_bytes())]
-    locks = [p.name for p in tracked() if p.name.endswith(".lock") or p.name in ("package-lock.json", "Pipfile.lock")]
+    locks = [p.name for p in tracked() if p.name.endswith(".lock") or p.name == "Pipfile.lock"]
     assert not wrong + locks
 
 

@@ -19,6 +19,7 @@ class Kept:
     def __init__(self, path: Path) -> None:
         self._parts: CaptureParts | None = CaptureParts(path)
         self.notes: list[str] = []
+        self.file: Path | None = None  # the whole, once it is written
 
     def __call__(self, first: int, part: Capture) -> None:
         """A recorder's sink."""
@@ -26,8 +27,12 @@ class Kept:
 
     def finish(self, capture: Capture) -> None:
         """Writes the whole, and notes where it is."""
-        self._try(lambda parts: self.notes.append(f"kept in {parts.finish(capture)}"))
+        self._try(lambda parts: self._kept(parts.finish(capture)))
         capture.meta["notes"] = [*capture.meta.get("notes", ()), *self.notes]
+
+    def _kept(self, file: Path) -> None:
+        self.file = file
+        self.notes.append(f"kept in {file}")
 
     def _try(self, write: Callable[[CaptureParts], None]) -> None:
         if self._parts is None:

@@ -98,7 +98,7 @@ def test_schedules(pack, scene):
 
     def curve(shape, start=0.0, end=1.0):
         out = pack.run("MatrixScheduleCurve", shape=shape, start=start, end=end)
-        assert "0 %" in str(out.ui.as_dict())
+        assert "0 %" in str(out.ui)
         return out.result[0]
 
     ramp = curve({"shape": "ramp", "first": 1.0, "last": 0.0, "easing": "smooth"}, 0.25, 0.75)

@@ -245,10 +245,10 @@ def test_repair_node_tells_what_it_did(pack: Any, diffusers_folder: Path) -> Non
     broken = pack.lib("hosts.comfy.load")._build(str(folder), "transformer", torch.float32)
     out = pack.run("MatrixRepairModel", model=broken)
     assert out.result[0] is not broken
-    assert "not scaled" in out.ui.as_dict()["text"][0]
+    assert "not scaled" in out.ui["text"][0]
     again = pack.run("MatrixRepairModel", model=out.result[0])
     assert again.result[0] is out.result[0]
-    assert again.ui.as_dict()["text"] == ("Nothing to repair.",)
+    assert again.ui["text"] == ("Nothing to repair.",)
 
 
 def test_interrupting_a_load_stops_it(pack: Any, diffusers_folder: Path) -> None:

@@ -11,7 +11,6 @@ a `Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,6 +38,7 @@ from .override import Foreign, Override, Troubles
 from .parts import run_part
 from .run import FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, Run, RunInfo
 from .steps import stepped
+from .warn import warn
 
 __all__ = ["answered", "asked_for", "attach", "editor_of", "perturbed"]
 
@@ -137,7 +137,7 @@ class _Runs:
         for text in [*self.predictions.notes, *self.troubles.found]:
             if text not in self._logged:
                 self._logged.add(text)
-                logging.warning("MATRIX: %s", text)
+                warn(text)
 
 
 def _outer_sample(

@@ -11,7 +11,6 @@ appends them behind the channels that the model had.
 
 from __future__ import annotations
 
-import logging
 import math
 import uuid
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from ...backbones.weight_names import FAMILIES, native_name
 from .model import backbone_of
 from .packed import check_patchable, packed, shape_of, unpacked
 from .run import PREFIX_FRAMES
+from .warn import warn
 
 __all__ = ["COND", "Applied", "Widened", "add_extra", "apply_lora", "widened"]
 
@@ -382,8 +382,8 @@ class Feed:
         if extra is None:
             if not self._told:
                 self._told = True
-                logging.warning(
-                    "MATRIX: a conditioning of this widened model carries no mask, so it gets an empty one. Put MATRIX "
+                warn(
+                    "a conditioning of this widened model carries no mask, so it gets an empty one. Put MATRIX "
                     "Mask Condition between the conditionings and the sampler."
                 )
             return x.new_zeros(x.shape[0], self.wide.extra, *x.shape[2:])

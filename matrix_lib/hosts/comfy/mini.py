@@ -6,7 +6,6 @@ The codec is a small Wan VAE under the release's names, which the host reads as 
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -28,6 +27,7 @@ from .families.cogvideox_parts import Checkpoint
 from .first_frame import LIMIT
 from .load import Loaded
 from .repair import repair
+from .warn import warn
 
 __all__ = ["load_mini"]
 
@@ -127,9 +127,9 @@ class MiniTokenizer(sd1_clip.SD1Tokenizer):
         """As the host's. Raises ValueError for more `<idK>` tags than the world has instances."""
         self.bundle.check_instances(len(set(re.findall(r"<id\d+>", text))))
         warning = self.bundle.warning(text)
-        if warning and warning not in self._told:
+        if warning:
+            warn(warning, log=warning not in self._told)
             self._told.add(warning)
-            logging.warning("MATRIX: %s", warning)
         return super().tokenize_with_weights(text, return_word_ids, **kwargs)
 
 
@@ -149,5 +149,5 @@ class SizeCheck:
         self((frames - 1) * _TIME_STRIDE + 1, height * _STRIDE, width * _STRIDE)
         conditions = [entry for entries in executor.class_obj.conds.values() for entry in entries]
         if not all("concat_latent_image" in entry for entry in conditions):
-            logging.warning("MATRIX: the mini model always had a first frame in training: use MATRIX First Frame")
+            warn("the mini model always had a first frame in training: use MATRIX First Frame")
         return executor(noise, *args, **kwargs)

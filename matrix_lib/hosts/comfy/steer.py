@@ -29,6 +29,7 @@ from .attribution import prompt_lists
 from .extra import named_apart
 from .model import sites_of
 from .run import RunInfo, step_of, unwatched
+from .warn import warn
 
 __all__ = ["log_run", "steer"]
 
@@ -88,7 +89,7 @@ def steer(
 def log_run(actor: Actor) -> None:
     """Writes to the log what a run had to say: what could not be steered, what was measured."""
     for note in actor.notes:
-        logging.warning("MATRIX %s: %s", actor.title, note)
+        warn(f"{actor.title}: {note}")
     for figure in actor.figures():
         logging.info("MATRIX %s: %s", actor.title, figure)
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ....backbones.positions import add_sincos, axis_positions, rotary_table
 from ..run import PREFIX_FRAMES
+from ..warn import warn
 
 __all__ = [
     "Checkpoint",
@@ -136,10 +136,8 @@ class PositionTable:
         base = self.checkpoint.base
         if self.checkpoint.learned and grid[1:] != base[1:] and grid not in self._told:
             self._told.add(grid)
-            logging.warning(
-                "MATRIX: this CogVideoX learned its positions at %dx%d pixels; at %dx%d it gets computed ones",
-                *(n * 16 for n in (*base[1:], *grid[1:])),
-            )
+            learned, now = (f"{size[1] * 16}x{size[2] * 16}" for size in (base, grid))
+            warn(f"this CogVideoX learned its positions at {learned} pixels; at {now} it gets computed ones")
 
 
 def _learned(module: nn.Module, words: int) -> Tensor:

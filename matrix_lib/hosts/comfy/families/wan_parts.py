@@ -6,13 +6,14 @@ lays its tokens out itself has an entry here. T, H, W: latent frames, height, wi
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..warn import warn
 
 __all__ = ["LAYOUTS", "UNSEEN", "frames_in_front"]
 
@@ -141,10 +142,9 @@ def _animate_front(model: Any, cond: Given, latent: tuple[int, int, int]) -> lis
     if pose is not None and 1 <= latent[0] - pose.shape[2] <= given:
         return [latent[0] - pose.shape[2]]
     if given > 1:
-        logging.warning(
-            "MATRIX: the first %d latent frames are given; the first one is taken as the reference, and the clip "
-            "begins behind it (a single reference picture makes one)",
-            given,
+        warn(
+            f"the first {given} latent frames are given; the first one is taken as the reference, and the clip "
+            "begins behind it (a single reference picture makes one)"
         )
     return [1]
 

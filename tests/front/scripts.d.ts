@@ -1,0 +1,7 @@
+/** The host serves its own modules beside ours: /scripts/*.js, seen from /extensions/PACK/js/. */
+declare module '*/scripts/app.js' {
+  export const app: import('./host').App
+}
+declare module '*/scripts/api.js' {
+  export const api: { apiURL(path: string): string }
+}

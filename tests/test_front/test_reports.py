@@ -1,0 +1,94 @@
+"""Reports under their nodes, in the real page: both frontends, the classic canvas and Nodes 2.0."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+from support_pages import Page, page_of
+
+from scripts.comfyui import serve
+from scripts.front import FRONTENDS, frontend
+
+HOSTILE = '<img src="x" onerror="window.hit=1">'
+BOXES = f"{HOSTILE}: 0: 10% 20% 40% 90%; 16: 30% 20% 60% 90%\ncup: 60% 50% 75% 75%"
+NODES = [
+    {"type": "MatrixBoxTracks", "x": 0, "values": {"boxes": BOXES, "width": 96, "height": 64, "frames": 17}},
+    {"type": "MatrixSaveTracks", "x": 500, "values": {"filename_prefix": "front/a & b"}},
+]
+
+
+OWN = "the host's own"
+# FRONTEND=VERSION tries another, with `make soak` or any run of this file.
+ASKED = [pytest.param(version, marks=pytest.mark.soak) for version in os.environ.get("FRONTEND", "").split()]
+
+
+@pytest.fixture(params=[OWN, *FRONTENDS, *ASKED])
+def page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
+    if request.param != OWN:
+        with serve(tmp_path, ("--cpu", "--front-end-root", str(frontend(request.param)))) as other:
+            with page_of(other) as opened:
+                yield opened
+    else:
+        with page_of(request.getfixturevalue("server")) as opened:
+            yield opened
+
+
+def shown(page: Page, frames: int) -> None:
+    """Both panels are there and in sight, with what the nodes said."""
+    tracks, saved = page.panels().filter(has_text="instances"), page.panels().filter(has_text="KiB")
+    expect(tracks).to_contain_text(f"2 instances, {frames} frames of 96x64")
+    expect(tracks).to_contain_text(f"- {HOSTILE} (instance): in {frames} of {frames} frames")
+    expect(saved.last).to_contain_text("a & b_0000")
+    assert tracks.bounding_box()["height"] >= 40
+    assert page.tab.evaluate("window.hit") is None
+    assert page.tab.locator(".matrix-report img").count() == 0
+
+
+def test_reports_are_shown_and_kept(page: Page) -> None:
+    page.open(nodes2=False)
+    page.build(NODES, [(0, 0, 1, 0)])
+    page.run()
+    shown(page, 17)
+    _leaves_the_graph_alone(page)
+    _downloads(page)
+    page.until_kept("17 of 17 frames")
+
+    page.open(nodes2=True)  # the page is loaded anew: what is shown comes out of the kept workflow
+    shown(page, 17)
+    page.app("app.graph.nodes[0].widgets.find((w) => w.name === 'frames').value = 33")
+    page.run()
+    shown(page, 33)
+    page.until_kept("33 of 33 frames")
+
+    page.open(nodes2=True)
+    shown(page, 33)
+    assert not page.errors
+
+
+def _leaves_the_graph_alone(page: Page) -> None:
+    """Neither a prompt nor the values of a saved node know of the panel."""
+    prompt = page.app("app.graphToPrompt().then((made) => made.output)")
+    inputs: list[Any] = [name for node in prompt.values() for name in node["inputs"]]
+    assert "boxes" in inputs
+    assert "matrix_report" not in inputs
+    saved = page.app("app.graph.serialize().nodes.map((node) => node.widgets_values)")
+    assert [len(values) for values in sorted(saved, key=len)] == [1, 7]
+
+
+def _downloads(page: Page) -> None:
+    """The link of a file that a node wrote, on the page and in the host's history."""
+    link = page.panels().get_by_role("link")
+    with urllib.request.urlopen(page.server.url + "/" + link.get_attribute("href").lstrip("/")) as reply:
+        found = reply.read()
+    written = page.server.base / "output" / "front" / link.get_attribute("download")
+    assert found == written.read_bytes()
+    outputs = [node for entry in page.server.get("/history").values() for node in entry["outputs"].values()]
+    assert {"filename": written.name, "subfolder": "front", "type": "output"} in [
+        file for node in outputs for file in node.get("files", ())
+    ]

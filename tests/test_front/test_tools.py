@@ -1,0 +1,39 @@
+"""web/js as its tools see it: types, rules, unit tests."""
+
+from __future__ import annotations
+
+import re
+
+from scripts.comfyui import ROOT
+from scripts.front import BIOME, node, packages
+
+
+def test_types() -> None:
+    packages()
+    done = node("node_modules/typescript/bin/tsc", "--project", "jsconfig.json")
+    assert done.returncode == 0, done.stdout
+
+
+def test_rules_and_form() -> None:
+    packages()
+    done = node(BIOME, "ci", "--colors=off", "--config-path=.", "../../web/js", ".")
+    assert done.returncode == 0, done.stdout
+
+
+def test_units() -> None:
+    files = sorted(path.relative_to(ROOT / "tests" / "front") for path in (ROOT / "tests/front/unit").glob("*.test.js"))
+    done = node("--test", *map(str, files))
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"pass (\d+)", done.stdout)[1]) >= 7, done.stdout
+
+
+def test_what_the_host_serves_is_modules_and_pages_alone() -> None:
+    """Every script below `web/` is loaded by the page as an extension: no test and no tool lies there."""
+    found = {path.relative_to(ROOT / "web").parts[0] + path.suffix for path in (ROOT / "web").rglob("*.*")}
+    assert found == {"docs.md", "js.js"}
+
+
+def test_scripts_fetch_nothing_and_write_no_html() -> None:
+    for path in (ROOT / "web" / "js").glob("*.js"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|https?://", text), path

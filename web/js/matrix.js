@@ -1,0 +1,79 @@
+/**
+ * The pack's extension of the host's page: which nodes are ours, and when they have something to show.
+ *
+ * Only public hooks are used, so that the classic canvas and Nodes 2.0 behave alike. Without this file every node works
+ * as before; it shows less.
+ */
+import { api } from '../../../scripts/api.js'
+import { app } from '../../../scripts/app.js'
+import { show } from './panel.js'
+import { PROPERTY, reportOfOutput, reportOfProperty } from './report.js'
+
+/** @typedef {import('../../tests/front/host').HostNode} HostNode */
+
+const CATEGORY = /^MATRIX(\/|$)/
+
+/** @param {HostNode} node */
+function isOurs(node) {
+  return CATEGORY.test(node.constructor.nodeData?.category ?? '')
+}
+
+/** @param {string} path */
+const served = (path) => api.apiURL(path)
+
+/**
+ * What a node sent goes into its panel and into its properties, which are saved with the workflow.
+ * @param {HostNode} node
+ * @param {unknown} output
+ */
+function told(node, output) {
+  const report = reportOfOutput(output)
+  if (!report) return
+  const change = JSON.stringify(report) !== JSON.stringify(node.properties[PROPERTY])
+  if (change) {
+    // The host keeps a draft of the workflow at each change that it is told of: a report outlives a reload at once.
+    app.canvas.emitBeforeChange()
+    node.properties[PROPERTY] = /** @type {any} */ (report)
+  }
+  show(node, report, served)
+  if (change) app.canvas.emitAfterChange()
+}
+
+/**
+ * The report that came with a workflow, shown again.
+ * @param {HostNode} node
+ */
+function refill(node) {
+  const report = reportOfProperty(node.properties?.[PROPERTY])
+  if (report) show(node, report, served)
+}
+
+/** @param {HostNode} node */
+function attach(node) {
+  const { onExecuted, onConfigure } = node
+  node.onExecuted = (output) => {
+    onExecuted?.call(node, output)
+    told(node, output)
+  }
+  node.onConfigure = (saved) => {
+    onConfigure?.call(node, saved)
+    refill(node)
+  }
+}
+
+app.registerExtension({
+  name: 'matrix.reports',
+  nodeCreated(node) {
+    if (isOurs(node)) attach(node)
+  },
+  /**
+   * Outputs that came with a job of the history, by node id.
+   * @param {Record<string, unknown>} outputs
+   */
+  onNodeOutputsUpdated(outputs) {
+    for (const [id, output] of Object.entries(outputs)) {
+      const node = /** @type {HostNode | null} */ (/** @type {unknown} */ (app.rootGraph.getNodeById(id)))
+      if (node && isOurs(node)) told(node, output)
+    }
+  }
+})
