@@ -61,13 +61,24 @@ def whole() -> Graph:
         sigmas=["sigmas", 0], latent_image=["first", 2], layers="0", step_bins=0, budget_mb=64.0, words=True,
         instances=True,
     )  # fmt: skip
-    add("watch", "MatrixWatchAttention", model=["load", 0], layers="0")
+    add(
+        "watch", "MatrixWatchAttention", model=["load", 0], layers="0", step_bins=0, budget_mb=64.0, words=True,
+        instances=True, expert="",
+    )  # fmt: skip
     add(
         "watched", "KSampler", model=["watch", 0], seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="simple",
         positive=["first", 0], negative=["first", 1], latent_image=["first", 2], denoise=1.0,
     )  # fmt: skip
     add("collect", "MatrixCollectCapture", latent=["watched", 0], watch=["watch", 1])
-    add("scores", "MatrixScoreTracks", given=["boxes", 0], seen=["boxes", 0], pair="a, b", stride=4)
+    add(
+        "scores",
+        "MatrixScoreTracks",
+        given=["boxes", 0],
+        seen=["boxes", 0],
+        pair="a, b",
+        measure="trajectory_iou",
+        stride=4,
+    )
     add("analyse", "MatrixAnalyseLayers", capture=["sample", 2], tracks=["boxes", 0], keep=1, prompt=0)
     add(
         "show", "MatrixAttentionPreview", capture=["sample", 2], tracks=["boxes", 0], kind="words (video to text)",
@@ -144,13 +155,13 @@ def whole() -> Graph:
         "named", "MatrixMaskTracks", names="a", masks__mask0=["unpack", 0], threshold=0.5, fps=8.0, sam3_objects="",
         batch_is="frames", invert=False,
     )  # fmt: skip
-    add("edit", "MatrixEditTracks", tracks=["boxes", 0], instances="a -> b (object)", others="keep", fit="pad")
+    add("edit", "MatrixEditTracks", tracks=["boxes", 0], instances="a -> c (object)", others="keep", fit="pad")
     add(
         "join", "MatrixJoinTracks", parts__tracks0=["boxes", 0], parts__tracks1=["boxes", 0], how="one after the other",
         same_name="refuse", overlap=1,
     )  # fmt: skip
     add(
-        "retime", "MatrixRetimeTracks", tracks=["boxes", 0], how="hold", frames=12, fps=0.0, start=0,
+        "retime", "MatrixRetimeTracks", tracks=["boxes", 0], how="hold", frames=21, fps=8.0, start=0,
         model=["load", 0],
     )  # fmt: skip
     add(

@@ -28,6 +28,8 @@ def inside(name: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str
     roots = [Path(folder).resolve() for folder in folders]
     if "\0" in str(name):
         raise ValueError(f"a file name has no zero bytes; got {str(name)!r}")
+    if any("\ud800" <= character <= "\udfff" for character in str(name)):
+        raise ValueError(f"a file name is made of whole characters; got {ascii(str(name))[:60]}")
     if any(len(os.fsencode(part)) > _LONGEST_PART for part in str(name).split("/")) or len(str(name)) > _LONGEST:
         raise ValueError(f"the file name {str(name)[:40]!r}... has {len(str(name))} characters: choose a shorter one")
     candidates = [(root / name).resolve() for root in roots]

@@ -389,6 +389,8 @@ def test_paths_stay_inside(tmp_path: Path) -> None:
     for long in ("x" * 300, "y/" * 3000, "\u540d" * 90):
         with pytest.raises(ValueError, match=r"^.{,200}choose a shorter one$"):
             inside(long, [output])
+    with pytest.raises(ValueError, match="whole characters"):
+        inside("\ud800", [tmp_path])
 
 
 def test_a_disk_that_is_full_or_locked_says_so(tmp_path: Path) -> None:
