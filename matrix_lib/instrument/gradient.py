@@ -137,10 +137,17 @@ class GradientHook(BaseObserver):
 
     def end(self, step: float) -> Tensor | None:
         """The gradient of the prediction, like its leaf; None where nothing was aligned."""
-        found, self._leaf, self._gradient = self._gradient, None, None
+        found, loss = self._gradient, self._loss
+        self.forget()
         if found is not None:
-            self.losses.append((step, float(self._loss)))
+            self.losses.append((step, float(loss)))
         return found
+
+    def forget(self) -> None:
+        """Drops what was observed since `start`. It has to be called where a prediction breaks off, too: maps know how
+        they were made, and by whom, and Python cannot free such a circle, with all that the forward had made."""
+        self._maps.clear()
+        self._leaf, self._gradient, self._loss = None, None, 0.0
 
     def _aim(self, row: BatchRow) -> _Aim | None:
         if row.branch != "cond" or row.tracks is None or row.binding is None:

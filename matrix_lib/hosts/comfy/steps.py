@@ -26,6 +26,7 @@ from ...core.guidance.part import RunPart
 from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
+from .attribution import prompt_lists
 from .autograd import differentiable, plain_weights
 from .dry_run import Gains, Proxy, find_steps
 from .extra import isolated, named_apart, noticing
@@ -137,6 +138,7 @@ class _Step:
         says so: memory then holds the input of each block and the activations of one."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         guider = self._model.inner_model
+        conds = [cond for name in prompt_lists(guider.conds) for cond in guider.conds[name]]
         options = self._given.get("model_options", {})
         inner = {
             **isolated(options.get("transformer_options", {})),
@@ -147,14 +149,17 @@ class _Step:
             plain_weights(guider.inner_model.diffusion_model)
             leaf = x.detach().clone().requires_grad_()
             losses.start(leaf)
-            comfy.samplers.calc_cond_batch(
-                guider.inner_model,
-                [named_apart(guider.conds["positive"], losses)],
-                leaf,
-                self._sigma.clone(),
-                {**options, "transformer_options": inner},
-            )
-            found = losses.end(self.step)
+            try:
+                comfy.samplers.calc_cond_batch(
+                    guider.inner_model,
+                    [named_apart(conds, losses)],
+                    leaf,
+                    self._sigma.clone(),
+                    {**options, "transformer_options": inner},
+                )
+                found = losses.end(self.step)
+            finally:
+                losses.forget()
         return None if found is None else found.to(x)
 
     def move(self, x: Tensor, mask: Tensor | None) -> None:

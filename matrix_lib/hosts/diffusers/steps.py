@@ -83,13 +83,16 @@ class _Step(OutputContext):
         """The transformer calls of the step are repeated with gradients, as they are steered."""
         leaf = x.detach().float().requires_grad_()
         losses.start(leaf)
-        for place, call in enumerate(self._replay.calls):
-            with torch.enable_grad(), replaying(place), perturbed(losses):
-                with _differentiable(call.net, losses.guidance.checkpoint):
-                    with contextlib.suppress(StopForward):
-                        self._replay.repeat(place, leaf)
-                    losses.forward_done(leaf, leaf)
-        return losses.end(self.step)
+        try:
+            for place, call in enumerate(self._replay.calls):
+                with torch.enable_grad(), replaying(place), perturbed(losses):
+                    with _differentiable(call.net, losses.guidance.checkpoint):
+                        with contextlib.suppress(StopForward):
+                            self._replay.repeat(place, leaf)
+                        losses.forward_done(leaf, leaf)
+            return losses.end(self.step)
+        finally:
+            losses.forget()
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,9 @@ def remains(matrix):
         model = matrix.model(family)
         for name, module in model.model.diffusion_model.named_modules():
             found[family, "hooks"] += len(module._forward_hooks) + len(module._forward_pre_hooks)
-            found[family, name, "attributes"] += len(set(vars(module)) & {"forward", "_call_impl"})
+            set_ = [vars(module)[part] for part in ("forward", "_call_impl") if part in vars(module)]
+            own = type(module).forward, type(module)._call_impl  # the host leaves these where a patch was
+            found[family, name, "attributes"] += sum(getattr(each, "__func__", each) not in own for each in set_)
         options = model.model_options.get("transformer_options", {})
         found[family, "options"] += len(set(options) & {"matrix", "matrix_steered", "optimized_attention_override"})
         found[family, "wrappers"] += sum(map(len, options.get("wrappers", {}).values()))

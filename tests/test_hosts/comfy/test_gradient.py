@@ -1,6 +1,8 @@
 """Gradient guidance of tiny random native models inside the real host, against finite differences."""
 
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -159,7 +161,10 @@ def test_an_interrupt_anywhere_leaves_nothing(lib, models, comfy, monkeypatch):
         def stop(*_):
             raise Stop
 
-        steered = lib.steer(models(family), lib.Gradient())
+        acted = []
+        steered = lib.steer(
+            models(family), lib.Gradient(), done=lambda actor, into=acted: into.append(weakref.ref(actor))
+        )
         with monkeypatch.context() as patched:
             patched.setattr(management, "throw_exception_if_processing_interrupted", stop)
             with pytest.raises(Stop):
@@ -170,6 +175,8 @@ def test_an_interrupt_anywhere_leaves_nothing(lib, models, comfy, monkeypatch):
         with pytest.raises(Stop):
             sample(steered, *given)
         handle.remove()
+        gc.collect()
+        assert [actor() for actor in acted] == [None, None], "no graph holds who watched"
         assert clean(models(family))
         assert not management.in_training
         assert torch.equal(sample(models(family), *given), plain)
