@@ -206,7 +206,8 @@ def agrees(made, cfg, patch=(1, 2, 2), stride=8, together=100):
     query = {name: on_grid.query(name) for name in on_grid.names}
     query["passes"] = torch.cat(list(query.values())).unique()
     for kind, site in (("v2t", "joint" if joint else "cross"), ("v2v", "self")):
-        maps, layers, entities = stream.get(kind)
+        found = stream.get(kind)
+        maps, layers, entities = found.values, found.layers, found.entities
         calls = list(seen.of(site).values())
         assert len(calls) == len(layers) == 2
         for layer, per_step in enumerate(calls):
