@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import analysis, capture, compiled, guidance, training, two_gpus
+from . import analysis, capture, compiled, guidance, native, training, two_gpus
 from .timing import manifest
 
 Save = Callable[[dict[str, Any]], None]
@@ -24,6 +24,7 @@ BENCHES: dict[str, Callable[[int, Save], dict[str, Any]]] = {
     "capture": lambda rounds, save: capture.run(rounds),
     "compile": lambda rounds, save: compiled.run(rounds),
     "guidance": lambda rounds, save: guidance.run(rounds),
+    "native": native.run,
     "training": training.cogvideox,
     "training-wan": training.wan,
     "training-nf4": functools.partial(training.cogvideox, bits="nf4"),
