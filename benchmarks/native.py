@@ -1,12 +1,13 @@
-"""What watching and steering cost inside the real ComfyUI: a CogVideoX-5B-I2V-shaped MODEL under the host's own sampler.
+"""What watching and steering cost inside the real ComfyUI: a CogVideoX-5B-I2V-shaped MODEL under the host's sampler.
 
-`checks`: capture as it is, beside the capture of an older tree of this project in the same process and the same rounds.
-`MATRIX_BEFORE` names that tree, for example `git worktree add /tmp/before af0009a`: the last commit before every call was
-attributed, settled and checked.
+`checks`: capture as it is, beside the capture of an older tree of this project, in one process and the same rounds.
+`MATRIX_BEFORE` names that tree, for example `git worktree add /tmp/before af0009a`: the last commit before every call
+was attributed, settled and checked.
 
-`compile`: plain, captured, and each way of steering; uncompiled, under the host's own compile node, and compiled block by
-block as nodes of other packs do it. The backend is inductor on a GPU. On a CPU graphs run as they are, which shows that
-the bench runs. `apart` says how far a latent is from that of the uncompiled model, beside how far compiling alone moves it.
+`compile`: plain, captured, and each way of steering: uncompiled, under the host's own compile node, and compiled block
+by block as nodes of other packs do it. The backend is inductor on a GPU. On a CPU graphs run as they are, which shows
+that the bench runs. `apart`: how far a latent is from that of the uncompiled model; compiling alone moves it as well.
+`moved`: how far each way moves it.
 
 A figure is the mean of the steps of one run but its first.
 """
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scripts.comfyui import ROOT, comfyui_path
+from scripts.comfyui import comfyui_path
 
 from .timing import against, as_json, compare
 
@@ -61,7 +62,7 @@ class Size:
     steps: int
 
 
-FULL = Size(48, 42, 4, (13, 60, 90), 4096, 4)
+FULL = Size(48, 42, 2, (13, 60, 90), 4096, 4)
 SMALL = Size(2, 2, 2, (3, 8, 12), 64, 3)
 
 
@@ -289,26 +290,25 @@ def _ways(bench: Bench, model: Any) -> dict[str, Any]:
 
 
 def _whole(model: Any, backend: str) -> Any:
-    """As the host's own node compiles it; a CPU has no backend of the node's, and runs the graphs as they are."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-    from comfy_extras.nodes_torch_compile import TorchCompileModel, skip_torch_compile_dict
-
-    if backend == "inductor":
-        return TorchCompileModel.execute(model, backend).result[0]
-    clone = model.clone()
-    set_torch_compile_wrapper(clone, backend=backend, options={"guard_filter_fn": skip_torch_compile_dict})
-    return clone
+    """As the host's own node compiles it, TorchCompileModel."""
+    return _compiled(model, backend, ["diffusion_model"])
 
 
 def _blocks(model: Any, backend: str) -> Any:
-    """Block by block, as nodes of other packs compile it with the host's own wrapper."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+    """Block by block, as nodes of other packs compile it."""
+    blocks = model.get_model_object("diffusion_model").blocks
+    return _compiled(model, backend, [f"diffusion_model.blocks.{i}" for i in range(len(blocks))])
 
-    clone = model.clone()
-    keys = [f"diffusion_model.blocks.{i}" for i in range(len(model.get_model_object("diffusion_model").blocks))]
-    options = {"guard_filter_fn": skip_torch_compile_dict}
-    set_torch_compile_wrapper(clone, backend=backend, options=options, keys=keys)
+
+def _compiled(model: Any, backend: str, keys: list[str]) -> Any:
+    """With the host's own wrapper. As in its node, what changes in `transformer_options` compiles nothing anew."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    def without_options(guards: Any) -> list[bool]:
+        return ["transformer_options" not in guard.name for guard in guards]
+
+    clone = model.clone(disable_dynamic=True)
+    set_torch_compile_wrapper(clone, backend=backend, options={"guard_filter_fn": without_options}, keys=keys)
     return clone
 
 
