@@ -7,9 +7,11 @@ It stands in a folder of its own, so that nothing else of the project comes onto
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +23,7 @@ def pytest_configure() -> None:
 
     args.cpu = True
     if pack := os.environ["MATRIX_BESIDE"]:
-        import nodes
-
+        nodes: Any = importlib.import_module("nodes")  # the host's
         known = set(nodes.NODE_CLASS_MAPPINGS)
         if not asyncio.run(nodes.load_custom_node(pack)) or known >= set(nodes.NODE_CLASS_MAPPINGS):
             raise RuntimeError(f"the host did not load {pack}; see above")
