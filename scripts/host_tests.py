@@ -2,9 +2,9 @@
 
 `python -m scripts.host_tests [TESTS ...]` takes `tests-unit` of the ComfyUI that `scripts.comfyui` finds, or the named
 tests of it, in a copy of that tree. Beside the pack means: loaded by the host's own loader before the first test is
-collected, and among the custom nodes of every server that a test starts. A test whose outcome differs runs twice more,
-without the others; it counts as different where it differs there, too. Worse is one that passes without the pack alone.
-Some of the host's tests go by the clock, and some wait 90 s at most for a server: run them on a machine that is idle.
+collected, and among the custom nodes of every server that a test starts. Worse is a test that passes without the pack
+alone. Some of the host's tests go by the clock, and some wait 90 s at most for a server: use an idle machine. Tests
+whose outcomes differ run up to twice more, and have passed where they pass once.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def compare(tests: Sequence[str], work: Path, seconds: float = 3600) -> Found:
     for again in range(2):
         if not differ:
             break
-        rest = list(differ)
-        first = run(tree, rest, work / f"without-{again}", False, seconds)
-        second = run(tree, rest, work / f"beside-{again}", True, seconds)
-        differ = {test: each for test, each in differences(first, second).items() if test in differ}
+        for found, name in ((beside, "beside"), (without, "without")):
+            made = run(tree, list(differ), work / f"{name}-{again}", name == "beside", seconds)
+            found |= {test: outcome for test, outcome in made.items() if outcome == "passed"}
+        differ = differences(without, beside)
     return Found(without, beside, differ)
 
 
