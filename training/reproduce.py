@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -56,6 +56,17 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+def _seconds(state: State, chosen: argparse.Namespace) -> Callable[[str], float]:
+    """Seconds of a whole GPU by kind of job: measured, or as stated beforehand."""
+
+    def of(kind: str) -> float:
+        found = state.seconds().get(kind)
+        share = 1 if kind == "base" else max(1, chosen.slots)
+        return sum(found) / len(found) / share if found else SCALES[chosen.scale].expected(kind)
+
+    return of
 
 
 def _work(chosen: argparse.Namespace, jobs: Sequence[Job], until: float, gpu: int = 0, place: int = 0) -> int:
@@ -111,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 130
         return 0
     if chosen.plan:
-        print(plan_text(jobs, sorted(state.done()), max(1, chosen.gpus), state.measured(max(1, chosen.slots))))
+        print(plan_text(jobs, state.done(), max(1, chosen.gpus), _seconds(state, chosen)))
         return 0
     stopped = failed = 0
     if not chosen.report:

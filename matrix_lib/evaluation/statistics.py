@@ -240,8 +240,8 @@ def _student(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _beyond(t: float, freedom: int) -> float:
-    """Chance that Student's t lies farther from 0 than this: an integral over the angle whose tangent is t / sqrt(freedom),
-    where the density is a power of the cosine."""
+    """Chance that Student's t lies farther from 0 than this: an integral over the angle whose tangent is
+    t / sqrt(freedom), where the density is a power of the cosine."""
     whole = np.linspace(0.0, math.pi / 2, 20001)
     density = np.cos(whole) ** (freedom - 1)
     area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])

@@ -46,9 +46,10 @@ class WorldConfig:
         occlusion_share: share of clips in which bystanders may stand in the way, in front or behind.
         split: every verb has one shape that is never its object (for moves: never the mover) in "train"; in
             "heldout_pairs" the object always has that shape; "all" draws freely.
-        verbs: names of the verbs to use, all of them by default; a name that stands there twice comes up twice as often.
-        captions: how much captions say, see `captions.FORMS`. caption_share: share of the clips that have this form; the
-            others say everything.
+        verbs: names of the verbs to use, all of them by default; a name that stands there twice comes up twice as
+            often.
+        captions: how much captions say, see `captions.FORMS`. caption_share: share of the clips that have this form;
+            the others say everything.
     """
 
     height: int = 64

@@ -305,8 +305,10 @@ _last: dict[str, tuple[object, _Samples]] = {}
 
 def _samples(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
     """The whole set. The last one is kept, for a comparison's next run."""
-    about = (task.condition, task.look_alikes, task.clips_seed, task.foreground, task.change, bool(task.decoder))
-    about += (task.control == "wrong_masks", task.trigger)
+    about = (
+        *(task.condition, task.look_alikes, task.clips_seed, task.foreground, task.change),
+        *(bool(task.decoder), task.control == "wrong_masks", task.trigger),
+    )
     key = (encoders.folder, data.chunk, data.split, about, encoders.device)
     if "set" not in _last or _last["set"][0] != key:
         _last.clear()

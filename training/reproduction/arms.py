@@ -85,21 +85,21 @@ def named_arm(arms: tuple[Arm, ...], name: str) -> Arm:
     raise ValueError(f"there is no arm {name!r}; there are {', '.join(known)}")
 
 
-def arm_config(
-    arm: Arm, seed: int, bundle: Path, analysis: Mapping[str, Any], scale: Scale, out: Path
-) -> FitConfig:
+def arm_config(arm: Arm, seed: int, bundle: Path, analysis: Mapping[str, Any], scale: Scale, out: Path) -> FitConfig:
     """The whole configuration of an arm's run."""
     clips = arm.clips or scale.clips
-    task = AlignTask(
-        bundle=str(bundle),
+    settings: dict[str, Any] = {
         **choose(analysis, arm.layers),
-        lora_v2t=tuple(range(scale.layers)),
-        sga=_SGA * arm.factor,
-        spa=_SPA * arm.factor,
-        change=16.0,
-        high_noise=8.0,
-        **{"condition": "none", "look_alikes": 0.0, **arm.settings},
-    )
+        "lora_v2t": tuple(range(scale.layers)),
+        "sga": _SGA * arm.factor,
+        "spa": _SPA * arm.factor,
+        "change": 16.0,
+        "high_noise": 8.0,
+        "condition": "none",
+        "look_alikes": 0.0,
+        **arm.settings,
+    }
+    task = AlignTask(bundle=str(bundle), **settings)
     batch = min(32, clips)
     every = min(scale.checkpoints)
     config = FitConfig(

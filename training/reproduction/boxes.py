@@ -18,6 +18,7 @@ from matrix_lib.core.guidance.base import Guidance
 from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from matrix_lib.core.guidance.partition import Partition
 from matrix_lib.evaluation.mini.object_tracking import colour_masks
+from matrix_lib.hosts.diffusers.batches import Branch
 from matrix_lib.hosts.diffusers.mini import sample
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 from matrix_lib.hosts.diffusers.steer import steer
@@ -36,7 +37,7 @@ _SIZES = (0.5, 2.0)  # times its own area: of the right size
 
 @dataclass(frozen=True)
 class BoxArm:
-    """One way to hold a clip to boxes. matched: the same with the other thing that differs in nothing else."""
+    """One way to hold clips to boxes."""
 
     name: str
     guidance: tuple[Guidance, ...] = ()
@@ -71,8 +72,8 @@ another clip, which move as things do and know nothing of the boxes."""
 
 
 def box_scores(video: Tensor, clips: Clips) -> dict[str, Tensor]:
-    """How a video (N, F, 3, H, W) keeps the mover of each clip in its boxes, by colour: no first frame is given, so that
-    nobody can be followed from there.
+    """How a video (N, F, 3, H, W) keeps the mover of each clip in its boxes, by colour: no first frame is given, so
+    that nobody can be followed from there.
 
     miou: (N,) intersection over union of the box asked for and the box found, mean over all frames, 0 without one.
     covered: (N,) bool, found in more than half of the frames. sized: (N,) share of the frames with about its own area.
@@ -175,7 +176,7 @@ def _sampled(arm: BoxArm, bench: Bench, clips: Clips, notes: dict[str, None]) ->
             acting: list[Any] = []
             if arm.guidance:
                 pipeline.scheduler.set_timesteps(scale.box_sampling)  # guidance reads the number of steps there
-                branches = ("uncond", "cond") if scale.box_cfg != 1 else ("cond",)
+                branches: tuple[Branch, ...] = ("uncond", "cond") if scale.box_cfg != 1 else ("cond",)
                 acting = stack.enter_context(
                     steer(pipeline, list(arm.guidance), bindings, tracks, branches=branches, seed=seed)
                 )

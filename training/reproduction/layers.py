@@ -19,7 +19,6 @@ from matrix_lib.mini.world import Clips
 
 from ..data.world import seed_of
 from .bench import Bench, Table
-from .sets import SEED
 
 __all__ = ["COUNTS", "analyse", "choose"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from .arms import ALIGNMENT, TARGET
@@ -12,9 +12,6 @@ from .bases import Base
 from .boxes import BOXED, UNSAMPLED
 
 __all__ = ["GROUPS", "Group", "Job", "Round", "hours", "jobs_of", "plan_text"]
-
-SECONDS = {"base": 260.0, "arm": 24.0, "boxes": 8.0}
-"""Of a whole GPU, as measured on an H200; what a sitting measures counts instead."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,8 @@ class Round:
 
 @dataclass(frozen=True)
 class Group:
-    """One claim's runs. about: in a sentence. sets: what its arms are judged on, the first one by its attention, too."""
+    """One claim's runs. about: in a sentence. sets: what its arms are judged on, the first one by its attention, too.
+    early: what they are judged on at checkpoints before the last."""
 
     about: str
     preset: str
@@ -54,6 +52,7 @@ class Group:
     bases: tuple[int, ...]
     rounds: tuple[Round, ...]
     sets: tuple[str, ...] = ()
+    early: tuple[str, ...] = ()
 
 
 _LEAST = tuple(arm.name for arm in ALIGNMENT[:11])
@@ -75,6 +74,7 @@ GROUPS: dict[str, Group] = {
         (4, 5, 6),
         (Round(_LAMBDAS), Round(_LAMBDAS, (1,)), Round(_LAMBDAS, (2,)), Round(("no mask", "lambda 1 lowest"))),
         ("look-alikes", "told"),
+        ("look-alikes",),
     ),
     "alignment": Group(
         "MATRIX: alignment losses by weight, layers and control, with few clips",
@@ -89,6 +89,7 @@ GROUPS: dict[str, Group] = {
             Round(("10x all", "sga 10x", "spa 10x", "10x no decoder", "10x probabilities")),
         ),
         ("told", "unseen pairs"),
+        ("unseen pairs",),
     ),
     "efficiency": Group(
         "MATRIX: how many clips the losses are worth",
@@ -97,6 +98,7 @@ GROUPS: dict[str, Group] = {
         (4, 5, 6),
         tuple(Round((f"off n{count}", f"10x n{count}")) for count in _COUNTS),
         ("told", "unseen pairs"),
+        ("unseen pairs",),
     ),
 }
 
@@ -133,30 +135,23 @@ def jobs_of(claims: Sequence[str], bases: int = 0, rounds: int = 0, arms: Sequen
     return list(out.values())
 
 
-def seconds_of(job: Job, measured: Mapping[str, float]) -> float:
-    """Of a whole GPU: measured, or as stated beforehand."""
-    return measured.get(job.kind, SECONDS[job.kind])
-
-
-def hours(jobs: Sequence[Job], gpus: int, measured: Mapping[str, float]) -> float:
-    """Of wall time, with the jobs spread evenly; bases take a GPU each."""
+def hours(jobs: Sequence[Job], gpus: int, seconds: Callable[[str], float]) -> float:
+    """Of wall time, with the jobs spread evenly; bases take a GPU each. seconds: of a whole GPU, by kind of job."""
     homes = [job for job in jobs if job.kind == "base"]
-    first = math.ceil(len(homes) / gpus) * seconds_of(homes[0], measured) if homes else 0.0
-    rest = sum(seconds_of(job, measured) for job in jobs if job.kind != "base") / gpus
-    return (first + rest) / 3600
+    first = math.ceil(len(homes) / gpus) * seconds("base")
+    return (first + sum(seconds(job.kind) for job in jobs if job.kind != "base") / gpus) / 3600
 
 
-def plan_text(jobs: Sequence[Job], done: Sequence[str], gpus: int, measured: Mapping[str, float]) -> str:
+def plan_text(jobs: Sequence[Job], done: Collection[str], gpus: int, seconds: Callable[[str], float]) -> str:
     """What would be run, as a table: by claim and base how many jobs there are, how many are finished, and hours."""
     lines = ["| claim | base | jobs | finished | GPU seconds left |", "|---|---|---|---|---|"]
-    finished = set(done)
     rows: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
         rows.setdefault((job.claim or "base", job.base.name), []).append(job)
     for (claim, base), some in sorted(rows.items()):
-        left = sum(seconds_of(job, measured) for job in some if job.name not in finished)
-        count = sum(job.name in finished for job in some)
+        left = sum(seconds(job.kind) for job in some if job.name not in done)
+        count = sum(job.name in done for job in some)
         lines.append(f"| {claim} | {base} | {len(some)} | {count} | {left:.0f} |")
-    open_jobs = [job for job in jobs if job.name not in finished]
-    lines += ["", f"{len(open_jobs)} jobs to run, about {hours(open_jobs, gpus, measured):.2f} hours on {gpus} GPUs"]
+    to_run = [job for job in jobs if job.name not in done]
+    lines += ["", f"{len(to_run)} jobs to run, about {hours(to_run, gpus, seconds):.2f} hours on {gpus} GPUs"]
     return "\n".join(lines)

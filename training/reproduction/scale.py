@@ -17,6 +17,8 @@ class Scale:
         clips: that an arm is trained on. steps: of an arm. checkpoints: steps after which it is judged.
         prompts: judged prompts a set. boxes: clips that are held to boxes. batch: clips sampled at once.
         sampling: steps of the sampler for arms. cfg: their guidance scale. box_sampling, box_cfg: those of IVG-DA.
+        seconds: of a whole GPU that a base, an arm and a row of boxes take, as measured on an H200; what a sitting
+            measures counts instead.
         generated: clips that a base makes for its layer analysis. true: true clips whose attention is measured.
     """
 
@@ -28,7 +30,7 @@ class Scale:
     steps: int = 200
     checkpoints: tuple[int, ...] = (100, 200)
     prompts: int = 128
-    boxes: int = 192
+    boxes: int = 128
     batch: int = 128
     sampling: int = 12
     cfg: float = 1.0
@@ -37,6 +39,11 @@ class Scale:
     generated: int = 192
     true: int = 64
     noise_times: tuple[int, ...] = (900, 700, 500)
+    seconds: tuple[float, float, float] = (270.0, 28.0, 28.0)
+
+    def expected(self, kind: str) -> float:
+        """Seconds of a kind of job: "base", "arm" or "boxes"."""
+        return dict(zip(("base", "arm", "boxes"), self.seconds, strict=True))[kind]
 
 
 FULL = Scale("full")
@@ -59,5 +66,6 @@ TINY = Scale(
     generated=2,
     true=2,
     noise_times=(700,),
+    seconds=(0.0, 0.0, 0.0),
 )  # fmt: skip
 SCALES = {scale.name: scale for scale in (FULL, TINY)}

@@ -106,14 +106,13 @@ class State:
 
     # --- what came out
 
-    def measured(self, slots: int) -> dict[str, float]:
-        """Mean seconds of a whole GPU of each kind of job, where ``slots`` jobs shared one."""
+    def seconds(self) -> dict[str, list[float]]:
+        """How long finished jobs took, by kind."""
         found: dict[str, list[float]] = {}
         for path in (self.folder / "jobs").glob("*.json"):
             row = json.loads(path.read_text())
-            share = 1 if row["kind"] == "base" else slots
-            found.setdefault(row["kind"], []).append(row["seconds"]["all"] / share)
-        return {kind: sum(values) / len(values) for kind, values in found.items()}
+            found.setdefault(row["kind"], []).append(row["seconds"]["all"])
+        return found
 
     def rows(self, kind: str = "jobs") -> dict[str, Any]:
         paths = sorted((self.folder / kind).glob("*.json"))

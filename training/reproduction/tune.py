@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from ..run.config import FitConfig
 from ..run.record import LORA, FinishedRunError
 from .arms import Arm, arm_config
 from .bench import Bench
+from .plan import Group
 
 __all__ = ["run_arm"]
 
 
-def run_arm(
-    arm: Arm, seed: int, bench: Bench, analysis: Mapping[str, Any], sets: Sequence[str], out: Path
-) -> dict[str, Any]:
+def run_arm(arm: Arm, seed: int, bench: Bench, analysis: Mapping[str, Any], group: Group, out: Path) -> dict[str, Any]:
     """Trains, or goes on with what was cut short, and judges. What training wrote is removed at the end.
 
     Raises KeyboardInterrupt where it was told to stop."""
@@ -36,10 +35,11 @@ def run_arm(
     task, trigger = config.task, config.task.trigger
     curve = []
     for step in scale.checkpoints:
+        names = group.sets if step == scale.steps else group.early
         with bench.tuned(_lora(out, step, scale.steps)):
-            curve.append({"step": step, "sets": bench.scores(sets, task.condition, trigger)})
+            curve.append({"step": step, "sets": bench.scores(names, task.condition, trigger)})
     with bench.tuned(out / LORA):
-        found = bench.attention(bench.clips(sets[0], scale.true, trigger), task.condition)
+        found = bench.attention(bench.clips(group.sets[0], scale.true, trigger), task.condition)
     result = {
         "arm": arm.name,
         "seed": seed,

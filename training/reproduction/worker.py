@@ -17,7 +17,7 @@ from .bench import Bench
 from .boxes import run_boxes
 from .layers import analyse
 from .pictures import strip
-from .plan import GROUPS, SECONDS, Job
+from .plan import GROUPS, Job
 from .scale import Scale
 from .state import State
 from .tune import run_arm
@@ -91,9 +91,9 @@ class Worker:
         """Whether a job that starts now ends in time, as far as finished ones tell."""
         if self.left() == float("inf"):
             return True
-        known = self.state.measured(1)
-        seconds = known.get(job.kind, SECONDS[job.kind] * (1 if job.kind == "base" else self.slots))
-        return self.left() > 1.1 * seconds
+        known = self.state.seconds().get(job.kind)
+        guess = self.scale.expected(job.kind) * (1 if job.kind == "base" else self.slots)
+        return self.left() > 1.1 * (max(known) if known else guess)
 
     def _run(self, job: Job) -> dict[str, Any]:
         if job.kind == "base":
@@ -104,7 +104,7 @@ class Worker:
             found = run_boxes(job.arm, bench)
         else:
             arm = named_arm(_ARMS[job.claim], job.arm)
-            found = run_arm(arm, job.seed, bench, home["analysis"], GROUPS[job.claim].sets, self.state.run(job))
+            found = run_arm(arm, job.seed, bench, home["analysis"], GROUPS[job.claim], self.state.run(job))
         return {"base": home["base"], **found}
 
     def _base(self, job: Job) -> dict[str, Any]:
@@ -126,6 +126,6 @@ class Worker:
             self.bench = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
             self.bench = Bench(Path(folder), self.scale, device)
         return self.bench

@@ -70,7 +70,7 @@ def weak_roles() -> FitConfig:
         config,
         task=DenoiseTask(codec="mini", text="mini"),
         data=replace(config.data, single=0.3, captions="exchanged", caption_share=0.5),
-        run=replace(config.run, steps=1000, out="runs/weak_roles"),
+        run=replace(config.run, steps=900, out="runs/weak_roles"),
     )
 
 
@@ -91,7 +91,7 @@ def weak_moves() -> FitConfig:
             captions="undetermined",
             caption_share=0.5,
         ),
-        run=replace(config.run, steps=1200, out="runs/weak_moves"),
+        run=replace(config.run, steps=1100, out="runs/weak_moves"),
     )
 
 

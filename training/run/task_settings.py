@@ -222,8 +222,8 @@ class AlignTask(AlignmentTask):
         look_alikes: share of training clips with somebody that looks just like a named instance.
         clips_seed: which set of clips; runs of several seeds see the same set in another order, under other noise.
         trigger: captions have TAViD's word `target` before the thing that the target mask shows.
-        control: what shows that it is the alignment that helps: "blind" trains the decoder on maps that carry no gradient
-            into the model, "wrong_masks" gives each clip the masks of another one with as many instances.
+        control: what shows that it is the alignment that helps: "blind" trains the decoder on maps that carry no
+            gradient into the model, "wrong_masks" gives each clip the masks of another one with as many instances.
         foreground, change, high_noise, even: of the diffusion loss, see `DenoiseTask`.
     """
 
