@@ -162,7 +162,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "IVG-DA", "intrinsic denoising adds control", "mIoU 26.0 to 33.8 (c_g 0 to 10,000)", "boxes",
-        ("masked 4, matched, denoising",), ("masked 4, matched",), "boxes", "miou", able=("covered", 0.5), most="true clips",
+        ("masked 4, matched, denoising",), ("masked 4, matched",), "boxes", "miou",
+        able=("covered", 0.5), most="true clips",
     ),
     Claim(
         "IVG-DA", "intrinsic denoising alone adds control", "not asked", "boxes",

@@ -24,7 +24,8 @@ REFERENCES = {"alignment": "off", "target": "lambda 0", "boxes": "none", "effici
 SHOWN = {
     "alignment": (("told", "right_roles"), ("unseen pairs", "right_roles"), ("told", "intact"), ("told", "distance")),
     "target": (
-        ("look-alikes", "right_roles"), ("told", "right_roles"), ("look-alikes", "intact"), ("look-alikes", "distance")
+        ("look-alikes", "right_roles"), ("told", "right_roles"), ("look-alikes", "intact"),
+        ("look-alikes", "distance"),
     ),
     "boxes": (("boxes", "miou"), ("boxes", "covered"), ("boxes", "sized"), ("boxes", "distance")),
     "efficiency": (("told", "right_roles"), ("unseen pairs", "right_roles")),
@@ -192,12 +193,12 @@ td, th { padding: 4px 9px; border-bottom: 1px solid #33353d; text-align: left; v
 th { color: #a5a7b2; font-weight: 500; } svg { width: 100%; height: auto; }
 figure { display: inline-block; margin: 0 14px 14px 0; } figcaption { font-size: 13px; color: #a5a7b2; }
 """
-_SAID = """Every claim is asked of pairs of runs that differ in one thing: the same base, seed and prompts. Level: mean of
-what is compared with. The brackets are 95 % intervals. Those for bases like these are what the verdict is about: bases,
-seeds and prompts drawn anew, or Student's interval of the bases' means where that is wider; those for these bases draw
-seeds and prompts anew. Least: the smallest difference that would have been found in four of five cases. p: corrected for
-all claims of a paper (Holm). Holds: the interval lies above 0 and p is at most .05. Does not hold: the interval lies
-below what would matter. Cannot be asked: a check failed. Open: none of these."""
+_SAID = """Every claim is asked of pairs of runs that differ in one thing: the same base, seed and prompts. Level: mean
+of what is compared with. The brackets are 95 % intervals. Those for bases like these are what the verdict is about:
+bases, seeds and prompts drawn anew, or Student's interval of the bases' means where that is wider; those for these bases
+draw seeds and prompts anew. Least: the smallest difference that would have been found in four of five cases. p:
+corrected for all claims of a paper (Holm). Holds: the interval lies above 0 and p is at most .05. Does not hold: the
+interval lies below what would matter. Cannot be asked: a check failed. Open: none of these."""
 
 
 def _page(rows: Rows, found: Sequence[Found], tables: Tables) -> str:
