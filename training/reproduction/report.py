@@ -195,7 +195,7 @@ figure { display: inline-block; margin: 0 14px 14px 0; } figcaption { font-size:
 """
 _SAID = """Every claim is asked of pairs of runs that differ in one thing: the same base, seed and prompts. Level: mean
 of what is compared with. The brackets are 95 % intervals. Those for bases like these are what the verdict is about:
-bases, seeds and prompts drawn anew, or Student's interval of the bases' means where that is wider; those for these bases
+bases, seeds and prompts drawn anew, or the t interval of the bases' means where that is wider; those for these bases
 draw seeds and prompts anew. Least: the smallest difference that would have been found in four of five cases. p:
 corrected for all claims of a paper (Holm). Holds: the interval lies above 0 and p is at most .05. Does not hold: the
 interval lies below what would matter. Cannot be asked: a check failed. Open: none of these."""
