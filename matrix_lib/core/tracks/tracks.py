@@ -28,7 +28,7 @@ __all__ = ["ROLES", "GridTracks", "MaskTracks", "Track"]
 _FRAMES_AT_ONCE = 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaskTracks(PackedTracks):
     """Immutable mask tracks of one clip. Build them with `from_masks`, `from_boxes` or `io.tracks.load_tracks`.
 
