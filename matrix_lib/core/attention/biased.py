@@ -12,6 +12,7 @@ Biases are logits: added to scale * q.k before the softmax.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,19 +71,21 @@ def attend(
     """
     _fits(q, k, layout, columns)
     width = v.shape[-1]
-    if columns is not None:
-        q, k, v = *_with_labels(q, k, *columns.on(q.device), scale), v
     if layout is None:
-        layout = RegionLayout(torch.zeros(q.shape[2]).long(), torch.zeros(k.shape[2]).long(), torch.zeros(1, 1))
+        layout = _one_region(q.shape[2], k.shape[2])
     mask = four(mask)
     drop = _dropped(mask)
     if drop is not None:
         layout, mask = layout.without_keys(drop), None
+    kernels = None if _recorded(q, k, v) else kernels_for("region_attention", q, v)
+    if mask is None and kernels is not None and not layout.zeroed_table.any():
+        labels = None if columns is None else columns.on(q.device)
+        if labels is None or labels[0].shape[1] <= kernels.MOST_COLUMNS:
+            return kernels.attend(q, k, v, scale, kernel_plan(layout, q.device), labels)
+    if columns is not None:
+        q, k = _with_labels(q, k, *columns.on(q.device), scale)
     if _recorded(q, k, v):
         return _explicit(q, k, v, scale, layout, mask, budget)
-    kernels = kernels_for("region_attention", q, v)
-    if mask is None and kernels is not None and not layout.zeroed_table.any():
-        return kernels.attend(q, k, v, scale, kernel_plan(layout, q.device))
     order, blocks = layout.remembered(("blocks", q.device), lambda: _blocks(layout, q.device))
     if mask is None and _better_labelled(q, k, layout, blocks):
         q, k = labelled(q, k, scale, layout)
@@ -346,6 +349,12 @@ def _with_labels(q: Tensor, k: Tensor, query: Tensor, key: Tensor, scale: float)
         return torch.cat([tensor, label.expand(*tensor.shape[:2], *label.shape)], -1)
 
     return extend(q, query), extend(k, key.to(k.device) / scale)
+
+
+@functools.lru_cache(16)
+def _one_region(queries: int, keys: int) -> RegionLayout:
+    with torch.inference_mode(False):  # a constant that gradients may save
+        return RegionLayout(torch.zeros(queries).long(), torch.zeros(keys).long(), torch.zeros(1, 1))
 
 
 def _recorded(*tensors: Tensor) -> bool:
