@@ -6,7 +6,6 @@ prompts, captures and losses by name.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -134,13 +133,6 @@ class MaskTracks(PackedTracks):
                 "give a start_frame that they have, or longer tracks"
             )
         return self if frame == 0 else self.take(range(frame, self.frames))
-
-    def at_fps(self, fps: float, frames: int | None = None) -> MaskTracks:
-        """The clip played at `fps`: each new frame takes the latest old one of its time. `frames` cuts the end off."""
-        check_size(1, 1, 1, fps)
-        count = math.floor((self.frames - 1) * fps / self.fps + 1e-6) + 1
-        count = count if frames is None else min(count, frames)
-        return self.take([min(math.floor(i * self.fps / fps + 1e-6), self.frames - 1) for i in range(count)], fps)
 
     def framed(self, framing: Framing, progress: Progress | None = None) -> MaskTracks:
         """Cropped and resized as the model sees the frames (nearest), a few frames at a time."""
