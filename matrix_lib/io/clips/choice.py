@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -105,9 +106,11 @@ def within(path: Path, roots: Sequence[Path], what: str = "") -> Path:
         if path.is_symlink() or any(parent.is_symlink() for parent in path.parents):
             raise ValueError(
                 f"{shown} is a link to {real}, which lies outside of the folder: allow that place by name, "
-                f"roots={real.parent}"
+                f"roots={shlex.quote(str(real.parent))}"
             )
-        raise ValueError(f"{shown} lies outside of the folder: allow that place by name, roots={real.parent}")
+        raise ValueError(
+            f"{shown} lies outside of the folder: allow that place by name, roots={shlex.quote(str(real.parent))}"
+        )
     if path.is_symlink() and not real.exists():
         raise ValueError(f"{what or path.name} is a link to {real}, where nothing is")
     return path

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 
 from ...core.words.binding import locate
 from ...core.words.phrases import parse_phrases
@@ -119,7 +120,9 @@ def _rows(folder: Path, rows: Sequence[Row], roots: Sequence[Path], masks_are: M
     def make(same: Sequence[Row]) -> ClipSource:
         if len(same) > 1:
             lines = ", ".join(str(row.number) for row in same)
-            raise ValueError(f"{len(same)} rows have this name (rows {lines}): give each clip a video of its own name")
+            alike = all(row.values == same[0].values for row in same)
+            what = "they say the same, so remove all but one" if alike else "give each clip a video of its own name"
+            raise ValueError(f"{len(same)} rows have this name (rows {lines}, from 1 behind any header): {what}")
         return clip_of(folder, same[0], roots, masks_are)
 
     return {name: lambda same=same: make(same) for name, same in by_name.items()}  # type: ignore[misc]
@@ -155,7 +158,10 @@ def _agree(clip: ClipSource) -> None:
     """ValueError unless the phrases are in the prompt and every instance has a mask."""
     if not clip.prompt.strip():
         raise ValueError("the prompt is empty")
-    locate(clip.prompt, clip.phrases)
+    try:
+        locate(clip.prompt, clip.phrases)
+    except ValueError as error:
+        raise ValueError(f"{error} (the prompt is {shorten(clip.prompt, 160)!r})") from None
     named = tuple(clip.masks)
     if not clip.instances:
         raise ValueError(

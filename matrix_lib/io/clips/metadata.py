@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from ...core.words.binding import locate
 from ...core.words.phrases import PhraseSpec, Words, parse_phrases, verb
 from ...core.words.prompt import find_words
 from ..files import expanded
-from .choice import VIDEOS, found_at, within
+from .choice import VIDEOS, found_at, seen, within
 from .mask_places import Masks, masks_of_one, masks_of_tags, numbered_pictures
 from .mask_values import MasksAre
 from .rows import Row, read_rows
@@ -85,7 +86,16 @@ def _video(folder: Path, said: str, roots: Sequence[Path]) -> Path:
                 raise ValueError(f"its video {said!r} could be {' or '.join(p.name for p in named)}: write the suffix")
             if named:
                 return within(named[0], roots, f"its video {said!r}")
-    raise ValueError(f"its video {said!r} is not in {str(folder / 'videos')!r}")
+    raise ValueError(f"its video {said!r} is not in {str(folder / 'videos')!r}: {_instead(folder, said)}")
+
+
+def _instead(folder: Path, said: str) -> str:
+    """What to do about a video that is not there."""
+    homes = [home for home in (folder / "videos", folder) if home.is_dir()]
+    there = [p.name for home in homes for p in seen(home) if p.suffix.lower() in VIDEOS]
+    near = get_close_matches(said.replace("\\", "/").rpartition("/")[2], there, 1, 0.8)
+    mean = f"did you mean {near[0]!r}? Or " if near else ""
+    return f"{mean}put it there, or correct or remove its row in the table"
 
 
 # --- MATRIX-11K
