@@ -46,6 +46,8 @@ class ModelSizes:
         self.modules = projections_of(self.net, *task.lora_layers)
         modules = [self.net.get_submodule(name) for name in self.modules]
         self.trained = sum(task.rank * sum(m.weight.shape) for m in modules if isinstance(m.weight, torch.Tensor))
+        if task.dora:
+            self.trained += sum(int(m.weight.shape[0]) for m in modules if isinstance(m.weight, torch.Tensor))
         extra = shape.extra_channels(config.data.condition)
         if extra:
             place = input_projection(self.net)

@@ -124,6 +124,7 @@ class AlignmentTask(TaskSettings):
         start: a LoRA to start from: a file of any format, a checkpoint or a run, of the same modules and rank.
         lora_dropout: share of what goes into the factors that is zero while they train.
         rslora: factors are scaled by alpha / sqrt(rank) instead of alpha / rank; files say the right scale.
+        dora: the lengths of the weights' rows train beside the factors (DoRA).
     """
 
     may_change = (
@@ -148,6 +149,7 @@ class AlignmentTask(TaskSettings):
     start: str = ""
     lora_dropout: float = 0.0
     rslora: bool = False
+    dora: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.lora_dropout < 1:

@@ -116,7 +116,7 @@ class AlignmentStep(Task):
         self.modules = projections_of(transformer, *task.lora_layers)
         if task.quantise != "no":
             quantise_blocks(transformer, task.quantise, attentions_of(self.modules), device)
-        add_factors(transformer, self.modules, task.rank, alpha_of(task))
+        add_factors(transformer, self.modules, task.rank, alpha_of(task), task.dora)
         drop_out(transformer, self.modules, task.lora_dropout)
         self.extra = model.shape.extra_channels(condition)
         if self.extra:
@@ -230,7 +230,12 @@ class AlignmentStep(Task):
             return state[_PREFIX + name].detach().float().cpu()
 
         factors = {
-            name: Factors(of(f"{name}.lora_A.default.weight"), of(f"{name}.lora_B.default.weight"), alpha_of(self.task))
+            name: Factors(
+                of(f"{name}.lora_A.default.weight"),
+                of(f"{name}.lora_B.default.weight"),
+                alpha_of(self.task),
+                of(f"{name}.lora_magnitude_vector.default.weight") if self.task.dora else None,
+            )
             for name in self.modules
         }
         place = self._place()
