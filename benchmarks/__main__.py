@@ -28,6 +28,8 @@ BENCHES: dict[str, Callable[[int, Save], dict[str, Any]]] = {
     "training-wan": training.wan,
     "training-nf4": functools.partial(training.cogvideox, bits="nf4"),
     "training-wan-nf4": functools.partial(training.wan, bits="nf4"),
+    "training-swap": functools.partial(training.cogvideox, swap=True),
+    "training-wan-swap": functools.partial(training.wan, swap=True),
     "training-two-gpus": two_gpus.run,
 }
 

@@ -28,11 +28,12 @@ from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
 from matrix_lib.core.losses.targets import Targets
 from matrix_lib.core.sites import AttentionCall
 from matrix_lib.core.words.binding import Phrase, PromptBinding
-from matrix_lib.hosts.diffusers.attach import attach
+from matrix_lib.hosts.diffusers.attach import attach, backbone_of
 from matrix_lib.hosts.diffusers.lora import add_factors, projections_of, train_projection, widen
 from matrix_lib.instrument.session import Session
 from matrix_lib.instrument.supervision import AlignmentMaps
 from training.run.quantise import attentions_of, quantise_blocks
+from training.run.swap import BlockSwap
 
 from .capture import boxes, build
 from .timing import as_json, compare
@@ -58,21 +59,23 @@ class Case:
     text: int
 
 
-def cogvideox(rounds: int, save: Save, bits: Weights = "bf16") -> dict[str, Any]:
+def cogvideox(rounds: int, save: Save, bits: Weights = "bf16", swap: bool = False) -> dict[str, Any]:
     """CogVideoX-5B-I2V, 49 frames of 480x720: off, on, and the plain way of getting the same maps. With packed frozen
-    weights: off and on."""
+    weights, or with frozen weights in main memory: off and on."""
     cuda, device = _device()
     model, args = build(device, full=cuda)
     case = Case((7, 11), (12,), 128, 64.0, 16, 226) if cuda else Case((1, 2), (3,), 4, 4.0, 16, 226)
     latents = args.pop("hidden_states")[:, :, :16]
     pack(model, case, bits)
     bench = Bench(model, case, latents.transpose(1, 2), args, device, channels=32, frames_first=True)
-    if bits != "bf16":
+    if swap:
+        bench.swap()
+    if bits != "bf16" or swap:
         return _measure(bench, ("off", "logits"), (), rounds, 60.0, save)
     return _measure(bench, ("off", "logits", "probabilities"), ("off", "whole rows"), rounds, 100.0, save)
 
 
-def wan(rounds: int, save: Save, bits: Weights = "bf16") -> dict[str, Any]:
+def wan(rounds: int, save: Save, bits: Weights = "bf16", swap: bool = False) -> dict[str, Any]:
     """Wan2.1-I2V-14B, 81 frames of 480x832: off, and on with per-head softmax maps."""
     cuda, device = _device()
     model, args = build_wan(device, full=cuda)
@@ -80,6 +83,8 @@ def wan(rounds: int, save: Save, bits: Weights = "bf16") -> dict[str, Any]:
     latents = args.pop("hidden_states")[:, :16]
     pack(model, case, bits)
     bench = Bench(model, case, latents, args, device, channels=36, frames_first=False)
+    if swap:
+        bench.swap()
     return _measure(bench, ("off", "probabilities"), (), rounds, 80.0, save)
 
 
@@ -173,6 +178,13 @@ class Bench:
         self.cached["latents"] = latents.cpu().contiguous()
         beside = channels - 16 + case.extra
         self.cached["beside"] = torch.randn(1, beside, t, h, w).to(latents.dtype)
+
+    def swap(self) -> None:
+        """Keeps the frozen weights of all blocks in main memory, as `task.swap` does."""
+        blocks = [b for path in backbone_of(self.model).diffusers.lists for b in self.model.get_submodule(path)]
+        BlockSwap(blocks, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _decoder(self, kind: str) -> MaskDecoder:
         heads = {"grounding": len(self.case.v2t), "propagation": len(self.case.v2v)}
