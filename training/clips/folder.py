@@ -39,7 +39,7 @@ class FolderData:
 
     Args:
         folder: in the layout of MATRIX-11K, with one target mask a clip, or with one folder a clip. `training.fit`
-            takes several, each with its repeats: `clips/a*3;clips/b`.
+            takes several, each with its repeats: `clips/a*3;clips/b`; or WebDataset shards of `training.shards`.
         condition: what the extra input channels show: MATRIX' ID map, TAViD's target mask, or nothing.
         prompt_form: how prompts are written, see `prompts.write_prompt`.
         frames, height, width: pixels that the model sees.

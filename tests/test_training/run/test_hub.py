@@ -32,8 +32,12 @@ class Hub(BaseHTTPRequestHandler):
             return self._answer({"error": "no token"}, 401)
         if self.path == "/api/repos/create":
             asked = json.loads(body)
-            self.repositories[f"{asked.get('organization')}/{asked['name']}"] = bool(asked.get("private"))
+            self.repositories[f"{asked.get('organization')}/{asked['name']}"] = (
+                asked.get("visibility") == "private" or asked.get("private") is True
+            )
             return self._answer({"url": "https://huggingface.co/me/mine"})
+        if self.path == "/api/validate-yaml":
+            return self._answer({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
             asked = json.loads(body)
             return self._answer(
@@ -44,7 +48,9 @@ class Hub(BaseHTTPRequestHandler):
             entry = json.loads(line)
             if entry["key"] == "file":
                 self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-        return self._answer({"commitUrl": "https://huggingface.co/me/mine/commit/abc", "commitOid": "abc", "success": True})
+        return self._answer(
+            {"commitUrl": "https://huggingface.co/me/mine/commit/abc", "commitOid": "abc", "success": True}
+        )
 
     def do_GET(self) -> None:
         self._answer({"id": "me/mine", "sha": "abc", "siblings": [], "private": True})
