@@ -257,12 +257,8 @@ def write_shards(
             slots = {name: f"id{k}" for name, k in clip.slots.items()}
             masks = save_tracks(tracks.rename(slots), Path(draft) / "masks.safetensors")
             told = json.dumps(_said(folder, clip, rows.get(clip.name)), ensure_ascii=False).encode()
-            files: dict[str, bytes | Path] = {
-                clip.picture.suffix.lower().removeprefix("."): clip.picture,
-                "json": told,
-                MASKS: masks,
-            }
-            writer.add(f"{number:06d}", files)
+            kind = clip.picture.suffix.lower().removeprefix(".")
+            writer.add(f"{number:06d}", {kind: clip.picture, "json": told, MASKS: masks})
             tick()
         writer.close()
     return writer.paths

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import tarfile
 from pathlib import Path
@@ -12,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support_tuning import make_home, tune
+from support_tuning import make_home
 
 from matrix_lib.io.video import write_video
 from training.clips.batches import open_clips
 from training.clips.encoders import ModelFiles
 from training.clips.folder import FolderData, open_folder
 from training.clips.shards import shards_of, unpacked
-from training.fit import main as fit
 from training.shards import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,15 +54,6 @@ def test_the_same_batches_bit_for_bit(home: Path, tmp_path: Path) -> None:
             assert torch.equal(getattr(one, name), getattr(other, name))
         assert all(torch.equal(value, other.text[name]) for name, value in one.text.items())
         assert [tracks.digest for tracks in one.tracks] == [tracks.digest for tracks in other.tracks]
-
-
-def test_a_run_on_shards_is_the_run_on_the_folder(home: Path, tmp_path: Path) -> None:
-    rows = []
-    for place in ("clips", "shards"):
-        fit([*tune(home, tmp_path / place), f"data.folder={home / place}"])
-        with (tmp_path / place / "metrics.csv").open() as file:
-            rows.append([[row[name] for name in ("loss", "norm", "sga")] for row in csv.DictReader(file)])
-    assert rows[0] == rows[1]
 
 
 def test_webdataset_itself_reads_them(home: Path) -> None:
