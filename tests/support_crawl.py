@@ -381,10 +381,12 @@ def _two_videos(made, clip):
     shutil.copy(home / "take1.mp4", home / "take2.mp4")
 
     def mend(message):
-        wanted = re.search(r"call it (\S+)", message)[1]
+        wanted = re.search(r"call the right one (\S+)", message)[1]
         (home / "take1.mp4").rename(home / wanted)
 
-    return Fault("two videos", r"2 videos, and which is the clip\? take1.mp4, take2.mp4: call it video.mp4", mend)
+    return Fault(
+        "two videos", r"2 videos, and which is the clip\? take1.mp4, take2.mp4: call the right one video.mp4", mend
+    )
 
 
 def _no_entities(made, clip):

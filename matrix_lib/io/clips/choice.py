@@ -73,7 +73,7 @@ def _one_of(folder: Path, kind: str, found: Sequence[Path]) -> Path:
         else (". Frames of a clip are wanted as a video: ffmpeg -framerate FPS -i PICTURES video.mp4")
     )
     raise ValueError(
-        f"there are {len(found)} {kind}s, and which is the clip? {names}: call it "
+        f"there are {len(found)} {kind}s, and which is the clip? {names}: call the right one "
         f"{kind}{found[0].suffix.lower()}{frames}"
     )
 

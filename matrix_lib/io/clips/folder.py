@@ -20,9 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from textwrap import shorten
 
-from ...core.words.binding import locate
 from ...core.words.phrases import parse_phrases
 from ..files import expanded
 from .choice import choose_clip, choose_tracks, listed, seen, within
@@ -30,7 +28,7 @@ from .mask_places import Masks, masks_of_names, masks_of_tracks
 from .mask_values import MasksAre
 from .metadata import clip_of
 from .rows import Row, other_rows, other_tables, read_rows
-from .source import ClipSource, answer
+from .source import ClipSource, answer, located
 from .text import read_text
 
 __all__ = ["ClipFolder", "ClipSource", "bad_clips", "read_clips", "scan_clips"]
@@ -158,10 +156,7 @@ def _agree(clip: ClipSource) -> None:
     """ValueError unless the phrases are in the prompt and every instance has a mask."""
     if not clip.prompt.strip():
         raise ValueError("the prompt is empty")
-    try:
-        locate(clip.prompt, clip.phrases)
-    except ValueError as error:
-        raise ValueError(f"{error} (the prompt is {shorten(clip.prompt, 160)!r})") from None
+    located(clip.prompt, clip.phrases)
     named = tuple(clip.masks)
     if not clip.instances:
         raise ValueError(
