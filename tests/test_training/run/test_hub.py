@@ -115,7 +115,7 @@ def test_to_the_hub(run: Path, hub: type[Hub], capsys: pytest.CaptureFixture[str
     push([str(run / "run"), "hub:me/mine"])
     assert "pushed to https://huggingface.co/me/mine" in capsys.readouterr().out
     assert hub.repositories == {"me/mine": True}, "a new repository is private"
-    assert hub.files["lora.safetensors"] == (run / "my-lora" / "lora.safetensors").read_bytes()
+    assert hub.files["lora.safetensors"] == (run / "run" / "hub" / "lora.safetensors").read_bytes()
     assert set(hub.files) == {path.name for path in (run / "my-lora").iterdir()}
 
 
