@@ -73,7 +73,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputCo
     if not source.is_file():
         raise ValueError(f"there is no video file {source.name!r}")
     if not source.stat().st_size:
-        raise ValueError(f"the video {source.name!r} is empty: 0 bytes")
+        raise ValueError(f"the video {source.name!r} is empty: 0 bytes. Copy it again")
     av = _library()
     try:
         with av.open(str(source)) as container:
