@@ -17,7 +17,7 @@ from ..judges.judge import Picture
 from .presence import sampled
 from .suite import COLOURS, Sample
 
-__all__ = ["draw_boxes", "write_frames"]
+__all__ = ["at_most", "draw_boxes", "write_frames"]
 
 
 def write_frames(
@@ -42,7 +42,7 @@ def write_frames(
     frames = read_video(video).frames
     for index in shown:
         path = folder / f"{index:05d}{'' if boxes else '-clean'}.png"
-        picture = _at_most(Image.fromarray(frames[index].numpy()), longest)
+        picture = at_most(Image.fromarray(frames[index].numpy()), longest)
         if boxes:
             picture = draw_boxes(picture, tracks, sample, index)
         with whole_file(path) as temporary:
@@ -51,13 +51,16 @@ def write_frames(
     return tuple(found)
 
 
-def draw_boxes(picture: Image.Image, tracks: MaskTracks, sample: Sample, index: int) -> Image.Image:
-    """A frame with the box of each instance that is there; in frame 0 the masks are filled by half as well."""
+def draw_boxes(
+    picture: Image.Image, tracks: MaskTracks, sample: Sample, index: int, filled: bool = True
+) -> Image.Image:
+    """A frame with the box of each instance that is there; in frame 0 the masks are filled by half as well, unless
+    `filled` is False."""
     picture = picture.convert("RGB")
     across, down = picture.width / tracks.width, picture.height / tracks.height
     thick = max(2, round(2 * picture.height / 480))
     names = [name for name in sample.names if name in tracks.names]
-    if index == 0:
+    if index == 0 and filled:
         for name in names:
             mask = Image.fromarray(tracks.mask(name, 0).numpy().astype(np.uint8) * 128, "L").resize(picture.size)
             picture.paste(Image.new("RGB", picture.size, COLOURS[sample.colour(name)]), mask=mask)
@@ -70,7 +73,8 @@ def draw_boxes(picture: Image.Image, tracks: MaskTracks, sample: Sample, index: 
     return picture
 
 
-def _at_most(picture: Image.Image, longest: int) -> Image.Image:
+def at_most(picture: Image.Image, longest: int) -> Image.Image:
+    """A picture whose longer side has at most so many pixels."""
     scale = longest / max(picture.size)
     if scale >= 1:
         return picture

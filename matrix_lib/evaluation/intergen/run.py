@@ -26,7 +26,18 @@ from .requests import emergence_requests, verify_requests
 from .scores import Presence, VideoScores, majority, score_video
 from .suite import Sample, Suite
 
-__all__ = ["EMERGENCE", "Options", "Video", "check", "find_videos", "prepare", "requests_of", "score", "sheet_of"]
+__all__ = [
+    "EMERGENCE",
+    "Options",
+    "Video",
+    "check",
+    "find_videos",
+    "prepare",
+    "requests_of",
+    "score",
+    "sheet_of",
+    "tracks_of",
+]
 
 Emergence = Literal["judge", "detector", "off"]
 EMERGENCE: tuple[Emergence, ...] = ("judge", "detector", "off")

@@ -38,15 +38,15 @@ class Stored:
 
 
 class Answers:
-    """The answers in a file. Lines that a killed run left half written are passed over; of two answers with one key
-    the first counts."""
+    """The answers in a file, or, without a path, in memory alone. Lines that a killed run left half written are passed
+    over; of two answers with one key the first counts."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path, self._lock = path, threading.Lock()
         self.found: dict[str, Stored] = {}
         self.failed: dict[str, str] = {}
         self.damaged = 0
-        if path.is_file():
+        if path is not None and path.is_file():
             with open(path, encoding="utf-8", errors="replace") as file:
                 for line in file:
                     self._read(line)
@@ -84,6 +84,8 @@ class Answers:
             self._write({"key": request.key, "judge": judge, "error": why[:2000] or "no reason was given"})
 
     def _write(self, entry: dict[str, Any]) -> None:
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({**entry, "date": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False)
         with open(self.path, "ab+") as file:
