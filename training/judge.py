@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from matrix_lib.evaluation.intergen.inspect_log import need_inspect, write_inspect_log
+from matrix_lib.evaluation.intergen.labels import FILE as LABELS
+from matrix_lib.evaluation.intergen.labels import Success, write_labels
 from matrix_lib.evaluation.intergen.question_writer import question_request, read_questions
 from matrix_lib.evaluation.intergen.questions import write_sheet
 from matrix_lib.evaluation.intergen.report import compare, table, write_scores
@@ -41,6 +43,7 @@ from matrix_lib.evaluation.intergen.suite import Suite, read_suite
 from matrix_lib.evaluation.intergen.tracking import first_masks, track_video
 from matrix_lib.evaluation.judges.judge import JudgeError, Request
 from matrix_lib.evaluation.judges.store import Answers
+from matrix_lib.evaluation.layers.labels import read_labels
 from matrix_lib.io.sam2_checkpoints import load_sam2
 from matrix_lib.io.tracks import save_tracks
 from training.judge_choice import add_settings, put
@@ -128,6 +131,8 @@ def _ask(given: argparse.Namespace) -> int:
 def _score(given: argparse.Namespace) -> int:
     suite, options = read_suite(given.suite), _options(given)
     sheets = prepare(suite)
+    rule = Success(given.least_kisa, given.least_sgi, given.least_spi)
+    by_hand = read_labels(given.hand_labels) if given.hand_labels is not None else None
     if given.inspect:
         need_inspect()
     runs, means = {}, {}
@@ -149,6 +154,8 @@ def _score(given: argparse.Namespace) -> int:
         found = [one for one, _ in scored]
         found += [score_video(name, "", [], None, why=["there is no video"]) for name in missing]
         runs[name], means[name] = found, write_scores(folder, found, suite, options, sorted(judges))
+        for line in write_labels(folder / OUT / LABELS, found, rule, by_hand)[:20]:
+            print(f"{LABELS}: {line}", file=sys.stderr)
         if given.inspect and asked:
             write_inspect_log(folder / OUT / "inspect.eval", asked, answers, means[name], name, suite.hash)
     print(table(means))
@@ -221,6 +228,11 @@ def _parser() -> argparse.ArgumentParser:
     third.add_argument("--mixed", action="store_true", help="answers of several judges may be averaged")
     third.add_argument("--inspect", action="store_true", help="also a log for the viewer of inspect-ai")
     third.add_argument("--complete", action="store_true", help="fail where anything is missing")
+    labels = third.add_argument_group("labels.csv, for training.analyse: what a success needs at least")
+    labels.add_argument("--least-kisa", type=float, default=Success.kisa, help="KISA_raw (default: 5/6)")
+    labels.add_argument("--least-sgi", type=float, default=Success.sgi, help="SGI_raw (default: 1)")
+    labels.add_argument("--least-spi", type=float, default=Success.spi, help="SPI, clamped (default: 0.9)")
+    labels.add_argument("--hand-labels", type=Path, help="a CSV of labels by hand, which win")
     for step in (second, third):
         step.add_argument("--repeats", type=int, default=1, help="judgements of each request, odd (default: 1)")
         step.add_argument("--emergence", choices=EMERGENCE, default="judge", help="who says what is new")
