@@ -47,6 +47,7 @@ from matrix_lib.evaluation.layers.labels import read_labels
 from matrix_lib.io.sam2_checkpoints import load_sam2
 from matrix_lib.io.tracks import save_tracks
 from training.judge_choice import add_settings, put
+from training.judge_people import add_page, add_prefer, prefer, serve
 
 __all__ = ["main"]
 
@@ -213,7 +214,11 @@ def _parser() -> argparse.ArgumentParser:
     second.set_defaults(run=_ask)
     third = steps.add_parser("score", help="scores of one or more folders of videos")
     third.set_defaults(run=_score)
-    for step in (first, tracked, second, third):
+    served = steps.add_parser("serve", help="a page on which people judge")
+    served.set_defaults(run=lambda given: serve(given, _options(given)), repeats=1)
+    preferred = steps.add_parser("prefer", help="a page on which people choose between models, and what they prefer")
+    preferred.set_defaults(run=prefer)
+    for step in (first, tracked, second, third, served, preferred):
         step.add_argument("suite", type=Path, help="folder with suite.json")
     first.add_argument(
         "--questions", choices=("template", "model"), help="who writes them: a template (default), or a model's judge"
@@ -224,7 +229,10 @@ def _parser() -> argparse.ArgumentParser:
     tracked.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     for step in (first, second):
         add_settings(step)
-    third.add_argument("videos", type=Path, nargs="+", help="folders of videos, one a model")
+    for step in (third, served, preferred):
+        step.add_argument("videos", type=Path, nargs="+", help="folders of videos, one a model")
+    add_page(served, needed=True)
+    add_prefer(preferred)
     third.add_argument("--mixed", action="store_true", help="answers of several judges may be averaged")
     third.add_argument("--inspect", action="store_true", help="also a log for the viewer of inspect-ai")
     third.add_argument("--complete", action="store_true", help="fail where anything is missing")
@@ -235,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     labels.add_argument("--hand-labels", type=Path, help="a CSV of labels by hand, which win")
     for step in (second, third):
         step.add_argument("--repeats", type=int, default=1, help="judgements of each request, odd (default: 1)")
+    for step in (second, third, served):
         step.add_argument("--emergence", choices=EMERGENCE, default="judge", help="who says what is new")
         step.add_argument("--shrunk", type=float, default=0.0, help="an instance below this share of its area is gone")
         step.add_argument("--grace", type=int, default=0, help="frames of absence that are forgiven")

@@ -30,13 +30,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Vote:
-    """Of one person on one pair. won: the model that was preferred, "" for a tie."""
+    """Of one person on one pair. won: the model that was preferred, "" for a tie. pair: which one, where a prompt has
+    several of the same models."""
 
     prompt: str
     one: str
     other: str
     won: str
     by: str = ""
+    pair: str = ""
 
 
 @dataclass(frozen=True)

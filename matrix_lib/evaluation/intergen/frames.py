@@ -25,6 +25,9 @@ from .suite import COLOURS, Sample
 
 __all__ = ["at_most", "draw_boxes", "write_frames", "write_pictures"]
 
+_FORM = 1  # of what is drawn: pictures of another form are drawn anew
+_LONGEST = 1 << 20
+
 
 def write_frames(
     video: Path, tracks: MaskTracks, sample: Sample, stride: int, folder: Path, longest: int = 768, boxes: bool = True

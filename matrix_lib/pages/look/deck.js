@@ -69,7 +69,10 @@ function told(text) {
   const line = made('p')
   let from = 0
   for (const found of text.matchAll(COLOURS)) {
-    line.append(text.slice(from, found.index + 1), made('span', `swatch ${found[1]}`), found[0].slice(1))
+    line.append(
+      text.slice(from, found.index),
+      made('span', 'box', '(', made('span', `swatch ${found[1]}`), found[0].slice(1))
+    )
     from = found.index + found[0].length
   }
   line.append(text.slice(from))
@@ -194,25 +197,27 @@ function counted() {
   at('count').textContent = `${done} of ${state.cards.length}`
 }
 
-/** Everything on the left. */
+/** Everything on the left. What is shown already stays: a film does not begin anew with every answer. */
 function stage() {
   if (!card) return
-  const shown = card
   const view = at('view')
-  view.className = shown.frames.length ? '' : 'sides'
-  if (clip < 0) {
-    const at_ = shown.frames[frame]
-    const picture = /** @type {HTMLImageElement} */ (document.createElement('img'))
-    picture.src = `media/${at_.media}`
-    picture.alt = `frame ${at_.index}`
-    view.replaceChildren(made('figure', '', picture, made('figcaption', '', `frame ${at_.index}`)))
-  } else {
-    const some = shown.frames.length ? [shown.clips[clip]] : shown.clips
-    view.replaceChildren(...some.map(film))
-  }
+  const key = `${place} ${clip < 0 ? `frame ${frame}` : `film ${clip}`}`
+  if (view.dataset.shown !== key) view.replaceChildren(...looked(card))
+  view.dataset.shown = key
+  view.className = card.frames.length ? '' : 'sides'
   const strip = at('strip')
-  strip.replaceChildren(...shown.frames.map((_, n) => thumb(n)))
+  strip.replaceChildren(...card.frames.map((_, n) => thumb(n)))
   strip.querySelector('[aria-selected="true"]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' })
+}
+
+/** @param {Card} shown */
+function looked(shown) {
+  if (clip >= 0) return (shown.frames.length ? [shown.clips[clip]] : shown.clips).map(film)
+  const one = shown.frames[frame]
+  const picture = document.createElement('img')
+  picture.src = `media/${one.media}`
+  picture.alt = `frame ${one.index}`
+  return [made('figure', '', picture, made('figcaption', '', `frame ${one.index}`))]
 }
 
 /** @param {{media: string, label: string}} one */
@@ -225,7 +230,9 @@ function film(one) {
   video.playsInline = true
   const caption = made('figcaption', '', one.label)
   video.addEventListener('error', async () => {
-    const why = await fetch(video.src).then((reply) => (reply.ok ? null : reply.json())).catch(() => null)
+    const why = await fetch(video.src)
+      .then((reply) => (reply.ok ? null : reply.json()))
+      .catch(() => null)
     caption.textContent = `${one.label}: ${why?.error ?? 'this browser cannot play this film (H.264 in MP4 plays everywhere)'}`
     caption.className = 'broken'
   })
@@ -239,7 +246,7 @@ function together() {
   if (films.some((each) => each.readyState < 2 && !each.error)) return
   for (const each of films) {
     each.currentTime = 0
-    each.play().catch(() => {}) // a browser that plays nothing by itself waits for the blank key
+    each.play().catch(() => {}) // a browser that plays nothing by itself waits for the space bar
   }
 }
 
@@ -293,7 +300,7 @@ function panel() {
  */
 function line(question, n) {
   const kept = /** @type {Card} */ (card).marks[question.id]
-  const row = made('div', 'row', told(question.text))
+  const row = made('div', 'row', made('span', 'number', String(n + 1)), told(question.text))
   if (kept) row.append(answerOf(question, kept))
   row.onclick = () => {
     active = n
@@ -332,7 +339,11 @@ function choices(question, kept) {
     toggle.disabled = frame === 0
     const keep = button('Enter', `keep ${[...chosen].sort((a, b) => a - b).join(', ')}`, () => answer(sorted()))
     keep.disabled = !chosen.size
-    row.append(toggle, button('n', 'nothing, in no frame', () => answer([])), keep)
+    row.append(
+      toggle,
+      button('n', 'nothing, in no frame', () => answer([])),
+      keep
+    )
   }
   for (const choice of question.choices) {
     const index = choice.onFrame && card ? ` \u00b7 frame ${card.frames[frame]?.index}` : ''
@@ -481,7 +492,9 @@ function ended() {
     made('p', 'soft', 'All of it is kept. You may close this tab, and stop the server with Ctrl-C.')
   )
   if (state.cards.length) end.append(made('p', 'faint', keyed('b'), ' goes back, to look or to change an answer.'))
-  at('view').replaceChildren(end)
+  const view = at('view')
+  view.dataset.shown = ''
+  view.replaceChildren(end)
 }
 
 function guide() {
@@ -489,14 +502,18 @@ function guide() {
   const keys = []
   const question = card?.questions[active]
   if (question?.kind === 'frames') keys.push(['y', 'it is seen in this frame'], ['n', 'nothing'])
-  for (const choice of question?.choices ?? []) keys.push([choice.keys.map((k) => NAMES[k] ?? k).join(' '), choice.label])
+  for (const choice of question?.choices ?? [])
+    keys.push([choice.keys.map((k) => NAMES[k] ?? k).join(' '), choice.label])
   if (card?.frames.length) keys.push(['\u2190 \u2192', 'another frame'])
   if (card?.frames.length && card.clips.length) keys.push(['c', 'frames, film with boxes, film without'])
-  if (card?.clips.length) keys.push(['blank', 'plays and stops the film'])
+  if (card?.clips.length) keys.push(['Space', 'plays and stops the film'])
   keys.push(['b', 'back: any answer can be changed'], ['s', 'skip: it comes again at the end'], ['Enter', 'go on'])
   keys.push(['?', 'this'])
   at('keys').replaceChildren(
-    ...keys.flatMap(([key, what]) => [made('dt', '', ...key.split(' ').flatMap((k) => [keyed(k), ' '])), made('dd', '', what)])
+    ...keys.flatMap(([key, what]) => [
+      made('dt', '', ...key.split(' ').flatMap((k) => [keyed(k), ' '])),
+      made('dd', '', what)
+    ])
   )
   const box = /** @type {HTMLDialogElement} */ (at('guide'))
   box.showModal()
@@ -561,5 +578,6 @@ at('back').onclick = back
 at('skip').onclick = skip
 at('next').onclick = go
 at('help').onclick = guide
+at('guide-close').onclick = () => /** @type {HTMLDialogElement} */ (at('guide')).close()
 at('theme').onclick = themed
 begin()
