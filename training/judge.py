@@ -17,37 +17,32 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from matrix_lib.evaluation.intergen.inspect_log import need_inspect, write_inspect_log
-from matrix_lib.evaluation.intergen.labels import FILE as LABELS
-from matrix_lib.evaluation.intergen.labels import Success, write_labels
 from matrix_lib.evaluation.intergen.question_writer import question_request, read_questions
 from matrix_lib.evaluation.intergen.questions import write_sheet
-from matrix_lib.evaluation.intergen.report import compare, table, write_scores
+from matrix_lib.evaluation.intergen.report import compare, table
 from matrix_lib.evaluation.intergen.run import (
     EMERGENCE,
     OUT,
     QUESTIONS,
     Options,
-    Video,
     check,
     find_videos,
     prepare,
     requests_of,
-    score,
     sheet_of,
 )
-from matrix_lib.evaluation.intergen.scores import VideoScores, score_video
 from matrix_lib.evaluation.intergen.suite import Suite, read_suite
+from matrix_lib.evaluation.intergen.tables import agreement_table
 from matrix_lib.evaluation.intergen.tracking import first_masks, track_video
 from matrix_lib.evaluation.judges.judge import JudgeError, Request
 from matrix_lib.evaluation.judges.store import Answers
-from matrix_lib.evaluation.layers.labels import read_labels
 from matrix_lib.io.sam2_checkpoints import load_sam2
 from matrix_lib.io.tracks import save_tracks
 from training.judge_choice import add_settings, put
 from training.judge_people import add_page, add_prefer, prefer, serve
+from training.judge_report import add_report, report
+from training.judge_scoring import add_scoring, score_all
 
 __all__ = ["main"]
 
@@ -130,52 +125,15 @@ def _ask(given: argparse.Namespace) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    suite, options = read_suite(given.suite), _options(given)
-    sheets = prepare(suite)
-    rule = Success(given.least_kisa, given.least_sgi, given.least_spi)
-    by_hand = read_labels(given.hand_labels) if given.hand_labels is not None else None
-    if given.inspect:
-        need_inspect()
-    runs, means = {}, {}
-    last = [folder.resolve().name for folder in given.videos]
-    for folder in given.videos:
-        # Two folders of one name are two models.
-        name = folder.resolve().name if last.count(folder.resolve().name) == 1 else str(folder)
-        if name in runs:
-            raise ValueError(f"{folder} is given twice")
-        answers = Answers(folder / OUT / "answers.jsonl")
-        videos, missing = find_videos(suite, folder)
-        scored = [_scored(video, sheets, suite, answers, options) for video in videos]
-        asked = [request for _, some in scored for request in some]
-        judges = answers.models(request.key for request in asked)
-        if len(judges) > 1 and not given.mixed:
-            raise ValueError(
-                f"{folder}: several judges answered ({', '.join(sorted(judges))}): say --mixed if you mean it"
-            )
-        found = [one for one, _ in scored]
-        found += [score_video(name, "", [], None, why=["there is no video"]) for name in missing]
-        runs[name], means[name] = found, write_scores(folder, found, suite, options, sorted(judges))
-        for line in write_labels(folder / OUT / LABELS, found, rule, by_hand)[:20]:
-            print(f"{LABELS}: {line}", file=sys.stderr)
-        if given.inspect and asked:
-            write_inspect_log(folder / OUT / "inspect.eval", asked, answers, means[name], name, suite.hash)
-    print(table(means))
-    if len(runs) > 1:
-        print(compare(runs))
-    missing_some = any(run.complete < run.of for run in means.values())
-    if given.complete and missing_some:
+    found = score_all(given, _options(given))
+    print(table(found.means))
+    if found.differences:
+        print(compare(found.differences))
+    if found.agreements:
+        print(agreement_table(found.agreements).markdown())
+    if given.complete and found.missing:
         raise ValueError("videos are missing from the means (see above), and --complete asks for all of them")
-    return 2 if missing_some else 0
-
-
-def _scored(
-    video: Video, sheets: dict[str, Any], suite: Suite, answers: Answers, options: Options
-) -> tuple[VideoScores, list[Request]]:
-    try:
-        requests = requests_of(video, sheet_of(video, sheets), suite, options)
-    except ValueError as error:
-        return score_video(video.sample.id, video.seed, [], None, why=[str(error)]), []
-    return score(video, requests, answers, suite, options), requests
+    return 2 if found.missing else 0
 
 
 def _requests(suite: Suite, folder: Path, options: Options) -> tuple[list[Request], list[str]]:
@@ -218,7 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     served.set_defaults(run=lambda given: serve(given, _options(given)), repeats=1)
     preferred = steps.add_parser("prefer", help="a page on which people choose between models, and what they prefer")
     preferred.set_defaults(run=prefer)
-    for step in (first, tracked, second, third, served, preferred):
+    reported = steps.add_parser("report", help="scores as a page with videos and answers, and as tables of the papers")
+    reported.set_defaults(run=lambda given: report(given, _options(given)))
+    for step in (first, tracked, second, third, served, preferred, reported):
         step.add_argument("suite", type=Path, help="folder with suite.json")
     first.add_argument(
         "--questions", choices=("template", "model"), help="who writes them: a template (default), or a model's judge"
@@ -229,21 +189,15 @@ def _parser() -> argparse.ArgumentParser:
     tracked.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     for step in (first, second):
         add_settings(step)
-    for step in (third, served, preferred):
+    for step in (third, served, preferred, reported):
         step.add_argument("videos", type=Path, nargs="+", help="folders of videos, one a model")
     add_page(served, needed=True)
     add_prefer(preferred)
-    third.add_argument("--mixed", action="store_true", help="answers of several judges may be averaged")
-    third.add_argument("--inspect", action="store_true", help="also a log for the viewer of inspect-ai")
-    third.add_argument("--complete", action="store_true", help="fail where anything is missing")
-    labels = third.add_argument_group("labels.csv, for training.analyse: what a success needs at least")
-    labels.add_argument("--least-kisa", type=float, default=Success.kisa, help="KISA_raw (default: 5/6)")
-    labels.add_argument("--least-sgi", type=float, default=Success.sgi, help="SGI_raw (default: 1)")
-    labels.add_argument("--least-spi", type=float, default=Success.spi, help="SPI, clamped (default: 0.9)")
-    labels.add_argument("--hand-labels", type=Path, help="a CSV of labels by hand, which win")
-    for step in (second, third):
+    add_report(reported)
+    add_scoring(third)
+    for step in (second, third, reported):
         step.add_argument("--repeats", type=int, default=1, help="judgements of each request, odd (default: 1)")
-    for step in (second, third, served):
+    for step in (second, third, served, reported):
         step.add_argument("--emergence", choices=EMERGENCE, default="judge", help="who says what is new")
         step.add_argument("--shrunk", type=float, default=0.0, help="an instance below this share of its area is gone")
         step.add_argument("--grace", type=int, default=0, help="frames of absence that are forgiven")

@@ -23,7 +23,7 @@ from matrix_lib.pages.deck import Card, Deck
 from matrix_lib.pages.marks import Marks, check_name
 from matrix_lib.pages.server import PageServer
 
-__all__ = ["add_page", "add_prefer", "model_names", "prefer", "serve"]
+__all__ = ["add_page", "add_prefer", "model_names", "prefer", "preferences", "serve"]
 
 
 def serve(given: argparse.Namespace, options: Options) -> int:
@@ -74,6 +74,13 @@ def prefer(given: argparse.Namespace) -> int:
         raise ValueError(f"nobody has voted yet in {out}: say --rater NAME, and answer on the page")
     _write_preferences(out, votes, list(folders))
     return 2 if left or problems else 0
+
+
+def preferences(suite: Path, out: Path | None, folders: Sequence[Path]) -> Table | None:
+    """What people prefer of these models, from what `prefer` wrote; None where there is no vote on them."""
+    found = side_by_side.read_votes((out or suite / "preference") / side_by_side.VOTES, model_names(folders))
+    known = {name: preference(votes, model_names(folders)) for name, votes in found.items() if votes}
+    return preference_table(known) if known else None
 
 
 def model_names(folders: Sequence[Path]) -> list[str]:
@@ -128,10 +135,12 @@ def _show(decks: Sequence[Deck], given: argparse.Namespace) -> int:
                 webbrowser.open(address)
         print("Answers are kept as they are given. Ctrl-C stops; the same command goes on.", flush=True)
         server.wait()
-    left = {deck.marks.by: sum(not deck.done(card) for card in deck.cards) for deck in decks}
+    every = 0
     for deck in decks:
-        print(f"{deck.marks.by}: {len(deck.cards) - left[deck.marks.by]} of {len(deck.cards)} are done")
-    return sum(left.values())
+        left = sum(not deck.done(card) for card in deck.cards)
+        every += left
+        print(f"{deck.marks.by}: {len(deck.cards) - left} of {len(deck.cards)} are done")
+    return every
 
 
 def _asked(given: argparse.Namespace) -> dict[str, str]:
@@ -147,7 +156,7 @@ def _asked(given: argparse.Namespace) -> dict[str, str]:
 
 def _write_preferences(out: Path, votes: Mapping[str, Sequence[Any]], models: Sequence[str]) -> None:
     found = {name: preference(some, models) for name, some in votes.items() if some}
-    side_by_side.write_votes(out / "votes.csv", votes)
+    side_by_side.write_votes(out / side_by_side.VOTES, votes)
     same = {name: side_by_side.agreements(some) for name, some in votes.items()}
     tables = [preference_table(found)]
     tables += [agreement_table(same)] if any(same.values()) else []

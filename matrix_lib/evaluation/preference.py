@@ -120,7 +120,7 @@ def _connected(met: NDArray[np.bool_]) -> NDArray[np.bool_]:
     reach = met | np.eye(met.shape[-1], dtype=bool)
     for _ in range(max(1, math.ceil(math.log2(max(2, met.shape[-1]))))):
         reach = (reach.astype(int) @ reach.astype(int)) > 0
-    return reach.all((-1, -2))
+    return np.asarray(reach.all((-1, -2)))
 
 
 def _wins(votes: Sequence[Vote], models: Sequence[str]) -> Array:

@@ -1,7 +1,7 @@
 """A page that asks one thing after the other: frames and films on one side, questions on the other, all by keyboard.
 
-A `Card` is one thing to be looked at, with its questions. Each answer is kept as it is given; a closed tab or a killed
-server goes on at the first card that is not done. A page of another kind is a list of other cards, for example a review:
+A `Card` is one thing to be looked at, with its questions. Each answer is kept as it is given; after a closed tab or a
+killed server the page goes on at the first card that is not done. Another page is a list of other cards, say a review:
 
     verdict = Question("verdict", "Are these masks right?", (
         Choice("accept", "accept", ("a",), tone="good"),
@@ -123,7 +123,9 @@ class Deck:
             for question in card.questions:
                 keys = [key for choice in question.choices for key in choice.keys]
                 if len(set(keys)) != len(keys) or set(keys) & set(_TAKEN):
-                    raise ValueError(f"the keys of {question.id!r} are one choice's each, and not the page's; got {keys}")
+                    raise ValueError(
+                        f"the keys of {question.id!r} are one choice's each, and not the page's; got {keys}"
+                    )
 
     @cached_property
     def _media(self) -> dict[str, Media]:

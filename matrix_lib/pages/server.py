@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["MOST_BYTES", "LOOK", "PageServer", "Site"]
+__all__ = ["LOOK", "MOST_BYTES", "PageServer", "Site"]
 
 LOOK = Path(__file__).parent / "look"
 MOST_BYTES = 64 << 10
-_ASSETS = ("base.css", "deck.css", "deck.js")
+_ASSETS = ("base.css", "base.js", "deck.css", "deck.js")
 _HERE = ("127.0.0.1", "localhost", "::1")
 _SECONDS = 30  # that a silent connection is kept
 _PART = 256 << 10
@@ -126,7 +126,7 @@ class _Server(ThreadingHTTPServer):
             print(f"the page's server: {error!r}", file=sys.stderr)
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A request that is not served: its status and a sentence."""
 
     def __init__(self, status: HTTPStatus, text: str = "") -> None:
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             site, rest = self._site()
             work(site, rest)
-        except _Refused as refused:
+        except _RefusedError as refused:
             self.close_connection = True  # a body that nobody read is not to be taken for the next request
             self._json({"error": str(refused)}, refused.status)
 
@@ -165,14 +165,14 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             host = None
         if host not in _HERE:
-            raise _Refused(HTTPStatus.MISDIRECTED_REQUEST, "this server answers to 127.0.0.1 and localhost alone")
+            raise _RefusedError(HTTPStatus.MISDIRECTED_REQUEST, "this server answers to 127.0.0.1 and localhost alone")
         if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            raise _Refused(HTTPStatus.FORBIDDEN, "another page may not ask this server")
+            raise _RefusedError(HTTPStatus.FORBIDDEN, "another page may not ask this server")
         _, token, *rest = [*self.path.split("?")[0].split("/", 2), ""]
         for known, site in self.server.sites.items():
             if hmac.compare_digest(known.encode(), token.encode()):
                 return site, rest[0]
-        raise _Refused(HTTPStatus.NOT_FOUND)
+        raise _RefusedError(HTTPStatus.NOT_FOUND)
 
     def _get(self, site: Site, rest: str) -> None:
         what, _, name = rest.partition("/")
@@ -188,24 +188,24 @@ class _Handler(BaseHTTPRequestHandler):
             elif what == "media":
                 self._file(site.media(unquote(name)))
             else:
-                raise _Refused(HTTPStatus.NOT_FOUND)
+                raise _RefusedError(HTTPStatus.NOT_FOUND)
         except KeyError:
-            raise _Refused(HTTPStatus.NOT_FOUND) from None
+            raise _RefusedError(HTTPStatus.NOT_FOUND) from None
         except (ValueError, OSError) as error:
             if isinstance(error, ConnectionError | TimeoutError):
                 raise
-            raise _Refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
+            raise _RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
 
     def _post(self, site: Site, rest: str) -> None:
         if rest != "mark":
-            raise _Refused(HTTPStatus.NOT_FOUND)
+            raise _RefusedError(HTTPStatus.NOT_FOUND)
         if self.headers.get_content_type() != "application/json":  # what a form of another page cannot send
-            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "an answer is JSON")
+            raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "an answer is JSON")
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or self.headers.get("Transfer-Encoding"):
-            raise _Refused(HTTPStatus.LENGTH_REQUIRED)
+            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED)
         if len(length) > 9 or int(length) > MOST_BYTES:
-            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"an answer has at most {MOST_BYTES} bytes")
+            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"an answer has at most {MOST_BYTES} bytes")
         body = self.rfile.read(int(length))
         try:
             given = json.loads(body)
@@ -213,9 +213,9 @@ class _Handler(BaseHTTPRequestHandler):
                 raise ValueError("an answer is an object")
             kept = site.mark(given)
         except (ValueError, RecursionError) as error:
-            raise _Refused(HTTPStatus.BAD_REQUEST, f"this answer was not kept: {error}") from None
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, f"this answer was not kept: {error}") from None
         except OSError as error:
-            raise _Refused(HTTPStatus.INSUFFICIENT_STORAGE, f"this answer was not kept: {error}") from None
+            raise _RefusedError(HTTPStatus.INSUFFICIENT_STORAGE, f"this answer was not kept: {error}") from None
         self._json(kept)
 
     def _json(self, content: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:

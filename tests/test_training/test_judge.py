@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from support_counts import count
 from torch import Tensor
 
-from matrix_lib.evaluation.intergen.report import compare
+from matrix_lib.evaluation.intergen.report import compare, differences
 from matrix_lib.evaluation.intergen.scores import VideoScores
 from matrix_lib.evaluation.mini.judges import Verdict, judge
 from matrix_lib.evaluation.mini.object_tracking import look
@@ -224,7 +224,7 @@ def test_models_that_share_no_sample_are_said_to() -> None:
         values = dict.fromkeys(("kisa_raw", "sgi_raw", "spi", "fidelity"), 0.5)
         return [VideoScores(name, "", values, (), (), None) for name in names]
 
-    text = compare({"one": run("a", "b"), "other": run("b", "c")})
+    text = compare(differences({"one": run("a", "b"), "other": run("b", "c")}))
     assert "one and other do not share a, c" in text
     assert "0.000 [-0.975, 0.975] | 1 |" in text
     assert "not known" not in text

@@ -26,12 +26,14 @@ def write_film(video: Path, tracks: MaskTracks, sample: Sample, folder: Path, na
     Args:
         tracks: of the video. name: of the video; longest: pixels of the longer side.
 
-    Frame n of the film is frame n of the video, at its mean rate. Raises ValueError for a file that is no video, and for
-    tracks of another length.
+    Frame n of the film is frame n of the video, at its mean rate. Raises ValueError for a file that is no video, and
+    for tracks of another length.
     """
     facts = check_video(video)
     if facts.frames != tracks.frames:
-        raise ValueError(f"{video.name} has {facts.frames} frames and its tracks {tracks.frames}: track this very video")
+        raise ValueError(
+            f"{video.name} has {facts.frames} frames and its tracks {tracks.frames}: track this very video"
+        )
     boxes = b"".join(tracks.boxes(each).numpy().tobytes() for each in sample.names if each in tracks.names)
     seen = hashlib.sha256(repr((sample.names, longest, _QUALITY)).encode() + boxes).hexdigest()[:10]
     path = folder / f"{name}-{seen}.mp4"

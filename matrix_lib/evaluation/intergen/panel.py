@@ -1,7 +1,7 @@
 """Several judges of the same videos: the mean of what they say, and how far they agree.
 
 Each judge is scored as if there were no other, then a video has the mean over its judges: nothing has to be a majority,
-and a tie counts half. A video that one of them has not judged is missing, since means over other people are other means.
+and a tie counts half. A video that one of them has not judged is missing: means over other people are other means.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def ratings_of(video: str, found: VideoScores) -> Ratings:
         for group, some in (("KISA", KISA), ("SGI", SGI)):
             said[group] |= {(video, place, q): answers[q].yes for q in some if answers and q in answers}
     presence = found.presence
-    if presence is not None and presence.emergence is not None and presence.shown:
+    if presence is not None and presence.emergence is not None and presence.asked:
         said["new"] = {(video, frame): frame in presence.emergence for frame in presence.shown[1:]}
     return said
 

@@ -131,7 +131,7 @@ def cards_of(video: Video, sheet: Sheet, suite: Suite, options: Options) -> list
 def _card(request: Request, video: Video, sheet: Sheet, options: Options) -> Card:
     sample = video.sample
     frames = tuple(Media(f"frame {picture.index}", picture.path, picture.index) for picture in request.pictures)
-    clips = (Media("film", video.path),)
+    clips: tuple[Media, ...] = (Media("film", video.path),)
     if options.boxes:
         clips = (Media("film with boxes", _film(video)), Media("film as it is", video.path))
     prompt = f"Made from the words: {sample.prompt}" if options.show_prompt else ""
@@ -144,10 +144,8 @@ def _card(request: Request, video: Video, sheet: Sheet, options: Options) -> Car
     asked = sheet.asked[request.interaction]
     each = asked.interaction
     who = sample.called(each.subject) + (f" and {sample.called(each.recipient)}" if each.recipient else "")
-    groups = {q: "What happens?" for q in KISA} | {q: "Who does it, to whom?" for q in SGI}
-    questions = tuple(
-        Question(str(q), text, _CHOICES, group=groups[q]) for q, text in enumerate(asked.told(sample), 1)
-    )
+    groups = dict.fromkeys(KISA, "What happens?") | dict.fromkeys(SGI, "Who does it, to whom?")
+    questions = tuple(Question(str(q), text, _CHOICES, group=groups[q]) for q, text in enumerate(asked.told(sample), 1))
     return Card(request.key, f"{each.phrase or each.name}: {who}", questions, prompt, frames, clips)
 
 

@@ -230,7 +230,7 @@ def _presence(
         except ValueError as error:
             why.append(f"{video.name}: {error}")
             new = None
-    return Presence(len(shown), lost.frames, new, lost.who)
+    return Presence(len(shown), lost.frames, new, lost.who, shown, options.emergence == "judge")
 
 
 def read_detections(path: Path) -> Mapping[int, Sequence[Detection]]:

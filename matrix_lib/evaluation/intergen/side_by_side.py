@@ -1,7 +1,7 @@
 """Which of two models' videos a person prefers: pairs as cards of a page, and what was said as votes.
 
-Who made which is not told. The order of pairs and the sides differ from person to person, by a seed. A vote belongs to the
-very files that were seen: where a video is made anew, its pairs are asked anew.
+Who made which is not told. The order of pairs and the sides differ from person to person, by a seed. A vote belongs to
+the very files that were seen: where a video is made anew, its pairs are asked anew.
 
 OUT/NAME.jsonl    one file a person (`pages.marks`)
 """
@@ -12,7 +12,7 @@ import csv
 import hashlib
 import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,18 @@ from ..preference import Vote
 from .run import Video, find_videos
 from .suite import Suite
 
-__all__ = ["QUESTIONS", "TASK", "Pair", "agreements", "cards_of", "pairs_of", "votes_in", "write_votes"]
+__all__ = [
+    "QUESTIONS",
+    "TASK",
+    "VOTES",
+    "Pair",
+    "agreements",
+    "cards_of",
+    "pairs_of",
+    "read_votes",
+    "votes_in",
+    "write_votes",
+]
 
 QUESTIONS = {
     "interaction": "In which one does what the words say happen, and between whom it should?",
@@ -36,6 +47,7 @@ TASK = (
     "Two videos were made from the same words. Who made which is not told.",
     "Answer each question by itself. Where you see no difference, say so: a tie is an answer.",
 )
+VOTES = "votes.csv"
 ONE, OTHER, TIE = "one", "other", "tie"
 
 
@@ -124,7 +136,7 @@ def votes_in(folder: Path, pairs: Sequence[Pair], question: str) -> list[Vote]:
 
 def agreements(votes: Sequence[Vote]) -> list[Agreement]:
     """Of every two persons on the pairs that both saw, and of all of them on those that all saw."""
-    said: dict[str, dict[tuple[str, str], str]] = {}
+    said: dict[str, dict[tuple[Hashable, ...], Hashable]] = {}
     for vote in votes:
         said.setdefault(vote.by, {})[vote.prompt, vote.pair] = vote.won
     found = [agreement({name: said[name] for name in both}) for both in itertools.combinations(said, 2)]
@@ -139,6 +151,28 @@ def write_votes(path: Path, votes: Mapping[str, Sequence[Vote]]) -> None:
         lines.writerow(("question", "sample", "one", "other", "preferred", "by"))
         for question, some in votes.items():
             lines.writerows((question, v.prompt, v.one, v.other, v.won or TIE, v.by) for v in some)
+
+
+def read_votes(path: Path, models: Sequence[str]) -> dict[str, list[Vote]]:
+    """Votes by question on pairs of these models, from what `write_votes` wrote; none where there is no file.
+
+    Raises ValueError for a file of another form.
+    """
+    found: dict[str, list[Vote]] = {}
+    if not path.is_file():
+        return found
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                one, other, won = row["one"], row["other"], row["preferred"]
+                vote = Vote(row["sample"], one, other, "" if won == TIE else won, row["by"])
+                if {one, other} <= set(models):
+                    found.setdefault(row["question"], []).append(vote)
+            except (KeyError, TypeError):
+                raise ValueError(
+                    f"{path} cannot be read as votes: `python -m training.judge prefer` writes it"
+                ) from None
+    return found
 
 
 def _digest(path: Path) -> str:

@@ -43,7 +43,8 @@ class Table:
 
     def latex(self) -> str:
         """With booktabs. Intervals are small, behind the mean."""
-        lines = [f"% {self.title}. {self.note}".strip(), r"\begin{tabular}{l" + "r" * (len(self.heads) - 1) + "}"]
+        lines = [f"% {line}" for line in (self.title, *self.note.splitlines()) if line]
+        lines += [r"\begin{tabular}{l" + "r" * (len(self.heads) - 1) + "}"]
         lines += [r"\toprule", " & ".join(map(_escaped, self.heads)) + r" \\", r"\midrule"]
         lines += [" & ".join(map(_latex, row)) + r" \\" for row in self.rows]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
@@ -64,8 +65,10 @@ def paper_table(
 ) -> Table:
     """A row a model. columns: heads by measure; runs: estimates by model and measure."""
     nothing = Estimate(math.nan, math.nan, math.nan, 0)
-    rows = tuple((name, *(found.get(measure, nothing) for measure in columns)) for name, found in runs.items())
-    return Table(title, ("model", *columns.values()), rows, note)
+    rows: list[tuple[Cell, ...]] = []
+    for name, found in runs.items():
+        rows.append((name, *(found.get(measure, nothing) for measure in columns)))
+    return Table(title, ("model", *columns.values()), tuple(rows), note)
 
 
 def preference_table(found: Mapping[str, Preference]) -> Table:
@@ -73,11 +76,11 @@ def preference_table(found: Mapping[str, Preference]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for question, one in found.items():
         rows += [(question, model, share, one.strength[model], share.count) for model, share in one.share.items()]
-    note = "Share of comparisons that are won (ties are halves), and Bradley-Terry strength with mean 0; 95 % over prompts."
+    note = "Share of comparisons that are won (a tie is half), Bradley-Terry strength with mean 0; 95 % over prompts."
     for question, one in found.items():
-        said = [f"{p.one} over {p.other}: {p.lead.interval}, p {_p(p.p)}" for p in one.pairs]
-        note += f"\n\n{question}: {one.votes} votes on {one.prompts} prompts, {one.ties} ties. Lead of " + "; ".join(said)
-    note += ". p is corrected for all pairs of a question (Holm)."
+        leads = "; ".join(f"{p.one} over {p.other} {p.lead.interval}, p {_p(p.p)}" for p in one.pairs)
+        note += f"\n\n{question}: {one.votes} votes on {one.prompts} prompts, {one.ties} ties. Lead: {leads}."
+    note += "\n\np is corrected for all pairs of a question (Holm)."
     return Table("Preference", ("question", "model", "preferred ↑", "strength ↑", "comparisons"), tuple(rows), note)
 
 
@@ -88,7 +91,10 @@ def agreement_table(found: Mapping[str, Sequence[Agreement]]) -> Table:
         for subject, some in found.items()
         for each in some
     ]
-    note = "kappa: agreement beyond chance (Cohen for two, Fleiss for more), 95 % over videos. Not known where all say one thing."
+    note = (
+        "kappa: agreement beyond chance (Cohen for two, Fleiss for more), 95 % over videos. Not known where everybody "
+        "says one thing."
+    )
     return Table("Agreement of judges", ("about", "judges", "same answer", "kappa", "answers"), tuple(rows), note)
 
 

@@ -3,6 +3,7 @@
  *
  * An answer counts once the server has said that it is kept: until then the page waits, and says so where it fails.
  */
+import { at, made, themed, told } from './base.js'
 
 /** @typedef {{value: string, label: string, keys: string[], onFrame: boolean, tone: string}} Choice */
 /** @typedef {{id: string, text: string, kind: string, group: string, optional: boolean, choices: Choice[]}} Question */
@@ -20,7 +21,6 @@
  */
 /** @typedef {{title: string, by: string, task: string[], cards: Entry[]}} State */
 
-const COLOURS = /\((red|green|blue|yellow|magenta|cyan|orange|white) box\)/g
 const NAMES = /** @type {Record<string, string>} */ ({
   ArrowLeft: '\u2190',
   ArrowRight: '\u2192',
@@ -41,43 +41,6 @@ let busy = false
 let chosen = new Set()
 /** @type {number[]} cards that were looked at, to go back to */
 const past = []
-
-/**
- * @param {string} id
- * @returns {HTMLElement}
- */
-function at(id) {
-  const found = document.getElementById(id)
-  if (!found) throw new Error(`the page has no ${id}`)
-  return found
-}
-
-/**
- * @param {string} tag
- * @param {string} [className]
- * @param {(Node | string)[]} children
- */
-function made(tag, className = '', ...children) {
-  const element = document.createElement(tag)
-  if (className) element.className = className
-  element.append(...children)
-  return element
-}
-
-/** @param {string} text a text in which "(red box)" gets a patch of that colour */
-function told(text) {
-  const line = made('p')
-  let from = 0
-  for (const found of text.matchAll(COLOURS)) {
-    line.append(
-      text.slice(from, found.index),
-      made('span', 'box', '(', made('span', `swatch ${found[1]}`), found[0].slice(1))
-    )
-    from = found.index + found[0].length
-  }
-  line.append(text.slice(from))
-  return line
-}
 
 /** @param {string} key */
 function keyed(key) {
@@ -300,7 +263,7 @@ function panel() {
  */
 function line(question, n) {
   const kept = /** @type {Card} */ (card).marks[question.id]
-  const row = made('div', 'row', made('span', 'number', String(n + 1)), told(question.text))
+  const row = made('div', 'row', made('span', 'number', String(n + 1)), made('span', 'text', told(question.text)))
   if (kept) row.append(answerOf(question, kept))
   row.onclick = () => {
     active = n
@@ -565,12 +528,6 @@ function moved(by) {
   begun()
   stage()
   panel()
-}
-
-function themed() {
-  const root = document.documentElement
-  const dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches
-  root.dataset.theme = dark ? 'light' : 'dark'
 }
 
 document.addEventListener('keydown', pressed)
