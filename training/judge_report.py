@@ -105,12 +105,11 @@ def _differences(some: Sequence[Difference]) -> Table:
 
 def _by_kind(scored: Scored, kinds: Sequence[str]) -> Table:
     nothing = Estimate(math.nan, math.nan, math.nan, 0)
-    rows = tuple(
-        (name, kind, *(run.by_type.get(kind, {}).get(measure, nothing) for measure in MATRIX))
-        for name, run in scored.means.items()
-        for kind in kinds
-    )
-    return Table("By kind of interaction", ("model", "kind", *MATRIX.values()), rows)
+    rows: list[tuple[str | int | Estimate, ...]] = []
+    for name, run in scored.means.items():
+        for kind in kinds:
+            rows.append((name, kind, *(run.by_type.get(kind, {}).get(measure, nothing) for measure in MATRIX)))
+    return Table("By kind of interaction", ("model", "kind", *MATRIX.values()), tuple(rows))
 
 
 def _about(scored: Scored, options: Options) -> dict[str, str]:

@@ -142,7 +142,7 @@ def _outcome(one: str, other: str, measure: str, found: Estimate, p: float, marg
     if up == down == "does not hold":
         return f"as good, within {margin:g}"
     least = smallest_difference(found)
-    return "open" if math.isnan(least) else f"open: {least:.3f} could have been found"
+    return "open" if math.isnan(least) else f"open: a difference of {least:.3f} could have been seen"
 
 
 def compare(found: Sequence[Difference]) -> str:

@@ -36,7 +36,8 @@ let place = -1 // of the card in state.cards
 let active = 0 // question
 let frame = 0 // place in card.frames
 let clip = -1 // place in card.clips, -1 where frames are shown
-let busy = false
+let turn = Promise.resolve() // what was pressed is done one after the other
+let failed = 0 // answers that were not kept: what was pressed behind one is dropped
 /** @type {Set<number>} frames chosen for the active question, before they are kept */
 let chosen = new Set()
 /** @type {number[]} cards that were looked at, to go back to */
@@ -321,12 +322,12 @@ function choices(question, kept) {
 /**
  * @param {string} key
  * @param {string} label
- * @param {() => void} act
+ * @param {() => unknown} act
  */
 function button(key, label, act) {
   const one = /** @type {HTMLButtonElement} */ (made('button', '', keyed(key), ` ${label}`))
   one.type = 'button'
-  one.onclick = act
+  one.onclick = () => queued(act)
   return one
 }
 
@@ -342,7 +343,7 @@ function words(question, kept) {
   input.addEventListener('keydown', (event) => {
     event.stopPropagation()
     if (event.key === 'Escape') input.blur()
-    if (event.key === 'Enter') answer(input.value)
+    if (event.key === 'Enter') queued(() => answer(input.value))
   })
   return input
 }
@@ -364,22 +365,20 @@ function toggled() {
  * @param {string | number[]} value
  */
 async function answer(value) {
-  if (!card || busy) return
+  if (!card) return
   const [shown, question] = [card, card.questions[active]]
   const choice = question.choices.find((each) => each.value === value)
   const index = choice?.onFrame ? (shown.frames[frame]?.index ?? null) : null
-  busy = true
   try {
     const kept = await asked('mark', { item: shown.id, question: question.id, value, frame: index })
     shown.marks[question.id] = { value, frame: index }
     state.cards[place].done = kept.done
     trouble('')
   } catch (error) {
-    return trouble(`Not kept: ${said(error)}.`, () => answer(value))
-  } finally {
-    busy = false
+    failed += 1
+    return trouble(`Not kept: ${said(error)}.`, () => queued(() => answer(value)))
   }
-  onward()
+  return onward()
 }
 
 /** The next question; behind the last one the next card that is not done. */
@@ -399,7 +398,7 @@ function onward() {
     return panel()
   }
   past.push(place)
-  open(nextOpen(place))
+  return open(nextOpen(place))
 }
 
 function back() {
@@ -410,7 +409,7 @@ function back() {
     return panel()
   }
   const there = past.pop() ?? (place > 0 ? place - 1 : card ? -1 : state.cards.length - 1)
-  if (there >= 0) open(there, true)
+  if (there >= 0) return open(there, true)
 }
 
 function skip() {
@@ -418,7 +417,7 @@ function skip() {
   const there = nextOpen(place)
   if (there === place || there < 0) return trouble('This is the only one that is left.')
   past.push(place)
-  open(there)
+  return open(there)
 }
 
 function go() {
@@ -490,13 +489,24 @@ function pressed(event) {
   const act = meant(event.key)
   if (!act) return
   event.preventDefault()
-  if (!event.repeat || event.key.startsWith('Arrow')) act()
+  if (!event.repeat || event.key.startsWith('Arrow')) queued(() => meant(event.key)?.())
+}
+
+/**
+ * Does something when what came before it is done: keys may be pressed faster than answers are kept.
+ * @param {() => unknown} act
+ */
+function queued(act) {
+  const known = failed
+  turn = turn.then(async () => {
+    if (known === failed) await act()
+  })
 }
 
 /**
  * What a key does now.
  * @param {string} key
- * @returns {(() => void) | null}
+ * @returns {(() => unknown) | null}
  */
 function meant(key) {
   const question = card?.questions[active]
@@ -504,7 +514,7 @@ function meant(key) {
   if (choice) return () => answer(choice.value)
   if (question?.kind === 'frames' && key.toLowerCase() === 'y') return toggled
   if (question?.kind === 'frames' && key.toLowerCase() === 'n') return () => answer([])
-  /** @type {Record<string, () => void>} */
+  /** @type {Record<string, () => unknown>} */
   const moves = {
     ArrowLeft: () => show(frame - 1),
     ArrowRight: () => show(frame + 1),
@@ -531,9 +541,9 @@ function moved(by) {
 }
 
 document.addEventListener('keydown', pressed)
-at('back').onclick = back
-at('skip').onclick = skip
-at('next').onclick = go
+at('back').onclick = () => queued(back)
+at('skip').onclick = () => queued(skip)
+at('next').onclick = () => queued(go)
 at('help').onclick = guide
 at('guide-close').onclick = () => /** @type {HTMLDialogElement} */ (at('guide')).close()
 at('theme').onclick = themed
