@@ -28,7 +28,7 @@ from .marks import Mark
 __all__ = ["Card", "Choice", "Deck", "Kept", "Media", "Question"]
 
 # Keys of the page itself: see look/deck.js.
-_TAKEN = ("b", "Backspace", "s", " ", "?", "Escape", "c", "Enter")
+_TAKEN = ("b", "Backspace", "s", " ", "?", "Escape", "c", "w", "Enter")
 _LONGEST = 2000
 
 

@@ -296,7 +296,7 @@ function answerOf(question, kept) {
  */
 function choices(question, kept) {
   const row = made('div', 'choices')
-  if (question.kind === 'text') row.append(words(question, kept))
+  if (question.kind === 'text') row.append(keyed('w'), words(question, kept))
   if (question.kind === 'frames' && card) {
     const index = card.frames[frame].index
     const toggle = button('y', chosen.has(index) ? `not frame ${index}` : `it is in frame ${index}`, () => toggled())
@@ -469,6 +469,7 @@ function guide() {
   if (card?.frames.length) keys.push(['\u2190 \u2192', 'another frame'])
   if (card?.frames.length && card.clips.length) keys.push(['c', 'frames, film with boxes, film without'])
   if (card?.clips.length) keys.push(['Space', 'plays and stops the film'])
+  if (card?.questions.some((each) => each.kind === 'text')) keys.push(['w', 'write; Enter keeps the words'])
   keys.push(['b', 'back: any answer can be changed'], ['s', 'skip: it comes again at the end'], ['Enter', 'go on'])
   keys.push(['?', 'this'])
   at('keys').replaceChildren(
@@ -524,6 +525,7 @@ function meant(key) {
     Backspace: back,
     s: skip,
     c: turned,
+    w: () => document.querySelector('input')?.focus(),
     ' ': played,
     Enter: go,
     '?': guide
