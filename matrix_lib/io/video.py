@@ -76,9 +76,7 @@ def check_video(path: str | os.PathLike[str]) -> VideoFacts:
         return _facts(container, name)
 
 
-def frames_at(
-    path: str | os.PathLike[str], wanted: Collection[int]
-) -> tuple[VideoFacts, dict[int, NDArray[np.uint8]]]:
+def frames_at(path: str | os.PathLike[str], wanted: Collection[int]) -> tuple[VideoFacts, dict[int, NDArray[np.uint8]]]:
     """What `check_video` finds, and the wanted frames (H, W, 3) uint8 by number: decoded once, the rest not kept.
 
     Frames that the video does not have are left out. Raises as `check_video` does.

@@ -32,7 +32,9 @@ class Success:
 
     def __post_init__(self) -> None:
         if not all(0 <= value <= 1 for value in (self.kisa, self.sgi, self.spi)):
-            raise ValueError(f"what a success needs is from 0 to 1; got KISA {self.kisa}, SGI {self.sgi}, SPI {self.spi}")
+            raise ValueError(
+                f"what a success needs is from 0 to 1; got KISA {self.kisa}, SGI {self.sgi}, SPI {self.spi}"
+            )
 
     def of(self, video: VideoScores) -> bool:
         """Of a complete video."""
