@@ -174,7 +174,7 @@ def _scored(
         requests = requests_of(video, sheet_of(video, sheets), suite, options)
     except ValueError as error:
         return score_video(video.sample.id, video.seed, [], None, why=[str(error)]), []
-    return score(video, requests, answers, suite, options), requests
+    return score(video, requests, answers, options), requests
 
 
 def _requests(suite: Suite, folder: Path, options: Options) -> tuple[list[Request], list[str]]:
