@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COLOURS", "FILE", "Instance", "Interaction", "Sample", "Suite", "read_sample", "read_suite"]
+__all__ = ["COLOURS", "FILE", "Instance", "Interaction", "Sample", "Suite", "as_json", "read_sample", "read_suite"]
 
 FILE, FORMAT, VERSION = "suite.json", "intergen", 1
 COLOURS = {
@@ -189,6 +189,24 @@ def read_sample(given: Any, where: str = "the sample") -> Sample:
         type=_text(given, "type", where, ""),
         direction=_text(given, "direction", where, "unidirectional"),
     )
+
+
+def as_json(sample: Sample) -> dict[str, Any]:
+    """A sample as `suite.json` has it."""
+    return {
+        "id": sample.id,
+        "prompt": sample.prompt,
+        "type": sample.type,
+        "direction": sample.direction,
+        "instances": [
+            {"name": each.name, "class": each.kind, "appearance": each.appearance, "role": each.role}
+            for each in sample.instances
+        ],
+        "interactions": [
+            {"name": each.name, "subject": each.subject, "object": each.recipient, "phrase": each.phrase}
+            for each in sample.interactions
+        ],
+    }
 
 
 def _objects(given: Any, where: str) -> list[Mapping[str, Any]]:
