@@ -1,10 +1,14 @@
-"""`python -m training.judge prepare|track|ask|score`: InterGenEval for generated videos.
+"""`python -m training.judge prepare|track|ask|serve|score|report|prefer|export`: InterGenEval for generated videos.
 
     prepare SUITE                            check a suite, make its questions
     track SUITE VIDEOS --sam2 FILE           tracks of videos that have none
     ask SUITE VIDEOS --judge JUDGE           file: write requests.jsonl, take what answers.jsonl holds
                                              local: a vision-language model's folder; endpoint: a service
+    serve SUITE VIDEOS ... --rater NAME      a page on this machine, on which people answer
     score SUITE VIDEOS [VIDEOS ...]          tables, and paired differences between models
+    report SUITE VIDEOS [VIDEOS ...]         the same as a page with videos and answers, and in the papers' forms
+    prefer SUITE VIDEOS VIDEOS ...           a page with two models' videos side by side, and whom people prefer
+    export SUITE DATA [--videos VIDEOS]      the same in the folders of MATRIX's released evaluation
 
 Nothing is sent anywhere unless `--judge endpoint` is given and what it prints is agreed to.
 Each step keeps what it made: run it again to go on. See docs/judging.md.
@@ -18,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from matrix_lib.evaluation.intergen.authors_folders import export_suite, export_videos, take_suite, take_videos
 from matrix_lib.evaluation.intergen.question_writer import question_request, read_questions
 from matrix_lib.evaluation.intergen.questions import write_sheet
 from matrix_lib.evaluation.intergen.report import compare, table
@@ -65,7 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare(given: argparse.Namespace) -> int:
+    if given.authors is not None:
+        told = take_suite(given.authors, given.suite)
+        print(f"{told.samples} samples and the questions of {told.questions} were taken over from {given.authors}")
+        _tell(told.notes)
     suite = read_suite(given.suite)
+    if given.videos is not None:
+        if given.authors is None or not given.of:
+            raise ValueError("--videos takes a model's videos over: it needs --authors DATA and --of MODEL")
+        told = take_videos(given.authors, given.of, suite, given.videos)
+        print(f"{told.samples} videos, of which {told.questions} have tracks, were taken over into {given.videos}")
+        _tell(told.notes)
     if given.questions == "model":
         _written(given, suite)
     sheets = prepare(suite, {"template": True, "model": False}.get(given.questions))
@@ -74,6 +89,17 @@ def _prepare(given: argparse.Namespace) -> int:
     if left := [sample.id for sample in suite.samples if sample.id not in sheets]:
         print(f"left open: {len(left)} samples have no questions: {', '.join(left[:20])}", file=sys.stderr)
     return 2 if left and not given.dry_run else 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    suite = read_suite(given.suite)
+    notes = export_suite(suite, given.data)
+    if given.videos is not None:
+        model = given.of or given.videos.resolve().name
+        notes += export_videos(suite, given.videos, given.data, model)
+    _tell(notes)
+    print(f"{len(suite.samples)} samples were written to {given.data} in the released layout")
+    return 2 if notes else 0
 
 
 def _written(given: argparse.Namespace, suite: Suite) -> None:
@@ -178,11 +204,18 @@ def _parser() -> argparse.ArgumentParser:
     preferred.set_defaults(run=prefer)
     reported = steps.add_parser("report", help="scores as a page with videos and answers, and as tables of the papers")
     reported.set_defaults(run=lambda given: report(given, _options(given)))
-    for step in (first, tracked, second, third, served, preferred, reported):
+    fourth = steps.add_parser("export", help="a suite, and a model's videos, in the released evaluation's folders")
+    fourth.set_defaults(run=_export)
+    for step in (first, tracked, second, third, served, preferred, reported, fourth):
         step.add_argument("suite", type=Path, help="folder with suite.json")
     first.add_argument(
         "--questions", choices=("template", "model"), help="who writes them: a template (default), or a model's judge"
     )
+    fourth.add_argument("data", type=Path, help="folder that gets EVAL_DATA, OUTPUTS and EVAL_RESULTS")
+    first.add_argument("--authors", type=Path, metavar="DATA", help="make the suite of the released evaluation's files")
+    for step in (first, fourth):
+        step.add_argument("--videos", type=Path, help="a folder of videos that is taken over, or written, with tracks")
+        step.add_argument("--of", metavar="MODEL", default="", help="the model's name in that layout")
     for step in (tracked, second):
         step.add_argument("videos", type=Path, help="folder with ID.mp4, or ID/SEED.mp4")
     tracked.add_argument("--sam2", type=Path, required=True, help="a SAM 2 or 2.1 checkpoint")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matrix_lib.evaluation.agreement import Agreement
+from matrix_lib.evaluation.intergen.authors import write_results
 from matrix_lib.evaluation.intergen.inspect_log import need_inspect, write_inspect_log
 from matrix_lib.evaluation.intergen.labels import FILE as LABELS
 from matrix_lib.evaluation.intergen.labels import Success, write_labels
@@ -76,9 +77,11 @@ def score_all(given: argparse.Namespace, options: Options) -> Scored:
         means[name] = write_scores(folder, run.videos, suite, options, run.judges, parquet)
         for line in write_labels(folder / OUT / LABELS, run.videos, rule, by_hand)[:20]:
             print(f"{LABELS}: {line}", file=sys.stderr)
+        if any(video.judges for video in run.videos) and (given.authors or given.inspect):
+            raise ValueError("a log, or files in the released form, hold one person's answers: name one with --people")
+        if given.authors is not None:
+            write_results(given.authors / name, run.videos, suite, ", ".join(run.judges))
         if given.inspect and run.asked:
-            if len(run.judges) > 1 and given.people is not None:
-                raise ValueError("a log of inspect-ai holds one person's answers: name one with --people")
             write_inspect_log(folder / OUT / "inspect.eval", run.asked, run.answers, means[name], name, suite.hash)
     several = differences({name: run.videos for name, run in runs.items()}, given.margin)
     return Scored(suite, runs, means, tuple(several), agreed(list(runs.values())))
@@ -117,11 +120,11 @@ def score_folder(
         once = [request for request in requests if request.repeat == 0]
         by: dict[str, VideoScores] = {}
         if not counted or answers.judges(request.key for request in requests):
-            by[""] = score(video, requests, answers, suite, options)
+            by[""] = score(video, requests, answers, options)
         for person in present:
             held = answers_of(marks[person], once)
             if person in counted or held.found:
-                by[person] = score(video, once, held, suite, alone)
+                by[person] = score(video, once, held, alone)
             if counted and person == counted[0]:
                 run.answers.found.update(held.found)
                 run.answers.failed.update(held.failed)
@@ -186,6 +189,7 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--margin", type=float, default=0.05, help="the smallest difference that matters (0.05)")
     parser.add_argument("--inspect", action="store_true", help="also a log for the viewer of inspect-ai")
+    parser.add_argument("--authors", type=Path, metavar="FOLDER", help="also result files in the released form")
     parser.add_argument("--complete", action="store_true", help="fail where anything is missing")
     labels = parser.add_argument_group("labels.csv, for training.analyse: what a success needs at least")
     labels.add_argument("--least-kisa", type=float, default=Success.kisa, help="KISA_raw (default: 5/6)")

@@ -24,7 +24,7 @@ from .run import OUT, Options
 from .scores import MEASURES, RunScores, VideoScores, per_sample, summarise
 from .suite import Suite
 
-__all__ = ["HEADS", "Difference", "compare", "differences", "table", "write_scores"]
+__all__ = ["HEADS", "Difference", "as_line", "compare", "differences", "table", "write_scores"]
 
 _SHOWN = ("kisa", "sgi", "spi", "fidelity", "spi_released", "fidelity_released")
 HEADS = {
@@ -64,7 +64,7 @@ def write_scores(
     which needs pyarrow."""
     run = summarise(videos, {sample.id: sample.type for sample in suite.samples})
     out = folder / OUT
-    lines = [json.dumps(_line(video), ensure_ascii=False) for video in videos]
+    lines = [json.dumps(as_line(video), ensure_ascii=False) for video in videos]
     summary = {
         "suite_hash": suite.hash,
         "judges": sorted(judges),
@@ -162,7 +162,8 @@ def _cell(found: Estimate) -> str:
     return "not known" if math.isnan(found.mean) else found.interval
 
 
-def _line(video: VideoScores) -> dict[str, Any]:
+def as_line(video: VideoScores) -> dict[str, Any]:
+    """One video for a file: nan as None."""
     line = {
         "id": video.id,
         "seed": video.seed,

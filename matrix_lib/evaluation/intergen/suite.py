@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COLOURS", "FILE", "Instance", "Interaction", "Sample", "Suite", "read_suite"]
+__all__ = ["COLOURS", "FILE", "Instance", "Interaction", "Sample", "Suite", "as_json", "read_sample", "read_suite"]
 
 FILE, FORMAT, VERSION = "suite.json", "intergen", 1
 COLOURS = {
@@ -147,7 +147,7 @@ def read_suite(folder: str | Path) -> Suite:
             raise ValueError(f"its stride is a whole number from 1 to 10000; got {stride!r:.40}")
         if not isinstance(samples, list) or not samples:
             raise ValueError("it has no samples")
-        made = tuple(_sample(each, place) for place, each in enumerate(samples))
+        made = tuple(read_sample(each, f"sample {place}") for place, each in enumerate(samples))
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ValueError(f"{path} cannot be read as a suite: {said}") from None
@@ -159,8 +159,8 @@ def read_suite(folder: str | Path) -> Suite:
     return Suite(Path(folder), made, stride)
 
 
-def _sample(given: Any, place: int) -> Sample:
-    where = f"sample {place}"
+def read_sample(given: Any, where: str = "the sample") -> Sample:
+    """A sample from its JSON. where: how an error names it. Raises ValueError."""
     if not isinstance(given, Mapping):
         raise ValueError(f"{where} is no object")
     instances = _objects(given.get("instances"), f"{where}: instances")
@@ -189,6 +189,24 @@ def _sample(given: Any, place: int) -> Sample:
         type=_text(given, "type", where, ""),
         direction=_text(given, "direction", where, "unidirectional"),
     )
+
+
+def as_json(sample: Sample) -> dict[str, Any]:
+    """A sample as `suite.json` has it."""
+    return {
+        "id": sample.id,
+        "prompt": sample.prompt,
+        "type": sample.type,
+        "direction": sample.direction,
+        "instances": [
+            {"name": each.name, "class": each.kind, "appearance": each.appearance, "role": each.role}
+            for each in sample.instances
+        ],
+        "interactions": [
+            {"name": each.name, "subject": each.subject, "object": each.recipient, "phrase": each.phrase}
+            for each in sample.interactions
+        ],
+    }
 
 
 def _objects(given: Any, where: str) -> list[Mapping[str, Any]]:

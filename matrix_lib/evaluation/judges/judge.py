@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-__all__ = ["Judge", "JudgeError", "Picture", "Reply", "Request", "told"]
+__all__ = ["Judge", "JudgeError", "Picture", "Reply", "Request", "digest_of", "told"]
 
 
 class JudgeError(Exception):
@@ -42,8 +42,13 @@ class Picture:
         if self.known:
             return self.known
         with Image.open(self.path) as picture:
-            rgb = picture.convert("RGB")
-        return hashlib.sha256(f"{rgb.width} {rgb.height} ".encode() + rgb.tobytes()).hexdigest()
+            return digest_of(picture)
+
+
+def digest_of(picture: Image.Image) -> str:
+    """Of the pixels of a picture: see `Picture.digest`."""
+    rgb = picture.convert("RGB")
+    return hashlib.sha256(f"{rgb.width} {rgb.height} ".encode() + rgb.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)

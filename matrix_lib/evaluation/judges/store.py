@@ -121,12 +121,15 @@ def ask(
     check: Check,
     tries: int = 2,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    beat: Callable[[], None] = lambda: None,
 ) -> int:
     """Asks what is not answered yet; returns how many requests stay without an answer that can be read.
 
     Args:
         check: reads an answer, or raises ValueError with a sentence that the judge is sent for its next try.
         tries: how often a request is asked where the answer cannot be read.
+        beat: called at least twice a second while others answer, to end the run by an exception. A judge with one
+            worker is asked in the calling thread, with a beat before each request.
 
     An answer that cannot be read is kept as a failure with its text. A judge whose failure would repeat for every
     request (`JudgeError.again` false) ends the run; KeyboardInterrupt does, too. Everything that was answered is kept.
@@ -136,16 +139,24 @@ def ask(
     open_ = [request for key, request in once.items() if key not in answers.found]
     done = len(once) - len(open_)
     progress(done, len(once))
+    if judge.workers <= 1:
+        for request in open_:
+            beat()
+            _one(request, judge, answers, check, tries)
+            done += 1
+            progress(done, len(once))
+        return sum(key not in answers.found for key in once)
     queue = iter(open_)
     running: set[Future[None]] = set()
-    with ThreadPoolExecutor(max_workers=max(1, judge.workers)) as pool:
+    with ThreadPoolExecutor(max_workers=judge.workers) as pool:
         try:
             while True:
-                while len(running) < max(1, judge.workers) and (request := next(queue, None)) is not None:
+                while len(running) < judge.workers and (request := next(queue, None)) is not None:
                     running.add(pool.submit(_one, request, judge, answers, check, tries))
                 if not running:
                     break
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                ended, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                beat()
                 for future in ended:
                     future.result()
                     done += 1
