@@ -107,7 +107,7 @@ def marks_in(folder: Path, name: str) -> Marks:
 
 def people_in(folder: Path) -> list[str]:
     """Who has judged the videos in a folder."""
-    return sorted(path.stem for path in (folder / OUT / PEOPLE).glob("*.jsonl"))
+    return sorted(path.stem for path in (folder / OUT / PEOPLE).glob("*.jsonl") if not path.name.startswith("."))
 
 
 def answers_of(marks: Marks, requests: Sequence[Request]) -> Answers:

@@ -123,7 +123,7 @@ def cards_of(pairs: Iterable[Pair], questions: Mapping[str, str], seed: str) -> 
 def votes_in(folder: Path, pairs: Sequence[Pair], question: str) -> list[Vote]:
     """What everybody with a file in `folder` said about these pairs."""
     votes = []
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith(".")):
         marks = Marks(path, path.stem)
         for pair in pairs:
             mark = marks.of(pair.id).get(question)

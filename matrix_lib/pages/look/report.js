@@ -263,11 +263,10 @@ function open(video) {
   marked()
   const box = at('detail')
   if (!video) return box.replaceChildren(made('p', 'faint', 'No video is like that.'))
-  box.replaceChildren(
-    made('div', '', made('h2', '', video.prompt), made('p', 'faint', headline(video))),
-    made('div', 'pair', made('div', '', film(video), strip(video)), facts(video)),
-    ...video.interactions.map(interaction)
-  )
+  const seen = made('section', 'seen', film(video), strip(video), facts(video))
+  const asked = made('section', 'asked', ...video.interactions.map(interaction))
+  const head = made('div', 'head', made('h2', '', video.prompt), made('p', 'faint', headline(video)))
+  box.replaceChildren(head, seen, asked)
   box.scrollTop = 0
 }
 
@@ -310,6 +309,7 @@ function seek(frame) {
   if (!screen || !shown) return
   screen.pause()
   screen.currentTime = (frame + 0.5) / shown.fps
+  screen.scrollIntoView({ block: 'nearest' })
   for (const each of document.querySelectorAll('.frames button')) {
     each.classList.toggle('at', each.textContent === String(frame))
   }
