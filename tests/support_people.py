@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
+from unittest.mock import patch
 
 from matrix_lib.evaluation.intergen.people import cards_of, marks_in
 from matrix_lib.evaluation.intergen.run import Options, find_videos, prepare
 from matrix_lib.evaluation.intergen.suite import read_suite
 from matrix_lib.pages.deck import Card, Question
 from matrix_lib.pages.marks import Mark
+from matrix_lib.pages.server import PageServer
+from training.judge import main
 
-__all__ = ["Says", "answer_all", "fetched", "posted"]
+__all__ = ["Command", "Says", "answer_all", "fetched", "posted", "serving"]
 
 Says = Callable[[Card, Question], Mark | None]
 """What somebody answers; None leaves the question open."""
@@ -44,3 +49,38 @@ def posted(address: str, **mark: Any) -> Any:
     body, kind = json.dumps({"frame": None, **mark}).encode(), {"Content-Type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(address + "mark", body, kind), timeout=10) as reply:
         return json.load(reply)
+
+
+class Command:
+    """A command that serves a page. addresses: of its people; code: what it ended with."""
+
+    def __init__(self) -> None:
+        self.addresses: tuple[str, ...] = ()
+        self.code: int | None = None
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[Command]:
+    """`training.judge` in a thread, until the block ends: what Ctrl-C ends in the main thread is an event here."""
+    command, ready, over = Command(), Event(), Event()
+
+    def wait(server: PageServer) -> None:
+        command.addresses = server.addresses
+        ready.set()
+        over.wait(120)
+
+    def run() -> None:
+        try:
+            command.code = main(list(arguments))
+        finally:
+            ready.set()
+
+    with patch.object(PageServer, "wait", wait):
+        thread = Thread(target=run)
+        thread.start()
+        ready.wait(120)
+        try:
+            yield command
+        finally:
+            over.set()
+            thread.join(60)

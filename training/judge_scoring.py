@@ -110,9 +110,9 @@ def score_folder(
     run = Run(name, folder, files={video.name: video for video in videos})
     counted = _people(folder, given.people, present, answers)
     marks = {person: marks_in(folder, person) for person in present}
-    for person in marks.values():
-        if person.damaged:
-            print(f"{person.path}: {person.damaged} lines are no answers, and do not count", file=sys.stderr)
+    for each in marks.values():
+        if each.damaged:
+            print(f"{each.path}: {each.damaged} lines are no answers, and do not count", file=sys.stderr)
     alone = replace(options, repeats=1)
     for video in videos:
         try:

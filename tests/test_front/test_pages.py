@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from support_judging import SUITE, write_clips, write_suite
 from support_pages import FLAGS
-from support_people import answer_all
+from support_people import answer_all, serving
 
 from matrix_lib.evaluation.intergen import side_by_side
 from matrix_lib.evaluation.intergen.suite import read_suite
@@ -107,18 +107,13 @@ class Serving:
         command = [sys.executable, "-m", "training.judge", "serve", *arguments]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         self.process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
-        self.said = ""
+        said = ""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.said += line
+            said += line
             if "Ctrl-C stops" in line:
                 break
-        self.addresses = re.findall(r"http://127\.0\.0\.1:\d+/\S+/", self.said)
-
-    def end(self, how: signal.Signals) -> int:
-        self.process.send_signal(how)
-        self.said += self.process.communicate(timeout=60)[0]
-        return self.process.returncode
+        self.addresses = re.findall(r"http://127\.0\.0\.1:\d+/\S+/", said)
 
 
 def marks_of(folder: Path) -> list[dict[str, Any]]:
@@ -153,7 +148,8 @@ def test_a_person_judges_by_keyboard_through_a_closed_tab_and_a_killed_server(br
             press(tab, "s")
             tab.wait_for_timeout(100)
         assert active(tab) == "5", "it goes on at the first question that is open"
-        first.end(signal.SIGKILL)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.communicate()
         press(tab, "y", "n")
         expect(tab.locator("#trouble")).to_contain_text("Not kept: the server does not answer")
         assert active(tab) == "5"
@@ -162,9 +158,8 @@ def test_a_person_judges_by_keyboard_through_a_closed_tab_and_a_killed_server(br
     finally:
         first.process.kill()
 
-    second = Serving(suite, videos, "--rater", "anna")
-    try:
-        assert second.addresses != first.addresses
+    with serving("serve", suite, videos, "--rater", "anna") as second:
+        assert second.addresses != tuple(first.addresses)
         tab = tab_of(browser, second.addresses[0])
         begin(tab)
         press(tab, *"n" * 28)  # 3 interactions and 2 videos, less 4 answers
@@ -174,14 +169,10 @@ def test_a_person_judges_by_keyboard_through_a_closed_tab_and_a_killed_server(br
         expect(tab.locator("#questions li.active")).to_have_count(1)
         unhurt(tab)
         tab.close()
-        answers = {(mark["item"], mark["question"]): mark["value"] for mark in marks_of(folder)}
-        assert len(answers) == 32
-        assert answers[item, "4"] == "unsure"
-        assert second.end(signal.SIGINT) == 0
-        assert "anna: 5 of 5 are done" in second.said
-        assert "Traceback" not in second.said
-    finally:
-        second.process.kill()
+    assert second.code == 0
+    answers = {(mark["item"], mark["question"]): mark["value"] for mark in marks_of(folder)}
+    assert len(answers) == 32
+    assert answers[item, "4"] == "unsure"
     assert main(["score", suite, videos]) == 2, "one answer was that nobody can tell"
     line = [json.loads(line) for line in (folder / "one" / "intergen" / "scores.jsonl").read_text().splitlines()]
     assert sum(bool(each["missing"]) for each in line) == 1

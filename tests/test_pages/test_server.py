@@ -5,7 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ from matrix_lib.pages.marks import Marks
 from matrix_lib.pages.server import MOST_BYTES, PageServer
 
 FILM = bytes(random.Random(0).randrange(256) for _ in range(300_000))
+ROOT = Path(__file__).resolve().parent.parent.parent
 SECRET = b"nobody is to read this"
 
 
@@ -278,3 +282,21 @@ def test_waiting_ends_where_it_is_told_to_and_the_port_is_free_again(tmp_path: P
         made.server.wait()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", made.port), timeout=5)
+
+
+def test_ctrl_c_is_the_way_to_end_it(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from matrix_lib.pages.deck import Deck; from matrix_lib.pages.marks import Marks\n"
+        "from matrix_lib.pages.server import PageServer\n"
+        f"with PageServer([Deck('', [], Marks(Path({str(tmp_path)!r}) / 'm', 'anna'))]) as server:\n"
+        "    print('up', flush=True); server.wait()\n"
+        "print('down')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "down\n", "\n")

@@ -6,9 +6,7 @@ import csv
 import json
 import random
 import shutil
-import threading
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from support_judging import SUITE, write_clips, write_suite
-from support_people import answer_all, fetched, posted
+from support_people import answer_all, fetched, posted, serving
 
 from matrix_lib.evaluation.intergen import side_by_side
 from matrix_lib.evaluation.intergen.suite import read_suite
@@ -24,6 +22,7 @@ from matrix_lib.io.video import write_video
 from matrix_lib.pages.deck import Card, Question
 from matrix_lib.pages.marks import Mark, Marks
 from training.judge import main
+from training.score_tracks import main as score_tracks
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +153,7 @@ def test_the_report_holds_everything_and_no_script_of_others(
     Path(other, "001.mp4").unlink()
     answer_all(suite, videos, "anna", yes)
     answer_all(suite, str(other), "anna", lambda c, q: Mark("no") if q.id != "new" else Mark([5]))
+    assert score_tracks([videos, videos, "--no-video"]) == 0  # the tables of other papers come from here
     assert main(["report", suite, videos, str(other), "--embed", "0"]) == 2
     out = Path(suite, "report")
     page = (out / "report.html").read_text()
@@ -175,6 +175,9 @@ def test_the_report_holds_everything_and_no_script_of_others(
     assert [(row["model"], row["KISA ↑"]) for row in rows] == [("model", "1.0"), ("other", "0.0")]
     assert r"model & KISA $\uparrow$" in (out / "tables.tex").read_text()
     assert "**InterGenEval**" in (out / "tables.md").read_text()
+    paths = list(csv.DictReader((out / "ivg_da.csv").open()))
+    assert [(row["model"], row["mIoU ↑"], row["CD ↓"]) for row in paths] == [("model", "1.0", "0.0"), ("other", "", "")]
+    assert "**Contact, as in TAViD**" in (out / "tables.md").read_text()
     found = json.loads((out / "results.json").read_text())
     assert found["videos"]["other"] == {"n": 2, "complete": 1}
     table = pyarrow.parquet.read_table(out / "videos.parquet").to_pydict()
@@ -257,56 +260,30 @@ def test_order_and_sides_are_drawn_and_say_nothing_of_the_model(models: tuple[st
     assert len({(pair.one, pair.other) for pair in few}) == 3
 
 
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Addresses of a page that a command opens; the command goes on when `stop` is asked for."""
-    from matrix_lib.pages.server import PageServer
-
-    found: list[str] = []
-    waiting = threading.Event()
-
-    def wait(server: PageServer) -> None:
-        found.extend(server.addresses)
-        waiting.wait(60)
-
-    monkeypatch.setattr(PageServer, "wait", wait)
-    found_stop = waiting.set
-    monkeypatch.setattr(PageServer, "stop", lambda server: found_stop())
-    yield found
-    waiting.set()
-
-
 def test_one_answer_counts_for_every_model_that_made_the_same_video(
-    folders: tuple[str, str], tmp_path: Path, page: list[str], capsys: pytest.CaptureFixture[str]
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite, videos = folders
-    shutil.copytree(videos, tmp_path / "same")
-    ended: list[int] = []
-    command = ["serve", suite, videos, str(tmp_path / "same"), "--rater", "anna", "ben"]
-    thread = threading.Thread(target=lambda: ended.append(main(command)))
-    thread.start()
-    while len(page) < 2 and thread.is_alive():
-        thread.join(0.05)
-    for address, name in zip(list(page), ("anna", "ben"), strict=True):
-        state = fetched(address, "state")
-        assert (state["by"], len(state["cards"])) == (name, 5)
-        for entry in state["cards"]:
-            card = fetched(address, f"card/{entry['id']}")
-            for question in card["questions"]:
-                value: Any = [] if question["kind"] == "frames" else "no"
-                kept = posted(address, item=card["id"], question=question["id"], value=value)
-            assert kept == {"done": True}
-    with pytest.raises(urllib.error.HTTPError):
-        posted(page[0], item="x", question="1", value="yes")
-    from matrix_lib.pages.server import PageServer
-
-    PageServer.stop(None)  # type: ignore[arg-type]
-    thread.join(30)
-    assert ended == [0]
+    same = str(tmp_path / "same")
+    shutil.copytree(videos, same)
+    with serving("serve", suite, videos, same, "--rater", "anna", "ben") as command:
+        for address, name in zip(command.addresses, ("anna", "ben"), strict=True):
+            state = fetched(address, "state")
+            assert (state["by"], len(state["cards"])) == (name, 5)
+            for entry in state["cards"]:
+                card = fetched(address, f"card/{entry['id']}")
+                for question in card["questions"]:
+                    value: Any = [] if question["kind"] == "frames" else "no"
+                    kept = posted(address, item=card["id"], question=question["id"], value=value)
+                assert kept == {"done": True}
+        with pytest.raises(urllib.error.HTTPError):
+            posted(command.addresses[0], item="x", question="1", value="yes")
+        assert main(["serve", suite, videos, "--rater", "anna"]) == 1, "one page for one person"
+        assert "open already" in capsys.readouterr().err
+    assert command.code == 0
     said = capsys.readouterr().out
-    assert "anna: 5 of 5 are left" in said
     assert "ben: 5 of 5 are done" in said
-    assert main(["score", suite, videos, str(tmp_path / "same")]) == 0
+    assert main(["score", suite, videos, same]) == 0
     said = capsys.readouterr().out
     assert "| model | 2 of 2 | 0.000 " in said
     assert "| same | 2 of 2 | 0.000 " in said

@@ -37,6 +37,7 @@ let active = 0 // question
 let frame = 0 // place in card.frames
 let clip = -1 // place in card.clips, -1 where frames are shown
 let turn = Promise.resolve() // what was pressed is done one after the other
+let waiting = 0 // how much is still to be done
 let failed = 0 // answers that were not kept: what was pressed behind one is dropped
 /** @type {Set<number>} frames chosen for the active question, before they are kept */
 let chosen = new Set()
@@ -487,8 +488,8 @@ function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return
   if (/** @type {HTMLDialogElement} */ (at('guide')).open) return
   if (event.target instanceof HTMLInputElement) return
-  const act = meant(event.key)
-  if (!act) return
+  // A key that means nothing to this question may be for the next, which is still to come.
+  if (!meant(event.key) && !(waiting && event.key.length === 1)) return
   event.preventDefault()
   if (!event.repeat || event.key.startsWith('Arrow')) queued(() => meant(event.key)?.())
 }
@@ -499,8 +500,15 @@ function pressed(event) {
  */
 function queued(act) {
   const known = failed
+  waiting += 1
   turn = turn.then(async () => {
-    if (known === failed) await act()
+    try {
+      if (known === failed) await act()
+    } catch (error) {
+      trouble(said(error)) // what comes behind it goes on
+    } finally {
+      waiting -= 1
+    }
   })
 }
 
