@@ -50,6 +50,7 @@ from matrix_lib.evaluation.layers.labels import read_labels
 from matrix_lib.io.sam2_checkpoints import load_sam2
 from matrix_lib.io.tracks import save_tracks
 from training.judge_choice import add_settings, put
+from training.run.shares import Shares
 
 __all__ = ["main"]
 
@@ -124,9 +125,10 @@ def _written(given: argparse.Namespace, suite: Suite) -> None:
 def _track(given: argparse.Namespace) -> int:
     suite = read_suite(given.suite)
     videos, missing = find_videos(suite, given.videos)
-    problems = [f"{name}: there is no video" for name in missing]
-    predictor = load_sam2(given.sam2, given.device)
-    for number, video in enumerate(videos, 1):
+    shares = Shares()
+    problems = [f"{name}: there is no video" for name in missing] if shares.first else []
+    predictor = load_sam2(given.sam2, shares.device(given.device))
+    for number, video in enumerate(shares.of(videos), 1):
         path = video.beside(".tracks.safetensors")
         try:
             if path.is_file():
@@ -137,10 +139,12 @@ def _track(given: argparse.Namespace) -> int:
             roles = {each.name: each.role for each in video.sample.instances}
             tracks, note = track_video(predictor, video.path, masks, roles)
             save_tracks(tracks, path)
-            print(f"{number} of {len(videos)}: {path}" + (f"; {note}" if note else ""), flush=True)
+            print(f"{number} of {len(shares.of(videos))}: {path}" + (f"; {note}" if note else ""), flush=True)
         except ValueError as error:
             problems.append(f"{video.name}: {error}")
     _tell(problems)
+    shares.meet()
+    shares.end()
     return 2 if problems else 0
 
 

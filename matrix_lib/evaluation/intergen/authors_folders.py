@@ -178,9 +178,7 @@ def _with_names(text: str, sample: Sample) -> str:
     return text
 
 
-def _pictures(
-    home: Path, number: int, sample: Sample, folder: Path, notes: list[str]
-) -> Iterator[tuple[Path, Path]]:
+def _pictures(home: Path, number: int, sample: Sample, folder: Path, notes: list[str]) -> Iterator[tuple[Path, Path]]:
     """(source, target) of the first frame and of the masks."""
     first = home / "images" / f"{number:03d}.png"
     if first.is_file():
@@ -198,7 +196,9 @@ def _tracks(folder: Path, sample: Sample, fps: float) -> MaskTracks:
     for place, name in enumerate(sample.names, 1):
         files = sorted((folder / f"id{place}").glob("*.png"), key=_number)
         if [_number(path) for path in files] != list(range(len(files))) or not files:
-            raise ValueError(f"{folder / f'id{place}'} holds masks 000.png, 001.png, ... of every frame; some are missing")
+            raise ValueError(
+                f"{folder / f'id{place}'} holds masks 000.png, 001.png, ... of every frame; some are missing"
+            )
         counts[name] = files
     if len({len(files) for files in counts.values()}) > 1:
         raise ValueError(f"{folder}: the objects have masks of {sorted({len(f) for f in counts.values()})} frames")
@@ -298,7 +298,8 @@ def _entry(sample: Sample) -> dict[str, Any]:
 
 def _questions(sample: Sample, sheet: Sheet, number: int) -> dict[str, Any]:
     looks = {
-        one.name: f"{one.appearance or one.kind or one.name} ({sample.colour(one.name)} bbox)" for one in sample.instances
+        one.name: f"{one.appearance or one.kind or one.name} ({sample.colour(one.name)} bbox)"
+        for one in sample.instances
     }
     items = []
     for asked in sheet.asked:

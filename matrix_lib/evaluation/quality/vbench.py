@@ -78,7 +78,9 @@ def motion_smoothness(frames: Tensor, interpolator: Interpolator) -> float:
     for one, other in zip(kept, kept[1:]):
         found = interpolator(one, other)
         if found.shape != one.shape:
-            raise ValueError(f"an interpolator gives {tuple(one.shape)} for frames of that shape; got {tuple(found.shape)}")
+            raise ValueError(
+                f"an interpolator gives {tuple(one.shape)} for frames of that shape; got {tuple(found.shape)}"
+            )
         made.append((found.double() * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 0))
     return smoothness(frames, torch.stack(made) if made else frames[:0])
 
