@@ -48,6 +48,7 @@ from training.judge_choice import add_settings, put
 from training.judge_people import add_page, add_prefer, prefer, serve
 from training.judge_report import add_report, report
 from training.judge_scoring import add_scoring, score_all
+from training.run.shares import Shares
 
 __all__ = ["main"]
 
@@ -122,9 +123,10 @@ def _written(given: argparse.Namespace, suite: Suite) -> None:
 def _track(given: argparse.Namespace) -> int:
     suite = read_suite(given.suite)
     videos, missing = find_videos(suite, given.videos)
-    problems = [f"{name}: there is no video" for name in missing]
-    predictor = load_sam2(given.sam2, given.device)
-    for number, video in enumerate(videos, 1):
+    shares = Shares()
+    problems = [f"{name}: there is no video" for name in missing] if shares.first else []
+    predictor = load_sam2(given.sam2, shares.device(given.device))
+    for number, video in enumerate(shares.of(videos), 1):
         path = video.beside(".tracks.safetensors")
         try:
             if path.is_file():
@@ -135,10 +137,12 @@ def _track(given: argparse.Namespace) -> int:
             roles = {each.name: each.role for each in video.sample.instances}
             tracks, note = track_video(predictor, video.path, masks, roles)
             save_tracks(tracks, path)
-            print(f"{number} of {len(videos)}: {path}" + (f"; {note}" if note else ""), flush=True)
+            print(f"{number} of {len(shares.of(videos))}: {path}" + (f"; {note}" if note else ""), flush=True)
         except ValueError as error:
             problems.append(f"{video.name}: {error}")
     _tell(problems)
+    shares.meet()
+    shares.end()
     return 2 if problems else 0
 
 

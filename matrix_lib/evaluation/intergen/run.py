@@ -268,16 +268,25 @@ def read_detections(path: Path) -> Mapping[int, Sequence[Detection]]:
     """A detector's boxes, {frame: [{"class", "score", "box": [x0, y0, x1, y1]}]} as JSON. Raises ValueError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            int(frame): [
-                Detection(str(each["class"]), float(each["score"]), tuple(float(v) for v in each["box"][:4]))  # type: ignore[arg-type]
-                for each in boxes
-            ]
-            for frame, boxes in content.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        form = '{"0": [{"class", "score", "box": [x0, y0, x1, y1]}], ...}'
-        raise ValueError(f"{path.name} cannot be read as boxes, {form}: {error!r:.200}") from None
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+        return {int(frame): [_detection(each, frame) for each in boxes] for frame, boxes in content.items()}
+    except KeyError as error:
+        said = f"{error} is missing"
+    except (TypeError, AttributeError):
+        said = "a frame has a list of objects"
+    except (OSError, ValueError, RecursionError) as error:
+        said = str(error)[:200]
+    form = '{"0": [{"class", "score", "box": [x0, y0, x1, y1]}], ...}'
+    raise ValueError(f"{path.name} cannot be read as boxes, {form}: {said}") from None
+
+
+def _detection(given: Mapping[str, Any], frame: str) -> Detection:
+    kind, score, box = given["class"], given["score"], given["box"]
+    numbers = [score, *box] if isinstance(box, list) else []
+    if len(numbers) != 5 or not all(isinstance(each, int | float) and abs(each) < 1e9 for each in numbers):
+        raise ValueError(f"frame {frame}: a box is four numbers, and its score one; got {box!s:.60} and {score!s:.20}")
+    return Detection(str(kind), float(score), (float(box[0]), float(box[1]), float(box[2]), float(box[3])))
 
 
 def _majority_frames(said: Sequence[Iterable[int]]) -> tuple[int, ...]:

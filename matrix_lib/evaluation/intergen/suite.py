@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class Suite:
                 return each
         raise ValueError(f"the suite in {self.folder} has no sample {name!r}")
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Of all that is asked: suites of one hash can be compared."""
         content = json.dumps([_plain(sample) for sample in self.samples] + [self.stride], sort_keys=True)
