@@ -127,7 +127,7 @@ def _json(path: Path, where: tuple[Any, ...], value: Any) -> None:
 
 def _junk(rng: random.Random, but: tuple[type, ...] = ()) -> Any:
     return rng.choice(
-        [each for each in JUNK if not isinstance(each, but) or isinstance(each, bool) and bool not in but]
+        [each for each in JUNK if not isinstance(each, but) or (isinstance(each, bool) and bool not in but)]
     )
 
 
