@@ -3,7 +3,7 @@
 python -m scripts.judge_load [--clips 500] [--processes 1] [--frames 49 --height 480 --width 720] [--folder FOLDER]
 
 Writes a few different clips with tracks of three instances, names each of them many times over (hard links), runs
-`training.score_tracks` on them, with `accelerate launch` where there are several processes, and looks at the memory of
+`training.score_tracks` on them, through `torchrun` where there are several processes, and looks at the memory of
 each process all the while.
 """
 
@@ -116,8 +116,7 @@ def load(folder: Path, clips: int, processes: int, frames: int, height: int, wid
     given, made = write_clips(folder, clips, frames, height, width)
     command = [sys.executable, "-m"]
     if processes > 1:
-        command += ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"]
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
     command += ["training.score_tracks", str(given), str(made)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     start = time.monotonic()

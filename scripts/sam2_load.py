@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--price", type=float, default=0.0, help="of an hour of this machine, in any currency")
     parser.add_argument("--checkpoint", type=Path, help="weights of one's own instead of random ones")
     given = parser.parse_args()
-    shares = Shares()
+    shares = Shares(gpu=given.device.startswith("cuda"))
     device = shares.device(given.device)
     with tempfile.TemporaryDirectory(prefix="matrix-sam2-load-") as place:
         path = given.checkpoint or random_weights(Path(place), given.size)

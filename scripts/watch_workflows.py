@@ -1,5 +1,5 @@
-"""Runs the workflows 00, 01, 06, 08 and 09 in a real headless ComfyUI with mini, and makes their thumbnails of what came
-out.
+"""Runs the workflows 00, 01, 06, 08 and 09 in a real headless ComfyUI with mini, and makes their thumbnails of what
+came out.
 
 python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
 """

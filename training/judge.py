@@ -123,7 +123,7 @@ def _written(given: argparse.Namespace, suite: Suite) -> None:
 def _track(given: argparse.Namespace) -> int:
     suite = read_suite(given.suite)
     videos, missing = find_videos(suite, given.videos)
-    shares = Shares()
+    shares = Shares(gpu=given.device.startswith("cuda"))
     problems = [f"{name}: there is no video" for name in missing] if shares.first else []
     predictor = load_sam2(given.sam2, shares.device(given.device))
     for number, video in enumerate(shares.of(videos), 1):

@@ -4,9 +4,9 @@ GIVEN/ID.safetensors (or ID.tracks.safetensors)    where everybody should be
 VIDEOS/ID[.SEED].tracks.safetensors                tracks of the generated videos, one folder a model
 VIDEOS/ID[.SEED].mp4                               the videos, for looks, doubles and drift
 
-Nothing is asked of a language model. Scores are written beside the videos while it goes on, and what is scored stays:
-run it again after more videos are there. `accelerate launch --cpu --num_processes 8 -m training.score_tracks ...` shares
-the videos; the report is the same. See docs/track-scores.md.
+Nothing is asked of a language model. Scores are written beside the videos while it goes on; what is scored stays: run
+it again after more videos are there. `torchrun --nproc_per_node 8 -m training.score_tracks ...` shares the videos
+between processes; the report is the same. See docs/track-scores.md.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    shares = Shares()
+    shares = Shares(gpu=False)
     try:
         need_pyarrow()
         parquet = True
@@ -110,6 +110,8 @@ def _scored(folder: Path, jobs: list[_Job], given: argparse.Namespace, shares: S
     left = [(job, key) for job in jobs if (key := _key(job, given)) not in kept]
     made: dict[str, Row] = {}
     fresh: list[Row] = []
+    mine = shares.of(left)
+    before, of = (len(jobs) - len(left), len(jobs)) if shares.count == 1 else (0, len(mine))
 
     def keep() -> None:
         """What is done by now, on the disk."""
@@ -120,11 +122,11 @@ def _scored(folder: Path, jobs: list[_Job], given: argparse.Namespace, shares: S
         fresh.clear()
 
     try:
-        for count, (job, key) in enumerate(mine := shares.of(left), 1):
+        for count, (job, key) in enumerate(mine, before + 1):
             made[key] = _one(job, key, given)
             fresh.append(made[key])
             if shares.first:
-                print(f"\r{folder.name}: {count} of {len(mine)}", end="", file=sys.stderr, flush=True)
+                print(f"\r{folder.name}: {count} of {of}", end="", file=sys.stderr, flush=True)
             if len(fresh) >= _KEEP_EVERY:
                 keep()
     except KeyboardInterrupt:

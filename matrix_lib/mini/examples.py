@@ -1,4 +1,4 @@
-"""The clips of the mini world that come with the pack, with their whole truth: which they are, and how they are made."""
+"""The clips of the mini world that come with the pack, with their whole truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thousand malformed inputs of judging, a thousand clear messages: suites, questions, videos, masks, answers, tracks."""
+"""Malformed inputs of judging, and a clear message for each: suites, questions, videos, masks, answers, tracks."""
 
 from __future__ import annotations
 

@@ -16,14 +16,18 @@ T = TypeVar("T")
 
 
 class Shares:
-    """place: of this process, from 0; count: how many there are, as `accelerate launch` or `torchrun` started them."""
+    """place: of this process, from 0; count: how many there are, as `accelerate launch` or `torchrun` started them.
 
-    def __init__(self) -> None:
+    gpu: whether each process has a GPU of its own; on CPUs any number may share a machine.
+    """
+
+    def __init__(self, gpu: bool) -> None:
         self._state: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
-            self._state = PartialState(timeout=datetime.timedelta(days=7))  # one may be done hours before the others
+            patience = datetime.timedelta(days=7)  # one may be done hours before the others
+            self._state = PartialState(cpu=not gpu, timeout=patience)
         self.place = self._state.process_index if self._state else 0
         self.count = self._state.num_processes if self._state else 1
 

@@ -146,9 +146,13 @@ def _asked(path: Path, sample: Sample) -> tuple[Asked, ...]:
         if not isinstance(items, list) or not items:
             raise ValueError("it has no items")
         return tuple(_item(item, place, sample) for place, item in enumerate(items, 1))
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path} cannot be read as questions of the released form: {said}") from None
+    except KeyError as error:
+        said = f"{error} is missing"
+    except (TypeError, AttributeError):
+        said = 'it is not of the form {"items": [{"key_interaction", "questions": [10 texts]}]}'
+    except (ValueError, OSError, RecursionError) as error:
+        said = str(error)
+    raise ValueError(f"{path} cannot be read as questions of the released form: {said}") from None
 
 
 def _item(item: Mapping[str, Any], place: int, sample: Sample) -> Asked:

@@ -36,6 +36,7 @@ from .suite import Sample
 __all__ = ["Judgement", "clip_requests", "judge_clip"]
 
 Read = Callable[[int], NDArray[np.uint8]]
+_USUAL = Options()
 _LONGEST = 256 << 20
 
 
@@ -94,7 +95,7 @@ def judge_clip(
     sample: Sample,
     judge: Judge | None,
     folder: Path,
-    options: Options = Options(),
+    options: Options = _USUAL,
     stride: int = 5,
     progress: Callable[[int, int], None] = lambda done, of: None,
     beat: Callable[[], None] = lambda: None,

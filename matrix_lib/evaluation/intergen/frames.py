@@ -1,6 +1,6 @@
 """The frames that a judge sees: at the video's size, with a coloured box around each instance.
 
-Frames are counted by decoding all of them, never by seeking or by what a header says. What has been written once for the
+Frames are counted by decoding all of them, never by seeking or by what a header says. What was written once for the
 same video, tracks and settings is not written again: `frames.json` beside the pictures says what they are made of.
 """
 

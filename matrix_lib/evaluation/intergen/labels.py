@@ -24,7 +24,7 @@ _EPS = 1e-9  # 5/6 of six questions is 5/6, however it was added up
 
 @dataclass(frozen=True)
 class Success:
-    """What a video needs at least to count as a success: `kisa_raw`, `sgi_raw` and the clamped `spi`, each in [0, 1]."""
+    """What a video needs at least to be a success: `kisa_raw`, `sgi_raw` and the clamped `spi`, each in [0, 1]."""
 
     kisa: float = 5 / 6
     sgi: float = 1.0
@@ -47,7 +47,7 @@ def write_labels(
 ) -> list[str]:
     """Writes the labels of one model's videos, and returns who has none, with the reason.
 
-    by_hand: labels that win. Seeds are numbers there: of a sample with seeds of other names only a label by hand counts.
+    by_hand: labels that win. Seeds are whole numbers there: videos whose seeds have other names have no label.
     """
     rows, left = [], []
     for video in videos:

@@ -69,8 +69,8 @@ class Sample:
     def __post_init__(self) -> None:
         names = [each.name for each in self.instances]
         problems = []
-        if not self.id or any(c in self.id for c in '/\\\0:*?"<>|') or self.id.startswith("."):
-            problems.append("its id has to do as a file name")
+        if not 0 < len(self.id) <= 120 or any(c in self.id for c in '/\\\0:*?"<>|') or self.id.startswith("."):
+            problems.append("its id has to do as a file name of at most 120 characters")
         if not self.prompt.strip():
             problems.append("its prompt is empty")
         if not names:
@@ -78,21 +78,21 @@ class Sample:
         if len(names) > len(COLOURS):
             problems.append(f"it has {len(names)} instances, and boxes have {len(COLOURS)} colours that words can tell")
         if len(set(names)) != len(names) or any(not name.strip() or set(name) & set("{}") for name in names):
-            problems.append(f"names of instances are different, not empty and without braces; got {names}")
+            problems.append(f"names of instances are different, not empty and without braces; got {str(names)[:200]}")
         problems += [
-            f"{who!r} of {each.name!r} is none of its instances ({', '.join(names)})"
+            f"{who!r:.60} of {each.name!r:.60} is none of its instances ({', '.join(names):.200})"
             for each in self.interactions
             for who in (each.subject, each.recipient)
             if who not in names and not (who == "" and who == each.recipient)
         ]
-        problems += [f"{each.name!r} is done by {each.subject!r} to itself" for each in self.interactions
+        problems += [f"{each.name!r:.60} is done by {each.subject!r:.60} to itself" for each in self.interactions
                      if each.subject == each.recipient]  # fmt: skip
         if self.direction not in _DIRECTIONS:
-            problems.append(f"its direction is {' or '.join(_DIRECTIONS)}; got {self.direction!r}")
-        problems += [f"the role of {each.name!r} is {', '.join(_ROLES)}; got {each.role!r}" for each in self.instances
-                     if each.role not in _ROLES]  # fmt: skip
+            problems.append(f"its direction is {' or '.join(_DIRECTIONS)}; got {self.direction!r:.60}")
+        wrong = [each for each in self.instances if each.role not in _ROLES]
+        problems += [f"the role of {each.name!r:.60} is {', '.join(_ROLES)}; got {each.role!r:.60}" for each in wrong]
         if problems:
-            raise ValueError(f"sample {self.id!r}: {'; '.join(problems)}")
+            raise ValueError(f"sample {self.id!r:.140}: {'; '.join(problems[:20])}")
 
     @property
     def names(self) -> tuple[str, ...]:

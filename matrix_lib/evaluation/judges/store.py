@@ -140,9 +140,9 @@ def ask(
     done = len(once) - len(open_)
     progress(done, len(once))
     if judge.workers <= 1:
-        for request in open_:
+        for each in open_:
             beat()
-            _one(request, judge, answers, check, tries)
+            _one(each, judge, answers, check, tries)
             done += 1
             progress(done, len(once))
         return sum(key not in answers.found for key in once)

@@ -40,7 +40,7 @@ class ExactJudge:
         return MaskTracks.from_masks(found, roles=self._truth.roles[0], fps=self._truth.config.fps, allow_empty=True)
 
     def answer(self, request: Request, complaint: str = "") -> Reply:
-        """Answers the ten questions, and what is new; a yes is on the last frame. Raises JudgeError for other requests."""
+        """Answers the ten questions, each yes on the last frame, and what is new. Raises JudgeError for the rest."""
         shown = [picture.index for picture in request.pictures]
         if request.kind == "verify":
             said: Any = [

@@ -1,4 +1,4 @@
-"""VBench's dynamic degree and motion smoothness (arXiv 2311.17982), and files that go to VBench itself and come from it.
+"""VBench's dynamic degree and motion smoothness (arXiv 2311.17982), and the files of VBench itself.
 
 Dynamic degree: optical flow between frames at about 8 a second; of each flow the mean length of its longest 5 %; a
 video is dynamic where enough of these pass a threshold that grows with its size. Motion smoothness: every second frame
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def dynamic_degree(frames: Tensor, fps: float, flow: Flow) -> Dynamic:
     limit = 6.0 * min(frames.shape[1:3]) / 256 * max(1.0, 8.0 / fps)
     wanted = round(4 * len(some) / 16)
     pictures = [_padded(frame.permute(2, 0, 1).float()) for frame in some]
-    lengths = [_longest(flow(one, other)) for one, other in zip(pictures, pictures[1:])]
+    lengths = [_longest(flow(one, other)) for one, other in pairwise(pictures)]
     return Dynamic(sum(length > limit for length in lengths) >= wanted, tuple(lengths), limit, wanted)
 
 
@@ -75,7 +76,7 @@ def motion_smoothness(frames: Tensor, interpolator: Interpolator) -> float:
     """In [0, 1], 1 where every second frame is what the network puts there. See `smoothness`."""
     kept = [frame.permute(2, 0, 1).float() / 255 for frame in frames[::2]]
     made = []
-    for one, other in zip(kept, kept[1:]):
+    for one, other in pairwise(kept):
         found = interpolator(one, other)
         if found.shape != one.shape:
             raise ValueError(

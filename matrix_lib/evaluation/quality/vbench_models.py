@@ -2,7 +2,7 @@
 
 | measure | network | what goes there |
 |---|---|---|
-| dynamic degree (DD) | RAFT | torchvision's `raft_large_C_T_V1-22a6c225.pth`, which is VBench's `raft-things.pth` converted |
+| dynamic degree (DD) | RAFT | torchvision's `raft_large_C_T_V1-22a6c225.pth`: VBench's `raft-things.pth` |
 | subject consistency (SS) | DINO ViT-B/16 | the folder of `dino-vitb16`, through transformers |
 | background consistency (BC) | CLIP ViT-B/32 | the folder of `clip-vit-base-patch32`, through transformers |
 | motion smoothness (MS) | AMT-S | no package carries it: its frames come from files (`vbench.read_between`) |

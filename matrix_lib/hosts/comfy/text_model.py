@@ -33,8 +33,8 @@ def generate(clip: Any, text: str, pictures: Tensor | None, longest: int = 1024)
     """
     if not callable(getattr(clip, "generate", None)) or not hasattr(clip.cond_stage_model, "generate"):
         raise ValueError(
-            f"the CLIP {type(clip.cond_stage_model).__name__} encodes prompts and writes no text: load a language model "
-            "that the node Generate Text takes, such as Qwen3-VL, Qwen3.5 or Gemma 4"
+            f"the CLIP {type(clip.cond_stage_model).__name__} encodes prompts and writes no text: load a language "
+            "model that the node Generate Text takes, such as Qwen3-VL, Qwen3.5 or Gemma 4"
         )
     tokens = clip.tokenize(text, image=pictures, skip_template=False, min_length=1, thinking=False)
     wanted, taken = 0 if pictures is None else len(pictures), _shown(tokens)

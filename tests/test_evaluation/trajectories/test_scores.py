@@ -86,9 +86,8 @@ def test_ranks_as_the_exact_judge_ranks() -> None:
     share = ((verdict.contact & due).sum(1) / due.sum(1)).numpy()
     known = ~np.isnan(share)
     rank = spearmanr(ours("contact_share")[known], share[known]).statistic
-    print(
-        f"contact_share: Spearman {rank:.4f} over {known.sum()}; contact agrees in {(ours('contact') == touched).mean():.4f}"
-    )
+    agrees = (ours("contact") == touched).mean()
+    print(f"contact_share: Spearman {rank:.4f} over {known.sum()}; contact agrees in {agrees:.4f}")
     assert rank >= 0.9
     kinds = np.array([clip.kind for clip in clips])
     # The judge calls a thing lost that others hide for the most part; tracks say where there is no pixel of it.
