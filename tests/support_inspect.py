@@ -1,4 +1,4 @@
-"""A log of inspect-ai, written from a judgement and read back by the package itself. Run as a program it needs a folder."""
+"""A log of inspect-ai, written from a judgement and read back by the package. Run as a program it needs a folder."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from matrix_lib.evaluation.trajectories.measures import measures_table
 from matrix_lib.evaluation.trajectories.report import Row, add_rows, parts, read_rows, summary_table, write_scores
-from matrix_lib.evaluation.trajectories.score import score_tracks
+from matrix_lib.evaluation.trajectories.score import TrackScores, score_tracks
 from matrix_lib.io.tables import need_pyarrow
 from matrix_lib.io.tracks import load_tracks
 from matrix_lib.io.video import each_frame
@@ -158,7 +158,8 @@ def _one(job: _Job, key: str, given: argparse.Namespace) -> Row:
         scores = score_tracks(load_tracks(job.given), load_tracks(job.tracks), frames, pairs=pairs, stride=given.stride)
     except ValueError as error:
         return Row(job.sample, job.seed, key, None, str(error))
-    return Row(job.sample, job.seed, key, scores)
+    # Rounded as in the files: means of what was just scored and of what was read back are the same.
+    return Row(job.sample, job.seed, key, TrackScores.from_json(scores.as_json()))
 
 
 def _samples(folder: Path) -> dict[str, Path]:

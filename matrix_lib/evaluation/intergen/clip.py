@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ...core.tracks.tracks import MaskTracks
@@ -110,6 +109,7 @@ def judge_clip(
     Raises ValueError where sample and tracks do not fit, where answers of another judge lie in the folder, and where
     another run works on it.
     """
+    FileLock, Timeout = _locks()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "answers.lock", timeout=0):
@@ -125,6 +125,15 @@ def judge_clip(
         raise ValueError(f"another run is judging into {folder}: wait for it, or choose another folder") from None
     left = sum(request.key not in answers.found for request in requests)
     return Judgement(scores, pictures, len(requests), left, whole, stopped)
+
+
+def _locks() -> tuple[Any, Any]:
+    """(`FileLock`, `Timeout`). Raises ValueError with the install line where the package is absent."""
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError:
+        raise ValueError("judging needs the filelock package:  pip install filelock") from None
+    return FileLock, Timeout
 
 
 def _asked(
