@@ -31,7 +31,7 @@ __all__ = ["PICTURES", "latest", "main"]
 
 _WIDTH = 806
 _SCORES = {"KISA": "kisa", "SGI": "sgi", "SPI": "spi", "IF": "fidelity"}
-_OPENED = ROOT / "docs" / "images" / "workflow.png"
+_OPENED = ROOT / "docs" / "images" / "workflow.webp"
 
 
 def latest(folder: Path, name: str, ending: str = "") -> Path:
@@ -62,7 +62,7 @@ def _watched(folder: Path) -> Image.Image:
         heat.save(Path(place) / "heat.png")
         shown = {"MATRIX Preview Attention": Path(place) / "heat.png"}
         shown["Save layer chart"] = latest(folder, "layers")
-        draw(titled("01_watch_attention"), shown).quantize(256).save(_OPENED, optimize=True)
+        draw(titled("01_watch_attention"), shown).save(_OPENED, quality=80, method=6)
         return heat
 
 
