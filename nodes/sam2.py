@@ -108,7 +108,7 @@ class MatrixSAM2Tracks(io.ComfyNode):
         finally:
             del predictor
             comfy.model_management.soft_empty_cache()
-        return with_report(tracks, tuple(f"! {note}" for note in notes))
+        return with_report(tracks, tuple(f"! {note}" for note in notes), clip)
 
 
 NODES = [MatrixSAM2Tracks]

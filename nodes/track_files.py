@@ -21,7 +21,7 @@ from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.tracks import load_tracks, save_tracks
 from .checks import Files
 from .places import new_place, saved_files, state_of
-from .shown import saved_file
+from .shown import saved_file, shown_grid
 from .sockets import TracksSocket, check_room, ticker, track_outputs, with_report
 
 _USUAL = TokenSize()
@@ -196,7 +196,8 @@ class MatrixPreviewTracks(io.ComfyNode):
         steered = Framing(framing.source, framing.target, tracks.fit)
         if (steered.box(), steered.window()) != (framing.box(), framing.window()):
             report += f"\n! drawn with {framing.crop!r}; steering goes by the tracks, which say {tracks.fit!r}"
-        return io.NodeOutput(batch, report, ui=ui.PreviewImage(batch, cls=cls).as_dict() | {"text": (report,)})
+        told = ui.PreviewImage(batch, cls=cls).as_dict()
+        return io.NodeOutput(batch, report, ui=told | {"text": (report,)} | shown_grid(grid, framing))
 
 
 def _frames(grid: Grid, frames: int, show: str) -> list[int]:

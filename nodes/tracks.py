@@ -13,6 +13,7 @@ from ..matrix_lib.core.tracks.text import parse_boxes, parse_names
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.hosts.comfy.masks import BATCHES, mask_parts
 from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, sam3_frames, sam3_size
+from ..matrix_lib.hosts.comfy.video import image_frames
 from .sockets import Sam3TracksSocket, ticker, track_outputs, with_report
 
 
@@ -235,7 +236,8 @@ class MatrixBoxTracks(io.ComfyNode):
         keys, shares = in_pixels(keys, height, width)
         step = ticker(frames * len(keys))
         tracks = MaskTracks.from_boxes(keys, frames, height, width, roles, fps, hold=hold, progress=step)
-        return with_report(tracks, tuple(f"! {note}" for note in (*notes, shares) if note))
+        clip = None if images is None else image_frames(images, fps)
+        return with_report(tracks, tuple(f"! {note}" for note in (*notes, shares) if note), clip)
 
 
 NODES = [MatrixMaskTracks, MatrixBoxTracks]

@@ -242,8 +242,8 @@ def locate(
     for spec in parse_phrases(phrases):
         if spec.time is not None:
             raise ValueError(
-                f"{spec.where()} has a time, @{spec.time[0]:g}-{spec.time[1]:g}s: this is kept for words in time, which "
-                "nothing here can steer yet. Take it away, and the words hold for the whole clip"
+                f"{spec.where()} has a time, @{spec.time[0]:g}-{spec.time[1]:g}s: this is kept for words in time, "
+                "which nothing here can steer yet. Take it away, and the words hold for the whole clip"
             )
         chosen = [_choose(visible.text, words, spec) for words in spec.words]
         spans = _join(span for runs, _ in chosen for run in runs for span in _as_typed(visible, run))

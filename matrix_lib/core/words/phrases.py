@@ -13,8 +13,8 @@ The text form has one statement a line; blank lines and lines that begin with `#
 
     cyclist: a man on a bicycle [subject] @0-1.5s     when: seconds of the clip, at the end of any statement
 
-Words in time are kept for a way of steering that is still to come: they are read here, and refused where words are bound.
-`web/js/editor/phrases.js` reads the same text in the page.
+Words in time are kept for a way of steering that is still to come: they are read here, and refused where words are
+bound. `web/js/editor/phrases.js` reads the same text in the page.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ function tracks(text, kind, size) {
   if (doc.form === 'lines' && print(doc) !== text) throw new Error('printing has changed the text')
   const found = told(doc, size)
   if (!found.length) return null // Python wants at least one
-  if (JSON.stringify(told(parse(print(doc), kind), size)) !== JSON.stringify(found)) return 'printed, it says something else'
+  if (JSON.stringify(told(parse(print(doc), kind), size)) !== JSON.stringify(found))
+    return 'printed, it says something else'
   return found
 }
 

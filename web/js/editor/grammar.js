@@ -97,7 +97,9 @@ export function parse(text, kind) {
  */
 export function print(doc) {
   if (doc.form === 'json') return printJson(doc)
-  return doc.items.map((item) => ('note' in item ? item.note : printInstance(item.instance, doc.kind)) + item.end).join('')
+  return doc.items
+    .map((item) => ('note' in item ? item.note : printInstance(item.instance, doc.kind)) + item.end)
+    .join('')
 }
 
 /**

@@ -10,7 +10,9 @@ const VERB = new RegExp(`^verb[${BLANK}]*\\(([^\\n]*)\\)[${BLANK}]*$`, 'i')
 const ROLE = new RegExp(`\\[[${BLANK}]*([\\p{L}\\p{N}_]*)[${BLANK}]*\\][${BLANK}]*$`, 'u')
 const NTH = new RegExp(`#[${BLANK}]*([0-9]{1,6}|all)[${BLANK}]*$`, 'i')
 const SECONDS = '([0-9]{1,6}(?:\\.[0-9]{1,6})?)'
-const TIME = new RegExp(`(?:^|[${BLANK}])@[${BLANK}]*${SECONDS}[${BLANK}]*-[${BLANK}]*${SECONDS}[${BLANK}]*s[${BLANK}]*$`)
+const TIME = new RegExp(
+  `(?:^|[${BLANK}])@[${BLANK}]*${SECONDS}[${BLANK}]*-[${BLANK}]*${SECONDS}[${BLANK}]*s[${BLANK}]*$`
+)
 const BLANKS = new RegExp(`[${BLANK}]+`)
 const LONGEST = 100_000
 const LONGEST_LINE = 2_000

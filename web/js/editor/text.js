@@ -8,7 +8,8 @@ export const BLANK = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\
 
 const EDGES = new RegExp(`^[${BLANK}]+|[${BLANK}]+$`, 'g')
 const BLANKS = new RegExp(`[${BLANK}]+`)
-const LINE_END = new RegExp('\\r\\n|[\\n-\\r\\x1c-\\x1e\\x85\\u2028\\u2029]', 'g')
+// biome-ignore lint/suspicious/noControlCharactersInRegex: Python ends lines at them
+const LINE_END = /\r\n|[\n-\r\x1c-\x1e\x85\u2028\u2029]/g
 const JOINERS = /[\u200c\u200d]/g // inside emoji and Persian words
 const UNPRINTABLE = /[\p{C}\p{Z}]/u
 const LONGEST_NAME = 200

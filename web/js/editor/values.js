@@ -74,7 +74,7 @@ export function boxOf(pixels, { width, height }, percent) {
  */
 export function lengthOf(pixels, whole, percent) {
   return percent
-    ? { value: rounded((pixels / whole) * 100, 10), percent }
+    ? { value: rounded((pixels / whole) * 100, whole > 1000 ? 100 : 10), percent }
     : { value: rounded(pixels, whole < 64 ? 10 : 1), percent }
 }
 
