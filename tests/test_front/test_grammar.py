@@ -23,21 +23,9 @@ CASES = json.loads((ROOT / "tests" / "data" / "tracks_text.json").read_text(enco
 # What lines are made of, and what can go wrong in them.
 PIECES = {
     "boxes": [
-        *(
-            "a",
-            "van (object)",
-            "b(subjct)",
-            ":",
-            ";",
-            "0",
-            "12",
-            "frame 3",
-            "=",
-            "1 2 30 40",
-            "10% 20%, 50% .5%",
-            "off",
-        ),
-        *("Gone", "#", "\n", "\u2028", "\x1f", "\u00a0", " ", "[1,2,3,4]", "-5", "+7.", "1e3", "\u0663", "\ufeff"),
+        *("a", "van (object)", "b(subjct)", ":", ";", "0", "12", "frame 3", "=", "1 2 30 40", "10% 20%, 50% .5%"),
+        *("off", "Gone", "#", "\n", "\u2028", "\x1f", "\u00a0", " ", "[1,2,3,4]", "-5", "+7.", "1e3", "\u0663"),
+        "\ufeff",
     ],
     "prompts": [
         *("a", "van (object)", ":", ";", "0", "12", "1,2", "-3,4", "!5% , 6%", "[1,2,3,4]", "[10% 2 3 4]", "off", "\n"),

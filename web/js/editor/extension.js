@@ -103,7 +103,25 @@ function attach(app, node, edited, served) {
     getMinHeight: () => panel.heightFor(node.size[0] - 30)
   })
   widget.serialize = false
+  roomy(node)
   look(node, panel, pictures)
+}
+
+/**
+ * A workflow from before there was an editor has a smaller node than it takes.
+ * @param {HostNode} node
+ */
+function roomy(node) {
+  const { onConfigure } = node
+  const fit = () => {
+    const [width, height] = node.size
+    const least = node.computeSize()
+    if (height < least[1] || width < least[0]) node.setSize([Math.max(width, least[0]), Math.max(height, least[1])])
+  }
+  node.onConfigure = (saved) => {
+    onConfigure?.call(node, saved)
+    fit()
+  }
 }
 
 /**

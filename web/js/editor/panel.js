@@ -22,6 +22,7 @@ import { ROW, RULER, Timeline } from './timeline.js'
 const BAR = 28
 const STATE = 28
 const MOST_ROWS = 6
+const MARGINS = 20 // that the classic canvas leaves around an element
 const ROLES = [
   ['', 'no role'],
   ['subject', 'subject'],
@@ -254,6 +255,7 @@ export class Panel {
       this.paint()
     }
     this.sight.seek(editor.frame / editor.clip.fps)
+    this.stand()
     const times = /** @type {HTMLElement} */ (this.times)
     const height = `${RULER + Math.max(editor.scene.tracks.length, 1) * ROW + 2}px`
     if (this.timeline.element.style.height !== height) this.timeline.element.style.height = height
@@ -261,6 +263,13 @@ export class Panel {
     this.stage.paint()
     this.timeline.paint()
     this.describe()
+  }
+
+  /** Nodes 2.0 lays elements out by themselves: what an editor needs it has to say in its style. */
+  stand() {
+    if (this.large) return
+    const least = `${Math.round(this.heightFor(this.element.clientWidth || 290) - MARGINS)}px`
+    if (this.element.style.minHeight !== least) this.element.style.minHeight = least
   }
 
   /** Puts words and buttons right. Nothing is written that is there already: that would cost a layout each frame. */
