@@ -103,11 +103,19 @@ export function hitAt(shown, { x, y, coarse }) {
     if (handle) return { name: chosen.name, part: handle[0] }
   }
   const inside = order.find(({ box }) => box && x >= box[0] && x <= box[2] && y >= box[1] && y <= box[3])
-  // In its own box a path gives way to the box, but for its keys.
-  const points = chosen?.path.filter(({ key }) => key || inside !== chosen) ?? []
+  const points = inside && inside === chosen ? apart(chosen) : (chosen?.path ?? [])
   const point = nearest(points, x, y)
   if (chosen && point && near(point.x, point.y)) return { name: chosen.name, part: 'path', frame: point.frame }
   return inside ? { name: inside.name, part: 'box' } : null
+}
+
+/**
+ * In its own box a path gives way to the box, but for keys that are not where the box itself is.
+ * @param {Shown} shown
+ */
+function apart({ box, path }) {
+  const [x, y] = centre(/** @type {Corners} */ (box))
+  return path.filter((point) => point.key && Math.hypot(point.x - x, point.y - y) > 2 * REACH)
 }
 
 /** @param {Shown} shown */

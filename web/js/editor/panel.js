@@ -21,6 +21,7 @@ import { ROW, RULER, Timeline } from './timeline.js'
 
 const BAR = 28
 const STATE = 28
+const LEAST_ROWS = 2 // the picture does not jump where the second box is drawn
 const MOST_ROWS = 6
 const MARGINS = 20 // that the classic canvas leaves around an element
 const ROLES = [
@@ -68,7 +69,7 @@ export class Panel {
   heightFor(width) {
     const { clip, scene } = this.editor
     const picture = Math.min(240, Math.max(130, (width * clip.height) / clip.width))
-    return BAR + picture + RULER + Math.min(Math.max(scene.tracks.length, 2), MOST_ROWS) * ROW + STATE + 14
+    return BAR + picture + RULER + Math.min(Math.max(scene.tracks.length, LEAST_ROWS), MOST_ROWS) * ROW + STATE + 14
   }
 
   /** Looks again at what is outside of the editor. */
@@ -257,7 +258,7 @@ export class Panel {
     this.sight.seek(editor.frame / editor.clip.fps)
     this.stand()
     const times = /** @type {HTMLElement} */ (this.times)
-    const height = `${RULER + Math.max(editor.scene.tracks.length, 1) * ROW + 2}px`
+    const height = `${RULER + Math.max(editor.scene.tracks.length, LEAST_ROWS) * ROW + 2}px`
     if (this.timeline.element.style.height !== height) this.timeline.element.style.height = height
     if (times.style.minHeight === '') times.style.minHeight = `${RULER + ROW}px`
     this.stage.paint()
