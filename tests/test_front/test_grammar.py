@@ -9,12 +9,16 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support_counts import count, seeds
 
 from matrix_lib.core.names import name_key
+from matrix_lib.core.tracks.boxes import boxes_at
+from matrix_lib.core.tracks.palette import distinct_colours
 from matrix_lib.core.tracks.text import parse_boxes, parse_prompts
 from matrix_lib.core.words.phrases import parse_phrases
+from matrix_lib.draw.style import readable
 from scripts.comfyui import ROOT
 from scripts.front import node, packages
 
@@ -104,6 +108,29 @@ def test_generated_texts(what: str, tmp_path: Path) -> None:
     wrong = differences(what, texts, tmp_path)
     assert not wrong, wrong[:5]
     assert sum(told(what, text) is not None for text in texts) > count(30, 2000)
+
+
+def test_boxes_between_keys_are_the_librarys(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    texts = []
+    for _ in range(60):
+        frames = sorted(rng.sample(range(24), rng.randint(1, 6)))
+        keys = [
+            f"{f}: off" if rng.random() < 0.25 else f"{f}: " + " ".join(str(rng.randint(2, 90)) for _ in "1234")
+            for f in frames
+        ]
+        texts.append("a: " + "; ".join(keys))
+    for text, found in zip(texts, read("frames", texts, tmp_path), strict=True):
+        keys = parse_boxes(text, WIDTH, HEIGHT)[0]["a"]
+        for hold, boxes in zip((True, False), found[0], strict=True):
+            for box, other in zip(boxes_at(keys, 24, hold), boxes, strict=True):
+                assert (box is None) == (other is None), (text, hold)
+                assert box is None or np.allclose(box, other, rtol=0, atol=1e-9), (text, hold)
+
+
+def test_instances_have_the_colours_of_the_pictures(tmp_path: Path) -> None:
+    (found,) = read("colours", ["60"], tmp_path)
+    assert found == [list(readable(colour)) for colour in distinct_colours(60)]
 
 
 def test_every_character_counts_alike_in_names(tmp_path: Path) -> None:

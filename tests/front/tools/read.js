@@ -1,7 +1,10 @@
 /** Reads texts as the page does: `node read.js CASES.json` prints what each text says, null where it is refused. */
 import { readFileSync } from 'node:fs'
+import { distinctColours, readable } from '../../../web/js/colours.js'
 import { BOXES, instances, keysOf, PROMPTS, parse, print } from '../../../web/js/editor/grammar.js'
+import { boxAt } from '../../../web/js/editor/motion.js'
 import { parsePhrases } from '../../../web/js/editor/phrases.js'
+import { sceneOf } from '../../../web/js/editor/scene.js'
 import { nameKey } from '../../../web/js/editor/text.js'
 import { corners, inPixels } from '../../../web/js/editor/values.js'
 
@@ -42,6 +45,8 @@ const READERS = {
   boxes: (text, size) => tracks(text, BOXES, size),
   prompts: (text, size) => tracks(text, PROMPTS, size),
   phrases: (text) => parsePhrases(text),
+  frames: (text, size) => perFrame(text, size),
+  colours: (text) => distinctColours(Number(text)).map(readable),
   keys: nameKey
 }
 
@@ -58,6 +63,18 @@ function tracks(text, kind, size) {
   if (JSON.stringify(told(parse(print(doc), kind), size)) !== JSON.stringify(found))
     return 'printed, it says something else'
   return found
+}
+
+/**
+ * The box of each instance in each of 24 frames, held at the ends and not.
+ * @param {string} text
+ * @param {Size} size
+ */
+function perFrame(text, size) {
+  const clip = { ...size, frames: 24, fps: 8, hold: true }
+  return sceneOf(parse(text, BOXES), clip).tracks.map(({ keys }) =>
+    [true, false].map((hold) => Array.from({ length: 24 }, (_, frame) => boxAt(keys, frame, hold)))
+  )
 }
 
 /** @param {() => unknown} read */

@@ -16,6 +16,7 @@ const SIDE = 0.2 // of the shorter side of the clip: the box around a bare point
 const MOST_KEYS = 8
 const STRAIGHT = 0.004 // of the clip's width: as near as a line between two keys keeps to a path
 const MOST = 256
+const MOST_SAMPLES = 400
 
 /**
  * @param {string} text
@@ -170,9 +171,7 @@ function valueFor(box, kind, clip) {
  * @param {import('./scene.js').Clip} clip
  */
 function fewKeys(points, clip) {
-  const last = Math.max(points.length - 1, 1)
-  const placed = points.map(([x, y], i) => ({ frame: Math.round((i / last) * (clip.frames - 1)), x, y }))
-  const spread = placed.filter(({ frame }, i) => i === 0 || frame !== placed[i - 1].frame)
+  const spread = sampled(points, clip.frames)
   const kept = new Set([0, spread.length - 1])
   while (kept.size < MOST_KEYS) {
     const order = [...kept].sort((one, other) => one - other)
@@ -190,6 +189,23 @@ function fewKeys(points, clip) {
 }
 
 /** @typedef {{frame: number, x: number, y: number}} Place */
+
+/**
+ * A path at each frame of the clip (at most so many of them), its points in equal times.
+ * @param {[number, number][]} points
+ * @param {number} frames
+ * @returns {Place[]}
+ */
+function sampled(points, frames) {
+  const count = Math.min(frames, MOST_SAMPLES)
+  return Array.from({ length: count }, (_, i) => {
+    const share = count > 1 ? i / (count - 1) : 0
+    const at = share * (points.length - 1)
+    const [[x0, y0], [x1, y1]] = [points[Math.floor(at)], points[Math.ceil(at)]]
+    const rest = at - Math.floor(at)
+    return { frame: Math.round(share * (frames - 1)), x: x0 + (x1 - x0) * rest, y: y0 + (y1 - y0) * rest }
+  })
+}
 
 /**
  * @param {Place} first
