@@ -153,8 +153,8 @@ class MatrixBoxTracks(io.ComfyNode):
             node_id="MatrixBoxTracks",
             display_name="MATRIX Box Tracks",
             category="MATRIX/tracks",
-            description="Instances as boxes that move between key frames: no masks needed. Type them, or connect "
-            "ComfyUI's own bounding boxes.",
+            description="Instances as boxes that move between key frames: no masks needed. Draw them on the picture, "
+            "type them, or connect ComfyUI's own bounding boxes.",
             search_aliases=["bounding box", "bbox", "trajectory", "keyframe", "layout", "points", "who is where"],
             inputs=[
                 io.String.Input(
@@ -181,12 +181,13 @@ class MatrixBoxTracks(io.ComfyNode):
                     optional=True,
                     tooltip="Frames to take width, height and, from two on, the number of frames from.",
                 ),
-                io.BoundingBox.Input(
+                io.MultiType.Input(
                     "bboxes",
+                    types=[io.BoundingBox, io.Array],
                     optional=True,
-                    force_input=True,
                     tooltip="ComfyUI's own bounding boxes, from a detector or Create Bounding Boxes, instead of typed "
-                    "ones: one instance per box; lists per frame are followed over time by where the boxes are.",
+                    "ones: one instance per box; lists per frame are followed over time by where the boxes are. Its "
+                    "elements bring their names.",
                 ),
                 io.String.Input(
                     "bbox_names",
@@ -232,7 +233,7 @@ class MatrixBoxTracks(io.ComfyNode):
             notes: tuple[str, ...] = ()
         else:
             names, roles = parse_names(bbox_names)
-            keys, notes = boxes_from_host(bboxes, names)
+            keys, notes = boxes_from_host(bboxes, names, (height, width))
         keys, shares = in_pixels(keys, height, width)
         step = ticker(frames * len(keys))
         tracks = MaskTracks.from_boxes(keys, frames, height, width, roles, fps, hold=hold, progress=step)

@@ -50,7 +50,9 @@ LOOK = """([kind, scale]) => {
 
 
 class Page:
-    """One tab on a server's page."""
+    """One tab on a server's page. `own`: whether its frontend is the one that the server brings."""
+
+    own = True
 
     def __init__(self, server: Server, tab: Tab) -> None:
         self.server, self.tab = server, tab

@@ -117,10 +117,18 @@ def test_boxes_typed_and_from_the_host(pack, clip):
     assert one.boxes("cat").tolist() == [[10, 5, 30, 35]] * 3
     two = pack.run("MatrixBoxTracks", bboxes=[box, box | {"x": 30}], **size).result[0]
     assert two.names == ("box 1", "box 2")
+    elements = [
+        {"type": "obj", "bbox": [250, 125, 750, 500], "desc": "a\nboat"},
+        {"bbox": [0, 0, 500, 500], "desc": ""},
+    ]
+    drawn = pack.run("MatrixBoxTracks", bboxes=[*elements, elements[0]], **size).result[0]
+    assert drawn.names == ("a boat", "box 2", "a boat 2")
+    assert drawn.boxes("a boat 2").tolist() == [[8, 12, 32, 36]] * 3
     moving = pack.run("MatrixBoxTracks", bboxes=[[box], [], [box | {"x": 20}]], hold=False, **size).result[0]
     assert moving.visible == {"box 1": (0, 2)}
     for wrong, words in (
         ({"bboxes": {"x": 1}}, "has x, y, width and height"),
+        ({"bboxes": [{"bbox": [1, 2], "desc": "a"}]}, "four numbers of 0 to 1000"),
         ({"bboxes": [], "bbox_names": "a"}, "no bounding box is connected"),
         ({"bboxes": [box, box], "bbox_names": "a"}, "2 bounding boxes and 1 names"),
     ):

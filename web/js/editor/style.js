@@ -13,7 +13,7 @@ const CSS = `
 .matrix-editor button[aria-pressed=true] { background: rgb(255 184 92 / .25); border-color: rgb(255 184 92); }
 .matrix-editor svg { width: 14px; height: 14px; fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linecap: round; stroke-linejoin: round; }
 .matrix-editor .name { width: 60px; min-width: 0; flex: 1 1 60px; }
-.matrix-editor .role { width: 62px; flex: 0 0 auto; }
+.matrix-editor .role { width: 74px; flex: 0 0 auto; }
 .matrix-editor .bar > button { flex: none; width: 24px; padding: 0; }
 .matrix-editor .stage { flex: 1 1 0; min-height: 60px; position: relative; border-radius: 5px; overflow: hidden; }
 .matrix-editor .stage canvas, .matrix-editor .times canvas { width: 100%; height: 100%; }

@@ -13,7 +13,9 @@ import { nameKey } from './text.js'
 
 export const RULER = 20
 export const ROW = 20
-const LEFT = 84
+const NARROW = 84 // pixels for names
+const WIDE = 150
+const ROOM = 480 // from this width on there is room for long names
 const RIGHT = 12
 const REACH = 8
 const FONT = '10px Inter, ui-sans-serif, system-ui, sans-serif'
@@ -23,6 +25,7 @@ export class Timeline {
   constructor(editor) {
     this.editor = editor
     this.width = 1
+    this.left = NARROW
     this.surface = new Surface((context, width, height) => this.draw(context, width, height), 'Key frames')
     this.element = this.surface.element
     onPointer(this.element, { press: (spot) => this.press(spot), hover: (spot) => this.hover(spot) })
@@ -34,12 +37,12 @@ export class Timeline {
 
   /** @param {number} frame */
   x(frame) {
-    return LEFT + ((this.width - LEFT - RIGHT) * frame) / Math.max(1, this.editor.clip.frames - 1)
+    return this.left + ((this.width - this.left - RIGHT) * frame) / Math.max(1, this.editor.clip.frames - 1)
   }
 
   /** @param {number} x */
   frameAt(x) {
-    return Math.round(((x - LEFT) / Math.max(1, this.width - LEFT - RIGHT)) * (this.editor.clip.frames - 1))
+    return Math.round(((x - this.left) / Math.max(1, this.width - this.left - RIGHT)) * (this.editor.clip.frames - 1))
   }
 
   /** @param {Spot} spot */
@@ -62,7 +65,7 @@ export class Timeline {
 
   /** @param {Spot} spot */
   hover(spot) {
-    const scrubs = spot.x >= LEFT - REACH && (spot.y < RULER || !!this.rowAt(spot))
+    const scrubs = spot.x >= this.left - REACH && (spot.y < RULER || !!this.rowAt(spot))
     this.element.style.cursor = this.keyAt(spot)
       ? 'grab'
       : scrubs
@@ -82,7 +85,7 @@ export class Timeline {
     const found = this.keyAt(spot)
     const track = this.rowAt(spot)
     if (track) editor.select(track.name)
-    if (spot.x < LEFT - REACH) return null
+    if (spot.x < this.left - REACH) return null
     if (!found) {
       editor.seek(this.frameAt(spot.x))
       return { move: (/** @type {Spot} */ { x }) => editor.seek(this.frameAt(x)) }
@@ -119,6 +122,7 @@ export class Timeline {
    */
   draw(context, width, height) {
     this.width = width
+    this.left = width < ROOM ? NARROW : WIDE
     const { editor } = this
     context.fillStyle = INK.page
     context.fillRect(0, 0, width, height)
@@ -144,7 +148,7 @@ export class Timeline {
    */
   drawRuler(context, height) {
     const { frames, fps } = this.editor.clip
-    const step = tickStep(frames, Math.max(1, (this.width - LEFT - RIGHT) / 44))
+    const step = tickStep(frames, Math.max(1, (this.width - this.left - RIGHT) / 44))
     context.font = FONT
     context.textAlign = 'center'
     for (let frame = 0; frame < frames; frame += step) {
@@ -174,7 +178,7 @@ export class Timeline {
     }
     context.save()
     context.beginPath()
-    context.rect(0, top, LEFT - 10, ROW)
+    context.rect(0, top, this.left - 10, ROW)
     context.clip()
     context.font = selected ? `600 ${FONT}` : FONT
     context.fillStyle = track.ink
