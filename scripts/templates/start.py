@@ -41,7 +41,7 @@ def move_two_things() -> Draft:
     model = d.add("MatrixLoadVideoDiT", 0, "Model", source="mini")
 
     d.group("What you say", 2, GREEN)
-    boxes = d.add("MatrixBoxTracks", 60, "Where to: two boxes", boxes=BOXES, images=picture[1], frames=FRAMES)
+    boxes = d.add("MatrixBoxTracks", 220, "Where to: two boxes", boxes=BOXES, images=picture[1], frames=FRAMES)
     boxes.inputs.update(width=WIDTH, height=HEIGHT, fps=FPS, hold=True)
     words = d.add("CLIPTextEncode", 30, "One sentence", clip=model[1], text=SENTENCE)
 

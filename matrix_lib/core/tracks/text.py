@@ -237,7 +237,7 @@ def _prompt(text: str, width: int, height: int, line: str) -> Prompt:
 def _json_prompt(value: Any, where: str) -> Prompt:
     if not isinstance(value, dict) or not set(value) <= {"points", "labels", "box"} or not value:
         raise ValueError(f"{where}: a prompt has points, labels and box; got {str(value)[:80]}")
-    listed = [value.get(key) if value.get(key) is not None else [] for key in ("points", "labels")]
+    listed: list[Any] = [[] if value.get(key) is None else value[key] for key in ("points", "labels")]
     if not all(isinstance(each, list) for each in listed):
         raise ValueError(f"{where}: points and labels are lists; got {str(value)[:80]}")
     points = [_numbers(point, 2, where) for point in listed[0]]

@@ -10,6 +10,8 @@ import { asSheet, Pictures, SHEET } from './picture.js'
 
 const NAME = 'matrix_editor'
 const GRID = 'matrix_grid'
+const WIDE = 400 // pixels of a new node, and how much higher than it has to be
+const MORE = 150
 const EVERY = 250 // milliseconds between two looks at what is outside
 
 /**
@@ -104,6 +106,7 @@ function attach(app, node, edited, served) {
   })
   widget.serialize = false
   roomy(node)
+  node.setSize([Math.max(WIDE, node.size[0]), node.computeSize()[1] + MORE]) // a saved node has its own size
   look(node, panel, pictures)
 }
 

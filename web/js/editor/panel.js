@@ -68,7 +68,7 @@ export class Panel {
    */
   heightFor(width) {
     const { clip, scene } = this.editor
-    const picture = Math.min(240, Math.max(130, (width * clip.height) / clip.width))
+    const picture = Math.min(165, Math.max(130, (width * clip.height) / clip.width))
     return BAR + picture + RULER + Math.min(Math.max(scene.tracks.length, LEAST_ROWS), MOST_ROWS) * ROW + STATE + 14
   }
 
