@@ -144,7 +144,11 @@ def test_typed_boxes_are_checked_before_the_run(pack):
 
 
 def test_tracks_back_to_masks(pack, tracks):
-    mask, id_map = pack.run("MatrixTracksToMask", tracks=tracks).result
+    mask, id_map, paths = pack.run("MatrixTracksToMask", tracks=tracks).result
+    assert paths["track_path"].shape == (9, 2, 2)
+    assert paths["track_path"][0].tolist() == [[16, 17], [-1, -1]]
+    assert paths["track_path"][5, 1].tolist() == [50, 25]
+    assert paths["track_visibility"].sum(0).tolist() == [9, 5]
     assert mask.dtype == torch.float32
     assert torch.equal(mask > 0, tracks.masks("cat") | tracks.masks("box"))
     assert id_map.shape == (1, 40, 64, 3)

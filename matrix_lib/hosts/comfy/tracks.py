@@ -19,7 +19,16 @@ from ...core.tracks.box_matching import match_boxes
 from ...core.tracks.boxes import Box
 from ...core.tracks.tracks import MaskTracks
 
-__all__ = ["boxes_from_host", "check_images", "frame_reader", "image_batch", "mask_batch", "sam3_frames", "sam3_size"]
+__all__ = [
+    "boxes_from_host",
+    "check_images",
+    "frame_reader",
+    "image_batch",
+    "mask_batch",
+    "paths",
+    "sam3_frames",
+    "sam3_size",
+]
 
 
 def sam3_size(track_data: Mapping[str, Any]) -> tuple[int, int]:
@@ -141,6 +150,15 @@ def frame_reader(images: Tensor, framing: Framing | None = None) -> Callable[[in
 def image_batch(pictures: Sequence[Any]) -> Tensor:
     """Pictures of one size, each (H, W, 3) of 0..255, as the host's IMAGE (N, H, W, 3) float32 in 0..1."""
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).float().div_(255)
+
+
+def paths(tracks: MaskTracks) -> dict[str, Tensor]:
+    """The host's TRACKS: `track_path` (frames, instances, 2) float32, x and y of the middle of each instance's box in
+    pixels, -1 where it is absent; `track_visibility` (frames, instances) bool."""
+    boxes = torch.stack([tracks.boxes(name) for name in tracks.names], 1)
+    middle = boxes.unflatten(-1, (2, 2)).mean(-2)
+    there = middle.isfinite().all(-1)
+    return {"track_path": middle.masked_fill(~there[..., None], -1.0), "track_visibility": there}
 
 
 def mask_batch(tracks: MaskTracks, each: bool, progress: Callable[[], None] | None = None) -> Tensor:
