@@ -173,3 +173,10 @@ def test_it_plays_and_has_a_large_view(sheet: Callable[..., Sheet]) -> None:
     own.key("Escape")
     assert own.page.locator(".matrix-editor-large").count() == 0
     assert own.page.locator("#place .matrix-editor").count() == 1
+
+
+def test_nothing_is_said_before_it_is_time(sheet: Callable[..., Sheet]) -> None:
+    own = sheet("cat: 1 2 30 40\ndog: 5 6 70 80", names=NAMES)
+    assert own.told == ""
+    own.drag((120, 50), (160, 90))
+    assert "Every name that the phrases bind has a box" in own.told

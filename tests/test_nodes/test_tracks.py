@@ -157,7 +157,7 @@ def test_tracks_back_to_masks(pack, tracks):
     assert torch.equal(one > 0, tracks.masks("box"))
     both = pack.run("MatrixTracksToMask", tracks=tracks, names="box, cat", several="one after the other").result[0]
     assert torch.equal(both[9:] > 0, tracks.masks("cat"))
-    seen, id_map = pack.run("MatrixTracksToMask", tracks=tracks, width=32, height=32).result
+    seen, id_map = pack.run("MatrixTracksToMask", tracks=tracks, width=32, height=32).result[:2]
     assert seen.shape == (9, 32, 32)
     assert id_map.shape == (1, 32, 32, 3)
     with pytest.raises(ValueError, match="no instance is called 'dog'; the tracks have 'cat', 'box'"):

@@ -229,19 +229,26 @@ export class Editor {
     return this.fresh()
   }
 
-  /** @returns {{name: string, role: string | null} | null} */
-  fresh() {
+  /**
+   * Somebody who has no line yet: the name that was asked for, else the next one that is free.
+   * @returns {{name: string, role: string | null} | null} null where every bound name is taken
+   */
+  free() {
     const taken = new Set(this.scene.tracks.map(({ name }) => nameKey(name)))
     if (this.wanted) return { name: this.wanted, role: null }
     if (this.bound.length) {
       const free = this.bound.find(({ name }) => !taken.has(nameKey(name)))
-      if (free) return { name: free.name, role: free.role === 'instance' ? null : free.role }
-      this.say('Every name that the phrases bind has a box. Choose one to move it, or write another phrase.')
-      return null
+      return free ? { name: free.name, role: free.role === 'instance' ? null : free.role } : null
     }
     let number = taken.size + 1
     while (taken.has(`thing ${number}`)) number += 1
     return { name: `thing ${number}`, role: null }
+  }
+
+  fresh() {
+    const free = this.free()
+    if (!free) this.say('Every name that the phrases bind has a box. Choose one to move it, or write another phrase.')
+    return free
   }
 
   /**

@@ -319,7 +319,7 @@ export class Panel {
       names.replaceChildren(...first, ...rest)
       names.value = current
       own.value = current
-      own.placeholder = editor.fresh()?.name ?? 'name'
+      own.placeholder = editor.free()?.name ?? 'name'
     }
     const role = track?.role ?? ''
     if (roles.dataset.key !== `${current} ${role}`) {
