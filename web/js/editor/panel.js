@@ -137,8 +137,9 @@ export class Panel {
     const panel = { play: () => this.play(), leave: () => (this.large ? this.enlarge(false) : keys.blur()) }
     keys.addEventListener('keydown', (event) => {
       const ours = pressed(event, editor, panel)
-      if (ours || !(event.ctrlKey || event.metaKey)) event.stopPropagation()
-      if (ours || event.key.length === 1) ours || !(event.ctrlKey || event.metaKey) ? event.preventDefault() : undefined
+      const control = event.ctrlKey || event.metaKey // the rest of these are the browser's and the host's
+      if (ours || !control) event.stopPropagation()
+      if (ours || (!control && event.key.length === 1)) event.preventDefault()
     })
     for (const type of ['keyup', 'keypress']) keys.addEventListener(type, (event) => event.stopPropagation())
     keys.addEventListener('input', () => {

@@ -37,7 +37,6 @@ export class Pictures {
    * @param {() => void} changed
    */
   constructor(node, input, served, pages, changed) {
-    Object.assign(this, { node, input, served, pages, changed })
     this.node = node
     this.input = input
     this.served = served
