@@ -1,4 +1,4 @@
-"""One ComfyUI and one Chromium for all tests of the page, whichever frontend a test looks at."""
+"""One ComfyUI for all tests of the page and one Chromium for each file, whichever frontend a test looks at."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ OWN = "the host's own"
 ASKED = [pytest.param(version, marks=pytest.mark.soak) for version in os.environ.get("FRONTEND", "").split()]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """One for each file: while it is open, nothing else in this process can run an event loop of its own."""
     with browser_of() as opened:
         yield opened
 
