@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 from support_pages import Page, browser_of, page_of
 
 from scripts.front import FRONTENDS, frontend
 
+expect.set_options(timeout=60_000)  # a machine that runs other tests beside these is slow
 OWN = "the host's own"
 # FRONTEND=VERSION tries another, with `make soak` or any run of these files.
 ASKED = [pytest.param(version, marks=pytest.mark.soak) for version in os.environ.get("FRONTEND", "").split()]

@@ -155,13 +155,14 @@ export class Panel {
       event.stopPropagation()
       editor.paste(event.clipboardData?.getData('text/plain') ?? '')
     })
-    const takeKeys = (/** @type {PointerEvent} */ { target }) => {
-      const field = target instanceof HTMLInputElement || target instanceof HTMLSelectElement
-      if (!field) setTimeout(() => keys.focus({ preventScroll: true }))
+    // While it comes down: what is pressed may keep it to itself. The browser would take the focus elsewhere.
+    const takeKeys = (/** @type {MouseEvent} */ event) => {
+      if (event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement) return
+      event.preventDefault()
+      keys.focus({ preventScroll: true })
     }
     root.addEventListener('pointerdown', (event) => event.stopPropagation())
-    // While it comes down: what is pressed may keep it to itself.
-    root.addEventListener('pointerdown', takeKeys, { capture: true })
+    root.addEventListener('mousedown', takeKeys, { capture: true })
     for (const type of ['pointermove', 'pointerup', 'dblclick'])
       root.addEventListener(type, (event) => event.stopPropagation())
     for (const field of [this.own, this.names, this.roles]) {
