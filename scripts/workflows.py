@@ -25,6 +25,8 @@ Graph = dict[str, Any]
 Info = dict[str, Any]
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 NOTES = {"Note", "MarkdownNote"}
+# Pixels that the page's track editor takes at least, below the text that it edits.
+EDITORS = {"MatrixBoxTracks": 296, "MatrixSAM2Tracks": 296}
 # What a canvas shows first that opens the file itself, beside its bars. One that opens a template shows all of it.
 VIEW = {"scale": 0.75, "offset": [120, 100]}
 
@@ -141,7 +143,8 @@ def _ui_node(node: Node, definition: Info, order: int) -> dict[str, Any]:
             inputs.append(entry)
     kinds, names = definition["output"], definition["output_name"]
     outputs = [{"name": name, "type": kind, "links": None} for name, kind in zip(names, kinds, strict=True)]
-    size = [WIDTH, node.height + _least_height(inputs, outputs, definition)]
+    least = _least_height(inputs, outputs, definition) + EDITORS.get(node.kind, 0)
+    size = [WIDTH, node.height + least]
     found: dict[str, Any] = {"id": node.id, "type": node.kind, "pos": [0, 0], "size": size}
     found |= {"flags": {}, "order": order, "mode": 0, "inputs": inputs, "outputs": outputs}
     found["properties"] = {"Node name for S&R": node.kind}

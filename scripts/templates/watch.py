@@ -80,10 +80,12 @@ def _tracks(d: Draft, scene: Scene, frames: Node) -> Node:
     return d.add("MatrixBoxTracks", 40, boxes=scene.boxes, images=frames[0], fps=FPS, frames=FRAMES)
 
 
-def _words(d: Draft, scene: Scene, model: Node, tracks: Node) -> tuple[Node, Node]:
-    """The bound prompt and an empty negative one."""
+def _words(d: Draft, scene: Scene, model: Node, tracks: Node, negative: str = "") -> tuple[Node, Node]:
+    """The bound prompt and an empty negative one, which a group `negative` in the third column may hold."""
     bound = d.add("MatrixBindPrompt", SHOWN, clip=model[1], tracks=tracks[0])
     bound.inputs.update(prompt=scene.prompt, phrases=scene.phrases, form="as written")
+    if negative:
+        d.group(negative, 3, BLUE)
     return bound, d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")
 
 
@@ -209,8 +211,7 @@ def two_experts() -> Draft:
     low = d.add("MatrixLoadVideoDiT", 0, "Low-noise expert", source="mini")
     d.group("Who is where, and in which words", 2, RED)
     tracks = _tracks(d, PULL, frames)
-    words = _words(d, PULL, high, tracks)
-    d.group("First frame", 3, BLUE)
+    words = _words(d, PULL, high, tracks, "First frame")
     start = _start(d, high, words, frames)
 
     halves: list[tuple[Node, Node]] = []

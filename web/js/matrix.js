@@ -6,6 +6,7 @@
  */
 import { api } from '../../../scripts/api.js'
 import { app } from '../../../scripts/app.js'
+import { editorExtension } from './editor/extension.js'
 import { show } from './panel.js'
 import { PROPERTY, reportOfOutput, reportOfProperty } from './report.js'
 
@@ -77,3 +78,5 @@ app.registerExtension({
     }
   }
 })
+
+app.registerExtension(editorExtension(app, served))
