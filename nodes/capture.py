@@ -23,6 +23,7 @@ from .places import new_place
 from .recording import LAYERS_TIP, recorder_config, recording_inputs, storage_inputs
 from .shown import saved_file
 from .sockets import CaptureSocket, read_layers, warn_if_broken
+from .viewer import shown_in_viewer
 
 
 class MatrixSampleAttention(io.ComfyNode):
@@ -117,7 +118,7 @@ class MatrixSampleAttention(io.ComfyNode):
             capture = extend(previous, capture)
         report = describe(capture)
         files = saved_file(kept.file) if kept is not None and kept.file is not None else {}
-        return io.NodeOutput(output, denoised, capture, report, ui={"text": (report,)} | files)
+        return io.NodeOutput(output, denoised, capture, report, ui={"text": (report,)} | files | shown_in_viewer(capture))
 
 
 class MatrixLivePreview(io.ComfyNode):

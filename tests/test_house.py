@@ -37,6 +37,7 @@ FLOORS = {
     "io": 4,
     "draw": 5,
     "mini": 6,
+    "viewer": 6,
     "evaluation": 7,
     "nodes": 8,
     "training": 8,
