@@ -102,6 +102,11 @@ class Answers:
             self._keep(key, found)
         return found
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the answers that are kept."""
+        return self._size
+
     def _keep(self, key: tuple[str, ...], found: Answer) -> None:
         with self._lock:
             if key in self._kept:

@@ -43,7 +43,7 @@ _PAGE = """<!doctype html>
 <script type="application/json" id="data">{data}</script>
 <script type="module">
 {script}
-viewer.mountPage(document.getElementById('viewer'), JSON.parse(document.getElementById('data').textContent))
+viewer_mount.mountPage(document.getElementById('viewer'), JSON.parse(document.getElementById('data').textContent))
 </script>
 </html>
 """

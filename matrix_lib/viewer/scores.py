@@ -6,13 +6,18 @@ L layers, St step bins.
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.names import find_name
 from ..draw.capture import Choice, scores_of
+from ..instrument.capture import Capture
 from .exhibit import Exhibit
 from .slices import of_entity
+
+if TYPE_CHECKING:
+    from ..core.tracks.tracks import MaskTracks
 
 __all__ = ["ABSENT", "LEVELS", "scores_json"]
 
@@ -28,7 +33,8 @@ def scores_json(exhibit: Exhibit, stream: int, kind: str, entity: int) -> dict[s
     Raises ValueError for an entity that there is not.
     """
     capture = of_entity(exhibit.capture, stream, kind, entity)
-    found = scores_of(capture, Choice(kind=kind), exhibit.tracks)
+    masked = _has_mask(capture, exhibit.tracks)
+    found = scores_of(capture, Choice(kind=kind), exhibit.tracks if masked else None)
     values = found.values[..., 0]
     codes = np.where(np.isnan(values), ABSENT, np.round(np.nan_to_num(values).clip(0, 1) * LEVELS)).astype("<u2")
     weights = np.clip(np.round(found.weights[..., 0] * 16), 0, 65535).astype("<u2")
@@ -39,3 +45,16 @@ def scores_json(exhibit: Exhibit, stream: int, kind: str, entity: int) -> dict[s
         "chance": None if chance is None or chance != chance else round(chance, 6),
         "aligned": found.chance is not None,
     }
+
+
+def _has_mask(capture: Capture, tracks: MaskTracks | None) -> bool:
+    """Whether the one entity of a capture has a mask: its own, or those of a verb's subject and object."""
+    if tracks is None:
+        return False
+    binding = capture.stream().binding
+    ((name,),) = [maps.entities for maps in capture.stream().maps.values()]
+    phrase = next((each for each in binding.phrases if each.name == name), None)
+    verb = phrase is not None and phrase.role == "verb"
+    parts = [part for part in (phrase.subject, phrase.object) if part] if phrase and verb else [name]
+    own = find_name(name, tracks.names) is not None
+    return own or (bool(parts) and all(find_name(part, tracks.names) is not None for part in parts))

@@ -15,7 +15,7 @@ from .script import script
 __all__ = ["ViewerWidget"]
 
 _RENDER = """
-export default { render({ model, el }) { return viewer.mountWidget(el, model) } }
+export default { render({ model, el }) { return viewer_mount.mountWidget(el, model) } }
 """
 
 

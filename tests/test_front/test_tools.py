@@ -34,6 +34,6 @@ def test_what_the_host_serves_is_modules_and_pages_alone() -> None:
 
 
 def test_scripts_fetch_nothing_and_write_no_html() -> None:
-    for path in (ROOT / "web" / "js").glob("*.js"):
+    for path in (ROOT / "web" / "js").rglob("*.js"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|https?://", text), path

@@ -8,7 +8,7 @@ import { api } from '../../../scripts/api.js'
 import { app } from '../../../scripts/app.js'
 import { show } from './panel.js'
 import { PROPERTY, reportOfOutput, reportOfProperty } from './report.js'
-import { viewKept, viewOutput } from './viewer_node.js'
+import { viewKept, viewOutput } from './viewer/node.js'
 
 /** @typedef {import('../../tests/front/host').HostNode} HostNode */
 

@@ -1,7 +1,7 @@
 /**
  * The viewer's elements and where they stand, empty.
  */
-import { make } from './viewer_parts.js'
+import { make } from './parts.js'
 
 /** @typedef {ReturnType<typeof skeleton>} Skeleton */
 
@@ -28,14 +28,13 @@ export function skeleton({ stages, chart, told, help }, large) {
     make('div', { class: 'top' }, [words, kinds]),
     make('div', { class: 'main' }, [
       make('div', { class: 'left' }, [
-        make('div', { class: 'stages' }, stages),
+        make('div', { class: 'stages' }, [...stages, status]),
         make('div', { class: 'transport' }, [play, slider, time]),
         legend
       ]),
       make('div', { class: 'right' }, [make('div', { class: 'head' }, [chosen, everything]), chart, told])
     ]),
     tools,
-    status,
     help
   ])
   element.tabIndex = 0

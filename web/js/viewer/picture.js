@@ -1,16 +1,16 @@
 /**
  * What a choice looks like at one moment of the clip: the picture and its legend, out of maps that are here.
  */
-import { heldBy, wantedOf } from './viewer_choice.js'
-import { rampOfColour, rampOfDifference, rampOfMap } from './viewer_heat.js'
-import { difference, differenceScale, frameValues, scaleOf, unit } from './viewer_slices.js'
-import { bytesOf } from './viewer_source.js'
-import { percents, rangesText } from './viewer_text.js'
+import { heldBy, wantedOf } from './choice.js'
+import { rampOfColour, rampOfDifference, rampOfMap } from './heat.js'
+import { difference, differenceScale, frameValues, scaleOf, unit } from './slices.js'
+import { bytesOf } from './source.js'
+import { percents, rangesText } from './text.js'
 
-/** @typedef {import('./viewer_choice.js').Choice} Choice */
-/** @typedef {import('./viewer_exhibit.js').Exhibit} Exhibit */
-/** @typedef {import('./viewer_stage.js').Picture} Picture */
-/** @typedef {import('./viewer_heat.js').Ramp} Ramp */
+/** @typedef {import('./choice.js').Choice} Choice */
+/** @typedef {import('./exhibit.js').Exhibit} Exhibit */
+/** @typedef {import('./stage.js').Picture} Picture */
+/** @typedef {import('./heat.js').Ramp} Ramp */
 
 /**
  * A line of the legend: a name, its colour, the ends of its scale, and the colours in between.

@@ -15,7 +15,7 @@ button { padding: 3px 8px; cursor: pointer; }
 button:hover { color: var(--text); border-color: var(--line); }
 button:focus-visible, select:focus-visible, input:focus-visible, canvas:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
 button:disabled { opacity: .4; cursor: default; }
-select { padding: 3px 4px; max-width: 150px; }
+select { padding: 3px 4px; max-width: 112px; }
 .top { display: flex; gap: 10px; align-items: flex-start; }
 .prompt { flex: 1; min-width: 0; }
 .words { max-height: 5.6em; overflow: auto; line-height: 1.95; scrollbar-width: thin; }
@@ -32,7 +32,7 @@ select { padding: 3px 4px; max-width: 150px; }
 .segments button[aria-pressed=true] { background: #363b47; color: var(--text); }
 .main { flex: 1; min-height: 0; display: grid; grid-template-columns: minmax(0, 1fr) clamp(190px, 36%, 420px); gap: 12px; }
 .left, .right { display: flex; flex-direction: column; gap: 6px; min-height: 0; min-width: 0; }
-.stages { flex: 1; min-height: 0; display: flex; gap: 6px; }
+.stages { flex: 1; min-height: 0; display: flex; gap: 6px; position: relative; }
 .stage { position: relative; flex: 1; min-width: 0; min-height: 0; overflow: hidden; border-radius: 6px; background: #0b0d10; }
 .stage canvas { position: absolute; cursor: crosshair; touch-action: none; }
 .stage .told { position: absolute; left: 8px; top: 6px; right: 8px; pointer-events: none; color: var(--soft); font-size: .92em;
@@ -43,7 +43,7 @@ select { padding: 3px 4px; max-width: 150px; }
 .transport input { flex: 1; min-width: 0; accent-color: var(--accent); margin: 0; height: 16px; }
 .transport .time { width: 15.5em; text-align: right; color: var(--soft); font-variant-numeric: tabular-nums; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; flex: none; }
 .transport .play { width: 30px; padding: 3px 0; text-align: center; flex: none; }
-.legend { height: 40px; flex: none; overflow: auto; display: grid; grid-template-columns: repeat(auto-fill, minmax(210px, 1fr)); gap: 2px 14px; align-content: start; scrollbar-width: thin; }
+.legend { height: 38px; flex: none; overflow: auto; display: grid; grid-template-columns: repeat(auto-fill, minmax(210px, 1fr)); gap: 2px 14px; align-content: start; scrollbar-width: thin; }
 .legend .row { display: flex; align-items: center; gap: 6px; height: 18px; min-width: 0; }
 .legend .name { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .legend .dot { width: 9px; height: 9px; border-radius: 3px; flex: none; }
@@ -58,9 +58,11 @@ select { padding: 3px 4px; max-width: 150px; }
 .tools label { display: inline-flex; align-items: center; gap: 5px; color: var(--faint); white-space: nowrap; }
 .tools input[type=range] { width: 70px; accent-color: var(--accent); margin: 0; }
 .tools .space { flex: 1; }
-.status { height: 17px; flex: none; color: var(--faint); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.status { position: absolute; left: 6px; right: 6px; bottom: 6px; max-height: 60%; overflow: auto; padding: 3px 8px; border-radius: 6px; color: var(--soft);
+  background: rgba(17, 19, 24, .82); font-size: .92em; pointer-events: none; }
+.status:empty { display: none; }
 .status.wrong { color: #ff9a7a; }
-.card { position: absolute; right: 8px; bottom: 8px; width: min(240px, 72%); max-height: calc(100% - 16px); overflow: auto; padding: 8px 10px; border-radius: 8px;
+.card { z-index: 2; position: absolute; right: 8px; bottom: 8px; width: min(240px, 72%); max-height: calc(100% - 16px); overflow: auto; padding: 8px 10px; border-radius: 8px;
   background: rgba(17, 19, 24, .92); border: 1px solid var(--line); }
 .card.away { right: auto; left: 8px; }
 .card .head { display: flex; align-items: center; color: var(--soft); margin-bottom: 4px; }
@@ -76,7 +78,7 @@ select { padding: 3px 4px; max-width: 150px; }
 .gone { flex: 1; display: grid; place-content: center; text-align: center; color: var(--soft); padding: 20px; gap: 8px; max-width: 46em; margin: auto; }
 [hidden] { display: none !important; }
 @container (max-width: 470px) {
-  .main { grid-template-columns: minmax(0, 1fr); grid-template-rows: minmax(0, 3fr) minmax(0, 2fr); }
+  .main { grid-template-columns: minmax(0, 1fr); grid-template-rows: minmax(0, 3fr) minmax(0, 2fr); gap: 6px; }
   .transport .time { width: 9.5em; }
 }
 `

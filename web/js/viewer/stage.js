@@ -1,10 +1,10 @@
 /**
  * The picture: a frame of the clip, heat over it, outlines of masks, points, and the place that was clicked.
  */
-import { blend, heatSize, resized } from './viewer_heat.js'
-import { css, fitCanvas, make } from './viewer_parts.js'
+import { blend, heatSize, resized } from './heat.js'
+import { css, fitCanvas, make } from './parts.js'
 
-/** @typedef {import('./viewer_heat.js').Ramp} Ramp */
+/** @typedef {import('./heat.js').Ramp} Ramp */
 
 /**
  * What is on the picture. `size` is the clip's (width, height), `box` the part of a frame that the tokens cover, as shares

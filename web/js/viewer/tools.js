@@ -1,9 +1,9 @@
 /**
  * The row of tools: how heat is drawn, which head and prompt, what to compare with, what to save.
  */
-import { make, segments } from './viewer_parts.js'
+import { make, segments } from './parts.js'
 
-/** @typedef {import('./viewer_panel.js').Viewer} Viewer */
+/** @typedef {import('./panel.js').Viewer} Viewer */
 
 /**
  * The tools for what is chosen now; they are made anew with another kind or prompt.
@@ -134,11 +134,11 @@ function expertMenu(viewer) {
 /**
  * Captures to compare with; the list is asked for anew when it is opened.
  * @param {Viewer} viewer
- * @param {() => import('./viewer_panel.js').Other[]} others
+ * @param {() => import('./panel.js').Other[]} others
  */
 function compareMenu(viewer, others) {
   const select = make('select', { label: 'Compare', title: 'Compare with another capture' })
-  /** @type {import('./viewer_panel.js').Other[]} */
+  /** @type {import('./panel.js').Other[]} */
   let found = []
   const fill = () => {
     const kept = select.value
@@ -147,7 +147,7 @@ function compareMenu(viewer, others) {
       option(`beside ${label}`, `side ${i}`),
       option(`minus ${label}`, `difference ${i}`)
     ])
-    select.replaceChildren(option(found.length ? 'compare ...' : 'nothing to compare yet', ''), ...made)
+    select.replaceChildren(option('compare', ''), ...made)
     select.value = kept
     if (select.selectedIndex < 0) select.value = ''
   }

@@ -2,25 +2,25 @@
  * The viewer: words, picture, chart and tools around one choice. What is chosen is drawn as soon as its maps are here, and
  * told to whoever mounted it.
  */
-import { LayerChart } from './viewer_chart.js'
-import { choiceOf, clicked, fieldsOf, heldBy, kindsOf, wantedOf, withKind } from './viewer_choice.js'
-import { keyHelp, pressed } from './viewer_keys.js'
-import { css, download, make, segments } from './viewer_parts.js'
-import { barColours, captionOf, differenceScene, momentOf, placesOfNames, sceneOf } from './viewer_picture.js'
-import { instancesAt, placeCard } from './viewer_place.js'
-import { compose, pngOf, videoOf } from './viewer_save.js'
-import { skeleton } from './viewer_skeleton.js'
-import { bytesOf } from './viewer_source.js'
-import { Stage } from './viewer_stage.js'
-import { rangesText } from './viewer_text.js'
-import { toolRow } from './viewer_tools.js'
-import { wordChips } from './viewer_words.js'
+import { LayerChart } from './chart.js'
+import { choiceOf, clicked, fieldsOf, heldBy, kindsOf, wantedOf, withKind } from './choice.js'
+import { keyHelp, pressed } from './keys.js'
+import { css, download, make, segments } from './parts.js'
+import { barColours, captionOf, differenceScene, momentOf, placesOfNames, sceneOf } from './picture.js'
+import { instancesAt, placeCard } from './place.js'
+import { compose, pngOf, videoOf } from './save.js'
+import { skeleton } from './skeleton.js'
+import { bytesOf } from './source.js'
+import { Stage } from './stage.js'
+import { rangesText } from './text.js'
+import { toolRow } from './tools.js'
+import { wordChips } from './words.js'
 
-/** @typedef {import('./viewer_choice.js').Choice} Choice */
-/** @typedef {import('./viewer_choice.js').Fields} Fields */
-/** @typedef {import('./viewer_exhibit.js').Exhibit} Exhibit */
-/** @typedef {import('./viewer_picture.js').Scene} Scene */
-/** @typedef {import('./viewer_place.js').Token} Token */
+/** @typedef {import('./choice.js').Choice} Choice */
+/** @typedef {import('./choice.js').Fields} Fields */
+/** @typedef {import('./exhibit.js').Exhibit} Exhibit */
+/** @typedef {import('./picture.js').Scene} Scene */
+/** @typedef {import('./place.js').Token} Token */
 
 /**
  * Another capture to compare with.
@@ -65,7 +65,7 @@ export class Viewer {
     this.playing = 0
     this.loading = false
     this.again = false
-    /** @type {Map<string, import('./viewer_exhibit.js').Chart>} */
+    /** @type {Map<string, import('./exhibit.js').Chart>} */
     this.charts = new Map()
     /** @type {(token: Token | null, double: boolean, x: number) => void} */
     const clickedPlace = (token, double, x) => this.clickedPlace(token, double, x)
@@ -200,7 +200,7 @@ export class Viewer {
   }
 
   /**
-   * @param {import('./viewer_chart.js').Drag} drag
+   * @param {import('./chart.js').Drag} drag
    * @param {boolean} more adds to what is chosen
    */
   dragged({ layers, steps }, more) {

@@ -2,13 +2,13 @@
  * One capture in the page: what it holds, and what of it has come already. Memory is bounded: maps and pictures that were
  * not looked at for the longest are asked for again.
  */
-import { slicesOf } from './viewer_slices.js'
-import { bytesOf } from './viewer_source.js'
+import { slicesOf } from './slices.js'
+import { bytesOf } from './source.js'
 
-/** @typedef {import('./viewer_source.js').Source} Source */
-/** @typedef {import('./viewer_source.js').Manifest} Manifest */
-/** @typedef {import('./viewer_source.js').Wanted} Wanted */
-/** @typedef {import('./viewer_slices.js').Slice} Slice */
+/** @typedef {import('./source.js').Source} Source */
+/** @typedef {import('./source.js').Manifest} Manifest */
+/** @typedef {import('./source.js').Wanted} Wanted */
+/** @typedef {import('./slices.js').Slice} Slice */
 
 /**
  * The scores of one entity for the chart: `values` [L, St] in [0, 1], NaN where nothing was recorded.
@@ -172,7 +172,7 @@ function keyOf({ stream, kind, layers, steps, head }, entity) {
 }
 
 /**
- * @param {import('./viewer_source.js').Scores} scores
+ * @param {import('./source.js').Scores} scores
  * @returns {Chart}
  */
 export function chartOf(scores) {

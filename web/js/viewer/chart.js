@@ -2,9 +2,9 @@
  * The chart of layers and steps, which is the picker: a click takes a cell, a drag a range; beside it the mean of each
  * layer, with chance.
  */
-import { fitCanvas, make } from './viewer_parts.js'
+import { fitCanvas, make } from './parts.js'
 
-/** @typedef {import('./viewer_exhibit.js').Chart} Chart */
+/** @typedef {import('./exhibit.js').Chart} Chart */
 
 /**
  * What it shows. `charts` are those of the chosen names that are here; `table` the colours.

@@ -1,12 +1,12 @@
 /**
  * The card about a place of the clip that was clicked: which words it looks at, and whose mask it lies in.
  */
-import { rankedWords, wantedOf } from './viewer_choice.js'
-import { css, make } from './viewer_parts.js'
-import { momentOf } from './viewer_picture.js'
-import { meanOf, valueAt } from './viewer_slices.js'
+import { rankedWords, wantedOf } from './choice.js'
+import { css, make } from './parts.js'
+import { momentOf } from './picture.js'
+import { meanOf, valueAt } from './slices.js'
 
-/** @typedef {import('./viewer_panel.js').Viewer} Viewer */
+/** @typedef {import('./panel.js').Viewer} Viewer */
 /** @typedef {{row: number, column: number}} Token */
 
 /**

@@ -2,13 +2,14 @@
  * The attention viewer in a node: opened by the id that the node sent, kept with the workflow, and in step with the node's
  * own fields, so that a queued picture agrees with what was chosen.
  */
-import { goneMessage, mountViewer, viewerRoot } from './viewer.js'
-import { Exhibit } from './viewer_exhibit.js'
-import { askingSource, errorOf } from './viewer_source.js'
 
-/** @typedef {import('../../tests/front/host').HostNode} HostNode */
-/** @typedef {import('./viewer_choice.js').Fields} Fields */
-/** @typedef {import('./viewer_panel.js').Viewer} Viewer */
+import { Exhibit } from './exhibit.js'
+import { goneMessage, mountViewer, viewerRoot } from './mount.js'
+import { askingSource, errorOf } from './source.js'
+
+/** @typedef {import('../../../tests/front/host').HostNode} HostNode */
+/** @typedef {import('./choice.js').Fields} Fields */
+/** @typedef {import('./panel.js').Viewer} Viewer */
 
 /**
  * What of the host's page a viewer uses.
@@ -27,8 +28,8 @@ import { askingSource, errorOf } from './viewer_source.js'
 
 const KEY = 'matrix_viewer'
 const ID = /^[0-9a-f]{32}$/
-const HEIGHT = 400
-const WIDTH = 620
+const HEIGHT = 460
+const WIDTH = 400
 const MOST_EARLIER = 4
 
 /** Fields of the node and how their values are written. */

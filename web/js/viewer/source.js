@@ -3,7 +3,7 @@
  *
  * A source answers the same questions everywhere; what it sends is checked by who asked.
  */
-import { sliceBytes } from './viewer_slices.js'
+import { sliceBytes } from './slices.js'
 
 /**
  * What somebody looks at. `layers` and `steps` are numbers of the model.

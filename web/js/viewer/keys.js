@@ -1,10 +1,10 @@
 /**
  * The viewer by keyboard.
  */
-import { clicked, kindsOf, moved } from './viewer_choice.js'
-import { make } from './viewer_parts.js'
+import { clicked, kindsOf, moved } from './choice.js'
+import { make } from './parts.js'
 
-/** @typedef {import('./viewer_panel.js').Viewer} Viewer */
+/** @typedef {import('./panel.js').Viewer} Viewer */
 
 const KEYS = [
   ['← →', 'a frame back, on'],

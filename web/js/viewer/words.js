@@ -1,10 +1,10 @@
 /**
  * The prompt as words: those that were bound are chips in their colours, which show their maps.
  */
-import { css, make } from './viewer_parts.js'
+import { css, make } from './parts.js'
 
-/** @typedef {import('./viewer_source.js').Stream} Stream */
-/** @typedef {import('./viewer_source.js').Held} Held */
+/** @typedef {import('./source.js').Stream} Stream */
+/** @typedef {import('./source.js').Held} Held */
 
 /**
  * @param {Stream} stream

@@ -1,10 +1,10 @@
 /**
  * What is chosen in a viewer, and what a choice becomes. Plain data, no page.
  */
-import { namesText, numbersText, readNames, readNumbers } from './viewer_text.js'
+import { namesText, numbersText, readNames, readNumbers } from './text.js'
 
-/** @typedef {import('./viewer_source.js').Manifest} Manifest */
-/** @typedef {import('./viewer_source.js').Wanted} Wanted */
+/** @typedef {import('./source.js').Manifest} Manifest */
+/** @typedef {import('./source.js').Wanted} Wanted */
 
 /**
  * `picture` is a place among the pictures of the stream: pixel frames, or token frames of a clip that is not there.

@@ -1,14 +1,14 @@
 /**
  * The attention viewer's three mounts: anywhere with a source, in a page that carries its data, in a notebook.
  */
-import { Exhibit } from './viewer_exhibit.js'
-import { Viewer } from './viewer_panel.js'
-import { make } from './viewer_parts.js'
-import { modelSource, pageSource } from './viewer_source.js'
-import { STYLE } from './viewer_style.js'
+import { Exhibit } from './exhibit.js'
+import { Viewer } from './panel.js'
+import { make } from './parts.js'
+import { modelSource, pageSource } from './source.js'
+import { STYLE } from './style.js'
 
-/** @typedef {import('./viewer_source.js').Source} Source */
-/** @typedef {import('./viewer_panel.js').Options} Options */
+/** @typedef {import('./source.js').Source} Source */
+/** @typedef {import('./panel.js').Options} Options */
 
 /**
  * A place for a viewer: an element with styles of its own, in which nothing of the page around it counts.
@@ -70,7 +70,7 @@ export function mountSeveral(element, sources, labels, options) {
 /**
  * The viewer of a page that carries its data: see `viewer/page.py`.
  * @param {HTMLElement} element
- * @param {{exhibits: import('./viewer_source.js').Embedded[]}} data
+ * @param {{exhibits: import('./source.js').Embedded[]}} data
  */
 export function mountPage(element, data) {
   const labels = data.exhibits.map(({ manifest }) => manifest.label)
@@ -80,7 +80,7 @@ export function mountPage(element, data) {
 /**
  * The viewer of a notebook's cell: see `viewer/widget.py`.
  * @param {HTMLElement} element
- * @param {import('./viewer_source.js').WidgetModel} model
+ * @param {import('./source.js').WidgetModel} model
  * @returns {() => void} lets go of it
  */
 export function mountWidget(element, model) {

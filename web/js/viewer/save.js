@@ -1,10 +1,10 @@
 /**
  * Pictures and videos of what is on the stage, with their legend.
  */
-import { barColours } from './viewer_picture.js'
-import { paint } from './viewer_stage.js'
+import { barColours } from './picture.js'
+import { paint } from './stage.js'
 
-/** @typedef {import('./viewer_picture.js').Scene} Scene */
+/** @typedef {import('./picture.js').Scene} Scene */
 
 const STRIP = 74
 const WIDEST = 1280
