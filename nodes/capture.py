@@ -118,7 +118,9 @@ class MatrixSampleAttention(io.ComfyNode):
             capture = extend(previous, capture)
         report = describe(capture)
         files = saved_file(kept.file) if kept is not None and kept.file is not None else {}
-        return io.NodeOutput(output, denoised, capture, report, ui={"text": (report,)} | files | shown_in_viewer(capture))
+        return io.NodeOutput(
+            output, denoised, capture, report, ui={"text": (report,)} | files | shown_in_viewer(capture)
+        )
 
 
 class MatrixLivePreview(io.ComfyNode):

@@ -32,7 +32,7 @@ _ALLOWED = {"Cache-Control": "private, max-age=86400, immutable", "X-Content-Typ
 _REFUSED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-def _most_bytes() -> int:
+def most_bytes() -> int:
     """A quarter of the machine's memory, 4 GiB at most; or as many MB as MATRIX_VIEWER_MB says."""
     asked = os.environ.get(_LIMIT, "")
     if asked.isascii() and asked.isdigit():
@@ -40,7 +40,7 @@ def _most_bytes() -> int:
     return min(_MOST, int(comfy.model_management.get_total_memory(torch.device("cpu"))) // 4)
 
 
-_ANSWERS = Answers(Store(_most_bytes()))
+ANSWERS = Answers(Store(most_bytes()))
 # Two at a time: a thousand that ask at once wait for each other, and sampling goes on beside them.
 _POOL = ThreadPoolExecutor(2, "matrix-viewer")
 
@@ -51,7 +51,7 @@ def shown_in_viewer(
     """What a node sends to the page so that the viewer opens there: the id of what it shows. A capture that is too
     large to be kept for it is told as a warning, and the node works as without a viewer."""
     try:
-        name = _ANSWERS.store.put(Exhibit(capture, film_of(frames, fps), tracks))
+        name = ANSWERS.store.put(Exhibit(capture, film_of(frames, fps), tracks))
     except ValueError as error:
         warn(f"no viewer: {error}; or set {_LIMIT} to more megabytes before ComfyUI starts")
         return {KEY: ()}
@@ -70,7 +70,7 @@ async def _asked(request: Any) -> Any:
 
     name, what = request.match_info["id"], request.match_info["what"]
     query = dict(request.query)
-    found: Answer = await asyncio.get_running_loop().run_in_executor(_POOL, _ANSWERS.to, name, what, query)
+    found: Answer = await asyncio.get_running_loop().run_in_executor(_POOL, ANSWERS.to, name, what, query)
     headers = dict(_ALLOWED if found.ok else _REFUSED)
     if found.type.startswith("text/html"):
         headers["Content-Disposition"] = 'attachment; filename="attention.html"'

@@ -160,7 +160,7 @@ class Maps:
         return total / torch.where(seen > 0, seen, torch.nan)[:, None, None]
 
     def only(self, entity: int, head: int | None = None) -> Maps:
-        """The maps of the entity at place `entity` alone and, where heads are apart, of the one at place `head` along H.
+        """The maps of the entity at place `entity` alone, and of the head at place `head` where heads are apart.
         Views: nothing is read."""
         name = self.entities[entity]
         own = slice(entity, entity + 1)

@@ -18,7 +18,7 @@ from .manifest import manifest
 from .page import page_html
 from .scores import scores_json
 from .slices import Wanted, slice_of
-from .store import Gone, Store, Unknown
+from .store import GoneError, Store, UnknownError
 
 __all__ = ["Answer", "Answers", "answer_about"]
 
@@ -29,8 +29,8 @@ _LONGEST = 2000  # characters of one text
 _MOST_ENTITIES = 16  # maps in one answer
 
 GONE = (
-    "this capture is not kept any more: it had to make room for newer ones. Run the node again; where the host takes its "
-    "result from the cache, change one of its values first"
+    "this capture is not kept any more: it had to make room for newer ones. Run the node again; where the host takes "
+    "its result from the cache, change one of its values first"
 )
 UNKNOWN = "no capture has this id. Captures are kept while ComfyUI runs: run the node again"
 
@@ -86,9 +86,9 @@ class Answers:
             return _told(404, "an id of a capture has 32 hexadecimal digits")
         try:
             exhibit = self.store.get(name)
-        except Gone:
+        except GoneError:
             return _told(410, GONE)
-        except Unknown:
+        except UnknownError:
             return _told(404, UNKNOWN)
         if any(len(text) > _LONGEST for text in query.values()):
             return _told(400, f"no text of a question is longer than {_LONGEST} characters")

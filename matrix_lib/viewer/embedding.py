@@ -33,9 +33,9 @@ class _Groups:
 
 
 def embedded(exhibit: Exhibit, most_bytes: int) -> dict[str, Any]:
-    """Everything that a page needs of an exhibit, as JSON values: `manifest`; `film`, frames as base64; `maps`, one entry
-    for each stream and kind with its groups and where its cells begin; `cells`, the gzipped blob as base64; `scores` by
-    entity.
+    """Everything that a page needs of an exhibit, as JSON values: `manifest`; `film`, frames as base64; `maps`, one
+    entry for each stream and kind with its groups, where its cells begin, and scores by entity; `cells`, the gzipped
+    blob as base64.
 
     A cell of the blob is a float32 peak, F uint16 counts of calls, then F*h*w codes (see `slices`); the cells of an
     entry lie as [E, L', S'].

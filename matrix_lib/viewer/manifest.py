@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ VERSION = 1
 
 
 def manifest(exhibit: Exhibit) -> dict[str, Any]:
-    """What there is to see. Numbers of layers, steps and heads are the model's own; entities are known by their place."""
+    """What there is to see. Layers, steps and heads go by the model's own numbers, entities by their place."""
     capture = exhibit.capture
     return {
         "version": VERSION,
@@ -43,14 +44,16 @@ def manifest(exhibit: Exhibit) -> dict[str, Any]:
 
 def prompt_pieces(binding: PromptBinding) -> list[dict[str, Any]]:
     """The prompt in pieces of `text`, each with the `names` of the phrases that it belongs to."""
-    spans = [(span, phrase.name) for phrase in binding.phrases for span in phrase.spans or ((phrase.start, phrase.end),)]
+    spans = [
+        (span, phrase.name) for phrase in binding.phrases for span in phrase.spans or ((phrase.start, phrase.end),)
+    ]
     edges = sorted({0, len(binding.prompt), *(min(edge, len(binding.prompt)) for span, _ in spans for edge in span)})
     return [
         {
             "text": binding.prompt[start:end],
             "names": list(dict.fromkeys(name for (first, last), name in spans if first <= start and end <= last)),
         }
-        for start, end in zip(edges, edges[1:])
+        for start, end in pairwise(edges)
     ]
 
 

@@ -62,8 +62,8 @@ def attention_page(
 
     Args:
         capture: what was recorded; several by name are compared, side by side or as their difference.
-        video: the clip that came of it: frames (n, H, W, 3) float in [0, 1] or uint8, pictures, the path of a video file,
-            or None for heat on black. Several by the names of the captures.
+        video: the clip that came of it: frames (n, H, W, 3) float in [0, 1] or uint8, pictures, the path of a video
+            file, or None for heat on black. Several by the names of the captures.
         tracks: mask tracks, for scores beside chance and outlines.
         fps: frames per second, where `video` does not say.
         title: of the page; empty takes the prompt.
@@ -92,7 +92,7 @@ def exhibits_of(
         return [exhibit_of(capture, video, tracks, fps)]
     if not capture:
         raise ValueError("there is nothing to show: give at least one capture")
-    videos = video if isinstance(video, Mapping) else {name: video for name in capture}
+    videos = video if isinstance(video, Mapping) else dict.fromkeys(capture, video)
     if set(videos) != set(capture):
         raise ValueError(f"captures are named {sorted(capture)}, and their videos {sorted(videos)}: name them alike")
     return [exhibit_of(each, videos[name], tracks, fps, name) for name, each in capture.items()]
@@ -113,7 +113,9 @@ def page_html(exhibits: Sequence[Exhibit], title: str = "", most_bytes: int = 24
     # Base64 makes three bytes four; the script and the rest take 100 kB.
     room = max(0, most_bytes - 150_000) * 3 // 4 // len(exhibits)
     made = [_embedded(each, room) for each in exhibits]
-    title = title or f"Attention: {exhibits[0].capture.streams[0].binding.prompt if exhibits[0].capture.streams else ''}"
+    title = (
+        title or f"Attention: {exhibits[0].capture.streams[0].binding.prompt if exhibits[0].capture.streams else ''}"
+    )
     data = json.dumps({"exhibits": made}, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return _PAGE.format(title=html.escape(title), data=data, script=script().replace("</", "<\\/"))
 

@@ -17,13 +17,15 @@ _EXPORT = re.compile(r"^export\s+((?:async\s+)?(?:function|class|const|let)\s+([
 
 
 def scripts_folder() -> Path:
-    """Where the modules are: beside this file in an installed library, in `web/js/viewer` of a checkout and of the pack.
+    """Where the modules are: beside this file in an installed library, in `web/js/viewer` of a checkout and the pack.
     Raises FileNotFoundError where neither is."""
     here = Path(__file__).resolve()
     for folder in (here.parent / "js", here.parents[2] / "web" / "js" / "viewer"):
         if (folder / ENTRY).is_file():
             return folder
-    raise FileNotFoundError(f"the scripts of the viewer are missing: neither {here.parent / 'js'} nor web/js/viewer has them")
+    raise FileNotFoundError(
+        f"the scripts of the viewer are missing: neither {here.parent / 'js'} nor web/js/viewer has them"
+    )
 
 
 def script(entry: str = ENTRY) -> str:

@@ -1,7 +1,7 @@
 """One slice of a capture: the map of one word or instance over the layers and steps that somebody looks at.
 
-A slice is bytes, little-endian: a float32 peak, F bytes (1: that token frame was recorded), then F*h*w codes. A value is
-peak * (code / 255)^2, as in capture files of type U8. A map of a 5B model (13x30x45 tokens) takes 17.6 kB.
+A slice is bytes, little-endian: a float32 peak, F bytes (1: that token frame was recorded), then F*h*w codes. A value
+is peak * (code / 255)^2, as in capture files of type U8. A map of a 5B model (13x30x45 tokens) takes 17.6 kB.
 """
 
 from __future__ import annotations

@@ -12,16 +12,16 @@ from collections import OrderedDict
 
 from .exhibit import Exhibit
 
-__all__ = ["Gone", "Store", "Unknown"]
+__all__ = ["GoneError", "Store", "UnknownError"]
 
 _REMEMBERED = 1024  # ids of exhibits that are gone
 
 
-class Unknown(KeyError):
+class UnknownError(KeyError):
     """No exhibit has this id, or had it lately."""
 
 
-class Gone(KeyError):
+class GoneError(KeyError):
     """The exhibit of this id had to make room."""
 
 
@@ -59,12 +59,12 @@ class Store:
         return name
 
     def get(self, name: str) -> Exhibit:
-        """The exhibit of an id, which counts as looked at. Raises `Gone` or `Unknown`."""
+        """The exhibit of an id, which counts as looked at. Raises `GoneError` or `UnknownError`."""
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)
                 return self._kept[name]
-            raise Gone(name) if name in self._gone else Unknown(name)
+            raise GoneError(name) if name in self._gone else UnknownError(name)
 
     @property
     def nbytes(self) -> int:

@@ -10,7 +10,7 @@ from support_viewer import exhibit, heads_capture
 
 from matrix_lib.viewer.answers import Answers, answer_about
 from matrix_lib.viewer.exhibit import Exhibit, film_of
-from matrix_lib.viewer.store import Gone, Store, Unknown
+from matrix_lib.viewer.store import GoneError, Store, UnknownError
 
 
 def test_ids_are_of_128_random_bits() -> None:
@@ -28,10 +28,10 @@ def test_the_store_keeps_to_its_bytes_and_lets_the_unseen_go_first() -> None:
     assert store.get(first)
     fourth = store.put(exhibit())
     assert store.nbytes <= 3 * size
-    with pytest.raises(Gone):
+    with pytest.raises(GoneError):
         store.get(second)
     assert all(store.get(name) for name in (first, third, fourth))
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownError):
         store.get("0" * 32)
 
 
@@ -55,9 +55,9 @@ def test_at_most_so_many_exhibits() -> None:
     shown = exhibit()
     names = [store.put(shown) for _ in range(2000)]
     assert len(store) == 5
-    with pytest.raises(Gone):
+    with pytest.raises(GoneError):
         store.get(names[-6])
-    with pytest.raises(Unknown):  # remembered for a while, not for ever
+    with pytest.raises(UnknownError):  # remembered for a while, not for ever
         store.get(names[0])
 
 

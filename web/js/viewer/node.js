@@ -29,6 +29,8 @@ import { askingSource, errorOf } from './source.js'
 const KEY = 'matrix_viewer'
 const ID = /^[0-9a-f]{32}$/
 const HEIGHT = 460
+const NARROW = 520 // below this width picture and chart stand one above the other
+const NARROW_HEIGHT = 680
 const WIDTH = 400
 const MOST_EARLIER = 4
 
@@ -109,7 +111,7 @@ function made(node) {
   const widget = node.addDOMWidget(KEY, KEY, element, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => HEIGHT
+    getMinHeight: () => (node.size[0] < NARROW ? NARROW_HEIGHT : HEIGHT)
   })
   widget.serialize = false
   const place = { element, id: '', earlier: [], viewer: null, writing: false }

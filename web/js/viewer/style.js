@@ -77,8 +77,8 @@ select { padding: 3px 4px; max-width: 112px; }
 .help kbd { color: var(--accent); font: inherit; text-align: right; }
 .gone { flex: 1; display: grid; place-content: center; text-align: center; color: var(--soft); padding: 20px; gap: 8px; max-width: 46em; margin: auto; }
 [hidden] { display: none !important; }
-@container (max-width: 470px) {
-  .main { grid-template-columns: minmax(0, 1fr); grid-template-rows: minmax(0, 3fr) minmax(0, 2fr); gap: 6px; }
+@container (max-width: 490px) {
+  .main { grid-template-columns: minmax(0, 1fr); grid-template-rows: minmax(200px, 3fr) minmax(150px, 2fr); gap: 6px; overflow: auto; }
   .transport .time { width: 9.5em; }
 }
 `
