@@ -21,7 +21,7 @@ READY = "window.comfyAPI?.app?.app?.canvas?.graph?.nodes.length"
 # No calls home, no store between runs; Chromium's sandbox does not start for root.
 FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-# A page that came out of our hands instead of the server's is nobody's: it may open a socket to that server all the same.
+# A page that came from us in place of the server may open a socket to that server all the same.
 FLAGS += ["--disable-features=LocalNetworkAccessChecks"]
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".json": "application/json"}
 TYPES |= {".svg": "image/svg+xml", ".woff2": "font/woff2", ".png": "image/png", ".webp": "image/webp"}
