@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import analysis, capture, compiled, guidance, training, two_gpus
+from . import analysis, capture, compiled, guidance, training, two_gpus, viewer
 from .timing import manifest
 
 Save = Callable[[dict[str, Any]], None]
@@ -29,6 +29,7 @@ BENCHES: dict[str, Callable[[int, Save], dict[str, Any]]] = {
     "training-nf4": functools.partial(training.cogvideox, bits="nf4"),
     "training-wan-nf4": functools.partial(training.wan, bits="nf4"),
     "training-two-gpus": two_gpus.run,
+    "viewer": lambda rounds, save: viewer.run(rounds),
 }
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Video", "attention_page", "exhibit_of", "exhibits_of", "page_html"]
 
-Video = Tensor | NDArray[np.uint8] | Sequence[Image.Image] | str | os.PathLike[str] | None
+Video: TypeAlias = "Tensor | NDArray[np.uint8] | Sequence[Image.Image] | str | os.PathLike[str] | None"
 """A clip: frames (n, H, W, 3) float in [0, 1] or uint8, pictures, the path of a video file, or none."""
 
 _SIDES = (640, 480, 360, 256, 192)  # longest sides of a film, until it fits
