@@ -96,7 +96,22 @@ def _cell_bytes(capture: Capture) -> int:
 
 def _cells(maps: Maps, made: _Groups) -> list[bytes]:
     """The cells of one entity, [L', S']."""
+    if all(len(group) == 1 for group in (*made.layers, *made.steps)):
+        return [_own_cells(maps, layer) for layer in range(len(maps.layers))]
     return [_cell(maps, layers, steps) for layers in made.layers for steps in made.steps]
+
+
+def _own_cells(maps: Maps, layer: int) -> bytes:
+    """Every step of one layer, where no group holds several: all at once, as `_cell` makes them one by one."""
+    counts = maps.counts[layer, :, 0]
+    codes, peaks = encode(torch.where(counts[..., None, None] > 0, maps.layer(layer)[:, 0], 0.0))
+    steps = len(counts)
+    parts = (
+        peaks.numpy().astype("<f4").reshape(steps, 1).view(np.uint8),
+        np.clip(counts.numpy(), 0, 65535).astype("<u2").view(np.uint8).reshape(steps, -1),
+        codes.numpy().reshape(steps, -1),
+    )
+    return np.concatenate(parts, 1).tobytes()
 
 
 def _cell(maps: Maps, layers: list[int], steps: list[int]) -> bytes:

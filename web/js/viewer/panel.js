@@ -6,7 +6,7 @@ import { LayerChart } from './chart.js'
 import { choiceOf, clicked, fieldsOf, heldBy, kindsOf, wantedOf, withKind } from './choice.js'
 import { keyHelp, pressed } from './keys.js'
 import { css, download, make, segments } from './parts.js'
-import { barColours, captionOf, differenceScene, momentOf, placesOfNames, sceneOf } from './picture.js'
+import { barColours, captionOf, counted, differenceScene, momentOf, placesOfNames, sceneOf } from './picture.js'
 import { instancesAt, placeCard } from './place.js'
 import { compose, pngOf, videoOf } from './save.js'
 import { skeleton } from './skeleton.js'
@@ -457,8 +457,8 @@ export class Viewer {
       table: bytesOf(Object.values(this.manifest.colormaps)[0])
     })
     const { chosen } = this.parts
-    const layerText = layers.length === this.held.layers.length ? 'all layers' : `layer ${rangesText(layers)}`
-    const stepText = steps.length === this.exhibit.steps.length ? 'all steps' : `step ${rangesText(steps)}`
+    const layerText = layers.length === this.held.layers.length ? 'all layers' : counted('layer', layers)
+    const stepText = steps.length === this.exhibit.steps.length ? 'all steps' : counted('step', steps)
     chosen.textContent = `${layerText}, ${stepText}`
     chosen.title = chosen.textContent
   }

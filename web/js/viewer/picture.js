@@ -180,10 +180,20 @@ export function captionOf(exhibit, choice) {
   if (!wanted || !held) return 'not recorded in this capture'
   const sigmas = exhibit.manifest.steps.filter(({ index }) => wanted.steps.includes(index)).map(({ sigma }) => sigma)
   const [first, last] = [sigmas[0], sigmas[sigmas.length - 1]].map((sigma) => `${Number(sigma.toPrecision(2))}`)
-  const layers = wanted.layers.length === held.layers.length ? 'all layers' : `layer ${rangesText(wanted.layers)}`
-  const steps = wanted.steps.length === exhibit.steps.length ? 'all steps' : `step ${rangesText(wanted.steps)}`
+  const layers = wanted.layers.length === held.layers.length ? 'all layers' : counted('layer', wanted.layers)
+  const steps = wanted.steps.length === exhibit.steps.length ? 'all steps' : counted('step', wanted.steps)
   const head = wanted.head === null ? '' : ` · head ${wanted.head}`
   return `${layers} · ${steps} · sigma ${first === last ? first : `${first} to ${last}`}${head}`
+}
+
+/**
+ * "layer 7", "layers 7, 11-13".
+ * @param {string} what
+ * @param {number[]} numbers
+ * @returns {string}
+ */
+export function counted(what, numbers) {
+  return `${what}${numbers.length > 1 ? 's' : ''} ${rangesText(numbers)}`
 }
 
 /**
