@@ -206,8 +206,8 @@ export class LayerChart {
     const aligned = shown.charts.every(({ chart }) => chart.aligned)
     if (!over || over.layer === null) {
       this.told.textContent = aligned
-        ? 'Share of attention on the mask, above chance. Click a cell, drag a range; bars: mean of a layer, dashed: chance.'
-        : 'How concentrated a map is: 0 flat, 1 one token. Click a cell, drag a range; bars: mean of a layer.'
+        ? 'Share on the mask, above chance. Click or drag to choose.'
+        : 'How concentrated: 0 flat, 1 one token. Click or drag to choose.'
       return
     }
     const row = over.layer
