@@ -1,8 +1,7 @@
 """The attention viewer: how fast a capture opens, what another layer costs, and what the page holds.
 
-A small capture and one of a 5B model's size (42 layers, 50 steps, 10 words, 13x30x45 tokens) on a real ComfyUI, seen in a
-real Chromium; the machine's GPU does nothing here. Maps are asked for with layers that nobody asked for before, so
-that none is ready.
+A small capture and one of a 5B model's size (42 layers, 50 steps, 10 words, 13x30x45 tokens) on a real ComfyUI, in
+Chromium; the GPU does nothing here. Maps are asked for with layers that nobody asked for before: none is ready.
 """
 
 from __future__ import annotations
