@@ -38,7 +38,8 @@ class MatrixSampleAttention(io.ComfyNode):
             category="MATRIX/capture",
             description="Samples exactly as SamplerCustomAdvanced does, with any sampler, and records where the model "
             "looks: for every layer and step, from each place of the video to the words you bound, and from each "
-            "instance's first-frame tokens to the whole clip. The latent is bit for bit what it would have been.",
+            "instance's first-frame tokens to the whole clip. The latent is bit for bit what it would have been. The "
+            "viewer in the node shows the maps as soon as the run ends.",
             search_aliases=[
                 "attention map",
                 "capture attention",

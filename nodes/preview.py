@@ -36,7 +36,8 @@ class MatrixAttentionPreview(io.ComfyNode):
             display_name="MATRIX Preview Attention",
             category="MATRIX/capture",
             description="Paints where a video model looked over the frames, word by word and instance by instance, and "
-            "charts which layers looked there at which steps.",
+            "charts which layers looked there at which steps. In the viewer of the node, hover a word, click a layer "
+            "or step, click a place: it shows at once, and the fields follow.",
             search_aliases=[
                 "attention map",
                 "heatmap",

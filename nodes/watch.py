@@ -70,7 +70,8 @@ class MatrixCollectCapture(io.ComfyNode):
             display_name="MATRIX Collect Capture",
             category="MATRIX/capture",
             description="Hands out what MATRIX Watch Attention recorded while this latent was sampled. Where the run "
-            "went on from another watched one (two KSamplerAdvanced, Wan 2.2's two experts), both come as one capture.",
+            "went on from another watched one (two KSamplerAdvanced, Wan 2.2's two experts), both come as one capture. "
+            "The viewer in the node shows it.",
             search_aliases=["capture attention", "attention maps", "get capture", "Wan 2.2"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The LATENT of the sampler itself, nothing in between."),
