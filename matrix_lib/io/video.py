@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -25,7 +25,17 @@ from .files import whole_file
 if TYPE_CHECKING:
     import av
 
-__all__ = ["Clip", "VideoFacts", "check_video", "each_frame", "frame_times", "is_even", "read_video", "write_video"]
+__all__ = [
+    "Clip",
+    "VideoFacts",
+    "check_video",
+    "each_frame",
+    "frame_times",
+    "frames_at",
+    "is_even",
+    "read_video",
+    "write_video",
+]
 
 MAX_BYTES = 8 << 30
 
@@ -66,6 +76,22 @@ def check_video(path: str | os.PathLike[str]) -> VideoFacts:
         return _facts(container, name)
 
 
+def frames_at(path: str | os.PathLike[str], wanted: Collection[int]) -> tuple[VideoFacts, dict[int, NDArray[np.uint8]]]:
+    """What `check_video` finds, and the wanted frames (H, W, 3) uint8 by number: decoded once, the rest not kept.
+
+    Frames that the video does not have are left out. Raises as `check_video` does.
+    """
+    kept: dict[int, NDArray[np.uint8]] = {}
+    with _opened(path) as (container, name):
+        scaler = _scaler()
+
+        def see(index: int, frame: av.VideoFrame) -> None:
+            if index in wanted:
+                kept[index] = _shown(frame, scaler)
+
+        return _facts(container, name, see), kept
+
+
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputContainer, str]]:
     """An open file and its name; ValueError in words where it cannot be read, then or later."""
@@ -73,7 +99,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputCo
     if not source.is_file():
         raise ValueError(f"there is no video file {source.name!r}")
     if not source.stat().st_size:
-        raise ValueError(f"the video {source.name!r} is empty: 0 bytes")
+        raise ValueError(f"the video {source.name!r} is empty: 0 bytes. Copy it again")
     av = _library()
     try:
         with av.open(str(source)) as container:
@@ -108,7 +134,10 @@ def _is_still(stream: av.video.stream.VideoStream) -> bool:
     return stream.frames == 1 or (stream.codec_context.name in ("png", "mjpeg", "bmp") and stream.frames < 2)
 
 
-def _facts(container: av.container.InputContainer, name: str) -> VideoFacts:
+def _facts(
+    container: av.container.InputContainer, name: str, see: Callable[[int, av.VideoFrame], None] | None = None
+) -> VideoFacts:
+    """see: is shown each frame with its number."""
     stream = _film(container, name)
     count, size, left_out = 0, (0, 0), 0
     for packet in container.demux(stream):
@@ -120,6 +149,8 @@ def _facts(container: av.container.InputContainer, name: str) -> VideoFacts:
                 raise ValueError(f"frame {count} of {name!r} is {seen[0]}x{seen[1]} pixels, the ones before it {size}")
             if frame.is_corrupt:
                 raise ValueError(f"frame {count} of {name!r} is damaged")
+            if see is not None:
+                see(count, frame)
             count += 1
     if not count:
         raise ValueError(f"{name!r} has no frames")
@@ -175,9 +206,14 @@ def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return swap, down < 0, right < 0
 
 
-def _shown(frame: av.VideoFrame) -> NDArray[np.uint8]:
+def _scaler() -> Any:
+    """Converts frames of one video; made once, since making it takes longer than a small frame."""
+    return _library().video.reformatter.VideoReformatter()
+
+
+def _shown(frame: av.VideoFrame, scaler: Any) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 of a frame as it is to be shown."""
-    picture = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    picture = scaler.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
     swap, down, right = _turn(frame)
     picture = picture.swapaxes(0, 1) if swap else picture
     picture = picture[::-1] if down else picture
@@ -187,8 +223,9 @@ def _shown(frame: av.VideoFrame) -> NDArray[np.uint8]:
 def each_frame(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
     """The frames of a video file one after the other, each (H, W, 3) uint8. ValueError where it cannot be read."""
     with _opened(path) as (container, name):
+        scaler = _scaler()
         for frame in container.decode(_film(container, name)):
-            yield _shown(frame)
+            yield _shown(frame, scaler)
 
 
 def read_video(
@@ -224,6 +261,7 @@ def _decode(
     fps = _rate(stream)
     frames: list[NDArray[np.uint8]] = []
     size: tuple[int, int] | None = None
+    scaler = _scaler()
     count = 0
     for frame in container.decode(stream):
         if stop is not None and count >= stop:
@@ -235,7 +273,7 @@ def _decode(
         if size != (frame.height, frame.width):
             raise ValueError(f"frame {count - 1} is {frame.height}x{frame.width} pixels, the ones before it {size}")
         _check_room(max(len(frames) + 1, (stop or 0) - start), size, max_bytes)
-        frames.append(_shown(frame))
+        frames.append(_shown(frame, scaler))
     return frames, count, fps
 
 
