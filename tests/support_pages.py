@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, Route, expect, sync_playwright
 from playwright.sync_api import Page as Tab
 
 from scripts.comfyui import Server
@@ -100,7 +100,8 @@ class Page:
 
 @contextlib.contextmanager
 def browser_of() -> Iterator[Browser]:
-    """A fresh Chromium."""
+    """A fresh Chromium. What is expected of its pages has a minute to come: machines are busy."""
+    expect.set_options(timeout=60_000)
     flags = [*FLAGS, "--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else FLAGS
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=flags)

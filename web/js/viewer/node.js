@@ -101,7 +101,8 @@ async function open(node, id, host) {
 function made(node) {
   const element = document.createElement('div')
   element.className = 'matrix-viewer'
-  Object.assign(element.style, { width: '100%', height: '100%' })
+  // Nodes 2.0 divides a node's height among what it shows, and asks no widget for the least that it needs.
+  Object.assign(element.style, { width: '100%', height: '100%', minHeight: `${HEIGHT - 20}px` })
   viewerRoot(element).show(goneMessage('opening the capture ...'))
   // The canvas around it would take drags, wheels and keys for its own.
   for (const event of ['pointerdown', 'dblclick', 'contextmenu', 'keydown', 'keyup']) {
