@@ -95,7 +95,7 @@ def test_words_and_layers_without_a_queue(page: Page) -> None:
     values = {"BasicScheduler": {"steps": STEPS}, "MatrixAttentionPreview": {"width": width}}
     page.tab.evaluate(LOAD, [TEMPLATE, values])
     page.run()
-    page.tab.wait_for_function(SHOWN)
+    page.tab.wait_for_function(SHOWN, timeout=480_000)  # mini samples on a CPU that others may use, too
     _look(page)
     viewer.ready("all layers · all steps")
 
