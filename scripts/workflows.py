@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .comfyui import ROOT, serve
-from .draft import WIDTH, Draft, Node
+from .draft import Draft, Node
 from .templates import judge, lora, start, steering, watch
 
 __all__ = ["api_form", "problems", "ui_form"]
@@ -144,7 +144,7 @@ def _ui_node(node: Node, definition: Info, order: int) -> dict[str, Any]:
     kinds, names = definition["output"], definition["output_name"]
     outputs = [{"name": name, "type": kind, "links": None} for name, kind in zip(names, kinds, strict=True)]
     least = _least_height(inputs, outputs, definition) + EDITORS.get(node.kind, 0)
-    size = [WIDTH, node.height + least]
+    size = [node.width, node.height + least]
     found: dict[str, Any] = {"id": node.id, "type": node.kind, "pos": [0, 0], "size": size}
     found |= {"flags": {}, "order": order, "mode": 0, "inputs": inputs, "outputs": outputs}
     found["properties"] = {"Node name for S&R": node.kind}
@@ -163,7 +163,7 @@ def _least_height(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], d
 
 
 def _ui_note(note: Node) -> dict[str, Any]:
-    found: dict[str, Any] = {"id": note.id, "type": note.kind, "pos": [0, 0], "size": [WIDTH, note.height]}
+    found: dict[str, Any] = {"id": note.id, "type": note.kind, "pos": [0, 0], "size": [note.width, note.height]}
     found |= {"flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": note.title, "properties": {}}
     return found | {"widgets_values": [note.inputs["text"]], "color": "#432", "bgcolor": "#653"}
 

@@ -9,6 +9,7 @@ import { app } from '../../../scripts/app.js'
 import { editorExtension } from './editor/extension.js'
 import { show } from './panel.js'
 import { PROPERTY, reportOfOutput, reportOfProperty } from './report.js'
+import { viewKept, viewOutput } from './viewer/node.js'
 
 /** @typedef {import('../../tests/front/host').HostNode} HostNode */
 
@@ -17,6 +18,14 @@ const CATEGORY = /^MATRIX(\/|$)/
 /** @param {HostNode} node */
 function isOurs(node) {
   return CATEGORY.test(node.constructor.nodeData?.category ?? '')
+}
+
+/** What the viewer uses of the page. */
+const host = {
+  fetch: (/** @type {string} */ path) => api.fetchApi(path),
+  nodes: () => /** @type {HostNode[]} */ (/** @type {unknown} */ (app.rootGraph.nodes)),
+  before: () => app.canvas.emitBeforeChange(),
+  after: () => app.canvas.emitAfterChange()
 }
 
 /** @param {string} path */
@@ -28,6 +37,7 @@ const served = (path) => api.apiURL(path)
  * @param {unknown} output
  */
 function told(node, output) {
+  viewOutput(node, output, host)
   const report = reportOfOutput(output)
   if (!report) return
   const change = JSON.stringify(report) !== JSON.stringify(node.properties[PROPERTY])
@@ -45,6 +55,7 @@ function told(node, output) {
  * @param {HostNode} node
  */
 function refill(node) {
+  viewKept(node, host)
   const report = reportOfProperty(node.properties?.[PROPERTY])
   if (report) show(node, report, served)
 }
