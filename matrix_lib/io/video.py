@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -25,7 +25,17 @@ from .files import whole_file
 if TYPE_CHECKING:
     import av
 
-__all__ = ["Clip", "VideoFacts", "check_video", "each_frame", "frame_times", "is_even", "read_video", "write_video"]
+__all__ = [
+    "Clip",
+    "VideoFacts",
+    "check_video",
+    "checked_frames",
+    "each_frame",
+    "frame_times",
+    "is_even",
+    "read_video",
+    "write_video",
+]
 
 MAX_BYTES = 8 << 30
 
@@ -109,6 +119,17 @@ def _is_still(stream: av.video.stream.VideoStream) -> bool:
 
 
 def _facts(container: av.container.InputContainer, name: str) -> VideoFacts:
+    looking = _looked_at(container, name)
+    while True:
+        try:
+            next(looking)
+        except StopIteration as end:
+            found: VideoFacts = end.value
+            return found
+
+
+def _looked_at(container: av.container.InputContainer, name: str) -> Generator[av.VideoFrame, None, VideoFacts]:
+    """Every frame as it is decoded, and at the end what the file is; ValueError as of `check_video`."""
     stream = _film(container, name)
     count, size, left_out = 0, (0, 0), 0
     for packet in container.demux(stream):
@@ -121,11 +142,28 @@ def _facts(container: av.container.InputContainer, name: str) -> VideoFacts:
             if frame.is_corrupt:
                 raise ValueError(f"frame {count} of {name!r} is damaged")
             count += 1
+            yield frame
     if not count:
         raise ValueError(f"{name!r} has no frames")
     if count < stream.frames - left_out - 1:  # some writers count one frame more than there are
         raise ValueError(f"{name!r} breaks off after {count} of {stream.frames} frames")
     return VideoFacts(count, *size, _rate(stream))
+
+
+def checked_frames(path: str | os.PathLike[str]) -> Generator[NDArray[np.uint8], None, VideoFacts]:
+    """The frames of a video, each (H, W, 3) uint8, looked at as `check_video` does, whose result is this generator's.
+
+    Raises ValueError as `check_video` does, where it comes to what is wrong.
+    """
+    with _opened(path) as (container, name):
+        looking = _looked_at(container, name)
+        while True:
+            try:
+                frame = next(looking)
+            except StopIteration as end:
+                found: VideoFacts = end.value
+                return found
+            yield _shown(frame)
 
 
 def _rate(stream: av.video.stream.VideoStream) -> float:
