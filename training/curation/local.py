@@ -24,7 +24,7 @@ from .stage import Failure, Item, Place, Result, Stage, StageDownError
 __all__ = ["Engine", "LocalEngine", "gpus", "worked"]
 
 _AHEAD = 4  # batches a worker that may wait for a slower one in front of them
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class Engine(Protocol):

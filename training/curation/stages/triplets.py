@@ -126,7 +126,8 @@ def read_triplets(raw: str, caption: str) -> dict[str, Any]:
         raise AnswerError(f"ids are 1 to {len(ids)} in this order; got {ids}")
     spans = [_span(each, caption) for each in instances]
     for n, span in enumerate(spans):
-        if other := next((m for m in range(n) if _overlap(spans[m], span)), None):
+        other = next((m for m in range(n) if _overlap(spans[m], span)), None)
+        if other is not None:
             raise AnswerError(f"instances {other + 1} and {n + 1} have the same words: split them, or drop one")
     interactions = [_interaction(each, ids, caption, spans) for each in content["interactions"]]
     triples = [(each["subject"], each["words"], each["object"]) for each in interactions]
