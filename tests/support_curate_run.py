@@ -1,5 +1,5 @@
 """One run of a curation of mini clips, in a process of its own that a test may kill:
-`python support_curate_run.py FOLDER WORKERS [FILE_BYTES]` (the most bytes that a file may have: a disk that is full)."""
+`python support_curate_run.py FOLDER WORKERS [FILE_BYTES]` (the most bytes that a file may have: a full disk)."""
 
 from __future__ import annotations
 

@@ -75,8 +75,10 @@ def read_caption(caption: str) -> dict[str, Any]:
         instances.append({"id": number, "class": "shape", "words": words, "occurrence": nth, "descriptor": words})
     grade = {"contactness": 4, "dynamism": 4} if verb.interaction else {"contactness": 1, "dynamism": 4}
     other = 2 if verb.parts > 1 else None
-    return {"instances": instances,
-            "interactions": [{"subject": 1, "verb": verb.name, "words": verb.words, "object": other, **grade}]}  # fmt: skip
+    return {
+        "instances": instances,
+        "interactions": [{"subject": 1, "verb": verb.name, "words": verb.words, "object": other, **grade}],
+    }
 
 
 @dataclass(frozen=True)

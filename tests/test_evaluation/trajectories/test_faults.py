@@ -25,7 +25,10 @@ def exchanged(tracks: MaskTracks, one: str, other: str, at: int) -> MaskTracks:
     """Two instances that change places in frame `at`."""
     a, b = tracks.track(one), tracks.track(other)
     frames = range(tracks.frames)
-    edges = {one: [(a if n < at else b).frame(n) for n in frames], other: [(b if n < at else a).frame(n) for n in frames]}
+    edges = {
+        one: [(a if n < at else b).frame(n) for n in frames],
+        other: [(b if n < at else a).frame(n) for n in frames],
+    }
     return MaskTracks.from_edges(edges, tracks.frames, tracks.height, tracks.width)
 
 
@@ -56,11 +59,24 @@ def crossing(step: float, colours: tuple[int, int]) -> tuple[MaskTracks, np.ndar
     """Two circles that pass through each other at `step` pixels a frame, the first one in front."""
     count, middle = 17, 32.0
     x = (torch.arange(count) - count // 2).double() * step
-    places = torch.stack([torch.stack([middle + x, torch.full_like(x, middle)], 1),
-                          torch.stack([middle - x, torch.full_like(x, middle)], 1)])[None]  # fmt: skip
+    places = torch.stack(
+        [
+            torch.stack([middle + x, torch.full_like(x, middle)], 1),
+            torch.stack([middle - x, torch.full_like(x, middle)], 1),
+        ]
+    )[None]
     one = torch.ones(1, 2)
-    video, masks = paint(places.float(), torch.zeros(1, 2).long(), torch.tensor([colours]), 6.0 * one,
-                         torch.tensor([[1, 0]]), one.bool(), torch.zeros(1, count, 2), torch.full((1, 10), 0.4), (64, 64))  # fmt: skip
+    video, masks = paint(
+        places.float(),
+        torch.zeros(1, 2).long(),
+        torch.tensor([colours]),
+        6.0 * one,
+        torch.tensor([[1, 0]]),
+        one.bool(),
+        torch.zeros(1, count, 2),
+        torch.full((1, 10), 0.4),
+        (64, 64),
+    )
     tracks = MaskTracks.from_masks({"one": masks[0, 0], "other": masks[0, 1]})
     return tracks, video[0].permute(0, 2, 3, 1).numpy()
 

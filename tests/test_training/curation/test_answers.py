@@ -20,7 +20,13 @@ CAPTION = "A man in a red coat picks the cup up and hands it to another man, whi
 def answer() -> dict[str, Any]:
     return {
         "instances": [
-            {"id": 1, "class": "man", "words": "a man in a red coat", "occurrence": None, "descriptor": "the man in red"},
+            {
+                "id": 1,
+                "class": "man",
+                "words": "a man in a red coat",
+                "occurrence": None,
+                "descriptor": "the man in red",
+            },
             {"id": 2, "class": "cup", "words": "the cup", "occurrence": None, "descriptor": "the cup"},
             {"id": 3, "class": "man", "words": "another man", "occurrence": None, "descriptor": "the other man"},
             {"id": 4, "class": "dog", "words": "a dog", "occurrence": None, "descriptor": "the dog"},
@@ -36,12 +42,16 @@ def test_a_good_answer_becomes_tags_phrases_and_roles() -> None:
     content = read_triplets(f"```json\n{json.dumps(answer())}\n```", CAPTION)
     strong = [each for each in content["interactions"] if each["contactness"] > 2]
     made = written(content, strong, CAPTION)
-    assert made["prompt"] == ("A <id1> man in a red coat picks the <id2> cup up and hands it to another <id3> man, "
-                              "while a <id4> dog watches the man.")  # fmt: skip
+    assert made["prompt"] == (
+        "A <id1> man in a red coat picks the <id2> cup up and hands it to another <id3> man, "
+        "while a <id4> dog watches the man."
+    )
     roles = {each["name"]: each["role"] for each in made["instances"]}
     assert roles == {"man in a red coat": "subject", "cup": "object", "man": "instance", "dog": "instance"}
     specs = parse_phrases(made["phrases"])
-    assert [(s.name, s.subject, s.object) for s in specs if s.role == "verb"] == [("pick up", "man in a red coat", "cup")]
+    assert [(s.name, s.subject, s.object) for s in specs if s.role == "verb"] == [
+        ("pick up", "man in a red coat", "cup")
+    ]
     assert made["alike"] == []
 
 
@@ -84,9 +94,14 @@ def test_of_more_than_five_instances_those_that_take_part_are_kept() -> None:
     caption = "one two three four five six seven"
     names = caption.split()
     content = {
-        "instances": [{"id": n, "class": "thing", "words": w, "occurrence": None, "descriptor": w} for n, w in enumerate(names[:6], 1)],
-        "interactions": [{"subject": 6, "verb": "seven", "words": "seven", "object": 2, "contactness": 5, "dynamism": 5}],
-    }  # fmt: skip
+        "instances": [
+            {"id": n, "class": "thing", "words": w, "occurrence": None, "descriptor": w}
+            for n, w in enumerate(names[:6], 1)
+        ],
+        "interactions": [
+            {"subject": 6, "verb": "seven", "words": "seven", "object": 2, "contactness": 5, "dynamism": 5}
+        ],
+    }
     content = read_triplets(json.dumps(content), caption)
     made = written(content, content["interactions"], caption)
     assert [each["words"] for each in made["instances"]] == ["two", "six"]
@@ -98,9 +113,13 @@ def test_of_more_than_five_instances_those_that_take_part_are_kept() -> None:
 def test_one_thing_named_twice_and_two_that_look_alike() -> None:
     caption = "the dog bites the dog"
     content = {
-        "instances": [{"id": n, "class": "dog", "words": "the dog", "occurrence": n, "descriptor": "the dog"} for n in (1, 2)],
-        "interactions": [{"subject": 1, "verb": "bite", "words": "bites", "object": 2, "contactness": 5, "dynamism": 4}],
-    }  # fmt: skip
+        "instances": [
+            {"id": n, "class": "dog", "words": "the dog", "occurrence": n, "descriptor": "the dog"} for n in (1, 2)
+        ],
+        "interactions": [
+            {"subject": 1, "verb": "bite", "words": "bites", "object": 2, "contactness": 5, "dynamism": 4}
+        ],
+    }
     content = read_triplets(json.dumps(content), caption)
     made = written(content, content["interactions"], caption)
     assert made["prompt"] == "the <id1> dog bites the <id2> dog"
@@ -127,8 +146,12 @@ def test_what_people_say_is_checked_and_counted() -> None:
     fix = {"verdict": "fix", "by": "ann", "fixes": {"1": {"frame": 2, "points": [[3, 4, 1]]}}}
     check_review(fix)
     assert fixes_of([fix]) == {"1": {"frame": 2, "points": [[3, 4, 1]]}}
-    for wrong in ({"verdict": "yes"}, {"verdict": "fix"}, {**fix, "fixes": {"1": {"frame": 2}}},
-                  {**fix, "fixes": {"1": {"frame": 2, "box": [5, 5, 1, 1]}}}):  # fmt: skip
+    for wrong in (
+        {"verdict": "yes"},
+        {"verdict": "fix"},
+        {**fix, "fixes": {"1": {"frame": 2}}},
+        {**fix, "fixes": {"1": {"frame": 2, "box": [5, 5, 1, 1]}}},
+    ):
         with pytest.raises(ValueError, match="verdict|fix"):
             check_review(wrong)
     assert decided([], [], "clean")["status"] == "kept"
@@ -137,7 +160,11 @@ def test_what_people_say_is_checked_and_counted() -> None:
     assert decided([accept, drop], [], "all")["status"] == "open"
     assert decided([accept, fix], [], "none")["status"] == "open"
     assert decided([drop], [], "all")["status"] == "dropped"
-    said = [{"ann": "accept", "bob": "accept"}] * 3 + [{"ann": "drop", "bob": "drop"}] * 3 + [{"ann": "drop", "bob": "accept"}] * 2
+    said = (
+        [{"ann": "accept", "bob": "accept"}] * 3
+        + [{"ann": "drop", "bob": "drop"}] * 3
+        + [{"ann": "drop", "bob": "accept"}] * 2
+    )
     kappa, clips = agreement(said) or (0.0, 0)
     assert clips == 8
     assert kappa == pytest.approx((0.75 - 30 / 64) / (1 - 30 / 64))

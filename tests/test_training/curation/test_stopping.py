@@ -201,7 +201,9 @@ def test_a_worker_that_dies_costs_its_own_clip_alone(tmp_path: Path) -> None:
 def test_a_clip_that_raises_fails_by_itself_and_a_full_disk_ends_everything(tmp_path: Path) -> None:
     engine = LocalEngine(Place(tmp_path, tmp_path))
     stage = Deadly(tmp_path, batch=3)
-    found = dict((item["name"], result["deadly"]) for item, result in engine.run([stage], [{"name": n} for n in ("a", "bug", "c")]))
+    found = {
+        item["name"]: result["deadly"] for item, result in engine.run([stage], [{"name": n} for n in ("a", "bug", "c")])
+    }
     assert isinstance(found["bug"], Failure)
     assert "RuntimeError: a bug" in found["bug"]["failed"]
     assert found["a"]["status"] == found["c"]["status"] == "kept"
@@ -244,7 +246,9 @@ def test_settings_make_results_anew_and_others_stay(home: Path, tmp_path: Path) 
         for name, value in settings.items():
             stage, _, field_ = name.partition("_")
             setattr(getattr(stages, stage), field_, value)
-        Curation(read_raw(home / "raw"), place, stages, Options(unreviewed="all", until="candidates"), str).run(LocalEngine(place))
+        Curation(read_raw(home / "raw"), place, stages, Options(unreviewed="all", until="candidates"), str).run(
+            LocalEngine(place)
+        )
         return {p.name: len(p.read_text().splitlines()) for p in sorted(place.work.glob("[0-9]_*.jsonl"))}
 
     first = run()

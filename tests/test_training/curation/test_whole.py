@@ -1,5 +1,5 @@
-"""Raw clips to a set without any model: a scripted reader, blobs as detector, an exact verifier, and a tracker that sees
-the pixels and the anchor alone. What comes out is the set that mini exports itself."""
+"""Raw clips to a set without any model: a scripted reader, blobs as detector, an exact verifier, and a tracker that
+sees the pixels and the anchor alone. What comes out is the set that mini exports itself."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from training.curation.stage import Place
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE, FRAMES = 192, 9
+EVERY = Options(unreviewed="all")
 
 
-def curated(home: Path, work: str, out: str, options: Options = Options(unreviewed="all"), **more) -> Curation:
+def curated(home: Path, work: str, out: str, options: Options = EVERY, **more) -> Curation:
     place = Place(home / work, home / "raw")
     curation = Curation(read_raw(home / "raw"), place, stages_for(home, home / out, SIZE, FRAMES, **more), options, str)
     curation.run(LocalEngine(place))
@@ -86,8 +87,16 @@ def test_the_set_is_the_one_that_mini_exports(home: Path, whole: Curation) -> No
 
 
 def test_the_set_is_checked_and_trains_as_it_is(home: Path, whole: Curation, capsys, tmp_path: Path) -> None:
-    check_clips([str(home / "clips"), f"frames={FRAMES}", f"height={SIZE}", f"width={SIZE}", "--no-sheet",
-                 f"cache={home / 'cache'}"])  # fmt: skip
+    check_clips(
+        [
+            str(home / "clips"),
+            f"frames={FRAMES}",
+            f"height={SIZE}",
+            f"width={SIZE}",
+            "--no-sheet",
+            f"cache={home / 'cache'}",
+        ]
+    )
     assert f"{len(rows(home / 'clips'))} good clips" in capsys.readouterr().out
     if SOAK:
         from support_models import make_cogvideox
@@ -95,7 +104,13 @@ def test_the_set_is_checked_and_trains_as_it_is(home: Path, whole: Curation, cap
         from training.fit import main as fit
 
         make_cogvideox(home / "model", sample=(9, 8, 8))
-        fit([each for each in tune(home, tmp_path / "run") if each not in ("data.bystanders=true", "data.skip_bad=true")])
+        fit(
+            [
+                each
+                for each in tune(home, tmp_path / "run")
+                if each not in ("data.bystanders=true", "data.skip_bad=true")
+            ]
+        )
         assert (tmp_path / "run" / "lora.safetensors").is_file()
 
 
@@ -114,7 +129,9 @@ def test_the_card_and_the_chart_say_what_was_left_out(home: Path, whole: Curatio
 
 
 def test_a_second_run_does_nothing_and_changes_nothing(home: Path, whole: Curation) -> None:
-    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (home / "work").glob("*.jsonl") if p.name != "log.jsonl"}
+    before = {
+        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (home / "work").glob("*.jsonl") if p.name != "log.jsonl"
+    }
     files = {p: p.stat().st_mtime_ns for p in (home / "clips").rglob("*.png")}
     curated(home, "work", "clips")
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before}

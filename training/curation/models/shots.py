@@ -61,14 +61,16 @@ def _runs(marks: Iterable[Any]) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Histograms:
-    """Hard cuts, by the colours of neighbouring frames; no model.
+    """Hard cuts, by the colours and pixels of neighbouring frames; no model.
 
     Args:
         least: distance of two histograms (half the sum of differences, 0 to 1) from which on it may be a cut.
+        pixels: mean difference of pixels (0 to 1) from which on it may be one, too.
         times: and so many times what is usual around it, so that fast motion is none.
     """
 
     least: float = 0.35
+    pixels: float = 0.12
     times: float = 3.0
     gpu = False
 
@@ -81,13 +83,21 @@ class Histograms:
         codes = (bins[..., 0] * _BINS + bins[..., 1]) * _BINS + bins[..., 2]
         counts = np.stack([np.bincount(code.ravel(), minlength=_BINS**3) for code in codes])
         shares = counts / counts.sum(1, keepdims=True)
+        colours = np.abs(np.diff(shares, axis=0)).sum(1) / 2
+        places = np.array([np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)]) / 255
         marks = np.zeros(len(frames), dtype=bool)
-        far = np.abs(np.diff(shares, axis=0)).sum(1) / 2
+        for far, least in ((colours, self.least), (places, self.pixels)):
+            marks[: len(far)] |= self._stand_out(far, least)
+        return marks
+
+    def _stand_out(self, far: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
+        """Changes that are large, and larger than those around them."""
+        found = np.zeros(len(far), dtype=bool)
         for at, value in enumerate(far):
             around = np.delete(far[max(0, at - _USUAL) : at + _USUAL + 1], min(at, _USUAL))
             usual = float(np.median(around)) if len(around) else 0.0
-            marks[at] = value >= self.least and value >= self.times * usual
-        return marks
+            found[at] = value >= least and value >= self.times * usual
+        return found
 
 
 @dataclass(frozen=True)
