@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import analysis, capture, compiled, guidance, training, two_gpus
+from . import analysis, capture, compiled, curation, guidance, training, two_gpus
 from .timing import manifest
 
 Save = Callable[[dict[str, Any]], None]
@@ -23,6 +23,7 @@ BENCHES: dict[str, Callable[[int, Save], dict[str, Any]]] = {
     "analysis": lambda rounds, save: analysis.run(rounds),
     "capture": lambda rounds, save: capture.run(rounds),
     "compile": lambda rounds, save: compiled.run(rounds),
+    "curation": curation.run,
     "guidance": lambda rounds, save: guidance.run(rounds),
     "training": training.cogvideox,
     "training-wan": training.wan,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -105,11 +106,12 @@ class Reader:
 @dataclass(frozen=True)
 class Verifier:
     """Says which numbered box is whom, from where everybody really is. planted: {clip: {id: another instance}} of whom
-    it takes somebody else."""
+    it takes somebody else. die: a file that the first process to answer writes before it kills itself."""
 
     truth: Path
     log: Path | None = None
     planted: tuple[tuple[str, int, int], ...] = ()
+    die: Path | None = None
     gpu = False
     identity = "exact verifier"
 
@@ -117,6 +119,9 @@ class Verifier:
         return _Judge("verifier", self.log, None, self._said)
 
     def _said(self, request: Request) -> str:
+        if self.die is not None and not self.die.exists():
+            self.die.touch()
+            os.kill(os.getpid(), 9)
         frame = int(re.search(r"in frame (\d+)", request.text)[1])  # type: ignore[index]
         head, _, tail = request.text.partition("Boxes, as left")
         ids = [int(n) for n in re.findall(r"^(\d+): the", head, re.MULTILINE)]
