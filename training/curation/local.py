@@ -162,9 +162,9 @@ def _spread(lanes: Sequence[_Lane], stage: bytes, batches: Iterator[list[Item]])
 
 
 def _ready(lanes: Iterable[_Lane]) -> list[_Lane]:
-    """Those that have something to say, once there is one."""
+    """Those that have something to say, once there is one; none where nobody works."""
     lines: dict[Any, _Lane] = {lane.line: lane for lane in lanes}
-    return [lines[line] for line in wait(list(lines))]
+    return [lines[line] for line in wait(list(lines))] if lines else []
 
 
 def _after_death(lane: _Lane, stage: bytes, item: Item) -> Result:

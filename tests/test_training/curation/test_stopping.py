@@ -63,11 +63,13 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def lines(folder: Path) -> dict[str, list[dict]]:
-    """Every result, in any order."""
-    return {
-        p.name: sorted((json.loads(line) for line in p.read_text().splitlines()), key=lambda e: (e["name"], e["key"]))
-        for p in sorted((folder / "work").glob("[0-9]_*.jsonl"))
-    }
+    """Every result, in any order; keys of written clips are of their folder."""
+    found = {}
+    for path in sorted((folder / "work").glob("[0-9]_*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len({row.pop("key") for row in rows}) == len(rows)
+        found[path.name] = sorted(rows, key=lambda row: row["name"])
+    return found
 
 
 def asked(folder: Path) -> Counter[str]:

@@ -1,13 +1,12 @@
 """Stage 5: every instance followed through its clip from its anchor, both ways.
 
-    {"name", "status", "reason", "file": "5_tracks/NAME-KEY.tracks.safetensors", "sha256", "notes": [...]}
+    {"name", "status", "reason", "file": "5_tracks/NAME-DIGEST.tracks.safetensors", "digest", "notes"}
 
 Tracks are called id1, id2, ... A person's fixes go before anchors: what is prompted there is followed from there.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,9 +74,8 @@ class Tracks:
         tracks = tracks.select(sorted(tracks.names))
         path = self._place.work / _FOLDER / f"{item['name']}-{tracks.digest[:8]}.tracks.safetensors"
         save_tracks(tracks, path)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         relative = path.relative_to(self._place.work).as_posix()
-        return {"status": "kept", "reason": "", "file": relative, "sha256": sha256, "notes": notes}
+        return {"status": "kept", "reason": "", "file": relative, "digest": tracks.digest, "notes": notes}
 
 
 def load_of(item: Item, place: Place) -> MaskTracks:
@@ -85,7 +83,7 @@ def load_of(item: Item, place: Place) -> MaskTracks:
     said = item["tracks"]
     path = place.work / said["file"]
     tracks = load_tracks(path)
-    if said.get("sha256") and hashlib.sha256(path.read_bytes()).hexdigest() != said["sha256"]:
+    if said.get("digest") and tracks.digest != said["digest"]:
         raise ValueError(f"{path.name} is not the file that was made: remove its line from 5_tracks.jsonl")
     facts = item["clips"]
     size = (tracks.frames, tracks.height, tracks.width)
