@@ -27,7 +27,7 @@ def main(folder: Path, workers: int, most: int) -> int:
     curation = Curation(read_raw(folder / "raw"), place, stages, Options(unreviewed="all"), str)
     if most:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:
         curation.run(LocalEngine(place, workers))
     except StageDownError as error:

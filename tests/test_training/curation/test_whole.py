@@ -24,7 +24,7 @@ from training.curation.sheets import save_review_sheets
 from training.curation.stage import Place
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SIZE, FRAMES = 192, 9
+SIZE, FRAMES = 160, 9
 EVERY = Options(unreviewed="all")
 
 
@@ -38,7 +38,7 @@ def curated(home: Path, work: str, out: str, options: Options = EVERY, **more) -
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("curation")
-    write_raw(folder, count(6, 60), 3, SIZE, FRAMES, single_motion_share=0.2, distractor_share=0.0)
+    write_raw(folder, count(5, 60), 3, SIZE, FRAMES, single_motion_share=0.2, distractor_share=0.0)
     return folder
 
 
