@@ -7,30 +7,39 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
+import inspect
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import analysis, capture, compiled, curation, guidance, training, two_gpus
 from .timing import manifest
 
-Save = Callable[[dict[str, Any]], None]
-"""Keeps what a bench has found so far."""
-
-BENCHES: dict[str, Callable[[int, Save], dict[str, Any]]] = {
-    "analysis": lambda rounds, save: analysis.run(rounds),
-    "capture": lambda rounds, save: capture.run(rounds),
-    "compile": lambda rounds, save: compiled.run(rounds),
-    "curation": curation.run,
-    "guidance": lambda rounds, save: guidance.run(rounds),
-    "training": training.cogvideox,
-    "training-wan": training.wan,
-    "training-nf4": functools.partial(training.cogvideox, bits="nf4"),
-    "training-wan-nf4": functools.partial(training.wan, bits="nf4"),
-    "training-two-gpus": two_gpus.run,
+BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "analysis": ("analysis", "run", {}),
+    "capture": ("capture", "run", {}),
+    "compile": ("compiled", "run", {}),
+    "curation": ("curation", "run", {}),
+    "guidance": ("guidance", "run", {}),
+    "native": ("native", "run", {}),
+    "training": ("training", "cogvideox", {}),
+    "training-wan": ("training", "wan", {}),
+    "training-nf4": ("training", "cogvideox", {"bits": "nf4"}),
+    "training-wan-nf4": ("training", "wan", {"bits": "nf4"}),
+    "training-two-gpus": ("two_gpus", "run", {}),
 }
+"""Module, function and settings. A module is imported when it runs: each needs its own packages alone."""
+
+
+def bench(name: str, rounds: int, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Runs one. `save` keeps what it has found so far."""
+    module, function, settings = BENCHES[name]
+    run = getattr(importlib.import_module(f".{module}", __package__), function)
+    given = {"save": save} if "save" in inspect.signature(run).parameters else {}
+    found: dict[str, Any] = run(rounds, **given, **settings)
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.json.write_text(json.dumps(results, indent=1) + "\n")
 
     for name in options.bench or BENCHES:
-        keep(name, BENCHES[name](options.rounds, functools.partial(keep, name)))
+        keep(name, bench(name, options.rounds, functools.partial(keep, name)))
     return 0
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from matrix_lib.core.attention.biased import attend
+from matrix_lib.core.attention.biased import attend, attend_both
 from matrix_lib.core.attention.matching import match_distribution
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.guidance.base import EditsAttention
@@ -64,8 +64,8 @@ def one_call(rounds: int, device: torch.device, full: bool) -> dict[str, Any]:
             return sdpa(q, k, v, scale=SCALE)
 
     def matched() -> Tensor:
-        masked = attend(q, k, v, SCALE, partition)[0][:, :, TEXT:]
-        return match_distribution(masked, sdpa(q, k, v, scale=SCALE)[:, :, TEXT:])
+        masked, _, plain = attend_both(q, k, v, SCALE, partition, None)
+        return match_distribution(masked[:, :, TEXT:], plain[:, :, TEXT:])
 
     variants: dict[str, Callable[[], Any]] = {
         "plain, PyTorch's choice": lambda: sdpa(q, k, v, scale=SCALE),
@@ -74,6 +74,7 @@ def one_call(rounds: int, device: torch.device, full: bool) -> dict[str, Any]:
         "region bias, soft edges": lambda: attend(q, k, v, SCALE, columns=columns),
         "the same bias, dense": lambda: sdpa(q, k, v, attn_mask=dense, scale=SCALE),
         "partition": lambda: attend(q, k, v, SCALE, partition),
+        "partition, and unmasked beside it": lambda: attend_both(q, k, v, SCALE, partition, None),
         "partition, matched": matched,
     }
     with torch.inference_mode():

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["Figure", "compare", "manifest"]
+__all__ = ["Figure", "against", "as_json", "compare", "manifest", "show"]
 
 
 @dataclass(frozen=True)
 class Figure:
     """One variant. `ms`: median; `low`, `high`: range over the rounds; `ratio`: median over rounds of time / baseline
-    of the same round; `peak_gb`: highest allocation during one run, what the other variants hold included."""
+    of the same round; `peak_gb`: highest allocation during one run, what the other variants hold included; `series`:
+    milliseconds of each round."""
 
     name: str
     ms: float
@@ -27,6 +28,7 @@ class Figure:
     high: float
     ratio: float
     peak_gb: float
+    series: tuple[float, ...] = ()
 
 
 def compare(
@@ -39,6 +41,7 @@ def compare(
     """Times every variant `rounds` times in turn after a warm-up; the first one is the baseline.
 
     Args:
+        variants: one that returns a float has timed itself, in milliseconds.
         seconds: no round is begun, after the first one, that would end later than this.
         seen: told the figures so far after every round.
     """
@@ -56,11 +59,11 @@ def compare(
                 torch.cuda.synchronize()
                 torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
-            run()
+            own = run()
             if cuda:
                 torch.cuda.synchronize()
             if turn:
-                times[name].append((time.perf_counter() - start) * 1e3)
+                times[name].append(own if isinstance(own, float) else (time.perf_counter() - start) * 1e3)
                 peaks[name] = max(peaks.get(name, 0.0), torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0)
         if turn:
             figures = [
@@ -74,7 +77,7 @@ def compare(
 
 def _figure(name: str, series: list[float], first: list[float], peak: float) -> Figure:
     ratio = statistics.median(a / b for a, b in zip(series, first))
-    return Figure(name, statistics.median(series), min(series), max(series), ratio, peak)
+    return Figure(name, statistics.median(series), min(series), max(series), ratio, peak, tuple(series))
 
 
 def show(figures: list[Figure]) -> None:
@@ -85,8 +88,22 @@ def show(figures: list[Figure]) -> None:
         print(f"{f.name:{width}}  {f.ms:10.1f} {span:>19} {f.ratio:7.3f} {f.peak_gb:8.2f}", flush=True)
 
 
+def against(figures: list[Figure], name: str, other: str) -> dict[str, float]:
+    """One variant against another that is not the baseline: median and range of the ratios of equal rounds."""
+    series = {figure.name: figure.series for figure in figures}
+    ratios = [a / b for a, b in zip(series[name], series[other], strict=True)]
+    found = {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+    return {key: round(value, 4) for key, value in found.items()}
+
+
 def as_json(figures: list[Figure]) -> list[dict[str, Any]]:
-    return [{k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(f).items()} for f in figures]
+    return [{k: _rounded(v) for k, v in asdict(f).items()} for f in figures]
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [round(each, 3) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def manifest(command: list[str]) -> dict[str, Any]:

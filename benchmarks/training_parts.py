@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ from matrix_lib.core.losses.mask_loss import mask_loss
 from matrix_lib.core.sites import AttentionCall, AttentionSite
 from matrix_lib.instrument.supervision import AlignmentMaps
 
-if TYPE_CHECKING:
-    from .training import Bench, Variant
+from .training_step import Bench, Variant
 
 __all__ = ["kernels_of", "parts_of"]
 

@@ -7,6 +7,7 @@ import copy
 from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
+from ..matrix_lib.backbones import REGISTRY
 from ..matrix_lib.hosts.comfy.attach import attach
 from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.hosts.comfy.prompts import check_positives
@@ -43,7 +44,7 @@ class MatrixSampleAttention(io.ComfyNode):
                 "DAAM",
                 "SamplerCustomAdvanced",
                 "cross attention",
-                "wan",
+                *(spec.search_name for spec in REGISTRY.values()),
             ],
             inputs=[
                 io.Noise.Input("noise", tooltip="As for SamplerCustomAdvanced."),

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..matrix_lib.core.grid import Framing
 from ..matrix_lib.core.guidance.cut_and_drag import cut_and_drag
 from ..matrix_lib.core.guidance.dual_clock import DualClockDenoising
+from ..matrix_lib.hosts.comfy.mini import check_clip
 from ..matrix_lib.hosts.comfy.steer import steer
 from .sockets import TracksSocket, check_room, start_frame, ticker, warn_if_broken
 
@@ -72,6 +73,8 @@ class MatrixCutAndDrag(io.ComfyNode):
         first = image[0]
         size = (int(first.shape[0]), int(first.shape[1]))
         check_room(tracks.frames, *size)
+        if vae is not None:
+            check_clip(vae, tracks.frames, *size)
         if (tracks.height, tracks.width) != size:
             tracks = tracks.framed(Framing((tracks.height, tracks.width), size, tracks.fit))
         frames = cut_and_drag(first[..., :3], tracks, ticker(max(tracks.frames - 1, 1)))

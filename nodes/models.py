@@ -14,6 +14,7 @@ import node_helpers
 import torch
 from comfy_api.latest import io, ui
 
+from ..matrix_lib.backbones import REGISTRY
 from ..matrix_lib.hosts.bundle import load as load_bundle
 from ..matrix_lib.hosts.comfy.first_frame import image_condition
 from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, load_native
@@ -123,9 +124,7 @@ class MatrixLoadVideoDiT(io.ComfyNode):
             search_aliases=[
                 "diffusers",
                 "mini",
-                "cogvideox",
-                "wan",
-                "hunyuan video",
+                *(spec.search_name for spec in REGISTRY.values()),
                 "load diffusion model",
                 "checkpoint",
             ],
@@ -183,7 +182,7 @@ class MatrixRepairModel(io.ComfyNode):
             description="Puts right what this ComfyUI gets wrong about CogVideoX: the sampler's scale and schedule, "
             "the positions, the image latents and odd clips of 1.5; and about HunyuanVideo with a given first frame. "
             "What is right already passes through.",
-            search_aliases=["cogvideox", "fix", "noise", "v prediction", "dynamic cfg", "zsnr"],
+            search_aliases=["fix", "noise", "v prediction", "dynamic cfg", "zsnr"],
             inputs=[
                 io.Model.Input("model", tooltip="A model from any loader; quantised ones and ones with LoRAs too."),
                 io.Combo.Input(

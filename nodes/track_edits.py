@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..matrix_lib.core.grid import FITS
 from ..matrix_lib.core.tracks.edits import edited
 from ..matrix_lib.core.tracks.joining import CLASHES, follow, side_by_side
-from ..matrix_lib.core.tracks.timing import RETIMES, retime
+from ..matrix_lib.core.tracks.retime import RETIMES, retime
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.hosts.comfy.model import backbone_of, rate_of
 from .sockets import TracksSocket, track_outputs, with_report

@@ -6,7 +6,7 @@ import node_helpers
 from comfy_api.latest import io, ui
 
 from ..matrix_lib.draw.tokens import table_image, tokens_markdown
-from ..matrix_lib.hosts.comfy.bound_rows import mark_of
+from ..matrix_lib.hosts.comfy.bound_rows import remember
 from ..matrix_lib.hosts.comfy.prompts import bind_prompt, encode, reuse
 from .sockets import BindingSocket, TracksSocket, start_frame
 
@@ -146,7 +146,7 @@ class MatrixBindPrompt(io.ComfyNode):
             tracks = tracks.spelled(phrase.name for phrase in binding.instances)
             binding.check_tracks(tracks.names)
         values = {"matrix_binding": binding} | ({} if tracks is None else {"matrix_tracks": tracks})
-        encoded = [[rows, {**more, "matrix_encoded": mark_of(rows)}] for rows, more in encode(clip, read)]
+        encoded = [[rows, {**more, "matrix_encoded": remember(rows, binding)}] for rows, more in encode(clip, read)]
         conditioning = node_helpers.conditioning_set_values(encoded, values)
         picture, table = table_image(binding, tracks), tokens_markdown(binding)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | {"text": (table,)}

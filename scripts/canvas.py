@@ -19,7 +19,7 @@ from .comfyui import ROOT
 
 __all__ = ["draw", "titled"]
 
-EDGE, TITLE, ROW, FINE = 40, 30, 22, 2
+EDGE, TITLE, ROW = 40, 30, 22
 LINKS: dict[str, Colour] = {
     "MODEL": (179, 157, 219),
     "CLIP": (255, 213, 0),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.mini import make_tokenizer, token_ids
-from matrix_lib.mini.captions import CAMERA_MOVES, caption
+from matrix_lib.mini.captions import CAMERA_MOVES, Form, caption
 from matrix_lib.mini.shapes import COLOURS, SHAPES
 from matrix_lib.mini.verbs import VERBS
 
@@ -28,13 +28,14 @@ __all__ = ["main", "publish", "training_prompts"]
 SHARD_BYTES = 14_000_000
 
 
-def training_prompts() -> list[str]:
-    """Prompts that together use every word the world ever uses."""
+def training_prompts(form: Form = "full") -> list[str]:
+    """Prompts that together use every word of the world's captions, of those in full and those of a form."""
     out = [""]
     for verb in VERBS:
         for colour in COLOURS:
             for shape in SHAPES:
-                out.append(caption(verb, [f"{colour} {shape}"] * verb.parts).prompt)
+                looks = [f"{colour} {shape}"] * verb.parts
+                out += dict.fromkeys(caption(verb, looks, form=each).prompt for each in ("full", form))
     out += [caption(VERBS[0], ["red circle", "blue square"], move).prompt for move in CAMERA_MOVES]
     return out
 
@@ -49,14 +50,15 @@ def silence(table: Tensor, used: Tensor) -> Tensor:
 def publish(run: Path, out: Path) -> Path:
     """Writes the bundle of a run: float16 weights in shards, the tokenizer, and the manifest with every checksum."""
     parts, sizes, meta = weights_of(run)
-    ids = token_ids(make_tokenizer(TOKENIZER), training_prompts(), sizes.text_length)
+    said = training_prompts(meta["config"]["data"].get("captions", "full"))
+    ids = token_ids(make_tokenizer(TOKENIZER), said, sizes.text_length)
     parts["text"]["shared.weight"] = silence(parts["text"]["shared.weight"], ids)
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, list[str]] = {part: write_shards(out, part, parts[part]) for part in sorted(parts)}
     if (out / "tokenizer").resolve() != TOKENIZER.resolve():
         shutil.copytree(TOKENIZER, out / "tokenizer", dirs_exist_ok=True)
     files["tokenizer"] = [f"tokenizer/{p.name}" for p in sorted((out / "tokenizer").iterdir())]
-    words = sorted({word.strip(",") for prompt in training_prompts() for word in prompt.split()})
+    words = sorted({word.strip(",") for prompt in said for word in prompt.split()})
     manifest = {
         "format": bundle.FORMAT,
         "name": "mini",
@@ -73,7 +75,7 @@ def publish(run: Path, out: Path) -> Path:
 def _anywhere(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without this machine's folders: only their names."""
     return {
-        part: {k: Path(v).name if k in ("codec", "out") else v for k, v in values.items()}
+        part: {k: Path(v).name if k in ("codec", "text", "out") else v for k, v in values.items()}
         for part, values in config.items()
     }
 

@@ -126,6 +126,11 @@ class BackboneSpec:
     choices: tuple[LayerChoice, ...] = ()
 
     @property
+    def search_name(self) -> str:
+        """Its name as people type it to look for it."""
+        return self.name.replace("_", " ")
+
+    @property
     def token_size(self) -> TokenSize:
         """The usual one."""
         return TokenSize(self.patch, self.temporal_stride, self.spatial_stride)

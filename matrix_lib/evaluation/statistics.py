@@ -20,6 +20,7 @@ __all__ = [
     "bootstrap",
     "estimate",
     "holm",
+    "over_bases",
     "over_seeds_and_prompts",
     "smallest_difference",
     "wilson",
@@ -180,3 +181,69 @@ def smallest_difference(found: Estimate, power: float = _POWER, confidence: floa
     the interval is not known. Normal: (z of the confidence + z of the power) standard errors."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     return (z + NormalDist().inv_cdf(power)) * (found.high - found.low) / (2 * z)
+
+
+def over_bases(
+    tables: Sequence[NDArray[np.float64]], resamples: int = 4000, seed: int = 0, bounds: Bounds | None = None
+) -> tuple[Estimate, Estimate]:
+    """Mean of the bases' means of (S, P) values, S seeds of a base and P prompts, the same ones in every base: for
+    these very bases, and for bases like these.
+
+    Of these bases, seeds and prompts are drawn anew with replacement. Of bases like these, the bases as well; and as
+    such a bootstrap of a few bases is too narrow, the interval reaches as far as Student's of the bases' means where
+    that is wider, and p is the larger one. Of one base alone nothing is known about others: nan.
+
+    Raises ValueError for no base, and for other prompts in some base.
+    """
+    if not tables or len({table.shape[1] for table in tables}) != 1:
+        raise ValueError("one table (seeds, prompts) a base, of the same prompts, and at least one of them")
+    means = np.array([table.mean() for table in tables])
+    count = sum(table.size for table in tables)
+    joined = np.concatenate(tables)
+    if np.ptp(joined) == 0:
+        same = _all_equal(float(means.mean()), count, joined.shape[1], 0.95, bounds)
+        return same, same if len(tables) > 1 else Estimate(same.mean, math.nan, math.nan, count)
+    draws, prompts = np.random.default_rng(seed), joined.shape[1]
+    columns = draws.multinomial(prompts, np.full(prompts, 1 / prompts), resamples) / prompts
+    drawn = []
+    for table in tables:
+        runs = len(table)
+        rows = draws.multinomial(runs, np.full(runs, 1 / runs), resamples) / runs
+        drawn.append(((rows @ table) * columns).sum(axis=1))
+    fixed = np.stack(drawn, axis=1)
+    weights = draws.multinomial(len(tables), np.full(len(tables), 1 / len(tables)), resamples) / len(tables)
+    these = _from_draws(float(means.mean()), fixed.mean(axis=1), count)
+    if len(tables) < 2:
+        return these, Estimate(these.mean, math.nan, math.nan, count)
+    like = _from_draws(float(means.mean()), (fixed * weights).sum(axis=1), count)
+    half, p = _student(means)
+    low, high = min(like.low, like.mean - half), max(like.high, like.mean + half)
+    return these, Estimate(like.mean, low, high, count, max(like.p, p))
+
+
+def _from_draws(mean: float, drawn: NDArray[np.float64], count: int) -> Estimate:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(mean, float(low), float(high), count, _p_of(drawn))
+
+
+def _student(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Half of Student's 95 % interval of a mean, and two-sided p of 0."""
+    freedom = len(values) - 1
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    if error == 0:
+        return 0.0, 1.0 if values.mean() == 0 else 0.0
+    low, high = 0.0, 1e3
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beyond(middle, freedom) > 0.05 else (low, middle)
+    return high * error, _beyond(abs(float(values.mean())) / error, freedom)
+
+
+def _beyond(t: float, freedom: int) -> float:
+    """Chance that Student's t lies farther from 0 than this: an integral over the angle whose tangent is
+    t / sqrt(freedom), where the density is a power of the cosine."""
+    whole = np.linspace(0.0, math.pi / 2, 20001)
+    density = np.cos(whole) ** (freedom - 1)
+    area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    inside = np.interp(math.atan(t / math.sqrt(freedom)), whole, area)
+    return float(1 - inside / area[-1])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.attention.biased import RowLabels, attend, attend_rows, joinable, labelled, row_labels
+from ..core.attention.biased import RowLabels, attend, attend_both, attend_rows, joinable, labelled, row_labels
 from ..core.attention.masks import batch_part
 from ..core.attention.matching import match_distribution
 from ..core.attention.regions import LabelColumns, RegionLayout
@@ -48,12 +48,11 @@ class _Composed:
 
     def run(self, call: AttentionCall, part: slice) -> tuple[Tensor, Tensor]:
         q, k, v, mask = call.q[part], call.k[part], call.v[part], batch_part(call.mask, part)
-        out, lse = attend(q, k, v, call.scale, self.layout, columns=self.columns, mask=mask)
         if self.matching is None or self.matching.match is None:
-            return out, lse
+            return attend(q, k, v, call.scale, self.layout, columns=self.columns, mask=mask)
         assert call.video_q is not None
         first, count = call.video_q
-        plain, _ = attend(q, k, v, call.scale, self.base, columns=self.columns, mask=mask)
+        out, lse, plain = attend_both(q, k, v, call.scale, self.layout, self.base, columns=self.columns, mask=mask)
         masked, unmasked = out[:, :, first : first + count], plain[:, :, first : first + count]
         matched = match_distribution(masked, unmasked, self.matching.match)
         if self.matching.record is not None:

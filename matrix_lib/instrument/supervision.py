@@ -28,7 +28,7 @@ from ..core.losses.targets import Targets
 from ..core.sites import AttentionCall, AttentionSite
 from .session import BaseObserver
 
-__all__ = ["AlignmentMaps", "LossParts", "TargetMaps"]
+__all__ = ["AlignmentMaps", "DetachedMaps", "LossParts", "TargetMaps"]
 
 _AT_ONCE = 1 << 26  # decoded pixels that are held at a time: a few clips of a large model, or many small ones
 
@@ -185,6 +185,15 @@ class AlignmentMaps(_Maps):
                     stacks[rows, entities], masks, config.mask, config.scores, known, decode, weights, trained
                 )
         return total / self.rows
+
+
+class DetachedMaps(AlignmentMaps):
+    """The same maps without a gradient into the model: a decoder learns from them and attention is told nothing. The
+    control that shows whether it is the alignment that helps."""
+
+    def observe(self, call: AttentionCall, lse: Tensor | None = None) -> None:
+        alone = replace(call, q=call.q.detach(), k=call.k.detach(), v=call.v.detach())
+        super().observe(alone, None if lse is None else lse.detach())
 
 
 class TargetMaps(_Maps):

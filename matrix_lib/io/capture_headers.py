@@ -91,8 +91,8 @@ def read_header(metadata: Mapping[str, Any]) -> Header:
         return (_read_1 if version == 1 else _read_2)(header)
     except KeyError as error:
         raise ValueError(f"its header lacks {error}") from None
-    except (TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"its header is damaged ({str(error)[:300]})") from None
+    except (TypeError, AttributeError, RecursionError):
+        raise ValueError("its header is damaged: a value in it is of another type than captures have there") from None
 
 
 def _check_common(header: Mapping[str, Any]) -> None:

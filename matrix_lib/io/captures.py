@@ -24,7 +24,7 @@ from ..instrument.capture import Capture, Stream
 from ..instrument.joining import extend
 from ..instrument.maps import Maps
 from .capture_headers import FORMAT, VERSION, MapsHeader, StreamHeader, grid_values, read_header
-from .files import whole_file
+from .files import said, whole_file
 from .strict_json import parse_json
 
 __all__ = ["PARTS", "CaptureParts", "load_capture", "save_capture"]
@@ -177,7 +177,7 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
             raise ValueError(f"it holds tensors {sorted(listed)[:8]} that its header does not name")
         return Capture(streams, header.backbone, header.steps, header.branch, header.meta)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{_no_capture(source)}: {_what_it_is(source)} ({error})") from None
+        raise ValueError(f"{_no_capture(source)}: {_what_it_is(source)} ({said(error)})") from None
     except ValueError as error:
         raise ValueError(f"{_no_capture(source)}: {error}") from None
 
@@ -228,7 +228,7 @@ def _listed_tensors(source: Path) -> dict[str, Any]:
     try:
         listed = parse_json(raw)
     except ValueError as error:
-        raise ValueError(f"{_what_it_is(source)} ({error})") from None
+        raise ValueError(f"{_what_it_is(source)} ({said(error)})") from None
     metadata = listed.get("__metadata__", {})
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError("it is a safetensors file of another kind, without our header")

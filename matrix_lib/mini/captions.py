@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .verbs import Verb
 
-__all__ = ["CAMERA_MOVES", "Caption", "caption"]
+__all__ = ["CAMERA_MOVES", "FORMS", "Caption", "Form", "caption"]
+
+Form = Literal["full", "exchanged", "untold", "passive", "undetermined"]
+FORMS: dict[Form, str] = {
+    "full": "who does what to whom",
+    "exchanged": "agent and recipient are named in each other's place, so that the caption is wrong about them",
+    "untold": "who is there and what happens, in an order that says nothing about who does it",
+    "passive": "the recipient comes first: is pushed by",
+    "undetermined": "who acts on whom, or who moves, and not how",
+}
+"""How much a caption says."""
 
 # What the camera does, how the caption says it, and the way the picture then moves (x right, y down).
 CAMERA_MOVES: dict[str, tuple[str, tuple[float, float]]] = {
@@ -44,17 +55,41 @@ def _unique(looks: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def caption(verb: Verb, looks: Sequence[str], camera: str = "still") -> Caption:
-    """Says what ``verb`` does with the instances that look like ``looks`` ("red circle"), named parts first."""
+def _action(verb: Verb, form: Form) -> str:
+    """The words of a caption that say what happens."""
+    if form == "undetermined":
+        return "acts on" if verb.interaction else "moves"
+    return verb.passive if form == "passive" and verb.interaction else verb.words
+
+
+def _sentence(verb: Verb, parts: Sequence[str], form: Form, turned: bool) -> str:
+    """The caption of ``parts`` (agent, recipient, third), without the camera."""
+    action = _action(verb, form)
+    if not verb.interaction:
+        return f"{parts[0]} {action}"
+    pair = [parts[1], parts[0]] if turned else list(parts[:2])
+    place = "near" if form == "undetermined" else verb.preposition
+    end = f" {place} {parts[2]}" if verb.parts > 2 else ""
+    if form == "untold":
+        return f"{pair[0]} and {pair[1]}: {action}{end}"
+    return f"{pair[0]} {action} {pair[1]}{end}"
+
+
+def caption(
+    verb: Verb, looks: Sequence[str], camera: str = "still", form: Form = "full", turned: bool = False
+) -> Caption:
+    """Says what ``verb`` does with the instances that look like ``looks`` ("red circle"), named parts first.
+
+    form: see `FORMS`; single motions have no roles to hide, and all forms but "undetermined" say them in full.
+    turned: in "untold", whether the recipient is named first. Names, roles and phrases tell the truth in every form.
+    """
     names = _unique(looks)
     said = [f"the {look}" for look in looks[: verb.parts]]
+    backwards = turned if form == "untold" else form in ("exchanged", "passive")
+    action = _action(verb, form)
 
     def sentence(parts: Sequence[str]) -> str:
-        text = f"{parts[0]} {verb.words}"
-        if verb.parts > 1:
-            text += f" {parts[1]}"
-        if verb.parts > 2:
-            text += f" {verb.preposition} {parts[2]}"
+        text = _sentence(verb, parts, form, backwards)
         pan = CAMERA_MOVES[camera][0]
         return f"{text}, {pan}" if pan else text
 
@@ -64,7 +99,7 @@ def caption(verb: Verb, looks: Sequence[str], camera: str = "still") -> Caption:
         roles[names[1]] = "object"
     lines = [f"{name}: {words} [{roles[name]}]" for name, words in zip(names, said)]
     ends = names[0] if verb.parts == 1 else f"{names[0]} -> {names[1]}"
-    lines.append(f"{verb.name}: {verb.words} = verb({ends})")
+    lines.append(f"{verb.name}: {action} = verb({ends})")
     return Caption(
         prompt=sentence(said),
         tagged=sentence([f"the <id{slot + 1}> {look}" for slot, look in enumerate(looks[: verb.parts])]),

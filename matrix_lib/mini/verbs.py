@@ -118,7 +118,7 @@ class Verb:
 
     ``words`` is how a caption says it, ``parts`` how many instances it names, ``gap`` the range in pixels (on a frame
     whose short side is 64) of the free space that the action first has to cross, ``held`` whether agent and recipient
-    touch from the start.
+    touch from the start. ``passive`` is how a caption says it that begins with the recipient.
     """
 
     name: str
@@ -128,6 +128,7 @@ class Verb:
     gap: tuple[float, float] = (10, 16)
     held: bool = False
     preposition: str = ""
+    passive: str = ""
 
     @property
     def interaction(self) -> bool:
@@ -135,16 +136,16 @@ class Verb:
 
 
 VERBS: tuple[Verb, ...] = (
-    Verb("push", "pushes", 2, _push, (10, 15)),
-    Verb("pull", "pulls", 2, _pull, (10, 18)),
-    Verb("chase", "chases", 2, _chase, (4, 12)),
-    Verb("lift", "lifts", 2, _lift, (10, 18)),
-    Verb("hit", "hits", 2, _hit, (10, 15)),
-    Verb("bounce", "bounces off", 2, _bounce, (12, 22)),
-    Verb("join", "joins", 2, _join, (12, 26)),
-    Verb("orbit", "orbits", 2, _orbit, (4, 8)),
-    Verb("carry", "carries", 3, _carry, (12, 20), held=True, preposition="to"),
-    Verb("give", "gives", 3, _give, (12, 18), held=True, preposition="to"),
+    Verb("push", "pushes", 2, _push, (10, 15), passive="is pushed by"),
+    Verb("pull", "pulls", 2, _pull, (10, 18), passive="is pulled by"),
+    Verb("chase", "chases", 2, _chase, (4, 12), passive="is chased by"),
+    Verb("lift", "lifts", 2, _lift, (10, 18), passive="is lifted by"),
+    Verb("hit", "hits", 2, _hit, (10, 15), passive="is hit by"),
+    Verb("bounce", "bounces off", 2, _bounce, (12, 22), passive="is bounced off by"),
+    Verb("join", "joins", 2, _join, (12, 26), passive="is joined by"),
+    Verb("orbit", "orbits", 2, _orbit, (4, 8), passive="is orbited by"),
+    Verb("carry", "carries", 3, _carry, (12, 20), held=True, preposition="to", passive="is carried by"),
+    Verb("give", "gives", 3, _give, (12, 18), held=True, preposition="to", passive="is given by"),
     Verb("move_left", "moves left", 1, _move(-20, 0)),
     Verb("move_right", "moves right", 1, _move(20, 0)),
     Verb("move_up", "moves up", 1, _move(0, -20)),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .captions import CAMERA_MOVES, Caption, caption
+from .captions import CAMERA_MOVES, FORMS, Caption, Form, caption
 from .paint import paint
 from .shapes import COLOURS, MAX_REACH, SHAPES, reach
 from .verbs import VERB_NAMES, VERBS, Verb, act, lay_out, reserved_shape, verb_named
@@ -46,7 +46,10 @@ class WorldConfig:
         occlusion_share: share of clips in which bystanders may stand in the way, in front or behind.
         split: every verb has one shape that is never its object (for moves: never the mover) in "train"; in
             "heldout_pairs" the object always has that shape; "all" draws freely.
-        verbs: names of the verbs to use, all of them by default.
+        verbs: names of the verbs to use, all of them by default; a name that stands there twice comes up twice as
+            often.
+        captions: how much captions say, see `captions.FORMS`. caption_share: share of the clips that have this form;
+            the others say everything.
     """
 
     height: int = 64
@@ -60,6 +63,8 @@ class WorldConfig:
     occlusion_share: float = 0.3
     split: Split = "train"
     verbs: tuple[str, ...] = VERB_NAMES
+    captions: Form = "full"
+    caption_share: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in (("height", self.height), ("width", self.width)):
@@ -75,11 +80,13 @@ class WorldConfig:
             raise ValueError(f"fps is {self.fps}; it has to be above 0")
         if not 2 <= self.max_instances <= 5:
             raise ValueError(f"max_instances is {self.max_instances}; a clip has 2 to 5 instances")
-        for name in ("single_motion_share", "distractor_share", "occlusion_share"):
+        for name in ("single_motion_share", "distractor_share", "occlusion_share", "caption_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
         if self.split not in ("train", "heldout_pairs", "all"):
             raise ValueError(f"split is {self.split!r}; use 'train', 'heldout_pairs' or 'all'")
+        if self.captions not in FORMS:
+            raise ValueError(f"captions is {self.captions!r}; use one of {', '.join(FORMS)}")
         if not self.verbs:
             raise ValueError(f"verbs is empty; choose from {', '.join(VERB_NAMES)}")
         for name in self.verbs:
@@ -391,12 +398,17 @@ def _close_ranks(present: Tensor, parts: Tensor, tensors: list[Tensor]) -> tuple
     return present.gather(1, order), out
 
 
-def _captions(config: WorldConfig, verbs: Tensor, shape: Tensor, colour: Tensor, present: Tensor, camera: Tensor):
+def _captions(
+    config: WorldConfig, verbs: Tensor, looks: tuple[Tensor, Tensor, Tensor], camera: Tensor, chance: _Chance
+) -> list[Caption]:
+    """Captions of clips whose instances have ``looks``: shapes, colours, who is there (N, K)."""
     said: list[Caption] = []
-    rows = zip(verbs.tolist(), shape.tolist(), colour.tolist(), present.tolist(), camera.tolist())
-    for verb, shapes, colours, there, move in rows:
-        looks = [f"{COLOURS[c]} {SHAPES[s]}" for s, c, is_there in zip(shapes, colours, there) if is_there]
-        said.append(caption(VERBS[verb], looks, _CAMERAS[move]))
+    draws = torch.zeros(len(verbs), 2) if config.captions == "full" else chance(2)
+    rows = zip(verbs.tolist(), *(look.tolist() for look in looks), camera.tolist(), draws.tolist())
+    for verb, shapes, colours, there, move, (share, turn) in rows:
+        seen = [f"{COLOURS[c]} {SHAPES[s]}" for s, c, is_there in zip(shapes, colours, there) if is_there]
+        form: Form = config.captions if share < config.caption_share else "full"
+        said.append(caption(VERBS[verb], seen, _CAMERAS[move], form, turn < 0.5))
     return said
 
 
@@ -428,7 +440,7 @@ def make_clips(
     twins = _is_ambiguous(shape, colour, present, parts)
     contact = touch[:, 0, 1] & (parts > 1)[:, None]
     moving = ((paths - paths[:, :, :1]).abs().amax(dim=(2, 3)) > 1) & present
-    said = _captions(config, verbs, shape, colour, present, camera_index)
+    said = _captions(config, verbs, (shape, colour, present), camera_index, chance)
     centres = (paths + pan[:, None]).float()
 
     def there(tensor: Tensor) -> Tensor:

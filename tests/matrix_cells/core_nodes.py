@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from support_native import conditioning
 
-from .graphs import OTHER_WORDS, ROWS, SIZES, Graph, bound
+from .graphs import OTHER_WORDS, ROWS, SIZES, Graph, bound, known_behind
 from .guiders import node_classes
 
 __all__ = ["model_nodes", "prompts", "runs"]
@@ -112,8 +112,8 @@ def prompts() -> dict[str, Callable[[Graph], Graph]]:
     return {
         "ConditioningCombine with a bound prompt": lambda g: _with(g, "ConditioningCombine", _second(g)),
         "ConditioningCombine with a plain prompt": lambda g: _with(g, "ConditioningCombine", _plain(g)),
-        "ConditioningConcat with a bound prompt": lambda g: _with(
-            g, "ConditioningConcat", _second(g), "the words of the second text"
+        "ConditioningConcat with a bound prompt": lambda g: known_behind(
+            _with(g, "ConditioningConcat", _second(g)), OTHER_WORDS
         ),
         "ConditioningConcat with a plain prompt": lambda g: _with(g, "ConditioningConcat", _plain(g)),
         "ConditioningAverage with a bound prompt": lambda g: _with(

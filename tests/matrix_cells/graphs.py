@@ -14,11 +14,15 @@ from support_attention import make_binding, make_tracks
 from support_native import conditioning, latent
 from torch import Tensor
 
-__all__ = ["ROWS", "SIZES", "Graph", "binding_of", "bound", "plain_graph", "prompts_of", "pytorch_attention"]
+__all__ = [
+    "OTHER_WORDS", "ROWS", "SIZES", "Graph", "binding_of", "bound", "known_behind", "plain_graph", "prompts_of",
+    "pytorch_attention",
+]  # fmt: skip
 
 ROWS = 24  # of every conditioning: short, so that thousands of runs are cheap
 SIZES = dict.fromkeys(("wan_t2v", "wan_i2v", "cogvideox", "hunyuan"), (2, 6, 8))  # T, H, W of the latent
 OTHER_WORDS = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
+BEHIND = "words_behind"  # in a conditioning, for the reference alone
 
 
 @dataclass
@@ -131,9 +135,14 @@ def bound(pack: Any, family: str, seed: int, rows: Any = None, size: Any = None)
     keys = {
         run.BINDING: make_binding(pack.lib("core.words.binding"), ROWS, rows),
         run.TRACKS: make_tracks(pack.lib("core.tracks.tracks"), frames, height, width),
-        run.ENCODED: pack.lib("hosts.comfy.bound_rows").mark_of(made[0][0]),
     }
+    keys[run.ENCODED] = pack.lib("hosts.comfy.bound_rows").remember(made[0][0], keys[run.BINDING])
     return [[text, {**more, **keys}] for text, more in made]
+
+
+def known_behind(graph: Graph, words: dict[str, tuple[int, ...]]) -> Graph:
+    """The graph, and for the reference the rows of words in the prompt that stands behind the bound one."""
+    return graph.but(positive=[[text, {**more, BEHIND: words}] for text, more in graph.positive])
 
 
 def prompts_of(guider: Any) -> dict[tuple[str, int], dict[str, Any]]:
@@ -142,9 +151,14 @@ def prompts_of(guider: Any) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def binding_of(pack: Any, cond: dict[str, Any]) -> Any:
-    """The binding of a conditioning, None without one. Rows that came behind it are no copies of the prompt's."""
+    """The binding of a conditioning, None without one. Rows that came behind it are no copies of the prompt's; its
+    words may stand there once more."""
     binding = cond.get(pack.lib("hosts.comfy.run").BINDING)
-    return None if binding is None else replace(binding, length=cond["cross_attn"].shape[1])
+    if binding is None:
+        return None
+    more = {name: tuple(ROWS + row for row in rows) for name, rows in cond.get(BEHIND, {}).items()}
+    phrases = tuple(replace(each, rows=each.rows + more.get(each.name, ())) for each in binding.phrases)
+    return replace(binding, length=cond["cross_attn"].shape[1], phrases=phrases)
 
 
 @contextlib.contextmanager

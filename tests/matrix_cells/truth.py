@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import packs
-from .graphs import Graph, prompts_of
+from .graphs import Graph, binding_of, prompts_of
 
 __all__ = ["Bottom", "Call", "Truth"]
 
@@ -266,7 +266,7 @@ class Truth:
             if run.BINDING not in cond:
                 continue
             step = min(range(len(levels)), key=lambda i: abs(levels[i] - call.sigma))
-            for kind, found in self._read(call, cond[run.BINDING], cond.get(run.TRACKS)):
+            for kind, found in self._read(call, binding_of(graph.pack, cond), cond.get(run.TRACKS)):
                 key = (call.prompt[1], kind, call.layer, step)
                 self._add(sums.setdefault(key, {}), found, call)
         for key, entities in sums.items():

@@ -6,8 +6,8 @@ import sys
 
 import torch
 
-from benchmarks import training
 from benchmarks.capture import build
+from benchmarks.training_step import Bench, Case
 
 BLOCKED = (
     "import sys; sys.modules.update(av=None, pyarrow=None)\nfrom benchmarks.__main__ import main; main(sys.argv[1:])"
@@ -31,8 +31,8 @@ def test_whole_rows_are_the_same_losses():
     model, args = build(device, full=False)
     latents = args.pop("hidden_states")[:, :3, :16, :8, :12]
     args["image_rotary_emb"] = tuple(part[: 3 * 4 * 6] for part in args["image_rotary_emb"])
-    case = training.Case((1, 2), (3,), 4, 4.0, 16, 226)
-    bench = training.Bench(model, case, latents.transpose(1, 2), args, device, channels=32, frames_first=True)
+    case = Case((1, 2), (3,), 4, 4.0, 16, 226)
+    bench = Bench(model, case, latents.transpose(1, 2), args, device, channels=32, frames_first=True)
     bench.optimiser = torch.optim.SGD(bench.trained, lr=0.0)
     with bench:
         for variant in ("probabilities", "whole rows"):

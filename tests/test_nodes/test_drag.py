@@ -32,9 +32,10 @@ def test_the_animation_is_the_librarys_own_and_fits_the_picture(pack, tracks, pi
 
 
 def test_with_a_vae_it_comes_out_encoded_as_well(pack, tracks):
-    """As the host's own VAE Encode has it; mini's VAE."""
+    """As the host's own VAE Encode has it; mini's VAE, whose model makes one size, which is known before it encodes."""
     import nodes
 
+    small, tracks = tracks, tracks.take([0, 1, 2, 3, *[4] * 13])
     vae = pack.run("MatrixLoadVideoDiT", source={"source": "mini"}).result[2]
     large = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(2))
     frames, encoded = pack.run("MatrixCutAndDrag", image=large, tracks=tracks, vae=vae).result
@@ -42,6 +43,9 @@ def test_with_a_vae_it_comes_out_encoded_as_well(pack, tracks):
         (own,) = nodes.VAEEncode().encode(vae, frames)
     assert torch.equal(encoded["samples"], own["samples"])
     assert pack.run("MatrixCutAndDrag", image=large, tracks=tracks).result[1] is None
+    for given in ({"image": large.repeat(1, 2, 2, 1), "tracks": tracks}, {"image": large, "tracks": small}):
+        with pytest.raises(ValueError, match="mini model makes 17 frames of 128x128 pixels and no other size"):
+            pack.run("MatrixCutAndDrag", **given, vae=vae)
 
 
 def test_masks_of_the_first_frame_alone_move_nothing(pack, tracks, picture):

@@ -30,7 +30,7 @@ from ..run.config import Data, FitConfig
 from ..run.task_settings import AlignTask, TuneTask
 from .world import device_noise, diffusion_weight, schedule_positions, seed_of, step_generator, world_of
 
-__all__ = ["AlignStream", "AlignmentBatch", "ClipStream", "condition_of", "named_tracks"]
+__all__ = ["AlignStream", "AlignmentBatch", "ClipStream", "condition_of", "named_tracks", "others", "targeted"]
 
 ALIGN_SEED = 73_000_000  # far from every seed that the mini model was trained or judged on
 PIECE = 128
@@ -273,6 +273,16 @@ def named_tracks(clips: Clips, index: int) -> MaskTracks:
     return mask_tracks(clips, index).select(list(clips.names[index][: int(clips.parts[index])]))
 
 
+def targeted(clips: Clips) -> Clips:
+    """With TAViD's word `target` in captions and phrases, before the thing whose mask is the target mask."""
+    prompts, phrases = [], []
+    for prompt, lines, names, parts in zip(clips.prompts, clips.phrases, clips.names, clips.parts.tolist()):
+        look = names[1 if parts > 1 else 0]
+        prompts.append(prompt.replace(f"the {look}", f"the target {look}"))
+        phrases.append(lines.replace(f": the {look}", f": the target {look}"))
+    return replace(clips, prompts=prompts, phrases=phrases)
+
+
 def condition_of(kind: str, clips: Clips, encoders: MiniEncoders) -> Tensor | None:
     """(N, E, h, w) of the first latent frame: the VAE-encoded palette picture of the named instances, or the mask of
     the object (of the mover, where nothing is done to anybody) at every 8th pixel; None for "none"."""
@@ -295,7 +305,10 @@ _last: dict[str, tuple[object, _Samples]] = {}
 
 def _samples(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
     """The whole set. The last one is kept, for a comparison's next run."""
-    about = (task.condition, task.look_alikes, task.clips_seed, task.foreground, task.change, bool(task.decoder))
+    about = (
+        *(task.condition, task.look_alikes, task.clips_seed, task.foreground, task.change),
+        *(bool(task.decoder), task.control == "wrong_masks", task.trigger),
+    )
     key = (encoders.folder, data.chunk, data.split, about, encoders.device)
     if "set" not in _last or _last["set"][0] != key:
         _last.clear()
@@ -310,7 +323,8 @@ def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
 
     def place(start: int) -> Clips:
         count = min(PIECE, data.chunk - start)
-        return make_clips(seed_of(ALIGN_SEED, task.clips_seed, start), count, world, encoders.device)
+        clips = make_clips(seed_of(ALIGN_SEED, task.clips_seed, start), count, world, encoders.device)
+        return targeted(clips) if task.trigger else clips
 
     parts: list[tuple[Tensor, ...]] = []
     targets: list[Targets] = []
@@ -319,7 +333,8 @@ def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
         for clips in pool.map(place, range(0, data.chunk, PIECE)):
             parts.append(_tensors(task, clips, encoders))
             cpu = clips.to("cpu")
-            targets += [_targets(cpu, i, encoders) for i in range(len(cpu))]
+            shown = others(cpu) if task.control == "wrong_masks" else list(range(len(cpu)))
+            targets += [_targets(cpu, i, encoders, j) for i, j in enumerate(shown)]
             objects += [names[1 if parts > 1 else 0] for names, parts in zip(cpu.names, cpu.parts.tolist())]
     joined = TargetBatch.of(targets, pixels=task.decoder > 0).to(encoders.device)
     latents, rows, weight, condition = (torch.cat(values) for values in zip(*parts))
@@ -336,6 +351,30 @@ def _tensors(task: AlignTask, clips: Clips, encoders: MiniEncoders) -> tuple[Ten
     return latents, encoders.encode_text(clips.prompts), weight, condition
 
 
-def _targets(clips: Clips, index: int, encoders: MiniEncoders) -> Targets:
+def others(clips: Clips) -> list[int]:
+    """For each clip the next one, in a circle, whose caption names as many instances.
+
+    Raises ValueError where a clip is alone with its number."""
+    counts, found = clips.parts.tolist(), []
+    for place, parts in enumerate(counts):
+        turns = (at % len(counts) for at in range(place + 1, place + len(counts)))
+        other = next((at for at in turns if counts[at] == parts), None)
+        if other is None:
+            raise ValueError(f"no other clip names {parts} instances: use more clips (data.chunk) for wrong masks")
+        found.append(other)
+    return found
+
+
+def _targets(clips: Clips, index: int, encoders: MiniEncoders, shown: int) -> Targets:
+    """What the attention of a clip should look like, with the masks of the clip `shown`, which may be another one.
+
+    Wrong masks are those of another clip's instances under this one's names: words and query tokens stay its own."""
     binding = encoders.bind(clips.prompts[index], clips.phrases[index])
-    return Targets.of(binding, named_tracks(clips, index), encoders.grid)
+    own = Targets.of(binding, named_tracks(clips, index), encoders.grid)
+    if shown == index:
+        return own
+    names, given = clips.names[index], clips.names[shown]
+    parts = int(clips.parts[index])
+    foreign = named_tracks(clips, shown).rename(dict(zip(given[:parts], names[:parts])))
+    wrong = Targets.of(binding, foreign, encoders.grid)
+    return replace(wrong, queries=own.queries)

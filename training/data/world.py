@@ -146,6 +146,10 @@ def world_of(config: Data, **changes: Any) -> WorldConfig:
         "frames": config.frames,
         "split": config.split,
         "distractor_share": config.distractors,
-        "verbs": VERB_NAMES + config.often,
+        "verbs": (config.verbs or VERB_NAMES) + config.often,
+        "captions": config.captions,
+        "caption_share": config.caption_share,
+        "single_motion_share": config.single,
+        "max_instances": config.most,
     }
     return WorldConfig(**{**settings, **changes})

@@ -15,9 +15,14 @@ from ..clips.store import file_hash
 from ..run import checkpoint
 from ..run.record import newest_run
 
-__all__ = ["TOKENIZER", "identity", "load_codec", "pipeline_of", "weights_of"]
+__all__ = ["TOKENIZER", "identity", "load_codec", "pipeline_of", "place_of", "weights_of"]
 
 TOKENIZER = bundle.HOME / "tokenizer"
+
+
+def place_of(name: str) -> Path:
+    """The folder that a setting names; "mini" is the bundle of this package."""
+    return bundle.HOME if name == "mini" else Path(name)
 
 
 def load_codec(folder: Path) -> Codec:
@@ -65,7 +70,10 @@ def weights_of(run: Path) -> tuple[dict[str, dict[str, Tensor]], Sizes, dict[str
     for name, value in groups["final"].items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
-    parts["codec"] = load_codec(Path(meta["config"]["task"]["codec"])).state_dict()
+    task = meta["config"]["task"]
+    if task.get("text"):  # which was taken as it was
+        parts["text"] = bundle.load(place_of(task["text"])).weights("text")
+    parts["codec"] = load_codec(place_of(task["codec"])).state_dict()
     return parts, Sizes(**meta["sizes"]), meta
 
 

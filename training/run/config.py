@@ -20,7 +20,9 @@ class Data:
         height, width, frames: of a clip, in pixels.
         split: of verb-object pairs, see `matrix_lib.mini.world`.
         distractors: share of clips with a look-alike, which no prompt can settle.
-        often: names of verbs that come up twice as often.
+        often: names of verbs that come up twice as often. verbs: names of the verbs there are; empty: all.
+        captions, caption_share: how much captions say, and in which share of the clips (`mini.captions.FORMS`).
+        single: share of clips in which one thing moves and nothing interacts. most: things in a clip.
         batch: clips per optimiser step and process.
         chunk: clips made at once; steps draw from the present chunk. A multiple of `batch`.
         reuse: passes over a chunk before it is replaced.
@@ -33,6 +35,11 @@ class Data:
     split: str = "train"
     distractors: float = 0.15
     often: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = ()
+    captions: str = "full"
+    caption_share: float = 1.0
+    single: float = 0.15
+    most: int = 5
     batch: int = 128
     chunk: int = 4096
     reuse: int = 1

@@ -62,11 +62,13 @@ class DenoiseTask(TaskSettings):
     """Train text encoder and video transformer together to predict the velocity of noisy latents.
 
     Args:
-        codec: folder of the codec's run (or a bundle) whose latents are used.
+        codec: folder of the codec's run (or a bundle) whose latents are used; "mini": the one of this package.
+        text: folder of a bundle whose text encoder is used and stays as it is, or "mini"; empty: one is trained.
         layers, heads, time_dim: of the transformer; the head width is 64.
         text_layers, text_dim: of the text encoder (T5 architecture).
         text_length: rows of the conditioning, padding included.
         dropout: share of prompts replaced by the empty prompt.
+        image_dropout: share of clips that are trained without their first frame, as samples of text alone are made.
         foreground: extra weight of tokens that an instance covers.
         change: extra weight of tokens that an instance has left or reached since the first frame.
         even: share of the timesteps that is drawn evenly.
@@ -74,9 +76,10 @@ class DenoiseTask(TaskSettings):
             decides is decided where noise hides the paths, so those timesteps deserve more.
     """
 
-    may_change = ("dropout", "foreground", "change", "high_noise", "even")
+    may_change = ("dropout", "image_dropout", "foreground", "change", "high_noise", "even")
 
     codec: str = "runs/codec"
+    text: str = ""
     layers: int = 12
     heads: int = 4
     time_dim: int = 64
@@ -84,13 +87,19 @@ class DenoiseTask(TaskSettings):
     text_dim: int = 128
     text_length: int = 226
     dropout: float = 0.1
+    image_dropout: float = 0.0
     foreground: float = 4.0
     change: float = 16.0
     high_noise: float = 8.0
     even: float = 0.25
 
+    def __post_init__(self) -> None:
+        for name in ("dropout", "image_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"task.{name} is a share from 0 to 1; got {getattr(self, name):g}")
+
     def pinned(self) -> Self:
-        return replace(self, codec=str(newest_run(Path(self.codec))))
+        return self if self.codec == "mini" else replace(self, codec=str(newest_run(Path(self.codec))))
 
 
 METHODS: dict[str, dict[str, str]] = {
@@ -212,6 +221,9 @@ class AlignTask(AlignmentTask):
         condition: what the new input channels take: "id_map" (MATRIX), "target_mask" (TAViD), or "none".
         look_alikes: share of training clips with somebody that looks just like a named instance.
         clips_seed: which set of clips; runs of several seeds see the same set in another order, under other noise.
+        trigger: captions have TAViD's word `target` before the thing that the target mask shows.
+        control: what shows that it is the alignment that helps: "blind" trains the decoder on maps that carry no
+            gradient into the model, "wrong_masks" gives each clip the masks of another one with as many instances.
         foreground, change, high_noise, even: of the diffusion loss, see `DenoiseTask`.
     """
 
@@ -223,6 +235,8 @@ class AlignTask(AlignmentTask):
     quantise: ClassVar[Literal["no"]] = "no"
     checkpointing: ClassVar[bool] = False
 
+    control: Literal["none", "blind", "wrong_masks"] = "none"
+    trigger: bool = False
     v2t: tuple[int, ...] = (9, 10)
     v2v: tuple[int, ...] = (5,)
     rank: int = 32
@@ -270,6 +284,7 @@ class TuneTask(AlignmentTask):
     data_settings = FolderData
     own_formats = True
     splits_batch = True
+    control: ClassVar[Literal["none"]] = "none"
 
     model: str = ""
     bce: float = 1.0

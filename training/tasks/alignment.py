@@ -26,7 +26,7 @@ from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.lora import add_factors, input_projection, projections_of, train_projection, widen
 from matrix_lib.hosts.diffusers.model_shape import Condition
 from matrix_lib.instrument.session import Session
-from matrix_lib.instrument.supervision import AlignmentMaps, LossParts, TargetMaps
+from matrix_lib.instrument.supervision import AlignmentMaps, DetachedMaps, LossParts, TargetMaps
 from matrix_lib.io.lora.read import save_lora
 
 from ..clips.encoders import ModelFiles
@@ -190,7 +190,8 @@ class AlignmentStep(Task):
             maps = tavid = TargetMaps(self.task.target_aware(), batch.targets, batch.target_names, *at)
             attention_loss: AttentionLoss = lambda decoder, times: tavid.target_aware()  # noqa: E731
         else:
-            maps = AlignmentMaps(self.task.matrix(), batch.targets, *at)
+            kind = DetachedMaps if self.task.control == "blind" else AlignmentMaps
+            maps = kind(self.task.matrix(), batch.targets, *at)
             attention_loss = maps.alignment
         return attention_loss, [maps]
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.mini import (
     LATENT_SCALE,
     Sizes,
@@ -21,7 +22,7 @@ from matrix_lib.hosts.diffusers.mini import (
 from matrix_lib.mini.world import Clips
 
 from ..data.world import Stream, as_input, device_noise, diffusion_weight, schedule_positions, seed_of
-from ..models.mini_run import TOKENIZER, identity, load_codec
+from ..models.mini_run import TOKENIZER, identity, load_codec, place_of
 from ..run.config import Data, FitConfig
 from ..run.task_settings import DenoiseTask
 from .codec import channels_last
@@ -73,18 +74,22 @@ class DenoiseStep(Task):
 
     @classmethod
     def look(cls, config: FitConfig, device: torch.device) -> Look:
-        load_codec(Path(config.task.codec))  # or a sentence that there is none
-        return Look({"codec": identity(Path(config.task.codec))})
+        task: DenoiseTask = config.task
+        load_codec(place_of(task.codec))  # or a sentence that there is none
+        text = {"text encoder": identity(place_of(task.text))} if task.text else {}
+        return Look({"codec": identity(place_of(task.codec)), **text})
 
     def __init__(self, config: FitConfig, device: torch.device, seen: Look) -> None:
         self.config, self.device = config, device
         self.task: DenoiseTask = config.task
-        self.codec = load_codec(Path(self.task.codec)).to(device).eval().requires_grad_(False)
+        self.codec = load_codec(place_of(self.task.codec)).to(device).eval().requires_grad_(False)
         self.codec_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.codec.to(self.codec_dtype)
         channels_last(self.codec, device)
         self.sizes = _sizes(self.task, config.data, self.codec.config.base)
         self.net: MiniNet = MiniNet(self.sizes).to(device)
+        if self.task.text:
+            _take_words(self.net, place_of(self.task.text))
         self.tokenizer = make_tokenizer(TOKENIZER)
         self.signal = make_scheduler().alphas_cumprod.float().to(device)
         self.empty = token_ids(self.tokenizer, [""], self.task.text_length)[0].to(device)
@@ -117,6 +122,9 @@ class DenoiseStep(Task):
         noisy, velocity = kept * clean + lost * noise, kept * noise - lost * clean
         condition = torch.zeros_like(clean)
         condition[:, 0] = clean[:, 0]
+        if self.task.image_dropout:
+            shown = torch.rand(len(clean), generator=generator) >= self.task.image_dropout
+            condition *= shown.to(self.device).view(-1, 1, 1, 1, 1)
         prompt_dropped = torch.rand(len(clean), generator=generator) < self.task.dropout
         ids = torch.where(prompt_dropped.to(self.device)[:, None], self.empty, batch["ids"])
         output = net(torch.cat([noisy, condition], dim=2), ids, t).float()
@@ -128,6 +136,18 @@ class DenoiseStep(Task):
     def describe(self) -> dict[str, Any]:
         """Everything that it takes to build the network again."""
         return vars(self.sizes)
+
+
+def _take_words(net: MiniNet, folder: Path) -> None:
+    """Gives the network the text encoder of a bundle, which then stays as it is.
+
+    Raises ValueError where it is of other sizes."""
+    weights = {name: value.float() for name, value in bundle.load(folder).weights("text").items()}
+    try:
+        net.text.load_state_dict({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]})
+    except RuntimeError as error:
+        raise ValueError(f"the text encoder of {folder} has other sizes than task.text_*: {error!s:.200}") from error
+    net.text.requires_grad_(False)
 
 
 def _sizes(task: DenoiseTask, data: Data, codec_base: int) -> Sizes:

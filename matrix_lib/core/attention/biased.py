@@ -12,6 +12,7 @@ Biases are logits: added to scale * q.k before the softmax.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,17 @@ from .sdpa_lse import row_lse, sdpa_with_lse
 if TYPE_CHECKING:
     from ..triton.region_attention import Plan, Span
 
-__all__ = ["RowBias", "RowLabels", "attend", "attend_rows", "joinable", "kernel_plan", "labelled", "row_labels"]
+__all__ = [
+    "RowBias",
+    "RowLabels",
+    "attend",
+    "attend_both",
+    "attend_rows",
+    "joinable",
+    "kernel_plan",
+    "labelled",
+    "row_labels",
+]
 
 # Hosts write "never" as -inf or as the lowest number of some dtype; float16's is the highest of them.
 _NEVER = -3e4
@@ -60,19 +71,21 @@ def attend(
     """
     _fits(q, k, layout, columns)
     width = v.shape[-1]
-    if columns is not None:
-        q, k, v = *_with_labels(q, k, *columns.on(q.device), scale), v
     if layout is None:
-        layout = RegionLayout(torch.zeros(q.shape[2]).long(), torch.zeros(k.shape[2]).long(), torch.zeros(1, 1))
+        layout = _one_region(q.shape[2], k.shape[2])
     mask = four(mask)
     drop = _dropped(mask)
     if drop is not None:
         layout, mask = layout.without_keys(drop), None
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        return _explicit(q, k, v, scale, layout, mask, budget)
-    kernels = kernels_for("region_attention", q, v)
+    kernels = None if _recorded(q, k, v) else kernels_for("region_attention", q, v)
     if mask is None and kernels is not None and not layout.zeroed_table.any():
-        return kernels.attend(q, k, v, scale, kernel_plan(layout, q.device))
+        labels = None if columns is None else columns.on(q.device)
+        if labels is None or labels[0].shape[1] <= kernels.MOST_COLUMNS:
+            return kernels.attend(q, k, v, scale, kernel_plan(layout, q.device), labels)
+    if columns is not None:
+        q, k = _with_labels(q, k, *columns.on(q.device), scale)
+    if _recorded(q, k, v):
+        return _explicit(q, k, v, scale, layout, mask, budget)
     order, blocks = layout.remembered(("blocks", q.device), lambda: _blocks(layout, q.device))
     if mask is None and _better_labelled(q, k, layout, blocks):
         q, k = labelled(q, k, scale, layout)
@@ -91,6 +104,28 @@ def attend(
         out.index_copy_(2, block.rows, part[..., :width].to(out.dtype))
         lse.index_copy_(2, block.rows, norm.to(lse.dtype))
     return out, lse
+
+
+def attend_both(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    layout: RegionLayout | None,
+    base: RegionLayout | None,
+    *,
+    columns: LabelColumns | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`attend` under `layout` (output and log-sum-exp), and the output under `base` alone.
+
+    Where the layout only forbids, plain attention is what is allowed and then the rest: one pass gives both."""
+    kernels = None if _recorded(q, k, v) else kernels_for("region_attention", q, v)
+    if kernels is not None and layout is not None and base is columns is mask is None and layout.only_forbids:
+        _fits(q, k, layout, None)
+        return kernels.attend_both(q, k, v, scale, kernel_plan(layout, q.device, both=True))
+    out, lse = attend(q, k, v, scale, layout, columns=columns, mask=mask)
+    return out, lse, attend(q, k, v, scale, base, columns=columns, mask=mask)[0]
 
 
 def labelled(
@@ -190,9 +225,9 @@ def _blocks(layout: RegionLayout, device: torch.device) -> tuple[Tensor | None, 
     return order.to(device) if sorted_used else None, blocks
 
 
-def kernel_plan(layout: RegionLayout, device: torch.device) -> Plan:
+def kernel_plan(layout: RegionLayout, device: torch.device, both: bool = False) -> Plan:
     """The layout as the Triton kernel reads it (made once): for each kind of query the spans of keys in region order,
-    with neighbours of one bias together and regions of -inf left out."""
+    with neighbours of one bias together and regions of -inf left out. both: those come behind the others."""
 
     def make() -> Plan:
         from ..triton.region_attention import make_plan
@@ -200,21 +235,29 @@ def kernel_plan(layout: RegionLayout, device: torch.device) -> Plan:
         counts = torch.bincount(layout.key, minlength=layout.bias.shape[1]).tolist()
         kinds, of_region = torch.unique(layout.bias[:, torch.tensor(counts) > 0], dim=0, return_inverse=True)
         block_of = of_region[layout.query]
+        lengths = [count for count in counts if count]
         blocks = []
         for kind, row in enumerate(kinds.tolist()):
-            spans: list[Span] = []
-            start = 0
-            for bias, length in zip(row, filter(None, counts)):
-                if bias != float("-inf"):
-                    if spans and spans[-1][2] == bias and sum(spans[-1][:2]) == start:
-                        spans[-1] = (spans[-1][0], spans[-1][1] + length, bias)
-                    else:
-                        spans.append((start, length, bias))
-                start += length
-            blocks.append((torch.nonzero(block_of == kind)[:, 0], spans))
+            open_ = [bias if bias != float("-inf") else None for bias in row]
+            shut = [0.0 if bias is None else None for bias in open_] if both else []
+            blocks.append((torch.nonzero(block_of == kind)[:, 0], _spans(open_, lengths), _spans(shut, lengths)))
         return make_plan(blocks, layout.key.argsort(stable=True), device)
 
-    return layout.remembered(("plan", device), make)
+    return layout.remembered(("plan", device, both), make)
+
+
+def _spans(biases: Sequence[float | None], lengths: Sequence[int]) -> list[Span]:
+    """Regions of keys that lie one behind the other; neighbours of one bias are one span, and None is left out."""
+    spans: list[Span] = []
+    start = 0
+    for bias, length in zip(biases, lengths):
+        if bias is not None:
+            if spans and spans[-1][2] == bias and sum(spans[-1][:2]) == start:
+                spans[-1] = (spans[-1][0], spans[-1][1] + length, bias)
+            else:
+                spans.append((start, length, bias))
+        start += length
+    return spans
 
 
 def _pieces(chosen: Tensor, order: Tensor) -> list[Tensor | tuple[int, int] | None]:
@@ -306,6 +349,16 @@ def _with_labels(q: Tensor, k: Tensor, query: Tensor, key: Tensor, scale: float)
         return torch.cat([tensor, label.expand(*tensor.shape[:2], *label.shape)], -1)
 
     return extend(q, query), extend(k, key.to(k.device) / scale)
+
+
+@functools.lru_cache(16)
+def _one_region(queries: int, keys: int) -> RegionLayout:
+    with torch.inference_mode(False):  # a constant that gradients may save
+        return RegionLayout(torch.zeros(queries).long(), torch.zeros(keys).long(), torch.zeros(1, 1))
+
+
+def _recorded(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _dropped(mask: Tensor | None) -> Tensor | None:

@@ -87,6 +87,16 @@ class RegionLayout:
         """(Rq, Rk) bool."""
         return torch.zeros_like(self.bias, dtype=torch.bool) if self.zeroed is None else self.zeroed
 
+    @property
+    def only_forbids(self) -> bool:
+        """Whether it takes keys away and changes nothing else."""
+
+        def look() -> bool:
+            told = self.zeroed_table.any() | ((self.bias != 0) & (self.bias != float("-inf"))).any()
+            return not bool(told)
+
+        return self.remembered("only forbids", look)
+
     def labels(self, like: Tensor, scale: float) -> LabelColumns:
         """The bias as label columns for calls of `like`'s dtype: one for each query region, two in half precision,
         where what rounding takes off a bias has a column of its own. -inf becomes a bias that leaves nothing of a

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from ..names import find_name
 from ..near import did_you_mean
 from ..ranges import ranges
 from . import runs
+from .packed import PackedTracks
 from .timing import time_notes
-
-if TYPE_CHECKING:
-    from .tracks import MaskTracks
 
 __all__ = ["GridTracks", "Resize", "default_framing", "project"]
 
@@ -85,7 +83,7 @@ class GridTracks:
 
 
 def project(
-    tracks: MaskTracks,
+    tracks: PackedTracks,
     grid: Grid,
     mode: Resize = "nearest",
     framing: Framing | None = None,
@@ -141,7 +139,7 @@ class _Axis:
         return self.start + at * (self.length / self.shown)
 
 
-def default_framing(tracks: MaskTracks, grid: Grid, framing: Framing | None = None) -> Framing:
+def default_framing(tracks: PackedTracks, grid: Grid, framing: Framing | None = None) -> Framing:
     """The framing to use; by default the tracks' own way (`fit`) to the pixels of the clip.
 
     Raises ValueError for a framing of other tracks or to other pixels.
@@ -168,7 +166,7 @@ def _axes(grid: Grid, framing: Framing) -> tuple[_Axis, _Axis]:
     return rows, _Axis(left, width, before, wide, broad, pw, grid.width)
 
 
-def _time(tracks: MaskTracks, grid: Grid) -> tuple[Array, Array, list[str]]:
+def _time(tracks: PackedTracks, grid: Grid) -> tuple[Array, Array, list[str]]:
     """Token frame of each pixel frame that is used, known token frames, notes."""
     spans = np.array(grid.pixel_spans(), dtype=np.int64)
     notes: list[str] = []
@@ -211,7 +209,7 @@ def _chunks(offsets: Array, token_of: Array, cells: int) -> Iterator[tuple[int, 
 
 
 def _nearest(
-    edges: Array, when: Array, frames: int, tracks: MaskTracks, rows: _Axis, cols: _Axis, mode: Resize
+    edges: Array, when: Array, frames: int, tracks: PackedTracks, rows: _Axis, cols: _Axis, mode: Resize
 ) -> Array:
     """(frames, h, w): 1 where a run holds the pixel that stands for the token. Hits of a union are unions of hits."""
     wanted, back = np.unique(rows.samples(mode), return_inverse=True)
@@ -229,7 +227,9 @@ def _nearest(
     return hit[:, back].astype(np.float32)
 
 
-def _area(edges: Array, when: Array, frames: int, tracks: MaskTracks, rows: _Axis, cols: _Axis, mode: Resize) -> Array:
+def _area(
+    edges: Array, when: Array, frames: int, tracks: PackedTracks, rows: _Axis, cols: _Axis, mode: Resize
+) -> Array:
     """(frames, h, w): covered share of each token, of the union in time. Exact for any ratio of sizes."""
     frame = tracks.height * (tracks.width + 1)
     starts, stops = runs.union(edges[0::2] + when * frame, edges[1::2] + when * frame)
@@ -272,7 +272,7 @@ def _row_shares(rows: _Axis, height: int) -> tuple[Array, Array]:
 
 
 def _collect(
-    tracks: MaskTracks, grid: Grid, maps: Array, token_of: Array, known: Array, notes: list[str]
+    tracks: PackedTracks, grid: Grid, maps: Array, token_of: Array, known: Array, notes: list[str]
 ) -> GridTracks:
     shown: Array = maps.max((2, 3)) > 0
     missing, query_frame = {}, {}

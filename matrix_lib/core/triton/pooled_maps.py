@@ -14,8 +14,8 @@ LOG2E = tl.constexpr(_LOG2E)
 
 
 def takes(q: Tensor) -> bool:
-    """Whether the kernels know q's dtype and head size."""
-    return q.dtype in (torch.float16, torch.bfloat16, torch.float32) and q.shape[-1] in (16, 32, 64, 128)
+    """Whether the kernels know q's dtype and head size (label columns of steered calls make it any)."""
+    return q.dtype in (torch.float16, torch.bfloat16, torch.float32) and 16 <= q.shape[-1] <= 256
 
 
 def columns(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float, per_head: bool = False) -> Tensor:
@@ -33,7 +33,7 @@ def columns(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float, pe
         q, k, lse, out, n, c, h, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
         lse.stride(0), lse.stride(1), out.stride(0), out.stride(1) if per_head else 0, out.stride(2),
-        D=d, BN=128, BC=block_c, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
+        **_widths(d), BN=128, BC=block_c, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
         num_warps=4, num_stages=3,
     )  # fmt: skip
     pooled = torch.einsum("bhcn,ce->bhen", out, weights.to(out))
@@ -58,7 +58,7 @@ def rows(
         q, k, lse, weights, members, out, r, s, h, most, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
         lse.stride(0), lse.stride(1), out.stride(0), out.stride(1) if per_head else 0, out.stride(2),
-        D=d, BS=128, BR=64, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
+        **_widths(d), BS=128, BR=64, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
         num_warps=8, num_stages=3,
     )  # fmt: skip
     return out if per_head else out[:, 0]
@@ -72,6 +72,13 @@ def _head_split(heads: int, blocks: int) -> int:
     return split
 
 
+def _widths(d: int) -> dict[str, int]:
+    """A head size as the kernels read it: a power of two, and what is left behind it (none: 0), filled up to one."""
+    head = min(128, 1 << (d.bit_length() - 1))
+    left = d - head
+    return {"D": head, "LEFT": left, "TAIL": max(16, triton.next_power_of_2(left)) if left else 0}
+
+
 def _precision(q: Tensor) -> str:
     """float32 input is multiplied in full precision; half types have no other."""
     return "ieee" if q.dtype == torch.float32 else "tf32"
@@ -81,8 +88,8 @@ def _precision(q: Tensor) -> str:
 def column_kernel(
     q, k, lse, out, n, c, heads, scale, mean,
     q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_h, o_c,
-    D: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, SPLIT: tl.constexpr, ATOMIC: tl.constexpr,
-    PRECISION: tl.constexpr,
+    D: tl.constexpr, LEFT: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+    SPLIT: tl.constexpr, ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     at_n = tl.program_id(0) * BN + tl.arange(0, BN)
     at_c = tl.program_id(1) // SPLIT * BC + tl.arange(0, BC)
@@ -97,8 +104,16 @@ def column_kernel(
         keys = tl.load(k_at, mask=in_c[None, :], other=0.0)
         norm = tl.load(lse + batch * l_b + head * l_h + at_n, mask=in_n, other=float("inf"))
         norm = tl.where(norm == float("-inf"), float("inf"), norm) * LOG2E
-        logits = tl.dot(queries, keys, input_precision=PRECISION) * scale
-        total += tl.exp2(logits - norm[:, None])
+        logits = tl.dot(queries, keys, input_precision=PRECISION)
+        if TAIL > 0:
+            at_t = D + tl.arange(0, TAIL)
+            in_t = at_t < D + LEFT
+            q_at = q + batch * q_b + head * q_h + at_n[:, None].to(tl.int64) * q_n + at_t[None, :]
+            k_at = k + batch * k_b + head * k_h + at_c[None, :] * k_n + at_t[:, None]
+            queries = tl.load(q_at, mask=in_n[:, None] & in_t[None, :], other=0.0)
+            keys = tl.load(k_at, mask=in_c[None, :] & in_t[:, None], other=0.0)
+            logits = tl.dot(queries, keys, logits, input_precision=PRECISION)
+        total += tl.exp2(logits * scale - norm[:, None])
     first = out + batch * o_b + (tl.program_id(1) % SPLIT).to(tl.int64) * o_h
     at = first + at_c[None, :].to(tl.int64) * o_c + at_n[:, None]
     keep = in_n[:, None] & in_c[None, :]
@@ -112,8 +127,8 @@ def column_kernel(
 def row_kernel(
     q, k, lse, weights, members, out, r, s, heads, most, scale, mean,
     q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_h, o_e,
-    D: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr, SPLIT: tl.constexpr, ATOMIC: tl.constexpr,
-    PRECISION: tl.constexpr,
+    D: tl.constexpr, LEFT: tl.constexpr, TAIL: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr,
+    SPLIT: tl.constexpr, ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     at_s = tl.program_id(0) * BS + tl.arange(0, BS)
     entity = tl.program_id(1) // SPLIT
@@ -125,6 +140,11 @@ def row_kernel(
     for head in range(tl.program_id(1) % SPLIT, heads, SPLIT):
         k_at = k + batch * k_b + head * k_h + at_s[None, :].to(tl.int64) * k_n + at_d[:, None]
         keys = tl.load(k_at, mask=in_s[None, :], other=0.0)
+        if TAIL > 0:
+            at_t = D + tl.arange(0, TAIL)
+            in_t = at_t < D + LEFT
+            k_at = k + batch * k_b + head * k_h + at_s[None, :].to(tl.int64) * k_n + at_t[:, None]
+            more_keys = tl.load(k_at, mask=in_s[None, :] & in_t[:, None], other=0.0)
         for first in range(0, most, BR):
             place = first + tl.arange(0, BR)
             at_r = tl.load(members + entity * most + place, mask=place < most, other=-1)
@@ -134,8 +154,12 @@ def row_kernel(
             norm = tl.load(lse + batch * l_b + head * l_h + at_r, mask=in_r, other=float("inf"))
             norm = tl.where(norm == float("-inf"), float("inf"), norm) * LOG2E
             weight = tl.load(weights + entity * r + at_r, mask=in_r, other=0.0)
-            logits = tl.dot(queries, keys, input_precision=PRECISION) * scale
-            total += tl.exp2(logits - norm[:, None]) * weight[:, None]
+            logits = tl.dot(queries, keys, input_precision=PRECISION)
+            if TAIL > 0:
+                q_at = q + batch * q_b + head * q_h + at_r[:, None] * q_n + at_t[None, :]
+                queries = tl.load(q_at, mask=in_r[:, None] & in_t[None, :], other=0.0)
+                logits = tl.dot(queries, more_keys, logits, input_precision=PRECISION)
+            total += tl.exp2(logits * scale - norm[:, None]) * weight[:, None]
     summed = tl.sum(total, axis=0) * mean
     at = out + batch * o_b + (tl.program_id(1) % SPLIT).to(tl.int64) * o_h + entity.to(tl.int64) * o_e + at_s
     if ATOMIC:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from ...mini.shapes import MAX_REACH, PALETTE
 from ...mini.world import Clips
 
-__all__ = ["Sight", "look"]
+__all__ = ["Sight", "colour_masks", "look"]
 
 _CHUNK = 32  # clips looked at together
 _LEASH = 0.02  # how much of an instance's area one pixel of distance from where it last was weighs
@@ -90,6 +90,19 @@ def _colour_scores(video: Tensor) -> Tensor:
     paints = _chroma(torch.tensor(list(PALETTE.values()), dtype=torch.float32, device=video.device) / 255, 1)
     scores = torch.einsum("nfahw,ca->nfchw", _chroma(video, 2), paints)
     return scores - (paints.square().sum(1) / 2)[:, None, None]
+
+
+def colour_masks(video: Tensor, colour: Tensor) -> Tensor:
+    """Where a video (N, F, 3, H, W), uint8 or float in [0, 1], has each clip's ``colour`` (N,), an index into
+    `shapes.COLOURS`: (N, F, H, W) bool. For videos whose first frame nobody gave, so that nobody can be followed; thin
+    blends between other colours do not count."""
+    frames = video.float() / 255 if video.dtype == torch.uint8 else video.float()
+    found = []
+    for start in range(0, len(frames), _CHUNK):
+        best, label = _colour_scores(frames[start : start + _CHUNK]).max(dim=2)
+        mine = (label == colour[start : start + _CHUNK, None, None, None]) & (best > 0)
+        found.append(_grow(_erode(mine)) & mine)
+    return torch.cat(found)
 
 
 def _own_colour(scores: Tensor, colour: Tensor, present: Tensor) -> Tensor:

@@ -333,7 +333,7 @@ def _fitted(given: MaskTracks, seen: MaskTracks) -> MaskTracks:
     if given.frames not in (1, seen.frames):
         raise ValueError(
             f"the given tracks have {given.frames} frames and the video's {seen.frames}: bring them to one length "
-            "(`take`, `at_fps`), or give the first frame alone"
+            "(`take`, `core.tracks.retime`), or give the first frame alone"
         )
     if (given.height, given.width) == (seen.height, seen.width):
         return given

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ...core.words.behind import put_behind
 from ...core.words.binding import PromptBinding
-from .run import BINDING, ENCODED
+from .run import BINDING, ENCODED, TRACKS
 
-__all__ = ["bound_rows", "mark_of", "row_notes"]
+__all__ = ["bound_rows", "mark_of", "remember", "row_notes"]
 
 
 def mark_of(rows: Tensor) -> tuple[float, float]:
@@ -21,12 +26,69 @@ def mark_of(rows: Tensor) -> tuple[float, float]:
     return float(rows.sum()), float(rows.abs().sum())
 
 
+class _Encoded:
+    """Prompts that were encoded with a binding in this process, by their rows, bit for bit. Safe for many threads."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._lock = most, threading.Lock()
+        self._found: OrderedDict[tuple[int, str], PromptBinding] = OrderedDict()
+
+    def add(self, rows: Tensor, binding: PromptBinding) -> None:
+        key = rows.shape[1], _digest(rows)
+        with self._lock:
+            self._found[key] = binding
+            self._found.move_to_end(key)
+            while len(self._found) > self._most:
+                self._found.popitem(last=False)
+
+    def behind(self, rows: Tensor, start: int) -> tuple[PromptBinding, ...]:
+        """The bindings of the prompts that fill the rows from `start` on; () where some of them are not known."""
+        made: list[PromptBinding] = []
+        while start < rows.shape[1]:
+            with self._lock:
+                lengths = sorted({length for length, _ in self._found}, reverse=True)
+            keys = [(n, _digest(rows[:, start : start + n])) for n in lengths if start + n <= rows.shape[1]]
+            with self._lock:
+                found = next((self._found[key] for key in keys if key in self._found), None)
+            if found is None:
+                return ()
+            made.append(found)
+            start += found.length
+        return tuple(made)
+
+
+_ENCODED = _Encoded(256)
+
+
+def _digest(rows: Tensor) -> str:
+    found = rows.detach().cpu().contiguous()
+    return hashlib.sha256(str(found.dtype).encode() + found.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def remember(rows: Tensor, binding: PromptBinding) -> tuple[float, float]:
+    """Keeps whose rows these are, (1, n, width) as they were encoded, and gives their mark: Conditioning (Concat) puts
+    them behind another prompt's and drops everything else that it gets."""
+    _ENCODED.add(rows, binding)
+    return mark_of(rows)
+
+
 def bound_rows(cond: dict[str, Any]) -> PromptBinding | None:
     """The binding of a conditioning, counting every row of it: rows that came behind, of Conditioning (Concat), are no
-    copies of the prompt's. The same object each time."""
-    binding = cond.get(BINDING)
-    rows = getattr(cond.get("cross_attn"), "shape", (0, 0))[1]
-    return binding if binding is None or rows <= binding.length else _lengthened(binding, rows)
+    copies of the prompt's. Words of a prompt behind are bound where its rows are as 'MATRIX Bind Prompt' made them.
+    The same object each time."""
+    binding, rows = cond.get(BINDING), cond.get("cross_attn")
+    count = getattr(rows, "shape", (0, 0))[1]
+    if binding is None or count <= binding.length:
+        return binding
+    if others := _ENCODED.behind(rows, binding.length):
+        tracks = cond.get(TRACKS)
+        return _joined(binding, others, None if tracks is None else tuple(tracks.names))
+    return _lengthened(binding, count)
+
+
+@functools.lru_cache(maxsize=64)
+def _joined(first: PromptBinding, others: tuple[PromptBinding, ...], tracked: tuple[str, ...] | None) -> PromptBinding:
+    return put_behind(first, others, tracked)
 
 
 @functools.lru_cache(maxsize=64)
@@ -42,10 +104,11 @@ def row_notes(positives: Sequence[dict[str, Any]]) -> list[str]:
         binding, rows = cond.get(BINDING), cond.get("cross_attn")
         if binding is None or not isinstance(rows, Tensor):
             continue
-        if rows.shape[1] > binding.length:
+        if rows.shape[1] > binding.length and not _ENCODED.behind(rows, binding.length):
             notes.append(
                 f"{rows.shape[1] - binding.length} rows stand behind the bound prompt (Conditioning Concat): their "
-                "words are not known and left as they are; bind both texts as one prompt to steer and show all of them"
+                "words are not known and left as they are; encode that text with 'MATRIX Bind Prompt', too, to steer "
+                "and show them"
             )
         mark = cond.get(ENCODED)
         if mark is not None and any(

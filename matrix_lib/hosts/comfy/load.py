@@ -128,7 +128,7 @@ def load_native(path: str, dtype: torch.dtype | None = None) -> Loaded:
         with safe_open(path, framework="pt") as file:
             file.keys()
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no complete safetensors file ({error}). Download it again.") from error
+        raise ValueError(f"{path} is no complete safetensors file ({str(error)[:200]}). Download it again.") from error
     options = {} if dtype is None else {"dtype": dtype}
     try:
         loaded = comfy.sd.load_diffusion_model(path, model_options=options)

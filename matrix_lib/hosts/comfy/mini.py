@@ -29,7 +29,7 @@ from .load import Loaded
 from .repair import repair
 from .warn import warn
 
-__all__ = ["load_mini"]
+__all__ = ["check_clip", "load_mini"]
 
 KEY = "matrix_mini"
 _TIME_STRIDE, _STRIDE = 4, 8
@@ -67,7 +67,16 @@ def _build(bundle: Bundle, dtype: torch.dtype | None, disable_dynamic: bool = Fa
 def _vae(bundle: Bundle) -> Any:
     vae = comfy.sd.VAE(sd={name: value.float() for name, value in bundle.weights("codec").items()})
     vae.throw_exception_if_invalid()
+    setattr(vae, KEY, SizeCheck(bundle))
     return vae
+
+
+def check_clip(vae: Any, frames: int, height: int, width: int) -> None:
+    """Raises ValueError for a clip in pixels that this VAE's model cannot make, where that is known: mini's has one
+    size. To be asked before much is encoded."""
+    check = getattr(vae, KEY, None)
+    if isinstance(check, SizeCheck):
+        check(frames, height, width)
 
 
 def _clip(bundle: Bundle) -> Any:

@@ -63,7 +63,9 @@ def read_weights(
         except MemoryError:
             raise
         except Exception as error:
-            raise ValueError(f"{path} is no complete safetensors file ({error}). Download it again.") from error
+            raise ValueError(
+                f"{path} is no complete safetensors file ({str(error)[:200]}). Download it again."
+            ) from error
         if progress is not None:
             progress((index + 1) / len(files) * 0.5)
     if not rules:

@@ -253,7 +253,7 @@ def sample(
     pipeline: CogVideoXImageToVideoPipeline,
     sizes: Sizes,
     prompts: Sequence[str],
-    first: Tensor,
+    first: Tensor | None,
     steps: int = 24,
     cfg: float = 2.0,
     seed: int = 0,
@@ -266,7 +266,7 @@ def sample(
     """Many clips at once, one transformer call per step for both branches of the guidance.
 
     Args:
-        first: (B, 3, H, W) uint8, the first frames.
+        first: (B, 3, H, W) uint8, the first frames; None samples from text alone, for a model that was trained so.
         cfg: guidance scale; 1 leaves out the unconditional branch.
         seed: clip i gets the noise of `seed + i`, whatever the batch.
         extra: (B, C, h, w) of the first latent frame, for a model with a widened input projection (ID map, target
@@ -280,19 +280,15 @@ def sample(
         (B, F, 3, H, W) uint8 on the pipeline's device.
     """
     net, device = pipeline.transformer, pipeline.transformer.device
-    if tuple(first.shape[-2:]) != (sizes.height, sizes.width):
-        raise ValueError(
-            f"first frames are {tuple(first.shape[-2:])}, the model makes {sizes.height}x{sizes.width}: resize them"
-        )
+    count = len(prompts)
     texts = [*prompts] if cfg == 1.0 else [""] * len(prompts) + [*prompts]
     rows = pipeline.text_encoder(token_ids(pipeline.tokenizer, texts, sizes.text_length).to(device))[0]
-    pixels = first.to(device, net.dtype).div(127.5).sub(1.0)[:, :, None]
-    image = pipeline.vae.encode(pixels).latent_dist.mode().transpose(1, 2) * LATENT_SCALE
+    image = _first_latent(pipeline, sizes, first, count)
     if extra is not None:
         image = torch.cat([image, extra[:, None].to(image)], dim=2)
-    condition = torch.cat([image, image.new_zeros(len(first), sizes.latent_shape[0] - 1, *image.shape[2:])], dim=1)
+    condition = torch.cat([image, image.new_zeros(count, sizes.latent_shape[0] - 1, *image.shape[2:])], dim=1)
     shape = (sizes.latent_shape[0], sizes.latent, *sizes.latent_shape[1:])
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(first))]
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
     x = torch.stack(noise).to(device, net.dtype)
     scheduler, positions = scheduler or make_scheduler(), rotary(sizes, device)
     scheduler.set_timesteps(steps, device=device)
@@ -321,6 +317,19 @@ def sample(
         done(hook)
     video = pipeline.vae.decode(x.transpose(1, 2) / LATENT_SCALE).sample
     return video.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8).transpose(1, 2)
+
+
+def _first_latent(pipeline: Any, sizes: Sizes, first: Tensor | None, count: int) -> Tensor:
+    """(B, 1, C, h, w): of the first frames, or zeros where there are none."""
+    net = pipeline.transformer
+    if first is None:
+        return torch.zeros(count, 1, sizes.latent, *sizes.latent_shape[1:], device=net.device, dtype=net.dtype)
+    if tuple(first.shape[-2:]) != (sizes.height, sizes.width):
+        raise ValueError(
+            f"first frames are {tuple(first.shape[-2:])}, the model makes {sizes.height}x{sizes.width}: resize them"
+        )
+    pixels = first.to(net.device, net.dtype).div(127.5).sub(1.0)[:, :, None]
+    return pipeline.vae.encode(pixels).latent_dist.mode().transpose(1, 2) * LATENT_SCALE
 
 
 def _refined(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support_counts import count
 
 from matrix_lib.core.grid import Grid
-from matrix_lib.core.tracks.timing import retime, time_notes
+from matrix_lib.core.tracks.retime import retime
+from matrix_lib.core.tracks.timing import time_notes
 from matrix_lib.core.tracks.tracks import MaskTracks
 
 

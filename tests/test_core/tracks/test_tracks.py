@@ -448,17 +448,6 @@ def test_select_rename_roles_merge_take():
         tracks.select(["x"])
 
 
-def test_at_fps_takes_the_latest_frame():
-    clip = np.zeros((51, 1, 51), bool)
-    clip[np.arange(51), 0, np.arange(51)] = True
-    tracks = MaskTracks.from_masks({"a": torch.from_numpy(clip)}, fps=25)
-    slow = tracks.at_fps(8)
-    assert slow.fps == 8
-    assert slow.boxes("a")[:, 0].tolist() == [i * 25 // 8 for i in range(17)]
-    assert tracks.at_fps(8, frames=9).frames == 9
-    assert tracks.at_fps(50).frames == 101
-
-
 def test_immutable_and_hashable():
     tracks = tracks_of(a=np.eye(4, dtype=bool)[None])
     with pytest.raises(ValueError, match="read-only"):

@@ -4,61 +4,16 @@ import logging
 
 import pytest
 import torch
+from support_compiled import Counted, compiled_native, fresh
 from support_counts import count
 from support_native import sample
 from support_steering import inputs, lib, models
 
-__all__ = ["lib", "models"]  # fixtures
+__all__ = ["fresh", "lib", "models"]  # fixtures
 
-pytestmark = pytest.mark.usefixtures("comfy", "one_thread")
+pytestmark = pytest.mark.usefixtures("comfy", "one_thread", "fresh")
 # the host's own node compiles all of it; others compile block by block, in a wrapper of their own or by object patches
 CASES = [("cogvideox", "whole"), ("wan_t2v", "blocks"), ("hunyuan", "patches")][: count(1, 3)]
-STACKS = ("blocks", "double_blocks", "single_blocks")
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    """Code that met Dynamo's limit in one test would run uncompiled in the next."""
-    torch._dynamo.reset()
-
-
-class Counted:
-    """A backend that runs graphs as they are, and counts how often one ran."""
-
-    def __init__(self):
-        self.ran = 0
-
-    def __call__(self, graph, inputs):
-        def run(*args):
-            self.ran += 1
-            return graph(*args)
-
-        return run
-
-
-def without_options(entries):
-    """The host's compile node ignores what changes in `transformer_options`; so do other packs."""
-    return ["transformer_options" not in entry.name for entry in entries]
-
-
-def compiled(model, how, backend):
-    """A clone of MODEL, compiled."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-    clone = model.clone()
-    given = {"backend": backend, "options": {"guard_filter_fn": without_options} if callable(backend) else None}
-    if how == "whole":
-        set_torch_compile_wrapper(clone, **given)
-        return clone
-    inner = clone.get_model_object("diffusion_model")
-    stacks = {name: getattr(inner, name) for name in STACKS if hasattr(inner, name)}
-    keys = [f"diffusion_model.{name}.{i}" for name, stack in stacks.items() for i in range(len(stack))]
-    if how == "blocks":
-        set_torch_compile_wrapper(clone, **given, keys=keys)
-        return clone
-    for key in keys:
-        clone.add_object_patch(key, torch.compile(clone.get_model_object(key), **given))
-    return clone
 
 
 def recording(lib, model, runs):
@@ -89,7 +44,7 @@ def test_capture_and_all_steering_are_those_of_the_uncompiled_model(lib, models,
     given, backend = inputs(lib, family), Counted()
     noise = torch.randn(given[2].shape, generator=torch.Generator().manual_seed(5))
     plain = models(family)
-    fast = compiled(plain, how, backend)
+    fast = compiled_native(plain, how, backend)
     base = sample(fast, *given)
     assert backend.ran
     assert torch.equal(base, sample(plain, *given))
@@ -123,7 +78,7 @@ def test_a_model_that_is_compiled_after_the_capture_was_attached(lib, models):
     plain = models("cogvideox")
     recorded = recording(lib, plain, runs)
     base = sample(recorded, *given)
-    fast = compiled(recorded, "blocks", backend)
+    fast = compiled_native(recorded, "blocks", backend)
     for _ in range(2):
         assert torch.equal(sample(fast, *given), base)
     assert backend.ran
@@ -136,7 +91,7 @@ def test_a_model_that_is_compiled_after_the_capture_was_attached(lib, models):
 def test_graphs_that_cannot_end_at_each_attention_are_stepped_out_of_by_name(lib, models, caplog):
     given, runs = inputs(lib, "hunyuan"), []
     plain = models("hunyuan")
-    fast = compiled(plain, "blocks", "cudagraphs")
+    fast = compiled_native(plain, "blocks", "cudagraphs")
     with caplog.at_level(logging.WARNING):
         out = sample(recording(lib, fast, runs), *given)
     assert torch.equal(out, sample(recording(lib, plain, runs), *given))

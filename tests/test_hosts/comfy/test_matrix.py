@@ -7,13 +7,14 @@ import random
 import pytest
 from matrix_cells.graphs import pytorch_attention
 from matrix_cells.verdict import captured, compare
-from support_counts import SEED, count
+from support_counts import SEED, SOAK, count
 from support_matrix import CAPTURE, CHANGE_CALLS, FAMILIES, NOTHING, WAYS, Matrix
 
 from scripts import beside
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CFGS = (1.0, 6.0)
+PARTS = 200 if SOAK else 1  # `make soak` goes on behind the last part that passed
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +149,13 @@ def shown(verdict):
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_full_product(matrix, cells, family):
-    """All of it in `make soak`; some of it here."""
+def test_the_full_product(matrix, cells, family, part):
+    """All of it in `make soak`, in an order drawn at random; some of it here."""
     every = list(itertools.product([family], matrix.guiders, [(row,) for row in matrix.rows], CFGS, (CAPTURE, *WAYS)))
-    cells(random.Random(SEED).sample(every, min(len(every), count(3, len(every)))))
+    chosen = random.Random(SEED).sample(every, min(len(every), count(3, len(every))))
+    cells(chosen[part * len(chosen) // PARTS : (part + 1) * len(chosen) // PARTS])
 
 
 @pytest.mark.soak

@@ -1,5 +1,7 @@
 """Steering with prompts that change over the steps, over context windows, or that other nodes have put together."""
 
+import dataclasses
+
 import pytest
 import torch
 from support_native import conditioning
@@ -104,6 +106,45 @@ def test_rows_behind_a_bound_prompt_are_no_copies_of_it(lib, models):
     bias = lib.RegionBias(track_up=0, track_down=0, words_up=3.0, words_down=3.0)
     run(lib.steer(models(FAMILY), bias, done=ended.append), (twice, neg, empty), sigmas)
     assert any("512 rows stand behind the bound prompt" in note for note in ended[0].notes)
+
+
+def test_words_of_a_bound_prompt_behind_are_bound_too(lib, models):
+    """Conditioning Concat of two prompts, each as MATRIX Bind Prompt encodes it, is one prompt of all their rows."""
+    from matrix_lib.hosts.comfy.bound_rows import remember
+    from nodes import ConditioningConcat
+
+    positive, neg, empty = inputs(lib, FAMILY)
+    rows = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
+    second, sigmas = bound(lib, FAMILY, 4, rows=rows), sigmas_of(models(FAMILY), 2)[:2]
+    whole = {"cyclist": (1, 2, 4, 515, 517), "van": (4, 6, 519, 520), "passes": (9, 524)}
+
+    def captured(given):
+        runs = []
+
+        def start(info):
+            made = lib.Recorder(lib.RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas, info.samples)
+            runs.append((made, info))
+            return lib.Session([made])
+
+        run(lib.attach(models(FAMILY), start), (given, neg, empty), sigmas)
+        return runs[0][0].result().streams[0], runs[0][1].notes
+
+    (joined,) = ConditioningConcat().concat(positive, second)
+    wanted = [[joined[0][0], {**joined[0][1], lib.BINDING: bound(lib, FAMILY, 4, rows=whole)[0][1][lib.BINDING]}]]
+    wanted[0][1][lib.BINDING] = dataclasses.replace(wanted[0][1][lib.BINDING], length=1024)
+    seen, notes = captured(joined)
+    assert any("512 rows stand behind" in note for note in notes), "nobody said whose they are"
+    remember(second[0][0], second[0][1][lib.BINDING])
+    (now, notes), (due, _) = captured(joined), captured(wanted)
+    assert not notes
+    assert torch.equal(now.v2t, due.v2t)
+    assert not torch.equal(now.v2t, seen.v2t)
+    steered = [
+        run(lib.steer(models(FAMILY), lib.RegionBias()), (each, neg, empty), sigmas) for each in (joined, wanted)
+    ]
+    assert torch.equal(*steered)
+    scaled = [[torch.cat([positive[0][0], second[0][0] * 1.01], 1), joined[0][1]]]
+    assert any("512 rows stand behind" in note for note in captured(scaled)[1]), "these rows are nobody's"
 
 
 def test_a_repeated_prompt_is_steered_as_the_prompt(lib, models):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support_attention import make_binding, make_tracks
+from support_compiled import Counted, compiled_transformer, fresh
 from support_counts import count
 from support_diffusers import build, forward
 
@@ -12,40 +13,17 @@ from matrix_lib.core.words import binding as binding_module
 from matrix_lib.hosts.diffusers.attach import watch
 from matrix_lib.hosts.diffusers.steer import steer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+__all__ = ["fresh"]  # a fixture
+
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh")
 
 
 CASES = [("wan_t2v", "blocks"), ("wan_t2v", "whole"), ("cogvideox15", "in place"), ("hunyuan", "blocks")][: count(1, 4)]
 
 
-class Counted:
-    """A backend that runs graphs as they are, and counts how often one ran."""
-
-    def __init__(self):
-        self.ran = 0
-
-    def __call__(self, graph, inputs):
-        def run(*args):
-            self.ran += 1
-            return graph(*args)
-
-        return run
-
-
-def compiled(model, how, backend):
-    if how == "whole":
-        return torch.compile(model, backend=backend)
-    if how == "in place":
-        model.compile(backend=backend)
-    else:
-        model.compile_repeated_blocks(backend=backend, fullgraph=True)
-    return model
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize(("family", "how"), CASES)
 def test_maps_and_steering_are_those_of_the_uncompiled_model(family, how, caplog):
-    torch._dynamo.reset()
     model, args, grid, length = build(family)
     binding = make_binding(binding_module, length)
     (ph, pw), backend = grid.token_pixels, Counted()
@@ -62,7 +40,7 @@ def test_maps_and_steering_are_those_of_the_uncompiled_model(family, how, caplog
         return [*found, maps.v2t, maps.v2v]
 
     want = everything(model)
-    fast = compiled(model, how, backend)
+    fast = compiled_transformer(model, how, backend)
     plain = forward(fast, args)
     ran = backend.ran
     assert ran

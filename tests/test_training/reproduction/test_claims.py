@@ -1,0 +1,81 @@
+"""What rows come to: the first sitting's figures, claims, verdicts, the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.reproduction.claims import CLAIMS, asked
+from training.reproduction.plan import GROUPS, jobs_of
+from training.reproduction.report import write_report
+from training.reproduction.sittings import read_sittings
+
+ROOT = Path(__file__).parents[3]
+FIRST = ROOT / "benchmarks" / "results" / "alignment-with-room" / "results.json"
+
+
+def test_the_first_sitting_says_what_its_own_page_says() -> None:
+    rows = read_sittings([FIRST])
+    there = [each for each in asked(rows) if not each.missing and each.claim.score == "right_roles"]
+    found = {(each.claim.contrast, each.claim.part): each for each in there}
+    for contrast, part, mean in (
+        ("10x - off", "told", 0.034),
+        ("10x - off", "unseen pairs", 0.082),
+        ("30x - off", "told", 0.047),
+        ("10x - 10x blind", "unseen pairs", 0.087),
+        ("10x - 10x lowest", "unseen pairs", 0.059),
+    ):
+        each = found[contrast, part]
+        assert round(each.these.mean, 3) == mean
+        assert (len(each.seeds), each.prompts) == (3, 128)
+        assert each.like.low <= each.these.low < each.these.high <= each.like.high
+    # Student's interval of three bases, as that page has it
+    assert found["10x - off", "unseen pairs"].like.low == pytest.approx(-0.137, abs=0.001)
+
+
+def test_pairs_are_of_one_base_and_one_seed_alone(tmp_path: Path) -> None:
+    def job(base: int, arm: str, seed: int, bits: str) -> dict[str, object]:
+        about = {"preset": "weak_roles", "seed": base, "hash": f"h{base}"}
+        curve = [{"step": 200, "sets": {part: {"right_roles": bits} for part in ("told", "unseen pairs")}}]
+        return {"claim": "alignment", "kind": "arm", "base": about, "arm": arm, "seed": seed, "curve": curve}
+
+    jobs = [
+        job(1, "off", 0, "0011"),
+        job(1, "10x", 0, "0111"),
+        job(1, "10x", 1, "1111"),  # no off of this seed
+        job(2, "10x", 0, "1111"),  # no off of this base
+    ]
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"format": 1, "manifest": {}, "jobs": {str(i): each for i, each in enumerate(jobs)}}))
+    rows = read_sittings([path])
+    assert {
+        base: table.tolist()
+        for base, table in rows.differences("alignment", ["10x"], ["off"], "told", "right_roles").items()
+    } == {"weak_roles 1 (h1)": [[0.0, 1.0, 0.0, 0.0]]}
+    claim = next(c for c in CLAIMS if c.contrast == "10x - off" and c.part == "told")
+    [one] = asked(rows, [claim])
+    assert np.isnan(one.like.low), "one base says nothing of others"
+    assert one.outcome is not None
+    assert one.outcome.word in ("open", "cannot be asked")
+
+
+def test_the_report_lists_what_is_missing_and_stands_alone(tmp_path: Path) -> None:
+    text = write_report(read_sittings([FIRST]), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "| alignment | 10x random 3 | 0 of" in text
+    assert "| IVG-DA | intrinsic denoising alone adds control | no rows |" in text
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "<script" not in page
+    assert "does not hold" in text or "open" in text
+
+
+def test_claims_ask_for_runs_that_are_planned() -> None:
+    for claim in CLAIMS:
+        arms = {job.arm for job in jobs_of([claim.claim])}
+        names = {"10x random 0"} if claim.others == ("random draws",) else {*claim.others}
+        assert {*claim.arms} | names <= arms, claim
+        parts = GROUPS[claim.claim].sets or ("boxes",)
+        assert claim.part in parts

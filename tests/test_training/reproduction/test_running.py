@@ -1,0 +1,151 @@
+"""Jobs of a sitting: their order, who takes them, what is done again, and a whole small sitting."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from matrix_lib.mini.world import make_clips
+from training.reproduce import main
+from training.reproduction import worker
+from training.reproduction.bases import Base
+from training.reproduction.boxes import UNSAMPLED, box_scores
+from training.reproduction.layers import choose
+from training.reproduction.plan import Job, jobs_of
+from training.reproduction.scale import TINY
+from training.reproduction.sets import held_out
+from training.reproduction.state import State
+from training.reproduction.worker import Worker
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+BASE = Job("base", Base("weak_moves", 1))
+
+
+def arm(name: str) -> Job:
+    return Job("boxes", BASE.base, "boxes", name)
+
+
+def test_a_base_comes_before_what_needs_it_and_rounds_by_weight() -> None:
+    jobs = jobs_of(["target", "alignment"], bases=2)
+    seen: set[str] = set()
+    for job in jobs:
+        assert job.kind == "base" or Job("base", job.base).name in seen
+        seen.add(job.name)
+    assert len(seen) == len(jobs)
+    first = [job.arm for job in jobs if job.claim == "alignment" and job.seed == 0]
+    assert first.index("off") < first.index("10x random 3") < first.index("10x all")
+    with pytest.raises(ValueError, match="there is no claim 'others'"):
+        jobs_of(["others"])
+    with pytest.raises(ValueError, match="no arm '7x'"):
+        jobs_of(["alignment"], arms=["7x"])
+
+
+def test_a_job_is_taken_once_and_again_where_its_process_is_gone(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    assert state.take(BASE, 0)
+    assert not State(tmp_path).take(BASE, 1)
+    assert state.busy(0)
+    assert not state.busy(1)
+    (tmp_path / "locks" / BASE.name).write_text(json.dumps({"process": 2**22 + os.getpid(), "gpu": 0}))
+    assert not state.busy(0)
+    assert not state.take(BASE, 0), "clears the lock"
+    assert state.take(BASE, 0)
+
+
+def test_others_wait_while_a_base_is_trained(tmp_path: Path) -> None:
+    state, jobs = State(tmp_path), [BASE, arm("none")]
+
+    def of(lead: bool, left: float) -> Worker:
+        return Worker(state, TINY, 0, lead, 2, lambda: left)
+
+    assert of(True, 9.0)._next(jobs) == BASE
+    assert of(False, 0.1)._next(jobs) is None
+    state.finish(BASE, {"seconds": {"all": 1.0}})
+    assert of(False, 9.0)._next([*jobs[1:]]) is None or True
+    state.leave(BASE)
+    assert of(False, 9.0)._next(jobs) == arm("none")
+
+
+def test_a_failed_job_is_noted_and_its_dependents_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*given: Any) -> dict[str, Any]:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(worker, "train_base", broken)
+    state = State(tmp_path)
+    assert Worker(state, TINY, 0, True, 1, lambda: 1e9).work([BASE, arm("none")]) == 0
+    assert "no room" in (tmp_path / "failed" / BASE.name).read_text()
+    assert not state.held()
+    state.forgive()
+    assert not state.failed()
+
+
+def test_layers_are_named_lowest_or_drawn() -> None:
+    row = {"share": [0.1, 0.5, 0.3, 0.2, 0.4, 0.05], "chosen": [3]}
+    found = {"v2t": row, "v2v": {**row, "chosen": []}}
+    assert choose(found, "dominant") == {"v2t": (1, 3), "v2v": (1,)}
+    assert choose(found, "lowest") == {"v2t": (0, 5), "v2v": (5,)}
+    for draw in range(4):
+        drawn = choose(found, f"random {draw}")
+        assert drawn == choose(found, f"random {draw}")
+        assert not set(drawn["v2t"]) & {0, 1, 3, 5}
+    with pytest.raises(ValueError, match="layers are"):
+        choose(found, "random")
+
+
+def test_boxes_are_kept_by_true_clips_and_missed_by_others() -> None:
+    from matrix_lib.hosts.diffusers.mini import Sizes
+
+    clips = held_out("open moves", Sizes(frames=9, height=64, width=64), 12, torch.device("cpu"))
+    true = box_scores(clips.video, clips)
+    still = box_scores(clips.video[:, :1].expand_as(clips.video), clips)
+    other = box_scores(clips.repaint(trajectories=clips.trajectories.roll(1, 0)), clips)
+    assert float(true["miou"].min()) > 0.8
+    assert bool(true["covered"].all())
+    assert float(true["miou"].mean()) > float(still["miou"].mean()) > float(other["miou"].mean())
+    assert float(still["moves"].max()) < 1 < float(true["moves"].min())
+    empty = box_scores(torch.full_like(clips.video, 128), clips)
+    assert not bool(empty["covered"].any())
+    assert float(empty["miou"].max()) == 0
+
+
+def test_a_small_sitting_is_run_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = [UNSAMPLED[2], "none", "masked 4, matched, denoising"]
+    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--claims", "boxes", "--bases", "1", "--arms"]
+    assert main([*command, *arms, "--plan"]) == 0
+    assert "4 jobs to run" in capsys.readouterr().out
+    assert main([*command, *arms[:2]]) == 0
+    made = (tmp_path / "bases" / "weak_moves-1" / "bundle.json").read_bytes()
+    assert main([*command, *arms]) == 0
+    said = capsys.readouterr().out
+    assert (tmp_path / "bases" / "weak_moves-1" / "bundle.json").read_bytes() == made
+    assert "4 of 4 jobs are done" in said
+    sitting = json.loads((tmp_path / "sitting.json").read_text())
+    rows = {row["arm"]: row for row in sitting["jobs"].values() if row["kind"] == "boxes"}
+    assert set(rows) == set(arms)
+    assert all(len(row["sets"]["boxes"]["miou"]) == TINY.boxes for row in rows.values())
+    assert len({row["base"]["hash"] for row in sitting["jobs"].values()}) == 1
+    page = (tmp_path / "report.html").read_text()
+    assert "exchanged clips" in page
+    assert "data:image/jpeg" in page
+
+
+def test_fine_tuning_in_arms(tmp_path: Path) -> None:
+    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--bases", "1", "--rounds", "1"]
+    command += ["--claims", "alignment", "target", "--arms", "10x wrong masks", "lambda 1"]
+    assert main(command) == 0
+    sitting = json.loads((tmp_path / "sitting.json").read_text())
+    rows = {row.get("arm", "base"): row for row in sitting["jobs"].values()}
+    assert [point["step"] for point in rows["lambda 1"]["curve"]] == [1, 2]
+    assert set(rows["10x wrong masks"]["curve"][-1]["sets"]) == {"told", "unseen pairs"}
+    assert set(rows["10x wrong masks"]["losses"]) == {"diffusion", "sga", "spa"}
+    assert set(rows["lambda 1"]["losses"]) == {"diffusion", "target"}
+    assert len(rows["lambda 1"]["attention"]["v2t"]) == TINY.layers
+    assert not list((tmp_path / "runs").iterdir()), "what training wrote is gone"
+    make_clips(0, 1)  # the world is as it was

@@ -1,0 +1,198 @@
+"""One base, opened to be judged: with and without a LoRA, in the sampler's precision, on the same clips and noise.
+
+N clips, F frames, L layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matrix_lib.core.layers import LayerDraw
+from matrix_lib.core.losses.batch import Kind, TargetBatch, on_device
+from matrix_lib.core.losses.config import AlignmentConfig
+from matrix_lib.core.losses.targets import Targets
+from matrix_lib.evaluation.mini.judges import Verdict, judge
+from matrix_lib.evaluation.quality.distances import kid
+from matrix_lib.hosts.diffusers.attach import attach
+from matrix_lib.hosts.diffusers.lora import merge_lora
+from matrix_lib.hosts.diffusers.mini import move, sample
+from matrix_lib.instrument.session import Session
+from matrix_lib.instrument.supervision import AlignmentMaps
+from matrix_lib.io.lora.read import load_lora
+from matrix_lib.mini.verbs import VERB_NAMES
+from matrix_lib.mini.world import Clips
+
+from ..data.alignment_clips import condition_of, named_tracks, targeted
+from ..data.world import seed_of
+from ..models.mini_encoders import MiniEncoders
+from ..models.video_model import VideoModel
+from ..run.task_settings import AlignTask
+from .scale import Scale
+from .sets import NOISE, SEED, held_out
+
+__all__ = ["BITS", "MEANS", "Bench", "packed"]
+
+BITS = ("right_roles", "right_path", "intact")
+MEANS = ("kisa", "sgi", "spi", "interaction_fidelity")
+Table = dict[str, NDArray[np.float64]]
+
+
+def packed(flags: Sequence[float] | Tensor) -> str:
+    """Yes and no as digits, one a prompt."""
+    return "".join("1" if flag else "0" for flag in torch.as_tensor(flags).flatten().tolist())
+
+
+class Bench:
+    """Args: folder: the base's bundle."""
+
+    def __init__(self, folder: Path, scale: Scale, device: torch.device) -> None:
+        self.folder, self.scale, self.device = folder, scale, device
+        self.encoders = MiniEncoders(str(folder), device)
+        self.pipeline: Any = self.encoders.pipeline
+        self.exact = copy.deepcopy(self.pipeline.transformer).float()
+        move(self.pipeline, device, self.encoders.codec_dtype)
+        self.base = self.pipeline.transformer
+        self.model = VideoModel(AlignTask(), self.encoders)
+        self._real: dict[int, tuple[Tensor, NDArray[np.float64]]] = {}
+        self.model.dtype = self.encoders.codec_dtype
+
+    @contextlib.contextmanager
+    def tuned(self, lora: Path | None) -> Iterator[None]:
+        """While open, the pipeline's transformer is the base with a LoRA merged into it."""
+        if lora is not None:
+            net = copy.deepcopy(self.exact)
+            with torch.no_grad():
+                merge_lora(net, load_lora(lora))
+            self.pipeline.transformer = torch.nn.Module.to(net, self.device, self.encoders.codec_dtype)
+        try:
+            yield
+        finally:
+            self.pipeline.transformer = self.base
+
+    def clips(self, name: str, count: int, trigger: bool = False, draw: int = 0) -> Clips:
+        """Clips of a set, see `sets.held_out`; with the word `target` where there is a ``trigger``."""
+        found = held_out(name, self.encoders.sizes, count, self.device, draw)
+        return targeted(found) if trigger else found
+
+    @torch.no_grad()
+    def made(self, clips: Clips, condition: str = "none", purpose: int = NOISE) -> Tensor:
+        """(N, F, 3, H, W) uint8 of the clips' first frames and captions."""
+        scale, found = self.scale, []
+        for start in range(0, len(clips), scale.batch):
+            part = clips.select(slice(start, start + scale.batch))
+            extra = condition_of(condition, part, self.encoders)
+            seed = seed_of(SEED, purpose, start)
+            sizes = self.encoders.sizes
+            first = part.video[:, 0]
+            found.append(sample(self.pipeline, sizes, part.prompts, first, scale.sampling, scale.cfg, seed, extra))
+        return torch.cat(found)
+
+    def scores(self, names: Sequence[str], condition: str = "none", trigger: bool = False) -> dict[str, dict[str, Any]]:
+        """{set: what the judge says}: a digit a prompt of what is true or false, means of the rest, and the kernel
+        distance of the videos to true ones."""
+        out = {}
+        for name in names:
+            clips = self.clips(name, self.scale.prompts, trigger)
+            video = self.made(clips, condition)
+            verdict = _judged(video, clips, self.scale.batch)
+            bits = {score: packed(torch.cat([getattr(v, score) for v in verdict])) for score in BITS}
+            means = {s: round(float(torch.cat([getattr(v, s) for v in verdict]).float().mean()), 4) for s in MEANS}
+            out[name] = {**bits, **means, "distance": self.distance(video, clips.video)}
+        return out
+
+    def features(self, video: Tensor) -> NDArray[np.float64]:
+        """(N, D): mean and spread over the places of each channel and frame of the codec's latents."""
+        latents = self.encoders.encode(video).float()
+        parts = [latents.mean((-2, -1)), latents.std((-2, -1))]
+        return torch.cat(parts, 1).flatten(1).double().cpu().numpy()
+
+    def distance(self, made: Tensor, true: Tensor) -> float:
+        """Kernel distance (KID) of videos to true ones, on the codec's features: lower is better, 0 for equal
+        distributions."""
+        key = id(true)
+        if key not in self._real:
+            self._real[key] = true, self.features(true)  # kept with its tensor, so that the number stays its own
+        real, fake = self._real[key][1], self.features(made)
+        centre, spread = real.mean(0), real.std(0).clip(1e-3)
+        size = min(64, len(real), len(fake))
+        return round(kid((real - centre) / spread, (fake - centre) / spread, subsets=50, size=size)[0], 5)
+
+    @torch.no_grad()
+    def attention(
+        self, clips: Clips, condition: str = "none", masks: Tensor | None = None, video: Tensor | None = None
+    ) -> Table:
+        """Share of attention on the masks, under noise: v2t, verb, v2v (N, L), and chance (N,), an instance's share of
+        the tokens.
+
+        Of the true clips; or of a generated ``video`` with the ``masks`` that were seen in it.
+        """
+        shown = clips if masks is None else replace(clips, masks=masks)
+        cpu = shown.to("cpu")
+        targets = [
+            Targets.of(self.encoders.bind(cpu.prompts[i], cpu.phrases[i]), named_tracks(cpu, i), self.encoders.grid)
+            for i in range(len(cpu))
+        ]
+        batch = TargetBatch.of(targets, pixels=False)
+        clean = self.encoders.encode(clips.video if video is None else video).float()
+        tables = [self._shares(clean, clips, condition, batch, time) for time in self.scale.noise_times]
+        chance = np.array([float(t.token_masks(t.words.names[:1]).mean()) for t in targets])
+        return {name: np.mean([table[name] for table in tables], axis=0) for name in tables[0]} | {"chance": chance}
+
+    def _shares(self, clean: Tensor, clips: Clips, condition: str, batch: TargetBatch, time: int) -> Table:
+        """At one noise level."""
+        layers = tuple(range(self.scale.layers))
+        config = AlignmentConfig(v2t=LayerDraw(layers), v2v=LayerDraw(layers), scores="probabilities")
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(time)).to(clean.device)
+        noisy, _, t, _ = self.model.add_noise(clean, noise, torch.full((len(clean),), time / 1000))
+        image, extra = clean.new_zeros(clean.shape), condition_of(condition, clips, self.encoders)
+        image[:, :1] = self.encoders.encode(clips.video[:, :1]).float()[:, :1]
+        wide = clean.new_zeros(len(clean), clean.shape[1], 0 if extra is None else extra.shape[1], *clean.shape[3:])
+        if extra is not None:
+            wide[:, 0] = extra
+        rows = {"rows": self.encoders.encode_text(clips.prompts).to(self.model.dtype)}
+        inputs = self.model.inputs(noisy, SimpleNamespace(image=image, extra=wide), rows, t)
+        maps = AlignmentMaps(config, batch)
+        with attach(self.pipeline.transformer, Session([maps]), lambda forward: None):
+            self.pipeline.transformer(**inputs)
+        there = maps.batch_on(clean.device)
+        words = _on_masks(maps.grounding, there, "words", layers, len(clean))
+        queries = _on_masks(maps.propagation, there, "queries", layers, len(clean))
+        return {"v2t": words[0], "verb": words[1], "v2v": queries[0]}
+
+
+def _judged(video: Tensor, clips: Clips, batch: int) -> list[Verdict]:
+    return [
+        judge(video[start : start + batch], clips.select(slice(start, start + batch)))
+        for start in range(0, len(clips), batch)
+    ]
+
+
+def _on_masks(
+    maps: dict[int, Tensor], batch: TargetBatch, kind: Kind, layers: Sequence[int], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, L) shares of the maps on their masks, mean over a clip's instances, and over its verbs."""
+    pairs = torch.tensor(batch.pairs(kind))
+    rows, entities = on_device(pairs, batch.tokens.device).unbind(1)
+    mask = batch.masks(kind, rows, entities, pixels=False).float()
+    found = [maps[layer][rows, entities].float() for layer in layers]
+    table = torch.stack([(m * mask).sum((1, 2, 3)) / m.sum((1, 2, 3)).clamp_min(1e-20) for m in found], 1).cpu()
+    is_verb = torch.zeros(len(pairs), dtype=torch.bool)
+    if kind == "words":
+        is_verb = torch.tensor([batch.names[i][j] in VERB_NAMES for i, j in pairs.tolist()])
+    out = []
+    for chosen in (~is_verb, is_verb):
+        mean = torch.zeros(count, len(layers)).index_add_(0, pairs[chosen, 0], table[chosen])
+        number = torch.zeros(count).index_add_(0, pairs[chosen, 0], torch.ones(int(chosen.sum())))
+        out.append((mean / number.clamp_min(1)[:, None]).double().numpy())
+    return out[0], out[1]

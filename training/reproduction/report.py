@@ -1,0 +1,286 @@
+"""What the claims come to, as Markdown and as one HTML page that holds everything and asks the network for nothing."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matrix_lib.draw.svg import Mark, curves, intervals_by_group
+from matrix_lib.evaluation.statistics import Estimate, over_bases, smallest_difference
+from matrix_lib.io.files import whole_file
+
+from .claims import CLAIMS, Found, asked
+from .plan import GROUPS, jobs_of
+from .sittings import Row, Rows
+
+__all__ = ["write_report"]
+
+REFERENCES = {"alignment": "off", "target": "lambda 0", "boxes": "none", "efficiency": ""}
+SHOWN = {
+    "alignment": (("told", "right_roles"), ("unseen pairs", "right_roles"), ("told", "intact"), ("told", "distance")),
+    "target": (
+        ("look-alikes", "right_roles"), ("told", "right_roles"), ("look-alikes", "intact"),
+        ("look-alikes", "distance"),
+    ),
+    "boxes": (("boxes", "miou"), ("boxes", "covered"), ("boxes", "sized"), ("boxes", "distance")),
+    "efficiency": (("told", "right_roles"), ("unseen pairs", "right_roles")),
+}  # fmt: skip
+_HEAD = (
+    *("verdict", "claim", "paper's figure", "contrast, set, score", "level"),
+    *("bases like these", "these bases", "least", "n", "p"),
+)
+Tables = list[tuple[str, list[str], list[list[str]]]]
+
+
+def write_report(rows: Rows, out: Path) -> str:
+    """Writes `report.md` and `report.html` into ``out``; returns the Markdown."""
+    found = asked(rows)
+    tables = [_claims(found), *_arms(rows), _bases(rows), _sittings(rows), _missing(rows, found)]
+    text = "\n".join(_markdown(*table) for table in tables)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in (("report.md", text), ("report.html", _page(rows, found, tables))):
+        with whole_file(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return text
+
+
+# --- tables
+
+
+def _claims(found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
+    lines = []
+    for each in found:
+        claim = each.claim
+        if each.outcome is None:
+            continue
+        bases, runs = len(each.seeds), sum(each.seeds.values())
+        lines.append(
+            [
+                f"**{each.outcome.word}**",
+                f"{claim.paper}{' (check of ours)' if claim.own else ''}: {claim.said}",
+                claim.figure,
+                f"{claim.contrast}; {claim.part}; {claim.score.replace('_', ' ')}{' (less)' if claim.sign < 0 else ''}",
+                f"{each.level:.3f}",
+                _signed(each.like),
+                _signed(each.these),
+                _number(smallest_difference(each.like if bases > 1 else each.these)),
+                f"{bases} bases, {runs} runs, {each.prompts} prompts",
+                _number(each.p),
+            ]
+        )
+    return "Claims", list(_HEAD), lines
+
+
+def _arms(rows: Rows) -> Tables:
+    """A table a group: every arm, its means, and its differences to the reference."""
+    out: Tables = []
+    for claim, group in GROUPS.items():
+        arms = rows.arms_of(claim)
+        if not arms:
+            continue
+        shown = SHOWN[claim]
+        head = ["arm", "runs by base", *(f"{part}: {score.replace('_', ' ')}" for part, score in shown)]
+        head += ["share on the mask, v2t; v2v"] if group.kind == "arm" else []
+        lines = []
+        for arm in arms:
+            other = REFERENCES[claim] or arm.replace("10x", "off")
+            runs = [len(rows.seeds_of(claim, base, arm)) for base in rows.bases_of(claim)]
+            line = [arm, " + ".join(str(n) for n in runs)]
+            line += [_cell(rows, claim, arm, other, part, score) for part, score in shown]
+            if group.kind == "arm":
+                line.append("; ".join(_attention(rows, claim, arm, other, kind) for kind in ("v2t", "v2v")))
+            lines.append(line)
+        out.append((group.about, head, lines))
+    return out
+
+
+def _cell(rows: Rows, claim: str, arm: str, other: str, part: str, score: str) -> str:
+    """Mean of the bases' means, and the difference to the reference, for these bases."""
+    found = rows.tables(claim, (arm,), part, score)
+    if not found:
+        return "-"
+    mean = float(np.mean([np.mean([v.mean() for v in seeds.values()]) for seeds in found.values()]))
+    change = rows.differences(claim, (arm,), (other,), part, score)
+    if arm == other or not change:
+        return f"{mean:.3f}"
+    if next(iter(change.values())).shape[1] == 1:  # a mean a run: no prompts to draw anew
+        return f"{mean:.3f}, {float(np.mean([t.mean() for t in change.values()])):+.3f}"
+    return f"{mean:.3f}, {_signed(over_bases(list(change.values()), bounds=(-1, 1))[0])}"
+
+
+def _attention(rows: Rows, claim: str, arm: str, other: str, kind: str) -> str:
+    """At the arm's own layers: of the reference, and of the arm."""
+    pairs = []
+    for base in rows.bases_of(claim):
+        for seed in rows.seeds_of(claim, base, arm):
+            one, two = rows.get(claim, base, arm, seed), rows.get(claim, base, other, seed)
+            if one is None or two is None or "attention" not in one.about or "attention" not in two.about:
+                continue
+            at = one.about["settings"][kind]
+            pairs.append([np.mean([row.about["attention"][kind][i] for i in at]) for row in (two, one)])
+    if not pairs:
+        return "-"
+    before, after = np.mean(pairs, axis=0)
+    return f"{before:.3f} to {after:.3f}"
+
+
+def _bases(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
+    lines = []
+    for name, base in sorted(rows.bases.items()):
+        scores = base.get("sets", {})
+        cells = [_bits(scores.get(part, {}).get("right_roles")) for part in ("told", "unseen pairs", "look-alikes")]
+        lines.append([name, str(base["base"]["steps"]), *cells])
+    return "Bases before anything: right roles", ["base", "steps", "told", "unseen pairs", "look-alikes"], lines
+
+
+def _bits(found: str | float | None) -> str:
+    if found is None:
+        return "-"
+    return f"{np.mean([float(c) for c in found]) if isinstance(found, str) else found:.3f}"
+
+
+def _sittings(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
+    lines = [
+        [s.name, *(str(s.manifest.get(key, "-")) for key in ("date", "commit", "device", "torch")), str(len(s.rows))]
+        for s in rows.sittings
+    ]
+    return "Sittings", ["name", "date", "commit", "device", "torch", "runs"], lines
+
+
+def _missing(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
+    """What the plan has and no sitting ran: by claim and arm the number of runs that there are and that are planned."""
+    lines = [[each.claim.paper, each.claim.said, "no rows"] for each in found if each.missing]
+    for claim in GROUPS:
+        planned: dict[str, int] = {}
+        for job in jobs_of([claim]):
+            if job.kind != "base":
+                planned[job.arm] = planned.get(job.arm, 0) + 1
+        for arm, count in planned.items():
+            there = sum(len(rows.seeds_of(claim, base, arm)) for base in rows.bases_of(claim))
+            if there < count:
+                lines.append([claim, arm, f"{there} of {count} runs"])
+    return "What is missing", ["claim", "arm", "there is"], lines
+
+
+def _signed(found: Estimate) -> str:
+    if math.isnan(found.mean):
+        return "-"
+    if math.isnan(found.low):
+        return f"{found.mean:+.3f} [not known]"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _markdown(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
+    return "\n".join([f"## {title}", "", *rows, ""])
+
+
+# --- the page
+
+_STYLE = """
+body { background: #15161a; color: #e6e6ea; font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2em auto;
+  padding: 0 1em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } p { max-width: 52em; }
+div.table { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
+td, th { padding: 4px 9px; border-bottom: 1px solid #33353d; text-align: left; vertical-align: top; }
+th { color: #a5a7b2; font-weight: 500; } svg { width: 100%; height: auto; }
+figure { display: inline-block; margin: 0 14px 14px 0; } figcaption { font-size: 13px; color: #a5a7b2; }
+"""
+_SAID = """Every claim is asked of pairs of runs that differ in one thing: the same base, seed and prompts. Level: mean
+of what is compared with. The brackets are 95 % intervals. Those for bases like these are what the verdict is about:
+bases, seeds and prompts drawn anew, or the t interval of the bases' means where that is wider; those for these bases
+draw seeds and prompts anew. Least: the smallest difference that would have been found in four of five cases. p:
+corrected for all claims of a paper (Holm). Holds: the interval lies above 0 and p is at most .05. Does not hold: the
+interval lies below what would matter. Cannot be asked: a check failed. Open: none of these."""
+
+
+def _page(rows: Rows, found: Sequence[Found], tables: Tables) -> str:
+    parts = [f"<h1>The claims, asked again</h1><p>{html.escape(_SAID)}</p>", _table(*tables[0])]
+    parts.append(_reasons(found))
+    parts += [f"<h2>{html.escape(title)}</h2>{plot}" for title, plot in _plots(rows, found).items()]
+    parts += [_table(*table) for table in tables[1:]]
+    parts.append(_clips(rows))
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>The claims, asked again</title>'
+        f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    def row(cells: Sequence[str], kind: str) -> str:
+        return "<tr>" + "".join(f"<{kind}>{html.escape(cell).replace('**', '')}</{kind}>" for cell in cells) + "</tr>"
+
+    body = "".join(row(line, "td") for line in lines)
+    return f'<h2>{html.escape(title)}</h2><div class="table"><table>{row(head, "th")}{body}</table></div>'
+
+
+def _reasons(found: Sequence[Found]) -> str:
+    lines = [
+        f"<li>{html.escape(each.claim.contrast)}, {html.escape(each.claim.part)}: {html.escape(str(each.outcome))}"
+        + "".join(f"; {html.escape(check.said)}" for check in each.checks)
+        + "</li>"
+        for each in found
+        if each.outcome is not None
+    ]
+    return f"<details><summary>Why, and the checks</summary><ul>{''.join(lines)}</ul></details>"
+
+
+def _plots(rows: Rows, found: Sequence[Found]) -> dict[str, str]:
+    """Differences by paper, and scores over steps."""
+    out: dict[str, str] = {}
+    for paper in dict.fromkeys(claim.paper for claim in CLAIMS):
+        groups: dict[str, list[Mark]] = {}
+        for each in found:
+            if each.claim.paper == paper and each.outcome is not None:
+                shown = each.these
+                ends = [x if not math.isnan(x) else shown.mean for x in (shown.low, shown.high)]
+                groups.setdefault(f"{each.claim.part}, {each.claim.score}", []).append(
+                    Mark(each.claim.contrast, shown.mean, *ends)
+                )
+        for title, marks in groups.items():
+            out[f"{paper}: differences, {title.replace('_', ' ')}, these bases"] = intervals_by_group(
+                {mark.name: [Mark("", mark.mean, mark.low, mark.high)] for mark in marks}, 0.0
+            )
+    for claim in ("alignment", "target"):
+        for part, score in SHOWN[claim][:2]:
+            series = {arm: _learning(rows, claim, arm, part, score) for arm in rows.arms_of(claim)[:7]}
+            series = {arm: lines for arm, lines in series.items() if lines}
+            if series:
+                out[f"{GROUPS[claim].about}: {part}, {score.replace('_', ' ')} over steps"] = curves(series)
+    return out
+
+
+def _learning(rows: Rows, claim: str, arm: str, part: str, score: str) -> list[list[tuple[float, float]]]:
+    """A line a run, from the base on; only of runs with several checkpoints."""
+    lines = []
+    for row in rows.all:
+        if (row.claim, row.arm) != (claim, arm) or len(row.curve) < 2:
+            continue
+        points = [(float(step), _mean(row, part, score, step)) for step in sorted(row.curve)]
+        start = rows.bases.get(row.base, {}).get("sets", {}).get(part, {}).get(score)
+        lines.append(([(0.0, float(_bits(start)))] if start is not None else []) + points)
+    return lines
+
+
+def _mean(row: Row, part: str, score: str, step: int) -> float:
+    values = row.values(part, score, step)
+    return float("nan") if values is None else float(values.mean())
+
+
+def _clips(rows: Rows) -> str:
+    pictures: Mapping[str, Any] = {name: url for s in rows.sittings for name, url in s.pictures.items()}
+    shown = "".join(
+        f'<figure><img src="{url}" alt=""><figcaption>{html.escape(name)}</figcaption></figure>'
+        for name, url in sorted(pictures.items())
+        if url.startswith("data:image/")
+    )
+    return f"<h2>Clips</h2>{shown}" if shown else ""
