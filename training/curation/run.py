@@ -138,13 +138,11 @@ class Curation:
         with self._locked(), closing(engine):
             self.open()
             self._check_bad(dict(self.raw.bad))
-            if not self._stage(engine, [self.stages.clips], self._raw_items()):
-                return
+            self._stage(engine, [self.stages.clips], self._raw_items())
             self._check_bad({**self.raw.bad, **self._bad_files()})
             self.find_parts()
             for stages in self._segments(engine):
-                if not self._stage(engine, stages, self._waiting(stages)):
-                    return
+                self._stage(engine, stages, self._waiting(stages))
             if self._wanted("write"):
                 self._write(engine)
 
@@ -184,8 +182,8 @@ class Curation:
         if bad and not self.options.skip_bad:
             raise BadInputError(bad, len(self.raw.items) + len(self.raw.bad))
 
-    def _stage(self, engine: Engine, stages: Sequence[Stage], items: Iterator[Item]) -> bool:
-        """Runs stages over clips and keeps what comes, in order. False where nothing comes after them."""
+    def _stage(self, engine: Engine, stages: Sequence[Stage], items: Iterator[Item]) -> None:
+        """Runs stages over clips and keeps what comes, in order."""
         started, done = time.monotonic(), 0
         names = {stage.name: stage for stage in stages}
         try:
@@ -199,7 +197,6 @@ class Curation:
             for stage in stages:
                 self.results[stage.name].sync()
             self._log("+".join(names), done, time.monotonic() - started)
-        return self.options.until not in names
 
     def _keep(self, stage: Stage, item: Item, result: Result) -> None:
         if isinstance(result, Failure):

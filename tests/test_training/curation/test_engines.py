@@ -99,6 +99,7 @@ if SOAK:  # a cluster takes minutes to start where cores are few
 
         here = Path(__file__).resolve().parents[2]
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here.parent), str(here)]))
+        monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")
         curation = curation_of(home, f"ray{workers}")
         begun = time.monotonic()
         curation.run(RayEngine(curation.place, workers))
@@ -111,6 +112,7 @@ if SOAK:  # a cluster takes minutes to start where cores are few
 
         here = Path(__file__).resolve().parents[2]
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here.parent), str(here)]))
+        monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")
         curation = curation_of(home, "killed", verifier=Verifier(home / "truth", die=tmp_path / "died"))
         curation.run(RayEngine(curation.place, 2))
         assert (tmp_path / "died").exists()
