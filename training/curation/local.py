@@ -24,7 +24,7 @@ from .stage import Failure, Item, Place, Result, Stage, StageDownError
 __all__ = ["Engine", "LocalEngine", "gpus", "worked"]
 
 _AHEAD = 4  # batches a worker that may wait for a slower one in front of them
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class Engine(Protocol):
@@ -222,6 +222,7 @@ class _Lane:
 def _worker(line: Connection, place: Place) -> None:
     """A worker: it opens stages as they come, one at a time, and ends when its parent does, however that ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["TQDM_DISABLE"] = "1"  # SAM 2 draws a bar for every instance
     import torch
 
     torch.set_num_threads(1)  # the cores belong to the other workers, too

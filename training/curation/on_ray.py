@@ -54,7 +54,7 @@ class RayEngine:
         if self._mine:
             local: dict[str, Any] = {} if address else {"num_cpus": self._workers + 1, "include_dashboard": False}
             paths = os.pathsep.join(filter(None, [_SOURCE, os.environ.get("PYTHONPATH", "")]))
-            env = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            env = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
             runtime = {"env_vars": env}
             self._ray.init(address, log_to_driver=False, logging_level="ERROR", runtime_env=runtime, **local)
         context = self._ray.data.DataContext.get_current()

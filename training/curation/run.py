@@ -9,7 +9,6 @@ Everything may be stopped at any time: what was found is on the disk, and the ne
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -215,14 +214,13 @@ class Curation:
     def _log(self, stage: str, clips: int, seconds: float) -> None:
         if not clips:
             return
-        memory = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         entry = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "stage": stage,
             "clips": clips,
             "seconds": round(seconds, 3),
             "clips_a_second": round(clips / max(seconds, 1e-9), 3),
-            "most_memory_mb": [round(value) for value in memory],
+            "most_memory_mb": _most_memory(),
         }
         with open(self.place.work / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -391,3 +389,12 @@ class Curation:
                 yield Ended(item["name"], "clips", result["status"], result["reason"])
         for name in self.names:
             yield self.load(name)[1]
+
+
+def _most_memory() -> list[int]:
+    """MB that this process and its ended children have held at most; [] where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return []
+    return [round(resource.getrusage(who).ru_maxrss / 1024) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
