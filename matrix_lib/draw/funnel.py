@@ -38,9 +38,10 @@ def funnel(steps: Sequence[Step], title: str) -> str:
         parts += [lost, f"{kept}<title>{html.escape(step.title)}: {step.left}</title></rect>"]
         parts.append(draw_text(_LEFT, top + 2, step.title, "start", INK["text"], 13))
         parts.append(draw_text(_WIDTH - _LEFT, top + 2, share, "end", INK["soft"], 13))
-        told = "   ".join(f"{count:,} {reason}" for reason, count in step.why[:_SHOWN])
-        more = f"   and {sum(count for _, count in step.why[_SHOWN:]):,} more" if len(step.why) > _SHOWN else ""
+        told = [f"{count:,} {reason}" for reason, count in step.why[:_SHOWN]]
+        if rest := sum(count for _, count in step.why[_SHOWN:]):
+            told.append(f"{rest:,} for other reasons")
         if told:
-            parts.append(draw_text(_LEFT, top + 8 + _BAR + 16, f"- {told}{more}"[:170], "start", INK["faint"], 12))
+            parts.append(draw_text(_LEFT, top + 8 + _BAR + 16, " · ".join(told)[:170], "start", INK["faint"], 12))
         before = step.left
     return document(parts, _WIDTH, 70 + len(steps) * _ROW)
