@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.core.words.binding import Phrase, PromptBinding
 from matrix_lib.hosts.diffusers.attach import Watch, attach, backbone_of, sites_of
 from matrix_lib.instrument.recorder import RecorderConfig
-from matrix_lib.instrument.session import BaseObserver, Session
+from matrix_lib.instrument.session import BaseObserver, Editor, Session
 
 from .timing import as_json, compare
 
@@ -165,13 +165,15 @@ def peak(run: Any) -> float:
 class Watching:
     """One watched sampling run whose steps are taken one at a time, with other work between them."""
 
-    def __init__(self, model: Any, binding: PromptBinding, tracks: MaskTracks, steps: int) -> None:
-        self.model, self.stack = model, contextlib.ExitStack()
+    def __init__(
+        self, model: Any, binding: PromptBinding, tracks: MaskTracks, steps: int, editors: Sequence[Editor] = ()
+    ) -> None:
+        self.model, self.editors, self.stack = model, editors, contextlib.ExitStack()
         spec, sites = backbone_of(model), sites_of(model)
         self.seen = Watch([binding], [tracks], RecorderConfig(), spec.name, sites, lambda: [0.0] * steps, ["cond"])
 
     def __enter__(self) -> None:
-        self.stack.enter_context(attach(self.model, Session([self.seen]), self.seen.begin))
+        self.stack.enter_context(attach(self.model, Session([self.seen], self.editors), self.seen.begin))
 
     def __exit__(self, *error: Any) -> None:
         self.stack.close()

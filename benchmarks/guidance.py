@@ -25,7 +25,7 @@ from matrix_lib.hosts.diffusers.attach import Forward, attach
 from matrix_lib.instrument.attention_guidance import AttentionGuidance
 from matrix_lib.instrument.session import Session
 
-from .capture import HOST_ORDER, boxes, build, words
+from .capture import HOST_ORDER, Watching, boxes, build, words
 from .timing import as_json, compare
 
 TEXT, SCALE = 226, 0.125
@@ -123,11 +123,23 @@ def whole_step(rounds: int, device: torch.device, full: bool) -> list[dict[str, 
 
         return step
 
+    def watched(*editors: AttentionGuidance) -> Callable[[], None]:
+        """Every layer's maps are recorded, of attention as it was steered."""
+        seen = Watching(model, binding, tracks, rounds + 3, editors)
+
+        def step() -> None:
+            with seen:
+                plain()
+
+        return step
+
     return as_json(
         compare(
             {
                 "plain step": plain,
                 "region bias, all layers": under(RegionBias()),
+                "captured, all layers": watched(),
+                "captured and region bias": watched(AttentionGuidance(RegionBias(), grid, rounds + 3)),
                 "partition, all layers": under(Partition(match=None)),
                 "partition and matching, all layers": under(Partition()),
             },
