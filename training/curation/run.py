@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,8 +134,7 @@ class Curation:
         stage cannot go on; ValueError where another run is at it, and for a set that holds clips of others.
         """
         self.place.work.mkdir(parents=True, exist_ok=True)
-        with self._locked(), closing(engine):
-            self.open()
+        with self._locked(), closing(engine), self._opened():
             self._check_bad(dict(self.raw.bad))
             self._stage(engine, [self.stages.clips], self._raw_items())
             self._check_bad({**self.raw.bad, **self._bad_files()})
@@ -155,13 +154,21 @@ class Curation:
             for note in results.notes:
                 self.say(f"note ({name}): {note}")
 
-    def _locked(self) -> FileLock:
-        lock = FileLock(self.place.work / "lock", timeout=0)
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        self.open()
         try:
-            lock.acquire()
+            yield
+        finally:
+            for results in self.results.values():
+                results.close()
+
+    def _locked(self) -> Any:
+        """A context that holds the folder. ValueError where another run does."""
+        try:
+            return FileLock(self.place.work / "lock", timeout=0).acquire()
         except Timeout:
             raise ValueError(f"another run is at {self.place.work}: wait for it, or stop it") from None
-        return lock
 
     def _segments(self, engine: Engine) -> Iterator[list[Stage]]:
         """Stages that run together, as the engine wants them."""
@@ -249,7 +256,7 @@ class Curation:
 
     def find_parts(self) -> None:
         """Which clips came out of the files, which of them double others, and which the set has already."""
-        looks = []
+        self._parts, looks = {}, []
         for place, item in enumerate(self.raw.items):
             result = self._found(self.stages.clips, item)
             for part in result["parts"] if result is not None else ():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from support_curation import stages_for, write_raw
 
 from matrix_lib.io.clips import writing
@@ -243,6 +244,18 @@ def test_the_command_asks_another_program_and_says_what_is_missing(home: Path, t
     assert "clips has" in capsys.readouterr().err.lower()
 
 
+def test_two_runs_in_one_folder_do_not_mix(home: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path / "work", home / "raw")
+    stages, options = stages_for(home, tmp_path / "out", 64, 9), Options(until="clips")
+    curation = Curation(read_raw(home / "raw"), place, stages, options, str)
+    place.work.mkdir()
+    with FileLock(place.work / "lock"), pytest.raises(ValueError, match="another run is at"):
+        curation.run(LocalEngine(place))
+    curation.run(LocalEngine(place))
+    curation.run(LocalEngine(place))
+    assert curation.names == ["mini_00000", "mini_00001"]
+
+
 def test_lines_of_other_tools_that_say_nothing_are_named(home: Path, tmp_path: Path) -> None:
     place = Place(tmp_path / "work", home / "raw")
     place.work.mkdir()
@@ -258,3 +271,7 @@ def test_lines_of_other_tools_that_say_nothing_are_named(home: Path, tmp_path: P
     ends = {end.name: end for end in curation.ends()}
     assert "its line in 3_candidates.jsonl: a line of candidates is" in ends["mini_00000"].reason
     assert "without an area" in ends["mini_00001"].reason
+    late = {"name": "mini_00001", "frames": {"9": [{"class": "shape", "score": 1, "box": [1, 2, 3, 4]}]}}
+    (place.work / "3_candidates.jsonl").write_text(json.dumps(late) + "\n")
+    curation.run(LocalEngine(place))
+    assert "frames 0 to 8" in {end.name: end for end in curation.ends()}["mini_00001"].reason

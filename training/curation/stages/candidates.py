@@ -53,7 +53,9 @@ class Candidates:
 
     def taken(self, result: Result, item: Item) -> Result:
         """See `Stage`."""
-        boxes_of(result)
+        count = item["clips"]["frames"]
+        if late := [frame for frame in boxes_of(result) if frame >= count]:
+            raise ValueError(f"it has boxes of frame {max(late)}, and the clip has frames 0 to {count - 1}")
         return result
 
     def _one(self, item: Item) -> Result:
