@@ -28,6 +28,8 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "training-wan": ("training", "wan", {}),
     "training-nf4": ("training", "cogvideox", {"bits": "nf4"}),
     "training-wan-nf4": ("training", "wan", {"bits": "nf4"}),
+    "training-swap": ("training", "cogvideox", {"swap": True}),
+    "training-wan-swap": ("training", "wan", {"swap": True}),
     "training-two-gpus": ("two_gpus", "run", {}),
 }
 """Module, function and settings. A module is imported when it runs: each needs its own packages alone."""

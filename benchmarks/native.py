@@ -6,8 +6,8 @@ was attributed, settled and checked.
 
 `compile`: plain, captured, and each way of steering: uncompiled, under the host's own compile node, and compiled block
 by block as nodes of other packs do it. The backend is inductor on a GPU. On a CPU graphs run as they are, which shows
-that the bench runs. `apart`: how far a latent is from that of the uncompiled model; compiling alone moves it as well.
-`moved`: how far each way moves it.
+that the bench runs. `graphs`: how many were compiled. `apart`: how far a latent is from that of the uncompiled model;
+compiling alone moves it as well. `moved`: how far each way moves it.
 
 A figure is the mean of the steps of one run but its first.
 """
@@ -22,7 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,7 +52,8 @@ HOMES = {  # where a name is, in this tree and in older ones
 
 @dataclass(frozen=True)
 class Size:
-    """layers: of the model that is captured; compiled: of the one that is compiled."""
+    """layers, steps: of the model that is captured, and of its runs. compiled: layers of the model that is compiled,
+    whose runs take three steps: each way has to compile first."""
 
     heads: int
     layers: int
@@ -235,35 +236,44 @@ def checks(bench: Bench, rounds: int) -> dict[str, Any]:
 
 
 def compiled(bench: Bench, rounds: int) -> dict[str, Any]:
-    """Each way of compiling: plain, captured, and each way of steering."""
+    """Each way of compiling, in rounds of its own beside the plain model: captured, and each way of steering.
+
+    Nothing is compiled when one begins: code that has met the compiler's limit of graphs runs uncompiled.
+    """
+    from torch._dynamo import reset
+    from torch._dynamo.utils import counters
+
     backend = "inductor" if bench.device.type == "cuda" else "eager"
-    plain = bench.model(bench.size.compiled)
+    bench = Bench(replace(bench.size, steps=3), bench.device)
+    model = bench.model(bench.size.compiled)
     found: dict[str, Any] = {"backend": backend, "layers": bench.size.compiled}
     latents: dict[str, dict[str, Tensor]] = {}
-    variants: dict[str, Callable[[], float]] = {}
     with _told() as told:
-        for how, model in {
-            "": plain,
-            "host's node": _whole(plain, backend),
-            "by block": _blocks(plain, backend),
-        }.items():
-            latents[how] = {}
-            for way, acted in _ways(bench, model).items():
-                began = time.perf_counter()
-                latents[how][way] = bench.sample(acted, bench.conditioning(bench.library)).float().cpu()
-                name = ", ".join(filter(None, (way, how)))
-                print(f"{name}: first run {time.perf_counter() - began:.1f} s", flush=True)
-                variants[name] = bench.timed(acted, bench.library)
-        found["apart"] = {
-            f"{way}, {how}": _apart(latent, latents[""][way])
-            for how, ways in latents.items()
-            for way, latent in ways.items()
-            if how
-        }
-        found["moved"] = {way: _apart(latent, latents[""]["plain"]) for way, latent in latents[""].items()}
-        found["steps"] = as_json(compare(variants, rounds, bench.device))
+        for how, keys in {"uncompiled": [], "host's node": ["diffusion_model"], "by block": _blocks(model)}.items():
+            reset()
+            counters.clear()
+            print(how)
+            latents[how], runs = _first_runs(bench, _compiled(model, backend, keys) if keys else model)
+            variants = {"plain, uncompiled": bench.timed(model, bench.library), **runs} if keys else runs
+            found[how] = {
+                "steps": as_json(compare(variants, rounds, bench.device)),
+                "graphs": counters["stats"]["unique_graphs"],
+                "apart": _apart(latents[how], latents["uncompiled"]),
+            }
+    found["moved"] = _apart(latents["uncompiled"], dict.fromkeys(latents["uncompiled"], latents["uncompiled"]["plain"]))
     found["told"] = sorted(set(told))
     return found
+
+
+def _first_runs(bench: Bench, model: Any) -> tuple[dict[str, Tensor], dict[str, Callable[[], float]]]:
+    """Latents of each way's first run, which compiles, and what times the later ones."""
+    latents, runs = {}, {}
+    for way, acted in _ways(bench, model).items():
+        began = time.perf_counter()
+        latents[way] = bench.sample(acted, bench.conditioning(bench.library)).float().cpu()
+        print(f"{way}: first run {time.perf_counter() - began:.1f} s", flush=True)
+        runs[way] = bench.timed(acted, bench.library)
+    return latents, runs
 
 
 def _ways(bench: Bench, model: Any) -> dict[str, Any]:
@@ -289,19 +299,16 @@ def _ways(bench: Bench, model: Any) -> dict[str, Any]:
     }
 
 
-def _whole(model: Any, backend: str) -> Any:
-    """As the host's own node compiles it, TorchCompileModel."""
-    return _compiled(model, backend, ["diffusion_model"])
-
-
-def _blocks(model: Any, backend: str) -> Any:
-    """Block by block, as nodes of other packs compile it."""
-    blocks = model.get_model_object("diffusion_model").blocks
-    return _compiled(model, backend, [f"diffusion_model.blocks.{i}" for i in range(len(blocks))])
+def _blocks(model: Any) -> list[str]:
+    """What nodes of other packs compile: each block by itself."""
+    return [f"diffusion_model.blocks.{i}" for i in range(len(model.get_model_object("diffusion_model").blocks))]
 
 
 def _compiled(model: Any, backend: str, keys: list[str]) -> Any:
-    """With the host's own wrapper. As in its node, what changes in `transformer_options` compiles nothing anew."""
+    """These parts compiled with the host's own wrapper.
+
+    As in its node, what changes in `transformer_options` compiles nothing anew.
+    """
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
     def without_options(guards: Any) -> list[bool]:
@@ -312,9 +319,12 @@ def _compiled(model: Any, backend: str, keys: list[str]) -> Any:
     return clone
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    """Largest difference, as a share of the largest value."""
-    return round(float((one - other).abs().max() / other.abs().max()), 6)
+def _apart(some: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, float]:
+    """Largest difference of each latent, as a share of the largest value."""
+    return {
+        way: round(float((latent - others[way]).abs().max() / others[way].abs().max()), 6)
+        for way, latent in some.items()
+    }
 
 
 @contextlib.contextmanager

@@ -13,8 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from matrix_lib.hosts.diffusers.attach import backbone_of
 from matrix_lib.hosts.diffusers.lora import projections_of
 from training.run.quantise import attentions_of, quantise_blocks
+from training.run.swap import BlockSwap
 
 from .capture import build
 from .timing import as_json, compare
@@ -27,21 +29,23 @@ Save = Callable[[dict[str, Any]], None]
 Weights = Literal["bf16", "int8", "fp8", "nf4"]
 
 
-def cogvideox(rounds: int, save: Save, bits: Weights = "bf16") -> dict[str, Any]:
+def cogvideox(rounds: int, save: Save, bits: Weights = "bf16", swap: bool = False) -> dict[str, Any]:
     """CogVideoX-5B-I2V, 49 frames of 480x720: off, on, and the plain way of getting the same maps. With packed frozen
-    weights: off and on."""
+    weights, or with frozen weights in main memory: off and on."""
     cuda, device = _device()
     model, args = build(device, full=cuda)
     case = Case((7, 11), (12,), 128, 64.0, 16, 226) if cuda else Case((1, 2), (3,), 4, 4.0, 16, 226)
     latents = args.pop("hidden_states")[:, :, :16]
     pack(model, case, bits)
     bench = Bench(model, case, latents.transpose(1, 2), args, device, channels=32, frames_first=True)
-    if bits != "bf16":
+    if swap:
+        keep_away(bench)
+    if bits != "bf16" or swap:
         return _measure(bench, ("off", "logits"), (), rounds, 60.0, save)
     return _measure(bench, ("off", "logits", "probabilities"), ("off", "whole rows"), rounds, 100.0, save)
 
 
-def wan(rounds: int, save: Save, bits: Weights = "bf16") -> dict[str, Any]:
+def wan(rounds: int, save: Save, bits: Weights = "bf16", swap: bool = False) -> dict[str, Any]:
     """Wan2.1-I2V-14B, 81 frames of 480x832: off, and on with per-head softmax maps."""
     cuda, device = _device()
     model, args = build_wan(device, full=cuda)
@@ -49,6 +53,8 @@ def wan(rounds: int, save: Save, bits: Weights = "bf16") -> dict[str, Any]:
     latents = args.pop("hidden_states")[:, :16]
     pack(model, case, bits)
     bench = Bench(model, case, latents, args, device, channels=36, frames_first=False)
+    if swap:
+        keep_away(bench)
     return _measure(bench, ("off", "probabilities"), (), rounds, 80.0, save)
 
 
@@ -56,6 +62,14 @@ def pack(model: nn.Module, case: Case, bits: Weights) -> None:
     """Packs the frozen weights of the blocks, as the trainer does with `task.quantise`."""
     if bits != "bf16":
         quantise_blocks(model, bits, attentions_of(projections_of(model, case.v2t, case.v2v)))
+
+
+def keep_away(bench: Bench) -> None:
+    """Keeps the frozen weights of all blocks in main memory, as the trainer does with `task.swap`."""
+    blocks = [b for path in backbone_of(bench.model).diffusers.lists for b in bench.model.get_submodule(path)]
+    BlockSwap(blocks, bench.device)
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _device() -> tuple[bool, torch.device]:

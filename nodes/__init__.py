@@ -15,7 +15,7 @@ from .shown import warning
 # One file per concern. Each exports `NODES`, the list of its node classes.
 _FILES = (
     "models", "tracks", "sam2", "track_files", "track_edits", "words", "capture", "watch", "layers", "guidance",
-    "intrinsic", "drag", "preview", "lora", "scores", "examples",
+    "intrinsic", "drag", "preview", "lora", "scores", "judge", "examples",
 )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def main(what: str) -> None:
             frontend(version)
     elif what == "form":
         packages()
-        done = node(BIOME, "check", "--write", "--config-path=.", "../../web/js", ".")
+        done = node(BIOME, "check", "--write", "--config-path=.", "../../web/js", "../../matrix_lib/pages/look", ".")
         if done.returncode:
             raise RuntimeError(done.stdout)
     else:

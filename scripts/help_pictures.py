@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from PIL import Image
 
 from .comfyui import ROOT
@@ -18,15 +20,19 @@ SOURCES = {
     "layers": ("workflows/06_find_layers.jpg", 0.22),
     "steered": ("workflows/04_steer_with_masks.jpg", 0.18),
     "drag": ("workflows/07_cut_and_drag.jpg", 0.13),
+    "judged": ("workflows/09_judge.jpg", 0.19),
     "who": ("workflows/02_matrix_lora.jpg", 0.13),
 }
 _WIDTH, _QUALITY = 480, 78
 
 
 def main() -> None:
+    """`python -m scripts.help_pictures [NAME ...]`: all of them, or these."""
     folder = ROOT / "web" / "docs" / "images"
     folder.mkdir(exist_ok=True)
     for name, (source, above) in SOURCES.items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         whole = Image.open(ROOT / source).convert("RGB")
         part = whole.crop((0, round(whole.height * above), whole.width, whole.height))
         small = part.resize((_WIDTH, round(part.height * _WIDTH / part.width)), Image.Resampling.LANCZOS)

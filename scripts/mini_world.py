@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matrix_lib.io.video import write_video
+from matrix_lib.mini.examples import EXAMPLES, example_world
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.sheet import contact_sheet
 from matrix_lib.mini.verbs import VERB_NAMES
@@ -21,15 +22,7 @@ from .templates.squares import FPS, FRAMES, STILLS, drawn
 
 __all__ = ["EXAMPLES", "example_world", "main", "one_of_each"]
 
-# The clips that come with the pack: numbers in one seed's row of the held-out split, of the size that mini makes.
-EXAMPLES = {"lift": 4, "hit": 14, "push": 17, "pull": 21}
-EXAMPLE_SEED, EXAMPLE_QUALITY = 20261121, 6
-
-
-def example_world() -> Clips:
-    """The clips that EXAMPLES counts, with their truth: 17 frames of 128x128."""
-    size = WorldConfig(height=128, width=128, frames=17, split="heldout_pairs")
-    return make_clips(EXAMPLE_SEED, max(EXAMPLES.values()) + 1, size)
+EXAMPLE_QUALITY = 6
 
 
 def one_of_each(clips: Clips) -> list[int]:

@@ -23,6 +23,7 @@ TITLES = {
     "06_find_layers": ("Find the layers", "which ones look at whom, beside chance"),
     "07_cut_and_drag": ("Follow any path", "cut out, drag, and hold the model to it; nothing trained"),
     "08_two_experts": ("Two models in one run", "Wan 2.2's experts, watched under the host's own samplers"),
+    "09_judge": ("Did it happen?", "a judge answers ten questions about a clip: KISA, SGI, SPI, IF"),
 }
 _HEAD, _LEFT = 84, 18
 

@@ -1,5 +1,5 @@
-"""Runs the workflows 00, 01, 06 and 08 in a real headless ComfyUI with mini, and makes their thumbnails of what came
-out.
+"""Runs the workflows 00, 01, 06, 08 and 09 in a real headless ComfyUI with mini, and makes their thumbnails of what
+came out.
 
 python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
 """
@@ -7,6 +7,7 @@ python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -29,7 +30,8 @@ from .thumbnails import save
 __all__ = ["PICTURES", "latest", "main"]
 
 _WIDTH = 806
-_OPENED = ROOT / "docs" / "images" / "workflow.png"
+_SCORES = {"KISA": "kisa", "SGI": "sgi", "SPI": "spi", "IF": "fidelity"}
+_OPENED = ROOT / "docs" / "images" / "workflow.webp"
 
 
 def latest(folder: Path, name: str, ending: str = "") -> Path:
@@ -60,7 +62,7 @@ def _watched(folder: Path) -> Image.Image:
         heat.save(Path(place) / "heat.png")
         shown = {"MATRIX Preview Attention": Path(place) / "heat.png"}
         shown["Save layer chart"] = latest(folder, "layers")
-        draw(titled("01_watch_attention"), shown).quantize(256).save(_OPENED, optimize=True)
+        draw(titled("01_watch_attention"), shown).save(_OPENED, quality=80, method=6)
         return heat
 
 
@@ -72,11 +74,25 @@ def _chart(name: str) -> Callable[[Path], Image.Image]:
     return made
 
 
+def _judged(folder: Path) -> Image.Image:
+    """What the judge saw of both clips, and what it made of them."""
+    rows = []
+    for name, said in (("mini", "what mini made of it"), ("real", "the real clip")):
+        place = folder / "matrix" / "judge" / name
+        score = json.loads((place / "scores.jsonl").read_text(encoding="utf-8").splitlines()[-1])["values"]
+        shown = sorted(place.glob("frames/*/*.png"))
+        frames = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in shown])
+        words = ", ".join(f"{title} {score[key]:.2f}" for title, key in _SCORES.items())
+        rows.append((f"{said}: {words}", torch.from_numpy(frames)))
+    return thumbnail(rows, range(5))
+
+
 PICTURES = {
     "00_move_two_things": _moved,
     "01_watch_attention": _watched,
     "06_find_layers": _chart("words"),
     "08_two_experts": _chart("experts"),
+    "09_judge": _judged,
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from .comfyui import ROOT, serve
 from .draft import WIDTH, Draft, Node
-from .templates import lora, start, steering, watch
+from .templates import judge, lora, start, steering, watch
 
 __all__ = ["api_form", "problems", "ui_form"]
 
@@ -274,7 +274,7 @@ def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as base, serve(Path(base)) as server:
         info = server.get("/object_info")
-    for make in (*start.DRAFTS, *watch.DRAFTS, *lora.DRAFTS, *steering.DRAFTS):
+    for make in (*start.DRAFTS, *watch.DRAFTS, *lora.DRAFTS, *steering.DRAFTS, *judge.DRAFTS):
         write(make(), info)
 
 

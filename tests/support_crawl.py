@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -302,7 +303,7 @@ def _inverted(made, clip):
             one_picture(mask, path, "white")
 
     clip.kind = "white"
-    return Fault("inverted", r"cover \d+% of the frame.*as inverted masks do.*masks_are=black", mend)
+    return Fault("inverted", r"cover \d+ % of the frame.*as inverted masks do.*masks_are=black", mend)
 
 
 def _several(made, clip):
@@ -367,7 +368,7 @@ def _linked_video(made, clip):
     path.symlink_to(disk / f"{clip.name}.mp4")
 
     def mend(message):
-        made.settings["roots"] = re.search(r"roots=(.*)$", message)[1]
+        made.settings["roots"] = shlex.split(re.search(r"roots=(.*)$", message)[1])[0]
 
     return Fault("link", r"is a link to .*outside of the folder: allow that place by name, roots=", mend)
 
@@ -380,10 +381,12 @@ def _two_videos(made, clip):
     shutil.copy(home / "take1.mp4", home / "take2.mp4")
 
     def mend(message):
-        wanted = re.search(r"call it (\S+)", message)[1]
+        wanted = re.search(r"call the right one (\S+)", message)[1]
         (home / "take1.mp4").rename(home / wanted)
 
-    return Fault("two videos", r"2 videos, and which is the clip\? take1.mp4, take2.mp4: call it video.mp4", mend)
+    return Fault(
+        "two videos", r"2 videos, and which is the clip\? take1.mp4, take2.mp4: call the right one video.mp4", mend
+    )
 
 
 def _no_entities(made, clip):
@@ -419,7 +422,7 @@ def _row_twice(made, clip):
         made.rows.pop(max(n for n, other in enumerate(made.rows) if other == row))
         made.write_rows()
 
-    return Fault("row twice", r"2 rows have this name \(rows \d+, \d+\)", mend)
+    return Fault("row twice", r"2 rows have this name \(rows \d+, \d+, from 1.*they say the same, so remove", mend)
 
 
 def _unquoted(made, clip):

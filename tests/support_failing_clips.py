@@ -35,10 +35,15 @@ class FailingClip:
         return self.video.permute(0, 2, 3, 1)
 
 
+def whole_truth(seed: int, count: int, **world: Any) -> Clips:
+    """The clips of interactions that `failing_clips` makes go wrong, together."""
+    config = WorldConfig(split="all", single_motion_share=0.0, distractor_share=0.0, max_instances=4, **world)
+    return make_clips(seed, count, config)
+
+
 def failing_clips(seed: int, count: int, **world: Any) -> list[FailingClip]:
     """`count` clips of interactions; kinds take turns, and how far each goes wrong is drawn."""
-    config = WorldConfig(split="all", single_motion_share=0.0, distractor_share=0.0, max_instances=4, **world)
-    clips = make_clips(seed, count, config)
+    clips = whole_truth(seed, count, **world)
     chance = torch.Generator().manual_seed(seed)
     return [_fail(KINDS[i % len(KINDS)], clips.select([i]), chance, tracked=i % 2 == 0) for i in range(count)]
 

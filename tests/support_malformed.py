@@ -79,6 +79,11 @@ def whole() -> Graph:
         measure="trajectory_iou",
         stride=4,
     )
+    add("clip", "EmptyImage", width=_SIZE, height=_SIZE, batch_size=17, color=255)
+    add(
+        "judge", "MatrixEvaluate", frames=["clip", 0], entry=phrases, judge="files", tracks=["boxes", 0],
+        folder="matrix/malformed", measure="fidelity", stride=8, repeats=1, ask_for_new=True,
+    )  # fmt: skip
     add("analyse", "MatrixAnalyseLayers", capture=["sample", 2], tracks=["boxes", 0], keep=1, prompt=0)
     add(
         "show", "MatrixAttentionPreview", capture=["sample", 2], tracks=["boxes", 0], kind="words (video to text)",

@@ -130,8 +130,10 @@ def test_the_train_extra_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # ---- the real thing: fresh environments, kept outside of the tree
 
 
-def environment(extra: str, wheel: Path) -> Path:
-    """The Python of an environment that holds an extra and nothing else; made once for a set of requirements."""
+def environment(extra: str, wheel: Path, pinned: bool = True) -> Path:
+    """The Python of an environment that holds an extra and nothing else; made once for a set of requirements.
+
+    pinned: with the versions of the tests, else with those that the extra's packages agree on."""
     text = json.dumps([EXTRAS, (ROOT / "constraints.txt").read_text(encoding="utf-8"), sys.version])
     home = (
         Path.home() / ".cache" / "matrix-video" / "extras" / f"{extra}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -140,7 +142,7 @@ def environment(extra: str, wheel: Path) -> Path:
     install = [*uv, "pip", "install", "--quiet", "--python", str(python)]
     if not (home / "whole").is_file():
         subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(home)], check=True)
-        wanted = [f"{wheel}[{extra}]", "--constraint", str(ROOT / "constraints.txt")]
+        wanted = [f"{wheel}[{extra}]", *(["--constraint", str(ROOT / "constraints.txt")] if pinned else [])]
         subprocess.run([*install, *wanted], check=True)
         (home / "whole").touch()
     subprocess.run([*install, "--no-deps", "--reinstall-package", "matrix-video", str(wheel)], check=True)
@@ -168,3 +170,7 @@ if SOAK:  # minutes, and gigabytes of packages where the environments are new
         assert "usage: python -m training.analyse" in run(
             environment("eval", wheel), "-m", "training.analyse", "--help", cwd=tmp_path
         )
+        # The versions that it wants of other packages are not those of the tests: it has to have its own place.
+        inspect = environment("inspect", wheel, pinned=False)
+        said = run(inspect, str(TESTS / "support_inspect.py"), str(tmp_path / "log"), cwd=tmp_path)
+        assert "read by inspect-ai" in said

@@ -36,6 +36,7 @@ FLOORS = {
     "hosts.diffusers": 3,
     "io": 4,
     "draw": 5,
+    "pages": 5,
     "mini": 6,
     "evaluation": 7,
     "nodes": 8,

@@ -24,11 +24,13 @@ from .run import checkpoint
 from .run.command import parse
 from .run.config import FitConfig
 from .run.distributed import clip, copy_all, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
+from .run.hub import check_place, push
 from .run.log import Log, check_boards
 from .run.optim import Average, make_optimisers, rate
-from .run.record import LORA, FinishedRunError, RunFolder, own_folder
+from .run.record import LORA, FinishedRunError, RunFolder, as_json, own_folder
 from .run.stop import StopOnSignal
 from .run.summary import Pace, start_lines
+from .run.task_settings import AlignmentTask
 from .run.validation import HELD, Best
 from .tasks.registry import look, make_task
 
@@ -51,6 +53,10 @@ class Trainer:
     def __init__(self, config: FitConfig) -> None:
         self.started = time.monotonic()
         check_boards(config)
+        if config.run.push_to:
+            if not isinstance(config.task, AlignmentTask):
+                raise ValueError("run.push_to is for LoRAs; training.publish makes a bundle of the small models")
+            check_place(config.run.push_to)
         torch.manual_seed(config.run.seed)
         self.accelerator = make_accelerator(config)
         self.device = self.accelerator.device
@@ -320,6 +326,16 @@ class Trainer:
             self.best.write(self.folder, made)
         return made
 
+    def pushed(self) -> str:
+        """Takes a finished run's LoRA where `run.push_to` says; a sentence about it. The main process alone does."""
+        place, home = self.config.run.push_to, self.folder
+        if not place or self.done < 1.0 or not self.accelerator.is_main_process:
+            return ""
+        try:
+            return f"pushed to {push(home, as_json(self.config), place)}"
+        except (ValueError, OSError) as error:
+            return f"! it could not be pushed: {error}. Once that is mended: python -m training.push {home} {place}"
+
     def resume(self) -> None:
         """Goes on from the checkpoint that the run's folder was found to hold."""
         found = self.home.found
@@ -339,10 +355,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # encoding ends by either, also where a shell started this in the background
     before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        made = Trainer(parse(arguments)).run()
+        trainer = Trainer(parse(arguments))
+        made = trainer.run()
         print(f"saved {made}")
         if (made / LORA).is_file():
             print(f"its LoRA: {made / LORA}")
+        if said := trainer.pushed():
+            print(said)
     except FinishedRunError as done:
         print(done)
     except (ValueError, OSError, StoppedError) as error:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from matrix_lib.evaluation.judges.endpoint import EndpointJudge
 from matrix_lib.evaluation.judges.endpoint_wire import Endpoint
-from matrix_lib.evaluation.judges.estimate import estimate
+from matrix_lib.evaluation.judges.estimate import plan
 from matrix_lib.evaluation.judges.files import FileJudge, write_requests
 from matrix_lib.evaluation.judges.judge import Judge, Request
 from matrix_lib.evaluation.judges.local import LocalJudge
@@ -131,17 +131,8 @@ def _endpoint(given: argparse.Namespace) -> Endpoint:
 
 
 def _plan(given: argparse.Namespace, endpoint: Endpoint, left: Sequence[Request]) -> None:
-    kinds = ", ".join(
-        f"{sum(each.kind == kind for each in left)} {kind}" for kind in dict.fromkeys(r.kind for r in left)
-    )
-    print(
-        f"to:       {endpoint.url} (model {endpoint.model})" + ("" if endpoint.here else ", which is another machine")
-    )
-    if endpoint.url.startswith("http:") and not endpoint.here:
-        print("          without encryption: pictures and key can be read on the way")
-    print(f"sent:     {kinds or 'nothing'}; the task, the questions, and the frames as PNG: see requests.jsonl")
-    found = estimate(left, given.tokens_per_picture)
-    print("\n".join(found.lines(given.price_in, given.price_out, endpoint.per_minute)), flush=True)
+    said = plan(endpoint, left, given.tokens_per_picture, given.price_in, given.price_out)
+    print("\n".join(said), flush=True)
 
 
 def _agree(given: argparse.Namespace) -> None:

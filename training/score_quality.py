@@ -5,6 +5,11 @@
     --clip FOLDER             CLIP-SIM with prompts.json, {"ID": "prompt"} (transformers)
     --lpips                   LPIPS of each video with the real one of its name (torchmetrics)
     --jedi REAL.npy MADE.npy  JEDi of V-JEPA features that another program wrote
+    --raft FILE               VBench's dynamic degree (torchvision)
+    --between FOLDER          VBench's motion smoothness, of frames that an interpolation network wrote
+    --dino FOLDER             VBench's subject consistency (transformers)
+    --clip-frames FOLDER      VBench's background consistency (transformers)
+    --vbench RESULTS.json     what VBench itself found; --vbench-prompts FILE writes what it reads
 
 MADE and REAL are folders of .mp4 files. Nothing is downloaded: what is absent is said in one line. See
 docs/track-scores.md.
@@ -23,11 +28,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from matrix_lib.evaluation.quality import extractors
+from matrix_lib.evaluation.quality import extractors, vbench, vbench_models
+from matrix_lib.evaluation.quality.consistency import frame_consistency
 from matrix_lib.evaluation.quality.distances import Moments, frechet, jedi, kid, read_features
 from matrix_lib.evaluation.statistics import estimate
 from matrix_lib.io.files import whole_file
-from matrix_lib.io.video import read_video
+from matrix_lib.io.video import Clip, read_video
 
 __all__ = ["main"]
 
@@ -53,8 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(given: argparse.Namespace) -> dict[str, Any]:
     """Models are opened before the first video is read, so that what is absent is told at once."""
-    if not any((given.inception, given.i3d, given.clip, given.lpips, given.jedi)):
-        raise ValueError("nothing is asked for: give --inception, --i3d, --clip, --lpips or --jedi")
+    asked = (given.inception, given.i3d, given.clip, given.lpips, given.jedi, *_vbench_asked(given))
+    if not any(asked):
+        raise ValueError(
+            "nothing is asked for: give --inception, --i3d, --clip, --lpips, --jedi, --raft, --between, --dino, "
+            "--clip-frames, --vbench or --vbench-prompts"
+        )
     needs_real = given.inception or given.i3d or given.lpips
     if needs_real and given.real is None:
         raise ValueError("FID, KID, FVD and LPIPS compare with real videos: give --real FOLDER")
@@ -66,7 +76,11 @@ def _measure(given: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if given.jedi:
         found["jedi"] = jedi(read_features(given.jedi[0]), read_features(given.jedi[1]))
-    if frames is None and videos is None and scorer is None and compare is None:
+    each = _vbench_measures(given)
+    found |= {f"vbench {name}": value for name, value in _vbench_results(given).items()}
+    if given.vbench_prompts:
+        vbench.write_prompts(given.vbench_prompts, _videos(given.made), _prompts(given))
+    if frames is None and videos is None and scorer is None and compare is None and not each:
         return found
     made = _videos(given.made)
     if frames is not None:
@@ -79,7 +93,54 @@ def _measure(given: argparse.Namespace) -> dict[str, Any]:
         found |= {name: str(estimate(np.array([row[name] for row in rows]))) for name in rows[0]}
     if compare is not None:
         found["lpips"] = str(estimate(np.array([compare(_real(given.real, path), _read(path)) for path in made])))
+    if each:
+        values: dict[str, list[float]] = {name: [] for name in each}
+        for path in made:
+            clip = read_video(path)
+            for name, measure in each.items():
+                try:
+                    values[name].append(measure(path, clip))
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from None
+        found |= {name: str(estimate(np.array(row))) for name, row in values.items()}
     return found | {"videos": len(made)}
+
+
+def _vbench_asked(given: argparse.Namespace) -> tuple[Any, ...]:
+    return given.raft, given.between, given.dino, given.clip_frames, given.vbench, given.vbench_prompts
+
+
+def _vbench_measures(given: argparse.Namespace) -> dict[str, Callable[[Path, Clip], float]]:
+    """VBench's measures of one video, by name."""
+    found: dict[str, Callable[[Path, Clip], float]] = {}
+    if given.raft:
+        flow = vbench_models.raft(given.raft, given.device)
+        found["dynamic_degree"] = lambda path, clip: float(vbench.dynamic_degree(clip.frames, clip.fps, flow).dynamic)
+    if given.between:
+        between: Path = given.between
+        found["motion_smoothness"] = lambda path, clip: vbench.smoothness(
+            clip.frames, vbench.read_between(between, path.stem)
+        )
+    if given.dino:
+        subject = vbench_models.subject(given.dino, given.device)
+        found["subject_consistency"] = lambda path, clip: frame_consistency(subject(clip.frames))
+    if given.clip_frames:
+        background = vbench_models.background(given.clip_frames, given.device)
+        found["background_consistency"] = lambda path, clip: frame_consistency(background(clip.frames))
+    return found
+
+
+def _vbench_results(given: argparse.Namespace) -> dict[str, str]:
+    """Means of what VBench found of these very videos. Raises ValueError where one of them is missing there."""
+    if not given.vbench:
+        return {}
+    names = [path.stem for path in _videos(given.made)]
+    found = {}
+    for dimension, values in vbench.read_results(given.vbench).items():
+        if missing := [name for name in names if name not in values]:
+            raise ValueError(f"{given.vbench}: {dimension} has no value of {', '.join(missing[:5])}")
+        found[dimension] = str(estimate(np.array([values[name] for name in names])))
+    return found
 
 
 def _fid(real: Iterator[NDArray[Any]], made: Iterator[NDArray[Any]]) -> dict[str, float]:
@@ -170,6 +231,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=Path, help="JSON of prompts (default: MADE/prompts.json)")
     parser.add_argument("--lpips", action="store_true", help="LPIPS with the real video of the same name")
     parser.add_argument("--jedi", type=Path, nargs=2, metavar=("REAL", "MADE"), help="V-JEPA features, .npy")
+    parser.add_argument("--raft", type=Path, help="torchvision's RAFT weights: VBench's dynamic degree")
+    parser.add_argument("--between", type=Path, help="interpolated frames, ID.npy: VBench's motion smoothness")
+    parser.add_argument("--dino", type=Path, help="folder of DINO ViT-B/16: VBench's subject consistency")
+    parser.add_argument("--clip-frames", type=Path, help="folder of CLIP ViT-B/32: VBench's background consistency")
+    parser.add_argument("--vbench", type=Path, help="..._eval_results.json that VBench wrote about these videos")
+    parser.add_argument("--vbench-prompts", type=Path, help="writes the prompt file that VBench reads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     return parser

@@ -4,8 +4,9 @@ GIVEN/ID.safetensors (or ID.tracks.safetensors)    where everybody should be
 VIDEOS/ID[.SEED].tracks.safetensors                tracks of the generated videos, one folder a model
 VIDEOS/ID[.SEED].mp4                               the videos, for looks, doubles and drift
 
-Nothing is asked of a language model. Scores are written beside the videos while it goes on, and what is scored stays:
-run it again after more videos are there. See docs/track-scores.md.
+Nothing is asked of a language model. Scores are written beside the videos while it goes on; what is scored stays: run
+it again after more videos are there. `torchrun --nproc_per_node 8 -m training.score_tracks ...` shares the videos
+between processes; the report is the same. See docs/track-scores.md.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matrix_lib.evaluation.trajectories.measures import measures_table
-from matrix_lib.evaluation.trajectories.report import Row, read_rows, summary_table, write_scores
-from matrix_lib.evaluation.trajectories.score import score_tracks
+from matrix_lib.evaluation.trajectories.report import Row, add_rows, parts, read_rows, summary_table, write_scores
+from matrix_lib.evaluation.trajectories.score import TrackScores, score_tracks
 from matrix_lib.io.tables import need_pyarrow
 from matrix_lib.io.tracks import load_tracks
 from matrix_lib.io.video import each_frame
+
+from .run.shares import Shares
 
 __all__ = ["main"]
 
@@ -70,47 +73,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
+    shares = Shares(gpu=False)
     try:
         need_pyarrow()
         parquet = True
     except ValueError as error:
-        print(f"no Parquet table is written: {error}", file=sys.stderr)
         parquet = False
+        if shares.first:
+            print(f"no Parquet table is written: {error}", file=sys.stderr)
     samples = _samples(given.given)
     runs, missing = {}, False
     for folder in given.videos:
-        rows = _folder(folder, samples, given, parquet)
+        jobs, absent = _jobs(folder, samples, not given.no_video)
+        rows = _scored(folder, jobs, given, shares, parquet)
+        if not shares.first:
+            continue
+        rows += [Row(sample, "", "", None, f"there is no {sample}{_TRACKS} in {folder}") for sample in absent]
         missing |= any(row.scores is None for row in rows)
         runs[folder.name] = write_scores(folder, rows, parquet)
+        for part in parts(folder):
+            part.unlink()
         for row in rows:
             if row.scores is None:
                 print(f"{folder.name}: {row.name} has no scores: {row.why}", file=sys.stderr)
-    print(summary_table(runs), end="")
+    if shares.first:
+        print(summary_table(runs), end="")
+    shares.meet()
+    shares.end()
     return 2 if missing else 0
 
 
-def _folder(folder: Path, samples: dict[str, Path], given: argparse.Namespace, parquet: bool) -> list[Row]:
-    jobs, absent = _jobs(folder, samples, not given.no_video)
+def _scored(folder: Path, jobs: list[_Job], given: argparse.Namespace, shares: Shares, parquet: bool) -> list[Row]:
+    """Rows of all jobs, in their order; of a process that is not the first, its own part."""
     kept = read_rows(folder)
-    rows = [Row(sample, "", "", None, f"there is no {sample}{_TRACKS} in {folder}") for sample in absent]
-    fresh = 0
+    shares.meet()  # nobody writes before everybody has read
+    left = [(job, key) for job in jobs if (key := _key(job, given)) not in kept]
+    made: dict[str, Row] = {}
+    fresh: list[Row] = []
+    mine = shares.of(left)
+    before, of = (len(jobs) - len(left), len(jobs)) if shares.count == 1 else (0, len(mine))
+
+    def keep() -> None:
+        """What is done by now, on the disk."""
+        if shares.count > 1:
+            add_rows(folder, shares.place, fresh)
+        else:
+            write_scores(folder, _in_order(jobs, kept | made, given), parquet)
+        fresh.clear()
+
     try:
-        for count, job in enumerate(jobs, 1):
-            key = _key(job, given)
-            if key in kept:
-                rows.append(kept[key])
-                continue
-            rows.append(_one(job, key, given))
-            fresh += 1
-            print(f"\r{folder.name}: {count} of {len(jobs)}", end="", file=sys.stderr, flush=True)
-            if fresh % _KEEP_EVERY == 0:
-                write_scores(folder, rows, parquet)
+        for count, (job, key) in enumerate(mine, before + 1):
+            made[key] = _one(job, key, given)
+            fresh.append(made[key])
+            if shares.first:
+                print(f"\r{folder.name}: {count} of {of}", end="", file=sys.stderr, flush=True)
+            if len(fresh) >= _KEEP_EVERY:
+                keep()
     except KeyboardInterrupt:
-        write_scores(folder, rows, parquet)
+        if fresh:
+            keep()
         raise
-    if fresh:
+    if mine and shares.first:
         print(file=sys.stderr)
-    return rows
+    if shares.count > 1 and fresh:
+        keep()
+    shares.meet()
+    if not shares.first or shares.count == 1:
+        return _in_order(jobs, kept | made, given)
+    every = kept | read_rows(folder) | made
+    for job, key in left:  # what another process could not score is told by scoring it here
+        if key not in every:
+            every[key] = _one(job, key, given)
+    return _in_order(jobs, every, given)
+
+
+def _in_order(jobs: list[_Job], rows: dict[str, Row], given: argparse.Namespace) -> list[Row]:
+    return [rows[key] for job in jobs if (key := _key(job, given)) in rows]
 
 
 def _one(job: _Job, key: str, given: argparse.Namespace) -> Row:
@@ -120,7 +158,8 @@ def _one(job: _Job, key: str, given: argparse.Namespace) -> Row:
         scores = score_tracks(load_tracks(job.given), load_tracks(job.tracks), frames, pairs=pairs, stride=given.stride)
     except ValueError as error:
         return Row(job.sample, job.seed, key, None, str(error))
-    return Row(job.sample, job.seed, key, scores)
+    # Rounded as in the files: means of what was just scored and of what was read back are the same.
+    return Row(job.sample, job.seed, key, TrackScores.from_json(scores.as_json()))
 
 
 def _samples(folder: Path) -> dict[str, Path]:

@@ -3,14 +3,15 @@
 Names and shapes only; files are in `io.checkpoints`, patched models in the hosts. HunyuanVideo's native modules stack
 several diffusers ones (q, k, v): their factors are stacked along the diagonal and taken apart again.
 
-r rank; a module's weight (out, in) changes by scale * up @ down, scale = alpha / r.
+r rank; a module's weight W (out, in) changes by scale * up @ down, scale = alpha / r. With magnitudes m (out,) (DoRA,
+Liu et al., arXiv 2402.09353, as peft has it) it becomes m * V / ||V||, V = W + scale * up @ down, norms by row.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ __all__ = [
     "from_native",
     "from_underscores",
     "native_projection",
+    "swap_halves",
     "to_native",
 ]
 
@@ -39,17 +41,24 @@ _MLP_RATIO = 4  # of HunyuanVideo's single blocks, needed where a file trains q,
 
 @dataclass(frozen=True)
 class Factors:
-    """down (r, in, ...) and up (out, r, ...); trailing dimensions belong to convolutions. `alpha` None: not stored."""
+    """down (r, in, ...) and up (out, r, ...); trailing dimensions belong to convolutions. `alpha` None: not stored.
+    `magnitude` (out,): of a DoRA."""
 
     down: Tensor
     up: Tensor
     alpha: float | None = None
+    magnitude: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.down.ndim < 2 or self.up.ndim < 2 or not self.down.shape[0] or self.up.shape[1] != self.down.shape[0]:
             raise ValueError(
                 f"a LoRA's factors are (rank, in) and (out, rank); got {tuple(self.down.shape)} and "
                 f"{tuple(self.up.shape)}"
+            )
+        if self.magnitude is not None and tuple(self.magnitude.shape) != (self.up.shape[0],):
+            raise ValueError(
+                f"a DoRA has one magnitude for each of its {self.up.shape[0]} outputs; got "
+                f"{tuple(self.magnitude.shape)}"
             )
 
     @property
@@ -59,6 +68,32 @@ class Factors:
     def scale(self, missing: float = 1.0) -> float:
         """alpha / rank, or `missing` where no alpha is stored."""
         return missing if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        magnitude = {} if self.magnitude is None else {"magnitude": self.magnitude}
+        return {"down": self.down, "up": self.up, **magnitude}
+
+    def product(self, device: torch.device | None = None) -> Tensor:
+        """scale * up @ down, (out, in) float32, made on a device."""
+        up, down = (part.flatten(1).to(device, torch.float32) for part in (self.up, self.down))
+        return up @ down * self.scale()
+
+    def gain(self, weight: Tensor) -> Tensor:
+        """m / ||V|| (out,) float32 of a DoRA on a weight (out, in, ...); V is the weight with the product."""
+        assert self.magnitude is not None
+        moved = weight.flatten(1).float() + self.product(weight.device)
+        smallest = torch.finfo(torch.float32).tiny
+        return self.magnitude.to(moved) / moved.norm(dim=1).clamp_min(smallest)
+
+    def change(self, weight: Tensor) -> Tensor:
+        """What it adds to a weight (out, in, ...), (out, in) float32."""
+        product = self.product(weight.device)
+        if self.magnitude is None:
+            return product
+        flat = weight.flatten(1).float()
+        return self.gain(weight)[:, None] * (flat + product) - flat
 
 
 @dataclass(frozen=True)
@@ -130,11 +165,22 @@ class AlignmentLoRA:
         return tuple(sorted({factors.scale(missing) for factors in self.factors.values()}))
 
     @property
+    def tensors(self) -> int:
+        """How many tensors serve at inference."""
+        return sum(len(one.parts) for one in self.factors.values()) + len(self.projection)
+
+    @property
+    def dora(self) -> tuple[str, ...]:
+        """Modules whose factors have magnitudes."""
+        return tuple(name for name, one in self.factors.items() if one.magnitude is not None)
+
+    @property
     def digest(self) -> str:
         """What tells its weights from another's: a SHA-256, shortened."""
         state = hashlib.sha256()
         for name, one in sorted(self.factors.items()):
             state.update(f"{name} {one.scale()}".encode() + _bytes(one.down) + _bytes(one.up))
+            state.update(b"" if one.magnitude is None else _bytes(one.magnitude))
         for name, value in sorted(self.projection.items()):
             state.update(name.encode() + _bytes(value))
         return state.hexdigest()[:16]
@@ -226,12 +272,12 @@ def to_native(lora: AlignmentLoRA) -> tuple[dict[str, Factors], dict[str, Parts]
     stacked: dict[str, Parts] = {}
     for key, parts in groups.items():
         if counts[key] > 1:
-            out[key], layout = _stack(parts, counts[key])
+            out[key], layout = _stack(parts, counts[key], key)
             if layout is not None:
                 stacked[key] = layout
         else:
             (only,) = parts.values()
-            out[key] = replace(only, up=_swap(only.up)) if key in swapped else only
+            out[key] = swap_halves(only) if key in swapped else only
     return out, stacked
 
 
@@ -250,21 +296,36 @@ def from_native(
             continue
         target = native_name(rules, names[0])
         swap = target is not None and target.op == "swap"
-        out[names[0]] = replace(factors, up=_swap(factors.up)) if swap else factors
+        out[names[0]] = swap_halves(factors) if swap else factors
     return out
 
 
-def _swap(up: Tensor) -> Tensor:
-    return torch.cat(up.chunk(2)[::-1])
+def swap_halves(factors: Factors) -> Factors:
+    """Of a weight whose upper half of rows is natively the lower one."""
+    magnitude = None if factors.magnitude is None else torch.cat(factors.magnitude.chunk(2)[::-1])
+    return replace(factors, up=torch.cat(factors.up.chunk(2)[::-1]), magnitude=magnitude)
 
 
-def _stack(parts: Mapping[int, Factors], count: int) -> tuple[Factors, Parts | None]:
+def _magnitude(parts: Sequence[Factors | None], key: str) -> Tensor | None:
+    """Of a stacked weight, from those of its parts: norms are by row, so parts do not meet."""
+    found = [part.magnitude for part in parts if part is not None and part.magnitude is not None]
+    if not found:
+        return None
+    if len(found) < len(parts):
+        raise ValueError(
+            f"{key} is one weight natively, and {len(found)} of its {len(parts)} parts are a DoRA: such a LoRA has no "
+            "native form; use the format matrix or diffusers"
+        )
+    return torch.cat(found)
+
+
+def _stack(parts: Mapping[int, Factors], count: int, key: str) -> tuple[Factors, Parts | None]:
     every = [parts.get(i) for i in range(count)]
     given = [part for part in every if part is not None]
-    first = given[0]
+    first, magnitude = given[0], _magnitude(every, key)
     shared = all(p.down.shape == first.down.shape and torch.equal(p.down, first.down) for p in given)
     if len(given) == count and shared and len({p.alpha for p in given}) == 1:
-        return Factors(first.down, torch.cat([p.up for p in given]), first.alpha), None
+        return Factors(first.down, torch.cat([p.up for p in given]), first.alpha, magnitude), None
     rows = _rows(first, parts, count)
     # one scale for all: how much stronger a part is goes into its rows
     layout: Parts = [[p.rank, p.scale() / first.scale()] if p is not None else [0, 1.0] for p in every]
@@ -275,7 +336,7 @@ def _stack(parts: Mapping[int, Factors], count: int) -> tuple[Factors, Parts | N
             up[row : row + height, column : column + rank] = part.up if ratio == 1.0 else part.up * ratio
         row, column = row + height, column + rank
     alpha = None if all(part.alpha is None for part in given) else first.scale() * up.shape[1]
-    return Factors(torch.cat([part.down for part in given]), up, alpha), layout
+    return Factors(torch.cat([part.down for part in given]), up, alpha, magnitude), layout
 
 
 def _rows(first: Factors, parts: Mapping[int, Factors], count: int) -> list[int]:
@@ -294,22 +355,23 @@ def _unstack(factors: Factors, count: int, layout: Parts | None, key: str) -> li
     if min(rows) < 1:
         raise ValueError(f"{key} has {total} rows, too few for the {count} weights that it stacks")
     ups = factors.up.split(rows)
+    magnitudes = [None] * count if factors.magnitude is None else list(factors.magnitude.split(rows))
     if layout is None:
         guess: Parts = [[rank // count, 1.0]] * count
         layout = guess if rank % count == 0 and _diagonal(ups, [rank // count] * count) else None
     if layout is None:
-        return [Factors(factors.down, up.contiguous(), factors.alpha) for up in ups]
+        return [Factors(factors.down, up.contiguous(), factors.alpha, m) for up, m in zip(ups, magnitudes)]
     ranks = [int(part[0]) for part in layout]
     if len(ranks) != count or sum(ranks) != rank or min(ranks) < 0 or not _diagonal(ups, ranks):
         raise ValueError(f"{key}: the layout {layout} in the header does not fit its factors of rank {rank}")
     out: list[Factors | None] = []
     column = 0
-    for up, (part_rank, ratio) in zip(ups, layout):
+    for up, magnitude, (part_rank, ratio) in zip(ups, magnitudes, layout):
         if part_rank:
             block = up[:, column : column + part_rank].contiguous()
             alpha = None if factors.alpha is None else factors.scale() * ratio * part_rank
             down = factors.down[column : column + part_rank].contiguous()
-            out.append(Factors(down, block if ratio == 1.0 else block / ratio, alpha))
+            out.append(Factors(down, block if ratio == 1.0 else block / ratio, alpha, magnitude))
         else:
             out.append(None)
         column += part_rank

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -32,6 +32,7 @@ __all__ = [
     "checked_frames",
     "each_frame",
     "frame_times",
+    "frames_at",
     "is_even",
     "read_video",
     "write_video",
@@ -76,6 +77,22 @@ def check_video(path: str | os.PathLike[str]) -> VideoFacts:
         return _facts(container, name)
 
 
+def frames_at(path: str | os.PathLike[str], wanted: Collection[int]) -> tuple[VideoFacts, dict[int, NDArray[np.uint8]]]:
+    """What `check_video` finds, and the wanted frames (H, W, 3) uint8 by number: decoded once, the rest not kept.
+
+    Frames that the video does not have are left out. Raises as `check_video` does.
+    """
+    kept: dict[int, NDArray[np.uint8]] = {}
+    with _opened(path) as (container, name):
+        scaler = _scaler()
+
+        def see(index: int, frame: av.VideoFrame) -> None:
+            if index in wanted:
+                kept[index] = _shown(frame, scaler)
+
+        return _facts(container, name, see), kept
+
+
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputContainer, str]]:
     """An open file and its name; ValueError in words where it cannot be read, then or later."""
@@ -83,7 +100,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputCo
     if not source.is_file():
         raise ValueError(f"there is no video file {source.name!r}")
     if not source.stat().st_size:
-        raise ValueError(f"the video {source.name!r} is empty: 0 bytes")
+        raise ValueError(f"the video {source.name!r} is empty: 0 bytes. Copy it again")
     av = _library()
     try:
         with av.open(str(source)) as container:
@@ -118,14 +135,20 @@ def _is_still(stream: av.video.stream.VideoStream) -> bool:
     return stream.frames == 1 or (stream.codec_context.name in ("png", "mjpeg", "bmp") and stream.frames < 2)
 
 
-def _facts(container: av.container.InputContainer, name: str) -> VideoFacts:
-    looking = _looked_at(container, name)
+def _facts(
+    container: av.container.InputContainer, name: str, see: Callable[[int, av.VideoFrame], None] | None = None
+) -> VideoFacts:
+    """see: is shown each frame with its number."""
+    looking, count = _looked_at(container, name), 0
     while True:
         try:
-            next(looking)
+            frame = next(looking)
         except StopIteration as end:
             found: VideoFacts = end.value
             return found
+        if see is not None:
+            see(count, frame)
+        count += 1
 
 
 def _looked_at(container: av.container.InputContainer, name: str) -> Generator[av.VideoFrame, None, VideoFacts]:
@@ -213,9 +236,14 @@ def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return swap, down < 0, right < 0
 
 
-def _shown(frame: av.VideoFrame) -> NDArray[np.uint8]:
+def _scaler() -> Any:
+    """Converts frames of one video; made once, since making it takes longer than a small frame."""
+    return _library().video.reformatter.VideoReformatter()
+
+
+def _shown(frame: av.VideoFrame, scaler: Any) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 of a frame as it is to be shown."""
-    picture = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    picture = scaler.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
     swap, down, right = _turn(frame)
     picture = picture.swapaxes(0, 1) if swap else picture
     picture = picture[::-1] if down else picture
@@ -225,8 +253,9 @@ def _shown(frame: av.VideoFrame) -> NDArray[np.uint8]:
 def each_frame(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
     """The frames of a video file one after the other, each (H, W, 3) uint8. ValueError where it cannot be read."""
     with _opened(path) as (container, name):
+        scaler = _scaler()
         for frame in container.decode(_film(container, name)):
-            yield _shown(frame)
+            yield _shown(frame, scaler)
 
 
 def read_video(
@@ -262,6 +291,7 @@ def _decode(
     fps = _rate(stream)
     frames: list[NDArray[np.uint8]] = []
     size: tuple[int, int] | None = None
+    scaler = _scaler()
     count = 0
     for frame in container.decode(stream):
         if stop is not None and count >= stop:
@@ -273,7 +303,7 @@ def _decode(
         if size != (frame.height, frame.width):
             raise ValueError(f"frame {count - 1} is {frame.height}x{frame.width} pixels, the ones before it {size}")
         _check_room(max(len(frames) + 1, (stop or 0) - start), size, max_bytes)
-        frames.append(_shown(frame))
+        frames.append(_shown(frame, scaler))
     return frames, count, fps
 
 

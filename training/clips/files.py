@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.io.clips.mask_files import BadMasksError, MaskFiles, fitted_masks
@@ -25,6 +27,7 @@ __all__ = ["BadFilesError", "ClipFiles", "Masks", "read_files", "read_tracks"]
 
 Masks = Literal["all", "first"]
 KIND = "checks"
+_STILL = 1.0  # frames a second of a picture, which has no rate
 _NEAR = 0.01  # rates that differ by less are one, written with fewer digits
 
 
@@ -102,11 +105,11 @@ def _stamp(clip: ClipSource, masks: Masks) -> str:
 
 def _look(clip: ClipSource, masks: Masks, store: Store | None) -> Entry:
     try:
-        facts = check_video(clip.picture)
+        facts = check_video(clip.picture) if clip.is_video else _picture(clip.picture)
     except ValueError as error:
         raise BadFilesError([str(error), *_unread(clip)]) from None
     tracks, notes = (_from_files if clip.tracks_file is None else _from_tracks)(clip, facts, masks)
-    times, rate = _times(clip, facts)
+    times, rate = _times(clip, facts) if clip.is_video else ((), facts.fps)
     if times:
         notes = (*notes, f"its frames have no even rate ({rate:.4g} a second on average): set fps to sample it by time")
     hashed = store.file_hash(clip.picture) if store is not None else file_hash(clip.picture)
@@ -118,6 +121,16 @@ def _look(clip: ClipSource, masks: Masks, store: Store | None) -> Entry:
     facts_of = {name: value for name, value in asdict(files).items() if name != "key"}
     said = {"files": facts_of, "names": list(tracks.names), "known": tracks.frames}
     return Entry(tensors, said)
+
+
+def _picture(path: Path) -> VideoFacts:
+    """A picture as a clip of one frame. Raises ValueError where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            width, height = ImageOps.exif_transpose(picture).convert("RGB").size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name!r} cannot be read as a picture: {error}. Copy it again") from None
+    return VideoFacts(1, height, width, _STILL)
 
 
 def _tracks(clip: ClipSource, entry: Entry) -> MaskTracks:

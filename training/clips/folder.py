@@ -39,7 +39,7 @@ class FolderData:
 
     Args:
         folder: in the layout of MATRIX-11K, with one target mask a clip, or with one folder a clip. `training.fit`
-            takes several, each with its repeats: `clips/a*3;clips/b`.
+            takes several, each with its repeats: `clips/a*3;clips/b`; or WebDataset shards of `training.shards`.
         condition: what the extra input channels show: MATRIX' ID map, TAViD's target mask, or nothing.
         prompt_form: how prompts are written, see `prompts.write_prompt`.
         frames, height, width: pixels that the model sees.
@@ -55,6 +55,7 @@ class FolderData:
         batch: clips that a process sees at once.
         cache: folder of latents, text rows and checks; may be shared by runs.
         captions: a text file with lines `CLIP: PROMPT`, further prompts of clips: each step draws one of a clip's.
+        images: pictures are clips of one frame, in sizes of their own; off refuses them.
         workers: threads that check clips and load batches.
         masks_are: where the thing is in masks: "white", "black", or "ask", which is white, and refuses masks that look
             inverted until a person says so.
@@ -82,6 +83,7 @@ class FolderData:
     cache: str = "runs/cache"
     workers: int = 2
     captions: str = ""
+    images: bool = False
     masks_are: MasksAre = "ask"
     roots: str = ""
 
@@ -262,6 +264,8 @@ class _Look:
         return bind_written(self.model, written, self.store)
 
     def _windows(self, clip: ClipSource, files: ClipFiles) -> Iterable[tuple[str, tuple[int, ...]]]:
+        if not clip.is_video:
+            return [(clip.name, (0,))]
         found = self.data.seen.of(files.frames, files.fps, files.times)
         return [(clip.name if len(found) == 1 else f"{clip.name}@{numbers[0]}", numbers) for numbers in found]
 
@@ -279,7 +283,9 @@ class _Look:
             seen = sample.framing.apply(tracks.mask(sample.written.target, 0), "nearest")
             if not bool(seen.any()):
                 wrong.append(f"the target {sample.written.target!r} is not in frame {sample.numbers[0]} as it is seen")
-        if self.model is not None:
+        if self.model is not None and not sample.clip.is_video and (fault := self._still(sample)):
+            wrong.append(fault)
+        elif self.model is not None:
             grid = self.model.shape.grid(*sample.bucket)
             hidden = [n for n, at in tracks.to_grid(grid, "nearest", sample.framing).query_frame.items() if at is None]
             if hidden:
@@ -288,11 +294,22 @@ class _Look:
                 wrong.append(f"{listed(hidden)} shows on no token of {where}{hint}")
         return wrong
 
+    def _still(self, sample: Sample) -> str:
+        """Why a model cannot train on a picture, or ""."""
+        assert self.model is not None
+        if self.model.shape.image == "replace":
+            return "it is a picture, and this model predicts all frames but the first, which it is given"
+        try:
+            self.model.shape.check_size(*sample.bucket)
+        except ValueError as error:
+            return f"it is a picture, a clip of one frame: {error}"
+        return ""
+
 
 def _said(clip: ClipSource, data: FolderData) -> Iterable[str]:
     """What is wrong with what a clip says, without a look at its pixels."""
-    if not clip.is_video:
-        yield f"there is no video, only the picture {clip.picture.name!r}"
+    if not clip.is_video and not data.images:
+        yield f"there is no video, only the picture {clip.picture.name!r} (data.images=true trains on pictures, too)"
     if data.verbs == "required" and not clip.verbs:
         said = next((note for note in clip.notes if note.startswith("no verb: ")), "")
         yield said or "no verb: say which words are the verb (a column `phrases` or `verb`; docs/training-data.md)"

@@ -12,6 +12,7 @@ from matrix_lib.io.clips.source import ClipSource
 from matrix_lib.io.files import expanded
 
 from .folder import Folder, FolderData, Sample, open_folder
+from .shards import are_shards, unpacked
 
 if TYPE_CHECKING:
     from .encoders import Model
@@ -76,7 +77,8 @@ def open_folders(
     repeats: dict[str, int] = {}
     clips: list[ClipSource] = []
     for place in places_of(data.folder):
-        found = open_folder(replace(data, folder=place.folder), model, store, say, bar, all_bad)
+        folder = str(unpacked(place.folder, data.cache)) if are_shards(place.folder) else place.folder
+        found = open_folder(replace(data, folder=folder), model, store, say, bar, all_bad)
         mine = [_called(sample, place.prefix) for sample in found.samples]
         repeats |= {sample.clip.name: place.repeats for sample in mine if place.repeats > 1}
         samples += mine

@@ -18,6 +18,7 @@ from matrix_lib.hosts.diffusers.model_shape import ModelShape
 from ..clips.folder import Sample
 from ..run.config import FitConfig
 from ..run.memory import Need, free_memory, need_of
+from ..run.swap import last_blocks
 from ..run.task_settings import TuneTask
 from .video_model import check_one
 
@@ -43,9 +44,12 @@ class ModelSizes:
         self.net = _empty(Path(task.model))
         # also the layers of losses that get no factors
         projections_of(self.net, task.v2t, task.v2v)
+        last_blocks(self.net, task.swap)
         self.modules = projections_of(self.net, *task.lora_layers)
         modules = [self.net.get_submodule(name) for name in self.modules]
         self.trained = sum(task.rank * sum(m.weight.shape) for m in modules if isinstance(m.weight, torch.Tensor))
+        if task.dora:
+            self.trained += sum(int(m.weight.shape[0]) for m in modules if isinstance(m.weight, torch.Tensor))
         extra = shape.extra_channels(config.data.condition)
         if extra:
             place = input_projection(self.net)
@@ -60,7 +64,8 @@ class ModelSizes:
         if free and need.total > 0.97 * free:
             lines.append(
                 f"note: the device has {free / 2**30:.1f} GiB, which may be too little: smaller data.frames, "
-                "data.height, data.width or data.batch; task.quantise=nf4; run.sharding=fsdp2 on several GPUs"
+                "data.height, data.width or data.batch; task.quantise=nf4; task.swap; run.sharding=fsdp2 on several "
+                "GPUs"
             )
         return lines
 
@@ -83,6 +88,7 @@ class ModelSizes:
             quantise=task.quantise,
             checkpointing=task.checkpointing,
             eight_bit=self.config.optim.eight_bit,
+            swapped=task.swap,
             shares=PartialState().num_processes if split else 1,
         )
 

@@ -117,6 +117,8 @@ class Run:
         skip_steps: steps without a finite gradient that are passed over, in the whole run; one more stops it.
         tensorboard: write curves (and sample videos) for TensorBoard into `out`.
         wandb: project of Weights & Biases that gets the same curves; empty: none.
+        push_to: where a finished run's LoRA goes, with a model card: a folder, or `hub:USER/NAME`, a repository on the
+            Hugging Face hub, which is private where it is new; empty: nowhere.
         bar: a progress bar with the parts of the loss and the time left, where a person looks at a terminal.
         sharding: "ddp" copies the network to each process, "fsdp2" splits it; matters where several processes train.
         preview_every, preview_clips, preview_steps, preview_cfg: every so many steps (0: never) that many clips of the
@@ -142,6 +144,7 @@ class Run:
     preview_steps: int = 30
     preview_cfg: float = 6.0
     wandb: str = ""
+    push_to: str = ""
     numbered: bool = False
     again: bool = False
     change: bool = False

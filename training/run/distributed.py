@@ -40,7 +40,7 @@ def spread(accelerator: Accelerator, net: nn.Module, config: FitConfig) -> nn.Mo
     transformer to be a unit of its own.
     """
     if config.run.sharding == "ddp" or accelerator.num_processes == 1:
-        return accelerator.prepare(net)
+        return accelerator.prepare(net, device_placement=[config.task.swap == 0])
     transformer = net.get_submodule("transformer")
     blocks = [block for path in backbone_of(transformer).diffusers.lists for block in transformer.get_submodule(path)]
     for unit in (*blocks, transformer, net):

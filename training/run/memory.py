@@ -47,6 +47,7 @@ def need_of(
     quantise: str = "no",
     checkpointing: bool = True,
     eight_bit: bool = False,
+    swapped: int = 0,
     shares: int = 1,
 ) -> Need:
     """What a process needs.
@@ -55,12 +56,13 @@ def need_of(
         net: the frozen transformer; its tensors may be on the meta device.
         blocks, width: of the transformer. tokens: of all clips that a process sees at once, text rows included.
         trained: parameters that train. half: number format of the others. quantise: see `TuneTask.quantise`.
+        swapped: blocks whose weights wait in main memory; one of them is on the device at a time.
         shares: processes that share the weights (FSDP2).
     """
     size = 2 if half else 4
     every = sum(p.numel() for p in net.parameters())
     packed = sum(p.numel() for p in net.parameters() if p.ndim == 2) if quantise != "no" else 0
-    weights = (every - packed) * size + packed * _BITS[quantise] / 8
+    weights = ((every - packed) * size + packed * _BITS[quantise] / 8) * (1 - max(swapped - 1, 0) / blocks)
     row = tokens * width * size
     kept = row * blocks if checkpointing else row * blocks * _WORKING / 2
     moments = 2 if eight_bit else 8

@@ -51,11 +51,15 @@ class PackedLinear(nn.Module):
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in)."""
+        return self.unpack(self.packed, self.scale, dtype)
+
+    def unpack(self, packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight (out, in) of codes and scales of this layer, wherever they lie."""
         if self.bits != "nf4":
-            return self.packed.to(dtype) * self.scale.to(dtype)
-        table = torch.tensor(_NF4, device=self.packed.device, dtype=dtype)
-        codes = torch.stack([self.packed >> 4, self.packed & 15], dim=-1).flatten().int()
-        values = table.index_select(0, codes).view(-1, GROUP) * self.scale.to(dtype)
+            return packed.to(dtype) * scale.to(dtype)
+        table = torch.tensor(_NF4, device=packed.device, dtype=dtype)
+        codes = torch.stack([packed >> 4, packed & 15], dim=-1).flatten().int()
+        values = table.index_select(0, codes).view(-1, GROUP) * scale.to(dtype)
         return values.view(self.out_features, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,11 +72,12 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
         ctx.layer = layer
+        ctx.save_for_backward(layer.packed, layer.scale)  # the layer's own may have left the device by then
         return nn.functional.linear(x, layer.unpacked(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return grad @ ctx.layer.unpacked(grad.dtype), None
+        return grad @ ctx.layer.unpack(*ctx.saved_tensors, grad.dtype), None
 
 
 def _pack(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:

@@ -39,9 +39,9 @@ REPORTING = {
     f"run.{name}"
     for name in (
         "out", "numbered", "resume", "again", "change", "log_every", "save_every", "keep", "skip_steps", "tensorboard",
-        "wandb", "bar", "sharding", "preview_every", "preview_clips", "preview_steps", "preview_cfg",
+        "wandb", "push_to", "bar", "sharding", "preview_every", "preview_clips", "preview_steps", "preview_cfg",
     )
-} | {"data.workers", "data.cache"} | {
+} | {"data.workers", "data.cache", "task.swap"} | {
     f"validation.{name}" for name in ("every", "most", "levels", "prompts", "best", "best_is")
 }  # fmt: skip
 """Settings that change nothing of what is trained."""

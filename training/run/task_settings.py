@@ -26,12 +26,14 @@ class TaskSettings:
             accumulation.
         may_change: settings under which a run can go on with another value (`run.change`): how it learns, not what its
             weights are.
+        swap: blocks whose frozen weights wait in main memory, see `TuneTask`.
     """
 
     data_settings: ClassVar[type] = Data
     own_formats: ClassVar[bool] = False
     splits_batch: ClassVar[bool] = False
     may_change: ClassVar[tuple[str, ...]] = ()
+    swap: ClassVar[int] = 0
 
     def pinned(self) -> Self:
         """With the very runs that folders of numbered runs mean today: a run goes on with what it began with."""
@@ -133,6 +135,7 @@ class AlignmentTask(TaskSettings):
         start: a LoRA to start from: a file of any format, a checkpoint or a run, of the same modules and rank.
         lora_dropout: share of what goes into the factors that is zero while they train.
         rslora: factors are scaled by alpha / sqrt(rank) instead of alpha / rank; files say the right scale.
+        dora: the lengths of the weights' rows train beside the factors (DoRA).
     """
 
     may_change = (
@@ -157,6 +160,7 @@ class AlignmentTask(TaskSettings):
     start: str = ""
     lora_dropout: float = 0.0
     rslora: bool = False
+    dora: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.lora_dropout < 1:
@@ -277,6 +281,7 @@ class TuneTask(AlignmentTask):
         weights: number format of the frozen weights; what is trained is in float32.
         quantise: frozen matrices of the blocks in fewer bits: "int8", "fp8", "nf4" (4 bits); layers with factors stay.
         checkpointing: blocks are computed again in the backward pass, which saves most of the memory.
+        swap: of the last blocks, how many keep their frozen weights in main memory and fetch them when they run.
         foreground: extra weight of the diffusion loss where an instance's mask is; 0 weighs everything the same.
         drop_condition: share of clips that are trained with an empty ID map or target mask.
     """
@@ -299,8 +304,16 @@ class TuneTask(AlignmentTask):
     weights: Literal["bf16", "fp32"] = "bf16"
     quantise: Literal["no", "int8", "fp8", "nf4"] = "no"
     checkpointing: bool = True
+    swap: int = 0  # type: ignore[misc]
     foreground: float = 0.0
     drop_condition: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.swap < 0:
+            raise ValueError(f"task.swap is 0 or more; got {self.swap}")
+        if self.swap and not self.checkpointing:
+            raise ValueError("task.swap needs the blocks to run anew in the backward pass: set task.checkpointing=true")
 
     def matrix(self) -> AlignmentConfig:
         return replace(super().matrix(), mask=MaskWeights(self.bce, self.dice, self.l2))

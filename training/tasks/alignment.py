@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from matrix_lib.backbones.lora import AlignmentLoRA, Factors, Info
@@ -40,6 +41,7 @@ from ..run.config import FitConfig
 from ..run.log import Log
 from ..run.quantise import attentions_of, quantise_blocks
 from ..run.record import LORA
+from ..run.swap import BlockSwap, last_blocks, move
 from ..run.task_settings import AlignTask, TuneTask
 from .factors import alpha_of, drop_out, load_start, start_state
 from .task import Look, Task
@@ -116,7 +118,7 @@ class AlignmentStep(Task):
         self.modules = projections_of(transformer, *task.lora_layers)
         if task.quantise != "no":
             quantise_blocks(transformer, task.quantise, attentions_of(self.modules), device)
-        add_factors(transformer, self.modules, task.rank, alpha_of(task))
+        add_factors(transformer, self.modules, task.rank, alpha_of(task), task.dora)
         drop_out(transformer, self.modules, task.lora_dropout)
         self.extra = model.shape.extra_channels(condition)
         if self.extra:
@@ -128,7 +130,8 @@ class AlignmentStep(Task):
         if task.checkpointing:
             transformer.enable_gradient_checkpointing()
         half = torch.bfloat16 if task.weights == "bf16" else None
-        self.net: AlignmentNet = AlignmentNet(transformer.train(), _mask_decoder(task, grid), half).to(device)
+        self.net: AlignmentNet = AlignmentNet(transformer.train(), _mask_decoder(task, grid), half)
+        move(self.net, device, BlockSwap(last_blocks(transformer, task.swap), device) if task.swap else None)
         self.step = 0
         self.open = contextlib.ExitStack()
         torch.backends.cudnn.benchmark = False  # the decoder sees another number of entities at every step
@@ -231,7 +234,12 @@ class AlignmentStep(Task):
             return state[_PREFIX + name].detach().float().cpu()
 
         factors = {
-            name: Factors(of(f"{name}.lora_A.default.weight"), of(f"{name}.lora_B.default.weight"), alpha_of(self.task))
+            name: Factors(
+                of(f"{name}.lora_A.default.weight"),
+                of(f"{name}.lora_B.default.weight"),
+                alpha_of(self.task),
+                of(f"{name}.lora_magnitude_vector.default.weight") if self.task.dora else None,
+            )
             for name in self.modules
         }
         place = self._place()
@@ -282,6 +290,10 @@ class FolderLook(Look):
         if not task.model:
             raise ValueError("which model? Set task.model to the folder of a diffusers pipeline, or to mini")
         kind = torch.bfloat16 if task.weights == "bf16" and device.type != "cpu" else torch.float32
+        if task.swap and (config.run.compile or PartialState().num_processes > 1):
+            raise ValueError(
+                "task.swap is for one process without run.compile: several share their weights by run.sharding=fsdp2"
+            )
         self.files = ModelFiles(task.model, device, kind, offload=True)
         check_parts(self.files)
         self.sizes = ModelSizes(config, self.files.shape)

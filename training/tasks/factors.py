@@ -49,6 +49,9 @@ def load_start(task: AlignmentTask, family: str, condition: str, modules: Sequen
     ranks = sorted({one.rank for one in lora.factors.values()})
     if ranks != [task.rank]:
         raise ValueError(f"{where} is of rank {', '.join(map(str, ranks))}: set task.rank to it; got {task.rank}")
+    if len(lora.dora) != (len(lora.factors) if task.dora else 0):
+        what = "a DoRA" if lora.dora else "no DoRA"
+        raise ValueError(f"{where} is {what}: set task.dora={str(bool(lora.dora)).lower()}")
     if bool(lora.projection) != bool(condition) or (lora.info.condition not in ("", condition) and condition):
         there = lora.info.condition or ("an unknown condition" if lora.projection else "none")
         raise ValueError(f"{where} was trained with the condition {there}, and this run has {condition or 'none'}")
@@ -67,4 +70,6 @@ def start_state(lora: AlignmentLoRA, task: AlignmentTask, place: str) -> dict[st
     for name, one in lora.factors.items():
         state[f"{name}.lora_A.default.weight"] = one.down.float()
         state[f"{name}.lora_B.default.weight"] = one.up.float() * (one.scale() / scale)
+        if one.magnitude is not None:
+            state[f"{name}.lora_magnitude_vector.default.weight"] = one.magnitude.float()
     return state | {f"{place}.{part}": value.to(torch.float32) for part, value in lora.projection.items()}

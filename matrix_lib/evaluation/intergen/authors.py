@@ -21,7 +21,7 @@ from .answers import Answer, AnswerError, read_verification
 from .scores import Presence, VideoScores, score_video
 from .suite import Instance, Interaction, Sample, Suite
 
-__all__ = ["read_meta", "read_results", "write_results"]
+__all__ = ["read_list", "read_meta", "read_results", "write_results"]
 
 VERIFICATION, PRESENCE = "question_verification.json", "_emergence_disappearance.json"
 
@@ -36,7 +36,7 @@ def read_meta(folder: Path, stride: int = 5) -> Suite:
         raise ValueError(f"{folder} holds no meta.json: give the folder EVAL_DATA, or one of its types")
     samples = []
     for path in paths:
-        for number, entry in enumerate(_list(path)):
+        for number, entry in enumerate(read_list(path)):
             kind = path.parent.name if path.parent != folder else str(entry.get("interaction_type", ""))
             objects = entry.get("objects")
             if not isinstance(objects, list) or not all(isinstance(each, Mapping) for each in objects):
@@ -56,8 +56,8 @@ def read_results(folder: Path) -> list[VideoScores]:
     A failed or unreadable answer is missing, by name. Raises ValueError for files of another form.
     """
     videos = []
-    presences = {str(each.get("video_id")): each for each in _list(folder / PRESENCE)}
-    for entry in _list(folder / VERIFICATION):
+    presences = {str(each.get("video_id")): each for each in read_list(folder / PRESENCE)}
+    for entry in read_list(folder / VERIFICATION):
         name = str(entry.get("video_id"))
         why: list[str] = []
         shown = [k for k in entry.get("frame_indices", []) if isinstance(k, int)]
@@ -170,7 +170,7 @@ def _word(answer: Answer) -> str:
     return "yes" if answer.yes else "no (visually implausible)" if answer.implausible else "no"
 
 
-def _list(path: Path) -> list[Mapping[str, Any]]:
+def read_list(path: Path) -> list[Mapping[str, Any]]:
     """The objects of a JSON file. Raises ValueError for another form."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

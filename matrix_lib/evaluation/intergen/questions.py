@@ -44,6 +44,9 @@ STAGES = (
 )
 """(questions, what they are about, whom they name). Without an object, all of them name the subject."""
 _LEAST, _MOST = 8, 200
+_FORM = (
+    '{"id", "suite_hash", "generator": {"name"}, "interactions": [{"name", "subject", "object", "questions": [...]}]}'
+)
 _NAMES = re.compile(r"\{([^{}]*)\}")
 _TEMPLATE = (
     "At the start, has {s} not yet begun to do '{verb}' with {o}?",
@@ -157,9 +160,13 @@ def read_sheet(path: Path, sample: Sample) -> Sheet:
         if not asked:
             raise ValueError("there is no interaction")
         return Sheet(sample.id, str(content["suite_hash"]), str(content["generator"]["name"]), asked)
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path} cannot be read as questions: {said}") from None
+    except KeyError as error:
+        said = f"{error} is missing"
+    except (TypeError, AttributeError):
+        said = f"it is not of the form {_FORM}"
+    except (ValueError, OSError, RecursionError) as error:
+        said = str(error)
+    raise ValueError(f"{path} cannot be read as questions: {said}") from None
 
 
 def _asked(given: Mapping[str, Any], sample: Sample) -> Asked:

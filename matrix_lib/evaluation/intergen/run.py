@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ...core.tracks.tracks import MaskTracks
 from ...io.tracks import load_tracks
-from ..judges.judge import Request
+from ..judges.judge import Picture, Request
 from ..judges.store import Answers
 from .answers import AnswerError, read_emergence, read_verification
 from .frames import write_frames
@@ -26,7 +26,20 @@ from .requests import emergence_requests, verify_requests
 from .scores import Presence, VideoScores, majority, score_video
 from .suite import Sample, Suite
 
-__all__ = ["EMERGENCE", "Options", "Video", "check", "find_videos", "prepare", "requests_of", "score", "sheet_of"]
+__all__ = [
+    "EMERGENCE",
+    "Options",
+    "Video",
+    "check",
+    "find_videos",
+    "prepare",
+    "requests_about",
+    "requests_of",
+    "score",
+    "score_clip",
+    "sheet_of",
+    "tracks_of",
+]
 
 Emergence = Literal["judge", "detector", "off"]
 EMERGENCE: tuple[Emergence, ...] = ("judge", "detector", "off")
@@ -140,9 +153,16 @@ def requests_of(video: Video, sheet: Sheet, suite: Suite, options: Options) -> l
     sample, tracks = video.sample, tracks_of(video)
     folder = video.folder / OUT / "frames" / video.name
     pictures = write_frames(video.path, tracks, sample, suite.stride, folder, options.longest, options.boxes)
-    found = verify_requests(sample, sheet, video.seed, pictures, options.repeats, options.show_prompt, options.shuffle)
+    return requests_about(sample, video.seed, pictures, sheet, options)
+
+
+def requests_about(
+    sample: Sample, seed: str, pictures: Sequence[Picture], sheet: Sheet, options: Options
+) -> list[Request]:
+    """Everything that a judge is asked about one video, of which these are the sampled frames."""
+    found = verify_requests(sample, sheet, seed, pictures, options.repeats, options.show_prompt, options.shuffle)
     if options.emergence == "judge":
-        found += emergence_requests(sample, video.seed, pictures, options.repeats)
+        found += emergence_requests(sample, seed, pictures, options.repeats)
     return found
 
 
@@ -165,8 +185,23 @@ def sheet_of(video: Video, sheets: Mapping[str, Sheet]) -> Sheet:
     return found
 
 
-def score(video: Video, requests: Sequence[Request], answers: Answers, suite: Suite, options: Options) -> VideoScores:
+def score(video: Video, requests: Sequence[Request], answers: Answers, options: Options) -> VideoScores:
     """Scores of one video from what has been answered; what is not, or cannot be read, is missing by name."""
+    return score_clip(
+        video.sample, video.seed, tracks_of(video), requests, answers, options, video.beside(".boxes.json")
+    )
+
+
+def score_clip(
+    sample: Sample,
+    seed: str,
+    tracks: MaskTracks,
+    requests: Sequence[Request],
+    answers: Answers,
+    options: Options,
+    boxes: Path | None = None,
+) -> VideoScores:
+    """`score` of a clip whose tracks are at hand. boxes: a detector's, where it says what is new."""
     why: list[str] = []
     told: list[Any] = []
     agreements = []
@@ -180,9 +215,9 @@ def score(video: Video, requests: Sequence[Request], answers: Answers, suite: Su
             agreements.append(agreement)
         else:
             told.append(None)
-    presence = _presence(video, requests, answers, options, why)
+    presence = _presence(sample, tracks, requests, answers, options, why, boxes)
     agreement = sum(agreements) / len(agreements) if agreements else float("nan")
-    return score_video(video.sample.id, video.seed, told, presence, agreement, why)
+    return score_video(sample.id, seed, told, presence, agreement, why)
 
 
 def _read(request: Request, answers: Answers, why: list[str]) -> Any:
@@ -199,14 +234,19 @@ def _read(request: Request, answers: Answers, why: list[str]) -> Any:
 
 
 def _presence(
-    video: Video, requests: Sequence[Request], answers: Answers, options: Options, why: list[str]
+    sample: Sample,
+    tracks: MaskTracks,
+    requests: Sequence[Request],
+    answers: Answers,
+    options: Options,
+    why: list[str],
+    boxes: Path | None,
 ) -> Presence | None:
-    tracks = tracks_of(video)
     shown = next(tuple(picture.index for picture in request.pictures) for request in requests)
     try:
-        lost = disappearance(tracks, video.sample.names, shown, shrunk=options.shrunk, grace=options.grace)
+        lost = disappearance(tracks, sample.names, shown, shrunk=options.shrunk, grace=options.grace)
     except ValueError as error:
-        why.append(f"{video.name}: {error}")
+        why.append(f"{sample.id}: {error}")
         return None
     new: tuple[int, ...] | None = ()
     if options.emergence == "judge":
@@ -214,28 +254,39 @@ def _presence(
         new = None if any(each is None for each in some) else _majority_frames([each.frames for each in some])
     elif options.emergence == "detector":
         try:
-            kinds = {each.name: each.kind for each in video.sample.instances}
-            new = emergence_of(read_detections(video.beside(".boxes.json")), tracks, kinds, shown)
+            if boxes is None:
+                raise ValueError("there are no boxes of a detector")
+            kinds = {each.name: each.kind for each in sample.instances}
+            new = emergence_of(read_detections(boxes), tracks, kinds, shown)
         except ValueError as error:
-            why.append(f"{video.name}: {error}")
+            why.append(f"{sample.id}: {error}")
             new = None
-    return Presence(len(shown), lost.frames, new, lost.who)
+    return Presence(len(shown), lost.frames, new, lost.who, shown, options.emergence == "judge")
 
 
 def read_detections(path: Path) -> Mapping[int, Sequence[Detection]]:
     """A detector's boxes, {frame: [{"class", "score", "box": [x0, y0, x1, y1]}]} as JSON. Raises ValueError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            int(frame): [
-                Detection(str(each["class"]), float(each["score"]), tuple(float(v) for v in each["box"][:4]))  # type: ignore[arg-type]
-                for each in boxes
-            ]
-            for frame, boxes in content.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        form = '{"0": [{"class", "score", "box": [x0, y0, x1, y1]}], ...}'
-        raise ValueError(f"{path.name} cannot be read as boxes, {form}: {error!r:.200}") from None
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+        return {int(frame): [_detection(each, frame) for each in boxes] for frame, boxes in content.items()}
+    except KeyError as error:
+        said = f"{error} is missing"
+    except (TypeError, AttributeError):
+        said = "a frame has a list of objects"
+    except (OSError, ValueError, RecursionError) as error:
+        said = str(error)[:200]
+    form = '{"0": [{"class", "score", "box": [x0, y0, x1, y1]}], ...}'
+    raise ValueError(f"{path.name} cannot be read as boxes, {form}: {said}") from None
+
+
+def _detection(given: Mapping[str, Any], frame: str) -> Detection:
+    kind, score, box = given["class"], given["score"], given["box"]
+    numbers = [score, *box] if isinstance(box, list) else []
+    if len(numbers) != 5 or not all(isinstance(each, int | float) and abs(each) < 1e9 for each in numbers):
+        raise ValueError(f"frame {frame}: a box is four numbers, and its score one; got {box!s:.60} and {score!s:.20}")
+    return Detection(str(kind), float(score), (float(box[0]), float(box[1]), float(box[2]), float(box[3])))
 
 
 def _majority_frames(said: Sequence[Iterable[int]]) -> tuple[int, ...]:

@@ -51,12 +51,15 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Presence:
-    """Of one video. sampled: how many frames it was judged on; emergence: None where nobody could say."""
+    """Of one video. sampled: how many frames it was judged on, and shown: which, where that is known; emergence: None
+    where nobody could say; asked: whether a judge was asked about it."""
 
     sampled: int
     disappearance: tuple[int, ...]
     emergence: tuple[int, ...] | None
     who: tuple[tuple[str, int], ...] = ()
+    shown: tuple[int, ...] = ()
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class VideoScores:
     """Of one video. values: `MEASURES`, nan where something they need is missing; missing: what that is.
 
     answers: by interaction, None where an interaction is missing. agreement: of repeated judgements, nan for one.
+    judges: what each of several said, by name, where the values are means over them (see `panel.mean_of`).
     """
 
     id: str
@@ -74,6 +78,7 @@ class VideoScores:
     presence: Presence | None
     implausible: float = math.nan
     agreement: float = math.nan
+    judges: Mapping[str, VideoScores] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

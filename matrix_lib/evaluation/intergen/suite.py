@@ -12,10 +12,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COLOURS", "FILE", "Instance", "Interaction", "Sample", "Suite", "read_suite"]
+__all__ = ["COLOURS", "FILE", "Instance", "Interaction", "Sample", "Suite", "as_json", "read_sample", "read_suite"]
 
 FILE, FORMAT, VERSION = "suite.json", "intergen", 1
 COLOURS = {
@@ -68,8 +69,8 @@ class Sample:
     def __post_init__(self) -> None:
         names = [each.name for each in self.instances]
         problems = []
-        if not self.id or any(c in self.id for c in '/\\\0:*?"<>|') or self.id.startswith("."):
-            problems.append("its id has to do as a file name")
+        if not 0 < len(self.id) <= 120 or any(c in self.id for c in '/\\\0:*?"<>|') or self.id.startswith("."):
+            problems.append("its id has to do as a file name of at most 120 characters")
         if not self.prompt.strip():
             problems.append("its prompt is empty")
         if not names:
@@ -77,21 +78,21 @@ class Sample:
         if len(names) > len(COLOURS):
             problems.append(f"it has {len(names)} instances, and boxes have {len(COLOURS)} colours that words can tell")
         if len(set(names)) != len(names) or any(not name.strip() or set(name) & set("{}") for name in names):
-            problems.append(f"names of instances are different, not empty and without braces; got {names}")
+            problems.append(f"names of instances are different, not empty and without braces; got {str(names)[:200]}")
         problems += [
-            f"{who!r} of {each.name!r} is none of its instances ({', '.join(names)})"
+            f"{who!r:.60} of {each.name!r:.60} is none of its instances ({', '.join(names):.200})"
             for each in self.interactions
             for who in (each.subject, each.recipient)
             if who not in names and not (who == "" and who == each.recipient)
         ]
-        problems += [f"{each.name!r} is done by {each.subject!r} to itself" for each in self.interactions
+        problems += [f"{each.name!r:.60} is done by {each.subject!r:.60} to itself" for each in self.interactions
                      if each.subject == each.recipient]  # fmt: skip
         if self.direction not in _DIRECTIONS:
-            problems.append(f"its direction is {' or '.join(_DIRECTIONS)}; got {self.direction!r}")
-        problems += [f"the role of {each.name!r} is {', '.join(_ROLES)}; got {each.role!r}" for each in self.instances
-                     if each.role not in _ROLES]  # fmt: skip
+            problems.append(f"its direction is {' or '.join(_DIRECTIONS)}; got {self.direction!r:.60}")
+        wrong = [each for each in self.instances if each.role not in _ROLES]
+        problems += [f"the role of {each.name!r:.60} is {', '.join(_ROLES)}; got {each.role!r:.60}" for each in wrong]
         if problems:
-            raise ValueError(f"sample {self.id!r}: {'; '.join(problems)}")
+            raise ValueError(f"sample {self.id!r:.140}: {'; '.join(problems[:20])}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ class Suite:
                 return each
         raise ValueError(f"the suite in {self.folder} has no sample {name!r}")
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Of all that is asked: suites of one hash can be compared."""
         content = json.dumps([_plain(sample) for sample in self.samples] + [self.stride], sort_keys=True)
@@ -147,7 +148,7 @@ def read_suite(folder: str | Path) -> Suite:
             raise ValueError(f"its stride is a whole number from 1 to 10000; got {stride!r:.40}")
         if not isinstance(samples, list) or not samples:
             raise ValueError("it has no samples")
-        made = tuple(_sample(each, place) for place, each in enumerate(samples))
+        made = tuple(read_sample(each, f"sample {place}") for place, each in enumerate(samples))
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ValueError(f"{path} cannot be read as a suite: {said}") from None
@@ -159,8 +160,8 @@ def read_suite(folder: str | Path) -> Suite:
     return Suite(Path(folder), made, stride)
 
 
-def _sample(given: Any, place: int) -> Sample:
-    where = f"sample {place}"
+def read_sample(given: Any, where: str = "the sample") -> Sample:
+    """A sample from its JSON. where: how an error names it. Raises ValueError."""
     if not isinstance(given, Mapping):
         raise ValueError(f"{where} is no object")
     instances = _objects(given.get("instances"), f"{where}: instances")
@@ -189,6 +190,24 @@ def _sample(given: Any, place: int) -> Sample:
         type=_text(given, "type", where, ""),
         direction=_text(given, "direction", where, "unidirectional"),
     )
+
+
+def as_json(sample: Sample) -> dict[str, Any]:
+    """A sample as `suite.json` has it."""
+    return {
+        "id": sample.id,
+        "prompt": sample.prompt,
+        "type": sample.type,
+        "direction": sample.direction,
+        "instances": [
+            {"name": each.name, "class": each.kind, "appearance": each.appearance, "role": each.role}
+            for each in sample.instances
+        ],
+        "interactions": [
+            {"name": each.name, "subject": each.subject, "object": each.recipient, "phrase": each.phrase}
+            for each in sample.interactions
+        ],
+    }
 
 
 def _objects(given: Any, where: str) -> list[Mapping[str, Any]]:

@@ -8,14 +8,15 @@ one costs. Other services count otherwise: look at the first bill.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
+from .endpoint_wire import Endpoint
 from .judge import Picture, Request, told
 
-__all__ = ["Estimate", "estimate", "picture_tokens"]
+__all__ = ["Estimate", "estimate", "picture_tokens", "plan"]
 
 _ANSWERS = {"verify": 350, "emergence": 80, "questions": 700}  # tokens of an answer in the form that is asked for
 
@@ -67,6 +68,24 @@ def estimate(requests: Iterable[Request], per_picture: int | None = None) -> Est
             else:
                 text += math.ceil(len(part) / 4)
     return Estimate(calls, text, pictures, answers, count, size)
+
+
+def plan(
+    endpoint: Endpoint,
+    left: Sequence[Request],
+    per_picture: int | None = None,
+    price_in: float | None = None,
+    price_out: float | None = None,
+) -> list[str]:
+    """What would be sent, where to, and for how much, a fact a line."""
+    counts = {kind: sum(each.kind == kind for each in left) for kind in dict.fromkeys(each.kind for each in left)}
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    away = "" if endpoint.here else ", which is another machine"
+    said = [f"to:       {endpoint.url} (model {endpoint.model}){away}"]
+    if endpoint.url.startswith("http:") and not endpoint.here:
+        said.append("          without encryption: pictures and key can be read on the way")
+    said.append(f"sent:     {kinds or 'nothing'}; the task, the questions, and the frames as PNG: see requests.jsonl")
+    return said + estimate(left, per_picture).lines(price_in, price_out, endpoint.per_minute)
 
 
 def picture_tokens(width: int, height: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-__all__ = ["Judge", "JudgeError", "Picture", "Reply", "Request", "told"]
+__all__ = ["Judge", "JudgeError", "Picture", "Reply", "Request", "digest_of", "told"]
 
 
 class JudgeError(Exception):
@@ -30,17 +30,25 @@ class JudgeError(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame as the judge sees it. index: of the video's frame; path: a PNG."""
+    """A frame as the judge sees it. index: of the video's frame; path: a PNG; known: its digest, from who wrote it."""
 
     index: int
     path: Path
+    known: str = field(default="", compare=False)
 
     @cached_property
     def digest(self) -> str:
         """Of the pixels: another version of what writes PNG files changes bytes, and nothing that is seen."""
+        if self.known:
+            return self.known
         with Image.open(self.path) as picture:
-            rgb = picture.convert("RGB")
-        return hashlib.sha256(f"{rgb.width} {rgb.height} ".encode() + rgb.tobytes()).hexdigest()
+            return digest_of(picture)
+
+
+def digest_of(picture: Image.Image) -> str:
+    """Of the pixels of a picture: see `Picture.digest`."""
+    rgb = picture.convert("RGB")
+    return hashlib.sha256(f"{rgb.width} {rgb.height} ".encode() + rgb.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)

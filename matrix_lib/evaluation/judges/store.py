@@ -38,15 +38,15 @@ class Stored:
 
 
 class Answers:
-    """The answers in a file. Lines that a killed run left half written are passed over; of two answers with one key
-    the first counts."""
+    """The answers in a file, or, without a path, in memory alone. Lines that a killed run left half written are passed
+    over; of two answers with one key the first counts."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path, self._lock = path, threading.Lock()
         self.found: dict[str, Stored] = {}
         self.failed: dict[str, str] = {}
         self.damaged = 0
-        if path.is_file():
+        if path is not None and path.is_file():
             with open(path, encoding="utf-8", errors="replace") as file:
                 for line in file:
                     self._read(line)
@@ -84,6 +84,8 @@ class Answers:
             self._write({"key": request.key, "judge": judge, "error": why[:2000] or "no reason was given"})
 
     def _write(self, entry: dict[str, Any]) -> None:
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({**entry, "date": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False)
         with open(self.path, "ab+") as file:
@@ -119,12 +121,15 @@ def ask(
     check: Check,
     tries: int = 2,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    beat: Callable[[], None] = lambda: None,
 ) -> int:
     """Asks what is not answered yet; returns how many requests stay without an answer that can be read.
 
     Args:
         check: reads an answer, or raises ValueError with a sentence that the judge is sent for its next try.
         tries: how often a request is asked where the answer cannot be read.
+        beat: called at least twice a second while others answer, to end the run by an exception. A judge with one
+            worker is asked in the calling thread, with a beat before each request.
 
     An answer that cannot be read is kept as a failure with its text. A judge whose failure would repeat for every
     request (`JudgeError.again` false) ends the run; KeyboardInterrupt does, too. Everything that was answered is kept.
@@ -134,16 +139,24 @@ def ask(
     open_ = [request for key, request in once.items() if key not in answers.found]
     done = len(once) - len(open_)
     progress(done, len(once))
+    if judge.workers <= 1:
+        for each in open_:
+            beat()
+            _one(each, judge, answers, check, tries)
+            done += 1
+            progress(done, len(once))
+        return sum(key not in answers.found for key in once)
     queue = iter(open_)
     running: set[Future[None]] = set()
-    with ThreadPoolExecutor(max_workers=max(1, judge.workers)) as pool:
+    with ThreadPoolExecutor(max_workers=judge.workers) as pool:
         try:
             while True:
-                while len(running) < max(1, judge.workers) and (request := next(queue, None)) is not None:
+                while len(running) < judge.workers and (request := next(queue, None)) is not None:
                     running.add(pool.submit(_one, request, judge, answers, check, tries))
                 if not running:
                     break
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                ended, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                beat()
                 for future in ended:
                     future.result()
                     done += 1

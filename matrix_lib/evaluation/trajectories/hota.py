@@ -61,10 +61,9 @@ class Hota:
         for similar, rows, columns in self._frames:
             first, second = self._assign(-alike[np.ix_(rows, columns)] * similar)
             found = similar[first, second]
-            for at, alpha in enumerate(ALPHAS):
-                good = found >= alpha - _EPS
-                counts[at][rows[first[good]], columns[second[good]]] += 1
-                near[at] += found[good].sum()
+            good = found >= ALPHAS[:, None] - _EPS  # (thresholds, matches)
+            counts[:, rows[first], columns[second]] += good
+            near += (found * good).sum(1)
         hits = counts.sum((1, 2))
         detection = hits / np.maximum(self._given.sum() + self._seen.sum() - hits, 1)
         shares = counts / np.maximum(self._given + self._seen - counts, 1)

@@ -14,6 +14,7 @@ __all__ = ["Doubles", "colours", "distance", "grown"]
 
 Array = NDArray[Any]
 _BINS = 6  # per channel, with soft edges, so that a little more light moves little
+_CORNERS = np.arange(2)[:, None, None] * _BINS**2 + np.arange(2)[:, None] * _BINS + np.arange(2)  # (2, 2, 2)
 _COARSE = 8  # per channel, for finding a colour again
 _OWN = 0.6  # a colour belongs to the instances where they have this share of it in frame 0
 _KNOWN = 0.5  # an instance can be found again where so much of it has colours of its own
@@ -28,11 +29,10 @@ def colours(frame: Array, mask: Array) -> Array:
         return np.full(_BINS**3, np.nan)
     low = np.minimum(pixels.astype(np.int64), _BINS - 2)
     part = pixels - low
-    found = np.zeros(_BINS**3)
-    for corner in np.ndindex(2, 2, 2):
-        weight = np.prod(np.where(corner, part, 1 - part), axis=1)
-        place = ((low + corner) * (_BINS**2, _BINS, 1)).sum(1)
-        found += np.bincount(place, weight, minlength=_BINS**3)
+    shares = np.stack([1 - part, part])  # of the lower and the upper bin: (2, pixels, 3)
+    weights = shares[:, None, None, :, 0] * shares[None, :, None, :, 1] * shares[None, None, :, :, 2]
+    places = low @ (_BINS**2, _BINS, 1) + _CORNERS[..., None]
+    found = np.bincount(places.ravel(), weights.ravel(), minlength=_BINS**3)
     return found / found.sum()
 
 

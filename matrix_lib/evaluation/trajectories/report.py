@@ -22,7 +22,7 @@ from ..statistics import Estimate, estimate
 from .measures import MEASURES
 from .score import TrackScores
 
-__all__ = ["Row", "read_rows", "summarise", "summary_table", "write_scores"]
+__all__ = ["Row", "add_rows", "parts", "read_rows", "summarise", "summary_table", "write_scores"]
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,28 @@ def write_scores(folder: Path, rows: Sequence[Row], parquet: bool = True) -> dic
 
 
 def read_rows(folder: Path) -> dict[str, Row]:
-    """Rows that an earlier run left, by their keys. Lines that cannot be read are made anew."""
-    path = folder / "track_scores.jsonl"
+    """Rows that an earlier run left, its parts included, by their keys. Lines that cannot be read are made anew."""
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = _row(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
-        if row.scores is not None:
-            found[row.key] = row
+    for path in (folder / "track_scores.jsonl", *parts(folder)):
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                row = _row(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+            if row.scores is not None:
+                found[row.key] = row
     return found
+
+
+def add_rows(folder: Path, place: int, rows: Sequence[Row]) -> None:
+    """Appends rows to the part of a process, for the one that writes what all have found."""
+    with open(folder / f"track_scores.part-{place}.jsonl", "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(_line(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def parts(folder: Path) -> list[Path]:
+    """The parts that processes have left in a folder."""
+    return sorted(folder.glob("track_scores.part-*.jsonl"))
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Estimate]:

@@ -23,8 +23,9 @@ from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
 from ...backbones import REGISTRY
-from ...backbones.lora import AlignmentLoRA, Factors, Info, native_projection
-from ...backbones.weight_names import FAMILIES, native_name
+from ...backbones.lora import AlignmentLoRA, Factors, Info, native_projection, swap_halves
+from ...backbones.weight_names import FAMILIES, NativeName, native_name
+from .dora import DoRAAdapter
 from .model import backbone_of
 from .packed import check_patchable, packed, shape_of, unpacked
 from .run import PREFIX_FRAMES
@@ -101,8 +102,9 @@ def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[
     names = [name for name in model.model_state_dict(_HEAD) if name.endswith(".weight")]
     patches, missing = _factor_patches(lora, {name: shape_of(model, name) for name in names}, place, wide)
     check_patchable(model, dict.fromkeys(key if isinstance(key, str) else key[0] for key in patches))
-    total = 2 * len(lora.factors) + len(lora.projection)
-    matched = total - 2 * len(missing)
+    total = lora.tensors
+    matched = total - sum(len(lora.factors[name].parts) for name in missing)
+    missing = [_native(lora, name).key for name in missing]
     if not matched:
         raise ValueError(f"none of the LoRA's {total} tensors fits this model; it has no {', '.join(missing[:3])}")
     clone = model.clone()
@@ -197,11 +199,10 @@ def _factor_patches(
     patches: dict[Any, Any] = {}
     missing = []
     for name, factors in lora.factors.items():
-        target = native_name(FAMILIES[lora.family], name)
-        assert target is not None
+        target = _native(lora, name)
         key = f"{_HEAD}{target.key}.weight"
         if key not in shapes:
-            missing.append(target.key)
+            missing.append(name)
             continue
         rows, columns = shapes[key][0], math.prod(shapes[key][1:])
         height, width = factors.up.shape[0], factors.down.flatten(1).shape[1]
@@ -214,12 +215,20 @@ def _factor_patches(
                 "it was trained on a model of another size"
             )
         if target.op == "swap":
-            factors = Factors(factors.down, torch.cat(factors.up.chunk(2)[::-1]), factors.alpha)
+            factors = swap_halves(factors)
         patches[key if target.parts == 1 else (key, (0, start, height))] = _adapter(factors)
     return patches, missing
 
 
+def _native(lora: AlignmentLoRA, name: str) -> NativeName:
+    found = native_name(FAMILIES[lora.family], name)
+    assert found is not None
+    return found
+
+
 def _adapter(factors: Factors) -> Any:
+    if factors.magnitude is not None:
+        return DoRAAdapter(factors)
     alpha = factors.scale() * factors.rank
     return LoRAAdapter(set(), (factors.up, factors.down, alpha, None, None, None))
 

@@ -34,6 +34,8 @@ __all__ = ["AppliedLoRA", "apply", "transformer_of"]
 
 _PARTS = ("transformer", "transformer_2")
 _widened: weakref.WeakKeyDictionary[nn.Module, AppliedLoRA] = weakref.WeakKeyDictionary()
+_taken: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+"""How many LoRAs act on a module."""
 
 
 def apply(
@@ -117,18 +119,19 @@ class AppliedLoRA:
         strength: float,
     ) -> None:
         self.strength, self.missing, self.active = float(strength), tuple(missing), True
-        self.total = 2 * len(lora.factors) + len(lora.projection)
-        self.matched = self.total - 2 * len(self.missing)
+        self.total = lora.tensors
+        self.matched = self.total - sum(len(lora.factors[name].parts) for name in self.missing)
         self.extra = channels.extra if channels else 0
         self.base, self._channels = int(net.config.in_channels), channels
         self.condition = channels.condition if channels else ""
         self._net, self._spec, self._lora = net, backbone_of(net), lora
         self._ran: set[str] | None = set()
-        self._names = set(modules)
+        self._modules = modules
         self._handles: list[Any] = []
         for name, module in modules.items():
             side = _Side(self, name, lora.factors[name])
             self._handles.append(module.register_forward_hook(hidden(side)))
+            _taken[module] = _taken.get(module, 0) + 1
         factors = lora.factors.get(self._spec.input_projection)
         if lora.projection or factors is not None:
             wide = _Projection(self, place, lora.projection, factors)
@@ -164,6 +167,8 @@ class AppliedLoRA:
     def remove(self) -> None:
         """Takes it off; the model is then as it was, to the bit. A second time does nothing."""
         self.active = False  # graphs that were compiled meanwhile go on calling the hooks
+        for module in self._modules.values() if self._handles else ():
+            _taken[module] -= 1
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -205,7 +210,7 @@ class AppliedLoRA:
         """Forward hook of the transformer: says once which modules the LoRA's factors are for and never ran."""
         if not self.acts or self._ran is None:
             return
-        idle, self._ran = sorted(self._names - self._ran), None
+        idle, self._ran = sorted(set(self._modules) - self._ran), None
         if idle:
             logging.getLogger(__name__).warning(
                 "MATRIX: the LoRA changes %s (%d modules), which this transformer has and did not run",
@@ -219,14 +224,27 @@ class _Side:
     def __init__(self, owner: AppliedLoRA, name: str, factors: Factors) -> None:
         self.owner, self.name, self.factors = owner, name, factors
         self._kept: tuple[Any, Tensor, Tensor] | None = None
+        self._gain: tuple[Tensor, Tensor | None] | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if not self.owner.acts:
             return output
         self.owner.ran(self.name)
         down, up = self._at(args[0])
-        side = nn.functional.linear(nn.functional.linear(args[0].to(down.dtype), down), up)
-        return output + (side * (self.owner.strength * self.factors.scale())).to(output.dtype)
+        side = nn.functional.linear(nn.functional.linear(args[0].to(down.dtype), down), up) * self.factors.scale()
+        if self.factors.magnitude is not None:
+            side = self._dora(module, output, side)
+        return output + (side * self.owner.strength).to(output.dtype)
+
+    def _dora(self, module: Any, output: Tensor, side: Tensor) -> Tensor:
+        """What turns W x into m / ||V|| V x; the bias stays out of it."""
+        if self._gain is None or self._gain[0].device != output.device:
+            weight, bias = _own(module)
+            gain = self.factors.gain(weight).to(output.device)
+            self._gain = gain, None if bias is None else bias.to(output.device)
+        gain, bias = self._gain[0].to(side.dtype), self._gain[1]
+        plain = output.to(side.dtype) if bias is None else output.to(side.dtype) - bias.to(side.dtype)
+        return (gain - 1) * plain + gain * side
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         dtype = x.dtype if x.dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64) else torch.float32
@@ -372,7 +390,26 @@ def _modules(net: nn.Module, lora: AlignmentLoRA) -> tuple[dict[str, nn.Module],
                 )
             if getattr(have[name.rpartition(".")[0].removesuffix(".to_out")], "fused_projections", False):
                 raise ValueError("the model's projections are fused: call pipe.unfuse_qkv_projections() first")
+            if factors.magnitude is not None:
+                _check_dora(name, module, theirs)
             found[name] = module
     if lora.factors and not found and not lora.projection:
         raise ValueError(f"none of the LoRA's modules is in this model; it has no {', '.join(missing[:3])}")
     return found, missing
+
+
+def _check_dora(name: str, module: Any, shape: tuple[int, int]) -> None:
+    """Raises ValueError where a module's own weight cannot be read, or other LoRAs are in what it gives."""
+    if hasattr(module, "base_layer"):
+        raise ValueError(
+            f"{name} has another LoRA of peft on it, and a DoRA goes by the model's own outputs: load the DoRA first, "
+            "or fuse the other one (pipe.fuse_lora)"
+        )
+    if _taken.get(module):
+        raise ValueError(f"{name} has another LoRA on it, and a DoRA goes by the model's own outputs: apply it first")
+    weight = module.weight
+    if not weight.is_floating_point() or tuple(weight.shape) != shape:
+        raise ValueError(
+            f"the weight of {name} lies packed ({weight.dtype}), and a DoRA needs the norms of the model's own: load "
+            "the model unquantised, or merge the DoRA into it with peft"
+        )

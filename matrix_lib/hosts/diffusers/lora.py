@@ -88,17 +88,20 @@ def _place(transformer: Any, weight: Tensor, bias: Tensor | None) -> None:
     transformer.register_to_config(in_channels=channels)
 
 
-def add_factors(transformer: nn.Module, modules: Sequence[str], rank: int, alpha: float) -> None:
-    """Freezes the model and gives `modules` LoRA factors that train; the output is unchanged until they do."""
+def add_factors(transformer: nn.Module, modules: Sequence[str], rank: int, alpha: float, dora: bool = False) -> None:
+    """Freezes the model and gives `modules` LoRA factors that train, with `dora` magnitudes, too; the output is
+    unchanged until they do (with magnitudes but for rounding)."""
     from peft import LoraConfig, inject_adapter_in_model
 
     transformer.requires_grad_(False)
     settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": list(modules)}
+    settings |= {"use_dora": True} if dora else {}
     config = LoraConfig(**settings)
     inject_adapter_in_model(config, transformer, _ADAPTER)
     for name in modules:
         layer: Any = transformer.get_submodule(name)
-        for factor in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]):
+        magnitude = [layer.lora_magnitude_vector[_ADAPTER]] if dora else []
+        for factor in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER], *magnitude):
             factor.to(torch.float32).requires_grad_(True)
 
 
@@ -132,7 +135,8 @@ def read_lora(
     for name in modules:
         layer: Any = transformer.get_submodule(name)
         down, up = (_copy(part[_ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
-        factors[name] = Factors(down, up, alpha)
+        lengths = [_copy(part.weight) for key, part in layer.lora_magnitude_vector.items() if key == _ADAPTER]
+        factors[name] = Factors(down, up, alpha, *lengths)
     place: Any = input_projection(transformer)
     trained = {"weight": _copy(place.weight)} if projection else {}
     if projection and place.bias is not None:
@@ -161,10 +165,10 @@ def merge_lora(transformer: Any, lora: AlignmentLoRA, strength: float = 1.0) -> 
         raise ValueError(f"the model has no {missing[0]} ({len(missing)} modules are missing)")
     for name, factors in lora.factors.items():
         weight: Any = have[name].weight
-        change = factors.up.flatten(1).float() @ factors.down.flatten(1).float() * (strength * factors.scale())
-        if change.shape != weight.shape:
-            raise ValueError(f"{name} is {tuple(weight.shape)}, and the LoRA is for {tuple(change.shape)}")
-        weight.add_(change.to(weight))
+        shape = (factors.up.shape[0], factors.down.flatten(1).shape[1])
+        if shape != weight.shape:
+            raise ValueError(f"{name} is {tuple(weight.shape)}, and the LoRA is for {shape}")
+        weight.add_((strength * factors.change(weight)).to(weight))
     if lora.projection:
         _merge_projection(transformer, lora, strength)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def _one_of(folder: Path, kind: str, found: Sequence[Path]) -> Path:
         else (". Frames of a clip are wanted as a video: ffmpeg -framerate FPS -i PICTURES video.mp4")
     )
     raise ValueError(
-        f"there are {len(found)} {kind}s, and which is the clip? {names}: call it "
+        f"there are {len(found)} {kind}s, and which is the clip? {names}: call the right one "
         f"{kind}{found[0].suffix.lower()}{frames}"
     )
 
@@ -105,9 +106,11 @@ def within(path: Path, roots: Sequence[Path], what: str = "") -> Path:
         if path.is_symlink() or any(parent.is_symlink() for parent in path.parents):
             raise ValueError(
                 f"{shown} is a link to {real}, which lies outside of the folder: allow that place by name, "
-                f"roots={real.parent}"
+                f"roots={shlex.quote(str(real.parent))}"
             )
-        raise ValueError(f"{shown} lies outside of the folder: allow that place by name, roots={real.parent}")
+        raise ValueError(
+            f"{shown} lies outside of the folder: allow that place by name, roots={shlex.quote(str(real.parent))}"
+        )
     if path.is_symlink() and not real.exists():
         raise ValueError(f"{what or path.name} is a link to {real}, where nothing is")
     return path

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...core.words.binding import locate
 from ...core.words.phrases import parse_phrases
 from ..files import expanded
 from .choice import choose_clip, choose_tracks, listed, seen, within
@@ -29,7 +28,7 @@ from .mask_places import Masks, masks_of_names, masks_of_tracks
 from .mask_values import MasksAre
 from .metadata import clip_of
 from .rows import Row, other_rows, other_tables, read_rows
-from .source import ClipSource, answer
+from .source import ClipSource, answer, located
 from .text import read_text
 
 __all__ = ["ClipFolder", "ClipSource", "bad_clips", "read_clips", "scan_clips"]
@@ -119,7 +118,9 @@ def _rows(folder: Path, rows: Sequence[Row], roots: Sequence[Path], masks_are: M
     def make(same: Sequence[Row]) -> ClipSource:
         if len(same) > 1:
             lines = ", ".join(str(row.number) for row in same)
-            raise ValueError(f"{len(same)} rows have this name (rows {lines}): give each clip a video of its own name")
+            alike = all(row.values == same[0].values for row in same)
+            what = "they say the same, so remove all but one" if alike else "give each clip a video of its own name"
+            raise ValueError(f"{len(same)} rows have this name (rows {lines}, from 1 behind any header): {what}")
         return clip_of(folder, same[0], roots, masks_are)
 
     return {name: lambda same=same: make(same) for name, same in by_name.items()}  # type: ignore[misc]
@@ -155,7 +156,7 @@ def _agree(clip: ClipSource) -> None:
     """ValueError unless the phrases are in the prompt and every instance has a mask."""
     if not clip.prompt.strip():
         raise ValueError("the prompt is empty")
-    locate(clip.prompt, clip.phrases)
+    located(clip.prompt, clip.phrases)
     named = tuple(clip.masks)
     if not clip.instances:
         raise ValueError(

@@ -11,7 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def fitted_masks(
         except ValueError as error:
             refused.append(f"{name}: {error}")
     placed = place(numbers or range(len(sizes) + len(unread) or 1), frames, files.what)
-    wrong = [placed.wrong] if placed.wrong and not first_alone else []
+    wrong = [placed.wrong + _between(files, numbers)] if placed.wrong and not first_alone else []
     wrong += [unread[0] + _more(unread)] if unread else []
     wrong += refused
     wrong += _odd_sizes(files, sizes, size)
@@ -128,6 +128,17 @@ def fitted_masks(
     notes = [note for note in (placed.note, _by_number(files)) if note]
     height, width = sizes[0][1]
     return _decided(files, readings, (height, width), size, masks_are, notes)
+
+
+def _between(files: MaskFiles, numbers: Sequence[int]) -> str:
+    """Which pictures a hole lies between, and what a mask is where the thing is not seen; "" where there is no hole."""
+    if files.paths[0].suffix.lower() not in PICTURES:
+        return ""
+    names = [path.name for path in in_order(files.paths).paths]
+    hole = next((n for n, (a, b) in enumerate(pairwise(numbers)) if b > a + 1), None)
+    return (
+        "" if hole is None else f", between {names[hole]} and {names[hole + 1]}. Where it is not seen a mask is black"
+    )
 
 
 def _by_number(files: MaskFiles) -> str:
@@ -196,7 +207,8 @@ def _odd_sizes(
         return []
     name, found = (odd or sizes)[0]
     said = f"{name} of {files.name!r} is {found[0]}x{found[1]}{_more(odd or sizes)} pixels (height x width)"
-    return [f"{said}, and the video {size[0]}x{size[1]}" if size else f"{said}, and others {own[0]}x{own[1]}"]
+    there = f"and the video {size[0]}x{size[1]}" if size else f"and others {own[0]}x{own[1]}"
+    return [f"{said}, {there}: masks of one instance have one size, of the video's proportions"]
 
 
 def _alike(own: tuple[int, ...], size: tuple[int, int]) -> bool:

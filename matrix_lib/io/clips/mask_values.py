@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...core.tracks import runs
+from ...core.tracks.doubts import look_inverted
 
 __all__ = ["MASKS_ARE", "MasksAre", "Pixels", "Readings", "as_asked", "coloured", "pixels_of"]
 
@@ -21,8 +22,8 @@ MasksAre = Literal["ask", "white", "black"]
 """Where the thing is: "white" (what is set), "black" (the rest), or "ask": white, but a person is asked about masks
 that look inverted."""
 MASKS_ARE: tuple[MasksAre, ...] = ("ask", "white", "black")
-_FULL, _MOST, _BORDER = 0.95, 0.5, 0.9
 _FEW = 8
+_EVERYBODY = ", in mask_annotation/NAME/ itself or in a clip's masks/ (docs/training-data.md, Masks)"
 _LIMITS = (0, 0.5, 127, 32767)
 Edges = NDArray[Any]
 
@@ -191,13 +192,13 @@ class _Levels:
         if labels:
             raise ValueError(
                 f"{what} are palette pictures of several things ({self._said()}): which number is it? Put them where "
-                "pictures of everybody lie (docs/training-data.md)"
+                f"pictures of everybody lie{_EVERYBODY}"
             )
         top = 1 if self.floats and self.most <= 1 else 255 if self.most <= 255 else 65535
         if self.few is not None and (self._between(top) > 0.05 or self.most < top / 2):
             raise ValueError(
                 f"{what} hold the values {self._said()}: a mask of one thing has two. Where they number several "
-                "things, put them where pictures of everybody lie (docs/training-data.md)"
+                f"things, put them where pictures of everybody lie{_EVERYBODY}"
             )
         if not top / 2 <= self.most <= top:
             raise ValueError(f"{what} cannot be told: of {top} their brightest value is {self.most:g}")
@@ -222,29 +223,14 @@ def _black_and_white(visible: NDArray[Any]) -> bool:
 
 
 def as_asked(edges: list[Edges], height: int, width: int, masks_are: MasksAre, what: str) -> list[Edges]:
-    """The masks as a person says that they are. With "ask" a ValueError, which says how to answer, for masks of nearly
-    the whole frame, and for those that look inverted: most of the frame with its border."""
+    """The masks as a person says that they are. With "ask" a ValueError, which says how to answer, for masks that look
+    inverted; see `look_inverted`."""
     if masks_are == "black":
         return [runs.pack(~runs.unpack(found, height, width)) for found in edges]
-    if masks_are == "white":
-        return edges
-    shares = {
-        n: int((e[1::2].astype(np.int64) - e[::2]).sum()) / (height * width) for n, e in enumerate(edges) if len(e)
-    }
-    if not shares:
-        return edges
-    middle = float(np.median(list(shares.values())))
-    if middle <= _MOST:
-        return edges
-    borders = [_border(runs.unpack(edges[n], height, width)) for n, share in shares.items() if share > _MOST]
-    if middle > _FULL or float(np.median(borders)) > _BORDER:
+    if masks_are == "ask" and (covered := look_inverted(edges, height, width)):
         raise ValueError(
-            f"{what} cover {middle:.0%} of the frame{'' if middle > _FULL else ' and all of its border'}, as inverted "
-            "masks do. Say masks_are=black where the thing is black in them, or masks_are=white where they are right "
-            "(a setting, a column of the metadata, or a file masks_are.txt in the clip's folder)"
+            f"{what} cover {covered}, as inverted masks do. Say masks_are=black where the thing is black in them, or "
+            "masks_are=white where they are right (a setting, a column of the metadata, or a file masks_are.txt in the "
+            "clip's folder)"
         )
     return edges
-
-
-def _border(mask: NDArray[np.bool_]) -> float:
-    return float(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean())

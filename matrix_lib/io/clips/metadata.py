@@ -25,17 +25,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from ...core.words.binding import locate
 from ...core.words.phrases import PhraseSpec, Words, parse_phrases, verb
 from ...core.words.prompt import find_words
 from ..files import expanded
-from .choice import VIDEOS, found_at, within
+from .choice import VIDEOS, found_at, seen, within
 from .mask_places import Masks, masks_of_one, masks_of_tags, numbered_pictures
 from .mask_values import MasksAre
 from .rows import Row, read_rows
-from .source import INSTANCES, ClipSource, answer
+from .source import INSTANCES, ClipSource, answer, located
 
 __all__ = ["TARGET_SENTENCE", "Row", "clip_of", "read_rows"]
 
@@ -85,7 +86,16 @@ def _video(folder: Path, said: str, roots: Sequence[Path]) -> Path:
                 raise ValueError(f"its video {said!r} could be {' or '.join(p.name for p in named)}: write the suffix")
             if named:
                 return within(named[0], roots, f"its video {said!r}")
-    raise ValueError(f"its video {said!r} is not in {str(folder / 'videos')!r}")
+    raise ValueError(f"its video {said!r} is not in {str(folder / 'videos')!r}: {_instead(folder, said)}")
+
+
+def _instead(folder: Path, said: str) -> str:
+    """What to do about a video that is not there."""
+    homes = [home for home in (folder / "videos", folder) if home.is_dir()]
+    there = {p.stem: p.name for home in homes for p in seen(home) if p.suffix.lower() in VIDEOS}
+    near = get_close_matches(Path(said.replace("\\", "/")).stem, there, 1, 0.8)
+    mean = f"did you mean {there[near[0]]!r}? Or " if near else ""
+    return f"{mean}put it there, or correct or remove its row in the table"
 
 
 # --- MATRIX-11K
@@ -121,7 +131,7 @@ def _slots(tagged: str, phrases: Sequence[PhraseSpec]) -> dict[str, int]:
     instances = [spec for spec in phrases if spec.role in INSTANCES]
     slots = {spec.name: int(match[1]) for spec in instances if (match := _TAG_NAME.match(spec.name))}
     if len(slots) < len(instances):
-        for phrase in locate(tagged, phrases)[0]:
+        for phrase in located(tagged, phrases):
             before = re.search(r"<id(\d+)>\s*$", tagged[: phrase.start])
             inside = before or _TAG.search(tagged, phrase.start, phrase.end)
             if inside and phrase.role in INSTANCES and int(inside[1]) not in slots.values():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ...core.tracks.palette import Colour, distinct_colours
 from ...core.tracks.tracks import MaskTracks
+from ...core.words.binding import Phrase, locate
 from ...core.words.phrases import PhraseSpec
 from ..tracks import load_tracks
 from ..video import frame_times, read_video
@@ -24,7 +26,7 @@ from .mask_files import BadMasksError, Fitted, Key, MaskFiles, fitted_masks, is_
 from .mask_values import MASKS_ARE, MasksAre, as_asked
 from .order import in_order, place
 
-__all__ = ["INSTANCES", "ClipMasks", "ClipSource", "answer", "listed"]
+__all__ = ["INSTANCES", "ClipMasks", "ClipSource", "answer", "listed", "located"]
 
 INSTANCES = ("subject", "object", "instance")
 
@@ -182,6 +184,14 @@ def _as_asked(tracks: MaskTracks, masks_are: MasksAre) -> MaskTracks:
         size = tracks.height, tracks.width
         made.append(track.with_frames(as_asked(frames, *size, masks_are, f"the masks of {track.name!r}")))
     return replace(tracks, tracks=tuple(made))
+
+
+def located(prompt: str, phrases: Sequence[PhraseSpec]) -> tuple[Phrase, ...]:
+    """Where the words of phrases stand in a prompt. Raises ValueError as `locate`, with the prompt."""
+    try:
+        return locate(prompt, phrases)[0]
+    except ValueError as error:
+        raise ValueError(f"{error} (the prompt is {shorten(prompt, 160)!r})") from None
 
 
 def answer(said: str, otherwise: MasksAre) -> MasksAre:

@@ -20,7 +20,10 @@ from .files import ADAPTER, LONGEST_HEADER, number
 __all__ = ["SETTINGS", "check_settings", "kind_of", "read_settings", "with_settings"]
 
 SETTINGS = "adapter_config.json"
-_USED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "modules_to_save", "bias", "peft_type"}
+_USED = {
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save", "bias"),
+    "peft_type",
+}
 # What does not change how factors are used: which modules got them is seen in the file itself.
 _OF_TRAINING = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
@@ -34,7 +37,6 @@ the factors, which then fit no other model."""
 _LONGEST_PATTERN = 400
 _NESTED = re.compile(r"\([^()]*[+*}][^()]*\)[+*{]|\([^()]*\([^()]*\)[+*{]?[^()]*\)[+*{]")
 _KINDS = (
-    (r"lora_magnitude_vector|dora_scale", "DoRA, whose magnitudes are not read"),
     (r"hada_|lokr_|lora_mid|oft_|ia3|boft", "another kind of LoRA (LoHa, LoKr, Tucker, OFT, IA3)"),
     (r"lora_B(?:\.\w+)?\.bias$|lora_up\.bias$", "biases of the factors (lora_bias)"),
     (r"lora_embedding_", "factors of an embedding"),
@@ -63,12 +65,15 @@ def read_settings(metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
     return {key: value for key, value in own.items() if "." not in key}  # others are of a text encoder
 
 
-def check_settings(settings: Mapping[str, Any], saved: Iterable[str] = ()) -> None:
+def check_settings(settings: Mapping[str, Any], saved: Iterable[str] = (), dora: bool = False) -> None:
     """ValueError, with its name, for a setting that changes what a LoRA does and is not honoured here.
 
     Args:
         saved: modules whose whole weights were read (the input projection).
+        dora: every factor has its magnitudes.
     """
+    if settings.get("use_dora") and not dora:
+        raise ValueError("its settings say DoRA, and not all of its factors have magnitudes: it is not whole")
     if str(settings.get("peft_type") or "LORA").rpartition(".")[2] != "LORA":
         raise ValueError(f"its settings are of {settings['peft_type']}, and LoRA alone is read")
     found = list(saved)
@@ -89,7 +94,7 @@ def check_settings(settings: Mapping[str, Any], saved: Iterable[str] = ()) -> No
         )
     for name, value in settings.items():
         if name not in _USED | _OF_TRAINING and value:
-            told = "DoRA" if name == "use_dora" else f"the setting {name}={str(value)[:60]}"
+            told = f"the setting {name}={str(value)[:60]}"
             raise ValueError(f"its settings ask for {told}, which is not honoured here: merge it with peft instead")
 
 

@@ -41,6 +41,8 @@ ADAPTER = "lora_adapter_metadata"
 EXTRA = re.compile(r"^(?:extra|seg_head|decoder)\.")
 """Names of tensors that are trained along and serve no inference."""
 TAVID_LORA, TAVID_PROJECTION = "pytorch_lora_weights.safetensors", "patch_embed_conv2d.pth"
+_NAMED = (TAVID_LORA, "adapter_model.safetensors", "lora.safetensors")
+"""What LoRAs are called in folders that hold other files, too: diffusers', peft's, and that of our checkpoints."""
 BESIDE = ".projection.safetensors"
 SAFE, PICKLED = (".safetensors", ".sft"), (".pth", ".pt", ".ckpt", ".bin")
 LONGEST_HEADER = 1 << 22
@@ -56,7 +58,7 @@ def find_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise ValueError(f"there is no LoRA file {str(path)!r}")
-    named = [path / name for name in (TAVID_LORA, "adapter_model.safetensors") if (path / name).is_file()]
+    named = [path / name for name in _NAMED if (path / name).is_file()]
     every = [p for p in sorted(path.glob("*.safetensors")) if not p.name.endswith(BESIDE)]
     if not named and len(every) != 1:
         raise ValueError(f"{str(path)!r} holds {len(every)} safetensors files: name the LoRA among them")

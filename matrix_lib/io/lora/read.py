@@ -49,7 +49,8 @@ _PREFIX = re.compile(r"^(?:(?:base_model\.model|pipe\.dit|diffusion_model|transf
 _UNDERSCORED = re.compile(r"^lora_unet_+")
 _FACTOR = re.compile(
     r"^(?P<stem>.+?)\.(?:(?P<down>lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight)"
-    r"|(?P<up>lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight)|(?P<alpha>alpha))$"
+    r"|(?P<up>lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight)|(?P<alpha>alpha)"
+    r"|(?P<magnitude>lora_magnitude_vector(?:\.\w+)?(?:\.weight)?|dora_scale))$"
 )
 _LARGEST = 65504.0  # of float16
 _AUTHORS = {
@@ -92,7 +93,10 @@ def load_lora(
         )
         lora = _with_projection(lora, source, None if projection is None else Path(projection))
         place = REGISTRY[lora.family].input_projection
-        check_settings(settings, (place, native_projection(lora.family)) if lora.projection else ())
+        saved = (place, native_projection(lora.family)) if lora.projection else ()
+        check_settings(settings, saved, len(lora.dora) == len(lora.factors))
+        if place in lora.dora:
+            raise ValueError("it is a DoRA of the input projection, which is not read: merge it with peft instead")
         if family not in (None, lora.family):
             raise ValueError(f"this is a LoRA of {lora.family}, and the model is {family}")
         if not lora.factors and not lora.projection:
@@ -152,6 +156,7 @@ class _Sorted:
     alpha: dict[str, float]
     projection: dict[str, Tensor]
     extra: dict[str, Tensor]
+    magnitude: dict[str, Tensor] = field(default_factory=dict)
     default: bool = False  # DiffSynth's `.default.` in the names
     prefixed: bool = False  # ComfyUI's prefix
     names: dict[str, str] = field(default_factory=dict)  # the modules' whole names, as peft counts them
@@ -159,7 +164,7 @@ class _Sorted:
 
 def _check_finite(lora: AlignmentLoRA, scale: float) -> None:
     """Numbers are finite, and so are their products in any type that weights have. `scale`: where none is stored."""
-    named = [(f"{name} {side}", getattr(one, side)) for name, one in lora.factors.items() for side in ("down", "up")]
+    named = [(f"{name} {side}", part) for name, one in lora.factors.items() for side, part in one.parts.items()]
     for name, tensor in (*named, *((f"projection {name}", tensor) for name, tensor in lora.projection.items())):
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} holds numbers that are not finite: its training went wrong")
@@ -186,6 +191,8 @@ def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
                 if tensor.numel() != 1 or not bool(torch.isfinite(tensor).all()):
                     raise ValueError(f"{name!r} is one finite number; got {tuple(tensor.shape)}")
                 out.alpha[stem] = float(tensor)
+            elif found["magnitude"]:
+                out.magnitude[stem] = _magnitude(name, tensor)
             else:
                 side = out.down if found["down"] else out.up
                 if stem in side:
@@ -206,6 +213,19 @@ def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
     return out
 
 
+def _magnitude(name: str, tensor: Tensor) -> Tensor:
+    """(out,) of peft's (out,) or, for convolutions, (1, out, 1, 1), and of kohya's (out, 1, ...).
+
+    Raises ValueError for magnitudes of inputs, which LyCORIS has as well: (1, in)."""
+    shape = tuple(tensor.shape)
+    long = [n for n, size in enumerate(shape) if size > 1]
+    if len(long) > 1 or (long and long[0] == 1 and len(shape) < 4):
+        raise ValueError(
+            f"{name!r} has magnitudes of inputs, {shape} (LyCORIS without wd_on_output), and those of outputs are read"
+        )
+    return tensor.flatten()
+
+
 def _stem(name: str, family: str | None) -> str:
     if _UNDERSCORED.match(name):
         short = _UNDERSCORED.sub("", name)
@@ -224,6 +244,8 @@ def _foreign(
             raise ValueError(f"{len(lonely)} factors lack their {what}, first that of {lonely[0]}")
     if lonely := sorted(set(parts.alpha) - set(parts.down)):
         raise ValueError(f"{len(lonely)} alphas have no factors, first that of {lonely[0]}")
+    if lonely := sorted(set(parts.magnitude) - set(parts.down)):
+        raise ValueError(f"{len(lonely)} magnitudes (DoRA) have no factors, first that of {lonely[0]}")
     projection = {name.rpartition(".")[2]: tensor for name, tensor in parts.projection.items()}
     if projection and "weight" not in projection:
         raise ValueError("its input projection has a bias, but no weight")
@@ -234,7 +256,7 @@ def _foreign(
     factors = {}
     for stem, down in parts.down.items():
         try:
-            factors[stem] = Factors(down, parts.up[stem], parts.alpha.get(stem))
+            factors[stem] = Factors(down, parts.up[stem], parts.alpha.get(stem), parts.magnitude.get(stem))
         except ValueError as error:
             raise ValueError(f"{stem}: {error}") from None
     settings = {} if header.get("alphas") else read_settings(metadata, source)
@@ -289,7 +311,7 @@ def _with_projection(lora: AlignmentLoRA, source: Path, given: Path | None) -> A
             raise ValueError(f"{file.name!r}: {error}") from None
         bare = {"weight", "bias"} >= set(tensors)
         parts = _Sorted({}, {}, {}, dict(tensors), {}) if bare else _sort(tensors, lora.family)
-        if parts.down or parts.up or parts.alpha:
+        if parts.down or parts.up or parts.alpha or parts.magnitude:
             raise ValueError(f"{file.name!r} holds LoRA factors, where an input projection was expected")
         found = {name.rpartition(".")[2]: tensor for name, tensor in parts.projection.items()}
         if found and "weight" not in found:
@@ -312,7 +334,7 @@ def _own(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Alignmen
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         stem, _, side = rest.rpartition(".")
-        if kind == "lora" and side in ("down", "up", "alpha"):
+        if kind == "lora" and side in ("down", "up", "alpha", "magnitude"):
             sides.setdefault(stem, {})[side] = tensor
         elif kind == "projection" and rest in ("weight", "bias"):
             projection[rest] = tensor
@@ -327,7 +349,8 @@ def _own(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Alignmen
         alpha = found.get("alpha")
         if alpha is not None and (alpha.numel() != 1 or not bool(torch.isfinite(alpha).all())):
             raise ValueError(f"the alpha of {stem} is one finite number")
-        factors[stem] = Factors(found["down"], found["up"], None if alpha is None else float(alpha))
+        scale = None if alpha is None else float(alpha)
+        factors[stem] = Factors(found["down"], found["up"], scale, found.get("magnitude"))
     return AlignmentLoRA(header["family"], factors, projection, extra, header["info"], "matrix")
 
 
@@ -340,6 +363,8 @@ def describe(lora: AlignmentLoRA) -> str:
         f"{lora.family}, {lora.source or 'new'} format: {len(lora.factors)} modules in {blocks}",
         f"rank {', '.join(map(str, ranks)) or '-'}, scale {scales or '-'}",
     ]
+    if lora.dora:
+        lines.append(f"DoRA: {len(lora.dora)} of its modules have magnitudes")
     if "weight" in lora.projection:
         lines.append(f"input projection {list(lora.projection['weight'].shape)}")
     if lora.extra:

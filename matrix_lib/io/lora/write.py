@@ -98,7 +98,7 @@ def _extras(lora: AlignmentLoRA) -> dict[str, Tensor]:
 def _as_own(lora: AlignmentLoRA, to: str) -> Written:
     out: dict[str, Tensor] = {}
     for name, factors in lora.factors.items():
-        out[f"lora.{name}.down"], out[f"lora.{name}.up"] = factors.down, factors.up
+        out |= {f"lora.{name}.{part}": tensor for part, tensor in factors.parts.items()}
         if factors.alpha is not None:
             out[f"lora.{name}.alpha"] = torch.tensor(factors.alpha, dtype=torch.float64)
     out.update({f"projection.{name}": tensor for name, tensor in lora.projection.items()})
@@ -111,10 +111,14 @@ def _as_native(lora: AlignmentLoRA, to: str) -> Written:
     native, stacked = to_native(lora)
     comfy = to == "comfyui"
     head, middle = ("diffusion_model.", "") if comfy else ("", ".default")
+    if lora.dora and not comfy:
+        raise ValueError("the format diffsynth has no place for the magnitudes of a DoRA: use comfyui or diffusers")
     out: dict[str, Tensor] = {}
     for name, factors in native.items():
         out[f"{head}{name}.lora_A{middle}.weight"] = factors.down
         out[f"{head}{name}.lora_B{middle}.weight"] = factors.up
+        if factors.magnitude is not None:
+            out[f"{head}{name}.dora_scale"] = factors.magnitude[:, None]
         if comfy and factors.alpha is not None:
             out[f"{head}{name}.alpha"] = torch.tensor(factors.alpha, dtype=torch.float64)
     place = native_projection(lora.family)
@@ -126,9 +130,13 @@ def _as_native(lora: AlignmentLoRA, to: str) -> Written:
 def _as_diffusers(lora: AlignmentLoRA, to: str) -> Written:
     """peft names; nothing but factors may lie in this file, or diffusers refuses it."""
     out = {}
+    if lora.dora and len(lora.dora) < len(lora.factors):
+        raise ValueError(f"diffusers has DoRA for all modules or none; here {len(lora.dora)} have magnitudes")
     for name, factors in lora.factors.items():
         out[f"transformer.{name}.lora_A.weight"] = factors.down
         out[f"transformer.{name}.lora_B.weight"] = factors.up
+        if factors.magnitude is not None:
+            out[f"transformer.{name}.lora_magnitude_vector"] = factors.magnitude
     place = REGISTRY[lora.family].input_projection
     beside = {f"transformer.{place}.{name}": tensor for name, tensor in lora.projection.items()}
     metadata = _metadata(lora)
@@ -148,4 +156,5 @@ def _peft_settings(lora: AlignmentLoRA) -> dict[str, Any]:
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
     }
+    settings |= {"use_dora": True} if lora.dora else {}
     return {f"transformer.{key}": value for key, value in settings.items()}

@@ -39,7 +39,7 @@ def test_the_clip_beside_others(tmp_path):
     assert choose_clip(touch(tmp_path / "b", "take.MOV", "._take.MOV")) == (tmp_path / "b" / "take.MOV", "")
     assert choose_clip(touch(tmp_path / "kitchen", "kitchen.mp4", "preview.mp4")).path.name == "kitchen.mp4"
     for names, said in (
-        (["one.mp4", "two.mp4"], "2 videos, and which is the clip. one.mp4, two.mp4: call it video.mp4"),
+        (["one.mp4", "two.mp4"], "2 videos, and which is the clip. one.mp4, two.mp4: call the right one video.mp4"),
         (["frame_0.png", "frame_1.png"], "2 images.*ffmpeg -framerate FPS"),
         (["clip.wmv", "notes.txt"], r"neither an image .*it holds 'clip.wmv', 'notes.txt'"),
         ([], "neither an image"),

@@ -110,7 +110,7 @@ def test_inverted_and_nearly_full_masks_are_asked_about(tmp_path):
     masks = shapes(3, 40, 56, 5)
     one_instance(~masks, tmp_path / "inverted", "white")
     one_instance(np.ones_like(masks), tmp_path / "full", "0/1")
-    for home, said in (("inverted", "all of its border"), ("full", "cover 100%")):
+    for home, said in (("inverted", "all of its edge"), ("full", "cover 100 %")):
         files = files_of(tmp_path / home)
         with pytest.raises(BadMasksError, match=f"{said}.*masks_are=black.*masks_are=white"):
             fitted_masks(files, 3, (40, 56))

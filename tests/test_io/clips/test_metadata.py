@@ -252,3 +252,23 @@ def test_a_person_answers_what_masks_are(tmp_path):
     assert np.array_equal(scan_clips(tmp_path).clips[0].tracks().masks("man").numpy(), mask)
     (home / "masks_are.txt").write_text("yes")
     assert "masks_are is ask or white or black; got 'yes'" in scan_clips(tmp_path).problems["a"]
+
+
+def test_refusals_say_what_to_do(tmp_path):
+    """A video that is called a little otherwise, rows that say the same, words with the prompt that they are not in."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "clip_01.mp4").write_bytes(b"")
+    (tmp_path / "videos" / "b.mp4").write_bytes(b"")
+    rows = [
+        {"video": "clip_1.mov", "prompt": "a <id1> cup"},
+        {"video": "a.mp4", "prompt": "a <id1> cup"},
+        {"video": "a.mp4", "prompt": "a <id1> cup"},
+        {"video": "b.mp4", "prompt": "a <id1> cup " + "and more " * 40, "phrases": "cup: a mug"},
+    ]
+    write_table(tmp_path / "metadata.csv", [{"phrases": "", **row} for row in rows])
+    told = scan_clips(tmp_path).problems
+    assert "did you mean 'clip_01.mp4'? Or put it there, or correct or remove its row" in told["clip_1"]
+    assert "(rows 2, 3, from 1 behind any header): they say the same, so remove all but one" in told["a"]
+    assert "'a mug' is not in the prompt" in told["b"]
+    assert "(the prompt is 'a <id1> cup and more" in told["b"]
+    assert len(told["b"]) < 400

@@ -42,6 +42,7 @@ def test_a_data_set_is_read_as_meant_or_mended_by_its_message(tmp_path, seed):
     if made.fault is not None:
         with pytest.raises(ValueError, match=made.fault.said) as told:
             opened(made)
+        print(f"{made.fault.kind}: {told.value}")
         made.fault.mend(str(told.value))
     found = opened(made)
     faults = {clip.name: clip.fault for clip in made.clips if clip.fault is not None}

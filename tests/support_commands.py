@@ -1,0 +1,138 @@
+"""Commands of this project as people start them, each in a process of its own, without importing PyTorch for each.
+
+A first process imports what they need. For every command it forks, and the fork runs the module as `python -m` does:
+its own arguments, folder, signals, output and exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Commands", "Running"]
+
+ROOT = Path(__file__).resolve().parent.parent
+_NEEDED = ("training.tasks.registry", "training.sample", "training.check_clips", "training.convert", "training.fit")
+_FIRST = """
+import importlib, json, os, runpy, signal, sys, traceback
+import torch
+torch.set_num_threads(1)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print("ready", flush=True)
+
+
+def run(module, arguments, folder, said):
+    with open(said, "wb", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(folder)
+    sys.modules.pop(module, None)
+    sys.argv = [module, *arguments]
+    code = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "wait" in asked:
+        print(os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1]), flush=True)
+        continue
+    child = os.fork()
+    if child == 0:
+        run(*asked["run"])
+    print(child, flush=True)
+"""
+
+
+@dataclass
+class Running:
+    """A command that was started: its process and where its output goes."""
+
+    home: Commands
+    pid: int
+    file: Path
+
+    @property
+    def said(self) -> str:
+        """Its output and its errors so far."""
+        return self.file.read_text(encoding="utf-8", errors="replace")
+
+    def until(self, there: Callable[[], Any], seconds: float = 120) -> None:
+        """Waits until `there()`. AssertionError with the output where that takes too long."""
+        end = time.monotonic() + seconds
+        while not there():
+            assert time.monotonic() < end, self.said[-3000:]
+            time.sleep(0.002)
+
+    def interrupt(self) -> None:
+        """What Ctrl-C sends."""
+        os.kill(self.pid, signal.SIGINT)
+
+    def end(self) -> int:
+        """Waits for its end; the exit code."""
+        return int(self.home.ask({"wait": self.pid}))
+
+
+class Commands:
+    """Starts commands in `folder`; close it at the end."""
+
+    def __init__(self, folder: Path, logs: Path) -> None:
+        self.folder, self.logs, self.count = folder, logs, 0
+        logs.mkdir(parents=True, exist_ok=True)
+        self.first = subprocess.Popen(
+            [sys.executable, "-c", _FIRST, *_NEEDED], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._line() == "ready"
+
+    def ask(self, question: dict[str, Any]) -> str:
+        assert self.first.stdin is not None
+        self.first.stdin.write(json.dumps(question) + "\n")
+        self.first.stdin.flush()
+        return self._line()
+
+    def _line(self) -> str:
+        assert self.first.stdout is not None
+        line = self.first.stdout.readline()
+        assert line, "the first process has ended"
+        return line.strip()
+
+    def start(self, module: str, *arguments: object) -> Running:
+        """`python -m MODULE ARGUMENTS`."""
+        self.count += 1
+        file = self.logs / f"{self.count:02d}-{module}.txt"
+        pid = self.ask({"run": [module, [*map(str, arguments)], str(self.folder), str(file)]})
+        return Running(self, int(pid), file)
+
+    def __call__(self, module: str, *arguments: object, code: int = 0) -> str:
+        """Runs a command to its end; what it said. AssertionError for another exit code."""
+        running = self.start(module, *arguments)
+        ended = running.end()
+        assert ended == code, f"{module} ended with {ended}:\n{running.said[-3000:]}"
+        return running.said
+
+    def close(self) -> None:
+        """Ends the first process."""
+        assert self.first.stdin is not None
+        self.first.stdin.close()
+        self.first.wait(30)
