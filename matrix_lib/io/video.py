@@ -179,14 +179,14 @@ def checked_frames(path: str | os.PathLike[str]) -> Generator[NDArray[np.uint8],
     Raises ValueError as `check_video` does, where it comes to what is wrong.
     """
     with _opened(path) as (container, name):
-        looking = _looked_at(container, name)
+        looking, scaler = _looked_at(container, name), _scaler()
         while True:
             try:
                 frame = next(looking)
             except StopIteration as end:
                 found: VideoFacts = end.value
                 return found
-            yield _shown(frame)
+            yield _shown(frame, scaler)
 
 
 def _rate(stream: av.video.stream.VideoStream) -> float:
