@@ -21,6 +21,7 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "analysis": ("analysis", "run", {}),
     "capture": ("capture", "run", {}),
     "compile": ("compiled", "run", {}),
+    "curation": ("curation", "run", {}),
     "editor": ("editor", "run", {}),
     "guidance": ("guidance", "run", {}),
     "native": ("native", "run", {}),
