@@ -37,11 +37,15 @@ from .views import clip_item, with_result
 
 __all__ = ["FILES", "BadInputError", "Curation", "Ended", "Options", "Stages"]
 
-FILES = {
-    name: f"{number}_{name}.jsonl"
-    for number, name in enumerate(
-        ("clips", "triplets", "candidates", "anchors", "tracks", "checks", "review", "write"), 1
-    )
+FILES = {  # written out: a stage that comes between two others must not rename what people have
+    "clips": "1_clips.jsonl",
+    "triplets": "2_triplets.jsonl",
+    "candidates": "3_candidates.jsonl",
+    "anchors": "4_anchors.jsonl",
+    "tracks": "5_tracks.jsonl",
+    "checks": "6_checks.jsonl",
+    "review": "7_review.jsonl",
+    "write": "8_write.jsonl",
 }
 LICENCES = "LICENSES.jsonl"
 _MOST_TOLD = 1000
