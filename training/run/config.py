@@ -20,9 +20,11 @@ class Data:
         height, width, frames: of a clip, in pixels.
         split: of verb-object pairs, see `matrix_lib.mini.world`.
         distractors: share of clips with a look-alike, which no prompt can settle.
-        often: names of verbs that come up twice as often. verbs: names of the verbs there are; empty: all.
+        often: names of verbs that come up twice as often.
+        verbs: names of the verbs there are; empty: all.
         captions, caption_share: how much captions say, and in which share of the clips (`mini.captions.FORMS`).
-        single: share of clips in which one thing moves and nothing interacts. most: things in a clip.
+        single: share of clips in which one thing moves and nothing interacts.
+        most: things in a clip.
         batch: clips per optimiser step and process.
         chunk: clips made at once; steps draw from the present chunk. A multiple of `batch`.
         reuse: passes over a chunk before it is replaced.
