@@ -21,6 +21,8 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "analysis": ("analysis", "run", {}),
     "capture": ("capture", "run", {}),
     "compile": ("compiled", "run", {}),
+    "curation": ("curation", "run", {}),
+    "editor": ("editor", "run", {}),
     "guidance": ("guidance", "run", {}),
     "native": ("native", "run", {}),
     "training": ("training", "cogvideox", {}),
@@ -30,6 +32,7 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "training-swap": ("training", "cogvideox", {"swap": True}),
     "training-wan-swap": ("training", "wan", {"swap": True}),
     "training-two-gpus": ("two_gpus", "run", {}),
+    "viewer": ("viewer", "run", {}),
 }
 """Module, function and settings. A module is imported when it runs: each needs its own packages alone."""
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .io.lora.apply import apply_lora
     from .io.lora.read import load_lora
     from .io.tracks import load_tracks, save_tracks
+    from .viewer.notebook import attention_viewer
+    from .viewer.page import attention_page
 
 __all__ = [
     "Capture",
@@ -54,7 +56,9 @@ __all__ = [
     "Schedule",
     "apply_lora",
     "attention_chart",
+    "attention_page",
     "attention_pictures",
+    "attention_viewer",
     "bind_prompt",
     "cut_and_drag",
     "encode_clip",
@@ -92,6 +96,8 @@ _HOMES = {
     "io.lora.apply": ("apply_lora",),
     "io.lora.read": ("load_lora",),
     "io.tracks": ("load_tracks", "save_tracks"),
+    "viewer.notebook": ("attention_viewer",),
+    "viewer.page": ("attention_page",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

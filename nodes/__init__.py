@@ -11,6 +11,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .checks import checked
 from .shown import warning
+from .viewer import add_routes
 
 # One file per concern. Each exports `NODES`, the list of its node classes.
 _FILES = (
@@ -26,6 +27,7 @@ class MatrixExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> MatrixExtension:
+    add_routes()
     return MatrixExtension()
 
 

@@ -24,6 +24,7 @@ from .places import new_place
 from .recording import LAYERS_TIP, recorder_config, recording_inputs, storage_inputs
 from .shown import saved_file
 from .sockets import CaptureSocket, read_layers, warn_if_broken
+from .viewer import shown_in_viewer
 
 
 class MatrixSampleAttention(io.ComfyNode):
@@ -37,7 +38,8 @@ class MatrixSampleAttention(io.ComfyNode):
             category="MATRIX/capture",
             description="Samples exactly as SamplerCustomAdvanced does, with any sampler, and records where the model "
             "looks: for every layer and step, from each place of the video to the words you bound, and from each "
-            "instance's first-frame tokens to the whole clip. The latent is bit for bit what it would have been.",
+            "instance's first-frame tokens to the whole clip. The latent is bit for bit what it would have been. The "
+            "viewer in the node shows the maps as soon as the run ends.",
             search_aliases=[
                 "attention map",
                 "capture attention",
@@ -118,7 +120,9 @@ class MatrixSampleAttention(io.ComfyNode):
             capture = extend(previous, capture)
         report = describe(capture)
         files = saved_file(kept.file) if kept is not None and kept.file is not None else {}
-        return io.NodeOutput(output, denoised, capture, report, ui={"text": (report,)} | files)
+        return io.NodeOutput(
+            output, denoised, capture, report, ui={"text": (report,)} | files | shown_in_viewer(capture)
+        )
 
 
 class MatrixLivePreview(io.ComfyNode):

@@ -19,9 +19,11 @@ from ..matrix_lib.hosts.bundle import load as load_bundle
 from ..matrix_lib.hosts.comfy.first_frame import image_condition
 from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, load_native
 from ..matrix_lib.hosts.comfy.mini import load_mini
+from ..matrix_lib.hosts.comfy.model import grid_of
 from ..matrix_lib.hosts.comfy.repair import needs_repair, repair
 from ..matrix_lib.hosts.comfy.warn import warn
 from .checks import Files
+from .shown import shown_grid
 from .sockets import TracksSocket, check_room
 
 _DTYPES = {
@@ -279,7 +281,8 @@ class MatrixImageCondition(io.ComfyNode):
         made = image_condition(model, vae, image, width, height, length, batch_size, clip_vision_output, fit)
         positive = node_helpers.conditioning_set_values(positive, made.values)
         negative = node_helpers.conditioning_set_values(negative, made.values)
-        return io.NodeOutput(positive, negative, made.latent)
+        grid = grid_of(model, tuple(made.latent["samples"].shape[-3:]))
+        return io.NodeOutput(positive, negative, made.latent, ui=shown_grid(grid, fit=fit))
 
 
 NODES = [MatrixLoadVideoDiT, MatrixRepairModel, MatrixImageCondition]

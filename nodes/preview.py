@@ -19,6 +19,7 @@ from .checks import Files
 from .places import new_place, saved_files, state_of
 from .shown import saved_file
 from .sockets import CaptureSocket, TracksSocket, ticker
+from .viewer import shown_in_viewer
 
 _KINDS = {"words (video to text)": "v2t", "instances over time (video to video)": "v2v"}
 _DRAWN = {"smooth": True, "token cells": False}
@@ -35,7 +36,8 @@ class MatrixAttentionPreview(io.ComfyNode):
             display_name="MATRIX Preview Attention",
             category="MATRIX/capture",
             description="Paints where a video model looked over the frames, word by word and instance by instance, and "
-            "charts which layers looked there at which steps.",
+            "charts which layers looked there at which steps. In the viewer of the node, hover a word, click a layer "
+            "or step, click a place: it shows at once, and the fields follow.",
             search_aliases=[
                 "attention map",
                 "heatmap",
@@ -133,7 +135,8 @@ class MatrixAttentionPreview(io.ComfyNode):
         chart = to_image([attention_chart(capture, choice, tracks, colours)], 1)
         rate = Fraction(fps * share).limit_denominator(1000)
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=overlay, frame_rate=rate))
-        return io.NodeOutput(overlay, video, chart, ui=_shown(cls, overlay, float(rate), chart))
+        shown = _shown(cls, overlay, float(rate), chart) | shown_in_viewer(capture, frames, tracks, fps)
+        return io.NodeOutput(overlay, video, chart, ui=shown)
 
 
 class MatrixSaveCapture(io.ComfyNode):

@@ -34,8 +34,8 @@ class MatrixSAM2Tracks(io.ComfyNode):
             node_id="MatrixSAM2Tracks",
             display_name="MATRIX SAM 2 Tracks",
             category="MATRIX/tracks",
-            description="Follows instances through a video from a few points, boxes or masks, each as if there were no "
-            f"other. Needs the sam2 package ({INSTALL}) and a SAM 2 or 2.1 checkpoint in models/sam2.",
+            description="Follows instances through a video from a few clicks on it, boxes or masks, each as if "
+            f"there were no other. Needs the sam2 package ({INSTALL}) and a SAM 2 or 2.1 checkpoint in models/sam2.",
             search_aliases=["segment anything", "sam2", "video segmentation", "points", "track object"],
             inputs=[
                 io.MultiType.Input(
@@ -108,7 +108,7 @@ class MatrixSAM2Tracks(io.ComfyNode):
         finally:
             del predictor
             comfy.model_management.soft_empty_cache()
-        return with_report(tracks, tuple(f"! {note}" for note in notes))
+        return with_report(tracks, tuple(f"! {note}" for note in notes), clip)
 
 
 NODES = [MatrixSAM2Tracks]

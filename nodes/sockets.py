@@ -7,14 +7,16 @@ from collections.abc import Callable
 import comfy.model_management
 import comfy.utils
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..matrix_lib.core.layers import parse_layers, spread_layers
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.draw.tracks import track_report
 from ..matrix_lib.hosts.comfy.model import backbone_of, sites_of
 from ..matrix_lib.hosts.comfy.repair import needs_repair
+from ..matrix_lib.hosts.comfy.video import Frames
 from ..matrix_lib.hosts.comfy.warn import warn
+from .shown import shown_frames
 
 TracksSocket = io.Custom("MATRIX_TRACKS")
 BindingSocket = io.Custom("MATRIX_BINDING")
@@ -89,7 +91,7 @@ def track_outputs() -> list[io.Output]:
     ]
 
 
-def with_report(tracks: MaskTracks, notes: tuple[str, ...] = ()) -> io.NodeOutput:
-    """The outputs of `track_outputs`, and the report on the node itself."""
+def with_report(tracks: MaskTracks, notes: tuple[str, ...] = (), clip: Frames | None = None) -> io.NodeOutput:
+    """The outputs of `track_outputs`, and for the page the report and the frames that the tracks were made on."""
     report = "\n".join([track_report(tracks), *notes])
-    return io.NodeOutput(tracks, report, ui=ui.PreviewText(report))
+    return io.NodeOutput(tracks, report, ui={"text": (report,)} | ({} if clip is None else shown_frames(clip)))

@@ -16,12 +16,12 @@ from ..matrix_lib.core.grid import Framing, Grid
 from ..matrix_lib.core.tracks.text import parse_names
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.draw.tracks import TrackLook, draw_tracks, track_report
-from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, mask_batch
+from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, mask_batch, paths
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.tracks import load_tracks, save_tracks
 from .checks import Files
 from .places import new_place, saved_files, state_of
-from .shown import saved_file
+from .shown import saved_file, shown_grid
 from .sockets import TracksSocket, check_room, ticker, track_outputs, with_report
 
 _USUAL = TokenSize()
@@ -68,9 +68,9 @@ class MatrixTracksToMask(io.ComfyNode):
             node_id="MatrixTracksToMask",
             display_name="MATRIX Tracks to Mask",
             category="MATRIX/tracks",
-            description="Instances of the tracks as ComfyUI masks, one per frame, and the first frame as a palette "
-            "picture with one colour per instance.",
-            search_aliases=["mask", "id map", "palette", "extract instance", "unpack"],
+            description="Instances of the tracks as ComfyUI masks, one per frame, the first frame as a palette picture "
+            "with one colour per instance, and the paths of their middles.",
+            search_aliases=["mask", "id map", "palette", "extract instance", "unpack", "wan move", "TRACKS"],
             inputs=[
                 TracksSocket.Input("tracks", tooltip="Named instances."),
                 io.String.Input(
@@ -88,6 +88,10 @@ class MatrixTracksToMask(io.ComfyNode):
                 io.Mask.Output(display_name="mask", tooltip="One mask per frame, 0 or 1."),
                 io.Image.Output(
                     display_name="id_map", tooltip="The first frame: each instance in its colour on black."
+                ),
+                io.Tracks.Output(
+                    display_name="paths",
+                    tooltip="The middle of each instance in every frame, as ComfyUI's TRACKS: for Wan Move.",
                 ),
             ],
         )
@@ -108,7 +112,8 @@ class MatrixTracksToMask(io.ComfyNode):
         check_room(chosen.frames * (len(chosen.names) if several != "joined" else 1), *framing.target, 1)
         step = ticker((1 + resized) * chosen.frames * len(chosen.names))
         chosen = chosen.framed(framing, step) if resized else chosen
-        return io.NodeOutput(mask_batch(chosen, several != "joined", step), image_batch([chosen.id_map()]))
+        mask, id_map = mask_batch(chosen, several != "joined", step), image_batch([chosen.id_map()])
+        return io.NodeOutput(mask, id_map, paths(chosen))
 
 
 class MatrixPreviewTracks(io.ComfyNode):
@@ -196,7 +201,8 @@ class MatrixPreviewTracks(io.ComfyNode):
         steered = Framing(framing.source, framing.target, tracks.fit)
         if (steered.box(), steered.window()) != (framing.box(), framing.window()):
             report += f"\n! drawn with {framing.crop!r}; steering goes by the tracks, which say {tracks.fit!r}"
-        return io.NodeOutput(batch, report, ui=ui.PreviewImage(batch, cls=cls).as_dict() | {"text": (report,)})
+        told = ui.PreviewImage(batch, cls=cls).as_dict()
+        return io.NodeOutput(batch, report, ui=told | {"text": (report,)} | shown_grid(grid, framing))
 
 
 def _frames(grid: Grid, frames: int, show: str) -> list[int]:

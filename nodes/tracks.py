@@ -13,6 +13,7 @@ from ..matrix_lib.core.tracks.text import parse_boxes, parse_names
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.hosts.comfy.masks import BATCHES, mask_parts
 from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, sam3_frames, sam3_size
+from ..matrix_lib.hosts.comfy.video import image_frames
 from .sockets import Sam3TracksSocket, ticker, track_outputs, with_report
 
 
@@ -152,8 +153,8 @@ class MatrixBoxTracks(io.ComfyNode):
             node_id="MatrixBoxTracks",
             display_name="MATRIX Box Tracks",
             category="MATRIX/tracks",
-            description="Instances as boxes that move between key frames: no masks needed. Type them, or connect "
-            "ComfyUI's own bounding boxes.",
+            description="Instances as boxes that move between key frames: no masks needed. Draw them on the picture, "
+            "type them, or connect ComfyUI's own bounding boxes.",
             search_aliases=["bounding box", "bbox", "trajectory", "keyframe", "layout", "points", "who is where"],
             inputs=[
                 io.String.Input(
@@ -180,12 +181,13 @@ class MatrixBoxTracks(io.ComfyNode):
                     optional=True,
                     tooltip="Frames to take width, height and, from two on, the number of frames from.",
                 ),
-                io.BoundingBox.Input(
+                io.MultiType.Input(
                     "bboxes",
+                    types=[io.BoundingBox, io.Array],
                     optional=True,
-                    force_input=True,
                     tooltip="ComfyUI's own bounding boxes, from a detector or Create Bounding Boxes, instead of typed "
-                    "ones: one instance per box; lists per frame are followed over time by where the boxes are.",
+                    "ones: one instance per box; lists per frame are followed over time by where the boxes are. Its "
+                    "elements bring their names.",
                 ),
                 io.String.Input(
                     "bbox_names",
@@ -231,11 +233,12 @@ class MatrixBoxTracks(io.ComfyNode):
             notes: tuple[str, ...] = ()
         else:
             names, roles = parse_names(bbox_names)
-            keys, notes = boxes_from_host(bboxes, names)
+            keys, notes = boxes_from_host(bboxes, names, (height, width))
         keys, shares = in_pixels(keys, height, width)
         step = ticker(frames * len(keys))
         tracks = MaskTracks.from_boxes(keys, frames, height, width, roles, fps, hold=hold, progress=step)
-        return with_report(tracks, tuple(f"! {note}" for note in (*notes, shares) if note))
+        clip = None if images is None else image_frames(images, fps)
+        return with_report(tracks, tuple(f"! {note}" for note in (*notes, shares) if note), clip)
 
 
 NODES = [MatrixMaskTracks, MatrixBoxTracks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..matrix_lib.hosts.comfy.watching import RUNS, Watch, model_token
 from ..matrix_lib.instrument.ranking import describe
@@ -10,6 +10,7 @@ from ..matrix_lib.io.kept_runs import Kept
 from .places import new_place
 from .recording import recorder_config, recording_inputs, storage_inputs
 from .sockets import CaptureSocket, WatchSocket, warn_if_broken
+from .viewer import shown_in_viewer
 
 
 class MatrixWatchAttention(io.ComfyNode):
@@ -69,7 +70,8 @@ class MatrixCollectCapture(io.ComfyNode):
             display_name="MATRIX Collect Capture",
             category="MATRIX/capture",
             description="Hands out what MATRIX Watch Attention recorded while this latent was sampled. Where the run "
-            "went on from another watched one (two KSamplerAdvanced, Wan 2.2's two experts), both come as one capture.",
+            "went on from another watched one (two KSamplerAdvanced, Wan 2.2's two experts), both come as one capture. "
+            "The viewer in the node shows it.",
             search_aliases=["capture attention", "attention maps", "get capture", "Wan 2.2"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The LATENT of the sampler itself, nothing in between."),
@@ -85,7 +87,7 @@ class MatrixCollectCapture(io.ComfyNode):
     def execute(cls, latent, watch) -> io.NodeOutput:
         capture = RUNS.capture(latent["samples"], watch.key)
         report = describe(capture)
-        return io.NodeOutput(capture, report, ui=ui.PreviewText(report))
+        return io.NodeOutput(capture, report, ui={"text": (report,)} | shown_in_viewer(capture))
 
 
 NODES: list[type[io.ComfyNode]] = [MatrixWatchAttention, MatrixCollectCapture]

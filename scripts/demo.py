@@ -201,6 +201,16 @@ def collect(server: Server, graph: Graph, outputs: dict[str, Any], target: Path)
     return found
 
 
+def _page(files: Mapping[str, Path], target: Path) -> Path:
+    """The attention viewer of what the graph saved, as one HTML file."""
+    from matrix_lib.io.captures import load_capture
+    from matrix_lib.io.tracks import load_tracks
+    from matrix_lib.viewer.page import attention_page
+
+    capture, tracks = load_capture(files["capture"]), load_tracks(files["tracks"])
+    return attention_page(capture, files["video"], target / "attention.html", tracks)
+
+
 def report_of(files: dict[str, Path], graph: Graph, kind: str, note: str, host: str, seconds: float) -> dict[str, Any]:
     """What ran and what came out, for people and programs. Reads the files, not the server."""
     from matrix_lib.core.grid import Framing
@@ -259,6 +269,7 @@ def run(
     outputs = follow(server, graph)
     target.mkdir(parents=True, exist_ok=True)
     files = collect(server, graph, outputs, target)
+    files["attention_page"] = _page(files, target)
     host = server.get("/system_stats")["system"]["comfyui_version"]
     note = f"{SAY[chosen.kind]} {made.note}".strip()
     report = report_of(files, graph, chosen.kind, note, host, time.monotonic() - began)
@@ -285,6 +296,7 @@ def summary(report: dict[str, Any], target: Path) -> str:
     """What to look at, in a few lines."""
     said = {
         "video": "the sampled clip",
+        "attention_page": "the attention viewer: every word, layer and step of it, in a browser",
         "attention": "where every place of it looked for each word",
         "layers": "which layers did so, at which steps",
         "capture": "all maps, for MATRIX Load Capture or Python",

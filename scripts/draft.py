@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BLUE", "GREEN", "GREY", "RED", "SHOWN", "WIDTH", "Draft", "Group", "Node"]
+__all__ = ["BLUE", "GREEN", "GREY", "RED", "SHOWN", "WIDE", "WIDTH", "Draft", "Group", "Node"]
 
 RED, BLUE, GREEN, GREY = "#A88", "#88A", "#8A8", "#888"  # of frames
 WIDTH = 320  # pixels of a node
+WIDE = {"MatrixAttentionPreview": 640}  # of those that show more beside each other
 SHOWN = 225  # pixels that the host takes for a picture or a clip at least; it makes a node taller that has fewer
 _TITLE, _GAP, _PAD = 30, 22, 14  # of a node; between two of them; around those of a group
 _HEAD, _BETWEEN = 44, 22  # a group's own title; between two groups
@@ -28,6 +29,11 @@ class Node:
 
     def __getitem__(self, output: int) -> tuple[int, int]:
         return self.id, output
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return WIDE.get(self.kind, WIDTH)
 
 
 @dataclass
@@ -76,13 +82,24 @@ class Draft:
         at: dict[int, tuple[int, int]] = {}
         frames: list[tuple[int, int, int, int]] = []
         below: dict[int, int] = {}
+        wide = self._widths()
         for group in self.groups:
-            x, top = group.column * (WIDTH + 2 * _PAD + 16), below.get(group.column, 0)
+            x = sum(wide.get(column, WIDTH) + 2 * _PAD + 16 for column in range(group.column))
+            top = below.get(group.column, 0)
             y = top + _HEAD
             for member in group.members:
                 at[member] = (x, y + _TITLE)
                 y += _TITLE + heights[member] + _GAP
             y += _PAD - _GAP
-            frames.append((x - _PAD, top, WIDTH + 2 * _PAD, y - top))
+            frames.append((x - _PAD, top, wide[group.column] + 2 * _PAD, y - top))
             below[group.column] = y + _BETWEEN
         return at, frames
+
+    def _widths(self) -> dict[int, int]:
+        """Pixels of the widest node of each column."""
+        width = {node.id: node.width for node in (*self.nodes, *self.notes)}
+        found: dict[int, int] = {}
+        for group in self.groups:
+            widest = max(width[member] for member in group.members)
+            found[group.column] = max(widest, found.get(group.column, 0))
+        return found

@@ -1,13 +1,17 @@
 """The pictures of the nodes' help pages, small, from pictures that the documentation and the templates have.
 
-`python -m scripts.help_pictures` after `scripts.pictures` and the templates' thumbnails.
+`python -m scripts.help_pictures` after `scripts.pictures` and the templates' thumbnails. The first frames of the
+example clips are there, too: the track editor shows them before anything has run.
 """
 
 from __future__ import annotations
 
 import sys
 
+import av
 from PIL import Image
+
+from matrix_lib.hosts.bundle import example_clips
 
 from .comfyui import ROOT
 
@@ -23,7 +27,7 @@ SOURCES = {
     "judged": ("workflows/09_judge.jpg", 0.19),
     "who": ("workflows/02_matrix_lora.jpg", 0.13),
 }
-_WIDTH, _QUALITY = 480, 78
+_WIDTH, _QUALITY, _EXAMPLE = 480, 78, 85
 
 
 def main() -> None:
@@ -38,6 +42,15 @@ def main() -> None:
         small = part.resize((_WIDTH, round(part.height * _WIDTH / part.width)), Image.Resampling.LANCZOS)
         small.save(folder / f"{name}.jpg", quality=_QUALITY, optimize=True)
         print(name, (folder / f"{name}.jpg").stat().st_size // 1024, "KiB")
+    examples()
+
+
+def examples() -> None:
+    """The first frame of each example clip as `example-NAME.jpg`."""
+    for name, path in example_clips().items():
+        with av.open(str(path)) as container:
+            first = next(container.decode(video=0)).to_image()
+        first.save(ROOT / "web" / "docs" / "images" / f"example-{name}.jpg", quality=_EXAMPLE, optimize=True)
 
 
 if __name__ == "__main__":

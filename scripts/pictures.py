@@ -76,7 +76,7 @@ def main() -> None:
     capture, tracks = load_capture(mini / "capture.safetensors"), load_tracks(mini / "tracks.safetensors")
     first, second = (phrase.name for phrase in capture.stream().binding.instances[:2])
     heat = attention(mini, (first, second), best_layers(capture, tracks, (first, second)), 1080)
-    heat.save(IMAGES / "attention.jpg", quality=88)
+    heat.save(IMAGES / "attention.webp", quality=78, method=6)
     tracks_on_clip(160, 384).convert("RGB").save(IMAGES / "tracks.jpg", quality=88)
     Image.open(mini / "layers.png").convert("RGB").save(IMAGES / "layers.png", optimize=True)
     for path in sorted(IMAGES.iterdir()):

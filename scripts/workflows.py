@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .comfyui import ROOT, serve
-from .draft import WIDTH, Draft, Node
+from .draft import Draft, Node
 from .templates import judge, lora, start, steering, watch
 
 __all__ = ["api_form", "problems", "ui_form"]
@@ -25,6 +25,8 @@ Graph = dict[str, Any]
 Info = dict[str, Any]
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 NOTES = {"Note", "MarkdownNote"}
+# Pixels that the page's track editor takes at least, below the text that it edits.
+EDITORS = {"MatrixBoxTracks": 296, "MatrixSAM2Tracks": 296}
 # What a canvas shows first that opens the file itself, beside its bars. One that opens a template shows all of it.
 VIEW = {"scale": 0.75, "offset": [120, 100]}
 
@@ -141,7 +143,8 @@ def _ui_node(node: Node, definition: Info, order: int) -> dict[str, Any]:
             inputs.append(entry)
     kinds, names = definition["output"], definition["output_name"]
     outputs = [{"name": name, "type": kind, "links": None} for name, kind in zip(names, kinds, strict=True)]
-    size = [WIDTH, node.height + _least_height(inputs, outputs, definition)]
+    least = _least_height(inputs, outputs, definition) + EDITORS.get(node.kind, 0)
+    size = [node.width, node.height + least]
     found: dict[str, Any] = {"id": node.id, "type": node.kind, "pos": [0, 0], "size": size}
     found |= {"flags": {}, "order": order, "mode": 0, "inputs": inputs, "outputs": outputs}
     found["properties"] = {"Node name for S&R": node.kind}
@@ -160,7 +163,7 @@ def _least_height(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], d
 
 
 def _ui_note(note: Node) -> dict[str, Any]:
-    found: dict[str, Any] = {"id": note.id, "type": note.kind, "pos": [0, 0], "size": [WIDTH, note.height]}
+    found: dict[str, Any] = {"id": note.id, "type": note.kind, "pos": [0, 0], "size": [note.width, note.height]}
     found |= {"flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": note.title, "properties": {}}
     return found | {"widgets_values": [note.inputs["text"]], "color": "#432", "bgcolor": "#653"}
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, sync_playwright
+from playwright.sync_api import Browser, Locator, Route, sync_playwright
 from playwright.sync_api import Page as Tab
 
 from scripts.comfyui import Server
@@ -19,6 +21,10 @@ READY = "window.comfyAPI?.app?.app?.canvas?.graph?.nodes.length"
 # No calls home, no store between runs; Chromium's sandbox does not start for root.
 FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+# A page that a test hands to the browser counts as one of the internet, which may not ask a server of this machine.
+FLAGS += ["--disable-features=LocalNetworkAccessChecks"]
+TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".json": "application/json"}
+TYPES |= {".svg": "image/svg+xml", ".woff2": "font/woff2", ".png": "image/png", ".webp": "image/webp"}
 EMPTY = {"version": 0.4, "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}}
 BUILD = """async ([empty, nodes, links]) => {
   const app = window.comfyAPI.app.app
@@ -36,8 +42,19 @@ BUILD = """async ([empty, nodes, links]) => {
 }"""
 
 
+LOOK = """([kind, scale]) => {
+  const { canvas, graph } = window.comfyAPI.app.app
+  const [x, y] = graph.nodes.find((node) => node.type === kind).pos
+  canvas.ds.scale = scale
+  canvas.ds.offset = [160 / scale - x, 110 / scale - y]
+  canvas.setDirty(true, true)
+}"""
+
+
 class Page:
-    """One tab on a server's page."""
+    """One tab on a server's page. `own`: whether its frontend is the one that the server brings."""
+
+    own = True
 
     def __init__(self, server: Server, tab: Tab) -> None:
         self.server, self.tab = server, tab
@@ -50,9 +67,15 @@ class Page:
         self.tab.goto(self.server.url)
         self.tab.wait_for_function(READY)
 
-    def build(self, nodes: list[dict[str, Any]], links: list[tuple[int, int, int, int]]) -> None:
-        """A new workflow: nodes of `type` at `x` with `values` by widget; links from (node, slot) to (node, input)."""
+    def build(self, nodes: list[dict[str, Any]], links: list[tuple[int, int, int, int | str]]) -> None:
+        """A new workflow: nodes of `type` at `x` with `values` by widget; links from (node, slot) to (node, input), an
+        input by number or name."""
         self.tab.evaluate(BUILD, [EMPTY, nodes, links])
+
+    def look_at(self, kind: str, scale: float = 1.0) -> None:
+        """Brings the node of a type to the upper left, beside the bars."""
+        self.tab.evaluate(LOOK, [kind, scale])
+        self.tab.wait_for_timeout(300)
 
     def run(self) -> None:
         """The Run button."""
@@ -76,15 +99,41 @@ class Page:
 
 
 @contextlib.contextmanager
-def page_of(server: Server) -> Iterator[Page]:
-    """A fresh browser with one tab for `server`, and none of the tours of a first visit."""
+def browser_of() -> Iterator[Browser]:
+    """A fresh Chromium."""
     flags = [*FLAGS, "--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else FLAGS
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
         try:
-            page = Page(server, browser.new_page(viewport={"width": 1500, "height": 900}))
-            page._set("Comfy.TutorialCompleted", True)
-            page.tab.set_default_timeout(120_000)
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def page_of(server: Server, browser: Browser, frontend: Path | None = None) -> Iterator[Page]:
+    """One tab for `server`, with a memory of its own and none of the tours of a first visit.
+
+    `frontend`: the folder of another frontend, whose files the browser gets in place of those that the server has.
+    """
+    context = browser.new_context(viewport={"width": 1500, "height": 900})
+    try:
+        if frontend is not None:
+            context.route(lambda url: _file(frontend, url) is not None, lambda route: _serve(frontend, route))
+        page = Page(server, context.new_page())
+        page._set("Comfy.TutorialCompleted", True)
+        page.tab.set_default_timeout(120_000)
+        yield page
+    finally:
+        context.close()
+
+
+def _file(folder: Path, url: str) -> Path | None:
+    """What stands at an address of a frontend; None for what only a server knows."""
+    path = folder / (urllib.parse.unquote(urllib.parse.urlsplit(url).path).lstrip("/") or "index.html")
+    return path if path.is_file() else None
+
+
+def _serve(folder: Path, route: Route) -> None:
+    path = _file(folder, route.request.url)
+    route.fulfill(path=str(path), headers={"Content-Type": TYPES.get(path.suffix, "application/octet-stream")})

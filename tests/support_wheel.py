@@ -16,7 +16,8 @@ def build_wheel(folder: Path, endings: tuple[str, ...] = ("",)) -> Path:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.split("\0"):
         kept = name.startswith(("matrix_lib/", "training/")) and name.endswith(endings)
-        if (kept or name in ("pyproject.toml", "LICENSE", "README.md")) and (ROOT / name).is_file():
+        kept = kept or name.startswith("web/js/viewer/")
+        if (kept or name in ("pyproject.toml", "setup.py", "LICENSE", "README.md")) and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     subprocess.run([sys.executable, "-c", _BUILD, str(folder)], cwd=source, check=True, capture_output=True)

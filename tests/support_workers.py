@@ -21,8 +21,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @functools.cache
 def unit(path: str) -> str:
-    """What a file of tests is run together with: itself alone, or everything that needs the server."""
-    return "server" if re.search(r"def \w+\(.*\bserver\b", (TESTS / path).read_text(encoding="utf-8")) else path
+    """What a file of tests is run together with: itself alone, or everything that needs the server or its page."""
+    return (
+        "server"
+        if re.search(r"def \w+\(.*(\bserver\b|\bpage: Page\b)", (TESTS / path).read_text(encoding="utf-8"))
+        else path
+    )
 
 
 def order(item: pytest.Item) -> int:

@@ -30,7 +30,7 @@ def demo(server: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[st
 
 def test_every_file_is_there(demo: tuple[dict[str, Any], Path]) -> None:
     report, target = demo
-    wanted = {"video.mp4", "attention.mp4", "layers.png", "capture.safetensors", "report.json"}
+    wanted = {"video.mp4", "attention.mp4", "attention.html", "layers.png", "capture.safetensors", "report.json"}
     assert wanted <= {path.name for path in target.iterdir()}
     assert json.loads((target / "report.json").read_text(encoding="utf-8")) == report
 

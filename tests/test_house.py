@@ -38,6 +38,7 @@ FLOORS = {
     "draw": 5,
     "pages": 5,
     "mini": 6,
+    "viewer": 6,
     "evaluation": 7,
     "nodes": 8,
     "training": 8,

@@ -46,7 +46,7 @@ class Blocks:
         stacks: lists of stacks; those in one inner tuple share their layer numbers (Wan's self and cross attention),
             each next tuple goes on counting after the one before (HunyuanVideo's single blocks). None for a U-Net,
             whose host walks its tree.
-        text_first: whether text comes before video in a joint sequence.
+        text_first: whether text comes before video in a joint sequence. Natively it always does.
     """
 
     classes: tuple[str, ...]

@@ -138,7 +138,7 @@ class Maps:
         """(St, E, F, h, w) float32 of the layer at `place` along L, the mean over heads; of the chosen places along St
         and E. Only these are read: values may lie in a file of a gigabyte."""
         part, scale = self.values[place], None if self.scale is None else self.scale[place]
-        for axis, chosen in ((0, steps), (1, entities)):
+        for axis, chosen in ((1, entities), (0, steps)):
             if chosen is not None:
                 index = torch.tensor(list(chosen), dtype=torch.long)
                 part = part.index_select(axis, index)
@@ -158,6 +158,19 @@ class Maps:
             total += torch.einsum("sfhw,sf->fhw", values, weights)
             seen += calls.sum(0) > 0
         return total / torch.where(seen > 0, seen, torch.nan)[:, None, None]
+
+    def only(self, entity: int, head: int | None = None) -> Maps:
+        """The maps of the entity at place `entity` alone, and of the head at place `head` where heads are apart.
+        Views: nothing is read."""
+        name = self.entities[entity]
+        own = slice(entity, entity + 1)
+        values, scale = self.values[:, :, own], None if self.scale is None else self.scale[:, :, own]
+        if head is not None:
+            values, scale = values[:, :, :, head], None if scale is None else scale[..., head]
+        points = {name: self.points[name]} if name in self.points else {}
+        heads = () if head is not None else self.heads
+        counts = self.counts[:, :, own]
+        return replace(self, values=values, counts=counts, scale=scale, entities=(name,), heads=heads, points=points)
 
     def take(self, steps: Sequence[int]) -> Maps:
         """The same maps at the chosen places along St alone."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -29,6 +29,7 @@ __all__ = [
     "Clip",
     "VideoFacts",
     "check_video",
+    "checked_frames",
     "each_frame",
     "frame_times",
     "frames_at",
@@ -138,6 +139,20 @@ def _facts(
     container: av.container.InputContainer, name: str, see: Callable[[int, av.VideoFrame], None] | None = None
 ) -> VideoFacts:
     """see: is shown each frame with its number."""
+    looking, count = _looked_at(container, name), 0
+    while True:
+        try:
+            frame = next(looking)
+        except StopIteration as end:
+            found: VideoFacts = end.value
+            return found
+        if see is not None:
+            see(count, frame)
+        count += 1
+
+
+def _looked_at(container: av.container.InputContainer, name: str) -> Generator[av.VideoFrame, None, VideoFacts]:
+    """Every frame as it is decoded, and at the end what the file is; ValueError as of `check_video`."""
     stream = _film(container, name)
     count, size, left_out = 0, (0, 0), 0
     for packet in container.demux(stream):
@@ -149,14 +164,29 @@ def _facts(
                 raise ValueError(f"frame {count} of {name!r} is {seen[0]}x{seen[1]} pixels, the ones before it {size}")
             if frame.is_corrupt:
                 raise ValueError(f"frame {count} of {name!r} is damaged")
-            if see is not None:
-                see(count, frame)
             count += 1
+            yield frame
     if not count:
         raise ValueError(f"{name!r} has no frames")
     if count < stream.frames - left_out - 1:  # some writers count one frame more than there are
         raise ValueError(f"{name!r} breaks off after {count} of {stream.frames} frames")
     return VideoFacts(count, *size, _rate(stream))
+
+
+def checked_frames(path: str | os.PathLike[str]) -> Generator[NDArray[np.uint8], None, VideoFacts]:
+    """The frames of a video, each (H, W, 3) uint8, looked at as `check_video` does, whose result is this generator's.
+
+    Raises ValueError as `check_video` does, where it comes to what is wrong.
+    """
+    with _opened(path) as (container, name):
+        looking, scaler = _looked_at(container, name), _scaler()
+        while True:
+            try:
+                frame = next(looking)
+            except StopIteration as end:
+                found: VideoFacts = end.value
+                return found
+            yield _shown(frame, scaler)
 
 
 def _rate(stream: av.video.stream.VideoStream) -> float:

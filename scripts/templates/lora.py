@@ -141,12 +141,12 @@ def _draft(example: Example) -> Draft:
         guider = d.add("CFGGuider", model=wide[0], positive=mask[0], negative=mask[1], cfg=CFG)
         sample = d.add("SamplerCustomAdvanced", noise=noise[0], guider=guider[0])
         sample.inputs.update(sampler=sampler[0], sigmas=sigmas[0], latent_image=start[2])
-        frames = d.add("VAEDecode", samples=sample[0], vae=model[2])
-        columns.append((mask, frames))
+        columns.append((mask, sample))
 
     d.group("Compare", 6, BLUE)
     stacked = []
-    for side, (mask, frames) in zip(("left", "right"), columns):
+    for side, (mask, sample) in zip(("left", "right"), columns):
+        frames = d.add("VAEDecode", samples=sample[0], vae=model[2])
         column = d.add("ImageStitch", 0, f"Mask and clip, {side}", image1=mask[2])
         column.inputs.update(image2=frames[0], direction="down", match_image_size=True, spacing_width=0)
         stacked.append(column)

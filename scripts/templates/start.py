@@ -16,9 +16,9 @@ NOTE = """\
 ### Move two things with boxes
 **Press Run.** A clip comes out in which the two circles go where their boxes go.
 
-**Change it:** in *Where to*, a line is a name, then `frame: left top right bottom`. The first box of a line lies on the
-thing in the picture, the last one says where it ends (frame 16); more in between bend the path. Anything without a box
-stays.
+**Change it:** in *Where to*, click the last frame in the timeline (16) and drag a box to where its thing shall end. A
+frame in between bends the path. The first box lies on the thing in the picture. *Space* plays a rough preview.
+Anything without a box stays. The button with two arrows makes it large.
 
 **How:** *Cut And Drag* moves the pieces of the picture as paper, and *Dual-Clock Denoising* holds the model to it for
 two thirds of its steps. Then the model is free.
@@ -27,7 +27,7 @@ two thirds of its steps. Then the model is free.
 eight colours, and sentences like *the red star pushes the blue square*.
 
 **Your own picture and model:** put *Load Image* in place of *Picture*, open an image-to-video model in *Model*, set the
-size in *First Frame*, and write boxes in pixels of your picture. Large models follow with less: *inside* 0.18,
+size in *First Frame*, and drag boxes around your own things. Large models follow with less: *inside* 0.18,
 *outside* 0.08."""
 
 
@@ -41,7 +41,7 @@ def move_two_things() -> Draft:
     model = d.add("MatrixLoadVideoDiT", 0, "Model", source="mini")
 
     d.group("What you say", 2, GREEN)
-    boxes = d.add("MatrixBoxTracks", 60, "Where to: two boxes", boxes=BOXES, images=picture[1], frames=FRAMES)
+    boxes = d.add("MatrixBoxTracks", 220, "Where to: two boxes", boxes=BOXES, images=picture[1], frames=FRAMES)
     boxes.inputs.update(width=WIDTH, height=HEIGHT, fps=FPS, hold=True)
     words = d.add("CLIPTextEncode", 30, "One sentence", clip=model[1], text=SENTENCE)
 

@@ -144,13 +144,13 @@ def box_trajectory() -> Draft:
     d.group("Picture and model", 1, BLUE)
     first = still(d, "two-squares")
     model = d.add("MatrixLoadVideoDiT", source="mini")
+    nothing = d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")
 
     d.group("Where to, and in which words", 2, GREEN)
-    tracks = d.add("MatrixBoxTracks", 40, images=first, fps=FPS, boxes=_boxes())
+    tracks = d.add("MatrixBoxTracks", 120, images=first, fps=FPS, boxes=_boxes())
     tracks.inputs.update(frames=FRAMES, width=WIDTH, height=HEIGHT, hold=True)
     bound = d.add("MatrixBindPrompt", SHOWN, clip=model[1], tracks=tracks[0])
     bound.inputs.update(prompt="the red square joins the blue square", phrases=PHRASES, form="as written")
-    nothing = d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")
 
     d.group("Steer", 3, RED)
     divided = _divided(d, model)
@@ -176,7 +176,7 @@ def cut_and_drag() -> Draft:
     d.group("Where to, and in which words", 2, GREEN)
     arc = {0: RED_AT, 5: (24, 34), 11: (42, 18), 16: (62, 16)}
     boxes = _line("red square (subject)", arc) + "\n" + _line("blue square (object)", {0: BLUE_AT, 16: (80, 80)})
-    tracks = d.add("MatrixBoxTracks", 40, images=first, fps=FPS, boxes=boxes)
+    tracks = d.add("MatrixBoxTracks", 140, images=first, fps=FPS, boxes=boxes)
     tracks.inputs.update(frames=FRAMES, width=WIDTH, height=HEIGHT, hold=True)
     said = d.add("CLIPTextEncode", 20, "Prompt", clip=model[1], text="the red square joins the blue square")
     nothing = d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")

@@ -13,6 +13,7 @@ from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
 __all__ = ["DRAFTS", "LIFT", "PULL", "PUSH", "Scene"]
 
 CFG = 4.0
+LOOK = 720  # pixels of the viewer, and of the video below it
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ WELCOME = f"""\
 **Press Run.** The first frame of a clip, boxes for two instances and a sentence go in. Out come a video, where every
 place of it looked for each word, and a chart of the layers that did so.
 
-**Look:** *names* in *Preview Attention* chooses words (`pushes` is who does what to whom), *layers* and *steps* a part
-of the model. "instances over time" as *kind* shows where one thing looks for itself in other frames.
+**Look:** hover the words in *Preview Attention* (`pushes` is who does what to whom), click a layer and step in its
+chart, click a place of the picture. *Instances* shows where one thing looks for itself in other frames. Nothing runs
+again for that, and the fields follow what you choose.
 
 It runs with *mini*, a small model of ours that knows coloured shapes, on a clip of its world that its training never
 had.
@@ -80,10 +82,12 @@ def _tracks(d: Draft, scene: Scene, frames: Node) -> Node:
     return d.add("MatrixBoxTracks", 40, boxes=scene.boxes, images=frames[0], fps=FPS, frames=FRAMES)
 
 
-def _words(d: Draft, scene: Scene, model: Node, tracks: Node) -> tuple[Node, Node]:
-    """The bound prompt and an empty negative one."""
+def _words(d: Draft, scene: Scene, model: Node, tracks: Node, negative: str = "") -> tuple[Node, Node]:
+    """The bound prompt and an empty negative one, which a group `negative` in the third column may hold."""
     bound = d.add("MatrixBindPrompt", SHOWN, clip=model[1], tracks=tracks[0])
     bound.inputs.update(prompt=scene.prompt, phrases=scene.phrases, form="as written")
+    if negative:
+        d.group(negative, 3, BLUE)
     return bound, d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")
 
 
@@ -129,7 +133,7 @@ def watch_attention() -> Draft:
     sample, decoded = _sampled(d, model, start)
 
     d.group("Look", 5, BLUE)
-    look = d.add("MatrixAttentionPreview", 330, capture=sample[2], frames=decoded[0])
+    look = d.add("MatrixAttentionPreview", LOOK, capture=sample[2], frames=decoded[0])
     look.inputs.update(tracks=tracks[0], kind="words (video to text)", fps=FPS)
     d.add("SaveImage", SHOWN, "Save layer chart", images=look[2], filename_prefix="matrix/layers")
     d.group("Keep", 6, BLUE)
@@ -172,7 +176,7 @@ def find_layers() -> Draft:
     d.add("SaveImage", SHOWN, "Words by layer", images=best[3], filename_prefix="matrix/words")
     d.add("SaveImage", SHOWN, "Instances by layer", images=best[4], filename_prefix="matrix/instances")
     d.group("The best layers", 6, BLUE)
-    look = d.add("MatrixAttentionPreview", 330, "Attention of the best layers", capture=sample[2])
+    look = d.add("MatrixAttentionPreview", LOOK, "Attention of the best layers", capture=sample[2])
     look.inputs.update(frames=decoded[0], tracks=tracks[0], layers=best[1], fps=FPS)
     attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/best_layers")
@@ -209,8 +213,7 @@ def two_experts() -> Draft:
     low = d.add("MatrixLoadVideoDiT", 0, "Low-noise expert", source="mini")
     d.group("Who is where, and in which words", 2, RED)
     tracks = _tracks(d, PULL, frames)
-    words = _words(d, PULL, high, tracks)
-    d.group("First frame", 3, BLUE)
+    words = _words(d, PULL, high, tracks, "First frame")
     start = _start(d, high, words, frames)
 
     halves: list[tuple[Node, Node]] = []
@@ -236,7 +239,7 @@ def two_experts() -> Draft:
     d.add("SaveImage", SHOWN, "Words by layer", images=best[3], filename_prefix="matrix/experts")
     d.add("MatrixSaveCapture", capture=capture[0], filename_prefix="matrix/experts")
     d.group("Look", 6, BLUE)
-    look = d.add("MatrixAttentionPreview", 330, "The low-noise expert", capture=capture[0])
+    look = d.add("MatrixAttentionPreview", LOOK, "The low-noise expert", capture=capture[0])
     look.inputs.update(frames=decoded[0], tracks=tracks[0], steps="low noise", fps=FPS)
     attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/experts")

@@ -10,8 +10,11 @@ export interface PanelOptions {
   getMaxHeight?: () => number
 }
 
-export type HostNode = Omit<Created, 'constructor' | 'onConfigure'> & {
+export type HostNode = Omit<Created, 'constructor' | 'onConfigure' | 'onRemoved'> & {
   constructor: { nodeData?: { category?: string } }
+  comfyClass?: string
+  imgs?: HTMLImageElement[]
+  onRemoved?: () => void
   onExecuted?: (output: unknown) => void
   onConfigure?: (saved: object) => void
   addDOMWidget(name: string, type: string, element: HTMLElement, options?: PanelOptions): { serialize?: boolean }

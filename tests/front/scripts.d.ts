@@ -3,5 +3,5 @@ declare module '*/scripts/app.js' {
   export const app: import('./host').App
 }
 declare module '*/scripts/api.js' {
-  export const api: { apiURL(path: string): string }
+  export const api: { apiURL(path: string): string; fetchApi(path: string): Promise<Response> }
 }

@@ -39,6 +39,12 @@ def test_weights_and_loras_know_its_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REGISTRY)
+def test_natively_text_stands_in_front(name: str) -> None:
+    """`hosts/comfy/layout.py` reads a call so: another order would be read wrongly, and in silence."""
+    assert REGISTRY[name].native.text_first
+
+
+@pytest.mark.parametrize("name", REGISTRY)
 def test_comfyui_knows_it(name: str, comfy: ModuleType) -> None:
     from matrix_lib.hosts.comfy.families import family as comfy_family
 

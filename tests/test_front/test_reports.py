@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import expect
-from support_pages import Page, page_of
-
-from scripts.comfyui import serve
-from scripts.front import FRONTENDS, frontend
+from support_pages import Page
 
 HOSTILE = '<img src="x" onerror="window.hit=1">'
 BOXES = f"{HOSTILE}: 0: 10% 20% 40% 90%; 16: 30% 20% 60% 90%\ncup: 60% 50% 75% 75%"
-NODES = [
+NODES: list[dict[str, Any]] = [
     {"type": "MatrixBoxTracks", "x": 0, "values": {"boxes": BOXES, "width": 96, "height": 64, "frames": 17}},
     {"type": "MatrixSaveTracks", "x": 500, "values": {"filename_prefix": "front/a & b"}},
 ]
-
-
-OWN = "the host's own"
-# FRONTEND=VERSION tries another, with `make soak` or any run of this file.
-ASKED = [pytest.param(version, marks=pytest.mark.soak) for version in os.environ.get("FRONTEND", "").split()]
-
-
-@pytest.fixture(params=[OWN, *FRONTENDS, *ASKED])
-def page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
-    if request.param != OWN:
-        with serve(tmp_path, ("--cpu", "--front-end-root", str(frontend(request.param)))) as other:
-            with page_of(other) as opened:
-                yield opened
-    else:
-        with page_of(request.getfixturevalue("server")) as opened:
-            yield opened
 
 
 def shown(page: Page, frames: int) -> None:
@@ -52,6 +29,8 @@ def shown(page: Page, frames: int) -> None:
 
 def test_reports_are_shown_and_kept(page: Page) -> None:
     page.open(nodes2=False)
+    # One server for all frontends: what it has made before it does not make again, nor tells.
+    NODES[0]["values"]["fps"] = 8 + len(page.server.get("/history"))
     page.build(NODES, [(0, 0, 1, 0)])
     page.run()
     shown(page, 17)

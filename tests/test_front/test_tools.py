@@ -34,7 +34,7 @@ def test_what_the_host_serves_is_modules_and_pages_alone() -> None:
 
 
 def test_scripts_fetch_nothing_and_write_no_html() -> None:
-    every = [*(ROOT / "web" / "js").glob("*.js"), *(ROOT / "matrix_lib" / "pages" / "look").glob("*.js")]
+    every = [*(ROOT / "web" / "js").rglob("*.js"), *(ROOT / "matrix_lib" / "pages" / "look").glob("*.js")]
     assert len(every) > 5
     for path in every:
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")  # a name, not an address

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from PIL import Image
+
 
 def test_a_word_that_mini_never_saw_is_told_on_every_node_that_reads_it(pack: Any) -> None:
     clip = pack.run("MatrixLoadVideoDiT", source={"source": "mini"}).result[1]
@@ -58,3 +62,46 @@ def test_files_that_nodes_write_are_listed_by_name(pack: Any) -> None:
     assert Path(folder_paths.get_directory_by_type(file["type"]), file["subfolder"], file["filename"]).is_file()
     (flat,) = pack.run("MatrixSaveTracks", tracks=tracks, filename_prefix="cup").ui["files"]
     assert flat["subfolder"] == ""
+
+
+def test_frames_and_tokens_go_to_the_page(pack: Any) -> None:
+    """What the track editor draws on: every frame that came in, as a cell of one picture, and the model's tokens."""
+    import folder_paths
+    import numpy as np
+
+    clip = torch.linspace(0, 1, 5).view(5, 1, 1, 1).expand(5, 16, 24, 3)
+    size = {"boxes": "a: 2 2 9 9", "width": 1, "height": 1, "frames": 3}
+    out = pack.run("MatrixBoxTracks", images=clip, **size)
+    (sheet,) = out.ui["matrix_frames"]
+    assert {key: sheet[key] for key in ("columns", "count", "every", "frames", "size")} == {
+        "columns": 3,
+        "count": 5,
+        "every": 1,
+        "frames": 5,
+        "size": (24, 16),
+    }
+    picture = np.asarray(Image.open(Path(folder_paths.get_temp_directory(), sheet["file"]["filename"])))
+    assert picture.shape == (32, 72, 3)
+    assert [int(picture[8 + 16 * (i // 3), 12 + 24 * (i % 3), 0]) for i in range(5)] == pytest.approx(
+        [0, 64, 128, 191, 255], abs=3
+    )
+    assert "matrix_frames" not in pack.run("MatrixBoxTracks", **size | {"width": 64, "height": 64}).ui
+    shown = pack.run("MatrixPreviewTracks", tracks=out.result[0], width=48, height=32).ui
+    assert shown["matrix_grid"] == ({"token": (16, 16), "frame": (48, 32), "fit": "center"},)
+
+
+def test_a_long_clip_becomes_a_small_picture() -> None:
+    import numpy as np
+
+    from matrix_lib.draw.frame_sheet import frame_sheet
+
+    frames = (np.full((270, 480, 3), i % 256, np.uint8) for i in range(700))
+    sheet = frame_sheet(frames, 700, 270, 480)
+    assert (sheet.every, sheet.count, sheet.frames, sheet.size) == (6, 117, 700, (480, 270))
+    assert sheet.picture.width * sheet.picture.height <= 4_000_000
+    cell = sheet.picture.width // sheet.columns, sheet.picture.height // -(-sheet.count // sheet.columns)
+    assert abs(cell[0] / cell[1] - 480 / 270) < 0.02
+    at = 57 % sheet.columns * cell[0] + 3, 57 // sheet.columns * cell[1] + 3
+    assert sheet.picture.getpixel(at) == (57 * 6 % 256,) * 3
+    with pytest.raises(ValueError, match="without frames"):
+        frame_sheet(iter(()), 5, 8, 8)

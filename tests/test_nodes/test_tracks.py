@@ -117,10 +117,18 @@ def test_boxes_typed_and_from_the_host(pack, clip):
     assert one.boxes("cat").tolist() == [[10, 5, 30, 35]] * 3
     two = pack.run("MatrixBoxTracks", bboxes=[box, box | {"x": 30}], **size).result[0]
     assert two.names == ("box 1", "box 2")
+    elements = [
+        {"type": "obj", "bbox": [250, 125, 750, 500], "desc": "a\nboat"},
+        {"bbox": [0, 0, 500, 500], "desc": ""},
+    ]
+    drawn = pack.run("MatrixBoxTracks", bboxes=[*elements, elements[0]], **size).result[0]
+    assert drawn.names == ("a boat", "box 2", "a boat 2")
+    assert drawn.boxes("a boat 2").tolist() == [[8, 12, 32, 36]] * 3
     moving = pack.run("MatrixBoxTracks", bboxes=[[box], [], [box | {"x": 20}]], hold=False, **size).result[0]
     assert moving.visible == {"box 1": (0, 2)}
     for wrong, words in (
         ({"bboxes": {"x": 1}}, "has x, y, width and height"),
+        ({"bboxes": [{"bbox": [1, 2], "desc": "a"}]}, "four numbers of 0 to 1000"),
         ({"bboxes": [], "bbox_names": "a"}, "no bounding box is connected"),
         ({"bboxes": [box, box], "bbox_names": "a"}, "2 bounding boxes and 1 names"),
     ):
@@ -136,7 +144,11 @@ def test_typed_boxes_are_checked_before_the_run(pack):
 
 
 def test_tracks_back_to_masks(pack, tracks):
-    mask, id_map = pack.run("MatrixTracksToMask", tracks=tracks).result
+    mask, id_map, paths = pack.run("MatrixTracksToMask", tracks=tracks).result
+    assert paths["track_path"].shape == (9, 2, 2)
+    assert paths["track_path"][0].tolist() == [[16, 17], [-1, -1]]
+    assert paths["track_path"][5, 1].tolist() == [50, 25]
+    assert paths["track_visibility"].sum(0).tolist() == [9, 5]
     assert mask.dtype == torch.float32
     assert torch.equal(mask > 0, tracks.masks("cat") | tracks.masks("box"))
     assert id_map.shape == (1, 40, 64, 3)
@@ -145,7 +157,7 @@ def test_tracks_back_to_masks(pack, tracks):
     assert torch.equal(one > 0, tracks.masks("box"))
     both = pack.run("MatrixTracksToMask", tracks=tracks, names="box, cat", several="one after the other").result[0]
     assert torch.equal(both[9:] > 0, tracks.masks("cat"))
-    seen, id_map = pack.run("MatrixTracksToMask", tracks=tracks, width=32, height=32).result
+    seen, id_map = pack.run("MatrixTracksToMask", tracks=tracks, width=32, height=32).result[:2]
     assert seen.shape == (9, 32, 32)
     assert id_map.shape == (1, 32, 32, 3)
     with pytest.raises(ValueError, match="no instance is called 'dog'; the tracks have 'cat', 'box'"):

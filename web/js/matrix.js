@@ -6,8 +6,10 @@
  */
 import { api } from '../../../scripts/api.js'
 import { app } from '../../../scripts/app.js'
+import { editorExtension } from './editor/extension.js'
 import { show } from './panel.js'
 import { PROPERTY, reportOfOutput, reportOfProperty } from './report.js'
+import { viewKept, viewOutput } from './viewer/node.js'
 
 /** @typedef {import('../../tests/front/host').HostNode} HostNode */
 
@@ -16,6 +18,14 @@ const CATEGORY = /^MATRIX(\/|$)/
 /** @param {HostNode} node */
 function isOurs(node) {
   return CATEGORY.test(node.constructor.nodeData?.category ?? '')
+}
+
+/** What the viewer uses of the page. */
+const host = {
+  fetch: (/** @type {string} */ path) => api.fetchApi(path),
+  nodes: () => /** @type {HostNode[]} */ (/** @type {unknown} */ (app.rootGraph.nodes)),
+  before: () => app.canvas.emitBeforeChange(),
+  after: () => app.canvas.emitAfterChange()
 }
 
 /** @param {string} path */
@@ -27,6 +37,7 @@ const served = (path) => api.apiURL(path)
  * @param {unknown} output
  */
 function told(node, output) {
+  viewOutput(node, output, host)
   const report = reportOfOutput(output)
   if (!report) return
   const change = JSON.stringify(report) !== JSON.stringify(node.properties[PROPERTY])
@@ -44,6 +55,7 @@ function told(node, output) {
  * @param {HostNode} node
  */
 function refill(node) {
+  viewKept(node, host)
   const report = reportOfProperty(node.properties?.[PROPERTY])
   if (report) show(node, report, served)
 }
@@ -77,3 +89,5 @@ app.registerExtension({
     }
   }
 })
+
+app.registerExtension(editorExtension(app, served))

@@ -6,7 +6,10 @@
 
 A line is a name, perhaps a role in brackets, a colon, and key frames separated by semicolons; a key without a frame
 number is of frame 0. Numbers are pixels, or percent of the frame with a % behind them; blanks and commas separate them.
-"off" says that the instance leaves. Lines that begin with # are notes.
+"off" says that the instance leaves. Lines that begin with # are notes. Digits are 0 to 9.
+
+`web/js/editor/grammar.js` reads and prints the same text in the page; `tests/data/tracks_text.json` and generated cases
+hold the two together.
 """
 
 from __future__ import annotations
@@ -28,12 +31,13 @@ from .tracks import ROLES
 __all__ = ["Prompt", "parse_boxes", "parse_name", "parse_names", "parse_prompts"]
 
 T = TypeVar("T")
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)%?"
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)%?"
 _HEAD = re.compile(r"^(?P<name>.+?)\s*(?:[(\uff08](?P<role>[^()\uff08\uff09]*)(?P<end>[)\uff09]?))?$")  # wide ones, too
 _OFF = ("off", "none", "absent", "gone")
 _LIKE_A_ROLE = 0.6  # of difflib: from there on words in brackets are a role with a mistake in it
-_KEY = re.compile(r"^\s*(?:(?:frame\s*)?(?P<frame>\d+)\s*[:=]\s*)?(?P<value>.*?)\s*$", re.IGNORECASE | re.DOTALL)
-_POINT = re.compile(r"(?P<sign>[-+!]?)\s*(?P<x>(?:\d+\.?\d*|\.\d+)%?)\s*,\s*(?P<y>(?:\d+\.?\d*|\.\d+)%?)")
+_KEY = re.compile(r"^\s*(?:(?:frame\s*)?(?P<frame>[0-9]+)\s*[:=]\s*)?(?P<value>.*?)\s*$", re.IGNORECASE | re.DOTALL)
+_COORDINATE = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)%?"
+_POINT = re.compile(rf"(?P<sign>[-+!]?)\s*(?P<x>{_COORDINATE})\s*,\s*(?P<y>{_COORDINATE})")
 _LONGEST, _MOST_DIGITS, _LARGEST = 1_000_000, 9, 1e9
 
 
@@ -162,7 +166,7 @@ def _json(text: str, plain: Callable[[Any, str], T]) -> Iterator[tuple[str, str,
     except (ValueError, RecursionError) as error:
         raise ValueError(f"this begins like JSON but is none: {error}") from None
     for head, keys in parsed.items():
-        if not isinstance(keys, dict) or not all(re.fullmatch(r"\d{1,9}", key) for key in keys):
+        if not isinstance(keys, dict) or not all(re.fullmatch(r"[0-9]{1,9}", key) for key in keys):
             raise ValueError(f'{head!r} needs key frames: {{"{head}": {{"0": ..., "12": ...}}}}; got {str(keys)[:80]}')
         if len({int(frame) for frame in keys}) < len(keys):
             raise ValueError(f"{head!r} has two keys for one frame: {', '.join(keys)}"[:200])
@@ -195,8 +199,12 @@ def _head(text: str, where: str) -> tuple[str, str | None]:
     return name, role if role in ROLES else None
 
 
-def _pixel(number: str, whole: int) -> float:
-    return float(number[:-1]) / 100 * whole if number.endswith("%") else float(number)
+def _pixel(number: str, whole: int, where: str) -> float:
+    percent = number.endswith("%")
+    value = float(number[:-1] if percent else number)
+    if abs(value) > _LARGEST:
+        raise ValueError(f"{where}: these numbers are no pixels: {shorten(number, 40)}")
+    return value / 100 * whole if percent else value
 
 
 def _box(text: str, width: int, height: int, line: str) -> Box:
@@ -205,7 +213,7 @@ def _box(text: str, width: int, height: int, line: str) -> Box:
         raise ValueError(
             f"{line}: a box is four numbers x0 y0 x1 y1 (left, top, right, bottom); got {shorten(text, 80)!r}"
         )
-    x0, y0, x1, y1 = (_pixel(n, size) for n, size in zip(numbers, (width, height, width, height)))
+    x0, y0, x1, y1 = (_pixel(n, size, line) for n, size in zip(numbers, (width, height, width, height)))
     return x0, y0, x1, y1
 
 
@@ -217,7 +225,7 @@ def _prompt(text: str, width: int, height: int, line: str) -> Prompt:
     if boxes:
         found.box, rest = _box(boxes[0], width, height, line), re.sub(r"\[[^\]]*\]", " ", text)
     for point in _POINT.finditer(rest):
-        x, y = _pixel(point["x"], width), _pixel(point["y"], height)
+        x, y = _pixel(point["x"], width, line), _pixel(point["y"], height, line)
         found.points.append((x, y, point["sign"] not in ("-", "!")))
     if _POINT.sub("", rest).strip(" ,") or (not found.points and found.box is None):
         raise ValueError(
@@ -229,9 +237,12 @@ def _prompt(text: str, width: int, height: int, line: str) -> Prompt:
 def _json_prompt(value: Any, where: str) -> Prompt:
     if not isinstance(value, dict) or not set(value) <= {"points", "labels", "box"} or not value:
         raise ValueError(f"{where}: a prompt has points, labels and box; got {str(value)[:80]}")
-    points = [_numbers(point, 2, where) for point in value.get("points") or []]
-    labels = value.get("labels") or [1] * len(points)
-    if not isinstance(labels, list) or len(labels) != len(points) or not set(map(str, labels)) <= {"0", "1"}:
+    listed: list[Any] = [[] if value.get(key) is None else value[key] for key in ("points", "labels")]
+    if not all(isinstance(each, list) for each in listed):
+        raise ValueError(f"{where}: points and labels are lists; got {str(value)[:80]}")
+    points = [_numbers(point, 2, where) for point in listed[0]]
+    labels = listed[1] or [1] * len(points)
+    if len(labels) != len(points) or not all(type(each) is not bool and each in (0, 1, "0", "1") for each in labels):
         raise ValueError(
             f"{where}: there are {len(points)} points, so {len(points)} labels of 1 (inside) or 0; got {labels}"
         )
@@ -245,6 +256,6 @@ def _numbers(value: Any, count: int, where: str) -> tuple[float, ...]:
     ok = isinstance(value, list) and len(value) == count
     if not ok or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
         raise ValueError(f"{where}: {count} numbers are needed here; got {str(value)[:80]}")
-    if any(abs(v) > _LARGEST for v in value):
+    if not all(abs(v) <= _LARGEST for v in value):  # one that is no number either
         raise ValueError(f"{where}: these numbers are no pixels: {str(value)[:80]}")
     return tuple(float(v) for v in value)

@@ -240,6 +240,11 @@ def locate(
     found: list[Phrase] = []
     notes: list[str] = []
     for spec in parse_phrases(phrases):
+        if spec.time is not None:
+            raise ValueError(
+                f"{spec.where()} has a time, @{spec.time[0]:g}-{spec.time[1]:g}s: this is kept for words in time, "
+                "which nothing here can steer yet. Take it away, and the words hold for the whole clip"
+            )
         chosen = [_choose(visible.text, words, spec) for words in spec.words]
         spans = _join(span for runs, _ in chosen for run in runs for span in _as_typed(visible, run))
         twin = next((p for p in found if p.spans == spans and spec.role != "verb" and p.role != "verb"), None)

@@ -10,6 +10,11 @@ The text form has one statement a line; blank lines and lines that begin with `#
     snow                                          a word to watch
 
 `#2` takes the second occurrence, `#all` every one. A phrase in double quotes may contain the signs above.
+
+    cyclist: a man on a bicycle [subject] @0-1.5s     when: seconds of the clip, at the end of any statement
+
+Words in time are kept for a way of steering that is still to come: they are read here, and refused where words are
+bound. `web/js/editor/phrases.js` reads the same text in the page.
 """
 
 from __future__ import annotations
@@ -28,7 +33,9 @@ _INSTANCE_ROLES = ("subject", "object", "instance")
 _NAME = re.compile(r"[^\s:=|\[\]()#\",](?:[^:=|\[\]()#\",]{0,62}[^\s:=|\[\]()#\",])?$")
 _VERB = re.compile(r"verb\s*\((.*)\)\s*$", re.IGNORECASE)
 _ROLE = re.compile(r"\[\s*(\w*)\s*\]\s*$")
-_NTH = re.compile(r"#\s*(\d{1,6}|all)\s*$", re.IGNORECASE)
+_NTH = re.compile(r"#\s*([0-9]{1,6}|all)\s*$", re.IGNORECASE)
+_SECONDS = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)"
+_TIME = re.compile(rf"(?:^|\s)@\s*{_SECONDS}\s*-\s*{_SECONDS}\s*s\s*$")
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,8 @@ class Words:
 @dataclass(frozen=True)
 class PhraseSpec:
     """One statement: `name` is the instance, the verb or the word; verbs name their `subject` and `object` instances.
-    `line` is the line of the text form that it came from, or None."""
+    `line` is the line of the text form that it came from, or None; `time` is when it holds, in seconds of the clip, or
+    None for all of it."""
 
     name: str
     words: tuple[Words, ...]
@@ -70,6 +78,7 @@ class PhraseSpec:
     subject: str | None = None
     object: str | None = None
     line: int | None = None
+    time: tuple[float, float] | None = None
 
     @classmethod
     def instance(cls, name: str, *phrases: str, role: Role = "instance") -> PhraseSpec:
@@ -125,6 +134,16 @@ def _name_and_rest(text: str) -> tuple[str | None, bool, str]:
 
 
 def _parse_line(text: str) -> PhraseSpec:
+    mark = _TIME.search(text)
+    if mark is None:
+        return _parse_statement(text)
+    start, end = float(mark[1]), float(mark[2])
+    if end <= start:
+        raise ValueError(f"a time is @START-ENDs in seconds, the end behind the start; got {mark[0].strip()}")
+    return replace(_parse_statement(text[: mark.start()].strip()), time=(start, end))
+
+
+def _parse_statement(text: str) -> PhraseSpec:
     head, *calls = _split(text, "=")
     if len(calls) > 1:
         raise ValueError("one '=' a line: WORDS = verb(SUBJECT -> OBJECT)")

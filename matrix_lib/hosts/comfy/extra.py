@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from .run import KEY, PERTURBED_KEY
 
-__all__ = ["OWNER", "isolated", "named_apart", "noticing"]
+__all__ = ["OWNER", "isolated", "named_apart", "noticing", "unseen_cache"]
 
+_COMPILED = "torch_compile_kwargs"  # where the host's compile wrapper notes itself in the model's options
 OWNER = "matrix_of"  # in a conditioning of an extra prediction: the uuid of the one that it is of
 
 
@@ -39,9 +40,10 @@ def named_apart(conds: Iterable[dict[str, Any]], token: object) -> list[dict[str
 
 @contextlib.contextmanager
 def noticing(options: dict[str, Any]) -> Iterator[list[int]]:
-    """While open, the list grows with every forward that reaches the model's attention; it is not empty outside of a
-    run of ours, where that is not known."""
+    """While open, the list grows with every forward that reaches the model's attention; it is not empty where that is
+    not known: outside of a run of ours, and in a compiled model, whose graphs were traced before our hook came."""
     runs = getattr(options.get("transformer_options", {}).get(KEY), "runs", None)
+    runs = None if _COMPILED in options else runs
     seen: list[int] = [] if runs else [1]
     first = runs[0].modules[0][0].register_forward_pre_hook(lambda *_: seen.append(1)) if runs else None
     try:
@@ -49,6 +51,14 @@ def noticing(options: dict[str, Any]) -> Iterator[list[int]]:
     finally:
         if first is not None:
             first.remove()
+
+
+def unseen_cache(options: dict[str, Any]) -> bool:
+    """Whether other packs keep state in a run of a compiled model, so that `noticing` cannot see a cache answer."""
+    inner = options.get("transformer_options", {})
+    return _COMPILED in options and any(
+        _keeps_state(value) for name, value in inner.items() if name not in (KEY, PERTURBED_KEY)
+    )
 
 
 def _keeps_state(value: Any) -> bool:

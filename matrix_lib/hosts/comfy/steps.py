@@ -29,7 +29,7 @@ from ...instrument.steps import StepHook
 from .attribution import prompt_lists
 from .autograd import differentiable, plain_weights
 from .dry_run import Gains, Proxy, find_steps
-from .extra import isolated, named_apart, noticing
+from .extra import isolated, named_apart, noticing, unseen_cache
 from .run import FRONT_FRAMES, GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
 __all__ = ["level_of", "stepped"]
@@ -39,6 +39,10 @@ UNI_PC = (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
 _ANSWERED = (
     "a step cache (EasyCache, LazyCache) has answered predictions that were asked for before a step, so that they are "
     "guesses: let the cache begin later (start_percent), or take it off"
+)
+_IN_THE_DARK = (
+    "this model is compiled and another pack keeps state in its run: whether a step cache answers predictions that are "
+    "asked for before a step cannot be seen. Take one of the two off to know"
 )
 _NO_GAIN = 1e-9  # nothing is left of the start there, so the latent cannot be moved
 
@@ -89,6 +93,8 @@ def _sample(
         hook.prefix_frames = sum(int(inner.get(name, 0)) for name in (PREFIX_FRAMES, FRONT_FRAMES))
         hook.seed = int(extra_args.get("seed") or 0)
         hook.begin(x, part)
+        if unseen_cache(extra_args.get("model_options", {})):
+            hook.tell(_IN_THE_DARK)
     stepping = _Stepping(model, hooks, extra_args, part)
     if function in UNI_PC:
         shown = functools.partial(stepping.shown, sigmas.clone(), callback)

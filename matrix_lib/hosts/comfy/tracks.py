@@ -14,11 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core.grid import Framing
+from ...core.names import find_name
 from ...core.tracks.box_matching import match_boxes
 from ...core.tracks.boxes import Box
 from ...core.tracks.tracks import MaskTracks
 
-__all__ = ["boxes_from_host", "check_images", "frame_reader", "image_batch", "mask_batch", "sam3_frames", "sam3_size"]
+__all__ = [
+    "boxes_from_host",
+    "check_images",
+    "frame_reader",
+    "image_batch",
+    "mask_batch",
+    "paths",
+    "sam3_frames",
+    "sam3_size",
+]
 
 
 def sam3_size(track_data: Mapping[str, Any]) -> tuple[int, int]:
@@ -58,14 +68,18 @@ class HostBoxes(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def boxes_from_host(bboxes: Any, names: Sequence[str]) -> HostBoxes:
-    """Key-framed boxes of a BOUNDING_BOX value.
+def boxes_from_host(bboxes: Any, names: Sequence[str], size: tuple[int, int] = (0, 0)) -> HostBoxes:
+    """Key-framed boxes of a BOUNDING_BOX value, or of the elements that the host's Create Bounding Boxes gives, which
+    bring their names (`desc`) and lie on frames of `size` (height, width).
 
     One box or a flat list: each box is an instance of its own, with a key in frame 0. A list of lists, one per frame:
     instances are numbered as they come, followed over time by where they are (`box_matching`), and off in frames where
     the detector did not see them. `names` name the instances; blank for "box 1", "box 2" and so on. Raises ValueError
     for values of another form and a wrong number of names.
     """
+    if isinstance(bboxes, list) and bboxes and all(isinstance(one, dict) and "bbox" in one for one in bboxes):
+        names = list(names) or _described(bboxes)
+        bboxes = [_element(one, *size) for one in bboxes]
     frames = bboxes if isinstance(bboxes, list) and bboxes and isinstance(bboxes[0], list) else [bboxes]
     frames = [frame if isinstance(frame, list) else [frame] for frame in frames]
     count = max(len(frame) for frame in frames)
@@ -78,6 +92,27 @@ def boxes_from_host(bboxes: Any, names: Sequence[str]) -> HostBoxes:
         )
     found = match_boxes([[_corners(box) for box in frame] for frame in frames])
     return HostBoxes({name: dict(enumerate(boxes)) for name, boxes in zip(names, found.boxes)}, found.notes)
+
+
+def _described(elements: Sequence[dict[str, Any]]) -> list[str]:
+    """A name for each element: its description, or its text, in one line; numbered where two have the same."""
+    names: list[str] = []
+    for number, element in enumerate(elements, 1):
+        said = " ".join(str(element.get("desc") or element.get("text") or f"box {number}").split())
+        name, copy = said, 2
+        while find_name(name, names) is not None:
+            name, copy = f"{said} {copy}", copy + 1
+        names.append(name)
+    return names
+
+
+def _element(element: dict[str, Any], height: int, width: int) -> dict[str, float]:
+    """The box of an element, in thousandths of the frame, top and left first, as the host's bounding boxes are."""
+    try:
+        top, left, bottom, right = (float(value) / 1000 for value in element["bbox"])
+    except (TypeError, ValueError):
+        raise ValueError(f"the bbox of an element is four numbers of 0 to 1000; got {str(element)[:80]}") from None
+    return {"x": left * width, "y": top * height, "width": (right - left) * width, "height": (bottom - top) * height}
 
 
 def _corners(box: Any) -> Box:
@@ -115,6 +150,15 @@ def frame_reader(images: Tensor, framing: Framing | None = None) -> Callable[[in
 def image_batch(pictures: Sequence[Any]) -> Tensor:
     """Pictures of one size, each (H, W, 3) of 0..255, as the host's IMAGE (N, H, W, 3) float32 in 0..1."""
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).float().div_(255)
+
+
+def paths(tracks: MaskTracks) -> dict[str, Tensor]:
+    """The host's TRACKS: `track_path` (frames, instances, 2) float32, x and y of the middle of each instance's box in
+    pixels, -1 where it is absent; `track_visibility` (frames, instances) bool."""
+    boxes = torch.stack([tracks.boxes(name) for name in tracks.names], 1)
+    middle = boxes.unflatten(-1, (2, 2)).mean(-2)
+    there = middle.isfinite().all(-1)
+    return {"track_path": middle.masked_fill(~there[..., None], -1.0), "track_visibility": there}
 
 
 def mask_batch(tracks: MaskTracks, each: bool, progress: Callable[[], None] | None = None) -> Tensor:

@@ -186,6 +186,8 @@ def test_generated_prompts_are_located_exactly() -> None:
         ("a: van#2", "only once"),
         ("a: van#0", "count from 1"),
         ("a: up ... rides", "do not follow each other"),
+        ("a: a man @2-1s", "line 1.*the end behind the start"),
+        ("a: a man\nb: van [object] @ 0.5 - 2s", r"line 2 .*has a time, @0\.5-2s: this is kept for words in time"),
         ("a: the cup\nb: the cup", "line 2.*same words as 'a'.*the cup#1, the cup#2"),
     ],
 )

@@ -65,6 +65,7 @@ def test_capture_and_all_steering_are_those_of_the_uncompiled_model(lib, models,
         with caplog.at_level(logging.WARNING):
             assert torch.equal(sample(lib.steer(fast, guidance, **more), *given), wanted), name
         assert backend.ran > before, f"{name}: nothing compiled ran"
+        assert "step cache" not in caplog.text, "there is none"
         assert ("runs uncompiled where gradients are wanted" in caplog.text) == (name == "gradient")
     before = backend.ran
     assert torch.equal(sample(fast, *given), base), "graphs with somebody attached are left in the compiled model"
@@ -98,3 +99,15 @@ def test_graphs_that_cannot_end_at_each_attention_are_stepped_out_of_by_name(lib
     fast_maps, maps = (run.result().streams[0] for run in runs)
     assert torch.equal(fast_maps.v2v, maps.v2v)
     assert "double_blocks.0 is compiled, and runs uncompiled while it is watched or steered: CUDA graphs" in caplog.text
+
+
+def test_a_cache_that_a_compiled_model_hides_is_told(lib, models):
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    given, ended = inputs(lib, "cogvideox"), []
+    steered = lib.steer(models("cogvideox"), lib.Intrinsic(1), done=ended.append)
+    fast = compiled_native(steered, "whole", Counted())
+    for model, told in ((fast, False), (EasyCacheNode.execute(fast, 0.5, 0.1, 0.95, False).result[0], True)):
+        sample(model, *given)
+        assert any("cannot be seen" in note for note in ended[-1].notes) == told
+        assert not any("has answered" in note for note in ended[-1].notes)

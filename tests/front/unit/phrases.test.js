@@ -1,0 +1,60 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { distinctColours, readable } from '../../../web/js/colours.js'
+import { asGrid } from '../../../web/js/editor/graph.js'
+import { namesIn } from '../../../web/js/editor/phrases.js'
+import { asSheet, fileOf } from '../../../web/js/editor/picture.js'
+
+test('names are found as far as lines can be read', () => {
+  const text = 'cat: a cat @0-1.5s\nvan: \ndog: a dog [object]\nsnow\nbites = verb(dog -> cat)\ncat: again\nx: y [role]'
+  assert.deepEqual(namesIn(text), [
+    { name: 'cat', role: 'object', time: [0, 1.5] },
+    { name: 'dog', role: 'object', time: null }
+  ])
+  assert.deepEqual(namesIn(''), [])
+})
+
+test('what a workflow of a stranger holds is taken by its kind or left', () => {
+  assert.deepEqual(asGrid({ token: [16, 8], frame: [720, 480], fit: 'pad', more: 1 }), {
+    token: [16, 8],
+    frame: [720, 480],
+    fit: 'pad'
+  })
+  for (const none of [
+    null,
+    3,
+    {},
+    { token: [0, 8], frame: [1, 1], fit: '' },
+    { token: [1e9, 1], frame: [1, 1], fit: '' }
+  ]) {
+    assert.equal(asGrid(none), null)
+  }
+  const file = { filename: 'a.jpg', subfolder: '', type: 'temp' }
+  const sheet = { file, columns: 2, count: 3, every: 1, frames: 3, size: [8, 8], source: '1 []' }
+  assert.deepEqual(asSheet(sheet), sheet)
+  for (const wrong of [
+    { ...sheet, columns: 0 },
+    { ...sheet, file: { ...file, type: 'input' } },
+    { ...sheet, size: [8] },
+    null,
+    'x'
+  ]) {
+    assert.equal(asSheet(wrong), null)
+  }
+})
+
+test('files as load nodes name them', () => {
+  assert.deepEqual(fileOf('a/b/c.png [output]'), { filename: 'c.png', subfolder: 'a/b', type: 'output' })
+  assert.deepEqual(fileOf('c [x].png'), { filename: 'c [x].png', subfolder: '', type: 'input' })
+  assert.equal(fileOf(undefined), null)
+})
+
+test('colours are bright, differ, and begin with the five of the ID map', () => {
+  const colours = distinctColours(12)
+  assert.deepEqual(colours.slice(0, 2), [
+    [255, 0, 0],
+    [0, 255, 0]
+  ])
+  assert.equal(new Set(colours.map(String)).size, 12)
+  assert.ok(readable([0, 0, 255]).every((part) => part > 100))
+})

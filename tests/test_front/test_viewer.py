@@ -1,0 +1,186 @@
+"""The attention viewer in the real page: a run with mini, words, layers, and what is written back. Both frontends, the
+classic canvas and Nodes 2.0."""
+
+from __future__ import annotations
+
+import json
+
+from playwright.sync_api import Locator, Request, expect
+from support_pages import Page
+
+from scripts.comfyui import ROOT
+
+TEMPLATE = json.loads((ROOT / "workflows" / "01_watch_attention.json").read_text(encoding="utf-8"))
+STEPS = 2  # the same graph for every frontend: the host runs it once
+LAYERS, FRAMES, TOKENS = 12, 5, 5 * 16 * 16
+LOAD = """async ([graph, values]) => {
+  const app = window.comfyAPI.app.app
+  await app.loadGraphData(graph)
+  for (const node of app.graph.nodes)
+    for (const [name, value] of Object.entries(values[node.type] ?? {}))
+      node.widgets.find((widget) => widget.name === name).value = value
+  const preview = app.graph.nodes.find((node) => node.type === 'MatrixAttentionPreview')
+  preview.setSize([640, preview.size[1]])
+  app.canvas.emitBeforeChange()
+  app.canvas.emitAfterChange()
+}"""
+PREVIEW = "app.graph.nodes.find((node) => node.type === 'MatrixAttentionPreview')"
+SHOWN = f"() => {{ const app = window.comfyAPI.app.app; return {PREVIEW}.properties.matrix_viewer }}"
+WIDGETS = f"Object.fromEntries({PREVIEW}.widgets.map((widget) => [widget.name, widget.value]))"
+
+
+# Beside the bars of the page, with the viewer itself in sight.
+LOOK = """() => {
+  const { canvas, graph } = window.comfyAPI.app.app
+  const node = graph.nodes.find((node) => node.type === 'MatrixAttentionPreview')
+  const widget = node.widgets.find((widget) => widget.name === 'matrix_viewer')
+  canvas.ds.scale = 1
+  canvas.ds.offset = [160 - node.pos[0], 110 - node.pos[1] - (widget?.y ?? 0)]
+  canvas.setDirty(true, true)
+}"""
+
+
+class Viewer:
+    """The viewer of Preview Attention, and what it asked of the server."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.tab = page, page.tab
+        self.asked: list[Request] = []
+        self.tab.on("request", self._heard)
+
+    def _heard(self, request: Request) -> None:
+        if "/matrix/viewer/" in request.url or request.url.endswith("/prompt"):
+            self.asked.append(request)
+
+    @property
+    def element(self) -> Locator:
+        name = self.page.app(f"{PREVIEW}.properties.matrix_viewer")
+        assert len(name) == 32
+        return self.tab.locator(".matrix-viewer").last
+
+    def ready(self, text: str = "") -> None:
+        """Waits until its picture says `text`."""
+        drawn = self.element.locator(".viewer[data-drawn]")
+        expect(drawn).to_be_visible()
+        if text:
+            expect(self.element.locator(".stage .told").first).to_contain_text(text)
+        expect(self.element.locator(".right > .told")).not_to_contain_text("measuring")
+
+    def picture(self) -> str:
+        return self.element.locator(".stage canvas").first.evaluate("(canvas) => canvas.toDataURL()")
+
+    def maps(self) -> list[Request]:
+        return [request for request in self.asked if "/map?" in request.url]
+
+    def click_cell(self, row: int, column: int) -> None:
+        """A cell of the chart, by places among layers and steps."""
+        canvas = self.element.locator(".chart canvas")
+        x, y = canvas.evaluate(
+            """(canvas, [row, column, rows, columns]) => {
+              const box = canvas.parentElement
+              const [width, height] = [box.clientWidth, box.clientHeight]
+              const cell = [Math.min((width - 78) / columns, 40), Math.min((height - 20) / rows, 26)]
+              return [26 + (column + 0.5) * cell[0], 2 + (row + 0.5) * cell[1]]
+            }""",
+            [row, column, LAYERS, STEPS],
+        )
+        canvas.click(position={"x": x, "y": y})
+
+
+def test_words_and_layers_without_a_queue(page: Page) -> None:
+    viewer = Viewer(page)
+    page.open(nodes2=False)
+    # A width of its own: a run of which everything is cached ends before a page listens to it.
+    width = 256 + 2 * len(page.server.get("/history"))
+    values = {"BasicScheduler": {"steps": STEPS}, "MatrixAttentionPreview": {"width": width}}
+    page.tab.evaluate(LOAD, [TEMPLATE, values])
+    page.run()
+    page.tab.wait_for_function(SHOWN, timeout=480_000)  # mini samples on a CPU that others may use, too
+    _look(page)
+    viewer.ready("all layers · all steps")
+
+    before = viewer.picture()
+    viewer.asked.clear()
+    chip = viewer.element.locator(".chip", has_text="pushes")
+    chip.hover()
+    expect(viewer.element.locator(".legend .name")).to_have_text(["pushes"])
+    hovered = viewer.picture()
+    assert hovered != before
+    chip.click()
+    assert not viewer.maps(), "its map is there already"
+
+    viewer.click_cell(9, 1)
+    viewer.ready("layer 9 · step 1")
+    (request,) = viewer.maps()
+    assert "layers=9&steps=1&entities=2" in request.url
+    assert len(request.response().body()) == 4 + FRAMES + TOKENS
+    assert viewer.picture() not in (before, hovered)
+    assert not [each for each in viewer.asked if each.url.endswith("/prompt")]
+    _writes_back(page)
+    _says_what_a_place_looks_at(viewer)
+    page.until_kept("pushes")
+
+    page.open(nodes2=True)  # the capture is still there, and what was chosen, too
+    _look(page)
+    viewer.ready("layer 9 · step 1")
+    expect(viewer.element.locator(".legend .name")).to_have_text(["pushes"])
+    _keys(viewer)
+    _says_that_a_capture_is_gone(page, viewer)
+    assert not page.errors
+
+
+def _look(page: Page) -> None:
+    page.tab.evaluate(LOOK)
+    page.tab.wait_for_timeout(300)
+
+
+def _writes_back(page: Page) -> None:
+    """The node's fields, and with them the prompt that would be queued."""
+    widgets = page.app(WIDGETS)
+    assert {name: widgets[name] for name in ("names", "layers", "steps")} == {
+        "names": "pushes",
+        "layers": "9",
+        "steps": "1",
+    }
+    prompt = page.app("app.graphToPrompt().then((made) => made.output)")
+    (node,) = [each for each in prompt.values() if each["class_type"] == "MatrixAttentionPreview"]
+    assert node["inputs"]["layers"] == "9"
+    assert "matrix_viewer" not in node["inputs"]
+
+
+def _says_what_a_place_looks_at(viewer: Viewer) -> None:
+    stage = viewer.element.locator(".stage canvas").first
+    stage.click(position={"x": 60, "y": 60})
+    ranks = viewer.element.locator(".card .rank span:not(.value)")
+    expect(ranks).to_have_count(3)
+    assert sorted(ranks.all_text_contents()) == ["green circle", "pink circle", "pushes"]
+    values = [float(text.split()[0]) for text in viewer.element.locator(".card .value").all_text_contents()]
+    assert values == sorted(values, reverse=True)
+    viewer.element.locator(".card .close").click()
+    expect(viewer.element.locator(".card")).to_be_hidden()
+
+
+def _keys(viewer: Viewer) -> None:
+    panel = viewer.element.locator(".viewer")
+    panel.focus()
+    panel.press("ArrowDown")
+    viewer.ready("layer 10 · step 1")
+    panel.press("1")
+    expect(viewer.element.locator(".legend .name")).to_have_text(["green circle"])
+    panel.press("k")
+    viewer.ready("layer 10 · step 1")
+    assert viewer.page.app(WIDGETS)["kind"] == "instances over time (video to video)"
+    panel.press("ArrowRight")
+    expect(viewer.element.locator(".time")).to_have_text("frame 2 of 17 · tokens 2 of 5")
+    panel.press("a")
+    viewer.ready("all layers · all steps")
+
+
+def _says_that_a_capture_is_gone(page: Page, viewer: Viewer) -> None:
+    unknown = "0123456789abcdef" * 2
+    page.app(f"(app.canvas.emitBeforeChange(), {PREVIEW}.properties.matrix_viewer = '{unknown}')")
+    page.app("app.canvas.emitAfterChange()")
+    page.until_kept(unknown)
+    page.open(nodes2=True)
+    _look(page)
+    expect(viewer.element.locator(".gone")).to_contain_text("no capture has this id")

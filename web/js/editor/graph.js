@@ -1,0 +1,121 @@
+/** What the graph around a node says: who feeds it, which names are bound behind it, which tokens a model makes. */
+import { namesIn } from './phrases.js'
+
+/** @typedef {import('../../../tests/front/host').HostNode} HostNode */
+/** @typedef {import('./editor.js').Bound} Bound */
+
+const BIND = 'MatrixBindPrompt'
+const FARTHEST = 2000 // nodes that are looked at
+
+/**
+ * @param {HostNode} node
+ * @param {string} name
+ */
+export const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name)
+
+/**
+ * @param {HostNode} node
+ * @param {string} name of an input
+ * @returns {HostNode | null} the node that is linked to it
+ */
+export function feeding(node, name) {
+  const link = node.inputs?.find((input) => input.name === name)?.link
+  return originOf(node, link)
+}
+
+/**
+ * @param {HostNode} node
+ * @param {unknown} link
+ * @returns {HostNode | null}
+ */
+function originOf(node, link) {
+  if (link === null || link === undefined || !node.graph) return null
+  const found =
+    node.graph.getLink?.(/** @type {number} */ (link)) ?? node.graph.links?.get?.(/** @type {number} */ (link))
+  return found
+    ? /** @type {HostNode | null} */ (/** @type {unknown} */ (node.graph.getNodeById(found.origin_id)))
+    : null
+}
+
+/**
+ * @param {HostNode} node
+ * @returns {HostNode[]}
+ */
+function origins(node) {
+  return (node.inputs ?? []).flatMap(({ link }) => originOf(node, link) ?? [])
+}
+
+/**
+ * @param {HostNode} node
+ * @returns {HostNode[]}
+ */
+function targets(node) {
+  return (node.outputs ?? []).flatMap(({ links }) =>
+    (links ?? []).flatMap((id) => {
+      const link = node.graph?.getLink?.(id) ?? node.graph?.links?.get?.(id)
+      const found = link && node.graph?.getNodeById(link.target_id)
+      return found ? [/** @type {HostNode} */ (/** @type {unknown} */ (found))] : []
+    })
+  )
+}
+
+/**
+ * Every node that can be reached, nearest first.
+ * @param {HostNode[]} from
+ * @param {(node: HostNode) => HostNode[]} next
+ */
+function reached(from, next) {
+  const found = new Set(from)
+  for (const node of found) {
+    if (found.size > FARTHEST) break
+    for (const other of next(node)) found.add(other)
+  }
+  return [...found]
+}
+
+/**
+ * Nodes that take part in what comes of this one: those behind it, and all that feeds them.
+ * @param {HostNode} node
+ */
+function involved(node) {
+  const behind = reached([node], targets)
+  return [...new Set([...behind, ...reached(behind, origins)])]
+}
+
+/**
+ * Names that phrases bind for what comes of this node.
+ * @param {HostNode} node
+ * @returns {Bound[]}
+ */
+export function boundNames(node) {
+  const binding = involved(node).filter(({ comfyClass }) => comfyClass === BIND)
+  const seen = new Set()
+  return binding
+    .flatMap((one) => namesIn(String(widgetOf(one, 'phrases')?.value ?? '')))
+    .filter(({ name }) => !seen.has(name) && seen.add(name))
+}
+
+/**
+ * The token grid of the model that takes part, as the nearest node that ran has told it.
+ * @param {HostNode} node
+ * @returns {import('./stage.js').Grid | null}
+ */
+export function gridOf(node) {
+  for (const { properties } of involved(node)) {
+    const grid = asGrid(properties?.matrix_grid)
+    if (grid) return grid
+  }
+  return null
+}
+
+/**
+ * @param {unknown} value whatever a workflow holds
+ * @returns {import('./stage.js').Grid | null}
+ */
+export function asGrid(value) {
+  const { token, frame, fit } = /** @type {Record<string, unknown>} */ (value ?? {})
+  const pair = (/** @type {unknown} */ one) =>
+    Array.isArray(one) && one.length === 2 && one.every((side) => Number.isInteger(side) && side > 0 && side <= 16384)
+  if (!pair(token) || !pair(frame) || typeof fit !== 'string') return null
+  return /** @type {import('./stage.js').Grid} */ ({ token, frame, fit })
+}
