@@ -136,8 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stopped = 1
     about = manifest(SCALES[chosen.scale], chosen.gpus, chosen.slots, chosen.commit)
     made = state.export(chosen.out / "sitting.json", about)
+    own = [made] if state.done() or not chosen.have else []  # a folder for the report of earlier sittings has no rows
     try:
-        report = write_report(read_sittings([*chosen.have, made]), chosen.out)
+        report = write_report(read_sittings([*chosen.have, *own]), chosen.out)
     except ValueError as error:
         sys.exit(f"training.reproduce: {error}")
     print(f"{report}\nwrote {made} and the report beside it")

@@ -30,6 +30,7 @@ __all__ = [
     "draw_frame",
     "draw_line",
     "draw_text",
+    "forest",
     "heat_map",
     "hexed",
     "intervals",
@@ -200,6 +201,31 @@ def intervals_by_group(groups: Mapping[str, Sequence[Mark]], reference: float | 
     return _svg(parts, TOP + tall + 36)
 
 
+def forest(marks: Sequence[Mark], wider: Sequence[Mark] = (), left: int = 440) -> str:
+    """A line a mark, its name at the left: for names that are long. `wider`: second, thin intervals of the same marks,
+    cut off where they leave twice the room of the first."""
+    every = [end for mark in marks for end in (mark.low, mark.high)]
+    room = max(max(every, default=0.0), 0.0) - min(min(every, default=0.0), 0.0)
+    low, high = min([0.0, *every]) - room / 2, max([0.0, *every]) + room / 2
+    axis, step = Axis.around([low, high], left, WIDTH - RIGHT), 24
+    bottom = TOP + step * len(marks)
+    parts = []
+    for value, written in axis.ticks():
+        strong = abs(value) < 1e-12
+        parts.append(draw_line(axis.at(value), TOP, axis.at(value), bottom, INK["text" if strong else "line"], 0.7))
+        parts.append(draw_text(axis.at(value), bottom + 18, written, "middle", INK["faint"], 12))
+    for i, mark in enumerate(marks):
+        y, shade = TOP + (i + 0.5) * step, SERIES[1]
+        parts.append(draw_text(left - 14, y + 4, mark.name, "end", INK["text"], 13))
+        for thin in wider[i : i + 1]:
+            ends = [axis.at(min(max(end, axis.low), axis.high)) for end in (thin.low, thin.high)]
+            parts.append(draw_line(ends[0], y, ends[1], y, shade, 1))
+        parts.append(draw_line(axis.at(mark.low), y, axis.at(mark.high), y, shade, 4))
+        label = f"{mark.name}: {mark.mean:.3f} [{mark.low:.3f}, {mark.high:.3f}]"
+        parts.append(draw_dot(axis.at(mark.mean), y, shade, 5.5, label))
+    return _svg(parts, bottom + 26)
+
+
 def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], tall: int = 220) -> str:
     """Lines over steps: per name the runs, each a list of (step, value). Names have one colour each."""
     points = [point for runs in series.values() for run in runs for point in run]
@@ -217,7 +243,8 @@ def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], tall: 
         for run in runs:
             line = " ".join(f"{x_of(x):.1f},{axis.at(y):.1f}" for x, y in run)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{hexed(shade)}" stroke-width="1.6"/>')
-        parts.append(draw_text(LEFT + 12 + i * 130, TOP + tall + 36, name, "start", shade, 13))
+        place = i * min(150, (WIDTH - LEFT - RIGHT) / len(series))
+        parts.append(draw_text(LEFT + 12 + place, TOP + tall + 36, name, "start", shade, 13))
     for share in (0.0, 0.5, 1.0):
         anchor = ("start", "middle", "end")[round(share * 2)]
         parts.append(draw_text(x_of(last * share), TOP + tall + 18, f"{last * share:.0f}", anchor, INK["faint"], 12))

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matrix_lib.evaluation.statistics import Estimate, bootstrap, holm, over_bases
-from matrix_lib.evaluation.verdicts import Check, Outcome, ceiling, manipulated, verdict
+from matrix_lib.evaluation.statistics import Estimate, holm, over_bases
+from matrix_lib.evaluation.verdicts import Check, Outcome, ceiling, verdict
 
 from .sittings import Row, Rows
 
 __all__ = ["CLAIMS", "Claim", "Found", "asked"]
 
 Array = NDArray[np.float64]
+LEAST_BASES = 3  # with fewer nothing is said of bases like these: Student's interval of two hangs on how alike they are
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Claim:
         claim: the group of runs. arms: whose mean is compared with that of `others`.
         part, score: set of clips and score. sign: -1 where less is better.
         margin: the smallest difference that would matter.
-        moved: whether the share of attention on the mask has to have risen, of these kinds ("v2t", "v2v").
+        moved: kinds ("v2t", "v2v") whose share of attention on the mask, as a mean, has to have risen in every base.
         able: score of the others, and how much of it they have to have: what they cannot do at all nothing improves.
         most: row that stands for the best there can be, or a number.
         step: checkpoint, -1 the last.
@@ -212,11 +213,19 @@ def _estimated(rows: Rows, claim: Claim) -> tuple[Claim, Estimate, Estimate, dic
 def _judged(rows: Rows, claim: Claim, these: Estimate, like: Estimate, tables: Mapping[str, Array], p: float) -> Found:
     level = _level(rows, claim, _names(claim.others), list(tables)) if tables else float("nan")
     checks = tuple(_checks(rows, claim, level, list(tables))) if tables else ()
-    outcome = verdict(like, claim.margin, checks, p) if tables else None
+    outcome = _for_others(verdict(like, claim.margin, checks, p), these, len(tables)) if tables else None
     prompts = next(iter(tables.values())).shape[1] if tables else 0
     by_base = {base: float(table.mean()) for base, table in tables.items()}
     seeds = {base: len(table) for base, table in tables.items()}
     return Found(claim, these, like, by_base, seeds, prompts, level, checks, p, outcome)
+
+
+def _for_others(outcome: Outcome, these: Estimate, bases: int) -> Outcome:
+    """The verdict is about bases like these, of which a few say nothing."""
+    if bases >= LEAST_BASES or outcome.word not in ("holds", "does not hold"):
+        return outcome
+    said = f"{bases} bases are too few to speak of others; of these {these.interval}"
+    return Outcome("open", said, outcome.smallest)
 
 
 def _level(rows: Rows, claim: Claim, arms: tuple[str, ...], bases: Sequence[str]) -> float:
@@ -239,11 +248,8 @@ def _checks(rows: Rows, claim: Claim, level: float, bases: Sequence[str]) -> lis
         out.append(
             Check(can >= least, f"{score.replace('_', ' ')} of the others is {can:.3f}, {least:.3f} is asked for")
         )
-    for kind in claim.moved:
-        change = moved_attention(rows, claim, kind, bases)
-        if change is not None:
-            check = manipulated(change)
-            out.append(Check(check.passed, f"{kind}: {check.said}"))
+    if claim.moved:
+        out.append(_moved(rows, claim, bases))
     return out
 
 
@@ -252,10 +258,29 @@ def _share(row: Row, kind: str, layers: Sequence[int]) -> float:
     return float(np.mean([row.about["attention"][kind][i] for i in layers]))
 
 
-def moved_attention(rows: Rows, claim: Claim, kind: str, bases: Sequence[str]) -> Estimate | None:
-    """Change of the share of attention on the mask, at the arm's own layers, against the others at the same layers; a
-    value a base and seed. None where nothing was measured."""
-    changes = []
+def _moved(rows: Rows, claim: Claim, bases: Sequence[str]) -> Check:
+    """Whether attention went where the losses ask for it: the mean of the claim's kinds, in every base.
+
+    Not each kind: a decoder may read a map whose mask is the dark part as well as one whose mask is the bright part, so
+    that a loss can be met while the share of its own kind falls. How each kind went is said.
+    """
+    changes = {kind: moved_attention(rows, claim, kind, bases) for kind in claim.moved}
+    measured = [base for base in bases if all(changes[kind].get(base) for kind in claim.moved)]
+    if not measured:
+        return Check(True, "whether attention moved was not measured")
+    by_base = [float(np.mean([np.mean(changes[kind][base]) for kind in claim.moved])) for base in measured]
+    said = f"share on the mask, mean of {' and '.join(claim.moved)}: {min(by_base):+.3f} to {max(by_base):+.3f} by base"
+    for kind in claim.moved:
+        every = [change for base in measured for change in changes[kind][base]]
+        fell = sum(change <= 0 for change in every)
+        said += f"; {kind} {np.mean(every):+.3f}, not risen in {fell} of {len(every)} runs"
+    return Check(min(by_base) > 0, said)
+
+
+def moved_attention(rows: Rows, claim: Claim, kind: str, bases: Sequence[str]) -> dict[str, list[float]]:
+    """{base: changes} of the share of attention on the mask, at the arm's own layers, against the others at the same
+    layers; one a seed, none where nothing was measured."""
+    changes: dict[str, list[float]] = {base: [] for base in bases}
     for base in bases:
         for seed in rows.seeds_of(claim.claim, base, claim.arms[0]):
             one = rows.get(claim.claim, base, claim.arms[0], seed)
@@ -263,5 +288,5 @@ def moved_attention(rows: Rows, claim: Claim, kind: str, bases: Sequence[str]) -
             if one is None or other is None or "attention" not in one.about or "attention" not in other.about:
                 continue
             layers = one.about["settings"][kind]
-            changes.append(_share(one, kind, layers) - _share(other, kind, layers))
-    return bootstrap(changes, bounds=(-1, 1)) if changes else None
+            changes[base].append(_share(one, kind, layers) - _share(other, kind, layers))
+    return changes

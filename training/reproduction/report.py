@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from matrix_lib.draw.svg import Mark, curves, intervals_by_group
+from matrix_lib.draw.svg import Mark, curves, forest
 from matrix_lib.evaluation.statistics import Estimate, over_bases, smallest_difference
 from matrix_lib.io.files import whole_file
 
 from .claims import CLAIMS, Found, asked
 from .plan import GROUPS, jobs_of
+from .protocol import PROTOCOL, READING
 from .sittings import Row, Rows
 
 __all__ = ["write_report"]
@@ -40,8 +42,14 @@ Tables = list[tuple[str, list[str], list[list[str]]]]
 def write_report(rows: Rows, out: Path) -> str:
     """Writes `report.md` and `report.html` into ``out``; returns the Markdown."""
     found = asked(rows)
-    tables = [_claims(found), *_arms(rows), _bases(rows), _sittings(rows), _missing(rows, found)]
-    text = "\n".join(_markdown(*table) for table in tables)
+    tables = [
+        *(_claims(found), _by_base(rows, found), *_arms(rows), _bases(rows), _sittings(rows)),
+        _missing(rows, found),
+    ]
+    points = "\n".join(f"{i}. {point}" for i, point in enumerate(PROTOCOL, 1))
+    text = f"## How to read the rows\n\n{READING}\n\n## Protocol\n\n{points}\n\n"
+    text += "\n".join(_markdown(*table) for table in tables)
+    text += f"\n## Whether attention moved\n\n{_attention_points(found)}"
     out.mkdir(parents=True, exist_ok=True)
     for name, content in (("report.md", text), ("report.html", _page(rows, found, tables))):
         with whole_file(out / name) as temporary:
@@ -69,11 +77,28 @@ def _claims(found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
                 _signed(each.like),
                 _signed(each.these),
                 _number(smallest_difference(each.like if bases > 1 else each.these)),
-                f"{bases} bases, {runs} runs, {each.prompts} prompts",
+                f"{bases} bases, {sum(mean > 0 for mean in each.by_base.values())} up; {runs} runs",
                 _number(each.p),
             ]
         )
     return "Claims", list(_HEAD), lines
+
+
+def _by_base(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
+    """By seed of the base, as the table of bases has them."""
+    lines = []
+    for each in found:
+        if each.outcome is not None:
+            claim, means = each.claim, each.by_base.items()
+            cells = [f"{_short(base).split()[-1]}: {mean:+.3f}" for base, mean in means]
+            presets = sorted({base.split()[0] for base, _ in means})
+            lines.append([claim.contrast, f"{claim.part}, {claim.score.replace('_', ' ')}", *presets, "; ".join(cells)])
+    return "The differences by base", ["contrast", "set, score", "preset", "seed of the base: difference"], lines
+
+
+def _short(base: str) -> str:
+    """Preset and seed, without the hash."""
+    return base.rpartition(" (")[0]
 
 
 def _arms(rows: Rows) -> Tables:
@@ -135,7 +160,11 @@ def _bases(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
         scores = base.get("sets", {})
         cells = [_bits(scores.get(part, {}).get("right_roles")) for part in ("told", "unseen pairs", "look-alikes")]
         lines.append([name, str(base["base"]["steps"]), *cells])
-    return "Bases before anything: right roles", ["base", "steps", "told", "unseen pairs", "look-alikes"], lines
+    return (
+        "Bases before anything (floor): right roles",
+        ["base", "steps", "told", "unseen pairs", "look-alikes"],
+        lines,
+    )
 
 
 def _bits(found: str | float | None) -> str:
@@ -153,18 +182,21 @@ def _sittings(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
 
 
 def _missing(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
-    """What the plan has and no sitting ran: by claim and arm the number of runs that there are and that are planned."""
-    lines = [[each.claim.paper, each.claim.said, "no rows"] for each in found if each.missing]
+    """What the plan has and no sitting ran: claims without rows, and by group and number of finished runs the arms."""
+    lines = [["no rows", f"{each.claim.paper}: {each.claim.said}; {each.claim.part}"] for each in found if each.missing]
+    ran = {(row.claim, _short(row.base), row.arm, row.seed) for row in rows.all}
     for claim in GROUPS:
-        planned: dict[str, int] = {}
+        runs: dict[str, list[bool]] = {}
         for job in jobs_of([claim]):
             if job.kind != "base":
-                planned[job.arm] = planned.get(job.arm, 0) + 1
-        for arm, count in planned.items():
-            there = sum(len(rows.seeds_of(claim, base, arm)) for base in rows.bases_of(claim))
-            if there < count:
-                lines.append([claim, arm, f"{there} of {count} runs"])
-    return "What is missing", ["claim", "arm", "there is"], lines
+                there = (claim, f"{job.base.preset} {job.base.seed}", job.arm, job.seed) in ran
+                runs.setdefault(job.arm, []).append(there)
+        counts: dict[tuple[int, int], list[str]] = {}
+        for arm, flags in runs.items():
+            if not all(flags):
+                counts.setdefault((sum(flags), len(flags)), []).append(arm)
+        lines += [[f"{claim}: {n} of {of} planned runs", "; ".join(arms)] for (n, of), arms in counts.items()]
+    return "What is missing", ["there is", "of"], lines
 
 
 def _signed(found: Estimate) -> str:
@@ -187,25 +219,24 @@ def _markdown(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -
 # --- the page
 
 _STYLE = """
-body { background: #15161a; color: #e6e6ea; font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2em auto;
+body { background: #15161a; color: #e6e6ea; font: 15px/1.5 system-ui, sans-serif; max-width: 1340px; margin: 2em auto;
   padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } p { max-width: 52em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } p, ol { max-width: 62em; }
 div.table { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
 td, th { padding: 4px 9px; border-bottom: 1px solid #33353d; text-align: left; vertical-align: top; }
 th { color: #a5a7b2; font-weight: 500; } svg { width: 100%; height: auto; }
-figure { display: inline-block; margin: 0 14px 14px 0; } figcaption { font-size: 13px; color: #a5a7b2; }
+td:first-child, .whole { white-space: nowrap; }
+details { margin: 1em 0; } summary { cursor: pointer; }
+figure { display: inline-block; margin: 0 14px 14px 0; width: 320px; vertical-align: top; }
+figure img { width: 100%; } figcaption { font-size: 13px; color: #a5a7b2; }
 """
-_SAID = """Every claim is asked of pairs of runs that differ in one thing: the same base, seed and prompts. Level: mean
-of what is compared with. The brackets are 95 % intervals. Those for bases like these are what the verdict is about:
-bases, seeds and prompts drawn anew, or the t interval of the bases' means where that is wider; those for these bases
-draw seeds and prompts anew. Least: the smallest difference that would have been found in four of five cases. p:
-corrected for all claims of a paper (Holm). Holds: the interval lies above 0 and p is at most .05. Does not hold: the
-interval lies below what would matter. Cannot be asked: a check failed. Open: none of these."""
 
 
 def _page(rows: Rows, found: Sequence[Found], tables: Tables) -> str:
-    parts = [f"<h1>The claims, asked again</h1><p>{html.escape(_SAID)}</p>", _table(*tables[0])]
-    parts.append(_reasons(found))
+    parts = [f"<h1>The claims, asked again</h1><p>{html.escape(READING)}</p>"]
+    points = "".join(f"<li>{html.escape(point).replace('`', '')}</li>" for point in PROTOCOL)
+    parts.append(f"<details><summary>Protocol</summary><ol>{points}</ol></details>")
+    parts += [_table(*tables[0]), _reasons(found)]
     parts += [f"<h2>{html.escape(title)}</h2>{plot}" for title, plot in _plots(rows, found).items()]
     parts += [_table(*table) for table in tables[1:]]
     parts.append(_clips(rows))
@@ -217,39 +248,47 @@ def _page(rows: Rows, found: Sequence[Found], tables: Tables) -> str:
 
 def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     def row(cells: Sequence[str], kind: str) -> str:
-        return "<tr>" + "".join(f"<{kind}>{html.escape(cell).replace('**', '')}</{kind}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{kind}>{_cell_text(cell)}</{kind}>" for cell in cells) + "</tr>"
 
     body = "".join(row(line, "td") for line in lines)
     return f'<h2>{html.escape(title)}</h2><div class="table"><table>{row(head, "th")}{body}</table></div>'
 
 
+def _cell_text(cell: str) -> str:
+    """Without Markdown's stars; intervals are not broken."""
+    return re.sub(r"\[[^]]*\d\]", r'<span class="whole">\g<0></span>', html.escape(cell).replace("**", ""))
+
+
+def _why(each: Found) -> str:
+    said = [str(each.outcome), *(check.said for check in each.checks if check.said not in str(each.outcome))]
+    return f"{each.claim.contrast}, {each.claim.part}, {each.claim.score.replace('_', ' ')}: {'; '.join(said)}"
+
+
+def _attention_points(found: Sequence[Found]) -> str:
+    """The same for all sets of a contrast."""
+    asked_of = [each for each in found if each.claim.moved and each.outcome is not None]
+    said = [f"- {each.claim.contrast}: {each.checks[-1].said}\n" for each in asked_of]
+    return "".join(dict.fromkeys(said))
+
+
 def _reasons(found: Sequence[Found]) -> str:
-    lines = [
-        f"<li>{html.escape(each.claim.contrast)}, {html.escape(each.claim.part)}: {html.escape(str(each.outcome))}"
-        + "".join(f"; {html.escape(check.said)}" for check in each.checks)
-        + "</li>"
-        for each in found
-        if each.outcome is not None
-    ]
-    return f"<details><summary>Why, and the checks</summary><ul>{''.join(lines)}</ul></details>"
+    lines = "".join(f"<li>{html.escape(_why(each))}</li>" for each in found if each.outcome is not None)
+    return f"<details><summary>Why, and the checks</summary><ul>{lines}</ul></details>"
 
 
 def _plots(rows: Rows, found: Sequence[Found]) -> dict[str, str]:
     """Differences by paper, and scores over steps."""
     out: dict[str, str] = {}
     for paper in dict.fromkeys(claim.paper for claim in CLAIMS):
-        groups: dict[str, list[Mark]] = {}
+        groups: dict[str, list[tuple[Mark, Mark]]] = {}
         for each in found:
             if each.claim.paper == paper and each.outcome is not None:
-                shown = each.these
-                ends = [x if not math.isnan(x) else shown.mean for x in (shown.low, shown.high)]
-                groups.setdefault(f"{each.claim.part}, {each.claim.score}", []).append(
-                    Mark(each.claim.contrast, shown.mean, *ends)
-                )
-        for title, marks in groups.items():
-            out[f"{paper}: differences, {title.replace('_', ' ')}, these bases"] = intervals_by_group(
-                {mark.name: [Mark("", mark.mean, mark.low, mark.high)] for mark in marks}, 0.0
-            )
+                pair = _mark(each.claim.contrast, each.these), _mark(each.claim.contrast, each.like)
+                groups.setdefault(f"{each.claim.part}, {each.claim.score}", []).append(pair)
+        for title, pairs in groups.items():
+            name = f"{paper}: differences, {title.replace('_', ' ')}"
+            said = "thick: these bases; thin: bases like these, cut at the border"
+            out[f"{name} ({said})"] = forest([these for these, _ in pairs], [like for _, like in pairs])
     for claim in ("alignment", "target"):
         for part, score in SHOWN[claim][:2]:
             series = {arm: _learning(rows, claim, arm, part, score) for arm in rows.arms_of(claim)[:7]}
@@ -259,6 +298,11 @@ def _plots(rows: Rows, found: Sequence[Found]) -> dict[str, str]:
     return out
 
 
+def _mark(name: str, found: Estimate) -> Mark:
+    ends = [end if not math.isnan(end) else found.mean for end in (found.low, found.high)]
+    return Mark(name, found.mean, *ends)
+
+
 def _learning(rows: Rows, claim: str, arm: str, part: str, score: str) -> list[list[tuple[float, float]]]:
     """A line a run, from the base on; only of runs with several checkpoints."""
     lines = []
@@ -266,6 +310,9 @@ def _learning(rows: Rows, claim: str, arm: str, part: str, score: str) -> list[l
         if (row.claim, row.arm) != (claim, arm) or len(row.curve) < 2:
             continue
         points = [(float(step), _mean(row, part, score, step)) for step in sorted(row.curve)]
+        points = [point for point in points if not math.isnan(point[1])]
+        if len(points) < 2:
+            continue
         start = rows.bases.get(row.base, {}).get("sets", {}).get(part, {}).get(score)
         lines.append(([(0.0, float(_bits(start)))] if start is not None else []) + points)
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from training.reproduction.report import write_report
 from training.reproduction.sittings import read_sittings
 
 ROOT = Path(__file__).parents[3]
-FIRST = ROOT / "benchmarks" / "results" / "alignment-with-room" / "results.json"
+RESULTS = ROOT / "benchmarks" / "results"
+FIRST = RESULTS / "alignment-with-room" / "results.json"
+SECOND = RESULTS / "reproduction" / "2026-11-30.json"
 
 
 def test_the_first_sitting_says_what_its_own_page_says() -> None:
@@ -62,14 +65,50 @@ def test_pairs_are_of_one_base_and_one_seed_alone(tmp_path: Path) -> None:
     assert one.outcome.word in ("open", "cannot be asked")
 
 
-def test_the_report_lists_what_is_missing_and_stands_alone(tmp_path: Path) -> None:
-    text = write_report(read_sittings([FIRST]), tmp_path)
+def test_the_report_is_the_committed_one_lists_what_is_missing_and_stands_alone(tmp_path: Path) -> None:
+    text = write_report(read_sittings([FIRST, SECOND]), tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "| alignment | 10x random 3 | 0 of" in text
-    assert "| IVG-DA | intrinsic denoising alone adds control | no rows |" in text
+    assert (RESULTS / "reproduction" / "README.md").read_text().endswith(text)
+    assert "| alignment: 2 of 9 planned runs | off; 10x;" in text  # bases 1 to 3 are others than those of the plan
+    assert "| no rows | TAViD: the target mask tells who is meant" in text
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "<script" not in page
-    assert "does not hold" in text or "open" in text
+    assert not re.search(r"\bnan\b", page)
+
+
+def _moved(tmp_path: Path, words: list[float], tracks: list[float]) -> str:
+    """The verdict on 10x, which is right everywhere where off is wrong, with the changes of attention a base."""
+    jobs = []
+    for base, changes in enumerate(zip(words, tracks, strict=True)):
+        for arm, on in (("off", 0.0), ("10x", 1.0)):
+            bits = "1" * 64 if on else "01" * 32
+            jobs.append(
+                {
+                    "claim": "alignment",
+                    "kind": "arm",
+                    "arm": arm,
+                    "seed": 0,
+                    "base": {"preset": "weak_roles", "seed": base, "hash": f"h{base}"},
+                    "settings": {"v2t": [0], "v2v": [0]},
+                    "attention": {k: [0.2 + on * c] for k, c in zip(("v2t", "v2v"), changes, strict=True)},
+                    "curve": [{"step": 200, "sets": {"told": {"right_roles": bits}}}],
+                }
+            )
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"format": 1, "manifest": {}, "jobs": {str(i): each for i, each in enumerate(jobs)}}))
+    claim = next(c for c in CLAIMS if c.contrast == "10x - off" and c.part == "told")
+    [found] = asked(read_sittings([path]), [claim])
+    assert found.outcome is not None
+    return found.outcome.word
+
+
+def test_attention_has_to_rise_in_every_base_and_one_kind_may_fall(tmp_path: Path) -> None:
+    assert _moved(tmp_path, [0.1, 0.1, 0.1], [-0.05, 0.1, 0.1]) == "holds"
+    assert _moved(tmp_path, [0.1, 0.1, 0.1], [-0.15, 0.3, 0.3]) == "cannot be asked"
+
+
+def test_two_bases_say_nothing_of_others(tmp_path: Path) -> None:
+    assert _moved(tmp_path, [0.1, 0.1], [0.1, 0.1]) == "open"
 
 
 def test_claims_ask_for_runs_that_are_planned() -> None:
