@@ -18,10 +18,10 @@ NODES: list[dict[str, Any]] = [
 
 def shown(page: Page, frames: int) -> None:
     """Both panels are there and in sight, with what the nodes said."""
-    tracks, saved = page.panels().filter(has_text="instances"), page.panels().filter(has_text="KiB")
+    tracks, saved = page.panels().filter(has_text="instances"), page.panels().filter(has_text="a & b_0000")
     expect(tracks).to_contain_text(f"2 instances, {frames} frames of 96x64")
     expect(tracks).to_contain_text(f"- {HOSTILE} (instance): in {frames} of {frames} frames")
-    expect(saved.last).to_contain_text("a & b_0000")
+    expect(saved).to_contain_text("KiB")
     assert tracks.bounding_box()["height"] >= 40
     assert page.tab.evaluate("window.hit") is None
     assert page.tab.locator(".matrix-report img").count() == 0
