@@ -10,7 +10,7 @@ __all__ = ["BLUE", "GREEN", "GREY", "RED", "SHOWN", "WIDE", "WIDTH", "Draft", "G
 
 RED, BLUE, GREEN, GREY = "#A88", "#88A", "#8A8", "#888"  # of frames
 WIDTH = 320  # pixels of a node
-WIDE = {"MatrixAttentionPreview": 640}  # of those that show more beside each other
+WIDE = {"MatrixAttentionPreview": 330}  # of those that show more beside each other; more would open without text
 SHOWN = 225  # pixels that the host takes for a picture or a clip at least; it makes a node taller that has fewer
 _TITLE, _GAP, _PAD = 30, 22, 14  # of a node; between two of them; around those of a group
 _HEAD, _BETWEEN = 44, 22  # a group's own title; between two groups

@@ -13,7 +13,7 @@ from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
 __all__ = ["DRAFTS", "LIFT", "PULL", "PUSH", "Scene"]
 
 CFG = 4.0
-LOOK = 720  # pixels of the viewer, and of the video below it
+LOOK = 600  # pixels of the viewer, and of the video below it
 
 
 @dataclass(frozen=True)
