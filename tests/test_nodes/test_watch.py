@@ -79,15 +79,16 @@ def test_split_runs_and_two_experts_come_as_one(pack, models, runs, prompts):
     half = part(whole, *prompts, z, 0, 2)
     end = part(whole, *prompts, half, 2, 4, add_noise="disable", leftover="disable")
     split = collect(pack, end, watch)
-    assert torch.equal(split.streams[0].v2t, full.streams[0].v2t)
+    # the host scales the latent between two samplers and back, which may round; maps are kept in half precision
+    torch.testing.assert_close(split.streams[0].v2t, full.streams[0].v2t, rtol=2e-3, atol=1e-5)
     assert list(split.experts) == ["expert 1"], "one model is one expert"
     assert [s.index for s in collect(pack, half, watch).steps] == [0, 1], "the first half alone has a capture, too"
     low, other = watched(pack, models[1], expert="low noise")
     both = collect(pack, part(low, *prompts, half, 2, 4, add_noise="disable", leftover="disable"), other)
     assert both.experts == {"expert 1": (0, 1), "low noise": (2, 3)}
     assert [round(s.sigma, 5) for s in both.steps] == [round(s.sigma, 5) for s in full.steps]
-    assert torch.equal(both.streams[0].v2t[:, :2], full.streams[0].v2t[:, :2])
-    assert not torch.equal(both.streams[0].v2t[:, 2:], full.streams[0].v2t[:, 2:])
+    torch.testing.assert_close(both.streams[0].v2t[:, :2], full.streams[0].v2t[:, :2], rtol=2e-3, atol=1e-5)
+    assert (both.streams[0].v2t[:, 2:] - full.streams[0].v2t[:, 2:]).abs().max() > 1e-4
     tracks = prompts[0][0][1][pack.lib("hosts.comfy.run").TRACKS]
     run = dict(capture=both, tracks=tracks, keep=1, prompt=0)
     report = pack.run("MatrixAnalyseLayers", **run).result[2]
