@@ -287,9 +287,9 @@ def test_waiting_ends_where_it_is_told_to_and_the_port_is_free_again(tmp_path: P
 def test_ctrl_c_is_the_way_to_end_it(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from matrix_lib.pages.deck import Deck; from matrix_lib.pages.marks import Marks\n"
-        "from matrix_lib.pages.server import PageServer\n"
+        "from threading import Timer; from matrix_lib.pages.server import PageServer\n"
         f"with PageServer([Deck('', [], Marks(Path({str(tmp_path)!r}) / 'm', 'anna'))]) as server:\n"
-        "    print('up', flush=True); server.wait()\n"
+        "    Timer(0.5, print, ['up'], {'flush': True}).start(); server.wait()\n"  # it waits when it says so
         "print('down')\n"
     )
     process = subprocess.Popen(
