@@ -30,7 +30,6 @@ from .run.optim import Average, make_optimisers, rate
 from .run.record import LORA, FinishedRunError, RunFolder, as_json, own_folder
 from .run.stop import StopOnSignal
 from .run.summary import Pace, start_lines
-from .run.task_settings import AlignmentTask
 from .run.validation import HELD, Best
 from .tasks.registry import look, make_task
 
@@ -54,7 +53,7 @@ class Trainer:
         self.started = time.monotonic()
         check_boards(config)
         if config.run.push_to:
-            if not isinstance(config.task, AlignmentTask):
+            if not config.task.gives_lora:
                 raise ValueError("run.push_to is for LoRAs; training.publish makes a bundle of the small models")
             check_place(config.run.push_to)
         torch.manual_seed(config.run.seed)

@@ -27,6 +27,7 @@ class TaskSettings:
         may_change: settings under which a run can go on with another value (`run.change`): how it learns, not what its
             weights are.
         swap: blocks whose frozen weights wait in main memory, see `TuneTask`.
+        gives_lora: what a finished run leaves is a LoRA.
     """
 
     data_settings: ClassVar[type] = Data
@@ -34,6 +35,7 @@ class TaskSettings:
     splits_batch: ClassVar[bool] = False
     may_change: ClassVar[tuple[str, ...]] = ()
     swap: ClassVar[int] = 0
+    gives_lora: ClassVar[bool] = False
 
     def pinned(self) -> Self:
         """With the very runs that folders of numbered runs mean today: a run goes on with what it began with."""
@@ -137,6 +139,8 @@ class AlignmentTask(TaskSettings):
         rslora: factors are scaled by alpha / sqrt(rank) instead of alpha / rank; files say the right scale.
         dora: the lengths of the weights' rows train beside the factors (DoRA).
     """
+
+    gives_lora: ClassVar[bool] = True
 
     may_change = (
         "lora_dropout", "drop_condition", "sga", "spa", "tavid", "timestep", "dropout", "bce", "dice", "l2", "draw",

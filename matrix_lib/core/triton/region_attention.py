@@ -199,25 +199,9 @@ def look_at(
             )
         if full < start + length:
             best, total, acc = look(
-                q,
-                on_q,
-                k_at,
-                v_at,
-                on_k,
-                k_n,
-                v_n,
-                full,
-                start + length,
-                bias,
-                scale,
-                best,
-                total,
-                acc,
-                D,
-                TAIL,
-                BN,
-                False,
-            )
+                q, on_q, k_at, v_at, on_k, k_n, v_n, full, start + length, bias, scale, best, total, acc,
+                D, TAIL, BN, False,
+            )  # fmt: skip
     return best, total, acc
 
 
@@ -244,25 +228,9 @@ def region_kernel(
     total = tl.zeros((BM,), dtype=tl.float32)
     acc = tl.zeros((BM, D), dtype=tl.float32)
     best, total, acc = look_at(
-        queries,
-        on_q,
-        k_at,
-        v_at,
-        labels_k,
-        k_n,
-        v_n,
-        spans,
-        biases,
-        from_span,
-        to_span,
-        scale,
-        best,
-        total,
-        acc,
-        D,
-        TAIL,
-        BN,
-    )
+        queries, on_q, k_at, v_at, labels_k, k_n, v_n, spans, biases, from_span, to_span, scale, best, total, acc,
+        D, TAIL, BN,
+    )  # fmt: skip
     seen = total > 0
     to = batch * o_b + head * o_h + row[:, None] * o_n + at_d[None, :]
     masked = acc / tl.where(seen, total, 1.0)[:, None]
@@ -271,24 +239,8 @@ def region_kernel(
     tl.store(lse + batch * l_b + head * l_h + row, norm, mask=in_m)
     if BOTH:
         best, total, acc = look_at(
-            queries,
-            on_q,
-            k_at,
-            v_at,
-            labels_k,
-            k_n,
-            v_n,
-            spans,
-            biases,
-            to_span,
-            tl.load(tile + 4),
-            scale,
-            best,
-            total,
-            acc,
-            D,
-            TAIL,
-            BN,
-        )
+            queries, on_q, k_at, v_at, labels_k, k_n, v_n, spans, biases, to_span, tl.load(tile + 4), scale,
+            best, total, acc, D, TAIL, BN,
+        )  # fmt: skip
         acc = acc / tl.where(total > 0, total, 1.0)[:, None]
         tl.store(whole + to, acc.to(whole.dtype.element_ty), mask=in_m[:, None])
