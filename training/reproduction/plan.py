@@ -103,12 +103,14 @@ GROUPS: dict[str, Group] = {
 }
 
 
-def jobs_of(claims: Sequence[str], bases: int = 0, rounds: int = 0, arms: Sequence[str] = ()) -> list[Job]:
+def jobs_of(
+    claims: Sequence[str], bases: int = 0, rounds: int = 0, arms: Sequence[str] = (), only: Sequence[str] = ()
+) -> list[Job]:
     """Jobs in order: round by round, in each the claims in the order given, and a base before what needs it.
 
-    bases, rounds: at most so many of each claim; 0: all. arms: only those of these names; none: all.
+    bases, rounds: at most so many of each claim; 0: all. arms, only: those arms and those bases of these names; none: all.
 
-    Raises ValueError for an unknown claim or arm.
+    Raises ValueError for an unknown claim, arm or base.
     """
     if unknown := [name for name in claims if name not in GROUPS]:
         raise ValueError(f"there is no claim {unknown[0]!r}; there are {', '.join(GROUPS)}")
@@ -116,20 +118,24 @@ def jobs_of(claims: Sequence[str], bases: int = 0, rounds: int = 0, arms: Sequen
     known = {arm for group in chosen.values() for each in group.rounds for arm in each.arms}
     if unknown := [name for name in arms if name not in known]:
         raise ValueError(f"these claims have no arm {unknown[0]!r}; they have {', '.join(sorted(known))}")
+    homes = {Base(group.preset, seed).name for group in chosen.values() for seed in group.bases}
+    if unknown := [name for name in only if name not in homes]:
+        raise ValueError(f"these claims have no base {unknown[0]!r}; they have {', '.join(sorted(homes))}")
     deepest = max((len(group.rounds) for group in chosen.values()), default=0)
     out: dict[str, Job] = {}
     for at in range(min(deepest, rounds or deepest)):
         for claim, group in chosen.items():
             if at >= len(group.rounds):
                 continue
-            homes = [Base(group.preset, seed) for seed in group.bases[: bases or None]]
-            wanted = [Job("base", home) for home in homes]
+            near = [Base(group.preset, seed) for seed in group.bases[: bases or None]]
+            near = [home for home in near if not only or home.name in only]
+            wanted = [Job("base", home) for home in near]
             wanted += [
                 Job(group.kind, home, claim, arm, seed)
                 for seed in group.rounds[at].seeds
                 for arm in group.rounds[at].arms
                 if not arms or arm in arms
-                for home in homes
+                for home in near
             ]
             out |= {job.name: job for job in wanted if job.name not in out}
     return list(out.values())

@@ -44,6 +44,9 @@ def test_a_base_comes_before_what_needs_it_and_rounds_by_weight() -> None:
         jobs_of(["others"])
     with pytest.raises(ValueError, match="no arm '7x'"):
         jobs_of(["alignment"], arms=["7x"])
+    with pytest.raises(ValueError, match="weak_roles-6"):
+        jobs_of(["alignment"], only=["weak_moves-3"])
+    assert {job.base.name for job in jobs_of(["alignment", "boxes"], only=["weak_moves-3"])} == {"weak_moves-3"}
 
 
 def test_a_job_is_taken_once_and_again_where_its_process_is_gone(tmp_path: Path) -> None:
