@@ -108,7 +108,7 @@ def jobs_of(
 ) -> list[Job]:
     """Jobs in order: round by round, in each the claims in the order given, and a base before what needs it.
 
-    bases, rounds: at most so many of each claim; 0: all. arms, only: those arms and those bases of these names; none: all.
+    bases, rounds: at most so many of each claim; 0: all. arms, only: the arms and the bases of these names; none: all.
 
     Raises ValueError for an unknown claim, arm or base.
     """
