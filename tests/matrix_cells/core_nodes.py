@@ -43,7 +43,9 @@ def model_nodes() -> dict[str, Callable[[Graph], Graph]]:
 def _row(name: str, cls: Any, model: str, values: dict[str, Any], conds: list[str]) -> Callable[[Graph], Graph]:
     def beside(graph: Graph) -> Graph:
         longer = _long(graph) if name in WINDOWED else graph
-        given = {model: longer.model, **values, **dict.fromkeys(conds, longer.third)}
+        # Of its own: equal to one that a guider has, the node would divide by the rounding of their difference.
+        own = conditioning(graph.family, 9, SIZES[graph.family], rows=ROWS)
+        given = {model: longer.model, **values, **dict.fromkeys(conds, own)}
         if hasattr(cls, "define_schema"):
             out = cls.execute(**given)
             out = out[0] if isinstance(out, tuple) else out.result[0]

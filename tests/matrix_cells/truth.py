@@ -75,10 +75,11 @@ class Bottom:
     seen: int = 0
 
     def __post_init__(self) -> None:
-        self._site: list[tuple[int, str, str, Any, list[int]]] = []
+        self._site: list[tuple[int, str, str, Any]] = []
         self._forward: _Forward | None = None
         self._sigma, self._inside, self._extra = 0.0, False, 0
         self._prompts: dict[Any, Tensor] = {}
+        self._texts: set[int] = set()  # rows of each
         self._keys: dict[int, dict[Any, Tensor]] = {}
 
     # -- around a guider ----------------------------------------------------------------------------------------------
@@ -89,6 +90,7 @@ class Bottom:
             name: cond["cross_attn"] for name, cond in prompts_of(guider).items() if cond.get("cross_attn") is not None
         }
         self._prompts |= {(name, -1): text for name, text in self.graph.texts.items()}
+        self._texts = {text.shape[1] for text in self._prompts.values()}
         predict = guider.predict_noise
 
         def inside(x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -161,13 +163,12 @@ class Bottom:
             while group[0][0].format(number) in modules:
                 for path, kind in group:
                     name = path.format(number)
-                    site = (layer, kind, name, modules[name], [0])
+                    site = (layer, kind, name, modules[name])
                     yield modules[name].register_forward_pre_hook(lambda *_, site=site: self._push(site))
                     yield modules[name].register_forward_hook(lambda *_: self._pop(), always_call=True)
                 number, layer = number + 1, layer + 1
 
     def _push(self, site: Any) -> None:
-        site[4][0] = 0
         self._site.append(site)
 
     def _pop(self) -> None:
@@ -210,12 +211,11 @@ class Bottom:
         return kernel
 
     def _rows(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float | None) -> list[Call]:
-        layer, kind, name, module, count = self._site[-1]
-        count[0] += 1
+        layer, kind, name, module = self._site[-1]
         forward = self._forward
         assert forward is not None
-        if kind == "cross" and hasattr(module, "k_img") and count[0] == 1:
-            return []
+        if kind == "cross" and hasattr(module, "k_img") and k.shape[-2] not in (forward.text, *self._texts):
+            return []  # the image's tokens
         prompts = list(forward.rows) if len(q) == len(forward.rows) else [None] * len(q)
         if kind == "cross":
             known = [self._by_keys(layer, module, k[row]) for row in range(len(k))]

@@ -31,6 +31,7 @@ __all__ = ["Verdict", "captured", "capturing", "compare", "sample", "steered"]
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = re.compile("skipped|was not active|nothing was recorded")  # in a report: what is not in the maps
+NOT_FINITE = "its latents are not finite by themselves"
 CLOSE, HALF = 1e-4, 2.0**-11  # of a map's maximum; rounding of a capture's float16
 
 
@@ -61,6 +62,8 @@ def captured(graph: Graph, usual: tuple[str, ...] = ()) -> Verdict:
         want, _ = graph.sample(truly)
     except Exception as error:
         return Verdict("host", _sentence(error))
+    if not bool(want.isfinite().all()):
+        return Verdict("host", NOT_FINITE)
     with _said() as said:
         try:
             got, found = graph.sample(capturing(graph))
@@ -91,6 +94,8 @@ def steered(graph: Graph, way: Way, usual: tuple[str, ...] = (), plain: Tensor |
         return Verdict("untold", "the reference of steering before steps is an Euler loop")
     if plain is None:
         return Verdict("host", "it fails by itself")
+    if not bool(plain.isfinite().all()):
+        return Verdict("host", NOT_FINITE)
     try:
         want, _ = graph.sample(reference(graph, way))
     except Exception as error:

@@ -20,6 +20,8 @@ from .run import BINDING, PERTURBED_KEY, TRACKS, Prompt
 __all__ = ["Predictions", "prompt_lists", "prompts_of", "who"]
 
 _PATCHES = ("patches", "patches_replace", "optimized_attention_override")
+# Patches that are given q, k, v or outputs of all predictions of a batch, and may mix them: NAG does.
+_MIXING = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
 
 
 def prompt_lists(conds: Mapping[str, Any]) -> tuple[str, ...]:
@@ -42,7 +44,7 @@ class Predictions:
 
     notes: of predictions that could not be attributed. asked: whether the guider asked the model for anything since a
     reader last made it false; asked_now: in the open call of the guider. own: what it got in it for the prompt, outside
-    of context windows.
+    of context windows and where no patch may have mixed it with others of its batch.
     """
 
     def __init__(self) -> None:
@@ -92,12 +94,18 @@ class Predictions:
 
     def got(self, conds: Sequence[Any], out: Sequence[Tensor], prompts: Mapping[Any, Prompt]) -> None:
         """What the open batch came to: keeps the prompt's prediction, if it is the guider's own."""
-        if self._windowed:
+        if self._windowed or (sum(bool(each) for each in conds) > 1 and self._mixes()):
             return
         for each, found in zip(conds, out):
             ids = {cond["uuid"] for cond in each or ()}
             if ids and ids <= prompts.keys() and all(self._asked.get(name) for name in ids):
                 self.own = found.clone()  # guidance functions may change it in place
+
+    def _mixes(self) -> bool:
+        if self._options is None:
+            return False
+        patches = self._options["transformer_options"].get("patches", {})
+        return any(patches.get(name) for name in _MIXING)
 
     def _own(self, options: Mapping[str, Any]) -> bool:
         if self._options is None:

@@ -98,6 +98,8 @@ class Override:
         if running.calls != due(running):
             if running.calls > due(running):
                 self._odd("attention ran more often than once in a forward", running.module)
+            elif replaced(running.module) is not None:
+                self._odd("it is open which of its calls reads the prompt and which the picture", running.module)
             return self._host(func)(q, k, v, heads, mask=mask, **kwargs)
         if self.earlier is None or (running.site.name, id(self.earlier)) in self.foreign.bypassed:
             return self._run(func, q, k, v, heads, mask, kwargs)
@@ -240,6 +242,9 @@ class Override:
         if q.shape[0] != self.layout.batch:
             self._odd(f"attention ran on {q.shape[0]} rows of a batch of {self.layout.batch}", self.running.module)
             return None
+        if site.kind == "cross" and k.shape[2] != self.layout.text:
+            self._odd(f"it attends to {k.shape[2]} keys, the prompt has {self.layout.text} rows", self.running.module)
+            return None
         scale = kwargs.get("scale") or q.shape[-1] ** -0.5
         return self.layout.call(site, q, k, v, scale, mask)
 
@@ -279,12 +284,17 @@ def due(running: Running) -> int:
     return 2 if site is not None and site.kind == "cross" and hasattr(running.module, "k_img") else 1
 
 
+def replaced(module: torch.nn.Module) -> Any:
+    """What another pack has put in the place of a module's forward, or None."""
+    forward = module.__dict__.get("forward")  # the host leaves a class's own there when it takes a patch off
+    return None if getattr(forward, "__func__", forward) in (None, type(module).forward) else forward
+
+
 def _by(thing: Any) -> str:
     """Who sits there: what replaced a module's forward, or an override."""
     if isinstance(thing, torch.nn.Module):
-        replaced = thing.__dict__.get("forward")  # the host leaves a class's own there when it takes a patch off
-        foreign = replaced is not None and getattr(replaced, "__func__", replaced) is not type(thing).forward
-        return f" ({who(replaced)} replaces its forward)" if foreign else f" ({type(thing).__name__})"
+        by = replaced(thing)
+        return f" ({type(thing).__name__})" if by is None else f" ({who(by)} replaces its forward)"
     return ""
 
 
