@@ -151,10 +151,9 @@ def environment(extra: str, wheel: Path, pinned: bool = True) -> Path:
     return python
 
 
-def run(python: Path, *arguments: str, cwd: Path) -> str:
-    done = subprocess.run(
-        [str(python), *arguments], cwd=cwd, capture_output=True, text=True, check=False, env={"HF_HUB_OFFLINE": "1"}
-    )
+def run(python: Path, *arguments: str, cwd: Path, **variables: str) -> str:
+    there = {"HF_HUB_OFFLINE": "1"} | variables
+    done = subprocess.run([str(python), *arguments], cwd=cwd, capture_output=True, text=True, check=False, env=there)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -207,9 +206,20 @@ def _log(python: Path, folder: Path) -> None:
     assert "read by inspect-ai" in run(python, str(TESTS / "support_inspect.py"), str(folder / "log"), cwd=folder)
 
 
+def _curves(python: Path, folder: Path) -> None:
+    """A run that writes to it, with the other packages of the tests."""
+    from support_tuning import make_home, tune
+
+    settings = tune(make_home(folder), folder / "run", "run.steps=1", "run.wandb=mine")
+    others = {"PYTHONPATH": str(Path(pytest.__file__).parents[1]), "WANDB_MODE": "offline"}
+    run(python, "-m", "training.fit", *settings, cwd=folder, **others)
+    assert list((folder / "run").rglob("offline-run-*/*.wandb"))
+
+
 CHECKS = {
     "train": (_readme, _usage("training.sample"), _usage("training.fit")),
     "eval": (_usage("training.analyse"), _usage("training.judge")),
     "inspect": (_log,),
     "curate": (_usage("training.curate"),),
+    "wandb": (_curves,),
 }

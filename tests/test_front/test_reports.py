@@ -19,7 +19,7 @@ NODES: list[dict[str, Any]] = [
 
 def shown(page: Page, frames: int) -> None:
     """Both panels are there and in sight, with what the nodes said."""
-    tracks, saved = page.panels().filter(has_text="instances"), page.panels().filter(has_text="a & b_0000")
+    tracks, saved = page.panels().filter(has_text="instances"), page.panels().filter(has_text="a & b_0")
     expect(tracks).to_contain_text(f"2 instances, {frames} frames of 96x64")
     expect(tracks).to_contain_text(f"- {HOSTILE} (instance): in {frames} of {frames} frames")
     expect(saved).to_contain_text("KiB")
