@@ -399,7 +399,7 @@ def _no_entities(made, clip):
 
 
 def _other_words(made, clip):
-    said = r"'the elephant'.*not in the prompt"
+    said = r"'the elephant' is not in the prompt; write the words as they stand in the prompt"
     if made.layout == "places":
         path = made.home(clip) / "entities.txt"
         return Fault(
