@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -211,7 +212,7 @@ def _curves(python: Path, folder: Path) -> None:
     from support_tuning import make_home, tune
 
     settings = tune(make_home(folder), folder / "run", "run.steps=1", "run.wandb=mine")
-    others = {"PYTHONPATH": str(Path(pytest.__file__).parents[1]), "WANDB_MODE": "offline"}
+    others = {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(pytest.__file__).parents[1]}", "WANDB_MODE": "offline"}
     run(python, "-m", "training.fit", *settings, cwd=folder, **others)
     assert list((folder / "run").rglob("offline-run-*/*.wandb"))
 
