@@ -284,7 +284,9 @@ def _odd_size(made, clip):
     odd = np.zeros((20, 50), bool)
     odd[5:10, 5:10] = True
     back = _replaced(path, lambda: one_picture(odd, path, "white"))
-    return Fault("odd size", rf"{re.escape(path.name)} of '\w+' is 20x50 .*the video {clip.frames.shape[1]}x", back)
+    return Fault(
+        "odd size", rf"{re.escape(path.name)} of '\w+' is 20x50 .*the video {clip.frames.shape[1]}x.*save it anew", back
+    )
 
 
 def _inverted(made, clip):
@@ -333,7 +335,9 @@ def _two_shapes(made, clip):
     seen[2:14, 2:14, 3], seen[2:8, 2:14, :3] = 255, 255
     back = _replaced(path, lambda: Image.fromarray(seen).save(path))
     return Fault(
-        "two shapes", "shape in their alpha channel (and another one in black and white|.*no such channel)", back
+        "two shapes",
+        "shape in their alpha channel (and another one in black and white|.*no such channel.*or all in black)",
+        back,
     )
 
 
@@ -391,11 +395,11 @@ def _two_videos(made, clip):
 
 def _no_entities(made, clip):
     path = made.home(clip) / "entities.txt"
-    return Fault("no entities", "entities.txt is missing: say which words", _replaced(path, path.unlink))
+    return Fault("no entities", "entities.txt is missing: .*as `man: the man`", _replaced(path, path.unlink))
 
 
 def _other_words(made, clip):
-    said = r"'the elephant'.*not in the prompt"
+    said = r"'the elephant' is not in the prompt; write the words as they stand in the prompt"
     if made.layout == "places":
         path = made.home(clip) / "entities.txt"
         return Fault(
@@ -456,7 +460,12 @@ def _whole_fault(made: DataSet) -> Fault:
             for clip in made.clips:
                 (made.home(clip) / "caption.txt").rename(made.home(clip) / "prompt.txt")
 
-        return Fault("no prompts", "expected folders with prompt.txt", name_prompts, whole=True)
+        return Fault(
+            "no prompts",
+            r"a folder for each clip with prompt.txt.* has no prompt.txt; it holds 'caption.txt'",
+            name_prompts,
+            whole=True,
+        )
     before = dict(made.columns)
     made.columns["prompt"] = "words"
     made.write_rows()

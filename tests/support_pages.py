@@ -17,7 +17,8 @@ from playwright.sync_api import Page as Tab
 from scripts.comfyui import Server
 from scripts.front import chromium
 
-READY = "window.comfyAPI?.app?.app?.canvas?.graph?.nodes.length"
+# The graph is there, and so is the connection: what a job sends goes to the one that queued it.
+READY = "window.comfyAPI?.app?.app?.canvas?.graph?.nodes.length && window.comfyAPI.api.api.clientId"
 # No calls home, no store between runs; Chromium's sandbox does not start for root.
 FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -26,6 +27,8 @@ FLAGS += ["--disable-features=LocalNetworkAccessChecks"]
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".json": "application/json"}
 TYPES |= {".svg": "image/svg+xml", ".woff2": "font/woff2", ".png": "image/png", ".webp": "image/webp"}
 EMPTY = {"version": 0.4, "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}}
+# What the frontend writes where a listener to its messages raised, and goes on.
+SWALLOWED = ("[ComfyApi] Uncaught error", "Unhandled message", "Error calling extension")
 BUILD = """async ([empty, nodes, links]) => {
   const app = window.comfyAPI.app.app
   await app.loadGraphData(empty)
@@ -60,6 +63,7 @@ class Page:
         self.server, self.tab = server, tab
         self.errors: list[str] = []
         tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        tab.on("console", lambda said: self.errors.extend([said.text] if said.text.startswith(SWALLOWED) else []))
 
     def open(self, nodes2: bool) -> None:
         """Opens the page, or opens it again, with the classic canvas or with Nodes 2.0."""

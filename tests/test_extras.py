@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def test_the_train_extra_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def environment(extra: str, wheel: Path, pinned: bool = True) -> Path:
     """The Python of an environment that holds an extra and nothing else; made once for a set of requirements.
 
-    pinned: with the versions of the tests, else with those that the extra's packages agree on."""
+    pinned: with the versions of the tests, else with those that the extra's packages agree on, beside their torch."""
     text = json.dumps([EXTRAS, (ROOT / "constraints.txt").read_text(encoding="utf-8"), sys.version])
     home = (
         Path.home() / ".cache" / "matrix-video" / "extras" / f"{extra}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -142,35 +143,84 @@ def environment(extra: str, wheel: Path, pinned: bool = True) -> Path:
     install = [*uv, "pip", "install", "--quiet", "--python", str(python)]
     if not (home / "whole").is_file():
         subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(home)], check=True)
-        wanted = [f"{wheel}[{extra}]", *(["--constraint", str(ROOT / "constraints.txt")] if pinned else [])]
-        subprocess.run([*install, *wanted], check=True)
+        lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if pinned or line.startswith("torch")]
+        (home / "constraints.txt").write_text("\n".join(kept), encoding="utf-8")
+        subprocess.run([*install, f"{wheel}[{extra}]", "--constraint", str(home / "constraints.txt")], check=True)
         (home / "whole").touch()
     subprocess.run([*install, "--no-deps", "--reinstall-package", "matrix-video", str(wheel)], check=True)
     return python
 
 
-def run(python: Path, *arguments: str, cwd: Path) -> str:
-    done = subprocess.run(
-        [str(python), *arguments], cwd=cwd, capture_output=True, text=True, check=False, env={"HF_HUB_OFFLINE": "1"}
-    )
+def run(python: Path, *arguments: str, cwd: Path, **variables: str) -> str:
+    there = {"HF_HUB_OFFLINE": "1"} | variables
+    done = subprocess.run([str(python), *arguments], cwd=cwd, capture_output=True, text=True, check=False, env=there)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
+def wanted_of(extra: str) -> list[tuple[str, str]]:
+    """What the library and the commands import of packages outside of the project, as (module, name) pairs."""
+    found = set()
+    for path in [*(ROOT / "matrix_lib").rglob("*.py"), *(ROOT / "training").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {(each.name, "") for each in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                found |= {(node.module, each.name) for each in node.names}
+    # This one is found by its name and opened by what its checkpoint says.
+    return sorted(found | ({("sam2.sam2_video_predictor", "SAM2VideoPredictor")} if extra == "sam2" else set()))
+
+
+# Packages that others import when they are there.
+UNSEEN = {"sentencepiece", "protobuf", "tensorboard", "ftfy", "scipy", "matrix-video"}
+
 if SOAK:  # minutes, and gigabytes of packages where the environments are new
 
     @pytest.mark.soak
-    def test_each_extra_in_an_environment_of_its_own(tmp_path: Path) -> None:
-        wheel = build_wheel(tmp_path)
-        train = environment("train", wheel)
-        said = run(train, str(TESTS / "support_readme.py"), str(tmp_path), cwd=tmp_path)
-        assert "site-packages" in said
-        assert "('cyclist', 'van', 'waits')" in said
-        assert "usage: python -m training.sample" in run(train, "-m", "training.sample", "--help", cwd=tmp_path)
-        assert "usage: python -m training.analyse" in run(
-            environment("eval", wheel), "-m", "training.analyse", "--help", cwd=tmp_path
-        )
-        # The versions that it wants of other packages are not those of the tests: it has to have its own place.
-        inspect = environment("inspect", wheel, pinned=False)
-        said = run(inspect, str(TESTS / "support_inspect.py"), str(tmp_path / "log"), cwd=tmp_path)
-        assert "read by inspect-ai" in said
+    @pytest.mark.parametrize("extra", [each for each in EXTRAS if each != "dev"])
+    def test_each_extra_in_an_environment_of_its_own(tmp_path: Path, extra: str) -> None:
+        # The versions that some want of other packages are not those of the tests: only these two are held to theirs.
+        python = environment(extra, build_wheel(tmp_path), pinned=extra in ("train", "eval"))
+        names = sorted({plain(Requirement(each).name) for each in EXTRAS[extra]} - UNSEEN)
+        arguments = [json.dumps(wanted_of(extra)), json.dumps(names)]
+        said = json.loads(run(python, str(TESTS / "support_extra.py"), *arguments, cwd=tmp_path).splitlines()[-1])
+        assert said == names, "a package that nothing of the project imports"
+        for check in CHECKS.get(extra, ()):
+            check(python, tmp_path)
+
+
+def _readme(python: Path, folder: Path) -> None:
+    said = run(python, str(TESTS / "support_readme.py"), str(folder), cwd=folder)
+    assert "site-packages" in said
+    assert "('cyclist', 'van', 'waits')" in said
+
+
+def _usage(command: str) -> Callable[[Path, Path], None]:
+    def check(python: Path, folder: Path) -> None:
+        assert f"usage: python -m {command}" in run(python, "-m", command, "--help", cwd=folder)
+
+    return check
+
+
+def _log(python: Path, folder: Path) -> None:
+    assert "read by inspect-ai" in run(python, str(TESTS / "support_inspect.py"), str(folder / "log"), cwd=folder)
+
+
+def _curves(python: Path, folder: Path) -> None:
+    """A run that writes to it, with the other packages of the tests."""
+    from support_tuning import make_home, tune
+
+    settings = tune(make_home(folder), folder / "run", "run.steps=1", "run.wandb=mine")
+    others = {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(pytest.__file__).parents[1]}", "WANDB_MODE": "offline"}
+    run(python, "-m", "training.fit", *settings, cwd=folder, **others)
+    assert list((folder / "run").rglob("offline-run-*/*.wandb"))
+
+
+CHECKS = {
+    "train": (_readme, _usage("training.sample"), _usage("training.fit")),
+    "eval": (_usage("training.analyse"), _usage("training.judge")),
+    "inspect": (_log,),
+    "curate": (_usage("training.curate"),),
+    "wandb": (_curves,),
+}

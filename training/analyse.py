@@ -56,7 +56,8 @@ class Analysis:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         patience = InitProcessGroupKwargs(timeout=datetime.timedelta(days=7))  # a process may finish hours early
-        self.accelerator = Accelerator(kwargs_handlers=[patience])
+        # Without `cpu` several processes on a machine without a GPU do not find each other, and each does everything.
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience])
         self.main = self.accelerator.is_main_process
         self.notes: list[str] = []
         self.lora: AlignmentLoRA | None = None

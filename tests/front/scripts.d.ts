@@ -3,5 +3,9 @@ declare module '*/scripts/app.js' {
   export const app: import('./host').App
 }
 declare module '*/scripts/api.js' {
-  export const api: { apiURL(path: string): string; fetchApi(path: string): Promise<Response> }
+  export const api: {
+    apiURL(path: string): string
+    fetchApi(path: string): Promise<Response>
+    addEventListener(name: string, listen: (event: { detail: any }) => void): void
+  }
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support_counts import seeds
 from support_sam2 import write_tiny_sam2
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -131,6 +133,34 @@ def test_an_instance_is_followed_as_if_there_were_no_other(pack, tiny_sam2):
         assert both.names == tuple(order)
         for name in order:
             assert torch.equal(both.masks(name), alone[name].masks(name)), (name, order)
+
+
+@pytest.mark.parametrize("seed", seeds(1, 30))
+def test_any_prompts_in_any_order(pack, tiny_sam2, seed):
+    """Points, boxes and `off` in any frames of two or three instances: each is as it is alone."""
+    draw = random.Random(seed)
+    lines = {}
+    for name in ("a", "b", "c")[: draw.choice([2, 3])]:
+        frames = draw.sample(range(6), draw.choice([1, 2]))
+        boxed = draw.random() < 0.5
+        said = "[{},{},{},{}]" if boxed else "{},{}"
+        made = [f"{f}: {said.format(draw.randint(2, 30), draw.randint(2, 20), 60, 50)}" for f in frames]
+        free = [f for f in range(6) if f not in frames]
+        lines[name] = f"{name}: " + "; ".join(made + [f"{draw.choice(free)}: off"] * (draw.random() < 0.4))
+    found = {}
+    for name, line in lines.items():
+        try:
+            found[name] = follow(pack, line)[0]
+        except ValueError as error:
+            if "found nothing for" not in str(error):
+                raise
+    order = draw.sample(sorted(lines), len(lines))
+    if not found:
+        return
+    both = follow(pack, "\n".join(lines[name] for name in order))[0]
+    assert both.names == tuple(name for name in order if name in found)
+    for name, alone in found.items():
+        assert torch.equal(both.masks(name), alone.masks(name)), lines
 
 
 def test_it_is_what_the_package_gives_for_one_prompt(pack, tiny_sam2, tmp_path):

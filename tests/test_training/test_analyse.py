@@ -34,6 +34,21 @@ ROOT = Path(__file__).resolve().parents[2]
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)
 
 
+# Two of these run beside each other; each says which clips it measured.
+SHARED = """
+import sys
+from accelerate import PartialState
+from training import analyse
+seen, one = [], analyse.Analysis._one
+def noted(self, model, recipe, clip, *more):
+    seen.append(clip.name)
+    return one(self, model, recipe, clip, *more)
+analyse.Analysis._one = noted
+analyse.main(sys.argv[1:])
+state = PartialState()
+print(f"process {state.process_index} of {state.num_processes}: {' '.join(seen)}", flush=True)
+"""
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -174,14 +189,17 @@ def test_killed_at_a_random_point_it_gives_the_same_report(home, whole):
 def test_two_processes_share_the_clips(home, whole):
     out = home / "shared"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    (home / "both.py").write_text(SHARED)
     done = subprocess.run(
-        [*launch, "-m", "training.analyse", *command(home, "shared")],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400,
+        [*launch, str(home / "both.py"), *command(home, "shared")],
+        cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("wrote") == 1
+    shares = {line for line in done.stdout.splitlines() if line.startswith("process ")}
+    names = [f"mini_{number:05d}" for number in range(6)]
+    assert shares == {f"process {place} of 2: {' '.join(names[place::2])}" for place in (0, 1)}
     assert (out / "report.html").read_text() == (whole / "report.html").read_text()
 
 

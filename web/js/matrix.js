@@ -7,6 +7,7 @@
 import { api } from '../../../scripts/api.js'
 import { app } from '../../../scripts/app.js'
 import { editorExtension } from './editor/extension.js'
+import { watchMissed } from './missed.js'
 import { show } from './panel.js'
 import { PROPERTY, reportOfOutput, reportOfProperty } from './report.js'
 import { viewKept, viewOutput } from './viewer/node.js'
@@ -73,21 +74,32 @@ function attach(node) {
   }
 }
 
+/**
+ * Outputs that came by another way than the messages of a run, by node id.
+ * @param {Record<string, unknown>} outputs
+ */
+function toldLater(outputs) {
+  for (const [id, output] of Object.entries(outputs)) {
+    const node = /** @type {HostNode | null} */ (/** @type {unknown} */ (app.rootGraph.getNodeById(id)))
+    if (node && isOurs(node)) told(node, output)
+  }
+}
+
 app.registerExtension({
   name: 'matrix.reports',
   nodeCreated(node) {
     if (isOurs(node)) attach(node)
   },
-  /**
-   * Outputs that came with a job of the history, by node id.
-   * @param {Record<string, unknown>} outputs
-   */
-  onNodeOutputsUpdated(outputs) {
-    for (const [id, output] of Object.entries(outputs)) {
-      const node = /** @type {HostNode | null} */ (/** @type {unknown} */ (app.rootGraph.getNodeById(id)))
-      if (node && isOurs(node)) told(node, output)
-    }
-  }
+  onNodeOutputsUpdated: toldLater
 })
+
+watchMissed(
+  {
+    on: (name, listen) => api.addEventListener(name, listen),
+    fetch: host.fetch,
+    workflow: () => app.rootGraph?.id
+  },
+  toldLater
+)
 
 app.registerExtension(editorExtension(app, served))

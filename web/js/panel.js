@@ -40,6 +40,7 @@ export function show(node, report, served) {
   if (needed[1] > height || needed[0] > width) {
     node.setSize([Math.max(width, needed[0]), Math.max(height, needed[1])])
   }
+  node.setDirtyCanvas(true, true) // the classic canvas places the panel as it draws
 }
 
 /**

@@ -160,15 +160,22 @@ def find_words(text: str, words: str) -> list[Span]:
 
 
 def nearest_words(text: str, words: str) -> str | None:
-    """The run of words in `text` that is most like `words`, or None where nothing is at all like it."""
+    """The run of words in `text` that is most like `words`, or None where nothing is at all like it.
+
+    Articles do not count: "the man" is not what somebody meant who wrote "the elephant"."""
     tokens = text.split()
     size = max(len(words.split()), 1)
-    wanted = _fold(words)[0].strip()
+    wanted = _without_article(_fold(words)[0].strip())
     best, score = None, 0.5
-    for count in {max(size - 1, 1), size, size + 1}:
+    for count in (size, max(size - 1, 1), size + 1):
         for start in range(len(tokens) - count + 1):
             run = " ".join(tokens[start : start + count]).strip(".,;:!?\"'")
-            likeness = SequenceMatcher(None, wanted, _fold(run)[0].strip()).ratio()
+            likeness = SequenceMatcher(None, wanted, _without_article(_fold(run)[0].strip())).ratio()
             if likeness > score:
                 best, score = run, likeness
     return best
+
+
+def _without_article(words: str) -> str:
+    first, _, rest = words.partition(" ")
+    return rest if rest and first in ("the", "a", "an") else words

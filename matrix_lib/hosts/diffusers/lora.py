@@ -8,6 +8,7 @@ merge_lora(plain, lora)                               # another transformer, as 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -153,7 +154,7 @@ def merge_lora(transformer: Any, lora: AlignmentLoRA, strength: float = 1.0) -> 
     """Adds a LoRA to the model's own weights and widens its input projection, in place.
 
     A transformer that is widened so takes the extra channels from whoever calls it: for loops of one's own. Pipelines
-    of diffusers give it its own alone, and fail; `apply_lora` feeds them there.
+    of diffusers give it its own alone, and fail; `apply_lora` feeds them there, and a warning says so.
 
     Raises ValueError for a LoRA of another family or size, and for modules that the model has not.
     """
@@ -170,7 +171,15 @@ def merge_lora(transformer: Any, lora: AlignmentLoRA, strength: float = 1.0) -> 
             raise ValueError(f"{name} is {tuple(weight.shape)}, and the LoRA is for {shape}")
         weight.add_((strength * factors.change(weight)).to(weight))
     if lora.projection:
+        before = int(transformer.config.in_channels)
         _merge_projection(transformer, lora, strength)
+        if before < (now := int(transformer.config.in_channels)):
+            logging.getLogger(__name__).warning(
+                "MATRIX: with this LoRA merged the transformer takes %d channels, and diffusers' pipelines give it %d: "
+                "feed the others in a loop of your own, or sample with matrix_lib.apply_lora(pipe, lora, tracks)",
+                now,
+                before,
+            )
 
 
 def _merge_projection(transformer: Any, lora: AlignmentLoRA, strength: float) -> None:

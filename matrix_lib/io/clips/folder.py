@@ -81,8 +81,9 @@ def scan_clips(folder: Path, roots: str = "", masks_are: MasksAre = "ask") -> Cl
     makers = _places(folder, places, masks_are) if rows is None else _rows(folder, rows, places, masks_are)
     if not makers:
         raise ValueError(
-            f"no clips in {str(folder)!r}: expected folders with prompt.txt, entities.txt, masks and image or video, "
-            f"or metadata.jsonl with videos/ and mask_annotation/{other_tables(folder)}"
+            f"no clips in {str(folder)!r}: expected a folder for each clip with prompt.txt, entities.txt, masks and "
+            "image or video, or a metadata file (jsonl, json, csv, tsv) with videos/ and mask_annotation/"
+            f"{other_tables(folder)}{_one_folder(folder)}"
         )
     clips: list[ClipSource] = []
     problems: dict[str, str] = {}
@@ -109,6 +110,15 @@ def _places(folder: Path, roots: Sequence[Path], masks_are: MasksAre) -> Makers:
     return {place.name: lambda place=place: _from_place(place, roots, masks_are) for place in found}  # type: ignore[misc]
 
 
+def _one_folder(folder: Path) -> str:
+    """What one folder in `folder` holds, as a part of a sentence; "" where there is none."""
+    for place in sorted(path for path in seen(folder) if path.is_dir()):
+        names = sorted(path.name for path in seen(place))
+        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+        return f"; {place.name!r} has no prompt.txt; it holds {', '.join(map(repr, names[:6])) or 'nothing'}{more}"
+    return ""
+
+
 def _rows(folder: Path, rows: Sequence[Row], roots: Sequence[Path], masks_are: MasksAre) -> Makers:
     """One maker a row. Rows of one name are all bad: they would share their masks and their place in a cache."""
     by_name: dict[str, list[Row]] = {}
@@ -129,7 +139,10 @@ def _rows(folder: Path, rows: Sequence[Row], roots: Sequence[Path], masks_are: M
 def _from_place(place: Path, roots: Sequence[Path], masks_are: MasksAre) -> ClipSource:
     prompt = read_text(place / "prompt.txt")
     if not (place / "entities.txt").is_file():
-        raise ValueError("entities.txt is missing: say which words name which instance, one a line")
+        raise ValueError(
+            "entities.txt is missing: beside prompt.txt it says which words of the prompt name which folder of masks, "
+            "one a line, as `man: the man`; a verb is `pushes = verb(man -> cart)`"
+        )
     phrases = parse_phrases(read_text(place / "entities.txt"))
     said = place / "masks_are.txt"
     masks_are = answer(read_text(said), masks_are) if said.is_file() else masks_are

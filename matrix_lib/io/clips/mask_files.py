@@ -137,7 +137,10 @@ def _between(files: MaskFiles, numbers: Sequence[int]) -> str:
     names = [path.name for path in in_order(files.paths).paths]
     hole = next((n for n, (a, b) in enumerate(pairwise(numbers)) if b > a + 1), None)
     return (
-        "" if hole is None else f", between {names[hole]} and {names[hole + 1]}. Where it is not seen a mask is black"
+        ""
+        if hole is None
+        else f", between {names[hole]} and {names[hole + 1]}. Add it; where the thing is not seen, "
+        "its mask is a picture that is all black"
     )
 
 
@@ -208,7 +211,7 @@ def _odd_sizes(
     name, found = (odd or sizes)[0]
     said = f"{name} of {files.name!r} is {found[0]}x{found[1]}{_more(odd or sizes)} pixels (height x width)"
     there = f"and the video {size[0]}x{size[1]}" if size else f"and others {own[0]}x{own[1]}"
-    return [f"{said}, {there}: masks of one instance have one size, of the video's proportions"]
+    return [f"{said}, {there}: save it anew. Masks of one instance have one size, of the video's proportions"]
 
 
 def _alike(own: tuple[int, ...], size: tuple[int, int]) -> bool:

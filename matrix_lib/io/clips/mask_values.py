@@ -23,7 +23,10 @@ MasksAre = Literal["ask", "white", "black"]
 that look inverted."""
 MASKS_ARE: tuple[MasksAre, ...] = ("ask", "white", "black")
 _FEW = 8
-_EVERYBODY = ", in mask_annotation/NAME/ itself or in a clip's masks/ (docs/training-data.md, Masks)"
+_EVERYBODY = (
+    ": in mask_annotation/NAME/ itself, where number K is <idK>, or in a clip's masks/, where masks/labels.txt says "
+    "which number is who (docs/training-data.md, Masks)"
+)
 _LIMITS = (0, 0.5, 127, 32767)
 Edges = NDArray[Any]
 
@@ -136,7 +139,7 @@ class Readings:
         if "none" in self._seen:
             raise ValueError(
                 f"some of {self.what} have a shape in their alpha channel ({self._seen['shape']}) and others have no "
-                f"such channel ({self._seen['none']}): save them alike"
+                f"such channel ({self._seen['none']}): save all of them with it, or all in black and white"
             )
         if self._both:
             raise ValueError(
@@ -191,8 +194,8 @@ class _Levels:
             return 0  # nothing and something, whatever number that has
         if labels:
             raise ValueError(
-                f"{what} are palette pictures of several things ({self._said()}): which number is it? Put them where "
-                f"pictures of everybody lie{_EVERYBODY}"
+                f"{what} are palette pictures of several things ({self._said()}), and here a mask shows one. Save that "
+                f"one alone, white on black; or put them where pictures of everybody lie{_EVERYBODY}"
             )
         top = 1 if self.floats and self.most <= 1 else 255 if self.most <= 255 else 65535
         if self.few is not None and (self._between(top) > 0.05 or self.most < top / 2):

@@ -168,6 +168,7 @@ def test_generated_prompts_are_located_exactly() -> None:
         ("\n# only a remark\n", "no phrases given"),
         ("x: a man\ny: the vam", "line 2.*'the vam' is not in the prompt; did you mean"),
         ("x: zebra crossing", "line 1.*write the words as they stand"),
+        ("x: the elephant", "line 1.*write the words as they stand"),
         ("a: a man\nb: van\na: he", r"line 3 .*taken by line 1 .*on one line, a: a man \| he"),
         ("a: a man\nrides = verb(a -> vann)", "line 2.*names the instance 'vann', but the instances are: 'a'"),
         ("rides = verb(a)", "line 1.*instances are: none yet"),

@@ -149,6 +149,32 @@ def test_a_target_aware_clip_is_the_formulas() -> None:
     assert torch.equal(run(), plain), "nothing is left of it"
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("extra", [1, 16])
+def test_a_widened_lora_in_a_stock_pipeline(extra: int, caplog: pytest.LogCaptureFixture) -> None:
+    """33 channels for 32 (target mask), 48 for 32 (ID map): applied they are fed; merging says that they are not."""
+    pipe = image_pipeline()
+    lora = lora_of(pipe.transformer, "cogvideox", extra, condition="id_map" if extra > 1 else "target_mask")
+    words, start = noise((2, 226, 64), 8, 1.0), noise((1, 3, 16, H // 8, W // 8), 9, 1.0)
+
+    def run() -> Tensor:
+        return pipe(
+            image=torch.full((1, 3, H, W), 0.4), height=H, width=W, num_frames=FRAMES, num_inference_steps=1,
+            prompt_embeds=words[1:], negative_prompt_embeds=words[:1], latents=start.clone(), output_type="latent",
+            generator=torch.Generator().manual_seed(4),
+        ).frames  # fmt: skip
+
+    plain = run()
+    for strength, moved in ((1.0, True), (0.0, False)):
+        with matrix_lib.apply_lora(pipe, lora, wide_tracks(), strength=strength):
+            assert torch.equal(run(), plain) != moved
+    assert not caplog.records
+    merge_lora(pipe.transformer, lora)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"the transformer takes {32 + extra} channels, and diffusers' pipelines give it 32" in said
+    assert "matrix_lib.apply_lora(pipe, lora, tracks)" in said
+
+
 # ---- alone
 
 

@@ -9,7 +9,7 @@ import diffusers
 import pytest
 import torch
 from diffusers.video_processor import VideoProcessor
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from support_attention import make_binding
@@ -88,6 +88,8 @@ def test_those_that_take_no_picture_leave_tracks_alone() -> None:
     st.sampled_from([(64, 96), (96, 64), (64, 64)]),
     st.tuples(*[st.floats(0, 1)] * 4),
 )
+@example("default", (90, 160), (64, 96), (0.0, 0.1, 0.2, 0.7))
+@example("crop", (90, 160), (64, 96), (0.0, 0.1, 0.2, 0.7))
 def test_a_token_is_covered_as_the_picture_covers_it(
     mode: str, source: tuple[int, int], target: tuple[int, int], corners: tuple[float, ...]
 ) -> None:

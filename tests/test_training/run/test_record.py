@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support_models import make_cogvideox
 from support_tuning import tune
 
 from matrix_lib.io.lora.read import load_lora
@@ -84,6 +85,21 @@ def test_other_settings_are_listed_and_nothing_is_written(
     assert "run.again=true" in said
     assert "run.out" in said
     assert contents(finished) == before
+
+
+def test_weights_keep_the_layers_that_they_were_trained_in(home: Path, tmp_path: Path) -> None:
+    """Layers 0 and 1, then 5 and 6 of one model: the old weights are not written under the new names."""
+    make_cogvideox(tmp_path / "model", sample=(9, 8, 8), layers=7)
+    (tmp_path / "clips").symlink_to(home / "clips")
+    command = tune(tmp_path, tmp_path / "run", "run.steps=1", "task.v2t=0,1", "task.v2v=0,1")
+    main(command)
+    before = contents(tmp_path / "run")
+    for more in ((), ("run.change=true",), ("run.change=true", "run.steps=2")):
+        said = refused([*command, "task.v2t=5,6", "task.v2v=5,6", *more])
+        assert "task.v2t" in said
+        assert contents(tmp_path / "run") == before
+    modules = load_lora(tmp_path / "run" / "lora.safetensors").factors
+    assert {name.split(".")[1] for name in modules} == {"0", "1"}
 
 
 def test_settings_that_change_nothing_of_what_is_trained_are_free(finished: Path, home: Path) -> None:

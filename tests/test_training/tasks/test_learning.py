@@ -159,13 +159,16 @@ def test_the_diffusion_loss_is_weighted_by_masks(home: Path, tmp_path: Path) -> 
         main(tune(home, tmp_path, "task.foreground=3", "data.masks=first"))
 
 
-def test_the_condition_is_dropped_for_its_share_of_clips(home: Path, tmp_path: Path) -> None:
-    trainer = Trainer(parse(tune(home, tmp_path, "task.drop_condition=0.5", "data.batch=4", "task.dropout=0")))
+@pytest.mark.parametrize("condition", ["id_map", "target_mask"])
+def test_the_condition_is_dropped_for_its_share_of_clips(condition: str, home: Path, tmp_path: Path) -> None:
+    command = tune(home, tmp_path, "task.drop_condition=0.5", "data.batch=4", "task.dropout=0")
+    command.append(f"data.condition={condition}")
+    trainer = Trainer(parse(command))
     shown = [bool(row.any()) for step in range(12) for row in trainer.stream.batch(step).extra]
     whole = [row.clone() for row in trainer.stream.batch(3).extra]
     trainer.stream.close()
     assert 12 < sum(shown) < 36
-    again = Trainer(parse(tune(home, tmp_path, "task.drop_condition=0.5", "data.batch=4", "task.dropout=0")))
+    again = Trainer(parse(command))
     assert all(torch.equal(one, other) for one, other in zip(whole, again.stream.batch(3).extra))
     assert again.stream.batch(3).targets is not None, "who is where in the picture still holds"
     again.stream.close()
