@@ -20,7 +20,8 @@ from ..no_compile import uncompiled
 __all__ = ["match", "takes"]
 
 _LANES = 32  # channels of one program
-_AHEAD = 64  # tokens that a walk asks memory for at a time
+_AHEAD = 32  # tokens that a walk asks memory for at a time
+_TILE = 512  # tokens of the reference that one program counts
 _COUNTERS = 1 << 25  # held at a time, 4 bytes each
 _SORTED = 1 << 25  # values of the sorted reference held at a time, 2 bytes each
 _MOST = 1 << 17  # tokens: a rank among equals is kept in 16 bits, and when it passes them is known once for a channel
@@ -90,11 +91,11 @@ def _match_heads(features: Tensor, reference: Tensor, out: Tensor, spans: Tensor
     counters = torch.zeros(total, device=out.device, dtype=torch.int32)
     passed = torch.full((h * d,), n, device=out.device, dtype=torch.int32)
     spans, starts = spans.contiguous(), starts.int().contiguous()
-    groups, big, loops = h * d // _LANES, n > 1 << 16, min(32, triton.cdiv(n, 32))
-    count_kernel[(groups * (1 + triton.cdiv(n, 32 * loops)),)](
+    groups, big = h * d // _LANES, n > 1 << 16
+    count_kernel[(groups * (1 + triton.cdiv(n, _TILE)),)](
         features, reference, out, counters, spans, starts, passed, n, groups,
         *features.stride()[:2], *reference.stride()[:2], *out.stride()[:2],
-        INFINITY=infinity, D=d, LANES=_LANES, AHEAD=_AHEAD, BLOCK=32, LOOPS=loops, BIG=big, num_warps=1,
+        INFINITY=infinity, D=d, LANES=_LANES, AHEAD=_AHEAD, TILE=_TILE, BIG=big, num_warps=1,
     )  # fmt: skip
     scan_kernel[(h * d,)](counters, spans, starts, BLOCK=1024, num_warps=4)
     step = max(1, _SORTED // (n * d))
@@ -158,50 +159,71 @@ def bounds_kernel(
 
 
 @triton.jit
+def walk(
+    x, to, mine, passed, n, x_n, o_n, low, below, shift,
+    INFINITY: tl.constexpr, LANES: tl.constexpr, AHEAD: tl.constexpr, BIG: tl.constexpr,
+):  # fmt: skip
+    """From token to token; to `to` goes how many equal values stand before each."""
+    none = tl.zeros((LANES,), dtype=tl.int32)
+    for first in range(0, n, AHEAD):
+        # All loads, then all additions, then all stores: each waits for memory, but they wait together. Additions of one
+        # lane reach a counter in the order in which they stand here.
+        places = ()
+        for i in tl.static_range(AHEAD):
+            token = none + (first + i)
+            bits = tl.load(x + token.to(tl.int64) * x_n, mask=token < n, other=0)
+            places = places + (place_of(key_of(bits, INFINITY), low, below, shift),)
+        before = ()
+        for i in tl.static_range(AHEAD):
+            here = none + (first + i) < n
+            before = before + (tl.atomic_add(mine + places[i], 1, mask=here, sem="relaxed", scope="cta"),)
+        for i in tl.static_range(AHEAD):
+            token = none + (first + i)
+            tl.store(to + token.to(tl.int64) * o_n, before[i].to(tl.int16), mask=token < n)
+            if BIG:
+                tl.store(passed, token, mask=(token < n) & (before[i] == 1 << 16))
+
+
+@triton.jit
+def tally(
+    x, mine, first, last, x_n, low, below, shift,
+    INFINITY: tl.constexpr, LANES: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """Counts the values of some tokens, in whatever order."""
+    none = tl.zeros((LANES,), dtype=tl.int32)
+    for at in range(first, last, AHEAD):
+        places = ()
+        for i in tl.static_range(AHEAD):
+            token = none + (at + i)
+            bits = tl.load(x + token.to(tl.int64) * x_n, mask=token < last, other=0)
+            places = places + (place_of(key_of(bits, INFINITY), low, below, shift),)
+        for i in tl.static_range(AHEAD):
+            tl.atomic_add(mine + places[i], 1, mask=none + (at + i) < last, sem="relaxed")
+
+
+@triton.jit
 def count_kernel(
     features, reference, order, counters, spans, starts, passed, n, groups,
     f_h, f_n, r_h, r_n, o_h, o_n,
-    INFINITY: tl.constexpr, D: tl.constexpr, LANES: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
-    LOOPS: tl.constexpr, BIG: tl.constexpr,
+    INFINITY: tl.constexpr, D: tl.constexpr, LANES: tl.constexpr, AHEAD: tl.constexpr, TILE: tl.constexpr,
+    BIG: tl.constexpr,
 ):  # fmt: skip
-    """The first programs walk through features and leave in `order` how many equal values stand before each; the others
-    count tiles of the reference."""
+    """The first programs walk through the features of some channels, the others count tiles of the reference."""
     program = tl.program_id(0)
-    walks = program < groups
     group = program % groups
-    row = group * LANES + tl.arange(0, LANES) + tl.where(walks, 0, groups * LANES)
+    lane = tl.arange(0, LANES)
+    row = group * LANES + lane + tl.where(program < groups, 0, groups * LANES)
     low, below = tl.load(spans + row * 4), tl.load(spans + row * 4 + 1)
     shift = tl.load(spans + row * 4 + 2)
     mine = counters + tl.load(starts + row)
-    head, channel = (group * LANES // D).to(tl.int64), group * LANES % D + tl.arange(0, LANES)
-    if walks:
+    head, channel = (group * LANES // D).to(tl.int64), group * LANES % D + lane
+    if program < groups:
         x, to = features + head * f_h + channel, order + head * o_h + channel
-        none = tl.zeros((LANES,), dtype=tl.int32)
-        for first in range(0, n, AHEAD):
-            # All loads, then all additions, then all stores: each waits for memory, but they wait together. Additions of
-            # one lane reach a counter in the order in which they stand here.
-            places = ()
-            for i in tl.static_range(AHEAD):
-                token = none + (first + i)
-                bits = tl.load(x + token.to(tl.int64) * f_n, mask=token < n, other=0)
-                places = places + (place_of(key_of(bits, INFINITY), low, below, shift),)
-            before = ()
-            for i in tl.static_range(AHEAD):
-                here = none + (first + i) < n
-                before = before + (tl.atomic_add(mine + places[i], 1, mask=here, sem="relaxed", scope="cta"),)
-            for i in tl.static_range(AHEAD):
-                token = none + (first + i)
-                tl.store(to + token.to(tl.int64) * o_n, before[i].to(tl.int16), mask=token < n)
-                if BIG:
-                    tl.store(passed + row, token, mask=(token < n) & (before[i] == 1 << 16))
+        walk(x, to, mine, passed + row, n, f_n, o_n, low, below, shift, INFINITY, LANES, AHEAD, BIG)
     else:
-        x = reference + head * r_h + channel[None, :]
-        for loop in range(LOOPS):
-            token = ((program // groups - 1) * LOOPS + loop) * BLOCK + tl.arange(0, BLOCK)
-            here = (token[:, None] < n) & (channel[None, :] >= 0)
-            key = key_of(tl.load(x + token[:, None].to(tl.int64) * r_n, mask=here, other=0), INFINITY)
-            place = place_of(key, low[None, :], below[None, :], shift[None, :])
-            tl.atomic_add(mine[None, :] + place, 1, mask=here, sem="relaxed")
+        other = reference + head * r_h + channel
+        at = (program // groups - 1) * TILE
+        tally(other, mine, at, tl.minimum(at + TILE, n), r_n, low, below, shift, INFINITY, LANES, AHEAD // 2)
 
 
 @triton.jit
