@@ -25,8 +25,8 @@ from matrix_lib.hosts.diffusers.attach import Forward, attach
 from matrix_lib.instrument.attention_guidance import AttentionGuidance
 from matrix_lib.instrument.session import Session
 
-from .capture import HOST_ORDER, Watching, boxes, build, words
-from .timing import as_json, compare
+from .capture import HOST_ORDER, Watching, boxes, build, without_triton, words
+from .timing import as_json, compare, kernel_times
 
 TEXT, SCALE = 226, 0.125
 
@@ -37,7 +37,7 @@ def run(rounds: int) -> dict[str, Any]:
     if not cuda:
         print("no GPU: a small call on the CPU; these figures say nothing about a GPU")
     results = one_call(rounds, device, full=cuda)
-    results["step"] = whole_step(rounds, device, full=cuda)
+    results |= whole_step(rounds, device, full=cuda)
     return results
 
 
@@ -76,15 +76,25 @@ def one_call(rounds: int, device: torch.device, full: bool) -> dict[str, Any]:
         "partition": lambda: attend(q, k, v, SCALE, partition),
         "partition, and unmasked beside it": lambda: attend_both(q, k, v, SCALE, partition, None),
         "partition, matched": matched,
+        "matching alone": lambda: match_distribution(q, v),
     }
     with torch.inference_mode():
         want = sdpa(q, k, v, attn_mask=dense, scale=SCALE).float()
         error = float((attend(q, k, v, SCALE, bias)[0].float() - want).abs().max() / want.abs().max())
         held = {name: temporary(call_, device) for name, call_ in variants.items()} if full else {}
         print(f"{heads} heads x 64, {count} tokens, {repeat} calls; region bias against dense: {error:.1e}", held)
+        where = {"partition, matched": kernel_times(matched)} if full else {}
+        with without_triton():
+            by_sorting = match_distribution(q, v)
+        same = torch.equal(match_distribution(q, v), by_sorting)
+        print(f"matched as by sorting: {same};", where)
+        del by_sorting
         repeated = {name: (lambda one=one: [one() for _ in range(repeat)]) for name, one in variants.items()}
         figures = compare(repeated, rounds, device)
-    return {"tokens": count, "heads": heads, "calls": repeat, "error": error, "peak_gb": held, "call": as_json(figures)}
+    return {
+        "tokens": count, "heads": heads, "calls": repeat, "error": error, "matched_as_by_sorting": same,
+        "peak_gb": held, "kernels": where, "call": as_json(figures),
+    }  # fmt: skip
 
 
 def temporary(one: Callable[[], Any], device: torch.device) -> float:
@@ -98,7 +108,7 @@ def temporary(one: Callable[[], Any], device: torch.device) -> float:
     return round((torch.cuda.max_memory_allocated(device) - before) / 1e9, 3)
 
 
-def whole_step(rounds: int, device: torch.device, full: bool) -> list[dict[str, Any]]:
+def whole_step(rounds: int, device: torch.device, full: bool) -> dict[str, Any]:
     """The conditional forward of the whole model, every layer steered at every step."""
     model, inputs = build(device, full)
     latent = inputs["hidden_states"].shape
@@ -125,7 +135,7 @@ def whole_step(rounds: int, device: torch.device, full: bool) -> list[dict[str, 
 
     def watched(*editors: AttentionGuidance) -> Callable[[], None]:
         """Every layer's maps are recorded, of attention as it was steered."""
-        seen = Watching(model, binding, tracks, rounds + 3, editors)
+        seen = Watching(model, binding, tracks, rounds + 6, editors)
 
         def step() -> None:
             with seen:
@@ -133,17 +143,14 @@ def whole_step(rounds: int, device: torch.device, full: bool) -> list[dict[str, 
 
         return step
 
-    return as_json(
-        compare(
-            {
-                "plain step": plain,
-                "region bias, all layers": under(RegionBias()),
-                "captured, all layers": watched(),
-                "captured and region bias": watched(AttentionGuidance(RegionBias(), grid, rounds + 3)),
-                "partition, all layers": under(Partition(match=None)),
-                "partition and matching, all layers": under(Partition()),
-            },
-            rounds,
-            device,
-        )
-    )
+    variants = {
+        "plain step": plain,
+        "region bias, all layers": under(RegionBias()),
+        "captured, all layers": watched(),
+        "captured and region bias": watched(AttentionGuidance(RegionBias(), grid, rounds + 6)),
+        "partition, all layers": under(Partition(match=None)),
+        "partition and matching, all layers": under(Partition()),
+    }
+    profiled = ("captured, all layers", "captured and region bias", "partition and matching, all layers")
+    kernels = {name: kernel_times(variants[name]) for name in profiled} if full else {}
+    return {"step": as_json(compare(variants, rounds, device)), "step_kernels": kernels}

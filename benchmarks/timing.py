@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Figure", "against", "as_json", "compare", "manifest", "show"]
+__all__ = ["Figure", "against", "as_json", "compare", "kernel_times", "manifest", "show"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,22 @@ def show(figures: list[Figure]) -> None:
     for f in figures:
         span = f"{f.low:.1f} .. {f.high:.1f}"
         print(f"{f.name:{width}}  {f.ms:10.1f} {span:>19} {f.ratio:7.3f} {f.peak_gb:8.2f}", flush=True)
+
+
+def kernel_times(run: Callable[[], Any], most: int = 20) -> dict[str, float]:
+    """Milliseconds that each kernel takes in one run, the longest ones, after a run that warms up; GPU alone."""
+    from torch.profiler import ProfilerActivity, profile
+
+    run()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        run()
+        torch.cuda.synchronize()
+    times: dict[str, float] = {}
+    for event in seen.key_averages():
+        times[event.key[:100]] = times.get(event.key[:100], 0.0) + event.self_device_time_total / 1e3
+    longest = sorted(times, key=lambda name: -times[name])[:most]
+    return {"all": round(sum(times.values()), 3)} | {name: round(times[name], 3) for name in longest}
 
 
 def against(figures: list[Figure], name: str, other: str) -> dict[str, float]:
