@@ -67,6 +67,8 @@ class AttentionCall:
     `video_q`, `video_k`, `text_k`: (start, length) of the video rows, video keys and text keys; None where the call has
     none. Text keys count the rows of the conditioning, padding included, in conditioning order.
     `frame_index`: for each token frame of `grid` the token frame of the whole clip (context windows), or None.
+    `labels`: where attention ran under a bias, (Nq, R) and (Nk, R): columns that q and k would have besides, in every
+    head and row, so that scale * q.k is the biased logit; None where it ran as it is.
     """
 
     site: AttentionSite
@@ -84,9 +86,13 @@ class AttentionCall:
     sigma: float = 0.0
     frame_index: tuple[int, ...] | None = None
     extra: dict[str, object] = field(default_factory=dict)
+    labels: tuple[Tensor, Tensor] | None = None
 
     def row(self, place: int) -> AttentionCall:
         """One row of the batch as a call of its own."""
-        part = slice(place, place + 1)
+        return self.part(slice(place, place + 1))
+
+    def part(self, part: slice) -> AttentionCall:
+        """Some rows of the batch, side by side, as a call of their own."""
         q, k, v = self.q[part], self.k[part], self.v[part]
         return replace(self, q=q, k=k, v=v, rows=self.rows[part], mask=batch_part(self.mask, part))

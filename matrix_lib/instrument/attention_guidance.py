@@ -155,7 +155,18 @@ class AttentionGuidance(Noted):
         """One for each step, so that rows of a batch that are recorded together can be told."""
 
         def record(masked: Tensor, unmasked: Tensor, matched: Tensor) -> None:
-            values = [t.detach().float().flatten(1).var(1, unbiased=False) for t in (masked, unmasked, matched)]
+            values = [_variance(t.detach()) for t in (masked, unmasked, matched)]
             self._sums.setdefault(step, (sigma, []))[1].append(torch.stack(values))
 
         return self._records.setdefault(step, record)
+
+
+def _variance(values: Tensor) -> Tensor:
+    """(B,) float32 of all values of each row of (B, H, N, D), without a copy of them: a sum and a norm of each channel
+    in float32, put together in float64."""
+    kind = torch.float64 if values.dtype == torch.float64 else torch.float32
+    sums = values.sum(2, dtype=kind).double()
+    norms = torch.linalg.vector_norm(values, dim=2, dtype=kind).double()
+    count = values[0].numel()
+    mean = sums.flatten(1).sum(1) / count
+    return (norms.square().flatten(1).sum(1) / count - mean.square()).clamp_min(0).float()

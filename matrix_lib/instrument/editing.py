@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..core.attention.biased import RowLabels, attend, attend_both, attend_rows, joinable, labelled, row_labels
 from ..core.attention.masks import batch_part
-from ..core.attention.matching import match_distribution
-from ..core.attention.regions import LabelColumns, RegionLayout
+from ..core.attention.matching import Axis, match_distribution
+from ..core.attention.regions import LabelColumns, RegionLayout, label_columns
 from ..core.guidance.base import Edit
 from ..core.sites import AttentionCall
 
@@ -24,6 +24,7 @@ __all__ = ["EditRunner", "Edited"]
 
 KEPT = 128  # compositions and edits remembered at a time, at least; batches of many clips remember more
 _STACKS = 6  # label columns of whole batches remembered at a time
+_NOTE = "attention is shown as guidance steered it, on the layers and steps where it did"
 # A slice of the batch as the host itself would run it: output (b, H, Nq, D) and log-sum-exp or None.
 HostRows = Callable[[slice], tuple[Tensor, Tensor | None]]
 
@@ -37,6 +38,14 @@ class _Composed:
     base: RegionLayout | None
     matching: Edit | None
     _joins: dict[Any, bool] = field(default_factory=dict, repr=False)
+    _labels: dict[Any, tuple[Tensor, Tensor] | None] = field(default_factory=dict, repr=False)
+
+    def labels(self, call: AttentionCall) -> tuple[Tensor, Tensor] | None:
+        """The bias as columns beside q and k; made once."""
+        name = (call.q.dtype, call.q.device, call.scale)
+        if name not in self._labels:
+            self._labels[name] = label_columns(self.layout, self.columns, call.q, call.scale)
+        return self._labels[name]
 
     def joins(self, call: AttentionCall) -> bool:
         """Whether it can run in one pass with other rows of the batch."""
@@ -51,31 +60,56 @@ class _Composed:
         if self.matching is None or self.matching.match is None:
             return attend(q, k, v, call.scale, self.layout, columns=self.columns, mask=mask)
         assert call.video_q is not None
-        first, count = call.video_q
         out, lse, plain = attend_both(q, k, v, call.scale, self.layout, self.base, columns=self.columns, mask=mask)
-        masked, unmasked = out[:, :, first : first + count], plain[:, :, first : first + count]
-        matched = match_distribution(masked, unmasked, self.matching.match)
+        whole, told = _matched(out, plain, call.video_q, self.matching.match)
         if self.matching.record is not None:
-            self.matching.record(masked, unmasked, matched)
-        return torch.cat([out[:, :, :first], matched, out[:, :, first + count :]], 2), lse
+            self.matching.record(*told)
+        return whole, lse
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Batch rows that ran under the same edits, or as the host runs them; lse (b, H, Nq) or None."""
+
+    composed: _Composed | None
+    rows: slice
+    lse: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """A call that ran edited: output (B, H, Nq, D), log-sum-exp (B, H, Nq) of the edited rows or None."""
+    """A call that ran edited: output (B, H, Nq, D)."""
 
     out: Tensor
-    lse: Tensor | None
-    _call: AttentionCall
-    _parts: tuple[tuple[_Composed | None, slice], ...]
+    _parts: tuple[_Part, ...]
 
-    def seen(self) -> AttentionCall:
-        """The call for observers: label columns on q and k make its plain logits the edited ones."""
+    def seen(self, call: AttentionCall) -> list[tuple[AttentionCall, Tensor | None]]:
+        """The call for observers, and the log-sum-exp (B, H, Nq) of its rows as they ran, or None.
+
+        Batch rows that ran under different edits are calls of their own, with their bias as `labels`. Where gradients
+        are recorded it is one call: there label columns on q and k make its plain logits the edited ones."""
+        if torch.is_grad_enabled() and (call.q.requires_grad or call.k.requires_grad):
+            return [(self._widened(call), self.lse)]
+        shown = []
+        for part in self._parts:
+            one = call.part(part.rows)
+            if part.composed is not None:
+                one = replace(one, labels=part.composed.labels(call), extra={**call.extra, "edited": _NOTE})
+            shown.append((one, part.lse))
+        return shown
+
+    @property
+    def lse(self) -> Tensor | None:
+        """(B, H, Nq) of all rows; None where it is not known for some."""
+        known = [part.lse.float() for part in self._parts if part.lse is not None]
+        return torch.cat(known) if len(known) == len(self._parts) else None
+
+    def _widened(self, call: AttentionCall) -> AttentionCall:
         queries, keys = [], []
-        for composed, part in self._parts:
-            q, k = self._call.q[part], self._call.k[part]
-            if composed is not None:
-                q, k = labelled(q, k, self._call.scale, composed.layout, composed.columns)
+        for part in self._parts:
+            q, k = call.q[part.rows], call.k[part.rows]
+            if part.composed is not None:
+                q, k = labelled(q, k, call.scale, part.composed.layout, part.composed.columns)
             queries.append(q)
             keys.append(k)
         width = max(q.shape[-1] for q in queries)
@@ -83,8 +117,7 @@ class Edited:
             torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[-1])) for t in parts])
             for parts in (queries, keys)
         )
-        note = "attention is shown as guidance steered it, on the layers and steps where it did"
-        return replace(self._call, q=q, k=k, extra={**self._call.extra, "edited": note})
+        return replace(call, q=q, k=k, extra={**call.extra, "edited": _NOTE})
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,17 +135,14 @@ class _Rows:
         if first is None or first.match is None:
             return out, lse
         assert call.video_q is not None
-        start, count = call.video_q
         plain = host_rows(part)[0] if self.base is None else attend_rows(q, k, v, call.scale, self.base)[0]
-        masked, unmasked = out[:, :, start : start + count], plain[:, :, start : start + count]
-        matched = match_distribution(masked, unmasked, first.match)
+        whole, told = _matched(out, plain, call.video_q, first.match)
         records = [row.matching.record if row.matching is not None else None for row in self.rows]
         for record, group in groupby(range(len(records)), records.__getitem__):
             if record is not None:
                 rows = list(group)
-                some = slice(rows[0], rows[-1] + 1)
-                record(masked[some], unmasked[some], matched[some])
-        return torch.cat([out[:, :, :start], matched, out[:, :, start + count :]], 2), lse
+                record(*(each[rows[0] : rows[-1] + 1] for each in told))
+        return whole, lse
 
 
 class EditRunner:
@@ -131,19 +161,19 @@ class EditRunner:
             rows = list(run)
             parts.append((of_row[rows[0]], slice(rows[0], rows[-1] + 1)))
         outs: list[Tensor] = []
-        norms: list[Tensor | None] = []
+        shown: list[_Part] = []
         for group in _together(call, parts):
             composed, part = group[0][0], slice(group[0][1].start, group[-1][1].stop)
             if len(group) > 1:
                 every = tuple(one for one, rows in group if one is not None for _ in range(rows.start, rows.stop))
-                out, lse = self._stack(call, every).run(call, part, host_rows)
+                some, lse = self._stack(call, every).run(call, part, host_rows)
             else:
-                out, lse = host_rows(part) if composed is None else composed.run(call, part)
-            outs.append(out)
-            norms.append(lse)
-        known = [norm.float() for norm in norms if norm is not None]
-        lse = torch.cat(known) if len(known) == len(norms) else None
-        return Edited(outs[0] if len(outs) == 1 else torch.cat(outs), lse, call, tuple(parts))
+                some, lse = host_rows(part) if composed is None else composed.run(call, part)
+            for one, rows in group:
+                mine = slice(rows.start - part.start, rows.stop - part.start)
+                shown.append(_Part(one, rows, None if lse is None else lse[mine]))
+            outs.append(some)
+        return Edited(_joined(outs), tuple(shown))
 
     def _stack(self, call: AttentionCall, rows: tuple[_Composed, ...]) -> _Rows:
         name = (*map(id, rows), call.q.shape[2:], call.q.dtype, call.q.device, call.scale)
@@ -166,6 +196,35 @@ class EditRunner:
             with torch.inference_mode(False):
                 self._known[edits] = _combine(edits)
         return self._known[edits]
+
+
+def _joined(outs: Sequence[Tensor]) -> Tensor:
+    """Outputs of some rows each (b, H, N, D) as that of all, with heads inside of tokens: what hosts make of it is a
+    view."""
+    if len(outs) == 1:
+        return outs[0]
+    if any(out.requires_grad for out in outs):
+        return torch.cat([*outs])
+    b, (_, h, n, d) = sum(map(len, outs)), outs[0].shape
+    whole = outs[0].new_empty(b, n, h, d).transpose(1, 2)
+    for out, rows in zip(outs, whole.split([len(out) for out in outs]), strict=True):
+        rows.copy_(out)
+    return whole
+
+
+def _matched(out: Tensor, plain: Tensor, video: tuple[int, int], axis: Axis) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The output with the video tokens matched to those of the plain one; and these tokens masked, unmasked, matched."""
+    tokens = slice(video[0], sum(video))
+    masked, unmasked = out[:, :, tokens], plain[:, :, tokens]
+    if out.requires_grad:
+        matched = match_distribution(masked, unmasked, axis)
+        whole = torch.cat([out[:, :, : tokens.start], matched, out[:, :, tokens.stop :]], 2)
+    else:
+        whole = torch.empty_like(out)
+        matched = match_distribution(masked, unmasked, axis, into=whole[:, :, tokens])
+        for rest in (slice(0, tokens.start), slice(tokens.stop, None)):
+            whole[:, :, rest] = out[:, :, rest]
+    return whole, (masked, unmasked, matched)
 
 
 def _together(

@@ -331,7 +331,9 @@ class Recorder(BaseObserver):
         part = mask
         if mask is not None and mask.shape[-2] > 1:
             part = mask[..., rows, :]
-        maps = pooled_columns(q[:, :, rows], k, pool, call.scale, lse=look, mask=part, per_head=self.per_head)[0]
+        labels = None if call.labels is None else (call.labels[0][rows], call.labels[1])
+        kept: dict[str, Any] = {"mask": part, "labels": labels, "per_head": self.per_head}
+        maps = pooled_columns(q[:, :, rows], k, pool, call.scale, lse=look, **kept)[0]
         self._hold(call, stream, "v2t", maps)
 
     def _video_to_video(
@@ -343,8 +345,8 @@ class Recorder(BaseObserver):
         if not window.names:
             return
         pool = window.pool(call.video_q[0], q.device)
-        keys, heads = call.video_k, self.per_head
-        maps = pooled_rows(q, k, pool, call.scale, lse=lse, mask=mask, keys=keys, per_head=heads)[0]
+        kept: dict[str, Any] = {"mask": mask, "labels": call.labels, "per_head": self.per_head}
+        maps = pooled_rows(q, k, pool, call.scale, lse=lse, keys=call.video_k, **kept)[0]
         self._hold(call, stream, "v2v", maps, keep)
 
     def _hold(

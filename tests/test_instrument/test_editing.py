@@ -77,9 +77,18 @@ def test_rows_run_under_their_own_edits_and_the_rest_as_the_host_runs_them():
         want = logits.softmax(-1) @ call.v[row].double()
         assert (edited.out[row] - want).abs().max() <= 1e-5 * want.abs().max()
         assert (edited.lse[row] - logits.logsumexp(-1)).abs().max() <= 1e-4
-        seen = edited.seen()
-        shown = seen.q[row].double() @ seen.k[row].double().transpose(-1, -2) * seen.scale
-        assert (shown - logits).abs().max() <= 1e-4, "an observer finds the edited logits in q and k"
+        seen, lse = edited.seen(call)[row]
+        q, k = seen.q[0].double(), seen.k[0].double()
+        if seen.labels is not None:
+            q, k = (torch.cat([t, on.expand(len(t), -1, -1)], -1) for t, on in zip((q, k), seen.labels))
+        assert (q @ k.transpose(-1, -2) * seen.scale - logits).abs().max() <= 1e-4, "labels make q and k the edited ones"
+        assert torch.equal(lse[0], edited.lse[row])
+        assert (seen.rows, "edited" in seen.extra) == ((call.rows[row],), row > 0)
+    wide = replace(call, q=call.q.clone().requires_grad_())
+    ((seen, lse),) = edited.seen(wide)
+    shown = seen.q[2].double() @ seen.k[2].double().transpose(-1, -2) * seen.scale
+    assert (shown - logits).abs().max() <= 1e-4, "with gradients an observer finds the edited logits in q and k"
+    assert torch.equal(lse, edited.lse)
     assert "edited" in seen.extra
     assert "edited" not in call.extra
 
@@ -118,7 +127,9 @@ def test_mask_normalisation_compares_with_the_other_edits_in_place():
 def test_no_lse_where_one_part_has_none():
     call = joint((UNCOND, COND))
     plain = lambda part: (attend(call.q[part], call.k[part], call.v[part], call.scale)[0], None)  # noqa: E731
-    assert EditRunner().run(call, [[None, Edit(layout(1))]], plain).lse is None
+    edited = EditRunner().run(call, [[None, Edit(layout(1))]], plain)
+    assert edited.lse is None
+    assert [lse is None for _, lse in edited.seen(call)] == [True, False], "a row that has one keeps it"
 
 
 def test_an_editor_answers_by_branch_step_layer_and_prediction():

@@ -22,12 +22,15 @@ Axis = Literal["channel", "global"]
 _AT_ONCE = 1 << 23  # elements sorted at a time: int64 ranks are four times as wide as half precision values
 
 
-def match_distribution(features: Tensor, reference: Tensor, axis: Axis = "channel") -> Tensor:
+def match_distribution(
+    features: Tensor, reference: Tensor, axis: Axis = "channel", *, into: Tensor | None = None
+) -> Tensor:
     """`features` with the order statistics of `reference`.
 
     Args:
         features, reference: (B, H, N, D), one shape.
         axis: "channel" sorts every channel of every head over the tokens, "global" all values of a batch row together.
+        into: where to write the result, which is returned; of the same shape and dtype, in other memory. Inference only.
 
     Equal values keep their order; zeros of both signs are equal. In autograd the result is features + constant: gradients pass to `features` as they
     come, none reach `reference`. Raises ValueError for shapes that differ.
@@ -39,6 +42,8 @@ def match_distribution(features: Tensor, reference: Tensor, axis: Axis = "channe
         )
     if axis not in ("channel", "global"):
         raise ValueError(f"the axis is 'channel' or 'global'; got {axis!r}")
+    if into is not None:
+        return _matched(features, reference, axis, into)
     return _Match.apply(features, reference, axis)
 
 
@@ -47,23 +52,27 @@ class _Match(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, reference: Tensor, axis: Axis) -> Tensor:
-        if axis == "global":
-            flat = features.flatten(1), reference.flatten(1)
-            return _ranked(*flat, dim=1).view(features.shape)
-        out = torch.empty_like(features)
-        kernels = kernels_for("matching", features, reference)
-        if kernels is not None:
-            kernels.match(features, reference, out)
-            return out
-        step = max(1, _AT_ONCE // max(1, features[:, :1].numel()))
-        for first in range(0, features.shape[1], step):
-            heads = slice(first, first + step)
-            out[:, heads] = _ranked(features[:, heads], reference[:, heads], dim=2)
-        return out
+        return _matched(features, reference, axis, torch.empty_like(features))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         return grads[0], None, None
+
+
+def _matched(features: Tensor, reference: Tensor, axis: Axis, out: Tensor) -> Tensor:
+    if axis == "global":
+        for some, other, to in zip(features, reference, out, strict=True):
+            to.copy_(_ranked(some.flatten(), other.flatten(), dim=0).view(some.shape))
+        return out
+    kernels = kernels_for("matching", features, reference)
+    if kernels is not None:
+        kernels.match(features, reference, out)
+        return out
+    step = max(1, _AT_ONCE // max(1, features[:, :1].numel()))
+    for first in range(0, features.shape[1], step):
+        heads = slice(first, first + step)
+        out[:, heads] = _ranked(features[:, heads], reference[:, heads], dim=2)
+    return out
 
 
 def _ranked(features: Tensor, reference: Tensor, dim: int) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,10 @@ from .map_autograd import softmax_columns, softmax_rows
 from .masks import mask_part
 from .sdpa_lse import logits_of, row_chunks, row_lse
 
-__all__ = ["Pool", "pooled_columns", "pooled_rows"]
+__all__ = ["Labels", "Pool", "pooled_columns", "pooled_rows"]
+
+Labels = tuple[Tensor, Tensor]
+"""Columns that q and k have besides, the same for every row of a batch and every head: (Nq, R) and (Nk, R)."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def pooled_columns(
     *,
     lse: Tensor | None = None,
     mask: Tensor | None = None,
+    labels: Labels | None = None,
     per_head: bool = False,
     budget: int | None = None,
 ) -> Tensor:
@@ -85,6 +90,7 @@ def pooled_columns(
         columns: key tokens of the entities (indices into Nk).
         lse: (B, H, Nq) natural log-sum-exp of the scaled, masked logits; None computes it. Where gradients are
             recorded, one that carries none itself is ignored.
+        labels: (Nq, R), (Nk, R), columns that q and k have besides (`AttentionCall.labels`); of the same queries as q.
         budget: logits held at a time (elements); None picks one for the device.
     Raises:
         ValueError: a column outside 0..Nk-1.
@@ -92,20 +98,25 @@ def pooled_columns(
     _check(columns, k.shape[2], "key")
     columns = columns.to(q.device)
     if _wants_grad(q, k):
+        q, k = _beside(q, k, labels)
         if lse is None or not lse.requires_grad:
             lse = _constant_lse(q, k, scale, mask, budget)
         indices, weights = _each_row(columns, q)
         span = (0, q.shape[2])
         return softmax_columns(q, k, lse, mask, indices, weights, scale, span, per_head, budget)
     if lse is None:
-        lse = row_lse(q, k, scale, mask=mask, budget=budget)
-    kernels = kernels_for("pooled_maps", q)
-    if mask is None and kernels is not None:
-        return kernels.columns(q, k[:, :, columns.indices], lse, columns.weights, scale, per_head)
+        lse = row_lse(*_beside(q, k, labels), scale, mask=mask, budget=budget)
+    picked = k[:, :, columns.indices]
+    near = None if labels is None else (labels[0], labels[1][columns.indices])
+    kernels = _kernels(q, mask, labels)
+    if kernels is not None:
+        found: Tensor = kernels.columns(q, picked, lse, columns.weights, scale, per_head, near)
+        return found
+    q, picked = _beside(q, picked, near)
     out = []
     for rows in row_chunks(q, len(columns.indices), budget):
-        block = mask_part(mask, rows, None)
-        probabilities = _probabilities(q[:, :, rows], k, scale, lse[:, :, rows], block, columns.indices)
+        block = mask_part(mask, rows, columns.indices)
+        probabilities = _probabilities(q[:, :, rows], picked, scale, lse[:, :, rows], block)
         pooled = torch.einsum("bhnc,ce->bhen", probabilities, columns.weights.to(probabilities))
         out.append(pooled if per_head else pooled.mean(1))
     return torch.cat(out, dim=-1)
@@ -120,6 +131,7 @@ def pooled_rows(
     lse: Tensor | None = None,
     mask: Tensor | None = None,
     keys: tuple[int, int] | None = None,
+    labels: Labels | None = None,
     per_head: bool = False,
     budget: int | None = None,
 ) -> Tensor:
@@ -130,45 +142,66 @@ def pooled_rows(
         rows: query tokens of the entities (indices into Nq).
         keys: (start, length) of the keys that are reported (video keys), S of them; None reports all Nk. The softmax
             always runs over all keys.
-        lse: (B, H, Nq) as in `pooled_columns`.
+        lse: (B, H, Nq), and labels, as in `pooled_columns`.
     Raises:
         ValueError: a row outside 0..Nq-1.
     """
     _check(rows, q.shape[2], "query")
     rows = rows.to(q.device)
     start, length = keys if keys is not None else (0, k.shape[2])
-    picked = q[:, :, rows.indices]
     if _wants_grad(q, k) and len(rows.indices):
+        q, k = _beside(q, k, labels)
+        picked = q[:, :, rows.indices]
         norm = _constant_lse(picked, k, scale, mask_part(mask, rows.indices, None), budget)
         indices, weights = _each_row(rows, q)
         return softmax_rows(q, k, norm, mask, indices, weights, scale, (start, length), per_head, budget)
+    picked = q[:, :, rows.indices]
+    span = slice(start, start + length)
     if lse is not None:
         lse = lse[:, :, rows.indices]
     else:
-        lse = row_lse(picked, k, scale, mask=mask_part(mask, rows.indices, None), budget=budget)
-    kernels = kernels_for("pooled_maps", q)
-    if mask is None and kernels is not None:
-        seen = k[:, :, start : start + length]
-        return kernels.rows(picked, seen, lse, rows.weights, rows.members, scale, per_head)
-    span = slice(start, start + length)
+        whole = None if labels is None else (labels[0][rows.indices], labels[1])
+        lse = row_lse(*_beside(picked, k, whole), scale, mask=mask_part(mask, rows.indices, None), budget=budget)
+    near = None if labels is None else (labels[0][rows.indices], labels[1][span])
+    kernels = _kernels(q, mask, labels)
+    if kernels is not None:
+        found: Tensor = kernels.rows(picked, k[:, :, span], lse, rows.weights, rows.members, scale, per_head, near)
+        return found
+    picked, k = _beside(picked, k[:, :, span], near)
     heads = (q.shape[1],) if per_head else ()
-    total = q.new_zeros(q.shape[0], *heads, len(rows), length, dtype=torch.float32)
-    for chunk in row_chunks(picked, k.shape[2], budget):
-        block = mask_part(mask, rows.indices[chunk], None)
-        probabilities = _probabilities(picked[:, :, chunk], k, scale, lse[:, :, chunk], block, span)
+    total = k.new_zeros(k.shape[0], *heads, len(rows), length, dtype=torch.float32)
+    for chunk in row_chunks(picked, length, budget):
+        block = mask_part(mask, rows.indices[chunk], span)
+        probabilities = _probabilities(picked[:, :, chunk], k, scale, lse[:, :, chunk], block)
         pooled = torch.einsum("bhrn,re->bhen", probabilities, rows.weights[chunk].to(probabilities))
         total = total + (pooled if per_head else pooled.mean(1))
     return total
 
 
-def _probabilities(
-    q: Tensor, k: Tensor, scale: float, lse: Tensor, mask: Tensor | None, keys: Tensor | slice
-) -> Tensor:
-    """softmax(scale q k^T + mask)[..., keys], (B, H, rows, keys); only the wanted logits are computed."""
-    logits = logits_of(q, k[:, :, keys], scale, mask_part(mask, None, keys))
+def _probabilities(q: Tensor, k: Tensor, scale: float, lse: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(scale q k^T + mask), (B, H, rows, keys), of rows and keys that were picked."""
+    logits = logits_of(q, k, scale, mask)
     # A row whose keys are all masked has no finite lse; it looks at nothing, which is 0 and not NaN.
     lse = lse.to(logits).masked_fill(~lse.isfinite(), float("inf")).unsqueeze(-1)
     return (logits - lse).exp()
+
+
+def _kernels(q: Tensor, mask: Tensor | None, labels: Labels | None) -> Any | None:
+    """The Triton kernels, where they know all of it."""
+    kernels = None if mask is not None else kernels_for("pooled_maps", q)
+    return kernels if kernels is None or labels is None or labels[0].shape[1] <= kernels.MOST_LABELS else None
+
+
+def _beside(q: Tensor, k: Tensor, labels: Labels | None) -> tuple[Tensor, Tensor]:
+    """q and k with their labels as columns, padded to a multiple of 8 as kernels like it."""
+    if labels is None:
+        return q, k
+    pad = -(q.shape[-1] + labels[0].shape[1]) % 8
+    wide = (torch.nn.functional.pad(each, (0, pad)).to(q.dtype) for each in labels)
+    left, right = (
+        torch.cat([t, label.expand(*t.shape[:2], *label.shape)], -1) for t, label in zip((q, k), wide, strict=True)
+    )
+    return left, right
 
 
 def _constant_lse(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, budget: int | None) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["LabelColumns", "RegionLayout", "signatures"]
+__all__ = ["LabelColumns", "RegionLayout", "label_columns", "signatures"]
 
 _FORBIDDEN = -1e4  # logits that leave nothing of a probability beside others, where -inf cannot be
 
@@ -134,6 +134,19 @@ class LabelColumns:
 
     def plus(self, other: LabelColumns) -> LabelColumns:
         return LabelColumns(torch.cat([self.query, other.query], 1), torch.cat([self.key, other.key], 1))
+
+
+def label_columns(
+    layout: RegionLayout | None, columns: LabelColumns | None, like: Tensor, scale: float
+) -> tuple[Tensor, Tensor] | None:
+    """The bias of a call as columns that q and k have besides, for calls of `like`'s dtype and device: (Nq, R) and
+    (Nk, R), so that scale * q.k is the biased logit. None where there is no bias."""
+    parts = [part for part in (columns, None if layout is None else layout.labels(like, scale)) if part is not None]
+    if not parts:
+        return None
+    query = torch.cat([part.on(like.device)[0] for part in parts], 1)
+    key = torch.cat([part.on(like.device)[1] for part in parts], 1)
+    return query.to(like.dtype), (key / scale).to(like.dtype)
 
 
 def signatures(members: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,7 @@
-"""The two pooled reads of attention. Both keep logits in registers: what reaches memory is one map per entity."""
+"""The two pooled reads of attention. Both keep logits in registers: what reaches memory is one map per entity.
+
+Labels are columns that q and k have besides, the same for every batch row and head: (Nq, W) and (Nk, W), or None.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["columns", "rows", "takes"]
+__all__ = ["MOST_LABELS", "columns", "rows", "takes"]
 
+MOST_LABELS = 64
+Labels = tuple[Tensor, Tensor]
 _LOG2E = 1.4426950408889634
 LOG2E = tl.constexpr(_LOG2E)
 
@@ -18,22 +23,25 @@ def takes(q: Tensor) -> bool:
     return q.dtype in (torch.float16, torch.bfloat16, torch.float32) and 16 <= q.shape[-1] <= 256
 
 
-def columns(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float, per_head: bool = False) -> Tensor:
+def columns(
+    q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float, per_head: bool = False, labels: Labels | None = None
+) -> Tensor:
     """(B, H, N, D), (B, H, C, D), lse (B, H, N), weights (C, E) -> (B, E, N) float32, mean over heads; (B, H, E, N)
-    with `per_head`."""
+    with `per_head`. labels: (N, W), (C, W)."""
     b, h, n, d = q.shape
     c = k.shape[2]
     k = k.contiguous()
     lse = lse if lse.stride(-1) == 1 else lse.contiguous()
-    block_c = max(16, triton.next_power_of_2(min(c, 64)))
+    on_q, on_k, width = _labels(q, k, labels)
+    block_c = max(16, triton.next_power_of_2(min(c, 32 if width else 64)))
     blocks = triton.cdiv(n, 128) * triton.cdiv(c, block_c) * b
     split = h if per_head else _head_split(h, blocks)
     out = torch.zeros(b, h if per_head else 1, c, n, device=q.device, dtype=torch.float32)
     column_kernel[(triton.cdiv(n, 128), triton.cdiv(c, block_c) * split, b)](
-        q, k, lse, out, n, c, h, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
+        q, k, lse, out, on_q, on_k, n, c, h, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
         lse.stride(0), lse.stride(1), out.stride(0), out.stride(1) if per_head else 0, out.stride(2),
-        **_widths(d), BN=128, BC=block_c, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
+        **_widths(d), LABELS=width, BN=128, BC=block_c, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
         num_warps=4, num_stages=3,
     )  # fmt: skip
     pooled = torch.einsum("bhcn,ce->bhen", out, weights.to(out))
@@ -41,24 +49,32 @@ def columns(q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float, pe
 
 
 def rows(
-    q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, members: Tensor, scale: float, per_head: bool = False
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    weights: Tensor,
+    members: Tensor,
+    scale: float,
+    per_head: bool = False,
+    labels: Labels | None = None,
 ) -> Tensor:
     """Picked rows (B, H, R, D), keys (B, H, S, D), lse (B, H, R), weights (R, E) -> (B, E, S) float32, mean over heads;
     (B, H, E, S) with `per_head`.
 
     members (E, M) int32: the picked rows of each entity, -1 behind the last one. Entities are summed apart, so a row
-    that two of them share is read twice; their sets are small.
+    that two of them share is read twice; their sets are small. labels: (R, W), (S, W).
     """
     b, h, r, d = q.shape
     s, (e, most) = k.shape[2], members.shape
     q, lse, weights = q.contiguous(), lse.contiguous(), weights.to(torch.float32).t().contiguous()
+    on_q, on_k, width = _labels(q, k, labels)
     split = h if per_head else _head_split(h, triton.cdiv(s, 128) * b * e)
     out = torch.zeros(b, h if per_head else 1, e, s, device=q.device, dtype=torch.float32)
     row_kernel[(triton.cdiv(s, 128), e * split, b)](
-        q, k, lse, weights, members, out, r, s, h, most, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
+        q, k, lse, weights, members, out, on_q, on_k, r, s, h, most, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
         lse.stride(0), lse.stride(1), out.stride(0), out.stride(1) if per_head else 0, out.stride(2),
-        **_widths(d), BS=128, BR=64, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
+        **_widths(d), LABELS=width, BS=128, BR=64, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
         num_warps=8, num_stages=3,
     )  # fmt: skip
     return out if per_head else out[:, 0]
@@ -79,6 +95,15 @@ def _widths(d: int) -> dict[str, int]:
     return {"D": head, "LEFT": left, "TAIL": max(16, triton.next_power_of_2(left)) if left else 0}
 
 
+def _labels(q: Tensor, k: Tensor, labels: Labels | None) -> tuple[Tensor, Tensor, int]:
+    """Labels as the kernels read them, filled up to a width that they multiply at once (none: 0)."""
+    if labels is None:
+        return q, k, 0
+    width = max(16, triton.next_power_of_2(labels[0].shape[1]))
+    query, key = (torch.nn.functional.pad(each, (0, width - each.shape[1])).to(q.dtype) for each in labels)
+    return query.contiguous(), key.contiguous(), width
+
+
 def _precision(q: Tensor) -> str:
     """float32 input is multiplied in full precision; half types have no other."""
     return "ieee" if q.dtype == torch.float32 else "tf32"
@@ -86,9 +111,9 @@ def _precision(q: Tensor) -> str:
 
 @triton.jit
 def column_kernel(
-    q, k, lse, out, n, c, heads, scale, mean,
+    q, k, lse, out, labels_q, labels_k, n, c, heads, scale, mean,
     q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_h, o_c,
-    D: tl.constexpr, LEFT: tl.constexpr, TAIL: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+    D: tl.constexpr, LEFT: tl.constexpr, TAIL: tl.constexpr, LABELS: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
     SPLIT: tl.constexpr, ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     at_n = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -97,6 +122,12 @@ def column_kernel(
     at_d = tl.arange(0, D)
     in_n, in_c = at_n < n, at_c < c
     total = tl.zeros((BN, BC), dtype=tl.float32)
+    bias = total  # the same for every head
+    if LABELS > 0:
+        at_w = tl.arange(0, LABELS)
+        on_q = tl.load(labels_q + at_n[:, None] * LABELS + at_w[None, :], mask=in_n[:, None], other=0.0)
+        on_k = tl.load(labels_k + at_c[None, :] * LABELS + at_w[:, None], mask=in_c[None, :], other=0.0)
+        bias = tl.dot(on_q, on_k, input_precision=PRECISION)
     for head in range(tl.program_id(1) % SPLIT, heads, SPLIT):
         q_at = q + batch * q_b + head * q_h + at_n[:, None].to(tl.int64) * q_n + at_d[None, :]
         k_at = k + batch * k_b + head * k_h + at_c[None, :] * k_n + at_d[:, None]
@@ -104,7 +135,10 @@ def column_kernel(
         keys = tl.load(k_at, mask=in_c[None, :], other=0.0)
         norm = tl.load(lse + batch * l_b + head * l_h + at_n, mask=in_n, other=float("inf"))
         norm = tl.where(norm == float("-inf"), float("inf"), norm) * LOG2E
-        logits = tl.dot(queries, keys, input_precision=PRECISION)
+        if LABELS > 0:
+            logits = tl.dot(queries, keys, bias, input_precision=PRECISION)
+        else:
+            logits = tl.dot(queries, keys, input_precision=PRECISION)
         if TAIL > 0:
             at_t = D + tl.arange(0, TAIL)
             in_t = at_t < D + LEFT
@@ -125,9 +159,9 @@ def column_kernel(
 
 @triton.jit
 def row_kernel(
-    q, k, lse, weights, members, out, r, s, heads, most, scale, mean,
+    q, k, lse, weights, members, out, labels_q, labels_k, r, s, heads, most, scale, mean,
     q_b, q_h, q_n, k_b, k_h, k_n, l_b, l_h, o_b, o_h, o_e,
-    D: tl.constexpr, LEFT: tl.constexpr, TAIL: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr,
+    D: tl.constexpr, LEFT: tl.constexpr, TAIL: tl.constexpr, LABELS: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr,
     SPLIT: tl.constexpr, ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     at_s = tl.program_id(0) * BS + tl.arange(0, BS)
@@ -137,6 +171,9 @@ def row_kernel(
     in_s = at_s < s
     # summed element by element and over rows only once, at the end
     total = tl.zeros((BR, BS), dtype=tl.float32)
+    if LABELS > 0:
+        at_w = tl.arange(0, LABELS)
+        on_k = tl.load(labels_k + at_s[None, :] * LABELS + at_w[:, None], mask=in_s[None, :], other=0.0)
     for head in range(tl.program_id(1) % SPLIT, heads, SPLIT):
         k_at = k + batch * k_b + head * k_h + at_s[None, :].to(tl.int64) * k_n + at_d[:, None]
         keys = tl.load(k_at, mask=in_s[None, :], other=0.0)
@@ -159,6 +196,9 @@ def row_kernel(
                 q_at = q + batch * q_b + head * q_h + at_r[:, None] * q_n + at_t[None, :]
                 queries = tl.load(q_at, mask=in_r[:, None] & in_t[None, :], other=0.0)
                 logits = tl.dot(queries, more_keys, logits, input_precision=PRECISION)
+            if LABELS > 0:
+                on_q = tl.load(labels_q + at_r[:, None] * LABELS + at_w[None, :], mask=in_r[:, None], other=0.0)
+                logits = tl.dot(on_q, on_k, logits, input_precision=PRECISION)
             total += tl.exp2(logits * scale - norm[:, None]) * weight[:, None]
     summed = tl.sum(total, axis=0) * mean
     at = out + batch * o_b + (tl.program_id(1) % SPLIT).to(tl.int64) * o_h + entity.to(tl.int64) * o_e + at_s

@@ -221,8 +221,9 @@ class Override:
         if edits:
             assert self.editing is not None
             edited = self.editing.run(call, edits, host_rows)
-            if self.watching:
-                self._show(edited.seen(), edited.lse)
+            for run in self._watchers(call.site):
+                for seen, lse in edited.seen(self.layout.with_rows(call, run, shown=True)):
+                    run.session.observe(seen, lse)
             return edited.out.transpose(1, 2).flatten(2) if flat else edited.out
         if not self._watchers(call.site):
             return func(q, k, v, heads, mask=mask, **kwargs)

@@ -189,11 +189,10 @@ class _Intercept(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             edited = self.state.runner.run(call, edits, plain)
             watching = [mode for mode in calls if mode.state.shown and mode.state.session.watches(call.site)]
-            if watching:
-                seen = edited.seen()
-                for mode in watching:
-                    mode.state.session.observe(replace(seen, rows=calls[mode].rows, step=calls[mode].step), edited.lse)
-                    mode.state.session.settle(call.site)
+            for mode in watching:
+                for seen, lse in edited.seen(calls[mode]):
+                    mode.state.session.observe(seen, lse)
+                mode.state.session.settle(call.site)
         return edited.out
 
     def _call(self, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Any]) -> AttentionCall:
