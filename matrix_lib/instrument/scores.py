@@ -91,6 +91,8 @@ class AlignmentRecorder(Recorder):
                 f"alignment needs mask tracks, and the prompt {row.binding.prompt!r} carries none: connect tracks "
                 "where the prompt is bound"
             )
+        scored = [name for name, mask in zip(v2t.names, _masks(v2t.names, row.binding, tracks)) if mask is not None]
+        v2t = TokenSets(tuple(scored), {name: v2t.sets[name] for name in scored})  # no maps of words without a mask
         return _ScoreStream(row, self.grid, self.bins, self.layers, v2t, v2v, tracks)
 
 
@@ -127,16 +129,22 @@ class _ScoreStream(MapStream):
         if not columns:
             return
         at = list(frames) if frames is not None else list(range(self.grid.frames))
-        masks = self._masks_on(kind, maps.device)
         places = [self.scored[kind].index(names[i]) for i in columns]
-        chosen = maps[:, columns].flatten(-2)
-        raw = torch.einsum("hefp,efp->ehf", chosen, masks[places][:, at].flatten(-2))
-        both = torch.stack([raw, chosen.sum(-1).transpose(0, 1)], -1)  # (E, H, F, 2)
+        masks = self._masks_on(kind, maps.device)
+        whole = frames is None and places == list(range(len(masks)))
+        chosen = maps if columns == list(range(maps.shape[1])) else maps[:, columns]
+        near = masks if whole else masks[places][:, at]
+        chosen = chosen.flatten(-2).transpose(0, 1)  # (E, H, F, p)
+        both = torch.stack([(chosen * near.flatten(-2)[:, None]).sum(-1), chosen.sum(-1)], -1)
         if kind not in self._sums:
             shape = (len(self.layers[kind]), len(self.scored[kind]), maps.shape[0], self.grid.frames, 2)
             self._sums[kind] = torch.zeros(shape, device=maps.device)
             self._counts[kind] = torch.zeros(shape[0], shape[1], shape[3], dtype=torch.int32)
         row = self.place[kind][layer]
+        if whole:  # a tensor made for the device here and now would wait for all that the device still has to do
+            self._sums[kind][row] += both
+            self._counts[kind][row] += 1
+            return
         for entity, place in enumerate(places):  # few entities; frames of a window may repeat, so one add per frame
             self._sums[kind][row, place].index_add_(1, torch.tensor(at, device=maps.device), both[entity])
             self._counts[kind][row, place].index_add_(0, torch.tensor(at), torch.ones(len(at), dtype=torch.int32))

@@ -12,6 +12,7 @@ Probabilities are means over heads, float32, in [0, 1]; `scale` multiplies q.k; 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from ..triton import kernels_for
 from .map_autograd import softmax_columns, softmax_rows
 from .masks import mask_part
-from .sdpa_lse import logits_of, row_chunks, row_lse
+from .sdpa_lse import masked, row_chunks, row_lse
 
 __all__ = ["Labels", "Pool", "pooled_columns", "pooled_rows"]
 
@@ -113,12 +114,12 @@ def pooled_columns(
         found: Tensor = kernels.columns(q, picked, lse, columns.weights, scale, per_head, near)
         return found
     q, picked = _beside(q, picked, near)
-    out = []
+    picked, out = _factor(picked), []
     for rows in row_chunks(q, len(columns.indices), budget):
         block = mask_part(mask, rows, columns.indices)
         probabilities = _probabilities(q[:, :, rows], picked, scale, lse[:, :, rows], block)
-        pooled = torch.einsum("bhnc,ce->bhen", probabilities, columns.weights.to(probabilities))
-        out.append(pooled if per_head else pooled.mean(1))
+        pooled = probabilities if per_head else probabilities.mean(1)
+        out.append((pooled @ columns.weights.to(pooled)).mT)
     return torch.cat(out, dim=-1)
 
 
@@ -169,21 +170,47 @@ def pooled_rows(
         return found
     picked, k = _beside(picked, k[:, :, span], near)
     heads = (q.shape[1],) if per_head else ()
-    total = k.new_zeros(k.shape[0], *heads, len(rows), length, dtype=torch.float32)
+    total = q.new_zeros(q.shape[0], *heads, len(rows), length, dtype=torch.float32)
+    k = _factor(k)
     for chunk in row_chunks(picked, length, budget):
         block = mask_part(mask, rows.indices[chunk], span)
         probabilities = _probabilities(picked[:, :, chunk], k, scale, lse[:, :, chunk], block)
-        pooled = torch.einsum("bhrn,re->bhen", probabilities, rows.weights[chunk].to(probabilities))
-        total = total + (pooled if per_head else pooled.mean(1))
+        pooled = probabilities if per_head else probabilities.mean(1)
+        total += rows.weights[chunk].to(pooled).mT @ pooled
     return total
 
 
 def _probabilities(q: Tensor, k: Tensor, scale: float, lse: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(scale q k^T + mask), (B, H, rows, keys), of rows and keys that were picked."""
-    logits = logits_of(q, k, scale, mask)
+    """softmax(scale q k^T + mask), (B, H, rows, keys), of rows and keys that were picked; k as `_factor` gives it."""
+    if q.dtype == k.dtype and q.element_size() == 2:
+        logits = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).mT, out_dtype=torch.float32)  # type: ignore[call-overload]
+        logits = logits.view(*q.shape[:3], -1)
+    else:
+        logits = q.to(k.dtype) @ k.mT
     # A row whose keys are all masked has no finite lse; it looks at nothing, which is 0 and not NaN.
-    lse = lse.to(logits).masked_fill(~lse.isfinite(), float("inf")).unsqueeze(-1)
-    return (logits - lse).exp()
+    less = -lse.to(logits).masked_fill(~lse.isfinite(), float("inf")).unsqueeze(-1)
+    if mask is not None:
+        logits = masked(logits.mul_(scale), mask)
+        return logits.add_(less).exp_()
+    return torch.add(less, logits, alpha=scale, out=logits).exp_()
+
+
+def _factor(k: Tensor) -> Tensor:
+    """Keys as products take them: in half precision where the device adds up products in float32 and hands them out so,
+    else in float32 or wider, brought there once."""
+    if k.element_size() == 2 and _sums_wide(k.device, k.dtype):
+        return k
+    return k.to(torch.float64 if k.dtype == torch.float64 else torch.float32)
+
+
+@functools.cache
+def _sums_wide(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of half precision matrices can be had in float32 here."""
+    try:
+        one = torch.ones(1, 8, 8, device=device, dtype=dtype)
+        return torch.bmm(one, one, out_dtype=torch.float32).dtype == torch.float32  # type: ignore[call-overload]
+    except (TypeError, RuntimeError):  # NotImplementedError is one
+        return False
 
 
 def _kernels(q: Tensor, mask: Tensor | None, labels: Labels | None) -> Any | None:

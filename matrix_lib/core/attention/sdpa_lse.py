@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ..no_compile import uncompiled
 from .masks import mask_part
 
-__all__ = ["LseTap", "attend", "logits_of", "row_chunks", "row_lse", "sdpa_with_lse"]
+__all__ = ["LseTap", "attend", "logits_of", "masked", "row_chunks", "row_lse", "sdpa_with_lse"]
 
 
 def row_lse(q: Tensor, k: Tensor, scale: float, *, mask: Tensor | None = None, budget: int | None = None) -> Tensor:
@@ -111,11 +111,14 @@ def _is(a: Tensor, b: Tensor) -> bool:
 def logits_of(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     kind = torch.float64 if q.dtype == torch.float64 else torch.float32
     logits = (q.to(kind) @ k.to(kind).transpose(-1, -2)) * scale
-    if mask is None:
-        return logits
+    return logits if mask is None else masked(logits, mask)
+
+
+def masked(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits under a mask, additive or keep."""
     if mask.dtype == torch.bool:
         return logits.masked_fill(~mask, float("-inf"))
-    return logits + mask.to(kind)
+    return logits + mask.to(logits.dtype)
 
 
 def row_chunks(q: Tensor, width: int, budget: int | None) -> list[slice]:

@@ -1,9 +1,11 @@
 """Exact matching of half precision channels by counting: no value is ever sorted.
 
 16 bits have few values, so the rank of a value is how many smaller ones its channel holds, and how many equal ones stand
-before it. Both are counters, one for each value between the extremes of a channel. One program walks through the tokens
-of 32 channels, a lane each: what its atomic addition finds in the counter is the number of equal values before this one,
-in the order of the tokens. The reference only has to be counted; its sorted values follow from the counts.
+before it. Both are counters, one for each value between the extremes of a channel. A program walks through the tokens of
+32 channels, a lane each: what its atomic addition finds in the counter is the number of equal values that it has met, in
+the order of the tokens. One walks from the first token to the middle, another from the last one, where what is met is
+counted from the end of the equal ones; each has 16 bits of the counter to itself. The reference only has to be counted;
+its sorted values follow from the counts.
 
 H heads, N tokens, D head size; a channel is one (head, place in the head).
 """
@@ -24,7 +26,7 @@ _AHEAD = 32  # tokens that a walk asks memory for at a time
 _TILE = 512  # tokens of the reference that one program counts
 _COUNTERS = 1 << 25  # held at a time, 4 bytes each
 _SORTED = 1 << 25  # values of the sorted reference held at a time, 2 bytes each
-_MOST = 1 << 17  # tokens: a rank among equals is kept in 16 bits, and when it passes them is known once for a channel
+_MOST = 2 * 0xFFFF  # tokens: each walk counts in 16 bits
 
 
 def takes(features: Tensor, reference: Tensor) -> bool:
@@ -89,13 +91,12 @@ def _match_heads(features: Tensor, reference: Tensor, out: Tensor, spans: Tensor
     starts = spans[..., 3].flatten().cumsum(0).view(2, h * d) - spans[..., 3]
     total = int(spans[..., 3].sum())
     counters = torch.zeros(total, device=out.device, dtype=torch.int32)
-    passed = torch.full((h * d,), n, device=out.device, dtype=torch.int32)
     spans, starts = spans.contiguous(), starts.int().contiguous()
-    groups, big = h * d // _LANES, n > 1 << 16
-    count_kernel[(groups * (1 + triton.cdiv(n, _TILE)),)](
-        features, reference, out, counters, spans, starts, passed, n, groups,
+    groups = h * d // _LANES
+    count_kernel[(groups * (2 + triton.cdiv(n, _TILE)),)](
+        features, reference, out, counters, spans, starts, n, groups,
         *features.stride()[:2], *reference.stride()[:2], *out.stride()[:2],
-        INFINITY=infinity, D=d, LANES=_LANES, AHEAD=_AHEAD, TILE=_TILE, BIG=big, num_warps=1,
+        INFINITY=infinity, D=d, LANES=_LANES, AHEAD=_AHEAD, TILE=_TILE, num_warps=1,
     )  # fmt: skip
     scan_kernel[(h * d,)](counters, spans, starts, BLOCK=1024, num_warps=4)
     step = max(1, _SORTED // (n * d))
@@ -107,9 +108,9 @@ def _match_heads(features: Tensor, reference: Tensor, out: Tensor, spans: Tensor
         fill_kernel[(len(of),)](ordered, n, BLOCK=min(2048, triton.next_power_of_2(n)), num_warps=4)
         some, made = features[heads], out[heads]
         finish_kernel[(triton.cdiv(n, 64), len(of) // _LANES)](
-            some, made, counters, spans[0, channels], starts[0, channels], passed[channels], ordered, n,
+            some, made, counters, spans[0, channels], starts[0, channels], ordered, n,
             *some.stride()[:2], *made.stride()[:2],
-            INFINITY=infinity, D=d, LANES=_LANES, BLOCK=64, BIG=big, num_warps=4,
+            INFINITY=infinity, D=d, LANES=_LANES, BLOCK=64, num_warps=4,
         )  # fmt: skip
 
 
@@ -160,75 +161,81 @@ def bounds_kernel(
 
 @triton.jit
 def walk(
-    x, to, mine, passed, n, x_n, o_n, low, below, shift,
-    INFINITY: tl.constexpr, LANES: tl.constexpr, AHEAD: tl.constexpr, BIG: tl.constexpr,
+    x, to, mine, count, x_n, o_n, low, below, shift, by,
+    INFINITY: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """From token to token; to `to` goes how many equal values stand before each."""
-    none = tl.zeros((LANES,), dtype=tl.int32)
-    for first in range(0, n, AHEAD):
+    """From token to token; to `to` goes how many equal values were met before each. by: 0 or 16, this walk's bits."""
+    one = tl.full(low.shape, 1, dtype=tl.int32) << by
+    for _ in range(0, count // AHEAD):
         # All loads, then all additions, then all stores: each waits for memory, but they wait together. Additions of one
         # lane reach a counter in the order in which they stand here.
-        places = ()
+        bits = ()
         for i in tl.static_range(AHEAD):
-            token = none + (first + i)
-            bits = tl.load(x + token.to(tl.int64) * x_n, mask=token < n, other=0)
-            places = places + (place_of(key_of(bits, INFINITY), low, below, shift),)
+            bits = bits + (tl.load(x + i * x_n),)
         before = ()
         for i in tl.static_range(AHEAD):
-            here = none + (first + i) < n
-            before = before + (tl.atomic_add(mine + places[i], 1, mask=here, sem="relaxed", scope="cta"),)
+            place = place_of(key_of(bits[i], INFINITY), low, below, shift)
+            before = before + (tl.atomic_add(mine + place, one, sem="relaxed"),)
         for i in tl.static_range(AHEAD):
-            token = none + (first + i)
-            tl.store(to + token.to(tl.int64) * o_n, before[i].to(tl.int16), mask=token < n)
-            if BIG:
-                tl.store(passed, token, mask=(token < n) & (before[i] == 1 << 16))
+            tl.store(to + i * o_n, (before[i] >> by).to(tl.int16))
+        x += AHEAD * x_n
+        to += AHEAD * o_n
+    for _ in range(0, count % AHEAD):
+        found = tl.atomic_add(mine + place_of(key_of(tl.load(x), INFINITY), low, below, shift), one, sem="relaxed")
+        tl.store(to, (found >> by).to(tl.int16))
+        x += x_n
+        to += o_n
 
 
 @triton.jit
 def tally(
-    x, mine, first, last, x_n, low, below, shift,
-    INFINITY: tl.constexpr, LANES: tl.constexpr, AHEAD: tl.constexpr,
+    x, mine, count, x_n, low, below, shift,
+    INFINITY: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Counts the values of some tokens, in whatever order."""
-    none = tl.zeros((LANES,), dtype=tl.int32)
-    for at in range(first, last, AHEAD):
-        places = ()
+    one = tl.full(low.shape, 1, dtype=tl.int32)
+    for _ in range(0, count // AHEAD):
+        bits = ()
         for i in tl.static_range(AHEAD):
-            token = none + (at + i)
-            bits = tl.load(x + token.to(tl.int64) * x_n, mask=token < last, other=0)
-            places = places + (place_of(key_of(bits, INFINITY), low, below, shift),)
+            bits = bits + (tl.load(x + i * x_n),)
         for i in tl.static_range(AHEAD):
-            tl.atomic_add(mine + places[i], 1, mask=none + (at + i) < last, sem="relaxed")
+            tl.atomic_add(mine + place_of(key_of(bits[i], INFINITY), low, below, shift), one, sem="relaxed")
+        x += AHEAD * x_n
+    for _ in range(0, count % AHEAD):
+        tl.atomic_add(mine + place_of(key_of(tl.load(x), INFINITY), low, below, shift), one, sem="relaxed")
+        x += x_n
 
 
 @triton.jit
 def count_kernel(
-    features, reference, order, counters, spans, starts, passed, n, groups,
+    features, reference, order, counters, spans, starts, n, groups,
     f_h, f_n, r_h, r_n, o_h, o_n,
     INFINITY: tl.constexpr, D: tl.constexpr, LANES: tl.constexpr, AHEAD: tl.constexpr, TILE: tl.constexpr,
-    BIG: tl.constexpr,
 ):  # fmt: skip
     """The first programs walk through the features of some channels, the others count tiles of the reference."""
     program = tl.program_id(0)
-    group = program % groups
+    group, turn = program % groups, program // groups
     lane = tl.arange(0, LANES)
-    row = group * LANES + lane + tl.where(program < groups, 0, groups * LANES)
+    row = group * LANES + lane + tl.where(turn < 2, 0, groups * LANES)
     low, below = tl.load(spans + row * 4), tl.load(spans + row * 4 + 1)
     shift = tl.load(spans + row * 4 + 2)
     mine = counters + tl.load(starts + row)
     head, channel = (group * LANES // D).to(tl.int64), group * LANES % D + lane
-    if program < groups:
-        x, to = features + head * f_h + channel, order + head * o_h + channel
-        walk(x, to, mine, passed + row, n, f_n, o_n, low, below, shift, INFINITY, LANES, AHEAD, BIG)
+    first, ahead = tl.where(turn == 1, n - 1, 0).to(tl.int64), tl.where(turn == 1, -1, 1).to(tl.int64)
+    if turn < 2:
+        x, to = features + head * f_h + channel + first * f_n, order + head * o_h + channel + first * o_n
+        count = (n + 1 - turn) // 2
+        walk(x, to, mine, count, ahead * f_n, ahead * o_n, low, below, shift, turn * 16, INFINITY, AHEAD)
     else:
-        other = reference + head * r_h + channel
-        at = (program // groups - 1) * TILE
-        tally(other, mine, at, tl.minimum(at + TILE, n), r_n, low, below, shift, INFINITY, LANES, AHEAD // 2)
+        at = (turn - 2) * TILE
+        other = reference + head * r_h + channel + at.to(tl.int64) * r_n
+        step = ahead * r_n
+        tally(other, mine, tl.minimum(TILE, n - at), step, low, below, shift, INFINITY, AHEAD // 2)
 
 
 @triton.jit
 def scan_kernel(counters, spans, starts, BLOCK: tl.constexpr):
-    """Counts of a channel to the rank of the first of each."""
+    """Counts of both walks through a channel to the rank of the first of each value."""
     row = tl.program_id(0)
     size = tl.load(spans + row * 4 + 3)
     mine = counters + tl.load(starts + row)
@@ -236,6 +243,7 @@ def scan_kernel(counters, spans, starts, BLOCK: tl.constexpr):
     for first in range(0, size, BLOCK):
         at = first + tl.arange(0, BLOCK)
         count = tl.load(mine + at, mask=at < size, other=0)
+        count = (count & 0xFFFF) + ((count >> 16) & 0xFFFF)
         tl.store(mine + at, held + tl.cumsum(count, 0) - count, mask=at < size)
         held += tl.sum(count, 0)
 
@@ -277,10 +285,10 @@ def fill_kernel(ordered, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def finish_kernel(
-    features, out, counters, spans, starts, passed, ordered, n, f_h, f_n, o_h, o_n,
-    INFINITY: tl.constexpr, D: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr, BIG: tl.constexpr,
+    features, out, counters, spans, starts, ordered, n, f_h, f_n, o_h, o_n,
+    INFINITY: tl.constexpr, D: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Each rank among equals in `out` becomes the value of the reference that has the same rank."""
+    """What was met before each token, in `out`, becomes the value of the reference that has the token's rank."""
     first = tl.program_id(1) * LANES
     head = (first // D).to(tl.int64)
     lane = tl.arange(0, LANES)
@@ -292,10 +300,9 @@ def finish_kernel(
     key = key_of(tl.load(features + head * f_h + token.to(tl.int64) * f_n + channel[None, :], mask=here), INFINITY)
     at = counters + start + place_of(key, low, below, shift)
     to = out + head * o_h + token.to(tl.int64) * o_n + channel[None, :]
-    begins = tl.load(at, mask=here, other=0)
-    rank = begins + (tl.load(to, mask=here, other=0).to(tl.int32) & 0xFFFF)
-    if BIG:
-        many = tl.load(at + 1, mask=here, other=0) - begins > 1 << 16
-        rank += tl.where(many & (token >= tl.load(passed + row)[None, :]), 1 << 16, 0)
+    back = token >= (n + 1) // 2  # met from the end of the equal ones, which is where the next value begins
+    met = tl.load(to, mask=here, other=0).to(tl.int32) & 0xFFFF
+    edge = tl.load(at + back.to(tl.int32), mask=here, other=0)
+    rank = tl.where(back, edge - 1 - met, edge + met)
     value = tl.load(ordered + row.to(tl.int64)[None, :] * n + rank, mask=here, other=0)
     tl.store(to, value, mask=here)

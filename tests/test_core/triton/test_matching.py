@@ -14,17 +14,17 @@ from matrix_lib.core.attention.matching import match_distribution
 from matrix_lib.core.triton import matching
 
 g = torch.Generator().manual_seed(0)
-matching._AHEAD = 8
+matching._AHEAD, matching._LANES = 4, 8
 for dtype, heads in ((torch.bfloat16, 1), (torch.float16, 2)):
     # of one size, so that few counters are needed; float64 is sorted
-    a, b = (torch.rand(1, 21, heads, 32, generator=g) * 1.5 + 0.5 for _ in range(2))
+    a, b = (torch.rand(1, 21, heads, 8, generator=g) * 1.5 + 0.5 for _ in range(2))
     a, b = (each.to(dtype).transpose(1, 2) * torch.randn(1, generator=g).to(dtype).sign() for each in (a, b))
     a[0, :, ::2] *= -1
     a[0, 0, :, :2], b[0, 0, :, 3], b[0, 0, :, 4] = 0, 1, -1
-    b[0, -1, :, 6:20], a[0, -1, :, 6:20] = b[0, -1, :, 6:20].round(), (a[0, -1, :, 6:20] * 2).round() / 2
+    b[0, -1, :, 5:], a[0, -1, :, 5:] = b[0, -1, :, 5:].round(), (a[0, -1, :, 5:] * 2).round() / 2
     a[0, 0, 5:9, 2], b[0, 0, 4, 2], a[0, 0, 3, 6], a[0, 0, 4, 7] = -0.0, -0.0, float("inf"), float("-inf")
-    b[0, 0, 3, 8], b[0, 0, 4, 8] = float("inf"), float("-inf")
-    a[0, 0, 7, 0] = b[0, 0, 2, 9] = float("nan")
+    b[0, 0, 3, 7], b[0, 0, 4, 7] = float("inf"), float("-inf")
+    a[0, 0, 7, 0] = b[0, 0, 2, 5] = float("nan")
     assert matching.takes(a, b) and not matching.takes(a.float(), b.float())
     made = torch.empty_like(a).to(device)
     matching.match(a.to(device), b.to(device), made)
