@@ -24,6 +24,7 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "curation": ("curation", "run", {}),
     "editor": ("editor", "run", {}),
     "guidance": ("guidance", "run", {}),
+    "host": ("host", "run", {}),
     "native": ("native", "run", {}),
     "training": ("training", "cogvideox", {}),
     "training-wan": ("training", "wan", {}),

@@ -34,7 +34,7 @@ from scripts.comfyui import comfyui_path
 
 from .timing import against, as_json, compare
 
-__all__ = ["run"]
+__all__ = ["Library", "Save", "run", "start_host"]
 
 Save = Callable[[dict[str, Any]], None]
 HOMES = {  # where a name is, in this tree and in older ones
@@ -81,9 +81,9 @@ class Library:
                     return getattr(found, name)
         raise AttributeError(f"{self.package} has no {name} in {' or '.join(HOMES[name])}")
 
-    def carried(self, frames: int, height: int, width: int) -> dict[str, Any]:
-        """What a conditioning carries: ten words of two tokens, three of which are instances of a ninth of the
-        picture each."""
+    def carried(self, frames: int, height: int, width: int, text: int = 226) -> dict[str, Any]:
+        """What a conditioning of `text` rows carries: ten words of two tokens, three of which are instances of a ninth
+        of the picture each."""
         phrases = [
             self.Phrase(f"word {i}", f"word {i}", "instance" if i < 3 else "word", 0, 1, (2 * i + 1, 2 * i + 2))
             for i in range(10)
@@ -97,15 +97,15 @@ class Library:
             for i in range(3)
         }
         return {
-            self.BINDING: self.PromptBinding("ten words", 226, (), tuple(phrases), "t5"),
+            self.BINDING: self.PromptBinding("ten words", text, (), tuple(phrases), "t5"),
             self.TRACKS: self.MaskTracks.from_boxes(rows, frames, height, width),
         }
 
-    def recorded(self, model: Any) -> Any:
+    def recorded(self, model: Any, **config: Any) -> Any:
         """A MODEL whose runs are captured: all layers, words and instances, every step."""
 
         def start(info: Any) -> Any:
-            made = (self.RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas, info.samples)
+            made = (self.RecorderConfig(**config), info.spec.name, info.sites, info.grid, info.sigmas, info.samples)
             return self.Session([self.Recorder(*made)])
 
         return self.attach(model, start)
@@ -195,7 +195,7 @@ def run(rounds: int, save: Save) -> dict[str, Any]:
     """`checks` and `compile`, or the one of them that MATRIX_NATIVE names."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    _start_host(cuda)
+    start_host(cuda)
     if not cuda:
         print("no GPU: a small model on the CPU, graphs run as they are; these figures say nothing about a GPU")
     bench, results = Bench(FULL if cuda else SMALL, device), dict[str, Any]()
@@ -206,7 +206,7 @@ def run(rounds: int, save: Save) -> dict[str, Any]:
     return results
 
 
-def _start_host(cuda: bool) -> None:
+def start_host(cuda: bool) -> None:
     """The host in this process, on the device alone."""
     sys.path.insert(0, str(comfyui_path()))  # before the project's root: the host owns the module name `nodes`
     import comfy.options

@@ -34,6 +34,10 @@ def row_lse(q: Tensor, k: Tensor, scale: float, *, mask: Tensor | None = None, b
         fused = sdpa_with_lse(q, k, k, attn_mask=mask, scale=scale)[1]
         if fused is not None:
             return fused
+    if mask is None and q.device.type == "cpu" and q.dtype == torch.float32 and k.shape[2] > _FEW:
+        fused = sdpa_with_lse(q, k, k, scale=scale)[1]  # a third of what the passes over logits take
+        if fused is not None:
+            return fused
     out = []
     for rows in row_chunks(q, k.shape[2], budget):
         out.append(logits_of(q[:, :, rows], k, scale, mask_part(mask, rows, None)).logsumexp(-1))
@@ -146,6 +150,7 @@ def _kept_lse(q: Tensor, k: Tensor, scale: float, keep: Tensor) -> Tensor:
     return lse.masked_fill(~keep.any(-1), float("-inf"))
 
 
+_FEW = 64  # keys up to which logits are as cheap as a kernel
 _FLASH, _CUDNN = SDPBackend.FLASH_ATTENTION.value, SDPBackend.CUDNN_ATTENTION.value
 _EFFICIENT = SDPBackend.EFFICIENT_ATTENTION.value
 _AT_ONCE, _GROUP = 1 << 22, 1 << 24  # elements that are held in float32, and in the format of the model, at a time

@@ -1,0 +1,237 @@
+"""What watching and steering cost inside the real ComfyUI, at the full shapes of released models, with random weights.
+
+Native models under the host's own sampler with CFG: plain, captured, live, each way of steering, and both at once. `curve`:
+the same over the number of tokens, with two layers. `mini`: one clip of the small model that comes with the pack, for a CPU.
+
+`MATRIX_HOST` names what runs, of `cogvideox wan curve mini` (all that fit the machine). `MATRIX_HOST_LAYERS`: layers of the
+large models, fewer than they have. `MATRIX_HOST_WEIGHTS`: `fp8` for weights in float8. A figure is the mean of the steps
+of one run but its first. Memory: the most that is held during a run, beside that of a plain run of the same model.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .native import Library, Save, start_host
+from .timing import against, as_json, compare
+
+__all__ = ["run"]
+
+FRAME = (30, 52)  # tokens of one frame of 480 x 832
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and its clip: latent frames, rows, columns. text: rows of the conditioning and their width."""
+
+    family: str
+    heads: int
+    layers: int
+    latent: tuple[int, int, int]
+    text: tuple[int, int]
+
+    @property
+    def tokens(self) -> int:
+        t, h, w = self.latent
+        return t * (h // 2) * (w // 2) + (self.text[0] if self.family == "cogvideox" else 0)
+
+
+SHAPES = {
+    "cogvideox": Shape("cogvideox", 48, 42, (13, 60, 90), (226, 4096)),
+    "wan": Shape("wan", 40, 40, (21, 60, 104), (512, 4096)),
+}
+SMALL = {
+    "cogvideox": Shape("cogvideox", 2, 2, (3, 8, 12), (226, 64)),
+    "wan": Shape("wan", 2, 2, (3, 8, 12), (512, 4096)),
+}
+
+
+class Bench:
+    """One model on one device, and the runs that are timed with it."""
+
+    def __init__(self, shape: Shape, device: torch.device, steps: int = 3, cfg: float = 6.0) -> None:
+        self.shape, self.device, self.steps, self.cfg = shape, device, steps, cfg
+        self.library = Library("matrix_lib")
+        self.latent = torch.zeros(1, 16, *shape.latent)
+        self.model = self._model()
+
+    def _model(self) -> Any:
+        import comfy.sd
+
+        fp8 = os.environ.get("MATRIX_HOST_WEIGHTS") == "fp8"
+        whole = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        with torch.inference_mode():
+            state = _network(self.shape, self.device, whole).state_dict()
+            random = torch.Generator(self.device).manual_seed(0)
+            for name, value in state.items():
+                norm = name.endswith("weight") and value.ndim == 1
+                value.normal_(float(norm), 0.1 if norm else 0.02, generator=random)
+            options = {"dtype": torch.float8_e4m3fn if fp8 else whole}
+            return comfy.sd.load_diffusion_model_state_dict(state, model_options=options)
+
+    def conditioning(self, seed: int, told: bool) -> list[Any]:
+        """A CONDITIONING, with ten words and three instances where `told`."""
+        random, (t, h, w) = torch.Generator().manual_seed(seed), self.shape.latent
+        rows, width = self.shape.text
+        given = self.library.carried(4 * t - 3, 8 * h, 8 * w, rows) if told else {}
+        if self.shape.family == "cogvideox":
+            given["concat_latent_image"] = torch.randn(self.latent.shape, generator=random)
+        return [[torch.randn(1, rows, width, generator=random), given]]
+
+    def timed(self, model: Any, told: bool = True) -> Callable[[], float]:
+        """Milliseconds of a step under the host's KSampler."""
+        import comfy.sample
+
+        positive, negative = self.conditioning(1, told), self.conditioning(2, False)
+
+        def once() -> float:
+            ends: list[float] = []
+
+            def over(*_: Any) -> None:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()
+                ends.append(time.perf_counter())
+
+            with torch.inference_mode():
+                noise = comfy.sample.prepare_noise(self.latent, 7)
+                comfy.sample.sample(
+                    model, noise, self.steps, self.cfg, "euler", "simple", positive, negative, self.latent,
+                    denoise=1.0, callback=over, disable_pbar=True, seed=7,
+                )  # fmt: skip
+            return (ends[-1] - ends[0]) * 1e3 / (len(ends) - 1)
+
+        return once
+
+    def ways(self) -> dict[str, Callable[[], float]]:
+        """Everything that is compared, plain first."""
+        from matrix_lib.core.guidance.partition import Partition
+        from matrix_lib.core.guidance.region_bias import RegionBias
+        from matrix_lib.hosts.comfy.steer import steer
+
+        model, watch, steps = self.model, self.library.recorded, self.steps
+        found = {
+            "plain": self.timed(model, told=False),
+            "captured": self.timed(watch(model)),
+            "live maps": self.timed(watch(model, keep=False)),
+            "region bias": self.timed(steer(model, RegionBias())),
+            "captured and region bias": self.timed(watch(steer(model, RegionBias()))),
+        }
+        if self.shape.family != "wan" or self.device.type == "cpu":  # soft edges and partition: one model is enough
+            found |= {
+                "region bias, soft edges": self.timed(steer(model, RegionBias(soft=True))),
+                "partition": self.timed(steer(model, Partition(steps, match=None))),
+                "partition, matched": self.timed(steer(model, Partition(steps))),
+                "captured and partition, matched": self.timed(watch(steer(model, Partition(steps)))),
+            }
+        return found
+
+
+def run(rounds: int, save: Save) -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    start_host(cuda)
+    if not cuda:
+        print("no GPU: small models on the CPU; these figures say nothing about a GPU")
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "cogvideox": lambda: at_shape("cogvideox", rounds, device),
+        "wan": lambda: at_shape("wan", rounds, device),
+        "curve": lambda: curve(rounds, device),
+        "mini": lambda: mini(rounds, device),
+    }
+    results: dict[str, Any] = {"weights": os.environ.get("MATRIX_HOST_WEIGHTS", "bf16" if cuda else "float32")}
+    for name in os.environ.get("MATRIX_HOST", " ".join(parts)).split():
+        results[name] = parts[name]()
+        save(results)
+    return results
+
+
+def at_shape(name: str, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Every way at one model's shape."""
+    shape = (SHAPES if device.type == "cuda" else SMALL)[name]
+    layers = int(os.environ.get("MATRIX_HOST_LAYERS", shape.layers))
+    shape = Shape(shape.family, shape.heads, layers, shape.latent, shape.text)
+    print(f"{name}: {shape.layers} layers, {shape.tokens} tokens", flush=True)
+    bench = Bench(shape, device)
+    figures = compare(bench.ways(), rounds, device)
+    plain = figures[0].peak_gb
+    more = {figure.name: round(figure.peak_gb - plain, 3) for figure in figures}
+    print(_table(f"{name}, {shape.layers} layers, {shape.tokens} tokens, CFG", as_json(figures), more))
+    sums = {"captured and region bias, to region bias": against(figures, "captured and region bias", "region bias")}
+    return {"layers": shape.layers, "tokens": shape.tokens, "steps": as_json(figures), "more_gb": more} | sums
+
+
+def curve(rounds: int, device: torch.device) -> dict[str, Any]:
+    """Ratios over the number of tokens: a Wan-14B of two layers, clips of more and more frames."""
+    found: dict[str, Any] = {}
+    base = (SHAPES if device.type == "cuda" else SMALL)["wan"]
+    for tokens in (9_360, 18_720, 32_760, 65_520, 120_120) if device.type == "cuda" else (72, 144):
+        frames = tokens // (FRAME[0] * FRAME[1]) if device.type == "cuda" else tokens // 24
+        bench = Bench(Shape("wan", base.heads, 2, (frames, *base.latent[1:]), base.text), device, steps=2)
+        found[str(tokens)] = as_json(compare(bench.ways(), rounds, device))
+    return found
+
+
+def mini(rounds: int, device: torch.device) -> dict[str, Any]:
+    """One clip of 24 steps of the small model in this host, with capture and without; seconds for all of it."""
+    import comfy.sample
+
+    from matrix_lib.hosts.bundle import load
+    from matrix_lib.hosts.comfy.mini import load_mini
+
+    with torch.inference_mode():
+        loaded = load_mini(load(), torch.float32)
+        rows = [
+            loaded.clip.encode_from_tokens_scheduled(loaded.clip.tokenize(text))[0][0]
+            for text in ("the red diamond carries the orange square to the cyan circle", "")
+        ]
+    latent, library = torch.zeros(1, 16, 5, 16, 16), Library("matrix_lib")
+    given = {"concat_latent_image": torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))}
+    told = library.carried(17, 128, 128, rows[0].shape[1]) | given
+
+    def clip(model: Any, carried: dict[str, Any]) -> Callable[[], float]:
+        def once() -> float:
+            began = time.perf_counter()
+            with torch.inference_mode():
+                comfy.sample.sample(
+                    model, comfy.sample.prepare_noise(latent, 7), 24, 3.0, "euler", "simple", [[rows[0], carried]],
+                    [[rows[1], given]], latent, denoise=1.0, disable_pbar=True, seed=7,
+                )  # fmt: skip
+            return (time.perf_counter() - began) * 1e3
+
+        return once
+
+    ways = {"plain": clip(loaded.model, given), "captured": clip(library.recorded(loaded.model), told)}
+    figures = compare(ways, rounds, device)
+    return {"threads": torch.get_num_threads(), "clip": as_json(figures)}
+
+
+def _network(shape: Shape, device: torch.device, dtype: torch.dtype) -> Any:
+    """The host's own module of a family."""
+    import comfy.ops
+    from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel
+    from comfy.ldm.wan.model import WanModel
+
+    made: dict[str, Any] = {"device": device, "dtype": dtype, "operations": comfy.ops.disable_weight_init}
+    if shape.family == "wan":
+        width = shape.heads * 128
+        return WanModel(
+            model_type="t2v", in_dim=16, dim=width, ffn_dim=width * 27 // 10, num_heads=shape.heads,
+            num_layers=shape.layers, **made,
+        )  # fmt: skip
+    return CogVideoXTransformer3DModel(
+        num_attention_heads=shape.heads, attention_head_dim=64, in_channels=32, out_channels=16, time_embed_dim=512,
+        text_embed_dim=shape.text[1], num_layers=shape.layers, use_rotary_positional_embeddings=True, **made,
+    )  # fmt: skip
+
+
+def _table(title: str, figures: list[dict[str, Any]], more: dict[str, float]) -> str:
+    """Markdown, as the README has it."""
+    lines = [f"| {title} | ms a step | ratio | more memory |", "|---|---|---|---|"]
+    lines += [f"| {f['name']} | {f['ms']:,.1f} | {f['ratio']:.3f} | {more[f['name']]:+.2f} GB |" for f in figures]
+    return "\n".join(lines)
