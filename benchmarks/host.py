@@ -1,11 +1,12 @@
 """What watching and steering cost inside the real ComfyUI, at the full shapes of released models, with random weights.
 
-Native models under the host's own sampler with CFG: plain, captured, live, each way of steering, and both at once. `curve`:
-the same over the number of tokens, with two layers. `mini`: one clip of the small model that comes with the pack, for a CPU.
+Native models under the host's own sampler with CFG: plain, captured, live, each way of steering, and both at once.
+`curve`: the same over the number of tokens, with two layers. `mini`: one clip of the small model that comes with the
+pack, for a CPU.
 
-`MATRIX_HOST` names what runs, of `cogvideox wan curve mini` (all that fit the machine). `MATRIX_HOST_LAYERS`: layers of the
-large models, fewer than they have. `MATRIX_HOST_WEIGHTS`: `fp8` for weights in float8. A figure is the mean of the steps
-of one run but its first. Memory: the most that is held during a run, beside that of a plain run of the same model.
+`MATRIX_HOST` names what runs, of `cogvideox wan curve mini`. `MATRIX_HOST_LAYERS`: layers of the large models, fewer
+than they have. `MATRIX_HOST_WEIGHTS`: `fp8` for weights in float8. A figure is the mean of the steps of one run but its
+first. Memory: the most that is held during a run, beside that of a plain run of the same model.
 """
 
 from __future__ import annotations

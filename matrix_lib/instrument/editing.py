@@ -213,7 +213,7 @@ def _joined(outs: Sequence[Tensor]) -> Tensor:
 
 
 def _matched(out: Tensor, plain: Tensor, video: tuple[int, int], axis: Axis) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The output with the video tokens matched to those of the plain one; and these tokens masked, unmasked, matched."""
+    """The output with its video tokens matched to those of the plain one; these tokens masked, unmasked, matched."""
     tokens = slice(video[0], sum(video))
     masked, unmasked = out[:, :, tokens], plain[:, :, tokens]
     if out.requires_grad:

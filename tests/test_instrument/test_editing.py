@@ -81,7 +81,9 @@ def test_rows_run_under_their_own_edits_and_the_rest_as_the_host_runs_them():
         q, k = seen.q[0].double(), seen.k[0].double()
         if seen.labels is not None:
             q, k = (torch.cat([t, on.expand(len(t), -1, -1)], -1) for t, on in zip((q, k), seen.labels))
-        assert (q @ k.transpose(-1, -2) * seen.scale - logits).abs().max() <= 1e-4, "labels make q and k the edited ones"
+        assert (q @ k.transpose(-1, -2) * seen.scale - logits).abs().max() <= 1e-4, (
+            "labels make q and k the edited ones"
+        )
         assert torch.equal(lse[0], edited.lse[row])
         assert (seen.rows, "edited" in seen.extra) == ((call.rows[row],), row > 0)
     wide = replace(call, q=call.q.clone().requires_grad_())

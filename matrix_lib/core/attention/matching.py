@@ -30,10 +30,11 @@ def match_distribution(
     Args:
         features, reference: (B, H, N, D), one shape.
         axis: "channel" sorts every channel of every head over the tokens, "global" all values of a batch row together.
-        into: where to write the result, which is returned; of the same shape and dtype, in other memory. Inference only.
+        into: where to write the result, which is returned; of the same shape and dtype, in other memory, without
+            gradients.
 
-    Equal values keep their order; zeros of both signs are equal. In autograd the result is features + constant: gradients pass to `features` as they
-    come, none reach `reference`. Raises ValueError for shapes that differ.
+    Equal values keep their order; zeros of both signs are equal. In autograd the result is features + constant:
+    gradients pass to `features` as they come, none reach `reference`. Raises ValueError for shapes that differ.
     """
     if features.shape != reference.shape or features.ndim != 4:
         raise ValueError(

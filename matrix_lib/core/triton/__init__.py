@@ -22,7 +22,9 @@ def available(tensor: Tensor) -> bool:
     return on_gpu and os.environ.get("MATRIX_TRITON", "1") != "0"
 
 
-def kernels_for(name: Literal["pooled_maps", "region_attention", "mask_loss", "matching"], *tensors: Tensor) -> Any | None:
+def kernels_for(
+    name: Literal["pooled_maps", "region_attention", "mask_loss", "matching"], *tensors: Tensor
+) -> Any | None:
     """The module `name` of this folder where its kernels take these tensors; None where plain operations have to do."""
     if not available(tensors[0]):
         return None

@@ -1,11 +1,11 @@
 """Exact matching of half precision channels by counting: no value is ever sorted.
 
-16 bits have few values, so the rank of a value is how many smaller ones its channel holds, and how many equal ones stand
-before it. Both are counters, one for each value between the extremes of a channel. A program walks through the tokens of
-32 channels, a lane each: what its atomic addition finds in the counter is the number of equal values that it has met, in
-the order of the tokens. One walks from the first token to the middle, another from the last one, where what is met is
-counted from the end of the equal ones; each has 16 bits of the counter to itself. The reference only has to be counted;
-its sorted values follow from the counts.
+16 bits have few values, so the rank of a value is how many smaller ones its channel holds, and how many equal ones
+stand before it. Both are counters, one for each value between the extremes of a channel. A program walks through the
+tokens of 32 channels, a lane each: what its atomic addition finds in the counter is the number of equal values that it
+has met, in the order of the tokens. One walks from the first token to the middle, another from the last one, where what
+is met is counted from the end of the equal ones; each has 16 bits of the counter to itself. The reference only has to
+be counted; its sorted values follow from the counts.
 
 H heads, N tokens, D head size; a channel is one (head, place in the head).
 """
@@ -166,9 +166,9 @@ def walk(
 ):  # fmt: skip
     """From token to token; to `to` goes how many equal values were met before each. by: 0 or 16, this walk's bits."""
     one = tl.full(low.shape, 1, dtype=tl.int32) << by
-    for _ in range(0, count // AHEAD):
-        # All loads, then all additions, then all stores: each waits for memory, but they wait together. Additions of one
-        # lane reach a counter in the order in which they stand here.
+    for _ in range(count // AHEAD):
+        # All loads, then all additions, then all stores: each waits for memory, but they wait together. Additions of
+        # one lane reach a counter in the order in which they stand here.
         bits = ()
         for i in tl.static_range(AHEAD):
             bits = bits + (tl.load(x + i * x_n),)
@@ -180,7 +180,7 @@ def walk(
             tl.store(to + i * o_n, (before[i] >> by).to(tl.int16))
         x += AHEAD * x_n
         to += AHEAD * o_n
-    for _ in range(0, count % AHEAD):
+    for _ in range(count % AHEAD):
         found = tl.atomic_add(mine + place_of(key_of(tl.load(x), INFINITY), low, below, shift), one, sem="relaxed")
         tl.store(to, (found >> by).to(tl.int16))
         x += x_n
@@ -194,14 +194,14 @@ def tally(
 ):  # fmt: skip
     """Counts the values of some tokens, in whatever order."""
     one = tl.full(low.shape, 1, dtype=tl.int32)
-    for _ in range(0, count // AHEAD):
+    for _ in range(count // AHEAD):
         bits = ()
         for i in tl.static_range(AHEAD):
             bits = bits + (tl.load(x + i * x_n),)
         for i in tl.static_range(AHEAD):
             tl.atomic_add(mine + place_of(key_of(bits[i], INFINITY), low, below, shift), one, sem="relaxed")
         x += AHEAD * x_n
-    for _ in range(0, count % AHEAD):
+    for _ in range(count % AHEAD):
         tl.atomic_add(mine + place_of(key_of(tl.load(x), INFINITY), low, below, shift), one, sem="relaxed")
         x += x_n
 

@@ -24,7 +24,13 @@ def takes(q: Tensor) -> bool:
 
 
 def columns(
-    q: Tensor, k: Tensor, lse: Tensor, weights: Tensor, scale: float, per_head: bool = False, labels: Labels | None = None
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    weights: Tensor,
+    scale: float,
+    per_head: bool = False,
+    labels: Labels | None = None,
 ) -> Tensor:
     """(B, H, N, D), (B, H, C, D), lse (B, H, N), weights (C, E) -> (B, E, N) float32, mean over heads; (B, H, E, N)
     with `per_head`. labels: (N, W), (C, W)."""
@@ -41,8 +47,8 @@ def columns(
         q, k, lse, out, on_q, on_k, n, c, h, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
         lse.stride(0), lse.stride(1), out.stride(0), out.stride(1) if per_head else 0, out.stride(2),
-        **_widths(d), LABELS=width, BN=128, BC=block_c, SPLIT=split, ATOMIC=split > 1 and not per_head, PRECISION=_precision(q),
-        num_warps=4, num_stages=3,
+        **_widths(d), LABELS=width, BN=128, BC=block_c, SPLIT=split, ATOMIC=split > 1 and not per_head,
+        PRECISION=_precision(q), num_warps=4, num_stages=3,
     )  # fmt: skip
     pooled = torch.einsum("bhcn,ce->bhen", out, weights.to(out))
     return pooled if per_head else pooled[:, 0]

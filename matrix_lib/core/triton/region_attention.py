@@ -136,8 +136,8 @@ def _run(
 
 
 def _in_order(t: Tensor, order: Tensor) -> Tensor:
-    """(B, H, N, D) with its tokens in region order. Where hosts keep the heads of a token together it is one row that is
-    copied, which is three times as fast as head by head."""
+    """(B, H, N, D) with its tokens in region order. Where hosts keep the heads of a token together, one long row a
+    token is copied, and not a short one a head."""
     b, h, n, d = t.shape
     tokens = t.transpose(1, 2)
     if not tokens.is_contiguous():
