@@ -141,12 +141,13 @@ def bounds_kernel(
 ):  # fmt: skip
     channel = tl.program_id(1) * LANES
     lane = tl.arange(0, LANES)
-    x += (channel // D).to(tl.int64) * x_h + channel % D + lane[None, :]
+    x += (channel // D).to(tl.int64) * x_h + tl.multiple_of(channel % D, LANES)
     low = tl.full((BLOCK, LANES), 1 << 20, dtype=tl.int32)
     high, least, most = low, low, low
     for loop in range(LOOPS):
         token = (tl.program_id(0) * LOOPS + loop) * BLOCK + tl.arange(0, BLOCK)
-        key = key_of(tl.load(x + token[:, None].to(tl.int64) * x_n, mask=token[:, None] < n, other=0), INFINITY)
+        at = token[:, None].to(tl.int64) * x_n + lane[None, :]
+        key = key_of(tl.load(x + at, mask=token[:, None] < n, other=0), INFINITY)
         under, over = key < 0x8000, key > 0x8000
         low = tl.minimum(low, tl.where(under, key, 1 << 20))
         high = tl.minimum(high, tl.where(under, -key, 1 << 20))
@@ -290,19 +291,18 @@ def finish_kernel(
 ):  # fmt: skip
     """What was met before each token, in `out`, becomes the value of the reference that has the token's rank."""
     first = tl.program_id(1) * LANES
-    head = (first // D).to(tl.int64)
+    head, channel = (first // D).to(tl.int64), tl.multiple_of(first % D, LANES)
     lane = tl.arange(0, LANES)
-    row, channel = first + lane, first % D + lane
+    row = first + lane
     low, below = tl.load(spans + row * 4)[None, :], tl.load(spans + row * 4 + 1)[None, :]
     shift, start = tl.load(spans + row * 4 + 2)[None, :], tl.load(starts + row)[None, :]
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
-    here = (token < n) & (lane[None, :] >= 0)
-    key = key_of(tl.load(features + head * f_h + token.to(tl.int64) * f_n + channel[None, :], mask=here), INFINITY)
-    at = counters + start + place_of(key, low, below, shift)
-    to = out + head * o_h + token.to(tl.int64) * o_n + channel[None, :]
-    back = token >= (n + 1) // 2  # met from the end of the equal ones, which is where the next value begins
+    here = token < n
+    x = features + head * f_h + channel
+    to = out + head * o_h + channel + (token.to(tl.int64) * o_n + lane[None, :])
+    key = key_of(tl.load(x + (token.to(tl.int64) * f_n + lane[None, :]), mask=here, other=0), INFINITY)
     met = tl.load(to, mask=here, other=0).to(tl.int32) & 0xFFFF
-    edge = tl.load(at + back.to(tl.int32), mask=here, other=0)
+    back = token >= (n + 1) // 2  # met from the end of the equal ones, which is where the next value begins
+    edge = tl.load(counters + start + place_of(key, low, below, shift) + back.to(tl.int32), mask=here, other=0)
     rank = tl.where(back, edge - 1 - met, edge + met)
-    value = tl.load(ordered + row.to(tl.int64)[None, :] * n + rank, mask=here, other=0)
-    tl.store(to, value, mask=here)
+    tl.store(to, tl.load(ordered + row.to(tl.int64)[None, :] * n + rank, mask=here, other=0), mask=here)
