@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from .native import Library, Save, start_host
-from .timing import against, as_json, compare
+from .timing import against, as_json, compare, kernel_times
 
 __all__ = ["run"]
 
@@ -158,13 +158,17 @@ def at_shape(name: str, rounds: int, device: torch.device) -> dict[str, Any]:
     layers = int(os.environ.get("MATRIX_HOST_LAYERS", shape.layers))
     shape = Shape(shape.family, shape.heads, layers, shape.latent, shape.text)
     print(f"{name}: {shape.layers} layers, {shape.tokens} tokens", flush=True)
-    bench = Bench(shape, device)
-    figures = compare(bench.ways(), rounds, device)
+    ways = Bench(shape, device).ways()
+    figures = compare(ways, rounds, device)
     plain = figures[0].peak_gb
     more = {figure.name: round(figure.peak_gb - plain, 3) for figure in figures}
     print(_table(f"{name}, {shape.layers} layers, {shape.tokens} tokens, CFG", as_json(figures), more))
-    sums = {"captured and region bias, to region bias": against(figures, "captured and region bias", "region bias")}
-    return {"layers": shape.layers, "tokens": shape.tokens, "steps": as_json(figures), "more_gb": more} | sums
+    both, bias = "captured and region bias", "region bias"
+    found = {"layers": shape.layers, "tokens": shape.tokens, "steps": as_json(figures), "more_gb": more}
+    found[f"{both}, to {bias}"] = against(figures, both, bias)
+    if device.type == "cuda":
+        found["kernels"] = {name: kernel_times(ways[name], 12) for name in ("captured", bias, both)}
+    return found
 
 
 def curve(rounds: int, device: torch.device) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Explicit(Watcher):
         self.seen: dict[tuple[str, int], list[tuple[Any, Tensor]]] = {}
 
     def observe(self, call: Any, lse: Tensor | None) -> None:
+        call = call.widened()
         logits = call.q.double() @ call.k.double().transpose(-1, -2) * call.scale
         if call.mask is not None:
             mask = call.mask

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from .attention.masks import batch_part
+from .attention.regions import Labels, beside
 from .grid import Grid
 
 if TYPE_CHECKING:
@@ -86,7 +87,12 @@ class AttentionCall:
     sigma: float = 0.0
     frame_index: tuple[int, ...] | None = None
     extra: dict[str, object] = field(default_factory=dict)
-    labels: tuple[Tensor, Tensor] | None = None
+    labels: Labels | None = None
+
+    def widened(self) -> AttentionCall:
+        """The call with its labels as columns of q and k: its plain logits are those that attention ran with."""
+        q, k = beside(self.q, self.k, self.labels)
+        return replace(self, q=q, k=k, labels=None)
 
     def row(self, place: int) -> AttentionCall:
         """One row of the batch as a call of its own."""

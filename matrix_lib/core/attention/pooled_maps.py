@@ -23,12 +23,10 @@ from torch import Tensor
 from ..triton import kernels_for
 from .map_autograd import softmax_columns, softmax_rows
 from .masks import mask_part
+from .regions import Labels, beside
 from .sdpa_lse import masked, row_chunks, row_lse
 
-__all__ = ["Labels", "Pool", "pooled_columns", "pooled_rows"]
-
-Labels = tuple[Tensor, Tensor]
-"""Columns that q and k have besides, the same for every row of a batch and every head: (Nq, R) and (Nk, R)."""
+__all__ = ["Pool", "pooled_columns", "pooled_rows"]
 
 
 @dataclass(frozen=True)
@@ -99,21 +97,21 @@ def pooled_columns(
     _check(columns, k.shape[2], "key")
     columns = columns.to(q.device)
     if _wants_grad(q, k):
-        q, k = _beside(q, k, labels)
+        q, k = beside(q, k, labels)
         if lse is None or not lse.requires_grad:
             lse = _constant_lse(q, k, scale, mask, budget)
         indices, weights = _each_row(columns, q)
         span = (0, q.shape[2])
         return softmax_columns(q, k, lse, mask, indices, weights, scale, span, per_head, budget)
     if lse is None:
-        lse = row_lse(*_beside(q, k, labels), scale, mask=mask, budget=budget)
+        lse = row_lse(*beside(q, k, labels), scale, mask=mask, budget=budget)
     picked = k[:, :, columns.indices]
     near = None if labels is None else (labels[0], labels[1][columns.indices])
     kernels = _kernels(q, mask, labels)
     if kernels is not None:
         found: Tensor = kernels.columns(q, picked, lse, columns.weights, scale, per_head, near)
         return found
-    q, picked = _beside(q, picked, near)
+    q, picked = beside(q, picked, near)
     picked, out = _factor(picked), []
     for rows in row_chunks(q, len(columns.indices), budget):
         block = mask_part(mask, rows, columns.indices)
@@ -151,7 +149,7 @@ def pooled_rows(
     rows = rows.to(q.device)
     start, length = keys if keys is not None else (0, k.shape[2])
     if _wants_grad(q, k) and len(rows.indices):
-        q, k = _beside(q, k, labels)
+        q, k = beside(q, k, labels)
         picked = q[:, :, rows.indices]
         norm = _constant_lse(picked, k, scale, mask_part(mask, rows.indices, None), budget)
         indices, weights = _each_row(rows, q)
@@ -162,13 +160,13 @@ def pooled_rows(
         lse = lse[:, :, rows.indices]
     else:
         whole = None if labels is None else (labels[0][rows.indices], labels[1])
-        lse = row_lse(*_beside(picked, k, whole), scale, mask=mask_part(mask, rows.indices, None), budget=budget)
+        lse = row_lse(*beside(picked, k, whole), scale, mask=mask_part(mask, rows.indices, None), budget=budget)
     near = None if labels is None else (labels[0][rows.indices], labels[1][span])
     kernels = _kernels(q, mask, labels)
     if kernels is not None:
         found: Tensor = kernels.rows(picked, k[:, :, span], lse, rows.weights, rows.members, scale, per_head, near)
         return found
-    picked, k = _beside(picked, k[:, :, span], near)
+    picked, k = beside(picked, k[:, :, span], near)
     heads = (q.shape[1],) if per_head else ()
     total = q.new_zeros(q.shape[0], *heads, len(rows), length, dtype=torch.float32)
     k = _factor(k)
@@ -217,18 +215,6 @@ def _kernels(q: Tensor, mask: Tensor | None, labels: Labels | None) -> Any | Non
     """The Triton kernels, where they know all of it."""
     kernels = None if mask is not None else kernels_for("pooled_maps", q)
     return kernels if kernels is None or labels is None or labels[0].shape[1] <= kernels.MOST_LABELS else None
-
-
-def _beside(q: Tensor, k: Tensor, labels: Labels | None) -> tuple[Tensor, Tensor]:
-    """q and k with their labels as columns, padded to a multiple of 8 as kernels like it."""
-    if labels is None:
-        return q, k
-    pad = -(q.shape[-1] + labels[0].shape[1]) % 8
-    wide = (torch.nn.functional.pad(each, (0, pad)).to(q.dtype) for each in labels)
-    left, right = (
-        torch.cat([t, label.expand(*t.shape[:2], *label.shape)], -1) for t, label in zip((q, k), wide, strict=True)
-    )
-    return left, right
 
 
 def _constant_lse(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, budget: int | None) -> Tensor:

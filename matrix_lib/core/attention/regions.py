@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["LabelColumns", "RegionLayout", "label_columns", "signatures"]
+__all__ = ["LabelColumns", "Labels", "RegionLayout", "beside", "label_columns", "signatures"]
 
 _FORBIDDEN = -1e4  # logits that leave nothing of a probability beside others, where -inf cannot be
 
 T = TypeVar("T")
+Labels = tuple[Tensor, Tensor]
+"""Columns that q and k have besides, the same for every row of a batch and every head: (Nq, R) and (Nk, R)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +140,7 @@ class LabelColumns:
 
 def label_columns(
     layout: RegionLayout | None, columns: LabelColumns | None, like: Tensor, scale: float
-) -> tuple[Tensor, Tensor] | None:
+) -> Labels | None:
     """The bias of a call as columns that q and k have besides, for calls of `like`'s dtype and device: (Nq, R) and
     (Nk, R), so that scale * q.k is the biased logit. None where there is no bias."""
     parts = [part for part in (columns, None if layout is None else layout.labels(like, scale)) if part is not None]
@@ -147,6 +149,18 @@ def label_columns(
     query = torch.cat([part.on(like.device)[0] for part in parts], 1)
     key = torch.cat([part.on(like.device)[1] for part in parts], 1)
     return query.to(like.dtype), (key / scale).to(like.dtype)
+
+
+def beside(q: Tensor, k: Tensor, labels: Labels | None) -> tuple[Tensor, Tensor]:
+    """q and k with their labels as columns, padded to a multiple of 8 as kernels like it."""
+    if labels is None:
+        return q, k
+    pad = -(q.shape[-1] + labels[0].shape[1]) % 8
+    wide = (torch.nn.functional.pad(each, (0, pad)).to(q.dtype) for each in labels)
+    left, right = (
+        torch.cat([t, label.expand(*t.shape[:2], *label.shape)], -1) for t, label in zip((q, k), wide, strict=True)
+    )
+    return left, right
 
 
 def signatures(members: Tensor) -> tuple[Tensor, Tensor]:

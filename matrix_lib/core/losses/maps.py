@@ -42,7 +42,7 @@ def grounding_maps(
     """
     if call.text_k is None or call.video_q is None:
         raise ValueError(f"{call.site.name} has no text keys: grounding wants a joint or a cross-attention")
-    at = _fitting(call, words).moved(call.text_k)
+    at, call = _fitting(call, words).moved(call.text_k), call.widened()
     if direction == "t2v":
         if call.video_k is None:
             raise ValueError(f"{call.site.name} is a cross-attention, whose words do not query: use direction 'v2t'")
@@ -77,7 +77,7 @@ def propagation_maps(
     """
     if call.video_q is None or call.video_k is None:
         raise ValueError(f"{call.site.name} has no video keys: propagation wants a joint or a self-attention")
-    at = _fitting(call, queries).moved(call.video_q)
+    at, call = _fitting(call, queries).moved(call.video_q), call.widened()
     return _rows(call, at, scores, budget, lse).unflatten(-1, call.grid.shape)
 
 
