@@ -26,6 +26,7 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "guidance": ("guidance", "run", {}),
     "host": ("host", "run", {}),
     "native": ("native", "run", {}),
+    "peers": ("peers", "run", {}),
     "training": ("training", "cogvideox", {}),
     "training-wan": ("training", "wan", {}),
     "training-nf4": ("training", "cogvideox", {"bits": "nf4"}),

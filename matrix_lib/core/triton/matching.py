@@ -172,11 +172,11 @@ def walk(
         # one lane reach a counter in the order in which they stand here.
         bits = ()
         for i in tl.static_range(AHEAD):
-            bits = bits + (tl.load(x + i * x_n),)
+            bits = bits + (tl.load(x + i * x_n),)  # type: ignore[assignment]
         before = ()
         for i in tl.static_range(AHEAD):
             place = place_of(key_of(bits[i], INFINITY), low, below, shift)
-            before = before + (tl.atomic_add(mine + place, one, sem="relaxed"),)
+            before = before + (tl.atomic_add(mine + place, one, sem="relaxed"),)  # type: ignore[assignment]
         for i in tl.static_range(AHEAD):
             tl.store(to + i * o_n, (before[i] >> by).to(tl.int16))
         x += AHEAD * x_n
@@ -198,7 +198,7 @@ def tally(
     for _ in range(count // AHEAD):
         bits = ()
         for i in tl.static_range(AHEAD):
-            bits = bits + (tl.load(x + i * x_n),)
+            bits = bits + (tl.load(x + i * x_n),)  # type: ignore[assignment]
         for i in tl.static_range(AHEAD):
             tl.atomic_add(mine + place_of(key_of(bits[i], INFINITY), low, below, shift), one, sem="relaxed")
         x += AHEAD * x_n
