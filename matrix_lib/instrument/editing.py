@@ -169,9 +169,9 @@ class EditRunner:
                 some, lse = self._stack(call, every).run(call, part, host_rows)
             else:
                 some, lse = host_rows(part) if composed is None else composed.run(call, part)
-            for one, rows in group:
-                mine = slice(rows.start - part.start, rows.stop - part.start)
-                shown.append(_Part(one, rows, None if lse is None else lse[mine]))
+            for one, place in group:
+                mine = slice(place.start - part.start, place.stop - part.start)
+                shown.append(_Part(one, place, None if lse is None else lse[mine]))
             outs.append(some)
         return Edited(_joined(outs), tuple(shown))
 
