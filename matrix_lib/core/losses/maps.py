@@ -40,9 +40,10 @@ def grounding_maps(
     Raises:
         ValueError: a call without text keys, "t2v" where text does not query, another number of rows than the call's.
     """
+    call = call.widened()
     if call.text_k is None or call.video_q is None:
         raise ValueError(f"{call.site.name} has no text keys: grounding wants a joint or a cross-attention")
-    at, call = _fitting(call, words).moved(call.text_k), call.widened()
+    at = _fitting(call, words).moved(call.text_k)
     if direction == "t2v":
         if call.video_k is None:
             raise ValueError(f"{call.site.name} is a cross-attention, whose words do not query: use direction 'v2t'")
@@ -75,9 +76,10 @@ def propagation_maps(
     Raises:
         ValueError: a call without video keys, another number of rows than the call's.
     """
+    call = call.widened()
     if call.video_q is None or call.video_k is None:
         raise ValueError(f"{call.site.name} has no video keys: propagation wants a joint or a self-attention")
-    at, call = _fitting(call, queries).moved(call.video_q), call.widened()
+    at = _fitting(call, queries).moved(call.video_q)
     return _rows(call, at, scores, budget, lse).unflatten(-1, call.grid.shape)
 
 
