@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from matrix_lib.evaluation.judges.endpoint_wire import Endpoint
 from matrix_lib.io.files import expanded
+from matrix_lib.pages.server import PageServer
 
 from .curation.asking import EndpointSource, FileSource, JudgeSource, LocalSource
 from .curation.card import tell, write_card
@@ -28,6 +30,8 @@ from .curation.models.overlays import RapidOcr
 from .curation.models.shots import Histograms, ShotDetector, TransNet
 from .curation.models.trackers import MiniTracker, Sam2Tracker, TrackerSource
 from .curation.raw import read_raw
+from .curation.review_page import Follower, ReviewSite, to_look_at
+from .curation.review_pictures import Pictures
 from .curation.run import FILES, BadInputError, Curation, Options, Stages
 from .curation.sheets import save_review_sheets
 from .curation.stage import Place, StageDownError
@@ -82,7 +86,7 @@ def _run(given: argparse.Namespace) -> int:
             bar.update()
 
         curation = Curation(raw, place, stages, options, print, tick)
-        curation.run(_engine(given, place))
+        curation.run(_engine(given, place), (lambda found: _review(found, given)) if given.review else None)
     if given.until == "write":
         write_card(curation, out)
     if given.sheets != "none":
@@ -141,6 +145,25 @@ def _engine(given: argparse.Namespace, place: Place) -> Engine:
     return LocalEngine(place, given.workers)
 
 
+def _review(curation: Curation, given: argparse.Namespace) -> None:
+    """Serves the page on which people review, until Ctrl-C; then the set is written."""
+    names = to_look_at(curation)
+    if not names:
+        print("there is nothing to review yet")
+        return
+    with Pictures(curation.place, curation.place.work / "review") as pictures, Follower(curation) as follower:
+        sites = [ReviewSite(curation, names, by, pictures, follower) for by in given.review]
+        with PageServer(sites, given.port) as server:
+            for site, address in zip(sites, server.addresses, strict=True):
+                left = sum(not card["done"] for card in site.state()["cards"])
+                print(f"{site.by}: {left} of {len(names)} clips are left. Open this in a browser on this machine:")
+                print(f"    {address}", flush=True)
+                if given.open:
+                    webbrowser.open(address)
+            print("Verdicts are kept as they are given. Ctrl-C ends the page, and the set is written.", flush=True)
+            server.wait()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.curate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("raw", help="folder of videos with captions.jsonl")
@@ -165,6 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--unreviewed", choices=("none", "clean", "all"), default="none", help="clips that go out without a look"
     )
+    parser.add_argument("--review", nargs="+", default=[], metavar="NAME", help="a page on which these people review")
+    parser.add_argument("--port", type=int, default=0, help="of that page on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--open", action="store_true", help="open that page in a browser")
     parser.add_argument("--doubles", type=float, default=6.0, help="bits of 64 between clips that are one (-1: off)")
     parser.add_argument("--add", action="store_true", help="grow a set that is there, and leave that as it is")
     parser.add_argument("--sheets", choices=("none", "open", "all"), default="open", help="contact sheets of these")

@@ -131,8 +131,9 @@ class Curation:
 
     # --- the run
 
-    def run(self, engine: Engine) -> None:
-        """Goes on to `options.until`, or as far as can be.
+    def run(self, engine: Engine, look: Callable[[Curation], object] | None = None) -> None:
+        """Goes on to `options.until`, or as far as can be. look: called before the set is written, so that people can
+        say their verdicts (`review_page`).
 
         Raises BadInputError where clips cannot be used and nobody said that the rest goes on; StageDownError where a
         stage cannot go on; ValueError where another run is at it, and for a set that holds clips of others.
@@ -145,6 +146,8 @@ class Curation:
             self.find_parts()
             for stages in self._segments(engine):
                 self._stage(engine, stages, self._waiting(stages))
+            if look is not None and self._wanted("review"):
+                look(self)
             if self._wanted("write"):
                 self._write(engine)
 
@@ -199,7 +202,7 @@ class Curation:
         try:
             for item, found in engine.run(stages, items):
                 for name, result in found.items():
-                    self._keep(names[name], item, result)
+                    self.keep(names[name], item, result)
                     item = item if isinstance(result, Failure) else with_result(item, name, result)
                 done += 1
                 self.tick(stages[0].name)
@@ -208,7 +211,8 @@ class Curation:
                 self.results[stage.name].sync()
             self._log("+".join(names), done, time.monotonic() - started)
 
-    def _keep(self, stage: Stage, item: Item, result: Result) -> None:
+    def keep(self, stage: Stage, item: Item, result: Result) -> None:
+        """Keeps what a stage made of a clip. Raises StageDownError where the disk does not take it."""
         if isinstance(result, Failure):
             self._fail(item["name"], stage.name, result["failed"])
             return
@@ -288,7 +292,7 @@ class Curation:
         if name in self._doubles:
             return item, Ended(name, "clips", "dropped", f"it doubles {self._doubles[name]}")
         try:
-            lines = self._reviews(name)
+            lines = self.reviews(name)
         except ValueError as error:
             return item, Ended(name, "review", "bad", f"its line in {FILES['review']}: {error}")
         item["fixes"] = fixes_of(lines)
@@ -297,6 +301,8 @@ class Curation:
             if found is None:
                 return item, Ended(name, stage.name, "waiting", self.failed.get(name, ("", ""))[1])
             item = with_result(item, stage.name, found)
+            if found["status"] == "open" and (said := decided(lines, [], "none"))["status"] == "dropped":
+                return item, Ended(name, "review", "dropped", said["reason"])
             if found["status"] != "kept":
                 return item, Ended(name, stage.name, found["status"], found["reason"])
         item["review"] = decided(lines, item["checks"]["faults"], self.options.unreviewed)
@@ -310,7 +316,8 @@ class Curation:
         item["write"] = found
         return item, Ended(name, "write", found["status"], found["reason"])
 
-    def _reviews(self, name: str) -> list[Result]:
+    def reviews(self, name: str) -> list[Result]:
+        """What people said of a clip, in order. Raises ValueError for a line that is no verdict."""
         lines = self.results["review"].given(name)
         for line in lines:
             check_review(line)

@@ -14,7 +14,7 @@ from matrix_lib.core.tracks.text import Prompt
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.io.sam2 import track_prompts
 from matrix_lib.io.sam2_checkpoints import load_sam2
-from matrix_lib.mini.following import follow, painted
+from matrix_lib.mini.following import follow, painted, spot_box
 
 from ..frames import Frame
 from ..stage import Place
@@ -98,7 +98,9 @@ class _Mini:
         masks, notes = {}, []
         for name, keys in prompts.items():
             at, prompt = min(keys.items())
-            box = prompt.box or _around(prompt)
+            if len(keys) > 1:
+                notes.append(f"{name!r} is followed from frame {at} alone: this tracker takes one")
+            box = prompt.box or spot_box(clip, next((x, y) for x, y, inside in prompt.points if inside), at)
             found = follow(clip, box, at)
             if any(mask.any() for mask in found):
                 masks[name] = [torch.from_numpy(mask) for mask in found]
@@ -107,9 +109,3 @@ class _Mini:
         if not masks:
             raise ValueError(f"nothing was found for {', '.join(map(repr, prompts))}")
         return MaskTracks.from_masks(masks, fps=fps), notes
-
-
-def _around(prompt: Prompt, reach: float = 3.0) -> tuple[float, float, float, float]:
-    """A small box around the first point that is inside."""
-    x, y, _ = next(point for point in prompt.points if point[2])
-    return x - reach, y - reach, x + reach, y + reach

@@ -7,7 +7,7 @@ Tracks are called id1, id2, ... A person's fixes go before anchors: what is prom
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from matrix_lib.io.tracks import load_tracks, save_tracks
 
 from ..frames import clip_frames
 from ..models.trackers import TrackerSource
+from ..review import keys_of
 from ..stage import Failure, Item, Place, Resources, Result
 
 __all__ = ["Tracks", "load_of"]
@@ -102,13 +103,13 @@ def _prompts(item: Item) -> dict[str, dict[int, Prompt]]:
     for each in item["who"]["instances"]:
         key = str(each["id"])
         if (fix := item["fixes"].get(key)) is not None:
-            found[f"id{key}"] = {int(fix["frame"]): _prompt(fix)}
+            found[f"id{key}"] = {int(said["frame"]): _prompt(said) for said in keys_of(fix)}
         elif (anchor := item["anchors"]["anchors"].get(key)) is not None:
             found[f"id{key}"] = {int(anchor["frame"]): _prompt(anchor)}
     return found
 
 
-def _prompt(said: dict[str, Any]) -> Prompt:
+def _prompt(said: Mapping[str, Any]) -> Prompt:
     points = [(float(x), float(y), bool(inside)) for x, y, inside in said.get("points", [])]
     box = tuple(float(v) for v in said["box"]) if said.get("box") else None
     return Prompt(points, box)  # type: ignore[arg-type]
