@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support_counts import SOAK, count
+from support_counts import count
 from support_curation import Verifier, stages_for, write_raw
+from support_models import make_cogvideox
 from support_tuning import tune
 
 from matrix_lib.draw.svg import hexed
+from training.cache import main as cache
 from training.check_clips import main as check_clips
 from training.curation.card import tell, write_card
 from training.curation.local import LocalEngine
@@ -22,6 +24,8 @@ from training.curation.raw import read_raw
 from training.curation.run import Curation, Options
 from training.curation.sheets import save_review_sheets
 from training.curation.stage import Place
+from training.fit import main as fit
+from training.shards import main as shards
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE, FRAMES = 160, 9
@@ -87,31 +91,26 @@ def test_the_set_is_the_one_that_mini_exports(home: Path, whole: Curation) -> No
 
 
 def test_the_set_is_checked_and_trains_as_it_is(home: Path, whole: Curation, capsys, tmp_path: Path) -> None:
-    check_clips(
-        [
-            str(home / "clips"),
-            f"frames={FRAMES}",
-            f"height={SIZE}",
-            f"width={SIZE}",
-            "--no-sheet",
-            f"cache={home / 'cache'}",
-        ]
-    )
+    """`check_clips`, `shards`, `cache` and `fit`, on the folder and on its shards: the same losses at every step."""
+    seen = [f"frames={FRAMES}", f"height={SIZE}", f"width={SIZE}", f"cache={home / 'cache'}"]
+    check_clips([str(home / "clips"), "--no-sheet", *seen])
     assert f"{len(rows(home / 'clips'))} good clips" in capsys.readouterr().out
-    if SOAK:
-        from support_models import make_cogvideox
-
-        from training.fit import main as fit
-
-        make_cogvideox(home / "model", sample=(9, 8, 8))
-        fit(
-            [
-                each
-                for each in tune(home, tmp_path / "run")
-                if each not in ("data.bystanders=true", "data.skip_bad=true")
-            ]
-        )
-        assert (tmp_path / "run" / "lora.safetensors").is_file()
+    shards([str(home / "clips"), str(home / "shards"), *seen, "--size", "0.03"])
+    make_cogvideox(home / "model", sample=(9, 8, 8))
+    ours = [each for each in tune(home, "") if each not in ("data.bystanders=true", "data.skip_bad=true")]
+    small = [f"frames={FRAMES}", "height=64", "width=64"]  # of the model
+    losses = {}
+    for place in ("clips", "shards"):
+        cache([str(home / place), str(home / "model"), *small, f"cache={tmp_path / place}"])
+        assert " 0 parts were made" not in capsys.readouterr().out
+        run = tmp_path / f"run_{place}"
+        fit([*ours, f"run.out={run}", f"data.folder={home / place}", f"data.cache={tmp_path / place}"])
+        assert (run / "lora.safetensors").is_file()
+        table = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+        columns = [n for n, name in enumerate(table[0]) if "second" not in name and "memory" not in name]
+        losses[place] = [[line[n] for n in columns] for line in table]
+    assert len(losses["clips"]) == 3
+    assert losses["clips"] == losses["shards"]
 
 
 def test_the_card_and_the_chart_say_what_was_left_out(home: Path, whole: Curation) -> None:
