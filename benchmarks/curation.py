@@ -33,7 +33,7 @@ from training.curation.stages.tracks import Tracks
 from training.curation.stages.triplets import Triplets
 from training.curation.stages.write import Write
 
-__all__ = ["run"]
+__all__ = ["asked_nobody", "run", "write_raw"]
 
 _MILLION, _HOUR = 1_000_000, 3600
 
@@ -44,14 +44,14 @@ def run(rounds: int, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     frames, height, width, scale = (81, 240, 416, 2) if on_gpu else (9, 48, 80, 2)
     with tempfile.TemporaryDirectory(prefix="curation_") as text:
         folder = Path(text)
-        _write_raw(folder, rounds, frames, height, width, scale)
+        write_raw(folder, rounds, frames, height, width, scale)
         checkpoint = _sam2(folder, "l" if on_gpu else "t", 1024 if on_gpu else 128)
         place = Place(folder / "work", folder / "raw")
+        reader, looker = asked_nobody()
         stages = Stages(
             Clips(TransNet(), frames=frames, height=height, width=width),
-            Triplets(FileSource()),
-            Candidates(None),
-            Anchors(FileSource()),
+            *reader,
+            looker,
             Tracks(Sam2Tracker(checkpoint)),
             Checks(frames=frames, first_frame="any"),
             Write(folder / "out"),
@@ -81,7 +81,12 @@ def run(rounds: int, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     return found
 
 
-def _write_raw(folder: Path, count: int, frames: int, height: int, width: int, scale: int) -> None:
+def asked_nobody() -> tuple[tuple[Triplets, Candidates], Anchors]:
+    """Stages whose answers `write_raw` gives."""
+    return (Triplets(FileSource()), Candidates(None)), Anchors(FileSource())
+
+
+def write_raw(folder: Path, count: int, frames: int, height: int, width: int, scale: int) -> None:
     """Clips of the mini world, enlarged, with everything that a model would say about them."""
     world = WorldConfig(height, width, frames, max_instances=2, distractor_share=0, verbs=("push", "pull", "join"),
                         single_motion_share=0)  # fmt: skip

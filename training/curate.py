@@ -27,6 +27,7 @@ from .curation.card import tell, write_card
 from .curation.local import Engine, LocalEngine
 from .curation.models.detectors import FolderDetector
 from .curation.models.overlays import RapidOcr
+from .curation.models.sam3 import Sam3Tracker
 from .curation.models.shots import Histograms, ShotDetector, TransNet
 from .curation.models.trackers import MiniTracker, Sam2Tracker, TrackerSource
 from .curation.raw import read_raw
@@ -100,6 +101,10 @@ def _stages(given: argparse.Namespace, out: Path) -> Stages:
     shots: ShotDetector | None = _SHOTS[given.shots]() if given.shots != "none" else None
     detector = FolderDetector(expanded(given.detector).resolve()) if given.detector else None
     tracker: TrackerSource | None = Sam2Tracker(expanded(given.sam2).resolve()) if given.sam2 else None
+    if given.sam3:
+        tracker = Sam3Tracker(expanded(given.sam3).resolve())
+    if sum(map(bool, (given.sam2, given.sam3, given.mini_tracker))) > 1:
+        raise ValueError("one tracker follows: --sam2, --sam3 or --mini-tracker")
     if given.mini_tracker:
         tracker = MiniTracker()
     return Stages(
@@ -177,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overlays", action="store_true", help="leave out clips with text laid over them (rapidocr)")
     parser.add_argument("--detector", help="a detector's folder, for transformers")
     parser.add_argument("--sam2", help="a SAM 2 or 2.1 checkpoint, which follows instances")
+    parser.add_argument("--sam3", help="a SAM 3 folder, which finds and follows by words")
     parser.add_argument("--mini-tracker", action="store_true", help="for clips of the mini world: no model")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="who runs the stages")
     parser.add_argument("--workers", type=int, default=1, help="processes for stages without a GPU (1; 0: all cores)")

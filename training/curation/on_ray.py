@@ -20,7 +20,8 @@ from .views import with_result
 
 __all__ = ["RayEngine", "need_ray"]
 
-_BLOCK = 16  # clips of a block: what goes from actor to actor
+_BLOCK = 16  # clips of a block at most: what goes from actor to actor
+_TURNS = 4  # blocks a worker at least, where there are few clips
 _SOURCE = str(Path(__file__).resolve().parents[2])
 
 
@@ -70,7 +71,8 @@ class RayEngine:
         ray = self._ray
         (self.place.work / "parts").mkdir(parents=True, exist_ok=True)
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        data = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _BLOCK))
+        block = max(1, min(_BLOCK, len(rows) // (_TURNS * self._workers)))
+        data = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block))
         for stage in stages:
             on_gpu = stage.resources.gpu and gpus > 0
             size = 1 if stage.resources.alone else gpus if on_gpu else self._workers

@@ -19,7 +19,7 @@ from matrix_lib.mini.following import follow, painted, spot_box
 from ..frames import Frame
 from ..stage import Place
 
-__all__ = ["MiniTracker", "Sam2Tracker", "Tracker", "TrackerSource"]
+__all__ = ["MiniTracker", "Prompts", "Sam2Tracker", "Tracker", "TrackerSource"]
 
 Prompts = Mapping[str, Mapping[int, Prompt]]
 
@@ -27,9 +27,12 @@ Prompts = Mapping[str, Mapping[int, Prompt]]
 class Tracker(Protocol):
     """Follows instances."""
 
-    def follow(self, frames: Iterator[Frame], prompts: Prompts, fps: float) -> tuple[MaskTracks, list[str]]:
+    def follow(
+        self, frames: Iterator[Frame], prompts: Prompts, fps: float, words: Mapping[str, str]
+    ) -> tuple[MaskTracks, list[str]]:
         """(tracks of all who are prompted, sentences for people). frames: (H, W, 3) uint8, in order and once.
-        prompts: {name: {frame: Prompt}}. Raises ValueError where nobody is found."""
+        prompts: {name: {frame: Prompt}}. words: what each is, "man", for trackers that read. Raises ValueError where
+        nobody is found."""
 
 
 class TrackerSource(Protocol):
@@ -73,7 +76,9 @@ class _Sam2:
     def __init__(self, predictor: Any) -> None:
         self.predictor = predictor
 
-    def follow(self, frames: Iterator[Frame], prompts: Prompts, fps: float) -> tuple[MaskTracks, list[str]]:
+    def follow(
+        self, frames: Iterator[Frame], prompts: Prompts, fps: float, words: Mapping[str, str]
+    ) -> tuple[MaskTracks, list[str]]:
         """See `Tracker`."""
         tracks, notes = track_prompts(self.predictor, frames, prompts, fps=fps)
         return tracks, list(notes)
@@ -92,7 +97,9 @@ class MiniTracker:
 
 
 class _Mini:
-    def follow(self, frames: Iterator[Frame], prompts: Prompts, fps: float) -> tuple[MaskTracks, list[str]]:
+    def follow(
+        self, frames: Iterator[Frame], prompts: Prompts, fps: float, words: Mapping[str, str]
+    ) -> tuple[MaskTracks, list[str]]:
         """See `Tracker`."""
         clip = painted(frames)
         masks, notes = {}, []

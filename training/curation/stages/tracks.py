@@ -65,9 +65,12 @@ class Tracks:
         if late := [f"{n} in frame {at}" for n, keys in prompts.items() for at in keys if at >= facts["frames"]]:
             return {"status": "open", "reason": f"{', '.join(late)}: the clip has {facts['frames']} frames"}
         if self._tracker is None:
-            return Failure(item["name"], "there is no tracker: --sam2 FILE, or a line of your own in 5_tracks.jsonl")
+            return Failure(
+                item["name"], "there is no tracker: --sam2 FILE, --sam3 FOLDER, or a line of your own in 5_tracks.jsonl"
+            )
         try:
-            tracks, notes = self._tracker.follow(clip_frames(item, self._place), prompts, facts["fps"])
+            words = {f"id{each['id']}": each["class"] for each in item["who"]["instances"]}
+            tracks, notes = self._tracker.follow(clip_frames(item, self._place), prompts, facts["fps"], words)
         except ValueError as error:
             return {"status": "open", "reason": str(error)}
         if absent := [name for name in prompts if name not in tracks.names]:
