@@ -42,6 +42,7 @@ from .curation.stages.checks import Checks
 from .curation.stages.clips import Clips
 from .curation.stages.tracks import Tracks
 from .curation.stages.triplets import Triplets
+from .curation.stages.verify import Verify
 from .curation.stages.write import Write
 from .run.config import override
 
@@ -79,7 +80,8 @@ def _run(given: argparse.Namespace) -> int:
         print(f"note: {note}")
     stages = override(_stages(given, out), given.settings)
     options = Options(given.skip_bad, given.unreviewed, given.doubles, given.add, given.until)
-    _agree(given, [stages.triplets.judge, stages.anchors.judge], len(raw.items))
+    judges = [stages.triplets.judge, stages.anchors.judge, *([stages.verify.judge] if stages.verify else [])]
+    _agree(given, judges, len(raw.items))
     with tqdm(disable=given.quiet, unit=" clips") as bar:
 
         def tick(stage: str) -> None:
@@ -115,6 +117,7 @@ def _stages(given: argparse.Namespace, out: Path) -> Stages:
         Tracks(tracker),
         Checks(),
         Write(out),
+        Verify(_judge(given.looker, given), given.verify) if given.verify else None,
     )
 
 
@@ -147,6 +150,10 @@ def _engine(given: argparse.Namespace, place: Place) -> Engine:
         from .curation.on_ray import RayEngine
 
         return RayEngine(place, given.workers, given.address)
+    if given.engine == "nemo":
+        from .curation.on_nemo import NemoEngine
+
+        return NemoEngine(place, given.workers)
     return LocalEngine(place, given.workers)
 
 
@@ -178,13 +185,16 @@ def _parser() -> argparse.ArgumentParser:
     who = "file (default), local:FOLDER, or MODEL@ADDRESS of an OpenAI-compatible endpoint"
     parser.add_argument("--reader", default="file", help=f"who reads captions: {who}")
     parser.add_argument("--looker", default="file", help=f"who says which box is whom: {who}")
+    parser.add_argument(
+        "--verify", type=int, default=0, metavar="K", help="the looker sees K frames of masks again (0)"
+    )
     parser.add_argument("--shots", choices=("none", *_SHOTS), default="none", help="who finds cuts (default: none)")
     parser.add_argument("--overlays", action="store_true", help="leave out clips with text laid over them (rapidocr)")
     parser.add_argument("--detector", help="a detector's folder, for transformers")
     parser.add_argument("--sam2", help="a SAM 2 or 2.1 checkpoint, which follows instances")
     parser.add_argument("--sam3", help="a SAM 3 folder, which finds and follows by words")
     parser.add_argument("--mini-tracker", action="store_true", help="for clips of the mini world: no model")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="who runs the stages")
+    parser.add_argument("--engine", choices=("local", "ray", "nemo"), default="local", help="who runs the stages")
     parser.add_argument("--workers", type=int, default=1, help="processes for stages without a GPU (1; 0: all cores)")
     parser.add_argument("--address", help="ray: of a cluster; without one a local one is started")
     parser.add_argument("--until", choices=tuple(FILES), default="write", help="the last stage that runs")

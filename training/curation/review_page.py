@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from matrix_lib.core.tracks.palette import FIXED_NAMES
 from matrix_lib.core.tracks.text import Prompt, parse_prompts
 from matrix_lib.pages.deck import Card, Choice, Media, Question, Scene, card_done, card_json, checked_mark
 from matrix_lib.pages.marks import Mark, check_name
@@ -24,6 +25,7 @@ from .review_pictures import Pictures
 from .run import Curation, Ended
 from .sheets import fault_text
 from .stage import Item, Place, Stage, StageDownError
+from .views import all_faults
 
 __all__ = ["Follower", "ReviewSite", "to_look_at"]
 
@@ -32,7 +34,6 @@ _TASK = (
     "a accepts the clip, d drops it, f lets you fix it: draw a box around the thing, or click on it, in any frame.",
     "What you fix is followed anew, and comes again. An instance is followed from all that you leave in the editor.",
 )
-_COLOURS = ("red", "green", "blue", "yellow", "magenta")  # of `core.palette.FIXED`
 _STILLS = 10
 _ACCEPT = Choice("accept", "accept", ("a",), tone="good")
 _FIX = Choice("fix", "fix", ("f",))
@@ -48,7 +49,7 @@ def to_look_at(curation: Curation) -> list[str]:
     for name in curation.names:
         item, ended = curation.load(name)
         if ended.stage in ("review", "write"):
-            found.append((-len(item["checks"]["faults"]) if "checks" in item else -1000, name))
+            found.append((-len(all_faults(item)) if "checks" in item else -1000, name))
         elif (ended.stage, ended.status) == ("tracks", "open"):
             found.append((-1000, name))
     return [name for _, name in sorted(found)]
@@ -133,12 +134,12 @@ class ReviewSite:
     def _about(self, item: Item, ended: Ended) -> str:
         lines = [item["triplets"]["prompt"], ""]
         for each in item["triplets"]["instances"]:
-            lines.append(f"id{each['id']} ({_COLOURS[each['id'] - 1]} mask): {each['descriptor']}")
+            lines.append(f"id{each['id']} ({FIXED_NAMES[each['id'] - 1]} mask): {each['descriptor']}")
         if self.follower.failed.get(item["name"]):
             lines += ["", f"It could not be followed: {self.follower.failed[item['name']]}"]
         elif ended.stage == "tracks":
             lines += ["", ended.reason]
-        lines += [f"! {fault_text(fault)}" for fault in item.get("checks", {}).get("faults", [])]
+        lines += [f"! {fault_text(fault)}" for fault in (all_faults(item) if "checks" in item else ())]
         return "\n".join(lines)
 
     def _scene(self, item: Item) -> Scene:

@@ -31,9 +31,10 @@ from .stages.checks import Checks
 from .stages.clips import Clips, doubles
 from .stages.tracks import Tracks
 from .stages.triplets import Triplets
+from .stages.verify import Verify
 from .stages.write import Write
 from .store import Results
-from .views import clip_item, with_result
+from .views import all_faults, clip_item, with_result
 
 __all__ = ["FILES", "BadInputError", "Curation", "Ended", "Options", "Stages"]
 
@@ -44,6 +45,7 @@ FILES = {  # written out: a stage that comes between two others must not rename 
     "anchors": "4_anchors.jsonl",
     "tracks": "5_tracks.jsonl",
     "checks": "6_checks.jsonl",
+    "verify": "6b_verify.jsonl",
     "review": "7_review.jsonl",
     "write": "8_write.jsonl",
 }
@@ -72,11 +74,13 @@ class Stages:
     tracks: Tracks
     checks: Checks
     write: Write
+    verify: Verify | None = None
 
     @property
     def chain(self) -> tuple[Stage, ...]:
         """Those between the clips and a person."""
-        return (self.triplets, self.candidates, self.anchors, self.tracks, self.checks)
+        chain = (self.triplets, self.candidates, self.anchors, self.tracks, self.checks)
+        return chain if self.verify is None else (*chain, self.verify)
 
 
 @dataclass(frozen=True)
@@ -305,7 +309,7 @@ class Curation:
                 return item, Ended(name, "review", "dropped", said["reason"])
             if found["status"] != "kept":
                 return item, Ended(name, stage.name, found["status"], found["reason"])
-        item["review"] = decided(lines, item["checks"]["faults"], self.options.unreviewed)
+        item["review"] = decided(lines, all_faults(item), self.options.unreviewed)
         if item["review"]["status"] != "kept":
             return item, Ended(name, "review", item["review"]["status"], item["review"]["reason"])
         if name in self._taken:

@@ -13,7 +13,7 @@ from support_counts import SOAK, count
 from support_curation import Reader, Verifier, stages_for, write_raw
 
 from training.curation.local import LocalEngine
-from training.curation.on_ray import _Step
+from training.curation.on_ray import Step
 from training.curation.raw import read_raw
 from training.curation.run import Curation, Options
 from training.curation.stage import Place
@@ -53,7 +53,7 @@ def test_actors_pass_rows_on_and_leave_nothing_to_the_driver_alone(home: Path, l
     items = [curation.load(name)[0] for name in curation.names]
     batch = {"row": [json.dumps({"item": item, "found": {}, "halt": ""}) for item in items]}
     for stage in curation.stages.chain:
-        batch = _Step(stage, curation.place)(batch)
+        batch = Step(stage, curation.place)(batch)
     rows = [json.loads(row) for row in batch["row"]]
     assert [row["item"]["name"] for row in rows] == curation.names
     halted = [row for row in rows if row["halt"]]
@@ -75,7 +75,7 @@ def test_a_row_that_has_a_stage_already_is_passed_through(home: Path, local: Pat
     item = curation.load(curation.names[0])[0]
     given = {"status": "dropped", "reason": "a person says so"}
     row = json.dumps({"item": with_result(item, "triplets", given), "found": {}, "halt": ""})
-    assert _Step(curation.stages.triplets, curation.place)({"row": [row]})["row"] == [row]
+    assert Step(curation.stages.triplets, curation.place)({"row": [row]})["row"] == [row]
 
 
 def test_a_stage_that_cannot_go_on_is_told_to_the_driver(home: Path, local: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_stage_that_cannot_go_on_is_told_to_the_driver(home: Path, local: Path
     curation = curation_of(home, "gone", "clips", reader=Reader(down=down))
     curation.run(LocalEngine(curation.place))
     row = json.dumps({"item": curation.load(curation.names[0])[0], "found": {}, "halt": ""})
-    (said,) = _Step(curation.stages.triplets, curation.place)({"row": [row]})["row"]
+    (said,) = Step(curation.stages.triplets, curation.place)({"row": [row]})["row"]
     assert (json.loads(said)["halt"], json.loads(said)["why"]) == ("down", "the service is down")
 
 

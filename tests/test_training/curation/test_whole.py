@@ -4,26 +4,30 @@ sees the pixels and the anchor alone. What comes out is the set that mini export
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from support_counts import count
-from support_curation import Verifier, stages_for, write_raw
+from support_curation import Verifier, _Judge, stages_for, write_raw
 from support_models import make_cogvideox
 from support_tuning import tune
 
 from matrix_lib.draw.svg import hexed
+from matrix_lib.evaluation.judges.judge import Request
 from training.cache import main as cache
 from training.check_clips import main as check_clips
 from training.curation.card import tell, write_card
 from training.curation.local import LocalEngine
 from training.curation.raw import read_raw
 from training.curation.run import Curation, Options
-from training.curation.sheets import save_review_sheets
+from training.curation.sheets import fault_text, save_review_sheets
 from training.curation.stage import Place
+from training.curation.stages.verify import Verify
 from training.fit import main as fit
 from training.shards import main as shards
 
@@ -151,6 +155,49 @@ def test_a_planted_wrong_anchor_gives_a_wrong_or_flagged_track(home: Path, whole
             flagged = any(k in fault["ids"] for fault in item["checks"]["faults"])
             assert flagged or overlap(home, "wrong_clips", name, k) < 0.5
     assert seen
+
+
+@dataclass(frozen=True)
+class Second:
+    """Says of each tinted thing whether it is the one, as planted; "mumble" says nothing that can be read."""
+
+    wrong: tuple[tuple[str, int], ...] = ()
+    mumble: str = ""
+    gpu = False
+    identity = "second"
+
+    def open(self, place: Place, stage: str) -> Any:
+        return _Judge("second", None, None, self._said)
+
+    def _said(self, request: Request) -> str:
+        (picture,) = request.pictures
+        assert Image.open(picture.path).size == (SIZE, SIZE)
+        if request.id == self.mumble:
+            return "who knows"
+        ids = [int(n) for n in re.findall(r"^(\d+) \(\w+\): the", request.text, re.MULTILINE)]
+        return json.dumps(
+            {"answers": [{"id": n, "same": (request.id, n) not in self.wrong, "confidence": 0.9} for n in ids]}
+        )
+
+
+def test_a_second_look_brings_doubts_before_a_person(home: Path, whole: Curation) -> None:
+    """In the work of the first run: nothing else is asked again, and the clips are written anew with what they have."""
+    first, second, *_ = [Path(video).stem for video in rows(home / "clips")]
+    place = Place(home / "work", home / "raw")
+    stages = stages_for(home, home / "seen_again", SIZE, FRAMES)
+    stages.verify = Verify(Second(((first, 2),), second), 2)
+    curation = Curation(read_raw(home / "raw"), place, stages, Options(unreviewed="clean"), str)
+    curation.run(LocalEngine(place))
+    write_card(curation, home / "seen_again")
+    doubts = [(fault["kind"], fault["ids"], fault["frames"]) for fault in curation.load(first)[0]["doubts"]["faults"]]
+    assert doubts == [("doubt", [2], [2]), ("doubt", [2], [6])]
+    assert "a model says that it is something else (frame 2)" in fault_text(
+        curation.load(first)[0]["doubts"]["faults"][0]
+    )
+    assert {fault["kind"] for fault in curation.load(second)[0]["doubts"]["faults"]} == {"unread"}
+    assert {first, second} & {Path(video).stem for video in rows(home / "seen_again")} == set()
+    assert "| verify | a second look by a model |" in (home / "seen_again" / "card.md").read_text(encoding="utf-8")
+    assert not list((home / "work" / "asked").iterdir())
 
 
 def test_a_person_drops_fixes_and_accepts(home: Path, whole: Curation) -> None:
