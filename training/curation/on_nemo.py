@@ -21,8 +21,8 @@ try:
     from nemo_curator.stages.base import ProcessingStage
     from nemo_curator.stages.resources import Resources
     from nemo_curator.tasks import Task
-except ImportError:
-    raise ValueError("--engine nemo needs NeMo Curator:  pip install nemo-curator") from None
+except ImportError as error:
+    raise ValueError(f"--engine nemo needs NeMo Curator:  pip install nemo-curator ({error})") from error
 
 __all__ = ["ClipTask", "CurationStage", "NemoEngine"]
 
