@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from matrix_lib.io.clips.writing import METADATA, remove_clip, write_rows
+from matrix_lib.io.clips.writing import remove_clip, write_rows
 
+from .existing import Holdings, rows_in
 from .local import Engine
 from .raw import Raw
 from .review import Unreviewed, check_review, decided, fixes_of
@@ -337,7 +337,7 @@ class Curation:
     # --- the set
 
     def _write(self, engine: Engine) -> None:
-        before = self._rows_before()
+        before = rows_in(self.out)
         ours = {result["name"] for result in self._written()}
         foreign = {stem: row for stem, row in before.items() if stem not in ours}
         if foreign and not self.options.add:
@@ -360,43 +360,19 @@ class Curation:
         for name in kept:
             yield self.load(name)[0]["write"]["row"]
 
-    def _rows_before(self) -> dict[str, Any]:
-        path = self.out / METADATA
-        if not path.is_file():
-            others = (
-                sorted(p.name for p in self.out.iterdir() if p.name.startswith("metadata."))
-                if self.out.is_dir()
-                else []
-            )
-            if others:
-                raise ValueError(
-                    f"{self.out} has {others[0]}, and a set that grows has {METADATA}: choose an empty folder"
-                )
-            return {}
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return {Path(str(row["video"])).stem: row for row in rows}
-
     def _written(self) -> Iterator[Result]:
         """Clips that this curation has written, now or before."""
         return (result for result in self.results["write"].own() if result["status"] == "kept")
 
     def _clashes(self, foreign: dict[str, Any]) -> dict[str, str]:
         """Clips that stay out of a set that has them, or their name, already."""
-        shots: dict[str, list[tuple[str, list[int]]]] = {}
-        for stem, row in foreign.items():
-            if row.get("sha256"):
-                shots.setdefault(row["sha256"], []).append((stem, row.get("shot") or [0, 1 << 60]))
+        holdings = Holdings(foreign)
         found = {}
         for name in self.names:
             if name in foreign:
                 found[name] = "the set has a clip of that name already"
-                continue
-            if not shots:
-                continue
-            facts = self.load(name)[0]["clips"]
-            for stem, shot in shots.get(facts["sha256"], []):
-                if shot[0] < facts["shot"][1] and facts["shot"][0] < shot[1]:
-                    found[name] = f"the set has it already, as {stem}"
+            elif holdings and (same := holdings.same(self.load(name)[0]["clips"])):
+                found[name] = f"the set has it already, as {same}"
         return found
 
     def ends(self) -> Iterator[Ended]:

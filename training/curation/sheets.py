@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["fault_text", "save_review_sheets"]
 
 _STILLS, _EACH = 4, 20
-_SAID: dict[str, str] = {
-    **KINDS,
+_SAID: dict[str, str] = {str(kind): said for kind, said in KINDS.items()} | {
     "doubt": "a model says that it is something else",
     "unread": "what a model said of it cannot be read",
 }
