@@ -142,6 +142,12 @@ class Curation:
         Raises BadInputError where clips cannot be used and nobody said that the rest goes on; StageDownError where a
         stage cannot go on; ValueError where another run is at it, and for a set that holds clips of others.
         """
+        try:
+            self._run(engine, look)
+        except OSError as error:  # a full disk, most of the time
+            raise StageDownError(str(error)) from None
+
+    def _run(self, engine: Engine, look: Callable[[Curation], object] | None) -> None:
         self.place.work.mkdir(parents=True, exist_ok=True)
         with self._locked(), closing(engine), self._opened():
             self._check_bad(dict(self.raw.bad))
