@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from matrix_lib.io.clips.writing import remove_clip, write_rows
+from matrix_lib.io.clips.writing import clear_drafts, remove_clip, write_rows
 
 from .existing import Holdings, rows_in
 from .local import Engine
 from .raw import Raw
 from .review import Unreviewed, check_review, decided, fixes_of
+from .runtime import alone, most_memory
 from .stage import Failure, Item, Place, Result, Stage, StageDownError, key_of
 from .stages.anchors import Anchors
 from .stages.candidates import Candidates
@@ -149,7 +148,7 @@ class Curation:
 
     def _run(self, engine: Engine, look: Callable[[Curation], object] | None) -> None:
         self.place.work.mkdir(parents=True, exist_ok=True)
-        with self._locked(), closing(engine), self._opened():
+        with alone(self.place.work / "lock", self.place.work), closing(engine), self._opened():
             self._check_bad(dict(self.raw.bad))
             self._stage(engine, [self.stages.clips], self._raw_items())
             self._check_bad({**self.raw.bad, **self._bad_files()})
@@ -179,13 +178,6 @@ class Curation:
         finally:
             for results in self.results.values():
                 results.close()
-
-    def _locked(self) -> Any:
-        """A context that holds the folder. ValueError where another run does."""
-        try:
-            return FileLock(self.place.work / "lock", timeout=0).acquire()
-        except Timeout:
-            raise ValueError(f"another run is at {self.place.work}: wait for it, or stop it") from None
 
     def _segments(self, engine: Engine) -> Iterator[list[Stage]]:
         """Stages that run together, as the engine wants them."""
@@ -245,7 +237,7 @@ class Curation:
             "clips": clips,
             "seconds": round(seconds, 3),
             "clips_a_second": round(clips / max(seconds, 1e-9), 3),
-            "most_memory_mb": _most_memory(),
+            "most_memory_mb": most_memory(),
         }
         with open(self.place.work / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -343,6 +335,13 @@ class Curation:
     # --- the set
 
     def _write(self, engine: Engine) -> None:
+        beside = self.out.with_name(f".{self.out.name}.lock")  # a set may grow out of several curations
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with alone(beside, self.out):
+            clear_drafts(self.out)
+            self._write_set(engine)
+
+    def _write_set(self, engine: Engine) -> None:
         before = rows_in(self.out)
         ours = {result["name"] for result in self._written()}
         foreign = {stem: row for stem, row in before.items() if stem not in ours}
@@ -393,12 +392,3 @@ class Curation:
                 yield Ended(item["name"], "clips", result["status"], result["reason"])
         for name in self.names:
             yield self.load(name)[1]
-
-
-def _most_memory() -> list[int]:
-    """MB that this process and its ended children have held at most; [] where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return []
-    return [round(resource.getrusage(who).ru_maxrss / 1024) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
