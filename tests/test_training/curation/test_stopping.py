@@ -131,7 +131,7 @@ def stopped(folder: Path, way: str, rng: random.Random, answers: int) -> None:
     """One run that does not come to its end, unless it is there already."""
     process = started(folder, rng.choice((1, 2)) if SOAK else 1, rng.randint(300, 12_000) if way == "disk" else 0)
     known = asked(folder).total()
-    wanted = rng.randint(known, answers)
+    wanted = rng.randint(min(known, answers), answers)  # a kill may have had something asked again
     while process.poll() is None and asked(folder).total() < wanted:
         time.sleep(0.02)
     time.sleep(rng.uniform(0, 1))
