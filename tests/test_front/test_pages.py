@@ -255,6 +255,7 @@ def test_a_review_goes_by_keyboard_and_what_is_fixed_is_followed_anew(browser: B
                         fix(tab, curation.load(fixed)[0]["anchors"]["anchors"])
                     elif name == dropped:
                         press(tab, "d", "w")
+                        expect(tab.locator("#questions input")).to_be_focused()
                         tab.keyboard.type("too dark, b s")
                         press(tab, "Enter")
                     else:
