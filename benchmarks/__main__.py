@@ -22,6 +22,7 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "capture": ("capture", "run", {}),
     "compile": ("compiled", "run", {}),
     "curation": ("curation", "run", {}),
+    "curation-workers": ("curation_workers", "run", {}),
     "editor": ("editor", "run", {}),
     "guidance": ("guidance", "run", {}),
     "host": ("host", "run", {}),

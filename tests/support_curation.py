@@ -106,17 +106,19 @@ class Reader:
 @dataclass(frozen=True)
 class Verifier:
     """Says which numbered box is whom, from where everybody really is. planted: {clip: {id: another instance}} of whom
-    it takes somebody else. die: a file that the first process to answer writes before it kills itself."""
+    it takes somebody else. die: a file that the first process to answer writes before it kills itself. down: as
+    of the reader."""
 
     truth: Path
     log: Path | None = None
     planted: tuple[tuple[str, int, int], ...] = ()
     die: Path | None = None
+    down: Path | None = None
     gpu = False
     identity = "exact verifier"
 
     def open(self, place: Place, stage: str) -> Any:
-        return _Judge("verifier", self.log, None, self._said)
+        return _Judge("verifier", self.log, self.down, self._said)
 
     def _said(self, request: Request) -> str:
         if self.die is not None and not self.die.exists():

@@ -16,7 +16,7 @@ def build_wheel(folder: Path, endings: tuple[str, ...] = ("",)) -> Path:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.split("\0"):
         kept = name.startswith(("matrix_lib/", "training/")) and name.endswith(endings)
-        kept = kept or name.startswith("web/js/viewer/")
+        kept = kept or name.startswith("web/js/")
         if (kept or name in ("pyproject.toml", "setup.py", "LICENSE", "README.md")) and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())

@@ -395,6 +395,7 @@ def test_the_wheel_ships_the_library_and_never_the_nodes(tmp_path: Path) -> None
     ours = {str(path.relative_to(ROOT)) for path in tracked() if path.is_relative_to(ROOT / "matrix_lib")}
     missing = {name for name in ours if not name.endswith((".md", ".jpg", ".png"))} - set(names)
     assert not missing, f"the library has files that its wheel lacks: {sorted(missing)[:10]}"
+    assert {"matrix_lib/viewer/js/mount.js", "matrix_lib/pages/js/editor/panel.js"} <= set(names)
 
 
 def test_pyproject_is_what_the_registry_of_packs_expects() -> None:

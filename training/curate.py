@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,15 +20,19 @@ from tqdm import tqdm
 
 from matrix_lib.evaluation.judges.endpoint_wire import Endpoint
 from matrix_lib.io.files import expanded
+from matrix_lib.pages.server import PageServer
 
 from .curation.asking import EndpointSource, FileSource, JudgeSource, LocalSource
 from .curation.card import tell, write_card
 from .curation.local import Engine, LocalEngine
 from .curation.models.detectors import FolderDetector
 from .curation.models.overlays import RapidOcr
+from .curation.models.sam3 import Sam3Tracker
 from .curation.models.shots import Histograms, ShotDetector, TransNet
 from .curation.models.trackers import MiniTracker, Sam2Tracker, TrackerSource
 from .curation.raw import read_raw
+from .curation.review_page import Follower, ReviewSite, to_look_at
+from .curation.review_pictures import Pictures
 from .curation.run import FILES, BadInputError, Curation, Options, Stages
 from .curation.sheets import save_review_sheets
 from .curation.stage import Place, StageDownError
@@ -37,6 +42,7 @@ from .curation.stages.checks import Checks
 from .curation.stages.clips import Clips
 from .curation.stages.tracks import Tracks
 from .curation.stages.triplets import Triplets
+from .curation.stages.verify import Verify
 from .curation.stages.write import Write
 from .run.config import override
 
@@ -74,7 +80,8 @@ def _run(given: argparse.Namespace) -> int:
         print(f"note: {note}")
     stages = override(_stages(given, out), given.settings)
     options = Options(given.skip_bad, given.unreviewed, given.doubles, given.add, given.until)
-    _agree(given, [stages.triplets.judge, stages.anchors.judge], len(raw.items))
+    judges = [stages.triplets.judge, stages.anchors.judge, *([stages.verify.judge] if stages.verify else [])]
+    _agree(given, judges, len(raw.items))
     with tqdm(disable=given.quiet, unit=" clips") as bar:
 
         def tick(stage: str) -> None:
@@ -82,7 +89,7 @@ def _run(given: argparse.Namespace) -> int:
             bar.update()
 
         curation = Curation(raw, place, stages, options, print, tick)
-        curation.run(_engine(given, place))
+        curation.run(_engine(given, place), (lambda found: _review(found, given)) if given.review else None)
     if given.until == "write":
         write_card(curation, out)
     if given.sheets != "none":
@@ -96,6 +103,10 @@ def _stages(given: argparse.Namespace, out: Path) -> Stages:
     shots: ShotDetector | None = _SHOTS[given.shots]() if given.shots != "none" else None
     detector = FolderDetector(expanded(given.detector).resolve()) if given.detector else None
     tracker: TrackerSource | None = Sam2Tracker(expanded(given.sam2).resolve()) if given.sam2 else None
+    if given.sam3:
+        tracker = Sam3Tracker(expanded(given.sam3).resolve())
+    if sum(map(bool, (given.sam2, given.sam3, given.mini_tracker))) > 1:
+        raise ValueError("one tracker follows: --sam2, --sam3 or --mini-tracker")
     if given.mini_tracker:
         tracker = MiniTracker()
     return Stages(
@@ -106,6 +117,7 @@ def _stages(given: argparse.Namespace, out: Path) -> Stages:
         Tracks(tracker),
         Checks(),
         Write(out),
+        Verify(_judge(given.looker, given), given.verify) if given.verify else None,
     )
 
 
@@ -138,7 +150,30 @@ def _engine(given: argparse.Namespace, place: Place) -> Engine:
         from .curation.on_ray import RayEngine
 
         return RayEngine(place, given.workers, given.address)
+    if given.engine == "nemo":
+        from .curation.on_nemo import NemoEngine
+
+        return NemoEngine(place, given.workers)
     return LocalEngine(place, given.workers)
+
+
+def _review(curation: Curation, given: argparse.Namespace) -> None:
+    """Serves the page on which people review, until Ctrl-C; then the set is written."""
+    names = to_look_at(curation)
+    if not names:
+        print("there is nothing to review yet")
+        return
+    with Pictures(curation.place, curation.place.work / "review") as pictures, Follower(curation) as follower:
+        sites = [ReviewSite(curation, names, by, pictures, follower) for by in given.review]
+        with PageServer(sites, given.port) as server:
+            for site, address in zip(sites, server.addresses, strict=True):
+                left = sum(not card["done"] for card in site.state()["cards"])
+                print(f"{site.by}: {left} of {len(names)} clips are left. Open this in a browser on this machine:")
+                print(f"    {address}", flush=True)
+                if given.open:
+                    webbrowser.open(address)
+            print("Verdicts are kept as they are given. Ctrl-C ends the page, and the set is written.", flush=True)
+            server.wait()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,12 +185,16 @@ def _parser() -> argparse.ArgumentParser:
     who = "file (default), local:FOLDER, or MODEL@ADDRESS of an OpenAI-compatible endpoint"
     parser.add_argument("--reader", default="file", help=f"who reads captions: {who}")
     parser.add_argument("--looker", default="file", help=f"who says which box is whom: {who}")
+    parser.add_argument(
+        "--verify", type=int, default=0, metavar="K", help="the looker sees K frames of masks again (0)"
+    )
     parser.add_argument("--shots", choices=("none", *_SHOTS), default="none", help="who finds cuts (default: none)")
     parser.add_argument("--overlays", action="store_true", help="leave out clips with text laid over them (rapidocr)")
     parser.add_argument("--detector", help="a detector's folder, for transformers")
     parser.add_argument("--sam2", help="a SAM 2 or 2.1 checkpoint, which follows instances")
+    parser.add_argument("--sam3", help="a SAM 3 folder, which finds and follows by words")
     parser.add_argument("--mini-tracker", action="store_true", help="for clips of the mini world: no model")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="who runs the stages")
+    parser.add_argument("--engine", choices=("local", "ray", "nemo"), default="local", help="who runs the stages")
     parser.add_argument("--workers", type=int, default=1, help="processes for stages without a GPU (1; 0: all cores)")
     parser.add_argument("--address", help="ray: of a cluster; without one a local one is started")
     parser.add_argument("--until", choices=tuple(FILES), default="write", help="the last stage that runs")
@@ -165,6 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--unreviewed", choices=("none", "clean", "all"), default="none", help="clips that go out without a look"
     )
+    parser.add_argument("--review", nargs="+", default=[], metavar="NAME", help="a page on which these people review")
+    parser.add_argument("--port", type=int, default=0, help="of that page on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--open", action="store_true", help="open that page in a browser")
     parser.add_argument("--doubles", type=float, default=6.0, help="bits of 64 between clips that are one (-1: off)")
     parser.add_argument("--add", action="store_true", help="grow a set that is there, and leave that as it is")
     parser.add_argument("--sheets", choices=("none", "open", "all"), default="open", help="contact sheets of these")

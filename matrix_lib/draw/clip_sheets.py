@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from .heatmaps import outline
 from .style import INK, Colour, fit_text, heading, page, readable, text_size, write
 
-__all__ = ["ClipRow", "Still", "clip_sheets"]
+__all__ = ["ClipRow", "Still", "clip_sheets", "tinted"]
 
 _WIDTH, _MARGIN, _TEXT, _CELL, _TALL, _GAP = 1400, 24, 380, (236, 172), 172, 10
 _TINT = 0.35
@@ -80,14 +80,7 @@ def _draw_still(
     height, width = still.picture.shape[:2]
     scale = min(_CELL[0] / width, (_CELL[1] - 22) / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(still.picture).resize(size, Image.Resampling.LANCZOS)
-    for name, mask in still.masks.items():
-        colour = readable(colours.get(name, INK["accent"]))
-        tint = Image.fromarray((mask * np.uint8(255 * _TINT)).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
-        picture.paste(colour, (0, 0), tint)
-        rim, line = outline(mask, size)
-        picture.paste((0, 0, 0), (0, 0), rim)
-        picture.paste(colour, (0, 0), line)
+    picture = tinted(still.picture, still.masks, colours, size)
     left = at[0] + (_CELL[0] - size[0]) // 2
     sheet.paste(picture, (left, at[1] + 2))
     shares = ", ".join(f"{100 * float(mask.mean()):.2g} %" for mask in still.masks.values())
@@ -98,6 +91,24 @@ def _draw_still(
         13,
         INK["faint"],
     )
+
+
+def tinted(
+    picture: NDArray[np.uint8],
+    masks: Mapping[str, NDArray[np.bool_]],
+    colours: Mapping[str, Colour],
+    size: tuple[int, int],
+) -> Image.Image:
+    """A frame (H, W, 3) uint8 at `size` (width, height), its masks (H, W) bool tinted and outlined in their colours."""
+    made = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
+    for name, mask in masks.items():
+        colour = readable(colours.get(name, INK["accent"]))
+        tint = Image.fromarray((mask * np.uint8(255 * _TINT)).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+        made.paste(colour, (0, 0), tint)
+        rim, line = outline(mask, size)
+        made.paste((0, 0, 0), (0, 0), rim)
+        made.paste(colour, (0, 0), line)
+    return made
 
 
 def _wrapped(text: str, size: int, room: float, most: int) -> list[str]:

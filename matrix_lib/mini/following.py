@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.tracks.boxes import Box
 from .shapes import PALETTE
 
-__all__ = ["follow", "painted"]
+__all__ = ["follow", "painted", "spot_box"]
 
 # Brightness and two differences of colour: videos keep brightness in every pixel, and colour in every other one.
 _SEEN = np.array([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]], dtype=np.float32).T
@@ -65,6 +65,26 @@ def follow(paints: Paints, box: Box, at: int) -> list[Mask]:
             found[index] = mask
             speed, last = (now - last if index != at else speed), now
     return found
+
+
+def spot_box(paints: Paints, point: tuple[float, float], at: int) -> Box:
+    """The box around everything of one paint that hangs together with a point (x, y) of frame `at`; around the point
+    alone where there is no paint."""
+    frame = paints[at]
+    height, width = frame.shape
+    x, y = min(max(int(point[0]), 0), width - 1), min(max(int(point[1]), 0), height - 1)
+    spot = np.zeros((height + 2, width + 2), dtype=bool)
+    spot[y + 1, x + 1] = True
+    mine = np.pad(frame == frame[y, x], 1) & (frame[y, x] >= 0)
+    while True:
+        grown = spot.copy()
+        for step, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
+            grown |= np.roll(spot, step, axis) & mine
+        if (grown == spot).all():
+            break
+        spot = grown
+    rows, columns = np.nonzero(spot[1:-1, 1:-1])
+    return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
 
 
 def _locate(mine: Mask, centre: Array, reach: float) -> tuple[Array, Mask]:

@@ -20,6 +20,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,7 +31,7 @@ __all__ = ["LOOK", "MOST_BYTES", "PageServer", "Site"]
 
 LOOK = Path(__file__).parent / "look"
 MOST_BYTES = 64 << 10
-_ASSETS = ("base.css", "base.js", "deck.css", "deck.js")
+_ASSETS = ("base.css", "base.js", "deck.css", "deck.js", "prompts.js")
 _HERE = ("127.0.0.1", "localhost", "::1")
 _SECONDS = 30  # that a silent connection is kept
 _PART = 256 << 10
@@ -53,6 +54,18 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
+
+
+@cache
+def _scripts() -> Mapping[str, Path]:
+    """The track editor's modules by their names in addresses: beside this file in an installed library, in `web/js` of
+    a checkout and the pack."""
+    here = Path(__file__).resolve()
+    for folder in (here.parent / "js", here.parents[2] / "web" / "js"):
+        if (folder / "editor" / "panel.js").is_file():
+            paths = [*folder.glob("*.js"), *(folder / "editor").glob("*.js")]
+            return {path.relative_to(folder).as_posix(): path for path in paths}
+    return {}
 
 
 class Site(Protocol):
@@ -181,6 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._file(LOOK / "deck.html")
             elif rest in _ASSETS:
                 self._file(LOOK / rest)
+            elif what == "js":
+                self._file(_scripts()[name])
             elif rest == "state":
                 self._json(site.state())
             elif what == "card":

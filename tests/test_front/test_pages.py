@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from support_curation import Blobs, Verifier, stages_for, write_raw
 from support_judging import SUITE, write_clips, write_suite
 from support_pages import FLAGS
 from support_people import answer_all, serving
@@ -25,6 +28,12 @@ from matrix_lib.pages.deck import Card, Choice, Deck, Media, Question
 from matrix_lib.pages.marks import Mark, Marks
 from matrix_lib.pages.server import PageServer
 from scripts.front import chromium
+from training.curation.local import LocalEngine
+from training.curation.raw import read_raw
+from training.curation.review_page import Follower, ReviewSite, to_look_at
+from training.curation.review_pictures import Pictures
+from training.curation.run import Curation, Options
+from training.curation.stage import Place
 from training.judge import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -181,8 +190,6 @@ def test_a_person_judges_by_keyboard_through_a_closed_tab_and_a_killed_server(br
 
 def test_what_is_new_is_said_by_frames(browser: Browser, folder: Path) -> None:
     frames = tuple(Media(f"frame {n}", folder / "x.png", n) for n in (0, 5, 10))
-    from PIL import Image
-
     Image.new("RGB", (32, 24), "red").save(folder / "x.png")
     question = Question("new", HOSTILE, (Choice("unsure", HOSTILE, ("u",)),), kind="frames")
     cards = [Card(f"{n}", HOSTILE, (question,), HOSTILE, frames) for n in range(3)]
@@ -211,35 +218,76 @@ def test_what_is_new_is_said_by_frames(browser: Browser, folder: Path) -> None:
     assert found == [[5, 10], [], "unsure"]
 
 
-def test_a_review_goes_by_a_f_d_and_words(browser: Browser, folder: Path) -> None:
-    verdict = Question(
-        "verdict",
-        "Are these masks right?",
-        (Choice("accept", "accept", ("a",)), Choice("fix", "fix", ("f",)), Choice("drop", "drop", ("d",))),
-    )
-    reason = Question("reason", "Why?", kind="text", optional=True)
-    film = folder / "one" / "000.mp4"
-    cards = [Card(name, name, (verdict, reason), clips=(Media("clip", film),)) for name in ("x", "y", "z")]
-    marks = Marks(folder / "review.jsonl", "anna")
-    with PageServer([Deck("Review", cards, marks)]) as server:
-        tab = tab_of(browser, server.addresses[0])
-        begin(tab)
-        press(tab, "a", "Enter", "f")
-        expect(tab.locator("#card-title")).to_have_text("y")
-        expect(tab.locator("input")).to_be_visible()
-        press(tab, "w")
-        tab.keyboard.type("the hand is missing, b s")
+def test_a_review_goes_by_keyboard_and_what_is_fixed_is_followed_anew(browser: Browser, tmp_path: Path) -> None:
+    """One clip is accepted, one dropped with words, one fixed: its anchors were on each other's instances."""
+    write_raw(tmp_path, 3, 12, 96, 9, single_motion_share=0.0, distractor_share=0.0, verbs=("push", "pull"))
+    truth = {p.stem: list(json.loads(p.read_text()).values()) for p in (tmp_path / "truth").iterdir()}
+    fixed, dropped, accepted = sorted(truth)
+    verifier = Verifier(tmp_path / "truth", planted=((fixed, 1, 2), (fixed, 2, 1)))
+    place = Place(tmp_path / "work", tmp_path / "raw")
+    stages = stages_for(tmp_path, tmp_path / "out", 96, 9, verifier=verifier, detector=Blobs(0.0))
+    seen: list[str] = []
+
+    def fix(tab: Page, anchors: dict[str, Any]) -> None:
+        """Moves each box onto whom it should have been on, in its own frame."""
+        press(tab, "f")
+        expect(tab.locator(".prompts .state")).to_contain_text(f"frame {anchors['1']['frame']} of 8")
+        for k, anchor in sorted(anchors.items()):
+            right = truth[fixed][int(k) - 1][1][anchor["frame"]]
+            for n, (back, on) in enumerate((("ArrowLeft", "ArrowRight"), ("ArrowUp", "ArrowDown"))):
+                far = round((right[n] + right[n + 2] - anchor["box"][n] - anchor["box"][n + 2]) / 2)
+                key = on if far > 0 else back
+                press(tab, *[f"Shift+{key}"] * (abs(far) // 10), *[key] * (abs(far) % 10))
+            press(tab, "Tab")
         press(tab, "Enter")
-        expect(tab.locator("#count")).to_have_text("2 of 3")
-        tab.reload()
-        expect(tab.locator("#card-title")).to_have_text("z")
-        press(tab, "d", "Enter")
-        expect(tab.locator(".end h2")).to_have_text("Everything is answered")
-        unhurt(tab)
-        tab.close()
-    assert [marks.of(card.id)["verdict"].value for card in cards] == ["accept", "fix", "drop"]
-    assert marks.of("y")["reason"] == Mark("the hand is missing, b s")
-    assert "reason" not in marks.of("x")
+
+    def look(curation: Curation) -> None:
+        with Pictures(place, place.work / "review") as pictures, Follower(curation) as follower:
+            site = ReviewSite(curation, to_look_at(curation), "anna", pictures, follower)
+            with PageServer([site]) as server:
+                tab = tab_of(browser, server.addresses[0])
+                begin(tab)
+                while not tab.locator(".end h2", has_text="Everything is answered").count():
+                    name = tab.locator("#card-title").inner_text() if not tab.locator(".end").count() else ""
+                    if not name:
+                        tab.wait_for_timeout(100)
+                    elif name == fixed and fixed not in seen:
+                        fix(tab, curation.load(fixed)[0]["anchors"]["anchors"])
+                    elif name == dropped:
+                        press(tab, "d", "w")
+                        expect(tab.locator("#questions input")).to_be_focused()
+                        tab.keyboard.type("too dark, b s")
+                        press(tab, "Enter")
+                    else:
+                        until(tab, "document.querySelector('figure img').naturalWidth > 0")
+                        press(tab, "c")
+                        until(tab, "document.querySelector('video').readyState >= 2")
+                        press(tab, "a")
+                    if name:
+                        seen.append(name)
+                        expect(tab.locator("#card-title")).not_to_have_text(name)
+                tab.reload()
+                expect(tab.locator(".end h2")).to_have_text("Everything is answered")
+                unhurt(tab)
+                tab.close()
+
+    curation = Curation(read_raw(tmp_path / "raw"), place, stages, Options(), str)
+    curation.run(LocalEngine(place), look)
+    assert sorted(seen) == sorted([fixed, *truth])
+    lines = [json.loads(line) for line in (place.work / "7_review.jsonl").read_text().splitlines()]
+    assert [line["verdict"] for line in lines if line["name"] == fixed] == ["fix", "accept"]
+    assert curation.load(dropped)[1].reason == "dropped by a person: too dark, b s"
+    assert sorted(p.stem for p in (tmp_path / "out" / "videos").iterdir()) == sorted([fixed, accepted])
+    for k in (1, 2):
+        made, true = (
+            [
+                np.asarray(Image.open(p)) > 0
+                for p in sorted((tmp_path / where / "mask_annotation" / fixed / f"<id{k}>").iterdir())
+            ]
+            for where in ("out", "exported")
+        )
+        assert (np.stack(made) & np.stack(true)).sum() > 0.9 * (np.stack(made) | np.stack(true)).sum()
+    assert not (place.work / "review").exists()
 
 
 def test_two_films_run_side_by_side_and_seek(browser: Browser, folder: Path) -> None:

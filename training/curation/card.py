@@ -31,6 +31,7 @@ _TITLES = {
     "anchors": "everybody found",
     "tracks": "everybody followed",
     "checks": "seen when they should be",
+    "verify": "a second look by a model",
     "review": "looked at",
     "write": "in the set",
 }
@@ -41,8 +42,9 @@ class Funnel:
     """How many clips each stage kept, and why not the others."""
 
     def __init__(self, curation: Curation) -> None:
-        self.left: dict[str, Counter[str]] = {stage: Counter() for stage in ("raw", *FILES)}
-        self.status: dict[str, Counter[str]] = {stage: Counter() for stage in ("raw", *FILES)}
+        stages = ["raw", *(stage for stage in FILES if stage != "verify" or curation.stages.verify is not None)]
+        self.left: dict[str, Counter[str]] = {stage: Counter() for stage in stages}
+        self.status: dict[str, Counter[str]] = {stage: Counter() for stage in stages}
         self.total = self.kept = 0
         for end in curation.ends():
             self.total += 1
@@ -97,7 +99,9 @@ def tell(curation: Curation) -> str:
     if (more := curation.failures - min(10, len(curation.failed))) > 0:
         lines.append(f"  and {more} more that could not be worked on now")
     waiting = [
-        stage for stage in ("triplets", "anchors") if (curation.place.work / f"requests-{stage}.jsonl").is_file()
+        stage
+        for stage in ("triplets", "anchors", "verify")
+        if (curation.place.work / f"requests-{stage}.jsonl").is_file()
     ]
     for stage in waiting:
         lines.append(f"  questions are in requests-{stage}.jsonl; put answers into answers-{stage}.jsonl and run again")
@@ -170,7 +174,8 @@ def _funnel(found: Funnel) -> list[str]:
 def _settings(curation: Curation) -> list[str]:
     lines = ["## How it was made", "", "| stage | setting | value |", "|---|---|---|"]
     for each in fields(curation.stages):
-        stage = getattr(curation.stages, each.name)
+        if (stage := getattr(curation.stages, each.name)) is None:
+            continue
         for name, value in _plain(stage).items():
             lines.append(f"| {each.name} | {name} | {_cell(str(value))} |")
     return [*lines, ""]

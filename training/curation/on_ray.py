@@ -18,10 +18,11 @@ from .local import worked
 from .stage import Failure, Item, Place, Result, Stage, StageDownError, key_of
 from .views import with_result
 
-__all__ = ["RayEngine", "need_ray"]
+__all__ = ["SOURCE", "RayEngine", "Step", "found_in", "need_ray", "row_of_clip"]
 
-_BLOCK = 16  # clips of a block: what goes from actor to actor
-_SOURCE = str(Path(__file__).resolve().parents[2])
+_BLOCK = 16  # clips of a block at most: what goes from actor to actor
+_TURNS = 4  # blocks a worker at least, where there are few clips
+SOURCE = str(Path(__file__).resolve().parents[2])
 
 
 def need_ray() -> Any:
@@ -53,7 +54,7 @@ class RayEngine:
         self._mine = not self._ray.is_initialized()
         if self._mine:
             local: dict[str, Any] = {} if address else {"num_cpus": self._workers + 1, "include_dashboard": False}
-            paths = os.pathsep.join(filter(None, [_SOURCE, os.environ.get("PYTHONPATH", "")]))
+            paths = os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH", "")]))
             env = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
             runtime = {"env_vars": env}
             self._ray.init(address, log_to_driver=False, logging_level="ERROR", runtime_env=runtime, **local)
@@ -64,18 +65,19 @@ class RayEngine:
 
     def run(self, stages: Sequence[Stage], items: Iterable[Item]) -> Iterator[tuple[Item, dict[str, Result]]]:
         """See `Engine`. A clip that a later stage knows already is not given to it again."""
-        rows = [{"row": json.dumps({"item": item, "found": {}, "halt": ""})} for item in items]
+        rows = [{"row": row_of_clip(item)} for item in items]
         if not rows:
             return
         ray = self._ray
         (self.place.work / "parts").mkdir(parents=True, exist_ok=True)
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        data = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _BLOCK))
+        block = max(1, min(_BLOCK, len(rows) // (_TURNS * self._workers)))
+        data = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block))
         for stage in stages:
             on_gpu = stage.resources.gpu and gpus > 0
             size = 1 if stage.resources.alone else gpus if on_gpu else self._workers
             data = data.map_batches(
-                _Step,
+                Step,
                 fn_constructor_kwargs={"stage": stage, "place": self.place},
                 batch_size=stage.resources.batch,
                 batch_format="numpy",
@@ -85,11 +87,7 @@ class RayEngine:
             )
         try:
             for row in data.iter_rows():
-                told = json.loads(row["row"])
-                if told["halt"] == "down":
-                    raise StageDownError(told["why"])
-                found = {name: _read(said) for name, said in told["found"].items()}
-                yield _before(told["item"], found), found
+                yield found_in(row["row"])
         except ray.exceptions.RayError as error:
             raise StageDownError(" ".join(str(error).split())[-600:]) from None
 
@@ -97,6 +95,20 @@ class RayEngine:
         """Ends the cluster that was started here."""
         if self._mine:
             self._ray.shutdown()
+
+
+def row_of_clip(item: Item) -> str:
+    """A clip as a row for `Step`."""
+    return json.dumps({"item": item, "found": {}, "halt": ""})
+
+
+def found_in(row: str) -> tuple[Item, dict[str, Result]]:
+    """The clip of a row as it came, and what the steps found. Raises StageDownError where one could not go on."""
+    told = json.loads(row)
+    if told["halt"] == "down":
+        raise StageDownError(told["why"])
+    found = {name: _read(said) for name, said in told["found"].items()}
+    return _before(told["item"], found), found
 
 
 def _read(said: dict[str, Any]) -> Result:
@@ -108,7 +120,7 @@ def _before(item: Item, found: dict[str, Result]) -> Item:
     return {name: value for name, value in item.items() if name not in found}
 
 
-class _Step:
+class Step:
     """A stage in an actor. A row holds a clip, what was found of it on the way, and why it goes no further."""
 
     def __init__(self, stage: Stage, place: Place) -> None:

@@ -2,7 +2,8 @@
 
     {"name", "verdict": "accept" | "fix" | "drop", "by", "when", "reason", "fixes": {"2": {"frame", "box" | "points"}}}
 
-Lines are read in their order; each reviewer's last one counts. A fix is followed from there, and wants a look again.
+Lines are read in their order; each reviewer's last one counts. A fix is followed from there, and wants a look again;
+for several frames it is a list.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from .stage import Result
 
-__all__ = ["Unreviewed", "agreement", "check_review", "decided", "fixes_of"]
+__all__ = ["Unreviewed", "agreement", "check_review", "decided", "fixes_of", "keys_of", "verdicts"]
 
 Unreviewed = Literal["none", "clean", "all"]
 _VERDICTS = ("accept", "fix", "drop")
@@ -28,15 +29,29 @@ def check_review(line: Mapping[str, Any]) -> None:
         raise ValueError('a fix says what: "fixes": {"2": {"frame": 12, "box": [x0, y0, x1, y1]}}')
     try:
         for number, fix in fixes.items():
-            places = (fix.get("box"), fix.get("points"))
-            x0, y0, x1, y1 = map(float, places[0]) if places[0] else (0.0, 0.0, 1.0, 1.0)
-            points = [(float(x), float(y), bool(inside)) for x, y, inside in places[1] or []]
-            inside = bool(places[0]) or any(point[2] for point in points)
-            if min(int(number) - 1, int(fix["frame"])) < 0 or not (x1 > x0 and y1 > y0 and inside):
+            if int(number) < 1 or not keys_of(fix):
                 raise ValueError("no place")
+            for key in keys_of(fix):
+                _check_key(key)
     except (AttributeError, KeyError, TypeError, ValueError):
         form = '{"2": {"frame": 12, "box": [x0, y0, x1, y1]}} or {"2": {"frame": 12, "points": [[x, y, 1]]}}'
         raise ValueError(f"fixes are {form}; got {str(fixes)[:120]}") from None
+
+
+def _check_key(key: Mapping[str, Any]) -> None:
+    """Raises ValueError, KeyError or TypeError for what says no place in a frame."""
+    box, points = key.get("box"), key.get("points")
+    x0, y0, x1, y1 = map(float, box) if box else (0.0, 0.0, 1.0, 1.0)
+    there = bool(box) or any(bool(inside) for _, _, inside in points or [])
+    if int(key["frame"]) < 0 or not (x1 > x0 and y1 > y0 and there):
+        raise ValueError("no place")
+    for x, y, _ in points or []:
+        float(x), float(y)
+
+
+def keys_of(fix: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What a fix of one instance says, frame by frame: {"frame", "box" or "points"}, or a list of these."""
+    return [fix] if isinstance(fix, Mapping) else list(fix)
 
 
 def fixes_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -45,10 +60,24 @@ def fixes_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for line in lines:
         if line["verdict"] == "fix":
             for number, fix in line["fixes"].items():
-                found[str(int(number))] = {
-                    key: fix[key] for key in ("frame", "box", "points") if fix.get(key) is not None
-                }
+                plain = [
+                    {name: key[name] for name in ("frame", "box", "points") if key.get(name) is not None}
+                    for key in keys_of(fix)
+                ]
+                found[str(int(number))] = plain[0] if len(plain) == 1 else plain
     return dict(sorted(found.items()))
+
+
+def verdicts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """{reviewer: the line that counts}: each one's last. A fix takes away what was accepted before it: the tracks that
+    were looked at are no more."""
+    last: dict[str, Mapping[str, Any]] = {}
+    for line in lines:
+        if line["verdict"] == "fix":
+            last = {who: said for who, said in last.items() if said["verdict"] == "drop"}
+        else:
+            last[str(line.get("by") or "somebody")] = line
+    return last
 
 
 def decided(lines: Sequence[Mapping[str, Any]], faults: Sequence[Any], unreviewed: Unreviewed) -> Result:
@@ -57,14 +86,9 @@ def decided(lines: Sequence[Mapping[str, Any]], faults: Sequence[Any], unreviewe
     unreviewed: which clips go out without a look: none, those without faults, all. Where reviewers disagree a clip is
     open.
     """
-    last: dict[str, str] = {}
-    whys: dict[str, str] = {}
-    for line in lines:
-        by = str(line.get("by") or "somebody")
-        if line["verdict"] == "fix":
-            last = {who: said for who, said in last.items() if said == "drop"}  # of tracks that are no more
-            continue
-        last[by], whys[by] = line["verdict"], str(line.get("reason") or "")
+    found = verdicts(lines)
+    last = {who: str(line["verdict"]) for who, line in found.items()}
+    whys = {who: str(line.get("reason") or "") for who, line in found.items()}
     said = set(last.values())
     if len(said) > 1:
         told = ", ".join(f"{who}: {verdict}" for who, verdict in sorted(last.items()))

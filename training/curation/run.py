@@ -14,16 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from matrix_lib.io.clips.writing import clear_drafts, remove_clip, write_rows
 
-from matrix_lib.io.clips.writing import METADATA, remove_clip, write_rows
-
+from .existing import Holdings, rows_in
 from .local import Engine
 from .raw import Raw
 from .review import Unreviewed, check_review, decided, fixes_of
+from .runtime import alone, most_memory
 from .stage import Failure, Item, Place, Result, Stage, StageDownError, key_of
 from .stages.anchors import Anchors
 from .stages.candidates import Candidates
@@ -31,9 +30,10 @@ from .stages.checks import Checks
 from .stages.clips import Clips, doubles
 from .stages.tracks import Tracks
 from .stages.triplets import Triplets
+from .stages.verify import Verify
 from .stages.write import Write
 from .store import Results
-from .views import clip_item, with_result
+from .views import all_faults, clip_item, with_result
 
 __all__ = ["FILES", "BadInputError", "Curation", "Ended", "Options", "Stages"]
 
@@ -44,6 +44,7 @@ FILES = {  # written out: a stage that comes between two others must not rename 
     "anchors": "4_anchors.jsonl",
     "tracks": "5_tracks.jsonl",
     "checks": "6_checks.jsonl",
+    "verify": "6b_verify.jsonl",
     "review": "7_review.jsonl",
     "write": "8_write.jsonl",
 }
@@ -72,11 +73,13 @@ class Stages:
     tracks: Tracks
     checks: Checks
     write: Write
+    verify: Verify | None = None
 
     @property
     def chain(self) -> tuple[Stage, ...]:
         """Those between the clips and a person."""
-        return (self.triplets, self.candidates, self.anchors, self.tracks, self.checks)
+        chain = (self.triplets, self.candidates, self.anchors, self.tracks, self.checks)
+        return chain if self.verify is None else (*chain, self.verify)
 
 
 @dataclass(frozen=True)
@@ -131,20 +134,29 @@ class Curation:
 
     # --- the run
 
-    def run(self, engine: Engine) -> None:
-        """Goes on to `options.until`, or as far as can be.
+    def run(self, engine: Engine, look: Callable[[Curation], object] | None = None) -> None:
+        """Goes on to `options.until`, or as far as can be. look: called before the set is written, so that people can
+        say their verdicts (`review_page`).
 
         Raises BadInputError where clips cannot be used and nobody said that the rest goes on; StageDownError where a
         stage cannot go on; ValueError where another run is at it, and for a set that holds clips of others.
         """
+        try:
+            self._run(engine, look)
+        except OSError as error:  # a full disk, most of the time
+            raise StageDownError(str(error)) from None
+
+    def _run(self, engine: Engine, look: Callable[[Curation], object] | None) -> None:
         self.place.work.mkdir(parents=True, exist_ok=True)
-        with self._locked(), closing(engine), self._opened():
+        with alone(self.place.work / "lock", self.place.work), closing(engine), self._opened():
             self._check_bad(dict(self.raw.bad))
             self._stage(engine, [self.stages.clips], self._raw_items())
             self._check_bad({**self.raw.bad, **self._bad_files()})
             self.find_parts()
             for stages in self._segments(engine):
                 self._stage(engine, stages, self._waiting(stages))
+            if look is not None and self._wanted("review"):
+                look(self)
             if self._wanted("write"):
                 self._write(engine)
 
@@ -166,13 +178,6 @@ class Curation:
         finally:
             for results in self.results.values():
                 results.close()
-
-    def _locked(self) -> Any:
-        """A context that holds the folder. ValueError where another run does."""
-        try:
-            return FileLock(self.place.work / "lock", timeout=0).acquire()
-        except Timeout:
-            raise ValueError(f"another run is at {self.place.work}: wait for it, or stop it") from None
 
     def _segments(self, engine: Engine) -> Iterator[list[Stage]]:
         """Stages that run together, as the engine wants them."""
@@ -199,7 +204,7 @@ class Curation:
         try:
             for item, found in engine.run(stages, items):
                 for name, result in found.items():
-                    self._keep(names[name], item, result)
+                    self.keep(names[name], item, result)
                     item = item if isinstance(result, Failure) else with_result(item, name, result)
                 done += 1
                 self.tick(stages[0].name)
@@ -208,7 +213,8 @@ class Curation:
                 self.results[stage.name].sync()
             self._log("+".join(names), done, time.monotonic() - started)
 
-    def _keep(self, stage: Stage, item: Item, result: Result) -> None:
+    def keep(self, stage: Stage, item: Item, result: Result) -> None:
+        """Keeps what a stage made of a clip. Raises StageDownError where the disk does not take it."""
         if isinstance(result, Failure):
             self._fail(item["name"], stage.name, result["failed"])
             return
@@ -231,7 +237,7 @@ class Curation:
             "clips": clips,
             "seconds": round(seconds, 3),
             "clips_a_second": round(clips / max(seconds, 1e-9), 3),
-            "most_memory_mb": _most_memory(),
+            "most_memory_mb": most_memory(),
         }
         with open(self.place.work / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -288,7 +294,7 @@ class Curation:
         if name in self._doubles:
             return item, Ended(name, "clips", "dropped", f"it doubles {self._doubles[name]}")
         try:
-            lines = self._reviews(name)
+            lines = self.reviews(name)
         except ValueError as error:
             return item, Ended(name, "review", "bad", f"its line in {FILES['review']}: {error}")
         item["fixes"] = fixes_of(lines)
@@ -297,9 +303,11 @@ class Curation:
             if found is None:
                 return item, Ended(name, stage.name, "waiting", self.failed.get(name, ("", ""))[1])
             item = with_result(item, stage.name, found)
+            if found["status"] == "open" and (said := decided(lines, [], "none"))["status"] == "dropped":
+                return item, Ended(name, "review", "dropped", said["reason"])
             if found["status"] != "kept":
                 return item, Ended(name, stage.name, found["status"], found["reason"])
-        item["review"] = decided(lines, item["checks"]["faults"], self.options.unreviewed)
+        item["review"] = decided(lines, all_faults(item), self.options.unreviewed)
         if item["review"]["status"] != "kept":
             return item, Ended(name, "review", item["review"]["status"], item["review"]["reason"])
         if name in self._taken:
@@ -310,7 +318,8 @@ class Curation:
         item["write"] = found
         return item, Ended(name, "write", found["status"], found["reason"])
 
-    def _reviews(self, name: str) -> list[Result]:
+    def reviews(self, name: str) -> list[Result]:
+        """What people said of a clip, in order. Raises ValueError for a line that is no verdict."""
         lines = self.results["review"].given(name)
         for line in lines:
             check_review(line)
@@ -326,7 +335,14 @@ class Curation:
     # --- the set
 
     def _write(self, engine: Engine) -> None:
-        before = self._rows_before()
+        beside = self.out.with_name(f".{self.out.name}.lock")  # a set may grow out of several curations
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with alone(beside, self.out):
+            clear_drafts(self.out)
+            self._write_set(engine)
+
+    def _write_set(self, engine: Engine) -> None:
+        before = rows_in(self.out)
         ours = {result["name"] for result in self._written()}
         foreign = {stem: row for stem, row in before.items() if stem not in ours}
         if foreign and not self.options.add:
@@ -349,43 +365,19 @@ class Curation:
         for name in kept:
             yield self.load(name)[0]["write"]["row"]
 
-    def _rows_before(self) -> dict[str, Any]:
-        path = self.out / METADATA
-        if not path.is_file():
-            others = (
-                sorted(p.name for p in self.out.iterdir() if p.name.startswith("metadata."))
-                if self.out.is_dir()
-                else []
-            )
-            if others:
-                raise ValueError(
-                    f"{self.out} has {others[0]}, and a set that grows has {METADATA}: choose an empty folder"
-                )
-            return {}
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return {Path(str(row["video"])).stem: row for row in rows}
-
     def _written(self) -> Iterator[Result]:
         """Clips that this curation has written, now or before."""
         return (result for result in self.results["write"].own() if result["status"] == "kept")
 
     def _clashes(self, foreign: dict[str, Any]) -> dict[str, str]:
         """Clips that stay out of a set that has them, or their name, already."""
-        shots: dict[str, list[tuple[str, list[int]]]] = {}
-        for stem, row in foreign.items():
-            if row.get("sha256"):
-                shots.setdefault(row["sha256"], []).append((stem, row.get("shot") or [0, 1 << 60]))
+        holdings = Holdings(foreign)
         found = {}
         for name in self.names:
             if name in foreign:
                 found[name] = "the set has a clip of that name already"
-                continue
-            if not shots:
-                continue
-            facts = self.load(name)[0]["clips"]
-            for stem, shot in shots.get(facts["sha256"], []):
-                if shot[0] < facts["shot"][1] and facts["shot"][0] < shot[1]:
-                    found[name] = f"the set has it already, as {stem}"
+            elif holdings and (same := holdings.same(self.load(name)[0]["clips"])):
+                found[name] = f"the set has it already, as {same}"
         return found
 
     def ends(self) -> Iterator[Ended]:
@@ -400,12 +392,3 @@ class Curation:
                 yield Ended(item["name"], "clips", result["status"], result["reason"])
         for name in self.names:
             yield self.load(name)[1]
-
-
-def _most_memory() -> list[int]:
-    """MB that this process and its ended children have held at most; [] where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return []
-    return [round(resource.getrusage(who).ru_maxrss / 1024) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -13,6 +13,7 @@ from matrix_lib.io.files import whole_file
 
 from .frames import picked
 from .stages.tracks import load_of
+from .views import all_faults
 
 if TYPE_CHECKING:
     from .run import Curation
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["fault_text", "save_review_sheets"]
 
 _STILLS, _EACH = 4, 20
+_SAID: dict[str, str] = {str(kind): said for kind, said in KINDS.items()} | {
+    "doubt": "a model says that it is something else",
+    "unread": "what a model said of it cannot be read",
+}
 
 
 def save_review_sheets(curation: Curation, which: str, most: int = 2000) -> list[Path]:
@@ -32,7 +37,7 @@ def save_review_sheets(curation: Curation, which: str, most: int = 2000) -> list
     for name in curation.names:
         item, ended = curation.load(name)
         if "checks" in item and (which == "all" or (ended.stage == "review" and ended.status == "open")):
-            found.append((-len(item["checks"]["faults"]), name))
+            found.append((-len(all_faults(item)), name))
     names = [name for _, name in sorted(found)[:most]]
     paths = []
     for start in range(0, len(names), _EACH):
@@ -62,7 +67,7 @@ def _rows(curation: Curation, names: list[str]) -> Iterator[ClipRow]:
             continue
         colours = {f"id{each['id']}": FIXED[each["id"] - 1] for each in item["triplets"]["instances"]}
         about = f"{facts['frames']} frames of {facts['width']}x{facts['height']} at {facts['fps']:.4g} fps"
-        wrong = "; ".join(fault_text(fault) for fault in item["checks"]["faults"])
+        wrong = "; ".join(fault_text(fault) for fault in all_faults(item))
         yield ClipRow(name, about, stills, colours, item["triplets"]["prompt"], wrong)
 
 
@@ -70,4 +75,4 @@ def fault_text(fault: dict[str, Any]) -> str:
     """A fault for people: "id1, id2: two have changed places (frames 12 to 40)"."""
     frames = fault["frames"]
     told = f"frame {frames[0]}" if len(frames) == 1 else f"{len(frames)} frames, {frames[0]} to {frames[-1]}"
-    return f"{', '.join(f'id{n}' for n in fault['ids'])}: {KINDS[fault['kind']]} ({told})"
+    return f"{', '.join(f'id{n}' for n in fault['ids'])}: {_SAID[fault['kind']]} ({told})"

@@ -69,6 +69,15 @@ class Results:
         """Appends a result with its key. It is on the disk, or OSError says why it is not."""
         if result["key"] in self._own:
             return
+        self._own[result["key"]] = self._append(result)
+
+    def give(self, result: Result) -> None:
+        """Appends a person's line, which has no key. It is on the disk, or OSError says why it is not."""
+        place = self._append(result)
+        self.sync()
+        self._given.setdefault(result["name"], []).append(place)
+
+    def _append(self, result: Result) -> tuple[int, int]:
         line = json.dumps(result, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +90,7 @@ class Results:
         except OSError:
             self._file.truncate(at)
             raise
-        self._own[result["key"]] = (at, len(line))
+        return at, len(line)
 
     def sync(self) -> None:
         """Asks the system to put on the disk what was added."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from .stage import Item, Result
 
-__all__ = ["clip_item", "with_result"]
+__all__ = ["all_faults", "clip_item", "with_result"]
 
 
 def clip_item(raw: Item, part: dict[str, Any]) -> Item:
@@ -14,7 +14,13 @@ def clip_item(raw: Item, part: dict[str, Any]) -> Item:
     facts = {key: value for key, value in part.items() if key not in ("name", "status", "reason", "caption", "looks")}
     raw = {**raw["raw"]}
     video = {"video": raw["video"]}
-    return {"name": part["name"], "raw": video, "clips": facts, "caption": {"text": part["caption"]}, "fixes": {}}
+    item = {"name": part["name"], "raw": video, "clips": facts, "caption": {"text": part["caption"]}}
+    return {**item, "fixes": {}, "doubts": {"faults": []}}
+
+
+def all_faults(item: Item) -> list[dict[str, Any]]:
+    """What the checks and a second look found, for people."""
+    return [*item["checks"]["faults"], *item["doubts"]["faults"]]
 
 
 def with_result(item: Item, stage: str, result: Result) -> Item:
@@ -27,4 +33,6 @@ def with_result(item: Item, stage: str, result: Result) -> Item:
         item["classes"] = {"classes": list(dict.fromkeys(each["class"] for each in instances))}
         item["who"] = {"instances": who}
         item["pairs"] = {"pairs": [list(pair) for pair in dict.fromkeys(map(tuple, pairs))]}
+    if stage == "verify":
+        item["doubts"] = {"faults": result.get("faults", [])}
     return item

@@ -5,12 +5,13 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterable, Sequence
 
-__all__ = ["FIXED", "Colour", "distinct_colours"]
+__all__ = ["FIXED", "FIXED_NAMES", "Colour", "distinct_colours"]
 
 Colour = tuple[int, int, int]
 # <id1>..<id5>. MATRIX's authors say that their five colours are fixed but publish no values; these are the first five
 # that their evaluation code draws instances with. A model that was trained on other values wants a palette of its own.
 FIXED: tuple[Colour, ...] = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
+FIXED_NAMES = ("red", "green", "blue", "yellow", "magenta")
 _GOLDEN = 0.618033988749895
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from ...core.tracks.tracks import MaskTracks
 from ..files import whole_file
 
-__all__ = ["METADATA", "remove_clip", "tag_folders", "write_clip", "write_rows"]
+__all__ = ["METADATA", "clear_drafts", "remove_clip", "tag_folders", "write_clip", "write_rows"]
 
 METADATA = "metadata.jsonl"
 _PARTS = ".parts"
@@ -72,6 +72,13 @@ def write_clip(
         shutil.rmtree(part, ignore_errors=True)
         with suppress(OSError):
             part.parent.rmdir()
+
+
+def clear_drafts(folder: Path) -> None:
+    """Takes away what killed processes left half written in a set. Nobody else may be writing there."""
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    for path in folder.glob(".*.part*"):
+        path.unlink(missing_ok=True)
 
 
 def _write_masks(tracks: MaskTracks, name: str, folder: Path) -> None:

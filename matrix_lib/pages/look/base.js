@@ -2,7 +2,7 @@
  * What the scripts of all pages share: elements made of text, never of HTML, and light or dark.
  */
 
-const COLOURS = /\((red|green|blue|yellow|magenta|cyan|orange|white) box\)/g
+const COLOURS = /\((red|green|blue|yellow|magenta|cyan|orange|white) (?:box|mask)\)/g
 
 /**
  * @param {string} id
@@ -26,7 +26,7 @@ export function made(tag, className = '', ...children) {
   return element
 }
 
-/** @param {string} text a text in which "(red box)" gets a patch of that colour */
+/** @param {string} text a text in which "(red box)" or "(red mask)" gets a patch of that colour */
 export function told(text) {
   const line = made('span')
   let from = 0

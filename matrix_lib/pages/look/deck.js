@@ -6,7 +6,16 @@
 import { at, made, themed, told } from './base.js'
 
 /** @typedef {{value: string, label: string, keys: string[], onFrame: boolean, tone: string}} Choice */
-/** @typedef {{id: string, text: string, kind: string, group: string, optional: boolean, choices: Choice[]}} Question */
+/**
+ * @typedef {object} Question
+ * @property {string} id
+ * @property {string} text
+ * @property {string} kind
+ * @property {string} group
+ * @property {boolean} optional
+ * @property {[string, string] | null} when
+ * @property {Choice[]} choices
+ */
 /** @typedef {{value: string | number[], frame: number | null}} Mark */
 /** @typedef {{id: string, title: string, done: boolean}} Entry */
 /**
@@ -16,10 +25,14 @@ import { at, made, themed, told } from './base.js'
  * @property {string} text
  * @property {{media: string, index: number}[]} frames
  * @property {{media: string, label: string}[]} clips
+ * @property {import('./prompts.js').Scene | null} scene
  * @property {Question[]} questions
  * @property {Record<string, Mark>} marks
  */
-/** @typedef {{title: string, by: string, task: string[], cards: Entry[]}} State */
+/** busy: cards that come again once something is made for them. */
+/** @typedef {{title: string, by: string, task: string[], cards: Entry[], busy?: number}} State */
+
+const EVERY = 1000 // milliseconds between two looks at what is being made
 
 const NAMES = /** @type {Record<string, string>} */ ({
   ArrowLeft: '\u2190',
@@ -43,6 +56,8 @@ let failed = 0 // answers that were not kept: what was pressed behind one is dro
 let chosen = new Set()
 /** @type {number[]} cards that were looked at, to go back to */
 const past = []
+/** @type {import('./prompts.js').Prompts | null} */
+let editor = null
 
 /** @param {string} key */
 function keyed(key) {
@@ -138,13 +153,22 @@ async function open(there, last = false) {
   frame = 0
   clip = card.frames.length ? -1 : 0
   const marks = card.marks
-  const first = card.questions.findIndex((each) => !(each.id in marks) && !each.optional)
-  active = last ? card.questions.length - 1 : Math.max(0, first)
+  const first = card.questions.findIndex((each) => counts(each) && !(each.id in marks) && !each.optional)
+  active = last ? card.questions.findLastIndex(counts) : Math.max(0, first)
+  at('view').dataset.shown = ''
   at('card-title').textContent = card.title
-  at('card-text').textContent = card.text
+  at('card-text').replaceChildren(told(card.text))
   begun()
   stage()
   panel()
+}
+
+/**
+ * Whether a question is asked, as things stand.
+ * @param {Question} question
+ */
+function counts(question) {
+  return !question.when || card?.marks[question.when[0]]?.value === question.when[1]
 }
 
 /** The active question is begun: what was chosen for it before is taken up. */
@@ -166,13 +190,35 @@ function counted() {
 function stage() {
   if (!card) return
   const view = at('view')
-  const key = `${place} ${clip < 0 ? `frame ${frame}` : `film ${clip}`}`
-  if (view.dataset.shown !== key) view.replaceChildren(...looked(card))
+  const drawing = card.scene && card.questions[active]?.kind === 'prompts'
+  const key = `${place} ${drawing ? 'editor' : clip < 0 ? `frame ${frame}` : `film ${clip}`}`
+  if (view.dataset.shown !== key) {
+    editor?.remove()
+    editor = null
+    if (drawing) draw(card)
+    else view.replaceChildren(...looked(card))
+  }
   view.dataset.shown = key
   view.className = card.frames.length ? '' : 'sides'
   const strip = at('strip')
   strip.replaceChildren(...card.frames.map((_, n) => thumb(n)))
   strip.querySelector('[aria-selected="true"]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' })
+}
+
+/**
+ * Boxes and points in the place of the pictures. Its scripts come when they are first needed.
+ * @param {Card} shown
+ */
+async function draw(shown) {
+  const { Prompts } = await import('./prompts.js')
+  if (card !== shown || !shown.scene || shown.questions[active]?.kind !== 'prompts') return
+  editor = new Prompts(
+    shown.scene,
+    () => queued(go),
+    () => queued(back)
+  )
+  at('view').replaceChildren(editor.element)
+  editor.focus()
 }
 
 /** @param {Card} shown */
@@ -235,6 +281,7 @@ function thumb(n) {
 function show(n) {
   if (!card?.frames.length) return
   frame = Math.max(0, Math.min(card.frames.length - 1, n))
+  editor?.seek(card.frames[frame].index)
   clip = -1
   stage()
   panel()
@@ -248,6 +295,7 @@ function panel() {
   const lines = []
   let group = ''
   card.questions.forEach((question, n) => {
+    if (!counts(question)) return
     if (question.group !== group) lines.push(made('li', 'group', question.group))
     group = question.group
     lines.push(line(question, n))
@@ -286,6 +334,7 @@ function answerOf(question, kept) {
   if (Array.isArray(kept.value)) {
     return made('span', 'said', kept.value.length ? `frames ${kept.value.join(', ')}` : 'none')
   }
+  if (question.kind === 'prompts') return made('span', 'said', 'drawn')
   const choice = question.choices.find((each) => each.value === kept.value)
   const where = kept.frame === null ? '' : `, frame ${kept.frame}`
   return made('span', `said ${choice?.tone ?? ''}`, `${choice?.label ?? kept.value}${where}`)
@@ -298,6 +347,8 @@ function answerOf(question, kept) {
 function choices(question, kept) {
   const row = made('div', 'choices')
   if (question.kind === 'text') row.append(keyed('w'), words(question, kept))
+  if (question.kind === 'prompts')
+    row.append(button('Enter', 'follow from here', go), button('Escape', 'leave it', back))
   if (question.kind === 'frames' && card) {
     const index = card.frames[frame].index
     const toggle = button('y', chosen.has(index) ? `not frame ${index}` : `it is in frame ${index}`, () => toggled())
@@ -374,6 +425,8 @@ async function answer(value) {
     const kept = await asked('mark', { item: shown.id, question: question.id, value, frame: index })
     shown.marks[question.id] = { value, frame: index }
     state.cards[place].done = kept.done
+    state.busy = kept.busy ?? 0
+    for (const each of state.cards) each.done = kept.changed?.[each.id] ?? each.done
     trouble('')
   } catch (error) {
     failed += 1
@@ -385,13 +438,14 @@ async function answer(value) {
 /** The next question; behind the last one the next card that is not done. */
 function onward() {
   if (!card) return
-  if (active + 1 < card.questions.length) {
-    active += 1
+  const next = card.questions.findIndex((each, n) => n > active && counts(each))
+  if (next >= 0) {
+    active = next
     begun()
     stage()
     return panel()
   }
-  const left = card.questions.findIndex((each) => card && !(each.id in card.marks) && !each.optional)
+  const left = card.questions.findIndex((each) => card && counts(each) && !(each.id in card.marks) && !each.optional)
   if (left >= 0) {
     active = left
     begun()
@@ -403,8 +457,9 @@ function onward() {
 }
 
 function back() {
-  if (card && active > 0) {
-    active -= 1
+  const before = card ? card.questions.findLastIndex((each, n) => n < active && counts(each)) : -1
+  if (before >= 0) {
+    active = before
     begun()
     stage()
     return panel()
@@ -424,6 +479,7 @@ function skip() {
 function go() {
   const question = card?.questions[active]
   if (question?.kind === 'frames' && chosen.size) return answer(sorted())
+  if (question?.kind === 'prompts') return editor ? answer(editor.text) : undefined
   if (!question) return
   if (question.id in (card?.marks ?? {}) || question.optional) return onward()
   trouble('This question is not answered yet: answer it, or skip the whole with s.')
@@ -451,13 +507,37 @@ function ended() {
   at('card-text').textContent = ''
   const end = made('div', 'end')
   end.append(
-    made('h2', '', state.cards.length ? 'Everything is answered' : 'There is nothing to judge'),
-    made('p', 'soft', 'All of it is kept. You may close this tab, and stop the server with Ctrl-C.')
+    made(
+      'h2',
+      '',
+      state.busy
+        ? `${state.busy} to come again`
+        : state.cards.length
+          ? 'Everything is answered'
+          : 'There is nothing to judge'
+    ),
+    made(
+      'p',
+      'soft',
+      state.busy
+        ? 'Something is being made anew for them. They come as soon as they are ready.'
+        : 'All of it is kept. You may close this tab, and stop the server with Ctrl-C.'
+    )
   )
+  if (state.busy) setTimeout(() => queued(again), EVERY)
   if (state.cards.length) end.append(made('p', 'faint', keyed('b'), ' goes back, to look or to change an answer.'))
   const view = at('view')
   view.dataset.shown = ''
   view.replaceChildren(end)
+}
+
+/** Looks whether something has come that is to be looked at again. */
+async function again() {
+  if (card) return
+  const now = await asked('state')
+  state.busy = now.busy
+  state.cards = now.cards
+  return open(nextOpen(-1))
 }
 
 function guide() {
@@ -470,6 +550,12 @@ function guide() {
   if (card?.frames.length) keys.push(['\u2190 \u2192', 'another frame'])
   if (card?.frames.length && card.clips.length) keys.push(['c', 'frames, film with boxes, film without'])
   if (card?.clips.length) keys.push(['Space', 'plays and stops the film'])
+  if (card?.questions.some((each) => each.kind === 'prompts'))
+    keys.push(
+      ['\u2190 \u2191 \u2192 \u2193', 'while you fix: moves the box (Shift: by 10)'],
+      [', . [ ]', 'while you fix: another frame, another key'],
+      ['Tab Delete', 'while you fix: the next one, its box away']
+    )
   if (card?.questions.some((each) => each.kind === 'text')) keys.push(['w', 'write; Enter keeps the words'])
   keys.push(['b', 'back: any answer can be changed'], ['s', 'skip: it comes again at the end'], ['Enter', 'go on'])
   keys.push(['?', 'this'])
@@ -544,7 +630,8 @@ function meant(key) {
 /** @param {number} by */
 function moved(by) {
   if (!card) return
-  active = Math.max(0, Math.min(card.questions.length - 1, active + by))
+  const places = card.questions.map((_, n) => n).filter((n) => card && counts(card.questions[n]))
+  active = places[Math.max(0, Math.min(places.length - 1, places.indexOf(active) + by))]
   begun()
   stage()
   panel()

@@ -13,6 +13,7 @@ from matrix_lib.evaluation.intergen.answers import AnswerError
 from training.curation.review import agreement, check_review, decided, fixes_of
 from training.curation.stages.anchors import read_choice
 from training.curation.stages.triplets import read_triplets, written
+from training.curation.stages.verify import read_same
 
 CAPTION = "A man in a red coat picks the cup up and hands it to another man, while a dog watches the man."
 
@@ -169,3 +170,18 @@ def test_what_people_say_is_checked_and_counted() -> None:
     assert clips == 8
     assert kappa == pytest.approx((0.75 - 30 / 64) / (1 - 30 / 64))
     assert agreement([{"ann": "accept"}]) is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ('{"answers": [{"id": 1, "same": true, "confidence": 0.9}]}', r"ids \[2\] are not answered"),
+        ('{"answers": [{"id": 3, "same": true}]}', "answered once"),
+        ('{"answers": [{"id": 1, "same": "yes"}]}', "true or false"),
+        ('{"answers": [{"id": 1, "same": true, "confidence": 7}]}', "from 0 to 1"),
+        ("[1]", "the answer is an object"),
+    ],
+)
+def test_a_second_look_is_read_strictly(raw: str, said: str) -> None:
+    with pytest.raises(AnswerError, match=said):
+        read_same(raw, (1, 2))

@@ -6,11 +6,12 @@ import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
-from support_curation import stages_for, write_raw
+from support_curation import read_caption, stages_for, write_raw
 
 from matrix_lib.io.clips import writing
 from matrix_lib.io.video import write_video
@@ -165,18 +166,23 @@ def test_bad_videos_stop_the_run_unless_a_person_says_so(home: Path, tmp_path: P
     assert ends["mini_00000"][1] == "waiting"
 
 
-def test_a_disk_that_refuses_angle_brackets_gets_plain_names(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As Windows does; both are read."""
+def refuse_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders with < or > in their names cannot be made."""
     mkdir = Path.mkdir
 
-    def refusing(self: Path, *args: object, **more: object) -> None:
+    def refusing(self: Path, *args: Any, **more: Any) -> None:
         if set(self.name) & set("<>"):
             raise OSError(errno.EINVAL, "Invalid argument", str(self))
         mkdir(self, *args, **more)
 
     monkeypatch.setattr(Path, "mkdir", refusing)
+
+
+def test_a_disk_that_refuses_angle_brackets_gets_plain_names(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows does; both are read."""
+    refuse_brackets(monkeypatch)
     assert writing.tag_folders(tmp_path / "out") == "id{}"
     place = Place(tmp_path / "work", home / "raw")
     Curation(
@@ -207,8 +213,6 @@ def test_the_command_asks_another_program_and_says_what_is_missing(home: Path, t
     assert curate(common) == 2
     said = capsys.readouterr().out
     assert "answers-triplets.jsonl" in said
-    from support_curation import read_caption
-
     asked = [json.loads(line) for line in (work / "requests-triplets.jsonl").read_text().splitlines()]
     assert len(asked) == 2
     answers = [
@@ -242,6 +246,84 @@ def test_the_command_asks_another_program_and_says_what_is_missing(home: Path, t
     assert "--yes" in capsys.readouterr().err
     assert curate([*common, "clips.frame=3"]) == 1
     assert "clips has" in capsys.readouterr().err.lower()
+
+
+NAMES = {  # as a person has them: as they are called in the set, or why they are left out
+    "two words.mp4": "two_words",
+    "<id1> [a] (b).mp4": "id1_[a]_(b)",
+    "new\nline\tand\rtab.mp4": "new_line_and_tab",
+    "\u732b.mp4": "\u732b",
+    "e\u0301te\u0301 100%.mp4": "\u00e9t\u00e9_100%",
+    "caption.mp4": "another script (Cyrillic)",
+    "nothing.mp4": "0 bytes",
+    "out.mp4": "a link to",
+    "dead.mp4": "there is no video|a link to",
+    "folder.mp4": "is no file",
+}
+
+
+def test_bad_names_and_files_go_through_the_command_by_name(home: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """From a raw folder to a set that is checked, on a disk that refuses `<id1>`: each that cannot be used is told by
+    name and reason, nothing is done before a person says so, and the rest comes out whole."""
+    raw, work, out = tmp_path / "raw", tmp_path / "work", tmp_path / "out"
+    raw.mkdir()
+    given = next(json.loads(line) for line in (home / "raw" / "captions.jsonl").read_text().splitlines())
+    good = [name for name, said in NAMES.items() if " " not in said]
+    for name in NAMES:
+        shutil.copyfile(home / "raw" / given["video"], raw / name)
+    (raw / "nothing.mp4").write_bytes(b"")
+    (tmp_path / "elsewhere.mp4").write_bytes(b"secret")
+    for name, target in (("out.mp4", tmp_path / "elsewhere.mp4"), ("dead.mp4", raw / "nowhere.mp4")):
+        (raw / name).unlink()
+        (raw / name).symlink_to(target)
+    (raw / "folder.mp4").unlink()
+    (raw / "folder.mp4").mkdir()
+    captions = {**dict.fromkeys(NAMES, given["caption"]), "caption.mp4": "\u0441\u043e\u0431\u0430\u043a\u0430"}
+    table(raw, *(row(name, caption) for name, caption in captions.items()))
+    refuse_brackets(monkeypatch)
+    truth = list(json.loads((home / "truth" / f"{Path(given['video']).stem}.json").read_text()).values())
+    boxes = [[{"class": "shape", "score": 0.9, "box": each[1][0]} for each in truth if each[0]]]
+    who = {str(n): {"frame": 0, "box": each["box"]} for n, each in enumerate(boxes[0], 1)}
+    work.mkdir()
+    lines: dict[str, list[Any]] = {"2_triplets": [], "3_candidates": [], "4_anchors": []}
+    for name in good:
+        lines["2_triplets"].append({"name": NAMES[name], **read_caption(given["caption"])})
+        lines["3_candidates"].append({"name": NAMES[name], "frames": {"0": boxes[0]}})
+        lines["4_anchors"].append({"name": NAMES[name], "anchors": who})
+    for file, some in lines.items():
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in some)
+        (work / f"{file}.jsonl").write_text(text, encoding="utf-8")
+    sizes = ["clips.frames=9", "clips.height=64", "clips.width=64", "checks.frames=9"]
+    command = [
+        str(raw),
+        str(work),
+        str(out),
+        *sizes,
+        "--mini-tracker",
+        "--unreviewed",
+        "all",
+        "--doubles",
+        "-1",
+        "--sheets",
+        "all",
+        "--quiet",
+    ]
+    assert curate(command) == 1
+    said = capsys.readouterr().err
+    for name, why in NAMES.items():
+        if " " in why:
+            assert any(f"{name}: " in line and part in line for line in said.splitlines() for part in why.split("|"))
+    assert "5 of 10 clips cannot be used" in said
+    assert not out.exists()
+    assert curate([*command, "--skip-bad"]) == 0
+    said = capsys.readouterr().out
+    assert "new\\nline" in said
+    assert sorted(p.stem for p in (out / "videos").iterdir()) == sorted(NAMES[name] for name in good)
+    assert all((out / "mask_annotation" / NAMES[name] / "id2").is_dir() for name in good)
+    seen = ["frames=9", "height=64", "width=64", "--no-sheet", f"cache={tmp_path / 'cache'}"]
+    check_clips([str(out), *seen])
+    assert f"{len(good)} good clips" in capsys.readouterr().out
+    assert b"secret" not in b"".join(p.read_bytes() for p in out.rglob("*") if p.is_file())
 
 
 def test_two_runs_in_one_folder_do_not_mix(home: Path, tmp_path: Path) -> None:

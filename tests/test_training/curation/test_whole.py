@@ -4,24 +4,32 @@ sees the pixels and the anchor alone. What comes out is the set that mini export
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from support_counts import SOAK, count
-from support_curation import Verifier, stages_for, write_raw
+from support_counts import count
+from support_curation import Verifier, _Judge, stages_for, write_raw
+from support_models import make_cogvideox
 from support_tuning import tune
 
 from matrix_lib.draw.svg import hexed
+from matrix_lib.evaluation.judges.judge import Request
+from training.cache import main as cache
 from training.check_clips import main as check_clips
 from training.curation.card import tell, write_card
 from training.curation.local import LocalEngine
 from training.curation.raw import read_raw
 from training.curation.run import Curation, Options
-from training.curation.sheets import save_review_sheets
+from training.curation.sheets import fault_text, save_review_sheets
 from training.curation.stage import Place
+from training.curation.stages.verify import Verify
+from training.fit import main as fit
+from training.shards import main as shards
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE, FRAMES = 160, 9
@@ -87,31 +95,26 @@ def test_the_set_is_the_one_that_mini_exports(home: Path, whole: Curation) -> No
 
 
 def test_the_set_is_checked_and_trains_as_it_is(home: Path, whole: Curation, capsys, tmp_path: Path) -> None:
-    check_clips(
-        [
-            str(home / "clips"),
-            f"frames={FRAMES}",
-            f"height={SIZE}",
-            f"width={SIZE}",
-            "--no-sheet",
-            f"cache={home / 'cache'}",
-        ]
-    )
+    """`check_clips`, `shards`, `cache` and `fit`, on the folder and on its shards: the same losses at every step."""
+    seen = [f"frames={FRAMES}", f"height={SIZE}", f"width={SIZE}", f"cache={home / 'cache'}"]
+    check_clips([str(home / "clips"), "--no-sheet", *seen])
     assert f"{len(rows(home / 'clips'))} good clips" in capsys.readouterr().out
-    if SOAK:
-        from support_models import make_cogvideox
-
-        from training.fit import main as fit
-
-        make_cogvideox(home / "model", sample=(9, 8, 8))
-        fit(
-            [
-                each
-                for each in tune(home, tmp_path / "run")
-                if each not in ("data.bystanders=true", "data.skip_bad=true")
-            ]
-        )
-        assert (tmp_path / "run" / "lora.safetensors").is_file()
+    shards([str(home / "clips"), str(home / "shards"), *seen, "--size", "0.03"])
+    make_cogvideox(home / "model", sample=(9, 8, 8))
+    ours = [each for each in tune(home, "") if each not in ("data.bystanders=true", "data.skip_bad=true")]
+    small = [f"frames={FRAMES}", "height=64", "width=64"]  # of the model
+    losses = {}
+    for place in ("clips", "shards"):
+        cache([str(home / place), str(home / "model"), *small, f"cache={tmp_path / place}"])
+        assert " 0 parts were made" not in capsys.readouterr().out
+        run = tmp_path / f"run_{place}"
+        fit([*ours, f"run.out={run}", f"data.folder={home / place}", f"data.cache={tmp_path / place}"])
+        assert (run / "lora.safetensors").is_file()
+        table = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+        columns = [n for n, name in enumerate(table[0]) if "second" not in name and "memory" not in name]
+        losses[place] = [[line[n] for n in columns] for line in table]
+    assert len(losses["clips"]) == 3
+    assert losses["clips"] == losses["shards"]
 
 
 def test_the_card_and_the_chart_say_what_was_left_out(home: Path, whole: Curation) -> None:
@@ -152,6 +155,49 @@ def test_a_planted_wrong_anchor_gives_a_wrong_or_flagged_track(home: Path, whole
             flagged = any(k in fault["ids"] for fault in item["checks"]["faults"])
             assert flagged or overlap(home, "wrong_clips", name, k) < 0.5
     assert seen
+
+
+@dataclass(frozen=True)
+class Second:
+    """Says of each tinted thing whether it is the one, as planted; "mumble" says nothing that can be read."""
+
+    wrong: tuple[tuple[str, int], ...] = ()
+    mumble: str = ""
+    gpu = False
+    identity = "second"
+
+    def open(self, place: Place, stage: str) -> Any:
+        return _Judge("second", None, None, self._said)
+
+    def _said(self, request: Request) -> str:
+        (picture,) = request.pictures
+        assert Image.open(picture.path).size == (SIZE, SIZE)
+        if request.id == self.mumble:
+            return "who knows"
+        ids = [int(n) for n in re.findall(r"^(\d+) \(\w+\): the", request.text, re.MULTILINE)]
+        return json.dumps(
+            {"answers": [{"id": n, "same": (request.id, n) not in self.wrong, "confidence": 0.9} for n in ids]}
+        )
+
+
+def test_a_second_look_brings_doubts_before_a_person(home: Path, whole: Curation) -> None:
+    """In the work of the first run: nothing else is asked again, and the clips are written anew with what they have."""
+    first, second, *_ = [Path(video).stem for video in rows(home / "clips")]
+    place = Place(home / "work", home / "raw")
+    stages = stages_for(home, home / "seen_again", SIZE, FRAMES)
+    stages.verify = Verify(Second(((first, 2),), second), 2)
+    curation = Curation(read_raw(home / "raw"), place, stages, Options(unreviewed="clean"), str)
+    curation.run(LocalEngine(place))
+    write_card(curation, home / "seen_again")
+    doubts = [(fault["kind"], fault["ids"], fault["frames"]) for fault in curation.load(first)[0]["doubts"]["faults"]]
+    assert doubts == [("doubt", [2], [2]), ("doubt", [2], [6])]
+    assert "a model says that it is something else (frame 2)" in fault_text(
+        curation.load(first)[0]["doubts"]["faults"][0]
+    )
+    assert {fault["kind"] for fault in curation.load(second)[0]["doubts"]["faults"]} == {"unread"}
+    assert {first, second} & {Path(video).stem for video in rows(home / "seen_again")} == set()
+    assert "| verify | a second look by a model |" in (home / "seen_again" / "card.md").read_text(encoding="utf-8")
+    assert not list((home / "work" / "asked").iterdir())
 
 
 def test_a_person_drops_fixes_and_accepts(home: Path, whole: Curation) -> None:

@@ -14,12 +14,12 @@ from matrix_lib.core.tracks.text import Prompt
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.io.sam2 import track_prompts
 from matrix_lib.io.sam2_checkpoints import load_sam2
-from matrix_lib.mini.following import follow, painted
+from matrix_lib.mini.following import follow, painted, spot_box
 
 from ..frames import Frame
 from ..stage import Place
 
-__all__ = ["MiniTracker", "Sam2Tracker", "Tracker", "TrackerSource"]
+__all__ = ["MiniTracker", "Prompts", "Sam2Tracker", "Tracker", "TrackerSource"]
 
 Prompts = Mapping[str, Mapping[int, Prompt]]
 
@@ -27,9 +27,12 @@ Prompts = Mapping[str, Mapping[int, Prompt]]
 class Tracker(Protocol):
     """Follows instances."""
 
-    def follow(self, frames: Iterator[Frame], prompts: Prompts, fps: float) -> tuple[MaskTracks, list[str]]:
+    def follow(
+        self, frames: Iterator[Frame], prompts: Prompts, fps: float, words: Mapping[str, str]
+    ) -> tuple[MaskTracks, list[str]]:
         """(tracks of all who are prompted, sentences for people). frames: (H, W, 3) uint8, in order and once.
-        prompts: {name: {frame: Prompt}}. Raises ValueError where nobody is found."""
+        prompts: {name: {frame: Prompt}}. words: what each is, "man", for trackers that read. Raises ValueError where
+        nobody is found."""
 
 
 class TrackerSource(Protocol):
@@ -73,7 +76,9 @@ class _Sam2:
     def __init__(self, predictor: Any) -> None:
         self.predictor = predictor
 
-    def follow(self, frames: Iterator[Frame], prompts: Prompts, fps: float) -> tuple[MaskTracks, list[str]]:
+    def follow(
+        self, frames: Iterator[Frame], prompts: Prompts, fps: float, words: Mapping[str, str]
+    ) -> tuple[MaskTracks, list[str]]:
         """See `Tracker`."""
         tracks, notes = track_prompts(self.predictor, frames, prompts, fps=fps)
         return tracks, list(notes)
@@ -92,13 +97,17 @@ class MiniTracker:
 
 
 class _Mini:
-    def follow(self, frames: Iterator[Frame], prompts: Prompts, fps: float) -> tuple[MaskTracks, list[str]]:
+    def follow(
+        self, frames: Iterator[Frame], prompts: Prompts, fps: float, words: Mapping[str, str]
+    ) -> tuple[MaskTracks, list[str]]:
         """See `Tracker`."""
         clip = painted(frames)
         masks, notes = {}, []
         for name, keys in prompts.items():
             at, prompt = min(keys.items())
-            box = prompt.box or _around(prompt)
+            if len(keys) > 1:
+                notes.append(f"{name!r} is followed from frame {at} alone: this tracker takes one")
+            box = prompt.box or spot_box(clip, next((x, y) for x, y, inside in prompt.points if inside), at)
             found = follow(clip, box, at)
             if any(mask.any() for mask in found):
                 masks[name] = [torch.from_numpy(mask) for mask in found]
@@ -107,9 +116,3 @@ class _Mini:
         if not masks:
             raise ValueError(f"nothing was found for {', '.join(map(repr, prompts))}")
         return MaskTracks.from_masks(masks, fps=fps), notes
-
-
-def _around(prompt: Prompt, reach: float = 3.0) -> tuple[float, float, float, float]:
-    """A small box around the first point that is inside."""
-    x, y, _ = next(point for point in prompt.points if point[2])
-    return x - reach, y - reach, x + reach, y + reach

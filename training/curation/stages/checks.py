@@ -23,6 +23,7 @@ from matrix_lib.evaluation.trajectories.faults import (
 )
 
 from ..frames import clip_frames
+from ..review import keys_of
 from ..stage import Item, Place, Resources, Result
 from .candidates import boxes_of
 from .tracks import load_of
@@ -109,7 +110,8 @@ class Checks:
     def _faults(self, tracks: MaskTracks, item: Item) -> list[Fault]:
         classes = {f"id{each['id']}": each["class"] for each in item["who"]["instances"]}
         anchors = {}
-        for number, said in {**item["anchors"]["anchors"], **item["fixes"]}.items():
+        for number, given in {**item["anchors"]["anchors"], **item["fixes"]}.items():
+            said = min(keys_of(given), key=lambda key: int(key["frame"]))
             if f"id{number}" in classes and said.get("box"):
                 anchors[f"id{number}"] = (int(said["frame"]), tuple(said["box"]))
         first = {name: frame for name, (frame, _) in anchors.items()}

@@ -7,7 +7,7 @@ Tracks are called id1, id2, ... A person's fixes go before anchors: what is prom
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from matrix_lib.io.tracks import load_tracks, save_tracks
 
 from ..frames import clip_frames
 from ..models.trackers import TrackerSource
+from ..review import keys_of
 from ..stage import Failure, Item, Place, Resources, Result
 
 __all__ = ["Tracks", "load_of"]
@@ -64,9 +65,12 @@ class Tracks:
         if late := [f"{n} in frame {at}" for n, keys in prompts.items() for at in keys if at >= facts["frames"]]:
             return {"status": "open", "reason": f"{', '.join(late)}: the clip has {facts['frames']} frames"}
         if self._tracker is None:
-            return Failure(item["name"], "there is no tracker: --sam2 FILE, or a line of your own in 5_tracks.jsonl")
+            return Failure(
+                item["name"], "there is no tracker: --sam2 FILE, --sam3 FOLDER, or a line of your own in 5_tracks.jsonl"
+            )
         try:
-            tracks, notes = self._tracker.follow(clip_frames(item, self._place), prompts, facts["fps"])
+            words = {f"id{each['id']}": each["class"] for each in item["who"]["instances"]}
+            tracks, notes = self._tracker.follow(clip_frames(item, self._place), prompts, facts["fps"], words)
         except ValueError as error:
             return {"status": "open", "reason": str(error)}
         if absent := [name for name in prompts if name not in tracks.names]:
@@ -102,13 +106,13 @@ def _prompts(item: Item) -> dict[str, dict[int, Prompt]]:
     for each in item["who"]["instances"]:
         key = str(each["id"])
         if (fix := item["fixes"].get(key)) is not None:
-            found[f"id{key}"] = {int(fix["frame"]): _prompt(fix)}
+            found[f"id{key}"] = {int(said["frame"]): _prompt(said) for said in keys_of(fix)}
         elif (anchor := item["anchors"]["anchors"].get(key)) is not None:
             found[f"id{key}"] = {int(anchor["frame"]): _prompt(anchor)}
     return found
 
 
-def _prompt(said: dict[str, Any]) -> Prompt:
+def _prompt(said: Mapping[str, Any]) -> Prompt:
     points = [(float(x), float(y), bool(inside)) for x, y, inside in said.get("points", [])]
     box = tuple(float(v) for v in said["box"]) if said.get("box") else None
     return Prompt(points, box)  # type: ignore[arg-type]

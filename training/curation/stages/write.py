@@ -19,6 +19,7 @@ from matrix_lib.io.video import write_video
 
 from ..frames import Frame, clip_frames, video_of
 from ..stage import Item, Place, Resources, Result
+from ..views import all_faults
 from .tracks import load_of
 
 __all__ = ["Write", "row_of"]
@@ -38,7 +39,7 @@ class Write:
     name: str = field(default="write", init=False)
     version: int = field(default=1, init=False)
     needs: tuple[str, ...] = field(
-        default=("raw", "clips", "triplets", "anchors", "tracks", "checks", "review"), init=False
+        default=("raw", "clips", "triplets", "anchors", "tracks", "checks", "doubts", "review"), init=False
     )
 
     @property
@@ -114,7 +115,7 @@ def row_of(item: Item) -> dict[str, Any]:
         "anchors": item["anchors"]["anchors"],
         "ambiguous": bool(said.get("alike")),
         "review": {key: item["review"].get(key) for key in ("reviewed", "by") if key in item["review"]},
-        "faults": sorted({fault["kind"] for fault in item["checks"]["faults"]}),
+        "faults": sorted({fault["kind"] for fault in all_faults(item)}),
         "frames": facts["frames"] - item["checks"]["start"],
         "fps": facts["fps"],
         "sha256": facts["sha256"],

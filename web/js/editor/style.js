@@ -36,14 +36,15 @@ const CSS = `
 .matrix-editor .space { flex: 1; }
 `
 
-/** Puts the style into the page, once. */
+/** @type {CSSStyleSheet | null} */
+let sheet = null
+
+/** Puts the style into the page, once. A sheet that a script makes is allowed where a page forbids styles in its text. */
 export function dress() {
-  const id = 'matrix-editor-style'
-  if (document.getElementById(id)) return
-  const style = document.createElement('style')
-  style.id = id
-  style.textContent = CSS
-  document.head.append(style)
+  if (sheet) return
+  sheet = new CSSStyleSheet()
+  sheet.replaceSync(CSS)
+  document.adoptedStyleSheets.push(sheet)
 }
 
 /** @type {Record<string, string>} */
