@@ -15,8 +15,9 @@ from support_counts import count, seeds
 
 from matrix_lib.core.names import name_key
 from matrix_lib.core.tracks.boxes import boxes_at
+from matrix_lib.core.tracks.painted import mask_code
 from matrix_lib.core.tracks.palette import distinct_colours
-from matrix_lib.core.tracks.text import parse_boxes, parse_prompts
+from matrix_lib.core.tracks.text import parse_boxes, parse_masks, parse_prompts
 from matrix_lib.core.words.phrases import parse_phrases
 from matrix_lib.draw.style import readable
 from scripts.comfyui import ROOT
@@ -33,7 +34,22 @@ PIECES = {
     ],
     "prompts": [
         *("a", "van (object)", ":", ";", "0", "12", "1,2", "-3,4", "!5% , 6%", "[1,2,3,4]", "[10% 2 3 4]", "off", "\n"),
-        *(" ", "\t", ",", "+7,8", "\u00a0", "[", "]", "9"),
+        *(" ", "\t", ",", "+7,8", "\u00a0", "[", "]", "9", "mask 640x272 ggoFUs_n6E", "mask"),
+    ],
+    "masks": [
+        *(
+            "a: ",
+            "van (object): 3: ",
+            "; ",
+            "; 12: ",
+            "off",
+            "\n",
+            "mask 4x3 AM",
+            "mask 4x3 BBK",
+            "mask 2x6 AEI",
+            "mask ",
+        ),
+        *("4x3 ", "B", "C", "gB", "-", "_", " ", "\u00a0", "1,2", "16385x1 "),
     ],
     "phrases": [
         *("cat", "dog", ":", "=", "verb(cat -> dog)", "verb(cat)", "[subject]", "[Object]", "[x]", "#2", "#all", "|"),
@@ -42,6 +58,7 @@ PIECES = {
 }
 JSON_PIECES = [
     *('{"a": ', '"b (object)": ', "{", "}", '"0": ', '"12": ', "null", "[1, 2, 3, 4]", ", ", "]", "NaN", "1e2", "{}"),
+    *('{"mask": "4x3 AM"}', '{"mask": "640x272 ggoFUs_n6E"}'),
     *('{"points": [[1, 2]], "labels": [1]}', '{"box": [1, 2, 3, 4.5]}', "true", "\n", '"\\ud800"', '"00": '),
 ]
 
@@ -63,6 +80,9 @@ def told(what: str, text: str) -> Any:
         elif what == "boxes":
             keys, roles = parse_boxes(text, WIDTH, HEIGHT)
             found = [[name, roles.get(name), [*sorted(own.items())]] for name, own in keys.items()]
+        elif what == "masks":
+            masks, roles = parse_masks(text)
+            found = [[n, roles.get(n), [(f, _mask(own[f])) for f in sorted(own)]] for n, own in masks.items()] or None
         else:
             given, roles = parse_prompts(text, WIDTH, HEIGHT)
             found = [[n, roles.get(n), [(f, _prompt(own[f])) for f in sorted(own)]] for n, own in given.items()]
@@ -72,7 +92,11 @@ def told(what: str, text: str) -> Any:
 
 
 def _prompt(prompt: Any) -> Any:
-    return None if prompt is None else {"points": prompt.points, "box": prompt.box}
+    return None if prompt is None else {"points": prompt.points, "box": prompt.box, "mask": _mask(prompt.mask)}
+
+
+def _mask(mask: Any) -> Any:
+    return None if mask is None else mask_code(mask).removeprefix("mask ")
 
 
 def differences(what: str, texts: list[str], tmp_path: Path) -> list[Any]:
