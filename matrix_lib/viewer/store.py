@@ -58,6 +58,20 @@ class Store:
                 self._gone.popitem(last=False)
         return name
 
+    def replace(self, name: str, exhibit: Exhibit) -> bool:
+        """Puts a later state of the same thing in the place of an exhibit; whether it is still kept, and fits."""
+        with self._lock:
+            if name not in self._kept or exhibit.nbytes + exhibit.capture.nbytes > self.most_bytes:
+                return False
+            self._kept[name] = exhibit
+            return True
+
+    def drop(self, name: str) -> None:
+        """Lets go of an exhibit that nobody will ask for."""
+        with self._lock:
+            if self._kept.pop(name, None) is not None:
+                self._gone[name] = None
+
     def get(self, name: str) -> Exhibit:
         """The exhibit of an id, which counts as looked at. Raises `GoneError` or `UnknownError`."""
         with self._lock:

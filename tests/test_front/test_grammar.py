@@ -37,19 +37,9 @@ PIECES = {
         *(" ", "\t", ",", "+7,8", "\u00a0", "[", "]", "9", "mask 640x272 ggoFUs_n6E", "mask"),
     ],
     "masks": [
-        *(
-            "a: ",
-            "van (object): 3: ",
-            "; ",
-            "; 12: ",
-            "off",
-            "\n",
-            "mask 4x3 AM",
-            "mask 4x3 BBK",
-            "mask 2x6 AEI",
-            "mask ",
-        ),
-        *("4x3 ", "B", "C", "gB", "-", "_", " ", "\u00a0", "1,2", "16385x1 "),
+        *("a: ", "van (object): 3: ", "; ", "; 12: ", "off", "\n", "mask 4x3 AM", "mask 4x3 BBK", "mask ", "4x3 "),
+        *("B", "C", "gB", "-", "_", " ", "\u00a0", "1,2", "16385x1 ", "c: mask 3x4 BBK\n", "d: 2: off\n"),
+        *("e: 1: mask 4x3 AM; 3: off\n", "f (subject): mask 1x2 AC\n", "g: mask 2x6 BBK;\n"),
     ],
     "phrases": [
         *("cat", "dog", ":", "=", "verb(cat -> dog)", "verb(cat)", "[subject]", "[Object]", "[x]", "#2", "#all", "|"),
@@ -131,7 +121,7 @@ def test_generated_texts(what: str, tmp_path: Path) -> None:
         texts.append(made)
     wrong = differences(what, texts, tmp_path)
     assert not wrong, wrong[:5]
-    assert sum(told(what, text) is not None for text in texts) > count(30, 2000)
+    assert sum(told(what, text) is not None for text in texts) > count(20, 2000)
 
 
 def test_boxes_between_keys_are_the_librarys(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import { editorExtension } from './editor/extension.js'
 import { watchMissed } from './missed.js'
 import { show } from './panel.js'
 import { PROPERTY, reportOfOutput, reportOfProperty } from './report.js'
-import { viewKept, viewOutput } from './viewer/node.js'
+import { viewKept, viewLive, viewOutput } from './viewer/node.js'
 
 /** @typedef {import('../../tests/front/host').HostNode} HostNode */
 
@@ -102,4 +102,12 @@ watchMissed(
   toldLater
 )
 
+/** What a running node has recorded so far. @param {{detail: any}} event */
+function heardLive({ detail }) {
+  const { node, id, version } = detail ?? {}
+  const running = /** @type {HostNode | null} */ (/** @type {unknown} */ (app.rootGraph.getNodeById(node)))
+  if (running) viewLive(running, { id, version }, host)
+}
+
+api.addEventListener('matrix.viewer', heardLive)
 app.registerExtension(editorExtension(app, served))

@@ -24,9 +24,14 @@ import { askingSource, errorOf } from './source.js'
  * @property {string[]} earlier ids that this node showed before
  * @property {Viewer | null} viewer
  * @property {boolean} writing whether the fields are being written from here
+ * @property {Live | null} live what of a run that goes on is shown
+ * @property {boolean} busy whether that is on its way
  */
+/** A run that goes on: its id, and a number that grows. @typedef {{id: string, version: number}} Live */
 
 const KEY = 'matrix_viewer'
+const SAMPLES = 'MatrixSampleAttention'
+const COLLECTS = 'MatrixCollectCapture'
 const ID = /^[0-9a-f]{32}$/
 const HEIGHT = 460
 const NARROW = 520 // below this width picture and chart stand one above the other
@@ -73,13 +78,75 @@ export function viewKept(node, host) {
 }
 
 /**
+ * Shows what a run has recorded so far: in the node that samples, or in the one that collects behind it. Nothing of it is
+ * kept with the workflow.
+ * @param {HostNode} running
+ * @param {Live} live
+ * @param {Host} host
+ */
+export async function viewLive(running, live, host) {
+  if (typeof live.id !== 'string' || !ID.test(live.id) || !Number.isInteger(live.version)) return
+  for (const node of running.comfyClass === SAMPLES ? [running] : collecting(running)) {
+    const place = places.get(node) ?? made(node)
+    place.live = live
+    if (!place.busy) await goOn(node, place, host)
+  }
+}
+
+/**
+ * Nodes that collect what a sampler's latent came of.
+ * @param {HostNode} sampler
+ */
+function collecting(sampler) {
+  const links = (sampler.outputs ?? []).flatMap((output) => output.links ?? [])
+  return links.flatMap((id) => {
+    const target = sampler.graph?.getLink?.(id)?.target_id
+    const node = /** @type {HostNode | null} */ (/** @type {unknown} */ (sampler.graph?.getNodeById(target ?? -1)))
+    return node?.comfyClass === COLLECTS ? [node] : []
+  })
+}
+
+/**
+ * Brings a viewer up to the newest state of its run, as long as there is a newer one.
+ * @param {HostNode} node
+ * @param {Place} place
+ * @param {Host} host
+ */
+async function goOn(node, place, host) {
+  place.busy = true
+  try {
+    /** @type {Live | null} */
+    let shown = null
+    while (place.live && place.live !== shown) {
+      /** @type {Live} */
+      const live = place.live
+      shown = live
+      const source = sourceOf(live.id, host, live.version)
+      if (place.viewer) {
+        const exhibit = await Exhibit.open(source)
+        if (place.live) place.viewer.swap(exhibit)
+        continue
+      }
+      const viewer = await mountViewer(place.element, source, { fields: fieldsOfNode(node) })
+      if (place.live) place.viewer = viewer
+      else viewer?.close()
+    }
+  } catch (error) {
+    place.viewer?.wrong(error)
+  } finally {
+    place.busy = false
+  }
+}
+
+/**
  * @param {HostNode} node
  * @param {string} id
  * @param {Host} host
  */
 async function open(node, id, host) {
   const place = places.get(node) ?? made(node)
-  if (place.id === id && place.viewer) return
+  if (place.id === id && place.viewer && !place.live) return
+  place.live = null
   if (place.id && place.id !== id) place.earlier = [place.id, ...place.earlier].slice(0, MOST_EARLIER)
   place.id = id
   place.viewer?.close()
@@ -115,7 +182,8 @@ function made(node) {
     getMinHeight: () => (node.size[0] < NARROW ? NARROW_HEIGHT : HEIGHT)
   })
   widget.serialize = false
-  const place = { element, id: '', earlier: [], viewer: null, writing: false }
+  /** @type {Place} */
+  const place = { element, id: '', earlier: [], viewer: null, writing: false, live: null, busy: false }
   places.set(node, place)
   listen(node, place)
   const [width, height] = node.size
@@ -143,10 +211,12 @@ function listen(node, place) {
 /**
  * @param {string} id
  * @param {Host} host
+ * @param {number} [version] of a run that goes on: answers of earlier ones are kept by the browser
  */
-function sourceOf(id, host) {
+function sourceOf(id, host, version) {
   return askingSource(async (what, query) => {
-    const reply = await host.fetch(`/matrix/viewer/${id}/${what}?${new URLSearchParams(query)}`)
+    const asked = version === undefined ? query : { ...query, v: `${version}` }
+    const reply = await host.fetch(`/matrix/viewer/${id}/${what}?${new URLSearchParams(asked)}`)
     if (!reply.ok) throw new Error(errorOf(await reply.text()))
     return { data: await reply.arrayBuffer(), type: reply.headers.get('Content-Type') ?? '' }
   }, true)
