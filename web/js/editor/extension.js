@@ -45,6 +45,7 @@ export function editorExtension(app, served) {
   return {
     name: 'matrix.editor',
     nodeCreated(node) {
+      if (typeof node.addDOMWidget !== 'function') return
       keepWhatItTells(app, node)
       const edited = EDITED[node.comfyClass ?? '']
       if (edited && widgetOf(node, edited.text)) attach(app, node, edited, served)
