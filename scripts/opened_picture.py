@@ -30,8 +30,8 @@ _LOAD = """async ([graph, steps]) => {
   const { app } = window.comfyAPI.app
   await app.loadGraphData(graph)
   for (const node of app.graph.nodes)
-    for (const widget of node.widgets ?? []) if (steps && widget.name === 'steps' && node.type !== 'MatrixAttentionPreview')
-      widget.value = steps
+    for (const widget of node.widgets ?? [])
+      if (steps && widget.name === 'steps' && node.type !== 'MatrixAttentionPreview') widget.value = steps
 }"""
 _PLACE = """() => {
   const { canvas, graph } = window.comfyAPI.app.app

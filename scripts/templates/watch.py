@@ -13,7 +13,7 @@ from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
 __all__ = ["DRAFTS", "LIFT", "PULL", "PUSH", "Scene"]
 
 CFG = 4.0
-LOOK = 600  # pixels of the viewer, and of the video below it
+LOOK = 850  # pixels of the viewer, and of the video below it
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ def _clip(d: Draft, scene: Scene) -> Node:
 
 
 def _tracks(d: Draft, scene: Scene, frames: Node) -> Node:
-    return d.add("MatrixBoxTracks", 40, boxes=scene.boxes, images=frames[0], fps=FPS, frames=FRAMES)
+    return d.add("MatrixBoxTracks", 190, boxes=scene.boxes, images=frames[0], fps=FPS, frames=FRAMES)
 
 
 def _words(d: Draft, scene: Scene, model: Node, tracks: Node, negative: str = "") -> tuple[Node, Node]:
     """The bound prompt and an empty negative one, which a group `negative` in the third column may hold."""
-    bound = d.add("MatrixBindPrompt", SHOWN, clip=model[1], tracks=tracks[0])
+    bound = d.add("MatrixBindPrompt", SHOWN + 210, clip=model[1], tracks=tracks[0])
     bound.inputs.update(prompt=scene.prompt, phrases=scene.phrases, form="as written")
     if negative:
         d.group(negative, 3, BLUE)
@@ -117,7 +117,7 @@ def _begun(d: Draft, scene: Scene, note: str, height: int) -> tuple[Node, Node, 
     model = d.add("MatrixLoadVideoDiT", source="mini")
     d.group("Who is where", 2, GREEN)
     tracks = _tracks(d, scene, frames)
-    seen = d.add("MatrixPreviewTracks", 260, tracks=tracks[0], images=frames[0])
+    seen = d.add("MatrixPreviewTracks", 300, tracks=tracks[0], images=frames[0])
     seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES, model="mini")
     d.group("Words", 3, RED)
     words = _words(d, scene, model, tracks)
@@ -131,11 +131,13 @@ def watch_attention() -> Draft:
 
     d.group("Sample and watch", 4)
     sample, decoded = _sampled(d, model, start)
+    d.group("The layers", 4, BLUE)
+    chart = d.add("SaveImage", SHOWN, "Save layer chart", filename_prefix="matrix/layers")
 
     d.group("Look", 5, BLUE)
     look = d.add("MatrixAttentionPreview", LOOK, capture=sample[2], frames=decoded[0])
     look.inputs.update(tracks=tracks[0], kind="words (video to text)", fps=FPS)
-    d.add("SaveImage", SHOWN, "Save layer chart", images=look[2], filename_prefix="matrix/layers")
+    chart.inputs.update(images=look[2])
     d.group("Keep", 6, BLUE)
     attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/attention")
@@ -169,6 +171,8 @@ def find_layers() -> Draft:
 
     d.group("Sample and watch every layer", 4)
     sample, decoded = _sampled(d, model, start)
+    d.group("Keep", 4, BLUE)
+    attention = d.add("SaveVideo", 260, "Save attention", filename_prefix="matrix/best_layers")
 
     d.group("Which layers", 5, BLUE)
     best = d.add("MatrixAnalyseLayers", SHOWN, capture=sample[2], tracks=tracks[0], keep=3)
@@ -178,8 +182,7 @@ def find_layers() -> Draft:
     d.group("The best layers", 6, BLUE)
     look = d.add("MatrixAttentionPreview", LOOK, "Attention of the best layers", capture=sample[2])
     look.inputs.update(frames=decoded[0], tracks=tracks[0], layers=best[1], fps=FPS)
-    attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
-    attention.inputs.update(filename_prefix="matrix/best_layers")
+    attention.inputs.update(video=look[1])
     return d
 
 
@@ -232,6 +235,8 @@ def two_experts() -> Draft:
     watch, sampler = halves[1]
     capture = d.add("MatrixCollectCapture", latent=sampler[0], watch=watch[1])
     decoded = d.add("VAEDecode", samples=sampler[0], vae=high[2])
+    d.group("Keep", 4, BLUE)
+    attention = d.add("SaveVideo", 260, "Save attention", filename_prefix="matrix/experts")
 
     d.group("Which layers, for each expert", 5, BLUE)
     best = d.add("MatrixAnalyseLayers", SHOWN, capture=capture[0], tracks=tracks[0], keep=3)
@@ -241,8 +246,7 @@ def two_experts() -> Draft:
     d.group("Look", 6, BLUE)
     look = d.add("MatrixAttentionPreview", LOOK, "The low-noise expert", capture=capture[0])
     look.inputs.update(frames=decoded[0], tracks=tracks[0], steps="low noise", fps=FPS)
-    attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
-    attention.inputs.update(filename_prefix="matrix/experts")
+    attention.inputs.update(video=look[1])
     return d
 
 

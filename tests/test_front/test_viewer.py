@@ -131,12 +131,12 @@ def test_words_and_layers_without_a_queue(page: Page) -> None:
 
 
 def _grows_while_it_is_sampled(page: Page) -> None:
-    """The viewer of the node that samples shows the steps that there are, then the whole."""
-    sampler = page.tab.locator(".matrix-viewer").first
-    expect(sampler.locator(".status")).to_contain_text("sampling goes on: 1 of 2 steps so far", timeout=480_000)
-    expect(sampler.locator(".viewer[data-drawn]")).to_have_count(1)
-    expect(sampler.locator(".viewer .status")).not_to_contain_text("sampling", timeout=480_000)
-    expect(sampler.locator(".viewer[data-drawn]")).to_have_count(1)
+    """The viewer behind the node that samples shows the steps that there are, then the whole."""
+    shown = page.tab.locator(".matrix-viewer")
+    expect(shown.locator(".status")).to_contain_text("sampling goes on: 1 of 2 steps so far", timeout=480_000)
+    expect(shown.locator(".viewer[data-drawn]")).to_have_count(1)
+    expect(shown.locator(".viewer .status")).not_to_contain_text("sampling", timeout=480_000)
+    expect(shown.locator(".viewer[data-drawn]")).to_have_count(1)
 
 
 def _look(page: Page) -> None:

@@ -25,7 +25,8 @@ EVERY = """async () => {
   const saved = JSON.parse(JSON.stringify(graph.serialize()))
   const prompt = JSON.parse(JSON.stringify((await app.graphToPrompt()).output))
   return [made.map((node) => node.type), saved.nodes.map(({ type, widgets_values, inputs, outputs }) => ({
-    type, widgets_values, inputs: (inputs ?? []).map(({ name }) => name), outputs: (outputs ?? []).map(({ name }) => name)
+    type, widgets_values,
+    inputs: (inputs ?? []).map(({ name }) => name), outputs: (outputs ?? []).map(({ name }) => name)
   })), prompt]
 }"""
 BOXES = "cup (object): 0: 10% 20% 40% 90%; 16: 30% 20% 60% 90%"

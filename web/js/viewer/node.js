@@ -27,16 +27,17 @@ import { askingSource, errorOf } from './source.js'
  * @property {Live | null} live what of a run that goes on is shown
  * @property {boolean} busy whether that is on its way
  */
-/** A run that goes on: its id, and a number that grows. @typedef {{id: string, version: number}} Live */
+/** A run that goes on: its id, and a number that grows; without one it has ended. @typedef {{id: string, version?: number}} Live */
 
 const KEY = 'matrix_viewer'
 const SAMPLES = 'MatrixSampleAttention'
 const COLLECTS = 'MatrixCollectCapture'
+const SHOWS = 'MatrixAttentionPreview'
 const ID = /^[0-9a-f]{32}$/
 const HEIGHT = 460
 const NARROW = 520 // below this width picture and chart stand one above the other
 const NARROW_HEIGHT = 680
-const WIDTH = 400
+const WIDTH = 320
 const MOST_EARLIER = 4
 
 /** Fields of the node and how their values are written. */
@@ -59,6 +60,8 @@ export function viewOutput(node, output, host) {
   const sent = /** @type {any} */ (output)?.[KEY]
   const id = Array.isArray(sent) ? sent[0]?.id : undefined
   if (typeof id !== 'string' || !ID.test(id)) return
+  const better = behind(node, SHOWS)
+  if (better.length) return better.forEach((other) => void liveIn(other, { id }, host))
   if (node.properties[KEY] !== id) {
     host.before()
     node.properties[KEY] = id
@@ -74,35 +77,48 @@ export function viewOutput(node, output, host) {
  */
 export function viewKept(node, host) {
   const id = node.properties?.[KEY]
-  if (typeof id === 'string' && ID.test(id)) open(node, id, host)
+  if (typeof id === 'string' && ID.test(id) && !behind(node, SHOWS).length) open(node, id, host)
 }
 
 /**
- * Shows what a run has recorded so far: in the node that samples, or in the one that collects behind it. Nothing of it is
- * kept with the workflow.
+ * Shows what a run has recorded so far: in the previews behind the node that samples or collects, else in that node.
+ * Nothing of it is kept with the workflow.
  * @param {HostNode} running
  * @param {Live} live
  * @param {Host} host
  */
-export async function viewLive(running, live, host) {
+export function viewLive(running, live, host) {
   if (typeof live.id !== 'string' || !ID.test(live.id) || !Number.isInteger(live.version)) return
-  for (const node of running.comfyClass === SAMPLES ? [running] : collecting(running)) {
-    const place = places.get(node) ?? made(node)
-    place.live = live
-    if (!place.busy) await goOn(node, place, host)
+  for (const node of running.comfyClass === SAMPLES ? [running] : behind(running, COLLECTS)) {
+    const better = behind(node, SHOWS)
+    for (const one of better.length ? better : [node]) liveIn(one, live, host)
   }
 }
 
 /**
- * Nodes that collect what a sampler's latent came of.
- * @param {HostNode} sampler
+ * @param {HostNode} node
+ * @param {Live} live
+ * @param {Host} host
  */
-function collecting(sampler) {
-  const links = (sampler.outputs ?? []).flatMap((output) => output.links ?? [])
+async function liveIn(node, live, host) {
+  const place = places.get(node) ?? made(node)
+  place.live = live
+  if (!place.busy) await goOn(node, place, host)
+}
+
+/**
+ * Nodes of a kind that are linked to one of a node's outputs.
+ * @param {HostNode} node
+ * @param {string} kind
+ */
+function behind(node, kind) {
+  const links = (node.outputs ?? []).flatMap((output) => output.links ?? [])
   return links.flatMap((id) => {
-    const target = sampler.graph?.getLink?.(id)?.target_id
-    const node = /** @type {HostNode | null} */ (/** @type {unknown} */ (sampler.graph?.getNodeById(target ?? -1)))
-    return node?.comfyClass === COLLECTS ? [node] : []
+    const link = node.graph?.getLink?.(id) ?? node.graph?.links?.get?.(id)
+    const found = /** @type {HostNode | null} */ (
+      /** @type {unknown} */ (node.graph?.getNodeById(link?.target_id ?? -1))
+    )
+    return found?.comfyClass === kind ? [found] : []
   })
 }
 
