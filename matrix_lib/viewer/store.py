@@ -51,11 +51,7 @@ class Store:
         name = secrets.token_hex(16)
         with self._lock:
             self._kept[name] = exhibit
-            while len(self._kept) > self.most or self._size() > self.most_bytes:
-                old, _ = self._kept.popitem(last=False)
-                self._gone[old] = None
-            while len(self._gone) > _REMEMBERED:
-                self._gone.popitem(last=False)
+            self._make_room()
         return name
 
     def replace(self, name: str, exhibit: Exhibit) -> bool:
@@ -64,6 +60,8 @@ class Store:
             if name not in self._kept or exhibit.nbytes + exhibit.capture.nbytes > self.most_bytes:
                 return False
             self._kept[name] = exhibit
+            self._kept.move_to_end(name)
+            self._make_room()
             return True
 
     def drop(self, name: str) -> None:
@@ -79,6 +77,13 @@ class Store:
                 self._kept.move_to_end(name)
                 return self._kept[name]
             raise GoneError(name) if name in self._gone else UnknownError(name)
+
+    def _make_room(self) -> None:
+        while len(self._kept) > self.most or self._size() > self.most_bytes:
+            old, _ = self._kept.popitem(last=False)
+            self._gone[old] = None
+        while len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
 
     @property
     def nbytes(self) -> int:

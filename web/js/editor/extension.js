@@ -80,7 +80,9 @@ function keepWhatItTells(app, node) {
  */
 function attach(app, node, edited, served) {
   const pages = new URL('../..', import.meta.url).href.replace(/\/$/, '')
-  const text = /** @type {{value: unknown, callback?: (value: unknown) => void}} */ (widgetOf(node, edited.text))
+  const text = /** @type {{value: unknown, hidden?: boolean, callback?: (value: unknown) => void}} */ (
+    widgetOf(node, edited.text)
+  )
   const pictures = new Pictures(node, edited.picture, served, pages, () => panel.pictured())
   const number = (/** @type {string} */ name, /** @type {number} */ other) =>
     Number(widgetOf(node, name)?.value) || other
@@ -114,7 +116,12 @@ function attach(app, node, edited, served) {
       grid: () => gridOf(node)
     }
   )
-  const fold = edited.folded ? new Fold(panel, edited.folded, () => enlarge(node)) : null
+  const unfolded = () => {
+    text.hidden = false
+    enlarge(node)
+  }
+  const fold = edited.folded ? new Fold(panel, edited.folded, unfolded) : null
+  if (fold) text.hidden = true // an empty field says nothing beside the button
   const widget = node.addDOMWidget(NAME, 'matrix_editor', fold?.element ?? panel.element, {
     serialize: false, // the text is what is kept
     hideOnZoom: false,
