@@ -235,7 +235,9 @@ def test_masks_are_painted_and_boxes_drawn_on_other_nodes(page: Page) -> None:
     pictures = shown(page, FRAMES + 1)
     page.until_kept("16: 83 74 117 108")
     page.open(nodes2=page.own)  # unfolded again, since there is a text
-    expect(hand.page.tab.get_by_label("Boxes on the picture")).to_have_count(2)
+    for node in ("MatrixMaskTracks", "MatrixCutAndDrag"):
+        page.look_at(node, 0.9)
+        expect(page.tab.get_by_label("Boxes on the picture").last).to_be_in_viewport()
     graph = page.app("app.graphToPrompt().then((made) => made.output)")
     frees(page)
     found = files(page, page.server.run(graph), FRAMES + 1)

@@ -57,7 +57,6 @@ def older(page: Page) -> None:
             const register = app.registerExtension.bind(app)
             // Before there were these hooks nobody called them.
             app.registerExtension = ({ onNodeOutputsUpdated, ...rest }) => register(rest)
-            Object.defineProperty(app, 'rootGraph', { value: undefined })
           }, 0)
         })
         """

@@ -155,7 +155,12 @@ export class Editor {
    */
   try(edit) {
     if (this.locked) return
-    this.draft = edit(withoutShares(this.doc, this.clip))
+    try {
+      this.draft = edit(withoutShares(this.doc, this.clip))
+    } catch (error) {
+      this.draft = null
+      this.note = /** @type {Error} */ (error).message
+    }
     this.show()
     this.changed()
   }
