@@ -23,7 +23,7 @@ from .front import chromium
 __all__ = ["main"]
 
 _OPENED = ROOT / "docs" / "images" / "workflow.webp"
-_WIDTH, _QUALITY = 1800, 80
+_WIDTH, _QUALITY = 1800, 58
 _READY = "window.comfyAPI?.app?.app?.canvas?.graph?.nodes.length"
 # The whole graph at its own size, beside the bars of the page; what it takes of the window comes back.
 _LOAD = """async ([graph, steps]) => {
@@ -43,6 +43,13 @@ _PLACE = """() => {
   canvas.ds.offset = [200 - left, 160 - top]
   canvas.setDirty(true, true)
   return { x: 200, y: 160, width: right - left, height: bottom - top }
+}"""
+
+_SHORT = """(base) => {
+  for (const report of document.querySelectorAll('.matrix-report'))
+    for (const part of [report, ...report.querySelectorAll('*')])
+      for (const node of part.childNodes)
+        if (node.nodeType === Node.TEXT_NODE) node.data = node.data.replaceAll(base, '')
 }"""
 
 
@@ -86,6 +93,7 @@ def _taken(server: Server, graph: dict[str, Any], steps: int) -> Image.Image:
         page.wait_for_timeout(1000)
         box = page.evaluate(_PLACE)
         page.wait_for_timeout(5000)  # films, maps and charts are drawn
+        page.evaluate(_SHORT, f"{server.base}/")  # where this run's folder was is nobody's business
         taken = Image.open(io.BytesIO(page.screenshot(clip=box))).convert("RGB")
         browser.close()
         return taken
