@@ -108,7 +108,7 @@ def main() -> None:
         _paint(page, [(44, 21)], radius=14.5)
         page.evaluate("panel.editor.select(null)")
         _paint(page, [(85, 52), (85, 72)], radius=7)
-        _take(page, "painted")
+        _take(page, "painted", 62)
 
 
 def _paint(page: Any, spots: list[tuple[float, float]], radius: float) -> None:
@@ -129,10 +129,10 @@ def _paint(page: Any, spots: list[tuple[float, float]], radius: float) -> None:
     page.mouse.up()
 
 
-def _take(page: Any, name: str) -> None:
+def _take(page: Any, name: str, quality: int = 80) -> None:
     page.wait_for_timeout(300)
     place = ROOT / "web" / "docs" / "images" / f"{name}.jpg"
-    place.write_bytes(page.locator("#place").screenshot(type="jpeg", quality=80))
+    place.write_bytes(page.locator("#place").screenshot(type="jpeg", quality=quality))
     print(place.relative_to(ROOT), place.stat().st_size // 1024, "KiB")
 
 

@@ -23,7 +23,7 @@ from .front import chromium
 __all__ = ["main"]
 
 _OPENED = ROOT / "docs" / "images" / "workflow.webp"
-_WIDTH, _QUALITY = 1800, 58
+_WIDTH, _QUALITY = 1600, 52
 _READY = "window.comfyAPI?.app?.app?.canvas?.graph?.nodes.length"
 # The whole graph at its own size, beside the bars of the page; what it takes of the window comes back.
 _LOAD = """async ([graph, steps]) => {
