@@ -61,7 +61,10 @@ export function viewOutput(node, output, host) {
   const id = Array.isArray(sent) ? sent[0]?.id : undefined
   if (typeof id !== 'string' || !ID.test(id)) return
   const better = behind(node, SHOWS)
-  if (better.length) return better.forEach((other) => void liveIn(other, { id }, host))
+  // One that shows a finished run waits for its own news: what comes late must not take its place.
+  const waiting = better.filter((other) => !places.get(other)?.viewer || places.get(other)?.live)
+  for (const other of waiting) void liveIn(other, { id }, host)
+  if (better.length) return
   if (node.properties[KEY] !== id) {
     host.before()
     node.properties[KEY] = id
