@@ -24,7 +24,7 @@ from .places import new_place
 from .recording import LAYERS_TIP, recorder_config, recording_inputs, storage_inputs
 from .shown import saved_file
 from .sockets import CaptureSocket, read_layers, warn_if_broken
-from .viewer import shown_in_viewer
+from .viewer import end_live, live_feed, shown_in_viewer
 
 
 class MatrixSampleAttention(io.ComfyNode):
@@ -99,9 +99,10 @@ class MatrixSampleAttention(io.ComfyNode):
         config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage)
         kept = Kept(new_place(keep_as)[0]) if keep_as.strip() else None
         recorders: list[Recorder] = []
+        live = live_feed()
 
         def start(info: RunInfo) -> Session:
-            recorder = recorder_of(config, info, model_token(model), kept)
+            recorder = recorder_of(config, info, model_token(model), kept, live)
             recorders.append(recorder)
             if previous is not None:
                 bindings = [binding for binding, _ in info.given if binding is not None] * info.samples
@@ -120,9 +121,9 @@ class MatrixSampleAttention(io.ComfyNode):
             capture = extend(previous, capture)
         report = describe(capture)
         files = saved_file(kept.file) if kept is not None and kept.file is not None else {}
-        return io.NodeOutput(
-            output, denoised, capture, report, ui={"text": (report,)} | files | shown_in_viewer(capture)
-        )
+        shown = shown_in_viewer(capture)
+        end_live()
+        return io.NodeOutput(output, denoised, capture, report, ui={"text": (report,)} | files | shown)
 
 
 class MatrixLivePreview(io.ComfyNode):

@@ -9,9 +9,14 @@ from comfy_api.latest import io
 from ..matrix_lib.core.grid import Framing
 from ..matrix_lib.core.guidance.cut_and_drag import cut_and_drag
 from ..matrix_lib.core.guidance.dual_clock import DualClockDenoising
+from ..matrix_lib.core.tracks.boxes import in_pixels
+from ..matrix_lib.core.tracks.text import parse_boxes
+from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.hosts.comfy.mini import check_clip
 from ..matrix_lib.hosts.comfy.steer import steer
 from .sockets import TracksSocket, check_room, start_frame, ticker, warn_if_broken
+
+_FRAMES, _RATE = 49, 8.0  # of a clip of boxes that are drawn in the node: what MATRIX Box Tracks begins with
 
 
 class MatrixCutAndDrag(io.ComfyNode):
@@ -37,7 +42,12 @@ class MatrixCutAndDrag(io.ComfyNode):
             ],
             inputs=[
                 io.Image.Input("image", tooltip="The first frame, in the size of the video. Of several, the first."),
-                TracksSocket.Input("tracks", tooltip="Where each instance is in every frame: from masks or boxes."),
+                TracksSocket.Input(
+                    "tracks",
+                    optional=True,
+                    tooltip="Where each instance is in every frame: from masks or boxes. Without it: the boxes that "
+                    "are drawn in this node.",
+                ),
                 start_frame(),
                 io.Int.Input(
                     "length",
@@ -46,10 +56,20 @@ class MatrixCutAndDrag(io.ComfyNode):
                     max=100000,
                     optional=True,
                     advanced=True,
-                    tooltip="Frames of the animation, where the tracks go on longer. 0: to their end.",
+                    tooltip="Frames of the animation, where the tracks go on longer. 0: to their end; 49 for boxes "
+                    "that are drawn in this node.",
                 ),
                 io.Vae.Input(
                     "vae", optional=True, tooltip="The model's VAE: the animation then comes out encoded, too."
+                ),
+                io.String.Input(
+                    "boxes",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Boxes that are drawn in the node's editor, as in MATRIX Box Tracks; not used where tracks "
+                    "are connected.",
                 ),
             ],
             outputs=[
@@ -57,11 +77,31 @@ class MatrixCutAndDrag(io.ComfyNode):
                 io.Latent.Output(
                     display_name="latent", tooltip="The frames as the VAE encodes them; nothing without a VAE."
                 ),
+                TracksSocket.Output(
+                    display_name="tracks", tooltip="What moved, for MATRIX Dual-Clock Denoising and MATRIX Bind Prompt."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, image: Any, tracks: Any, start_frame: int = 0, length: int = 0, vae: Any = None) -> io.NodeOutput:
+    def validate_inputs(cls, boxes: str | None = None) -> bool | str:
+        try:
+            return not boxes or not boxes.strip() or bool(parse_boxes(boxes, 1, 1))
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
+    def execute(
+        cls,
+        image: Any,
+        tracks: Any = None,
+        start_frame: int = 0,
+        length: int = 0,
+        vae: Any = None,
+        boxes: str = "",
+    ) -> io.NodeOutput:
+        if tracks is None:
+            tracks = _drawn(boxes, length, image)
         tracks = tracks.starting(start_frame)
         if length:
             tracks = tracks.take(range(min(length, tracks.frames)))
@@ -78,7 +118,18 @@ class MatrixCutAndDrag(io.ComfyNode):
         if (tracks.height, tracks.width) != size:
             tracks = tracks.framed(Framing((tracks.height, tracks.width), size, tracks.fit))
         frames = cut_and_drag(first[..., :3], tracks, ticker(max(tracks.frames - 1, 1)))
-        return io.NodeOutput(frames, None if vae is None else {"samples": vae.encode(frames)})
+        return io.NodeOutput(frames, None if vae is None else {"samples": vae.encode(frames)}, tracks)
+
+
+def _drawn(boxes: str, length: int, image: Any) -> MaskTracks:
+    """Tracks of the boxes that were drawn in the node. Raises ValueError where there are none."""
+    if not boxes.strip():
+        raise ValueError("nothing says where things move: connect tracks, or draw boxes in this node")
+    height, width = int(image.shape[1]), int(image.shape[2])
+    keys, roles = parse_boxes(boxes, width, height)
+    return MaskTracks.from_boxes(
+        in_pixels(keys, height, width)[0], length or _FRAMES, height, width, roles, _RATE, hold=True
+    )
 
 
 class MatrixDualClockDenoising(io.ComfyNode):

@@ -156,6 +156,8 @@ SOCKETS: dict[str, Socket] = {
     "VIDEO": Socket("a VIDEO", "Connect a video", _has("get_components")),
     "BOUNDING_BOX": Socket("a BOUNDING_BOX", "Connect bounding boxes", _is((list, dict))),  # type: ignore[arg-type]
     "ARRAY": Socket("elements of Create Bounding Boxes", "Connect its elements", _is(list)),
+    "STRING": Socket("the coordinates of a spline editor", "Connect a text of points", _is(str)),
+    "TRACKS": Socket("TRACKS", "Connect a maker of TRACKS", _is(dict)),
     "SAM3_TRACK_DATA": Socket("a SAM3_TRACK_DATA", "Connect SAM3 Video Track", _sam3),
     "MATRIX_TRACKS": Socket(
         "MATRIX_TRACKS", "Connect MATRIX Mask Tracks, MATRIX Box Tracks or another maker of tracks", _is(MaskTracks)

@@ -16,6 +16,7 @@ from ..matrix_lib.core.grid import Framing, Grid
 from ..matrix_lib.core.tracks.text import parse_names
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.draw.tracks import TrackLook, draw_tracks, track_report
+from ..matrix_lib.hosts.comfy.shapes import elements_of, points_text
 from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, mask_batch, paths
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.tracks import load_tracks, save_tracks
@@ -93,6 +94,16 @@ class MatrixTracksToMask(io.ComfyNode):
                     display_name="paths",
                     tooltip="The middle of each instance in every frame, as ComfyUI's TRACKS: for Wan Move.",
                 ),
+                io.Array.Output(
+                    display_name="elements",
+                    tooltip="Each instance in the first frame that shows it, with its name, as Create Bounding Boxes "
+                    "gives elements.",
+                ),
+                io.String.Output(
+                    display_name="points",
+                    tooltip="The middle of each instance in every frame as JSON, as KJNodes' spline editors give "
+                    "coordinates.",
+                ),
             ],
         )
 
@@ -113,7 +124,7 @@ class MatrixTracksToMask(io.ComfyNode):
         step = ticker((1 + resized) * chosen.frames * len(chosen.names))
         chosen = chosen.framed(framing, step) if resized else chosen
         mask, id_map = mask_batch(chosen, several != "joined", step), image_batch([chosen.id_map()])
-        return io.NodeOutput(mask, id_map, paths(chosen))
+        return io.NodeOutput(mask, id_map, paths(chosen), elements_of(chosen), points_text(chosen))
 
 
 class MatrixPreviewTracks(io.ComfyNode):

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ..matrix_lib.core.tracks.boxes import in_pixels
 from ..matrix_lib.core.tracks.doubts import doubts_of
-from ..matrix_lib.core.tracks.text import parse_boxes, parse_names
+from ..matrix_lib.core.tracks.painting import with_painted
+from ..matrix_lib.core.tracks.text import parse_boxes, parse_masks, parse_names
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.hosts.comfy.masks import BATCHES, mask_parts
 from ..matrix_lib.hosts.comfy.tracks import boxes_from_host, check_images, sam3_frames, sam3_size
@@ -92,6 +93,15 @@ class MatrixMaskTracks(io.ComfyNode):
                     tooltip="Takes everything outside of the connected masks. Load Image's mask is 1 where the picture "
                     "is transparent.",
                 ),
+                io.String.Input(
+                    "painted",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Masks that are painted in the node's editor, a line for each instance. A painted mask "
+                    "stands in its own frame, in place of a connected one of that name.",
+                ),
             ],
             outputs=track_outputs(),
         )
@@ -108,6 +118,7 @@ class MatrixMaskTracks(io.ComfyNode):
         sam3_objects: str = "",
         batch_is: Any = "frames",
         invert: bool = False,
+        painted: str = "",
     ) -> io.NodeOutput:
         given = [mask for mask in (masks or {}).values() if mask is not None]
         found, total = mask_parts(given, batch_is, invert)
@@ -117,8 +128,12 @@ class MatrixMaskTracks(io.ComfyNode):
             found += [sam3_frames(sam3_tracks, index) for index in chosen]
             total += frames * len(chosen)
         labels, roles = parse_names(names)
-        if not found:
-            raise ValueError("no mask is connected. Connect one MASK batch for each instance, or SAM3 tracks.")
+        paint, painted_roles = parse_masks(painted)
+        if not found and not paint:
+            raise ValueError(
+                "no mask is connected. Connect one MASK batch for each instance, or SAM3 tracks; or paint masks in "
+                "this node."
+            )
         labels = labels or [f"instance {i + 1}" for i in range(len(found))]
         if len(labels) != len(found):
             shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
@@ -126,13 +141,19 @@ class MatrixMaskTracks(io.ComfyNode):
                 f"{len(found)} masks are connected (SAM3 objects included), but there are {len(labels)} names: "
                 f"{shown}. Give one name per line for each mask, or none at all."
             )
-        tracks = MaskTracks.from_masks(
-            list(zip(labels, found)), threshold=threshold, roles=roles, fps=fps, progress=ticker(total)
-        )
+        pairs = list(zip(labels, found))
+        step = ticker(total)
+        tracks = None
+        if pairs:
+            tracks = MaskTracks.from_masks(pairs, threshold, roles, fps, allow_empty=bool(paint), progress=step)
+        if tracks is None or paint:
+            frames, size = (1, None) if images is None else (len(images), tuple(images.shape[1:3]))
+            tracks = with_painted(tracks, paint, painted_roles, frames, size, fps)
         if images is not None:
             check_images(images, tracks.height, tracks.width, tracks.frames)
         objects = batch_is == "objects" and len(given) == 1
-        return with_report(tracks, tuple(f"! {note}" for note in doubts_of(tracks, objects)))
+        clip = None if images is None else image_frames(images, fps)
+        return with_report(tracks, tuple(f"! {note}" for note in doubts_of(tracks, objects)), clip)
 
 
 def _objects(text: str, count: int) -> list[int]:
@@ -183,11 +204,12 @@ class MatrixBoxTracks(io.ComfyNode):
                 ),
                 io.MultiType.Input(
                     "bboxes",
-                    types=[io.BoundingBox, io.Array],
+                    types=[io.BoundingBox, io.Array, io.Tracks, io.String],
                     optional=True,
                     tooltip="ComfyUI's own bounding boxes, from a detector or Create Bounding Boxes, instead of typed "
                     "ones: one instance per box; lists per frame are followed over time by where the boxes are. Its "
-                    "elements bring their names.",
+                    "elements bring their names. ComfyUI's TRACKS and the points of KJNodes' spline editors become "
+                    "boxes that follow them.",
                 ),
                 io.String.Input(
                     "bbox_names",
@@ -233,7 +255,7 @@ class MatrixBoxTracks(io.ComfyNode):
             notes: tuple[str, ...] = ()
         else:
             names, roles = parse_names(bbox_names)
-            keys, notes = boxes_from_host(bboxes, names, (height, width))
+            keys, notes = boxes_from_host(bboxes, names, (height, width), frames)
         keys, shares = in_pixels(keys, height, width)
         step = ticker(frames * len(keys))
         tracks = MaskTracks.from_boxes(keys, frames, height, width, roles, fps, hold=hold, progress=step)

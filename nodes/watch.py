@@ -10,7 +10,7 @@ from ..matrix_lib.io.kept_runs import Kept
 from .places import new_place
 from .recording import recorder_config, recording_inputs, storage_inputs
 from .sockets import CaptureSocket, WatchSocket, warn_if_broken
-from .viewer import shown_in_viewer
+from .viewer import end_live, live_feed, shown_in_viewer
 
 
 class MatrixWatchAttention(io.ComfyNode):
@@ -56,7 +56,7 @@ class MatrixWatchAttention(io.ComfyNode):
             def keeper() -> Kept:
                 return Kept(new_place(keep_as)[0])
 
-        watch = Watch(config, expert.strip(), model_token(model), keeper, notes)
+        watch = Watch(config, expert.strip(), model_token(model), keeper, notes, live_feed)
         return io.NodeOutput(watch.attach(model), watch)
 
 
@@ -87,7 +87,9 @@ class MatrixCollectCapture(io.ComfyNode):
     def execute(cls, latent, watch) -> io.NodeOutput:
         capture = RUNS.capture(latent["samples"], watch.key)
         report = describe(capture)
-        return io.NodeOutput(capture, report, ui={"text": (report,)} | shown_in_viewer(capture))
+        shown = shown_in_viewer(capture)
+        end_live()
+        return io.NodeOutput(capture, report, ui={"text": (report,)} | shown)
 
 
 NODES: list[type[io.ComfyNode]] = [MatrixWatchAttention, MatrixCollectCapture]

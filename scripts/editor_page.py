@@ -1,7 +1,7 @@
 """The track editor alone on a page of its own, in a real Chromium and without a ComfyUI: for tests that send it
 thousands of events, and to measure what a frame of a drag costs.
 
-`python -m scripts.editor_page` takes the picture of it that the help pages have.
+`python -m scripts.editor_page` takes the pictures of it that the help pages have.
 """
 
 from __future__ import annotations
@@ -103,10 +103,37 @@ def main() -> None:
     frame = "/docs/images/example-push.jpg"
     with editor_page(text, clip, names=names, size=(600, 480), picture=frame) as page:
         page.evaluate("panel.editor.seek(4)")
-        page.wait_for_timeout(300)
-        place = ROOT / "web" / "docs" / "images" / "editor.jpg"
-        place.write_bytes(page.locator("#place").screenshot(type="jpeg", quality=80))
-        print(place.relative_to(ROOT), place.stat().st_size // 1024, "KiB")
+        _take(page, "editor")
+    with editor_page("", clip, "MASKS", names=names, size=(600, 480), picture=frame) as page:
+        _paint(page, [(44, 21)], radius=14.5)
+        page.evaluate("panel.editor.select(null)")
+        _paint(page, [(85, 52), (85, 72)], radius=7)
+        _take(page, "painted", 62)
+
+
+def _paint(page: Any, spots: list[tuple[float, float]], radius: float) -> None:
+    """A stroke of the brush through places of the clip."""
+    page.evaluate("(size) => { panel.editor.brushSize = size }", radius / 128)
+    for i, spot in enumerate(spots):
+        x, y = page.evaluate(
+            """([x, y]) => {
+              const { left, top } = panel.stage.element.getBoundingClientRect()
+              const { scale, left: dx, top: dy } = panel.stage.view
+              return [left + dx + x * scale, top + dy + y * scale]
+            }""",
+            list(spot),
+        )
+        page.mouse.move(x, y, steps=6)
+        if not i:
+            page.mouse.down()
+    page.mouse.up()
+
+
+def _take(page: Any, name: str, quality: int = 80) -> None:
+    page.wait_for_timeout(300)
+    place = ROOT / "web" / "docs" / "images" / f"{name}.jpg"
+    place.write_bytes(page.locator("#place").screenshot(type="jpeg", quality=quality))
+    print(place.relative_to(ROOT), place.stat().st_size // 1024, "KiB")
 
 
 if __name__ == "__main__":

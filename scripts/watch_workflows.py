@@ -20,7 +20,6 @@ from PIL import Image, ImageSequence
 from matrix_lib.io.captures import load_capture
 from matrix_lib.io.tracks import load_tracks
 
-from .canvas import draw, titled
 from .comfyui import ROOT, serve
 from .follow import follow
 from .pictures import attention, best_layers
@@ -31,7 +30,6 @@ __all__ = ["PICTURES", "latest", "main"]
 
 _WIDTH = 806
 _SCORES = {"KISA": "kisa", "SGI": "sgi", "SPI": "spi", "IF": "fidelity"}
-_OPENED = ROOT / "docs" / "images" / "workflow.webp"
 
 
 def latest(folder: Path, name: str, ending: str = "") -> Path:
@@ -47,7 +45,7 @@ def _moved(folder: Path) -> Image.Image:
 
 
 def _watched(folder: Path) -> Image.Image:
-    """Heat of two words on the clip, in the layer that keeps them apart best. Draws the whole workflow, too."""
+    """Heat of two words on the clip, in the layer that keeps them apart best."""
     with tempfile.TemporaryDirectory() as place:
         for name in ("capture", "tracks", "video"):
             source = latest(folder, name)
@@ -58,12 +56,7 @@ def _watched(folder: Path) -> Image.Image:
         )
         first, second = (name for name in tracks.names[:2])
         layers = best_layers(capture, tracks, (first, second))
-        heat = attention(Path(place), (first, second), layers, _WIDTH)
-        heat.save(Path(place) / "heat.png")
-        shown = {"MATRIX Preview Attention": Path(place) / "heat.png"}
-        shown["Save layer chart"] = latest(folder, "layers")
-        draw(titled("01_watch_attention"), shown).save(_OPENED, quality=80, method=6)
-        return heat
+        return attention(Path(place), (first, second), layers, _WIDTH)
 
 
 def _chart(name: str) -> Callable[[Path], Image.Image]:

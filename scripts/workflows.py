@@ -26,7 +26,7 @@ Info = dict[str, Any]
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 NOTES = {"Note", "MarkdownNote"}
 # Pixels that the page's track editor takes at least, below the text that it edits.
-EDITORS = {"MatrixBoxTracks": 296, "MatrixSAM2Tracks": 296}
+EDITORS = {"MatrixBoxTracks": 296, "MatrixSAM2Tracks": 296, "MatrixMaskTracks": 46, "MatrixCutAndDrag": 46}
 # What a canvas shows first that opens the file itself, beside its bars. One that opens a template shows all of it.
 VIEW = {"scale": 0.75, "offset": [120, 100]}
 

@@ -133,7 +133,7 @@ def whole() -> Graph:
         scale__normalise=False, rate=0.05, noise=1.0, on="noisy latent", region="boxes",
         channels="all channels together", tracks=["boxes", 0], schedule=["curve", 0],
     )  # fmt: skip
-    add("drag", "MatrixCutAndDrag", image=["picture", 0], tracks=["boxes", 0], vae=["load", 2])
+    add("drag", "MatrixCutAndDrag", image=["picture", 0], tracks=["boxes", 0], vae=["load", 2], boxes="a: 1 1 9 9")
     add("example", "MatrixExampleClip", clip="push")
     add("rough", "VAEEncode", pixels=["drag", 0], vae=["load", 2])
     add(
@@ -158,7 +158,7 @@ def whole() -> Graph:
     )
     add(
         "named", "MatrixMaskTracks", names="a", masks__mask0=["unpack", 0], threshold=0.5, fps=8.0, sam3_objects="",
-        batch_is="frames", invert=False,
+        batch_is="frames", invert=False, painted="b: mask 2x2 AE",
     )  # fmt: skip
     add("edit", "MatrixEditTracks", tracks=["boxes", 0], instances="a -> c (object)", others="keep", fit="pad")
     add(

@@ -225,6 +225,15 @@ class Recorder(BaseObserver):
                 return stream.names[kind], self.layers[kind], maps
         return None
 
+    def so_far(self) -> Capture | None:
+        """The bins that are done while the run goes on, None before the first: for a live view. Its maps are those that
+        the whole capture will hold, and nothing is copied."""
+        full = min((stream.last for stream in self._streams.values()), default=-1) + 1
+        if not full or not all(stream.landed for stream in self._streams.values()):
+            return None
+        streams = [stream.part(slice(0, full)) for stream in self._streams.values()]
+        return Capture(streams, self.backbone, self._steps(range(full)), self.config.branch, self._meta())
+
     def seen(self, step: int) -> bool:
         """Whether any attention was recorded in a sampling step."""
         return step in self._seen

@@ -51,12 +51,24 @@ class Store:
         name = secrets.token_hex(16)
         with self._lock:
             self._kept[name] = exhibit
-            while len(self._kept) > self.most or self._size() > self.most_bytes:
-                old, _ = self._kept.popitem(last=False)
-                self._gone[old] = None
-            while len(self._gone) > _REMEMBERED:
-                self._gone.popitem(last=False)
+            self._make_room()
         return name
+
+    def replace(self, name: str, exhibit: Exhibit) -> bool:
+        """Puts a later state of the same thing in the place of an exhibit; whether it is still kept, and fits."""
+        with self._lock:
+            if name not in self._kept or exhibit.nbytes + exhibit.capture.nbytes > self.most_bytes:
+                return False
+            self._kept[name] = exhibit
+            self._kept.move_to_end(name)
+            self._make_room()
+            return True
+
+    def drop(self, name: str) -> None:
+        """Lets go of an exhibit that nobody will ask for."""
+        with self._lock:
+            if self._kept.pop(name, None) is not None:
+                self._gone[name] = None
 
     def get(self, name: str) -> Exhibit:
         """The exhibit of an id, which counts as looked at. Raises `GoneError` or `UnknownError`."""
@@ -65,6 +77,13 @@ class Store:
                 self._kept.move_to_end(name)
                 return self._kept[name]
             raise GoneError(name) if name in self._gone else UnknownError(name)
+
+    def _make_room(self) -> None:
+        while len(self._kept) > self.most or self._size() > self.most_bytes:
+            old, _ = self._kept.popitem(last=False)
+            self._gone[old] = None
+        while len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
 
     @property
     def nbytes(self) -> int:

@@ -13,7 +13,7 @@ from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
 __all__ = ["DRAFTS", "LIFT", "PULL", "PUSH", "Scene"]
 
 CFG = 4.0
-LOOK = 600  # pixels of the viewer, and of the video below it
+LOOK = 850  # pixels of the viewer, and of the video below it
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,15 @@ def _clip(d: Draft, scene: Scene) -> Node:
     return d.add("GetVideoComponents", video=part[0])
 
 
-def _tracks(d: Draft, scene: Scene, frames: Node) -> Node:
-    return d.add("MatrixBoxTracks", 40, boxes=scene.boxes, images=frames[0], fps=FPS, frames=FRAMES)
+def _tracks(d: Draft, scene: Scene, frames: Node, height: int = 190) -> Node:
+    return d.add("MatrixBoxTracks", height, boxes=scene.boxes, images=frames[0], fps=FPS, frames=FRAMES)
 
 
-def _words(d: Draft, scene: Scene, model: Node, tracks: Node, negative: str = "") -> tuple[Node, Node]:
+def _words(
+    d: Draft, scene: Scene, model: Node, tracks: Node, negative: str = "", height: int = SHOWN + 210
+) -> tuple[Node, Node]:
     """The bound prompt and an empty negative one, which a group `negative` in the third column may hold."""
-    bound = d.add("MatrixBindPrompt", SHOWN, clip=model[1], tracks=tracks[0])
+    bound = d.add("MatrixBindPrompt", height, clip=model[1], tracks=tracks[0])
     bound.inputs.update(prompt=scene.prompt, phrases=scene.phrases, form="as written")
     if negative:
         d.group(negative, 3, BLUE)
@@ -97,15 +99,15 @@ def _start(d: Draft, model: Node, words: tuple[Node, Node], frames: Node) -> Nod
     return start
 
 
-def _sampled(d: Draft, model: Node, start: Node) -> tuple[Node, Node]:
-    """A clip with every layer watched: the sampler, and its frames."""
+def _sampled(d: Draft, model: Node, start: Node) -> Node:
+    """The sampler, with every layer watched."""
     noise = d.add("RandomNoise", noise_seed=7)
     guider = d.add("CFGGuider", model=model[0], positive=start[0], negative=start[1], cfg=CFG)
     sampler = d.add("KSamplerSelect", sampler_name="euler")
     sigmas = d.add("BasicScheduler", model=model[0], scheduler="simple", steps=STEPS, denoise=1.0)
-    sample = d.add("MatrixSampleAttention", noise=noise[0], guider=guider[0], sampler=sampler[0], sigmas=sigmas[0])
+    sample = d.add("MatrixSampleAttention", 110, noise=noise[0], guider=guider[0], sampler=sampler[0], sigmas=sigmas[0])
     sample.inputs.update(latent_image=start[2], layers="all")
-    return sample, d.add("VAEDecode", samples=sample[0], vae=model[2])
+    return sample
 
 
 def _begun(d: Draft, scene: Scene, note: str, height: int) -> tuple[Node, Node, Node, tuple[Node, Node], Node]:
@@ -117,7 +119,7 @@ def _begun(d: Draft, scene: Scene, note: str, height: int) -> tuple[Node, Node, 
     model = d.add("MatrixLoadVideoDiT", source="mini")
     d.group("Who is where", 2, GREEN)
     tracks = _tracks(d, scene, frames)
-    seen = d.add("MatrixPreviewTracks", 260, tracks=tracks[0], images=frames[0])
+    seen = d.add("MatrixPreviewTracks", 300, tracks=tracks[0], images=frames[0])
     seen.inputs.update(width=WIDTH, height=HEIGHT, length=FRAMES, model="mini")
     d.group("Words", 3, RED)
     words = _words(d, scene, model, tracks)
@@ -130,19 +132,22 @@ def watch_attention() -> Draft:
     model, _, tracks, _, start = _begun(d, PUSH, WELCOME, 900)
 
     d.group("Sample and watch", 4)
-    sample, decoded = _sampled(d, model, start)
+    sample = _sampled(d, model, start)
+    d.group("The layers", 4, BLUE)
+    chart = d.add("SaveImage", SHOWN, "Save layer chart", filename_prefix="matrix/layers")
 
     d.group("Look", 5, BLUE)
+    decoded = d.add("VAEDecode", samples=sample[0], vae=model[2])
     look = d.add("MatrixAttentionPreview", LOOK, capture=sample[2], frames=decoded[0])
     look.inputs.update(tracks=tracks[0], kind="words (video to text)", fps=FPS)
-    d.add("SaveImage", SHOWN, "Save layer chart", images=look[2], filename_prefix="matrix/layers")
+    chart.inputs.update(images=look[2])
     d.group("Keep", 6, BLUE)
     attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
     attention.inputs.update(filename_prefix="matrix/attention")
     video = d.add("CreateVideo", images=decoded[0], fps=FPS)
     d.add("SaveVideo", SHOWN, "Save video", video=video[0], filename_prefix="matrix/video")
-    d.add("MatrixSaveCapture", capture=sample[2], filename_prefix="matrix/capture")
-    d.add("MatrixSaveTracks", tracks=tracks[0], filename_prefix="matrix/tracks")
+    d.add("MatrixSaveCapture", 110, capture=sample[2], filename_prefix="matrix/capture")
+    d.add("MatrixSaveTracks", 80, tracks=tracks[0], filename_prefix="matrix/tracks")
     return d
 
 
@@ -168,7 +173,9 @@ def find_layers() -> Draft:
     model, _, tracks, _, start = _begun(d, LIFT, FIND_LAYERS, 940)
 
     d.group("Sample and watch every layer", 4)
-    sample, decoded = _sampled(d, model, start)
+    sample = _sampled(d, model, start)
+    d.group("Keep", 1, BLUE)
+    attention = d.add("SaveVideo", 260, "Save attention", filename_prefix="matrix/best_layers")
 
     d.group("Which layers", 5, BLUE)
     best = d.add("MatrixAnalyseLayers", SHOWN, capture=sample[2], tracks=tracks[0], keep=3)
@@ -176,10 +183,10 @@ def find_layers() -> Draft:
     d.add("SaveImage", SHOWN, "Words by layer", images=best[3], filename_prefix="matrix/words")
     d.add("SaveImage", SHOWN, "Instances by layer", images=best[4], filename_prefix="matrix/instances")
     d.group("The best layers", 6, BLUE)
+    decoded = d.add("VAEDecode", samples=sample[0], vae=model[2])
     look = d.add("MatrixAttentionPreview", LOOK, "Attention of the best layers", capture=sample[2])
     look.inputs.update(frames=decoded[0], tracks=tracks[0], layers=best[1], fps=FPS)
-    attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
-    attention.inputs.update(filename_prefix="matrix/best_layers")
+    attention.inputs.update(video=look[1])
     return d
 
 
@@ -212,8 +219,8 @@ def two_experts() -> Draft:
     high = d.add("MatrixLoadVideoDiT", 0, "High-noise expert", source="mini")
     low = d.add("MatrixLoadVideoDiT", 0, "Low-noise expert", source="mini")
     d.group("Who is where, and in which words", 2, RED)
-    tracks = _tracks(d, PULL, frames)
-    words = _words(d, PULL, high, tracks, "First frame")
+    tracks = _tracks(d, PULL, frames, 40)
+    words = _words(d, PULL, high, tracks, "First frame", SHOWN)
     start = _start(d, high, words, frames)
 
     halves: list[tuple[Node, Node]] = []
@@ -232,6 +239,8 @@ def two_experts() -> Draft:
     watch, sampler = halves[1]
     capture = d.add("MatrixCollectCapture", latent=sampler[0], watch=watch[1])
     decoded = d.add("VAEDecode", samples=sampler[0], vae=high[2])
+    d.group("Keep", 4, BLUE)
+    attention = d.add("SaveVideo", 260, "Save attention", filename_prefix="matrix/experts")
 
     d.group("Which layers, for each expert", 5, BLUE)
     best = d.add("MatrixAnalyseLayers", SHOWN, capture=capture[0], tracks=tracks[0], keep=3)
@@ -241,8 +250,7 @@ def two_experts() -> Draft:
     d.group("Look", 6, BLUE)
     look = d.add("MatrixAttentionPreview", LOOK, "The low-noise expert", capture=capture[0])
     look.inputs.update(frames=decoded[0], tracks=tracks[0], steps="low noise", fps=FPS)
-    attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
-    attention.inputs.update(filename_prefix="matrix/experts")
+    attention.inputs.update(video=look[1])
     return d
 
 

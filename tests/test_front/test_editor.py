@@ -28,6 +28,11 @@ SAMPLER = {
     "denoise": 1.0,
     "control_after_generate": "fixed",
 }
+# Whether a field of a node begins with a text.
+VALUE = """([kind, name, text]) => {
+  const node = window.comfyAPI.app.app.graph.nodes.find((node) => node.type === kind)
+  return node.widgets.find((widget) => widget.name === name).value.startsWith(text)
+}"""
 NODES: list[dict[str, Any]] = [
     {"type": "MatrixBoxTracks", "x": 0, "values": {"width": WIDTH, "height": HEIGHT, "frames": FRAMES}},
     {"type": "MatrixExampleClip", "x": -400, "values": {"clip": "push"}},
@@ -173,17 +178,72 @@ def frees(page: Page) -> None:
     urllib.request.urlopen(urllib.request.Request(f"{page.server.url}/free", body, kind)).close()
 
 
-def shown(page: Page) -> list[Any]:
+def shown(page: Page, count: int = FRAMES) -> list[Any]:
     """The pictures of the run that was just asked for."""
     end = time.monotonic() + 300
     while any(page.server.get("/queue").values()):
         assert time.monotonic() < end, "the run has not ended"
         time.sleep(0.3)
     last = max(page.server.get("/history").values(), key=lambda entry: entry["prompt"][0])
-    return files(page, last["outputs"])
+    return files(page, last["outputs"], count)
 
 
-def files(page: Page, outputs: dict[str, Any]) -> list[Any]:
+def files(page: Page, outputs: dict[str, Any], count: int = FRAMES) -> list[Any]:
     saved = [file for output in outputs.values() for file in output.get("images", ()) if file["type"] == "output"]
-    assert len(saved) == FRAMES
+    assert len(saved) == count
+    saved.sort(key=lambda file: file["filename"].split("_")[0])  # by node, then by frame
     return [np.asarray(Image.open(page.server.base / "output" / f["subfolder"] / f["filename"])) for f in saved]
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"type": "MatrixExampleClip", "x": -400, "values": {"clip": "push"}},
+    {"type": "MatrixMaskTracks", "x": 0, "values": {}},
+    {"type": "MatrixTracksToMask", "x": 500, "values": {}},
+    {"type": "SaveImage", "x": 900, "values": {"filename_prefix": "front/map"}},
+    {"type": "MatrixCutAndDrag", "x": 1300, "values": {"length": FRAMES}},
+    {"type": "SaveImage", "x": 1800, "values": {"filename_prefix": "front/dragged"}},
+]
+OTHER_LINKS: list[tuple[int, int, int, int | str]] = [
+    *((0, 1, 1, "images"), (1, 0, 2, "tracks"), (2, 1, 3, "images"), (0, 1, 4, "image"), (4, 0, 5, "images")),
+]
+
+
+def test_masks_are_painted_and_boxes_drawn_on_other_nodes(page: Page) -> None:
+    """Mask Tracks and Cut And Drag unfold their editors; what is run is what was drawn, and headless the same bits."""
+    page.open(nodes2=page.own)
+    page.build(OTHERS, OTHER_LINKS)
+    hand = Hand(page)
+    page.look_at("MatrixMaskTracks", 0.9)
+    page.tab.get_by_role("button", name="Paint masks").click()
+    hand.stage.wait_for()
+    page.tab.wait_for_timeout(800)
+    hand.draw(35, 20, 53, 22)
+    page.tab.wait_for_function(VALUE, arg=["MatrixMaskTracks", "painted", "thing 1: 0: mask 128x128 "])
+    page.look_at("MatrixCutAndDrag", 0.9)
+    page.tab.get_by_role("button", name="Draw boxes here").click()
+    hand.stage, hand.times = hand.stage.last, hand.times.last
+    hand.stage.wait_for()
+    page.tab.wait_for_timeout(800)
+    hand.draw(27, 4, 61, 38)
+    hand.seek(16)
+    hand.draw(44, 20, 100, 90)
+    page.tab.wait_for_function(VALUE, arg=["MatrixCutAndDrag", "boxes", "thing 1: 0: 27 4 61 38; 16: 83 74 117 108"])
+
+    frees(page)
+    page.run()
+    page.tab.wait_for_timeout(500)
+    pictures = shown(page, FRAMES + 1)
+    page.until_kept("16: 83 74 117 108")
+    page.open(nodes2=page.own)  # unfolded again, since there is a text
+    for node in ("MatrixMaskTracks", "MatrixCutAndDrag"):
+        page.look_at(node, 0.9)
+        expect(page.tab.get_by_label("Boxes on the picture").last).to_be_in_viewport()
+    graph = page.app("app.graphToPrompt().then((made) => made.output)")
+    frees(page)
+    found = files(page, page.server.run(graph), FRAMES + 1)
+    assert all((one == other).all() for one, other in zip(found, pictures, strict=True))
+    (painted,) = [picture for picture in found if (picture == 0).all(-1).mean() > 0.8]
+    y, x = np.nonzero(painted.any(-1))
+    assert 28 < x.min() < 33
+    assert 54 < x.max() < 60
+    assert not page.errors

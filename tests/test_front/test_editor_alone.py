@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from matrix_lib.core.tracks.text import parse_masks, parse_prompts
 from scripts.editor_page import editor_page
 
 CLIP = {"width": 200, "height": 100, "frames": 11, "fps": 10, "hold": True}
@@ -129,6 +131,45 @@ def test_keys_leave_and_come_back(sheet: Callable[..., Sheet]) -> None:
     assert own.text == "a: 0: 10 10 50 40; 7: 80 60 120 90; 10: 110 10 150 40"
     own.key("Control+z", "Control+z", "Control+Shift+z", "End", "Delete")
     assert own.text == "a: 0: 10 10 50 40"
+
+
+@pytest.mark.parametrize("kind", ["PROMPTS", "MASKS"])
+def test_a_mask_is_painted(sheet: Callable[..., Sheet], kind: str) -> None:
+    """What the brush leaves is what the library reads, to the pixel."""
+    own = sheet("", kind=kind, names=NAMES)
+    if kind == "PROMPTS":
+        own.click(60, 50)
+        own.key("Control+z", "b")
+    own.drag((30, 30), (80, 30))
+    read = {
+        "PROMPTS": lambda t: parse_prompts(t, 200, 100)[0]["cat"][0].mask,
+        "MASKS": lambda t: parse_masks(t)[0]["cat"][0],
+    }
+    mask = read[kind](own.text)
+    y, x = np.mgrid[:100, :200] + 0.5
+    far = np.hypot(x - np.clip(x, 30, 80), y - 30)
+    assert mask.shape == (100, 200)
+    assert mask[far < 3.4].all()
+    assert not mask[far > 4.6].any()
+    own.key("+", "+", "+", "+")
+    before = own.text
+    own.page.keyboard.down("Alt")
+    own.drag((55, 20), (55, 40))
+    own.page.keyboard.up("Alt")
+    assert not read[kind](own.text)[28:32, 50:60].any()
+    own.key("Control+z")
+    assert own.text == before
+    if kind == "PROMPTS":  # a click with a point in the hand does not cost the paint
+        own.key("b")
+        own.click(32, 30)
+        assert own.text == before
+        assert "is painted in this frame" in own.told
+        own.drag((120, 50), (160, 90))
+        assert own.text == f"{before}\ndog: 0: [120,50,160,90]"
+    copied = own.copied()
+    own.key("Delete", "Delete")
+    own.paste(copied)
+    assert copied.strip() in own.text
 
 
 def test_points_by_hand(sheet: Callable[..., Sheet]) -> None:

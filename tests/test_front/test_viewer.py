@@ -95,6 +95,7 @@ def test_words_and_layers_without_a_queue(page: Page) -> None:
     values = {"BasicScheduler": {"steps": STEPS}, "MatrixAttentionPreview": {"width": width}}
     page.tab.evaluate(LOAD, [TEMPLATE, values])
     page.run()
+    _grows_while_it_is_sampled(page)
     page.tab.wait_for_function(SHOWN, timeout=480_000)  # mini samples on a CPU that others may use, too
     _look(page)
     viewer.ready("all layers · all steps")
@@ -127,6 +128,15 @@ def test_words_and_layers_without_a_queue(page: Page) -> None:
     _keys(viewer)
     _says_that_a_capture_is_gone(page, viewer)
     assert not page.errors
+
+
+def _grows_while_it_is_sampled(page: Page) -> None:
+    """The viewer behind the node that samples shows the steps that there are, then the whole."""
+    shown = page.tab.locator(".matrix-viewer")
+    expect(shown.locator(".status")).to_contain_text("sampling goes on: 1 of 2 steps so far", timeout=480_000)
+    expect(shown.locator(".viewer[data-drawn]")).to_have_count(1)
+    expect(shown.locator(".viewer .status")).not_to_contain_text("sampling", timeout=480_000)
+    expect(shown.locator(".viewer[data-drawn]")).to_have_count(1)
 
 
 def _look(page: Page) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
+from PIL import Image
 from playwright.sync_api import Browser, expect
 from support_capture import make_capture, make_frames, make_tracks
-from support_viewer import sized_capture
+from support_viewer import heads_capture, sized_capture
 
 import matrix_lib
 from matrix_lib.viewer.script import script
@@ -71,34 +77,57 @@ def test_a_page_keeps_to_its_size(tmp_path: Path) -> None:
     assert path.stat().st_size < 1.1e6
 
 
-def test_a_notebooks_widget_is_the_same_viewer(browser: Browser) -> None:
-    widget = matrix_lib.attention_viewer(make_capture(), make_frames(), make_tracks())
-    sent: list[tuple[Any, Any]] = []
-    widget.send = lambda content, buffers=None: sent.append((content, buffers))  # what a kernel would put on the wire
+class Notebook:
+    """A notebook's cell with the viewer in it: a page whose messages go to the widget's own Python."""
 
-    def python(message: str) -> list[Any]:
-        widget._handle_custom_msg(json.loads(message), [])
-        content, (body,) = sent.pop()
+    def __init__(self, browser: Browser, widget: Any) -> None:
+        self.widget = widget
+        self.sent: list[tuple[Any, Any]] = []
+        self.saved: list[dict[str, Any]] = []
+        widget.send = lambda content, buffers=None: self.sent.append((content, buffers))  # what a kernel would send
+        self.context = browser.new_context(viewport={"width": 900, "height": 700}, accept_downloads=True)
+        self.tab = self.context.new_page()
+        self.tab.expose_function("python", self.python)
+        self.tab.expose_function("saved", lambda traits: self.saved.append(json.loads(traits)))
+        traits = {"labels": widget.labels, "choice": widget.choice, "height": widget.height}
+        # A notebook's page is of this machine or encrypted: browsers give video encoders to no other.
+        self.context.route(
+            "http://localhost/cell",
+            lambda route: route.fulfill(body="<body><div id=cell></div></body>", content_type="text/html"),
+        )
+        self.tab.goto("http://localhost/cell")
+        self.tab.evaluate(f"() => {{ {NOTEBOOK.replace('TRAITS', json.dumps(traits))} }}")
+        self.tab.evaluate(
+            """async (text) => {
+              const url = URL.createObjectURL(new Blob([text], { type: 'text/javascript' }))
+              const cell = (await import(url)).default
+              window.end = cell.render({ model: window.model, el: document.getElementById('cell') })
+            }""",
+            str(widget._esm),
+        )
+        expect(self.tab.locator(".viewer[data-drawn]")).to_be_visible()
+
+    def python(self, message: str) -> list[Any]:
+        self.widget._handle_custom_msg(json.loads(message), [])
+        content, (body,) = self.sent.pop()
         return [content, base64.b64encode(body).decode()]
 
-    saved: list[dict[str, Any]] = []
-    context = browser.new_context(viewport={"width": 900, "height": 700})
-    tab = context.new_page()
-    tab.expose_function("python", python)
-    tab.expose_function("saved", lambda traits: saved.append(json.loads(traits)))
-    traits = {"labels": widget.labels, "choice": widget.choice, "height": widget.height}
-    tab.set_content("<body><div id=cell></div></body>")
-    tab.evaluate(f"() => {{ {NOTEBOOK.replace('TRAITS', json.dumps(traits))} }}")
-    module = str(widget._esm)
-    assert script() in module
-    tab.evaluate(
-        """async (text) => {
-          const url = URL.createObjectURL(new Blob([text], { type: 'text/javascript' }))
-          window.end = (await import(url)).default.render({ model: window.model, el: document.getElementById('cell') })
-        }""",
-        module,
-    )
-    expect(tab.locator(".viewer[data-drawn]")).to_be_visible()
+    def click(self, button: str) -> Path:
+        """The file that a button saves."""
+        with self.tab.expect_download() as download:
+            self.tab.get_by_role("button", name=button, exact=True).click()
+        return download.value.path()
+
+    def pixels(self) -> Any:
+        url = self.tab.locator(".stage canvas").first.evaluate("(canvas) => canvas.toDataURL()")
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")).astype(int)
+
+
+def test_a_notebooks_widget_is_the_same_viewer(browser: Browser) -> None:
+    widget = matrix_lib.attention_viewer(make_capture(), make_frames(), make_tracks())
+    cell = Notebook(browser, widget)
+    tab, saved, python = cell.tab, cell.saved, cell.python
+    assert script() in str(widget._esm)
     tab.locator(".chip", has_text="grey van").click()
     tab.locator(".viewer").press("ArrowDown")
     expect(tab.locator(".stage .told").first).to_contain_text("layer 0 · all steps")
@@ -111,4 +140,66 @@ def test_a_notebooks_widget_is_the_same_viewer(browser: Browser) -> None:
     assert python(json.dumps({"id": 1, "exhibit": 0, "what": "map", "query": {"entities": "99"}}))[0]["status"] == 400
     tab.evaluate("window.end()")
     assert tab.locator(".viewer").count() == 0
-    context.close()
+    cell.context.close()
+
+
+def test_heads_and_pinned_points(browser: Browser) -> None:
+    """Heads that were recorded apart are chosen one by one; a pinned point has its ring where it was pinned."""
+    capture = heads_capture()
+    cell = Notebook(browser, matrix_lib.attention_viewer(capture))
+    tab = cell.tab
+    tab.locator(".chip", has_text="spot").click()
+    pictures = []
+    for number in ("", "0", "2"):
+        tab.get_by_label("Head", exact=True).select_option(number)
+        expect(tab.locator(".stage .told").first).to_have_text(re.compile(f"head {number}$" if number else r"[0-9.]+$"))
+        tab.wait_for_timeout(150)
+        pictures.append(cell.pixels())
+        # The scale's end is the largest value but for the most extreme ones: of this head alone.
+        held = capture.stream().maps["v2v"].only(1, int(number) if number else None)
+        end = float(tab.locator(".legend .end").last.text_content().split()[0].rstrip("%"))
+        assert 0 < end <= 100 * float(held.mean([0, 1], [0, 1, 2], 0).nan_to_num().max()) * 1.01
+    assert all((one != other).any() for one, other in pairwise(pictures))
+
+    tab.get_by_label("Strength of the heat").fill("0")
+    slider = tab.locator("input[type=range]").first
+    slider.fill("0")
+    tab.wait_for_timeout(150)
+    assert not cell.pixels().any(), "in frame 0 nothing is pinned"
+    slider.fill(slider.get_attribute("max"))
+    tab.wait_for_timeout(150)
+    ys, xs = np.nonzero(cell.pixels().sum(-1))
+    height, width = cell.pixels().shape[:2]
+    assert abs((xs.min() + xs.max()) / 2 - 3.5 / 4 * width) < 3  # the middle of token (2, 3)
+    assert abs((ys.min() + ys.max()) / 2 - 2.5 / 3 * height) < 3
+    cell.context.close()
+
+
+def test_picture_video_and_page_are_saved(browser: Browser, tmp_path: Path) -> None:
+    frames = make_frames()
+    cell = Notebook(browser, matrix_lib.attention_viewer(make_capture(), frames, make_tracks()))
+    picture = np.asarray(Image.open(cell.click("PNG")).convert("RGB"))
+    wide, tall = picture.shape[1], picture.shape[0]
+    assert wide > 600
+    assert picture[: tall - 80].std() > 10
+    assert picture[tall - 60 :].max() > 200, "the legend's words"
+    video = tmp_path / "saved.webm"
+    cell.click("Video").rename(video)
+    with av.open(str(video)) as film:
+        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(shown) == len(frames)
+    assert shown[0].shape == picture.shape
+    assert np.abs(shown[0].astype(int) - shown[-1]).mean() > 0.5, "it moves"
+
+    page = tmp_path / "saved.html"
+    cell.click("Page").rename(page)
+    alone = browser.new_context(offline=True)
+    tab = alone.new_page()
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    expect(tab.locator(".viewer[data-drawn]")).to_be_visible()
+    assert asked == [page.as_uri()]
+    assert "href=" not in page.read_text(encoding="utf-8").split("<script")[0]
+    alone.close()
+    cell.context.close()

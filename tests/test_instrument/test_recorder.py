@@ -164,6 +164,25 @@ def test_finished_steps_are_kept_while_the_run_goes_on(tmp_path: Any) -> None:
     assert not keep.folder.exists()
 
 
+def test_a_live_view_has_the_steps_that_are_done() -> None:
+    for storage in ("float16", "uint8"):
+        recorder = make(storage=storage)
+        assert recorder.so_far() is None
+        ran(recorder, 0, (row(),))
+        assert recorder.so_far() is None, "a step is done when the next one begins"
+        ran(recorder, 1, (row(),))
+        live = recorder.so_far()
+        assert live is not None
+        assert [step.index for step in live.steps] == [0]
+        for step in (2, 3):
+            ran(recorder, step, (row(),))
+        capture = recorder.result()
+        for kind in ("v2t", "v2v"):
+            seen, whole = live.stream().get(kind), capture.stream().get(kind)
+            assert torch.equal(seen.mean([0, 1], [0], 0), whole.mean([0, 1], [0], 0))
+            assert seen.values.data_ptr() == whole.values.data_ptr(), "nothing is copied"
+
+
 def test_cells_that_are_no_number_are_absent() -> None:
     recorder = make()
     ran(recorder, 0, (row(),))

@@ -38,7 +38,8 @@ def test_with_a_vae_it_comes_out_encoded_as_well(pack, tracks):
     small, tracks = tracks, tracks.take([0, 1, 2, 3, *[4] * 13])
     vae = pack.run("MatrixLoadVideoDiT", source={"source": "mini"}).result[2]
     large = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(2))
-    frames, encoded = pack.run("MatrixCutAndDrag", image=large, tracks=tracks, vae=vae).result
+    frames, encoded, moved = pack.run("MatrixCutAndDrag", image=large, tracks=tracks, vae=vae).result
+    assert (moved.frames, moved.height) == (17, 128)
     with torch.inference_mode():  # as the host runs its nodes
         (own,) = nodes.VAEEncode().encode(vae, frames)
     assert torch.equal(encoded["samples"], own["samples"])
@@ -46,6 +47,21 @@ def test_with_a_vae_it_comes_out_encoded_as_well(pack, tracks):
     for given in ({"image": large.repeat(1, 2, 2, 1), "tracks": tracks}, {"image": large, "tracks": small}):
         with pytest.raises(ValueError, match="mini model makes 17 frames of 128x128 pixels and no other size"):
             pack.run("MatrixCutAndDrag", **given, vae=vae)
+
+
+def test_boxes_drawn_in_the_node(pack, tracks, picture):
+    text = "dog: 0: 4 6 20 22; 4: 36 20 52 36"
+    drawn, _, moved = pack.run("MatrixCutAndDrag", image=picture, boxes=text, length=FRAMES).result
+    assert torch.equal(drawn, pack.run("MatrixCutAndDrag", image=picture, tracks=tracks).result[0])
+    assert moved == tracks
+    linked = pack.run("MatrixCutAndDrag", image=picture, boxes="cat: 1 1 9 9", tracks=tracks).result[0]
+    assert torch.equal(linked, drawn), "tracks that are connected count"
+    assert len(pack.run("MatrixCutAndDrag", image=picture, boxes=text).result[0]) == 49
+    with pytest.raises(ValueError, match="connect tracks, or draw boxes"):
+        pack.run("MatrixCutAndDrag", image=picture)
+    node = pack.classes["MatrixCutAndDrag"]
+    assert (node.validate_inputs(), node.validate_inputs(boxes=text)) == (True, True)
+    assert "line 1" in node.validate_inputs(boxes="van: 1 2 3")
 
 
 def test_masks_of_the_first_frame_alone_move_nothing(pack, tracks, picture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -127,6 +128,10 @@ def test_boxes_typed_and_from_the_host(pack, clip):
     moving = pack.run("MatrixBoxTracks", bboxes=[[box], [], [box | {"x": 20}]], hold=False, **size).result[0]
     assert moving.visible == {"box 1": (0, 2)}
     for wrong, words in (
+        ({"bboxes": "no JSON"}, "a text of boxes or points is JSON"),
+        ({"bboxes": '[{"x": "a", "y": 1}]'}, "points have x and y"),
+        ({"bboxes": {"track_path": 5}}, "no track_path of"),
+        ({"bboxes": '[[{"x": 1, "y": 1}]]', "bbox_names": "a, b"}, "1 paths and 2 names"),
         ({"bboxes": {"x": 1}}, "has x, y, width and height"),
         ({"bboxes": [{"bbox": [1, 2], "desc": "a"}]}, "four numbers of 0 to 1000"),
         ({"bboxes": [], "bbox_names": "a"}, "no bounding box is connected"),
@@ -134,6 +139,58 @@ def test_boxes_typed_and_from_the_host(pack, clip):
     ):
         with pytest.raises(ValueError, match=words):
             pack.run("MatrixBoxTracks", **wrong, **size)
+
+
+def test_tracks_go_to_other_nodes_and_come_back(pack, tracks):
+    """Elements, TRACKS and KJNodes' points, from Tracks to Mask to Box Tracks."""
+    _, _, paths, elements, points = pack.run("MatrixTracksToMask", tracks=tracks).result
+    size = {"boxes": "", "width": 64, "height": 40, "frames": 9}
+    assert elements[0] == {"type": "obj", "bbox": [100, 125, 750, 375], "desc": "cat"}
+    again = pack.run("MatrixBoxTracks", bboxes=elements, **size).result[0]
+    assert torch.equal(again.boxes("cat"), tracks.boxes("cat"))
+    assert torch.equal(again.boxes("box")[0], tracks.boxes("box")[4])
+    followed = pack.run("MatrixBoxTracks", bboxes=paths, bbox_names="cat, box (object)", **size).result[0]
+    assert followed.visible == tracks.visible
+    middle = [(t.boxes("box").unflatten(-1, (2, 2)).mean(-2))[4:] for t in (followed, tracks)]
+    assert torch.equal(*middle)
+    told = json.loads(points)
+    assert [len(path) for path in told] == [9, 9]
+    assert told[0][0] == {"x": 16.0, "y": 17.0}
+    assert told[1][0] == told[1][4], "waits where it will be"
+    drawn = pack.run("MatrixBoxTracks", bboxes=points, bbox_names="cat, box", **size).result[0]
+    assert drawn.boxes("cat")[0].tolist() == [12, 13, 20, 21]
+    bent = '[{"x": 10, "y": 10}, {"x": 30, "y": 10}, {"x": 200, "y": 10}]'  # three points for nine frames
+    spline = pack.run("MatrixBoxTracks", bboxes=bent, **size).result[0]
+    assert spline.boxes("path 1")[[0, 2, 4]].tolist() == [[6, 6, 14, 14], [16, 6, 24, 14], [26, 6, 34, 14]]
+    assert spline.visible["path 1"] == (0, 1, 2, 3, 4), "outside of the frame it is not there"
+    import comfy_extras.nodes_bounding_boxes as host
+
+    assert [box["metadata"]["desc"] for box in host.boxes_from_input(elements, 64, 40)] == ["cat", "box"]
+    assert host.boxes_from_input(elements, 64, 40)[0] | {"metadata": 0} == {
+        "x": 8, "y": 4, "width": 16, "height": 26, "metadata": 0,
+    }  # fmt: skip
+
+
+def test_masks_painted_in_the_node(pack, tracks):
+    code = pack.lib("core.tracks.painted").mask_code
+    shape = torch.zeros(40, 64, dtype=torch.bool)
+    shape[5:20, 30:50] = True
+    painted = f"Cat: 3: {code(shape.numpy())}; 5: off\ndog (object): 0: {code(shape.numpy())}"
+    given = {"names": "cat (subject)\nbox", "masks": {"a": tracks.masks("cat"), "b": tracks.masks("box")}}
+    made = pack.run("MatrixMaskTracks", **given, painted=painted).result[0]
+    assert made.names == ("cat", "box", "dog")
+    assert made.roles == {"cat": "subject", "box": "instance", "dog": "object"}
+    assert torch.equal(made.mask("cat", 3), shape)
+    assert (made.visible["cat"], made.visible["dog"]) == ((0, 1, 2, 3, 4, 6, 7, 8), (0,))
+    assert torch.equal(made.mask("cat", 4), tracks.mask("cat", 4))
+    alone = pack.run("MatrixMaskTracks", names="", painted=f"dog: {code(shape.numpy())}")
+    assert (alone.result[0].frames, alone.result[0].names) == (1, ("dog",))
+    picture = torch.rand(1, 80, 128, 3)
+    shown = pack.run("MatrixMaskTracks", names="", painted=f"dog: {code(shape.numpy())}", images=picture)
+    assert (shown.result[0].height, int(shown.result[0].mask("dog", 0).sum())) == (80, 4 * int(shape.sum()))
+    assert shown.ui["matrix_frames"]
+    with pytest.raises(ValueError, match="line 1: the code of this painted mask is not of 64x40"):
+        pack.run("MatrixMaskTracks", names="", painted="dog: mask 64x40 ABC")
 
 
 def test_typed_boxes_are_checked_before_the_run(pack):
@@ -144,7 +201,7 @@ def test_typed_boxes_are_checked_before_the_run(pack):
 
 
 def test_tracks_back_to_masks(pack, tracks):
-    mask, id_map, paths = pack.run("MatrixTracksToMask", tracks=tracks).result
+    mask, id_map, paths, elements, points = pack.run("MatrixTracksToMask", tracks=tracks).result
     assert paths["track_path"].shape == (9, 2, 2)
     assert paths["track_path"][0].tolist() == [[16, 17], [-1, -1]]
     assert paths["track_path"][5, 1].tolist() == [50, 25]

@@ -50,6 +50,24 @@ def test_what_is_too_large_is_refused_and_nothing_makes_room_for_it() -> None:
     assert store.get(kept)
 
 
+def test_an_exhibit_that_grows_keeps_its_id_and_the_bound() -> None:
+    small, large = exhibit(steps=1), exhibit(steps=3)
+    store = Store(large.nbytes + large.capture.nbytes + small.nbytes)
+    growing = store.put(small)
+    other = store.put(exhibit(steps=1))
+    assert store.replace(growing, large)
+    assert store.get(growing) is large
+    assert store.nbytes <= store.most_bytes
+    with pytest.raises(GoneError):
+        store.get(other)
+    assert not store.replace(growing, exhibit(layers=40, steps=30))
+    assert store.get(growing) is large, "what does not fit takes no place"
+    store.drop(growing)
+    assert not store.replace(growing, small)
+    with pytest.raises(GoneError):
+        store.get(growing)
+
+
 def test_at_most_so_many_exhibits() -> None:
     store = Store(1 << 40, most=5)
     shown = exhibit()

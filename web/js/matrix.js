@@ -10,21 +10,27 @@ import { editorExtension } from './editor/extension.js'
 import { watchMissed } from './missed.js'
 import { show } from './panel.js'
 import { PROPERTY, reportOfOutput, reportOfProperty } from './report.js'
-import { viewKept, viewOutput } from './viewer/node.js'
+import { viewKept, viewLive, viewOutput } from './viewer/node.js'
 
 /** @typedef {import('../../tests/front/host').HostNode} HostNode */
 
 const CATEGORY = /^MATRIX(\/|$)/
 
-/** @param {HostNode} node */
+/**
+ * Nodes of this pack, on a page that can hold elements of ours: an older one shows the nodes alone.
+ * @param {HostNode} node
+ */
 function isOurs(node) {
-  return CATEGORY.test(node.constructor.nodeData?.category ?? '')
+  return typeof node.addDOMWidget === 'function' && CATEGORY.test(node.constructor.nodeData?.category ?? '')
 }
+
+/** The whole workflow; older pages call it otherwise. */
+const workflow = () => app.rootGraph ?? app.graph
 
 /** What the viewer uses of the page. */
 const host = {
   fetch: (/** @type {string} */ path) => api.fetchApi(path),
-  nodes: () => /** @type {HostNode[]} */ (/** @type {unknown} */ (app.rootGraph.nodes)),
+  nodes: () => /** @type {HostNode[]} */ (/** @type {unknown} */ (workflow().nodes)),
   before: () => app.canvas.emitBeforeChange(),
   after: () => app.canvas.emitAfterChange()
 }
@@ -80,7 +86,7 @@ function attach(node) {
  */
 function toldLater(outputs) {
   for (const [id, output] of Object.entries(outputs)) {
-    const node = /** @type {HostNode | null} */ (/** @type {unknown} */ (app.rootGraph.getNodeById(id)))
+    const node = /** @type {HostNode | null} */ (/** @type {unknown} */ (workflow().getNodeById(id)))
     if (node && isOurs(node)) told(node, output)
   }
 }
@@ -97,9 +103,17 @@ watchMissed(
   {
     on: (name, listen) => api.addEventListener(name, listen),
     fetch: host.fetch,
-    workflow: () => app.rootGraph?.id
+    workflow: () => workflow()?.id
   },
   toldLater
 )
 
+/** What a running node has recorded so far. @param {{detail: any}} event */
+function heardLive({ detail }) {
+  const { node, id, version } = detail ?? {}
+  const running = /** @type {HostNode | null} */ (/** @type {unknown} */ (workflow().getNodeById(node)))
+  if (running) viewLive(running, { id, version }, host)
+}
+
+api.addEventListener('matrix.viewer', heardLive)
 app.registerExtension(editorExtension(app, served))

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from ..names import name_key, twice
 from .boxes import Box
 from .checks import MOST_NAMES, check_name, shorten
+from .painted import fitted_mask, is_mask, parse_mask
 from .tracks import ROLES
 
-__all__ = ["Prompt", "parse_boxes", "parse_name", "parse_names", "parse_prompts"]
+__all__ = ["Prompt", "parse_boxes", "parse_masks", "parse_name", "parse_names", "parse_prompts"]
 
 T = TypeVar("T")
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)%?"
@@ -105,20 +106,36 @@ def parse_prompts(text: str, width: int, height: int) -> tuple[dict[str, dict[in
     Lines as for boxes, with "x,y" for a point inside, "-x,y" for one outside, "[x0,y0,x1,y1]" for a box, any number of
     points and at most one box a frame, and "off" where it is gone until it is prompted again:
     cyclist (subject): 0: 420,120 -300,200 [347,10,520,272]; 40: off
+    In place of points and box a frame may have a painted mask (`painted`): cyclist: 0: mask 720x480 CODE
     JSON: {"cyclist": {"0": {"points": [[420, 120], [300, 200]], "labels": [1, 0], "box": [347, 10, 520, 272]},
-    "40": null}}.
+    "40": null}}, and {"mask": "720x480 CODE"}.
     """
 
     def one(value: str, line: str) -> Prompt | None:
         return None if value.lower() in _OFF else _prompt(value, width, height, line)
 
     def plain(value: Any, where: str) -> Prompt | None:
+        if isinstance(value, dict) and "mask" in value:
+            return _painted(_json_mask(value, where), width, height, where)
         return None if value is None else _json_prompt(value, where)
 
     keys, roles = _parse(text, one, plain)
     if not keys:
         raise ValueError("there are no points or boxes. Write one line for each instance, like  cyclist: 420,120")
     return keys, roles
+
+
+def parse_masks(text: str) -> tuple[dict[str, dict[int, NDArray[Any] | None]], dict[str, str]]:
+    """Painted masks {name: {frame: (H, W) bool in the size that it was painted in, or None where it is not there}} and
+    roles {name: role}; nothing for an empty text. Lines and JSON as for prompts, with masks alone."""
+
+    def one(value: str, line: str) -> NDArray[Any] | None:
+        return None if value.lower() in _OFF else _mask(value, line)
+
+    def plain(value: Any, where: str) -> NDArray[Any] | None:
+        return None if value is None else _json_mask(value, where)
+
+    return _parse(text, one, plain)
 
 
 def _parse(
@@ -217,7 +234,29 @@ def _box(text: str, width: int, height: int, line: str) -> Box:
     return x0, y0, x1, y1
 
 
+def _mask(text: str, where: str) -> NDArray[Any]:
+    try:
+        return parse_mask(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; got {shorten(text, 40)!r}") from None
+
+
+def _json_mask(value: Any, where: str) -> NDArray[Any]:
+    if not isinstance(value, dict) or set(value) != {"mask"} or not isinstance(value["mask"], str):
+        raise ValueError(f'{where}: a painted mask is {{"mask": "WIDTHxHEIGHT CODE"}}; got {str(value)[:80]}')
+    return _mask(f"mask {value['mask']}", where)
+
+
+def _painted(mask: NDArray[Any], width: int, height: int, where: str) -> Prompt:
+    try:
+        return Prompt(mask=fitted_mask(mask, height, width))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
 def _prompt(text: str, width: int, height: int, line: str) -> Prompt:
+    if is_mask(text):
+        return _painted(_mask(text, line), width, height, line)
     found, rest = Prompt(), text
     boxes = re.findall(r"\[([^\]]*)\]", text)
     if len(boxes) > 1:

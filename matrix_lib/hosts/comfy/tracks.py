@@ -5,6 +5,7 @@ N frames, K objects, H rows, W columns. Knows how the host lays these values out
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ...core.names import find_name
 from ...core.tracks.box_matching import match_boxes
 from ...core.tracks.boxes import Box
 from ...core.tracks.tracks import MaskTracks
+from .shapes import is_points, path_boxes
 
 __all__ = [
     "boxes_from_host",
@@ -68,15 +70,22 @@ class HostBoxes(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def boxes_from_host(bboxes: Any, names: Sequence[str], size: tuple[int, int] = (0, 0)) -> HostBoxes:
+def boxes_from_host(bboxes: Any, names: Sequence[str], size: tuple[int, int] = (0, 0), count: int = 1) -> HostBoxes:
     """Key-framed boxes of a BOUNDING_BOX value, or of the elements that the host's Create Bounding Boxes gives, which
-    bring their names (`desc`) and lie on frames of `size` (height, width).
+    bring their names (`desc`) and lie on frames of `size` (height, width). TRACKS and KJNodes' points become boxes that
+    follow them through a clip of `count` frames (`shapes.path_boxes`); a text is any of these as JSON.
 
     One box or a flat list: each box is an instance of its own, with a key in frame 0. A list of lists, one per frame:
     instances are numbered as they come, followed over time by where they are (`box_matching`), and off in frames where
     the detector did not see them. `names` name the instances; blank for "box 1", "box 2" and so on. Raises ValueError
     for values of another form and a wrong number of names.
     """
+    if isinstance(bboxes, str):
+        bboxes = _json(bboxes)
+    if is_points(bboxes) or (isinstance(bboxes, Mapping) and "track_path" in bboxes):
+        followed = path_boxes(bboxes, size, count)
+        names = _as_many(names, len(followed), "path")
+        return HostBoxes(dict(zip(names, followed)))
     if isinstance(bboxes, list) and bboxes and all(isinstance(one, dict) and "bbox" in one for one in bboxes):
         names = list(names) or _described(bboxes)
         bboxes = [_element(one, *size) for one in bboxes]
@@ -85,13 +94,25 @@ def boxes_from_host(bboxes: Any, names: Sequence[str], size: tuple[int, int] = (
     count = max(len(frame) for frame in frames)
     if not count:
         raise ValueError("no bounding box is connected: the detector found none, or the list is empty")
-    names = list(names) or [f"box {i + 1}" for i in range(count)]
-    if len(names) != count:
-        raise ValueError(
-            f"there are {count} bounding boxes and {len(names)} names ({', '.join(names)}); give one for each"
-        )
+    names = _as_many(names, count, "box")
     found = match_boxes([[_corners(box) for box in frame] for frame in frames])
     return HostBoxes({name: dict(enumerate(boxes)) for name, boxes in zip(names, found.boxes)}, found.notes)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a text of boxes or points is JSON, as spline editors give it: {error}") from None
+
+
+def _as_many(names: Sequence[str], count: int, what: str) -> list[str]:
+    """The names, or numbered ones. Raises ValueError where there are not as many."""
+    told = list(names) or [f"{what} {i + 1}" for i in range(count)]
+    if len(told) != count:
+        kind = "bounding boxes" if what == "box" else "paths"
+        raise ValueError(f"there are {count} {kind} and {len(told)} names ({', '.join(told)}); give one for each")
+    return told
 
 
 def _described(elements: Sequence[dict[str, Any]]) -> list[str]:

@@ -29,6 +29,9 @@ from .run import KEY, RunInfo
 
 __all__ = ["RUNS", "Keeper", "Runs", "Watch", "WatchedRun", "latent_id", "model_token", "recorder_of"]
 
+Live = Callable[[Recorder], None]
+"""Shows what a recorder has so far."""
+
 _MOST_RUNS, _MOST_BYTES, _MOST_FORGOTTEN = 32, 4_000_000_000, 4096
 
 
@@ -50,11 +53,23 @@ def model_token(model: Any) -> str:
 
 
 def recorder_of(
-    config: RecorderConfig, info: RunInfo, model: str, sink: Callable[[int, Capture], None] | None = None
+    config: RecorderConfig,
+    info: RunInfo,
+    model: str,
+    sink: Callable[[int, Capture], None] | None = None,
+    live: Live | None = None,
 ) -> Recorder:
-    """A recorder of one run."""
+    """A recorder of one run. sink: is given the bins as they are done; live: is told then, too."""
+
+    def done(first: int, part: Capture) -> None:
+        if sink is not None:
+            sink(first, part)
+        if live is not None:
+            live(recorder)
+
     streams = info.samples * info.prompts
-    recorder = Recorder(config, info.spec.name, info.sites, info.grid, info.sigmas, streams, model, sink)
+    told = done if live is not None else sink
+    recorder = Recorder(config, info.spec.name, info.sites, info.grid, info.sigmas, streams, model, told)
     for text in info.notes:
         recorder.note(text)
     return recorder
@@ -188,6 +203,7 @@ class Watch:
         model: of `model_token`.
         keeper: makes who keeps the steps of a run while it is sampled, asked at the start of each; None: nobody.
         notes: what is known of the model beforehand, for people.
+        live: makes who shows a run while it is sampled, asked at the start of each.
     """
 
     config: RecorderConfig
@@ -195,6 +211,7 @@ class Watch:
     model: str
     keeper: Callable[[], Keeper] | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    live: Callable[[], Live | None] | None = field(default=None, compare=False)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -208,7 +225,8 @@ class Watch:
 
         def start(info: RunInfo) -> Session:
             kept = None if self.keeper is None else self.keeper()
-            run = _Open(recorder_of(self.config, info, self.expert or self.model, kept), kept)
+            live = None if self.live is None else self.live()
+            run = _Open(recorder_of(self.config, info, self.expert or self.model, kept, live), kept)
             opened[:] = [run]
 
             def done() -> None:

@@ -11,25 +11,41 @@
     return ((state ^ (state >>> 13)) >>> 0) / 4294967296
   }
   const pick = (list) => list[Math.floor(random() * list.length)]
+  const kind = editor.kind.name
+  const painted = 'mask 200x120 s9FyB2EAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0zN'
   const broken = [
     'van 1 2',
+    'a: mask 200x120 o9AwA',
     'a: 1 2 3',
     '{"a": ',
     'a: 0: 1 2 3 4; 0: 1 2 3 4',
     'a (subjet): 1 2 3 4',
     'x: 1 2 3 4\nX: 1 2 3 4'
   ]
-  const fine = [
-    '# seen\ncat: 0: 10% 10% 30% 30%; 9: off\n\ndog (object): 5 5 60 60',
-    '{"cat (subject)": {"0": [1, 2, 30, 40], "12": null}, "dog": {"3": [9, 9, 99, 99]}}',
-    'cat: 0: .1 .1 .5 .5; 10: .2 .2 .6 .6',
-    ''
-  ]
+  const fine = {
+    boxes: [
+      '# seen\ncat: 0: 10% 10% 30% 30%; 9: off\n\ndog (object): 5 5 60 60',
+      '{"cat (subject)": {"0": [1, 2, 30, 40], "12": null}, "dog": {"3": [9, 9, 99, 99]}}',
+      'cat: 0: .1 .1 .5 .5; 10: .2 .2 .6 .6',
+      ''
+    ],
+    prompts: [
+      `# seen\ncat: 0: 10%,10% -30%,30%; 9: off\n\ndog (object): ${painted}; 4: [5 5 60 60] 9,9`,
+      '{"cat (subject)": {"0": {"box": [1, 2, 30, 40]}, "12": null}, "dog": {"3": {"points": [[9, 9]]}}}',
+      ''
+    ],
+    masks: [
+      `# seen\ncat: 0: ${painted}; 9: off\n\ndog (object): 3: ${painted}`,
+      `{"cat (subject)": {"0": {"mask": "${painted.slice(5)}"}, "12": null}}`,
+      ''
+    ]
+  }[kind]
   const pasted = [
     'bird: 4: 20 20 60 60; 14: 80 20 120 60',
     '[{"type": "obj", "bbox": [100, 200, 300, 400], "desc": "a boat"}]',
     '[[{"x": 5, "y": 9, "width": 40, "height": 30}]]',
     '[{"x": 10, "y": 10}, {"x": 60, "y": 40}, {"x": 120, "y": 20}]',
+    `bird: 4: ${painted}; 9: off`,
     'no tracks at all',
     '[]'
   ]
@@ -47,6 +63,9 @@
     'End',
     'k',
     'o',
+    'b',
+    '+',
+    '-',
     'Delete'
   ]
   const send = (element, type, x, y, more = {}) => {
@@ -112,7 +131,14 @@
     const tracks = editor.scene.tracks.map(({ name, role, keys }) => [
       name,
       role,
-      keys.map(({ frame, box }) => [frame, box])
+      keys.map(({ frame, box, dots, mask, off }) => [
+        frame,
+        kind === 'boxes'
+          ? box
+          : off
+            ? null
+            : { box, points: dots.map((dot) => [dot.x, dot.y, dot.inside]), mask: mask?.code ?? null }
+      ])
     ])
     told.push({
       text: host.text,

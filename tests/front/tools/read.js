@@ -1,8 +1,9 @@
 /** Reads texts as the page does: `node read.js CASES.json` prints what each text says, null where it is refused. */
 import { readFileSync } from 'node:fs'
 import { distinctColours, readable } from '../../../web/js/colours.js'
-import { BOXES, instances, keysOf, PROMPTS, parse, print } from '../../../web/js/editor/grammar.js'
+import { BOXES, instances, keysOf, MASKS, PROMPTS, parse, print } from '../../../web/js/editor/grammar.js'
 import { boxAt } from '../../../web/js/editor/motion.js'
+import { bitmapOf, maskOf, printMask } from '../../../web/js/editor/painted.js'
 import { parsePhrases } from '../../../web/js/editor/phrases.js'
 import { sceneOf } from '../../../web/js/editor/scene.js'
 import { nameKey } from '../../../web/js/editor/text.js'
@@ -19,7 +20,7 @@ import { corners, inPixels } from '../../../web/js/editor/values.js'
  * @param {Size} size
  */
 export function told(doc, size) {
-  const one = doc.kind === BOXES ? box : prompt
+  const one = { boxes: box, prompts: prompt, masks: ({ mask }) => painted(mask) }[doc.kind.name]
   return instances(doc).map((instance) => [
     instance.name,
     instance.role,
@@ -37,13 +38,21 @@ const prompt = (value, size) => ({
     inPixels(y, size.height),
     inside
   ]),
-  box: value.box && corners(value.box, size)
+  box: value.box && corners(value.box, size),
+  mask: painted(value.mask)
 })
+
+/** Read, drawn and written again. @param {import('../../../web/js/editor/painted.js').Mask | null} mask */
+function painted(mask) {
+  const again = mask && maskOf(bitmapOf(mask))
+  return again && printMask(again).slice('mask '.length)
+}
 
 /** @type {Record<string, (text: string, size: Size) => unknown>} */
 const READERS = {
   boxes: (text, size) => tracks(text, BOXES, size),
   prompts: (text, size) => tracks(text, PROMPTS, size),
+  masks: (text, size) => tracks(text, MASKS, size),
   phrases: (text) => parsePhrases(text),
   frames: (text, size) => perFrame(text, size),
   colours: (text) => distinctColours(Number(text)).map(readable),

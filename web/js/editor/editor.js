@@ -3,7 +3,7 @@
  * told when something has changed.
  */
 import { add, dropKey, find, moveKey, remove, rename, setKey } from './edits.js'
-import { BOXES, instances, parse, print } from './grammar.js'
+import { BOXES, instances, MASKS, parse, print } from './grammar.js'
 import { History } from './history.js'
 import { importTracks } from './imports.js'
 import { allowed, boxAt, centre, moved } from './motion.js'
@@ -24,6 +24,7 @@ import { nameKey } from './text.js'
  * @property {() => Clip} clip
  * @property {() => Bound[]} names
  * @property {() => boolean} connected whether something else is taken in place of the text
+ * @property {string} [instead] what is said of that
  */
 
 /** Frames that a prompt or a box may be asked for beyond the clip's end are none. */
@@ -47,6 +48,9 @@ export class Editor {
     /** @type {string} what the next drawn box is called; empty takes the next free name */
     this.wanted = ''
     this.minus = false
+    /** Whether drags paint. Where masks are all there is, they always do. */
+    this.brushing = kind === MASKS
+    this.brushSize = 0.04 // radius, of the clip's shorter side
     this.playing = false
     /** Whether anything was done here yet; until then the first instance is chosen. */
     this.edited = false
@@ -151,7 +155,12 @@ export class Editor {
    */
   try(edit) {
     if (this.locked) return
-    this.draft = edit(withoutShares(this.doc, this.clip))
+    try {
+      this.draft = edit(withoutShares(this.doc, this.clip))
+    } catch (error) {
+      this.draft = null
+      this.note = /** @type {Error} */ (error).message
+    }
     this.show()
     this.changed()
   }
@@ -206,6 +215,33 @@ export class Editor {
     return (doc) => setKey(doc, name, frame, keyValue(doc, name, made, this.clip))
   }
 
+  /** The brush's radius in pixels of the clip. */
+  get radius() {
+    return Math.max(0.5, this.brushSize * Math.min(this.clip.width, this.clip.height))
+  }
+
+  /** @param {number} factor */
+  resizeBrush(factor) {
+    this.brushSize = clamp(this.brushSize * factor, 0.005, 0.25)
+    this.changed()
+  }
+
+  /**
+   * An edit that puts a painted mask at a frame, in place of what is there; nothing painted takes it away.
+   * @param {import('./heads.js').Head} head
+   * @param {number} frame
+   * @param {import('./painted.js').Mask | null} mask
+   * @returns {(doc: Doc) => Doc}
+   */
+  painted({ name, role }, frame, mask) {
+    return (doc) => {
+      const own = find(doc, name)
+      if (!mask) return own ? dropKey(doc, name, frame) : doc
+      const value = { points: [], box: null, mask }
+      return own ? setKey(doc, name, frame, value) : add(doc, { name, role }, frame, value)
+    }
+  }
+
   /**
    * An edit that makes an instance of a drawn box or of points.
    * @param {{box: Corners | null, dots: import('./scene.js').Dot[]}} key
@@ -225,7 +261,8 @@ export class Editor {
   /** Whose the next drawn box is: the chosen one that has none in this frame, or somebody new. */
   target() {
     const own = this.track(this.selected)
-    if (own && !this.wanted && !this.seen(own).box) return { name: own.name, role: own.role }
+    const there = own && this.seen(own)
+    if (own && !this.wanted && !there?.box && !there?.mask) return { name: own.name, role: own.role }
     return this.fresh()
   }
 

@@ -1,6 +1,7 @@
 /** Puts the editor on the nodes whose text it edits. */
 
-import { BOXES, PROMPTS } from './grammar.js'
+import { FOLDED, Fold } from './fold.js'
+import { BOXES, MASKS, PROMPTS } from './grammar.js'
 import { asGrid, boundNames, feeding, gridOf, widgetOf } from './graph.js'
 import { Panel } from './panel.js'
 import { asSheet, Pictures, SHEET } from './picture.js'
@@ -15,12 +16,24 @@ const MORE = 150
 const EVERY = 250 // milliseconds between two looks at what is outside
 
 /**
- * text: the widget that is edited; picture: the input with the frames; instead: an input that takes the text's place.
- * @type {Record<string, {text: string, kind: import('./grammar.js').Kind, picture: string, instead?: string}>}
+ * text: the widget that is edited; picture: the input with the frames; instead: an input that takes the text's place, and
+ * what is said then; length: the widget with the number of frames; folded: what opens the editor, on nodes that do as well
+ * without.
+ * @typedef {{text: string, kind: import('./grammar.js').Kind, picture: string, instead?: [string, string], length?: string,
+ *   folded?: string}} Edited
+ * @type {Record<string, Edited>}
  */
 const EDITED = {
-  MatrixBoxTracks: { text: 'boxes', kind: BOXES, picture: 'images', instead: 'bboxes' },
-  MatrixSAM2Tracks: { text: 'prompts', kind: PROMPTS, picture: 'frames' }
+  MatrixBoxTracks: {
+    ...{ text: 'boxes', kind: BOXES, picture: 'images' },
+    instead: ['bboxes', 'Boxes come over a link: these are not used.']
+  },
+  MatrixSAM2Tracks: { text: 'prompts', kind: PROMPTS, picture: 'frames' },
+  MatrixMaskTracks: { text: 'painted', kind: MASKS, picture: 'images', folded: 'Paint masks' },
+  MatrixCutAndDrag: {
+    ...{ text: 'boxes', kind: BOXES, picture: 'image', length: 'length', folded: 'Draw boxes here' },
+    instead: ['tracks', 'Tracks come over a link: these boxes are not used.']
+  }
 }
 
 /**
@@ -32,6 +45,7 @@ export function editorExtension(app, served) {
   return {
     name: 'matrix.editor',
     nodeCreated(node) {
+      if (typeof node.addDOMWidget !== 'function') return
       keepWhatItTells(app, node)
       const edited = EDITED[node.comfyClass ?? '']
       if (edited && widgetOf(node, edited.text)) attach(app, node, edited, served)
@@ -61,12 +75,14 @@ function keepWhatItTells(app, node) {
 /**
  * @param {App} app
  * @param {HostNode} node
- * @param {(typeof EDITED)[string]} edited
+ * @param {Edited} edited
  * @param {(path: string) => string} served
  */
 function attach(app, node, edited, served) {
   const pages = new URL('../..', import.meta.url).href.replace(/\/$/, '')
-  const text = /** @type {{value: unknown, callback?: (value: unknown) => void}} */ (widgetOf(node, edited.text))
+  const text = /** @type {{value: unknown, hidden?: boolean, callback?: (value: unknown) => void}} */ (
+    widgetOf(node, edited.text)
+  )
   const pictures = new Pictures(node, edited.picture, served, pages, () => panel.pictured())
   const number = (/** @type {string} */ name, /** @type {number} */ other) =>
     Number(widgetOf(node, name)?.value) || other
@@ -84,13 +100,14 @@ function attach(app, node, edited, served) {
         return {
           width: size?.width ?? number('width', 720),
           height: size?.height ?? number('height', 480),
-          frames: Math.max(1, size?.frames ?? number('frames', 49)),
+          frames: Math.max(1, (edited.length ? null : size?.frames) ?? number(edited.length ?? 'frames', 49)),
           fps: number('fps', 8),
           hold: widgetOf(node, 'hold')?.value !== false
         }
       },
       names: () => boundNames(node),
-      connected: () => edited.instead !== undefined && feeding(node, edited.instead) !== null
+      connected: () => edited.instead !== undefined && feeding(node, edited.instead[0]) !== null,
+      instead: edited.instead?.[1]
     },
     edited.kind,
     {
@@ -99,15 +116,26 @@ function attach(app, node, edited, served) {
       grid: () => gridOf(node)
     }
   )
-  const widget = node.addDOMWidget(NAME, 'matrix_editor', panel.element, {
+  const unfolded = () => {
+    text.hidden = false
+    enlarge(node)
+  }
+  const fold = edited.folded ? new Fold(panel, edited.folded, unfolded) : null
+  if (fold) text.hidden = true // an empty field says nothing beside the button
+  const widget = node.addDOMWidget(NAME, 'matrix_editor', fold?.element ?? panel.element, {
     serialize: false, // the text is what is kept
     hideOnZoom: false,
-    getMinHeight: () => panel.heightFor(node.size[0] - 30)
+    getMinHeight: () => (fold?.closed ? FOLDED : panel.heightFor(node.size[0] - 30))
   })
   widget.serialize = false
   roomy(node)
-  node.setSize([Math.max(WIDE, node.size[0]), node.computeSize()[1] + MORE]) // a saved node has its own size
-  look(node, panel, pictures)
+  if (!fold) enlarge(node) // a saved node has its own size
+  look(node, panel, pictures, () => fold?.closed && String(text.value ?? '').trim() && fold.open())
+}
+
+/** @param {HostNode} node */
+function enlarge(node) {
+  node.setSize([Math.max(WIDE, node.size[0]), Math.max(node.size[1], node.computeSize()[1] + MORE)])
 }
 
 /**
@@ -132,13 +160,15 @@ function roomy(node) {
  * @param {HostNode} node
  * @param {Panel} panel
  * @param {Pictures} pictures
+ * @param {() => void} also
  */
-function look(node, panel, pictures) {
+function look(node, panel, pictures, also) {
   const timer = setInterval(() => {
     if (!node.graph) return
     stampSheet(node, pictures)
     pictures.refresh()
     panel.refresh()
+    also()
   }, EVERY)
   const { onRemoved } = node
   node.onRemoved = () => {

@@ -8,7 +8,9 @@ import { BLANK, lines, nameKey, shorten, strip } from './text.js'
 import {
   boxOfJson,
   boxToJson,
+  maskOfJson,
   parseBox,
+  parseMaskAlone,
   parsePrompt,
   printBox,
   printPrompt,
@@ -28,7 +30,7 @@ import {
 /**
  * What stands behind a frame, in each form of the text.
  * @typedef {object} Kind
- * @property {'boxes' | 'prompts'} name
+ * @property {'boxes' | 'prompts' | 'masks'} name
  * @property {(text: string) => Value} parse
  * @property {(value: any) => string} print
  * @property {(value: import('./json.js').Json) => Value} fromJson
@@ -49,6 +51,15 @@ export const PROMPTS = {
   parse: parsePrompt,
   print: printPrompt,
   fromJson: promptOfJson,
+  toJson: promptToJson
+}
+
+/** Painted masks alone. @type {Kind} */
+export const MASKS = {
+  name: 'masks',
+  parse: parseMaskAlone,
+  print: printPrompt,
+  fromJson: maskOfJson,
   toJson: promptToJson
 }
 

@@ -1,7 +1,7 @@
 /**
  * Tracks out of what lies on the clipboard: this grammar, ComfyUI's own elements and boxes, KJNodes' points and splines.
  */
-import { BOXES, instances, keysOf, parse } from './grammar.js'
+import { BOXES, instances, keysOf, MASKS, parse } from './grammar.js'
 import { parseJson } from './json.js'
 import { nameProblem, strip } from './text.js'
 import { boxOf } from './values.js'
@@ -29,6 +29,7 @@ const MOST_SAMPLES = 400
 export function importTracks(text, kind, clip, bound) {
   const own = ownTracks(text, kind)
   if (own) return own
+  if (kind === MASKS) throw new Error('nothing to paste: this takes lines with painted masks')
   const shapes = shapesIn(text, clip).slice(0, MOST)
   if (!shapes.length) {
     throw new Error(
@@ -145,7 +146,7 @@ function keysFor({ boxes, points }, kind, clip) {
       y: { value: Math.round(y), percent: false },
       inside: true
     }
-    return [{ frame: 0, value: { points: [dot], box: null } }]
+    return [{ frame: 0, value: { points: [dot], box: null, mask: null } }]
   }
   const half = (Math.min(clip.width, clip.height) * SIDE) / 2
   return fewKeys(points, clip).map(({ frame, x, y }) => ({
@@ -162,7 +163,7 @@ function keysFor({ boxes, points }, kind, clip) {
  */
 function valueFor(box, kind, clip) {
   const made = boxOf(box, clip, false)
-  return kind === BOXES ? made : { points: [], box: made }
+  return kind === BOXES ? made : { points: [], box: made, mask: null }
 }
 
 /**

@@ -7,7 +7,7 @@ const STEP = 10 // pixels with Shift
 /**
  * @param {KeyboardEvent} event
  * @param {Editor} editor
- * @param {{play: () => void, leave: () => void}} panel
+ * @param {{play: () => void, leave: () => void, brush: () => void}} panel
  * @returns {boolean} whether it was ours
  */
 export function pressed(event, editor, panel) {
@@ -31,6 +31,10 @@ export function pressed(event, editor, panel) {
     End: () => editor.seek(editor.clip.frames - 1),
     k: () => editor.pin(),
     o: () => editor.toggle(),
+    b: () => panel.brush(),
+    '-': () => editor.resizeBrush(1 / 1.25),
+    '+': () => editor.resizeBrush(1.25),
+    '=': () => editor.resizeBrush(1.25),
     Delete: () => (shiftKey ? editor.discard() : editor.unpin()),
     Backspace: () => (shiftKey ? editor.discard() : editor.unpin()),
     Escape: panel.leave

@@ -1,7 +1,7 @@
 /** The editor as an element of the page: picture, timeline, a bar of buttons, a line that says where one is. */
 import { onNextFrame } from '../surface.js'
 import { Editor } from './editor.js'
-import { BOXES } from './grammar.js'
+import { BOXES, MASKS } from './grammar.js'
 import { pressed } from './keys.js'
 import { Animation } from './play.js'
 import { Stage } from './stage.js'
@@ -100,6 +100,9 @@ export class Panel {
     this.buttons = {
       add: button('add', 'New instance: then drag a box on the picture', () => editor.select(null)),
       minus: button('minus', 'Clicks say where it is not (or click with Alt)', () => this.toggleMinus()),
+      brush: button('brush', 'Paint the mask of this instance (B); Alt takes away, - and + change the size', () =>
+        this.toggleBrush()
+      ),
       key: button('key', 'Key frame here (K)', () => editor.pin()),
       off: button('off', 'Leaves here, or comes back (O)', () => editor.toggle()),
       drop: button('drop', 'Take the key of this frame away (Del); with Shift the whole instance', (event) =>
@@ -111,10 +114,17 @@ export class Panel {
       play: button('play', 'Play: a rough preview (Space)', () => this.play()),
       large: button('large', 'Large view', () => this.enlarge(!this.large))
     }
-    const { add, minus, key, off, drop, undo, redo, grid, play, large } = this.buttons
+    const { add, minus, brush, key, off, drop, undo, redo, grid, play, large } = this.buttons
+    this.size = /** @type {HTMLInputElement} */ (element('input', 'size'))
+    Object.assign(this.size, { type: 'range', min: '0.5', max: '25', step: 'any' }) // percent of the shorter side
+    describe(this.size, 'Size of the brush (- and +)')
+    this.size.addEventListener('input', () => {
+      editor.brushSize = Number(this.size?.value) / 100
+      this.paint()
+    })
     const bar = element('div', 'bar')
-    const tools = editor.kind === BOXES ? [key, off, drop] : [minus, off, drop]
-    bar.append(this.names, this.own, this.roles, add, ...tools, undo, redo)
+    const own = { boxes: [key], prompts: [brush, this.size, minus], masks: [this.size, minus] }[editor.kind.name]
+    bar.append(this.names, this.own, this.roles, add, ...own, off, drop, undo, redo)
     this.told = element('div', 'told')
     this.told.setAttribute('role', 'status')
     const stage = element('div', 'stage')
@@ -134,7 +144,11 @@ export class Panel {
   listen() {
     const { root, editor } = this
     const keys = /** @type {HTMLTextAreaElement} */ (this.keys)
-    const panel = { play: () => this.play(), leave: () => (this.large ? this.enlarge(false) : keys.blur()) }
+    const panel = {
+      brush: () => this.toggleBrush(),
+      play: () => this.play(),
+      leave: () => (this.large ? this.enlarge(false) : keys.blur())
+    }
     keys.addEventListener('keydown', (event) => {
       const ours = pressed(event, editor, panel)
       const control = event.ctrlKey || event.metaKey // the rest of these are the browser's and the host's
@@ -165,7 +179,7 @@ export class Panel {
     root.addEventListener('mousedown', takeKeys, { capture: true })
     for (const type of ['pointermove', 'pointerup', 'dblclick'])
       root.addEventListener(type, (event) => event.stopPropagation())
-    for (const field of [this.own, this.names, this.roles]) {
+    for (const field of [this.own, this.names, this.roles, this.size]) {
       field?.addEventListener('keydown', (event) => event.stopPropagation())
     }
     root.addEventListener('wheel', (event) => this.wheel(event), { passive: false })
@@ -202,6 +216,13 @@ export class Panel {
 
   toggleMinus() {
     this.editor.minus = !this.editor.minus
+    this.paint()
+  }
+
+  toggleBrush() {
+    const { editor } = this
+    if (editor.kind === BOXES || editor.kind === MASKS) return
+    editor.brushing = !editor.brushing
     this.paint()
   }
 
@@ -294,6 +315,12 @@ export class Panel {
     setDisabled(buttons.redo, !history.future.length)
     setPressed(buttons.grid, this.gridShown)
     setPressed(buttons.minus, editor.minus)
+    setPressed(buttons.brush, editor.brushing)
+    if (this.size) {
+      setHidden(this.size, !editor.brushing)
+      const size = String(editor.brushSize * 100)
+      if (this.size.value !== size) this.size.value = size
+    }
     setPressed(buttons.play, editor.playing)
     this.fillNames()
   }
@@ -334,13 +361,15 @@ export class Panel {
 
   hint() {
     const { editor } = this
-    if (editor.host.connected()) return 'Boxes come over a link: these are not used.'
+    if (editor.host.connected()) return editor.host.instead ?? 'Boxes come over a link: these are not used.'
     const track = editor.track(editor.selected)
     if (track?.problem) return `${track.name}: ${track.problem}`
     if (editor.scene.tracks.length) return ''
-    return editor.kind === BOXES
-      ? 'Drag a box around a thing. Go to another frame and drag it there: it moves.'
-      : 'Click on a thing, or drag a box around it. Alt+click says where it is not.'
+    return {
+      boxes: 'Drag a box around a thing. Go to another frame and drag it there: it moves.',
+      prompts: 'Click on a thing, or drag a box around it. Alt+click says where it is not. B takes the brush.',
+      masks: 'Paint over a thing. With Alt the brush takes away.'
+    }[editor.kind.name]
   }
 
   where() {
@@ -348,9 +377,10 @@ export class Panel {
     const track = editor.track(editor.selected)
     const parts = [`frame ${editor.frame} of ${editor.clip.frames - 1}`]
     if (!track) return [...parts, `${editor.clip.width}\u00d7${editor.clip.height}`].join('   ')
-    const { box } = editor.seen(track)
+    const { box, mask } = editor.seen(track)
     const keyed = track.keys.some(({ frame }) => frame === editor.frame)
-    parts.push(box ? `${box.map((value) => Math.round(value)).join(' ')}${keyed ? '  \u25c6' : ''}` : 'not there')
+    const there = mask ? 'painted' : box ? box.map((value) => Math.round(value)).join(' ') : 'not there'
+    parts.push(keyed && (mask || box) ? `${there}  \u25c6` : there)
     const speed = editor.speed()
     if (speed !== null) parts.push(`${Math.round(speed)} px/s`)
     return parts.join('   ')

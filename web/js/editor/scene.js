@@ -9,7 +9,8 @@ import { boxOf, corners, inPixels, lengthOf } from './values.js'
 /** @typedef {import('./values.js').Corners} Corners */
 /** @typedef {import('./values.js').Size} Size */
 /** x and y in pixels. @typedef {{x: number, y: number, inside: boolean}} Dot */
-/** off: it leaves here. @typedef {{frame: number, box: Corners | null, dots: Dot[], off: boolean}} Key */
+/** @typedef {import('./painted.js').Mask} Mask */
+/** off: it leaves here. @typedef {{frame: number, box: Corners | null, dots: Dot[], mask: Mask | null, off: boolean}} Key */
 /**
  * @typedef {object} Track
  * @property {string} name
@@ -51,17 +52,16 @@ export function sceneOf(doc, clip) {
  * @returns {Key}
  */
 function keyOf(doc, frame, value, size) {
-  if (value === null) return { frame, box: null, dots: [], off: true }
-  if (doc.kind === BOXES) {
-    return { frame, box: corners(/** @type {import('./values.js').Box} */ (value), size), dots: [], off: false }
-  }
-  const { points, box } = /** @type {import('./values.js').Prompt} */ (value)
+  const key = { frame, box: null, dots: [], mask: null, off: value === null }
+  if (value === null) return key
+  if (doc.kind === BOXES) return { ...key, box: corners(/** @type {import('./values.js').Box} */ (value), size) }
+  const { points, box, mask } = /** @type {import('./values.js').Prompt} */ (value)
   const dots = points.map(({ x, y, inside }) => ({
     x: inPixels(x, size.width),
     y: inPixels(y, size.height),
     inside
   }))
-  return { frame, box: box && corners(box, size), dots, off: false }
+  return { ...key, box: box && corners(box, size), dots, mask }
 }
 
 /**
@@ -110,7 +110,7 @@ export function keyValue(doc, name, { box, dots }, size) {
     y: lengthOf(Math.max(y, 0), size.height, percent),
     inside
   }))
-  return { points, box: made }
+  return { points, box: made, mask: null }
 }
 
 /**
@@ -135,10 +135,10 @@ function inPercent(doc, name) {
  * @param {Track} track
  * @param {number} frame
  * @param {boolean} hold
- * @returns {{box: Corners | null, dots: Dot[]}}
+ * @returns {{box: Corners | null, dots: Dot[], mask: Mask | null}}
  */
 export function seenAt(doc, track, frame, hold) {
-  if (doc.kind === BOXES) return { box: boxAt(track.keys, frame, hold), dots: [] }
+  if (doc.kind === BOXES) return { box: boxAt(track.keys, frame, hold), dots: [], mask: null }
   const key = track.keys.find((one) => one.frame === frame)
-  return { box: key?.box ?? null, dots: key?.dots ?? [] }
+  return { box: key?.box ?? null, dots: key?.dots ?? [], mask: key?.mask ?? null }
 }

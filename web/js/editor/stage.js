@@ -2,6 +2,7 @@
 import { INK } from '../colours.js'
 import { onPointer } from '../pointer.js'
 import { Surface } from '../surface.js'
+import { brushDrag, drawBrush, drawMask, maskBox } from './brush.js'
 import { find, setKey } from './edits.js'
 import { BOXES } from './grammar.js'
 import { cursorOf, HANDLE, handles, hitAt, inClip, onStage, viewOf } from './hits.js'
@@ -34,6 +35,8 @@ export class Stage {
     this.look = look
     /** @type {import('./hits.js').Hit | null} */
     this.hovered = null
+    /** @type {{x: number, y: number} | null} where the brush is */
+    this.spot = null
     /** @type {Corners | null} a box that is being drawn */
     this.rubber = null
     this.surface = new Surface((context, width, height) => this.draw(context, width, height), 'Boxes on the picture')
@@ -42,7 +45,11 @@ export class Stage {
     onPointer(this.element, {
       press: (spot) => this.press(spot),
       hover: (spot) => this.hover(spot),
-      leave: () => this.point(null)
+      leave: () => {
+        this.spot = null
+        this.point(null)
+        if (editor.brushing) editor.changed()
+      }
     })
   }
 
@@ -58,12 +65,15 @@ export class Stage {
 
   /** @param {Spot} spot */
   hover(spot) {
+    this.spot = spot
     this.point(this.hit(spot))
+    if (this.editor.brushing) this.editor.changed()
   }
 
   /** @param {import('./hits.js').Hit | null} hit */
   point(hit) {
-    this.element.style.cursor = this.editor.locked ? (hit ? 'pointer' : 'default') : cursorOf(hit)
+    const { locked, brushing } = this.editor
+    this.element.style.cursor = locked ? (hit ? 'pointer' : 'default') : brushing ? 'none' : cursorOf(hit)
     if (JSON.stringify(hit) === JSON.stringify(this.hovered)) return
     this.hovered = hit
     this.editor.changed()
@@ -76,14 +86,29 @@ export class Stage {
   press(spot) {
     const { editor } = this
     editor.playing = false
+    if (editor.brushing && !editor.locked) return this.brushed(spot)
     const hit = this.hit(spot)
     if (hit && hit.name !== editor.selected) editor.select(hit.name)
     if (editor.locked) return null
     const track = editor.track(hit?.name ?? null)
     if (!hit || !track) return this.drawing(spot)
     if (hit.part === 'dot') return this.dotDrag(track, hit.index ?? 0, spot)
-    if (editor.kind !== BOXES && hit.part === 'box') return this.drawing(spot, track)
+    if (editor.kind !== BOXES && (hit.part === 'box' || editor.seen(track).mask)) return this.drawing(spot, track)
     return this.boxDrag(track, hit, spot)
+  }
+
+  /** @param {Spot} from */
+  brushed(from) {
+    const drag = brushDrag(this.editor, () => this.view, from)
+    return (
+      drag && {
+        ...drag,
+        move: (/** @type {Spot} */ spot) => {
+          this.spot = spot
+          drag.move?.(spot)
+        }
+      }
+    )
   }
 
   /**
@@ -199,7 +224,8 @@ export class Stage {
     const { editor } = this
     const track = own ?? (editor.wanted ? undefined : editor.track(editor.selected))
     if (!track) return this.drawn({ box: null, dots: [dot] })
-    const { box, dots } = editor.seen(track)
+    const { box, dots, mask } = editor.seen(track)
+    if (mask) return editor.say(`${track.name} is painted in this frame. Del takes the mask away; then click points.`)
     const made = { box, dots: [...dots, dot] }
     editor.apply((doc) => setKey(doc, track.name, editor.frame, keyValue(doc, track.name, made, editor.clip)))
   }
@@ -209,11 +235,12 @@ export class Stage {
   shown() {
     const { editor, view } = this
     return editor.scene.tracks.map((track) => {
-      const { box, dots } = editor.seen(track)
+      const { box, dots, mask } = editor.seen(track)
+      const around = mask ? maskBox(mask, editor.clip, track.ink) : box
       const selected = track.name === editor.selected
       const path = selected && editor.kind === BOXES ? this.path(track) : []
       const on = ({ x = 0, y = 0 }) => ({ x: view.left + x * view.scale, y: view.top + y * view.scale })
-      return { name: track.name, selected, box: box && onStage(view, box), dots: dots.map(on), path }
+      return { name: track.name, selected, box: around && onStage(view, around), dots: dots.map(on), path }
     })
   }
 
@@ -260,6 +287,8 @@ export class Stage {
     )
     for (const track of ordered) this.drawTrack(context, track, playing)
     context.globalAlpha = 1
+    if (editor.brushing && this.spot && !editor.locked)
+      drawBrush(context, this.spot, editor.radius * view.scale, editor.minus)
     if (this.rubber) frameOf(context, onStage(view, this.rubber), INK.accent, 1.5, [5, 4])
   }
 
@@ -270,7 +299,7 @@ export class Stage {
    */
   drawTrack(context, track, playing) {
     const { editor, view } = this
-    const { box, dots } = editor.seen(track)
+    const { box, dots, mask } = editor.seen(track)
     const selected = track.name === editor.selected
     const hovered = this.hovered?.name === track.name
     if (editor.kind === BOXES) {
@@ -288,6 +317,11 @@ export class Stage {
       frameOf(context, on, track.ink, selected ? 2 : hovered ? 1.75 : 1.25)
       label(context, track, on[0], on[1])
       if (selected && !editor.locked && !playing) for (const [, x, y] of handles(on)) handle(context, x, y, track.ink)
+    }
+    if (mask) {
+      drawMask(context, mask, track.ink, onStage(view, [0, 0, editor.clip.width, editor.clip.height]))
+      const [x, y] = onStage(view, maskBox(mask, editor.clip, track.ink))
+      label(context, track, x, y)
     }
     for (const { x, y, inside } of dots) {
       dot(context, view.left + x * view.scale, view.top + y * view.scale, inside, selected, track.ink)

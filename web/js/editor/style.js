@@ -15,6 +15,10 @@ const CSS = `
 .matrix-editor .name { width: 60px; min-width: 0; flex: 1 1 60px; }
 .matrix-editor .role { width: 74px; flex: 0 0 auto; }
 .matrix-editor .bar > button { flex: none; width: 24px; padding: 0; }
+.matrix-editor .size { flex: 0 1 54px; width: 54px; min-width: 30px; padding: 0; accent-color: rgb(255 184 92); }
+.matrix-editor-folded { display: flex; align-items: center; justify-content: center; gap: 6px; width: 100%; height: 26px; box-sizing: border-box;
+  cursor: pointer; border: 1px dashed var(--border-color, #4e4e4e); border-radius: 5px; background: none; color: var(--descrip-text, #999); font: 11px Inter, ui-sans-serif, sans-serif; }
+.matrix-editor-folded:hover { color: var(--input-text, #ddd); border-color: var(--input-text, #ddd); }
 .matrix-editor .stage { flex: 1 1 0; min-height: 60px; position: relative; border-radius: 5px; overflow: hidden; }
 .matrix-editor .stage canvas, .matrix-editor .times canvas { width: 100%; height: 100%; }
 .matrix-editor .times { flex: none; overflow-x: hidden; overflow-y: auto; max-height: 40%; border-radius: 5px; }
@@ -60,7 +64,8 @@ const PATHS = {
   grid: 'M2 2h10v10H2zM2 5.3h10M2 8.7h10M5.3 2v10M8.7 2v10',
   large: 'M8 2h4v4M6 12H2V8M12 2 8 6M2 12l4-4',
   small: 'M12 6H8V2M2 8h4v4M8 6l4-4M6 8l-4 4',
-  minus: 'M2 7h10'
+  minus: 'M2 7h10',
+  brush: 'M12 2 7 8M7 8c-2-1-4 0-4 2 0 1-1 1.5-1.5 1.5C3 13 7 12.5 7 10z'
 }
 
 /** @param {string} name */

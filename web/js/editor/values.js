@@ -2,6 +2,7 @@
  * What stands behind a key frame: a box, or points and a box for SAM. As typed (numbers with their units), in pixels, and
  * printed again.
  */
+import { isMask, parseMask, printMask } from './painted.js'
 import { BLANK, shorten, strip } from './text.js'
 
 const NUMBER = '[-+]?(?:[0-9]+\\.?[0-9]*|\\.[0-9]+)%?'
@@ -15,7 +16,7 @@ const LARGEST = 1e9
 /** A number in pixels, or in percent of the frame. @typedef {{value: number, percent: boolean}} Length */
 /** Left, top, right, bottom. @typedef {[Length, Length, Length, Length]} Box */
 /** @typedef {{x: Length, y: Length, inside: boolean}} Point */
-/** @typedef {{points: Point[], box: Box | null}} Prompt */
+/** A mask stands alone. @typedef {{points: Point[], box: Box | null, mask: import('./painted.js').Mask | null}} Prompt */
 /** Width and height of a frame in pixels. @typedef {{width: number, height: number}} Size */
 /** In pixels: left, top, right, bottom. @typedef {[number, number, number, number]} Corners */
 
@@ -101,7 +102,8 @@ function decimal(value) {
 export const printBox = (box, between = ' ') => box.map(printed).join(between)
 
 /** @param {Prompt} prompt */
-export function printPrompt({ points, box }) {
+export function printPrompt({ points, box, mask }) {
+  if (mask) return printMask(mask)
   const said = points.map(({ x, y, inside }) => `${inside ? '' : '-'}${printed(x)},${printed(y)}`)
   return [...said, ...(box ? [`[${printBox(box, ',')}]`] : [])].join(' ')
 }
@@ -125,6 +127,7 @@ export function parseBox(text) {
  * @throws {Error} where it is none
  */
 export function parsePrompt(text) {
+  if (isMask(text)) return parseMaskAlone(text)
   const boxes = [...text.matchAll(BOXES)]
   if (boxes.length > 1) throw new Error(`at most one box a frame; got '${shorten(text, 80)}'`)
   const rest = text.replace(BOXES, boxes.length ? ' ' : '$&')
@@ -138,8 +141,16 @@ export function parsePrompt(text) {
       `points are x,y (inside) or -x,y (outside), a box is [x0,y0,x1,y1]; got '${shorten(strip(text), 80)}'`
     )
   }
-  return { points, box: boxes.length ? parseBox(boxes[0][1]) : null }
+  return { points, box: boxes.length ? parseBox(boxes[0][1]) : null, mask: null }
 }
+
+/**
+ * A painted mask as a prompt.
+ * @param {string} text
+ * @returns {Prompt}
+ * @throws {Error} where it is none
+ */
+export const parseMaskAlone = (text) => ({ points: [], box: null, mask: parseMask(text) })
 
 /**
  * @param {import('./json.js').Json} value
@@ -156,6 +167,7 @@ export function boxOfJson(value) {
  * @throws {Error} where it is none
  */
 export function promptOfJson(value) {
+  if (value instanceof Map && value.has('mask')) return maskOfJson(value)
   if (!(value instanceof Map) || !value.size || ![...value.keys()].every((key) => KEYS.includes(key))) {
     throw new Error('a prompt has points, labels and box')
   }
@@ -169,8 +181,20 @@ export function promptOfJson(value) {
   if (!points.length && box === null) throw new Error('a prompt needs a point or a box')
   return {
     points: points.map(([x, y], i) => ({ x: plain(x), y: plain(y), inside: Number(labels[i]) === 1 })),
-    box: box === null ? null : boxOfJson(box)
+    box: box === null ? null : boxOfJson(box),
+    mask: null
   }
+}
+
+/**
+ * @param {import('./json.js').Json} value
+ * @returns {Prompt}
+ * @throws {Error} where it is no painted mask
+ */
+export function maskOfJson(value) {
+  const text = value instanceof Map && value.size === 1 ? value.get('mask') : undefined
+  if (typeof text !== 'string') throw new Error('a painted mask is {"mask": "WIDTHxHEIGHT CODE"}')
+  return parseMaskAlone(`mask ${text}`)
 }
 
 const KEYS = ['points', 'labels', 'box']
@@ -204,7 +228,8 @@ function numbersOfJson(value, count) {
 export const boxToJson = (box) => box.map((one) => one.value)
 
 /** @param {Prompt} prompt */
-export function promptToJson({ points, box }) {
+export function promptToJson({ points, box, mask }) {
+  if (mask) return { mask: printMask(mask).slice('mask '.length) }
   /** @type {Record<string, unknown>} */
   const made = {}
   if (points.length) {

@@ -24,14 +24,20 @@ import { askingSource, errorOf } from './source.js'
  * @property {string[]} earlier ids that this node showed before
  * @property {Viewer | null} viewer
  * @property {boolean} writing whether the fields are being written from here
+ * @property {Live | null} live what of a run that goes on is shown
+ * @property {boolean} busy whether that is on its way
  */
+/** A run that goes on: its id, and a number that grows; without one it has ended. @typedef {{id: string, version?: number}} Live */
 
 const KEY = 'matrix_viewer'
+const SAMPLES = 'MatrixSampleAttention'
+const COLLECTS = 'MatrixCollectCapture'
+const SHOWS = 'MatrixAttentionPreview'
 const ID = /^[0-9a-f]{32}$/
 const HEIGHT = 460
 const NARROW = 520 // below this width picture and chart stand one above the other
 const NARROW_HEIGHT = 680
-const WIDTH = 400
+const WIDTH = 320
 const MOST_EARLIER = 4
 
 /** Fields of the node and how their values are written. */
@@ -54,6 +60,11 @@ export function viewOutput(node, output, host) {
   const sent = /** @type {any} */ (output)?.[KEY]
   const id = Array.isArray(sent) ? sent[0]?.id : undefined
   if (typeof id !== 'string' || !ID.test(id)) return
+  const better = behind(node, SHOWS)
+  // One that shows a finished run waits for its own news: what comes late must not take its place.
+  const waiting = better.filter((other) => !places.get(other)?.viewer || places.get(other)?.live)
+  for (const other of waiting) void liveIn(other, { id }, host)
+  if (better.length) return
   if (node.properties[KEY] !== id) {
     host.before()
     node.properties[KEY] = id
@@ -69,7 +80,81 @@ export function viewOutput(node, output, host) {
  */
 export function viewKept(node, host) {
   const id = node.properties?.[KEY]
-  if (typeof id === 'string' && ID.test(id)) open(node, id, host)
+  if (typeof id === 'string' && ID.test(id) && !behind(node, SHOWS).length) open(node, id, host)
+}
+
+/**
+ * Shows what a run has recorded so far: in the previews behind the node that samples or collects, else in that node.
+ * Nothing of it is kept with the workflow.
+ * @param {HostNode} running
+ * @param {Live} live
+ * @param {Host} host
+ */
+export function viewLive(running, live, host) {
+  if (typeof live.id !== 'string' || !ID.test(live.id) || !Number.isInteger(live.version)) return
+  for (const node of running.comfyClass === SAMPLES ? [running] : behind(running, COLLECTS)) {
+    const better = behind(node, SHOWS)
+    for (const one of better.length ? better : [node]) liveIn(one, live, host)
+  }
+}
+
+/**
+ * @param {HostNode} node
+ * @param {Live} live
+ * @param {Host} host
+ */
+async function liveIn(node, live, host) {
+  const place = places.get(node) ?? made(node)
+  place.live = live
+  if (!place.busy) await goOn(node, place, host)
+}
+
+/**
+ * Nodes of a kind that are linked to one of a node's outputs.
+ * @param {HostNode} node
+ * @param {string} kind
+ */
+function behind(node, kind) {
+  const links = (node.outputs ?? []).flatMap((output) => output.links ?? [])
+  return links.flatMap((id) => {
+    const link = node.graph?.getLink?.(id) ?? node.graph?.links?.get?.(id)
+    const found = /** @type {HostNode | null} */ (
+      /** @type {unknown} */ (node.graph?.getNodeById(link?.target_id ?? -1))
+    )
+    return found?.comfyClass === kind ? [found] : []
+  })
+}
+
+/**
+ * Brings a viewer up to the newest state of its run, as long as there is a newer one.
+ * @param {HostNode} node
+ * @param {Place} place
+ * @param {Host} host
+ */
+async function goOn(node, place, host) {
+  place.busy = true
+  try {
+    /** @type {Live | null} */
+    let shown = null
+    while (place.live && place.live !== shown) {
+      /** @type {Live} */
+      const live = place.live
+      shown = live
+      const source = sourceOf(live.id, host, live.version)
+      if (place.viewer) {
+        const exhibit = await Exhibit.open(source)
+        if (place.live) place.viewer.swap(exhibit)
+        continue
+      }
+      const viewer = await mountViewer(place.element, source, { fields: fieldsOfNode(node) })
+      if (place.live) place.viewer = viewer
+      else viewer?.close()
+    }
+  } catch (error) {
+    place.viewer?.wrong(error)
+  } finally {
+    place.busy = false
+  }
 }
 
 /**
@@ -79,7 +164,8 @@ export function viewKept(node, host) {
  */
 async function open(node, id, host) {
   const place = places.get(node) ?? made(node)
-  if (place.id === id && place.viewer) return
+  if (place.id === id && place.viewer && !place.live) return
+  place.live = null
   if (place.id && place.id !== id) place.earlier = [place.id, ...place.earlier].slice(0, MOST_EARLIER)
   place.id = id
   place.viewer?.close()
@@ -115,7 +201,8 @@ function made(node) {
     getMinHeight: () => (node.size[0] < NARROW ? NARROW_HEIGHT : HEIGHT)
   })
   widget.serialize = false
-  const place = { element, id: '', earlier: [], viewer: null, writing: false }
+  /** @type {Place} */
+  const place = { element, id: '', earlier: [], viewer: null, writing: false, live: null, busy: false }
   places.set(node, place)
   listen(node, place)
   const [width, height] = node.size
@@ -143,10 +230,12 @@ function listen(node, place) {
 /**
  * @param {string} id
  * @param {Host} host
+ * @param {number} [version] of a run that goes on: answers of earlier ones are kept by the browser
  */
-function sourceOf(id, host) {
+function sourceOf(id, host, version) {
   return askingSource(async (what, query) => {
-    const reply = await host.fetch(`/matrix/viewer/${id}/${what}?${new URLSearchParams(query)}`)
+    const asked = version === undefined ? query : { ...query, v: `${version}` }
+    const reply = await host.fetch(`/matrix/viewer/${id}/${what}?${new URLSearchParams(asked)}`)
     if (!reply.ok) throw new Error(errorOf(await reply.text()))
     return { data: await reply.arrayBuffer(), type: reply.headers.get('Content-Type') ?? '' }
   }, true)

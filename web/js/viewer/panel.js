@@ -169,6 +169,24 @@ export class Viewer {
   }
 
   /**
+   * Goes on with a later state of the same run. What was everything is everything again.
+   * @param {Exhibit} exhibit
+   */
+  swap(exhibit) {
+    const fields = fieldsOf(this.manifest, this.choice)
+    const { picture, outlines, head } = this.choice
+    this.exhibit.close()
+    this.exhibit = exhibit
+    this.charts = new Map()
+    const { choice, notes } = choiceOf(exhibit.manifest, fields)
+    this.choice = choice
+    this.choice = { ...choice, picture: Math.min(picture, this.stream.pictures.length - 1), outlines, head }
+    this.notes = notes
+    this.layout()
+    this.refresh()
+  }
+
+  /**
    * @param {string} kind
    * @param {string[]} [names]
    */
@@ -337,11 +355,14 @@ export class Viewer {
   /** The chart's scores of the words that are shown, after their maps. */
   async loadCharts() {
     const { stream, kind } = this.choice
-    for (const entity of placesOfNames(this.exhibit, this.choice, this.names)) {
+    const { exhibit } = this
+    for (const entity of placesOfNames(exhibit, this.choice, this.names)) {
       const key = `${stream} ${kind} ${entity}`
       if (this.charts.has(key)) continue
       try {
-        this.charts.set(key, await this.exhibit.chart(stream, kind, entity))
+        const chart = await exhibit.chart(stream, kind, entity)
+        if (exhibit !== this.exhibit) return
+        this.charts.set(key, chart)
       } catch (error) {
         this.wrong(error)
         return

@@ -3,6 +3,7 @@
  */
 import { barColours } from './picture.js'
 import { paint } from './stage.js'
+import { encodes, webmOf } from './webm.js'
 
 /** @typedef {import('./picture.js').Scene} Scene */
 
@@ -82,7 +83,7 @@ export function pngOf(canvas) {
 }
 
 /**
- * Records a video while it is drawn, picture by picture, at its own speed.
+ * A video of pictures that are drawn one by one: encoded where the browser can, else recorded while it plays.
  * @param {number} count
  * @param {number} fps
  * @param {(canvas: HTMLCanvasElement, picture: number) => Promise<void>} draw
@@ -91,14 +92,21 @@ export function pngOf(canvas) {
 export async function videoOf(count, fps, draw) {
   const canvas = document.createElement('canvas')
   await draw(canvas, 0)
-  const recorder = new MediaRecorder(canvas.captureStream(), { mimeType: 'video/webm', videoBitsPerSecond: 8e6 })
+  if (await encodes(canvas)) return webmOf(canvas, count, fps, (picture) => draw(canvas, picture))
+  // Pictures are handed over one by one: left to itself the browser drops some where the machine is busy.
+  const stream = canvas.captureStream(0)
+  const [track] = /** @type {CanvasCaptureMediaStreamTrack[]} */ (stream.getVideoTracks())
+  const recorder = new MediaRecorder(stream, { mimeType: 'video/webm', videoBitsPerSecond: 8e6 })
   /** @type {Blob[]} */
   const parts = []
   recorder.addEventListener('dataavailable', (event) => parts.push(event.data))
   const ended = new Promise((resolve) => recorder.addEventListener('stop', resolve))
+  const started = new Promise((resolve) => recorder.addEventListener('start', resolve))
   recorder.start()
+  await started
   for (let picture = 0; picture < count; picture++) {
     await draw(canvas, picture)
+    track.requestFrame()
     await new Promise((resolve) => setTimeout(resolve, 1000 / fps))
   }
   recorder.stop()

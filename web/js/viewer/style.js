@@ -18,7 +18,7 @@ button:disabled { opacity: .4; cursor: default; }
 select { padding: 3px 4px; max-width: 112px; }
 .top { display: flex; gap: 10px; align-items: flex-start; }
 .prompt { flex: 1; min-width: 0; }
-.words { max-height: 5.6em; overflow: auto; line-height: 1.95; scrollbar-width: thin; }
+.words { max-height: 7.8em; overflow: auto; line-height: 1.95; scrollbar-width: thin; }
 .words .plain { color: var(--faint); white-space: pre-wrap; }
 .words .chip { --own: #fff; padding: 1px 7px; margin: 0 1px; border-radius: 999px; border: 1px solid var(--own); color: var(--text);
   background: transparent; opacity: .62; transition: opacity .12s, background .12s; white-space: nowrap; overflow: hidden; text-overflow: ellipsis;
