@@ -20,15 +20,16 @@ _LTX = {
     "num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64, "caption_channels": 48,
 }  # fmt: skip
 _LTX2 = {
-    "num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64, "caption_channels": 96,
+    "num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64, "caption_channels": 64,
     "audio_num_attention_heads": 2, "audio_attention_head_dim": 16, "audio_cross_attention_dim": 32,
     "connector_num_attention_heads": 2, "connector_attention_head_dim": 32, "connector_num_layers": 1,
-    "audio_connector_num_attention_heads": 2, "audio_connector_attention_head_dim": 16, "rope_type": "split",
+    "rope_type": "split",
     "use_middle_indices_grid": True, "causal_temporal_positioning": True,
 }  # fmt: skip
 _LTX23 = {
     "apply_gated_attention": True, "connector_apply_gated_attention": True, "cross_attention_adaln": True,
     "caption_proj_before_connector": True, "caption_projection_first_linear": False,
+    "audio_connector_num_attention_heads": 2, "audio_connector_attention_head_dim": 16, "caption_channels": 96,
 }  # fmt: skip
 """What 2.3 added to 2.0: gates, modulated words, projections in the text encoder."""
 
