@@ -130,9 +130,9 @@ class VideoModel:
         positions = self._positions_of(tuple(noisy.shape), noisy.device)
         return self.family.inputs(self.transformer.config, hidden, t, text, positions, self.task.guidance)
 
-    def output(self, made: Tensor) -> Tensor:
-        """The transformer's output as (B, T, C, h, w)."""
-        return self.family.output(made)
+    def output(self, made: Tensor, like: Tensor) -> Tensor:
+        """The transformer's output as (B, T, C, h, w), of latents `like`."""
+        return self.family.output(made, like)
 
     def _positions_of(self, shape: tuple[int, ...], device: torch.device) -> Any:
         """Positions for latents (B, T, C, h, w), made once a size."""
@@ -163,7 +163,7 @@ class VideoModel:
 
         def predict(text: dict[str, Tensor], t: Tensor) -> Tensor:
             noisy = self.given_first(x, batch.latents.float())
-            return self.output(self.transformer(**self.inputs(noisy, batch, text, t))[0]).float()
+            return self.output(self.transformer(**self.inputs(noisy, batch, text, t))[0], noisy).float()
 
         for t in scheduler.timesteps:
             made = predict(batch.text, t[None])

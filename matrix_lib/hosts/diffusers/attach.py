@@ -11,7 +11,6 @@ its q and k are looked at, and nothing of the model is replaced. Outside the con
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,8 @@ from ...instrument.session import PERTURBED, BaseObserver, Session
 from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
+from .families import family
+from .laid_out import LaidOut, arguments
 from .model_shape import patch_of
 
 __all__ = [
@@ -127,9 +128,10 @@ class _State:
         self._mode.__enter__()
 
     def leave(self, running: Running) -> None:
-        seen = running.calls
+        seen, site = running.calls, running.site
         self.close()
-        if not seen:
+        left_out = self.forward is not None and site is not None and site.layer in self.forward.skipped
+        if not seen and not (left_out and site is not None and site.has_v2v):
             raise ValueError(
                 f"{running.site.name if running.site else 'an attention'} ran without PyTorch's "
                 "scaled_dot_product_attention, so it cannot be watched: call "
@@ -268,14 +270,15 @@ def _call(
 
 
 def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: dict, prefix_frames: int = 0) -> Forward:
-    given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+    given = arguments(module, args, kwargs)
     x, text = given["hidden_states"], given["encoder_hidden_states"]
-    latent = (x.shape[1 if spec.frames_first else 2] - prefix_frames, x.shape[3], x.shape[4])
+    t, h, w = LaidOut.of(spec, module, args, kwargs).latents(x).shape[2:]
     config: Any = module.config
     patch, stride = patch_of(config), spec.spatial_stride
     rate = spec.rate(patch, stride)
-    grid = Grid.from_latent(latent, patch, spec.temporal_stride, stride, prefix_frames, rate)
-    return Forward(grid, text.shape[1], x.shape[0], float(torch.as_tensor(given["timestep"]).flatten()[0]))
+    grid = Grid.from_latent((t - prefix_frames, h, w), patch, spec.temporal_stride, stride, prefix_frames, rate)
+    time = float(torch.as_tensor(given["timestep"]).max())  # frames that are given have a timestep of their own, 0
+    return Forward(grid, text.shape[1], x.shape[0], time, family(spec.name).skipped(given))
 
 
 class Watch(BaseObserver):

@@ -62,6 +62,17 @@ class Family:
 
     # -- the transformer
 
+    def size(self, given: Mapping[str, Any]) -> tuple[int, int, int]:
+        """(T, h, w) of latents that the transformer takes as tokens, of what it is called with.
+
+        Raises ValueError where that does not tell.
+        """
+        raise ValueError(f"{self.spec.title} takes latents with their axes, not as tokens")
+
+    def skipped(self, given: Mapping[str, Any]) -> frozenset[int]:
+        """Layers whose attention to the video a call leaves out, of what the transformer is called with."""
+        return frozenset()
+
     def positions(self, transformer: Any, shape: tuple[int, ...], device: torch.device) -> Any:
         """Positions that the pipeline makes for latents (B, T, C, h, w); None where the transformer makes its own."""
         return None
@@ -89,6 +100,6 @@ class Family:
             "return_dict": False,
         }
 
-    def output(self, made: Tensor) -> Tensor:
-        """The transformer's output as (B, T, C, h, w)."""
+    def output(self, made: Tensor, like: Tensor) -> Tensor:
+        """The transformer's output as (B, T, C, h, w), of inputs `like` (B, T, channels, h, w)."""
         return made if self.spec.frames_first else made.transpose(1, 2)
