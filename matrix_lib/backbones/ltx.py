@@ -22,5 +22,6 @@ SPEC = BackboneSpec(
     flat=True,
     input_projection="proj_in",
     native_channels=(128,),
+    widths=(2048, 4096),
     vae="AutoencoderKLLTXVideo",
 )

@@ -25,5 +25,6 @@ SPEC = BackboneSpec(
     flat=True,
     input_projection="proj_in",
     native_channels=(128,),
+    widths=(4096,),
     vae="AutoencoderKLLTX2Video",
 )

@@ -163,6 +163,7 @@ def _build(
     spec = _spec_of(root / part, config)
     _check_config(root / part, spec, config)
     state = read_weights(root / part, "diffusion_pytorch_model", FAMILIES[spec.name], progress)
+    state |= family(spec.name).weights_beside(root, progress)
     aside = family(spec.name).set_aside(state)
     expected = set(state)
     options = {} if dtype is None else {"dtype": dtype}
