@@ -38,7 +38,7 @@ class Pipe:
         elif family == "ltx":
             self.pipe = diffusers.LTXPipeline(**parts)
         elif family == "ltx2":
-            parts |= dict(vae=ltx_vae(2), audio_vae=_sound_vae())
+            parts |= dict(vae=ltx_vae(2), audio_vae=sound_vae())
             self.pipe = diffusers.LTX2Pipeline(**parts, vocoder=None, connectors=_connectors())
         elif family == "hunyuan":
             self.pipe = diffusers.HunyuanVideoPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
@@ -81,25 +81,26 @@ PLAIN_LTX2 = dict(stg_scale=0.0, audio_stg_scale=0.0, modality_scale=1.0, audio_
 """CFG alone, where the pipeline's own way is four predictions and a rescaling."""
 
 
-def ltx_vae(version):
-    """A tiny VAE of LTX-Video (1) or LTX-2 (2), whose statistics are random."""
+def ltx_vae(version, spread=True):
+    """A tiny VAE of LTX-Video (1) or LTX-2 (2), whose statistics are random, or (not `spread`) 0 and 1."""
     if version == 1:
-        return _spread(diffusers.AutoencoderKLLTXVideo(
+        return _spread(spread, diffusers.AutoencoderKLLTXVideo(
             block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(8, 16, 32, 32),
             layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5,
         ))  # fmt: skip
-    return _spread(diffusers.AutoencoderKLLTX2Video(
+    return _spread(spread, diffusers.AutoencoderKLLTX2Video(
         block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(8, 16, 32), layers_per_block=(1,) * 5,
         decoder_layers_per_block=(1,) * 4, spatial_compression_ratio=32, temporal_compression_ratio=8,
     ))  # fmt: skip
 
 
-def _sound_vae():
-    return _spread(diffusers.AutoencoderKLLTX2Audio(ch_mult=(1,), num_res_blocks=1))
+def sound_vae(spread=True):
+    return _spread(spread, diffusers.AutoencoderKLLTX2Audio(ch_mult=(1,), num_res_blocks=1))
 
 
-def _spread(vae):
-    """Latents of a deviation near one, so that a mistake in their scaling shows."""
+def _spread(spread, vae):
+    if not spread:
+        return vae.eval()
     randomize(vae)
     vae.latents_std.copy_(0.5 + vae.latents_std.abs())
     return vae

@@ -62,9 +62,11 @@ class Family:
     """A family that the host runs as it was trained, without tokens of another kind beside text and clip.
 
     adds_in_place: its blocks add in place to what they have read, which a backward pass has to be kept from.
+    widens: its input takes further channels beside the latents (mask conditions).
     """
 
     adds_in_place: ClassVar[bool] = False
+    widens: ClassVar[bool] = True
 
     def __init__(self, spec: BackboneSpec) -> None:
         self.spec = spec

@@ -25,6 +25,7 @@ class LTX(Family):
     which are dropped before the first block."""
 
     adds_in_place = True
+    widens = False
 
     def __init__(self, spec: BackboneSpec = SPEC) -> None:
         super().__init__(spec)
