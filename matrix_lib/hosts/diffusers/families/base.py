@@ -85,6 +85,7 @@ class Family:
         text: Mapping[str, Tensor],
         positions: Any = None,
         guidance: float = 1.0,
+        given_frames: int = 0,
     ) -> dict[str, Any]:
         """What the transformer is called with.
 
@@ -92,6 +93,7 @@ class Family:
             config: the transformer's. hidden: (B, T, channels, h, w), everything side by side.
             text: batches of what `text` gives, and "image_rows" (B, tokens, width) where a picture is attended to.
             positions: of `positions`. guidance: for families whose guidance is an input.
+            given_frames: latent frames at the start that are given, without noise.
         """
         return {
             "hidden_states": hidden if self.spec.frames_first else hidden.transpose(1, 2),

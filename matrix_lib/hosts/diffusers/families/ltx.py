@@ -60,18 +60,25 @@ class LTX(Family):
         text: Mapping[str, Tensor],
         positions: Any = None,
         guidance: float = 1.0,
+        given_frames: int = 0,
     ) -> dict[str, Any]:
-        """Tokens, and where they are."""
+        """Tokens, and where they are. Those of frames that are given have the timestep of a clean clip."""
         given = super().inputs(config, hidden, t, text)
         given["hidden_states"] = hidden.permute(0, 1, 3, 4, 2).flatten(1, 3)
         given |= dict(zip(("num_frames", "height", "width"), (hidden.shape[1], *hidden.shape[3:])))
-        given["encoder_attention_mask"] = text["mask"].to(hidden.dtype)
-        return given | self.where()
+        if given_frames:
+            noisy = hidden.new_ones(hidden.shape[1], dtype=torch.float32)
+            noisy[:given_frames] = 0.0
+            given["timestep"] = t[:, None] * noisy.repeat_interleave(hidden.shape[3] * hidden.shape[4])
+        return given | self.beside(config, hidden, t, text)
 
-    def where(self) -> dict[str, Any]:
-        """What the transformer makes its positions of."""
+    def beside(self, config: Any, hidden: Tensor, t: Tensor, text: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the transformer makes its positions of, and which text rows are words."""
         stride = self.spec.spatial_stride
-        return {"rope_interpolation_scale": (self.spec.temporal_stride / self.spec.fps[""], stride, stride)}
+        return {
+            "encoder_attention_mask": text["mask"].to(hidden.dtype),
+            "rope_interpolation_scale": (self.spec.temporal_stride / self.spec.fps[""], stride, stride),
+        }
 
     def output(self, made: Tensor, like: Tensor) -> Tensor:
         return made.unflatten(1, (like.shape[1], *like.shape[3:])).permute(0, 1, 4, 2, 3)
