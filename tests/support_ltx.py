@@ -115,8 +115,8 @@ def ltx_pipeline(folder: Path, family: str, t5: Path) -> Any:
         num_key_value_heads=1, head_dim=8,
     )  # fmt: skip
     return diffusers.LTX2ImageToVideoPipeline(
-        scheduler=scheduler, vae=ltx_vae(2), audio_vae=sound_vae(), vocoder=None, tokenizer=gemma_tokenizer(folder / "g"),
-        text_encoder=randomize(transformers.Gemma3TextModel(gemma)),
+        scheduler=scheduler, vae=ltx_vae(2), audio_vae=sound_vae(), vocoder=None,
+        tokenizer=gemma_tokenizer(folder / "g"), text_encoder=randomize(transformers.Gemma3TextModel(gemma)),
         connectors=LTX2TextConnectors.from_pretrained(folder / "parts" / "connectors"),
         transformer=diffusers.LTX2VideoTransformer3DModel.from_pretrained(folder / "parts" / "transformer"),
     )  # fmt: skip

@@ -25,8 +25,8 @@ _FILLERS = ("slowly", "near", "and then", "in the rain", "by day", "while", "qui
 
 
 def spiece(vocabulary: int = 400, gemma: bool = False) -> bytes:
-    """A SentencePiece model trained on our own words. UMT5's and Gemma's real ones exist inside checkpoints only, so this
-    stands in for them: it has the same special ids and falls back to bytes as theirs do, but splits words more
+    """A SentencePiece model trained on our own words. UMT5's and Gemma's real ones exist inside checkpoints only, so
+    this stands in for them: it has the same special ids and falls back to bytes as theirs do, but splits words more
     finely."""
     import sentencepiece
 

@@ -98,7 +98,7 @@ class BackboneSpec:
         input_projection: diffusers module that turns latents into tokens.
         native_channels: input channels that native ComfyUI reads rightly: T2V, I2V, and what else is published in
             diffusers' format. head_size: by which it counts heads; 0: it is told.
-        widths: of the video tokens of its published models, where modules of it have names that another family has, too.
+        widths: of the video tokens of its published models, where its modules have names that another family has, too.
         vae: diffusers class; vae_limits: settings that native ComfyUI's VAE of this kind is made for.
         choices: published interaction-dominant layers.
     """

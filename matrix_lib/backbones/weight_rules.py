@@ -208,7 +208,9 @@ _LTX2 = [
     ),
     *_same("audio_caption_projection.linear_{i}", "audio_scale_shift_table", "audio_proj_out"),
     *(rule for name in _LTX2_ATTENTION for rule in _renames(_LTX_BLOCK + name, _LTX_BLOCK + name, _LTX_ATTENTION)),
-    *_same(*(_LTX_BLOCK + name for name in (*_LTX2_BLOCK, "prompt_scale_shift_table", "audio_prompt_scale_shift_table"))),
+    *_same(
+        *(_LTX_BLOCK + name for name in (*_LTX2_BLOCK, "prompt_scale_shift_table", "audio_prompt_scale_shift_table"))
+    ),
     *_renames(
         _LTX_BLOCK,
         _LTX_BLOCK,

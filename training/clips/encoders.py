@@ -66,7 +66,8 @@ class Model(Protocol):
 
 class PipelineEncoders:
     """The encoders of a diffusers pipeline that is in memory: CogVideoX, Wan 2.1 and 2.2 A14B, HunyuanVideo, LTX-Video,
-    LTX-2, each for text or an image to video. Latents are the mode of the VAE's distribution, so a clip has one encoding.
+    LTX-2, each for text or an image to video. Latents are the mode of the VAE's distribution, so a clip has one
+    encoding.
 
     Raises ValueError for pipelines of another kind.
     """

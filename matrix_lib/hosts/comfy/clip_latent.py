@@ -32,8 +32,8 @@ class ClipLatent:
     behind: int = 0
 
     def of(self, x: Tensor) -> Tensor:
-        """The clip (B, C, T - behind, H, W) in a sampler's latent, or in a mask of its shape; x itself where that is all
-        of it."""
+        """The clip (B, C, T - behind, H, W) in a sampler's latent, or in a mask of its shape; x itself where that is
+        all of it."""
         whole = self._unpacked(x) if self.packed else x
         return whole[:, :, : whole.shape[2] - self.behind] if self.behind else whole
 
@@ -66,8 +66,8 @@ def clip_shape(x: Tensor, latent_shapes: Sequence[Any] | None) -> tuple[int, ...
 
 
 def packed_shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any] | None:
-    """Shapes of the latents that a sampling packs: `latent_shapes` of the host's OUTER_SAMPLE, whose arguments behind the
-    sigmas are these."""
+    """Shapes of the latents that a sampling packs: `latent_shapes` of the host's OUTER_SAMPLE, whose arguments behind
+    the sigmas are these."""
     return kwargs.get("latent_shapes") or (args[4] if len(args) > 4 else None)
 
 

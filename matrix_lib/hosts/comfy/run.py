@@ -59,9 +59,9 @@ class Prompt(NamedTuple):
 class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
     `prompts`: positive conditionings; `given`: the words and tracks that each of them carries; `latent_in`: from a
-    LATENT to what the model sees; `channels`: of a latent; `front_frames`: latent frames of references in front of the
-    clip, which `grid` does not count; `latent`: where the clip lies in the sampler's latent; `part`: of which schedule it is which part; `notes`: what people should know of
-    the words that it was given."""
+    LATENT to what the model sees; `channels`: of a latent; `latent`: where the clip lies in the sampler's latent;
+    `front_frames`: latent frames of references in front of the clip, which `grid` does not count; `part`: of which
+    schedule it is which part; `notes`: what people should know of the words that it was given."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]

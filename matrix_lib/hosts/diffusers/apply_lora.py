@@ -26,8 +26,8 @@ from ...core.no_compile import hidden
 from ...core.tracks.tracks import MaskTracks
 from ..compiled import compiled_parts, plain
 from .attach import backbone_of
-from .laid_out import LaidOut, arguments
 from .batches import Branch
+from .laid_out import LaidOut, arguments
 from .lora_channels import MaskChannels
 
 __all__ = ["AppliedLoRA", "apply", "transformer_of"]

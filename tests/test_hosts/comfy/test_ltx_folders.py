@@ -1,4 +1,4 @@
-"""Tiny diffusers folders of LTX-Video and LTX-2, loaded natively: latents of their pipelines, and LoRAs in both hosts."""
+"""Tiny diffusers folders of LTX-Video and LTX-2, loaded natively: latents of their pipelines, LoRAs in both hosts."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Pair:
         ]
         out = self.pipe(
             prompt_embeds=rows[0], negative_prompt_embeds=rows[1], prompt_attention_mask=keep, frame_rate=24.0,
-            negative_prompt_attention_mask=keep, audio_guidance_scale=CFG, audio_latents=sound.transpose(1, 2).flatten(2),
-            **PLAIN_LTX2, **given,
+            negative_prompt_attention_mask=keep, audio_guidance_scale=CFG,
+            audio_latents=sound.transpose(1, 2).flatten(2), **PLAIN_LTX2, **given,
         )  # fmt: skip
         for hook in hooks:
             hook.remove()
@@ -126,7 +126,9 @@ def test_a_lora_does_the_same_in_both_hosts(pair: Pair, tmp_path: Path) -> None:
     from matrix_lib.io.lora.read import FORMATS, load_lora, save_lora
 
     family = "ltx" if pair.version == "0.9" else "ltx2"
-    modules = [f"transformer_blocks.{i}.attn{n}.to_{p}" for i in (0, 1) for n in (1, 2) for p in ("q", "k", "v", "out.0")]
+    modules = [
+        f"transformer_blocks.{i}.attn{n}.to_{p}" for i in (0, 1) for n in (1, 2) for p in ("q", "k", "v", "out.0")
+    ]
     modules += ["transformer_blocks.0.ff.net.0.proj"]
     modules += ["transformer_blocks.1.audio_to_video_attn.to_q"] if family == "ltx2" else []
     net, factors = pair.pipe.transformer, {}

@@ -37,7 +37,12 @@ FirstFrameInput = tuple[dict[str, Any], dict[str, Tensor]]
 """Keys for the conditioning, and the latent to sample from."""
 
 
-_FORWARDS = ("forward", "_forward", "forward_orig", "_process_input")  # methods in which the host's networks lay out their tokens
+_FORWARDS = (
+    "forward",
+    "_forward",
+    "forward_orig",
+    "_process_input",
+)  # methods in which the host's networks lay out their tokens
 
 
 @dataclass(frozen=True)

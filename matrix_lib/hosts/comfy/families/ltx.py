@@ -21,8 +21,8 @@ _SHARED = ("in_channels", "cross_attention_dim", "attention_head_dim", "num_atte
 
 
 class LTX(Family):
-    """LTX-Video 0.9. Frames that guide it trail the clip in its latent; guides whose latents were spread out leave gaps,
-    which are dropped before the first block."""
+    """LTX-Video 0.9. Frames that guide it trail the clip in its latent; guides whose latents were spread out leave
+    gaps, which are dropped before the first block."""
 
     adds_in_place = True
     widens = False
