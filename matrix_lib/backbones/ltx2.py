@@ -5,7 +5,14 @@ Gemma 3 reads the words. A connector puts learnable registers behind them, so th
 
 from .spec import BackboneSpec, Blocks, Stack
 
-_STACKS = ((Stack("transformer_blocks.{}.attn1", "self"), Stack("transformer_blocks.{}.attn2", "cross")),)
+_STACKS = (
+    (
+        Stack("transformer_blocks.{}.attn1", "self"),
+        Stack("transformer_blocks.{}.attn2", "cross"),
+        Stack("transformer_blocks.{}.audio_attn2", "sound_text"),
+        Stack("transformer_blocks.{}.video_to_audio_attn", "sound_video"),
+    ),
+)
 SPEC = BackboneSpec(
     name="ltx2",
     title="LTX-2",
@@ -21,6 +28,7 @@ SPEC = BackboneSpec(
     temporal_stride=8,
     spatial_stride=32,
     latent_channels=128,
+    sound_rate=25.0,
     fps={"": 24},
     flat=True,
     input_projection="proj_in",

@@ -94,7 +94,7 @@ class BackboneSpec:
         guidance_input: guidance is an input of the model, not a second prediction.
         frames_first: diffusers has its latents as (B, T, C, H, W). flat: as tokens (B, T*H*W, C), with their numbers
             beside them.
-        latent_channels: of a latent.
+        latent_channels: of a latent. sound_rate: audio tokens a second, of models that make sound beside the clip.
         input_projection: diffusers module that turns latents into tokens.
         native_channels: input channels that native ComfyUI reads rightly: T2V, I2V, and what else is published in
             diffusers' format. head_size: by which it counts heads; 0: it is told.
@@ -125,6 +125,7 @@ class BackboneSpec:
     frames_first: bool = False
     flat: bool = False
     latent_channels: int = 16
+    sound_rate: float = 0.0
     input_projection: str = ""
     native_channels: tuple[int, ...] = ()
     head_size: int = 0

@@ -21,7 +21,8 @@ class Layout:
 
     grid: of the clip's own tokens. text: rows of the prompt. around: what else stands in a call, reference and guide
     frames that are part of the latent included. split: self-attention may come in several calls, of which the first has
-    the clip's queries. frames: as `AttentionCall.frame_index`.
+    the clip's queries. sound_before: audio tokens of references in front of the sound. frames: as
+    `AttentionCall.frame_index`.
     chunks: for each part of the batch its conditioning's id, and whether it is the guider's own prediction of it;
     samples: latents in each part.
     """
@@ -35,6 +36,7 @@ class Layout:
     samples: int
     frames: tuple[int, ...] | None
     split: bool = False
+    sound_before: int = 0
     extra: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -49,6 +51,8 @@ class Layout:
 
     def call(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Any) -> AttentionCall:
         """The call with its spans. Raises ValueError where it has not the tokens that the layout counts."""
+        if site.has_sound:
+            return self._sound_call(site, q, k, v, scale, mask)
         around, joint = self.around, site.kind == "joint"
         text = around.before_text + self.text + around.after_text if joint else 0
         clip = (text + around.before_clip, self.grid.size)
@@ -64,6 +68,24 @@ class Layout:
         return AttentionCall(
             site, q, k, v, float(scale), self.grid, (), mask,
             clip, None if site.kind == "cross" else clip, keys, self.step, self.sigma, self.frames, self.extra,
+        )  # fmt: skip
+
+    def _sound_call(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Any
+    ) -> AttentionCall:
+        """Of sound to the words or to the clip. Raises ValueError where the clip has not the tokens that are due."""
+        around, before = self.around, self.sound_before
+        whole = around.before_clip + self.grid.size + around.after_clip
+        words = site.kind == "sound_text"
+        if not words and k.shape[2] != whole:
+            raise ValueError(
+                f"{site.name} attends to {k.shape[2]} tokens, where {self._counted(0, whole)} are due: something else "
+                "changes this model's sequence; switch that off, or sample without MATRIX"
+            )
+        return AttentionCall(
+            site, q, k, v, float(scale), self.grid, (), mask, None,
+            None if words else (around.before_clip, self.grid.size), (0, k.shape[2]) if words else None,
+            self.step, self.sigma, self.frames, self.extra, sound_q=(before, q.shape[2] - before),
         )  # fmt: skip
 
     def _counted(self, text: int, whole: int) -> str:
@@ -125,6 +147,7 @@ def layout_of(
         samples=max(1, x.shape[0] // max(1, len(chunks))),
         frames=None if shown is None else _clip_frames(shown[front:], grid, full, info.front_frames),
         split=spec.native.split_queries,
+        sound_before=found.sound_in_front(extra),
         extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
     )
 

@@ -252,7 +252,10 @@ def _call(
     assert forward is not None
     size, text = forward.grid.size, forward.text
     spans: dict[str, tuple[int, int]] = {}
-    if site.kind == "cross":
+    if site.has_sound:
+        key = ("text_k", (0, k.shape[2])) if site.kind == "sound_text" else ("video_k", (0, size))
+        spans = dict([key, ("sound_q", (0, q.shape[2]))])
+    elif site.kind == "cross":
         spans = {"video_q": (0, size), "text_k": (0, k.shape[2])}
     elif site.kind == "self":
         spans = {"video_q": (0, size), "video_k": (0, size)}
@@ -260,12 +263,12 @@ def _call(
         first = state.spec.diffusers.text_first
         video = (text, size) if first else (0, size)
         spans = {"video_q": video, "video_k": video, "text_k": (0 if first else size, text)}
-    if q.shape[2] < spans["video_q"][0] + size:
+    if "video_q" in spans and q.shape[2] < spans["video_q"][0] + size:
         raise ValueError(f"{site.name} has {q.shape[2]} queries; the {forward.grid.shape} token grid needs {size}")
     return AttentionCall(
         site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, forward.rows, mask,
-        spans["video_q"], spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
-        extra={} if state.prediction is None else {PERTURBED: state.prediction},
+        spans.get("video_q"), spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
+        extra={} if state.prediction is None else {PERTURBED: state.prediction}, sound_q=spans.get("sound_q"),
     )  # fmt: skip
 
 

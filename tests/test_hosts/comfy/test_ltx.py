@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from support_attention import Explicit, make_binding, make_tracks
+from support_attention import Explicit, Watcher, make_binding, make_tracks
 from support_ltx import given
 from support_native import LTX_LATENT, conditioning, native_model, pixels, sample, text_rows
 from support_steering import lib, models
@@ -183,3 +183,72 @@ def test_networks_are_told_apart(lib, comfy):
         assert backbone_of(model).name == name
         grid = grid_of(model, (3, 4, 6))
         assert (grid.shape, grid.frame_pixels, grid.pixel_frames) == ((3, 4, 6), (128, 192), 17)
+
+
+class Listening(Watcher):
+    """What sound attends to, by an explicit float64 softmax."""
+
+    def __init__(self, words, instances):
+        self.words, self.instances, self.seen = words, instances, {}
+
+    def wants(self, site):
+        return site.has_sound
+
+    def observe(self, call, lse):
+        p = (call.q.double() @ call.k.double().transpose(-1, -2) * call.scale).softmax(-1)
+        row, (first, count) = [each.branch for each in call.rows].index("cond"), call.sound_q
+        p = p[row, :, first : first + count].mean(0)
+        if call.site.kind == "sound_text":
+            maps = torch.stack([p[:, list(rows)].mean(-1) for rows in self.words])
+        else:
+            maps = torch.stack([p[:, call.video_k[0] :][:, rows].sum(-1) for rows in self.instances])
+        self.seen.setdefault((call.site.kind, call.site.layer), []).append(maps)
+
+
+@pytest.mark.parametrize("kind", ["no guide", "weak guides"])
+def test_whose_sound_it_is(lib, models, kind):
+    """Words and instances that each moment of the sound attends to, with guides behind the clip and without."""
+    import numpy as np
+
+    from matrix_lib.draw.sound import sound_over_time
+    from matrix_lib.hosts.comfy.sound import listen
+
+    run, model = given("ltx2", words(lib, "ltx2"), **KINDS[kind]), models("ltx2")
+    plain = sample(model, *run, **run.options)
+    heard, runs = listen(model)
+    assert torch.equal(sample(heard, *run, **run.options), plain)
+    (stream,) = runs[0].result()
+    carried = run.positive[0][1]
+    tracks = carried[lib.TRACKS].to_grid(runs[0].grid, "nearest")
+    inside = [tracks.maps[i].flatten().nonzero().flatten() for i in range(len(tracks.names))]
+    explicit = Listening([phrase.rows for phrase in carried[lib.BINDING].phrases], inside)
+    assert torch.equal(sample(lib.attach(model, lambda info: lib.Session([explicit])), *run, **run.options), plain)
+    assert stream.names == {"a2t": ("cyclist", "van", "passes"), "a2v": ("cyclist", "van")}
+    for site, name in (("sound_text", "a2t"), ("sound_video", "a2v")):
+        assert stream.values[name].shape == (2, 2, len(stream.names[name]), 7)
+        for layer in (0, 1):
+            want = torch.stack(explicit.seen[site, layer])
+            assert (stream.values[name][layer] - want).abs().max() <= 1e-4 * want.max()
+    assert stream.chance == tuple(len(rows) / 72 for rows in inside)
+    curves = stream.over_time("a2v", layers=[1])
+    torch.testing.assert_close(curves, stream.values["a2v"][1].mean(0))
+    picture = np.asarray(sound_over_time(curves.numpy(), stream.names["a2v"], 25.0, "sound", chance=stream.chance))
+    louder = np.asarray(sound_over_time(curves.numpy()[::-1], stream.names["a2v"], 25.0, "sound", chance=stream.chance))
+    assert picture.shape[1] == 1200
+    assert (picture != louder).any()
+    with pytest.raises(ValueError, match="holds no v2t"):
+        stream.over_time("v2t")
+
+
+def test_models_and_runs_without_sound_are_told(lib, models):
+    from matrix_lib.hosts.comfy.sound import listen
+
+    with pytest.raises(ValueError, match="makes no sound"):
+        listen(models("ltx"))
+    with pytest.raises(ValueError, match=r"layers \[9\] do not exist"):
+        listen(models("ltx2"), [9])
+    run = given("ltx2", words(lib, "ltx2"), sound=False)
+    heard, runs = listen(models("ltx2"))
+    sample(heard, *run, steps=1)
+    with pytest.raises(ValueError, match="the latent held no sound"):
+        runs[0].result()

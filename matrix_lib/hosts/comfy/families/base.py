@@ -169,6 +169,10 @@ class Family:
         """
         return 0
 
+    def sound_in_front(self, given: Mapping[str, Any]) -> int:
+        """Audio tokens of references in front of the sound that is made, of what the network is called with."""
+        return 0
+
     def text_rows(self, network: nn.Module, cond: Mapping[str, Any]) -> int:
         """How many text tokens the network makes of a conditioning; 0: one of each row."""
         return 0

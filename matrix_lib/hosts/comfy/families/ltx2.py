@@ -74,6 +74,11 @@ class LTX2(LTX):
         """Refused: natively Gemma 3 and the connectors' projection are one file."""
         return Family.text_encoder(self, folder, progress)
 
+    def sound_in_front(self, given: Mapping[str, Any]) -> int:
+        """Those of a voice to speak with (LTXVReferenceAudio)."""
+        reference = given.get("ref_audio")
+        return 0 if reference is None else int(reference["tokens"].shape[1])
+
     def text_rows(self, network: nn.Module, cond: Mapping[str, Any]) -> int:
         """As many as fill whole sets of registers, 1024 at the least."""
         connector, rows = getattr(network, "video_embeddings_connector", None), cond.get("cross_attn")
