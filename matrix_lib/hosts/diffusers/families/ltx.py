@@ -42,14 +42,14 @@ class LTX(Family):
 
     def size(self, given: Mapping[str, Any]) -> tuple[int, int, int]:
         """Pipelines say it beside the tokens, but for the one that puts tokens of its conditions in front of them."""
-        found = tuple(given.get(name) for name in ("num_frames", "height", "width"))
-        if None in found:
+        found = [int(given[name]) for name in ("num_frames", "height", "width") if given.get(name) is not None]
+        if len(found) < 3:
             raise ValueError(
                 f"this pipeline calls {self.spec.title}'s transformer without num_frames, height and width (as "
                 "LTXConditionPipeline does, whose conditions stand in front of the clip), so it is open which tokens "
                 "are the clip: use the pipeline for text or for one picture"
             )
-        t, h, w = (int(number) for number in found)
+        t, h, w = found
         return t, h, w
 
     def inputs(
