@@ -50,7 +50,7 @@ class Pipe:
     def _count(self, *_):
         self.calls += 1
 
-    def __call__(self, steps=3, **more):
+    def __call__(self, steps=3, usual=None, **more):
         uncond, cond = self.words[:1], self.words[1:]
         given = dict(prompt_embeds=cond, negative_prompt_embeds=uncond, guidance_scale=self.cfg)
         if self.family == "hunyuan":
@@ -67,7 +67,7 @@ class Pipe:
             rows = torch.randn(2, cond.shape[1], 16 * 3, generator=torch.Generator().manual_seed(5))
             given |= dict(
                 prompt_embeds=rows[:1], negative_prompt_embeds=rows[1:], prompt_attention_mask=keep,
-                negative_prompt_attention_mask=keep, audio_guidance_scale=self.cfg, **PLAIN_LTX2,
+                negative_prompt_attention_mask=keep, audio_guidance_scale=self.cfg, **(usual or PLAIN_LTX2),
             )  # fmt: skip
         draw = torch.Generator().manual_seed(3)
         return self.pipe(
