@@ -61,7 +61,8 @@ def test_tokens_of_conditions_in_front_are_refused():
 
 @pytest.mark.parametrize("family", ["ltx", "ltx2"])
 def test_a_picture_is_given_at_a_time_of_its_own(family, comfy, tmp_path):
-    """Tokens of the first frame have timestep 0; the step is that of the rest. Words are where the pipeline has them."""
+    """Tokens of the first frame have timestep 0; the step is that of the rest. Words are where the pipeline has
+    them."""
     from PIL import Image
 
     pipe = ltx_pipeline(tmp_path, family, Path(comfy.__path__[0]) / "text_encoders" / "t5_tokenizer")
