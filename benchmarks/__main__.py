@@ -27,6 +27,7 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "guidance": ("guidance", "run", {}),
     "host": ("host", "run", {}),
     "native": ("native", "run", {}),
+    "native-ltx2": ("native_ltx", "run", {}),
     "peers": ("peers", "run", {}),
     "training": ("training", "cogvideox", {}),
     "training-wan": ("training", "wan", {}),

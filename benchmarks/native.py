@@ -34,7 +34,7 @@ from scripts.comfyui import comfyui_path
 
 from .timing import against, as_json, compare
 
-__all__ = ["Library", "Save", "run", "start_host"]
+__all__ = ["Bench", "Library", "Save", "run", "start_host"]
 
 Save = Callable[[dict[str, Any]], None]
 HOMES = {  # where a name is, in this tree and in older ones
@@ -81,9 +81,9 @@ class Library:
                     return getattr(found, name)
         raise AttributeError(f"{self.package} has no {name} in {' or '.join(HOMES[name])}")
 
-    def carried(self, frames: int, height: int, width: int, text: int = 226) -> dict[str, Any]:
-        """What a conditioning of `text` rows carries: ten words of two tokens, three of which are instances of a ninth
-        of the picture each."""
+    def carried(self, frames: int, height: int, width: int, text: int = 226, reads: str = "t5") -> dict[str, Any]:
+        """What a conditioning of `text` rows of a text encoder carries: ten words of two tokens, three of which are
+        instances of a ninth of the picture each."""
         phrases = [
             self.Phrase(f"word {i}", f"word {i}", "instance" if i < 3 else "word", 0, 1, (2 * i + 1, 2 * i + 2))
             for i in range(10)
@@ -97,7 +97,7 @@ class Library:
             for i in range(3)
         }
         return {
-            self.BINDING: self.PromptBinding("ten words", text, (), tuple(phrases), "t5"),
+            self.BINDING: self.PromptBinding("ten words", text, (), tuple(phrases), reads),
             self.TRACKS: self.MaskTracks.from_boxes(rows, frames, height, width),
         }
 

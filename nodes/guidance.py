@@ -257,7 +257,8 @@ class MatrixAttentionGuidance(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan or HunyuanVideo from any loader, with LoRAs or other patches if you like.",
+                    tooltip="CogVideoX, Wan, HunyuanVideo or LTX from any loader, with LoRAs or other patches if you "
+                    "like.",
                 ),
                 io.DynamicCombo.Input(
                     "mode",

@@ -70,7 +70,7 @@ class MatrixIntrinsicDenoising(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan or HunyuanVideo from any loader; steered or with LoRAs if you like.",
+                    tooltip="CogVideoX, Wan, HunyuanVideo or LTX from any loader; steered or with LoRAs if you like.",
                 ),
                 io.Int.Input(
                     "iterations",

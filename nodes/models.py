@@ -56,7 +56,7 @@ def _folder_inputs() -> list[io.Input]:
             "folder",
             options=Files(find_folders(folder_paths.get_folder_paths("diffusers"))),
             tooltip="A model as Hugging Face keeps it (transformer, vae, text_encoder, ...), under ComfyUI's "
-            "models/diffusers folder. CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo.",
+            "models/diffusers folder. CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, LTX-Video, LTX-2.",
         ),
         io.Boolean.Input(
             "text_encoder",
@@ -120,9 +120,9 @@ class MatrixLoadVideoDiT(io.ComfyNode):
             node_id="MatrixLoadVideoDiT",
             display_name="MATRIX Load Video Model",
             category="MATRIX/models",
-            description="Opens CogVideoX, Wan or HunyuanVideo from a diffusers folder or a native file, as ComfyUI's "
-            "own MODEL, CLIP and VAE. CogVideoX comes out repaired, so that it samples as it was trained. Mini is a "
-            "small model that comes with this pack, for trying things out on any CPU.",
+            description="Opens CogVideoX, Wan, HunyuanVideo or LTX from a diffusers folder or a native file, as "
+            "ComfyUI's own MODEL, CLIP and VAE. CogVideoX comes out repaired, so that it samples as it was trained. "
+            "Mini is a small model that comes with this pack, for trying things out on any CPU.",
             search_aliases=[
                 "diffusers",
                 "mini",
@@ -226,7 +226,8 @@ class MatrixImageCondition(io.ComfyNode):
             display_name="MATRIX First Frame",
             category="MATRIX/models",
             description="Gives an image-to-video model its first frame, in the way that its family expects: CogVideoX "
-            "1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo. The picture is cropped around its centre to the clip's shape.",
+            "1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, LTX-Video, LTX-2. The picture is cropped around its "
+            "centre to the clip's shape.",
             search_aliases=["image to video", "i2v", "start image", "first frame", "cogvideox image"],
             inputs=[
                 io.Model.Input("model", tooltip="The image-to-video model that will sample; it decides the layout."),
@@ -238,7 +239,9 @@ class MatrixImageCondition(io.ComfyNode):
                 io.Image.Input("image", tooltip="The first frame. Of several pictures the first counts."),
                 io.Int.Input("width", default=720, min=16, max=8192, step=8, tooltip="Width of the clip in pixels."),
                 io.Int.Input("height", default=480, min=16, max=8192, step=8, tooltip="Height of the clip in pixels."),
-                io.Int.Input("length", default=49, min=1, max=4097, step=4, tooltip="Frames of the clip, 4n + 1."),
+                io.Int.Input(
+                    "length", default=49, min=1, max=4097, step=4, tooltip="Frames of the clip, 4n + 1 (LTX: 8n + 1)."
+                ),
                 io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips to make at once."),
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",

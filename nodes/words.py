@@ -46,7 +46,7 @@ class MatrixBindPrompt(io.ComfyNode):
                 "MATRIX",
             ],
             inputs=[
-                io.Clip.Input("clip", tooltip="Text encoder of CogVideoX, Wan or HunyuanVideo."),
+                io.Clip.Input("clip", tooltip="Text encoder of CogVideoX, Wan, HunyuanVideo or LTX."),
                 io.String.Input(
                     "prompt",
                     multiline=True,
@@ -81,7 +81,8 @@ class MatrixBindPrompt(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "A prompt longer than the model was trained with (226 tokens CogVideoX, 512 Wan, 256 "
-                        "HunyuanVideo) is cut there, as diffusers does, or kept whole, as ComfyUI does by itself."
+                        "HunyuanVideo, 128 LTX-Video, 1024 LTX-2) is cut there, as diffusers does, or kept whole, as "
+                        "ComfyUI does by itself."
                     ),
                 ),
                 TracksSocket.Input(

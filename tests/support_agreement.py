@@ -19,6 +19,8 @@ def with_lora(transformer: Any, lora: AlignmentLoRA, folder: Path) -> Any:
     """The transformer with the adapter as diffusers loads it, and the wide projection in its place."""
     save_lora(lora, folder / "x.safetensors", "diffusers")
     transformer.load_lora_adapter(str(folder), weight_name="x.safetensors", adapter_name="x")
+    if not lora.projection:
+        return transformer.eval()
     path, _, leaf = REGISTRY[lora.family].input_projection.rpartition(".")
     parent, old = transformer.get_submodule(path), transformer.get_submodule(REGISTRY[lora.family].input_projection)
     weight, bias = lora.projection["weight"], lora.projection.get("bias")

@@ -54,6 +54,9 @@ class Explicit(Watcher):
         self.words, self.query = words, query
         self.seen: dict[tuple[str, int], list[tuple[Any, Tensor]]] = {}
 
+    def wants(self, site: Any) -> bool:
+        return site.has_v2t or site.has_v2v
+
     def observe(self, call: Any, lse: Tensor | None) -> None:
         call = call.widened()
         logits = call.q.double() @ call.k.double().transpose(-1, -2) * call.scale

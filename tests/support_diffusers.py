@@ -5,8 +5,10 @@ from support_models import randomize
 
 from matrix_lib.core.grid import Grid
 
-FAMILIES = ["cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan"]
+FAMILIES = ["cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2"]
 LAT = (3, 8, 12)
+LTX_LAT = (3, 4, 6)
+SOUND = 7  # audio tokens
 
 
 def build(family):
@@ -50,6 +52,8 @@ def build(family):
         if i2v:
             args["encoder_hidden_states_image"] = noise(2, 257, 48)
         return randomize(model), args, Grid.from_latent((t, h, w)), 512
+    if family.startswith("ltx"):
+        return _ltx(family, noise)
     from diffusers import HunyuanVideoTransformer3DModel
 
     model = HunyuanVideoTransformer3DModel(
@@ -63,6 +67,31 @@ def build(family):
         pooled_projections=noise(2, 32), guidance=torch.full((2,), 6000.0), timestep=torch.tensor([500, 500]),
     )  # fmt: skip
     return randomize(model), args, Grid.from_latent((t, h, w)), 40
+
+
+def _ltx(family, noise):
+    from diffusers import LTX2VideoTransformer3DModel, LTXVideoTransformer3DModel
+
+    sizes = dict(num_attention_heads=2, attention_head_dim=32, cross_attention_dim=64, num_layers=3)
+    (t, h, w), length = LTX_LAT, 128 if family == "ltx" else 64
+    args = dict(hidden_states=noise(2, t * h * w, 128), encoder_hidden_states=noise(2, length, 48))
+    args |= dict(num_frames=t, height=h, width=w, timestep=torch.tensor([500.0, 500.0]))
+    keep = (torch.arange(length) < 30).float()[None].repeat(2, 1)
+    grid = Grid.from_latent(LTX_LAT, (1, 1, 1), 8, 32)
+    if family == "ltx":
+        model = LTXVideoTransformer3DModel(caption_channels=48, **sizes)
+        args |= dict(encoder_attention_mask=keep, rope_interpolation_scale=(8 / 25, 32, 32))
+        return randomize(model), args, grid, length
+    model = LTX2VideoTransformer3DModel(
+        caption_channels=48, audio_num_attention_heads=2, audio_attention_head_dim=16, audio_cross_attention_dim=32,
+        gated_attn=True, audio_gated_attn=True, cross_attn_mod=True, audio_cross_attn_mod=True, rope_type="split",
+        perturbed_attn=True, **sizes,
+    )  # fmt: skip
+    args |= dict(
+        audio_hidden_states=noise(2, SOUND, 128), audio_encoder_hidden_states=noise(2, length, 48),
+        audio_num_frames=SOUND, sigma=torch.tensor([500.0, 500.0]), use_cross_timestep=True,
+    )  # fmt: skip
+    return randomize(model), args, grid, length
 
 
 def forward(model, args):

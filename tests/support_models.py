@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-__all__ = ["make_cogvideox", "make_hunyuan", "make_wan", "randomize", "spiece_model"]
+__all__ = ["make_cogvideox", "make_hunyuan", "make_ltx", "make_wan", "randomize", "spiece_model"]
 
 _SENTENCES = (
     "a woman in a red coat hands the paper cup to the old man",
@@ -198,6 +198,38 @@ def make_hunyuan(
     name = "HunyuanVideoImageToVideoPipeline" if i2v else "HunyuanVideoPipeline"
     parts = {"transformer": "HunyuanVideoTransformer3DModel", "vae": "AutoencoderKLHunyuanVideo"}
     return _index(folder, name, parts)
+
+
+def make_ltx(folder: Path | str, version: Literal["0.9", "2.0", "2.3"] = "0.9", layers: int = 2, seed: int = 0) -> Path:
+    """LTX-Video, and LTX-2 with its connectors. Natively neither text encoder nor VAE is read of such a folder."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, LTX2VideoTransformer3DModel, LTXVideoTransformer3DModel
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+
+    folder = Path(folder)
+    sizes: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64}
+    sizes |= {"num_layers": layers, "caption_channels": 64}
+    new = version == "2.3"
+    if version == "0.9":
+        transformer: Any = LTXVideoTransformer3DModel(**sizes)
+    else:
+        transformer = LTX2VideoTransformer3DModel(
+            **sizes, audio_num_attention_heads=2, audio_attention_head_dim=16, audio_cross_attention_dim=32,
+            gated_attn=new, audio_gated_attn=new, cross_attn_mod=new, audio_cross_attn_mod=new, rope_type="split",
+            use_prompt_embeddings=not new,
+        )  # fmt: skip
+        audio = 16 if new else 32
+        connectors = LTX2TextConnectors(
+            caption_channels=16 if new else 64, text_proj_in_factor=3, rope_type="split", per_modality_projections=new,
+            video_hidden_dim=64, audio_hidden_dim=32, video_connector_num_attention_heads=2,
+            video_connector_attention_head_dim=32, video_connector_num_layers=1, video_gated_attn=new,
+            audio_connector_num_attention_heads=2, audio_connector_attention_head_dim=audio,
+            audio_connector_num_layers=1, audio_gated_attn=new,
+        )  # fmt: skip
+        randomize(connectors, seed + 5, 0.15).save_pretrained(folder / "connectors")
+    randomize(transformer, seed, 0.15).save_pretrained(folder / "transformer")
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+    kind = "LTXVideoTransformer3DModel" if version == "0.9" else "LTX2VideoTransformer3DModel"
+    return _index(folder, "LTXPipeline" if version == "0.9" else "LTX2Pipeline", {"transformer": kind})
 
 
 def _cogvideox_vae(folder: Path, scaling: float, invert: bool, seed: int) -> None:

@@ -1,18 +1,37 @@
 """Tiny native ComfyUI models with random weights, loaded through the host's own loader. Needs the `comfy` fixture.
 
 Free dimensions are small; fixed by the host: head sizes (CogVideoX 64, Wan and HunyuanVideo 128), Wan's 4096-wide
-words, 16 latent channels.
+words, 16 latent channels. LTX has 128, and LTX-2's audio 8 channels of 16 bands.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan")
+FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2")
 LATENT = (3, 8, 12)  # T, H, W: 72 tokens; CogVideoX 1.5 takes 4 frames
+LTX_LATENT = (3, 4, 6)  # 72 tokens, too
+SOUND = 7  # audio tokens
+_LTX = {
+    "num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64, "caption_channels": 48,
+}  # fmt: skip
+_LTX2 = {
+    "num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64, "caption_channels": 64,
+    "audio_num_attention_heads": 2, "audio_attention_head_dim": 16, "audio_cross_attention_dim": 32,
+    "connector_num_attention_heads": 2, "connector_attention_head_dim": 32, "connector_num_layers": 1,
+    "rope_type": "split",
+    "use_middle_indices_grid": True, "causal_temporal_positioning": True,
+}  # fmt: skip
+_LTX23 = {
+    "apply_gated_attention": True, "connector_apply_gated_attention": True, "cross_attention_adaln": True,
+    "caption_proj_before_connector": True, "caption_projection_first_linear": False,
+    "audio_connector_num_attention_heads": 2, "audio_connector_attention_head_dim": 16, "caption_channels": 96,
+}  # fmt: skip
+"""What 2.3 added to 2.0: gates, modulated words, projections in the text encoder."""
 
 
 def _random(net: nn.Module, seed: int, std: float) -> dict[str, Tensor]:
@@ -49,6 +68,8 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
                 num_layers=layers, **ops,
             ), seed, 0.02,
         )  # fmt: skip
+    if family.startswith("ltx"):
+        return _ltx_state(family, layers, seed, ops)
     return _random(
         HunyuanVideo(
             image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=64,
@@ -59,13 +80,28 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
     )  # fmt: skip
 
 
+def ltx_config(family: str) -> dict[str, Any]:
+    """What the header of an LTX file says of its network: "ltx", "ltx20", "ltx2" (which is 2.3)."""
+    return _LTX if family == "ltx" else _LTX2 if family == "ltx20" else {**_LTX2, **_LTX23}
+
+
+def _ltx_state(family: str, layers: int, seed: int, ops: dict[str, Any]) -> dict[str, Tensor]:
+    from comfy.ldm.lightricks.av_model import LTXAVModel
+    from comfy.ldm.lightricks.model import LTXVModel
+
+    net = LTXVModel if family == "ltx" else LTXAVModel
+    state = _random(net(num_layers=layers, **ltx_config(family), **ops), seed, 0.1)
+    return state
+
+
 def native_model(family: str, layers: int = 2, seed: int = 0) -> Any:
     """A random native MODEL of a family."""
     import comfy.sd
 
+    said = {"config": json.dumps({"transformer": ltx_config(family)})} if family.startswith("ltx") else None
     with torch.inference_mode():
         model = comfy.sd.load_diffusion_model_state_dict(
-            native_state(family, layers, seed), model_options={"dtype": torch.float32}
+            native_state(family, layers, seed), model_options={"dtype": torch.float32}, metadata=said
         )
     assert model is not None, f"the host does not recognise {family}"
     return model
@@ -79,19 +115,60 @@ class ClipVision:
 
 
 def text_rows(family: str) -> int:
-    return {"cogvideox": 226, "cogvideox15": 226, "wan_t2v": 512, "wan_i2v": 512, "hunyuan": 40}[family]
+    """Rows of a conditioning. LTX-2's connectors make 1024 of them."""
+    rows = {"cogvideox": 226, "cogvideox15": 226, "wan_t2v": 512, "wan_i2v": 512, "hunyuan": 40, "ltx": 128}
+    return rows.get(family, 32)
 
 
-def latent(family: str, batch: int = 1, size: tuple[int, int, int] | None = None) -> Tensor:
-    t, h, w = size or ((4, 8, 12) if family == "cogvideox15" else LATENT)
-    return torch.zeros(batch, 16, t, h, w)
+def strides(family: str) -> tuple[int, int]:
+    """Pixel frames a latent frame, pixels a latent element."""
+    return (8, 32) if family.startswith("ltx") else (4, 8)
+
+
+def pixels(family: str, size: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
+    """(frames, height, width) of the clip whose latent is of this size."""
+    (t, h, w), (time, space) = clip_size(family, size), strides(family)
+    return (t - 1) * time + 1, h * space, w * space
+
+
+def clip_size(family: str, size: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
+    """(T, H, W) of a clip's latent."""
+    return size or ((4, 8, 12) if family == "cogvideox15" else LTX_LATENT if family.startswith("ltx") else LATENT)
+
+
+def latent(family: str, batch: int = 1, size: tuple[int, int, int] | None = None) -> Any:
+    """An empty latent; of LTX-2 with sound beside the clip, as the host keeps both."""
+    clip = torch.zeros(batch, 128 if family.startswith("ltx") else 16, *clip_size(family, size))
+    return with_sound(clip) if family.startswith("ltx2") else clip
+
+
+def with_sound(clip: Tensor, tokens: int = SOUND) -> Any:
+    """A latent of clip and sound."""
+    from comfy.nested_tensor import NestedTensor
+
+    return NestedTensor([clip, torch.zeros(len(clip), 8, tokens, 16)])
+
+
+def clip_of(family: str, x: Tensor, size: tuple[int, int, int] | None = None) -> Tensor:
+    """The clip (B, C, T, H, W) in what a sampler holds."""
+    if x.ndim == 5:
+        return x
+    shape = (128, *clip_size(family, size))
+    return x.flatten(1)[:, : torch.Size(shape).numel()].unflatten(1, shape)
+
+
+def flat(samples: Any) -> Tensor:
+    """All of a latent in one tensor."""
+    if not samples.is_nested:
+        return samples
+    return torch.cat([part.flatten(1) for part in samples.unbind()], 1)
 
 
 def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = None, rows: int = 0, **more: Any) -> list:
     """A random CONDITIONING of a family, with whatever else its forward needs."""
     g = torch.Generator().manual_seed(seed)
-    width = 4096 if family.startswith("wan") else 64
-    shape = tuple(latent(family, 1, size).shape)
+    width = 4096 if family.startswith("wan") else {"ltx": 48, "ltx2": 96, "ltx20": 64}.get(family, 64)
+    shape = (1, 16, *clip_size(family, size))
     extra: dict[str, Any] = dict(more)
     if family.startswith("cogvideox") or family == "wan_i2v":
         extra["concat_latent_image"] = torch.randn(shape, generator=torch.Generator().manual_seed(3))
@@ -99,6 +176,10 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
         mask = torch.ones(1, 1, *shape[2:])
         mask[:, :, :1] = 0
         extra.update(concat_mask=mask, clip_vision_output=ClipVision())
+    if family == "ltx":
+        extra.setdefault("attention_mask", (torch.arange(rows or text_rows(family)) < 30).long()[None])
+    if family.startswith("ltx2"):
+        extra.setdefault("unprocessed_ltxav_embeds", True)
     if family == "hunyuan":
         extra.update(pooled_output=torch.randn(1, 768, generator=g), guidance=6.0)
     return [[torch.randn(1, rows or text_rows(family), width, generator=g), extra]]
@@ -115,13 +196,14 @@ def sample(
     sampler: str = "euler",
     scheduler: str = "simple",
     callback: Any = None,
+    noise_mask: Any = None,
 ) -> Tensor:
-    """The host's own KSampler path, under inference mode as the host runs nodes."""
+    """The host's own KSampler path, under inference mode as the host runs nodes. Sound lies behind the clip, flat."""
     import comfy.sample
 
     with torch.inference_mode():
         noise = comfy.sample.prepare_noise(latent_image, seed)
-        return comfy.sample.sample(
+        return flat(comfy.sample.sample(
             model, noise, steps, cfg, sampler, scheduler, positive, negative, latent_image, denoise=1.0,
-            callback=callback, disable_pbar=True, seed=seed,
-        )  # fmt: skip
+            callback=callback, disable_pbar=True, seed=seed, noise_mask=noise_mask,
+        ))  # fmt: skip

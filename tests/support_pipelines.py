@@ -5,6 +5,7 @@ import pytest
 import torch
 from support_attention import make_tracks
 from support_diffusers import build
+from support_models import randomize
 
 from matrix_lib.core.tracks import tracks as tracks_module
 
@@ -34,6 +35,11 @@ class Pipe:
         parts = dict(tokenizer=None, text_encoder=None, vae=None, transformer=model, scheduler=SCHEDULERS[scheduler]())
         if family == "wan_t2v":
             self.pipe = diffusers.WanPipeline(**parts)
+        elif family == "ltx":
+            self.pipe = diffusers.LTXPipeline(**parts)
+        elif family == "ltx2":
+            parts |= dict(vae=ltx_vae(2), audio_vae=sound_vae())
+            self.pipe = diffusers.LTX2Pipeline(**parts, vocoder=None, connectors=_connectors())
         elif family == "hunyuan":
             self.pipe = diffusers.HunyuanVideoPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
         else:
@@ -44,7 +50,7 @@ class Pipe:
     def _count(self, *_):
         self.calls += 1
 
-    def __call__(self, steps=3, **more):
+    def __call__(self, steps=3, usual=None, **more):
         uncond, cond = self.words[:1], self.words[1:]
         given = dict(prompt_embeds=cond, negative_prompt_embeds=uncond, guidance_scale=self.cfg)
         if self.family == "hunyuan":
@@ -53,11 +59,65 @@ class Pipe:
                 pooled_prompt_embeds=self.pooled[1:], prompt_attention_mask=keep, true_cfg_scale=self.cfg,
                 negative_pooled_prompt_embeds=self.pooled[:1], negative_prompt_attention_mask=keep,
             )  # fmt: skip
+        if self.family.startswith("ltx"):
+            keep = (torch.arange(cond.shape[1]) < 30).long()[None]
+            given |= dict(prompt_attention_mask=keep, negative_prompt_attention_mask=keep)
+        if self.family == "ltx2":
+            keep = keep.flip(1)  # Gemma's padding stands in front
+            rows = torch.randn(2, cond.shape[1], 16 * 3, generator=torch.Generator().manual_seed(5))
+            given |= dict(
+                prompt_embeds=rows[:1], negative_prompt_embeds=rows[1:], prompt_attention_mask=keep,
+                negative_prompt_attention_mask=keep, audio_guidance_scale=self.cfg, **(usual or PLAIN_LTX2),
+            )  # fmt: skip
         draw = torch.Generator().manual_seed(3)
         return self.pipe(
             height=H, width=W, num_frames=FRAMES, num_inference_steps=steps, generator=draw, output_type="latent",
             **given, **more,
         ).frames  # fmt: skip
+
+
+PLAIN_LTX2 = dict(stg_scale=0.0, audio_stg_scale=0.0, modality_scale=1.0, audio_modality_scale=1.0,
+                  guidance_rescale=0.0, audio_guidance_rescale=0.0)  # fmt: skip
+"""CFG alone, where the pipeline's own way is four predictions and a rescaling."""
+
+
+def ltx_vae(version, spread=True):
+    """A tiny VAE of LTX-Video (1) or LTX-2 (2), whose statistics are random, or (not `spread`) 0 and 1."""
+    if version == 1:
+        return _spread(spread, diffusers.AutoencoderKLLTXVideo(
+            block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(8, 16, 32, 32),
+            layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5,
+        ))  # fmt: skip
+    return _spread(spread, diffusers.AutoencoderKLLTX2Video(
+        block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(8, 16, 32), layers_per_block=(1,) * 5,
+        decoder_layers_per_block=(1,) * 4, spatial_compression_ratio=32, temporal_compression_ratio=8,
+    ))  # fmt: skip
+
+
+def sound_vae(spread=True):
+    return _spread(spread, diffusers.AutoencoderKLLTX2Audio(ch_mult=(1,), num_res_blocks=1))
+
+
+def _spread(spread, vae):
+    if not spread:
+        return vae.eval()
+    randomize(vae)
+    vae.latents_std.copy_(0.5 + vae.latents_std.abs())
+    return vae
+
+
+def _connectors():
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+
+    both = dict(
+        num_attention_heads=2, attention_head_dim=24, num_layers=1, num_learnable_registers=32
+    )  # fmt: skip
+    named = {f"{name}_connector_{key}": value for name in ("video", "audio") for key, value in both.items()}
+    made = LTX2TextConnectors(
+        caption_channels=16, text_proj_in_factor=3, per_modality_projections=True, video_hidden_dim=48,
+        audio_hidden_dim=48, rope_type="split", **named,
+    )  # fmt: skip
+    return randomize(made)
 
 
 def text_to_video(family, scheduler, cfg=6.0):

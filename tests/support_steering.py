@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support_attention import make_binding, make_tracks
 from support_native import conditioning, latent, native_model, text_rows
+from support_native import pixels as pixels_of
 
 __all__ = ["SAMPLERS", "bound", "inputs", "lib", "models", "pixels", "size_of", "windowed"]
 
@@ -57,7 +58,7 @@ def models(comfy: Any) -> Callable[[str], Any]:
 
 def size_of(family: str) -> tuple[int, int, int]:
     """The smallest latent (T, H, W) that a family takes."""
-    return (2, 6, 8) if family != "cogvideox15" else (4, 6, 8)
+    return (2, 3, 4) if family.startswith("ltx") else (2, 6, 8) if family != "cogvideox15" else (4, 6, 8)
 
 
 def pixels(size: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -78,7 +79,7 @@ def bound(
     size = size or size_of(family)
     keys = {
         lib.BINDING: make_binding(lib.binding, text_rows(family), rows),
-        lib.TRACKS: tracks or make_tracks(lib.tracks, *pixels(size)),
+        lib.TRACKS: tracks or make_tracks(lib.tracks, *pixels_of(family, size)),
     }
     return conditioning(family, seed, size, **keys, **more)
 

@@ -24,9 +24,10 @@ _PARTICLES = ("up", "away", "over")
 _FILLERS = ("slowly", "near", "and then", "in the rain", "by day", "while", "quietly", "with two hands,", "at noon;")
 
 
-def spiece(vocabulary: int = 400) -> bytes:
-    """A SentencePiece model trained on our own words. UMT5's real one exists inside checkpoints only, so this stands in
-    for it: it has the same special ids and falls back to bytes as UMT5's does, but splits words more finely."""
+def spiece(vocabulary: int = 400, gemma: bool = False) -> bytes:
+    """A SentencePiece model trained on our own words. UMT5's and Gemma's real ones exist inside checkpoints only, so
+    this stands in for them: it has the same special ids and falls back to bytes as theirs do, but splits words more
+    finely."""
     import sentencepiece
 
     words = [*_NOUNS, *_ADJECTIVES, *_DETERMINERS, *_VERBS, *_PARTICLES, *_FILLERS, "target", "id1 id2 id3"]
@@ -41,18 +42,45 @@ def spiece(vocabulary: int = 400) -> bytes:
         byte_fallback=True,
         pad_id=0,
         eos_id=1,
-        unk_id=2,
-        bos_id=-1,
+        unk_id=3 if gemma else 2,
+        bos_id=2 if gemma else -1,
         minloglevel=2,
+        **({"add_dummy_prefix": False, "remove_extra_whitespaces": False} if gemma else {}),
     )
     return model.getvalue()
 
 
+def _gemma() -> Any:
+    """The host's text encoder of LTX-2.3, whose sizes it fixes where they are made small here."""
+    from comfy.text_encoders import llama, lt
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "vocab_size": 512}
+    vision = {"hidden_size": 16, "image_size": 224, "intermediate_size": 16, "num_attention_heads": 2}
+
+    class Tiny(lt.LTXAVTEModel):
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+            options = {**(model_options or {}), "model_name": "gemma3_12b", "gemma3_12b_model_config": sizes}
+            real = llama.Gemma3_12B_Config.vision_config
+            llama.Gemma3_12B_Config.vision_config = {**real, **vision, "num_hidden_layers": 1}
+            try:
+                super().__init__(None, device, dtype, "none", options)
+            finally:
+                llama.Gemma3_12B_Config.vision_config = real
+            self.text_projection_type = "dual_linear"
+            operations = self.gemma3_12b.operations
+            self.text_embedding_projection = lt.DualLinearProjection(
+                16 * 3, 64, 32, dtype=dtype, device=device, operations=operations
+            )
+
+    return Tiny
+
+
 def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
-    """The host's own CLIP of a family (t5, umt5, llama), tokenizer and all, around tiny random weights."""
+    """The host's own CLIP of a family (t5, ltx, umt5, llama, gemma3), tokenizer and all, around tiny random weights."""
     import comfy.sd
     import comfy.supported_models_base
-    from comfy.text_encoders import cogvideo, hunyuan_video, wan
+    from comfy.text_encoders import cogvideo, hunyuan_video, lt, wan
 
     target = comfy.supported_models_base.ClipTarget
     data = dict(tokenizer_data or {})
@@ -61,6 +89,11 @@ def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
     elif family == "umt5":
         parts = target(wan.WanT5Tokenizer, wan.te())
         data.setdefault("spiece_model", torch.frombuffer(bytearray(spiece()), dtype=torch.uint8))
+    elif family == "ltx":
+        parts = target(lt.LTXVT5Tokenizer, lt.ltxv_te())
+    elif family == "gemma3":
+        parts = target(lt.LTXAVGemmaTokenizer, _gemma())
+        data.setdefault("spiece_model", torch.frombuffer(bytearray(spiece(gemma=True)), dtype=torch.uint8))
     else:
         parts = target(hunyuan_video.HunyuanVideoTokenizer, hunyuan_video.hunyuan_video_clip())
     options = {"t5xxl": _T5, "umt5xxl": _T5, "llama": {**_LLAMA, "num_key_value_heads": 1}, "clip_l": _CLIP_L}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from . import cogvideox, hunyuan_video, wan, zeroscope
+from . import cogvideox, hunyuan_video, ltx, ltx2, wan, zeroscope
 from .spec import BackboneSpec
 
-REGISTRY: dict[str, BackboneSpec] = {spec.name: spec for spec in (cogvideox.SPEC, wan.SPEC, hunyuan_video.SPEC)}
+REGISTRY: dict[str, BackboneSpec] = {
+    spec.name: spec for spec in (cogvideox.SPEC, wan.SPEC, hunyuan_video.SPEC, ltx.SPEC, ltx2.SPEC)
+}
 UNETS: dict[str, BackboneSpec] = {spec.name: spec for spec in (zeroscope.SPEC,)}
 """Factorised U-Nets, which diffusers alone runs: attention in space, to words and in time, at several resolutions."""
 
@@ -29,6 +31,8 @@ def match(names: Iterable[str], host: Literal["native", "diffusers"]) -> Backbon
     raise ValueError(f"{every[0] if every else 'this model'} is not a video DiT that this pack knows. Known: {known}.")
 
 
-def reader(text_encoder: str) -> BackboneSpec | None:
-    """The (first) family whose prompts this kind of text encoder reads; None where none is known."""
-    return next((spec for spec in REGISTRY.values() if spec.text_encoder == text_encoder), None)
+def reader(text_encoder: str, tokens: int | None = None) -> BackboneSpec | None:
+    """The family whose prompts this kind of text encoder reads: of several the one that was trained with so many
+    `tokens`, else the first; None where none is known."""
+    found = [spec for spec in REGISTRY.values() if spec.text_encoder == text_encoder]
+    return next((spec for spec in found if spec.text_tokens == tokens), next(iter(found), None))

@@ -204,11 +204,15 @@ def native_projection(family: str) -> str:
     return found.key
 
 
-def find_style(modules: Iterable[str], family: str | None = None) -> tuple[str, Style]:
+def find_style(
+    modules: Iterable[str], family: str | None = None, columns: Mapping[str, int] | None = None
+) -> tuple[str, Style]:
     """(family, naming) that knows all module paths.
 
     Args:
         family: the family that is expected; it settles what several families could own.
+        columns: of what modules read. Where several families have these names, those whose published models are as
+            wide come first, and those that are known to be otherwise do not count.
 
     Raises:
         ValueError: names that no family knows, of another family than expected, or of several families.
@@ -227,12 +231,23 @@ def find_style(modules: Iterable[str], family: str | None = None) -> tuple[str, 
         raise ValueError(
             f"no known model has {odd[0] if odd else 'modules like these'}{nearest}: another model's LoRA?"
         )
-    fits = [key for key in whole if family is None or key[0] == family]
+    fits = [key for key in whole if key[0] == family] if family is not None else _by_width(whole, columns or {})
     if not fits:
         raise ValueError(f"this is a LoRA of {' or '.join(sorted({k[0] for k in whole}))}, and the model is {family}")
     if len({key[0] for key in fits}) > 1:
         raise ValueError(f"{names[0]} is in {' and '.join(sorted({k[0] for k in fits}))}: say which family it is of")
     return fits[0]
+
+
+def _by_width(found: list[tuple[str, Style]], columns: Mapping[str, int]) -> list[tuple[str, Style]]:
+    """What is left of several families' names once it is known how wide the model is."""
+    read = set(columns.values())
+
+    def claims(key: tuple[str, Style]) -> bool:
+        return bool(read) and any(width in read for width in REGISTRY[key[0]].widths)
+
+    claimed = [key for key in found if claims(key)]
+    return claimed or [key for key in found if not REGISTRY[key[0]].widths] or found
 
 
 def from_underscores(stem: str, family: str | None = None) -> str | None:

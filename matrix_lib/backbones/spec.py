@@ -14,7 +14,7 @@ from ..core.sites import SiteKind
 
 __all__ = ["BackboneSpec", "Blocks", "FirstFrame", "LayerChoice", "Stack", "TextEncoder", "TokenSize"]
 
-TextEncoder = Literal["t5", "umt5", "llama", "clip"]
+TextEncoder = Literal["t5", "umt5", "llama", "clip", "gemma3"]
 FirstFrame = Literal["padded", "masked", "concat", "replace"]
 """How a picture goes in as the first frame: its latents, then zeros; latents of a clip that goes on in grey behind a
 mask of as many channels as a latent frame has pixel frames; latents, then zeros, and one mask channel; or as the first
@@ -47,11 +47,13 @@ class Blocks:
             each next tuple goes on counting after the one before (HunyuanVideo's single blocks). None for a U-Net,
             whose host walks its tree.
         text_first: whether text comes before video in a joint sequence. Natively it always does.
+        split_queries: self-attention may come in several calls, whose queries are the clip's, then those of guides.
     """
 
     classes: tuple[str, ...]
     stacks: tuple[tuple[Stack, ...], ...]
     text_first: bool = True
+    split_queries: bool = False
 
     @property
     def lists(self) -> tuple[str, ...]:
@@ -90,10 +92,13 @@ class BackboneSpec:
             ("" where it has none). id_map: how an ID map goes in.
         flow: it predicts noise minus latents of straight paths; else velocities of a DDPM schedule.
         guidance_input: guidance is an input of the model, not a second prediction.
-        frames_first: diffusers has its latents as (B, T, C, H, W).
+        frames_first: diffusers has its latents as (B, T, C, H, W). flat: as tokens (B, T*H*W, C), with their numbers
+            beside them.
+        latent_channels: of a latent. sound_rate: audio tokens a second, of models that make sound beside the clip.
         input_projection: diffusers module that turns latents into tokens.
         native_channels: input channels that native ComfyUI reads rightly: T2V, I2V, and what else is published in
-            diffusers' format. head_size: by which it counts heads.
+            diffusers' format. head_size: by which it counts heads; 0: it is told.
+        widths: of the video tokens of its published models, where its modules have names that another family has, too.
         vae: diffusers class; vae_limits: settings that native ComfyUI's VAE of this kind is made for.
         choices: published interaction-dominant layers.
     """
@@ -118,9 +123,13 @@ class BackboneSpec:
     image_cross_attention: bool = False
     guidance_input: bool = False
     frames_first: bool = False
+    flat: bool = False
+    latent_channels: int = 16
+    sound_rate: float = 0.0
     input_projection: str = ""
     native_channels: tuple[int, ...] = ()
     head_size: int = 0
+    widths: tuple[int, ...] = ()
     vae: str = ""
     vae_limits: Mapping[str, Any] = field(default_factory=dict)
     choices: tuple[LayerChoice, ...] = ()

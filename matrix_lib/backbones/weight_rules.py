@@ -169,6 +169,57 @@ _HUNYUAN = [
         },
     ),
 ]
+_LTX_ATTENTION = {
+    **{name: name for name in ("to_q", "to_k", "to_v", "to_out.0", "to_gate_logits")},
+    "norm_q": "q_norm",
+    "norm_k": "k_norm",
+}
+_LTX_BLOCK = "transformer_blocks.{i}."
+
+
+def _ltx_ada(names: Mapping[str, str]) -> list[Rule]:
+    """Embeddings of time, and what they modulate."""
+    parts = ("linear", "emb.timestep_embedder.linear_{i}")
+    return [Rule(f"{left}.{part}", f"{right}.{part}") for left, right in names.items() for part in parts]
+
+
+_LTX = [
+    Rule("proj_in", "patchify_proj"),
+    *_ltx_ada({"time_embed": "adaln_single"}),
+    *_same("caption_projection.linear_{i}", "scale_shift_table", "proj_out"),
+    *(rule for name in ("attn1.", "attn2.") for rule in _renames(_LTX_BLOCK + name, _LTX_BLOCK + name, _LTX_ATTENTION)),
+    *_same(_LTX_BLOCK + "ff.net.0.proj", _LTX_BLOCK + "ff.net.2", _LTX_BLOCK + "scale_shift_table"),
+]
+_LTX2_ATTENTION = ("audio_attn1.", "audio_attn2.", "audio_to_video_attn.", "video_to_audio_attn.")
+_LTX2_BLOCK = ("audio_ff.net.0.proj", "audio_ff.net.2", "audio_scale_shift_table")
+_LTX2 = [
+    *_LTX,
+    Rule("audio_proj_in", "audio_patchify_proj"),
+    *_ltx_ada(
+        {
+            "audio_time_embed": "audio_adaln_single",
+            "prompt_adaln": "prompt_adaln_single",
+            "audio_prompt_adaln": "audio_prompt_adaln_single",
+            "av_cross_attn_video_scale_shift": "av_ca_video_scale_shift_adaln_single",
+            "av_cross_attn_audio_scale_shift": "av_ca_audio_scale_shift_adaln_single",
+            "av_cross_attn_video_a2v_gate": "av_ca_a2v_gate_adaln_single",
+            "av_cross_attn_audio_v2a_gate": "av_ca_v2a_gate_adaln_single",
+        },
+    ),
+    *_same("audio_caption_projection.linear_{i}", "audio_scale_shift_table", "audio_proj_out"),
+    *(rule for name in _LTX2_ATTENTION for rule in _renames(_LTX_BLOCK + name, _LTX_BLOCK + name, _LTX_ATTENTION)),
+    *_same(
+        *(_LTX_BLOCK + name for name in (*_LTX2_BLOCK, "prompt_scale_shift_table", "audio_prompt_scale_shift_table"))
+    ),
+    *_renames(
+        _LTX_BLOCK,
+        _LTX_BLOCK,
+        {
+            "video_a2v_cross_attn_scale_shift_table": "scale_shift_table_a2v_ca_video",
+            "audio_a2v_cross_attn_scale_shift_table": "scale_shift_table_a2v_ca_audio",
+        },
+    ),
+]
 _WAN_RESIDUAL = {
     "norm1": "residual.0",
     "conv1": "residual.2",
@@ -264,7 +315,13 @@ def _hunyuan_vae(blocks: int = 4) -> list[Rule]:
     return rules
 
 
-FAMILIES: dict[str, Rules] = {"cogvideox": tuple(_COGVIDEOX), "wan": tuple(_WAN), "hunyuan_video": tuple(_HUNYUAN)}
+FAMILIES: dict[str, Rules] = {
+    "cogvideox": tuple(_COGVIDEOX),
+    "wan": tuple(_WAN),
+    "hunyuan_video": tuple(_HUNYUAN),
+    "ltx": tuple(_LTX),
+    "ltx2": tuple(_LTX2),
+}
 """Rules of the transformers, by family."""
 VAES: dict[str, Rules] = {
     "wan": tuple(_wan_vae()),

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["AttentionCall", "AttentionSite", "BatchRow", "SiteKind"]
 
 # joint: text and video in one sequence. self: video only. cross: video queries, text keys. image: video queries,
-# image-embedding keys (Wan I2V). spatial, temporal: the two halves of a factorised U-Net.
-SiteKind = Literal["joint", "self", "cross", "image", "spatial", "temporal"]
+# image-embedding keys (Wan I2V). spatial, temporal: the two halves of a factorised U-Net. sound_text, sound_video:
+# audio queries, text keys or video keys (LTX-2).
+SiteKind = Literal["joint", "self", "cross", "image", "spatial", "temporal", "sound_text", "sound_video"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class AttentionSite:
     def has_v2v(self) -> bool:
         """Whether video queries meet video keys of all frames here."""
         return self.kind in ("joint", "self")
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether the queries are sound. Nobody steers it."""
+        return self.kind in ("sound_text", "sound_video")
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ class AttentionCall:
     q (B, H, Nq, D), k and v (B, H, Nk, D) as the kernel gets them (after norms and rotary embedding). `scale`
     multiplies q.k^T. `mask` is additive (float) or keep (bool), broadcastable to (B, H, Nq, Nk), or None.
     `video_q`, `video_k`, `text_k`: (start, length) of the video rows, video keys and text keys; None where the call has
-    none. Text keys count the rows of the conditioning, padding included, in conditioning order.
+    none. Text keys count the rows of the conditioning, padding included, in conditioning order. `sound_q`: the audio
+    rows of the sound that is made.
     `frame_index`: for each token frame of `grid` the token frame of the whole clip (context windows), or None.
     `labels`: where attention ran under a bias, (Nq, R) and (Nk, R): columns that q and k would have besides, in every
     head and row, so that scale * q.k is the biased logit; None where it ran as it is.
@@ -88,6 +95,7 @@ class AttentionCall:
     frame_index: tuple[int, ...] | None = None
     extra: dict[str, object] = field(default_factory=dict)
     labels: Labels | None = None
+    sound_q: tuple[int, int] | None = None
 
     def widened(self) -> AttentionCall:
         """The call with its labels as columns of q and k: its plain logits are those that attention ran with."""

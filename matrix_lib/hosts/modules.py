@@ -20,20 +20,21 @@ __all__ = ["Running", "find_sites", "marked"]
 class Running:
     """The attention that is running now, and how many attention calls it has made so far.
 
-    odd: something about its calls is not as it should be. failed: it ended with an error. entered: the names of all
-    sites that have run.
+    rest: query rows of it that are to come in further calls. odd: something about its calls is not as it should be.
+    failed: it ended with an error. entered: the names of all sites that have run.
     """
 
     site: AttentionSite | None = None
     module: nn.Module | None = None
     calls: int = 0
+    rest: int = 0
     odd: bool = False
     failed: bool = False
     entered: set[str] = field(default_factory=set)
 
     def enter(self, site: AttentionSite, module: nn.Module) -> None:
         """A site begins."""
-        self.site, self.module, self.calls, self.odd, self.failed = site, module, 0, False, False
+        self.site, self.module, self.calls, self.rest, self.odd, self.failed = site, module, 0, 0, False, False
         self.entered.add(site.name)
 
 

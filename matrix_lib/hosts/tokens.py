@@ -46,10 +46,13 @@ _BYTES = _byte_decoder()
 
 
 def _agrees(surface: str, text: str, byte_level: bool) -> bool:
-    """Whether a piece can be what the tokenizer made of `text`: byte-level pieces are among its bytes, ASCII pieces of
-    ASCII text stand in it. Other text may have been normalised (accents, ligatures), so there anything can be."""
+    """Whether a piece can be what the tokenizer made of `text`: byte-level pieces are among its bytes, and so are the
+    bytes that pieces fall back to; ASCII pieces of ASCII text stand in it. Other text may have been normalised
+    (accents, ligatures), so there anything can be."""
     if surface == text:
         return True
+    if byte := _BYTE_PIECE.fullmatch(surface):
+        return bytes.fromhex(byte[1]) in text.encode()
     if byte_level and all(char in _BYTES for char in surface):
         return bytes(_BYTES[char] for char in surface).strip() in text.encode()
     word = surface.replace(_META, "").strip()

@@ -26,8 +26,8 @@ def test_a_spec_is_whole(name: str) -> None:
         for known in spec.blocks(host).classes:  # type: ignore[arg-type]
             assert match([known], host) is spec  # type: ignore[arg-type]
     if name in REGISTRY:
-        assert all((spec.native.stacks, spec.diffusers.stacks, spec.first_frame, spec.head_size, spec.vae))
-        assert 16 in spec.native_channels
+        assert all((spec.native.stacks, spec.diffusers.stacks, spec.first_frame, spec.vae))
+        assert spec.latent_channels in spec.native_channels
         assert reader(spec.text_encoder) is not None
 
 
@@ -72,8 +72,11 @@ def test_diffusers_knows_it(name: str) -> None:
     text = {"rows": torch.zeros(2, 7, 8), "mask": torch.ones(2, 7), "pooled": torch.zeros(2, 8)}
     asked = SimpleNamespace(guidance_embeds=True)
     given = found.inputs(asked, hidden, torch.zeros(2), text, guidance=6.0)
-    assert given["hidden_states"].shape == ((2, 3, 4, 5, 5) if spec.frames_first else (2, 4, 3, 5, 5))
-    assert found.output(given["hidden_states"]).shape == hidden.shape
+    shape = (2, 75, 4) if spec.flat else (2, 3, 4, 5, 5) if spec.frames_first else (2, 4, 3, 5, 5)
+    assert given["hidden_states"].shape == shape
+    if spec.flat:
+        assert found.size(given) == (3, 5, 5)
+    assert found.output(given["hidden_states"], hidden).shape == hidden.shape
     assert ("guidance" in given) == spec.guidance_input
     for way in spec.first_frame.values():
         found.bind_options(way)
@@ -85,9 +88,10 @@ def test_training_knows_it(name: str) -> None:
     config = {"_class_name": spec.diffusers.classes[0], "patch_size": list(spec.patch)}
     plain = ModelShape.of(f"{spec.title}Pipeline", config, {})
     assert (plain.spec, plain.image, plain.image_channels, plain.text_rows) == (spec, "", 0, spec.text_tokens)
-    assert plain.extra_channels("id_map") == (20 if spec.id_map == "masked" else 16)
+    channels = spec.latent_channels
+    assert plain.extra_channels("id_map") == (20 if spec.id_map == "masked" else channels)
     for kind, way in spec.first_frame.items():
         config["image_condition_type"] = kind
         shape = ModelShape.of(f"{spec.title}ImageToVideoPipeline", config, {})
         assert shape.image == way
-        assert shape.image_channels == {"padded": 16, "masked": 20, "concat": 17, "replace": 0}[way]
+        assert shape.image_channels == {"padded": channels, "masked": 20, "concat": 17, "replace": 0}[way]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -47,18 +48,31 @@ HUNYUAN = {
     "t2v": {"num_layers": 2, "num_single_layers": 2},
     "i2v": {"num_layers": 2, "num_single_layers": 2, "in_channels": 33, "guidance_embeds": False},
 }
+LTX = {"2b": {"num_layers": 2}, "13b": {"num_layers": 2, "attention_head_dim": 128, "cross_attention_dim": 4096}}
+LTX2 = {
+    "2.0": {"num_layers": 2, "rope_type": "split"},
+    "2.3": {
+        "num_layers": 2,
+        "rope_type": "split",
+        "gated_attn": True,
+        "audio_gated_attn": True,
+        "cross_attn_mod": True,
+        "audio_cross_attn_mod": True,
+        "use_prompt_embeddings": False,
+    },
+}
 
 
 def shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
-def native_shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+def native_shapes(state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the model that the host itself would build for this file."""
     import comfy.model_detection
     import comfy.ops
 
-    config = comfy.model_detection.model_config_from_unet(state, "")
+    config = comfy.model_detection.model_config_from_unet(state, "", metadata=metadata)
     assert config is not None, "the host does not recognise the file"
     config.set_inference_dtype(torch.float32, None)
     config.custom_operations = comfy.ops.disable_weight_init
@@ -100,6 +114,23 @@ def test_hunyuan_names_and_shapes(comfy: ModuleType, name: str) -> None:
     check(state, "hunyuan_video")
     back = to_diffusers(to_native(state, FAMILIES["hunyuan_video"]), FAMILIES["hunyuan_video"], {"proj_mlp": 4 * 3072})
     assert shapes(back) == shapes(state)
+
+
+@pytest.mark.parametrize("name", [*LTX, *LTX2])
+def test_ltx_names_and_shapes(comfy: ModuleType, name: str, tmp_path: Path) -> None:
+    """The connectors' weights, which natively are in the same file, come from another folder."""
+    import diffusers
+
+    from matrix_lib.hosts.comfy.families import family
+
+    of = "ltx" if name in LTX else "ltx2"
+    kind = diffusers.LTXVideoTransformer3DModel if of == "ltx" else diffusers.LTX2VideoTransformer3DModel
+    with torch.device("meta"):
+        made: Any = kind(**{**LTX, **LTX2}[name])
+    native = to_native(made.state_dict(), FAMILIES[of])
+    theirs = native_shapes(native, family(of).metadata(tmp_path, made.config))
+    assert shapes(native) == {key: shape for key, shape in theirs.items() if "_embeddings_connector" not in key}
+    assert shapes(to_diffusers(native, FAMILIES[of])) == shapes(made.state_dict())
 
 
 def vae_pair(name: str) -> tuple[Any, Any]:

@@ -154,7 +154,25 @@ def test_generated_prompts_llama_with_spaces(spaced: Any, comfy: Any) -> None:
     check_spaced(spaced, comfy)
 
 
-@pytest.mark.parametrize("family", ["t5", "umt5", "llama"])
+@pytest.mark.soak
+def test_generated_prompts_gemma(clips: Any) -> None:
+    """LTX-2's words stand at the front, behind the start token; padding in front of them makes no rows. Weights are
+    characters like all others."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=spiece(gemma=True))
+    for seed in PROMPTS:
+        case = generate(seed, weights=False)
+        tokens, binding = read(clips("gemma3"), case)
+        ids = [token for token, _ in clips("gemma3").tokenize(case.prompt)["gemma3_12b"][0]]
+        assert len(ids) == 1024
+        ids = ids[ids.index(2) :]
+        assert tokens.length == len(ids)
+        for phrase, text in zip(binding.phrases, case.texts):
+            assert letters(processor.decode([ids[row] for row in phrase.rows])) == letters(text), (seed, phrase)
+
+
+@pytest.mark.parametrize("family", ["t5", "ltx", "umt5", "llama", "gemma3"])
 def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> None:
     """With attention silenced a row depends on its own token alone. Another word in the phrase's place (of as many
     tokens) changes the rows of that phrase and no others."""
@@ -162,7 +180,8 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
     phrases = "a: a red cup\nb: the white van\nrides up = verb(a -> b)"
     words = ("big", "hot") if family == "llama" else ("red", "old")
     phrases = phrases.replace("red", words[0])
-    one, two = (f"by day a {word} cup rides up to the (white:1.2) van" for word in words)
+    white = "white" if family == "gemma3" else "(white:1.2)"  # which reads no weights
+    one, two = (f"by day a {word} cup rides up to the {white} van" for word in words)
     read_one, binding = bind_prompt(clip, one, phrases)
     read_two, other = bind_prompt(clip, two, phrases.replace(*words))
     with torch.inference_mode():
@@ -173,6 +192,9 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
     assert changed
     assert set(changed) < set(binding.phrase("a").rows)
     assert binding.phrase("a").rows == other.phrase("a").rows
+    if family == "gemma3":
+        assert rows_one.shape[1] == 1 + len(binding.tokens)
+        return
     # and every row is the embedding of the id that we say it has
     model = clip.cond_stage_model
     model = model.llama if family == "llama" else getattr(model, model.clip)
@@ -186,7 +208,7 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
     torch.testing.assert_close(rows[[token.row for token in plain.tokens]], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "limit"), [("t5", 226), ("umt5", 512), ("llama", 256)])
+@pytest.mark.parametrize(("family", "limit"), [("t5", 226), ("ltx", 128), ("umt5", 512), ("llama", 256)])
 def test_long_prompts(clips: Any, family: str, limit: int) -> None:
     """Cut as diffusers cuts it, or whole as the host does; a phrase in the tail that was cut off is an error."""
     clip = clips(family)
@@ -226,6 +248,21 @@ def test_tag_ids_of_the_authors_training(clips: Any, family: str, base: int | No
     assert len(section[0]) == binding.length
     with torch.inference_mode():
         assert encode(clip, read_)[0][0].shape[1] == binding.length
+
+
+def test_long_prompts_of_gemma(clips: Any) -> None:
+    """It has no end token: the last row is the last word that fits."""
+    clip, prompt = clips("gemma3"), "a man rides " + "slowly and quietly " * 600 + "past the van"
+    tokens, binding = bind_prompt(clip, prompt, "man: a man")
+    assert binding.length == 1024
+    assert len(tokens.encode["gemma3_12b"][0]) == 1024
+    assert max(token.row for token in binding.tokens) == 1023
+    with pytest.raises(ValueError, match=r"'the van', is cut off.*the model reads 1024"):
+        bind_prompt(clip, prompt, "van: the van")
+    every, whole = bind_prompt(clip, prompt, "van: the van", overlong="keep")
+    assert whole.length == len(every.encode["gemma3_12b"][0]) > 1024
+    with pytest.raises(ValueError, match="token ids of <idK> tags for LTX-2"):
+        bind_prompt(clip, "a man", "man: a man", "tag_ids")
 
 
 def test_tag_ids_in_long_prompts(clips: Any) -> None:

@@ -35,7 +35,7 @@ from .store import file_hash
 __all__ = ["Encoders", "Model", "ModelFiles", "PipelineEncoders"]
 
 _SHORT = 1 << 20  # bytes of a file that is hashed whole
-_ENCODERS = ("vae", "text_encoder", "text_encoder_2", "image_encoder")
+_ENCODERS = ("vae", "text_encoder", "text_encoder_2", "image_encoder", "connectors")
 
 
 class Encoders(Protocol):
@@ -65,8 +65,9 @@ class Model(Protocol):
 
 
 class PipelineEncoders:
-    """The encoders of a diffusers pipeline that is in memory: CogVideoX, Wan 2.1 and 2.2 A14B, HunyuanVideo, each for
-    text or an image to video. Latents are the mode of the VAE's distribution, so a clip has one encoding.
+    """The encoders of a diffusers pipeline that is in memory: CogVideoX, Wan 2.1 and 2.2 A14B, HunyuanVideo, LTX-Video,
+    LTX-2, each for text or an image to video. Latents are the mode of the VAE's distribution, so a clip has one
+    encoding.
 
     Raises ValueError for pipelines of another kind.
     """
@@ -174,7 +175,7 @@ class ModelFiles(ModelSource):
 
     @cached_property
     def text_id(self) -> str:
-        return self._files_id("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+        return self._files_id("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "connectors")
 
     def fingerprint(self) -> dict[str, str]:
         """What tells the model from another one of the same name: by file of its transformer the size, of short files

@@ -112,7 +112,7 @@ class VideoModel:
         return self.given_first(noisy, clean), target, sigma * _TRAINED_STEPS, sigma
 
     def given_first(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        """HunyuanVideo's kind whose first latent frame is given: it goes in without noise."""
+        """Kinds whose first latent frame is given: it goes in without noise."""
         if self.shape.image != "replace":
             return noisy
         return torch.cat([clean[:, :1], noisy[:, 1:]], dim=1)
@@ -128,11 +128,12 @@ class VideoModel:
         """What the transformer is called with: `noisy` (B, T, C, h, w) beside the first frame and the condition."""
         hidden = torch.cat([noisy.to(self.dtype), batch.image.to(self.dtype), batch.extra.to(self.dtype)], dim=2)
         positions = self._positions_of(tuple(noisy.shape), noisy.device)
-        return self.family.inputs(self.transformer.config, hidden, t, text, positions, self.task.guidance)
+        config, guidance = self.transformer.config, self.task.guidance
+        return self.family.inputs(config, hidden, t, text, positions, guidance, self.skipped)
 
-    def output(self, made: Tensor) -> Tensor:
-        """The transformer's output as (B, T, C, h, w)."""
-        return self.family.output(made)
+    def output(self, made: Tensor, like: Tensor) -> Tensor:
+        """The transformer's output as (B, T, C, h, w), of latents `like`."""
+        return self.family.output(made, like)
 
     def _positions_of(self, shape: tuple[int, ...], device: torch.device) -> Any:
         """Positions for latents (B, T, C, h, w), made once a size."""
@@ -163,7 +164,7 @@ class VideoModel:
 
         def predict(text: dict[str, Tensor], t: Tensor) -> Tensor:
             noisy = self.given_first(x, batch.latents.float())
-            return self.output(self.transformer(**self.inputs(noisy, batch, text, t))[0]).float()
+            return self.output(self.transformer(**self.inputs(noisy, batch, text, t))[0], noisy).float()
 
         for t in scheduler.timesteps:
             made = predict(batch.text, t[None])

@@ -71,7 +71,7 @@ def lora_of_weights(folder: Path) -> AlignmentLoRA:
     notes = ("these are the last weights, not the averaged ones",) if averaged else ()
     weights = {name.removeprefix(_PREFIX): value for name, value in groups["model"].items()}
     downs = {name.removesuffix(_DOWN): value for name, value in weights.items() if name.endswith(_DOWN)}
-    family, _ = find_style(downs, None)
+    family, _ = find_style(downs, None, {name: int(down.shape[1]) for name, down in downs.items()})
     factors = {name: Factors(down, weights[name + _UP], float(task["alpha"])) for name, down in downs.items()}
     place = REGISTRY[family].input_projection
     trained = {part: weights[f"{place}.{part}"] for part in ("weight", "bias") if f"{place}.{part}" in weights}

@@ -164,7 +164,7 @@ class AlignmentStep(Task):
         noisy, target, t, times = model.add_noise(batch.latents.float(), batch.noise, batch.u)
         inputs = model.inputs(noisy, batch, batch.text, t)
         prediction, aligned, parts = net(inputs, self._watch(batch, *beside), times)
-        error = (model.output(prediction).float() - target)[:, model.skipped :].square()
+        error = (model.output(prediction, noisy).float() - target)[:, model.skipped :].square()
         values = self._diffusion(error, None if batch.weight is None else batch.weight[:, model.skipped :])
         values = {"loss": values["diffusion"] + aligned} | {name: value.detach() for name, value in values.items()}
         return values | {name: parts.get(name, aligned.new_zeros(())).detach() for name in self.task.losses}

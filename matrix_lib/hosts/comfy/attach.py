@@ -29,6 +29,7 @@ from ..modules import Running, find_sites, marked
 from .attribution import Predictions, prompt_lists, prompts_of
 from .autograd import plain_tensors, pytorch_kernel, running_blocks
 from .bound_rows import row_notes
+from .clip_latent import ClipLatent, clip_shape, packed_shapes
 from .compiled import apart
 from .extra import OWNER, isolated
 from .families import family
@@ -36,7 +37,7 @@ from .layout import Layout, layout_of
 from .model import backbone_of, diffusion_model, grid_of
 from .override import Foreign, Override, Troubles
 from .parts import run_part
-from .run import FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, Run, RunInfo
+from .run import CLIP_LATENT, FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, Run, RunInfo
 from .steps import stepped
 from .warn import warn
 
@@ -148,16 +149,18 @@ def _outer_sample(
     factories = options.get(KEY, ())
     if not factories or isinstance(factories, _Runs):
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    part = run_part(guider.model_patcher, sigmas, noise, latent_image)
-    runs = [_start(guider, noise, sigmas, part, factory) for factory in factories]
+    clip = _clip_latent(guider, noise, packed_shapes(args, kwargs))
+    start = clip.of(latent_image) if isinstance(latent_image, Tensor) else latent_image
+    part = run_part(guider.model_patcher, sigmas, clip.of(noise), start)
+    runs = [_start(guider, clip, noise, sigmas, part, factory) for factory in factories]
     holder = _Runs(runs, diffusion_model(guider.model_patcher.model))
-    # denoise_mask, callback, disable_pbar, seed: the host passes the callback by position
+    # denoise_mask, callback, disable_pbar, seed, latent_shapes: the host passes the callback by position
     given = list(args)
     if len(given) > 1:
         given[1] = _with_callback(given[1], holder)
     else:
         kwargs["callback"] = _with_callback(kwargs.get("callback"), holder)
-    ours = {KEY: holder, FRONT_FRAMES: runs[0].info.front_frames}
+    ours = {KEY: holder, FRONT_FRAMES: runs[0].info.front_frames, CLIP_LATENT: clip}
     guider.model_options = {**guider.model_options, "transformer_options": {**options, **ours}}
     hooks = [hook for run in runs for hook in run.session.hooks]
     try:
@@ -169,27 +172,39 @@ def _outer_sample(
             run.session.finished()
 
 
-def _start(guider: Any, noise: Tensor, sigmas: Tensor, part: RunPart, factory: Callable[[RunInfo], Session]) -> Run:
+def _clip_latent(guider: Any, noise: Tensor, shapes: Any) -> ClipLatent:
+    """Where the clip lies in the latent that is sampled. shapes: of the latents that it packs."""
+    shape = clip_shape(noise, shapes)
+    found = family(backbone_of(guider.model_patcher).name)
+    return ClipLatent(shape, noise.ndim != 5, found.frames_behind(_conds(guider), (shape[1], shape[2], shape[3])))
+
+
+def _conds(guider: Any) -> list[dict[str, Any]]:
+    return [cond for conds in guider.conds.values() for cond in conds or ()]
+
+
+def _start(
+    guider: Any, clip: ClipLatent, noise: Tensor, sigmas: Tensor, part: RunPart, factory: Callable[[RunInfo], Session]
+) -> Run:
     patcher = guider.model_patcher
     spec = backbone_of(patcher)
-    modules = find_sites(diffusion_model(patcher.model), spec.native)
-    if noise.ndim != 5:
-        raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(noise.shape)}")
+    network = diffusion_model(patcher.model)
+    modules = find_sites(network, spec.native)
     prefix_frames = int(guider.model_options["transformer_options"].get(PREFIX_FRAMES, 0))
-    t, h, w = noise.shape[-3:]
-    prompts = prompts_of(guider.conds)
-    every = [cond for conds in guider.conds.values() for cond in conds or ()]
-    front_frames = family(spec.name).frames_in_front(patcher.model, every, (t, h, w))
+    _, t, h, w = clip.shape
+    prompts = prompts_of(guider.conds, lambda cond: family(spec.name).text_rows(network, cond))
+    front_frames = family(spec.name).frames_in_front(patcher.model, _conds(guider), (t, h, w))
     info = RunInfo(
         spec=spec,
         sites=tuple(site for _, site in modules),
-        grid=grid_of(patcher, (t - prefix_frames - front_frames, h, w), prefix_frames),
+        grid=grid_of(patcher, (t - prefix_frames - front_frames - clip.behind, h, w), prefix_frames),
         sigmas=tuple(float(s) for s in sigmas[:-1]),
         samples=int(noise.shape[0]),
         prompts=max(1, len(prompts)),
         given=tuple((prompt.binding, prompt.tracks) for prompt in prompts.values()),
         latent_in=patcher.model.process_latent_in,
         channels=int(patcher.model.latent_format.latent_channels),
+        latent=clip,
         front_frames=front_frames,
         part=part,
         notes=tuple(row_notes([cond for name in prompt_lists(guider.conds) for cond in guider.conds[name]])),
@@ -202,7 +217,7 @@ def _with_callback(callback: Any, holder: _Runs) -> Callable[..., None]:
         if callback is not None:
             callback(step, denoised, x, total)
         for run in holder.runs:  # after the host's own preview, so that a live panel is what stays on the node
-            run.session.step_done(step, denoised[:, :, run.info.front_frames :])
+            run.session.step_done(step, run.info.latent.of(denoised)[:, :, run.info.front_frames :])
         if not holder.predictions.asked:  # a cache in front of the guider, even
             holder.troubles.add(_SKIPPED)
         holder.predictions.asked = False
@@ -272,7 +287,8 @@ def _apply_model(
                 holder.ran.update((name, bool(running.entered)) for name, own in chunks if own)
             _check_ran(holder, layout, wanted, running)
             return out
-        with running_blocks(module, sites, running, again=options[GRADIENT_KEY]):
+        in_place = family(holder.runs[0].info.spec.name).adds_in_place
+        with running_blocks(module, sites, running, again=options[GRADIENT_KEY], in_place=in_place):
             c_concat, c_crossattn, t = (plain_tensors(each) for each in (c_concat, c_crossattn, t))
             given = {name: plain_tensors(value) for name, value in kwargs.items()}
             fed = x.detach().requires_grad_()  # a graph of its own: context windows share what is before it
@@ -298,8 +314,10 @@ def _check_ran(holder: _Runs, layout: Layout, wanted: Sites, running: Running) -
     """Blocks that somebody left out of a forward are named; where all were, the step was skipped."""
     if not layout.own:
         return
-    missing = [site for _, site in wanted if site.name not in running.entered]
-    if len(missing) == len(wanted):
+    heard = any(site.has_sound and site.name in running.entered for _, site in wanted)
+    due = [site for _, site in wanted if heard or not site.has_sound]  # a latent need not hold sound
+    missing = [site for site in due if site.name not in running.entered]
+    if due and len(missing) == len(due):
         holder.troubles.add(_SKIPPED)
         return
     for site in missing:

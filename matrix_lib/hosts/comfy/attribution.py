@@ -9,7 +9,7 @@ guider (in one context window), asked with the guider's own patches.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -33,10 +33,19 @@ def prompt_lists(conds: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in bound if "negative" not in name)
 
 
-def prompts_of(conds: Mapping[str, Any]) -> dict[Any, Prompt]:
-    """The prompts of a guider by the host's id of each conditioning, in order."""
+def prompts_of(
+    conds: Mapping[str, Any], text_rows: Callable[[Mapping[str, Any]], int] | None = None
+) -> dict[Any, Prompt]:
+    """The prompts of a guider by the host's id of each conditioning, in order.
+
+    text_rows: how many text tokens the network makes of a conditioning, where that is not a row each.
+    """
     every = [cond for name in prompt_lists(conds) for cond in conds[name]]
-    return {cond["uuid"]: Prompt(i, bound_rows(cond), cond.get(TRACKS)) for i, cond in enumerate(every)}
+
+    def rows(cond: dict[str, Any]) -> int:
+        return 0 if text_rows is None else text_rows(cond)
+
+    return {cond["uuid"]: Prompt(i, bound_rows(cond, rows(cond)), cond.get(TRACKS)) for i, cond in enumerate(every)}
 
 
 class Predictions:

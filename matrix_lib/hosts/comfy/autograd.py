@@ -14,6 +14,8 @@ import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from ...core.sites import AttentionSite
@@ -23,6 +25,7 @@ from ..modules import Running
 __all__ = ["differentiable", "plain_tensors", "plain_weights", "pytorch_kernel", "running_blocks"]
 
 _NONE = object()
+_LAYERS = (functional.linear, functional.rms_norm, functional.layer_norm)
 # HunyuanVideo's blocks add to the input of these in place
 _NORMS = ("img_norm1", "img_norm2", "txt_norm1", "txt_norm2", "pre_norm")
 
@@ -70,9 +73,14 @@ def pytorch_kernel(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None
 
 @contextlib.contextmanager
 def running_blocks(
-    root: nn.Module, sites: list[tuple[nn.Module, AttentionSite]], running: Running, again: bool
+    root: nn.Module,
+    sites: list[tuple[nn.Module, AttentionSite]],
+    running: Running,
+    again: bool,
+    in_place: bool = False,
 ) -> Iterator[None]:
-    """While open, a backward pass through the model's blocks works; with `again` they are checkpointed.
+    """While open, a backward pass through the model's blocks works; with `again` they are checkpointed. in_place: they
+    add to what a layer of theirs has read.
 
     A block that runs again in the backward pass is not called, so that no hook of its own fires: where the block itself
     is an attention site, `running` is told here.
@@ -86,9 +94,10 @@ def running_blocks(
         def inner(*args: Any, **kwargs: Any) -> Any:
             if site is not None:
                 running.enter(site, block)
-            own = [each.clone() if isinstance(each, Tensor) else each for each in args]
-            kept = {name: each.clone() if isinstance(each, Tensor) else each for name, each in kwargs.items()}
-            return original(*own, **kept)
+            own = [_cloned(each) for each in args]
+            kept = {name: _cloned(each) for name, each in kwargs.items()}
+            with _KeptInputs() if in_place else contextlib.nullcontext():
+                return original(*own, **kept)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if not again:
@@ -113,6 +122,23 @@ def running_blocks(
                 block.forward = own
         for handle in handles:
             handle.remove()
+
+
+def _cloned(value: Any) -> Any:
+    """A block may run twice on its arguments, and changes them."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return type(value)(_cloned(each) for each in value) if type(value) in (list, tuple) else value
+
+
+class _KeptInputs(TorchFunctionMode):
+    """Layers inside read a copy of their input. What a backward pass needs of it is then left alone by in-place sums,
+    which checkpointing would not notice."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _LAYERS and args and args[0].requires_grad:
+            args = (args[0].clone(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 def _blocks(root: nn.Module, sites: list[tuple[nn.Module, AttentionSite]]) -> list[nn.Module]:

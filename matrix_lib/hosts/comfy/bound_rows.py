@@ -72,18 +72,21 @@ def remember(rows: Tensor, binding: PromptBinding) -> tuple[float, float]:
     return mark_of(rows)
 
 
-def bound_rows(cond: dict[str, Any]) -> PromptBinding | None:
+def bound_rows(cond: dict[str, Any], text_rows: int = 0) -> PromptBinding | None:
     """The binding of a conditioning, counting every row of it: rows that came behind, of Conditioning (Concat), are no
     copies of the prompt's. Words of a prompt behind are bound where its rows are as 'MATRIX Bind Prompt' made them.
-    The same object each time."""
+    The same object each time.
+
+    text_rows: how many rows the network makes of it, where it puts rows of its own behind the prompt's.
+    """
     binding, rows = cond.get(BINDING), cond.get("cross_attn")
     count = getattr(rows, "shape", (0, 0))[1]
-    if binding is None or count <= binding.length:
+    if binding is None or max(count, text_rows) <= binding.length:
         return binding
-    if others := _ENCODED.behind(rows, binding.length):
+    if count > binding.length and (others := _ENCODED.behind(rows, binding.length)):
         tracks = cond.get(TRACKS)
-        return _joined(binding, others, None if tracks is None else tuple(tracks.names))
-    return _lengthened(binding, count)
+        binding = _joined(binding, others, None if tracks is None else tuple(tracks.names))
+    return _lengthened(binding, max(count, text_rows))
 
 
 @functools.lru_cache(maxsize=64)
@@ -93,7 +96,7 @@ def _joined(first: PromptBinding, others: tuple[PromptBinding, ...], tracked: tu
 
 @functools.lru_cache(maxsize=64)
 def _lengthened(binding: PromptBinding, rows: int) -> PromptBinding:
-    return replace(binding, length=rows)
+    return binding if rows == binding.length else replace(binding, length=rows)
 
 
 def row_notes(positives: Sequence[dict[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...core.grid import Grid
 from ...core.sites import AttentionCall, AttentionSite, BatchRow
 from ...instrument.attention_guidance import PERTURBED
+from .clip_latent import clip_shape
 from .families import Around, family
 from .run import PERTURBED_KEY, Run, RunInfo, step_of
 
@@ -18,8 +19,10 @@ from .run import PERTURBED_KEY, Run, RunInfo, step_of
 class Layout:
     """Where text and clip lie in the calls of one forward.
 
-    grid: of the clip's own tokens. text: rows of the prompt. around: what else stands in a call, reference frames that
-    are part of the latent included. frames: as `AttentionCall.frame_index`.
+    grid: of the clip's own tokens. text: rows of the prompt. around: what else stands in a call, reference and guide
+    frames that are part of the latent included. split: self-attention may come in several calls, of which the first has
+    the clip's queries. sound_before: audio tokens of references in front of the sound. frames: as
+    `AttentionCall.frame_index`.
     chunks: for each part of the batch its conditioning's id, and whether it is the guider's own prediction of it;
     samples: latents in each part.
     """
@@ -32,6 +35,8 @@ class Layout:
     chunks: tuple[tuple[Any, bool], ...]
     samples: int
     frames: tuple[int, ...] | None
+    split: bool = False
+    sound_before: int = 0
     extra: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -46,11 +51,14 @@ class Layout:
 
     def call(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Any) -> AttentionCall:
         """The call with its spans. Raises ValueError where it has not the tokens that the layout counts."""
+        if site.has_sound:
+            return self._sound_call(site, q, k, v, scale, mask)
         around, joint = self.around, site.kind == "joint"
         text = around.before_text + self.text + around.after_text if joint else 0
         clip = (text + around.before_clip, self.grid.size)
         whole = sum(clip) + around.after_clip
-        if q.shape[2] != whole or (site.kind != "cross" and k.shape[2] != whole):
+        first = self.split and site.kind == "self" and sum(clip) <= q.shape[2] <= whole
+        if (q.shape[2] != whole and not first) or (site.kind != "cross" and k.shape[2] != whole):
             raise ValueError(
                 f"{site.name} attends with {q.shape[2]} tokens to {k.shape[2]}, where {self._counted(text, whole)} are "
                 "due: something else changes this model's sequence, so it is open which tokens are the clip; switch "
@@ -60,6 +68,24 @@ class Layout:
         return AttentionCall(
             site, q, k, v, float(scale), self.grid, (), mask,
             clip, None if site.kind == "cross" else clip, keys, self.step, self.sigma, self.frames, self.extra,
+        )  # fmt: skip
+
+    def _sound_call(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Any
+    ) -> AttentionCall:
+        """Of sound to the words or to the clip. Raises ValueError where the clip has not the tokens that are due."""
+        around, before = self.around, self.sound_before
+        whole = around.before_clip + self.grid.size + around.after_clip
+        words = site.kind == "sound_text"
+        if not words and k.shape[2] != whole:
+            raise ValueError(
+                f"{site.name} attends to {k.shape[2]} tokens, where {self._counted(0, whole)} are due: something else "
+                "changes this model's sequence; switch that off, or sample without MATRIX"
+            )
+        return AttentionCall(
+            site, q, k, v, float(scale), self.grid, (), mask, None,
+            None if words else (around.before_clip, self.grid.size), (0, k.shape[2]) if words else None,
+            self.step, self.sigma, self.frames, self.extra, sound_q=(before, q.shape[2] - before),
         )  # fmt: skip
 
     def _counted(self, text: int, whole: int) -> str:
@@ -96,14 +122,20 @@ def layout_of(
 ) -> Layout:
     """Reads the layout of one forward off its inputs; the same for all calls in it. chunks: see `Layout`."""
     spec, full, patch = info.spec, info.grid, info.grid.patch
-    t, h, w = x.shape[-3:]
-    shown = _shown_frames(options)
+    _, t, h, w = clip_shape(x, extra.get("latent_shapes"))
+    found, shown = family(spec.name), _shown_frames(options)
     front = _front(shown, info.front_frames)
-    grid = Grid.from_latent((t - front, h, w), patch, full.temporal_stride, full.spatial_stride)
+    behind = info.latent.behind if shown is None else found.frames_behind([extra], (t, h, w))
+    grid = Grid.from_latent((t - front - behind, h, w), patch, full.temporal_stride, full.spatial_stride)
     if grid.shape == full.shape:
         grid = full
-    around = family(spec.name).around(module, grid, extra)
-    around = replace(around, before_clip=around.before_clip + front // patch[0] * grid.frame_size)
+    around = found.around(module, grid, extra)
+    trailing = behind // patch[0] * grid.frame_size - (found.left_out(extra) if behind else 0)
+    around = replace(
+        around,
+        before_clip=around.before_clip + front // patch[0] * grid.frame_size,
+        after_clip=around.after_clip + trailing,
+    )
     sigma = float(options["sigmas"].flatten()[0])
     return Layout(
         grid=grid,
@@ -114,6 +146,8 @@ def layout_of(
         chunks=chunks,
         samples=max(1, x.shape[0] // max(1, len(chunks))),
         frames=None if shown is None else _clip_frames(shown[front:], grid, full, info.front_frames),
+        split=spec.native.split_queries,
+        sound_before=found.sound_in_front(extra),
         extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
     )
 

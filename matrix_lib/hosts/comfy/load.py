@@ -163,11 +163,14 @@ def _build(
     spec = _spec_of(root / part, config)
     _check_config(root / part, spec, config)
     state = read_weights(root / part, "diffusion_pytorch_model", FAMILIES[spec.name], progress)
+    state |= family(spec.name).weights_beside(root, progress)
     aside = family(spec.name).set_aside(state)
     expected = set(state)
     options = {} if dtype is None else {"dtype": dtype}
     with told(root / part):
-        model = comfy.sd.load_diffusion_model_state_dict(state, model_options=options, disable_dynamic=disable_dynamic)
+        model = comfy.sd.load_diffusion_model_state_dict(
+            state, options, metadata=family(spec.name).metadata(root, config), disable_dynamic=disable_dynamic
+        )
     if model is None:
         raise ValueError(f"ComfyUI does not recognise {root / part} as {spec.name}: is the folder complete?")
     check_names(root / part, expected, set(model.model.diffusion_model.state_dict()))
@@ -184,9 +187,9 @@ def _build(
 
 def _check_config(folder: Path, spec: BackboneSpec, config: Mapping[str, Any]) -> None:
     head = config.get("attention_head_dim", spec.head_size)
-    if head != spec.head_size:
+    if spec.head_size and head != spec.head_size:
         raise ValueError(f"{folder} has heads of size {head!r}; ComfyUI's {spec.name} has heads of {spec.head_size}")
-    channels, known = config.get("in_channels", 16), spec.native_channels
+    channels, known = config.get("in_channels", spec.latent_channels), spec.native_channels
     if channels not in known:
         raise ValueError(
             f"{folder} takes {channels} input channels; ComfyUI reads {spec.name} with {', '.join(map(str, known))}. "

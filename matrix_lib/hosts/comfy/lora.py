@@ -26,7 +26,8 @@ from ...backbones import REGISTRY
 from ...backbones.lora import AlignmentLoRA, Factors, Info, native_projection, swap_halves
 from ...backbones.weight_names import FAMILIES, NativeName, native_name
 from .dora import DoRAAdapter
-from .model import backbone_of
+from .families import family
+from .model import backbone_of, patch_of
 from .packed import check_patchable, packed, shape_of, unpacked
 from .run import PREFIX_FRAMES
 from .warn import warn
@@ -99,6 +100,11 @@ def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[
     weight = _original(model, place) if lora.projection or not bytes_only else _shape_only(model, place)
     assert weight is not None
     wide = _width(model, lora, weight)
+    if wide.extra and not family(spec.name).widens:
+        raise ValueError(
+            f"this LoRA reads {wide.extra} channels beside the latents (a mask condition), and the input of "
+            f"{spec.title}, whose latents are tokens, cannot be widened in this host: use a LoRA without one"
+        )
     names = [name for name in model.model_state_dict(_HEAD) if name.endswith(".weight")]
     patches, missing = _factor_patches(lora, {name: shape_of(model, name) for name in names}, place, wide)
     check_patchable(model, dict.fromkeys(key if isinstance(key, str) else key[0] for key in patches))
@@ -157,8 +163,7 @@ def _cells(model: Any, weight: Tensor) -> int:
     """Numbers per channel in a row of the projection: 1 for a convolution, a patch for CogVideoX 1.5's matrix."""
     if weight.ndim > 2:
         return 1
-    inner = model.model.diffusion_model
-    return (inner.patch_size_t or 1) * inner.patch_size**2
+    return math.prod(patch_of(model))
 
 
 def _width(model: Any, lora: AlignmentLoRA, weight: Tensor) -> Widened:

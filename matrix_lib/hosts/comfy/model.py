@@ -45,7 +45,7 @@ def _stride(model: Any) -> int:
 def patch_of(model: Any) -> tuple[int, int, int]:
     """Latent frames, rows and columns that make one token of a MODEL."""
     module = diffusion_model(model.model)
-    size = module.patch_size
+    size = getattr(module, "patch_size", backbone_of(model).patch)
     if isinstance(size, int):
         return getattr(module, "patch_size_t", None) or 1, size, size
     t, h, w = size

@@ -95,6 +95,13 @@ class Override:
         if running.site is None:  # not a block's own attention: HunyuanVideo's text refiner, say
             return self._host(func)(q, k, v, heads, mask=mask, **kwargs)
         running.calls += 1
+        rows = q.shape[2] if kwargs.get("skip_reshape") else q.shape[1]
+        if 0 < rows <= running.rest:  # the queries of guides, behind those of the clip
+            running.rest -= rows
+            running.calls -= 1
+            return self._host(func)(q, k, v, heads, mask=mask, **kwargs)
+        if running.calls == due(running) and self.layout.split and running.site.kind == "self":
+            running.rest = (k.shape[2] if kwargs.get("skip_reshape") else k.shape[1]) - rows
         if running.calls != due(running):
             if running.calls > due(running):
                 self._odd("attention ran more often than once in a forward", running.module)
@@ -112,6 +119,8 @@ class Override:
         site = running.site
         if site is None or running.failed:
             return
+        if running.rest:
+            self._odd(f"{running.rest} rows of queries are missing in its attention", running.module)
         whole = running.calls == due(running) and not running.odd
         if running.calls < due(running):
             self._odd("it ran without the host's attention, or another pack took our place in it", running.module)

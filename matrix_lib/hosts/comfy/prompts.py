@@ -1,7 +1,8 @@
 """Prompts as a ComfyUI CLIP reads them: every token with its conditioning row and its characters in the prompt.
 
 The list that `clip.tokenize` makes is what the host encodes, so it is the truth: our tokens are compared with it, id by
-id, and a difference is an error, never a guess. Families: T5 (CogVideoX), UMT5 (Wan), LLaMA (HunyuanVideo).
+id, and a difference is an error, never a guess. Families: T5 (CogVideoX, LTX-Video), UMT5 (Wan), LLaMA (HunyuanVideo),
+Gemma 3 (LTX-2).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = [
 # How a prompt is written out: as typed; with MATRIX's tags, as characters or as the ids of its training; with TAViD's
 # word before the object.
 FORMS = ("plain", "tags", "tag_ids", "target")
-_FAMILY = {"t5xxl": "t5", "umt5xxl": "umt5", "llama": "llama"}
+_FAMILY = {"t5xxl": "t5", "umt5xxl": "umt5", "llama": "llama", "gemma3_12b": "gemma3"}
 _TAG = re.compile(r"<id([1-5])>")
 # UMT5's tokenizer has 300 sentinels behind its pieces; transformers appends added tokens behind those.
 _UMT5_SENTINELS = 300
@@ -44,7 +45,8 @@ Entry = tuple[Any, float]  # what the host encodes: (token id or image embedding
 @dataclass(frozen=True)
 class TextEncoder:
     """The part of a host CLIP that makes the conditioning rows: the `key` of its tokens in what `clip.tokenize` returns
-    (None where that is the list itself), its tokenizer, its family (t5, umt5, llama), the chat template around prompts.
+    (None where that is the list itself), its tokenizer, its family (t5, umt5, llama, gemma3), the chat template around
+    prompts.
     """
 
     key: str | None
@@ -83,12 +85,12 @@ def find_encoder(clip: Any) -> TextEncoder:
     if hasattr(outer, "clip_name") and hasattr(outer, "clip"):
         key, inner = outer.clip_name, getattr(outer, outer.clip)
     family = _FAMILY.get(getattr(inner, "embedding_key", ""), "")
-    if family in ("t5", "umt5"):
+    if family in ("t5", "umt5", "gemma3"):
         return TextEncoder(key, inner, family)
     raise ValueError(
         f"this CLIP reads prompts with {type(outer).__name__}, which is none that we know. Accepted are T5 (CogVideoX: "
-        "CLIPLoader of type cogvideox), UMT5 (Wan: CLIPLoader of type wan) and LLaMA with CLIP-L (HunyuanVideo: "
-        "DualCLIPLoader of type hunyuan_video)"
+        "CLIPLoader of type cogvideox; LTX-Video: of type ltxv), UMT5 (Wan: CLIPLoader of type wan), LLaMA with CLIP-L "
+        "(HunyuanVideo: DualCLIPLoader of type hunyuan_video) and Gemma 3 (LTX-2: LTXV Audio Text Encoder Loader)"
     )
 
 
@@ -103,8 +105,10 @@ def _pieces(encoder: TextEncoder, text: str) -> list[Piece]:
 
 def _tag_base(clip: Any, encoder: TextEncoder) -> int:
     """The id that the authors' training gave to <id1>: the first behind everything the tokenizer knows."""
-    if encoder.family == "llama":
-        raise ValueError("nobody has published token ids of <idK> tags for HunyuanVideo: use the tags as characters")
+    if encoder.family not in ("t5", "umt5"):
+        spec = reader(encoder.family)
+        assert spec is not None
+        raise ValueError(f"nobody has published token ids of <idK> tags for {spec.title}: use the tags as characters")
     tokenizer = encoder.tokenizer.tokenizer
     size = getattr(getattr(tokenizer, "tokenizer", None), "get_piece_size", None)
     base = len(tokenizer) if size is None else size() + _UMT5_SENTINELS
@@ -266,10 +270,19 @@ def _respelled(clip: Any, encoder: TextEncoder, draft: _Draft) -> list[Entry]:
     return body + [(tokenizer.pad_token, 1.0)] * max(least - len(body), behind)
 
 
+def _pads_in_front(encoder: TextEncoder, entries: list[Entry], tokens: int) -> int:
+    """Entries in front of the start token, of a tokenizer that pads there."""
+    if not getattr(encoder.tokenizer, "pad_left", False):
+        return 0
+    return max(len(entries) - tokens - (encoder.tokenizer.start_token is not None), 0)
+
+
 def _kept(encoder: TextEncoder, entries: list[Entry], tokens: int, image_step: int) -> tuple[int, int, int]:
     """(first, end, lead): entries [first, end) are the prompt and its end token, behind `lead` other rows."""
     if encoder.family == "llama":
         return _crop(entries, image_step)
+    if pads := _pads_in_front(encoder, entries, tokens):  # the text encoder drops their rows
+        return pads, len(entries), 0
     ends = encoder.tokenizer.end_token is not None
     return 0, tokens + (encoder.tokenizer.start_token is not None) + ends, 0
 
@@ -278,23 +291,25 @@ def _finish(
     prompt: str, encoder: TextEncoder, entries: list[Entry], draft: _Draft, keep: bool, image_step: int
 ) -> tuple[list[Entry], tuple[Token, ...], int, tuple[str, ...]]:
     """(entries, tokens, conditioning rows, notes) after the model's limit."""
-    start = int(encoder.tokenizer.start_token is not None)
+    start = int(encoder.tokenizer.start_token is not None) + _pads_in_front(encoder, entries, len(draft.entries))
     first, end, lead = _kept(encoder, entries, len(draft.entries), image_step)
-    spec = reader(encoder.family)
+    spec = reader(encoder.family, encoder.tokenizer.min_length)
     assert spec is not None
     limit = spec.text_tokens  # the host never truncates; diffusers and the authors do, here
     over = max(end - first - limit, 0)
     gone = 0 if keep else over
-    last = end - 1 - gone if gone else end
+    ends = encoder.family == "llama" or encoder.tokenizer.end_token is not None  # its row stays
+    last = end - ends - gone if gone else end
     tokens = _tokens(draft, start, first, last, lead)
-    entries = entries[:last] + entries[end - 1 :] if gone else entries
+    entries = entries[:last] + entries[end - ends :] if gone else entries
     notes = [_tail_note(prompt, tokens, over, limit, not keep)] if over else []
     if encoder.family == "llama" and any(" " in prompt[t.start : t.end].strip() for t in tokens):
         notes.append(
             "this ComfyUI's tokenizer loses the spaces between words (transformers 5 does that to it), so some tokens "
             "belong to two words; the model reads the prompt like that, too"
         )
-    length = end - first - gone + lead if encoder.family == "llama" else len(entries)
+    whole = encoder.family in ("t5", "umt5")  # their padding makes rows, too
+    length = len(entries) if whole else end - first - gone + lead
     return entries, tokens, length, tuple(notes)
 
 
@@ -309,7 +324,7 @@ def read_prompt(
     """Tokens of a prompt as this CLIP will encode it.
 
     Args:
-        clip: a host CLIP of CogVideoX, Wan or HunyuanVideo.
+        clip: a host CLIP of CogVideoX, Wan, HunyuanVideo, LTX-Video or LTX-2.
         overlong: a prompt longer than the model was trained with is cut as diffusers does, or kept whole as the host
             does by itself.
         tag_ids: <id1>..<id5> become the single ids that MATRIX's training gave them. Their embeddings are untrained
@@ -327,7 +342,9 @@ def read_prompt(
     draft = _own_pieces(_read_segments(encoder, segments.segments, base), frame.index("{}"), len(prompt))
     made, entries = _host_entries(clip, encoder, prompt, extra)
     if base is None:
-        _same([_plain(entry) for entry in entries], draft, int(encoder.tokenizer.start_token is not None))
+        pads = _pads_in_front(encoder, entries, len(draft.entries))
+        start = pads + (encoder.tokenizer.start_token is not None)
+        _same([_plain(entry) for entry in entries], draft, start)
     else:
         entries = _respelled(clip, encoder, draft)
     entries, tokens, length, notes = _finish(prompt, encoder, entries, draft, overlong == "keep", image_step)

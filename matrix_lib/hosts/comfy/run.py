@@ -15,9 +15,11 @@ from ...core.sites import AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from ...instrument.session import Session
+from .clip_latent import ClipLatent
 
 __all__ = [
     "BINDING",
+    "CLIP_LATENT",
     "ENCODED",
     "FRONT_FRAMES",
     "GRADIENT_KEY",
@@ -40,6 +42,7 @@ PERTURBED_KEY = "matrix_perturbed"  # in transformer_options: an extra predictio
 PREFIX_FRAMES = (
     "matrix_lead_frames"  # in transformer_options: latent frames that fill the first temporal patch of a clip
 )
+CLIP_LATENT = "matrix_clip_latent"  # in transformer_options: where the clip lies in the sampler's latent
 FRONT_FRAMES = "matrix_front_frames"  # in transformer_options: latent frames of references in front of the clip
 GRADIENT_KEY = "matrix_gradient"  # in transformer_options: gradients are wanted; the value: checkpointed
 
@@ -56,9 +59,9 @@ class Prompt(NamedTuple):
 class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
     `prompts`: positive conditionings; `given`: the words and tracks that each of them carries; `latent_in`: from a
-    LATENT to what the model sees; `channels`: of a latent; `front_frames`: latent frames of references in front of the
-    clip, which `grid` does not count; `part`: of which schedule it is which part; `notes`: what people should know of
-    the words that it was given."""
+    LATENT to what the model sees; `channels`: of a latent; `latent`: where the clip lies in the sampler's latent;
+    `front_frames`: latent frames of references in front of the clip, which `grid` does not count; `part`: of which
+    schedule it is which part; `notes`: what people should know of the words that it was given."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]
@@ -70,6 +73,7 @@ class RunInfo:
     latent_in: Callable[[Tensor], Tensor]
     channels: int
     part: RunPart
+    latent: ClipLatent
     front_frames: int = 0
     notes: tuple[str, ...] = ()
 

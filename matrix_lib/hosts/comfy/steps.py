@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.model_management
@@ -28,9 +28,10 @@ from ...instrument.gradient import GradientHook
 from ...instrument.steps import StepHook
 from .attribution import prompt_lists
 from .autograd import differentiable, plain_weights
+from .clip_latent import ClipLatent, clip_shape
 from .dry_run import Gains, Proxy, find_steps
 from .extra import isolated, named_apart, noticing, unseen_cache
-from .run import FRONT_FRAMES, GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
+from .run import CLIP_LATENT, FRONT_FRAMES, GRADIENT_KEY, PERTURBED_KEY, PREFIX_FRAMES, unwatched
 
 __all__ = ["level_of", "stepped"]
 
@@ -63,6 +64,12 @@ def stepped(sampler: Any, hooks: list[StepHook], part: RunPart | None = None) ->
     return mine
 
 
+def _clip_in(x: Tensor, options: Mapping[str, Any]) -> ClipLatent:
+    """Where the clip lies in a sampler's x. Raises ValueError for a latent that is no video."""
+    found: ClipLatent | None = options.get(CLIP_LATENT)
+    return found or ClipLatent(clip_shape(x, None))
+
+
 def level_of(model: Any, sigma: Tensor) -> NoiseLevel:
     """How the host's x is noisy at `sigma`: flow models mix, all others add. `model`: what a sampler calls."""
     sampling, at = model.inner_model.inner_model.model_sampling, float(sigma.flatten()[0])
@@ -85,14 +92,13 @@ def _sample(
 ) -> Any:
     """In place of the sampler's function. Its x may be the caller's, and is changed in place: it gets a copy."""
     extra_args = dict(extra_args or {})
-    if x.ndim != 5:
-        raise ValueError(f"a video latent is [batch, channels, frames, height, width]; got {list(x.shape)}")
     part = part or RunPart.all_of(len(sigmas) - 1)
     inner = extra_args.get("model_options", {}).get("transformer_options", {})
+    clip = _clip_in(x, inner)
     for hook in hooks:
         hook.prefix_frames = sum(int(inner.get(name, 0)) for name in (PREFIX_FRAMES, FRONT_FRAMES))
         hook.seed = int(extra_args.get("seed") or 0)
-        hook.begin(x, part)
+        hook.begin(clip.of(x), part)
         if unseen_cache(extra_args.get("model_options", {})):
             hook.tell(_IN_THE_DARK)
     stepping = _Stepping(model, hooks, extra_args, part)
@@ -108,9 +114,10 @@ def _sample(
 
 
 class _Step:
-    """The latent before a step, and the model there: a `StepContext`.
+    """The clip's latent before a step, and the model there: a `StepContext`.
 
-    model(x, sigma, **given) is what the sampler calls; known: its prediction at x, where that was made.
+    model(x, sigma, **given) is what the sampler calls; known: its prediction at x, where that was made. Both are the
+    sampler's whole latent, of which x is the clip alone.
     """
 
     given_frames = None
@@ -119,15 +126,26 @@ class _Step:
     def __init__(
         self, model: Any, x: Tensor, known: Tensor | None, sigma: Tensor, step: float, steps: int, given: dict[str, Any]
     ) -> None:
-        self.x, self.step, self.steps, self.level = x, step, steps, level_of(model, sigma)
+        inner = given.get("model_options", {}).get("transformer_options", {})
+        self._clip, self._whole = _clip_in(x, inner), x
+        self.x, self.step, self.steps, self.level = self._clip.of(x), step, steps, level_of(model, sigma)
         self._model, self._sigma, self._given = model, sigma, given
-        self._front = int(given.get("model_options", {}).get("transformer_options", {}).get(FRONT_FRAMES, 0))
-        self._at, self._known = x, known
+        self._front = int(inner.get(FRONT_FRAMES, 0))
+        self._at, self._known = self.x, known
+
+    @property
+    def whole(self) -> Tensor:
+        """The sampler's latent with this clip in it."""
+        return self._clip.into(self._whole, self.x)
+
+    def whole_denoised(self) -> Tensor:
+        """The prediction there."""
+        if self._known is None or self._at is not self.x:
+            self._at, self._known = self.x, self._model(self.whole, self._sigma, **self._given)
+        return self._known
 
     def denoised(self) -> Tensor:
-        if self._known is None or self._at is not self.x:
-            self._at, self._known = self.x, self._model(self.x, self._sigma, **self._given)
-        return self._known
+        return self._clip.of(self.whole_denoised())
 
     def predict(self, x: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -135,9 +153,9 @@ class _Step:
         options["transformer_options"] = isolated(options["transformer_options"])
         unseen = {**self._given, "model_options": options}
         with noticing(options) as forwards:
-            self._at, self._known = x, self._model(x, self._sigma, **unseen)
+            self._at, self._known = x, self._model(self._clip.into(self._whole, x), self._sigma, **unseen)
         self.answered = self.answered or not forwards
-        return self._known
+        return self._clip.of(self._known)
 
     def gradient(self, losses: GradientHook, x: Tensor) -> Tensor | None:
         """The conditional prediction runs with gradients, as it is steered. Blocks are checkpointed where the guidance
@@ -159,7 +177,7 @@ class _Step:
                 comfy.samplers.calc_cond_batch(
                     guider.inner_model,
                     [named_apart(conds, losses)],
-                    leaf,
+                    self._clip.into(self._whole.detach(), leaf),
                     self._sigma.clone(),
                     {**options, "transformer_options": inner},
                 )
@@ -176,7 +194,7 @@ class _Step:
             x = torch.cat([front, x[:, :, self._front :]], 2)
         if x is not self._at:
             self._known = None
-        self.x = x if mask is None else self.x + (x - self.x) * mask
+        self.x = x if mask is None else self.x + (x - self.x) * self._clip.of(mask)
         self._at = self.x
 
 
@@ -229,7 +247,7 @@ class _Stepping(Proxy):
             if at.answered:
                 hook.tell(_ANSWERED)
                 at.answered = False
-        return at.x, at.denoised()
+        return at.whole, at.whole_denoised()
 
 
 class _Carried(Proxy):

@@ -25,6 +25,7 @@ from ...instrument.joining import extend
 from ...instrument.recorder import Recorder, RecorderConfig
 from ...instrument.session import Session
 from .attach import attach
+from .clip_latent import ClipLatent, clip_shape, first_latent, packed_shapes
 from .run import KEY, RunInfo
 
 __all__ = ["RUNS", "Keeper", "Runs", "Watch", "WatchedRun", "latent_id", "model_token", "recorder_of"]
@@ -130,7 +131,7 @@ class Runs:
         Raises ValueError, saying what to do, where that latent came out of no run of this watch, where its run is
         forgotten, and where nothing was recorded.
         """
-        name = latent_id(samples)
+        name = latent_id(first_latent(samples))
         run = next((r for r in reversed(self._runs.values()) if (r.end, r.watch) == (name, watch)), None)
         if run is None:
             raise ValueError(self._why_not(name))
@@ -237,10 +238,11 @@ class Watch:
 
         def sampled(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **kw: Any):
             run = opened.pop() if opened else None  # none: a sampling inside of a run
-            before = None if run is None else latent_id(latent)
+            whole = ClipLatent(clip_shape(noise, packed_shapes(rest, kw)), noise.ndim != 5)
+            before = None if run is None else latent_id(whole.of(latent))
             out = executor(noise, latent, sampler, sigmas, *rest, **kw)
             if run is not None and before is not None:
-                made = out.to(dtype=comfy.model_management.intermediate_dtype())  # as the host hands it on
+                made = whole.of(out).to(dtype=comfy.model_management.intermediate_dtype())  # as the host hands it on
                 run.made = (before, latent_id(made), float(sigmas[-1]))
             return out
 

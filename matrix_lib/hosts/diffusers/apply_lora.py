@@ -11,7 +11,6 @@ B batch rows, C channels of the model, E extra channels.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import weakref
@@ -28,6 +27,7 @@ from ...core.tracks.tracks import MaskTracks
 from ..compiled import compiled_parts, plain
 from .attach import backbone_of
 from .batches import Branch
+from .laid_out import LaidOut, arguments
 from .lora_channels import MaskChannels
 
 __all__ = ["AppliedLoRA", "apply", "transformer_of"]
@@ -189,9 +189,9 @@ class AppliedLoRA:
         """Forward pre-hook of the transformer: the extra channels go behind those that the pipeline gives."""
         if self._channels is None or not self.acts:
             return None
-        given = inspect.signature(net.forward).bind_partial(*args, **kwargs).arguments
+        given, laid = arguments(net, args, kwargs), LaidOut.of(self._spec, net, args, kwargs)
         latents: Tensor = given["hidden_states"]
-        at = 2 if self._spec.frames_first else 1
+        at = laid.channel_axis
         if latents.shape[at] == self.base + self.extra:  # a call that is repeated with what it was given
             return None
         if latents.shape[at] != self.base:
@@ -199,9 +199,8 @@ class AppliedLoRA:
                 f"the pipeline feeds {latents.shape[at]} channels to a transformer of {self.base}: the LoRA's "
                 f"{self.extra} cannot go behind them"
             )
-        first = latents.transpose(1, 2) if at == 2 else latents
-        extra = self._channels.of(first, float(torch.as_tensor(given["timestep"]).flatten()[0]))
-        wide = torch.cat([latents, extra.transpose(1, 2) if at == 2 else extra], dim=at)
+        extra = self._channels.of(laid.latents(latents), float(torch.as_tensor(given["timestep"]).max()))
+        wide = torch.cat([latents, laid.back(extra, latents)], dim=at)
         if "hidden_states" in kwargs:
             return args, {**kwargs, "hidden_states": wide}
         return (wide, *args[1:]), kwargs

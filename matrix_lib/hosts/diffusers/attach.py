@@ -11,7 +11,6 @@ its q and k are looked at, and nothing of the model is replaced. Outside the con
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,8 @@ from ...instrument.session import PERTURBED, BaseObserver, Session
 from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
+from .families import family
+from .laid_out import LaidOut, arguments
 from .model_shape import patch_of
 
 __all__ = [
@@ -127,9 +128,10 @@ class _State:
         self._mode.__enter__()
 
     def leave(self, running: Running) -> None:
-        seen = running.calls
+        seen, site = running.calls, running.site
         self.close()
-        if not seen:
+        left_out = self.forward is not None and site is not None and site.layer in self.forward.skipped
+        if not seen and not (left_out and site is not None and site.has_v2v):
             raise ValueError(
                 f"{running.site.name if running.site else 'an attention'} ran without PyTorch's "
                 "scaled_dot_product_attention, so it cannot be watched: call "
@@ -250,7 +252,10 @@ def _call(
     assert forward is not None
     size, text = forward.grid.size, forward.text
     spans: dict[str, tuple[int, int]] = {}
-    if site.kind == "cross":
+    if site.has_sound:
+        key = ("text_k", (0, k.shape[2])) if site.kind == "sound_text" else ("video_k", (0, size))
+        spans = dict([key, ("sound_q", (0, q.shape[2]))])
+    elif site.kind == "cross":
         spans = {"video_q": (0, size), "text_k": (0, k.shape[2])}
     elif site.kind == "self":
         spans = {"video_q": (0, size), "video_k": (0, size)}
@@ -258,24 +263,25 @@ def _call(
         first = state.spec.diffusers.text_first
         video = (text, size) if first else (0, size)
         spans = {"video_q": video, "video_k": video, "text_k": (0 if first else size, text)}
-    if q.shape[2] < spans["video_q"][0] + size:
+    if "video_q" in spans and q.shape[2] < spans["video_q"][0] + size:
         raise ValueError(f"{site.name} has {q.shape[2]} queries; the {forward.grid.shape} token grid needs {size}")
     return AttentionCall(
         site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, forward.rows, mask,
-        spans["video_q"], spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
-        extra={} if state.prediction is None else {PERTURBED: state.prediction},
+        spans.get("video_q"), spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
+        extra={} if state.prediction is None else {PERTURBED: state.prediction}, sound_q=spans.get("sound_q"),
     )  # fmt: skip
 
 
 def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: dict, prefix_frames: int = 0) -> Forward:
-    given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+    given = arguments(module, args, kwargs)
     x, text = given["hidden_states"], given["encoder_hidden_states"]
-    latent = (x.shape[1 if spec.frames_first else 2] - prefix_frames, x.shape[3], x.shape[4])
+    t, h, w = LaidOut.of(spec, module, args, kwargs).latents(x).shape[2:]
     config: Any = module.config
     patch, stride = patch_of(config), spec.spatial_stride
     rate = spec.rate(patch, stride)
-    grid = Grid.from_latent(latent, patch, spec.temporal_stride, stride, prefix_frames, rate)
-    return Forward(grid, text.shape[1], x.shape[0], float(torch.as_tensor(given["timestep"]).flatten()[0]))
+    grid = Grid.from_latent((t - prefix_frames, h, w), patch, spec.temporal_stride, stride, prefix_frames, rate)
+    time = float(torch.as_tensor(given["timestep"]).max())  # frames that are given have a timestep of their own, 0
+    return Forward(grid, text.shape[1], x.shape[0], time, family(spec.name).skipped(given))
 
 
 class Watch(BaseObserver):

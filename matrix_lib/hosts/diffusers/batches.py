@@ -41,10 +41,15 @@ def replayed() -> int | None:
 
 
 class Forward:
-    """One forward pass of the transformer: its grid, its text, whose rows are in the batch, and its step."""
+    """One forward pass of the transformer: its grid, its text, whose rows are in the batch, and its step.
 
-    def __init__(self, grid: Grid, text: int, batch: int, timestep: float) -> None:
-        self.grid, self.text, self.batch, self.timestep = grid, text, batch, timestep
+    skipped: layers whose attention to the video it leaves out.
+    """
+
+    def __init__(
+        self, grid: Grid, text: int, batch: int, timestep: float, skipped: frozenset[int] = frozenset()
+    ) -> None:
+        self.grid, self.text, self.batch, self.timestep, self.skipped = grid, text, batch, timestep, skipped
         self.rows: tuple[BatchRow, ...] = ()
         self.step = 0
 

@@ -64,7 +64,7 @@ def check_model(where: str) -> str:
     if not index.is_file():
         raise ValueError(
             f"no model at {where!r}: give 'mini', or a folder of a diffusers pipeline (with model_index.json) of "
-            "CogVideoX, Wan or HunyuanVideo"
+            "CogVideoX, Wan, HunyuanVideo, LTX-Video or LTX-2"
         )
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
@@ -110,12 +110,15 @@ def _open_mini(found: bundle.Bundle, dtype: torch.dtype) -> Model:
     return Model(pipeline, bundle.BACKBONE.name, (sizes.frames, sizes.height, sizes.width), sizes.text_length)
 
 
+_SOME_FRAMES = 121  # LTX-2's, whose pipeline may leave it to the model
+
+
 def _default_size(pipeline: Any) -> tuple[int, int, int]:
     given = inspect.signature(pipeline.__call__).parameters
     config, stride = pipeline.transformer.config, 8
     height = given["height"].default or config.sample_height * stride
     width = given["width"].default or config.sample_width * stride
-    frames = config.get("sample_frames") or given["num_frames"].default
+    frames = config.get("sample_frames") or given["num_frames"].default or _SOME_FRAMES
     return int(frames), int(height), int(width)
 
 
@@ -208,10 +211,12 @@ class ModelSource:
             library, class_name = value if isinstance(value, list) and len(value) == 2 else (None, "")
             if library is None:
                 parts[name] = None if isinstance(value, list) else value
-            elif library not in libraries or not hasattr(libraries[library], class_name):
+                continue
+            # a pipeline's own parts are named by its module: ["ltx2", "LTX2TextConnectors"]
+            holder = libraries.get(library) or getattr(diffusers.pipelines, library, None)
+            if not hasattr(holder, class_name):
                 raise ValueError(f"the model's {name} is {library}.{class_name}, which is not installed here")
-            else:
-                parts[name] = self._part(name, library, getattr(libraries[library], class_name), dtype)
+            parts[name] = self._part(name, library, getattr(holder, class_name), dtype)
         if missing := [name for name in ("vae", "text_encoder", "tokenizer", "scheduler") if name not in parts]:
             raise ValueError(f"the model at {self.where!r} has no {', '.join(missing)} in its model_index.json")
         return kind(**parts, transformer=None)

@@ -49,7 +49,7 @@ class ModelShape:
         if transformer.get("use_learned_positional_embeddings"):
             sides = (transformer["sample_height"] * 8, transformer["sample_width"] * 8)
             fixed = (transformer["sample_frames"], *sides)
-        channels = vae.get("z_dim") or vae.get("latent_channels") or 16
+        channels = vae.get("z_dim") or vae.get("latent_channels") or spec.latent_channels
         words = bool(image) and spec.image_cross_attention and transformer.get("image_dim") is not None
         strides = (spec.temporal_stride, spec.spatial_stride)
         return cls(spec.name, image, patch_of(transformer), *strides, channels, fixed, spec.text_tokens, words)

@@ -1,7 +1,8 @@
 """Prompts as a diffusers pipeline reads them: every token with its conditioning row and its characters in the prompt.
 
 Pipelines know no weights. They cut a prompt at their `max_sequence_length`; a phrase that is cut off cannot be bound.
-Wan's pipeline tidies the prompt before it is split, HunyuanVideo's puts it into a chat template and crops that again.
+Wan's pipeline tidies the prompt before it is split, HunyuanVideo's puts it into a chat template and crops that again,
+LTX-2's connectors move the words to the front.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import html
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
 
-from ...backbones import REGISTRY, reader
+from ...backbones import REGISTRY, BackboneSpec, reader
 from ...backbones.spec import TextEncoder
 from ...core.words.binding import CUT, Phrase, PromptBinding, Token, bind
 from ...core.words.phrases import PhraseSpec
@@ -26,14 +28,14 @@ __all__ = ["bind_prompt", "prompt_tokens", "template_of"]
 _ENTITY = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
 
 
-def _family(pipeline: Any) -> TextEncoder:
+def _spec_of(pipeline: Any) -> BackboneSpec:
     name = type(pipeline).__name__
     for spec in REGISTRY.values():
         if re.match(spec.pipelines, name):
-            return spec.text_encoder
+            return spec
     raise ValueError(
-        f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo...). For another pipeline "
-        "pass its tokenizer and family='t5', 'umt5' or 'llama'"
+        f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo..., LTX..., LTX2...). For another "
+        "pipeline pass its tokenizer and family='t5', 'umt5', 'llama' or 'gemma3'"
     )
 
 
@@ -119,6 +121,16 @@ def _plain(tokenizer: Any, prompt: str, rows: int, tidy: bool) -> list[Token]:
     return _rows(placed, kept, _left_padding(tokenizer, ids, rows))
 
 
+def _packed(tokenizer: Any, prompt: str, rows: int) -> list[Token]:
+    """Tokens of a prompt of LTX-2. Its pipeline strips it and pads in front; its connectors pack the words to the front
+    and put registers behind them."""
+    text = prompt.strip()
+    before = prompt.index(text)
+    pieces = tokenizer_pieces(tokenizer, text, special=True)
+    kept = len(_check(tokenizer, text, pieces, rows))
+    return _rows([replace(p, start=p.start + before, end=p.end + before) for p in pieces], kept, 0)
+
+
 def _chat(
     tokenizer: Any, prompt: str, rows: int, template: Mapping[str, Any], image_step: int
 ) -> tuple[list[Token], int]:
@@ -153,8 +165,9 @@ def prompt_tokens(
     """(tokens, conditioning rows, family) of a prompt, as this pipeline encodes it.
 
     Args:
-        pipeline: a CogVideoX, Wan or HunyuanVideo pipeline; or a tokenizer, with `family` (t5, umt5, llama).
-        max_sequence_length: what the pipeline is called with; None is its default (226, 512, 256).
+        pipeline: a CogVideoX, Wan, HunyuanVideo, LTX or LTX-2 pipeline; or a tokenizer, with `family` (t5, umt5, llama,
+            gemma3).
+        max_sequence_length: what the pipeline is called with; None is its default (226, 512, 256, 128, 1024).
         template: HunyuanVideo's `prompt_template`; None is the pipeline's default.
         image_step: HunyuanVideo I2V's `image_embed_interleave`.
 
@@ -162,10 +175,12 @@ def prompt_tokens(
     that the pipeline encodes.
     """
     tokenizer = getattr(pipeline, "tokenizer", None) if family is None else pipeline
-    kind = family or _family(pipeline)
-    spec = reader(kind)
+    spec = reader(family) if family else _spec_of(pipeline)
     assert spec is not None
-    rows = max_sequence_length or spec.text_tokens
+    kind, rows = spec.text_encoder, max_sequence_length or spec.text_tokens
+    if kind == "gemma3":
+        tokens = _packed(tokenizer, prompt, rows)
+        return tokens, rows, kind
     if kind != "llama":
         return _plain(tokenizer, prompt, rows, tidy=kind == "umt5"), rows, kind
     if template is None and family is not None:

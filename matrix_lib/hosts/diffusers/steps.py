@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...backbones import BackboneSpec
 from ...core.guidance.part import RunPart
 from ...core.no_compile import hidden
 from ...core.noise import NoiseLevel
@@ -26,6 +27,7 @@ from ...instrument.gradient import GradientHook, StopForward
 from ...instrument.steps import StepHook
 from .attach import backbone_of, perturbed
 from .batches import replayed, replaying
+from .laid_out import LaidOut
 from .schedules import Noise, noise_at, steps_of
 
 __all__ = ["Call", "CfgReplay", "OutputContext", "acting_before_steps", "nets_of"]
@@ -152,7 +154,7 @@ def acting_before_steps(pipe: Any, hooks: Sequence[StepHook]) -> Iterator[None]:
             f"{type(scheduler).__name__} keeps states of earlier steps to itself, so its sample cannot be moved before "
             "a step. Use another scheduler: DDIM, Euler, DPM++, UniPC and most others work"
         )
-    run = _Steps(scheduler, hooks, frames_first=backbone_of(nets[0]).frames_first)
+    run = _Steps(scheduler, hooks, backbone_of(nets[0]))
     with contextlib.ExitStack() as stack:
         for net in nets:
             plain = getattr(net, "_orig_mod", net)
@@ -161,18 +163,24 @@ def acting_before_steps(pipe: Any, hooks: Sequence[StepHook]) -> Iterator[None]:
         run.begin = scheduler.set_timesteps
         for name, function in (("step", run.step), ("set_timesteps", run.set_timesteps)):
             stack.callback(functools.partial(_put_back, scheduler, name, vars(scheduler).get(name)))
-            setattr(scheduler, name, _like(getattr(scheduler, name), function))
+            setattr(scheduler, name, _Wrapped(scheduler, name, function))
         yield
 
 
-def _like(original: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with the signature of the scheduler's own, which pipelines look at."""
+class _Wrapped:
+    """`function` in the place of a scheduler's method, with its signature, which pipelines look at. A copy of the
+    scheduler, which LTX-2 makes for its sound, has its own method."""
 
-    @functools.wraps(original)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+    def __init__(self, scheduler: Any, name: str, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, getattr(scheduler, name))
+        self._scheduler, self._name, self._function = scheduler, name, function
 
-    return wrapped
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo[id(self._scheduler)]
+        return getattr(type(copied), self._name).__get__(copied)
 
 
 def _put_back(scheduler: Any, name: str, own: Any) -> None:
@@ -215,8 +223,8 @@ class _Steps:
     original: Callable[..., Any]
     begin: Callable[..., Any]
 
-    def __init__(self, scheduler: Any, hooks: Sequence[StepHook], frames_first: bool) -> None:
-        self.scheduler, self.hooks, self.frames_first = scheduler, tuple(hooks), frames_first
+    def __init__(self, scheduler: Any, hooks: Sequence[StepHook], spec: BackboneSpec) -> None:
+        self.scheduler, self.hooks, self.spec = scheduler, tuple(hooks), spec
         self.free = [hook for hook in hooks if not hook.asks_model]
         self.asking = [hook for hook in hooks if hook.asks_model]
         self.calls: list[Call] = []
@@ -248,7 +256,7 @@ class _Steps:
             for hook in self.hooks:
                 hook.begin(None, RunPart(tuple(range(place, len(every))), len(every), fresh=True))
             self._before, self._fresh = None, False
-        replay = functools.cache(lambda: CfgReplay.of(calls, sample, output, noise.scale, self.frames_first))
+        replay = functools.cache(lambda: CfgReplay.of(calls, sample, output, noise.scale, self.spec))
         acting = [hook for hook in self.asking if first and calls and hook.acts(place, len(every))]
         # The pipeline made the first sample itself; where nothing of a reference is in it, holding changes no more than
         # the noise.
@@ -266,7 +274,7 @@ class _Steps:
         result = self.original(*given.args, **given.kwargs)
         if not calls:
             return result
-        shape = functools.cache(lambda: CfgReplay.shaped(calls, sample, noise.scale, self.frames_first))
+        shape = functools.cache(lambda: CfgReplay.shaped(calls, sample, noise.scale, self.spec))
         return self._held(result, shape, every, place + bool(first))  # half a step ends at its own
 
     def _held(self, result: Any, replay: Callable[[], CfgReplay], every: Sequence[float], step: int) -> Any:
@@ -300,8 +308,8 @@ class _Steps:
 class CfgReplay:
     """How the calls of a step make its prediction: plainly, or as first + scale (second - first).
 
-    given_frames: latent frames in front that the pipeline feeds to the model but does not sample; frames_first: the
-    model takes (B, T, C, H, W); flat: the scheduler's samples are (B T, C, H, W), of this many frames.
+    given_frames: latent frames in front that the pipeline feeds to the model but does not sample; laid: how the model
+    takes latents; flat: the scheduler's samples are (B T, C, H, W), of this many frames.
     """
 
     calls: tuple[Call, ...]
@@ -309,14 +317,14 @@ class CfgReplay:
     channels: int
     scale: float
     given_frames: Tensor | None
-    frames_first: bool
+    laid: LaidOut
     flat: int | None
 
     @classmethod
-    def of(cls, calls: Sequence[Call], sample: Tensor, output: Tensor, scale: float, frames_first: bool) -> CfgReplay:
+    def of(cls, calls: Sequence[Call], sample: Tensor, output: Tensor, scale: float, spec: BackboneSpec) -> CfgReplay:
         """Raises ValueError where the calls do not make `output`, or were not fed `sample`."""
-        made = cls.shaped(calls, sample, scale, frames_first)
-        hidden, x = _swap(calls[0].hidden, frames_first), made.unfold(sample)
+        made = cls.shaped(calls, sample, scale, spec)
+        hidden, x = made.laid.latents(calls[0].hidden), made.unfold(sample)
         channels, given, flat = made.channels, made.given_frames, made.flat
         if hidden.shape[2] < x.shape[2] or len(hidden) % len(x) or not _near(made._fed(x, calls[0]), calls[0].hidden):
             raise ValueError(
@@ -331,23 +339,25 @@ class CfgReplay:
             way = second - first
             guidance = float(((want - first) * way).sum() / way.square().sum().clamp(min=1e-30))
             if _near(first + guidance * way, want):
-                return cls(made.calls, guidance, channels, scale, given, frames_first, flat)
+                return cls(made.calls, guidance, channels, scale, given, made.laid, flat)
         raise ValueError(
             f"the {len(parts)} predictions of a step are combined by more than CFG (guidance rescale, or another hook "
             "on the transformer: pass all guidance in one `steer`), so they cannot be repeated"
         )
 
     @classmethod
-    def shaped(cls, calls: Sequence[Call], sample: Tensor, scale: float, frames_first: bool) -> CfgReplay:
+    def shaped(cls, calls: Sequence[Call], sample: Tensor, scale: float, spec: BackboneSpec) -> CfgReplay:
         """How samples lie in what the calls were fed; nothing is said of how predictions are combined."""
-        hidden = _swap(calls[0].hidden, frames_first)
+        first = calls[0]
+        laid = LaidOut.of(spec, first.net, first.args, first.kwargs)
+        hidden = laid.latents(first.hidden)
         flat = hidden.shape[2] if sample.ndim == 4 else None
-        channels = sample.shape[1] if flat or not frames_first else sample.shape[2]
-        bare = cls(tuple(calls), None, channels, scale, None, frames_first, flat)
+        channels = sample.shape[1] if flat else laid.latents(sample).shape[1]
+        bare = cls(tuple(calls), None, channels, scale, None, laid, flat)
         x = bare.unfold(sample)
         front = hidden.shape[2] - x.shape[2]
         given = hidden[: x.shape[0], :channels, :front] if front > 0 else None
-        return cls(bare.calls, None, channels, scale, given, frames_first, flat)
+        return cls(bare.calls, None, channels, scale, given, laid, flat)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The prediction (B, C, T, H, W) at another sample."""
@@ -369,28 +379,24 @@ class CfgReplay:
         """A scheduler's sample as (B, C, T, H, W)."""
         if self.flat:
             return sample.unflatten(0, (-1, self.flat)).transpose(1, 2)
-        return _swap(sample, self.frames_first)
+        return self.laid.latents(sample)
 
     def fold(self, x: Tensor, like: Tensor) -> Tensor:
         """And back, in the dtype of `like`."""
-        x = x.transpose(1, 2).flatten(0, 1) if self.flat else _swap(x, self.frames_first)
+        x = x.transpose(1, 2).flatten(0, 1) if self.flat else self.laid.back(x, like)
         return x.to(like.dtype)
 
     def _fed(self, x: Tensor, call: Call) -> Tensor:
         """What the call is fed at another sample: the latents' channels replaced, in every copy of the batch."""
-        hidden = _swap(call.hidden, self.frames_first).clone()
+        hidden = self.laid.latents(call.hidden).clone()
         front = 0 if self.given_frames is None else self.given_frames.shape[2]
         hidden[:, : self.channels, front:] = (x * self.scale).to(hidden).repeat(len(hidden) // len(x), 1, 1, 1, 1)
-        return _swap(hidden, self.frames_first)
+        return self.laid.back(hidden, call.hidden)
 
     def _parts(self, outputs: Sequence[Tensor], batch: int) -> list[Tensor]:
         front = 0 if self.given_frames is None else self.given_frames.shape[2]
-        whole = [_swap(out, self.frames_first)[:, : self.channels, front:] for out in outputs]
+        whole = [self.laid.latents(out)[:, : self.channels, front:] for out in outputs]
         return [part for out in whole for part in out.split(batch)]
-
-
-def _swap(x: Tensor, frames_first: bool) -> Tensor:
-    return x.transpose(1, 2) if frames_first else x
 
 
 def _near(a: Tensor, b: Tensor) -> bool:

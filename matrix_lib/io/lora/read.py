@@ -252,7 +252,8 @@ def _foreign(
     modules = [*parts.down, *{name.rpartition(".")[0] for name in parts.projection}]
     if not modules and set(parts.extra) != set(tensors):
         raise ValueError("it holds neither LoRA factors nor an input projection")
-    found, style = find_style(modules, header.get("family") or family)
+    columns = {name: int(down.shape[1]) for name, down in parts.down.items() if down.ndim > 1}
+    found, style = find_style(modules, header.get("family") or family, columns)
     factors = {}
     for stem, down in parts.down.items():
         try:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support_attention import Explicit, Watcher, make_binding, make_tracks
 from support_counts import SEED, count
-from support_native import FAMILIES, conditioning, latent, native_model, sample, text_rows
+from support_native import FAMILIES, conditioning, latent, native_model, pixels, sample, text_rows
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -41,8 +41,7 @@ class Tools:
         return make_binding(self.binding, text_rows(family), rows)
 
     def bound(self, family, seed, words=None, size=None, **more):
-        shape = latent(family, 1, size).shape
-        tracks = make_tracks(self.tracks, (shape[2] - 1) * 4 + 1, shape[3] * 8, shape[4] * 8)
+        tracks = make_tracks(self.tracks, *pixels(family, size))
         keys = {self.run.BINDING: words or self.words(family), self.run.TRACKS: tracks}
         return conditioning(family, seed, size, **keys, **more)
 

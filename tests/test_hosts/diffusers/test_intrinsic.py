@@ -9,6 +9,7 @@ import torch
 from support_attention import make_binding
 from support_pipelines import FRAMES, TRACKS, H, Pipe, W, cog, text_to_video
 
+from matrix_lib.backbones import REGISTRY
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising, TemporalPrior
 from matrix_lib.core.guidance.partition import Partition
@@ -38,7 +39,8 @@ def refining(pipe, config, tracks):
 RUNS = [
     ("wan", "unipc", 6.0), ("wan", "flow", 1.0), ("wan", "dpm++", 6.0), ("hunyuan", "flow", 6.0),
     ("hunyuan", "flow", 1.0), ("cogvideox", "euler", 6.0), ("cogvideox", "heun", 1.0), ("cogvideox", "ddim", 6.0),
-    ("cogvideox", "dpm", 6.0), ("cogvideox", "ddim", 1.0),
+    ("cogvideox", "dpm", 6.0), ("cogvideox", "ddim", 1.0), ("ltx", "flow", 6.0),
+    ("ltx2", "flow", 6.0),
 ]  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def test_it_runs_in_every_pipeline_and_none_is_bit_identical(cog, family, schedu
     assert torch.equal(again, out), "the same seed gives the same noise"
     steps = len(seen.taus())
     assert steps == 3
-    assert pipe.calls == 2 * (calls + 2 * steps * (1 + (cfg != 1.0 and family != "cogvideox")))
+    assert pipe.calls == 2 * (calls + 2 * steps * (1 + (cfg != 1.0 and family not in ("cogvideox", "ltx", "ltx2"))))
     assert all(at.after != at.before for at in seen.taus())
     assert torch.equal(pipe(), plain)
     assert "step" not in vars(pipe.pipe.scheduler)
@@ -218,7 +220,7 @@ def test_an_image_beside_the_latents_and_frames_in_front_of_them():
     net, first, x = Net(), torch.randn(1, 4, 1, 4, 4), torch.randn(1, 4, 2, 4, 4)
     whole = torch.cat([first, x], 2)
     call = Call(net, (), {"hidden_states": whole}, net(whole)[0])
-    mix = CfgReplay.of([call], x, x * 0.5, 1.0, frames_first=False)
+    mix = CfgReplay.of([call], x, x * 0.5, 1.0, REGISTRY["wan"])
     assert torch.equal(mix.given_frames, first)
     assert torch.equal(mix.evaluate(x + 1), (x + 1) * 0.5)
     refiner = IntrinsicHook(IntrinsicDenoising(1, noise=0.0), [[tracks]], (4, 8))

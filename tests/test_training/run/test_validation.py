@@ -101,7 +101,7 @@ def test_the_figures_are_the_models_own(run: Path, home: Path, tmp_path: Path) -
         assert float(batch.u) == (level + 0.5) / 2
         noisy, target, t, _ = model.add_noise(clips.latents.float(), batch.noise, batch.u)
         with torch.no_grad():
-            made = model.output(model.transformer(**model.inputs(noisy, batch, clips.text, t))[0])
+            made = model.output(model.transformer(**model.inputs(noisy, batch, clips.text, t))[0], noisy)
         found.append(float((made - target).square().mean()))
     trainer.stream.close()
     assert sum(found) / 2 == pytest.approx(rows(run)[-1]["diffusion"], rel=1e-4)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import comfy.sd
 import comfy.utils
@@ -37,7 +37,12 @@ FirstFrameInput = tuple[dict[str, Any], dict[str, Tensor]]
 """Keys for the conditioning, and the latent to sample from."""
 
 
-_FORWARDS = ("forward", "_forward", "forward_orig")  # methods in which the host's networks lay out their tokens
+_FORWARDS = (
+    "forward",
+    "_forward",
+    "forward_orig",
+    "_process_input",
+)  # methods in which the host's networks lay out their tokens
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,14 @@ class Defect:
 
 
 class Family:
-    """A family that the host runs as it was trained, without tokens of another kind beside text and clip."""
+    """A family that the host runs as it was trained, without tokens of another kind beside text and clip.
+
+    adds_in_place: its blocks add in place to what they have read, which a backward pass has to be kept from.
+    widens: its input takes further channels beside the latents (mask conditions).
+    """
+
+    adds_in_place: ClassVar[bool] = False
+    widens: ClassVar[bool] = True
 
     def __init__(self, spec: BackboneSpec) -> None:
         self.spec = spec
@@ -78,6 +90,15 @@ class Family:
 
     def latent_format(self, vae: Mapping[str, Any]) -> Any:
         """The latent scaling that a VAE with this config was made with, where it may not be the host's guess."""
+
+    def weights_beside(self, folder: Path, progress: Progress | None) -> dict[str, Tensor]:
+        """Weights by native names that lie in another part of a diffusers folder than the transformer's."""
+        return {}
+
+    def metadata(self, folder: Path, config: Mapping[str, Any]) -> dict[str, str] | None:
+        """What the host reads in the header of a native file, made of a diffusers folder and its transformer's config;
+        None where it reads nothing there."""
+        return None
 
     def text_encoder(self, folder: Path, progress: Progress | None) -> Any:
         """The CLIP of a diffusers folder. Raises ValueError where the host has none of this kind."""
@@ -128,6 +149,32 @@ class Family:
 
         Raises ValueError where the run does not tell.
         """
+        return 0
+
+    def frames_behind(self, given: Iterable[Mapping[str, Any]], latent: tuple[int, int, int]) -> int:
+        """How many of the latent's own frames stand behind the clip and guide it.
+
+        Args:
+            given: every conditioning of the run, with the keys that nodes set; or what one forward is called with.
+            latent: (T, H, W), these frames included.
+
+        Raises ValueError where they do not agree.
+        """
+        return 0
+
+    def left_out(self, given: Mapping[str, Any]) -> int:
+        """How many tokens of frames behind the clip the network drops before its first block.
+
+        given: what it is called with. Raises ValueError where tokens of the clip are dropped.
+        """
+        return 0
+
+    def sound_in_front(self, given: Mapping[str, Any]) -> int:
+        """Audio tokens of references in front of the sound that is made, of what the network is called with."""
+        return 0
+
+    def text_rows(self, network: nn.Module, cond: Mapping[str, Any]) -> int:
+        """How many text tokens the network makes of a conditioning; 0: one of each row."""
         return 0
 
     def around(self, network: nn.Module, grid: Grid, given: Mapping[str, Any]) -> Around:

@@ -62,6 +62,17 @@ class Family:
 
     # -- the transformer
 
+    def size(self, given: Mapping[str, Any]) -> tuple[int, int, int]:
+        """(T, h, w) of latents that the transformer takes as tokens, of what it is called with.
+
+        Raises ValueError where that does not tell.
+        """
+        raise ValueError(f"{self.spec.title} takes latents with their axes, not as tokens")
+
+    def skipped(self, given: Mapping[str, Any]) -> frozenset[int]:
+        """Layers whose attention to the video a call leaves out, of what the transformer is called with."""
+        return frozenset()
+
     def positions(self, transformer: Any, shape: tuple[int, ...], device: torch.device) -> Any:
         """Positions that the pipeline makes for latents (B, T, C, h, w); None where the transformer makes its own."""
         return None
@@ -74,6 +85,7 @@ class Family:
         text: Mapping[str, Tensor],
         positions: Any = None,
         guidance: float = 1.0,
+        given_frames: int = 0,
     ) -> dict[str, Any]:
         """What the transformer is called with.
 
@@ -81,6 +93,7 @@ class Family:
             config: the transformer's. hidden: (B, T, channels, h, w), everything side by side.
             text: batches of what `text` gives, and "image_rows" (B, tokens, width) where a picture is attended to.
             positions: of `positions`. guidance: for families whose guidance is an input.
+            given_frames: latent frames at the start that are given, without noise.
         """
         return {
             "hidden_states": hidden if self.spec.frames_first else hidden.transpose(1, 2),
@@ -89,6 +102,6 @@ class Family:
             "return_dict": False,
         }
 
-    def output(self, made: Tensor) -> Tensor:
-        """The transformer's output as (B, T, C, h, w)."""
+    def output(self, made: Tensor, like: Tensor) -> Tensor:
+        """The transformer's output as (B, T, C, h, w), of inputs `like` (B, T, channels, h, w)."""
         return made if self.spec.frames_first else made.transpose(1, 2)

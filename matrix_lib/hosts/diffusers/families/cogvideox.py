@@ -45,6 +45,7 @@ class CogVideoX(Family):
         text: Mapping[str, Tensor],
         positions: Any = None,
         guidance: float = 1.0,
+        given_frames: int = 0,
     ) -> dict[str, Any]:
         """Positions, and `ofs` of 1.5."""
         given = super().inputs(config, hidden, t, text) | {"image_rotary_emb": positions}

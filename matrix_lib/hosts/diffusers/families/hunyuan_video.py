@@ -39,6 +39,7 @@ class HunyuanVideo(Family):
         text: Mapping[str, Tensor],
         positions: Any = None,
         guidance: float = 1.0,
+        given_frames: int = 0,
     ) -> dict[str, Any]:
         """Mask and pooled text, and the guidance of models that were distilled from one."""
         given = super().inputs(config, hidden, t, text)

@@ -34,6 +34,7 @@ class Wan(Family):
         text: Mapping[str, Tensor],
         positions: Any = None,
         guidance: float = 1.0,
+        given_frames: int = 0,
     ) -> dict[str, Any]:
         """The picture of 2.1's second cross-attention, where there is one."""
         given = super().inputs(config, hidden, t, text)

@@ -1,0 +1,59 @@
+"""How a diffusers transformer takes latents: with channels or frames first, or as tokens whose numbers are told beside.
+
+B batch, C channels, T latent frames, h x w latents.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ...backbones import BackboneSpec
+from .families import family
+
+__all__ = ["LaidOut", "arguments"]
+
+
+def arguments(net: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a transformer is called with, by name."""
+    return inspect.signature(net.forward).bind_partial(*args, **kwargs).arguments
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """Latents of one call. size: (T, h, w) of tokens (B, T*h*w, C); None where the tensor has these axes."""
+
+    frames_first: bool = False
+    size: tuple[int, int, int] | None = None
+
+    @classmethod
+    def of(cls, spec: BackboneSpec, net: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LaidOut:
+        """Of a call of a transformer. Raises ValueError where it does not tell how many tokens are where."""
+        return cls(spec.frames_first, family(spec.name).size(arguments(net, args, kwargs)) if spec.flat else None)
+
+    @property
+    def channel_axis(self) -> int:
+        return 2 if self.frames_first or self.size is not None else 1
+
+    def latents(self, x: Tensor) -> Tensor:
+        """(B, C, T, h, w), whichever way x has them. Tokens that the size does not count stand behind and are left
+        out."""
+        if self.size is not None and x.ndim == 3:
+            t, h, w = self.size
+            return x[:, : t * h * w].transpose(1, 2).unflatten(2, self.size)
+        return x.transpose(1, 2) if self.frames_first else x
+
+    def back(self, latents: Tensor, like: Tensor) -> Tensor:
+        """The way back; what stands behind comes from `like`."""
+        if self.size is not None and like.ndim == 3:
+            tokens = latents.flatten(2).transpose(1, 2)
+            if tokens.shape[1] == like.shape[1]:
+                return tokens
+            whole = like.clone()
+            whole[:, : tokens.shape[1]] = tokens
+            return whole
+        return latents.transpose(1, 2) if self.frames_first else latents

@@ -1,0 +1,254 @@
+"""LTX-Video and LTX-2 natively: guides behind the clip, masks that split attention, sound in the same latent."""
+
+import itertools
+
+import pytest
+import torch
+from support_attention import Explicit, Watcher, make_binding, make_tracks
+from support_ltx import given
+from support_native import LTX_LATENT, conditioning, native_model, pixels, sample, text_rows
+from support_steering import lib, models
+
+__all__ = ["lib", "models"]  # fixtures
+
+pytestmark = pytest.mark.usefixtures("comfy")
+KINDS = {
+    "no guide": {},
+    "image": {"image": True},
+    "one guide": {"guides": 1},
+    "two guides": {"guides": 2},
+    "weak guides": {"guides": 2, "strength": 0.6},
+    "masked guide, image": {"guides": 1, "region": True, "image": True},
+    "spread guide": {"guides": 1, "spread": True},
+    "weak spread guide and another": {"guides": 2, "spread": True, "strength": 0.5},
+}
+CASES = [(*case, None) for case in itertools.product(("ltx", "ltx2"), KINDS)]
+CASES += [("ltx2", "no guide", False), ("ltx2", "weak guides", False), ("ltx20", "masked guide, image", True)]
+
+
+def words(lib, family, **more):
+    keys = {
+        lib.BINDING: make_binding(lib.binding, text_rows(family)),
+        lib.TRACKS: make_tracks(lib.tracks, *pixels(family)),
+    }
+    return conditioning(family, 1, **keys, **more)
+
+
+@pytest.mark.parametrize(("family", "kind", "sound"), CASES)
+def test_maps_are_those_of_the_clip_whatever_guides_it(lib, models, family, kind, sound):
+    run = given(family, words(lib, family), **KINDS[kind], sound=sound)
+    model = models(family)
+    plain = sample(model, *run, steps=1, **run.options)
+    runs = []
+
+    def start(info):
+        runs.append(lib.Recorder(lib.RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas))
+        return lib.Session([runs[-1]])
+
+    assert torch.equal(sample(lib.attach(model, start), *run, steps=1, **run.options), plain)
+    stream = runs[0].result().streams[0]
+    assert stream.grid.shape == LTX_LATENT
+    assert stream.grid.pixel_frames == pixels(family)[0]
+    assert not runs[0].notes
+    tracks = run.positive[0][1][lib.TRACKS].to_grid(stream.grid, "nearest")
+    query = {name: tracks.query(name) for name in tracks.names}
+    query["passes"] = torch.cat(list(query.values())).unique()
+    explicit = Explicit({p.name: p.rows for p in run.positive[0][1][lib.BINDING].phrases}, query)
+    watched = lib.attach(model, lambda info: lib.Session([explicit]))
+    assert torch.equal(sample(watched, *run, steps=1, **run.options), plain)
+    split = KINDS[kind].get("strength", 1.0) != 1.0 or "region" in KINDS[kind]
+    for kind_of, layer in itertools.product(("v2t", "v2v"), (0, 1)):
+        ((call, maps),) = explicit.seen[kind_of, layer]
+        want = maps[[row.branch for row in call.rows].index("cond")]
+        got = stream.get(kind_of).values[stream.get(kind_of).layers.index(layer), 0].double()
+        assert (got - want).abs().max() <= 6e-4 * want.max()
+        assert (call.q.shape[2] < call.k.shape[2]) == split or kind_of == "v2t"
+
+
+@pytest.mark.parametrize(("family", "kind"), [("ltx", "weak guides"), ("ltx2", "masked guide, image")])
+def test_steering_leaves_guides_alone_and_equals_the_dense_reference(lib, models, family, kind, monkeypatch):
+    run, errors, real = given(family, words(lib, family), **KINDS[kind]), [], lib.host.EditRunner.run
+
+    def checked(self, call, edits, host_rows):
+        edited = real(self, call, edits, host_rows)
+        logits = call.q.double() @ call.k.double().transpose(-1, -2) * call.scale
+        if call.mask is not None:
+            logits = logits + call.mask.double()
+        for every in edits:
+            for row, edit in enumerate(every):
+                if edit is not None and edit.layout is not None:
+                    logits[row] += edit.layout.bias[edit.layout.query][:, edit.layout.key]
+        want = logits.softmax(-1) @ call.v.double()
+        errors.append(float((edited.out - want).abs().max() / want.abs().max()))
+        guides = call.site.kind == "self" and edits[0][0] is not None
+        if guides:
+            assert not edits[0][0].layout.key[call.grid.size :].any()
+        return edited
+
+    monkeypatch.setattr(lib.host.EditRunner, "run", checked)
+    plain = sample(models(family), *run, steps=1, **run.options)
+    steered = sample(lib.steer(models(family), lib.RegionBias()), *run, steps=1, **run.options)
+    assert not torch.equal(steered, plain)
+    assert len(errors) >= 4
+    assert max(errors) <= 1e-5
+
+
+@pytest.mark.parametrize("family", ["ltx", "ltx2"])
+def test_what_acts_before_steps_moves_the_clip_alone(lib, models, family):
+    """Guides, and the sound of LTX-2, are as the sampler made them when the first prediction is asked for."""
+    from comfy.patcher_extension import WrappersMP
+
+    run, seen = given(family, words(lib, family), guides=2, strength=0.7), []
+
+    def note(executor, x, *args, **kwargs):
+        seen.append(x.clone())
+        return executor(x, *args, **kwargs)
+
+    model = models(family).clone()
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "note", note)
+    sample(model, *run, steps=2, **run.options)
+    plain = [x.clone() for x in seen]
+    held = {"samples": torch.randn(1, 128, *LTX_LATENT, generator=torch.Generator().manual_seed(5))}
+    # the second asks for a prediction where the latent was, through the guider
+    ways = ((lib.Clock(0.5, 0.5), held, 0), (lib.Intrinsic(1), None, 1), (lib.Gradient(), None, 0))
+    for guide, reference, place in ways:
+        seen.clear()
+        sample(lib.steer(model, guide, reference=reference), *run, steps=2, **run.options)
+        changed = (seen[place] != plain[0]).flatten()
+        size = torch.Size((128, LTX_LATENT[0] + 2, *LTX_LATENT[1:]))
+        clip = changed[: size.numel()].view(size)
+        assert clip[:, : LTX_LATENT[0]].any(), guide
+        assert not clip[:, LTX_LATENT[0] :].any(), guide
+        assert not changed[size.numel() :].any(), guide
+
+
+def test_conditionings_that_count_guides_differently_are_refused(lib, models):
+    run = given("ltx", words(lib, "ltx"), guides=2)
+    other = given("ltx", words(lib, "ltx"), guides=1)
+    watched = lib.attach(models("ltx"), lambda info: lib.Session([]))
+    with pytest.raises(ValueError, match="tokens of guide frames"):
+        sample(watched, run.positive, other.negative, run.latent, steps=1, **run.options)
+
+
+def test_prompts_of_lengths_that_divide_the_registers_are_no_copies(lib, models):
+    """16 rows and the 1008 registers behind them are not 64 prompts; nor do prompts of two lengths mix."""
+    from matrix_lib.hosts.comfy.run import BINDING
+
+    kept = {}
+    for rows in (16, 21):
+        bound = conditioning("ltx2", 1, rows=rows, **{BINDING: make_binding(lib.binding, rows)})
+        explicit = Explicit({"cyclist": (1, 2, 4), "van": (4, 6), "passes": (9,)}, {"x": torch.tensor([0])})
+        runs = []
+
+        def start(info, runs=runs, explicit=explicit):
+            runs.append(lib.Recorder(lib.RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas))
+            return lib.Session([runs[-1], explicit])
+
+        run = given("ltx2", bound)
+        sample(lib.attach(models("ltx2"), start), *run, steps=1)
+        call, maps = explicit.seen["v2t", 0][0]
+        assert call.text_k == (0, 1024)
+        want = maps[[row.branch for row in call.rows].index("cond")]
+        got = runs[0].result().streams[0].v2t[0, 0]
+        assert (got - want).abs().max() <= 6e-4 * want.max()
+        kept[rows] = got
+    assert not torch.equal(kept[16], kept[21])
+
+
+def test_a_watched_run_is_found_by_its_clip(lib, models, comfy):
+    """Whether the LATENT is the sampler's own, of clip and sound, or the clip that was taken out of it."""
+    import comfy.sample
+
+    from matrix_lib.hosts.comfy.watching import RUNS, Watch
+
+    RUNS.clear()
+    run = given("ltx2", words(lib, "ltx2"), guides=1)
+    watch = Watch(lib.RecorderConfig(), "", "m")
+    with torch.inference_mode():
+        noise = comfy.sample.prepare_noise(run.latent, 3)
+        out = comfy.sample.sample(
+            watch.attach(models("ltx2")), noise, 1, 6.0, "euler", "simple", *run, denoise=1.0, disable_pbar=True,
+            seed=3, noise_mask=run.mask,
+        )  # fmt: skip
+    one, two = RUNS.capture(out, watch.key), RUNS.capture(out.unbind()[0], watch.key)
+    assert one is two
+    assert one.streams[0].grid.shape == LTX_LATENT
+
+
+def test_networks_are_told_apart(lib, comfy):
+    from matrix_lib.hosts.comfy.model import backbone_of, grid_of
+
+    for family, name in (("ltx", "ltx"), ("ltx2", "ltx2"), ("ltx20", "ltx2")):
+        model = native_model(family, layers=1)
+        assert backbone_of(model).name == name
+        grid = grid_of(model, (3, 4, 6))
+        assert (grid.shape, grid.frame_pixels, grid.pixel_frames) == ((3, 4, 6), (128, 192), 17)
+
+
+class Listening(Watcher):
+    """What sound attends to, by an explicit float64 softmax."""
+
+    def __init__(self, words, instances):
+        self.words, self.instances, self.seen = words, instances, {}
+
+    def wants(self, site):
+        return site.has_sound
+
+    def observe(self, call, lse):
+        p = (call.q.double() @ call.k.double().transpose(-1, -2) * call.scale).softmax(-1)
+        row, (first, count) = [each.branch for each in call.rows].index("cond"), call.sound_q
+        p = p[row, :, first : first + count].mean(0)
+        if call.site.kind == "sound_text":
+            maps = torch.stack([p[:, list(rows)].mean(-1) for rows in self.words])
+        else:
+            maps = torch.stack([p[:, call.video_k[0] :][:, rows].sum(-1) for rows in self.instances])
+        self.seen.setdefault((call.site.kind, call.site.layer), []).append(maps)
+
+
+@pytest.mark.parametrize("kind", ["no guide", "weak guides"])
+def test_whose_sound_it_is(lib, models, kind):
+    """Words and instances that each moment of the sound attends to, with guides behind the clip and without."""
+    import numpy as np
+
+    from matrix_lib.draw.sound import sound_over_time
+    from matrix_lib.hosts.comfy.sound import listen
+
+    run, model = given("ltx2", words(lib, "ltx2"), **KINDS[kind]), models("ltx2")
+    plain = sample(model, *run, **run.options)
+    heard, runs = listen(model)
+    assert torch.equal(sample(heard, *run, **run.options), plain)
+    (stream,) = runs[0].result()
+    carried = run.positive[0][1]
+    tracks = carried[lib.TRACKS].to_grid(runs[0].grid, "nearest")
+    inside = [tracks.maps[i].flatten().nonzero().flatten() for i in range(len(tracks.names))]
+    explicit = Listening([phrase.rows for phrase in carried[lib.BINDING].phrases], inside)
+    assert torch.equal(sample(lib.attach(model, lambda info: lib.Session([explicit])), *run, **run.options), plain)
+    assert stream.names == {"a2t": ("cyclist", "van", "passes"), "a2v": ("cyclist", "van")}
+    for site, name in (("sound_text", "a2t"), ("sound_video", "a2v")):
+        assert stream.values[name].shape == (2, 2, len(stream.names[name]), 7)
+        for layer in (0, 1):
+            want = torch.stack(explicit.seen[site, layer])
+            assert (stream.values[name][layer] - want).abs().max() <= 1e-4 * want.max()
+    assert stream.chance == tuple(len(rows) / 72 for rows in inside)
+    curves = stream.over_time("a2v", layers=[1])
+    torch.testing.assert_close(curves, stream.values["a2v"][1].mean(0))
+    picture = np.asarray(sound_over_time(curves.numpy(), stream.names["a2v"], 25.0, "sound", chance=stream.chance))
+    louder = np.asarray(sound_over_time(curves.numpy()[::-1], stream.names["a2v"], 25.0, "sound", chance=stream.chance))
+    assert picture.shape[1] == 1200
+    assert (picture != louder).any()
+    with pytest.raises(ValueError, match="holds no v2t"):
+        stream.over_time("v2t")
+
+
+def test_models_and_runs_without_sound_are_told(lib, models):
+    from matrix_lib.hosts.comfy.sound import listen
+
+    with pytest.raises(ValueError, match="makes no sound"):
+        listen(models("ltx"))
+    with pytest.raises(ValueError, match=r"layers \[9\] do not exist"):
+        listen(models("ltx2"), [9])
+    run = given("ltx2", words(lib, "ltx2"), sound=False)
+    heard, runs = listen(models("ltx2"))
+    sample(heard, *run, steps=1)
+    with pytest.raises(ValueError, match="the latent held no sound"):
+        runs[0].result()
