@@ -11,7 +11,7 @@ SEED ?= 0
 # Dozens of Python processes are started here; none should compile PyTorch anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test soak test-gpu check tidy bench host clean
+.PHONY: demo test extras soak test-gpu check tidy bench host clean
 
 demo: $(STAMP)
 	$(PY) -m scripts.demo
@@ -19,6 +19,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(PY) -m scripts.front browser
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest tests -n $(WORKERS)
+
+# The wheel, and what training and evaluation need of others, in a fresh environment: it is kept outside of the tree,
+# and made anew where requirements change. `make soak` does so for each extra alone.
+extras: $(STAMP)
+	SOAK=1 $(PY) -m pytest tests/test_extras.py --timeout 0 -k "environment_of_its_own and eval"
 
 # Generated cases at full counts, for hours if need be. Stop it and start it again: what has passed is not repeated.
 soak: SHELL := bash

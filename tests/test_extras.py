@@ -168,6 +168,8 @@ def wanted_of(extra: str) -> list[tuple[str, str]]:
                 found |= {(each.name, "") for each in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 found |= {(node.module, each.name) for each in node.names}
+    # A distribution of others may hold a folder of the same name: sam2 has a `training`.
+    found = {each for each in found if each[0].split(".")[0] not in ("matrix_lib", "training")}
     # This one is found by its name and opened by what its checkpoint says.
     return sorted(found | ({("sam2.sam2_video_predictor", "SAM2VideoPredictor")} if extra == "sam2" else set()))
 
