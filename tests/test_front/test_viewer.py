@@ -11,7 +11,7 @@ from support_pages import Page
 from scripts.comfyui import ROOT
 
 TEMPLATE = json.loads((ROOT / "workflows" / "01_watch_attention.json").read_text(encoding="utf-8"))
-STEPS = 2  # the same graph for every frontend: the host runs it once
+STEPS = 2
 LAYERS, FRAMES, TOKENS = 12, 5, 5 * 16 * 16
 LOAD = """async ([graph, values]) => {
   const app = window.comfyAPI.app.app
@@ -90,9 +90,9 @@ class Viewer:
 def test_words_and_layers_without_a_queue(page: Page) -> None:
     viewer = Viewer(page)
     page.open(nodes2=False)
-    # A width of its own: a run of which everything is cached ends before a page listens to it.
-    width = 256 + 2 * len(page.server.get("/history"))
-    values = {"BasicScheduler": {"steps": STEPS}, "MatrixAttentionPreview": {"width": width}}
+    # Noise of its own: a run that the host has cached is not sampled, and nothing grows.
+    seed = 7 + len(page.server.get("/history"))
+    values = {"BasicScheduler": {"steps": STEPS}, "RandomNoise": {"noise_seed": seed}}
     page.tab.evaluate(LOAD, [TEMPLATE, values])
     page.run()
     _grows_while_it_is_sampled(page)

@@ -16,18 +16,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .run import KEY, PERTURBED_KEY
+from .run import CLIP_LATENT, KEY, PERTURBED_KEY
 
 __all__ = ["OWNER", "isolated", "named_apart", "noticing", "unseen_cache"]
 
 _COMPILED = "torch_compile_kwargs"  # where the host's compile wrapper notes itself in the model's options
+_OURS = (KEY, PERTURBED_KEY, CLIP_LATENT)
 OWNER = "matrix_of"  # in a conditioning of an extra prediction: the uuid of the one that it is of
 
 
 def isolated(inner: dict[str, Any]) -> dict[str, Any]:
     """`transformer_options` for an extra prediction: objects that others keep state in are shallow copies."""
-    ours = (KEY, PERTURBED_KEY)
-    return {key: value if key in ours or not _keeps_state(value) else _copied(value) for key, value in inner.items()}
+    return {key: value if key in _OURS or not _keeps_state(value) else _copied(value) for key, value in inner.items()}
 
 
 def named_apart(conds: Iterable[dict[str, Any]], token: object) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def unseen_cache(options: dict[str, Any]) -> bool:
     """Whether other packs keep state in a run of a compiled model, so that `noticing` cannot see a cache answer."""
     inner = options.get("transformer_options", {})
     return _COMPILED in options and any(
-        _keeps_state(value) for name, value in inner.items() if name not in (KEY, PERTURBED_KEY)
+        _keeps_state(value) for name, value in inner.items() if name not in _OURS
     )
 
 
