@@ -56,9 +56,7 @@ def noticing(options: dict[str, Any]) -> Iterator[list[int]]:
 def unseen_cache(options: dict[str, Any]) -> bool:
     """Whether other packs keep state in a run of a compiled model, so that `noticing` cannot see a cache answer."""
     inner = options.get("transformer_options", {})
-    return _COMPILED in options and any(
-        _keeps_state(value) for name, value in inner.items() if name not in _OURS
-    )
+    return _COMPILED in options and any(_keeps_state(value) for name, value in inner.items() if name not in _OURS)
 
 
 def _keeps_state(value: Any) -> bool:
