@@ -72,9 +72,10 @@ class Explicit(Watcher):
                 continue
             maps = []
             if kind == "v2t":
-                t, _ = call.text_k
+                first = [call.at(row).text_k[0] for row in range(len(p))]  # rows of a batch may differ in it
                 for rows in self.words.values():
-                    maps.append(p[:, :, f : f + n][..., [t + r for r in rows]].mean((1, -1)))
+                    each = [p[row, :, f : f + n][..., [t + r for r in rows]] for row, t in enumerate(first)]
+                    maps.append(torch.stack(each).mean((1, -1)))
             else:
                 for rows in self.query.values():
                     maps.append(p[:, :, f + rows][..., f : f + n].mean((1, 2)))

@@ -58,7 +58,7 @@ def models(comfy: Any) -> Callable[[str], Any]:
 
 def size_of(family: str) -> tuple[int, int, int]:
     """The smallest latent (T, H, W) that a family takes."""
-    return (2, 3, 4) if family.startswith("ltx") else (2, 6, 8) if family != "cogvideox15" else (4, 6, 8)
+    return (2, 3, 4) if family.startswith(("ltx", "hunyuan15")) else (2, 6, 8) if family != "cogvideox15" else (4, 6, 8)
 
 
 def pixels(size: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ SPEC = BackboneSpec(
     id_map="masked",
     variants={"Wan 2.2 5B": TokenSize(spatial_stride=16)},
     fps={"": 16, "Wan 2.2 5B": 24},
-    image_cross_attention=True,
+    image_beside=True,
     input_projection="patch_embedding",
     native_channels=(16, 36, 48),
     head_size=128,

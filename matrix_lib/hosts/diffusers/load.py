@@ -64,7 +64,7 @@ def check_model(where: str) -> str:
     if not index.is_file():
         raise ValueError(
             f"no model at {where!r}: give 'mini', or a folder of a diffusers pipeline (with model_index.json) of "
-            "CogVideoX, Wan, HunyuanVideo, LTX-Video or LTX-2"
+            "CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX-Video or LTX-2"
         )
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
@@ -81,7 +81,8 @@ def open_model(where: str, device: torch.device, dtype: torch.dtype, offload: bo
         model = _open_mini(bundle.load(found), dtype)
     else:
         pipeline = _load(where, dtype)
-        model = Model(pipeline, backbone_of(pipeline.transformer).name, _default_size(pipeline))
+        name = backbone_of(pipeline.transformer).name
+        model = Model(pipeline, name, family(name).usual_size(pipeline))
     model.pipeline.set_progress_bar_config(disable=True)
     if offload and device.type != "cpu":
         model.pipeline.enable_model_cpu_offload(device=device)
@@ -108,18 +109,6 @@ def _open_mini(found: bundle.Bundle, dtype: torch.dtype) -> Model:
     codec, text, transformer = (found.weights(part) for part in ("codec", "text", "transformer"))
     pipeline = build_pipeline(sizes, codec, text, transformer, found.tokenizer, dtype)
     return Model(pipeline, bundle.BACKBONE.name, (sizes.frames, sizes.height, sizes.width), sizes.text_length)
-
-
-_SOME_FRAMES = 121  # LTX-2's, whose pipeline may leave it to the model
-
-
-def _default_size(pipeline: Any) -> tuple[int, int, int]:
-    given = inspect.signature(pipeline.__call__).parameters
-    config, stride = pipeline.transformer.config, 8
-    height = given["height"].default or config.sample_height * stride
-    width = given["width"].default or config.sample_width * stride
-    frames = config.get("sample_frames") or given["num_frames"].default or _SOME_FRAMES
-    return int(frames), int(height), int(width)
 
 
 class ModelSource:
@@ -167,7 +156,7 @@ class ModelSource:
         reads = shape.spec.text_encoder
         options: dict[str, Any] = {"family": reads, "max_sequence_length": shape.text_rows}
         options |= family(shape.family).bind_options(shape.image)
-        if reads == "llama":
+        if reads in ("llama", "qwen25"):  # their chat template is the pipeline's
             import diffusers
 
             options["template"] = template_of(getattr(diffusers, str(self.index["_class_name"])))

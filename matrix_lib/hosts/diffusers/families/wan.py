@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ....backbones.wan import SPEC
@@ -16,6 +17,10 @@ __all__ = ["FAMILY", "Wan"]
 
 class Wan(Family):
     """Wan 2.1 and 2.2."""
+
+    def image_rows(self, pipe: Any, picture: Image.Image) -> Tensor:
+        """(257, width): the first frame through CLIP."""
+        return pipe.encode_image(picture, pipe._execution_device)[0]  # type: ignore[no-any-return]
 
     def scaled(self, vae: Any, latents: Tensor) -> Tensor:
         """By a mean and a deviation a channel."""
