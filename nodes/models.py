@@ -247,8 +247,8 @@ class MatrixImageCondition(io.ComfyNode):
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
-                    tooltip="Wan 2.1 I2V and HunyuanVideo 1.5 I2V: the first frame through CLIP Vision Encode. Others do "
-                    "without.",
+                    tooltip="Wan 2.1 I2V and HunyuanVideo 1.5 I2V: the first frame through CLIP Vision Encode. Others "
+                    "do without.",
                 ),
                 TracksSocket.Input(
                     "tracks",

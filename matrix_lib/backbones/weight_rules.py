@@ -98,6 +98,15 @@ _WAN = [
     Rule("scale_shift_table", "head.modulation"),
     Rule("proj_out", "head.head"),
 ]
+_WAN += [  # VACE's blocks beside them
+    *(
+        Rule(f"vace_{rule.diffusers}", f"vace_{rule.native}")
+        for rule in tuple(_WAN)
+        if rule.diffusers.startswith("blocks.") and not rule.native.endswith("_img")
+    ),
+    *_renames("vace_blocks.{i}.", "vace_blocks.{i}.", {"proj_in": "before_proj", "proj_out": "after_proj"}),
+    *_same("vace_patch_embedding"),
+]
 _QKV = ("to_q", "to_k", "to_v")
 _HY_DOUBLE = {
     "attn.norm_q": "img_attn.norm.query_norm",

@@ -206,7 +206,8 @@ def test_vae_names_and_shapes(comfy: ModuleType, name: str) -> None:
     theirs, ours = vae_pair(name)
     state = theirs.state_dict()
     native = to_native(state, VAES[name]) if name in VAES else state
-    assert shapes(native) == shapes(ours.state_dict())
+    places = {key: shape for key, shape in shapes(ours.state_dict()).items() if ".temb_proj." not in key}
+    assert shapes(native) == places
     if name in VAES:
         assert shapes(to_diffusers(native, VAES[name])) == shapes(state)
 

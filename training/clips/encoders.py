@@ -26,7 +26,7 @@ from matrix_lib.core.words.binding import Phrase, PromptBinding
 from matrix_lib.core.words.phrases import PhraseSpec
 from matrix_lib.hosts.diffusers.families import family
 from matrix_lib.hosts.diffusers.latents import beside, encode_clip, masked, padded
-from matrix_lib.hosts.diffusers.load import ModelSource, check_trainable
+from matrix_lib.hosts.diffusers.load import ModelSource
 from matrix_lib.hosts.diffusers.model_shape import ModelShape
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 
@@ -78,7 +78,7 @@ class PipelineEncoders:
             transformer = {**pipeline.transformer.config, "_class_name": type(pipeline.transformer).__name__}
             shape = ModelShape.of(type(pipeline).__name__, transformer, dict(pipeline.vae.config))
         self.shape = shape
-        check_trainable(pipeline.config)
+        family(shape.family).check_trainable(pipeline.config)
 
     # --- who they are
 

@@ -288,6 +288,7 @@ def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: di
     grid = Grid.from_latent((t - prefix_frames, h, w), patch, spec.temporal_stride, stride, prefix_frames, rate)
     time = float(torch.as_tensor(given["timestep"]).max())  # frames that are given have a timestep of their own, 0
     found = family(spec.name)
+    found.check(given)
     return Forward(grid, text.shape[1], x.shape[0], time, found.skipped(given), found.text_starts(given))
 
 

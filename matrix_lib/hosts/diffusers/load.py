@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,7 @@ from .families import family
 from .model_shape import ModelShape, patch_of
 from .prompts import bind_prompt, template_of
 
-__all__ = ["Model", "ModelSource", "check_model", "check_trainable", "open_model"]
+__all__ = ["Model", "ModelSource", "check_model", "open_model"]
 
 
 @dataclass
@@ -132,8 +132,8 @@ class ModelSource:
             return
         self.index = _json(Path(where) / "model_index.json")
         transformer, vae = (_json(Path(where) / part / "config.json") for part in ("transformer", "vae"))
-        check_trainable(self.index)
         self.shape = ModelShape.of(str(self.index["_class_name"]), transformer, vae)
+        family(self.shape.family).check_trainable(self.index)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -222,12 +222,6 @@ class ModelSource:
             return kind.from_pretrained(str(Path(self.where) / name), **options)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"the model at {self.where!r} has a {name} that cannot be loaded: {error}") from error
-
-
-def check_trainable(config: Mapping[str, Any]) -> None:
-    """ValueError for a pipeline whose first frame goes in in a way that nobody has written down here."""
-    if config.get("expand_timesteps"):
-        raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
 
 
 def _json(path: Path) -> dict[str, Any]:

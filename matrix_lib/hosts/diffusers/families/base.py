@@ -90,6 +90,13 @@ class Family:
         """Layers whose attention to the video a call leaves out, of what the transformer is called with."""
         return frozenset()
 
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raises ValueError where it cannot be followed which tokens are the clip, or how noisy they are, of what the
+        transformer is called with."""
+
+    def check_trainable(self, index: Mapping[str, Any]) -> None:
+        """Raises ValueError for a pipeline, by its `model_index.json`, whose inputs nobody has written down here."""
+
     def text_starts(self, given: Mapping[str, Any]) -> tuple[int, ...]:
         """For each row of the batch how many tokens stand between the clip and the prompt behind it in a joint
         sequence, of what the transformer is called with; () for none.
