@@ -1,8 +1,8 @@
 """Tiny native ComfyUI models with random weights, loaded through the host's own loader. Needs the `comfy` fixture.
 
 Free dimensions are small; fixed by the host: head sizes (CogVideoX 64, Wan and HunyuanVideo 128), Wan's 4096-wide
-words, 16 latent channels, HunyuanVideo 1.5's 32, with glyphs 1472 and a picture 1152 wide. LTX has 128, and LTX-2's
-audio 8 channels of 16 bands.
+words, 16 latent channels, HunyuanVideo 1.5's 32 with a picture 1152 wide. LTX has 128, and LTX-2's audio 8 channels of
+16 bands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", 
 LATENT = (3, 8, 12)  # T, H, W: 72 tokens; CogVideoX 1.5 takes 4 frames
 LTX_LATENT = (3, 4, 6)  # 72 tokens, too
 SOUND = 7  # audio tokens
-GLYPHS, PICTURE = 5, 4  # tokens beside the words of HunyuanVideo 1.5
+PICTURE = 4  # tokens in front of the words of HunyuanVideo 1.5; `test_hunyuan_video15.py` has glyphs, too
 _FEW = ("ltx", "hunyuan15")  # families whose tokens are large
 _LTX = {
     "num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64, "caption_channels": 48,
@@ -76,7 +76,7 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
     new = family == "hunyuan15"
     kind: dict[str, Any] = {
         "in_channels": 65, "out_channels": 32, "vec_in_dim": None, "depth": layers, "depth_single_blocks": 0,
-        "patch_size": [1, 1, 1], "guidance_embed": False, "byt5": True, "use_cond_type_embedding": True,
+        "patch_size": [1, 1, 1], "guidance_embed": False, "byt5": False, "use_cond_type_embedding": True,
         "vision_in_dim": 1152, "meanflow_sum": True,
     } if new else {
         "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "depth": layers - 1, "depth_single_blocks": 1,
@@ -209,10 +209,7 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
     if family.startswith("ltx2"):
         extra.setdefault("unprocessed_ltxav_embeds", True)
     if family == "hunyuan15":
-        extra["conditioning_byt5small"] = torch.randn(
-            1, GLYPHS, 1472, generator=torch.Generator().manual_seed(seed + 9)
-        )
-        extra["clip_vision_output"] = Seen()
+        extra |= {"clip_vision_output": Seen(), "pooled_output": None}
     if family == "hunyuan":
         extra.update(pooled_output=torch.randn(1, 768, generator=g), guidance=6.0)
     return [[torch.randn(1, rows or text_rows(family), width, generator=g), extra]]

@@ -119,8 +119,7 @@ def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
         parts = target(hunyuan_video.HunyuanVideoTokenizer, hunyuan_video.hunyuan_video_clip())
     llama = {**_LLAMA, "num_key_value_heads": 1}
     options = {"t5xxl": _T5, "umt5xxl": _T5, "llama": llama, "clip_l": _CLIP_L, "qwen25_7b": llama}
-    if family == "qwen25":  # whose byT5 goes by the name that the host gives to one without a name
-        options["clip_l"] = {"d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1}
+    options[""] = {"d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1}  # byT5, to which the host gives no name
     clip = comfy.sd.CLIP(
         parts, tokenizer_data=data, model_options={f"{name}_model_config": dict(v) for name, v in options.items()}
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from support_attention import make_binding, make_tracks
-from support_native import GLYPHS, PICTURE, conditioning, latent, patch, pixels, strides
+from support_native import PICTURE, conditioning, latent, patch, pixels, strides
 from torch import Tensor
 
 __all__ = [
@@ -148,8 +148,8 @@ def grid_of(graph: Graph, latent: Any = None) -> Any:
 
 
 def in_front_of_words(family: str) -> int:
-    """Tokens in front of the words in a joint sequence: a picture's, and glyphs."""
-    return GLYPHS + PICTURE if family == "hunyuan15" else 0
+    """Tokens in front of the words in a joint sequence: a picture's."""
+    return PICTURE if family == "hunyuan15" else 0
 
 
 def known_behind(graph: Graph, words: dict[str, tuple[int, ...]]) -> Graph:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support_attention import Watcher
 from support_hunyuan import hunyuan15_text
 from support_loras import noise
 from support_models import make_hunyuan15, randomize
@@ -56,7 +57,8 @@ class Pair:
         """A prompt as the host has it, and padded as the pipeline has it."""
         count, wide = 20 + seed, 30
         rows, spelled = noise_like(1, count, 64, seed=seed), noise_like(1, glyphs, 1472, seed=10 + seed)
-        more = {"conditioning_byt5small": spelled} if glyphs else {}
+        more: dict[str, Any] = {"pooled_output": None}
+        more |= {"conditioning_byt5small": spelled} if glyphs else {}
         given = {
             "prompt_embeds": torch.nn.functional.pad(rows, (0, 0, 0, wide - count)),
             "prompt_embeds_mask": (torch.arange(wide) < count).float()[None],
@@ -114,6 +116,34 @@ def test_latents_are_the_pipelines(pair: Pair, glyphs: tuple[int, int], picture:
         wanted, positive, negative, start = pair.both(*grid, glyphs, picture)
         got = sample(pair.model, positive, negative, start, pair.pipe.scheduler.sigmas.clone())
         assert relative(pair.model.model.process_latent_in(got), wanted) < 1e-3, grid
+
+
+def test_words_stand_behind_picture_and_glyphs(pair: Pair) -> None:
+    """In the first block the keys of the words are the same, whatever stands in front of them."""
+    from matrix_lib.hosts.comfy.attach import attach
+    from matrix_lib.instrument.session import Session
+
+    kept: list[Any] = []
+
+    class Keeps(Watcher):
+        def observe(self, call: Any, lse: Any) -> None:
+            kept.append(call)
+
+    model = attach(pair.model, lambda info: Session([Keeps()]))
+    (rows, _), *_ = pair.words(1, 0)[0]
+    start, sigmas, words = noise_like(1, 32, 2, 4, 6), torch.tensor([1.0, 0.0]), []
+    for glyphs, picture in ((0, 0), (5, 0), (0, 6), (5, 6)):
+        more: dict[str, Any] = {"pooled_output": None}
+        more |= {"conditioning_byt5small": noise_like(1, glyphs, 1472)} if glyphs else {}
+        more |= {"clip_vision_output": Seen(noise_like(1, picture, 1152))} if picture else {}
+        kept.clear()
+        sample(model, [[rows, more]], [[rows, more]], start, sigmas, cfg=1.0)
+        call = next(each for each in kept if each.site.layer == 0)
+        (first, count), (clip, size) = call.text_k, call.video_k
+        assert (first, count, clip, size) == (glyphs + picture, rows.shape[1], glyphs + picture + rows.shape[1], 48)
+        words.append(call.k[:, :, first : first + count])
+    for each in words[1:]:
+        torch.testing.assert_close(each, words[0])
 
 
 def test_a_lora_does_the_same_in_both_hosts(pair: Pair, tmp_path: Path) -> None:
@@ -202,7 +232,11 @@ def test_vaes_of_both_hosts_make_the_same_first_frame(comfy: ModuleType) -> None
     theirs: Any = hunyuan15_vae()
     state = to_native(theirs.state_dict(), VAES["hunyuan_video15"])
     ours = Encoder(3, 32, [64] * 5, 1, 16, 4)
-    ours.load_state_dict({name.removeprefix("encoder."): value for name, value in state.items() if "encoder." in name})
+    left = ours.load_state_dict(
+        {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}, False
+    )
+    assert not left.unexpected_keys
+    assert all(".temb_proj." in name for name in left.missing_keys)
     picture = noise_like(1, 3, 1, 64, 96, seed=1).clamp(-1, 1)
     ours.regul.sample = False
     with torch.inference_mode():

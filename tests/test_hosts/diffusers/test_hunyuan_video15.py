@@ -26,14 +26,15 @@ PROMPT, PHRASES = 'a red dog rides the van with the sign "go"', "d: a red dog\nv
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, comfy):
-    """(pipeline for text, pipeline for a picture, the folder of the first)."""
+    """(pipeline for text, pipeline for a picture, the folder of the first without its text encoders)."""
     folder = tmp_path_factory.mktemp("hunyuan15")
     make_hunyuan15(folder / "parts", text_dim=128)
-    pipes = [hunyuan15_text(folder / "parts", comfy, i2v) for i2v in (False, True)]
+    text = hunyuan15_text(folder / "parts", comfy, False)
+    pipes = text, hunyuan15_text(folder / "parts", comfy, True, like=text)
     for pipe in pipes:
         pipe.set_progress_bar_config(disable=True)
-    pipes[0].save_pretrained(folder / "whole")
-    return *pipes, folder / "whole"
+    text.tokenizer.save_pretrained(folder / "parts" / "tokenizer")
+    return *pipes, folder / "parts"
 
 
 class Keeps(Watcher):

@@ -38,7 +38,7 @@ class HunyuanVideo15(HunyuanVideo):
         glyphs = t5_to_native(read_weights(folder / "text_encoder_2", "model"))
         options = {
             "qwen25_7b_model_config": _sizes(folder / "text_encoder", _QWEN),
-            "clip_l_model_config": _sizes(folder / "text_encoder_2", _BYT5),  # the host's name for one without a name
+            "_model_config": _sizes(folder / "text_encoder_2", _BYT5),  # the host gives byT5 no name
         }
         with told(folder / "text_encoder"):
             made = comfy.sd.CLIP(
