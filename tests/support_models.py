@@ -232,7 +232,7 @@ def hunyuan15_vae(seed: int = 0) -> nn.Module:
     """A small VAE of HunyuanVideo 1.5."""
     from diffusers import AutoencoderKLHunyuanVideo15
 
-    vae = AutoencoderKLHunyuanVideo15(block_out_channels=(64,) * 5, layers_per_block=1)
+    vae = AutoencoderKLHunyuanVideo15(block_out_channels=(16, 16, 32, 64, 64), layers_per_block=1)
     return randomize(vae, seed + 10, 0.05)
 
 

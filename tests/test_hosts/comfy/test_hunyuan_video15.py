@@ -231,7 +231,7 @@ def test_vaes_of_both_hosts_make_the_same_first_frame(comfy: ModuleType) -> None
 
     theirs: Any = hunyuan15_vae()
     state = to_native(theirs.state_dict(), VAES["hunyuan_video15"])
-    ours = Encoder(3, 32, [64] * 5, 1, 16, 4)
+    ours = Encoder(3, 32, [16, 16, 32, 64, 64], 1, 16, 4)
     left = ours.load_state_dict(
         {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}, False
     )

@@ -79,7 +79,7 @@ class HunyuanVideo15(Family):
             own = SPEC.latent_channels
             room = hidden.new_zeros(*hidden.shape[:2], missing, *hidden.shape[3:])
             hidden = torch.cat([hidden[:, :, :own], room, hidden[:, :, own:]], dim=2)
-        given = super().inputs(config, hidden, t, text)
+        given = super().inputs(config, hidden, t.to(hidden.dtype), text)  # which decides on the type of the embedding
         given["encoder_attention_mask"] = text["mask"].to(hidden.dtype)
         given["encoder_hidden_states_2"] = text["glyphs"].to(hidden.dtype)
         given["encoder_attention_mask_2"] = text["glyph_mask"].to(hidden.dtype)
