@@ -44,6 +44,7 @@ class Pipe:
         elif family == "hunyuan15":
             parts |= dict(vae=hunyuan15_vae(), guider=diffusers.ClassifierFreeGuidance(guidance_scale=cfg))
             self.pipe = diffusers.HunyuanVideo15Pipeline(**parts, tokenizer_2=None, text_encoder_2=None)
+            self.pipe.vision_num_semantic_tokens = 4  # of no picture, which are 729
         elif family == "hunyuan":
             self.pipe = diffusers.HunyuanVideoPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
         else:
