@@ -29,6 +29,22 @@ _DRAWN = {"smooth": True, "token cells": False}
 _SCALES = {"one for the clip": "clip", "one for each frame": "frame"}
 
 
+def _choice_inputs() -> list[io.Input]:
+    """What of a kind to look at; see `Choice`."""
+    return [
+        io.String.Input(
+            "names", default="all", tooltip="Words or instances to show, with commas between; 'all' shows each."
+        ),
+        io.String.Input(
+            "layers", default="all", tooltip="Layers to average: 'all', 'first', 'last', or like '7, 11-13'."
+        ),
+        io.String.Input(
+            "steps", default="all", tooltip="Sampling steps to average: 'all', 'first', 'last', or like '0-9'."
+        ),
+        io.Int.Input("stream", default=0, min=0, max=4095, tooltip="Which prompt and sample of a batch, from 0."),
+    ]
+
+
 class MatrixAttentionPreview(io.ComfyNode):
     """Capture and frames to overlays, a video and a layers-by-steps chart."""
 
@@ -72,18 +88,7 @@ class MatrixAttentionPreview(io.ComfyNode):
                     "first-frame tokens of an instance look over the whole clip. Where words look: the other way "
                     "round, where it was recorded.",
                 ),
-                io.String.Input(
-                    "names", default="all", tooltip="Words or instances to show, with commas between; 'all' shows each."
-                ),
-                io.String.Input(
-                    "layers", default="all", tooltip="Layers to average: 'all', 'first', 'last', or like '7, 11-13'."
-                ),
-                io.String.Input(
-                    "steps", default="all", tooltip="Sampling steps to average: 'all', 'first', 'last', or like '0-9'."
-                ),
-                io.Int.Input(
-                    "stream", default=0, min=0, max=4095, tooltip="Which prompt and sample of a batch, from 0."
-                ),
+                *_choice_inputs(),
                 io.Float.Input(
                     "fps", default=8.0, min=0.1, max=240.0, step=0.5, tooltip="Frames per second of the clip."
                 ),
@@ -164,16 +169,7 @@ class MatrixChartShares(io.ComfyNode):
                     tooltip="Words among each other: the share of a word's attention on each word, on the rest of the "
                     "prompt and on the clip. Sound: each moment's attention to the words, or to the instances' masks.",
                 ),
-                io.String.Input("names", default="all", tooltip="Words or instances; 'all' shows each."),
-                io.String.Input(
-                    "layers", default="all", tooltip="Layers to average: 'all', 'first', 'last', or like '7, 11-13'."
-                ),
-                io.String.Input(
-                    "steps", default="all", tooltip="Sampling steps to average: 'all', 'first', 'last', or like '0-9'."
-                ),
-                io.Int.Input(
-                    "stream", default=0, min=0, max=4095, tooltip="Which prompt and sample of a batch, from 0."
-                ),
+                *_choice_inputs(),
             ],
             outputs=[
                 io.Image.Output("chart", tooltip="The chart."),
