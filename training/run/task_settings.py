@@ -161,7 +161,7 @@ class AlignmentTask(TaskSettings):
     alpha: float = 64.0
     sga: float = 0.01
     spa: float = 0.005
-    flow: float = 0.1
+    flow: float = 0.02
     window: int = 5
     tavid: float = 0.1
     scores: Literal["logits", "probabilities"] = "logits"
