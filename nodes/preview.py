@@ -21,7 +21,7 @@ from .shown import saved_file
 from .sockets import CaptureSocket, TracksSocket, ticker
 from .viewer import shown_in_viewer
 
-_KINDS = {"words (video to text)": "v2t", "instances over time (video to video)": "v2v"}
+KINDS = {"words (video to text)": "v2t", "instances over time (video to video)": "v2v"}
 _DRAWN = {"smooth": True, "token cells": False}
 _SCALES = {"one for the clip": "clip", "one for each frame": "frame"}
 
@@ -64,7 +64,7 @@ class MatrixAttentionPreview(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "kind",
-                    options=list(_KINDS),
+                    options=list(KINDS),
                     tooltip="Words: how much every place of the video looks at the words. Instances: where the "
                     "first-frame tokens of an instance look over the whole clip.",
                 ),
@@ -128,7 +128,7 @@ class MatrixAttentionPreview(io.ComfyNode):
         cls, capture, kind, names, layers, steps, stream, fps, heat, colour_scale, colours, strength, width,
         frames=None, tracks=None,
     ) -> io.NodeOutput:  # fmt: skip
-        choice = Choice(_KINDS[kind], names, layers, steps, stream)
+        choice = Choice(KINDS[kind], names, layers, steps, stream)
         look = Look(colours, strength, _DRAWN[heat], _SCALES[colour_scale], width or None)
         count, share, pictures = attention_pictures(capture, choice, frames, tracks, look)
         overlay = to_image(_watched(pictures, count), count)
