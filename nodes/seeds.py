@@ -32,7 +32,7 @@ class MatrixPickSeeds(io.ComfyNode):
         return io.Schema(
             node_id="MatrixPickSeeds",
             display_name="MATRIX Pick Seeds",
-            category="MATRIX/sampling",
+            category="MATRIX/capture",
             description="Samples several seeds for a few steps, looks at their attention, and goes on with those that "
             "look as if they will work, from where they are. A seed that is continued comes out bit for bit as if it "
             "had been sampled alone.",
