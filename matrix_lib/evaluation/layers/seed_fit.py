@@ -79,8 +79,9 @@ def fit_seed_rule(
 
     The rule's `checks` are of clips that were held out, layers chosen and weights fitted without them: `auc` with its
     95 % interval (clips drawn anew), `brier` beside `brier_base` (the share of successes said of every run),
-    `calibration` (mean distance of said and found shares over bins of probability). `useful` is 1 where the interval of the AUC lies
-    above a half and the Brier score below that of the share. Raises ValueError where a class has fewer runs than folds.
+    `calibration` (mean distance of said and found shares over bins of probability). `useful` is 1 where the interval of
+    the AUC lies above a half and the Brier score below that of the share. Raises ValueError where a class has fewer
+    runs than folds.
     """
     judged = [run for run in runs if run.success is not None]
     label = np.array([bool(run.success) for run in judged])
