@@ -73,11 +73,12 @@ class MatrixReadCapture(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "threshold",
-                    default=0.5,
-                    min=0.01,
+                    default=0.0,
+                    min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How hot a place of a mask is at least: 0 is the median of its frame, 1 its peak.",
+                    tooltip="How hot a place of a mask is at least, from the median of its frame to 1, its peak. 0: "
+                    "what suits the kind, 0.5 for words and 0.3 for instances.",
                 ),
                 io.Int.Input(
                     "stream", default=0, min=0, max=4095, tooltip="Which prompt and sample of a batch, from 0."
@@ -101,11 +102,11 @@ class MatrixReadCapture(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Swaps, doublings and sinks, then the masks."),
                 io.Image.Output(display_name="overlay", tooltip="The masks on the frames, with what lasts below."),
                 io.Int.Output(
-                    display_name="mix_ups", tooltip="How many swaps, merges and doublings are there in the last step."
+                    display_name="mix_ups", tooltip="How many swaps and doublings are there in the last step."
                 ),
                 io.String.Output(
                     display_name="findings",
-                    tooltip="Swaps, merges, doublings and sinks as JSON, with frames and steps.",
+                    tooltip="Swaps, doublings and sinks as JSON, with frames and steps.",
                 ),
             ],
         )
@@ -127,7 +128,7 @@ class MatrixReadCapture(io.ComfyNode):
             layers=choose_numbers(layers, "layer", own.get(which).layers, sharpest),
             steps=choose_numbers(steps, "step", numbers, experts),
             stream=stream,
-            threshold=threshold,
+            threshold=threshold or None,
             without_sinks=without_sinks,
             fps=fps,
         )

@@ -4,8 +4,9 @@ A word's map says who is where; a reference says it a second time: given masks, 
 tokens look (V2V). In one step and token frame two instances are
 
 - swapped where each one's words look at the other's place more than at its own, `margin` times and more;
-- merged where the words of one look at the other's place so, and the other's do, too;
-- doubled where an instance's map has a second, separate place that is nearly as hot as the first, and no other's.
+- doubled where an instance's map has a second, separate place that is nearly as hot as the first, and nobody else's.
+
+One alone that looks at another's place is no mix-up: words of who is acted on look at who acts.
 
 Without a reference only the moment of a swap shows: from one token frame to the next two maps change places. What a
 map shows while a clip is still noise changes from step to step; so a finding says whether it is still there in the last
@@ -34,9 +35,9 @@ from .word_masks import relative_heat, sharpest_layers, step_heat, told_names
 
 __all__ = ["MixUp", "MixUpRule", "MixUps", "find_mix_ups", "pieces"]
 
-Kind = Literal["swapped", "merged", "doubled"]
+Kind = Literal["swapped", "doubled"]
 Reference = Literal["given masks", "first-frame tokens", "the frame before"]
-_KINDS: tuple[Kind, ...] = ("swapped", "merged", "doubled")
+_KINDS: tuple[Kind, ...] = ("swapped", "doubled")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class MixUp:
     """One finding: of one instance, or of two.
 
     Args:
-        kind: "swapped", "merged" (the first one's words look at the second) or "doubled".
+        kind: "swapped" or "doubled".
         maps: the kind of map that shows it.
         cells: (step, token frame) pairs where it holds, in order; steps are `StepInfo.index`.
         lasting: whether it holds in the last step that was recorded.
@@ -102,7 +103,6 @@ class MixUp:
         first, other = self.names[0], self.names[-1]
         said = {
             "swapped": f"swapped: {first!r} and {other!r} are in each other's place",
-            "merged": f"merged: the words of {first!r} look at {other!r}",
             "doubled": f"doubled: {first!r} is in two places",
         }[self.kind]
         until = "to the end" if self.lasting else "not in the last step"
@@ -133,7 +133,7 @@ def find_mix_ups(
     rule: MixUpRule = MixUpRule(),
     sinks: Sinks | None = None,
 ) -> MixUps:
-    """Swaps, merges and doublings of the instances of one stream.
+    """Swaps and doublings of the instances of one stream.
 
     Args:
         tracks: where everybody should be, by the names that were bound; None compares with V2V maps, or else with the
@@ -159,6 +159,7 @@ def find_mix_ups(
     found: list[MixUp] = []
     notes: list[str] = []
     reference: Reference = "given masks"
+    places, known = None, ()
     if "v2t" in heat:
         reference, places, known = _reference(heat, looked, own.grid, tracks, notes)
         if len(known) > 1:
@@ -169,7 +170,8 @@ def find_mix_ups(
     else:
         notes.append("swaps cannot be told: no maps of words (v2t) were recorded")
     for kind, maps in heat.items():
-        found += _doubled(maps, looked[kind], kind, steps, rule)
+        others = None if reference == "the frame before" else (places, known)
+        found += _doubled(maps, looked[kind], kind, others, steps, rule)
     found.sort(key=lambda each: (not each.lasting, _KINDS.index(each.kind), each.cells))
     return MixUps(tuple(found), reference, tuple(notes))
 
@@ -222,7 +224,7 @@ def _shares(weights: Tensor) -> Tensor:
 
 
 def _crossed(maps: Tensor, places: Tensor, names: Sequence[str], steps: Sequence[int], rule: MixUpRule) -> list[MixUp]:
-    """Swaps and merges. maps (St, E, F, h, w) of words; places: see `_reference`."""
+    """Swaps. maps (St, E, F, h, w) of words; places: see `_reference`."""
     flat = maps.flatten(-2)
     sharp = flat.amax(-1) >= rule.sharp * flat.median(-1).values  # (St, E, F)
     weights = places.expand(len(flat), -1, -1, -1)
@@ -233,17 +235,21 @@ def _crossed(maps: Tensor, places: Tensor, names: Sequence[str], steps: Sequence
         told = there[:, a] & there[:, b]
         first = torch.where(told & sharp[:, a], looks[..., a, b] / looks[..., a, a].clamp_min(1e-30), 0.0)
         second = torch.where(told & sharp[:, b], looks[..., b, a] / looks[..., b, b].clamp_min(1e-30), 0.0)
-        one, other = first >= rule.margin, second >= rule.margin
-        # The other one's words are at home: they look at their own place as much as anywhere that is anybody's.
-        found += _as_found("swapped", (names[a], names[b]), "v2t", one & other, torch.minimum(first, second), steps)
-        at_home_a, at_home_b = told & sharp[:, a] & (first <= 1), told & sharp[:, b] & (second <= 1)
-        found += _as_found("merged", (names[a], names[b]), "v2t", one & at_home_b, first, steps)
-        found += _as_found("merged", (names[b], names[a]), "v2t", other & at_home_a, second, steps)
+        least = torch.minimum(first, second)
+        found += _as_found("swapped", (names[a], names[b]), "v2t", least >= rule.margin, least, steps)
     return found
 
 
-def _doubled(maps: Tensor, names: Sequence[str], kind: MapKind, steps: Sequence[int], rule: MixUpRule) -> list[MixUp]:
-    """Instances with a second place. maps (St, E, F, h, w)."""
+def _doubled(
+    maps: Tensor,
+    names: Sequence[str],
+    kind: MapKind,
+    others: tuple[Tensor | None, Sequence[str]] | None,
+    steps: Sequence[int],
+    rule: MixUpRule,
+) -> list[MixUp]:
+    """Instances with a second place. maps (St, E, F, h, w); others: places of everybody (see `_reference`) and their
+    names, None where nobody knows."""
     relative = relative_heat(maps).nan_to_num(0.0)
     flat = maps.flatten(-2)
     sharp = flat.amax(-1) >= rule.sharp * flat.median(-1).values
@@ -252,12 +258,26 @@ def _doubled(maps: Tensor, names: Sequence[str], kind: MapKind, steps: Sequence[
     found = []
     for e, name in enumerate(names):
         numbers = pieces(hot[:, e].flatten(0, 1)).unflatten(0, hot[:, e].shape[:2])
-        second = _second(numbers, relative[:, e], rule.size)
+        free = numbers if others is None else _nobodys(numbers, name, *others)
+        second = _second(free, relative[:, e], rule.size)
         cells = (second >= rule.second) & sharp[:, e]
         if kind == "v2v":
             cells[:, 0] = False  # these tokens are asked from the first frame: there they look at themselves
         found += _as_found("doubled", (name,), kind, cells, second, steps)
     return found
+
+
+def _nobodys(numbers: Tensor, name: str, places: Tensor | None, known: Sequence[str]) -> Tensor:
+    """Pieces (St, F, h, w) without those that touch somebody else's place."""
+    columns = [i for i, other in enumerate(known) if other != name]
+    if places is None or not columns:
+        return numbers
+    theirs = (places[:, columns].nan_to_num(0.0) > 0).any(1).unflatten(-1, numbers.shape[-2:]).expand(numbers.shape)
+    flat, held = numbers.flatten(2), torch.where(theirs, numbers, 0).flatten(2)
+    taken = torch.zeros(*flat.shape[:2], flat.shape[2] + 1, dtype=torch.bool)
+    taken.scatter_(2, held, torch.ones_like(held, dtype=torch.bool))
+    taken[..., 0] = False
+    return torch.where(taken.gather(2, flat), 0, flat).view(numbers.shape)
 
 
 def _second(numbers: Tensor, heat: Tensor, size: int) -> Tensor:

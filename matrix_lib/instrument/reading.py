@@ -15,7 +15,7 @@ from ..core.tracks.tracks import MaskTracks
 from .capture import Capture, MapKind
 from .mix_ups import MixUpRule, MixUps, find_mix_ups
 from .sinks import Sinks, find_sinks
-from .word_masks import THRESHOLD, sharpest_layers, word_masks
+from .word_masks import sharpest_layers, word_masks
 
 __all__ = ["Reading", "read_capture"]
 
@@ -26,7 +26,7 @@ class Reading:
 
     Args:
         masks: where each word or instance is, in pixels of the clip that the model made.
-        mix_ups: swaps, merges and doublings.
+        mix_ups: swaps and doublings.
         sinks: places that everybody looks at. left_out: whether they were left out of the rest.
         layers: that the masks are the mean of.
         notes: what a person should know.
@@ -43,7 +43,7 @@ class Reading:
 
     @property
     def lasting(self) -> int:
-        """How many swaps, merges and doublings are still there in the last recorded step."""
+        """How many swaps and doublings are still there in the last recorded step."""
         return sum(each.lasting for each in self.mix_ups.found)
 
     def by_frame(self) -> dict[int, list[str]]:
@@ -60,7 +60,7 @@ class Reading:
         """For people, the findings first."""
         found = [each.line(self.grid) for each in self.mix_ups.found]
         lines = [
-            *(found or [f"no swap, merge or doubling (by {self.mix_ups.reference})"]),
+            *(found or [f"no swap or doubling (by {self.mix_ups.reference})"]),
             *([f"compared with {self.mix_ups.reference}"] if found else []),
             *self.sinks.lines,
             *(["sinks are left out of masks and findings"] if self.left_out and self.sinks.found else []),
@@ -114,7 +114,7 @@ def read_capture(
     layers: Iterable[int] | None = None,
     steps: Iterable[int] | None = None,
     stream: int = 0,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     without_sinks: bool = False,
     rule: MixUpRule | None = None,
     fps: float = 8.0,

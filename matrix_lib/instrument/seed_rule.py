@@ -36,7 +36,6 @@ FEATURES: dict[str, str] = {
     "binding": "how concentrated the maps of the instances' words are, 0 flat to 1 a single token, their mean",
     "agreement": "how far words and first-frame tokens agree where each instance is: cosine of their maps, the mean",
     "swapped": "share of steps and token frames in which two instances are in each other's place",
-    "merged": "share in which the words of one look at the other's place",
     "doubled": "share in which an instance is in two places",
     "sink": "share of what everybody looks at that lies on attention sinks",
     "words": "share of the words' attention on the given masks of their instances, above chance, the mean",
@@ -145,7 +144,7 @@ class SeedRule:
 
 LABEL_FREE = SeedRule(
     steps=6,
-    weights={"binding": 1.0, "agreement": 1.0, "swapped": -1.0, "merged": -1.0, "doubled": -1.0, "sink": -1.0},
+    weights={"binding": 1.0, "agreement": 1.0, "swapped": -1.0, "doubled": -1.0, "sink": -1.0},
     source="nobody's labels: words that are bound to a place, no swap, no double, no sink",
 )
 """For models that nobody has analysed. All of its features lie in [0, 1]; its score orders seeds and promises no
@@ -200,7 +199,7 @@ def seed_features(
     mix_ups = find_mix_ups(capture, tracks, layers=at, layers_v2v=other or None, stream=stream).found
     cells = len(capture.steps) * own.grid.frames
     pairs = max(1, len(list(itertools.combinations(names, 2))))
-    for kind, many in (("swapped", pairs), ("merged", 2 * pairs), ("doubled", len(names) * (1 + both))):
+    for kind, many in (("swapped", pairs), ("doubled", len(names) * (1 + both))):
         found[kind] = sum(len(each.cells) for each in mix_ups if each.kind == kind) / (cells * many)
     sinks = find_sinks(capture, stream, tracks, ["v2t"]).found
     found["sink"] = sum(sink.share for sink in sinks) / len(own.maps["v2t"].layers)

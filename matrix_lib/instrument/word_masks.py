@@ -26,9 +26,10 @@ from .capture import Capture, MapKind, Stream
 from .maps import Maps
 from .sinks import Sinks
 
-__all__ = ["THRESHOLD", "WordMasks", "relative_heat", "sharpest_layers", "step_heat", "told_names", "word_masks"]
+__all__ = ["THRESHOLDS", "WordMasks", "relative_heat", "sharpest_layers", "step_heat", "told_names", "word_masks"]
 
-THRESHOLD = 0.5
+THRESHOLDS = {"v2t": 0.5, "v2v": 0.3}
+"""By kind, the best of a few on clips of the mini world (docs/reading-captures.md); 0.5 for others."""
 _FAINT = 0.5  # of the peak that a map usually has: a frame whose peak is lower is measured by that instead
 _FLAT = 1.5  # a peak below so many times the median looks nowhere in particular
 
@@ -55,7 +56,7 @@ def word_masks(
     layers: Iterable[int] | None = None,
     steps: Iterable[int] | None = None,
     stream: int = 0,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     sinks: Sinks | None = None,
     palette: dict[str, Colour] | None = None,
     fps: float = 8.0,
@@ -66,13 +67,14 @@ def word_masks(
         names: whose; None for all but verbs, which have no place of their own.
         layers: global layer numbers, None for the sharpest (`sharpest_layers`). steps: of `StepInfo.index`, None for
             all; they count as often as they were called.
-        threshold: in (0, 1]: 0 is a frame's median, 1 its peak.
+        threshold: in (0, 1]: 0 is a frame's median, 1 its peak; None for the kind's own (`THRESHOLDS`).
         sinks: places to leave out.
         palette: colours by name; others get those of the binding's instances.
         fps: of the clip.
 
     Raises ValueError, listing what there is, for names, layers and steps that the capture does not hold.
     """
+    threshold = THRESHOLDS.get(kind, 0.5) if threshold is None else threshold
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is above 0 (a frame's median) and at most 1 (its peak); got {threshold:g}")
     own = capture.stream(stream)
@@ -208,9 +210,8 @@ def _pixel_masks(relative: Tensor, stream: Stream, threshold: float) -> Iterator
 
 def _colours(stream: Stream, names: Sequence[str], palette: dict[str, Colour]) -> dict[str, Colour]:
     instances = [phrase.name for phrase in stream.binding.instances]
-    told = {**dict(zip(instances, distinct_colours(len(instances)))), **palette}
-    others = [name for name in names if name not in told]
-    return {**told, **dict(zip(others, distinct_colours(len(others), list(told.values()))))}
+    others = [name for name in dict.fromkeys((*instances, *names)) if name not in palette]
+    return {**palette, **dict(zip(others, distinct_colours(len(others), list(palette.values()))))}
 
 
 def _notes(names: Sequence[str], heat: Tensor) -> Iterator[str]:

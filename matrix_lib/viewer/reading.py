@@ -53,6 +53,6 @@ def reading_json(exhibit: Exhibit, wanted: Wanted) -> dict[str, Any]:
         {"text": each.line(stream.grid), "frames": list(each.frames), "steps": list(each.steps)}
         for each in found.mix_ups.found
     ]
-    told = [] if findings else [f"no swap, merge or doubling (by {found.mix_ups.reference})"]
+    told = [] if findings else [f"no swap or doubling (by {found.mix_ups.reference})"]
     lines = [*told, *found.sinks.lines, *dict.fromkeys((*found.mix_ups.notes, *found.notes))]
     return {"kind": wanted.kind, "layers": list(found.layers), "masks": masks, "findings": findings, "lines": lines}

@@ -23,7 +23,7 @@ def test_a_capture_becomes_masks_a_report_and_pictures(pack: Any) -> None:
     assert masks.palette == tracks.palette
     assert (masks.frames, masks.height, masks.width) == (9, 64, 96)
     assert mix_ups == 0
-    assert "no swap, merge or doubling (by given masks)" in report
+    assert "no swap or doubling (by given masks)" in report
     assert "masks of v2t maps, layers 6-7" in report
     scored = next(line for line in report.splitlines() if "J&F" in line)
     assert float(scored.split()[-1]) > 0.6  # tokens of 16 pixels, and masks that move within a token frame
