@@ -159,7 +159,8 @@ def find_mix_ups(
     found: list[MixUp] = []
     notes: list[str] = []
     reference: Reference = "given masks"
-    places, known = None, ()
+    places: Tensor | None = None
+    known: tuple[str, ...] = ()
     if "v2t" in heat:
         reference, places, known = _reference(heat, looked, own.grid, tracks, notes)
         if len(known) > 1:

@@ -47,7 +47,7 @@ def embedded(exhibit: Exhibit, most_bytes: int) -> dict[str, Any]:
     Raises ValueError where one mean over everything is more than that already.
     """
     capture, told = exhibit.capture, manifest(exhibit)
-    entries, parts, begin = [], list[bytes](), 0
+    entries, shown, parts, begin = [], list[tuple[int, str]](), list[bytes](), 0
     share = most_bytes / max(1, _cell_bytes(capture))
     for number, stream in enumerate(capture.streams):
         for kind, maps in stream.maps.items():
@@ -55,6 +55,7 @@ def embedded(exhibit: Exhibit, most_bytes: int) -> dict[str, Any]:
             scores = [scores_json(exhibit, number, kind, entity) for entity in range(len(maps.entities))]
             entry = {"stream": number, "kind": kind, "layers": made.layers, "steps": made.steps, "begin": begin}
             entries.append(entry | {"scores": scores})
+            shown.append((number, kind))
             for entity in range(len(maps.entities)):
                 cells = _cells(narrowed(stream, kind, entity), made)
                 parts += cells
@@ -67,7 +68,7 @@ def embedded(exhibit: Exhibit, most_bytes: int) -> dict[str, Any]:
         "manifest": told,
         "film": [base64.b64encode(frame).decode() for frame in exhibit.film.frames],
         "maps": entries,
-        "readings": [_reading(exhibit, entry["stream"], entry["kind"]) for entry in entries],
+        "readings": [_reading(exhibit, *each) for each in shown],
         "cells": base64.b64encode(gzip.compress(b"".join(parts), 6, mtime=0)).decode(),
     }
 

@@ -20,7 +20,7 @@ __all__ = ["MaskedFeatures", "fit_seed_rule", "masked_features"]
 
 Array = NDArray[np.float64]
 _RIDGE = 1.0  # of weights of standardised features, as one run's worth of doubt
-_FOLDS, _DRAWS = 5, 2000
+_FOLDS, _DRAWS = 5, 500
 _BINS = 5  # of probabilities, for the calibration error
 _KINDS = {"v2t": ("words", "words_least", "verb"), "v2v": ("instances",)}
 
