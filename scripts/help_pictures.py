@@ -24,7 +24,6 @@ SOURCES = {
     "layers": ("workflows/06_find_layers.jpg", 0.22),
     "steered": ("workflows/04_steer_with_masks.jpg", 0.18),
     "drag": ("workflows/07_cut_and_drag.jpg", 0.13),
-    "read": ("workflows/10_read_capture.jpg", 0.19),
     "judged": ("workflows/09_judge.jpg", 0.19),
     "who": ("workflows/02_matrix_lora.jpg", 0.13),
 }

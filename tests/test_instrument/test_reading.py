@@ -222,7 +222,7 @@ def truth() -> MaskTracks:
 def test_masks_of_words_and_instances_overlap_the_truth(truth: MaskTracks) -> None:
     """They are coarse (tokens of 8 pixels, four frames each), and far better than the words' places by chance."""
     plain = load_capture(TRUTH / "plain.safetensors")
-    for kind, least in (("v2t", 0.25), ("v2v", 0.4)):
+    for kind, least in (("v2t", 0.25), ("v2v", 0.35)):
         found = word_masks(plain, truth.names, kind=kind).tracks
         right, wrong = (score_tracks(each, found).values["j_and_f"] for each in (truth, exchanged(truth)))
         assert right > least > wrong + 0.1
