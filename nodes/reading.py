@@ -15,11 +15,13 @@ from ..matrix_lib.draw.capture import choose_names, choose_numbers
 from ..matrix_lib.draw.followed import draw_followed
 from ..matrix_lib.evaluation.trajectories.score import score_tracks
 from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch
+from ..matrix_lib.instrument.kinds import KINDS
 from ..matrix_lib.instrument.reading import Reading, read_capture
 from ..matrix_lib.instrument.word_masks import sharpest_layers, told_names
-from .preview import KINDS
 from .sockets import CaptureSocket, TracksSocket, ticker
 from .viewer import shown_in_viewer
+
+_KINDS = {KINDS[kind].title: kind for kind in ("v2t", "v2v")}
 
 
 class MatrixReadCapture(io.ComfyNode):
@@ -56,7 +58,7 @@ class MatrixReadCapture(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "kind",
-                    options=list(KINDS),
+                    options=list(_KINDS),
                     tooltip="Whose masks: of the words, or of where each instance's first-frame tokens look.",
                 ),
                 io.String.Input(
@@ -115,7 +117,7 @@ class MatrixReadCapture(io.ComfyNode):
     def execute(
         cls, capture, kind, names, layers, steps, threshold, stream, fps, without_sinks, tracks=None, frames=None
     ) -> io.NodeOutput:
-        own, which = capture.stream(stream), KINDS[kind]
+        own, which = capture.stream(stream), _KINDS[kind]
         numbers = [step.index for step in capture.steps]
         sharpest = {"sharpest": sharpest_layers(capture, which, stream)} if "sharpest" in layers.lower() else {}
         experts = capture.experts if len(capture.experts) > 1 else {}

@@ -50,8 +50,8 @@ class Watcher:
 class Explicit(Watcher):
     """An observer that computes every map by an explicit float64 softmax over the whole matrix, per call."""
 
-    def __init__(self, words: dict[str, tuple[int, ...]], query: dict[str, Tensor]) -> None:
-        self.words, self.query = words, query
+    def __init__(self, words: dict[str, tuple[int, ...]], query: dict[str, Tensor], looks: bool = False) -> None:
+        self.words, self.query, self.looks = words, query, looks  # looks: where words look as well
         self.seen: dict[tuple[str, int], list[tuple[Any, Tensor]]] = {}
 
     def wants(self, site: Any) -> bool:
@@ -79,4 +79,22 @@ class Explicit(Watcher):
                 for rows in self.query.values():
                     maps.append(p[:, :, f + rows][..., f : f + n].mean((1, 2)))
             out = torch.stack(maps, 1).reshape(p.shape[0], len(maps), *call.grid.shape)
+            self.seen.setdefault((kind, call.site.layer), []).append((call, out))
+        if self.looks and call.site.has_t2v:
+            self._words_look(call, p.mean(1))
+
+    def _words_look(self, call: Any, p: Tensor) -> None:
+        """p: (B, Nq, Nk), mean over heads; text stands at one place among queries and keys."""
+        (t, length), (f, n) = call.text_k, call.video_k
+        looks = {name: p[:, [t + r for r in rows]].mean(1) for name, rows in self.words.items()}
+        maps = torch.stack([each[:, f : f + n] for each in looks.values()], 1)
+        rest = [t + r for r in range(length) if not any(r in rows for rows in self.words.values())]
+        table = []
+        for each in looks.values():
+            on = [each[:, [t + r for r in rows]].sum(-1) for rows in self.words.values()]
+            table.append(torch.stack([*on, each[:, rest].sum(-1), each[:, f : f + n].sum(-1)], -1))
+        for kind, out in (
+            ("t2v", maps.unflatten(-1, call.grid.shape)),
+            ("t2t", torch.stack(table, 1)[:, :, None, None]),
+        ):
             self.seen.setdefault((kind, call.site.layer), []).append((call, out))

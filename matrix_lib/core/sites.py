@@ -47,6 +47,11 @@ class AttentionSite:
         return self.kind in ("joint", "self")
 
     @property
+    def has_t2v(self) -> bool:
+        """Whether text queries meet video keys and each other here."""
+        return self.kind == "joint"
+
+    @property
     def has_sound(self) -> bool:
         """Whether the queries are sound. Nobody steers it."""
         return self.kind in ("sound_text", "sound_video")

@@ -89,6 +89,11 @@ class Stream:
         return self.maps[kind]
 
     @property
+    def on_clip(self) -> dict[str, Maps]:
+        """The maps whose values are of the clip's tokens, by kind."""
+        return {kind: maps for kind, maps in self.maps.items() if maps.over is None}
+
+    @property
     def bins(self) -> int | None:
         """Number of step bins; None for a stream without maps."""
         return next((maps.bins for maps in self.maps.values()), None)
@@ -272,10 +277,12 @@ class Capture:
         union of its subject's and object's masks. Entities without a mask are left out, and so are token frames that
         the tracks say nothing about (first-frame masks know frame 0). `without`, (L, F, h, w) bool, says which places
         of each layer's maps are left out of map, mask and area (`Sinks.left_out`). Raises ValueError where the grids
-        differ or no entity has a mask.
+        differ, no entity has a mask, or the kind has no places in the clip.
         """
         chosen = self.stream(stream)
         maps = chosen.get(kind)
+        if maps.over is not None:
+            raise ValueError(f"{kind} maps have no places in the clip, so no mask lies on them: choose v2t, v2v or t2v")
         if tracks.grid.shape != chosen.grid.shape:
             raise ValueError(
                 f"tracks are on a {tracks.grid.shape} token grid (F, h, w), the capture on {chosen.grid.shape}: "

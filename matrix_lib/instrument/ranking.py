@@ -8,6 +8,7 @@ from ..core.layers import LayerSet
 from ..core.ranges import ranges
 from ..core.tracks.tracks import MaskTracks
 from .capture import Alignment, Capture, MapKind
+from .kinds import KINDS
 from .maps import Maps
 from .sinks import find_sinks
 
@@ -120,7 +121,7 @@ def describe(capture: Capture) -> str:
         lines.append(f"prompt: {stream.binding.prompt}")
         lines.append(f"tokens: {f} frames x {h} x {w}")
         for kind in dict.fromkeys(("v2t", "v2v", *stream.maps)):
-            title = {"v2t": "words", "v2v": "instances"}.get(kind, kind)
+            title = {"v2t": "words", "v2v": "instances"}.get(kind) or (KINDS[kind].title if kind in KINDS else kind)
             lines.append(f"{title}: {_held(stream.maps[kind]) if kind in stream.maps else 'none'}")
     return "\n".join([*lines, *_absences(capture), *(f"note: {note}" for note in capture.meta.get("notes", ()))])
 

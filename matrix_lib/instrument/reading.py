@@ -137,7 +137,7 @@ def read_capture(
         capture, names, kind=kind, layers=at, steps=steps, stream=stream, threshold=threshold, sinks=out,
         palette=palette, fps=fps,
     )  # fmt: skip
-    own = {"layers" if kind == "v2t" else "layers_v2v": at}
+    own = {name: at for name, of in (("layers", "v2t"), ("layers_v2v", "v2v")) if of == kind}
     mix_ups = find_mix_ups(capture, tracks, stream=stream, rule=rule or MixUpRule(), sinks=out, **own)
     grid = capture.stream(stream).grid
     return Reading(masks.tracks, mix_ups, sinks, without_sinks, kind, at, grid, masks.notes)

@@ -84,7 +84,7 @@ def find_sinks(
     Args:
         stream: which prompt and sample.
         tracks: where the instances are: no place inside of a mask is a sink.
-        kinds: of maps; None for all that the stream holds.
+        kinds: of maps that have places in the clip; None for all of them.
         times: how many times its own mean every entity's map has to be at a place.
 
     Raises ValueError for a kind that was not recorded, and for `times` of 1 or less.
@@ -92,7 +92,7 @@ def find_sinks(
     if not times > 1:
         raise ValueError(f"a sink is hotter than the mean of a map: times is above 1; got {times:g}")
     own = capture.stream(stream)
-    chosen = tuple(own.maps) if kinds is None else tuple(kinds)
+    chosen = tuple(own.on_clip) if kinds is None else tuple(kinds)
     inside = _masked(capture, stream, tracks)
     found: list[Sink] = []
     left_out: dict[MapKind, Tensor] = {}

@@ -50,7 +50,7 @@ def embedded(exhibit: Exhibit, most_bytes: int) -> dict[str, Any]:
     entries, shown, parts, begin = [], list[tuple[int, str]](), list[bytes](), 0
     share = most_bytes / max(1, _cell_bytes(capture))
     for number, stream in enumerate(capture.streams):
-        for kind, maps in stream.maps.items():
+        for kind, maps in stream.on_clip.items():
             made = groups(len(maps.layers), maps.bins, int(share))
             scores = [scores_json(exhibit, number, kind, entity) for entity in range(len(maps.entities))]
             entry = {"stream": number, "kind": kind, "layers": made.layers, "steps": made.steps, "begin": begin}
@@ -101,7 +101,7 @@ def _cell_bytes(capture: Capture) -> int:
     return sum(
         len(maps.entities) * (4 + 2 * stream.grid.frames + stream.grid.size)
         for stream in capture.streams
-        for maps in stream.maps.values()
+        for maps in stream.on_clip.values()
     )
 
 

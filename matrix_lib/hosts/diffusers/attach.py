@@ -357,6 +357,9 @@ def watch(
     branches: Sequence[Branch] | None = None,
     v2t: bool = True,
     v2v: bool = True,
+    t2v: bool = False,
+    t2t: bool = False,
+    sound: bool = False,
     recorder: type[Recorder] = Recorder,
     prefix_frames: int = 0,
     fit: Fit | None = None,
@@ -367,7 +370,7 @@ def watch(
         model: a diffusers pipeline (its transformer and scheduler are read) or a transformer.
         binding: the prompt's binding, or one per prompt of the batch.
         tracks: mask tracks, or one per prompt; None records words only.
-        layers, bins, budget_mb, v2t, v2v: see `RecorderConfig`.
+        layers, bins, budget_mb, v2t, v2v, t2v, t2t, sound: see `RecorderConfig`.
         steps: sampling steps of a bare transformer (default 1); a pipeline's scheduler knows.
         branches: guidance branches in batch order; None follows the pipelines' habit.
         recorder: what records, for example `AlignmentRecorder`; the one that was made is `Watch.recorder`.
@@ -384,7 +387,7 @@ def watch(
     chosen = None if layers is None else tuple(layers)
     if unknown := sorted(set(chosen or ()) - {site.layer for site in sites}):
         raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{sites[-1].layer}")
-    config = RecorderConfig(chosen, bins, budget_mb, "cond", v2t, v2v)
+    config = RecorderConfig(chosen, bins, budget_mb, "cond", v2t, v2v, t2v=t2v, t2t=t2t, sound=sound)
     bindings = [each for each in batches.bindings if each is not None]
     asked = None if fit else model
     seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder, asked)

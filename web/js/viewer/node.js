@@ -43,7 +43,11 @@ const MOST_EARLIER = 4
 
 /** Fields of the node and how their values are written. */
 const WORDS = /** @type {Record<string, Record<string, string>>} */ ({
-  kind: { v2t: 'words (video to text)', v2v: 'instances over time (video to video)' },
+  kind: {
+    v2t: 'words (video to text)',
+    v2v: 'instances over time (video to video)',
+    t2v: 'where words look (text to video)'
+  },
   heat: { true: 'smooth', false: 'token cells' },
   colour_scale: { clip: 'one for the clip', frame: 'one for each frame' }
 })

@@ -37,10 +37,11 @@ import { wordChips } from './words.js'
  * @property {boolean} [reads] begins with what is read off the maps
  */
 
-const KINDS = /** @type {Record<string, string>} */ ({ v2t: 'Words', v2v: 'Instances' })
+const KINDS = /** @type {Record<string, string>} */ ({ v2t: 'Words', v2v: 'Instances', t2v: 'Words look' })
 const KIND_TIPS = /** @type {Record<string, string>} */ ({
   v2t: 'How much each place of the video looks at the words (K)',
-  v2v: 'Where the first-frame tokens of an instance look in the whole clip (K)'
+  v2v: 'Where the first-frame tokens of an instance look in the whole clip (K)',
+  t2v: 'Where the words look in the clip: the other way round (K)'
 })
 const AT_ONCE = 16 // maps that one question may ask for
 const BEFORE_OTHERS = 3 // with more words than that, the first map is asked for by itself: it is there sooner
