@@ -103,6 +103,8 @@ def word_masks(
 def told_names(stream: Stream, kind: MapKind) -> tuple[str, ...]:
     """The entities of a kind without verbs: these look where their subject and object are. Raises ValueError where
     there are only verbs, or no such maps."""
+    if stream.get(kind).over is not None:
+        raise ValueError(f"{kind} maps have no places in the clip: choose one of {', '.join(stream.on_clip)}")
     verbs = {verb.name for verb in stream.binding.verbs}
     found = tuple(name for name in stream.get(kind).entities if name not in verbs)
     if not found:
