@@ -110,6 +110,7 @@ def _run(
     guidance: Guidance, info: RunInfo, tracks: MaskTracks | None, samples: Tensor | None, token: object
 ) -> SteeredRun:
     """What is known of a run that starts. Raises ValueError where it lacks what the guidance needs."""
+    guidance.check_words([binding for binding, _ in info.given if binding is not None])
     found = _tracks(guidance, info, tracks)
     references: list[Tensor] = []
     if samples is not None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support_attention import Explicit, make_tracks
 from support_native import FAMILIES, conditioning, latent, sample
-from support_steering import SAMPLERS, bound, inputs, lib, models, pixels, size_of, windowed
+from support_steering import SAMPLERS, bound, inputs, lib, models, pixels, recording, size_of, windowed
 from support_tracks import awkward
 
 __all__ = ["lib", "models"]  # fixtures
@@ -23,6 +23,7 @@ def modes(lib):
         "partition, global": lib.Partition(1, match="global", branches="cond"),
         "perturbation": lib.Perturbation("both", 1.5),
         "perturbation, bound": lib.Perturbation("words", 1.5, bound=True),
+        "timed words": lib.TimedWords(up=1.0),
     }
 
 
@@ -44,7 +45,7 @@ def plain_sample(models, family, given, **options):
 
 
 # every mode under several samplers, at CFG 1 and 6
-ROUND = [(*pair, i % 6, (1.0, 6.0)[i // 6 % 2]) for i, pair in enumerate(itertools.product(FAMILIES, SAMPLERS))]
+ROUND = [(*pair, i % 7, (1.0, 6.0)[i // 7 % 2]) for i, pair in enumerate(itertools.product(FAMILIES, SAMPLERS))]
 
 
 @pytest.mark.parametrize(("family", "sampler", "mode", "cfg"), ROUND)
@@ -96,6 +97,7 @@ def test_every_edited_call_equals_the_dense_reference(lib, models, family, monke
         lib.RegionBias(soft=True, branches="both"),
         lib.Partition(match=None),
         lib.Perturbation("both"),
+        lib.TimedWords(),
     ):
         model = lib.steer(model, guide)  # they stack: biases add
         sample(model, *given, steps=1)
@@ -117,6 +119,8 @@ def test_what_changes_nothing_is_bit_identical(lib, models, family):
         lib.Partition(schedule=off),
         lib.Perturbation(scale=0.0),
         lib.Perturbation(schedule=off),
+        lib.TimedWords(down=0.0),
+        lib.TimedWords(schedule=off),
     ):
         assert torch.equal(sample(lib.steer(models(family), guide), *given), plain), guide
 
@@ -141,15 +145,6 @@ def test_schedules_and_frozen_steps_pick_steps(lib, models):
         assert {step for step, *_ in seen} == {2, 3}
     finally:
         lib.host.EditRunner.run = run
-
-
-def recording(lib, model, runs):
-    def start(info):
-        streams = info.samples * info.prompts
-        runs.append(lib.Recorder(lib.RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas, streams))
-        return lib.Session([runs[-1]])
-
-    return lib.attach(model, start)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
