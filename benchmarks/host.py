@@ -77,8 +77,8 @@ class Bench:
             return comfy.sd.load_diffusion_model_state_dict(state, model_options=options)
 
     def conditioning(self, seed: int, told: bool) -> list[Any]:
-        """A CONDITIONING, with ten words and three instances where `told`; seven of the words hold in one half of the clip
-        each, in frames."""
+        """A CONDITIONING, with ten words and three instances where `told`; seven of the words hold in one half of the
+        clip each, in frames."""
         random, (t, h, w) = torch.Generator().manual_seed(seed), self.shape.latent
         rows, width = self.shape.text
         given = self.library.carried(4 * t - 3, 8 * h, 8 * w, rows) if told else {}

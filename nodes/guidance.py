@@ -234,8 +234,8 @@ def _timed_inputs() -> list[Any]:
             min=0.0,
             max=1000.0,
             step=1.0,
-            tooltip="Frames per second that the clip is shown at. 0: those that the model makes, or that LTXVConditioning "
-            "asks for.",
+            tooltip="Frames per second that the clip is shown at. 0: those that the model makes, or that "
+            "LTXVConditioning asks for.",
         ),
         _layers("all"),
     ]
@@ -305,8 +305,9 @@ class MatrixAttentionGuidance(io.ComfyNode):
                     "mode",
                     options=[io.DynamicCombo.Option(name, mode.inputs()) for name, mode in MODES.items()],
                     tooltip="Region bias nudges attention; masked attention forbids for the first steps; perturbation "
-                    "moves away from a prediction that cannot see; gradient moves the latent until attention fits; timed "
-                    "words are looked at in their seconds of the clip (@0-1.5s in MATRIX Bind Prompt; no tracks needed).",
+                    "moves away from a prediction that cannot see; gradient moves the latent until attention fits; "
+                    "timed words are looked at in their seconds of the clip (@0-1.5s in MATRIX Bind Prompt; no tracks "
+                    "needed).",
                 ),
                 ScheduleSocket.Input(
                     "schedule",

@@ -1,9 +1,9 @@
-"""`python -m training.timed --out FOLDER --clips N`: do things happen in the order and at the time that words in time say?
+"""`python -m training.timed --out FOLDER --clips N`: do things happen in the order and at the time that words say?
 
 The mini model is asked two questions, of clips that nothing was trained on, clip by clip with the same noise:
 
-order    two things of a first frame move, one in each half of the clip. Which of them is asked to be first, and which is
-         said first, alternate, so that the order of the words says nothing.
+order    two things of a first frame move, one in each half of the clip. Which of them is asked to be first, and which
+         is said first, alternate, so that the order of the words says nothing.
 contact  a verb whose parts touch in the middle of the clip is asked for `LATE` seconds later.
 
 Beside no guidance there are words in time on verbs alone and on whole clauses, and the penalty of Prompt Relay (arXiv
@@ -48,7 +48,8 @@ __all__ = ["main"]
 
 LATE = 0.75
 _SEED = 97_000_000  # far from every seed that training, the evaluation or an analysis draws
-_WAYS = {"move_left": (-20, 0), "move_right": (20, 0), "move_up": (0, -20), "move_down": (0, 20)}  # as the world's verbs
+# Where the world's verbs lead, in 1/64 of the frame's shorter side.
+_WAYS = {"move_left": (-20, 0), "move_right": (20, 0), "move_up": (0, -20), "move_down": (0, 20)}
 _TOUCHING = ("push", "pull", "lift", "hit", "bounce")  # they touch in the middle of the clip
 _SIGMA = 1 / math.log(1e3)  # Prompt Relay's, in latent frames
 _NONE = "no guidance"
@@ -175,7 +176,7 @@ def _order(count: int, sizes: Sizes, device: str) -> Asked:
         said = []
         for slot, way in enumerate(ways):
             later = slot != int(first[i])
-            go = (rise - later).clamp(0, 1)[:, None] * torch.tensor(_WAYS[way], device=device) * config.unit
+            go = (rise - float(later)).clamp(0, 1)[:, None] * torch.tensor(_WAYS[way], device=device) * config.unit
             paths[i, slot] = clips.trajectories[i, slot, :1] + go
             words = verb_named(way).words
             said.append((f"the {clips.names[i][slot]}", words, (cut, None) if later else (0.0, cut)))
@@ -239,7 +240,8 @@ def _in_order(asked: Asked, centres: Tensor) -> dict[str, Tensor]:
     being half way when they should; all frames where one does not happen."""
     clips, last = asked.clips, asked.clips.config.frames - 1
     way = clips.trajectories[:, :2, last] - clips.trajectories[:, :2, 0]  # (N, 2, 2)
-    gone = ((centres[:, :2] - clips.trajectories[:, :2, :1]) * way[:, :, None]).sum(-1) / way.square().sum(-1)[..., None]
+    off_start = centres[:, :2] - clips.trajectories[:, :2, :1]
+    gone = (off_start * way[:, :, None]).sum(-1) / way.square().sum(-1)[..., None]  # (N, 2, F), shares of the way
     happened = (gone[..., last] > 0.5) & (gone[..., last] < 2)
     half = (gone >= gone[..., last:] / 2).int().argmax(-1).float()  # (N, 2)
     row, first = torch.arange(len(half), device=half.device), asked.first
@@ -270,8 +272,8 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         "# Words in time on the mini model",
         "",
         f"`python -m training.timed --clips {chosen.clips} --steps {chosen.steps} --cfg {chosen.cfg:g} "
-        f"--seed {chosen.seed}`, {'bfloat16' if chosen.device.startswith('cuda') else 'float32'}; the same clips and noise "
-        "for every arm. Intervals are Wilson's for shares and the bootstrap's for means, 95 %; differences are by clip.",
+        f"--seed {chosen.seed}`, {'bfloat16' if chosen.device.startswith('cuda') else 'float32'}; the same clips and "
+        "noise for every arm. Intervals are Wilson's for shares and the bootstrap's for means, 95 %; gains by clip.",
     ]
     asked: list[tuple[str, str, Estimate, Estimate]] = []
     for question, (measure, better, _, happens) in _CLAIMS.items():

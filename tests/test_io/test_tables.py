@@ -76,7 +76,7 @@ def test_every_bad_clip_is_listed_by_name(tmp_path):
     Image.new("L", (48, 32), 255).save(extra / "masks" / "dog.png")
     (place(tmp_path, "no_picture") / "image.png").unlink()
     place(tmp_path, "not_in_prompt", entities="man: a man\ncart: the wagon")
-    place(tmp_path, "in_time", entities="man: a man @0-1s")
+    place(tmp_path, "in_time", entities="man: a man @0-1s\ncart: a cart")
     with pytest.raises(ValueError, match="5 of 6 clips") as told:
         read_clips(tmp_path)
     lines = {line.split(":")[0].strip(): line for line in str(told.value).splitlines()[1:]}

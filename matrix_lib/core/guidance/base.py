@@ -91,7 +91,9 @@ class Guidance:
         """Raises ValueError where it names instances that have no track."""
 
     def check_words(self, bindings: Sequence[PromptBinding]) -> None:
-        """Raises ValueError where the bound words of a run lack what it needs."""
+        """Raises ValueError where the bound words of a run lack what it needs; `bindings` are those of its prompts."""
+        if self.needs_words and not bindings:
+            raise ValueError("the prompt has no bound words to act on: bind them ('MATRIX Bind Prompt', `bind_prompt`)")
 
 
 class EditsAttention(Guidance, ABC):

@@ -82,12 +82,12 @@ class TimedWords(EditsAttention):
         return 0.0 if self.idle else self.schedule.at(step, steps)
 
     def check_words(self, bindings: Sequence[PromptBinding]) -> None:
+        super().check_words(bindings)
         if not any(binding.timed for binding in bindings):
-            names = [name for binding in bindings for name in binding.names]
+            names = ", ".join(repr(name) for binding in bindings for name in binding.names)
             raise ValueError(
-                f"no phrase of the prompt has a time, so there is nothing to steer by: write it behind its words, for "
-                f"example {names[0] if names else 'waves'} @0-1.5s or @2s-; "
-                + (f"the phrases are {', '.join(map(repr, names))}" if names else "no words are bound")
+                f"no phrase of the prompt has a time, so there is nothing to steer by; the phrases are {names}: write "
+                "a time behind the words, such as waves @0-1.5s or @2s-"
             )
 
     def rate(self, grid: Grid) -> float:
@@ -105,8 +105,7 @@ class TimedWords(EditsAttention):
         middles = _middles(grid) / rate
         for phrase in binding.timed if binding is not None else ():
             assert phrase.time is not None
-            start, end = phrase.time
-            if start > grid.pixel_frames / rate - _CLOSE:
+            if phrase.time[0] > grid.pixel_frames / rate - _CLOSE:
                 raise ValueError(
                     f"{phrase.name!r} holds {time_text(phrase.time)}, but the clip ends after "
                     f"{grid.pixel_frames / rate:.4g} s ({grid.pixel_frames} frames at {rate:g} per second): give it a "
@@ -134,9 +133,9 @@ class TimedWords(EditsAttention):
 
 
 def absence(grid: Grid, fps: float, times: Iterable[Time], fade: float) -> Tensor:
-    """(F,) float64 in [0, 1]: how far each token frame is out of all of `times`, 0 in one of them, 1 from `fade` seconds
-    on. A token frame is where the middle of its pixel frames is, of which frame i is shown at i / fps seconds. A time
-    between two middles is that of the nearest."""
+    """(F,) float64 in [0, 1]: how far each token frame is out of all of `times`, 0 in one of them, 1 from `fade`
+    seconds on. A token frame is where the middle of its pixel frames is, of which frame i is shown at i / fps seconds.
+    A time between two middles is that of the nearest."""
     middles = _middles(grid) / fps
     gone = torch.ones_like(middles)
     for time in times:

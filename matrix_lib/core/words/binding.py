@@ -6,7 +6,6 @@ Pure text work. The tokens, each with its row and its characters, come from the 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from typing import get_args
 
 from ..json_text import parse_object
 from ..near import did_you_mean
-from .phrases import PhraseSpec, Role, Time, Words, parse_phrases, time_text
+from .phrases import PhraseSpec, Role, Time, Words, is_time, parse_phrases, time_text
 from .prompt import Span, VisibleText, find_words, nearest_words, parse_prompt
 
 __all__ = ["Phrase", "PromptBinding", "Token", "bind", "check_tokens", "locate"]
@@ -156,7 +155,7 @@ def _check_types(data: dict) -> None:
         numbers += [phrase.start, phrase.end, *phrase.rows]
         if phrase.role not in get_args(Role):
             raise ValueError(f"a phrase has the role {phrase.role!r}")
-        if phrase.time is not None and not _is_time(phrase.time):
+        if phrase.time is not None and not is_time(phrase.time):
             raise ValueError(f"phrase {phrase.name!r} has the time {phrase.time!r}")
         if any(not 0 <= row < data["length"] for row in phrase.rows):
             raise ValueError(
@@ -167,15 +166,6 @@ def _check_types(data: dict) -> None:
     names = [phrase.name for phrase in data["phrases"]]
     if len(set(names)) < len(names):
         raise ValueError("two phrases have one name")
-
-
-def _is_time(time: tuple[object, ...]) -> bool:
-    """Whether it says from when until when, in seconds."""
-    if len(time) != 2:
-        return False
-    start, end = time[0], math.inf if time[1] is None else time[1]
-    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (start, end))
-    return numbers and 0 <= start < end and math.isfinite(start)  # type: ignore[operator, arg-type]
 
 
 def _places(text: str, words: str) -> list[Span]:

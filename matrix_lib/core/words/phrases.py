@@ -19,12 +19,13 @@ Times act under `TimedWords`. `web/js/editor/phrases.js` reads the same text in 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["PhraseSpec", "Role", "Time", "Words", "parse_phrases", "time_text", "verb"]
+__all__ = ["PhraseSpec", "Role", "Time", "Words", "is_time", "parse_phrases", "time_text", "verb"]
 
 Time = tuple[float, float | None]
 """When words hold, in seconds of the clip: from, and until; None: to its end."""
@@ -37,9 +38,7 @@ _VERB = re.compile(r"verb\s*\((.*)\)\s*$", re.IGNORECASE)
 _ROLE = re.compile(r"\[\s*(\w*)\s*\]\s*$")
 _NTH = re.compile(r"#\s*([0-9]{1,6}|all)\s*$", re.IGNORECASE)
 _SECONDS = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)"
-_TIME = re.compile(
-    rf"(?:^|\s)@\s*(?:{_SECONDS}\s*s?\s*-\s*{_SECONDS}\s*s|{_SECONDS}\s*s\s*-|-\s*{_SECONDS}\s*s)\s*$"
-)
+_TIME = re.compile(rf"(?:^|\s)@\s*(?:{_SECONDS}\s*s?\s*-\s*{_SECONDS}\s*s|{_SECONDS}\s*s\s*-|-\s*{_SECONDS}\s*s)\s*$")
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,16 @@ def verb(phrase: str, subject: str, object: str | None = None, name: str | None 
     """`verb("picks ... up", "robot", "cup")`: the words of a verb and the instances that it joins."""
     words = Words.parse(phrase)
     return PhraseSpec(name or " ... ".join(words.pieces), (words,), "verb", subject, object)
+
+
+def is_time(value: tuple[object, ...]) -> bool:
+    """Whether it says from when until when, as `Time` does."""
+    if len(value) != 2:
+        return False
+    start, end = value[0], math.inf if value[1] is None else value[1]
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in (start, end)):
+        return False
+    return bool(0 <= start < end)  # type: ignore[operator]
 
 
 def time_text(time: Time) -> str:
@@ -186,6 +195,10 @@ def _check(specs: list[PhraseSpec]) -> None:
         seen[spec.name] = spec
     instances = [spec.name for spec in specs if spec.role in _INSTANCE_ROLES]
     for spec in specs:
+        if spec.time is not None and not is_time(spec.time):
+            raise ValueError(
+                f"{spec.where()}: a time is (from, until) in seconds, until above from or None; got {spec.time}"
+            )
         for end in (spec.subject, spec.object):
             if spec.role == "verb" and end is not None and end not in instances:
                 known = ", ".join(map(repr, instances)) or "none yet"

@@ -95,8 +95,9 @@ def test_prompt_relays_penalty_is_this_bias():
     scene = GridScene(grid, None, binding(words)).scene(call(spans, None, grid))
     ours = dense(timed_layout(scene, spans, guide, 1.0))
     near = relay > -100
+    near[0] = False  # its one pixel frame is nearer to the second than latent frames are to each other
     torch.testing.assert_close(ours[near], relay[near], rtol=1e-5, atol=1e-4)
-    assert (ours[~near] == -100).all(), "of both nothing is left"
+    assert (ours[relay < -50] < -50).all(), "of both nothing is left"
     logits = torch.randn(frames, TEXT, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close((logits + ours).softmax(-1), (logits + relay).softmax(-1), rtol=0, atol=1e-6)
 
@@ -107,7 +108,7 @@ def test_times_that_follow_each_other_share_no_frame_and_leave_none_out():
         assert torch.equal(first + second, torch.ones(5, dtype=torch.float64)), cut
     assert absence(GRID, 8.0, [(1.85, 1.95)], 0.0).tolist() == [1, 1, 1, 1, 0], "between middles: the nearest"
     assert absence(GRID, 8.0, [(2.0, None)], 0.0).tolist() == [1, 1, 1, 1, 0]
-    new = replace(Grid.from_pixels(13, 32, 48, (2, 2, 2)), fps=16.0)  # frames in front are pixel frame 0
+    new = replace(Grid.from_pixels(17, 32, 48, (2, 2, 2)), fps=16.0)  # frames in front are pixel frame 0
     assert new.prefix_frames
     assert absence(new, 16.0, [(0.0, 0.1)], 0.0).tolist() == [0.0] + [1.0] * (new.frames - 1)
 
@@ -150,9 +151,9 @@ def test_what_cannot_be_known_is_said():
     (note,) = guide.told(GRID, binding(), tracks)
     assert "tracks run at 16" in note
     assert "counted at 8" in note
-    with pytest.raises(ValueError, match="no phrase of the prompt has a time.* man @0-1.5s .*the phrases are 'man', 'waves'"):
+    with pytest.raises(ValueError, match="no phrase of the prompt has a time.* the phrases are 'man', 'waves': write"):
         guide.check_words([binding({"man": None, "waves": None})])
-    with pytest.raises(ValueError, match="no words are bound"):
+    with pytest.raises(ValueError, match="no bound words"):
         guide.check_words([])
     guide.check_words([binding({"man": None}), binding()])
     with pytest.raises(ValueError, match="40 rows, but a sees 9"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from support_counts import seeds
@@ -231,6 +232,8 @@ def test_times_are_kept_and_told() -> None:
     assert "in time: van @0-1.5s, picks ... up @2s-" in binding.notes[-1]
     assert PromptBinding.from_json(binding.to_json()) == binding
     assert '"time"' not in bound("van: van").to_json(), "readers from before there were times"
+    with pytest.raises(ValueError, match=r"phrase 'van': a time is \(from, until\).*got \(2.0, 1.0\)"):
+        bound([replace(PhraseSpec.instance("van", "van"), time=(2.0, 1.0))])
     for wrong in ("[1.5]", "[2, 1]", "[-1, 2]", '["0", 1]', "[null, 1]", "[NaN, null]", "[true, null]", "3"):
         with pytest.raises(ValueError, match="no prompt binding"):
             PromptBinding.from_json(binding.to_json().replace("[0.0, 1.5]", wrong))

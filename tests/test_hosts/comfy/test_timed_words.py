@@ -18,8 +18,8 @@ SIGMA = 1 / math.log(1e3)
 
 
 def relay(model, penalty):
-    """A clone as the mechanism of Prompt Relay makes it: every cross-attention runs with a dense penalty (queries, keys),
-    by a `forward` of its own (Wan), or as a mask beside the model's own (LTX)."""
+    """A clone as the mechanism of Prompt Relay makes it: every cross-attention runs with a dense penalty (queries,
+    keys), by a `forward` of its own (Wan), or as a mask beside the model's own (LTX)."""
     clone, network = model.clone(), model.model.diffusion_model
 
     def wan(self, x, context, **kwargs):
@@ -44,8 +44,8 @@ def relay(model, penalty):
 
 @pytest.mark.parametrize(("family", "size"), [("wan_t2v", (13, 4, 4)), ("ltx", (13, 2, 2))])
 def test_it_equals_prompt_relay(lib, models, family, size):
-    """relu(|frame - midpoint| - window)^2 / (2 sigma^2), with its sigma and windows, in latent frames; as times, windows
-    are the middles of their first and last frames."""
+    """relu(|frame - midpoint| - window)^2 / (2 sigma^2), with its sigma and windows, in latent frames; as times,
+    windows are the middles of their first and last frames."""
     model = models(family)
     grid, rows = lib.grid_of(model, size), text_rows(family)
     middles = [(first + stop - 1) / 2 / grid.fps for first, stop in grid.pixel_spans()]
