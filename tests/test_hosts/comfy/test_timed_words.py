@@ -12,7 +12,7 @@ from support_steering import inputs, lib, models, recording
 __all__ = ["lib", "models"]  # fixtures
 
 pytestmark = pytest.mark.usefixtures("comfy")
-ROWS = {"waves": (1, 2), "sits": (9, 10, 11)}
+ROWS = {"waves": tuple(range(1, 14)), "sits": tuple(range(14, 28))}
 SEGMENTS = (6, 7)  # latent frames
 SIGMA = 1 / math.log(1e3)
 
@@ -67,8 +67,9 @@ def test_it_equals_prompt_relay(lib, models, family, size):
     notes: list = []
     got = sample(lib.steer(model, ours, done=lambda run: notes.extend(run.notes)), *given, z, cfg=1.0)
     plain = sample(model, *given, z, cfg=1.0)
-    assert (got - want).abs().max() <= 1e-5 * want.abs().max()
-    assert (want - plain).abs().max() > 1e-3 * want.abs().max()
+    off = (got - want).abs().max()
+    assert off <= 1e-5 * want.abs().max()
+    assert (want - plain).abs().max() > 200 * off, "what both do is more than rounding"
     assert not notes
     if family == "ltx":  # its attention still runs through the host, so that both act: what is gone stays gone
         both = sample(lib.steer(dense, ours), *given, z, cfg=1.0)
