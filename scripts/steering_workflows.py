@@ -34,7 +34,6 @@ SAID = {
     "04_steer_with_masks": "masks of a driving clip",
     "05_box_trajectory": "boxes",
     "07_cut_and_drag": "a rough animation",
-    "10_words_in_time": "words in time",
 }
 STEERS = ("MatrixAttentionGuidance", "MatrixIntrinsicDenoising", "MatrixDualClockDenoising")
 
@@ -115,8 +114,8 @@ def main() -> None:
             rows = []
             for unsteered, said in ((True, "the prompt alone"), (False, f"steered by {SAID[name]}")):
                 files = run(server, name, chosen.steps, unsteered)
-                shown = max(files, key=lambda kind: kind.endswith("_tracks"))  # with tracks, where there are any
-                rows.append((said, read_video(files[shown]).frames))
+                tracked = next(path for kind, path in files.items() if kind.endswith("_tracks"))
+                rows.append((said, read_video(tracked).frames))
                 if unsteered:
                     sketches = [path for kind, path in files.items() if kind.endswith("_sketch")]
                     rows += [("the rough animation", read_video(path).frames) for path in sketches]

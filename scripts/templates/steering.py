@@ -17,12 +17,6 @@ PHRASES = """\
 red square: the red square [subject]
 blue square: the blue square [object]
 joins = verb(red square -> blue square)"""
-TWO_EVENTS = "the red square moves up, the blue square moves down"
-WHEN = """\
-red square: the red square
-blue square: the blue square
-up: moves up = verb(red square) @0-1s
-down: moves down = verb(blue square) @1s-"""
 MASKS = """\
 ### Steer with masks
 **First**, mini makes a driving clip: *the red square moves up*. Its colours become masks, two for every frame, and
@@ -54,19 +48,6 @@ masks of a clip, or an animation of your own to *VAE Encode*. Large models follo
 0.18 and *outside* 0.08.
 
 How far this follows, beside the other ways: docs/guidance.md."""
-TIMED = """\
-### First this, then that
-One sentence says that two squares move. *Bind Prompt* says when, in seconds behind the phrases: `@0-1s`, `@1s-`. Under
-*Steer Attention* in the mode *timed words* each phrase is looked at in its time, and hardly outside of it. Bypass that
-node (Ctrl+B) to see what the prompt alone does.
-
-**Change it:** exchange the two times, or write `@0.5s-`. A clip of mini lasts 2.1 s; four of its frames, half a second,
-are one token frame, and times are no finer.
-
-**Your own:** any model of the pack, text-to-video or image-to-video. Whole clauses take times, too: `the man sits down
-@2s-` on a line of its own. No tracks are needed; with tracks, other *Steer Attention* nodes stack with this one.
-
-What this does and does not do: docs/timed-words.md."""
 BOXES = """\
 ### Steer with boxes
 Two boxes per instance are enough: *Box Tracks* moves them evenly between the frames that you write (`name: frame: x0 y0
@@ -216,31 +197,6 @@ def cut_and_drag() -> Draft:
     return d
 
 
-def words_in_time() -> Draft:
-    """10: a sentence of two events with a time for each in; a clip in which one comes after the other out."""
-    d = Draft("10_words_in_time")
-    d.group("Start here", 0, GREY)
-    d.note(TIMED, 620)
-
-    d.group("Picture and model", 1, BLUE)
-    first = still(d, "two-squares")
-    model = d.add("MatrixLoadVideoDiT", source="mini")
-    nothing = d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")
-
-    d.group("What happens, and when", 2, GREEN)
-    bound = d.add("MatrixBindPrompt", SHOWN, clip=model[1], prompt=TWO_EVENTS, phrases=WHEN, form="as written")
-
-    d.group("Words in time", 3, RED)
-    timed = d.add("MatrixAttentionGuidance", model=model[0], mode="timed words")
-
-    d.group("Sample", 4)
-    decoded = _sampled(d, model, timed, (bound[0], nothing[0]), first, seed=8)
-    d.group("Your clip", 4, BLUE)
-    video = d.add("CreateVideo", images=decoded[0], fps=FPS)
-    d.add("SaveVideo", SHOWN, "Save video", video=video[0], filename_prefix="matrix/timed")
-    return d
-
-
 def _boxes() -> str:
     """The red square slowly up, away from the blue one, which stays."""
     moving = _line("red square (subject)", {0: RED_AT, 8: (22, 34), 16: (30, 18)})
@@ -252,4 +208,4 @@ def _line(name: str, keys: dict[int, tuple[int, int]]) -> str:
     return f"{name}: " + "; ".join(f"{at}: {x} {y} {x + SIDE} {y + SIDE}" for at, (x, y) in keys.items())
 
 
-DRAFTS = [steer_with_masks, box_trajectory, cut_and_drag, words_in_time]
+DRAFTS = [steer_with_masks, box_trajectory, cut_and_drag]
