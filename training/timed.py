@@ -34,6 +34,7 @@ from matrix_lib.evaluation.mini.object_tracking import look
 from matrix_lib.evaluation.statistics import Estimate, bootstrap, estimate, holm
 from matrix_lib.evaluation.verdicts import floor, verdict
 from matrix_lib.hosts import bundle
+from matrix_lib.hosts.diffusers.batches import Branch
 from matrix_lib.hosts.diffusers.mini import Sizes, move, sample
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 from matrix_lib.hosts.diffusers.steer import steer
@@ -130,9 +131,9 @@ def _run(chosen: argparse.Namespace) -> None:
 @torch.no_grad()
 def _sampled(chosen: argparse.Namespace, pipeline: Any, sizes: Sizes, asked: Asked, arm: str) -> Tensor:
     """(N, F, 3, H, W) uint8."""
-    videos, guide, spoken = [], None, [[]] * len(asked.prompts)
-    if arm != _NONE:
-        guide, spoken = asked.arms[arm]
+    videos = []
+    guide, spoken = asked.arms.get(arm, (None, []))
+    branches: tuple[Branch, ...] = ("uncond", "cond") if chosen.cfg != 1 else ("cond",)
     for start in range(0, len(asked.prompts), chosen.batch):
         part = slice(start, start + chosen.batch)
         prompts = asked.prompts[part]
@@ -142,7 +143,6 @@ def _sampled(chosen: argparse.Namespace, pipeline: Any, sizes: Sizes, asked: Ask
                     bind_prompt(pipeline, prompt, _specs(said), max_sequence_length=sizes.text_length)
                     for prompt, said in zip(prompts, spoken[part], strict=True)
                 ]
-                branches = ("uncond", "cond") if chosen.cfg != 1 else ("cond",)
                 stack.enter_context(steer(pipeline, guide, bindings, steps=chosen.steps, branches=branches))
             first = asked.clips.video[part, 0]
             videos.append(sample(pipeline, sizes, prompts, first, chosen.steps, chosen.cfg, chosen.seed + start))
@@ -229,8 +229,9 @@ def _contact(count: int, sizes: Sizes, device: str) -> Asked:
     low = at.floor().long().clamp(max=config.frames - 2)
     share = (at - low)[:, None]
     paths = clips.trajectories[:, :, low] * (1 - share) + clips.trajectories[:, :, low + 1] * share
-    spoken: list[list[Spoken]] = [[(words := verb_named(verb).words, words, (LATE, None))] for verb in clips.verb]
-    arms = {"verbs in time": (TimedWords(), spoken)}
+    verbs: list[list[Spoken]] = [[(words := verb_named(verb).words, words, (LATE, None))] for verb in clips.verb]
+    whole: list[list[Spoken]] = [[(prompt, prompt, (LATE, None))] for prompt in clips.prompts]
+    arms = {"verbs in time": (TimedWords(), verbs), "sentences in time": (TimedWords(), whole)}
     return Asked("contact", clips.restage(paths), list(clips.prompts), arms, torch.zeros(count, device=device).long())
 
 
@@ -276,7 +277,7 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         "noise for every arm. Intervals are Wilson's for shares and the bootstrap's for means, 95 %; gains by clip.",
     ]
     asked: list[tuple[str, str, Estimate, Estimate]] = []
-    for question, (measure, better, _, happens) in _CLAIMS.items():
+    for question, (measure, better, _, what) in _CLAIMS.items():
         own = [row for row in rows if row["question"] == question]
         names = [name for name in own[0] if name not in ("question", "arm", "clip", "seed", "prompt")]
         lines += ["", f"## {question}", "", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
@@ -288,7 +289,7 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         base = table[_NONE]
         for arm in arms[1:]:
             gain = (table[arm][measure] - base[measure]) * (1 if better else -1)
-            asked.append((question, arm, bootstrap(gain), _estimated(happens, base[happens])))
+            asked.append((question, arm, bootstrap(gain), _estimated(what, base[what])))
     corrected = holm([gain.p for _, _, gain, _ in asked])
     lines += ["", "## Against no guidance", "", "| question | arm | gain | verdict |", "|---|---|---|---|"]
     for (question, arm, gain, happens), p in zip(asked, corrected, strict=True):
