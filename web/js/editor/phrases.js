@@ -114,7 +114,9 @@ function timed(text) {
   if (!mark) return statement(text)
   const until = mark[2] ?? mark[4]
   const [start, end] = [Number(mark[1] ?? mark[3] ?? 0), until === undefined ? null : Number(until)]
-  if (end !== null && end <= start) throw new Error(`a time is @START-ENDs in seconds, the end behind the start; got ${strip(mark[0])}`)
+  if (end !== null && end <= start) {
+    throw new Error(`a time is @START-ENDs in seconds, the end behind the start; got ${strip(mark[0])}`)
+  }
   return { ...statement(strip(text.slice(0, mark.index))), time: [start, end] }
 }
 
