@@ -45,9 +45,10 @@ class MatrixWatchAttention(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, layers, step_bins, budget_mb, words, instances, expert="", storage="float16", keep_as=""
-    ) -> io.NodeOutput:
-        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage)
+        cls, model, layers, step_bins, budget_mb, words, instances, expert="", storage="float16", keep_as="",
+        words_look=False, sound=False,
+    ) -> io.NodeOutput:  # fmt: skip
+        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage, words_look, sound)
         notes = tuple(warn_if_broken(model))
         keeper = None
         if keep_as.strip():

@@ -115,7 +115,7 @@ def _check_same(a: Stream, b: Stream) -> None:
     if set(a.maps) != set(b.maps):
         raise _differ("the kinds of maps", ", ".join(a.maps) or "none", ", ".join(b.maps) or "none")
     for kind in a.maps:
-        for what in ("layers", "entities", "heads", "points"):
+        for what in ("layers", "entities", "heads", "points", "over"):
             if (x := getattr(a.maps[kind], what)) != (y := getattr(b.maps[kind], what)):
                 raise _differ(f"{what}_{kind}", x, y)
 

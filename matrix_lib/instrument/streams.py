@@ -16,7 +16,7 @@ from ..core.grid import Grid
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import PromptBinding
 from .capture import Stream
-from .maps import CodeError, Maps, Storage, decode, encode
+from .maps import CodeError, Maps, Over, Storage, decode, encode
 
 __all__ = ["HostCopy", "MapStream", "TokenSets", "word_sets"]
 
@@ -85,26 +85,39 @@ class MapStream:
         self.key, self.binding, self.tracks, self.grid = key, binding, tracks, grid
         self.layers, self.v2t, self.v2v = layers, v2t, v2v
         self.place = {kind: {layer: i for i, layer in enumerate(layers[kind])} for kind in layers}
-        self.names = {"v2t": v2t.names, "v2v": v2v.names}
-        self.storage = storage
-        kinds = [kind for kind, names in self.names.items() if names and layers[kind] and bins]
-        with torch.inference_mode(False):  # a capture outlives the run, and nobody could write to inference tensors
-            self.store = {kind: self._room(kind, bins) for kind in kinds}
+        self.names: dict[str, tuple[str, ...]] = {}
+        self.over: dict[str, Over] = {}
+        self.storage, self._bins = storage, bins
+        self.store: dict[str, dict[str, Tensor]] = {}
+        for kind, sets in (("v2t", v2t), ("v2v", v2v)):
+            self.hold(kind, sets.names)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
         self._copies: dict[tuple[str, str], HostCopy] = {}
         self._full: set[int] = set()
         self.broken = False
 
+    def hold(self, kind: str, names: tuple[str, ...], over: Over | None = None) -> None:
+        """Makes room for the maps of a kind, of entities of these names."""
+        self.names[kind] = names
+        if over is not None:
+            self.over[kind] = over
+        if names and self.layers[kind] and self._bins:
+            with torch.inference_mode(False):  # a capture outlives the run: nobody could write to inference tensors
+                self.store[kind] = self._room(kind, self._bins)
+
+    def _shape(self, kind: str) -> tuple[int, int, int]:
+        return self.over[kind].shape if kind in self.over else self.grid.shape
+
     def _room(self, kind: str, bins: int) -> dict[str, Tensor]:
         """Empty room for all bins of a kind. "side", of each map: its scale, in which frames it was no number, and what
         its code has cost (see `_lost`)."""
-        axes = (len(self.layers[kind]), bins, len(self.names[kind]))
+        axes, shape = (len(self.layers[kind]), bins, len(self.names[kind])), self._shape(kind)
         dtype = torch.uint8 if self.storage == "uint8" else torch.float16
         return {
-            "values": torch.zeros(*axes, *self.grid.shape, dtype=dtype),
-            "counts": torch.zeros(*axes, self.grid.frames, dtype=torch.int32),
-            "side": torch.zeros(*axes, 1 + self.grid.frames + _COSTS),
+            "values": torch.zeros(*axes, *shape, dtype=dtype),
+            "counts": torch.zeros(*axes, shape[0], dtype=torch.int32),
+            "side": torch.zeros(*axes, 1 + shape[0] + _COSTS),
         }
 
     def add(
@@ -112,7 +125,7 @@ class MapStream:
     ) -> None:
         """Adds (E, F, h, w) maps of one call; `frames`: where its token frames lie in the clip."""
         if kind not in self._sums:
-            shape = (len(self.layers[kind]), len(self.names[kind]), *self.grid.shape)
+            shape = (len(self.layers[kind]), len(self.names[kind]), *self._shape(kind))
             self._sums[kind] = torch.zeros(shape, device=maps.device)
             self._counts[kind] = torch.zeros(shape[:3], dtype=torch.int32)
         place = self.place[kind][layer]
@@ -121,7 +134,7 @@ class MapStream:
             self._sums[kind][place] += maps
             self._counts[kind][place] += 1
             return
-        at = torch.tensor(frames if frames is not None else range(self.grid.frames))
+        at = torch.tensor(frames if frames is not None else range(self._shape(kind)[0]))
         index = (entities[:, None].expand(-1, len(at)), at[None, :].expand(len(entities), -1))
         device = maps.device
         self._sums[kind][place].index_put_((index[0].to(device), index[1].to(device)), maps, accumulate=True)
@@ -192,7 +205,7 @@ class MapStream:
         for copy in self._copies.values():
             copy.finish()
         for room in self.store.values():
-            told = room["side"][..., 1 : 1 + self.grid.frames]
+            told = room["side"][..., 1:-_COSTS]
             wrong = told > 0
             if bool(wrong.any()):
                 self.broken = True
@@ -216,7 +229,8 @@ class MapStream:
             if self.storage == "uint8":
                 with torch.inference_mode(False):
                     scale = room["side"][:, bins, :, 0].clone()
-            maps[kind] = Maps(values, self.layers[kind], self.names[kind], counts, scale, error=self._error(kind))
+            lost, over = self._error(kind), self.over.get(kind)
+            maps[kind] = Maps(values, self.layers[kind], self.names[kind], counts, scale, error=lost, over=over)
         return Stream(self.key, self.binding, self.grid, maps)
 
     def _error(self, kind: str) -> CodeError | None:

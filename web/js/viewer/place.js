@@ -30,7 +30,7 @@ export function instancesAt({ exhibit, choice, stream }, { row, column }) {
  * @returns {HTMLElement[]} what stands in the card
  */
 export function placeCard(viewer, token) {
-  const instances = viewer.choice.kind === 'v2v'
+  const lookedAt = viewer.choice.kind !== 'v2t'
   const close = make('button', { class: 'close', type: 'button', text: '✕', label: 'Close' })
   close.addEventListener('click', () => viewer.setPin(null))
   const looks = instancesAt(viewer, token).map((name) => {
@@ -39,9 +39,9 @@ export function placeCard(viewer, token) {
     return button
   })
   return [
-    make('div', { class: 'head' }, [make('span', { text: instances ? 'Looked at by' : 'This place looks at' }), close]),
+    make('div', { class: 'head' }, [make('span', { text: lookedAt ? 'Looked at by' : 'This place looks at' }), close]),
     ...ranking(viewer, token),
-    ...(instances ? [] : looks)
+    ...(lookedAt ? [] : looks)
   ]
 }
 
