@@ -1,5 +1,5 @@
-"""Runs the workflows 00, 01, 06, 08, 09, 10 and 11 in a real headless ComfyUI with mini, and makes their thumbnails of what
-came out.
+"""Runs the workflows 00, 01, 06, 08, 09, 10 and 11 in a real headless ComfyUI with mini, and makes their thumbnails of
+what came out.
 
 python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
 """
@@ -86,6 +86,8 @@ def _read(folder: Path) -> Image.Image:
     frames = torch.as_tensor(read_video(latest(folder, "read", ".mp4")).frames)
     edge = frames.shape[2]  # below each picture stands what is said of its frame
     return thumbnail([("what two words look at, as masks; dashed: the boxes of the real clip", frames[:, :edge])])
+
+
 def _timed(folder: Path) -> Image.Image:
     """Heat of an instance's words, and of a verb that holds in the second half of the clip."""
     with tempfile.TemporaryDirectory() as place:

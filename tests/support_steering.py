@@ -13,7 +13,19 @@ from support_attention import make_binding, make_tracks
 from support_native import FAMILIES, conditioning, latent, native_model, text_rows
 from support_native import pixels as pixels_of
 
-__all__ = ["LATER", "ROUNDS", "SAMPLERS", "bound", "inputs", "lib", "models", "pixels", "recording", "size_of", "windowed"]
+__all__ = [
+    "LATER",
+    "ROUNDS",
+    "SAMPLERS",
+    "bound",
+    "inputs",
+    "lib",
+    "models",
+    "pixels",
+    "recording",
+    "size_of",
+    "windowed",
+]
 
 LATER = (0.15, None)  # seconds; in every family the first token frame of a clip lies before it, and the rest in it
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
