@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .core.guidance.perturbation import Perturbation
     from .core.guidance.region_bias import RegionBias
     from .core.guidance.schedule import Schedule
+    from .core.guidance.timed_words import TimedWords
     from .core.layers import Layers
     from .core.tracks.tracks import MaskTracks
     from .draw.capture import Choice, attention_chart, attention_pictures
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from .hosts.diffusers.prompts import bind_prompt
     from .hosts.diffusers.steer import steer
     from .instrument.capture import Capture
+    from .instrument.mix_ups import find_mix_ups
+    from .instrument.reading import read_capture
+    from .instrument.sinks import find_sinks
+    from .instrument.word_masks import word_masks
     from .io.captures import load_capture, save_capture
     from .io.lora.apply import apply_lora
     from .io.lora.read import load_lora
@@ -54,6 +59,7 @@ __all__ = [
     "Perturbation",
     "RegionBias",
     "Schedule",
+    "TimedWords",
     "apply_lora",
     "attention_chart",
     "attention_page",
@@ -62,15 +68,19 @@ __all__ = [
     "bind_prompt",
     "cut_and_drag",
     "encode_clip",
+    "find_mix_ups",
+    "find_sinks",
     "frame_tracks",
     "load_capture",
     "load_lora",
     "load_tracks",
     "merge_lora",
+    "read_capture",
     "save_capture",
     "save_tracks",
     "steer",
     "watch",
+    "word_masks",
 ]
 
 _HOMES = {
@@ -82,6 +92,7 @@ _HOMES = {
     "core.guidance.perturbation": ("Perturbation",),
     "core.guidance.region_bias": ("RegionBias",),
     "core.guidance.schedule": ("Schedule",),
+    "core.guidance.timed_words": ("TimedWords",),
     "core.layers": ("Layers",),
     "core.tracks.tracks": ("MaskTracks",),
     "draw.capture": ("Choice", "attention_chart", "attention_pictures"),
@@ -92,6 +103,10 @@ _HOMES = {
     "hosts.diffusers.prompts": ("bind_prompt",),
     "hosts.diffusers.steer": ("steer",),
     "instrument.capture": ("Capture",),
+    "instrument.mix_ups": ("find_mix_ups",),
+    "instrument.reading": ("read_capture",),
+    "instrument.sinks": ("find_sinks",),
+    "instrument.word_masks": ("word_masks",),
     "io.captures": ("load_capture", "save_capture"),
     "io.lora.apply": ("apply_lora",),
     "io.lora.read": ("load_lora",),

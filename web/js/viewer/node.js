@@ -33,6 +33,7 @@ const KEY = 'matrix_viewer'
 const SAMPLES = 'MatrixSampleAttention'
 const COLLECTS = 'MatrixCollectCapture'
 const SHOWS = 'MatrixAttentionPreview'
+const READS = 'MatrixReadCapture'
 const ID = /^[0-9a-f]{32}$/
 const HEIGHT = 460
 const NARROW = 520 // below this width picture and chart stand one above the other
@@ -177,6 +178,7 @@ async function open(node, id, host) {
   const before = place.element.dataset.fields
   const viewer = await mountViewer(place.element, sourceOf(id, host), {
     fields: before ? { ...JSON.parse(before), ...fieldsOfNode(node) } : fieldsOfNode(node),
+    reads: node.comfyClass === READS,
     changed: (fields) => write(node, place, fields, host),
     others: () => othersOf(node, place, host)
   })

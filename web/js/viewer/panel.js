@@ -8,6 +8,7 @@ import { keyHelp, pressed } from './keys.js'
 import { css, download, make, segments } from './parts.js'
 import { barColours, captionOf, counted, differenceScene, momentOf, placesOfNames, sceneOf } from './picture.js'
 import { instancesAt, placeCard } from './place.js'
+import { readingCard } from './reading.js'
 import { compose, pngOf, videoOf } from './save.js'
 import { skeleton } from './skeleton.js'
 import { bytesOf } from './source.js'
@@ -33,6 +34,7 @@ import { wordChips } from './words.js'
  * @property {(fields: Fields) => void} [changed] told after the person chose something
  * @property {() => Other[]} [others] captures to compare with, asked when the menu opens
  * @property {boolean} [large] on a page of its own
+ * @property {boolean} [reads] begins with what is read off the maps
  */
 
 const KINDS = /** @type {Record<string, string>} */ ({ v2t: 'Words', v2v: 'Instances', t2v: 'Words look' })
@@ -63,6 +65,8 @@ export class Viewer {
     /** @type {Exhibit | null} */
     this.other = null
     this.otherLabel = ''
+    /** Whether masks and findings are shown that were read off the maps. */
+    this.reads = Boolean(options.reads)
     this.playing = 0
     this.loading = false
     this.again = false
@@ -75,7 +79,9 @@ export class Viewer {
     this.second.element.hidden = true
     this.card = make('div', { class: 'card' })
     this.card.hidden = true
-    this.stage.element.append(this.card)
+    this.findings = make('div', { class: 'card away' })
+    this.findings.hidden = true
+    this.stage.element.append(this.card, this.findings)
     this.chart = new LayerChart((drag, more) => this.dragged(drag, more))
     this.help = keyHelp()
     const stages = [this.stage.element, this.second.element]
@@ -351,6 +357,9 @@ export class Viewer {
       await exhibit.fetchMaps(wanted, entities.slice(i, i + AT_ONCE))
     }
     this.draw()
+    if (!this.reads) return
+    await exhibit.fetchReading(wanted)
+    this.draw()
   }
 
   /** The chart's scores of the words that are shown, after their maps. */
@@ -398,7 +407,7 @@ export class Viewer {
     }
     return [first, second]
       .filter((pane) => pane !== undefined)
-      .map(({ exhibit, bitmap }) => sceneOf(exhibit, this.choice, this.names, this.pin, bitmap))
+      .map(({ exhibit, bitmap }) => sceneOf(exhibit, this.choice, this.names, this.pin, bitmap, this.reads))
   }
 
   draw() {
@@ -418,6 +427,7 @@ export class Viewer {
     this.showTime()
     this.card.hidden = !this.pin
     if (this.pin) this.card.replaceChildren(...placeCard(this, this.pin))
+    this.showFindings()
     // For whoever waits for the first picture, a test or a benchmark.
     if (ready) this.element.dataset.drawn = captions[0]
   }
@@ -517,13 +527,39 @@ export class Viewer {
     this.setKind('v2v', [instance])
   }
 
+  // ---- what is read off the maps
+
+  /** @param {boolean} on */
+  read(on) {
+    this.reads = on
+    this.refresh()
+  }
+
+  showFindings() {
+    const wanted = this.reads ? wantedOf(this.manifest, this.choice) : null
+    const reading = wanted && this.exhibit.reading(wanted)
+    this.findings.hidden = !reading || Boolean(this.pin)
+    if (reading && !this.findings.hidden) this.findings.replaceChildren(...readingCard(this, reading))
+  }
+
+  /**
+   * Goes to where a finding holds: its first frame, and its steps.
+   * @param {import('./source.js').Reading['findings'][number]} finding
+   */
+  lookAt({ frames, steps }) {
+    const picture = this.stream.pictures.findIndex(([, token]) => token === frames[0])
+    if (picture >= 0) this.choice.picture = picture
+    this.set({ steps: this.exhibit.steps.filter((step) => steps.includes(step)) })
+  }
+
   showHelp() {
     this.help.hidden = !this.help.hidden
   }
 
   escape() {
     if (!this.help.hidden) this.help.hidden = true
-    else this.setPin(null)
+    else if (this.pin) this.setPin(null)
+    else this.read(false)
   }
 
   // ---- files
