@@ -156,7 +156,7 @@ class Recorder(BaseObserver):
                 mask = mask[part]
             q, k = call.q[part], call.k[part]
             if call.site.has_v2t and call.site.layer in self.layers["v2t"] and stream.v2t.names:
-                self._video_to_text(stream, call, q, k, look, mask)
+                self._video_to_text(stream, call.at(index), q, k, look, mask)
             if call.site.has_v2v and call.site.layer in self.layers["v2v"] and stream.v2v.names:
                 self._video_to_video(stream, call, q, k, look, mask)
             if (other := self._others.get(row.key)) is not None:

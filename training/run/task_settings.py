@@ -161,7 +161,7 @@ class AlignmentTask(TaskSettings):
     alpha: float = 64.0
     sga: float = 0.01
     spa: float = 0.005
-    flow: float = 0.1
+    flow: float = 0.02
     window: int = 5
     tavid: float = 0.1
     scores: Literal["logits", "probabilities"] = "logits"
@@ -283,8 +283,8 @@ class TuneTask(AlignmentTask):
     reads.
 
     Args:
-        model: folder of a diffusers pipeline (CogVideoX, Wan 2.1, HunyuanVideo, LTX-Video, LTX-2), a bundle of ours, or
-            "mini".
+        model: folder of a diffusers pipeline (CogVideoX, Wan 2.1, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2),
+            a bundle of ours, or "mini".
         bce, dice, l2: weights inside MATRIX's mask loss, see `MaskWeights`.
         draw: of the v2t layers, how many of them TAViD's loss takes anew at each step; 0 takes all.
         track: frames of TAViD's loss: the "first" latent frame as published, or "all" that the tracks know.

@@ -252,6 +252,7 @@ def _call(
     assert forward is not None
     size, text = forward.grid.size, forward.text
     spans: dict[str, tuple[int, int]] = {}
+    starts: tuple[int, ...] = ()
     if site.has_sound:
         key = ("text_k", (0, k.shape[2])) if site.kind == "sound_text" else ("video_k", (0, size))
         spans = dict([key, ("sound_q", (0, q.shape[2]))])
@@ -263,12 +264,17 @@ def _call(
         first = state.spec.diffusers.text_first
         video = (text, size) if first else (0, size)
         spans = {"video_q": video, "video_k": video, "text_k": (0 if first else size, text)}
+        mask = family(state.spec.name).mask(mask)
+        if forward.text_starts:
+            starts = tuple(size + start for start in forward.text_starts)
+            spans["text_k"] = (starts[0], text)
     if "video_q" in spans and q.shape[2] < spans["video_q"][0] + size:
         raise ValueError(f"{site.name} has {q.shape[2]} queries; the {forward.grid.shape} token grid needs {size}")
     return AttentionCall(
         site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, forward.rows, mask,
         spans.get("video_q"), spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
         extra={} if state.prediction is None else {PERTURBED: state.prediction}, sound_q=spans.get("sound_q"),
+        text_starts=starts,
     )  # fmt: skip
 
 
@@ -281,7 +287,9 @@ def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: di
     rate = spec.rate(patch, stride)
     grid = Grid.from_latent((t - prefix_frames, h, w), patch, spec.temporal_stride, stride, prefix_frames, rate)
     time = float(torch.as_tensor(given["timestep"]).max())  # frames that are given have a timestep of their own, 0
-    return Forward(grid, text.shape[1], x.shape[0], time, family(spec.name).skipped(given))
+    found = family(spec.name)
+    found.check(given)
+    return Forward(grid, text.shape[1], x.shape[0], time, found.skipped(given), found.text_starts(given))
 
 
 class Watch(BaseObserver):
