@@ -47,8 +47,8 @@ _BYTES = _byte_decoder()
 
 def _agrees(surface: str, text: str, byte_level: bool) -> bool:
     """Whether a piece can be what the tokenizer made of `text`: byte-level pieces are among its bytes (or those of its
-    composed form, which Qwen's tokenizer reads), and so are the bytes that pieces fall back to; ASCII pieces of ASCII text stand in it. Other text may have been normalised
-    (accents, ligatures), so there anything can be."""
+    composed form, which Qwen's tokenizer reads), and so are the bytes that pieces fall back to; ASCII pieces of ASCII
+    text stand in it. Other text may have been normalised (accents, ligatures), so there anything can be."""
     if surface == text:
         return True
     if byte := _BYTE_PIECE.fullmatch(surface):

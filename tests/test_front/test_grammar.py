@@ -44,6 +44,7 @@ PIECES = {
     "phrases": [
         *("cat", "dog", ":", "=", "verb(cat -> dog)", "verb(cat)", "[subject]", "[Object]", "[x]", "#2", "#all", "|"),
         *('"', "...", "\u2026", " ", "\n", "# ", "@0-1.5s", " @2-1s", " @ 0 - 2 s", "\u2192", "a cat", "[word]", "#0"),
+        *(" @2s-", " @-1s"),
     ],
 }
 JSON_PIECES = [
