@@ -59,7 +59,11 @@ def whole() -> Graph:
     add(
         "sample", "MatrixSampleAttention", noise=["noise", 0], guider=["guider", 0], sampler=["euler", 0],
         sigmas=["sigmas", 0], latent_image=["first", 2], layers="0", step_bins=0, budget_mb=64.0, words=True,
-        instances=True,
+        instances=True, words_look=True,
+    )  # fmt: skip
+    add(
+        "shares", "MatrixChartShares", capture=["sample", 2], kind="words among each other (text to text)", names="all",
+        layers="all", steps="all", stream=0,
     )  # fmt: skip
     add(
         "watch", "MatrixWatchAttention", model=["load", 0], layers="0", step_bins=0, budget_mb=64.0, words=True,
