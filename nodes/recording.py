@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from comfy_api.latest import io
 
+from ..matrix_lib.core.points import parse_points
+from ..matrix_lib.core.ranges import parse_numbers
 from ..matrix_lib.instrument.recorder import RecorderConfig
 from .sockets import read_layers
 
@@ -45,7 +49,7 @@ def recording_inputs() -> list[io.Input]:
 
 
 def storage_inputs() -> list[io.Input]:
-    """How the maps are kept."""
+    """How the maps are kept, and what is recorded besides."""
     return [
         io.Combo.Input(
             "storage",
@@ -64,13 +68,58 @@ def storage_inputs() -> list[io.Input]:
             tooltip="Folder and name below the output folder, such as matrix/run: steps are written there while they "
             "are sampled, so that a run that breaks off leaves what it had. Empty: nothing is written.",
         ),
+        io.String.Input(
+            "heads",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Attention heads to keep apart, such as '0, 3-5', or 'all'. Each takes the memory of a capture of "
+            "its own, within budget_mb (fewer step bins fit), and twice a step bin of it on the GPU. Empty: the mean "
+            "over all heads.",
+        ),
+        io.String.Input(
+            "points",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Places to follow: 'x,y@frame' in pixels of the clip or percent, such as '60,90@8; 50%,50%'. It is "
+            "recorded where each of them looks in the whole clip. A click in the viewer or the track editor puts "
+            "them here.",
+        ),
     ]
 
 
+def points_problem(points: str | None) -> bool | str:
+    """For `validate_inputs`: True, or what is wrong with a text of points."""
+    try:
+        parse_points(points or "")
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def _heads(text: str) -> tuple[int, ...] | Literal["all"]:
+    """The heads of a text: () for an empty one. Raises ValueError for what is neither."""
+    pieces = list(parse_numbers(text, "heads", {"all": ()})) if text.strip() else []
+    if any(piece == "all" for piece, _ in pieces):
+        return "all"
+    return tuple(sorted({number for _, numbers in pieces for number in numbers}))
+
+
 def recorder_config(
-    model: object, layers: str, step_bins: int, budget_mb: float, words: bool, instances: bool, storage: str = "float16"
+    model: object,
+    layers: str,
+    step_bins: int,
+    budget_mb: float,
+    words: bool,
+    instances: bool,
+    storage: str = "float16",
+    heads: str = "",
+    points: str = "",
 ) -> RecorderConfig:
-    """What a recorder is to do. Raises ValueError for layers that the MODEL does not have, or nothing to record."""
+    """What a recorder is to do. Raises ValueError for layers that the MODEL does not have, heads and points that cannot
+    be read, or nothing to record."""
     chosen = read_layers(layers, model)
     kept = "uint8" if storage == "uint8" else "float16"
-    return RecorderConfig(chosen, step_bins, budget_mb, "cond", words, instances, storage=kept)
+    more = {"heads": _heads(heads), "points": parse_points(points)}
+    return RecorderConfig(chosen, step_bins, budget_mb, "cond", words, instances, storage=kept, **more)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..core.attention.pooled_maps import pooled_columns, pooled_rows
 from ..core.grid import Grid
+from ..core.points import Point
+from ..core.ranges import ranges
 from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import GridTracks, MaskTracks
 from ..core.words.binding import PromptBinding
@@ -38,6 +40,12 @@ class RecorderConfig:
         v2t, v2v: kinds of map to record.
         keep: False forgets each bin when it ends; only `Recorder.now` has maps then (a live view).
         storage: "float16", or "uint8": half the memory, at an error that is measured.
+        heads: the heads that are kept apart, ascending, or "all"; () keeps the mean over all heads alone. Each map
+            takes as many times the memory, within the same budget; sums of the step bin that is open lie on the model's
+            device in float32, twice what the bin takes afterwards (four times with uint8). Means are then over these
+            heads.
+        points: places of the clip; for each it is recorded where its token looks (video to video), with or without
+            `v2v`.
     """
 
     layers: tuple[int, ...] | None = None
@@ -48,6 +56,8 @@ class RecorderConfig:
     v2v: bool = True
     keep: bool = True
     storage: Storage = "float16"
+    heads: tuple[int, ...] | Literal["all"] = ()
+    points: tuple[Point, ...] = ()
 
     def __post_init__(self) -> None:
         if self.storage not in ("float16", "uint8"):
@@ -57,8 +67,10 @@ class RecorderConfig:
                 f"step bins are 0 (every step) or more and the budget is above 0 MB; got bins {self.bins}, "
                 f"budget {self.budget_mb} MB"
             )
-        if not (self.v2t or self.v2v):
-            raise ValueError("nothing to record: switch on video-to-text, video-to-video or both")
+        if not (self.v2t or self.v2v or self.points):
+            raise ValueError("nothing to record: switch on video-to-text, video-to-video or both, or pin a point")
+        if self.heads != "all" and (min(self.heads, default=0) < 0 or list(self.heads) != sorted(set(self.heads))):
+            raise ValueError(f"heads are 'all' or different numbers from 0, ascending; got {self.heads}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class Recorder(BaseObserver):
             skipped before it come with it.
     """
 
-    per_head = False  # whether streams are given the maps of every head, (H, E, F, h, w), or their mean
+    per_head = False  # whether streams are given the maps of each head, (H, E, F, h, w), or their mean
 
     def __init__(
         self,
@@ -108,8 +120,15 @@ class Recorder(BaseObserver):
             raise ValueError("a run of 0 steps has nothing to record")
         self.layers: dict[str, tuple[int, ...]] = {
             "v2t": self._layers(sites, "v2t") if config.v2t else (),
-            "v2v": self._layers(sites, "v2v") if config.v2v else (),
+            "v2v": self._layers(sites, "v2v") if config.v2v or config.points else (),
         }
+        self.per_head = self.per_head or bool(config.heads)
+        self.heads: tuple[int, ...] = ()  # those that are kept apart; how many a model has its first call says
+        self.points = {point.name: point.token(grid) for point in config.points}
+        if self.points and not self.layers["v2v"]:
+            raise ValueError(
+                "none of these layers has attention from video to video, so no pinned point can be followed"
+            )
         known = {site.layer for site in sites}
         if unknown := sorted(set(config.layers or ()) - known):
             raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{max(known)}")
@@ -141,6 +160,7 @@ class Recorder(BaseObserver):
         for index, row in enumerate(call.rows):
             if row.branch != self.config.branch or row.binding is None:
                 continue
+            heads = self._heads_of(call)
             stream = self._streams.get(row.key)
             if stream is None:
                 stream = self._open(row)
@@ -151,10 +171,31 @@ class Recorder(BaseObserver):
             if mask is not None and mask.ndim >= 3 and mask.shape[0] > 1:
                 mask = mask[part]
             q, k = call.q[part], call.k[part]
+            if heads is not None:
+                q, k, look = q[:, heads], k[:, heads], None if look is None else look[:, heads]
+                if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
+                    mask = mask[:, heads]
             if call.site.has_v2t and call.site.layer in self.layers["v2t"] and stream.v2t.names:
                 self._video_to_text(stream, call, q, k, look, mask)
             if call.site.has_v2v and call.site.layer in self.layers["v2v"] and stream.v2v.names:
                 self._video_to_video(stream, call, q, k, look, mask)
+
+    def _heads_of(self, call: AttentionCall) -> list[int] | None:
+        """Places of the heads that are kept apart among those of a call; None where it is all of them. Raises
+        ValueError for heads that the call does not have."""
+        count, wanted = call.q.shape[1], self.config.heads
+        if not wanted:
+            return None
+        self.heads = self.heads or (tuple(range(count)) if wanted == "all" else wanted)
+        if self.heads[-1] >= count or (wanted == "all" and len(self.heads) != count):
+            raise ValueError(
+                f"heads {ranges(self.heads)} were to be kept apart, and {call.site.name} has {count} heads: choose "
+                f"numbers from 0 to {count - 1}"
+            )
+        if len(self.heads) == count:
+            return None
+        self.note(f"heads {ranges(self.heads)} of {count} alone were recorded: means over heads are over these")
+        return list(self.heads)
 
     def settle(self, site: AttentionSite, whole: bool) -> None:
         """A site's module has ended its forward: what was seen of it since the last time counts, or is dropped."""
@@ -217,12 +258,12 @@ class Recorder(BaseObserver):
         return next((stream.tracks for stream in self._streams.values()), None)
 
     def now(self, kind: MapKind) -> tuple[tuple[str, ...], tuple[int, ...], Tensor] | None:
-        """(entities, layers, maps (L, E, F, h, w) float32, NaN where nothing was seen) of the first stream's open bin,
-        for a live view."""
+        """(entities, layers, maps (L, E, F, h, w) float32, means over heads, NaN where nothing was seen) of the first
+        stream's open bin, for a live view."""
         for stream in self._streams.values():
             maps = stream.mean(kind)
             if maps is not None:
-                return stream.names[kind], self.layers[kind], maps
+                return stream.names[kind], self.layers[kind], maps.mean(2) if self.heads else maps
         return None
 
     def so_far(self) -> Capture | None:
@@ -244,7 +285,7 @@ class Recorder(BaseObserver):
         assert row.binding is not None
         v2t = word_sets(row.binding) if self.layers["v2t"] else TokenSets((), {})
         grid_tracks = row.tracks.to_grid(self.grid, "nearest") if row.tracks is not None else None
-        v2v = self._track_pool(row.binding, grid_tracks) if grid_tracks is not None else TokenSets((), {})
+        v2v = self._query_pool(row.binding, grid_tracks)
         if not self.bins:
             self._choose_bins(self._bytes_per_bin(v2t, v2v))
         self._streams[row.key] = self._make_stream(row, v2t, v2v, grid_tracks)
@@ -254,24 +295,37 @@ class Recorder(BaseObserver):
         assert row.binding is not None
         kept = self.bins if self.config.keep else 0
         storage = self.config.storage
-        return MapStream(row.key, row.binding, row.tracks, self.grid, kept, self.layers, v2t, v2v, storage)
+        more = {"heads": self.heads, "points": self.points}
+        return MapStream(row.key, row.binding, row.tracks, self.grid, kept, self.layers, v2t, v2v, storage, **more)
 
     def _bytes_per_bin(self, v2t: TokenSets, v2v: TokenSets) -> int:
         maps = len(self.layers["v2t"]) * len(v2t.names) + len(self.layers["v2v"]) * len(v2v.names)
-        return maps * self.grid.size * (1 if self.config.storage == "uint8" else 2)
+        return maps * max(1, len(self.heads)) * self.grid.size * (1 if self.config.storage == "uint8" else 2)
 
     def _choose_bins(self, bytes_per_bin: int) -> None:
         steps = len(self.sigmas)
         wanted = min(self.config.bins or steps, steps)
         fits = int(self._share // max(1, bytes_per_bin)) if self.config.keep else wanted
         if fits < 1:
+            what = "layers, words or heads" if self.heads else "layers or words"
             raise ValueError(
                 f"one step bin of this capture takes {bytes_per_bin / 1e6:.0f} MB a prompt, and the budget leaves "
-                f"{self._share / 1e6:.0f} MB. Choose fewer layers or words, or raise the budget."
+                f"{self._share / 1e6:.0f} MB. Choose fewer {what}, or raise the budget."
             )
         if fits < wanted:
             self.notes.append(f"{wanted} step bins do not fit the budget; kept {fits}, each the mean of several steps")
         self.bins = min(wanted, fits)
+
+    def _query_pool(self, binding: PromptBinding, tracks: GridTracks | None) -> TokenSets:
+        """The tokens whose attention over the clip is recorded: of instances and verbs, and of pinned points."""
+        own = self._track_pool(binding, tracks) if tracks is not None and self.config.v2v else TokenSets((), {})
+        if twice := sorted(set(own.names) & set(self.points)):
+            raise ValueError(f"{twice[0]!r} is pinned, and an instance is called that: give the instance another name")
+        sets = own.sets | {
+            name: torch.tensor([(frame * self.grid.height + row) * self.grid.width + column])
+            for name, (frame, row, column) in self.points.items()
+        }
+        return TokenSets(tuple(sets), sets)
 
     def _track_pool(self, binding: PromptBinding, tracks: GridTracks) -> TokenSets:
         self.notes += [note for note in tracks.notes if note not in self.notes]

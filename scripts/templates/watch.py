@@ -63,7 +63,8 @@ place of it looked for each word, and a chart of the layers that did so.
 
 **Look:** hover the words in *Preview Attention* (`pushes` is who does what to whom), click a layer and step in its
 chart, click a place of the picture. *Instances* shows where one thing looks for itself in other frames. Nothing runs
-again for that, and the fields follow what you choose.
+again for that, and the fields follow what you choose. *Pin*, beside a place that you clicked, lets the next run record
+where that place looks.
 
 It runs with *mini*, a small model of ours that knows coloured shapes, on a clip of its world that its training never
 had.

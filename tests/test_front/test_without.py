@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support_pages import Page
+from support_pages import Page, page_of
+
+from scripts.front import OLDEST, frontend
 
 # One of each of our nodes as the page makes it: its sockets, what stands in a saved workflow, and what is queued.
 EVERY = """async () => {
@@ -66,6 +68,19 @@ def older(page: Page) -> None:
 
 @pytest.mark.parametrize("how", [blocked, older])
 def test_every_node_works_as_before(page: Page, how: Callable[[Page], None]) -> None:
+    works_as_before(page, how)
+
+
+def test_every_node_works_on_an_old_page(server: Any, browser: Any) -> None:
+    """The oldest frontend that knows all kinds of inputs: with the pack's scripts nothing fails, and without them every
+    node has the same sockets, values and queued inputs, and runs."""
+    with page_of(server, browser, frontend(OLDEST)) as page:
+        page.own = False
+        works_as_before(page, blocked)
+        assert not page.errors
+
+
+def works_as_before(page: Page, how: Callable[[Page], None]) -> None:
     page.open(nodes2=False)
     kinds, saved, prompt = page.tab.evaluate(EVERY)
     assert len(kinds) > 30

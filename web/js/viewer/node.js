@@ -3,6 +3,7 @@
  * own fields, so that a queued picture agrees with what was chosen.
  */
 
+import { pinsOf } from '../editor/pins.js'
 import { Exhibit } from './exhibit.js'
 import { goneMessage, mountViewer, viewerRoot } from './mount.js'
 import { askingSource, errorOf } from './source.js'
@@ -174,10 +175,22 @@ async function open(node, id, host) {
   const viewer = await mountViewer(place.element, sourceOf(id, host), {
     fields: before ? { ...JSON.parse(before), ...fieldsOfNode(node) } : fieldsOfNode(node),
     changed: (fields) => write(node, place, fields, host),
+    ...pinning(node, host),
     others: () => othersOf(node, place, host)
   })
   if (place.id !== id) return viewer?.close()
   place.viewer = viewer
+}
+
+/**
+ * A click that pins a place, where a node records what comes of it.
+ * @param {HostNode} node
+ * @param {Host} host
+ * @returns {Pick<import('./panel.js').Options, 'pin'>}
+ */
+function pinning(node, host) {
+  const pins = pinsOf(node, host)
+  return pins ? { pin: ({ x, y, frame }) => pins.add({ x, y, frame, percent: [false, false] }) } : {}
 }
 
 /**
@@ -290,7 +303,8 @@ export function fieldsOfNode(node) {
     smooth: keyOf('heat', value('heat')) !== 'false',
     scale: keyOf('colour_scale', value('colour_scale')) === 'frame' ? 'frame' : 'clip',
     colours: value('colours'),
-    strength: Number(value('strength') ?? 0.85)
+    strength: Number(value('strength') ?? 0.85),
+    head: Number(value('head') ?? -1)
   }
 }
 
@@ -313,7 +327,8 @@ function write(node, place, fields, host) {
     heat: WORDS.heat[`${fields.smooth}`],
     colour_scale: WORDS.colour_scale[fields.scale ?? ''],
     colours: fields.colours,
-    strength: fields.strength
+    strength: fields.strength,
+    head: fields.head
   }
   host.before()
   place.writing = true
