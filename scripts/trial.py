@@ -173,8 +173,9 @@ def _try(person: Person, server: Server) -> None:
     clips = list((server.base / "output" / "matrix").glob("moved*"))
     if not clips:
         raise RuntimeError("no clip came out: see what ComfyUI said above")
-    for clip in clips if pictures else ():
-        (pictures / clip.name).write_bytes(clip.read_bytes())
+    if pictures:
+        for clip in clips:
+            (pictures / clip.name).write_bytes(clip.read_bytes())
 
 
 def _open(person: Person) -> None:

@@ -294,9 +294,9 @@ class Recorder(BaseObserver):
     def _make_stream(self, row: BatchRow, v2t: TokenSets, v2v: TokenSets, tracks: GridTracks | None) -> MapStream:
         assert row.binding is not None
         kept = self.bins if self.config.keep else 0
-        storage = self.config.storage
-        more = {"heads": self.heads, "points": self.points}
-        return MapStream(row.key, row.binding, row.tracks, self.grid, kept, self.layers, v2t, v2v, storage, **more)
+        sets, storage = (v2t, v2v), self.config.storage
+        binding, apart = row.binding, (self.heads, self.points)
+        return MapStream(row.key, binding, row.tracks, self.grid, kept, self.layers, *sets, storage, *apart)
 
     def _bytes_per_bin(self, v2t: TokenSets, v2v: TokenSets) -> int:
         maps = len(self.layers["v2t"]) * len(v2t.names) + len(self.layers["v2v"]) * len(v2v.names)

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support_pages import Page, page_of
-
-from scripts.front import OLDEST, frontend
+from support_pages import Page
 
 # One of each of our nodes as the page makes it: its sockets, what stands in a saved workflow, and what is queued.
 EVERY = """async () => {
@@ -43,7 +41,7 @@ LINKS: list[tuple[int, int, int, int | str]] = [(0, 0, 1, "tracks"), (0, 0, 2, "
 def blocked(page: Page) -> None:
     """The host serves the pack's scripts, and the browser does not get them."""
     page.tab.context.route("**/extensions/matrix-video/**", lambda route: route.abort())
-    page.open(nodes2=not page.own)
+    page.open(nodes2=page.newer)  # an older page's Nodes 2.0 is not its classic canvas
     assert page.tab.evaluate("!document.getElementById('matrix-editor-style')")
 
 
@@ -68,19 +66,6 @@ def older(page: Page) -> None:
 
 @pytest.mark.parametrize("how", [blocked, older])
 def test_every_node_works_as_before(page: Page, how: Callable[[Page], None]) -> None:
-    works_as_before(page, how)
-
-
-def test_every_node_works_on_an_old_page(server: Any, browser: Any) -> None:
-    """The oldest frontend that knows all kinds of inputs: with the pack's scripts nothing fails, and without them every
-    node has the same sockets, values and queued inputs, and runs."""
-    with page_of(server, browser, frontend(OLDEST)) as page:
-        page.own = False
-        works_as_before(page, blocked)
-        assert not page.errors
-
-
-def works_as_before(page: Page, how: Callable[[Page], None]) -> None:
     page.open(nodes2=False)
     kinds, saved, prompt = page.tab.evaluate(EVERY)
     assert len(kinds) > 30
@@ -113,3 +98,4 @@ def works_as_before(page: Page, how: Callable[[Page], None]) -> None:
     assert entry["status"]["status_str"] == "success"
     told = [text for output in entry["outputs"].values() for text in output.get("text", ())]
     assert any("1 instance, 17 frames of 96x64" in text for text in told)
+    assert not page.errors

@@ -39,7 +39,8 @@ export class Pinning {
   toggle() {
     this.refresh()
     if (this.pins) this.on = !this.on
-    else this.editor.say('No node records what comes of this: add MATRIX Sample and Capture Attention to follow points.')
+    else
+      this.editor.say('No node records what comes of this: add MATRIX Sample and Capture Attention to follow points.')
     this.editor.changed()
   }
 
@@ -97,7 +98,9 @@ export class Pinning {
     const { corners, frame, known } = this.framed()
     const shares = [x, y].map((value, i) => (value - corners[i]) / (corners[i + 2] - corners[i]))
     if (shares.some((share) => share < 0 || share > 1)) return null
-    const [across, down] = shares.map((share, i) => (known ? Math.round(share * frame[i]) : Math.round(share * 1000) / 10))
+    const [across, down] = shares.map((share, i) =>
+      known ? Math.round(share * frame[i]) : Math.round(share * 1000) / 10
+    )
     return { x: across, y: down, frame: this.editor.frame, percent: [!known, !known] }
   }
 

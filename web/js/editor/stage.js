@@ -573,7 +573,7 @@ export function cropOf({ width, height }, { frame, fit }) {
     const [w, h] = [Math.floor(width * scale), Math.floor(height * scale)]
     const [left, top] = [Math.floor((frame[0] - w) / 2), Math.floor((frame[1] - h) / 2)]
     const [across, down] = [width / w, height / h]
-    return [-left * across, -top * down, (frame[0] - left) * across, (frame[1] - top) * down]
+    return [0 - left * across, 0 - top * down, (frame[0] - left) * across, (frame[1] - top) * down]
   }
   if (fit !== 'center') return [0, 0, width, height]
   const [old, made] = [width / height, frame[0] / frame[1]]

@@ -69,7 +69,9 @@ export function choiceOf(manifest, fields) {
   }
   const head = fields.head ?? -1
   if (head >= 0 && !held.heads.includes(head)) {
-    notes.push(`head ${head} was not recorded: ${held.heads.length ? 'the mean over heads is' : 'means over heads are'} shown`)
+    notes.push(
+      `head ${head} was not recorded: ${held.heads.length ? 'the mean over heads is' : 'means over heads are'} shown`
+    )
   }
   return {
     choice: {
