@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .comfyui import ROOT, Server
-
-if TYPE_CHECKING:
-    from .trial import Person
+from .trial_hand import Person
 
 __all__ = ["two_boxes"]
 

@@ -32,6 +32,7 @@ export function pinsOf(node, host) {
       if (widget.value === made[i]) continue
       widget.value = made[i]
       widget.callback?.(made[i])
+      one.setDirtyCanvas(true, true)
     }
     host.after()
   }

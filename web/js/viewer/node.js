@@ -340,4 +340,5 @@ function write(node, place, fields, host) {
   }
   place.writing = false
   host.after()
+  node.setDirtyCanvas(true, true) // a field on the canvas shows its old value until something is drawn
 }
