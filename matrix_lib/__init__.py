@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from .hosts.diffusers.prompts import bind_prompt
     from .hosts.diffusers.steer import steer
     from .instrument.capture import Capture
+    from .instrument.mix_ups import find_mix_ups
+    from .instrument.reading import read_capture
+    from .instrument.sinks import find_sinks
+    from .instrument.word_masks import word_masks
     from .io.captures import load_capture, save_capture
     from .io.lora.apply import apply_lora
     from .io.lora.read import load_lora
@@ -62,15 +66,19 @@ __all__ = [
     "bind_prompt",
     "cut_and_drag",
     "encode_clip",
+    "find_mix_ups",
+    "find_sinks",
     "frame_tracks",
     "load_capture",
     "load_lora",
     "load_tracks",
     "merge_lora",
+    "read_capture",
     "save_capture",
     "save_tracks",
     "steer",
     "watch",
+    "word_masks",
 ]
 
 _HOMES = {
@@ -92,6 +100,10 @@ _HOMES = {
     "hosts.diffusers.prompts": ("bind_prompt",),
     "hosts.diffusers.steer": ("steer",),
     "instrument.capture": ("Capture",),
+    "instrument.mix_ups": ("find_mix_ups",),
+    "instrument.reading": ("read_capture",),
+    "instrument.sinks": ("find_sinks",),
+    "instrument.word_masks": ("word_masks",),
     "io.captures": ("load_capture", "save_capture"),
     "io.lora.apply": ("apply_lora",),
     "io.lora.read": ("load_lora",),

@@ -95,14 +95,17 @@ class MatrixSampleAttention(io.ComfyNode):
         previous=None,
         storage="float16",
         keep_as="",
+        words_look=False,
+        sound=False,
         heads="",
         points="",
     ) -> io.NodeOutput:
         model = guider.model_patcher
         if len(sigmas) < 2:
             raise ValueError(f"there is no step to sample: the sigmas hold {len(sigmas)} values. Is denoise 0?")
-        check_positives(backbone_of(model), guider.original_conds.get("positive") or [], words)
-        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage, heads, points)
+        check_positives(backbone_of(model), guider.original_conds.get("positive") or [], words or words_look or sound)
+        more = (words_look, sound, heads, points)
+        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage, *more)
         kept = Kept(new_place(keep_as)[0]) if keep_as.strip() else None
         recorders: list[Recorder] = []
         live = live_feed()

@@ -52,6 +52,14 @@ class MatrixAnalyseLayers(io.ComfyNode):
                     tooltip="Where several models took turns (Wan 2.2's experts): whose steps to look at, by name as "
                     "the report of the capture has it: 'expert 1'. 'all': all steps, and each expert's table below.",
                 ),
+                io.Boolean.Input(
+                    "without_sinks",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Leave attention sinks (places that everybody looks at) out of table and ranking; the "
+                    "report names them. Charts are of all places.",
+                ),
             ],
             outputs=[
                 LayersSocket.Output(display_name="layers", tooltip="The best layers, for nodes that take layers."),
@@ -68,11 +76,14 @@ class MatrixAnalyseLayers(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, capture, tracks, keep, prompt, expert="all") -> io.NodeOutput:
+    def execute(cls, capture, tracks, keep, prompt, expert="all", without_sinks=False) -> io.NodeOutput:
         everyone = expert.strip().lower() in ("", "all")
         capture = capture if everyone else capture.of_expert(expert)
-        layers = rank_layers(capture, tracks, keep, prompt)
-        tables = [layer_table(capture, tracks, layers, prompt), expert_tables(capture, tracks, keep, prompt)]
+        layers = rank_layers(capture, tracks, keep, prompt, without_sinks)
+        tables = [
+            layer_table(capture, tracks, layers, prompt, without_sinks),
+            expert_tables(capture, tracks, keep, prompt, without_sinks),
+        ]
         report = "\n\n".join(table for table in tables if table)
         kinds: list[MapKind] = [kind for kind in ("v2t", "v2v") if kind in layers.scores]
         pictures = [attention_chart(capture, Choice(kind=kind, stream=prompt), tracks) for kind in kinds]

@@ -56,7 +56,8 @@ def _folder_inputs() -> list[io.Input]:
             "folder",
             options=Files(find_folders(folder_paths.get_folder_paths("diffusers"))),
             tooltip="A model as Hugging Face keeps it (transformer, vae, text_encoder, ...), under ComfyUI's "
-            "models/diffusers folder. CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, LTX-Video, LTX-2.",
+            "models/diffusers folder. CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, HunyuanVideo 1.5, "
+            "LTX-Video, LTX-2.",
         ),
         io.Boolean.Input(
             "text_encoder",
@@ -226,8 +227,8 @@ class MatrixImageCondition(io.ComfyNode):
             display_name="MATRIX First Frame",
             category="MATRIX/models",
             description="Gives an image-to-video model its first frame, in the way that its family expects: CogVideoX "
-            "1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, LTX-Video, LTX-2. The picture is cropped around its "
-            "centre to the clip's shape.",
+            "1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2. The picture is cropped "
+            "around its centre to the clip's shape.",
             search_aliases=["image to video", "i2v", "start image", "first frame", "cogvideox image"],
             inputs=[
                 io.Model.Input("model", tooltip="The image-to-video model that will sample; it decides the layout."),
@@ -246,7 +247,8 @@ class MatrixImageCondition(io.ComfyNode):
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
-                    tooltip="Wan 2.1 I2V: the first frame through CLIP Vision Encode. Others do without.",
+                    tooltip="Wan 2.1 I2V and HunyuanVideo 1.5 I2V: the first frame through CLIP Vision Encode. Others "
+                    "do without.",
                 ),
                 TracksSocket.Input(
                     "tracks",

@@ -8,9 +8,11 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import InputImpl, Types, io, ui
 
-from ..matrix_lib.draw.capture import Choice, attention_chart, attention_pictures, to_image
+from ..matrix_lib.backbones import REGISTRY
+from ..matrix_lib.draw.capture import Choice, attention_chart, attention_pictures, shares_chart, to_image
 from ..matrix_lib.draw.heatmaps import Look
 from ..matrix_lib.draw.style import COLORMAPS
+from ..matrix_lib.instrument.kinds import KINDS
 from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.io.captures import PARTS, load_capture, save_capture
 from ..matrix_lib.io.files import inside
@@ -21,9 +23,26 @@ from .shown import saved_file
 from .sockets import CaptureSocket, TracksSocket, ticker
 from .viewer import shown_in_viewer
 
-_KINDS = {"words (video to text)": "v2t", "instances over time (video to video)": "v2v"}
+_KINDS = {KINDS[kind].title: kind for kind in ("v2t", "v2v", "t2v")}
+_SHARES = {KINDS[kind].title: kind for kind in ("t2t", "a2t", "a2v")}
 _DRAWN = {"smooth": True, "token cells": False}
 _SCALES = {"one for the clip": "clip", "one for each frame": "frame"}
+
+
+def _choice_inputs() -> list[io.Input]:
+    """What of a kind to look at; see `Choice`."""
+    return [
+        io.String.Input(
+            "names", default="all", tooltip="Words or instances to show, with commas between; 'all' shows each."
+        ),
+        io.String.Input(
+            "layers", default="all", tooltip="Layers to average: 'all', 'first', 'last', or like '7, 11-13'."
+        ),
+        io.String.Input(
+            "steps", default="all", tooltip="Sampling steps to average: 'all', 'first', 'last', or like '0-9'."
+        ),
+        io.Int.Input("stream", default=0, min=0, max=4095, tooltip="Which prompt and sample of a batch, from 0."),
+    ]
 
 
 class MatrixAttentionPreview(io.ComfyNode):
@@ -66,20 +85,10 @@ class MatrixAttentionPreview(io.ComfyNode):
                     "kind",
                     options=list(_KINDS),
                     tooltip="Words: how much every place of the video looks at the words. Instances: where the "
-                    "first-frame tokens of an instance look over the whole clip.",
+                    "first-frame tokens of an instance look over the whole clip. Where words look: the other way "
+                    "round, where it was recorded.",
                 ),
-                io.String.Input(
-                    "names", default="all", tooltip="Words or instances to show, with commas between; 'all' shows each."
-                ),
-                io.String.Input(
-                    "layers", default="all", tooltip="Layers to average: 'all', 'first', 'last', or like '7, 11-13'."
-                ),
-                io.String.Input(
-                    "steps", default="all", tooltip="Sampling steps to average: 'all', 'first', 'last', or like '0-9'."
-                ),
-                io.Int.Input(
-                    "stream", default=0, min=0, max=4095, tooltip="Which prompt and sample of a batch, from 0."
-                ),
+                *_choice_inputs(),
                 io.Float.Input(
                     "fps", default=8.0, min=0.1, max=240.0, step=0.5, tooltip="Frames per second of the clip."
                 ),
@@ -146,6 +155,43 @@ class MatrixAttentionPreview(io.ComfyNode):
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=overlay, frame_rate=rate))
         shown = _shown(cls, overlay, float(rate), chart) | shown_in_viewer(capture, frames, tracks, fps)
         return io.NodeOutput(overlay, video, chart, ui=shown)
+
+
+class MatrixChartShares(io.ComfyNode):
+    """What words look at, and what the sound looks at over time, as a chart and a table."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixChartShares",
+            display_name="MATRIX Chart Words And Sound",
+            category="MATRIX/capture",
+            description="Charts what has no place in the clip: which words look at which words, and whose sound it is "
+            "over time (LTX-2). Record it with words_look or sound on MATRIX Sample and Capture Attention.",
+            search_aliases=["text to text", "T2T", "audio attention", "LTX-2 sound", "who makes the sound"],
+            is_output_node=True,
+            inputs=[
+                CaptureSocket.Input("capture", tooltip="What a sampler recorded, or a capture from a file."),
+                io.Combo.Input(
+                    "kind",
+                    options=list(_SHARES),
+                    tooltip="Words among each other: the share of a word's attention on each word, on the rest of the "
+                    "prompt and on the clip. Sound: each moment's attention to the words, or to the instances' masks.",
+                ),
+                *_choice_inputs(),
+            ],
+            outputs=[
+                io.Image.Output("chart", tooltip="The chart."),
+                io.String.Output("table", tooltip="Its values as a Markdown table."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, capture, kind, names, layers, steps, stream) -> io.NodeOutput:
+        rate = REGISTRY[capture.backbone].sound_rate if capture.backbone in REGISTRY else 0.0
+        picture, table = shares_chart(capture, Choice(_SHARES[kind], names, layers, steps, stream), rate)
+        chart = to_image([picture], 1)
+        return io.NodeOutput(chart, table, ui=ui.PreviewImage(chart, cls=cls).as_dict() | {"text": (table,)})
 
 
 class MatrixSaveCapture(io.ComfyNode):
@@ -278,4 +324,4 @@ def _find(file: str) -> Path:
     return inside(file, folders.values())
 
 
-NODES = [MatrixAttentionPreview, MatrixSaveCapture, MatrixLoadCapture]
+NODES = [MatrixAttentionPreview, MatrixChartShares, MatrixSaveCapture, MatrixLoadCapture]

@@ -8,6 +8,8 @@ from comfy_api.latest import io
 
 from ..matrix_lib.core.points import parse_points
 from ..matrix_lib.core.ranges import parse_numbers
+from ..matrix_lib.hosts.comfy.model import sites_of
+from ..matrix_lib.instrument.kinds import layers_of
 from ..matrix_lib.instrument.recorder import RecorderConfig
 from .sockets import read_layers
 
@@ -68,6 +70,21 @@ def storage_inputs() -> list[io.Input]:
             tooltip="Folder and name below the output folder, such as matrix/run: steps are written there while they "
             "are sampled, so that a run that breaks off leaves what it had. Empty: nothing is written.",
         ),
+        io.Boolean.Input(
+            "words_look",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Record text-to-video and text-to-text as well: where the words look, in the clip and among each "
+            "other. Only where both share one attention (CogVideoX, HunyuanVideo).",
+        ),
+        io.Boolean.Input(
+            "sound",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Record what the sound of LTX-2 looks at, words and instances, moment by moment.",
+        ),
         io.String.Input(
             "heads",
             default="",
@@ -114,6 +131,8 @@ def recorder_config(
     words: bool,
     instances: bool,
     storage: str = "float16",
+    words_look: bool = False,
+    sound: bool = False,
     heads: str = "",
     points: str = "",
 ) -> RecorderConfig:
@@ -121,5 +140,20 @@ def recorder_config(
     be read, or nothing to record."""
     chosen = read_layers(layers, model)
     kept = "uint8" if storage == "uint8" else "float16"
-    more = {"heads": _heads(heads), "points": parse_points(points)}
-    return RecorderConfig(chosen, step_bins, budget_mb, "cond", words, instances, storage=kept, **more)
+    config = RecorderConfig(
+        chosen,
+        step_bins,
+        budget_mb,
+        "cond",
+        words,
+        instances,
+        storage=kept,
+        t2v=words_look,
+        t2t=words_look,
+        sound=sound,
+        heads=_heads(heads),
+        points=parse_points(points),
+    )
+    for kind in config.kinds:
+        layers_of(kind, sites_of(model), chosen)  # says at once what this MODEL has nowhere
+    return config

@@ -49,10 +49,11 @@ class MatrixWatchAttention(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, layers, step_bins, budget_mb, words, instances, expert="", storage="float16", keep_as="", heads="",
-        points="",
+        cls, model, layers, step_bins, budget_mb, words, instances, expert="", storage="float16", keep_as="",
+        words_look=False, sound=False, heads="", points="",
     ) -> io.NodeOutput:  # fmt: skip
-        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage, heads, points)
+        more = (words_look, sound, heads, points)
+        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage, *more)
         notes = tuple(warn_if_broken(model))
         keeper = None
         if keep_as.strip():

@@ -24,6 +24,7 @@ TITLES = {
     "07_cut_and_drag": ("Follow any path", "cut out, drag, and hold the model to it; nothing trained"),
     "08_two_experts": ("Two models in one run", "Wan 2.2's experts, watched under the host's own samplers"),
     "09_judge": ("Did it happen?", "a judge answers ten questions about a clip: KISA, SGI, SPI, IF"),
+    "10_read_capture": ("What it knows", "masks of words without a segmenter; who was swapped or doubled, and when"),
 }
 _HEAD, _LEFT = 84, 18
 

@@ -1,4 +1,4 @@
-"""Runs the workflows 00, 01, 06, 08 and 09 in a real headless ComfyUI with mini, and makes their thumbnails of what
+"""Runs the workflows 00, 01, 06, 08, 09 and 10 in a real headless ComfyUI with mini, and makes their thumbnails of what
 came out.
 
 python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
@@ -19,6 +19,7 @@ from PIL import Image, ImageSequence
 
 from matrix_lib.io.captures import load_capture
 from matrix_lib.io.tracks import load_tracks
+from matrix_lib.io.video import read_video
 
 from .comfyui import ROOT, serve
 from .follow import follow
@@ -80,12 +81,20 @@ def _judged(folder: Path) -> Image.Image:
     return thumbnail(rows, range(5))
 
 
+def _read(folder: Path) -> Image.Image:
+    """The masks of the words over what mini made."""
+    frames = torch.as_tensor(read_video(latest(folder, "read", ".mp4")).frames)
+    edge = frames.shape[2]  # below each picture stands what is said of its frame
+    return thumbnail([("what two words look at, as masks; dashed: the boxes of the real clip", frames[:, :edge])])
+
+
 PICTURES = {
     "00_move_two_things": _moved,
     "01_watch_attention": _watched,
     "06_find_layers": _chart("words"),
     "08_two_experts": _chart("experts"),
     "09_judge": _judged,
+    "10_read_capture": _read,
 }
 
 

@@ -22,6 +22,17 @@ pytest_plugins = ["support_soak", "support_workers"]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(autouse=True)
+def _same_folder() -> Iterator[None]:
+    """A test that leaves the process in another folder breaks a later one: it fails itself, by name."""
+    before = Path.cwd()
+    yield
+    after = Path.cwd()
+    if after != before:
+        os.chdir(before)
+        pytest.fail(f"the test left the process in {after}; it began in {before}")
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread for torch: with tiny tensors threads would only wait for each other, and results are the same bits in

@@ -50,8 +50,8 @@ class Watcher:
 class Explicit(Watcher):
     """An observer that computes every map by an explicit float64 softmax over the whole matrix, per call."""
 
-    def __init__(self, words: dict[str, tuple[int, ...]], query: dict[str, Tensor]) -> None:
-        self.words, self.query = words, query
+    def __init__(self, words: dict[str, tuple[int, ...]], query: dict[str, Tensor], looks: bool = False) -> None:
+        self.words, self.query, self.looks = words, query, looks  # looks: where words look as well
         self.seen: dict[tuple[str, int], list[tuple[Any, Tensor]]] = {}
 
     def wants(self, site: Any) -> bool:
@@ -72,11 +72,32 @@ class Explicit(Watcher):
                 continue
             maps = []
             if kind == "v2t":
-                t, _ = call.text_k
+                first = [call.at(row).text_k[0] for row in range(len(p))]  # rows of a batch may differ in it
                 for rows in self.words.values():
-                    maps.append(p[:, :, f : f + n][..., [t + r for r in rows]].mean((1, -1)))
+                    each = [p[row, :, f : f + n][..., [t + r for r in rows]] for row, t in enumerate(first)]
+                    maps.append(torch.stack(each).mean((1, -1)))
             else:
                 for rows in self.query.values():
                     maps.append(p[:, :, f + rows][..., f : f + n].mean((1, 2)))
             out = torch.stack(maps, 1).reshape(p.shape[0], len(maps), *call.grid.shape)
             self.seen.setdefault((kind, call.site.layer), []).append((call, out))
+        if self.looks and call.site.has_t2v:
+            self._words_look(call, p.mean(1))
+
+    def _words_look(self, call: Any, p: Tensor) -> None:
+        """p: (B, Nq, Nk), mean over heads; text stands at one place among queries and keys."""
+        rows = [self._words_of(call.at(row), p[row]) for row in range(len(p))]
+        for kind, found in zip(("t2v", "t2t"), zip(*rows)):
+            self.seen.setdefault((kind, call.site.layer), []).append((call, torch.stack(found)))
+
+    def _words_of(self, call: Any, p: Tensor) -> tuple[Tensor, Tensor]:
+        """(E, F, h, w) and (E, 1, 1, E + 2) of one row of the batch."""
+        (t, length), (f, n) = call.text_k, call.video_k
+        looks = [p[[t + r for r in rows]].mean(0) for rows in self.words.values()]
+        maps = torch.stack([each[f : f + n] for each in looks])
+        rest = [t + r for r in range(length) if not any(r in rows for rows in self.words.values())]
+        table = []
+        for each in looks:
+            on = [each[[t + r for r in rows]].sum() for rows in self.words.values()]
+            table.append(torch.stack([*on, each[rest].sum(), each[f : f + n].sum()]))
+        return maps.unflatten(-1, call.grid.shape), torch.stack(table)[:, None, None]

@@ -5,9 +5,12 @@ from support_models import randomize
 
 from matrix_lib.core.grid import Grid
 
-FAMILIES = ["cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2"]
+FAMILIES = [
+    "cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "wan_vace", "skyreels",
+]  # fmt: skip
 LAT = (3, 8, 12)
 LTX_LAT = (3, 4, 6)
+GLYPHS = (3, 5)  # of each row of HunyuanVideo 1.5, of 8 places
 SOUND = 7  # audio tokens
 
 
@@ -52,8 +55,12 @@ def build(family):
         if i2v:
             args["encoder_hidden_states_image"] = noise(2, 257, 48)
         return randomize(model), args, Grid.from_latent((t, h, w)), 512
+    if family in ("wan_vace", "skyreels"):
+        return _on_wan(family, noise)
     if family.startswith("ltx"):
         return _ltx(family, noise)
+    if family == "hunyuan15":
+        return _hunyuan15(noise)
     from diffusers import HunyuanVideoTransformer3DModel
 
     model = HunyuanVideoTransformer3DModel(
@@ -67,6 +74,38 @@ def build(family):
         pooled_projections=noise(2, 32), guidance=torch.full((2,), 6000.0), timestep=torch.tensor([500, 500]),
     )  # fmt: skip
     return randomize(model), args, Grid.from_latent((t, h, w)), 40
+
+
+def _on_wan(family, noise):
+    """What is built on Wan's network."""
+    from diffusers import SkyReelsV2Transformer3DModel, WanVACETransformer3DModel
+
+    sizes = dict(num_attention_heads=2, attention_head_dim=32, in_channels=16, out_channels=16, text_dim=64)
+    sizes |= dict(freq_dim=32, ffn_dim=64, num_layers=3)
+    args = dict(hidden_states=noise(2, 16, *LAT), encoder_hidden_states=noise(2, 512, 64))
+    args["timestep"] = torch.tensor([500, 500])
+    if family == "wan_vace":
+        args["control_hidden_states"] = noise(2, 96, *LAT)
+        model = WanVACETransformer3DModel(vace_layers=[0, 2], vace_in_channels=96, **sizes)
+    else:
+        model = SkyReelsV2Transformer3DModel(num_frame_per_block=3, **sizes)  # a mask in every call
+    return randomize(model), args, Grid.from_latent(LAT), 512
+
+
+def _hunyuan15(noise):
+    """With a picture, and with glyphs of another length in each row, so that words stand elsewhere in each."""
+    from diffusers import HunyuanVideo15Transformer3DModel
+
+    model = HunyuanVideo15Transformer3DModel(
+        num_attention_heads=2, attention_head_dim=32, num_layers=3, num_refiner_layers=1, text_embed_dim=64,
+        text_embed_2_dim=24, image_embed_dim=20, rope_axes_dim=(8, 12, 12),
+    )  # fmt: skip
+    args = dict(hidden_states=noise(2, 65, *LTX_LAT), encoder_hidden_states=noise(2, 40, 64))
+    args |= dict(encoder_hidden_states_2=noise(2, 8, 24), image_embeds=noise(2, 6, 20))
+    args["encoder_attention_mask"] = (torch.arange(40) < torch.tensor([[25], [30]])).float()
+    args["encoder_attention_mask_2"] = (torch.arange(8) < torch.tensor(GLYPHS)[:, None]).float()
+    args["timestep"] = torch.tensor([500.0, 500.0])
+    return randomize(model), args, Grid.from_latent(LTX_LAT, (1, 1, 1), 4, 16), 40
 
 
 def _ltx(family, noise):

@@ -45,3 +45,47 @@ def hunyuan_text(folder, comfy, i2v, width=16, pooled=16):
         return diffusers.HunyuanVideoPipeline(**parts)
     parts["image_processor"] = transformers.CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=336)
     return diffusers.HunyuanVideoImageToVideoPipeline(**parts)
+
+
+def hunyuan15_text(folder, comfy, i2v, width=128, like=None):
+    """A HunyuanVideo 1.5 pipeline with its real tokenizers and tiny text encoders: Qwen's rows are so wide (in heads of
+    128, as the host has them), those of glyphs 1472 and those of a picture 1152. like: a pipeline for text, whose parts
+    it has."""
+    import diffusers
+    import transformers
+
+    parts = _hunyuan15_parts(folder, comfy, width) if like is None else dict(like.components)
+    if not i2v:
+        return diffusers.HunyuanVideo15Pipeline(**parts)
+    looks = transformers.SiglipVisionConfig(
+        hidden_size=1152, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    parts["image_encoder"] = transformers.SiglipVisionModel(looks).eval()
+    parts["feature_extractor"] = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+    return diffusers.HunyuanVideo15ImageToVideoPipeline(**parts)
+
+
+def _hunyuan15_parts(folder, comfy, width):
+    import diffusers
+    import transformers
+
+    files = Path(comfy.__path__[0]) / "text_encoders"
+    torch.manual_seed(3)
+    words = transformers.Qwen2_5_VLTextConfig(
+        vocab_size=151680, hidden_size=width, intermediate_size=16, num_hidden_layers=4, num_key_value_heads=1,
+        num_attention_heads=width // 128, rope_parameters={"rope_type": "default", "mrope_section": [16, 24, 24]},
+        rms_norm_eps=1e-6,
+    )  # fmt: skip
+    glyphs = transformers.T5Config(
+        vocab_size=1510, d_model=1472, d_kv=8, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    return {
+        "text_encoder": transformers.Qwen2_5_VLTextModel(words).eval(),
+        "tokenizer": transformers.Qwen2Tokenizer.from_pretrained(files / "qwen25_tokenizer"),
+        "text_encoder_2": transformers.T5EncoderModel(glyphs).eval(),
+        "tokenizer_2": transformers.ByT5Tokenizer.from_pretrained(files / "byt5_tokenizer"),
+        "transformer": diffusers.HunyuanVideo15Transformer3DModel.from_pretrained(folder / "transformer"),
+        "vae": diffusers.AutoencoderKLHunyuanVideo15.from_pretrained(folder / "vae"),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+        "guider": diffusers.ClassifierFreeGuidance(guidance_scale=6.0),
+    }

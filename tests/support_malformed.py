@@ -84,6 +84,14 @@ def whole() -> Graph:
         "judge", "MatrixEvaluate", frames=["clip", 0], entry=phrases, judge="files", tracks=["boxes", 0],
         folder="matrix/malformed", measure="fidelity", stride=8, repeats=1, ask_for_new=True,
     )  # fmt: skip
+    add(
+        "read", "MatrixReadCapture", capture=["sample", 2], tracks=["boxes", 0], kind="words (video to text)",
+        names="all", layers="sharpest", steps="all", threshold=0.5, stream=0, fps=8.0, without_sinks=True,
+    )  # fmt: skip
+    add(
+        "pick", "MatrixPickSeeds", guider=["guider", 0], sampler=["euler", 0], sigmas=["sigmas", 0],
+        latent_image=["first", 2], seed=1, count=2, keep=1, steps=1, layers="0", rule="",
+    )  # fmt: skip
     add("analyse", "MatrixAnalyseLayers", capture=["sample", 2], tracks=["boxes", 0], keep=1, prompt=0)
     add(
         "show", "MatrixAttentionPreview", capture=["sample", 2], tracks=["boxes", 0], kind="words (video to text)",

@@ -13,11 +13,13 @@ from matrix_cells.packs import packs
 from matrix_cells.reference import WAYS
 from matrix_cells.truth import Bottom
 from matrix_cells.verdict import Verdict, captured, sample, steered
+from support_counts import SOAK
 from support_native import native_model
 
-__all__ = ["CAPTURE", "CHANGE_CALLS", "FAMILIES", "NOTHING", "WAYS", "Matrix"]
+__all__ = ["CAPTURE", "CHANGE_CALLS", "EVERY", "FAMILIES", "NOTHING", "WAYS", "Matrix"]
 
 FAMILIES = ("wan_t2v", "wan_i2v", "cogvideox", "hunyuan")
+EVERY = (*FAMILIES, "ltx", "hunyuan15") if SOAK else FAMILIES
 TITLES = ("Wan", "Wan I2V", "CogVideoX", "HunyuanVideo")
 NOTHING = "nothing"
 CHANGE_CALLS = ("EasyCache", "LazyCache", "SkipLayerGuidanceDiT")  # which and how many attention calls there are

@@ -14,7 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-__all__ = ["make_cogvideox", "make_hunyuan", "make_ltx", "make_wan", "randomize", "spiece_model"]
+__all__ = [
+    "hunyuan15_vae", "make_cogvideox", "make_hunyuan", "make_hunyuan15", "make_ltx", "make_wan", "randomize",
+    "spiece_model",
+]  # fmt: skip
 
 _SENTENCES = (
     "a woman in a red coat hands the paper cup to the old man",
@@ -198,6 +201,39 @@ def make_hunyuan(
     name = "HunyuanVideoImageToVideoPipeline" if i2v else "HunyuanVideoPipeline"
     parts = {"transformer": "HunyuanVideoTransformer3DModel", "vae": "AutoencoderKLHunyuanVideo"}
     return _index(folder, name, parts)
+
+
+def make_hunyuan15(
+    folder: Path | str, i2v: bool = False, layers: int = 2, text_dim: int = 64, vae: bool = True, seed: int = 0
+) -> Path:
+    """HunyuanVideo 1.5, whose kinds for text and for a picture have the same weights. The host fixes the widths of
+    glyphs and picture, and the sizes of the VAE, which this tiny one has not."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideo15Transformer3DModel
+
+    folder = Path(folder)
+    transformer = HunyuanVideo15Transformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=128,
+        num_layers=layers,
+        text_embed_dim=text_dim,
+        target_size=64,
+        task_type="i2v" if i2v else "t2v",
+    )
+    randomize(transformer, seed, 0.08).save_pretrained(folder / "transformer")
+    FlowMatchEulerDiscreteScheduler(shift=7.0).save_pretrained(folder / "scheduler")
+    if vae:
+        hunyuan15_vae(seed).save_pretrained(folder / "vae")
+    name = "HunyuanVideo15ImageToVideoPipeline" if i2v else "HunyuanVideo15Pipeline"
+    parts = {"transformer": "HunyuanVideo15Transformer3DModel", "vae": "AutoencoderKLHunyuanVideo15"}
+    return _index(folder, name, parts)
+
+
+def hunyuan15_vae(seed: int = 0) -> nn.Module:
+    """A small VAE of HunyuanVideo 1.5."""
+    from diffusers import AutoencoderKLHunyuanVideo15
+
+    vae = AutoencoderKLHunyuanVideo15(block_out_channels=(16, 16, 32, 64, 64), layers_per_block=1)
+    return randomize(vae, seed + 10, 0.05)
 
 
 def make_ltx(folder: Path | str, version: Literal["0.9", "2.0", "2.3"] = "0.9", layers: int = 2, seed: int = 0) -> Path:

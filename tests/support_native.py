@@ -1,7 +1,8 @@
 """Tiny native ComfyUI models with random weights, loaded through the host's own loader. Needs the `comfy` fixture.
 
 Free dimensions are small; fixed by the host: head sizes (CogVideoX 64, Wan and HunyuanVideo 128), Wan's 4096-wide
-words, 16 latent channels. LTX has 128, and LTX-2's audio 8 channels of 16 bands.
+words, 16 latent channels, HunyuanVideo 1.5's 32 with a picture 1152 wide. LTX has 128, and LTX-2's audio 8 channels of
+16 bands.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2")
+FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15")
 LATENT = (3, 8, 12)  # T, H, W: 72 tokens; CogVideoX 1.5 takes 4 frames
 LTX_LATENT = (3, 4, 6)  # 72 tokens, too
 SOUND = 7  # audio tokens
+PICTURE = 4  # tokens in front of the words of HunyuanVideo 1.5; `test_hunyuan_video15.py` has glyphs, too
+_FEW = ("ltx", "hunyuan15")  # families whose tokens are large
 _LTX = {
     "num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64, "caption_channels": 48,
 }  # fmt: skip
@@ -70,12 +73,20 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
         )  # fmt: skip
     if family.startswith("ltx"):
         return _ltx_state(family, layers, seed, ops)
+    new = family == "hunyuan15"
+    kind: dict[str, Any] = {
+        "in_channels": 65, "out_channels": 32, "vec_in_dim": None, "depth": layers, "depth_single_blocks": 0,
+        "patch_size": [1, 1, 1], "guidance_embed": False, "byt5": False, "use_cond_type_embedding": True,
+        "vision_in_dim": 1152, "meanflow_sum": True,
+    } if new else {
+        "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "depth": layers - 1, "depth_single_blocks": 1,
+        "patch_size": [1, 2, 2], "guidance_embed": True, "byt5": False, "use_cond_type_embedding": False,
+        "vision_in_dim": None, "meanflow_sum": False,
+    }  # fmt: skip
     return _random(
         HunyuanVideo(
-            image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=64,
-            hidden_size=256, mlp_ratio=4.0, num_heads=2, depth=layers - 1, depth_single_blocks=1,
-            axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2], qkv_bias=True, guidance_embed=True, byt5=False,
-            meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False, **ops,
+            image_model="hunyuan_video", context_in_dim=64, hidden_size=256, mlp_ratio=4.0, num_heads=2,
+            axes_dim=[16, 56, 56], theta=256, qkv_bias=True, meanflow=False, **kind, **ops,
         ), seed, 0.05,
     )  # fmt: skip
 
@@ -114,6 +125,13 @@ class ClipVision:
         self.penultimate_hidden_states = torch.randn(1, 257, 1280, generator=torch.Generator().manual_seed(seed))
 
 
+class Seen:
+    """The one thing that the host reads off a CLIP vision output for HunyuanVideo 1.5."""
+
+    def __init__(self, seed: int = 9) -> None:
+        self.last_hidden_state = torch.randn(1, PICTURE, 1152, generator=torch.Generator().manual_seed(seed))
+
+
 def text_rows(family: str) -> int:
     """Rows of a conditioning. LTX-2's connectors make 1024 of them."""
     rows = {"cogvideox": 226, "cogvideox15": 226, "wan_t2v": 512, "wan_i2v": 512, "hunyuan": 40, "ltx": 128}
@@ -122,7 +140,17 @@ def text_rows(family: str) -> int:
 
 def strides(family: str) -> tuple[int, int]:
     """Pixel frames a latent frame, pixels a latent element."""
-    return (8, 32) if family.startswith("ltx") else (4, 8)
+    return (8, 32) if family.startswith("ltx") else (4, 16) if family == "hunyuan15" else (4, 8)
+
+
+def patch(family: str) -> tuple[int, int, int]:
+    """Latents (time, rows, columns) of a token."""
+    return (1, 1, 1) if family.startswith(_FEW) else (2 if family == "cogvideox15" else 1, 2, 2)
+
+
+def channels(family: str) -> int:
+    """Of a latent."""
+    return 128 if family.startswith("ltx") else 32 if family == "hunyuan15" else 16
 
 
 def pixels(family: str, size: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
@@ -133,12 +161,12 @@ def pixels(family: str, size: tuple[int, int, int] | None = None) -> tuple[int, 
 
 def clip_size(family: str, size: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
     """(T, H, W) of a clip's latent."""
-    return size or ((4, 8, 12) if family == "cogvideox15" else LTX_LATENT if family.startswith("ltx") else LATENT)
+    return size or ((4, 8, 12) if family == "cogvideox15" else LTX_LATENT if family.startswith(_FEW) else LATENT)
 
 
 def latent(family: str, batch: int = 1, size: tuple[int, int, int] | None = None) -> Any:
     """An empty latent; of LTX-2 with sound beside the clip, as the host keeps both."""
-    clip = torch.zeros(batch, 128 if family.startswith("ltx") else 16, *clip_size(family, size))
+    clip = torch.zeros(batch, channels(family), *clip_size(family, size))
     return with_sound(clip) if family.startswith("ltx2") else clip
 
 
@@ -168,7 +196,7 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
     """A random CONDITIONING of a family, with whatever else its forward needs."""
     g = torch.Generator().manual_seed(seed)
     width = 4096 if family.startswith("wan") else {"ltx": 48, "ltx2": 96, "ltx20": 64}.get(family, 64)
-    shape = (1, 16, *clip_size(family, size))
+    shape = (1, channels(family), *clip_size(family, size))
     extra: dict[str, Any] = dict(more)
     if family.startswith("cogvideox") or family == "wan_i2v":
         extra["concat_latent_image"] = torch.randn(shape, generator=torch.Generator().manual_seed(3))
@@ -180,6 +208,8 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
         extra.setdefault("attention_mask", (torch.arange(rows or text_rows(family)) < 30).long()[None])
     if family.startswith("ltx2"):
         extra.setdefault("unprocessed_ltxav_embeds", True)
+    if family == "hunyuan15":
+        extra |= {"clip_vision_output": Seen(), "pooled_output": None}
     if family == "hunyuan":
         extra.update(pooled_output=torch.randn(1, 768, generator=g), guidance=6.0)
     return [[torch.randn(1, rows or text_rows(family), width, generator=g), extra]]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from support_attention import make_tracks
 from support_diffusers import build
-from support_models import randomize
+from support_models import hunyuan15_vae, randomize
 
 from matrix_lib.core.tracks import tracks as tracks_module
 
@@ -32,6 +32,7 @@ class Pipe:
         self.transformer, self.cfg, self.family, self.calls = model, cfg, family, 0
         self.words = args["encoder_hidden_states"]
         self.pooled = args.get("pooled_projections")
+        self.args = args
         parts = dict(tokenizer=None, text_encoder=None, vae=None, transformer=model, scheduler=SCHEDULERS[scheduler]())
         if family == "wan_t2v":
             self.pipe = diffusers.WanPipeline(**parts)
@@ -40,6 +41,10 @@ class Pipe:
         elif family == "ltx2":
             parts |= dict(vae=ltx_vae(2), audio_vae=sound_vae())
             self.pipe = diffusers.LTX2Pipeline(**parts, vocoder=None, connectors=_connectors())
+        elif family == "hunyuan15":
+            parts |= dict(vae=hunyuan15_vae(), guider=diffusers.ClassifierFreeGuidance(guidance_scale=cfg))
+            self.pipe = diffusers.HunyuanVideo15Pipeline(**parts, tokenizer_2=None, text_encoder_2=None)
+            self.pipe.vision_num_semantic_tokens = 4  # of no picture, which are 729
         elif family == "hunyuan":
             self.pipe = diffusers.HunyuanVideoPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
         else:
@@ -59,6 +64,12 @@ class Pipe:
                 pooled_prompt_embeds=self.pooled[1:], prompt_attention_mask=keep, true_cfg_scale=self.cfg,
                 negative_pooled_prompt_embeds=self.pooled[:1], negative_prompt_attention_mask=keep,
             )  # fmt: skip
+        if self.family == "hunyuan15":
+            del given["guidance_scale"]  # its guider has it
+            for name, of in (("negative_prompt", slice(0, 1)), ("prompt", slice(1, 2))):
+                given[f"{name}_embeds_mask"] = self.args["encoder_attention_mask"][of]
+                given[f"{name}_embeds_2"] = self.args["encoder_hidden_states_2"][of]
+                given[f"{name}_embeds_mask_2"] = self.args["encoder_attention_mask_2"][of]
         if self.family.startswith("ltx"):
             keep = (torch.arange(cond.shape[1]) < 30).long()[None]
             given |= dict(prompt_attention_mask=keep, negative_prompt_attention_mask=keep)

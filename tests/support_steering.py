@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support_attention import make_binding, make_tracks
-from support_native import conditioning, latent, native_model, text_rows
+from support_native import FAMILIES, conditioning, latent, native_model, text_rows
 from support_native import pixels as pixels_of
 
-__all__ = ["SAMPLERS", "bound", "inputs", "lib", "models", "pixels", "size_of", "windowed"]
+__all__ = ["ROUNDS", "SAMPLERS", "bound", "inputs", "lib", "models", "pixels", "size_of", "windowed"]
 
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
+ROUNDS = [
+    *itertools.product((family for family in FAMILIES if family != "hunyuan15"), SAMPLERS),
+    ("hunyuan15", "heun"),  # whose network is HunyuanVideo's
+]
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +63,7 @@ def models(comfy: Any) -> Callable[[str], Any]:
 
 def size_of(family: str) -> tuple[int, int, int]:
     """The smallest latent (T, H, W) that a family takes."""
-    return (2, 3, 4) if family.startswith("ltx") else (2, 6, 8) if family != "cogvideox15" else (4, 6, 8)
+    return (2, 3, 4) if family.startswith(("ltx", "hunyuan15")) else (2, 6, 8) if family != "cogvideox15" else (4, 6, 8)
 
 
 def pixels(size: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -76,8 +76,27 @@ def _gemma() -> Any:
     return Tiny
 
 
+def _qwen() -> Any:
+    """The host's text encoder of HunyuanVideo 1.5, without the tower that looks at pictures, which no prompt holds."""
+    from comfy.text_encoders import hunyuan_image, qwen_vl
+
+    made = hunyuan_image.te()
+
+    class Tiny(made):  # type: ignore[misc, valid-type]
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+            real = qwen_vl.Qwen2VLVisionTransformer
+            qwen_vl.Qwen2VLVisionTransformer = lambda **given: torch.nn.Identity()
+            try:
+                super().__init__(device, dtype, model_options or {})
+            finally:
+                qwen_vl.Qwen2VLVisionTransformer = real
+
+    return Tiny
+
+
 def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
-    """The host's own CLIP of a family (t5, ltx, umt5, llama, gemma3), tokenizer and all, around tiny random weights."""
+    """The host's own CLIP of a family (t5, ltx, umt5, llama, gemma3, qwen25), tokenizer and all, around tiny random
+    weights."""
     import comfy.sd
     import comfy.supported_models_base
     from comfy.text_encoders import cogvideo, hunyuan_video, lt, wan
@@ -94,9 +113,13 @@ def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
     elif family == "gemma3":
         parts = target(lt.LTXAVGemmaTokenizer, _gemma())
         data.setdefault("spiece_model", torch.frombuffer(bytearray(spiece(gemma=True)), dtype=torch.uint8))
+    elif family == "qwen25":
+        parts = target(hunyuan_video.HunyuanVideo15Tokenizer, _qwen())
     else:
         parts = target(hunyuan_video.HunyuanVideoTokenizer, hunyuan_video.hunyuan_video_clip())
-    options = {"t5xxl": _T5, "umt5xxl": _T5, "llama": {**_LLAMA, "num_key_value_heads": 1}, "clip_l": _CLIP_L}
+    llama = {**_LLAMA, "num_key_value_heads": 1}
+    options = {"t5xxl": _T5, "umt5xxl": _T5, "llama": llama, "clip_l": _CLIP_L, "qwen25_7b": llama}
+    options[""] = {"d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1}  # byT5, to which the host gives no name
     clip = comfy.sd.CLIP(
         parts, tokenizer_data=data, model_options={f"{name}_model_config": dict(v) for name, v in options.items()}
     )

@@ -32,6 +32,7 @@ from matrix_lib.evaluation.layers.labels import Labels, read_labels
 from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, generate, probe
 from matrix_lib.evaluation.layers.report import Shown, write_report
 from matrix_lib.evaluation.layers.scores import RunScores, load_run, save_run
+from matrix_lib.evaluation.layers.seed_fit import fit_seed_rule
 from matrix_lib.evaluation.layers.study import Study, study
 from matrix_lib.evaluation.layers.tables import write_tables
 from matrix_lib.evaluation.mini.clips import MiniClip, mini_clips
@@ -255,9 +256,27 @@ class Analysis:
         found = study(runs, backbone, settings.options, Path(settings.model).name)
         write_tables(runs, found, settings.out / "tables")
         (settings.out / "layers.json").write_text(found.preset.to_json() + "\n", encoding="utf-8")
+        if settings.seed_steps:
+            self._say(self._fit_rule(runs, backbone))
         path = write_report(settings.out / "report.html", found, self._about(found), self._examples(runs))
         self._say(_summary(found, path))
         return path
+
+    def _fit_rule(self, runs: Sequence[RunScores], backbone: str) -> str:
+        """Fits and writes the seed rule; what came of it, for people."""
+        settings = self.settings
+        title = f"{Path(settings.model).name}, {settings.source if settings.mini_clips else Path(settings.source).name}"
+        rule = fit_seed_rule(runs, settings.seed_steps, backbone, settings.options.preset, title=title)
+        path = settings.out / "seed_rule.json"
+        with whole_file(path) as temporary:
+            temporary.write_text(rule.to_json() + "\n", encoding="utf-8")
+        checks = rule.checks
+        verdict = "it tells them apart" if checks["useful"] else "it does NOT tell them apart: do not use it"
+        return (
+            f"{path}: on held-out clips AUC {checks['auc']:.2f} [{checks['auc_low']:.2f}, {checks['auc_high']:.2f}], "
+            f"Brier {checks['brier']:.3f} beside {checks['brier_base']:.3f} of the share alone, calibration off by "
+            f"{checks['calibration']:.2f}; {verdict}"
+        )
 
     def _success(self, run: RunScores, labels: Labels | None) -> bool | None:
         if labels is not None:

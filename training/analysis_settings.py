@@ -31,6 +31,7 @@ class Settings:
         tracks: "given" with the clip, or "seen" in what was generated (mini clips; every clip is made twice).
         lora: a LoRA file, checkpoint or run that the model is analysed with, at this strength; "" for none.
         examples: runs that the report shows. limit: analyse the first clips only, 0 for all.
+        seed_steps: also fit a seed rule on so many first steps; 0 fits none.
         roots, masks_are: see `scan_clips`.
     """
 
@@ -60,6 +61,7 @@ class Settings:
     strength: float = 1.0
     roots: str = ""
     masks_are: MasksAre = "ask"
+    seed_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.labels == "judge" and (not self.source.startswith("mini:") or self.mode != "generate"):
@@ -72,10 +74,16 @@ class Settings:
                 "--tracks seen looks at generated clips of the mini world: use mini:COUNT and --mode generate, or "
                 "track the generated clips yourself and give those masks with the same seed"
             )
+        if self.seed_steps and (self.labels == "none" or self.tracks == "seen" or self.mode != "generate"):
+            raise ValueError(
+                "a seed rule (--seed-steps) is fitted on judged runs, with masks that are known while a seed is tried: "
+                "it takes --labels, --mode generate and --tracks given"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds are different numbers from 0 on; got {list(self.seeds)}")
-        if self.examples < 0 or self.limit < 0:
-            raise ValueError(f"examples and limit are 0 or more; got {self.examples} and {self.limit}")
+        if min(self.examples, self.limit, self.seed_steps) < 0:
+            given = f"{self.examples}, {self.limit} and {self.seed_steps}"
+            raise ValueError(f"examples, limit and seed_steps are 0 or more; got {given}")
 
     @property
     def mini_clips(self) -> bool:
@@ -121,6 +129,7 @@ def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
     for name, default in (("top", 0), ("keep", 0), ("preset", 3), ("least", 5), ("draws", 10000)):
         reading.add_argument(f"--{name}", type=int, default=default)
     reading.add_argument("--alpha", type=float, default=0.005, help="family-wise error of dominant layers")
+    reading.add_argument("--seed-steps", type=int, default=0, help="fit a rule for MATRIX Pick Seeds on so many steps")
     reading.add_argument("--examples", type=int, default=4, help="runs that the report shows")
     chosen = vars(parser.parse_args(arguments))
     names = ("score", "top", "keep", "preset", "alpha", "least", "draws")

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from ..core.grid import Fit
 from ..core.sites import SiteKind
 
 __all__ = ["BackboneSpec", "Blocks", "FirstFrame", "LayerChoice", "Stack", "TextEncoder", "TokenSize"]
 
-TextEncoder = Literal["t5", "umt5", "llama", "clip", "gemma3"]
+TextEncoder = Literal["t5", "umt5", "llama", "clip", "gemma3", "qwen25"]
 FirstFrame = Literal["padded", "masked", "concat", "replace"]
 """How a picture goes in as the first frame: its latents, then zeros; latents of a clip that goes on in grey behind a
 mask of as many channels as a latent frame has pixel frames; latents, then zeros, and one mask channel; or as the first
@@ -87,14 +88,17 @@ class BackboneSpec:
         text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people.
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
         text_sees_image: its text encoder looks at the first frame of image-to-video models.
-        image_cross_attention: some of its models attend to a picture beside the text.
+        image_beside: some of its models attend to tokens of a picture beside the text.
         first_frame: how its image-to-video models take a first frame, by the transformer's `image_condition_type`
             ("" where it has none). id_map: how an ID map goes in.
+        picture_fit: how its diffusers pipelines bring a picture of another shape to the clip's, where their processor,
+            asked alone, says another thing; None: it tells.
         flow: it predicts noise minus latents of straight paths; else velocities of a DDPM schedule.
         guidance_input: guidance is an input of the model, not a second prediction.
         frames_first: diffusers has its latents as (B, T, C, H, W). flat: as tokens (B, T*H*W, C), with their numbers
             beside them.
-        latent_channels: of a latent. sound_rate: audio tokens a second, of models that make sound beside the clip.
+        latent_channels: of a latent. room_for_image: input channels beside them that its text-to-video models have,
+            too, and leave empty. sound_rate: audio tokens a second, of models that make sound beside the clip.
         input_projection: diffusers module that turns latents into tokens.
         native_channels: input channels that native ComfyUI reads rightly: T2V, I2V, and what else is published in
             diffusers' format. head_size: by which it counts heads; 0: it is told.
@@ -114,17 +118,19 @@ class BackboneSpec:
     flow: bool
     first_frame: Mapping[str, FirstFrame] = field(default_factory=dict)
     id_map: FirstFrame = "padded"
+    picture_fit: Fit | None = None
     patch: tuple[int, int, int] = (1, 2, 2)
     temporal_stride: int = 4
     spatial_stride: int = 8
     variants: Mapping[str, TokenSize] = field(default_factory=dict)
     fps: Mapping[str, float] = field(default_factory=dict)
     text_sees_image: bool = False
-    image_cross_attention: bool = False
+    image_beside: bool = False
     guidance_input: bool = False
     frames_first: bool = False
     flat: bool = False
     latent_channels: int = 16
+    room_for_image: int = 0
     sound_rate: float = 0.0
     input_projection: str = ""
     native_channels: tuple[int, ...] = ()

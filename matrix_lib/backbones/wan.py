@@ -1,4 +1,7 @@
-"""Wan 2.1 and 2.2: self-attention over the video, then cross-attention to the text (and, in 2.1 I2V, to the image)."""
+"""Wan 2.1 and 2.2: self-attention over the video, then cross-attention to the text (and, in 2.1 I2V, to the image).
+
+VACE and SkyReels V2 are built on it. ComfyUI has more such networks: `hosts/comfy/families/wan_parts.py`.
+"""
 
 from .spec import BackboneSpec, Blocks, LayerChoice, Stack, TokenSize
 
@@ -10,10 +13,10 @@ SPEC = BackboneSpec(
         ((Stack("blocks.{}.self_attn", "self"), Stack("blocks.{}.cross_attn", "cross")),),
     ),
     diffusers=Blocks(
-        ("WanTransformer3DModel",),
+        ("WanTransformer3DModel", "WanVACETransformer3DModel", "SkyReelsV2Transformer3DModel"),
         ((Stack("blocks.{}.attn1", "self"), Stack("blocks.{}.attn2", "cross")),),
     ),
-    pipelines="Wan",
+    pipelines="Wan|SkyReelsV2",
     text_encoder="umt5",
     text_encoder_titles=("UMT5",),
     text_tokens=512,
@@ -22,7 +25,7 @@ SPEC = BackboneSpec(
     id_map="masked",
     variants={"Wan 2.2 5B": TokenSize(spatial_stride=16)},
     fps={"": 16, "Wan 2.2 5B": 24},
-    image_cross_attention=True,
+    image_beside=True,
     input_projection="patch_embedding",
     native_channels=(16, 36, 48),
     head_size=128,

@@ -98,6 +98,15 @@ _WAN = [
     Rule("scale_shift_table", "head.modulation"),
     Rule("proj_out", "head.head"),
 ]
+_WAN += [  # VACE's blocks beside them
+    *(
+        Rule(f"vace_{rule.diffusers}", f"vace_{rule.native}")
+        for rule in tuple(_WAN)
+        if rule.diffusers.startswith("blocks.") and not rule.native.endswith("_img")
+    ),
+    *_renames("vace_blocks.{i}.", "vace_blocks.{i}.", {"proj_in": "before_proj", "proj_out": "after_proj"}),
+    *_same("vace_patch_embedding"),
+]
 _QKV = ("to_q", "to_k", "to_v")
 _HY_DOUBLE = {
     "attn.norm_q": "img_attn.norm.query_norm",
@@ -167,6 +176,31 @@ _HUNYUAN = [
             "attn.norm_q": "norm.query_norm",
             "attn.norm_k": "norm.key_norm",
         },
+    ),
+]
+_HUNYUAN15 = [
+    *_renames(
+        "",
+        "",
+        {
+            "x_embedder.proj": "img_in.proj",
+            "cond_type_embed": "cond_type_embedding",
+            "image_embedder.norm_in": "vision_in.proj.0",
+            "image_embedder.linear_1": "vision_in.proj.1",
+            "image_embedder.linear_2": "vision_in.proj.3",
+            "image_embedder.norm_out": "vision_in.proj.4",
+            "context_embedder_2.norm": "byt5_in.layernorm",
+            "context_embedder_2.linear_{i}": "byt5_in.fc{i}",
+            "time_embed.timestep_embedder.linear_1": "time_in.in_layer",
+            "time_embed.timestep_embedder.linear_2": "time_in.out_layer",
+            "time_embed.timestep_embedder_r.linear_1": "time_r_in.in_layer",
+            "time_embed.timestep_embedder_r.linear_2": "time_r_in.out_layer",
+        },
+    ),
+    *(
+        rule
+        for rule in _HUNYUAN
+        if rule.diffusers.startswith(("context_embedder.", "norm_out.", "proj_out", "transformer_blocks."))
     ),
 ]
 _LTX_ATTENTION = {
@@ -315,10 +349,32 @@ def _hunyuan_vae(blocks: int = 4) -> list[Rule]:
     return rules
 
 
+def _hunyuan15_vae() -> list[Rule]:
+    """HunyuanVideo 1.5's VAE; natively the decoder's blocks count from the input, as in diffusers."""
+    resnet = {
+        "norm1": "norm1",
+        "conv1.conv": "conv1.conv",
+        "norm2": "norm2",
+        "conv2.conv": "conv2.conv",
+        "conv_shortcut": "nin_shortcut.conv",
+    }
+    rules: list[Rule] = []
+    for side, down, path in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
+        rules += _same(f"{side}.conv_in.conv", f"{side}.conv_out.conv", f"{side}.norm_out")
+        attention = {"norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "proj_out": "proj_out"}
+        rules += _renames(f"{side}.mid_block.attentions.0.", f"{side}.mid.attn_1.", attention)
+        for block in range(2):
+            rules += _renames(f"{side}.mid_block.resnets.{block}.", f"{side}.mid.block_{block + 1}.", resnet)
+        rules += _renames(f"{side}.{down}_blocks.{{i}}.resnets.{{j}}.", f"{side}.{down}.{{i}}.block.{{j}}.", resnet)
+        rules.append(Rule(f"{side}.{down}_blocks.{{i}}.{path}rs.0.conv.conv", f"{side}.{down}.{{i}}.{path}.conv.conv"))
+    return rules
+
+
 FAMILIES: dict[str, Rules] = {
     "cogvideox": tuple(_COGVIDEOX),
     "wan": tuple(_WAN),
     "hunyuan_video": tuple(_HUNYUAN),
+    "hunyuan_video15": tuple(_HUNYUAN15),
     "ltx": tuple(_LTX),
     "ltx2": tuple(_LTX2),
 }
@@ -327,5 +383,6 @@ VAES: dict[str, Rules] = {
     "wan": tuple(_wan_vae()),
     "wan2.2": tuple(_wan_vae(nested=True)),
     "hunyuan_video": tuple(_hunyuan_vae()),
+    "hunyuan_video15": tuple(_hunyuan15_vae()),
 }
 """Rules of the VAEs. CogVideoX's VAE has the same names on both sides and no entry."""

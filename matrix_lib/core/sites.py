@@ -47,6 +47,11 @@ class AttentionSite:
         return self.kind in ("joint", "self")
 
     @property
+    def has_t2v(self) -> bool:
+        """Whether text queries meet video keys and each other here."""
+        return self.kind == "joint"
+
+    @property
     def has_sound(self) -> bool:
         """Whether the queries are sound. Nobody steers it."""
         return self.kind in ("sound_text", "sound_video")
@@ -73,7 +78,8 @@ class AttentionCall:
     multiplies q.k^T. `mask` is additive (float) or keep (bool), broadcastable to (B, H, Nq, Nk), or None.
     `video_q`, `video_k`, `text_k`: (start, length) of the video rows, video keys and text keys; None where the call has
     none. Text keys count the rows of the conditioning, padding included, in conditioning order. `sound_q`: the audio
-    rows of the sound that is made.
+    rows of the sound that is made. `text_starts`: (B,) where each row's own text keys begin, where rows of the batch
+    differ in that; else (). Read them with `at`.
     `frame_index`: for each token frame of `grid` the token frame of the whole clip (context windows), or None.
     `labels`: where attention ran under a bias, (Nq, R) and (Nk, R): columns that q and k would have besides, in every
     head and row, so that scale * q.k is the biased logit; None where it ran as it is.
@@ -96,6 +102,13 @@ class AttentionCall:
     extra: dict[str, object] = field(default_factory=dict)
     labels: Labels | None = None
     sound_q: tuple[int, int] | None = None
+    text_starts: tuple[int, ...] = ()
+
+    def at(self, place: int) -> AttentionCall:
+        """The whole call, with `text_k` of one row of the batch."""
+        if not self.text_starts or self.text_k is None:
+            return self
+        return replace(self, text_k=(self.text_starts[place], self.text_k[1]), text_starts=())
 
     def widened(self) -> AttentionCall:
         """The call with its labels as columns of q and k: its plain logits are those that attention ran with."""
@@ -109,4 +122,8 @@ class AttentionCall:
     def part(self, part: slice) -> AttentionCall:
         """Some rows of the batch, side by side, as a call of their own."""
         q, k, v = self.q[part], self.k[part], self.v[part]
-        return replace(self, q=q, k=k, v=v, rows=self.rows[part], mask=batch_part(self.mask, part))
+        starts = self.text_starts[part]
+        text = self.text_k if self.text_k is None or not starts else (starts[0], self.text_k[1])
+        return replace(
+            self, q=q, k=k, v=v, rows=self.rows[part], mask=batch_part(self.mask, part), text_k=text, text_starts=starts
+        )

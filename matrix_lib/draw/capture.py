@@ -17,22 +17,32 @@ from ..core.grid import Fit, Framing
 from ..core.ranges import parse_numbers, ranges
 from ..core.tracks.palette import distinct_colours
 from ..instrument.capture import Capture, MapKind
+from ..instrument.kinds import KINDS
 from ..instrument.maps import Maps
 from .charts import Scores, layers_by_steps
 from .heatmaps import Look, Panel, overlay_frames, token_frames
+from .sound import sound_over_time
 from .style import Colour, colours_of
+from .word_table import word_table
 
 if TYPE_CHECKING:
     from ..core.tracks.tracks import MaskTracks
 
-__all__ = ["Choice", "attention_chart", "attention_pictures", "choose_names", "choose_numbers", "scores_of", "to_image"]
-
-_KINDS = {"v2t": "video to text", "v2v": "video to video"}
+__all__ = [
+    "Choice",
+    "attention_chart",
+    "attention_pictures",
+    "choose_names",
+    "choose_numbers",
+    "scores_of",
+    "shares_chart",
+    "to_image",
+]
 
 
 def _kind(kind: str) -> str:
-    """A kind of map in words."""
-    return _KINDS.get(kind, kind)
+    """A kind of map in words: "video to text"."""
+    return KINDS[kind].title.rpartition("(")[2].rstrip(")") if kind in KINDS else kind
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,10 @@ def attention_pictures(
     capture = _of_head(capture, choice)
     stream = capture.stream(choice.stream)
     maps = _maps(capture, choice)
+    if maps.over is not None:
+        raise ValueError(
+            f"{_kind(choice.kind)} has no places in the clip: look at it with MATRIX Chart Words And Sound"
+        )
     chosen = choose_names(choice.names, maps.entities, choice.kind)
     at_layers = choose_numbers(choice.layers, "layer", maps.layers)
     at_steps = _steps(capture, choice)
@@ -178,6 +192,44 @@ def attention_chart(
     prompt = capture.stream(choice.stream).binding.prompt
     subtitle = f"{capture.backbone}   {prompt}"
     return layers_by_steps(scores, title, subtitle, _colours(capture, choice, tracks), colormap)
+
+
+def shares_chart(
+    capture: Capture,
+    choice: Choice,
+    rate: float = 0.0,
+    tracks: MaskTracks | None = None,
+    colormap: str = "ember",
+) -> tuple[Image.Image, str]:
+    """What words look at ("t2t"), or what the sound looks at over time ("a2t", "a2v"): a picture, and its values as a
+    Markdown table, means over the chosen layers and steps.
+
+    Args:
+        rate: audio tokens a second, for sound. tracks: the colours of the names.
+
+    Raises ValueError for choices that do not exist, and for kinds that are maps of the clip.
+    """
+    maps = _maps(capture, choice)
+    if maps.over is None:
+        raise ValueError(f"{_kind(choice.kind)} is a map of the clip: look at it with MATRIX Preview Attention")
+    chosen = choose_names(choice.names, maps.entities, choice.kind)
+    layers, steps = choose_numbers(choice.layers, "layer", maps.layers), _steps(capture, choice)
+    found = [capture.maps(choice.kind, layers, steps, name, choice.stream).flatten().numpy() for name in chosen]
+    values, title = np.stack(found), KINDS[choice.kind].title.capitalize() if choice.kind in KINDS else choice.kind
+    said = f"{_detail(capture, choice.kind, layers, steps)}   {capture.stream(choice.stream).binding.prompt}"
+    if maps.over.columns:
+        picture = word_table(values, chosen, maps.over.columns, title, said, colormap)
+        return picture, _markdown(chosen, maps.over.columns, values)
+    chance = [maps.over.chance[maps.entities.index(name)] for name in chosen] if maps.over.chance else None
+    colours = _colours(capture, choice, tracks)
+    moments = [f"{moment / rate:.2f} s" for moment in range(values.shape[1])]
+    return sound_over_time(values, chosen, rate, title, said, colours, chance), _markdown(chosen, moments, values)
+
+
+def _markdown(rows: Sequence[str], columns: Sequence[str], values: NDArray[np.floating]) -> str:
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    cells = [" | ".join("-" if np.isnan(each) else f"{each:.4f}" for each in row) for row in values]
+    return "\n".join([*lines, *(f"| {name} | {cell} |" for name, cell in zip(rows, cells))])
 
 
 def to_image(pictures: Iterable[Image.Image], count: int) -> Tensor:

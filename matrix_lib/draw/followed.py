@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 
 def draw_followed(
-    given: MaskTracks,
+    given: MaskTracks | None,
     seen: MaskTracks,
     frame_at: Callable[[int], Array] | None = None,
     said: Mapping[int, Sequence[str]] | None = None,
@@ -32,7 +32,7 @@ def draw_followed(
     what is said of the frame.
 
     Args:
-        given: of one frame (drawn in the first alone) or of as many as `seen`; other sizes are scaled.
+        given: of one frame (drawn in the first alone) or of as many as `seen`; other sizes are scaled. None for none.
         frame_at: the picture of a frame; None draws on a dark page.
         said: per frame a few words.
         width: of the pictures; None takes the frames' own, from 480 to 1280.
@@ -41,8 +41,10 @@ def draw_followed(
     size = (across, max(1, round(seen.height * across / seen.width)))
     letters = int(np.clip(across / 40, 12, 22))
     line = round(letters * 1.75)
-    scale = (size[0] / given.width, size[1] / given.height) * 2
-    boxes = {name: given.boxes(name).numpy() * scale for name in given.names}
+    boxes = {}
+    if given is not None:
+        scale = (size[0] / given.width, size[1] / given.height) * 2
+        boxes = {name: given.boxes(name).numpy() * scale for name in given.names}
     colours = {name: readable(colour) for name, colour in zip(seen.names, seen.palette)}
     for index in range(seen.frames):
         picture = _ground(None if frame_at is None else frame_at(index), size)

@@ -46,15 +46,16 @@ _BYTES = _byte_decoder()
 
 
 def _agrees(surface: str, text: str, byte_level: bool) -> bool:
-    """Whether a piece can be what the tokenizer made of `text`: byte-level pieces are among its bytes, and so are the
-    bytes that pieces fall back to; ASCII pieces of ASCII text stand in it. Other text may have been normalised
-    (accents, ligatures), so there anything can be."""
+    """Whether a piece can be what the tokenizer made of `text`: byte-level pieces are among its bytes (or those of its
+    composed form, which Qwen's tokenizer reads), and so are the bytes that pieces fall back to; ASCII pieces of ASCII
+    text stand in it. Other text may have been normalised (accents, ligatures), so there anything can be."""
     if surface == text:
         return True
     if byte := _BYTE_PIECE.fullmatch(surface):
         return bytes.fromhex(byte[1]) in text.encode()
     if byte_level and all(char in _BYTES for char in surface):
-        return bytes(_BYTES[char] for char in surface).strip() in text.encode()
+        made = bytes(_BYTES[char] for char in surface).strip()
+        return made in text.encode() or made in unicodedata.normalize("NFC", text).encode()
     word = surface.replace(_META, "").strip()
     if word == "<unk>" or not (word.isascii() and text.isascii()):
         return bool(text)
@@ -129,7 +130,8 @@ def fast_pieces(tokenizer: Any, text: str, special: bool = False) -> list[Piece]
     own = set(tokenizer.all_special_ids) if special else set()
     inner = [n for n, (token, (start, end)) in enumerate(zip(ids, spans)) if not (token in own and start == end)]
     byte_level = _known(tokenizer, "\u0120")
-    wrong = next((n for n in inner if not _agrees(surfaces[n], text[slice(*spans[n])], byte_level)), None)
+    seen_by = {n: text[spans[n][0] : _with_marks(text, spans[n][1])] for n in inner}
+    wrong = next((n for n in inner if not _agrees(surfaces[n], seen_by[n], byte_level)), None)
     if wrong is not None and not byte_level:
         raise ValueError(
             f"token {surfaces[wrong]!r} is said to be {text[slice(*spans[wrong])]!r}; take control characters out"

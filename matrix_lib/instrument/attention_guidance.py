@@ -85,7 +85,7 @@ class AttentionGuidance(Noted):
         strength = self.strength(call.step)
         if strength == 0:
             return ()
-        return [self._edit(call, row, strength) for row in call.rows]
+        return [self._edit(call.at(place), row, strength) for place, row in enumerate(call.rows)]
 
     def finished(self) -> None:
         self.away = None

@@ -89,6 +89,11 @@ class Stream:
         return self.maps[kind]
 
     @property
+    def on_clip(self) -> dict[str, Maps]:
+        """The maps whose values are of the clip's tokens, by kind."""
+        return {kind: maps for kind, maps in self.maps.items() if maps.over is None}
+
+    @property
     def bins(self) -> int | None:
         """Number of step bins; None for a stream without maps."""
         return next((maps.bins for maps in self.maps.values()), None)
@@ -263,16 +268,21 @@ class Capture:
             )
         return chosen.mean(rows, bins, e)
 
-    def aas(self, tracks: GridTracks, kind: MapKind = "v2t", stream: int = 0) -> Alignment:
+    def aas(
+        self, tracks: GridTracks, kind: MapKind = "v2t", stream: int = 0, without: Tensor | None = None
+    ) -> Alignment:
         """Attention alignment of every layer, step and entity that has a mask (see `Alignment`).
 
         `tracks` are on this stream's grid, nearest resize in the paper. Entities join masks by name; a verb takes the
         union of its subject's and object's masks. Entities without a mask are left out, and so are token frames that
-        the tracks say nothing about (first-frame masks know frame 0). Raises ValueError where the grids differ or no
-        entity has a mask.
+        the tracks say nothing about (first-frame masks know frame 0). `without`, (L, F, h, w) bool, says which places
+        of each layer's maps are left out of map, mask and area (`Sinks.left_out`). Raises ValueError where the grids
+        differ, no entity has a mask, or the kind has no places in the clip.
         """
         chosen = self.stream(stream)
         maps = chosen.get(kind)
+        if maps.over is not None:
+            raise ValueError(f"{kind} maps have no places in the clip, so no mask lies on them: choose v2t, v2v or t2v")
         if tracks.grid.shape != chosen.grid.shape:
             raise ValueError(
                 f"tracks are on a {tracks.grid.shape} token grid (F, h, w), the capture on {chosen.grid.shape}: "
@@ -290,8 +300,13 @@ class Capture:
         columns = [names.index(name) for name in masks]
         counts = maps.counts[:, :, columns][..., known].float()
         raw, mass = torch.zeros(counts.shape[:3]), torch.zeros(counts.shape[:3])
+        area = m.mean(-1).expand(len(maps.layers), *m.shape[:2])
+        left = None if without is None else (~without[:, known]).float().flatten(2)
+        if left is not None:
+            area = torch.einsum("efp,lfp->lef", m, left) / left.sum(-1).clamp_min(1)[:, None]
         for i in range(len(maps.layers)):  # layer by layer: a capture may be a memory-mapped file of a gigabyte
             a, seen = maps.layer(i, entities=columns)[:, :, known].flatten(3), counts[i] > 0
+            a = a if left is None else a * left[i]
             raw[i] = torch.where(seen, torch.einsum("sefp,efp->sef", a, m), 0.0).sum(-1)
             mass[i] = torch.where(seen, a.sum(-1), 0.0).sum(-1)
         seen = (counts > 0).float()
@@ -303,7 +318,7 @@ class Capture:
             entities=tuple(masks),
             raw=raw + missing,
             share=torch.where(mass > 0, raw / mass.clamp_min(1e-30), 0.0) + missing,
-            area=torch.einsum("lsef,ef->lse", seen, m.mean(-1)) / frames.clamp_min(1) + missing,
+            area=torch.einsum("lsef,lef->lse", seen, area) / frames.clamp_min(1) + missing,
             weights=counts.mean(-1),
         )
 

@@ -46,7 +46,8 @@ def check_next(
         for kind, maps in stream.maps.items():
             if maps.layers != layers.get(kind, ()):
                 raise _differ(f"layers_{kind}", maps.layers, layers.get(kind, ()))
-            if maps.heads != heads if heads != "all" else not maps.heads:
+            same = bool(maps.heads) if heads == "all" else maps.heads == heads
+            if kind in ("v2t", "v2v") and not same:
                 raise _differ(f"heads_{kind}", maps.heads or "their mean", heads or "their mean")
             if kind == "v2v" and maps.points != (points or {}):
                 raise _differ("the pinned points", ", ".join(maps.points) or "none", ", ".join(points or {}) or "none")
@@ -123,7 +124,7 @@ def _check_same(a: Stream, b: Stream) -> None:
     if set(a.maps) != set(b.maps):
         raise _differ("the kinds of maps", ", ".join(a.maps) or "none", ", ".join(b.maps) or "none")
     for kind in a.maps:
-        for what in ("layers", "entities", "heads", "points"):
+        for what in ("layers", "entities", "heads", "points", "over"):
             if (x := getattr(a.maps[kind], what)) != (y := getattr(b.maps[kind], what)):
                 raise _differ(f"{what}_{kind}", x, y)
 

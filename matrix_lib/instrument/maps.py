@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.grid import Grid
 from ..core.ranges import ranges
 
-__all__ = ["CodeError", "Maps", "Storage", "decode", "encode", "joined"]
+__all__ = ["CodeError", "Maps", "Over", "Storage", "decode", "encode", "joined"]
 
 Storage = Literal["float16", "uint8"]
 _LEVELS = 255
@@ -28,6 +28,29 @@ class CodeError:
 
     largest: float
     mean: float
+
+
+@dataclass(frozen=True)
+class Over:
+    """What the axes F, h, w of a kind are where they are not the clip's tokens.
+
+    shape: (1, 1, C) where C columns are looked at, (A, 1, 1) where A moments of sound look.
+    columns: names along w; () for sound. chance: of each entity, what sound that looks everywhere alike would reach.
+    """
+
+    shape: tuple[int, int, int]
+    columns: tuple[str, ...] = ()
+    chance: tuple[float, ...] = ()
+
+    def check(self, name: str, entities: int) -> None:
+        """Raises ValueError, naming the maps `name`, where sizes do not agree."""
+        sized = len(self.shape) == 3 and min(self.shape) > 0 and self.shape[1] == 1
+        columns = len(self.columns) == (self.shape[2] if sized and self.shape[0] == 1 and self.columns else 0)
+        if not sized or not columns or len(self.chance) not in (0, entities):
+            raise ValueError(
+                f"{name} is over (1, 1, columns) with a name for each, or (moments, 1, 1), with a chance for each "
+                f"entity or none; got {self.shape}, {len(self.columns)} columns and {len(self.chance)} chances"
+            )
 
 
 def encode(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +84,7 @@ class Maps:
         heads: numbers along H, ascending; () where values are means over all heads.
         points: the places (frame, row, column) of entities that are one token of the clip, by name.
         error: what uint8 has cost, where it was measured.
+        over: what F, h, w are, where they are not the clip's token grid.
     """
 
     values: Tensor
@@ -71,6 +95,7 @@ class Maps:
     heads: tuple[int, ...] = ()
     points: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     error: CodeError | None = None
+    over: Over | None = None
 
     @classmethod
     def whole(cls, values: Tensor, layers: Sequence[int], entities: Sequence[str], calls: Sequence[int]) -> Maps:
@@ -80,7 +105,10 @@ class Maps:
 
     def check(self, name: str, grid: Grid) -> None:
         """Raises ValueError, naming the maps `name`, where sizes, types, names and layers do not agree."""
-        self._check_shape(name, grid)
+        shape = grid.shape if self.over is None else self.over.shape
+        if self.over is not None:
+            self.over.check(name, len(self.entities))
+        self._check_shape(name, shape)
         names, layers, heads = self.entities, list(self.layers), list(self.heads)
         if len(set(names)) != len(names) or any(part != sorted(set(part)) for part in (layers, heads)):
             raise ValueError(
@@ -88,23 +116,23 @@ class Maps:
                 f"and {heads}"
             )
         for entity, place in self.points.items():
-            inside = len(place) == 3 and all(0 <= at < size for at, size in zip(place, grid.shape))
+            inside = len(place) == 3 and all(0 <= at < size for at, size in zip(place, shape))
             if entity not in names or not inside:
                 raise ValueError(
-                    f"{name}: a point is the (frame, row, column) of an entity, inside the {grid.shape} token grid; "
+                    f"{name}: a point is the (frame, row, column) of an entity, inside the {shape} token grid; "
                     f"got {entity!r} at {tuple(place)}"
                 )
 
-    def _check_shape(self, name: str, grid: Grid) -> None:
+    def _check_shape(self, name: str, shape: tuple[int, int, int]) -> None:
         axes = [len(self.layers), self.bins, len(self.entities), *([len(self.heads)] if self.heads else [])]
-        want, got = [*axes, *grid.shape], list(self.values.shape)
+        want, got = [*axes, *shape], list(self.values.shape)
         dtype = self.values.dtype
         if dtype not in (torch.float16, torch.uint8) or got != want or 0 in want:
             raise ValueError(
                 f"{name} has to be float16 or uint8 of shape [layer, step, entity{', head' * bool(self.heads)}, F, h, "
                 f"w] = {want}, with at least one of each; got {dtype} {got}"
             )
-        counts = [*axes[:3], grid.frames]
+        counts = [*axes[:3], shape[0]]
         if self.counts.dtype != torch.int32 or list(self.counts.shape) != counts:
             raise ValueError(
                 f"{name}: counts are int32 [layer, step, entity, F] = {counts}; got {self.counts.dtype} "
@@ -167,7 +195,9 @@ class Maps:
         own = slice(entity, entity + 1)
         values, scale = self.values[:, :, own], None if self.scale is None else self.scale[:, :, own]
         points = {name: self.points[name]} if name in self.points else {}
-        mine = replace(self, values=values, counts=self.counts[:, :, own], scale=scale, entities=(name,), points=points)
+        over = None if self.over is None else replace(self.over, chance=self.over.chance[own])
+        counts = self.counts[:, :, own]
+        mine = replace(self, values=values, counts=counts, scale=scale, entities=(name,), points=points, over=over)
         return mine if head is None else mine.of_head(head)
 
     def of_head(self, number: int) -> Maps:
@@ -231,4 +261,5 @@ def joined(parts: Sequence[Maps]) -> Maps:
         first.heads,
         first.points,
         CodeError(max(e.largest for e in errors), max(e.mean for e in errors)) if errors else None,
+        first.over,
     )

@@ -8,18 +8,23 @@ from ..core.layers import LayerSet
 from ..core.ranges import ranges
 from ..core.tracks.tracks import MaskTracks
 from .capture import Alignment, Capture, MapKind
+from .kinds import KINDS
 from .maps import Maps
+from .sinks import find_sinks
 
 __all__ = ["describe", "expert_tables", "layer_table", "rank_layers"]
 
 
-def rank_layers(capture: Capture, tracks: MaskTracks, keep: int = 3, stream: int = 0) -> LayerSet:
+def rank_layers(
+    capture: Capture, tracks: MaskTracks, keep: int = 3, stream: int = 0, without_sinks: bool = False
+) -> LayerSet:
     """The `keep` layers of each kind whose attention lies most on the masks, above chance.
 
     The score of a layer is its share of attention on an entity's mask minus the mask's share of the area, averaged over
     entities and steps: 0 is what a flat map would get. Steps in which nothing was recorded are in no mean. One clip
     shows where this clip's interaction is attended to;
     that a layer *decides* success takes many clips (see `evaluation.layers.dominance.dominant_layers`).
+    `without_sinks` leaves out places that everybody looks at (`sinks.find_sinks`).
 
     Raises ValueError where no entity has a mask, or keep is below 1.
     """
@@ -27,20 +32,25 @@ def rank_layers(capture: Capture, tracks: MaskTracks, keep: int = 3, stream: int
         raise ValueError(f"keep at least 1 layer of each kind; got {keep}")
     chosen: dict[str, tuple[int, ...]] = {"v2t": (), "v2v": ()}
     scores: dict[str, dict[str, float]] = {}
-    for kind, alignment in alignments(capture, tracks, stream).items():
+    for kind, alignment in alignments(capture, tracks, stream, without_sinks).items():
         gain = alignment.over_steps("gain").nanmean(1)
         seen = [i for i in torch.argsort(gain, descending=True, stable=True).tolist() if not gain[i].isnan()]
         chosen[kind] = tuple(alignment.layers[i] for i in seen[:keep])
         scores[kind] = {str(alignment.layers[i]): round(float(gain[i]), 6) for i in sorted(seen)}
     experts = capture.experts
     by = f" of {next(iter(experts))}" if len(experts) == 1 and next(iter(experts)) != "expert 1" else ""
-    source = f"attention share above chance in one capture, {len(capture.steps)} step bins{by}"
+    without = ", without attention sinks" if without_sinks else ""
+    source = f"attention share above chance in one capture, {len(capture.steps)} step bins{by}{without}"
     return LayerSet(capture.backbone, chosen["v2t"], chosen["v2v"], source, scores)
 
 
-def alignments(capture: Capture, tracks: MaskTracks, stream: int = 0) -> dict[MapKind, Alignment]:
-    """Alignment of each kind that the capture holds and that has masks. Raises ValueError where none has."""
+def alignments(
+    capture: Capture, tracks: MaskTracks, stream: int = 0, without_sinks: bool = False
+) -> dict[MapKind, Alignment]:
+    """Alignment of each kind that the capture holds and that has masks, of all places or of all but attention sinks.
+    Raises ValueError where none has."""
     grid = tracks.to_grid(capture.stream(stream).grid)
+    out = find_sinks(capture, stream, tracks).left_out if without_sinks else {}
     found: dict[MapKind, Alignment] = {}
     error: ValueError | None = None
     kinds: tuple[MapKind, ...] = ("v2t", "v2v")
@@ -48,7 +58,7 @@ def alignments(capture: Capture, tracks: MaskTracks, stream: int = 0) -> dict[Ma
         if kind not in capture.stream(stream).maps:
             continue
         try:
-            found[kind] = capture.aas(grid, kind, stream)
+            found[kind] = capture.aas(grid, kind, stream, out.get(kind))
         except ValueError as reason:
             error = reason
     if not found:
@@ -56,12 +66,14 @@ def alignments(capture: Capture, tracks: MaskTracks, stream: int = 0) -> dict[Ma
     return found
 
 
-def layer_table(capture: Capture, tracks: MaskTracks, layers: LayerSet, stream: int = 0) -> str:
+def layer_table(
+    capture: Capture, tracks: MaskTracks, layers: LayerSet, stream: int = 0, without_sinks: bool = False
+) -> str:
     """A Markdown table: every layer's share of attention on each entity's mask, beside chance. Below it what was not
-    recorded, by name."""
+    recorded, by name, and the attention sinks that were left out."""
     lines: list[str] = []
     titles = {"v2t": "words (video to text)", "v2v": "instances (video to video)"}
-    for kind, alignment in alignments(capture, tracks, stream).items():
+    for kind, alignment in alignments(capture, tracks, stream, without_sinks).items():
         share = alignment.over_steps()
         best = {"v2t": layers.v2t, "v2v": layers.v2v}[kind]
         lines += [f"### {titles[kind]}", "", "| layer | " + " | ".join(alignment.entities) + " | above chance |"]
@@ -73,10 +85,12 @@ def layer_table(capture: Capture, tracks: MaskTracks, layers: LayerSet, stream: 
             gain = layers.scores[kind].get(str(layer))
             lines.append(f"| {name} | {cells} | {'not recorded' if gain is None else f'{gain:+.3f}'} |")
         lines.append("")
+    if without_sinks:
+        lines += [f"left out, {line}" for line in find_sinks(capture, stream, tracks).lines] or ["no sink was found"]
     return "\n".join([*lines, *_absences(capture)])
 
 
-def expert_tables(capture: Capture, tracks: MaskTracks, keep: int, stream: int = 0) -> str:
+def expert_tables(capture: Capture, tracks: MaskTracks, keep: int, stream: int = 0, without_sinks: bool = False) -> str:
     """For a run with several models (Wan 2.2's experts) the best layers and the table of each, as Markdown; "" for a
     run with one."""
     if len(capture.experts) < 2:
@@ -86,8 +100,9 @@ def expert_tables(capture: Capture, tracks: MaskTracks, keep: int, stream: int =
         own = capture.of_expert(name)
         head = f"## {name}: steps {ranges(steps)}"
         try:
-            layers = rank_layers(own, tracks, keep, stream)
-            parts.append(f"{head}\n\nbest layers: {layers.text}\n\n{layer_table(own, tracks, layers, stream)}")
+            layers = rank_layers(own, tracks, keep, stream, without_sinks)
+            table = layer_table(own, tracks, layers, stream, without_sinks)
+            parts.append(f"{head}\n\nbest layers: {layers.text}\n\n{table}")
         except ValueError as reason:
             parts.append(f"{head}\n\n{reason}")
     return "\n\n".join(parts)
@@ -106,7 +121,7 @@ def describe(capture: Capture) -> str:
         lines.append(f"prompt: {stream.binding.prompt}")
         lines.append(f"tokens: {f} frames x {h} x {w}")
         for kind in dict.fromkeys(("v2t", "v2v", *stream.maps)):
-            title = {"v2t": "words", "v2v": "instances"}.get(kind, kind)
+            title = {"v2t": "words", "v2v": "instances"}.get(kind) or (KINDS[kind].title if kind in KINDS else kind)
             lines.append(f"{title}: {_held(stream.maps[kind]) if kind in stream.maps else 'none'}")
     return "\n".join([*lines, *_absences(capture), *(f"note: {note}" for note in capture.meta.get("notes", ()))])
 

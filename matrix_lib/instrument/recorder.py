@@ -21,6 +21,7 @@ from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import GridTracks, MaskTracks
 from ..core.words.binding import PromptBinding
 from .capture import Capture, MapKind, StepInfo
+from .kinds import KINDS, OtherKinds, layers_of, text_rows
 from .maps import Storage
 from .session import BaseObserver
 from .streams import MapStream, TokenSets, word_sets
@@ -40,6 +41,8 @@ class RecorderConfig:
         v2t, v2v: kinds of map to record.
         keep: False forgets each bin when it ends; only `Recorder.now` has maps then (a live view).
         storage: "float16", or "uint8": half the memory, at an error that is measured.
+        t2v, t2t: where words look, in the clip and among each other; of models with joint attention.
+        sound: what sound looks at, of models that make sound with the clip ("a2t", "a2v").
         heads: the heads that are kept apart, ascending, or "all"; () keeps the mean over all heads alone. Each map
             takes as many times the memory, within the same budget; sums of the step bin that is open lie on the model's
             device in float32, twice what the bin takes afterwards (four times with uint8). Means are then over these
@@ -56,6 +59,9 @@ class RecorderConfig:
     v2v: bool = True
     keep: bool = True
     storage: Storage = "float16"
+    t2v: bool = False
+    t2t: bool = False
+    sound: bool = False
     heads: tuple[int, ...] | Literal["all"] = ()
     points: tuple[Point, ...] = ()
 
@@ -67,10 +73,18 @@ class RecorderConfig:
                 f"step bins are 0 (every step) or more and the budget is above 0 MB; got bins {self.bins}, "
                 f"budget {self.budget_mb} MB"
             )
-        if not (self.v2t or self.v2v or self.points):
-            raise ValueError("nothing to record: switch on video-to-text, video-to-video or both, or pin a point")
+        if not self.kinds:
+            raise ValueError(
+                "nothing to record: switch on video-to-text, video-to-video or another kind of map, or pin a point"
+            )
         if self.heads != "all" and (min(self.heads, default=0) < 0 or list(self.heads) != sorted(set(self.heads))):
             raise ValueError(f"heads are 'all' or different numbers from 0, ascending; got {self.heads}")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of map to record."""
+        more = ({"a2t", "a2v"} if self.sound else set()) | ({"v2v"} if self.points else set())
+        return tuple(kind for kind in KINDS if kind in more or getattr(self, kind, False))
 
 
 @dataclass(frozen=True)
@@ -118,12 +132,11 @@ class Recorder(BaseObserver):
         self.sigmas = tuple(float(s) for s in sigmas)
         if not self.sigmas:
             raise ValueError("a run of 0 steps has nothing to record")
-        self.layers: dict[str, tuple[int, ...]] = {
-            "v2t": self._layers(sites, "v2t") if config.v2t else (),
-            "v2v": self._layers(sites, "v2v") if config.v2v or config.points else (),
-        }
+        found = {kind: layers_of(kind, sites, config.layers) for kind in config.kinds}
+        self.layers: dict[str, tuple[int, ...]] = {"v2t": (), "v2v": ()} | found
         self.per_head = self.per_head or bool(config.heads)
-        self.heads: tuple[int, ...] = ()  # those that are kept apart; how many a model has its first call says
+        # Those that are kept apart; how many "all" are, the first call says.
+        self.heads: tuple[int, ...] = config.heads if config.heads != "all" else ()
         self.points = {point.name: point.token(grid) for point in config.points}
         if self.points and not self.layers["v2v"]:
             raise ValueError(
@@ -138,21 +151,15 @@ class Recorder(BaseObserver):
         self._expected = max(1, streams)
         self._share = config.budget_mb * 1e6 / self._expected
         self._streams: dict[Hashable, MapStream] = {}
+        self._others: dict[Hashable, OtherKinds] = {}  # where more than "v2t" and "v2v" is recorded
         self._bin = -1
         self._pending: list[_Pending] = []
         self._seen: set[int] = set()  # sampling steps
         self._dropped = False  # whether maps were made that do not count
         self._given = 0  # bins that the sink has been given
 
-    def _layers(self, sites: Sequence[AttentionSite], kind: MapKind) -> tuple[int, ...]:
-        chosen = self.config.layers
-        has = (site for site in sites if (site.has_v2t if kind == "v2t" else site.has_v2v))
-        return tuple(sorted({site.layer for site in has if chosen is None or site.layer in chosen}))
-
     def wants(self, site: AttentionSite) -> bool:
-        return (site.has_v2t and site.layer in self.layers["v2t"]) or (
-            site.has_v2v and site.layer in self.layers["v2v"]
-        )
+        return any(KINDS[kind].at(site) and site.layer in layers for kind, layers in self.layers.items())
 
     def observe(self, call: AttentionCall, lse: Tensor | None) -> None:
         if (told := call.extra.get("edited")) is not None:
@@ -160,7 +167,10 @@ class Recorder(BaseObserver):
         for index, row in enumerate(call.rows):
             if row.branch != self.config.branch or row.binding is None:
                 continue
-            heads = self._heads_of(call)
+            if self.config.heads == "all" and not self.heads and call.site.has_sound:
+                self.note(f"{call.site.name} ran before it was known how many heads the clip's attention has: left out")
+                continue
+            heads = None if call.site.has_sound else self._heads_of(call)
             stream = self._streams.get(row.key)
             if stream is None:
                 stream = self._open(row)
@@ -171,14 +181,32 @@ class Recorder(BaseObserver):
             if mask is not None and mask.ndim >= 3 and mask.shape[0] > 1:
                 mask = mask[part]
             q, k = call.q[part], call.k[part]
+            if (other := self._others.get(row.key)) is not None:  # of all heads
+                self._read_others(other, call.row(index), look, mask)
             if heads is not None:
                 q, k, look = q[:, heads], k[:, heads], None if look is None else look[:, heads]
                 if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
                     mask = mask[:, heads]
             if call.site.has_v2t and call.site.layer in self.layers["v2t"] and stream.v2t.names:
-                self._video_to_text(stream, call, q, k, look, mask)
+                self._video_to_text(stream, call.at(index), q, k, look, mask)
             if call.site.has_v2v and call.site.layer in self.layers["v2v"] and stream.v2v.names:
                 self._video_to_video(stream, call, q, k, look, mask)
+
+    def _read_others(self, other: OtherKinds, call: AttentionCall, lse: Tensor | None, mask: Tensor | None) -> None:
+        kinds = [kind for kind in other.wanted if KINDS[kind].at(call.site) and call.site.layer in self.layers[kind]]
+        if not kinds:
+            return
+        if call.frame_index is not None and call.site.has_sound:
+            self.note("context windows show sound a part of the clip at a time: whose sound it is is not recorded")
+            return
+        if call.site.has_t2v and call.q.shape[2] != call.k.shape[2]:
+            self.note(f"{call.site.name} has no words among its queries: where they look there is not recorded")
+            return
+        for kind, maps in other.read(call, lse, mask).items():
+            if kind in kinds:
+                frames = call.frame_index if kind == "t2v" else None
+                step = min(call.step, len(self.sigmas) - 1)
+                self._pending.append(_Pending(call.site, other.stream, kind, maps, frames, None, step))
 
     def _heads_of(self, call: AttentionCall) -> list[int] | None:
         """Places of the heads that are kept apart among those of a call; None where it is all of them. Raises
@@ -186,7 +214,7 @@ class Recorder(BaseObserver):
         count, wanted = call.q.shape[1], self.config.heads
         if not wanted:
             return None
-        self.heads = self.heads or (tuple(range(count)) if wanted == "all" else wanted)
+        self.heads = self.heads or tuple(range(count))
         if self.heads[-1] >= count or (wanted == "all" and len(self.heads) != count):
             raise ValueError(
                 f"heads {ranges(self.heads)} were to be kept apart, and {call.site.name} has {count} heads: choose "
@@ -215,6 +243,8 @@ class Recorder(BaseObserver):
         steps = self._end()
         self._pass_on()
         streams = [stream.finish() for stream in self._streams.values()]
+        if self.config.sound and not any(stream.maps.keys() & {"a2t", "a2v"} for stream in streams):
+            self.note("nothing of the sound was recorded: the latent held none")
         if any(stream.broken for stream in self._streams.values()):
             self.note(
                 "attention was not a number (NaN) in places, and nothing is recorded there: the model overflowed, or "
@@ -283,12 +313,15 @@ class Recorder(BaseObserver):
 
     def _open(self, row: BatchRow) -> MapStream:
         assert row.binding is not None
-        v2t = word_sets(row.binding) if self.layers["v2t"] else TokenSets((), {})
+        words = word_sets(row.binding)
+        v2t = words if self.layers["v2t"] else TokenSets((), {})
         grid_tracks = row.tracks.to_grid(self.grid, "nearest") if row.tracks is not None else None
         v2v = self._query_pool(row.binding, grid_tracks)
         if not self.bins:
-            self._choose_bins(self._bytes_per_bin(v2t, v2v))
+            self._choose_bins(self._bytes_per_bin(v2t, v2v) + self._bytes_of("t2v", words))
         self._streams[row.key] = self._make_stream(row, v2t, v2v, grid_tracks)
+        if wanted := [kind for kind in self.config.kinds if kind not in ("v2t", "v2v")]:
+            self._others[row.key] = OtherKinds(self._streams[row.key], words, grid_tracks, wanted)
         return self._streams[row.key]
 
     def _make_stream(self, row: BatchRow, v2t: TokenSets, v2v: TokenSets, tracks: GridTracks | None) -> MapStream:
@@ -299,8 +332,12 @@ class Recorder(BaseObserver):
         return MapStream(row.key, binding, row.tracks, self.grid, kept, self.layers, *sets, storage, *apart)
 
     def _bytes_per_bin(self, v2t: TokenSets, v2v: TokenSets) -> int:
-        maps = len(self.layers["v2t"]) * len(v2t.names) + len(self.layers["v2v"]) * len(v2v.names)
-        return maps * max(1, len(self.heads)) * self.grid.size * (1 if self.config.storage == "uint8" else 2)
+        apart = max(1, len(self.heads))
+        return apart * (self._bytes_of("v2t", v2t) + self._bytes_of("v2v", v2v))
+
+    def _bytes_of(self, kind: str, sets: TokenSets) -> int:
+        maps = len(self.layers.get(kind, ())) * len(sets.names)
+        return maps * self.grid.size * (1 if self.config.storage == "uint8" else 2)
 
     def _choose_bins(self, bytes_per_bin: int) -> None:
         steps = len(self.sigmas)
@@ -378,17 +415,9 @@ class Recorder(BaseObserver):
         self, stream: MapStream, call: AttentionCall, q: Tensor, k: Tensor, lse: Tensor | None, mask: Tensor | None
     ) -> None:
         assert call.video_q is not None
-        assert call.text_k is not None
-        (first, count), (text, length) = call.video_q, call.text_k
-        own = stream.binding.length
-        if own > length:
-            raise ValueError(
-                f"the binding was made for a conditioning of {own} rows, but {call.site.name} sees "
-                f"{length}: bind the prompt with the CLIP that encoded it"
-            )
-        # the host repeats a shorter prompt to batch it with a longer one: a word is then all of its copies
-        copies = length // own if length % own == 0 else 1
-        pool = stream.v2t.pool(text, q.device, tuple(range(0, own * copies, own)))
+        first, count = call.video_q
+        text, copies = text_rows(stream, call)
+        pool = stream.v2t.pool(text, q.device, copies)
         rows = slice(first, first + count)
         look = None if lse is None else lse[:, :, rows]
         part = mask

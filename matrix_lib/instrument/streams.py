@@ -1,7 +1,7 @@
 """What a recorder keeps for one prompt and one sample of it: token sets, running sums, finished bins.
 
-L layers, St step bins, E entities, H heads that are kept apart (in maps of every kind, or in none), F, h, w token
-frames, rows, columns.
+L layers, St step bins, E entities, H heads that are kept apart (in "v2t" and "v2v"), F, h, w token frames, rows,
+columns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..core.grid import Grid
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import PromptBinding
 from .capture import Stream
-from .maps import CodeError, Maps, Storage, decode, encode
+from .maps import CodeError, Maps, Over, Storage, decode, encode
 
 __all__ = ["HostCopy", "MapStream", "TokenSets", "word_sets"]
 
@@ -91,27 +91,44 @@ class MapStream:
         self.key, self.binding, self.tracks, self.grid = key, binding, tracks, grid
         self.layers, self.v2t, self.v2v = layers, v2t, v2v
         self.place = {kind: {layer: i for i, layer in enumerate(layers[kind])} for kind in layers}
-        self.names = {"v2t": v2t.names, "v2v": v2v.names}
-        self.storage = storage
-        kinds = [kind for kind, names in self.names.items() if names and layers[kind] and bins]
-        with torch.inference_mode(False):  # a capture outlives the run, and nobody could write to inference tensors
-            self.store = {kind: self._room(kind, bins) for kind in kinds}
+        self.names: dict[str, tuple[str, ...]] = {}
+        self.over: dict[str, Over] = {}
+        self.storage, self._bins = storage, bins
+        self.store: dict[str, dict[str, Tensor]] = {}
+        for kind, sets in (("v2t", v2t), ("v2v", v2v)):
+            self.hold(kind, sets.names)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
         self._copies: dict[tuple[str, str], HostCopy] = {}
         self._full: set[int] = set()
         self.broken = False
 
+    def hold(self, kind: str, names: tuple[str, ...], over: Over | None = None) -> None:
+        """Makes room for the maps of a kind, of entities of these names."""
+        self.names[kind] = names
+        if over is not None:
+            self.over[kind] = over
+        if names and self.layers[kind] and self._bins:
+            with torch.inference_mode(False):  # a capture outlives the run: nobody could write to inference tensors
+                self.store[kind] = self._room(kind, self._bins)
+
+    def _shape(self, kind: str) -> tuple[int, int, int]:
+        return self.over[kind].shape if kind in self.over else self.grid.shape
+
+    def _apart(self, kind: str) -> tuple[int, ...]:
+        """(H,) for kinds whose heads are apart, else ()."""
+        return (len(self.heads),) if self.heads and kind in ("v2t", "v2v") else ()
+
     def _room(self, kind: str, bins: int) -> dict[str, Tensor]:
         """Empty room for all bins of a kind. "side", of each map: its scale, in which frames it was no number, and what
         its code has cost (see `_lost`)."""
-        axes = (len(self.layers[kind]), bins, len(self.names[kind]))
-        heads = (len(self.heads),) if self.heads else ()
+        axes, shape = (len(self.layers[kind]), bins, len(self.names[kind])), self._shape(kind)
+        heads = self._apart(kind)
         dtype = torch.uint8 if self.storage == "uint8" else torch.float16
         return {
-            "values": torch.zeros(*axes, *heads, *self.grid.shape, dtype=dtype),
-            "counts": torch.zeros(*axes, self.grid.frames, dtype=torch.int32),
-            "side": torch.zeros(*axes, *heads, 1 + self.grid.frames + _COSTS),
+            "values": torch.zeros(*axes, *heads, *shape, dtype=dtype),
+            "counts": torch.zeros(*axes, shape[0], dtype=torch.int32),
+            "side": torch.zeros(*axes, *heads, 1 + shape[0] + _COSTS),
         }
 
     def add(
@@ -120,23 +137,22 @@ class MapStream:
         """Adds (E, F, h, w) maps of one call, (H, E, F, h, w) where heads are apart; `frames`: where its token frames
         lie in the clip."""
         if kind not in self._sums:
-            axes = (len(self.layers[kind]), len(self.names[kind]))
-            heads = (len(self.heads),) if self.heads else ()
-            self._sums[kind] = torch.zeros(*axes, *heads, *self.grid.shape, device=maps.device)
-            self._counts[kind] = torch.zeros(*axes, self.grid.frames, dtype=torch.int32)
+            axes, shape = (len(self.layers[kind]), len(self.names[kind])), self._shape(kind)
+            self._sums[kind] = torch.zeros(*axes, *self._apart(kind), *shape, device=maps.device)
+            self._counts[kind] = torch.zeros(*axes, shape[0], dtype=torch.int32)
         place, own = self.place[kind][layer], self._sums[kind]
         sums = own[place]
-        if self.heads:
+        if self._apart(kind):
             maps = maps.transpose(0, 1)
         entities = torch.arange(len(self.names[kind])) if keep is None else torch.tensor(keep)
         if frames is None and keep is None:
             sums += maps
             self._counts[kind][place] += 1
             return
-        at = torch.tensor(frames if frames is not None else range(self.grid.frames))
+        at = torch.tensor(frames if frames is not None else range(self._shape(kind)[0]))
         index = (entities[:, None].expand(-1, len(at)), at[None, :].expand(len(entities), -1))
         device = maps.device
-        if self.heads:  # frames behind entities, as what is added has them
+        if self._apart(kind):  # frames behind entities, as what is added has them
             sums, maps = sums.transpose(1, 2), maps.transpose(1, 2)
         sums.index_put_((index[0].to(device), index[1].to(device)), maps, accumulate=True)
         ones = torch.ones(index[0].shape, dtype=torch.int32)
@@ -163,7 +179,7 @@ class MapStream:
         room = self.store[kind]
         counts, values = room["counts"][:, bin_], room["values"][:, bin_]
         old = values.float() if self.storage == "float16" else decode(values, room["side"][:, bin_][..., 0])
-        self._sums[kind] += (old * self._over_maps(counts)).to(self._sums[kind].device)
+        self._sums[kind] += (old * self._over_maps(kind, counts)).to(self._sums[kind].device)
         self._counts[kind] += counts
 
     def _keep(self, kind: str, bin_: int) -> None:
@@ -189,16 +205,16 @@ class MapStream:
         frames that were not seen; None where nothing was added to it yet."""
         if kind not in self._sums:
             return None
-        seen = self._over_maps(self._counts[kind] > 0).to(self._sums[kind].device)
+        seen = self._over_maps(kind, self._counts[kind] > 0).to(self._sums[kind].device)
         return torch.where(seen, self._mean(kind), torch.nan)
 
     def _mean(self, kind: str) -> Tensor:
         sums, counts = self._sums[kind], self._counts[kind]
-        return sums / self._over_maps(counts.clamp(min=1)).to(sums.device)
+        return sums / self._over_maps(kind, counts.clamp(min=1)).to(sums.device)
 
-    def _over_maps(self, counts: Tensor) -> Tensor:
+    def _over_maps(self, kind: str, counts: Tensor) -> Tensor:
         """(L, E, F) as it goes with maps: the same for every head, row and column."""
-        return (counts[:, :, None] if self.heads else counts)[..., None, None]
+        return (counts[:, :, None] if self._apart(kind) else counts)[..., None, None]
 
     @property
     def landed(self) -> bool:
@@ -210,8 +226,8 @@ class MapStream:
         for copy in self._copies.values():
             copy.finish()
         for room in self.store.values():
-            told = room["side"][..., 1 : 1 + self.grid.frames]
-            wrong = (told > 0).any(3) if self.heads else told > 0
+            told = room["side"][..., 1:-_COSTS]
+            wrong = (told > 0).any(3) if told.ndim > 4 else told > 0
             if bool(wrong.any()):
                 self.broken = True
                 room["counts"][wrong] = 0
@@ -234,9 +250,9 @@ class MapStream:
             if self.storage == "uint8":
                 with torch.inference_mode(False):
                     scale = room["side"][:, bins][..., 0].clone()
-            points = self.points if kind == "v2v" else {}
-            held = (self.layers[kind], self.names[kind], counts, scale, self.heads, points, self._error(kind))
-            maps[kind] = Maps(values, *held)
+            points, heads = (self.points if kind == "v2v" else {}), (self.heads if self._apart(kind) else ())
+            held = (self.layers[kind], self.names[kind], counts, scale, heads, points, self._error(kind))
+            maps[kind] = Maps(values, *held, over=self.over.get(kind))
         return Stream(self.key, self.binding, self.grid, maps)
 
     def _error(self, kind: str) -> CodeError | None:

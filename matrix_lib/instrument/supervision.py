@@ -21,6 +21,7 @@ from torch import Tensor
 from ..core.losses.batch import Kind, TargetBatch, on_device
 from ..core.losses.config import AlignmentConfig, TargetAwareConfig, timestep_weight
 from ..core.losses.decoder import Head, MaskDecoder
+from ..core.losses.flow import flow_loss, flow_maps, mask_flow
 from ..core.losses.maps import grounding_maps, propagation_maps
 from ..core.losses.mask_loss import Decode, entity_losses
 from ..core.losses.target_aware import target_aware_loss
@@ -85,11 +86,15 @@ class _Maps(BaseObserver):
             raise ValueError(f"targets are on a {batch.grid.shape} grid; this clip has {call.grid.shape}")
         return batch if batch is None else self.batch_on(call.q.device)
 
+    def _seen(self) -> set[int]:
+        """Layers that have given what is asked of `v2v`."""
+        return set(self.propagation)
+
     def _missing(self) -> None:
         batch = self.batch()
         if batch is None:
             return
-        v2t, v2v = self.v2t - set(self.grounding), self.v2v - set(self.propagation)
+        v2t, v2v = self.v2t - set(self.grounding), self.v2v - self._seen()
         if (v2t and batch.pairs("words")) or (v2v and batch.pairs("queries")):
             raise ValueError(f"layers {sorted(v2t | v2v)} gave no map: do they exist, and is the model attached?")
 
@@ -110,9 +115,10 @@ class AlignmentMaps(_Maps):
         seed: int = 0,
     ) -> None:
         v2t = config.v2t.at(step, seed) if config.sga else ()
-        v2v = config.v2v.at(step, seed) if config.spa else ()
+        v2v = config.v2v.at(step, seed) if config.spa or config.flow else ()
         super().__init__(targets, v2t, v2v)
         self.config = config
+        self.flow: dict[int, Tensor] = {}  # layer: (B, F - 1, W * W, h, w)
 
     def observe(self, call: AttentionCall, lse: Tensor | None = None) -> None:
         config, layer, batch = self.config, call.site.layer, self._fitting(call)
@@ -125,12 +131,17 @@ class AlignmentMaps(_Maps):
             self.grounding.setdefault(layer, made)
         if call.site.has_v2v and layer in self.v2v and batch.pairs("queries"):
             with _exact(call):
-                made = propagation_maps(call, batch.queries, config.scores, lse=lse)
+                if config.spa:
+                    self.propagation.setdefault(layer, propagation_maps(call, batch.queries, config.scores, lse=lse))
+                if config.flow:
+                    self.flow.setdefault(layer, flow_maps(call, config.window))
             self.keys["propagation"] = call.k.shape[2]
-            self.propagation.setdefault(layer, made)
+
+    def _seen(self) -> set[int]:
+        return set(self.propagation) | set(self.flow)
 
     def alignment(self, decoder: MaskDecoder | None = None, t: Tensor | None = None) -> LossParts:
-        """w(t) (sga * L_SGA + spa * L_SPA), mean over the rows of the batch.
+        """w(t) (sga * L_SGA + spa * L_SPA + flow * L_flow), mean over the rows of the batch.
 
         Args:
             decoder: upsamples the maps to pixels (MATRIX); None compares on the token grid.
@@ -152,7 +163,24 @@ class AlignmentMaps(_Maps):
             parts["sga"] = config.sga * self._one(self.grounding, "words", "grounding", decoder, times)
         if self.propagation:
             parts["spa"] = config.spa * self._one(self.propagation, "queries", "propagation", decoder, times)
+        if self.flow:
+            parts["flow"] = config.flow * self._flow(times)
         return _sum(parts)
+
+    def _flow(self, times: Tensor | None) -> Tensor:
+        """Local Gram Flow of the instances: summed over a row's, weighted by the row's time, mean over the rows."""
+        device = next(iter(self.flow.values())).device
+        batch, total = self.batch_on(device), torch.zeros((), device=device)
+        pairs = batch.pairs("queries")
+        for known, places in batch.by_known(pairs, pixels=False):
+            for place in places:
+                row, entity = pairs[place]
+                at = on_device(torch.tensor([[row], [entity]]), device)
+                teacher = mask_flow(batch.masks("queries", at[0], at[1], pixels=False), self.config.window)
+                weight = 1.0 if times is None else times.to(device)[row]
+                maps = {layer: values[row : row + 1] for layer, values in self.flow.items()}
+                total = total + weight * flow_loss(maps, teacher, known)
+        return total / self.rows
 
     def _one(
         self, maps: dict[int, Tensor], kind: Kind, head: Head, decoder: MaskDecoder | None, times: Tensor | None

@@ -13,7 +13,7 @@ from typing import Any
 from ..core.grid import Grid
 from ..core.words.binding import PromptBinding
 from ..instrument.capture import StepInfo
-from ..instrument.maps import CodeError
+from ..instrument.maps import CodeError, Over
 from .strict_json import parse_json
 
 __all__ = ["FORMAT", "VERSION", "Header", "MapsHeader", "StreamHeader", "grid_values", "read_header"]
@@ -41,6 +41,7 @@ class MapsHeader:
     points: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     error: CodeError | None = None
     calls: tuple[int, ...] = ()
+    over: Over | None = None
 
 
 @dataclass(frozen=True)
@@ -151,17 +152,31 @@ def _maps_2(name: str, told: Mapping[str, Any], grid: Grid, steps: int) -> MapsH
         raise ValueError(f"{name}: heads are whole numbers and points three of them")
     if error is not None and not _all([error["largest"], error["mean"]], (int, float)):
         raise ValueError(f"{name}: the error of its codes is no number")
-    axes = [len(layers), steps, len(entities), *([len(heads)] if heads else [])]
+    axes, over = [len(layers), steps, len(entities), *([len(heads)] if heads else [])], _over(name, told.get("over"))
+    shape = grid.shape if over is None else over.shape
     return MapsHeader(
         layers,
         entities,
         {part: f"{name}/{part}" for part in ("values", "counts", "scale")},
-        {"values": [*axes, *grid.shape], "counts": [*axes[:3], grid.frames], "scale": axes},
+        {"values": [*axes, *shape], "counts": [*axes[:3], shape[0]], "scale": axes},
         {"values": ("F16", "U8"), "counts": ("I32",), "scale": ("F32",)},
         tuple(heads),
         {entity: (place[0], place[1], place[2]) for entity, place in points.items()},
         None if error is None else CodeError(float(error["largest"]), float(error["mean"])),
+        over=over,
     )
+
+
+def _over(name: str, told: Any) -> Over | None:
+    """What a kind is over that has no place in the clip: optional in the header."""
+    if told is None:
+        return None
+    shape, columns, chance = told["shape"], told["columns"], told["chance"]
+    if not (_all(shape, int) and _all(columns, str) and _all(chance, (int, float))) or len(shape) != 3:
+        raise ValueError(f"{name}: what it is over is no shape with names and numbers: {str(told)[:200]}")
+    if min(shape) < 1 or max(shape) > _MOST_TOKENS or any(len(each) > _MOST_NAME for each in columns):
+        raise ValueError(f"{name}: what it is over is larger than any clip: {str(told)[:200]}")
+    return Over((shape[0], shape[1], shape[2]), tuple(columns), tuple(float(each) for each in chance))
 
 
 # -- version 1 --------------------------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ def _stream_header(stream: Stream, bindings: Sequence[str]) -> dict[str, Any]:
                 "heads": list(maps.heads),
                 "points": {name: list(place) for name, place in maps.points.items()},
                 "error": None if maps.error is None else asdict(maps.error),
+                **({} if maps.over is None else {"over": asdict(maps.over)}),
             }
             for kind, maps in stream.maps.items()
         },
@@ -266,7 +267,15 @@ def _read_maps(file: Any, listed: dict[str, Any], kind: str, told: MapsHeader) -
     if counts.numel() and int(counts.min()) < 0:
         raise ValueError(f"counts of {kind} are below 0")
     return Maps(
-        found["values"], told.layers, told.entities, counts, found.get("scale"), told.heads, told.points, told.error
+        found["values"],
+        told.layers,
+        told.entities,
+        counts,
+        found.get("scale"),
+        told.heads,
+        told.points,
+        told.error,
+        told.over,
     )
 
 

@@ -1,6 +1,7 @@
 """Answers what a page asks about an exhibit. Nothing here knows a server, and nothing that is asked names a file.
 
-A question is a word and a few texts, all of them from strangers: `manifest`, `map`, `scores`, `frame`, `page`.
+A question is a word and a few texts, all of them from strangers: `manifest`, `map`, `scores`, `reading`, `frame`,
+`page`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from .exhibit import Exhibit
 from .manifest import manifest
 from .page import page_html
+from .reading import reading_json
 from .scores import scores_json
 from .slices import Wanted, slice_of
 from .store import GoneError, Store, UnknownError
@@ -98,7 +100,7 @@ class Answers:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         found = answer_about(exhibit, what, query)
-        if found.ok and what in ("map", "scores", "manifest"):
+        if found.ok and what in ("map", "scores", "manifest", "reading"):
             self._keep(key, found)
         return found
 
@@ -172,6 +174,7 @@ _QUESTIONS: dict[str, Callable[[Exhibit, Query], Answer]] = {
     "manifest": lambda exhibit, query: _json(manifest(exhibit)),
     "map": _maps,
     "scores": _scores,
+    "reading": lambda exhibit, query: _json(reading_json(exhibit, _wanted(query))),
     "frame": _frame,
     "page": _page,
 }

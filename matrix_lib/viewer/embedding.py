@@ -18,8 +18,9 @@ from ..instrument.capture import Capture
 from ..instrument.maps import Maps, encode
 from .exhibit import Exhibit
 from .manifest import manifest
+from .reading import reading_json
 from .scores import scores_json
-from .slices import narrowed
+from .slices import Wanted, narrowed
 
 __all__ = ["embedded", "groups"]
 
@@ -34,8 +35,8 @@ class _Groups:
 
 def embedded(exhibit: Exhibit, most_bytes: int) -> dict[str, Any]:
     """Everything that a page needs of an exhibit, as JSON values: `manifest`; `film`, frames as base64; `maps`, one
-    entry for each stream and kind with its groups, where its cells begin, and scores by entity; `cells`, the gzipped
-    blob as base64.
+    entry for each stream and kind with its groups, where its cells begin, and scores by entity; `readings`, one for
+    each of these entries, of the sharpest layers and all steps; `cells`, the gzipped blob as base64.
 
     A cell of the blob is a float32 peak, F uint16 counts of calls, then F*h*w codes (see `slices`); the cells of an
     entry lie as [E, L', S'].
@@ -46,14 +47,15 @@ def embedded(exhibit: Exhibit, most_bytes: int) -> dict[str, Any]:
     Raises ValueError where one mean over everything is more than that already.
     """
     capture, told = exhibit.capture, manifest(exhibit)
-    entries, parts, begin = [], list[bytes](), 0
+    entries, shown, parts, begin = [], list[tuple[int, str]](), list[bytes](), 0
     share = most_bytes / max(1, _cell_bytes(capture))
     for number, stream in enumerate(capture.streams):
-        for kind, maps in stream.maps.items():
+        for kind, maps in stream.on_clip.items():
             made = groups(len(maps.layers), maps.bins, int(share))
             scores = [scores_json(exhibit, number, kind, entity) for entity in range(len(maps.entities))]
             entry = {"stream": number, "kind": kind, "layers": made.layers, "steps": made.steps, "begin": begin}
             entries.append(entry | {"scores": scores})
+            shown.append((number, kind))
             for entity in range(len(maps.entities)):
                 cells = _cells(narrowed(stream, kind, entity), made)
                 parts += cells
@@ -66,8 +68,17 @@ def embedded(exhibit: Exhibit, most_bytes: int) -> dict[str, Any]:
         "manifest": told,
         "film": [base64.b64encode(frame).decode() for frame in exhibit.film.frames],
         "maps": entries,
+        "readings": [_reading(exhibit, *each) for each in shown],
         "cells": base64.b64encode(gzip.compress(b"".join(parts), 6, mtime=0)).decode(),
     }
+
+
+def _reading(exhibit: Exhibit, stream: int, kind: str) -> dict[str, Any]:
+    """What was read off a stream; where nothing can be, the line that says why."""
+    try:
+        return reading_json(exhibit, Wanted(stream, kind, "sharpest"))
+    except ValueError as reason:
+        return {"kind": kind, "layers": [], "masks": [], "findings": [], "lines": [str(reason)]}
 
 
 def groups(layers: int, steps: int, cells: int) -> _Groups:
@@ -90,7 +101,7 @@ def _cell_bytes(capture: Capture) -> int:
     return sum(
         len(maps.entities) * (4 + 2 * stream.grid.frames + stream.grid.size)
         for stream in capture.streams
-        for maps in stream.maps.values()
+        for maps in stream.on_clip.values()
     )
 
 

@@ -75,7 +75,7 @@ def _stream(exhibit: Exhibit, stream: Stream) -> dict[str, Any]:
         "size": [width, height],
         "box": [left / width, top / height, right / width, bottom / height],
         "pictures": [list(pair) for pair in token_frames(grid, len(film.frames))],
-        "maps": {kind: _maps(exhibit, stream, maps) for kind, maps in stream.maps.items()},
+        "maps": {kind: _maps(exhibit, stream, maps) for kind, maps in stream.on_clip.items()},
         "masks": _masks(exhibit, stream),
     }
 

@@ -62,6 +62,8 @@ def unpacked(data: bytes, shape: tuple[int, int, int]) -> Tensor:
 def narrowed(stream: Stream, kind: str, entity: int, head: int | None = None) -> Maps:
     """The maps of one entity alone. Raises ValueError for one, or a head, that there is not."""
     maps = stream.get(kind)
+    if maps.over is not None:
+        raise ValueError(f"{kind} has no places in the clip: it is no map that can be laid over it")
     if not 0 <= entity < len(maps.entities):
         raise ValueError(f"there is no {kind} map {entity}: they are numbered 0 to {len(maps.entities) - 1}")
     return maps.only(entity, head)

@@ -191,6 +191,40 @@ def find_layers() -> Draft:
     return d
 
 
+READ_CAPTURE = f"""\
+### Read a capture: who is where, and was anybody mistaken?
+A clip is sampled while every layer is watched. *Read Capture* then makes masks of the words, without a segmenter, says
+who was swapped with whom or doubled (frames and steps), and names places that everybody looks at.
+
+**Look:** the node's viewer shows the masks as dashes; a click on a finding goes there. `masks` are tracks like any
+others: into *Bind Prompt* of a second run, into *Tracks to Mask*, into a file.
+
+**Beside truth:** here the boxes of the real clip are given, so that masks get a score (J&F). With words alone nothing
+needs to be connected to `tracks`.
+
+As it is, it runs with *mini* on a clip of its world. How often it is right there: docs/reading-captures.md.
+
+{OWN}"""
+
+
+def read_capture() -> Draft:
+    """10: first frame, tracks and a prompt in; masks of the words, and a report of swaps, doublings and sinks, out."""
+    d = Draft("10_read_capture")
+    model, _, tracks, _, start = _begun(d, PULL, READ_CAPTURE, 940)
+
+    d.group("Sample and watch every layer", 4)
+    sample = _sampled(d, model, start)
+    d.group("What it knows", 5, BLUE)
+    decoded = d.add("VAEDecode", samples=sample[0], vae=model[2])
+    read = d.add("MatrixReadCapture", LOOK, capture=sample[2], tracks=tracks[0], frames=decoded[0], fps=FPS)
+    d.group("Keep", 6, BLUE)
+    d.add("PreviewAny", 250, "Report", source=read[1])
+    video = d.add("CreateVideo", images=read[2], fps=FPS)
+    d.add("SaveVideo", 260, "Save masks over the clip", video=video[0], filename_prefix="matrix/read")
+    d.add("MatrixSaveTracks", 80, tracks=read[0], filename_prefix="matrix/read_masks")
+    return d
+
+
 TWO_EXPERTS = """\
 ### Two models take turns in one run
 Wan 2.2 has two experts: one takes the noisy steps, the other goes on. Each MODEL goes through *Watch Attention*, then
@@ -255,4 +289,4 @@ def two_experts() -> Draft:
     return d
 
 
-DRAFTS = [watch_attention, find_layers, two_experts]
+DRAFTS = [watch_attention, find_layers, two_experts, read_capture]

@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 STEPS = {"EasyCache": 4, "LazyCache": 4}  # they need some before they skip one
 LEFT_OUT = {"TorchCompileModel": "compiled models have tests of their own"}
 WINDOWED = {"ContextWindowsManual", "WanContextWindowsManual", "LTXVContextWindows"}
-LONG = (6, 6, 8)
+LONG = {family: (6, *size[1:]) for family, size in SIZES.items()}
 
 
 def model_nodes() -> dict[str, Callable[[Graph], Graph]]:
@@ -100,10 +100,11 @@ def _outputs(cls: Any) -> list[str]:
 
 def _long(graph: Graph) -> Graph:
     """The same over a clip that has several windows."""
-    shape = (1, graph.latent.shape[1], *LONG)
-    others = [conditioning(graph.family, seed, LONG, rows=ROWS) for seed in (2, 3)]
+    size = LONG[graph.family]
+    shape = (1, graph.latent.shape[1], *size)
+    others = [conditioning(graph.family, seed, size, rows=ROWS) for seed in (2, 3)]
     return graph.but(
-        latent=torch.zeros(shape), positive=bound(graph.pack, graph.family, 1, size=LONG), negative=others[0],
+        latent=torch.zeros(shape), positive=bound(graph.pack, graph.family, 1, size=size), negative=others[0],
         third=others[1],
     )  # fmt: skip
 
@@ -161,7 +162,7 @@ def _travel(graph: Graph) -> Graph:
     longer = _long(graph)
     model = windows.execute(longer.model, **values, **more).result[0]
     combine = nodes.NODE_CLASS_MAPPINGS["ConditioningCombine"]
-    both = getattr(combine(), combine.FUNCTION)(longer.positive, _second(graph, LONG))[0]
+    both = getattr(combine(), combine.FUNCTION)(longer.positive, _second(graph, LONG[graph.family]))[0]
     return longer.but(model=model, positive=both)
 
 

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 from support_attention import make_binding, make_tracks
-from support_native import conditioning, latent
+from support_native import PICTURE, conditioning, latent, patch, pixels, strides
 from torch import Tensor
 
 __all__ = [
-    "OTHER_WORDS", "ROWS", "SIZES", "Graph", "binding_of", "bound", "known_behind", "plain_graph", "prompts_of",
-    "pytorch_attention",
+    "OTHER_WORDS", "ROWS", "SIZES", "Graph", "binding_of", "bound", "grid_of", "in_front_of_words", "known_behind",
+    "plain_graph", "prompts_of", "pytorch_attention",
 ]  # fmt: skip
 
 ROWS = 24  # of every conditioning: short, so that thousands of runs are cheap
 SIZES = dict.fromkeys(("wan_t2v", "wan_i2v", "cogvideox", "hunyuan"), (2, 6, 8))  # T, H, W of the latent
+SIZES |= dict.fromkeys(("ltx", "hunyuan15"), (2, 3, 4))
 OTHER_WORDS = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
 BEHIND = "words_behind"  # in a conditioning, for the reference alone
 
@@ -130,7 +131,7 @@ def bound(pack: Any, family: str, seed: int, rows: Any = None, size: Any = None)
     """A CONDITIONING as 'MATRIX Bind Prompt' makes it: with words and tracks."""
     size = size or SIZES[family]
     run = pack.lib("hosts.comfy.run")
-    frames, height, width = (size[0] - 1) * 4 + 1, size[1] * 8, size[2] * 8
+    frames, height, width = pixels(family, size)
     made = conditioning(family, seed, size, rows=ROWS)
     keys = {
         run.BINDING: make_binding(pack.lib("core.words.binding"), ROWS, rows),
@@ -138,6 +139,17 @@ def bound(pack: Any, family: str, seed: int, rows: Any = None, size: Any = None)
     }
     keys[run.ENCODED] = pack.lib("hosts.comfy.bound_rows").remember(made[0][0], keys[run.BINDING])
     return [[text, {**more, **keys}] for text, more in made]
+
+
+def grid_of(graph: Graph, latent: Any = None) -> Any:
+    """The library's token grid of the graph's latent, or of another (T, H, W)."""
+    made = graph.pack.lib("core.grid").Grid
+    return made.from_latent(tuple(latent or graph.latent.shape[-3:]), patch(graph.family), *strides(graph.family))
+
+
+def in_front_of_words(family: str) -> int:
+    """Tokens in front of the words in a joint sequence: a picture's."""
+    return PICTURE if family == "hunyuan15" else 0
 
 
 def known_behind(graph: Graph, words: dict[str, tuple[int, ...]]) -> Graph:

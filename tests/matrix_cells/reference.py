@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .graphs import Graph, binding_of
+from .graphs import Graph, binding_of, grid_of
 from .step_reference import stepping, uncached
 from .truth import Bottom, Call
 
@@ -129,7 +129,7 @@ class _Dense:
         self.places, self.steps = graph.places(sigmas)
         self.run = graph.pack.lib("hosts.comfy.run")
         self.scenes = graph.pack.lib("core.guidance.scene")
-        self.grid = graph.pack.lib("core.grid").Grid.from_latent(tuple(graph.latent.shape[-3:]), (1, 2, 2), 4, 8)
+        self.grid = grid_of(graph)
         self._grids: dict[int, Any] = {}
         self._bindings: dict[int, Any] = {}
 
@@ -167,16 +167,11 @@ class _Dense:
             binding = self._binding(at)
             self._grids[at] = self.scenes.GridScene(self.grid, cond[self.run.TRACKS], binding)
         grid = SimpleNamespace(frames=call.grid[0], shape=call.grid)
-        text = None if call.kind == "self" else (0, call.text)
-        return self._grids[at].scene(SimpleNamespace(site=site, text_k=text, frame_index=call.frames, grid=grid))
+        return self._grids[at].scene(SimpleNamespace(site=site, text_k=call.words, frame_index=call.frames, grid=grid))
 
     def _spans(self, call: Call) -> Any:
-        size = call.grid[0] * call.grid[1] * call.grid[2]
-        first = call.text if call.kind == "joint" else 0
-        queries, keys = call.q.shape[1], call.k.shape[1]
-        video = None if call.kind == "cross" else (first, size)
-        text = None if call.kind == "self" else (0, call.text)
-        return self.scenes.Spans(queries, keys, (first, size), video, text)
+        video = None if call.kind == "cross" else call.clip
+        return self.scenes.Spans(call.q.shape[1], call.k.shape[1], call.clip, video, call.words)
 
 
 def _attend(call: Call, edit: Any) -> Tensor:

@@ -8,15 +8,15 @@ B batch, C channels, T latent frames, H, W latent rows and columns; latents are 
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
 from typing import Any
 
-import torch
+from support_native import strides
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from .graphs import Graph, binding_of
+from .graphs import Graph, binding_of, grid_of
 from .truth import Bottom, Call
 
 __all__ = ["stepping", "uncached"]
@@ -67,13 +67,9 @@ def _hook(graph: Graph, guidance: Any, guider: Any, part: Any) -> Any:
     if guidance.needs_reference:
         references = list(model.model.process_latent_in(graph.reference().clone()))
     told = steering.SteeredRun(
-        grid=_grid(graph), part=part, sites=(), strides=(4, 8), tracks=[found], references=references
+        grid=grid_of(graph), part=part, sites=(), strides=strides(graph.family), tracks=[found], references=references
     )
     return steering.actor_for(guidance, told)
-
-
-def _grid(graph: Graph) -> Any:
-    return graph.pack.lib("core.grid").Grid.from_latent(tuple(graph.latent.shape[-3:]), (1, 2, 2), 4, 8)
 
 
 class _Place:
@@ -121,7 +117,7 @@ class _Place:
             kept, self.bottom.keep = self.bottom.keep, True
             self.bottom.begin(float(self.sigma[0]))
             try:
-                with _untouched(guider.inner_model.diffusion_model):
+                with _Untouched():
                     comfy.samplers.calc_cond_batch(
                         guider.inner_model, [guider.conds["positive"]], leaf, self.sigma.clone(), uncached(options)
                     )
@@ -146,34 +142,29 @@ class _Place:
         if call.prompt not in self.bindings:  # a hook knows them by what they are
             self.bindings[call.prompt] = binding_of(self.graph.pack, cond)
         row = sites.BatchRow("cond", call.prompt, self.bindings[call.prompt], cond.get(run.TRACKS))
-        size = call.grid[0] * call.grid[1] * call.grid[2]
-        first = call.text if call.kind == "joint" else 0
-        video = first, size
-        text = None if call.kind == "self" else (0, call.text)
+        video = None if call.kind == "cross" else call.clip
         seen = sites.AttentionCall(
             site, call.q[None], call.k[None], call.v[None], call.scale, _grid_of(self.graph, call), (row,),
-            None if call.mask is None else call.mask[None], video, None if call.kind == "cross" else video, text,
+            None if call.mask is None else call.mask[None], call.clip, video, call.words,
             self.step, call.sigma, call.frames,
         )  # fmt: skip
         hook.observe(seen)
 
 
-@contextlib.contextmanager
-def _untouched(network: Any) -> Iterator[None]:
-    """What goes into a norm is a copy: some blocks add to it in place, which a backward pass cannot bear."""
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)]
-    handles = [m.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:])) for m in norms]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+class _Untouched(TorchFunctionMode):
+    """What goes into a layer is a copy: some blocks add to it in place, which a backward pass cannot bear."""
+
+    layers = (functional.linear, functional.layer_norm, functional.rms_norm)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.layers:
+            args = (args[0].clone(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 def _grid_of(graph: Graph, call: Call) -> Any:
     """The token grid of one call."""
-    latent = (call.grid[0], *graph.latent.shape[-2:])
-    return graph.pack.lib("core.grid").Grid.from_latent(tuple(latent), (1, 2, 2), 4, 8)
+    return grid_of(graph, (call.grid[0], *graph.latent.shape[-2:]))
 
 
 def forgetful(options: dict[str, Any]) -> dict[str, Any]:

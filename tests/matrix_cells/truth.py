@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from support_native import patch
 from torch import Tensor
 
 from . import packs
-from .graphs import Graph, binding_of, prompts_of
+from .graphs import Graph, binding_of, grid_of, in_front_of_words, prompts_of
 
 __all__ = ["Bottom", "Call", "Truth"]
 
@@ -26,7 +27,9 @@ __all__ = ["Bottom", "Call", "Truth"]
 STACKS = {
     "wan": (("blocks.{}.self_attn", "self"), ("blocks.{}.cross_attn", "cross")),
     "cogvideox": (("blocks.{}", "joint"),),
+    "hunyuan15": (("double_blocks.{}", "joint"),),
     "hunyuan": (("double_blocks.{}", "joint"), ("single_blocks.{}", "joint")),
+    "ltx": (("transformer_blocks.{}.attn1", "self"), ("transformer_blocks.{}.attn2", "cross")),
 }
 Edits = Callable[["Call"], Any]
 
@@ -34,7 +37,8 @@ Edits = Callable[["Call"], Any]
 @dataclass(frozen=True)
 class Call:
     """One row of the batch of one call. q (H, Nq, D), k and v (H, Nk, D); mask (1 or H, Nq or 1, Nk) or None; `main`:
-    part of the guider's own prediction; `frames`: of the clip, by place, for a context window, else None."""
+    part of the guider's own prediction; `frames`: of the clip, by place, for a context window, else None. A joint
+    sequence is `lead` tokens, `text` words, and the clip."""
 
     layer: int
     kind: str
@@ -50,6 +54,18 @@ class Call:
     frames: tuple[int, ...] | None
     text: int
     grid: tuple[int, int, int]
+    lead: int = 0
+
+    @property
+    def clip(self) -> tuple[int, int]:
+        """(start, length) of the clip's tokens."""
+        first = self.lead + self.text if self.kind == "joint" else 0
+        return first, self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def words(self) -> tuple[int, int] | None:
+        """(start, length) of the words among the keys."""
+        return None if self.kind == "self" else (self.lead if self.kind == "joint" else 0, self.text)
 
 
 @dataclass
@@ -184,8 +200,8 @@ class Bottom:
             frames = list(window.index_list)
             anchor = getattr(window, "causal_anchor_index", None)
             frames = tuple(frames if anchor is None or anchor < 0 else [anchor, *frames])
-        shape = args[0].shape
-        grid = (int(shape[-3]), -(-int(shape[-2]) // 2), -(-int(shape[-1]) // 2))
+        shape, size = args[0].shape[-3:], patch(self.graph.family)
+        grid = (int(shape[0]), -(-int(shape[1]) // size[1]), -(-int(shape[2]) // size[2]))
         rows = [self._whose(context[row]) for row in range(len(context))]
         self._forward = _Forward(rows, frames, int(context.shape[1]), grid)
 
@@ -228,7 +244,7 @@ class Bottom:
             found.append(
                 Call(
                     layer, kind, name, prompt, q[row], k[row], v[row], own, scale or q.shape[-1] ** -0.5, self._sigma,
-                    not self._extra, forward.frames, forward.text, forward.grid,
+                    not self._extra, forward.frames, forward.text, forward.grid, in_front_of_words(self.graph.family),
                 )
             )  # fmt: skip
         return found
@@ -236,11 +252,13 @@ class Bottom:
     def _by_keys(self, layer: int, module: Any, k: Tensor) -> tuple[str, int] | None:
         """Whose text keys (H, Nk, D) were made of, for networks that make them of the text alone."""
         network = self.graph.model.model.diffusion_model
+        made: Callable[[Tensor], Tensor]
+        if hasattr(module, "to_k"):  # LTX-Video's
+            made = lambda text: module.k_norm(module.to_k(network.caption_projection(text)))  # noqa: E731
+        else:
+            made = lambda text: module.norm_k(module.k(network.text_embedding(text)))  # noqa: E731
         if layer not in self._keys:
-            self._keys[layer] = {
-                name: module.norm_k(module.k(network.text_embedding(text.to(k)))).detach()
-                for name, text in self._prompts.items()
-            }
+            self._keys[layer] = {name: made(text.to(k)).detach() for name, text in self._prompts.items()}
         flat = k.transpose(0, 1).flatten(1)
         for name, keys in self._keys[layer].items():
             if keys.shape[1:] == flat.shape and torch.allclose(keys[0], flat, rtol=1e-4, atol=1e-5):
@@ -288,11 +306,10 @@ class Truth:
             mask = call.mask
             logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.double()
         p = logits.softmax(-1)
-        size = call.grid[0] * call.grid[1] * call.grid[2]
-        first = call.text if call.kind == "joint" else 0
+        first, size = call.clip
         video = slice(first, first + size)
-        if call.kind != "self":
-            rows = {phrase.name: list(phrase.rows) for phrase in binding.phrases}
+        if call.words is not None:
+            rows = {phrase.name: [call.words[0] + row for row in phrase.rows] for phrase in binding.phrases}
             yield "v2t", {n: p[:, video][..., at].mean((0, -1)).view(call.grid) for n, at in rows.items()}
         if call.kind != "cross" and tracks is not None:
             found = {}
@@ -302,7 +319,7 @@ class Truth:
 
     def _query(self, binding: Any, tracks: Any, call: Call) -> dict[str, Tensor]:
         """For each instance and verb its first visible tokens, in the numbering of the call."""
-        grid = self.graph.pack.lib("core.grid").Grid.from_latent(tuple(self.graph.latent.shape[-3:]), (1, 2, 2), 4, 8)
+        grid = grid_of(self.graph)
         on_grid = tracks.to_grid(grid, "nearest")
         sets = {name: on_grid.query(name) for name in on_grid.names if on_grid.query_frame[name] is not None}
         for phrase in binding.phrases:

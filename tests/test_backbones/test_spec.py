@@ -27,7 +27,7 @@ def test_a_spec_is_whole(name: str) -> None:
             assert match([known], host) is spec  # type: ignore[arg-type]
     if name in REGISTRY:
         assert all((spec.native.stacks, spec.diffusers.stacks, spec.first_frame, spec.vae))
-        assert spec.latent_channels in spec.native_channels
+        assert spec.latent_channels + spec.room_for_image in spec.native_channels
         assert reader(spec.text_encoder) is not None
 
 
@@ -70,13 +70,16 @@ def test_diffusers_knows_it(name: str) -> None:
     assert torch.allclose(found.unscaled(vae, found.scaled(vae, latents)), latents)
     hidden = torch.zeros(2, 3, 4, 5, 5)
     text = {"rows": torch.zeros(2, 7, 8), "mask": torch.ones(2, 7), "pooled": torch.zeros(2, 8)}
-    asked = SimpleNamespace(guidance_embeds=True)
+    text |= {"glyphs": torch.zeros(2, 3, 8), "glyph_mask": torch.ones(2, 3)}
+    width = 4 + spec.room_for_image
+    asked = SimpleNamespace(guidance_embeds=True, in_channels=width, image_embed_dim=5)
     given = found.inputs(asked, hidden, torch.zeros(2), text, guidance=6.0)
-    shape = (2, 75, 4) if spec.flat else (2, 3, 4, 5, 5) if spec.frames_first else (2, 4, 3, 5, 5)
+    shape = (2, 75, 4) if spec.flat else (2, 3, 4, 5, 5) if spec.frames_first else (2, width, 3, 5, 5)
     assert given["hidden_states"].shape == shape
     if spec.flat:
         assert found.size(given) == (3, 5, 5)
-    assert found.output(given["hidden_states"], hidden).shape == hidden.shape
+    made = given["hidden_states"] if spec.flat or spec.frames_first else given["hidden_states"][:, :4]
+    assert found.output(made, hidden).shape == hidden.shape
     assert ("guidance" in given) == spec.guidance_input
     for way in spec.first_frame.values():
         found.bind_options(way)
@@ -94,4 +97,4 @@ def test_training_knows_it(name: str) -> None:
         config["image_condition_type"] = kind
         shape = ModelShape.of(f"{spec.title}ImageToVideoPipeline", config, {})
         assert shape.image == way
-        assert shape.image_channels == {"padded": channels, "masked": 20, "concat": 17, "replace": 0}[way]
+        assert shape.image_channels == {"padded": channels, "masked": 20, "concat": channels + 1, "replace": 0}[way]

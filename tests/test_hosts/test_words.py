@@ -1,7 +1,7 @@
 """Words and conditioning rows in the real text encoders of both hosts, with tiny weights.
 
 UMT5's real SentencePiece model exists inside checkpoints only: `support_words.spiece` trains a stand-in with the same
-special ids and byte fallback. T5's and LLaMA's tokenizers are the host's own files.
+special ids and byte fallback. T5's, LLaMA's and Qwen's tokenizers are the host's own files.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ def read(clip: Any, case: Case) -> tuple[PromptTokens, PromptBinding]:
 def host_ids(clip: Any, prompt: str) -> list[int]:
     """Ids of the conditioning's rows, from what the host itself would encode and how its text encoder crops that."""
     made = clip.tokenize(prompt)
+    if "qwen25_7b" in made:
+        ids = [token for token, _ in made["qwen25_7b"][0]]
+        second = [i for i, token in enumerate(ids) if token == 151644][1]
+        return ids[second + 3 :]
     if "llama" not in made:
         (section,) = made.values()
         return [token for token, _ in section[0]]
@@ -172,7 +176,24 @@ def test_generated_prompts_gemma(clips: Any) -> None:
             assert letters(processor.decode([ids[row] for row in phrase.rows])) == letters(text), (seed, phrase)
 
 
-@pytest.mark.parametrize("family", ["t5", "ltx", "umt5", "llama", "gemma3"])
+@pytest.mark.soak
+def test_generated_prompts_qwen(clips: Any) -> None:
+    """HunyuanVideo 1.5's words stand behind the user header, and the assistant's stands behind them. It knows no
+    weights."""
+    tokenizer = find_encoder(clips("qwen25")).tokenizer.tokenizer
+    for seed in PROMPTS:
+        case = generate(seed, weights=False)
+        tokens, binding = read(clips("qwen25"), case)
+        ids = host_ids(clips("qwen25"), case.prompt)
+        assert tokens.length == len(ids)
+        assert tokenizer.decode(ids[-5:]) == "<|im_end|>\n<|im_start|>assistant\n"
+        for phrase, text in zip(binding.phrases, case.texts):
+            decoded = tokenizer.decode([ids[row] for row in phrase.rows])
+            assert letters(text) in letters(decoded), (seed, phrase, decoded)
+            assert len(letters(decoded)) <= len(letters(text)) + 2, (seed, "a sign beside it may share its token")
+
+
+@pytest.mark.parametrize("family", ["t5", "ltx", "umt5", "llama", "gemma3", "qwen25"])
 def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> None:
     """With attention silenced a row depends on its own token alone. Another word in the phrase's place (of as many
     tokens) changes the rows of that phrase and no others."""
@@ -180,7 +201,7 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
     phrases = "a: a red cup\nb: the white van\nrides up = verb(a -> b)"
     words = ("big", "hot") if family == "llama" else ("red", "old")
     phrases = phrases.replace("red", words[0])
-    white = "white" if family == "gemma3" else "(white:1.2)"  # which reads no weights
+    white = "white" if family in ("gemma3", "qwen25") else "(white:1.2)"  # which read no weights
     one, two = (f"by day a {word} cup rides up to the {white} van" for word in words)
     read_one, binding = bind_prompt(clip, one, phrases)
     read_two, other = bind_prompt(clip, two, phrases.replace(*words))
@@ -203,19 +224,25 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
         rows = encode(clip, plain)[0][0][0]
         ids = torch.tensor([token.id for token in plain.tokens])
         expected = model.transformer.get_input_embeddings()(ids, out_dtype=torch.float32)
-        if family != "llama":
+        if family not in ("llama", "qwen25"):
             expected = model.transformer.encoder.final_layer_norm(expected)
     torch.testing.assert_close(rows[[token.row for token in plain.tokens]], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "limit"), [("t5", 226), ("ltx", 128), ("umt5", 512), ("llama", 256)])
+@pytest.mark.parametrize(
+    ("family", "limit"), [("t5", 226), ("ltx", 128), ("umt5", 512), ("llama", 256), ("qwen25", 1000)]
+)
 def test_long_prompts(clips: Any, family: str, limit: int) -> None:
     """Cut as diffusers cuts it, or whole as the host does; a phrase in the tail that was cut off is an error."""
     clip = clips(family)
-    prompt = "a man rides " + "slowly and quietly " * 250 + "past the van"
+    prompt = "a man rides " + "slowly and quietly " * (350 if limit == 1000 else 250) + "past the van"
     read_cut, binding = bind_prompt(clip, prompt, "man: a man")
     assert binding.length == limit
-    assert len(binding.tokens) in (limit - 1, limit - 2)  # the end token; with transformers 5 the user header's, too
+    assert len(binding.tokens) in (
+        limit,
+        limit - 1,
+        limit - 2,
+    )  # the end token; with transformers 5 the user header's, too
     assert "left out, from" in binding.notes[0]
     assert {token.row for token in read_cut.tokens if token.start > len(prompt) - 8} == {CUT}
     with pytest.raises(ValueError, match=rf"'van' \(line 1\), 'the van', is cut off.*the model reads {limit}"):
@@ -303,6 +330,21 @@ def test_tags_as_characters_and_refusals(clips: Any) -> None:
         bind_prompt(small, "a man", "man: a man", "tag_ids")
     with pytest.raises(ValueError, match="one of plain, tags, tag_ids, target"):
         bind_prompt(clips("t5"), "a man", "man: a man", "loud")
+
+
+def test_prompts_that_qwen_would_take_for_a_whole_chat(clips: Any) -> None:
+    clip = clips("qwen25")
+    for begins in ("<|im_start|>user\n", "<|start_header_id|>"):
+        with pytest.raises(ValueError, match="chat template of its own"):
+            read_prompt(clip, begins + "a man")
+    nothing = read_prompt(clip, "")
+    assert not nothing.tokens
+    assert encode(clip, nothing)[0][0].shape[1] == nothing.length == 6, "one space, and the assistant's header"
+    glyphs = read_prompt(clip, 'a sign says "open" by the van')
+    assert "byt5" in glyphs.encode
+    assert encode(clip, glyphs)[0][1]["conditioning_byt5small"].shape[1] == len(glyphs.encode["byt5"][0])
+    with pytest.raises(ValueError, match="nobody has published token ids"):
+        bind_prompt(clip, "a man", "man: a man", "tag_ids")
 
 
 def test_unknown_text_encoders_are_named(comfy: Any, clips: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,3 +274,31 @@ def test_cells_that_are_no_number_are_absent() -> None:
     assert counts[0, 0, 0].tolist() == [1, 1, 1]
     assert "not a number (NaN)" in describe(capture)
     assert not capture.maps(entity="van").isnan().any()
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8"])
+def test_where_words_look_is_kept_and_goes_through_files(storage: str, tmp_path: Path) -> None:
+    made = [make(v2v=False, t2v=True, t2t=True, storage=storage, bins=2) for _ in range(2)]
+    for recorder in made:
+        for step in range(4):
+            ran(recorder, step, (row(), row(1)))
+    whole, alone = made[0].result(), make(v2t=False, v2v=False, t2t=True)
+    read = load_capture(save_capture(whole, tmp_path / "words.safetensors"))
+    ran(alone, 0, (row(),))
+    for kind in ("t2v", "t2t"):
+        for stream, want in zip(read.streams, whole.streams):
+            assert torch.equal(stream.get(kind).values, want.get(kind).values)
+            assert stream.get(kind).over == want.get(kind).over
+    table = alone.result().stream().get("t2t")
+    assert table.over is not None
+    assert table.over.columns == ("cyclist", "van", "passes", "rest of the prompt", "the clip")
+    # row 4 belongs to two phrases, and is in the share of both
+    assert (table.values[:, 0].float().sum(-1) - 1).min() > 0
+    assert "words among each other (text to text): layers 0-1: cyclist, van, passes" in describe(whole)
+    with pytest.raises(ValueError, match="words look nowhere in this model"):
+        Recorder(RecorderConfig(t2v=True), "wan", (AttentionSite(0, "cross", "b"),), GRID, SIGMAS)
+    both = extend(whole, made[1].result())
+    assert both.stream().get("t2t").values.shape[1] == 4
+    damaged = replace(table, over=replace(table.over, columns=("a",)))
+    with pytest.raises(ValueError, match="with a name for each"):
+        damaged.check("t2t", GRID)

@@ -14,13 +14,14 @@ from matrix_lib.core.layers import LayerDraw
 from matrix_lib.core.losses.batch import TargetBatch
 from matrix_lib.core.losses.config import AlignmentConfig, TargetAwareConfig
 from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
+from matrix_lib.core.losses.flow import feature_flow, flow_loss, mask_flow
 from matrix_lib.core.losses.mask_loss import alignment_loss
 from matrix_lib.core.losses.targets import Targets
 from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.instrument.session import Session
-from matrix_lib.instrument.supervision import AlignmentMaps, TargetMaps
+from matrix_lib.instrument.supervision import AlignmentMaps, LossParts, TargetMaps
 
 LATENT = (3, 4, 6)
 GRID = Grid.from_latent(LATENT)
@@ -115,6 +116,72 @@ def test_parameters_get_the_gradient_of_an_explicit_softmax(family: str) -> None
     wanted = gradients(model, args, Explicit(config, [target]), lambda m: m.alignment().total)
     assert abs(got[0] - wanted[0]) < 1e-6
     assert apart(got[1], wanted[1]) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "wan"])
+def test_flow_is_that_of_an_explicit_loop(family: str) -> None:
+    """Every token of every mask by itself, in float64, through a whole model; checkpointed blocks give the same."""
+    model, args = build(family, layers=1)
+    model, args = model.double(), {k: v.double() if v.is_floating_point() else v for k, v in args.items()}
+    target, side = targets(family), 3
+    config = AlignmentConfig(sga=0, spa=0, flow=0.5, window=side, v2v=LayerDraw((0,)))
+    got = gradients(model, args, AlignmentMaps(config, [target]), lambda m: m.alignment().total)
+    masks = target.token_masks(target.queries.names) > 0
+
+    class Explicit(AlignmentMaps):
+        def observe(self, call: Any, lse: Any = None) -> None:
+            if not call.site.has_v2v:
+                return
+            logits = call.scale * (call.q @ call.k.transpose(-1, -2))[0].mean(0)
+            f, h, w = GRID.shape
+            losses = []
+            for mask in masks:
+                own = []
+                for t, y, x in mask[: f - 1].nonzero().tolist():
+                    around = [(a, b) for a in range(y - 1, y + 2) for b in range(x - 1, x + 2)]
+                    around = [(a, b) for a, b in around if 0 <= a < h and 0 <= b < w]
+                    inside = torch.tensor([bool(mask[t + 1, a, b]) for a, b in around])
+                    if not inside.any():
+                        continue
+                    place = call.video_q[0] + (t * h + y) * w + x
+                    keys = [call.video_k[0] + ((t + 1) * h + a) * w + b for a, b in around]
+                    log = logits[place, keys].log_softmax(0)
+                    own.append(-log[inside].mean() - torch.log(inside.sum().double()))
+                losses.append(torch.stack(own).mean())
+            self.flow[0] = torch.stack(losses).sum()
+
+        def alignment(self, decoder: Any = None, t: Any = None) -> LossParts:
+            return LossParts(config.flow * self.flow[0], {})
+
+    wanted = gradients(model, args, Explicit(config, [target]), lambda m: m.alignment().total)
+    assert abs(got[0] - wanted[0]) < 1e-6
+    assert apart(got[1], wanted[1]) < 1e-6
+    model.train()
+    model.enable_gradient_checkpointing()
+    again = gradients(model, args, AlignmentMaps(config, [target]), lambda m: m.alignment().total)
+    assert apart(again[1], got[1]) < 1e-9
+
+
+def test_flow_knows_what_stands_still_and_what_moves() -> None:
+    """Features that move one place to the right a frame: their flow points there, and agrees with that of a mask."""
+    g = torch.Generator().manual_seed(0)
+    still = torch.randn(1, 32, 1, 6, 12, generator=g)
+    moving = torch.cat([still.roll(t, -1) for t in range(3)], 2)
+    flow = feature_flow(moving, 3, 0.05)
+    assert (flow[0, :, 5, 1:-1, 1:-1] > 0.9).float().mean() > 0.95  # the middle row, one to the right
+    masks = torch.zeros(1, 3, 6, 12, dtype=torch.bool)
+    for t in range(3):
+        masks[0, t, 2, 3 + t] = True
+    teacher = mask_flow(masks, 3)
+    assert teacher.sum() == 2
+    assert (teacher[0, :, 5, 2].sum(-1) == 1).all()
+    log = {0: flow.clamp_min(1e-9).log()}
+    right, wrong = flow_loss(log, teacher), flow_loss(log, mask_flow(masks.flip(1), 3).flip(1))
+    assert right < 0.2 < wrong
+    assert flow_loss(log, teacher, torch.tensor([True, True, False])) == pytest.approx(float(right), abs=0.1)
+    assert flow_loss(log, torch.zeros_like(teacher)) == 0
+    with pytest.raises(ValueError, match="odd side"):
+        mask_flow(masks, 4)
 
 
 def test_target_aware_loss_of_a_model() -> None:

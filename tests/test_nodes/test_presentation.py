@@ -21,7 +21,7 @@ FROZEN = {
     *("MatrixCutAndDrag", "MatrixDualClockDenoising"),
     *("MatrixWatchAttention", "MatrixCollectCapture"),
     *("MatrixSampleAttention", "MatrixLivePreview", "MatrixAttentionPreview", "MatrixSaveCapture", "MatrixLoadCapture"),
-    *("MatrixScoreTracks", "MatrixEvaluate"),
+    *("MatrixScoreTracks", "MatrixEvaluate", "MatrixChartShares", "MatrixReadCapture", "MatrixPickSeeds"),
 }
 
 

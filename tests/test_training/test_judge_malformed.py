@@ -73,6 +73,7 @@ def test_nothing_is_wrong_with_what_is_broken_here(
 def test_each_malformed_input_has_a_clear_message(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # So that the folder is put back when the test ends.
     kinds, counted, wrong = list(FAULTS), 0, []
     for seed in seeds(45, 1000):
         kind = kinds[seed % len(kinds)]

@@ -44,7 +44,8 @@ class ClipBatch:
         latents: (B, T, C, h, w) clean, scaled as the transformer sees them; with CogVideoX 1.5's prefix_frames.
         image: (B, T, I, h, w) channels of the first frame; extra: (B, T, E, h, w) ID map or target mask. The network's
             input is noisy latents, image, extra, in this order.
-        text: "rows" (B, D, width); HunyuanVideo's "mask" (B, D) and "pooled" (B, P); Wan 2.1's "image_rows".
+        text: "rows" (B, D, width); HunyuanVideo's "mask" (B, D) and "pooled" (B, P), "glyphs" and "glyph_mask" of 1.5;
+            "image_rows" of Wan 2.1 and HunyuanVideo 1.5.
         bindings, tracks, framings, targets: of each row. target_names: TAViD's target in each row, or "".
         grid: tokens of the batch. size: its pixels.
     """

@@ -26,7 +26,7 @@ from matrix_lib.core.words.binding import Phrase, PromptBinding
 from matrix_lib.core.words.phrases import PhraseSpec
 from matrix_lib.hosts.diffusers.families import family
 from matrix_lib.hosts.diffusers.latents import beside, encode_clip, masked, padded
-from matrix_lib.hosts.diffusers.load import ModelSource, check_trainable
+from matrix_lib.hosts.diffusers.load import ModelSource
 from matrix_lib.hosts.diffusers.model_shape import ModelShape
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 
@@ -65,9 +65,9 @@ class Model(Protocol):
 
 
 class PipelineEncoders:
-    """The encoders of a diffusers pipeline that is in memory: CogVideoX, Wan 2.1 and 2.2 A14B, HunyuanVideo, LTX-Video,
-    LTX-2, each for text or an image to video. Latents are the mode of the VAE's distribution, so a clip has one
-    encoding.
+    """The encoders of a diffusers pipeline that is in memory: CogVideoX, Wan 2.1 and 2.2 A14B, HunyuanVideo,
+    HunyuanVideo 1.5, LTX-Video, LTX-2, each for text or an image to video. Latents are the mode of the VAE's
+    distribution, so a clip has one encoding.
 
     Raises ValueError for pipelines of another kind.
     """
@@ -78,7 +78,7 @@ class PipelineEncoders:
             transformer = {**pipeline.transformer.config, "_class_name": type(pipeline.transformer).__name__}
             shape = ModelShape.of(type(pipeline).__name__, transformer, dict(pipeline.vae.config))
         self.shape = shape
-        check_trainable(pipeline.config)
+        family(shape.family).check_trainable(pipeline.config)
 
     # --- who they are
 
@@ -125,7 +125,8 @@ class PipelineEncoders:
 
     @torch.no_grad()
     def text(self, prompt: str, first: Tensor) -> dict[str, Tensor]:
-        """ "rows" (D, width) of a prompt; HunyuanVideo's "mask" (D,) and "pooled" (P,), too. `first` (H, W, 3) uint8 is
+        """ "rows" (D, width) of a prompt; HunyuanVideo's "mask" (D,) and "pooled" (P,), those of 1.5 "glyphs" and
+        "glyph_mask", too. `first` (H, W, 3) uint8 is
         the first frame, which HunyuanVideo's text encoder looks at."""
         shape = self.shape
         made = family(shape.family).text(self.pipeline, prompt, shape.text_rows, shape.image, first)
@@ -141,10 +142,12 @@ class PipelineEncoders:
         return torch.cat([latents[:1]] * prefix_frames + [latents])
 
     def _image_rows(self, picture: Tensor) -> Tensor:
-        """(257, width): the first frame through CLIP, as Wan's pipeline asks for it."""
+        """(tokens, width): the first frame through the pipeline's image encoder."""
         if getattr(self.pipeline, "image_encoder", None) is None:
-            raise ValueError("this Wan model looks at the first frame through CLIP, but it comes without image_encoder")
-        return self.pipeline.encode_image(Image.fromarray(picture.cpu().numpy()), self.pipeline._execution_device)[0]
+            raise ValueError(
+                f"this {self.shape.spec.title} looks at the first frame, but it comes without image_encoder"
+            )
+        return family(self.shape.family).image_rows(self.pipeline, Image.fromarray(picture.cpu().numpy()))
 
 
 class ModelFiles(ModelSource):
@@ -171,7 +174,8 @@ class ModelFiles(ModelSource):
 
     @cached_property
     def video_id(self) -> str:
-        return self._files_id("vae", *(("image_encoder", "image_processor") if self.shape.image_words else ()))
+        looks = ("image_encoder", "image_processor", "feature_extractor")
+        return self._files_id("vae", *(looks if self.shape.image_words else ()))
 
     @cached_property
     def text_id(self) -> str:

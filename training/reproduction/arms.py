@@ -60,6 +60,8 @@ ALIGNMENT = (
     Arm("spa 10x", 10.0, settings={"method": "spa"}),
     _both("10x no decoder", 10.0, decoder=0),
     _both("10x probabilities", 10.0, scores="probabilities"),
+    Arm("flow", settings={"method": "flow", "flow": 0.1}),
+    Arm("10x with flow", 10.0, settings={"method": "all", "flow": 0.1}),
 )
 """In the order of how much they decide."""
 

@@ -111,6 +111,8 @@ METHODS: dict[str, dict[str, str]] = {
     "sga": {"sga": "v2t"},
     "spa": {"spa": "v2v"},
     "both": {"sga": "v2t", "spa": "v2v"},
+    "flow": {"flow": "v2v"},
+    "all": {"sga": "v2t", "spa": "v2v", "flow": "v2v"},
     "tavid": {"target": "v2t"},
 }
 """Names of `task.method`: the losses of the attention that each one has, with the setting that says their layers."""
@@ -124,12 +126,14 @@ class AlignmentTask(TaskSettings):
     Its two kinds differ in their clips, and in names and defaults that people type and that files of runs hold.
 
     Args:
-        method: which loss joins the diffusion loss: "off", MATRIX's "sga", "spa" or "both", or "tavid".
+        method: which loss joins the diffusion loss: "off", MATRIX's "sga", "spa" or "both", Local Gram "flow" from mask
+            tracks, "all" three, or "tavid".
         v2t, v2v: layers of the grounding (also of TAViD's) and of the propagation loss.
         lora_v2t, lora_v2v: layers whose q, k, v and output projections get factors; empty: v2t and v2v. They do not
             depend on the method, so that runs of several methods train the same weights.
         rank, alpha: of the factors.
-        sga, spa, tavid: weights of the losses.
+        sga, spa, flow, tavid: weights of the losses. flow's layers are v2v.
+        window: side in tokens of the window in which flow looks for a token in the next frame.
         scores: what the maps are: "logits" or "probabilities", see `AlignmentConfig`.
         decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
         timestep: how the time weighs the losses, see `timestep_weight`.
@@ -143,11 +147,12 @@ class AlignmentTask(TaskSettings):
     gives_lora: ClassVar[bool] = True
 
     may_change = (
-        "lora_dropout", "drop_condition", "sga", "spa", "tavid", "timestep", "dropout", "bce", "dice", "l2", "draw",
-        "track", "times", "shift", "guidance", "checkpointing", "foreground", "change", "high_noise", "even",
+        "lora_dropout", "drop_condition", "sga", "spa", "flow", "window", "tavid", "timestep", "dropout", "bce", "dice",
+        "l2", "draw", "track", "times", "shift", "guidance", "checkpointing", "foreground", "change", "high_noise",
+        "even",
     )  # fmt: skip
 
-    method: Literal["off", "sga", "spa", "both", "tavid"] = "both"
+    method: Literal["off", "sga", "spa", "both", "flow", "all", "tavid"] = "both"
     v2t: tuple[int, ...] = ()
     v2v: tuple[int, ...] = ()
     lora_v2t: tuple[int, ...] = ()
@@ -156,6 +161,8 @@ class AlignmentTask(TaskSettings):
     alpha: float = 64.0
     sga: float = 0.01
     spa: float = 0.005
+    flow: float = 0.02
+    window: int = 5
     tavid: float = 0.1
     scores: Literal["logits", "probabilities"] = "logits"
     decoder: int = 64
@@ -198,6 +205,8 @@ class AlignmentTask(TaskSettings):
         return AlignmentConfig(
             sga=self.sga if "sga" in self.losses else 0.0,
             spa=self.spa if "spa" in self.losses else 0.0,
+            flow=self.flow if "flow" in self.losses else 0.0,
+            window=self.window,
             v2t=LayerDraw(self.v2t),
             v2v=LayerDraw(self.v2v),
             scores=self.scores,
@@ -213,7 +222,7 @@ class AlignmentTask(TaskSettings):
     def measured(self) -> AlignmentConfig:
         """MATRIX's losses with the weights of the settings for those of `unmeasured` alone."""
         sga, spa = (getattr(self, name) if name in self.unmeasured else 0.0 for name in METHODS["both"])
-        return replace(self.matrix(), sga=sga, spa=spa)
+        return replace(self.matrix(), sga=sga, spa=spa, flow=0.0)
 
     def target_aware(self) -> TargetAwareConfig:
         """TAViD's loss."""
@@ -274,8 +283,8 @@ class TuneTask(AlignmentTask):
     reads.
 
     Args:
-        model: folder of a diffusers pipeline (CogVideoX, Wan 2.1, HunyuanVideo, LTX-Video, LTX-2), a bundle of ours, or
-            "mini".
+        model: folder of a diffusers pipeline (CogVideoX, Wan 2.1, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2),
+            a bundle of ours, or "mini".
         bce, dice, l2: weights inside MATRIX's mask loss, see `MaskWeights`.
         draw: of the v2t layers, how many of them TAViD's loss takes anew at each step; 0 takes all.
         track: frames of TAViD's loss: the "first" latent frame as published, or "all" that the tracks know.

@@ -62,15 +62,19 @@ class PoolBatch:
     def to(self, device: torch.device) -> PoolBatch:
         return replace(self, indices=on_device(self.indices, device), weights=on_device(self.weights, device))
 
-    def moved(self, span: tuple[int, int]) -> PoolBatch:
-        """A batch of tokens counted within `span` (start, length), counted from the start of the sequence.
+    def moved(self, span: tuple[int, int], starts: Sequence[int] = ()) -> PoolBatch:
+        """A batch of tokens counted within `span` (start, length), counted from the start of the sequence. `starts`: of
+        each row's own span, where they differ.
 
         Raises ValueError for a token outside."""
         start, length = span
         low, high = self.span
         if low < 0 or high >= length:
             raise ValueError(f"tokens {low}..{high} were asked for, but there are 0..{length - 1}")
-        return replace(self, indices=self.indices + start, span=(low + start, high + start))
+        if not starts:
+            return replace(self, indices=self.indices + start, span=(low + start, high + start))
+        by = on_device(torch.tensor(starts), self.indices.device)[:, None]
+        return replace(self, indices=self.indices + by, span=(low + min(starts), high + max(starts)))
 
 
 @dataclass(frozen=True)

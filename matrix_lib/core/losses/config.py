@@ -37,12 +37,13 @@ class MaskWeights:
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """MATRIX's losses: L = L_DM + w(t) (sga * L_SGA + spa * L_SPA). Defaults are those of the released code and the
-    layers of CogVideoX-5B-I2V.
+    """MATRIX's losses: L = L_DM + w(t) (sga * L_SGA + spa * L_SPA), and flow * L_flow beside them. Defaults are those
+    of the released code and the layers of CogVideoX-5B-I2V.
 
     Args:
         sga, spa: weights of the grounding and the propagation loss; 0 switches one off.
-        v2t, v2v: layers of the grounding and of the propagation loss.
+        flow: weight of Local Gram Flow from mask tracks, see `core.losses.flow`. window: its side in tokens [?].
+        v2t, v2v: layers of the grounding and of the propagation loss; flow reads those of propagation.
         scores: "logits" are scale * q.k averaged over heads, what the decoder was fed in MATRIX; "probabilities" come
             out of the softmax over the whole row.
         direction: "v2t" or, as in the paper's ablation, "t2v": text queries over video keys.
@@ -51,6 +52,8 @@ class AlignmentConfig:
 
     sga: float = 0.01
     spa: float = 0.005
+    flow: float = 0.0
+    window: int = 5
     mask: MaskWeights = field(default_factory=MaskWeights)
     v2t: LayerDraw = field(default_factory=lambda: LayerDraw((7, 11)))
     v2v: LayerDraw = field(default_factory=lambda: LayerDraw((12,)))

@@ -43,7 +43,7 @@ def grounding_maps(
     call = call.widened()
     if call.text_k is None or call.video_q is None:
         raise ValueError(f"{call.site.name} has no text keys: grounding wants a joint or a cross-attention")
-    at = _fitting(call, words).moved(call.text_k)
+    at = _fitting(call, words).moved(call.text_k, call.text_starts)
     if direction == "t2v":
         if call.video_k is None:
             raise ValueError(f"{call.site.name} is a cross-attention, whose words do not query: use direction 'v2t'")

@@ -116,20 +116,22 @@ def probe(
     on_step: Callable[[int], None] = lambda step: None,
     maps: bool = False,
     picture: bool = False,
+    bins: int = 1,
 ) -> Probe:
     """One run. `frames` and `tracks` come from `fit_clip`.
 
     Args:
         seed: of the noise. The same seed gives the same run, whatever ran before.
         on_step: called with the number of steps done; may raise to stop.
-        maps: also record the maps of every layer, as one mean over steps. picture: decode what was generated.
+        maps: also record the maps of every layer, as `bins` means over steps (0: every step). picture: decode what was
+            generated.
     """
     pipe, generator = model.pipeline, torch.Generator().manual_seed(seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if recipe.mode == "noise":  # before anybody watches: watching reads the scheduler's timesteps
             stack.enter_context(_replaying(model, frames[: recipe.frames], recipe.timesteps, generator))
-        seen_maps = stack.enter_context(watch(pipe, binding, tracks, bins=1)) if maps else None
+        seen_maps = stack.enter_context(watch(pipe, binding, tracks, bins=bins)) if maps else None
         seen = stack.enter_context(watch(pipe, binding, tracks, recorder=AlignmentRecorder))
         made = _run(model, recipe, binding.prompt, frames, generator, on_step, picture or maps)
     assert isinstance(seen.recorder, AlignmentRecorder)

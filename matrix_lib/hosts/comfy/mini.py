@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...backbones.weight_names import FAMILIES, t5_to_native, to_native
 from ..bundle import BACKBONE, Bundle
+from ..cpu_conv import use_onednn
 from .families.cogvideox import remember
 from .families.cogvideox_parts import Checkpoint
 from .first_frame import LIMIT
@@ -67,6 +68,7 @@ def _build(bundle: Bundle, dtype: torch.dtype | None, disable_dynamic: bool = Fa
 def _vae(bundle: Bundle) -> Any:
     vae = comfy.sd.VAE(sd={name: value.float() for name, value in bundle.weights("codec").items()})
     vae.throw_exception_if_invalid()
+    use_onednn(vae.first_stage_model)
     setattr(vae, KEY, SizeCheck(bundle))
     return vae
 

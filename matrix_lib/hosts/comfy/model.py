@@ -16,8 +16,8 @@ __all__ = ["backbone_of", "diffusion_model", "grid_of", "patch_of", "rate_of", "
 
 def backbone_of(model: Any) -> BackboneSpec:
     """The family of a MODEL. Raises ValueError where it is not a video DiT that we know."""
-    module = diffusion_model(model.model)
-    return match((cls.__name__ for cls in type(module).__mro__), "native")
+    kinds = (type(model.model), type(diffusion_model(model.model)))  # families may share the class of a network
+    return match((cls.__name__ for kind in kinds for cls in kind.__mro__), "native")
 
 
 def sites_of(model: Any) -> list[AttentionSite]:

@@ -2,7 +2,7 @@
 
 The list that `clip.tokenize` makes is what the host encodes, so it is the truth: our tokens are compared with it, id by
 id, and a difference is an error, never a guess. Families: T5 (CogVideoX, LTX-Video), UMT5 (Wan), LLaMA (HunyuanVideo),
-Gemma 3 (LTX-2).
+Qwen2.5-VL (HunyuanVideo 1.5), Gemma 3 (LTX-2).
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ __all__ = [
 # How a prompt is written out: as typed; with MATRIX's tags, as characters or as the ids of its training; with TAViD's
 # word before the object.
 FORMS = ("plain", "tags", "tag_ids", "target")
-_FAMILY = {"t5xxl": "t5", "umt5xxl": "umt5", "llama": "llama", "gemma3_12b": "gemma3"}
+_FAMILY = {"t5xxl": "t5", "umt5xxl": "umt5", "llama": "llama", "gemma3_12b": "gemma3", "qwen25_7b": "qwen25"}
+_READ_WHOLE = ("<|im_start|>", "<|start_header_id|>")  # prompts that begin so are a whole chat to the host's Qwen
+_IM_START, _USER, _BREAK = 151644, 872, 198  # Qwen's ids of <|im_start|>, `user` and a line break
 _TAG = re.compile(r"<id([1-5])>")
 # UMT5's tokenizer has 300 sentinels behind its pieces; transformers appends added tokens behind those.
 _UMT5_SENTINELS = 300
@@ -45,14 +47,16 @@ Entry = tuple[Any, float]  # what the host encodes: (token id or image embedding
 @dataclass(frozen=True)
 class TextEncoder:
     """The part of a host CLIP that makes the conditioning rows: the `key` of its tokens in what `clip.tokenize` returns
-    (None where that is the list itself), its tokenizer, its family (t5, umt5, llama, gemma3), the chat template around
-    prompts.
+    (None where that is the list itself), its tokenizer, its family (t5, umt5, llama, gemma3, qwen25), the chat template
+    around prompts, whether it knows ComfyUI's weights, what it reads in place of an empty prompt.
     """
 
     key: str | None
     tokenizer: Any
     family: str
     template: str = "{}"
+    weights: bool = True
+    nothing: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,16 @@ def find_encoder(clip: Any) -> TextEncoder:
     if hasattr(outer, "clip_name") and hasattr(outer, "clip"):
         key, inner = outer.clip_name, getattr(outer, outer.clip)
     family = _FAMILY.get(getattr(inner, "embedding_key", ""), "")
+    weights = not getattr(inner, "disable_weights", False)
+    if family == "qwen25" and key is not None and "{}" in getattr(outer, "llama_template", ""):
+        return TextEncoder(key, inner, family, outer.llama_template, weights=False, nothing=" ")
     if family in ("t5", "umt5", "gemma3"):
-        return TextEncoder(key, inner, family)
+        return TextEncoder(key, inner, family, weights=weights)
     raise ValueError(
         f"this CLIP reads prompts with {type(outer).__name__}, which is none that we know. Accepted are T5 (CogVideoX: "
         "CLIPLoader of type cogvideox; LTX-Video: of type ltxv), UMT5 (Wan: CLIPLoader of type wan), LLaMA with CLIP-L "
-        "(HunyuanVideo: DualCLIPLoader of type hunyuan_video) and Gemma 3 (LTX-2: LTXV Audio Text Encoder Loader)"
+        "(HunyuanVideo: DualCLIPLoader of type hunyuan_video), Qwen2.5-VL (HunyuanVideo 1.5: DualCLIPLoader of type "
+        "hunyuan_video_15) and Gemma 3 (LTX-2: LTXV Audio Text Encoder Loader)"
     )
 
 
@@ -172,6 +180,11 @@ def _check_plain(encoder: TextEncoder, prompt: str) -> None:
         raise ValueError(
             "the prompt uses embedding:NAME, whose rows cannot be bound to words: take it out of this prompt"
         )
+    if encoder.family == "qwen25" and prompt.startswith(_READ_WHOLE):
+        raise ValueError(
+            f"the prompt begins with a chat template of its own ({prompt[:20]!r}), and ComfyUI then leaves the model's "
+            "away: write the words alone"
+        )
 
 
 def _same(entries: list[Entry], draft: _Draft, start: int) -> None:
@@ -205,6 +218,15 @@ def _crop(entries: list[Entry], image_step: int) -> tuple[int, int, int]:
     if len(ids) > first + 2 and ids[first + 1] == 271:
         first += 2
     return first, end, images
+
+
+def _behind_user(entries: list[Entry]) -> int:
+    """The first entry that Qwen2.5-VL's rows are kept from: behind the second header of its chat, that of the user."""
+    ids = [entry[0] for entry in entries]
+    headers = [index for index, token in enumerate(ids) if token == _IM_START][:2]
+    first = headers[-1] if headers else 0
+    named = ids[first + 1 : first + 3] == [_USER, _BREAK] and len(ids) > first + 3
+    return first + 3 if named else first
 
 
 def _tokens(draft: _Draft, start: int, first: int, last: int, lead: int) -> tuple[Token, ...]:
@@ -281,6 +303,8 @@ def _kept(encoder: TextEncoder, entries: list[Entry], tokens: int, image_step: i
     """(first, end, lead): entries [first, end) are the prompt and its end token, behind `lead` other rows."""
     if encoder.family == "llama":
         return _crop(entries, image_step)
+    if encoder.family == "qwen25":
+        return _behind_user(entries), len(entries), 0
     if pads := _pads_in_front(encoder, entries, tokens):  # the text encoder drops their rows
         return pads, len(entries), 0
     ends = encoder.tokenizer.end_token is not None
@@ -324,7 +348,7 @@ def read_prompt(
     """Tokens of a prompt as this CLIP will encode it.
 
     Args:
-        clip: a host CLIP of CogVideoX, Wan, HunyuanVideo, LTX-Video or LTX-2.
+        clip: a host CLIP of CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX-Video or LTX-2.
         overlong: a prompt longer than the model was trained with is cut as diffusers does, or kept whole as the host
             does by itself.
         tag_ids: <id1>..<id5> become the single ids that MATRIX's training gave them. Their embeddings are untrained
@@ -338,7 +362,7 @@ def read_prompt(
     _check_plain(encoder, prompt)
     frame, extra = _chat(encoder, vision, image_step)
     base = _tag_base(clip, encoder) if tag_ids else None
-    segments = parse_prompt(frame.format(prompt), weights=not getattr(encoder.tokenizer, "disable_weights", False))
+    segments = parse_prompt(frame.format(prompt or encoder.nothing), weights=encoder.weights)
     draft = _own_pieces(_read_segments(encoder, segments.segments, base), frame.index("{}"), len(prompt))
     made, entries = _host_entries(clip, encoder, prompt, extra)
     if base is None:

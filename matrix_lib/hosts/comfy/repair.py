@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...backbones import match
 from .families import Family, family
 from .families.base import DynamicGuidance, Variant
+from .model import backbone_of
 
 __all__ = ["needs_repair", "repair"]
 
@@ -35,8 +35,7 @@ def repair(model: Any, variant: Variant = "auto", dynamic_cfg: DynamicGuidance =
 
 def _family_of(model: Any) -> Family | None:
     """None for a MODEL that is not a video DiT that we know."""
-    network = getattr(model.model, "diffusion_model", None)
     try:
-        return family(match((cls.__name__ for cls in type(network).__mro__), "native").name)
-    except ValueError:
+        return family(backbone_of(model).name)
+    except (AttributeError, ValueError):
         return None

@@ -253,6 +253,7 @@ def _call(
     assert forward is not None
     size, text = forward.grid.size, forward.text
     spans: dict[str, tuple[int, int]] = {}
+    starts: tuple[int, ...] = ()
     if site.has_sound:
         key = ("text_k", (0, k.shape[2])) if site.kind == "sound_text" else ("video_k", (0, size))
         spans = dict([key, ("sound_q", (0, q.shape[2]))])
@@ -264,12 +265,17 @@ def _call(
         first = state.spec.diffusers.text_first
         video = (text, size) if first else (0, size)
         spans = {"video_q": video, "video_k": video, "text_k": (0 if first else size, text)}
+        mask = family(state.spec.name).mask(mask)
+        if forward.text_starts:
+            starts = tuple(size + start for start in forward.text_starts)
+            spans["text_k"] = (starts[0], text)
     if "video_q" in spans and q.shape[2] < spans["video_q"][0] + size:
         raise ValueError(f"{site.name} has {q.shape[2]} queries; the {forward.grid.shape} token grid needs {size}")
     return AttentionCall(
         site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, forward.rows, mask,
         spans.get("video_q"), spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
         extra={} if state.prediction is None else {PERTURBED: state.prediction}, sound_q=spans.get("sound_q"),
+        text_starts=starts,
     )  # fmt: skip
 
 
@@ -282,7 +288,9 @@ def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: di
     rate = spec.rate(patch, stride)
     grid = Grid.from_latent((t - prefix_frames, h, w), patch, spec.temporal_stride, stride, prefix_frames, rate)
     time = float(torch.as_tensor(given["timestep"]).max())  # frames that are given have a timestep of their own, 0
-    return Forward(grid, text.shape[1], x.shape[0], time, family(spec.name).skipped(given))
+    found = family(spec.name)
+    found.check(given)
+    return Forward(grid, text.shape[1], x.shape[0], time, found.skipped(given), found.text_starts(given))
 
 
 class Watch(BaseObserver):
@@ -358,6 +366,9 @@ def watch(
     branches: Sequence[Branch] | None = None,
     v2t: bool = True,
     v2v: bool = True,
+    t2v: bool = False,
+    t2t: bool = False,
+    sound: bool = False,
     recorder: type[Recorder] = Recorder,
     prefix_frames: int = 0,
     fit: Fit | None = None,
@@ -370,7 +381,7 @@ def watch(
         model: a diffusers pipeline (its transformer and scheduler are read) or a transformer.
         binding: the prompt's binding, or one per prompt of the batch.
         tracks: mask tracks, or one per prompt; None records words only.
-        layers, bins, budget_mb, v2t, v2v: see `RecorderConfig`.
+        layers, bins, budget_mb, v2t, v2v, t2v, t2t, sound: see `RecorderConfig`.
         steps: sampling steps of a bare transformer (default 1); a pipeline's scheduler knows.
         branches: guidance branches in batch order; None follows the pipelines' habit.
         recorder: what records, for example `AlignmentRecorder`; the one that was made is `Watch.recorder`.
@@ -391,7 +402,10 @@ def watch(
     if unknown := sorted(set(chosen or ()) - {site.layer for site in sites}):
         raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{sites[-1].layer}")
     apart: tuple[int, ...] | Literal["all"] = "all" if isinstance(heads, str) else tuple(sorted(set(heads)))
-    config = RecorderConfig(chosen, bins, budget_mb, "cond", v2t, v2v, heads=apart, points=parse_points(points))
+    pinned = parse_points(points)
+    config = RecorderConfig(
+        chosen, bins, budget_mb, "cond", v2t, v2v, t2v=t2v, t2t=t2t, sound=sound, heads=apart, points=pinned
+    )
     bindings = [each for each in batches.bindings if each is not None]
     asked = None if fit else model
     seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder, asked)

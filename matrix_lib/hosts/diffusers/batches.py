@@ -43,13 +43,21 @@ def replayed() -> int | None:
 class Forward:
     """One forward pass of the transformer: its grid, its text, whose rows are in the batch, and its step.
 
-    skipped: layers whose attention to the video it leaves out.
+    skipped: layers whose attention to the video it leaves out. text_starts: for each row of the batch how many tokens
+    of a joint sequence stand between the clip and the prompt behind it; () for none.
     """
 
     def __init__(
-        self, grid: Grid, text: int, batch: int, timestep: float, skipped: frozenset[int] = frozenset()
+        self,
+        grid: Grid,
+        text: int,
+        batch: int,
+        timestep: float,
+        skipped: frozenset[int] = frozenset(),
+        text_starts: tuple[int, ...] = (),
     ) -> None:
         self.grid, self.text, self.batch, self.timestep, self.skipped = grid, text, batch, timestep, skipped
+        self.text_starts = text_starts
         self.rows: tuple[BatchRow, ...] = ()
         self.step = 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...backbones import REGISTRY
 from ...core.grid import FITS, Fit, Framing
 from ...core.tracks.tracks import MaskTracks
 
@@ -41,6 +43,8 @@ def fit_of(pipe: Any) -> Fit | None:
     """How a pipeline fits pictures of another shape; None where it takes none, and where it does not tell."""
     if not _takes_picture(pipe):
         return None
+    if (known := _known(pipe)) is not None:
+        return known
     seen = _asked(pipe)
     if seen is None:
         return None
@@ -72,6 +76,13 @@ def tell_unknown(pipe: Any, tracks: MaskTracks, size: tuple[int, int]) -> None:
         "is not: %s. Give picture and tracks the proportions of the clip, or say how with fit=",
         tracks.width, tracks.height, width, height, tracks.fit, why,
     )  # fmt: skip
+
+
+def _known(pipe: Any) -> Fit | None:
+    """Of pipelines that fit a picture before they give it to their processor."""
+    names = [cls.__name__ for cls in type(pipe).__mro__]
+    fits = (spec.picture_fit for spec in REGISTRY.values() if any(re.match(spec.pipelines, name) for name in names))
+    return next((fit for fit in fits if fit is not None), None)
 
 
 def _takes_picture(pipe: Any) -> bool:

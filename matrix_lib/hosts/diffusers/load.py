@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,7 @@ from .families import family
 from .model_shape import ModelShape, patch_of
 from .prompts import bind_prompt, template_of
 
-__all__ = ["Model", "ModelSource", "check_model", "check_trainable", "open_model"]
+__all__ = ["Model", "ModelSource", "check_model", "open_model"]
 
 
 @dataclass
@@ -64,7 +64,7 @@ def check_model(where: str) -> str:
     if not index.is_file():
         raise ValueError(
             f"no model at {where!r}: give 'mini', or a folder of a diffusers pipeline (with model_index.json) of "
-            "CogVideoX, Wan, HunyuanVideo, LTX-Video or LTX-2"
+            "CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX-Video or LTX-2"
         )
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
@@ -81,7 +81,8 @@ def open_model(where: str, device: torch.device, dtype: torch.dtype, offload: bo
         model = _open_mini(bundle.load(found), dtype)
     else:
         pipeline = _load(where, dtype)
-        model = Model(pipeline, backbone_of(pipeline.transformer).name, _default_size(pipeline))
+        name = backbone_of(pipeline.transformer).name
+        model = Model(pipeline, name, family(name).usual_size(pipeline))
     model.pipeline.set_progress_bar_config(disable=True)
     if offload and device.type != "cpu":
         model.pipeline.enable_model_cpu_offload(device=device)
@@ -110,18 +111,6 @@ def _open_mini(found: bundle.Bundle, dtype: torch.dtype) -> Model:
     return Model(pipeline, bundle.BACKBONE.name, (sizes.frames, sizes.height, sizes.width), sizes.text_length)
 
 
-_SOME_FRAMES = 121  # LTX-2's, whose pipeline may leave it to the model
-
-
-def _default_size(pipeline: Any) -> tuple[int, int, int]:
-    given = inspect.signature(pipeline.__call__).parameters
-    config, stride = pipeline.transformer.config, 8
-    height = given["height"].default or config.sample_height * stride
-    width = given["width"].default or config.sample_width * stride
-    frames = config.get("sample_frames") or given["num_frames"].default or _SOME_FRAMES
-    return int(frames), int(height), int(width)
-
-
 class ModelSource:
     """A model on disk: "mini", a bundle's folder, or the folder of a diffusers pipeline. Reads configurations and the
     tokenizer; weights are read while `encoders` is entered, and let go of at its end.
@@ -143,8 +132,8 @@ class ModelSource:
             return
         self.index = _json(Path(where) / "model_index.json")
         transformer, vae = (_json(Path(where) / part / "config.json") for part in ("transformer", "vae"))
-        check_trainable(self.index)
         self.shape = ModelShape.of(str(self.index["_class_name"]), transformer, vae)
+        family(self.shape.family).check_trainable(self.index)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -167,7 +156,7 @@ class ModelSource:
         reads = shape.spec.text_encoder
         options: dict[str, Any] = {"family": reads, "max_sequence_length": shape.text_rows}
         options |= family(shape.family).bind_options(shape.image)
-        if reads == "llama":
+        if reads in ("llama", "qwen25"):  # their chat template is the pipeline's
             import diffusers
 
             options["template"] = template_of(getattr(diffusers, str(self.index["_class_name"])))
@@ -233,12 +222,6 @@ class ModelSource:
             return kind.from_pretrained(str(Path(self.where) / name), **options)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"the model at {self.where!r} has a {name} that cannot be loaded: {error}") from error
-
-
-def check_trainable(config: Mapping[str, Any]) -> None:
-    """ValueError for a pipeline whose first frame goes in in a way that nobody has written down here."""
-    if config.get("expand_timesteps"):
-        raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
 
 
 def _json(path: Path) -> dict[str, Any]:

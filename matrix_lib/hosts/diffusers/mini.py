@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5To
 from ...core.guidance.intrinsic import IntrinsicDenoising
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.intrinsic import IntrinsicHook
+from ..cpu_conv import use_onednn
 from .attach import perturbed
 from .batches import replaying
 from .schedules import Noise, noise_at
@@ -205,6 +206,7 @@ def make_codec(sizes: Sizes) -> AutoencoderKLWan:
         scaling_factor=LATENT_SCALE,
         invert_scale_latents=False,
     )
+    use_onednn(codec)
     return codec
 
 

@@ -25,7 +25,7 @@ class ModelShape:
         patch: of the transformer, (time, rows, columns). channels: of a latent.
         fixed: (frames, height, width) where the model takes no other size.
         text_rows: `max_sequence_length` of the text.
-        image_words: Wan 2.1 looks at the first frame through CLIP, too.
+        image_words: tokens of the first frame stand beside the text (Wan 2.1, HunyuanVideo 1.5).
     """
 
     family: str
@@ -50,7 +50,8 @@ class ModelShape:
             sides = (transformer["sample_height"] * 8, transformer["sample_width"] * 8)
             fixed = (transformer["sample_frames"], *sides)
         channels = vae.get("z_dim") or vae.get("latent_channels") or spec.latent_channels
-        words = bool(image) and spec.image_cross_attention and transformer.get("image_dim") is not None
+        width = transformer.get("image_dim") or transformer.get("image_embed_dim")
+        words = bool(image) and spec.image_beside and width is not None
         strides = (spec.temporal_stride, spec.spatial_stride)
         return cls(spec.name, image, patch_of(transformer), *strides, channels, fixed, spec.text_tokens, words)
 

@@ -2,12 +2,13 @@
 
 Pipelines know no weights. They cut a prompt at their `max_sequence_length`; a phrase that is cut off cannot be bound.
 Wan's pipeline tidies the prompt before it is split, HunyuanVideo's puts it into a chat template and crops that again,
-LTX-2's connectors move the words to the front.
+HunyuanVideo 1.5's leaves the template to the tokenizer, LTX-2's connectors move the words to the front.
 """
 
 from __future__ import annotations
 
 import html
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,14 +35,19 @@ def _spec_of(pipeline: Any) -> BackboneSpec:
         if re.match(spec.pipelines, name):
             return spec
     raise ValueError(
-        f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo..., LTX..., LTX2...). For another "
-        "pipeline pass its tokenizer and family='t5', 'umt5', 'llama' or 'gemma3'"
+        f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo..., HunyuanVideo15..., LTX..., "
+        "LTX2...). For another pipeline pass its tokenizer and family='t5', 'umt5', 'llama', 'qwen25' or 'gemma3'"
     )
 
 
 def template_of(pipeline: type) -> Mapping[str, Any]:
-    """The chat template of a class of HunyuanVideo pipelines, as its own module defines it."""
-    return vars(sys.modules[pipeline.__module__])["DEFAULT_PROMPT_TEMPLATE"]
+    """The chat template of a class of HunyuanVideo pipelines, as its own module defines it; of HunyuanVideo 1.5 the
+    "system" message that its tokenizer puts into a template, and "crop_start"."""
+    encode = getattr(pipeline, "_get_mllm_prompt_embeds", None)
+    if encode is None:
+        return vars(sys.modules[pipeline.__module__])["DEFAULT_PROMPT_TEMPLATE"]  # type: ignore[no-any-return]
+    usual = inspect.signature(encode).parameters
+    return {"system": usual["system_message"].default, "crop_start": usual["crop_start"].default}
 
 
 def _repaired(prompt: str) -> tuple[str, list[Span]]:
@@ -154,6 +160,37 @@ def _chat(
     return _rows(placed, kept, shift), rows + lead - (4 if images else 0)
 
 
+_HERE = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+def _messages(tokenizer: Any, prompt: str, rows: int, template: Mapping[str, Any]) -> list[Token]:
+    """Tokens of a prompt of HunyuanVideo 1.5: what the user says behind a system message, in the tokenizer's own chat
+    template, of which the pipeline leaves out the first `crop_start` tokens."""
+    crop, words = int(template["crop_start"]), prompt or " "
+
+    def chat(said: str, **more: Any) -> Any:
+        messages = [{"role": "system", "content": template["system"]}, {"role": "user", "content": said}]
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **more)
+
+    head, _, tail = chat(_HERE, tokenize=False).partition(_HERE)
+    text = chat(words, tokenize=False)
+    if text != head + words + tail:
+        raise ValueError(
+            f"the chat template of {type(tokenizer).__name__} changes the prompt (spaces at its ends, say), so words "
+            "cannot be bound to rows: write the prompt as the template leaves it"
+        )
+    pieces, room = tokenizer_pieces(tokenizer, text), crop + rows
+    ids = list(chat(words, tokenize=True, return_dict=True, max_length=room, truncation=True)["input_ids"])
+    if [piece.id for piece in pieces][:room] != ids:
+        raise ValueError(
+            f"{type(tokenizer).__name__} splits this prompt differently for its own pipeline than with character "
+            "offsets, so words cannot be bound to rows: load the fast tokenizer with AutoTokenizer.from_pretrained"
+        )
+    spans = [(max(p.start - len(head), 0), min(p.end - len(head), len(prompt))) for p in pieces]
+    placed = [Piece(p.id, p.text, start, max(start, end)) for p, (start, end) in zip(pieces, spans)]
+    return _rows(placed, room, _left_padding(tokenizer, ids, room) - crop)
+
+
 def prompt_tokens(
     pipeline: Any,
     prompt: str,
@@ -165,10 +202,10 @@ def prompt_tokens(
     """(tokens, conditioning rows, family) of a prompt, as this pipeline encodes it.
 
     Args:
-        pipeline: a CogVideoX, Wan, HunyuanVideo, LTX or LTX-2 pipeline; or a tokenizer, with `family` (t5, umt5, llama,
-            gemma3).
-        max_sequence_length: what the pipeline is called with; None is its default (226, 512, 256, 128, 1024).
-        template: HunyuanVideo's `prompt_template`; None is the pipeline's default.
+        pipeline: a CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX or LTX-2 pipeline; or a tokenizer, with `family`
+            (t5, umt5, llama, qwen25, gemma3).
+        max_sequence_length: what the pipeline is called with; None is its default (226, 512, 256, 1000, 128, 1024).
+        template: HunyuanVideo's `prompt_template`, or as `template_of`; None is the pipeline's own.
         image_step: HunyuanVideo I2V's `image_embed_interleave`.
 
     Tokens beyond the length have row -1. Raises ValueError on an unknown pipeline, and where our tokens are not those
@@ -181,12 +218,20 @@ def prompt_tokens(
     if kind == "gemma3":
         tokens = _packed(tokenizer, prompt, rows)
         return tokens, rows, kind
-    if kind != "llama":
+    if kind not in ("llama", "qwen25"):
         return _plain(tokenizer, prompt, rows, tidy=kind == "umt5"), rows, kind
     if template is None and family is not None:
         raise ValueError(
-            "a LLaMA tokenizer alone does not tell the chat template: pass template={'template': '...{}...'}"
+            "a tokenizer alone does not tell the chat template: pass template={'template': '...{}...'} (LLaMA) or "
+            "template={'system': '...', 'crop_start': 108} (Qwen2.5-VL)"
         )
+    if kind == "qwen25":
+        rows = max_sequence_length or getattr(pipeline, "tokenizer_max_length", spec.text_tokens)
+        said = template or {
+            "system": pipeline.system_message,
+            "crop_start": pipeline.prompt_template_encode_start_idx,
+        }
+        return _messages(tokenizer, prompt, rows, said), rows, kind
     tokens, length = _chat(tokenizer, prompt, rows, template or template_of(type(pipeline)), image_step)
     return tokens, length, kind
 

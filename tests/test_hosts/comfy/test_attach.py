@@ -31,11 +31,12 @@ class Tools:
         from matrix_lib.core.tracks import tracks
         from matrix_lib.core.words import binding
         from matrix_lib.hosts.comfy import attach, run
+        from matrix_lib.hosts.comfy.model import sites_of
         from matrix_lib.instrument.recorder import Recorder, RecorderConfig
         from matrix_lib.instrument.session import Session
 
         self.binding, self.tracks, self.host, self.run = binding, tracks, attach, run
-        self.Recorder, self.Config, self.Session = Recorder, RecorderConfig, Session
+        self.Recorder, self.Config, self.Session, self.sites_of = Recorder, RecorderConfig, Session, sites_of
 
     def words(self, family, rows=None):
         return make_binding(self.binding, text_rows(family), rows)
@@ -82,7 +83,8 @@ def test_maps_equal_the_explicit_softmax_and_latents_do_not_change(tools, models
     model, z = models(family), latent(family)
     pos, neg = tools.bound(family, 1), conditioning(family, 2)
     plain = sample(model, pos, neg, z, sampler=sampler)
-    watched, runs = tools.recording(model)
+    joint = any(site.has_t2v for site in tools.sites_of(model))
+    watched, runs = tools.recording(model, t2v=joint, t2t=joint)
     assert torch.equal(sample(watched, pos, neg, z, sampler=sampler), plain)
     assert torch.equal(sample(model, pos, neg, z, sampler=sampler), plain)
     assert clean(model)
@@ -92,10 +94,11 @@ def test_maps_equal_the_explicit_softmax_and_latents_do_not_change(tools, models
     on_grid = pos[0][1][tools.run.TRACKS].to_grid(stream.grid, "nearest")
     query = {name: on_grid.query(name) for name in on_grid.names}
     query["passes"] = torch.cat(list(query.values())).unique()
-    explicit = Explicit({p.name: p.rows for p in binding.phrases}, query)
+    explicit = Explicit({p.name: p.rows for p in binding.phrases}, query, looks=True)
     assert torch.equal(sample(tools.observing(model, explicit), pos, neg, z, sampler=sampler), plain)
     assert [step.calls for step in capture.steps] == ([1, 1] if sampler == "euler" else [1, 2])  # heun looks ahead
-    for kind in ("v2t", "v2v"):
+    assert set(stream.maps) == {"v2t", "v2v", *(("t2v", "t2t") if joint else ())}
+    for kind in stream.maps:
         maps, layers = stream.get(kind).values, stream.get(kind).layers
         assert set(layers) == {layer for name, layer in explicit.seen if name == kind} == {0, 1}
         for place, layer in enumerate(layers):

@@ -1,20 +1,18 @@
 """Dual-clock denoising of tiny random native models inside the real host."""
 
-import itertools
-
 import pytest
 import torch
-from support_native import FAMILIES, clip_of, conditioning, latent, sample, strides
-from support_steering import SAMPLERS, inputs, lib, models, pixels, size_of, windowed
+from support_native import channels, clip_of, conditioning, latent, sample, strides
+from support_steering import ROUNDS, inputs, lib, models, pixels, size_of, windowed
 
 __all__ = ["lib", "models"]  # fixtures
 
 pytestmark = pytest.mark.usefixtures("comfy")
-ROUND = [(*pair, (1.0, 6.0)[i % 2]) for i, pair in enumerate(itertools.product(FAMILIES, SAMPLERS))]
+ROUND = [(*pair, (1.0, 6.0)[i % 2]) for i, pair in enumerate(ROUNDS)]
 
 
 def reference(family, size=None, batch=1, seed=5):
-    shape = (batch, 128 if family.startswith("ltx") else 16, *(size or size_of(family)))
+    shape = (batch, channels(family), *(size or size_of(family)))
     return {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
 
 

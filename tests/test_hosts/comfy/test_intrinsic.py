@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support_attention import make_tracks
-from support_native import FAMILIES, conditioning, sample
-from support_steering import SAMPLERS, inputs, lib, models, pixels, size_of, windowed
+from support_native import conditioning, sample
+from support_steering import ROUNDS, SAMPLERS, inputs, lib, models, pixels, size_of, windowed
 from support_tracks import awkward
 
 __all__ = ["lib", "models"]  # fixtures
@@ -30,7 +30,7 @@ def counted(model):
     return clone, calls
 
 
-ROUND = [(*pair, (1.0, 6.0)[i % 2]) for i, pair in enumerate(itertools.product(FAMILIES, SAMPLERS))]
+ROUND = [(*pair, (1.0, 6.0)[i % 2]) for i, pair in enumerate(ROUNDS)]
 ROUND += [("wan_t2v", sampler, cfg) for sampler, cfg in (("euler", 1.0), ("uni_pc", 1.0), ("dpmpp_2m", 1.0))]
 
 

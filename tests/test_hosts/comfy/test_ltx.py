@@ -205,50 +205,68 @@ class Listening(Watcher):
         self.seen.setdefault((call.site.kind, call.site.layer), []).append(maps)
 
 
+def listen(lib, model, **config):
+    """(MODEL whose sound is recorded, list that gets a recorder for each run)."""
+    runs = []
+
+    def start(info):
+        chosen = lib.RecorderConfig(**{"v2t": False, "v2v": False, "sound": True} | config)
+        runs.append(lib.Recorder(chosen, info.spec.name, info.sites, info.grid, info.sigmas))
+        return lib.Session([runs[-1]])
+
+    return lib.attach(model, start), runs
+
+
 @pytest.mark.parametrize("kind", ["no guide", "weak guides"])
-def test_whose_sound_it_is(lib, models, kind):
+def test_whose_sound_it_is(lib, models, kind, tmp_path):
     """Words and instances that each moment of the sound attends to, with guides behind the clip and without."""
     import numpy as np
 
-    from matrix_lib.draw.sound import sound_over_time
-    from matrix_lib.hosts.comfy.sound import listen
+    from matrix_lib.draw.capture import Choice, shares_chart
+    from matrix_lib.io.captures import load_capture, save_capture
 
     run, model = given("ltx2", words(lib, "ltx2"), **KINDS[kind]), models("ltx2")
     plain = sample(model, *run, **run.options)
-    heard, runs = listen(model)
+    heard, runs = listen(lib, model, v2t=True)
     assert torch.equal(sample(heard, *run, **run.options), plain)
-    (stream,) = runs[0].result()
+    capture = runs[0].result()
+    stream = load_capture(save_capture(capture, tmp_path / "heard.safetensors")).stream()
     carried = run.positive[0][1]
     tracks = carried[lib.TRACKS].to_grid(runs[0].grid, "nearest")
     inside = [tracks.maps[i].flatten().nonzero().flatten() for i in range(len(tracks.names))]
     explicit = Listening([phrase.rows for phrase in carried[lib.BINDING].phrases], inside)
     assert torch.equal(sample(lib.attach(model, lambda info: lib.Session([explicit])), *run, **run.options), plain)
-    assert stream.names == {"a2t": ("cyclist", "van", "passes"), "a2v": ("cyclist", "van")}
+    assert set(stream.maps) == {"v2t", "a2t", "a2v"}
+    assert set(stream.on_clip) == {"v2t"}
+    assert stream.get("a2t").entities == ("cyclist", "van", "passes")
+    assert stream.get("a2v").entities == ("cyclist", "van")
     for site, name in (("sound_text", "a2t"), ("sound_video", "a2v")):
-        assert stream.values[name].shape == (2, 2, len(stream.names[name]), 7)
+        values = stream.get(name).values[..., 0, 0]
+        assert values.shape == (2, 2, len(stream.get(name).entities), 7)
         for layer in (0, 1):
             want = torch.stack(explicit.seen[site, layer])
-            assert (stream.values[name][layer] - want).abs().max() <= 1e-4 * want.max()
-    assert stream.chance == tuple(len(rows) / 72 for rows in inside)
-    curves = stream.over_time("a2v", layers=[1])
-    torch.testing.assert_close(curves, stream.values["a2v"][1].mean(0))
-    picture = np.asarray(sound_over_time(curves.numpy(), stream.names["a2v"], 25.0, "sound", chance=stream.chance))
-    louder = np.asarray(sound_over_time(curves.numpy()[::-1], stream.names["a2v"], 25.0, "sound", chance=stream.chance))
-    assert picture.shape[1] == 1200
-    assert (picture != louder).any()
-    with pytest.raises(ValueError, match="holds no v2t"):
-        stream.over_time("v2t")
+            assert (values[layer] - want).abs().max() <= 6e-4 * want.max()
+    assert stream.get("a2v").over.chance == tuple(len(rows) / 72 for rows in inside)
+    picture, table = shares_chart(capture, Choice("a2v", layers="1"), 25.0)
+    other, _ = shares_chart(capture, Choice("a2v", layers="0"), 25.0)
+    assert (np.asarray(picture) != np.asarray(other)).any()
+    first = capture.maps("a2v", layer=1, entity="cyclist").flatten()
+    assert table.splitlines()[2].startswith(f"| cyclist | {first[0]:.4f} | {first[1]:.4f} |")
+    with pytest.raises(ValueError, match="no places in the clip"):
+        capture.aas(tracks, "a2v")
+    with pytest.raises(ValueError, match="is a map of the clip"):
+        shares_chart(capture, Choice("v2t"), 25.0)
 
 
 def test_models_and_runs_without_sound_are_told(lib, models):
-    from matrix_lib.hosts.comfy.sound import listen
-
+    run = given("ltx", words(lib, "ltx"))
     with pytest.raises(ValueError, match="makes no sound"):
-        listen(models("ltx"))
-    with pytest.raises(ValueError, match=r"layers \[9\] do not exist"):
-        listen(models("ltx2"), [9])
+        sample(listen(lib, models("ltx"))[0], *run, steps=1)
     run = given("ltx2", words(lib, "ltx2"), sound=False)
-    heard, runs = listen(models("ltx2"))
+    heard, runs = listen(lib, models("ltx2"), v2t=True)
     sample(heard, *run, steps=1)
-    with pytest.raises(ValueError, match="the latent held no sound"):
+    assert "the latent held none" in runs[0].result().meta["notes"][0]
+    heard, runs = listen(lib, models("ltx2"))
+    sample(heard, *run, steps=1)
+    with pytest.raises(ValueError, match="nothing was recorded"):
         runs[0].result()

@@ -8,7 +8,7 @@ import pytest
 from matrix_cells.graphs import pytorch_attention
 from matrix_cells.verdict import captured, compare
 from support_counts import SEED, SOAK, count
-from support_matrix import CAPTURE, CHANGE_CALLS, FAMILIES, NOTHING, WAYS, Matrix
+from support_matrix import CAPTURE, CHANGE_CALLS, EVERY, FAMILIES, NOTHING, WAYS, Matrix
 
 from scripts import beside
 
@@ -102,7 +102,7 @@ def test_every_guider_with_nothing_beside(matrix, cells):
     cells([(FAMILIES[0], guider, (NOTHING,), cfg, each) for (guider, each), cfg in zip(pairs, itertools.cycle(CFGS))])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_every_family_is_exact_where_nothing_is_beside(cells, family):
     columns = [(cfg, column) for cfg in CFGS for column in (CAPTURE, "region bias")]
     columns += [(6.0, way) for way in WAYS if way != "region bias"]
@@ -150,7 +150,7 @@ def shown(verdict):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_the_full_product(matrix, cells, family, part):
     """All of it in `make soak`, in an order drawn at random; some of it here."""
     every = list(itertools.product([family], matrix.guiders, [(row,) for row in matrix.rows], CFGS, (CAPTURE, *WAYS)))
@@ -164,7 +164,7 @@ def test_patches_in_pairs(matrix, cells):
     pairs = list(itertools.combinations(matrix.rows, 2))
     cells(
         [
-            (rng.choice(FAMILIES), rng.choice(list(matrix.guiders)), rng.choice(pairs), rng.choice(CFGS), column)
+            (rng.choice(EVERY), rng.choice(list(matrix.guiders)), rng.choice(pairs), rng.choice(CFGS), column)
             for _ in range(count(2, 500))
             for column in (CAPTURE, rng.choice(list(WAYS)))
         ]

@@ -49,6 +49,7 @@ def pipeline(kind: str, processor: Any = None) -> Any:
         "cogvideox": diffusers.CogVideoXImageToVideoPipeline,
         "wan": diffusers.WanImageToVideoPipeline,
         "hunyuan": diffusers.HunyuanVideoImageToVideoPipeline,
+        "hunyuan15": diffusers.HunyuanVideo15ImageToVideoPipeline,
         "text": diffusers.WanPipeline,
     }[kind]
     pipe = made.__new__(made)
@@ -69,6 +70,14 @@ def test_what_pipelines_do_is_found_by_asking(kind: str) -> None:
     assert "neither crops about the centre nor stretches nor pads" in why_unknown(odd)
     assert "does not resize" in why_unknown(pipeline(kind, VideoProcessor(do_resize=False)))
     assert why_unknown(pipeline(kind)) == ""
+
+
+def test_a_pipeline_that_crops_before_it_asks_its_processor_is_known() -> None:
+    """Its processor alone would stretch. What the pipeline does with it is seen in `test_hunyuan_video15.py`."""
+    from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
+
+    assert fit_of(pipeline("hunyuan15", HunyuanVideo15ImageProcessor())) == "center"
+    assert fit_of(pipeline("hunyuan", HunyuanVideo15ImageProcessor())) == "stretch"
 
 
 def test_those_that_take_no_picture_leave_tracks_alone() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from support_agreement import answer, network, with_lora
-from support_hunyuan import hunyuan_text
+from support_counts import SOAK
+from support_hunyuan import hunyuan15_text, hunyuan_text
 from support_loras import noise
 from support_ltx import ltx_pipeline
-from support_models import make_cogvideox, make_hunyuan, make_wan, randomize
+from support_models import make_cogvideox, make_hunyuan, make_hunyuan15, make_wan, randomize
 
 from matrix_lib.io.lora.read import load_lora
 from matrix_lib.io.video import check_video
@@ -68,6 +69,10 @@ def make_model(kind, folder, comfy):
         tokenizer = Path(comfy.__path__[0]) / "text_encoders" / "t5_tokenizer"
         ltx_pipeline(folder / "made", kind, tokenizer).save_pretrained(folder)
         return folder
+    if kind.startswith("hunyuan15"):
+        i2v = kind.endswith("i2v")
+        hunyuan15_text(make_hunyuan15(folder / "parts", i2v, text_dim=128), comfy, i2v).save_pretrained(folder)
+        return folder
     i2v = {"hunyuan": "", "hunyuan replace": "token_replace", "hunyuan concat": "latent_concat"}[kind]
     pipe = hunyuan_text(make_hunyuan(folder / "parts", i2v=i2v), comfy, bool(i2v), 64, 768)
     pipe.save_pretrained(folder)
@@ -87,6 +92,8 @@ PRESET = {
     "hunyuan replace": "matrix_hunyuan_i2v",
     "ltx": "matrix_wan21_i2v_14b",
     "ltx2": "matrix_wan21_i2v_14b",
+    "hunyuan15 i2v": "matrix_hunyuan_i2v",
+    **({"hunyuan15": "matrix_hunyuan_i2v"} if SOAK else {}),
 }
 WIDE = ("ltx", "ltx2")  # larger cells; natively their input cannot be widened
 
@@ -98,7 +105,8 @@ DORA = ("wan", "hunyuan")  # the latter's native weights stack several of diffus
 def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home, comfy, tmp_path):
     folder = make_model(kind, home / kind.replace(" ", "_"), comfy)
     out, dora = tmp_path / "run", kind in DORA
-    more = ("data.condition=none", "data.height=192", "data.width=192") if kind in WIDE else ()
+    more = ("data.height=192", "data.width=192") if kind in WIDE else ()
+    more += ("data.condition=none",) if kind in WIDE else ()
     trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, out, f"task.dora={dora}", *more)))
     before = {name: p.detach().clone() for name, p in trainer.plain.named_parameters() if p.requires_grad}
     trainer.run()

@@ -19,7 +19,7 @@ import { namesText, numbersText, readNames, readNumbers } from './text.js'
  *   scale?: 'clip' | 'frame', colours?: string, strength?: number, head?: number}} Fields `head`: -1 for their mean
  */
 
-const FIRST_KINDS = ['v2t', 'v2v']
+const FIRST_KINDS = ['v2t', 'v2v', 't2v']
 
 /**
  * What there is of the chosen kind in the chosen stream.

@@ -8,6 +8,7 @@ import { bytesOf } from './source.js'
 /** @typedef {import('./source.js').Source} Source */
 /** @typedef {import('./source.js').Manifest} Manifest */
 /** @typedef {import('./source.js').Wanted} Wanted */
+/** @typedef {import('./source.js').Reading} Reading */
 /** @typedef {import('./slices.js').Slice} Slice */
 
 /**
@@ -18,6 +19,7 @@ import { bytesOf } from './source.js'
 const MOST_MAPS = 16 * 2 ** 20 // bytes of maps that are kept
 const MOST_FILES = 24 * 2 ** 20 // bytes of pictures as files
 const MOST_BITMAPS = 8 // pictures as pixels
+const MOST_READINGS = 16
 const LEVELS = 65534
 const ABSENT = 65535
 
@@ -44,6 +46,8 @@ export class Exhibit {
     this.charts = new Map()
     /** @type {Map<string, Uint8Array>} */
     this.masks = new Map()
+    /** @type {Kept<Reading>} */
+    this.readings = new Kept(MOST_READINGS, () => 1)
   }
 
   /**
@@ -143,17 +147,27 @@ export class Exhibit {
    */
   mask(stream, instance, frame) {
     const { grid, masks } = this.manifest.streams[stream]
-    const area = grid[1] * grid[2]
     const key = `${stream} ${instance}`
     let bits = this.masks.get(key)
     if (!bits) {
       bits = bytesOf(masks[instance].bits)
       this.masks.set(key, bits)
     }
-    return Uint8Array.from({ length: area }, (_, i) => {
-      const at = frame * area + i
-      return (bits[at >> 3] >> (7 - (at & 7))) & 1
-    })
+    return tokensOf(bits, grid, frame)
+  }
+
+  /**
+   * What was read off these layers and steps, where it is here already.
+   * @param {Wanted} wanted
+   * @returns {Reading | undefined}
+   */
+  reading(wanted) {
+    return this.readings.get(keyOf(wanted, 0))
+  }
+
+  /** @param {Wanted} wanted */
+  async fetchReading(wanted) {
+    if (!this.reading(wanted)) this.readings.put(keyOf(wanted, 0), await this.source.reading(wanted))
   }
 
   /** Lets go of what the browser holds for it. */
@@ -162,6 +176,21 @@ export class Exhibit {
     this.maps.clear()
     this.files.clear()
   }
+}
+
+/**
+ * The tokens of one frame out of the bits of a clip.
+ * @param {Uint8Array} bits of (frames, rows, columns), most significant first
+ * @param {[number, number, number]} grid
+ * @param {number} frame
+ * @returns {Uint8Array} 1 for each token of the mask
+ */
+export function tokensOf(bits, [, rows, columns], frame) {
+  const area = rows * columns
+  return Uint8Array.from({ length: area }, (_, i) => {
+    const at = frame * area + i
+    return (bits[at >> 3] >> (7 - (at & 7))) & 1
+  })
 }
 
 /**

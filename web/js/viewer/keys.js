@@ -18,6 +18,7 @@ const KEYS = [
   ['C', 'smooth, token cells'],
   ['S', 'one scale, one a frame'],
   ['O', 'outlines of the masks'],
+  ['R', 'masks and findings, read off the maps'],
   ['Esc', 'close']
 ]
 
@@ -80,6 +81,7 @@ function actionOf(viewer, { key, code, shiftKey }) {
     c: () => viewer.set({ smooth: !choice.smooth }),
     s: () => viewer.set({ scale: choice.scale === 'clip' ? 'frame' : 'clip' }),
     o: () => viewer.set({ outlines: !choice.outlines }, false),
+    r: () => viewer.read(!viewer.reads),
     '?': () => viewer.showHelp(),
     escape: () => viewer.escape()
   }

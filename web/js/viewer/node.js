@@ -34,6 +34,7 @@ const KEY = 'matrix_viewer'
 const SAMPLES = 'MatrixSampleAttention'
 const COLLECTS = 'MatrixCollectCapture'
 const SHOWS = 'MatrixAttentionPreview'
+const READS = 'MatrixReadCapture'
 const ID = /^[0-9a-f]{32}$/
 const HEIGHT = 460
 const NARROW = 520 // below this width picture and chart stand one above the other
@@ -43,7 +44,11 @@ const MOST_EARLIER = 4
 
 /** Fields of the node and how their values are written. */
 const WORDS = /** @type {Record<string, Record<string, string>>} */ ({
-  kind: { v2t: 'words (video to text)', v2v: 'instances over time (video to video)' },
+  kind: {
+    v2t: 'words (video to text)',
+    v2v: 'instances over time (video to video)',
+    t2v: 'where words look (text to video)'
+  },
   heat: { true: 'smooth', false: 'token cells' },
   colour_scale: { clip: 'one for the clip', frame: 'one for each frame' }
 })
@@ -174,6 +179,7 @@ async function open(node, id, host) {
   const before = place.element.dataset.fields
   const viewer = await mountViewer(place.element, sourceOf(id, host), {
     fields: before ? { ...JSON.parse(before), ...fieldsOfNode(node) } : fieldsOfNode(node),
+    reads: node.comfyClass === READS,
     changed: (fields) => write(node, place, fields, host),
     ...pinning(node, host),
     others: () => othersOf(node, place, host)

@@ -8,6 +8,7 @@ import { keyHelp, pressed } from './keys.js'
 import { css, download, make, segments } from './parts.js'
 import { barColours, captionOf, counted, differenceScene, momentOf, placesOfNames, sceneOf } from './picture.js'
 import { instancesAt, placeCard } from './place.js'
+import { readingCard } from './reading.js'
 import { compose, pngOf, videoOf } from './save.js'
 import { skeleton } from './skeleton.js'
 import { bytesOf } from './source.js'
@@ -35,12 +36,14 @@ import { wordChips } from './words.js'
  * @property {(place: {x: number, y: number, frame: number}) => string} [pin] lets the next run record where a place of the
  *   clip looks (in pixels); says what was done
  * @property {boolean} [large] on a page of its own
+ * @property {boolean} [reads] begins with what is read off the maps
  */
 
-const KINDS = /** @type {Record<string, string>} */ ({ v2t: 'Words', v2v: 'Instances' })
+const KINDS = /** @type {Record<string, string>} */ ({ v2t: 'Words', v2v: 'Instances', t2v: 'Words look' })
 const KIND_TIPS = /** @type {Record<string, string>} */ ({
   v2t: 'How much each place of the video looks at the words (K)',
-  v2v: 'Where the first-frame tokens of an instance, or a pinned point, look in the whole clip (K)'
+  v2v: 'Where the first-frame tokens of an instance, or a pinned point, look in the whole clip (K)',
+  t2v: 'Where the words look in the clip: the other way round (K)'
 })
 const AT_ONCE = 16 // maps that one question may ask for
 const BEFORE_OTHERS = 3 // with more words than that, the first map is asked for by itself: it is there sooner
@@ -64,6 +67,8 @@ export class Viewer {
     /** @type {Exhibit | null} */
     this.other = null
     this.otherLabel = ''
+    /** Whether masks and findings are shown that were read off the maps. */
+    this.reads = Boolean(options.reads)
     this.playing = 0
     this.loading = false
     this.again = false
@@ -76,7 +81,9 @@ export class Viewer {
     this.second.element.hidden = true
     this.card = make('div', { class: 'card' })
     this.card.hidden = true
-    this.stage.element.append(this.card)
+    this.findings = make('div', { class: 'card away' })
+    this.findings.hidden = true
+    this.stage.element.append(this.card, this.findings)
     this.chart = new LayerChart((drag, more) => this.dragged(drag, more))
     this.help = keyHelp()
     const stages = [this.stage.element, this.second.element]
@@ -352,6 +359,9 @@ export class Viewer {
       await exhibit.fetchMaps(wanted, entities.slice(i, i + AT_ONCE))
     }
     this.draw()
+    if (!this.reads) return
+    await exhibit.fetchReading(wanted)
+    this.draw()
   }
 
   /** The chart's scores of the words that are shown, after their maps. */
@@ -399,7 +409,7 @@ export class Viewer {
     }
     return [first, second]
       .filter((pane) => pane !== undefined)
-      .map(({ exhibit, bitmap }) => sceneOf(exhibit, this.choice, this.names, this.pin, bitmap))
+      .map(({ exhibit, bitmap }) => sceneOf(exhibit, this.choice, this.names, this.pin, bitmap, this.reads))
   }
 
   draw() {
@@ -419,6 +429,7 @@ export class Viewer {
     this.showTime()
     this.card.hidden = !this.pin
     if (this.pin) this.card.replaceChildren(...placeCard(this, this.pin))
+    this.showFindings()
     // For whoever waits for the first picture, a test or a benchmark.
     if (ready) this.element.dataset.drawn = captions[0]
   }
@@ -536,13 +547,39 @@ export class Viewer {
     }
   }
 
+  // ---- what is read off the maps
+
+  /** @param {boolean} on */
+  read(on) {
+    this.reads = on
+    this.refresh()
+  }
+
+  showFindings() {
+    const wanted = this.reads ? wantedOf(this.manifest, this.choice) : null
+    const reading = wanted && this.exhibit.reading(wanted)
+    this.findings.hidden = !reading || Boolean(this.pin)
+    if (reading && !this.findings.hidden) this.findings.replaceChildren(...readingCard(this, reading))
+  }
+
+  /**
+   * Goes to where a finding holds: its first frame, and its steps.
+   * @param {import('./source.js').Reading['findings'][number]} finding
+   */
+  lookAt({ frames, steps }) {
+    const picture = this.stream.pictures.findIndex(([, token]) => token === frames[0])
+    if (picture >= 0) this.choice.picture = picture
+    this.set({ steps: this.exhibit.steps.filter((step) => steps.includes(step)) })
+  }
+
   showHelp() {
     this.help.hidden = !this.help.hidden
   }
 
   escape() {
     if (!this.help.hidden) this.help.hidden = true
-    else this.setPin(null)
+    else if (this.pin) this.setPin(null)
+    else this.read(false)
   }
 
   // ---- files

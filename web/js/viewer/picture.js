@@ -2,6 +2,7 @@
  * What a choice looks like at one moment of the clip: the picture and its legend, out of maps that are here.
  */
 import { heldBy, wantedOf } from './choice.js'
+import { tokensOf } from './exhibit.js'
 import { rampOfColour, rampOfDifference, rampOfMap } from './heat.js'
 import { difference, differenceScale, frameValues, scaleOf, unit } from './slices.js'
 import { bytesOf } from './source.js'
@@ -54,12 +55,14 @@ export function placesOfNames(exhibit, choice, names) {
  * @param {string[]} names
  * @param {{row: number, column: number} | null} pin
  * @param {ImageBitmap | null} bitmap
+ * @param {boolean} [read] with the masks that were read off the maps
  * @returns {Scene}
  */
-export function sceneOf(exhibit, choice, names, pin, bitmap) {
+export function sceneOf(exhibit, choice, names, pin, bitmap, read = false) {
   const wanted = wantedOf(exhibit.manifest, choice)
   const [, token] = momentOf(exhibit, choice)
   const base = emptyPicture(exhibit, choice, token, pin, bitmap, names)
+  if (read && wanted) base.masks.push(...readMasks(exhibit, wanted, token))
   if (!wanted) return { picture: base, rows: [], missing: 'not recorded in this capture' }
   const held = heldBy(exhibit.manifest, choice)
   /** @type {Row[]} */
@@ -86,6 +89,19 @@ export function sceneOf(exhibit, choice, names, pin, bitmap) {
       ? 'nothing was recorded in this frame with these layers and steps'
       : ''
   return { picture: base, rows, missing }
+}
+
+/**
+ * The masks that were read off these layers and steps, in one token frame; none until they are here.
+ * @param {Exhibit} exhibit
+ * @param {import('./source.js').Wanted} wanted
+ * @param {number} token
+ * @returns {Picture['masks']}
+ */
+function readMasks(exhibit, wanted, token) {
+  const { grid } = exhibit.manifest.streams[wanted.stream]
+  const masks = exhibit.reading(wanted)?.masks ?? []
+  return masks.map(({ colour, bits }) => ({ colour, tokens: tokensOf(bytesOf(bits), grid, token), dashed: true }))
 }
 
 /**
@@ -142,6 +158,7 @@ function tableOf(exhibit, choice) {
 function emptyPicture(exhibit, choice, token, pin, bitmap, names) {
   const number = Math.min(choice.stream, exhibit.manifest.streams.length - 1)
   const stream = exhibit.manifest.streams[number]
+  /** @type {Picture['masks']} */
   const masks = choice.outlines
     ? stream.masks.map(({ colour }, i) => ({ colour, tokens: exhibit.mask(number, i, token) }))
     : []

@@ -42,18 +42,18 @@ function pointsAt({ exhibit, choice, stream }, { row, column }) {
  * @returns {HTMLElement[]} what stands in the card
  */
 export function placeCard(viewer, token) {
-  const instances = viewer.choice.kind === 'v2v'
+  const lookedAt = viewer.choice.kind !== 'v2t'
   const close = make('button', { class: 'close', type: 'button', text: '✕', label: 'Close' })
   close.addEventListener('click', () => viewer.setPin(null))
   const points = pointsAt(viewer, token)
-  const names = instances ? points : [...instancesAt(viewer, token), ...points]
+  const names = lookedAt ? points : [...instancesAt(viewer, token), ...points]
   const looks = names.map((name) => look(`Where ${name} looks`, '', () => viewer.lookFrom(name)))
   if (viewer.options.pin && !points.length) {
     const title = 'The next run records where this place looks in the whole clip'
     looks.push(look('Pin: where does it look?', title, () => viewer.pinPlace(token)))
   }
   return [
-    make('div', { class: 'head' }, [make('span', { text: instances ? 'Looked at by' : 'This place looks at' }), close]),
+    make('div', { class: 'head' }, [make('span', { text: lookedAt ? 'Looked at by' : 'This place looks at' }), close]),
     ...ranking(viewer, token),
     ...looks
   ]

@@ -29,10 +29,17 @@ import { sliceBytes } from './slices.js'
  */
 
 /**
+ * What was read off a capture: see `viewer/reading.py`. `findings` have numbers of token frames and of steps.
+ * @typedef {{kind: string, layers: number[], masks: {name: string, colour: [number, number, number], bits: string}[],
+ *   findings: {text: string, frames: number[], steps: number[]}[], lines: string[]}} Reading
+ */
+
+/**
  * @typedef {object} Source
  * @property {() => Promise<Manifest>} manifest
  * @property {(wanted: Wanted, entities: number[]) => Promise<ArrayBuffer>} maps slices one behind the other
  * @property {(stream: number, kind: string, entity: number, head: number | null) => Promise<Scores>} scores
+ * @property {(wanted: Wanted) => Promise<Reading>} reading of these layers and steps, or of those that a page carries
  * @property {(number: number) => Promise<Blob>} frame
  * @property {(() => Promise<Blob>) | null} page the viewer as a file, where somebody can make one
  */
@@ -56,6 +63,7 @@ export function askingSource(ask, pages = false) {
     maps: async (wanted, entities) => (await ask('map', { ...queryOf(wanted), entities: entities.join(',') })).data,
     scores: async (stream, kind, entity, head) =>
       json(await ask('scores', withHead({ stream: `${stream}`, kind, entity: `${entity}` }, head))),
+    reading: async (wanted) => json(await ask('reading', queryOf(wanted))),
     frame: async (number) => blobOf(await ask('frame', { number: `${number}` })),
     page: pages ? async () => blobOf(await ask('page', {})) : null
   }
@@ -94,7 +102,7 @@ function runsOf(numbers) {
  * What a page carries: see `viewer/embedding.py`.
  * @typedef {{stream: number, kind: string, layers: number[][], steps: number[][], begin: number,
  *   scores: Scores[]}} Entry
- * @typedef {{manifest: Manifest, film: string[], maps: Entry[], cells: string}} Embedded
+ * @typedef {{manifest: Manifest, film: string[], maps: Entry[], readings: Reading[], cells: string}} Embedded
  */
 
 /**
@@ -134,6 +142,7 @@ export function pageSource(data) {
       return meanCells(await blob(), entry, stream.grid, entities, places)
     },
     scores: async (stream, kind, entity) => entryOf(stream, kind).scores[entity],
+    reading: async ({ stream, kind }) => data.readings[data.maps.indexOf(entryOf(stream, kind))],
     frame: async (number) => new Blob([bytesOf(data.film[number])], { type: 'image/jpeg' }),
     page: null
   }

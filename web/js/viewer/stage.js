@@ -11,7 +11,7 @@ import { css, fitCanvas, make } from './parts.js'
  * of its size (left, top, right, bottom); `heats` are values from 0 to 1 on the tokens (rows, columns).
  * @typedef {{bitmap: ImageBitmap | null, size: [number, number], box: [number, number, number, number],
  *   rows: number, columns: number, heats: {values: Float32Array, colours: Ramp}[], smooth: boolean, strength: number,
- *   masks: {colour: readonly number[], tokens: Uint8Array}[],
+ *   masks: {colour: readonly number[], tokens: Uint8Array, dashed?: boolean}[],
  *   marks: {colour: readonly number[], row: number, column: number, pinned: boolean}[]}} Picture
  */
 
@@ -113,13 +113,13 @@ function heatCanvas({ heats, rows, columns, smooth }) {
 }
 
 /**
- * The edge of a mask's tokens.
+ * The edge of a mask's tokens; of one that was read off the maps in dashes.
  * @param {CanvasRenderingContext2D} pen
  * @param {{x: number, y: number, w: number, h: number}} box
  * @param {Picture} picture
- * @param {{colour: readonly number[], tokens: Uint8Array}} mask
+ * @param {Picture['masks'][number]} mask
  */
-function outline(pen, box, { rows, columns }, { colour, tokens }) {
+function outline(pen, box, { rows, columns }, { colour, tokens, dashed }) {
   const [wide, tall] = [box.w / columns, box.h / rows]
   /** @type {(row: number, column: number) => boolean} */
   const held = (row, column) =>
@@ -146,7 +146,9 @@ function outline(pen, box, { rows, columns }, { colour, tokens }) {
   pen.stroke()
   pen.strokeStyle = css(colour)
   pen.lineWidth = thick
+  pen.setLineDash(dashed ? [2.5 * thick, 3 * thick] : [])
   pen.stroke()
+  pen.setLineDash([])
 }
 
 /**

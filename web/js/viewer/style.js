@@ -73,6 +73,9 @@ select { padding: 3px 4px; max-width: 112px; }
 .card .rank span { position: relative; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .card .rank .value { font-variant-numeric: tabular-nums; color: var(--soft); }
 .card .looks { margin-top: 6px; width: 100%; }
+.card .finding { display: block; width: 100%; text-align: left; margin-top: 4px; }
+.card .line { margin-top: 4px; color: var(--faint); }
+.tools button[aria-pressed=true] { color: var(--text); border-color: var(--accent); }
 .help { position: absolute; inset: 0; background: rgba(11, 13, 16, .94); display: grid; place-content: center; grid-template-columns: auto auto; gap: 4px 18px; z-index: 3; border-radius: 8px; }
 .help kbd { color: var(--accent); font: inherit; text-align: right; }
 .gone { flex: 1; display: grid; place-content: center; text-align: center; color: var(--soft); padding: 20px; gap: 8px; max-width: 46em; margin: auto; }

@@ -31,6 +31,9 @@ export function toolRow(viewer) {
   const colours = menu('Colours', viewer.choice.colours, Object.keys(viewer.manifest.colormaps), (value) =>
     viewer.set({ colours: value })
   )
+  const reads = button('Read', 'Masks of the words, and who was mistaken for whom, read off the maps (R)', () =>
+    viewer.read(!viewer.reads)
+  )
   const parts = [
     heat.element,
     scale.element,
@@ -40,6 +43,7 @@ export function toolRow(viewer) {
     viewer.manifest.streams.length > 1 ? streamMenu(viewer) : null,
     Object.keys(viewer.manifest.experts).length ? expertMenu(viewer) : null,
     viewer.options.others ? compareMenu(viewer, viewer.options.others) : null,
+    reads,
     make('span', { class: 'space' }),
     ...saveButtons(viewer),
     button('?', 'Keys', () => viewer.showHelp())
@@ -51,6 +55,7 @@ export function toolRow(viewer) {
       scale.show(viewer.choice.scale)
       strength.value = `${viewer.choice.strength}`
       colours.value = viewer.choice.colours
+      reads.setAttribute('aria-pressed', `${viewer.reads}`)
     }
   }
 }

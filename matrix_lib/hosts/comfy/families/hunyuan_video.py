@@ -51,10 +51,11 @@ class HunyuanVideo(Family):
 
     def check(self, network: nn.Module) -> None:
         """The same network also makes pictures, which have no frames."""
-        super().check(network)
+        if (writer := writer_of(network)) not in SPEC.native.classes:  # those of what is built on it have other names
+            raise self.unfollowed(network, SPEC.native.classes, writer)
         if len(patch := list(network.patch_size)) != 3:
             why = f"its patches of {patch} make pictures, not video"
-            raise self.unfollowed(network, self.spec.native.classes, writer_of(network), why)
+            raise self.unfollowed(network, SPEC.native.classes, writer, why)
 
     def around(self, network: nn.Module, grid: Grid, given: Mapping[str, Any]) -> Around:
         """Glyphs (byT5) and a picture beside the prompt, a reference in front of the clip."""

@@ -5,15 +5,19 @@ B batch, F pixel frames, T latent frames, C channels, h x w latents, D text toke
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ....backbones import BackboneSpec
 
 __all__ = ["Family"]
+
+_SOME_FRAMES = 121  # LTX-2's, whose pipeline may leave it to the model
 
 
 class Family:
@@ -21,6 +25,15 @@ class Family:
 
     def __init__(self, spec: BackboneSpec) -> None:
         self.spec = spec
+
+    def usual_size(self, pipe: Any) -> tuple[int, int, int]:
+        """(frames, height, width) that a pipeline makes when nothing else is asked for."""
+        given = inspect.signature(pipe.__call__).parameters
+        config, stride = pipe.transformer.config, 8
+        height = given["height"].default or config.sample_height * stride
+        width = given["width"].default or config.sample_width * stride
+        frames = config.get("sample_frames") or given["num_frames"].default or _SOME_FRAMES
+        return int(frames), int(height), int(width)
 
     # -- words
 
@@ -41,6 +54,10 @@ class Family:
         except NameError as error:  # diffusers' Wan image-to-video pipeline takes it for granted
             raise ValueError(f"{type(pipe).__name__} needs {error.name}: pip install {error.name}") from None
         return {"rows": rows[0]}
+
+    def image_rows(self, pipe: Any, picture: Image.Image) -> Tensor:
+        """(tokens, width) of a first frame that some models attend to beside the text."""
+        raise ValueError(f"{self.spec.title} attends to no picture beside the text")
 
     # -- latents
 
@@ -72,6 +89,26 @@ class Family:
     def skipped(self, given: Mapping[str, Any]) -> frozenset[int]:
         """Layers whose attention to the video a call leaves out, of what the transformer is called with."""
         return frozenset()
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raises ValueError where it cannot be followed which tokens are the clip, or how noisy they are, of what the
+        transformer is called with."""
+
+    def check_trainable(self, index: Mapping[str, Any]) -> None:
+        """Raises ValueError for a pipeline, by its `model_index.json`, whose inputs nobody has written down here."""
+
+    def text_starts(self, given: Mapping[str, Any]) -> tuple[int, ...]:
+        """For each row of the batch how many tokens stand between the clip and the prompt behind it in a joint
+        sequence, of what the transformer is called with; () for none.
+
+        Raises ValueError where the prompt's tokens do not stand side by side.
+        """
+        return ()
+
+    def mask(self, mask: Tensor | None) -> Tensor | None:
+        """The mask of a joint attention as observers and edits take it, where it can be smaller than the family's own
+        without any token of the clip or of the words seeing another."""
+        return mask
 
     def positions(self, transformer: Any, shape: tuple[int, ...], device: torch.device) -> Any:
         """Positions that the pipeline makes for latents (B, T, C, h, w); None where the transformer makes its own."""

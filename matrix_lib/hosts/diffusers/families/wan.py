@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ....backbones.wan import SPEC
@@ -15,7 +16,33 @@ __all__ = ["FAMILY", "Wan"]
 
 
 class Wan(Family):
-    """Wan 2.1 and 2.2."""
+    """Wan 2.1 and 2.2, VACE and SkyReels V2."""
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """VACE with references, latent frames in front of the clip of which nothing is to be made: their mask is 0, and
+        so is what is behind it, other than in any frame of a video. Frames that have noise levels of their own."""
+        control, own = given.get("control_hidden_states"), self.spec.latent_channels
+        if control is not None and not bool(control[:, own:, 0].any()):
+            raise ValueError(
+                "this run of VACE has reference frames in front of the clip, so tracks and maps would be of other "
+                "frames than the clip's: leave reference_images out, or use native ComfyUI, where they are told apart"
+            )
+        if given.get("enable_diffusion_forcing"):
+            raise ValueError(
+                "diffusion forcing gives every frame a noise level of its own, so a run has no steps that could be "
+                "watched or steered: use SkyReelsV2Pipeline or SkyReelsV2ImageToVideoPipeline"
+            )
+
+    def check_trainable(self, index: Mapping[str, Any]) -> None:
+        """The 5B model, and VACE."""
+        if index.get("expand_timesteps"):
+            raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
+        if "VACE" in (index.get("transformer") or ["", ""])[1]:
+            raise ValueError("Wan VACE, which reads a control video, cannot be trained here: train Wan 2.1")
+
+    def image_rows(self, pipe: Any, picture: Image.Image) -> Tensor:
+        """(257, width): the first frame through CLIP."""
+        return pipe.encode_image(picture, pipe._execution_device)[0]  # type: ignore[no-any-return]
 
     def scaled(self, vae: Any, latents: Tensor) -> Tensor:
         """By a mean and a deviation a channel."""

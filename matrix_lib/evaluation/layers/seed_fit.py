@@ -1,0 +1,228 @@
+"""A seed rule out of judged runs: what the first steps say of success, checked on clips that it was not fitted on.
+
+N runs, L layers, St steps, E entities. Choosing layers and fitting weights are done without the clips that are judged;
+a clip's seeds are all in one fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...instrument.seed_rule import SeedRule
+from .dominance import auc
+from .scores import KindScores, RunScores
+
+__all__ = ["MaskedFeatures", "fit_seed_rule", "masked_features"]
+
+Array = NDArray[np.float64]
+_RIDGE = 1.0  # of weights of standardised features, as one run's worth of doubt
+_FOLDS, _DRAWS = 5, 500
+_BINS = 5  # of probabilities, for the calibration error
+_KINDS = {"v2t": ("words", "words_least", "verb"), "v2v": ("instances",)}
+
+
+@dataclass(frozen=True)
+class MaskedFeatures:
+    """Scores of each layer in the first steps, by feature of `seed_rule.FEATURES`, each (N, L); and layers by kind."""
+
+    tables: Mapping[str, Array]
+    layers: Mapping[str, tuple[int, ...]]
+
+
+def masked_features(runs: Sequence[RunScores], steps: int) -> MaskedFeatures:
+    """What the first `steps` steps of runs say, layer by layer: the mean over these steps of the share on the mask
+    above chance. Raises ValueError for runs of as few steps, and runs of different layers."""
+    tables: dict[str, Array] = {}
+    layers: dict[str, tuple[int, ...]] = {}
+    for kind, names in _KINDS.items():
+        found = [run.kinds[kind] for run in runs if kind in run.kinds]
+        if len(found) < len(runs):
+            continue  # nothing of the kind was recorded in some run
+        layers[kind] = found[0].layers
+        if any(each.layers != layers[kind] for each in found):
+            raise ValueError("the runs are of models with different layers: fit a rule for each model")
+        if (fewest := min(len(each.steps) for each in found)) <= steps:
+            raise ValueError(f"the runs have {fewest} steps, and a rule looks at fewer than all of them; got {steps}")
+        for name in names:
+            rows = [_of_run(each, steps, name) for each in found]
+            if all(row is not None for row in rows):
+                tables[name] = np.stack([row for row in rows if row is not None])
+    if not tables:
+        raise ValueError("no run has scores of words or instances on masks: nothing can be fitted")
+    return MaskedFeatures(tables, layers)
+
+
+def _of_run(scores: KindScores, steps: int, name: str) -> Array | None:
+    """(L,) of one run, None where it has no such entity."""
+    wanted = [i for i, role in enumerate(scores.roles) if (role == "verb") == (name == "verb")]
+    if not wanted:
+        return None
+    calls = np.array([count for _, _, count in scores.steps[:steps]], dtype=np.float64)
+    values = np.nan_to_num(scores.each_step("above")[:, :steps, wanted].astype(np.float64))
+    over = np.einsum("lse,s->le", values, calls) / max(calls.sum(), 1e-12)
+    return over.min(1) if name == "words_least" else over.mean(1)
+
+
+def fit_seed_rule(
+    runs: Sequence[RunScores], steps: int, backbone: str, take: int = 3, seed: int = 0, title: str = ""
+) -> SeedRule:
+    """A rule from runs that have a label of success.
+
+    Args:
+        steps: sampling steps that it may look at, from the first.
+        backbone: family of the model. take: layers of each kind, those that separate best.
+        title: what the runs are, for people.
+
+    The rule's `checks` are of clips that were held out, layers chosen and weights fitted without them: `auc` with its
+    95 % interval (clips drawn anew), `brier` beside `brier_base` (the share of successes said of every run),
+    `calibration` (mean distance of said and found shares over bins of probability). `useful` is 1 where the interval of
+    the AUC lies above a half and the Brier score below that of the share. Raises ValueError where a class has fewer
+    runs than folds.
+    """
+    judged = [run for run in runs if run.success is not None]
+    label = np.array([bool(run.success) for run in judged])
+    clips = [run.clip for run in judged]
+    if min(int(label.sum()), int((~label).sum())) < _FOLDS or len(set(clips)) < _FOLDS:
+        raise ValueError(
+            f"a seed rule is checked in {_FOLDS} folds of clips, so it takes {_FOLDS} successes and failures, and as "
+            f"many clips; got {int(label.sum())} and {int((~label).sum())} of {len(set(clips))} clips"
+        )
+    features = masked_features(judged, steps)
+    fold = _folds(clips, label, seed)
+    said = np.empty(len(judged))
+    for number in range(_FOLDS):
+        test = fold == number
+        fitted = _fit(features, label, ~test, take)
+        said[test] = fitted.logits(features, test)
+    rule = _fit(features, label, np.ones(len(label), bool), take)
+    checks = _checks(said, label, fold, clips, seed)
+    known = {all(each.known) for run in judged for each in run.kinds.values()}
+    if len(known) > 1:
+        raise ValueError("some runs have masks of every frame and some of the first alone: fit a rule for each")
+    return SeedRule(
+        steps,
+        dict(zip(rule.names, map(float, rule.weights))),
+        float(rule.bias),
+        dict(zip(rule.names, map(float, rule.centre))),
+        dict(zip(rule.names, map(float, rule.scale))),
+        rule.layers.get("v2t"),
+        rule.layers.get("v2v"),
+        True,
+        backbone,
+        "all" if known.pop() else "first",
+        f"{len(judged)} judged runs of {len(set(clips))} clips{f', {title}' if title else ''}",
+        checks,
+    )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    names: tuple[str, ...]
+    layers: Mapping[str, tuple[int, ...]]
+    places: Mapping[str, list[int]]
+    centre: Array
+    scale: Array
+    weights: Array
+    bias: float
+
+    def logits(self, features: MaskedFeatures, rows: NDArray[np.bool_]) -> Array:
+        table = _columns(features, self.names, self.places)[rows]
+        return (table - self.centre) / self.scale @ self.weights + self.bias
+
+
+def _columns(features: MaskedFeatures, names: Sequence[str], places: Mapping[str, list[int]]) -> Array:
+    return np.stack([features.tables[name][:, places[_kind_of(name)]].mean(1) for name in names], 1)
+
+
+def _kind_of(name: str) -> str:
+    return next(kind for kind, names in _KINDS.items() if name in names)
+
+
+def _fit(features: MaskedFeatures, label: NDArray[np.bool_], rows: NDArray[np.bool_], take: int) -> _Fitted:
+    """Layers, then weights, from some of the runs."""
+    names = tuple(features.tables)
+    places = {}
+    for kind in features.layers:
+        own = [features.tables[name][rows] for name in names if _kind_of(name) == kind]
+        if own:
+            table, right = np.mean(own, 0), label[rows]
+            gap = (table[right].mean(0) - table[~right].mean(0)) / np.maximum(table.std(0), 1e-12)
+            places[kind] = sorted(np.argsort(-gap, kind="stable")[:take].tolist())
+    table = _columns(features, names, places)[rows]
+    centre, scale = table.mean(0), np.maximum(table.std(0), 1e-9)
+    weights, bias = _logistic((table - centre) / scale, label[rows])
+    layers = {kind: tuple(features.layers[kind][i] for i in at) for kind, at in places.items()}
+    return _Fitted(names, layers, places, centre, scale, weights, bias)
+
+
+def _logistic(table: Array, label: NDArray[np.bool_]) -> tuple[Array, float]:
+    """Weights and bias of a ridge-regularised logistic regression, by Newton's method; the bias is free."""
+    x = np.hstack([table, np.ones((len(table), 1))])
+    penalty = np.diag([_RIDGE] * table.shape[1] + [1e-9])
+    w = np.zeros(x.shape[1])
+    for _ in range(100):
+        p = _sigmoid(x @ w)
+        gradient = x.T @ (p - label) + penalty @ w
+        step = np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + penalty, gradient)
+        w -= step
+        if np.abs(step).max() < 1e-10:
+            break
+    return w[:-1], float(w[-1])
+
+
+def _sigmoid(values: Array) -> Array:
+    return 1 / (1 + np.exp(-np.clip(values, -500, 500)))
+
+
+def _folds(clips: Sequence[str], label: NDArray[np.bool_], seed: int) -> NDArray[np.int_]:
+    """The fold of each run; a clip's runs are in one. Clips are dealt in the order of their share of successes, so that
+    every fold has both."""
+    rng = np.random.default_rng(seed)
+    names = sorted(set(clips))
+    share = {name: float(label[[clip == name for clip in clips]].mean()) for name in names}
+    order = sorted(names, key=lambda name: (share[name], rng.random()))
+    place = {name: at % _FOLDS for at, name in enumerate(order)}
+    return np.array([place[clip] for clip in clips])
+
+
+def _pooled_auc(said: Array, label: NDArray[np.bool_], fold: NDArray[np.int_]) -> float:
+    """The AUC inside of each fold, weighed by its pairs: logits of different fits share no scale."""
+    total = pairs = 0.0
+    for number in np.unique(fold):
+        own = fold == number
+        many = int(label[own].sum()) * int((~label[own]).sum())
+        if many:
+            total, pairs = total + many * auc(said[own], label[own]), pairs + many
+    return total / pairs if pairs else float("nan")
+
+
+def _checks(
+    said: Array, label: NDArray[np.bool_], fold: NDArray[np.int_], clips: Sequence[str], seed: int
+) -> dict[str, float]:
+    p, share = _sigmoid(said), float(label.mean())
+    brier, base = float(((p - label) ** 2).mean()), share * (1 - share)
+    bins = np.minimum((p * _BINS).astype(int), _BINS - 1)
+    off = sum(abs(float(p[bins == b].mean() - label[bins == b].mean())) * float((bins == b).mean()) for b in set(bins))
+    rng, names = np.random.default_rng(seed), sorted(set(clips))
+    rows = {name: np.flatnonzero([clip == name for clip in clips]) for name in names}
+    drawn = []
+    for _ in range(_DRAWS):
+        at = np.concatenate([rows[names[i]] for i in rng.integers(0, len(names), len(names))])
+        drawn.append(_pooled_auc(said[at], label[at], fold[at]))
+    low, high = (float(v) for v in np.nanquantile(drawn, [0.025, 0.975]))
+    found = _pooled_auc(said, label, fold)
+    return {
+        "runs": float(len(label)),
+        "successes": float(label.sum()),
+        "auc": found,
+        "auc_low": low,
+        "auc_high": high,
+        "brier": brier,
+        "brier_base": base,
+        "calibration": off,
+        "useful": float(low > 0.5 and brier < base),
+    }

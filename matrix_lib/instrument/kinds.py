@@ -1,0 +1,157 @@
+"""Which kinds of map there are, and how those besides "v2t" and "v2v" are read from a call.
+
+E entities, F, h, w token frames, rows, columns, C columns, A audio tokens (moments of the sound, in order). All values
+are means over heads.
+
+"t2v": (E, F, h, w), where the words of an entity look in the clip: the probability of each video token, mean over the
+    words' rows. "t2t": (E, C), the share of their attention on each phrase, on the rest of the prompt and on the clip.
+    Both only where words and clip share one attention (joint).
+"a2t": (E, A), for each moment the probability of an entity's words, mean over its words. "a2v": (E, A), for each moment
+    the share of its attention to the clip that lies on an instance's mask, in all frames; chance is the mask's share of
+    the clip's tokens. Both only for models that make sound with the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..core.attention.pooled_maps import Pool, pooled_columns, pooled_rows
+from ..core.sites import AttentionCall, AttentionSite
+from ..core.tracks.tracks import GridTracks
+from .maps import Over
+from .streams import MapStream, TokenSets
+
+__all__ = ["KINDS", "REST", "KindOfMap", "OtherKinds", "layers_of", "text_rows"]
+
+REST = ("rest of the prompt", "the clip")  # the last columns of "t2t"
+
+
+@dataclass(frozen=True)
+class KindOfMap:
+    """A kind of map. title: for people. at: whether a site has it. none: what to say of a model that has it nowhere."""
+
+    title: str
+    at: Callable[[AttentionSite], bool]
+    none: str = ""
+
+
+_NO_TEXT = "words look nowhere in this model: they are keys of cross-attention alone. Record where places look (v2t)"
+_NO_SOUND = "this model makes no sound beside its clip, so there is nothing to listen to: use LTX-2"
+KINDS: Mapping[str, KindOfMap] = {
+    "v2t": KindOfMap("words (video to text)", lambda site: site.has_v2t),
+    "v2v": KindOfMap("instances over time (video to video)", lambda site: site.has_v2v),
+    "t2v": KindOfMap("where words look (text to video)", lambda site: site.has_t2v, _NO_TEXT),
+    "t2t": KindOfMap("words among each other (text to text)", lambda site: site.has_t2v, _NO_TEXT),
+    "a2t": KindOfMap("words of the sound (audio to text)", lambda site: site.kind == "sound_text", _NO_SOUND),
+    "a2v": KindOfMap("whose sound it is (audio to video)", lambda site: site.kind == "sound_video", _NO_SOUND),
+}
+
+
+def layers_of(kind: str, sites: Sequence[AttentionSite], chosen: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers that have a kind of map, ascending, of those that are chosen (None: all). Raises ValueError where the
+    model has it in no layer, and must not be asked for it."""
+    have = {site.layer for site in sites if KINDS[kind].at(site)}
+    if not have and KINDS[kind].none:
+        raise ValueError(KINDS[kind].none)
+    return tuple(sorted(layer for layer in have if chosen is None or layer in chosen))
+
+
+def text_rows(stream: MapStream, call: AttentionCall) -> tuple[int, tuple[int, ...]]:
+    """(where the text begins among the keys, where each copy of the prompt's own rows begins behind that).
+
+    Hosts repeat a shorter prompt to batch it with a longer one: a word is then all of its copies. Raises ValueError
+    where the binding is of a longer conditioning than the call's.
+    """
+    assert call.text_k is not None
+    text, length = call.text_k
+    own = stream.binding.length
+    if own > length:
+        raise ValueError(
+            f"the binding was made for a conditioning of {own} rows, but {call.site.name} sees "
+            f"{length}: bind the prompt with the CLIP that encoded it"
+        )
+    copies = length // own if length % own == 0 else 1
+    return text, tuple(range(0, own * copies, own))
+
+
+class OtherKinds:
+    """Reads the kinds besides "v2t" and "v2v" of one stream.
+
+    Args:
+        words: the rows of the bound phrases. tracks: on the token grid, or None. wanted: the kinds that are recorded.
+    """
+
+    def __init__(self, stream: MapStream, words: TokenSets, tracks: GridTracks | None, wanted: Sequence[str]) -> None:
+        self.stream, self.words, self.wanted = stream, words, frozenset(wanted)
+        self.instances = _instances(tracks)
+        self.area = (
+            () if tracks is None else tuple(len(rows) / tracks.grid.size for rows in self.instances.sets.values())
+        )
+        if words.names and "t2v" in self.wanted:
+            stream.hold("t2v", words.names)
+        if words.names and "t2t" in self.wanted:
+            stream.hold("t2t", words.names, Over((1, 1, len(words.names) + len(REST)), (*words.names, *REST)))
+
+    def read(self, call: AttentionCall, lse: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+        """The maps of a call of one row, by kind, (E, F, h, w) as the kind has them."""
+        site, found = call.site, dict[str, Tensor]()
+        if site.has_v2t and self.words.names and self.wanted & {"t2v", "t2t"}:
+            found |= self._of_words(call, lse, mask)
+        elif site.kind == "sound_text" and self.words.names:
+            found["a2t"] = self._of_sound(call, lse, mask, *self._keys(call))
+        elif site.kind == "sound_video" and self.instances.names:
+            pool = self.instances.pool(call.video_k[0] if call.video_k else 0, call.q.device)
+            sizes = torch.tensor([float(len(rows)) for rows in self.instances.sets.values()])
+            found["a2v"] = self._of_sound(call, lse, mask, pool, sizes)
+        return {kind: maps for kind, maps in found.items() if kind in self.wanted}
+
+    def _keys(self, call: AttentionCall) -> tuple[Pool, Tensor]:
+        text, copies = text_rows(self.stream, call)
+        return self.words.pool(text, call.q.device, copies), torch.ones(len(self.words.names))
+
+    def _of_words(self, call: AttentionCall, lse: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+        """What the rows of words look at. In joint attention queries and keys stand in one order."""
+        assert call.text_k is not None
+        assert call.video_k is not None
+        text, copies = text_rows(self.stream, call)
+        pool = self.words.pool(text, call.q.device, copies)
+        pool = replace(pool, weights=pool.weights / len(copies))  # as queries, copies are a mean and no sum
+        looks = pooled_rows(call.q, call.k, pool, call.scale, lse=lse, mask=mask, labels=call.labels)[0]
+        clip = looks[:, slice(call.video_k[0], sum(call.video_k))]
+        rows = looks[:, slice(text, text + call.text_k[1])]
+        on, known = [], torch.zeros(call.text_k[1], dtype=torch.bool, device=looks.device)
+        for own in self.words.sets.values():
+            at = torch.cat([own + copy for copy in copies]).to(looks.device)
+            known[at] = True
+            on.append(rows[:, at].sum(1))
+        table = torch.stack([*on, rows[:, ~known].sum(1), clip.sum(1)], 1)
+        return {"t2v": clip.unflatten(-1, call.grid.shape), "t2t": table[:, None, None]}
+
+    def _of_sound(
+        self, call: AttentionCall, lse: Tensor | None, mask: Tensor | None, pool: Pool, sizes: Tensor
+    ) -> Tensor:
+        """(E, A, 1, 1): the mean probability of a pool's keys, times what each entity's is multiplied by."""
+        assert call.sound_q is not None
+        rows = slice(call.sound_q[0], sum(call.sound_q))
+        kind = "a2t" if call.site.kind == "sound_text" else "a2v"
+        if kind not in self.stream.names:  # how many moments there are is known from now on
+            over = Over((call.sound_q[1], 1, 1), (), self.area if kind == "a2v" else ())
+            self.stream.hold(kind, self.words.names if kind == "a2t" else self.instances.names, over)
+        maps = pooled_columns(
+            call.q[:, :, rows], call.k, pool, call.scale, lse=None if lse is None else lse[:, :, rows],
+            mask=mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :],
+        )[0]  # fmt: skip
+        return (maps.float() * sizes.to(maps.device)[:, None])[..., None, None]
+
+
+def _instances(tracks: GridTracks | None) -> TokenSets:
+    """The tokens of each instance's mask, in all frames."""
+    if tracks is None:
+        return TokenSets((), {})
+    inside = {name: tracks.maps[place].flatten() > 0 for place, name in enumerate(tracks.names)}
+    tokens = {name: where.nonzero().flatten() for name, where in inside.items() if where.any()}
+    return TokenSets(tuple(tokens), tokens)

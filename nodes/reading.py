@@ -1,0 +1,178 @@
+"""A node that reads off a capture who is where, who was mistaken for whom, and where everybody looks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from ..matrix_lib.core.grid import Framing
+from ..matrix_lib.core.tracks.tracks import MaskTracks
+from ..matrix_lib.draw.capture import choose_names, choose_numbers
+from ..matrix_lib.draw.followed import draw_followed
+from ..matrix_lib.evaluation.trajectories.score import score_tracks
+from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch
+from ..matrix_lib.instrument.kinds import KINDS
+from ..matrix_lib.instrument.reading import Reading, read_capture
+from ..matrix_lib.instrument.word_masks import sharpest_layers, told_names
+from .sockets import CaptureSocket, TracksSocket, ticker
+from .viewer import shown_in_viewer
+
+_KINDS = {KINDS[kind].title: kind for kind in ("v2t", "v2v")}
+
+
+class MatrixReadCapture(io.ComfyNode):
+    """Capture to masks of its words, a report of swaps, doublings and sinks, and both over the frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixReadCapture",
+            display_name="MATRIX Read Capture",
+            category="MATRIX/capture",
+            description="Reads off a capture what it knows of the clip: masks of the words without a segmenter, "
+            "instances that were swapped or doubled, with frames and steps, and attention sinks. Needs no model.",
+            search_aliases=[
+                "segment",
+                "mask from prompt",
+                "attention to mask",
+                "identity swap",
+                "double",
+                "attention sink",
+                "who is who",
+            ],
+            is_output_node=True,
+            inputs=[
+                CaptureSocket.Input("capture", tooltip="What a sampler recorded, or a capture from a file."),
+                TracksSocket.Input(
+                    "tracks",
+                    optional=True,
+                    tooltip="Where everybody should be, by the names that were bound: words are compared with it, and "
+                    "masks of more than one frame are scored (J&F).",
+                ),
+                io.Image.Input(
+                    "frames", optional=True, tooltip="The decoded clip, to draw on. Without it on a dark page."
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=list(_KINDS),
+                    tooltip="Whose masks: of the words, or of where each instance's first-frame tokens look.",
+                ),
+                io.String.Input(
+                    "names", default="all", tooltip="Words or instances, with commas between; 'all' is each but verbs."
+                ),
+                io.String.Input(
+                    "layers",
+                    default="sharpest",
+                    tooltip="Layers to average: 'sharpest' (a quarter of them, whose maps are most concentrated), "
+                    "'all', or like '7, 11-13'.",
+                ),
+                io.String.Input(
+                    "steps", default="all", tooltip="Sampling steps to average for the masks: 'all', 'last', '12-23'."
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How hot a place of a mask is at least, from the median of its frame to 1, its peak. 0: "
+                    "what suits the kind, 0.5 for words and 0.3 for instances.",
+                ),
+                io.Int.Input(
+                    "stream", default=0, min=0, max=4095, tooltip="Which prompt and sample of a batch, from 0."
+                ),
+                io.Float.Input(
+                    "fps", default=8.0, min=0.1, max=240.0, step=0.5, tooltip="Frames per second of the clip."
+                ),
+                io.Boolean.Input(
+                    "without_sinks",
+                    default=False,
+                    advanced=True,
+                    tooltip="Leave attention sinks (places that everybody looks at) out of masks and findings.",
+                ),
+            ],
+            outputs=[
+                TracksSocket.Output(
+                    display_name="masks",
+                    tooltip="A mask of each word or instance over the clip, by its name, for every node that takes "
+                    "tracks.",
+                ),
+                io.String.Output(display_name="report", tooltip="Swaps, doublings and sinks, then the masks."),
+                io.Image.Output(display_name="overlay", tooltip="The masks on the frames, with what lasts below."),
+                io.Int.Output(
+                    display_name="mix_ups", tooltip="How many swaps and doublings are there in the last step."
+                ),
+                io.String.Output(
+                    display_name="findings",
+                    tooltip="Swaps, doublings and sinks as JSON, with frames and steps.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, capture, kind, names, layers, steps, threshold, stream, fps, without_sinks, tracks=None, frames=None
+    ) -> io.NodeOutput:
+        own, which = capture.stream(stream), _KINDS[kind]
+        numbers = [step.index for step in capture.steps]
+        sharpest = {"sharpest": sharpest_layers(capture, which, stream)} if "sharpest" in layers.lower() else {}
+        experts = capture.experts if len(capture.experts) > 1 else {}
+        everyone = names.strip().lower() in ("", "all")
+        found = read_capture(
+            capture,
+            tracks,
+            told_names(own, which) if everyone else choose_names(names, own.get(which).entities, which),
+            kind=which,
+            layers=choose_numbers(layers, "layer", own.get(which).layers, sharpest),
+            steps=choose_numbers(steps, "step", numbers, experts),
+            stream=stream,
+            threshold=threshold or None,
+            without_sinks=without_sinks,
+            fps=fps,
+        )
+        given = None if tracks is None else _as_made(tracks, found.masks)
+        report = "\n".join([found.report(), *([] if given is None else _scored(given, found.masks))])
+        overlay = image_batch(list(_drawn(found, given, frames)))
+        shown = ui.PreviewImage(overlay, cls=cls).as_dict() | {"text": (report,)}
+        shown |= shown_in_viewer(capture, frames, tracks, fps)
+        return io.NodeOutput(found.masks, report, overlay, found.lasting, json.dumps(found.as_json()), ui=shown)
+
+
+def _as_made(tracks: MaskTracks, masks: MaskTracks) -> MaskTracks:
+    """Given tracks in the pixels of the clip that was made, by the names of its masks."""
+    given = tracks.spelled(masks.names)
+    source, target = (given.height, given.width), (masks.height, masks.width)
+    return given if source == target else given.framed(Framing(source, target, given.fit))
+
+
+def _drawn(found: Reading, given: MaskTracks | None, frames: torch.Tensor | None) -> Iterator[Image.Image]:
+    """The masks over the frames, and the boxes of the given tracks, with a stop at every frame."""
+    masks, read = found.masks, None
+    if frames is not None:
+        size, target = (int(frames.shape[1]), int(frames.shape[2])), (masks.height, masks.width)
+        check_images(frames, *size, masks.frames)
+        fit = "center" if given is None else given.fit
+        read = frame_reader(frames, None if size == target else Framing(size, target, fit))
+    step = ticker(masks.frames)
+    for picture in draw_followed(given, masks, read, found.by_frame()):
+        step()
+        yield picture
+
+
+def _scored(given: MaskTracks, masks: MaskTracks) -> list[str]:
+    """J&F of the masks against given ones, for people."""
+    both = [name for name in masks.names if name in given.names]
+    if not both:
+        return ["! no mask is scored: no name of the tracks has a mask here"]
+    if given.frames < masks.frames:
+        return [f"! masks are not scored: the tracks have {given.frames} of the clip's {masks.frames} frames"]
+    scores = score_tracks(given.select(both).take(range(masks.frames)), masks.select(both))
+    lines = [f"against the given masks: J&F {scores.values['j_and_f']:.3f}"]
+    return lines + [f"- {who}: J {each['j']:.3f}, F {each['f']:.3f}" for who, each in scores.instances.items()]
+
+
+NODES: list[type[io.ComfyNode]] = [MatrixReadCapture]

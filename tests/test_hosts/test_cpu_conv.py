@@ -1,0 +1,52 @@
+"""oneDNN's 3D convolution in a codec: the same values, and nothing of it where gradients are wanted."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from matrix_lib.hosts.cpu_conv import use_onednn
+
+
+def kernels(call):
+    """The convolution kernels that a call ran."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        call()
+    return {event.name for event in seen.events() if "conv" in event.name and event.name.startswith("aten::")}
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, (0, 1, 1)), ((2, 1, 1), 0)])
+def test_values_are_the_same_and_gradients_are_left_alone(stride, padding):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(6, 5, 3, stride, padding)
+    quick, x = use_onednn(copy.deepcopy(plain)), torch.randn(1, 6, 5, 12, 10)
+    again = copy.deepcopy(quick)
+    with torch.no_grad():
+        want = plain(x)
+        for module in (quick, again):
+            torch.testing.assert_close(module(x), want, rtol=1e-5, atol=1e-5)
+        assert "aten::slow_conv3d_forward" in kernels(lambda: plain(x))
+        assert "aten::slow_conv3d_forward" not in kernels(lambda: again(x))
+        again.weight.mul_(2)  # its own, not those that it was copied from
+        torch.testing.assert_close(
+            again(x) - again.bias[:, None, None, None], 2 * (want - plain.bias[:, None, None, None])
+        )
+        assert torch.equal(quick.double()(x.double()), plain.double()(x.double()))
+    for module in (plain, quick):
+        module.float()(x).square().sum().backward()
+    assert torch.equal(quick.weight.grad, plain.weight.grad)
+
+
+def test_the_hosts_way_to_pad_a_first_frame(comfy):
+    import comfy.ldm.wan.vae as host
+
+    torch.manual_seed(0)
+    plain = host.CausalConv3d(4, 4, 3, padding=1)
+    nn.init.normal_(plain.weight)
+    nn.init.normal_(plain.bias)
+    quick = use_onednn(copy.deepcopy(plain))
+    for frames in (1, 4):
+        x = torch.randn(1, 4, frames, 8, 8)
+        with torch.inference_mode():
+            torch.testing.assert_close(quick(x), plain(x), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,63 @@
+"""MATRIX Read Capture in the real host."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from support_capture import make_capture, make_frames, make_tracks
+
+ASKED = {
+    "kind": "words (video to text)", "names": "all", "layers": "sharpest", "steps": "last", "threshold": 0.5,
+    "stream": 0, "fps": 8.0, "without_sinks": False,
+}  # fmt: skip
+
+
+def test_a_capture_becomes_masks_a_report_and_pictures(pack: Any) -> None:
+    capture, tracks = make_capture(pack.lib, layers=8), make_tracks(pack.lib)
+    out = pack.run("MatrixReadCapture", capture=capture, tracks=tracks, frames=make_frames(), **ASKED)
+    masks, report, overlay, mix_ups, findings = out.result
+    assert masks.names == ("cyclist", "van")  # not the verb
+    assert masks.palette == tracks.palette
+    assert (masks.frames, masks.height, masks.width) == (9, 64, 96)
+    assert mix_ups == 0
+    assert "no swap or doubling (by given masks)" in report
+    assert "masks of v2t maps, layers 6-7" in report
+    scored = next(line for line in report.splitlines() if "J&F" in line)
+    assert float(scored.split()[-1]) > 0.6  # tokens of 16 pixels, and masks that move within a token frame
+    assert overlay.shape[0] == 9
+    assert len(out.ui["images"]) == 9
+    assert out.ui["text"] == (report,)
+    assert len(out.ui["matrix_viewer"]) == 1
+    assert json.loads(findings)["mix_ups"] == []
+
+    named = pack.run("MatrixReadCapture", capture=capture, **{**ASKED, "names": "waits behind, VAN", "layers": "0, 7"})
+    assert named.result[0].names == ("waits behind", "van")
+    assert "layers 0, 7" in named.result[1]
+    assert "compared with" not in named.result[1]
+
+
+def test_frames_of_another_shape_are_cropped_and_short_tracks_told(pack: Any) -> None:
+    tracks = make_tracks(pack.lib)
+    wide = torch.nn.functional.interpolate(make_frames(1).movedim(-1, 1), (64, 128)).movedim(1, -1)
+    out = pack.run(
+        "MatrixReadCapture", capture=make_capture(pack.lib), tracks=tracks.take([0]), frames=wide, **ASKED
+    )  # fmt: skip
+    assert "masks are not scored: the tracks have 1 of the clip's 9 frames" in out.result[1]
+    assert out.result[2].shape[0] == 9
+    with pytest.raises(ValueError, match="there are 3 images, but the masks have 9 frames"):
+        pack.run("MatrixReadCapture", capture=make_capture(pack.lib), frames=make_frames(3), **ASKED)
+    with pytest.raises(ValueError, match="layer 9 was not captured"):
+        pack.run("MatrixReadCapture", capture=make_capture(pack.lib), **{**ASKED, "layers": "9"})
+
+
+def test_sinks_are_left_out_of_the_analysis_on_request(pack: Any) -> None:
+    run = {"capture": make_capture(pack.lib), "tracks": make_tracks(pack.lib), "keep": 1, "prompt": 0}
+    plain = pack.run("MatrixAnalyseLayers", **run).result
+    without = pack.run("MatrixAnalyseLayers", **run, without_sinks=True).result
+    assert "no sink was found" in without[2]
+    assert "sink" not in plain[2]
+    assert without[0].scores == plain[0].scores
+    assert without[0].source.endswith("without attention sinks")

@@ -1,0 +1,101 @@
+"""MATRIX Pick Seeds in the real host: what is continued is the plain run, bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+import torch
+from support_native import conditioning, latent, native_model
+from support_runs import bound, parts
+
+STEPS, TRIED, FIRST = 4, 2, 11
+ASKED = {"seed": FIRST, "count": 2, "keep": 1, "steps": TRIED, "layers": "1", "rule": ""}
+
+
+@pytest.fixture(scope="module")
+def models(pack: Any) -> dict[str, Any]:
+    return {family: native_model(family) for family in ("wan_t2v", "cogvideox")}
+
+
+def given(pack: Any, models: dict[str, Any], family: str, sampler: str) -> dict[str, Any]:
+    import comfy.samplers
+
+    inputs = parts(models[family], bound(pack, family, 1), conditioning(family, 2), steps=STEPS)
+    del inputs["noise"]
+    return {**inputs, "sampler": comfy.samplers.sampler_object(sampler), "latent_image": {"samples": latent(family)}}
+
+
+def plain(inputs: dict[str, Any], seed: int) -> torch.Tensor:
+    from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
+
+    with torch.inference_mode():
+        out = SamplerCustomAdvanced.execute(noise=Noise_RandomNoise(seed), **inputs)
+    return out.result[0]["samples"]
+
+
+# With memory of earlier steps, with noise that is drawn on the way, with two predictions a step.
+@pytest.mark.parametrize(
+    ("family", "sampler", "calls"),
+    [("wan_t2v", "dpmpp_2m", 1), ("wan_t2v", "euler_ancestral", 1), ("cogvideox", "heun", 2)],
+)
+def test_a_continued_seed_is_the_plain_run_bit_for_bit(
+    pack: Any, models: dict[str, Any], family: str, sampler: str, calls: int
+) -> None:
+    inputs = given(pack, models, family, sampler)
+    latents, best, report, capture, scores = pack.run("MatrixPickSeeds", **inputs, **ASKED).result
+    told = json.loads(scores)
+    assert [each["seed"] for each in told] == [FIRST, FIRST + 1]
+    assert best == max(told, key=lambda each: each["score"])["seed"]
+    assert torch.equal(latents["samples"], plain(inputs, best))
+    assert [step.index for step in capture.steps] == [0, 1]
+    assert all(step.calls for step in capture.steps)
+    if calls == 1:
+        assert f"{2 * TRIED + STEPS - TRIED} predictions" in report
+        assert f"all 2 seeds to the end would have taken {2 * STEPS}" in report
+    assert "its score orders seeds and promises no success" in report
+
+
+def test_a_rule_is_read_and_held_to(pack: Any, models: dict[str, Any]) -> None:
+    inputs = given(pack, models, "wan_t2v", "euler")
+    rule = pack.lib("instrument.seed_rule").SeedRule
+    fitted = rule(3, {"words": 2.0}, -0.5, {"words": 0.1}, {"words": 0.2}, fitted=True, backbone="wan", source="a test")
+    out = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "steps": 0, "rule": fitted.to_json()}).result
+    assert len(out[3].steps) == 3  # as many as the rule was made for
+    assert "success with probability" in out[2]
+    first = json.loads(out[4])[0]
+    assert first["score"] == pytest.approx(2 * (first["features"]["words"] - 0.1) / 0.2 - 0.5, abs=1e-4)
+    for wrong, says in (
+        ({"rule": "{}"}, "this is no seed rule of version 1"),
+        ({"rule": rule(2, {"words": 1.0}, backbone="ltx").to_json()}, "fitted on ltx, and the model is wan"),
+        ({"keep": 4}, "4 of 2 seeds cannot be kept"),
+        ({"steps": STEPS}, "1 to 3 can be looked at first; got 4"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            pack.run("MatrixPickSeeds", **inputs, **{**ASKED, **wrong})
+    both = {**ASKED, "keep": 2, "steps": 1}
+    latents, best = pack.run("MatrixPickSeeds", **inputs, **both).result[:2]
+    order = [best, 2 * FIRST + 1 - best]
+    assert torch.equal(latents["samples"], torch.cat([plain(inputs, seed) for seed in order]))
+    two = {**inputs, "latent_image": {"samples": latent("wan_t2v", 2)}}
+    with pytest.raises(ValueError, match="set batch_size 1"):
+        pack.run("MatrixPickSeeds", **two, **ASKED)
+
+
+def test_a_sampler_whose_noise_is_not_the_seeds_is_refused(pack: Any, models: dict[str, Any]) -> None:
+    import comfy.samplers
+
+    drawn = itertools.count()
+
+    def restless(
+        model: Any, x: Any, sigmas: Any, extra_args: Any = None, callback: Any = None, disable: Any = None
+    ) -> Any:
+        for i in range(len(sigmas) - 1):
+            x = model(x + next(drawn) * 1e-3, sigmas[i] * x.new_ones([x.shape[0]]), **(extra_args or {}))
+        return x
+
+    inputs = {**given(pack, models, "wan_t2v", "euler"), "sampler": comfy.samplers.KSAMPLER(restless)}
+    with pytest.raises(ValueError, match="draws noise that does not follow from the seed"):
+        pack.run("MatrixPickSeeds", **inputs, **ASKED)
