@@ -106,7 +106,7 @@ def _sampled(d: Draft, model: Node, start: Node) -> Node:
     guider = d.add("CFGGuider", model=model[0], positive=start[0], negative=start[1], cfg=CFG)
     sampler = d.add("KSamplerSelect", sampler_name="euler")
     sigmas = d.add("BasicScheduler", model=model[0], scheduler="simple", steps=STEPS, denoise=1.0)
-    sample = d.add("MatrixSampleAttention", 110, noise=noise[0], guider=guider[0], sampler=sampler[0], sigmas=sigmas[0])
+    sample = d.add("MatrixSampleAttention", 60, noise=noise[0], guider=guider[0], sampler=sampler[0], sigmas=sigmas[0])
     sample.inputs.update(latent_image=start[2], layers="all")
     return sample
 
