@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,10 +77,15 @@ class Bench:
             return comfy.sd.load_diffusion_model_state_dict(state, model_options=options)
 
     def conditioning(self, seed: int, told: bool) -> list[Any]:
-        """A CONDITIONING, with ten words and three instances where `told`."""
+        """A CONDITIONING, with ten words and three instances where `told`; seven of the words hold in one half of the
+        clip each, in frames."""
         random, (t, h, w) = torch.Generator().manual_seed(seed), self.shape.latent
         rows, width = self.shape.text
         given = self.library.carried(4 * t - 3, 8 * h, 8 * w, rows) if told else {}
+        if told:
+            binding, halves = given[self.library.BINDING], ((0.0, 2.0 * t), (2.0 * t, None))
+            words = (replace(each, time=halves[i % 2]) if i > 2 else each for i, each in enumerate(binding.phrases))
+            given[self.library.BINDING] = replace(binding, phrases=tuple(words))
         if self.shape.family == "cogvideox":
             given["concat_latent_image"] = torch.randn(self.latent.shape, generator=random)
         return [[torch.randn(1, rows, width, generator=random), given]]
@@ -113,6 +118,7 @@ class Bench:
         """Everything that is compared, plain first."""
         from matrix_lib.core.guidance.partition import Partition
         from matrix_lib.core.guidance.region_bias import RegionBias
+        from matrix_lib.core.guidance.timed_words import TimedWords
         from matrix_lib.hosts.comfy.steer import steer
 
         model, watch, steps = self.model, self.library.recorded, self.steps
@@ -122,6 +128,7 @@ class Bench:
             "live maps": self.timed(watch(model, keep=False)),
             "region bias": self.timed(steer(model, RegionBias())),
             "captured and region bias": self.timed(watch(steer(model, RegionBias()))),
+            "timed words": self.timed(steer(model, TimedWords(fade=4.0, fps=1.0))),
         }
         if self.shape.family != "wan" or self.device.type == "cpu":  # soft edges and partition: one model is enough
             found |= {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .core.guidance.perturbation import Perturbation
     from .core.guidance.region_bias import RegionBias
     from .core.guidance.schedule import Schedule
+    from .core.guidance.timed_words import TimedWords
     from .core.layers import Layers
     from .core.tracks.tracks import MaskTracks
     from .draw.capture import Choice, attention_chart, attention_pictures
@@ -58,6 +59,7 @@ __all__ = [
     "Perturbation",
     "RegionBias",
     "Schedule",
+    "TimedWords",
     "apply_lora",
     "attention_chart",
     "attention_page",
@@ -90,6 +92,7 @@ _HOMES = {
     "core.guidance.perturbation": ("Perturbation",),
     "core.guidance.region_bias": ("RegionBias",),
     "core.guidance.schedule": ("Schedule",),
+    "core.guidance.timed_words": ("TimedWords",),
     "core.layers": ("Layers",),
     "core.tracks.tracks": ("MaskTracks",),
     "draw.capture": ("Choice", "attention_chart", "attention_pictures"),

@@ -14,6 +14,7 @@ from ..matrix_lib.core.guidance.partition import Partition
 from ..matrix_lib.core.guidance.perturbation import Perturbation
 from ..matrix_lib.core.guidance.region_bias import RegionBias, parse_weights
 from ..matrix_lib.core.guidance.schedule import Schedule, parse_points
+from ..matrix_lib.core.guidance.timed_words import TimedWords
 from ..matrix_lib.core.layers import Layers
 from ..matrix_lib.hosts.comfy.model import backbone_of, sites_of
 from ..matrix_lib.hosts.comfy.steer import steer
@@ -210,11 +211,46 @@ def _gradient(values: dict[str, Any], layers: Layers, schedule: Schedule) -> Gra
     return GradientGuidance(*amounts, values["maps"], values["save_memory"], layers, schedule)
 
 
+def _timed_inputs() -> list[Any]:
+    return [
+        _logits(
+            "time_down",
+            10.0,
+            "Taken from the attention to a phrase outside of its time (logits; 10 leaves next to nothing). Times are "
+            "written behind the phrases in MATRIX Bind Prompt: waves @0-1.5s, hands over @2s-.",
+        ),
+        _logits("time_up", 0.0, "Added to the attention to a phrase within its time (logits)."),
+        io.Float.Input(
+            "fade",
+            default=0.25,
+            min=0.0,
+            max=1000.0,
+            step=0.05,
+            tooltip="Seconds before and behind its time over which a phrase fades. 0: at once.",
+        ),
+        io.Float.Input(
+            "frame_rate",
+            default=0.0,
+            min=0.0,
+            max=1000.0,
+            step=1.0,
+            tooltip="Frames per second that the clip is shown at. 0: those that the model makes, or that "
+            "LTXVConditioning asks for.",
+        ),
+        _layers("all"),
+    ]
+
+
+def _timed(values: dict[str, Any], layers: Layers, schedule: Schedule) -> Guidance:
+    return TimedWords(values["time_down"], values["time_up"], values["fade"], values["frame_rate"], layers, schedule)
+
+
 MODES = {
     "region bias": _Mode(_bias_inputs, _bias),
     "masked attention (IVG-DA)": _Mode(_partition_inputs, _partition),
     "perturbation (CMG, CAG)": _Mode(_perturbation_inputs, _perturbation),
     "gradient (SGA, SPA)": _Mode(_gradient_inputs, _gradient),
+    "timed words": _Mode(_timed_inputs, _timed),
 }
 """Ways of steering, in the order of the menu."""
 
@@ -241,7 +277,8 @@ class MatrixAttentionGuidance(io.ComfyNode):
             display_name="MATRIX Steer Attention",
             category="MATRIX/guidance",
             description="Steers a video model with mask tracks and bound words, without training: instances attend to "
-            "their own words and their own track. Any sampler; several of these nodes stack.",
+            "their own words and their own track, and words act in their time. Any sampler; several of these nodes "
+            "stack.",
             search_aliases=[
                 "regional prompting",
                 "attention guidance",
@@ -253,6 +290,10 @@ class MatrixAttentionGuidance(io.ComfyNode):
                 "perturbed attention",
                 "attend and excite",
                 "latent optimisation",
+                "prompt relay",
+                "prompt travel",
+                "timed prompts",
+                "several events",
             ],
             inputs=[
                 io.Model.Input(
@@ -264,7 +305,9 @@ class MatrixAttentionGuidance(io.ComfyNode):
                     "mode",
                     options=[io.DynamicCombo.Option(name, mode.inputs()) for name, mode in MODES.items()],
                     tooltip="Region bias nudges attention; masked attention forbids for the first steps; perturbation "
-                    "moves away from a prediction that cannot see; gradient moves the latent until attention fits.",
+                    "moves away from a prediction that cannot see; gradient moves the latent until attention fits; "
+                    "timed words are looked at in their seconds of the clip (@0-1.5s in MATRIX Bind Prompt; no tracks "
+                    "needed).",
                 ),
                 ScheduleSocket.Input(
                     "schedule",

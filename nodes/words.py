@@ -61,7 +61,7 @@ class MatrixBindPrompt(io.ComfyNode):
                     tooltip=(
                         "One a line. NAME: words [role] for an instance, words = verb(NAME -> NAME) for a verb, words "
                         "alone to watch them. a | b for several phrases, #2 for the second occurrence, #all for every "
-                        "one, 'picks ... up' for parted words."
+                        "one, 'picks ... up' for parted words, @0-1.5s or @2s- at the end for words in time."
                     ),
                 ),
                 io.Combo.Input(

@@ -44,8 +44,10 @@ def best_layers(capture: Capture, tracks: MaskTracks, names: tuple[str, str], co
 
 
 def attention(folder: Path, names: tuple[str, ...], layers: str, width: int) -> Image.Image:
-    """One row for each name, one column for each of FRAMES_SHOWN: heat of the given layers on the sampled video."""
-    capture, tracks = load_capture(folder / "capture.safetensors"), load_tracks(folder / "tracks.safetensors")
+    """One row for each name, one column for each of FRAMES_SHOWN: heat of the given layers on the sampled video, with
+    the outlines of its tracks, where there are any."""
+    capture, told = load_capture(folder / "capture.safetensors"), folder / "tracks.safetensors"
+    tracks = load_tracks(told) if told.is_file() else None
     video, rows = read_video(folder / "video.mp4").frames, []
     for name in names:
         choice = Choice(names=name, layers=layers)

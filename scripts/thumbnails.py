@@ -25,6 +25,7 @@ TITLES = {
     "08_two_experts": ("Two models in one run", "Wan 2.2's experts, watched under the host's own samplers"),
     "09_judge": ("Did it happen?", "a judge answers ten questions about a clip: KISA, SGI, SPI, IF"),
     "10_read_capture": ("What it knows", "masks of words without a segmenter; who was swapped or doubled, and when"),
+    "11_words_in_time": ("When does it hold?", "a phrase is looked at in its seconds of the clip: pushes @1s-"),
 }
 _HEAD, _LEFT = 84, 18
 

@@ -1,5 +1,5 @@
-"""Runs the workflows 00, 01, 06, 08, 09 and 10 in a real headless ComfyUI with mini, and makes their thumbnails of what
-came out.
+"""Runs the workflows 00, 01, 06, 08, 09, 10 and 11 in a real headless ComfyUI with mini, and makes their thumbnails of
+what came out.
 
 python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
 """
@@ -88,6 +88,15 @@ def _read(folder: Path) -> Image.Image:
     return thumbnail([("what two words look at, as masks; dashed: the boxes of the real clip", frames[:, :edge])])
 
 
+def _timed(folder: Path) -> Image.Image:
+    """Heat of an instance's words, and of a verb that holds in the second half of the clip."""
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("capture", "video"):
+            source = latest(folder, name)
+            shutil.copy(source, Path(place) / f"{name}{source.suffix}")
+        return attention(Path(place), ("green circle", "pushes"), "all", _WIDTH)
+
+
 PICTURES = {
     "00_move_two_things": _moved,
     "01_watch_attention": _watched,
@@ -95,6 +104,7 @@ PICTURES = {
     "08_two_experts": _chart("experts"),
     "09_judge": _judged,
     "10_read_capture": _read,
+    "11_words_in_time": _timed,
 }
 
 

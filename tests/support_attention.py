@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 
-def make_binding(binding: ModuleType, length: int, rows: dict[str, tuple[int, ...]] | None = None) -> Any:
-    """Two instances and a verb at given conditioning rows, in the `core.binding` module that is passed."""
+def make_binding(
+    binding: ModuleType, length: int, rows: dict[str, tuple[int, ...]] | None = None, verb_time: Any = None
+) -> Any:
+    """Two instances and a verb at given conditioning rows, in the `core.binding` module that is passed. verb_time: of
+    the verb."""
     rows = rows or {"cyclist": (1, 2, 4), "van": (4, 6), "passes": (9,)}
     roles = {"cyclist": "subject", "van": "object"}
     phrases = []
     for name, at in rows.items():
         role = roles.get(name, "verb")
         pair = {"subject": "cyclist", "object": "van"} if role == "verb" else {}
+        pair |= {"time": verb_time} if role == "verb" else {}
         phrases.append(binding.Phrase(name, name, role, 0, 1, at, **pair))
     return binding.PromptBinding("a cyclist passes a van", length, (), tuple(phrases))
 

@@ -88,8 +88,9 @@ def whole() -> Graph:
         "read", "MatrixReadCapture", capture=["sample", 2], tracks=["boxes", 0], kind="words (video to text)",
         names="all", layers="sharpest", steps="all", threshold=0.5, stream=0, fps=8.0, without_sinks=True,
     )  # fmt: skip
+    add("two", "BasicScheduler", model=["load", 0], scheduler="simple", steps=2, denoise=1.0)
     add(
-        "pick", "MatrixPickSeeds", guider=["guider", 0], sampler=["euler", 0], sigmas=["sigmas", 0],
+        "pick", "MatrixPickSeeds", guider=["guider", 0], sampler=["euler", 0], sigmas=["two", 0],
         latent_image=["first", 2], seed=1, count=2, keep=1, steps=1, layers="0", rule="",
     )  # fmt: skip
     add("analyse", "MatrixAnalyseLayers", capture=["sample", 2], tracks=["boxes", 0], keep=1, prompt=0)

@@ -13,8 +13,21 @@ from support_attention import make_binding, make_tracks
 from support_native import FAMILIES, conditioning, latent, native_model, text_rows
 from support_native import pixels as pixels_of
 
-__all__ = ["ROUNDS", "SAMPLERS", "bound", "inputs", "lib", "models", "pixels", "size_of", "windowed"]
+__all__ = [
+    "LATER",
+    "ROUNDS",
+    "SAMPLERS",
+    "bound",
+    "inputs",
+    "lib",
+    "models",
+    "pixels",
+    "recording",
+    "size_of",
+    "windowed",
+]
 
+LATER = (0.15, None)  # seconds; in every family the first token frame of a clip lies before it, and the rest in it
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
 ROUNDS = [
     *itertools.product((family for family in FAMILIES if family != "hunyuan15"), SAMPLERS),
@@ -33,6 +46,7 @@ def lib(comfy: Any) -> SimpleNamespace:
     from matrix_lib.core.guidance.perturbation import Perturbation
     from matrix_lib.core.guidance.region_bias import RegionBias
     from matrix_lib.core.guidance.schedule import Schedule
+    from matrix_lib.core.guidance.timed_words import TimedWords
     from matrix_lib.core.layers import Layers
     from matrix_lib.core.tracks import tracks
     from matrix_lib.core.words import binding
@@ -52,6 +66,7 @@ def lib(comfy: Any) -> SimpleNamespace:
         Clock=DualClockDenoising, Gradient=GradientGuidance, Intrinsic=IntrinsicDenoising, Layers=Layers,
         Partition=Partition, Perturbation=Perturbation, Prior=TemporalPrior, Recorder=Recorder,
         RecorderConfig=RecorderConfig, RegionBias=RegionBias, Schedule=Schedule, Session=Session,
+        TimedWords=TimedWords,
     )  # fmt: skip
 
 
@@ -83,7 +98,7 @@ def bound(
     """A CONDITIONING that carries words and tracks. `lib`: the fixture."""
     size = size or size_of(family)
     keys = {
-        lib.BINDING: make_binding(lib.binding, text_rows(family), rows),
+        lib.BINDING: make_binding(lib.binding, text_rows(family), rows, LATER),
         lib.TRACKS: tracks or make_tracks(lib.tracks, *pixels_of(family, size)),
     }
     return conditioning(family, seed, size, **keys, **more)
@@ -96,6 +111,17 @@ def inputs(
     size = size or size_of(family)
     positive = bound(lib, family, seed, tracks, size=size, **more)
     return positive, conditioning(family, 2, size), latent(family, 1, size)
+
+
+def recording(lib: SimpleNamespace, model: Any, runs: list) -> Any:
+    """A clone whose runs are recorded: a recorder for each is added to `runs`."""
+
+    def start(info: Any) -> Any:
+        streams = info.samples * info.prompts
+        runs.append(lib.Recorder(lib.RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas, streams))
+        return lib.Session([runs[-1]])
+
+    return lib.attach(model, start)
 
 
 def windowed(model: Any) -> Any:

@@ -15,6 +15,7 @@ from ..core.ranges import ranges
 from ..core.tracks.palette import distinct_colours
 from ..core.tracks.tracks import MaskTracks
 from ..core.words.binding import Phrase, PromptBinding, Token
+from ..core.words.phrases import time_text
 from .style import INK, Colour, colours_of, fit_text, page, readable, text_size, write
 
 __all__ = ["draw_tokens", "table_image", "tokens_markdown"]
@@ -28,9 +29,10 @@ def _shown(token: Token) -> str:
 
 
 def _meaning(phrase: Phrase) -> str:
+    time = "" if phrase.time is None else f" {time_text(phrase.time)}"
     if phrase.role == "verb":
-        return f"verb: {phrase.subject}" + (f" \u2192 {phrase.object}" if phrase.object else "")
-    return phrase.role
+        return f"verb: {phrase.subject}" + (f" \u2192 {phrase.object}" if phrase.object else "") + time
+    return phrase.role + time
 
 
 def _title(binding: PromptBinding) -> str:

@@ -56,7 +56,8 @@ class AttentionGuidance(Noted):
         self.part = RunPart.all_of(steps)
         self.away: Tensor | None = None
         self.notes: list[str] = []
-        self._scenes: dict[tuple[int, int], tuple[GridScene, MaskTracks, PromptBinding | None]] = {}
+        self._scenes: dict[tuple[int, int], tuple[GridScene, MaskTracks | None, PromptBinding | None]] = {}
+        self._told: dict[tuple[int, int], tuple[MaskTracks | None, PromptBinding | None]] = {}
         self._edits: dict[Hashable, Edit | None] = {}
         self._recorded: dict[Hashable, Edit] = {}
         self._sums: dict[int, tuple[float, list[Tensor]]] = {}
@@ -76,8 +77,12 @@ class AttentionGuidance(Noted):
         return self.guidance.at(self.part.place(step), self.part.steps)
 
     def wants(self, site: AttentionSite) -> bool:
+        return not self.guidance.idle and any(self._parts(site))
+
+    def _parts(self, site: AttentionSite) -> tuple[bool, bool]:
+        """Whether attention to words, and to the video, is edited at a site."""
         layers = self.guidance.layers
-        return not self.guidance.idle and (layers.acts_on_text(site) or layers.acts_on_video(site))
+        return layers.acts_on_text(site), self.guidance.edits_video and layers.acts_on_video(site)
 
     def edits(self, call: AttentionCall) -> Sequence[Edit | None]:
         if self.guidance.where == "prediction" and call.extra.get(PERTURBED) != self.token:
@@ -90,6 +95,7 @@ class AttentionGuidance(Noted):
     def finished(self) -> None:
         self.away = None
         self._scenes.clear()
+        self._told.clear()
         self._edits.clear()
         self._recorded.clear()
 
@@ -115,22 +121,25 @@ class AttentionGuidance(Noted):
         binding = row.binding if row.branch == "cond" else None
         if row.branch != "cond" and not guidance.steers_uncond:
             return None
-        whole = not guidance.needs_tracks
-        if row.tracks is None and not whole:
+        whole = not (guidance.needs_tracks or guidance.needs_words)
+        tracks = row.tracks if guidance.needs_tracks else None
+        if (guidance.needs_tracks and tracks is None) or (guidance.needs_words and binding is None):
             return None
-        text = guidance.layers.acts_on_text(call.site) and (binding is not None or whole)
-        video = guidance.layers.acts_on_video(call.site)
+        text, video = self._parts(call.site)
+        text = text and (binding is not None or whole)
         if not (text or video):
             return None
+        if not whole:
+            self._tell(row.tracks, binding)
         spans = Spans.of(call)
-        who = (0, 0) if whole else (id(row.tracks), id(binding))  # all of the text and video is the same for every row
+        who = (0, 0) if whole else (id(tracks), id(binding))  # all of the text and video is the same for every row
         key = (*who, spans, call.frame_index, call.grid, strength, text, video)
         keep = max(KEPT, 4 * len(call.rows))
         if key not in self._edits:
             if len(self._edits) >= keep:
                 self._edits.clear()
             with torch.inference_mode(False):  # regions are constants that gradients may save
-                scene = None if whole or row.tracks is None else self._scene(row.tracks, binding).scene(call)
+                scene = None if whole else self._scene(tracks, binding).scene(call)
                 self._edits[key] = guidance.edit(scene, spans, strength, text, video)
         edit = self._edits[key]
         if edit is None or edit.match is None:
@@ -142,7 +151,15 @@ class AttentionGuidance(Noted):
             self._recorded[at] = replace(edit, record=self._recording(call.step, call.sigma))
         return self._recorded[at]
 
-    def _scene(self, tracks: MaskTracks, binding: PromptBinding | None) -> GridScene:
+    def _tell(self, tracks: MaskTracks | None, binding: PromptBinding | None) -> None:
+        """What is to be said of a prompt, once."""
+        key = (id(tracks), id(binding))
+        if key not in self._told:
+            assert self.grid is not None
+            self._told[key] = tracks, binding  # holds both, so that nothing else gets their ids
+            self.notes += [note for note in self.guidance.told(self.grid, binding, tracks) if note not in self.notes]
+
+    def _scene(self, tracks: MaskTracks | None, binding: PromptBinding | None) -> GridScene:
         key = (id(tracks), id(binding))
         if key not in self._scenes:
             assert self.grid is not None

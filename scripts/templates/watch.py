@@ -289,4 +289,52 @@ def two_experts() -> Draft:
     return d
 
 
-DRAFTS = [watch_attention, find_layers, two_experts, read_capture]
+TIMED = """\
+### Words in time
+*Bind Prompt* says when a phrase holds, in seconds of the clip: `pushes = verb(...) @1s-`. Under *Steer Attention* in
+the mode *timed words* it is looked at from then on, and hardly before. *Preview Attention* shows it: no heat of
+`pushes` in the first half of the clip. Bypass *Steer Attention* (Ctrl+B) to see it all along.
+
+**Change it:** `@0-1s` holds until then, `@0.5-1.5s` in between; any line may have a time. A clip of mini lasts 2.1 s;
+four of its frames, half a second, are one token frame, and times are no finer.
+
+**What to expect:** attention is exactly what was asked for. What that makes of a clip is the model's business: mini,
+which shows one event a clip, hardly changes. To keep events apart, encode each with a *Bind Prompt* of its own, with
+its whole sentence as a phrase, and join them with *Conditioning (Concat)*. More: docs/timed-words.md.
+
+**Your own:** any model of the pack, text-to-video or image-to-video. No tracks are needed; with tracks, other *Steer
+Attention* nodes stack with this one."""
+IN_TIME = PUSH.phrases + " @1s-"
+
+
+def words_in_time() -> Draft:
+    """11: a first frame and a sentence whose verb has a time in; a clip and where it looked for the verb out."""
+    d = Draft("11_words_in_time")
+    d.group("Start here", 0, GREY)
+    d.note(TIMED, 760)
+    d.group("Your picture and model", 1, BLUE)
+    frames = _clip(d, PUSH)
+    model = d.add("MatrixLoadVideoDiT", source="mini")
+    d.group("What happens, and when", 2, GREEN)
+    bound = d.add("MatrixBindPrompt", SHOWN + 210, clip=model[1], prompt=PUSH.prompt, phrases=IN_TIME)
+    bound.inputs.update(form="as written")
+    nothing = d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")
+    d.group("Words in time", 3, RED)
+    timed = d.add("MatrixAttentionGuidance", model=model[0], mode="timed words")
+    start = _start(d, model, (bound, nothing), frames)
+    d.group("Sample and watch", 4)
+    sample = _sampled(d, timed, start)
+    d.group("Look", 5, BLUE)
+    decoded = d.add("VAEDecode", samples=sample[0], vae=model[2])
+    look = d.add("MatrixAttentionPreview", LOOK, capture=sample[2], frames=decoded[0], names="pushes")
+    look.inputs.update(kind="words (video to text)", fps=FPS)
+    d.group("Keep", 6, BLUE)
+    attention = d.add("SaveVideo", 260, "Save attention", video=look[1])
+    attention.inputs.update(filename_prefix="matrix/attention")
+    video = d.add("CreateVideo", images=decoded[0], fps=FPS)
+    d.add("SaveVideo", SHOWN, "Save video", video=video[0], filename_prefix="matrix/video")
+    d.add("MatrixSaveCapture", 110, capture=sample[2], filename_prefix="matrix/capture")
+    return d
+
+
+DRAFTS = [watch_attention, find_layers, two_experts, read_capture, words_in_time]

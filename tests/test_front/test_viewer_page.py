@@ -71,6 +71,32 @@ def test_a_page_opens_from_a_disk_and_asks_for_nothing(browser: Browser, tmp_pat
     context.close()
 
 
+def test_masks_and_findings_are_read_off_the_maps(browser: Browser, tmp_path: Path) -> None:
+    """The names of the masks are exchanged, so that words and masks disagree: a swap, which a click goes to."""
+    crossed = make_tracks().rename({"van": "nobody"}).rename({"cyclist": "van"}).rename({"nobody": "cyclist"})
+    capture = make_capture(layers=8, steps=4, calls=[2, 0, 2, 2])  # the second step was skipped
+    path = matrix_lib.attention_page(capture, make_frames(), tmp_path / "page.html", crossed)
+    tab = browser.new_page(viewport={"width": 1100, "height": 700})
+    errors: list[str] = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(path.as_uri())
+    expect(tab.locator(".viewer[data-drawn]")).to_be_visible()
+    picture, findings = tab.locator(".stage canvas").first, tab.locator(".finding")
+    expect(findings).to_have_count(0)
+    before = picture.evaluate("(canvas) => canvas.toDataURL()")
+    tab.get_by_role("button", name="Read", exact=True).click()
+    expect(findings).to_have_count(1)
+    expect(findings).to_contain_text("swapped: 'cyclist' and 'van' are in each other's place, frames 0-8")
+    assert picture.evaluate("(canvas) => canvas.toDataURL()") != before  # masks as dashes
+    expect(findings).to_contain_text("steps 0, 10, 15, to the end")
+    findings.click()
+    expect(tab.locator(".right .head b")).to_have_text("all layers, steps 0, 10, 15")
+    tab.locator(".viewer").press("r")
+    expect(tab.locator(".card:visible")).to_have_count(0)
+    assert not errors
+    tab.close()
+
+
 def test_a_page_keeps_to_its_size(tmp_path: Path) -> None:
     big = sized_capture(20, 20, 4, (5, 20, 30))
     path = matrix_lib.attention_page(big, make_frames(17, 240, 320), tmp_path / "page.html", most_mb=1.0)

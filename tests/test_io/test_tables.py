@@ -76,13 +76,15 @@ def test_every_bad_clip_is_listed_by_name(tmp_path):
     Image.new("L", (48, 32), 255).save(extra / "masks" / "dog.png")
     (place(tmp_path, "no_picture") / "image.png").unlink()
     place(tmp_path, "not_in_prompt", entities="man: a man\ncart: the wagon")
-    with pytest.raises(ValueError, match="4 of 5 clips") as told:
+    place(tmp_path, "in_time", entities="man: a man @0-1s\ncart: a cart")
+    with pytest.raises(ValueError, match="5 of 6 clips") as told:
         read_clips(tmp_path)
     lines = {line.split(":")[0].strip(): line for line in str(told.value).splitlines()[1:]}
     assert "no mask of 'man'" in lines["no_mask"]
     assert "mask of 'dog'" in lines["no_entity"]
     assert "neither an image" in lines["no_picture"]
     assert "'the wagon' is not in the prompt" in lines["not_in_prompt"]
+    assert "has a time, @0-1s" in lines["in_time"]
     assert "fine" not in lines
 
 

@@ -18,6 +18,9 @@ GRADIENT = {
     "mode": "gradient (SGA, SPA)", "strength": 0.1, "iterations": 1, "grounding": 1.0, "propagation": 1.0,
     "maps": "probabilities", "layers": "all", "save_memory": True,
 }  # fmt: skip
+TIMED = {
+    "mode": "timed words", "time_down": 10.0, "time_up": 1.0, "fade": 0.25, "frame_rate": 0.0, "layers": "all",
+}  # fmt: skip
 PERTURB = {"mode": "perturbation (CMG, CAG)", "target": "both", "scale": 1.0, "only_bound": False, "layers": "1"}
 
 
@@ -27,7 +30,10 @@ def scene(pack):
     family, host = "wan_t2v", pack.lib("hosts.comfy.run")
     keys = {
         host.BINDING: make_binding(
-            pack.lib("core.words.binding"), text_rows(family), {"cyclist": (1, 2), "van": (6,), "passes": (9,)}
+            pack.lib("core.words.binding"),
+            text_rows(family),
+            {"cyclist": (1, 2), "van": (6,), "passes": (9,)},
+            (0.15, None),
         ),
         host.TRACKS: make_tracks(pack.lib("core.tracks.tracks"), 5, 48, 64),
     }
@@ -55,7 +61,7 @@ def steer(pack, model, mode, **more):
 def test_every_mode_steers_and_off_is_bit_identical(pack, scene):
     model, *given = scene
     plain = sample(model, *given)
-    modes = (BIAS, {**BIAS, "soft_edges": True}, MASKED, PERTURB, GRADIENT, {**GRADIENT, "maps": "logits"})
+    modes = (BIAS, {**BIAS, "soft_edges": True}, MASKED, PERTURB, TIMED, GRADIENT, {**GRADIENT, "maps": "logits"})
     outs = [sample(steer(pack, model, mode), *given) for mode in modes]
     for out in outs:
         assert out.isfinite().all()
@@ -64,6 +70,7 @@ def test_every_mode_steers_and_off_is_bit_identical(pack, scene):
         {**BIAS, "words_up": 0, "words_down": 0, "track_up": 0, "track_down": 0},
         {**MASKED, "frozen_steps": 0},
         {**PERTURB, "scale": 0.0},
+        {**TIMED, "time_down": 0.0, "time_up": 0.0},
         {**GRADIENT, "strength": 0.0},
     )
     for mode in off:
@@ -75,7 +82,9 @@ def test_every_mode_steers_and_off_is_bit_identical(pack, scene):
 
 def test_it_stacks_and_the_capture_shows_it(pack, scene):
     model, positive, negative, z = scene
-    stacked = steer(pack, steer(pack, steer(pack, steer(pack, model, BIAS), MASKED), PERTURB), GRADIENT)
+    stacked = model
+    for mode in (BIAS, MASKED, PERTURB, TIMED, GRADIENT):
+        stacked = steer(pack, stacked, mode)
     want = sample(stacked, positive, negative, z, cfg=6.0)
     inputs = sampling_parts(stacked, positive, negative)
     options = dict(layers="all", step_bins=0, budget_mb=64.0, words=True, instances=True)
@@ -147,5 +156,10 @@ def test_weights_and_missing_tracks(pack, scene):
     assert not torch.equal(heavy, sample(steer(pack, model, BIAS), positive, negative, z, steps=1))
     with pytest.raises(ValueError, match="'bus', but the tracks are named"):
         sample(steer(pack, model, {**BIAS, "weights": "bus: 3"}), positive, negative, z, steps=1)
+    fast = {**TIMED, "frame_rate": 100.0}
+    with pytest.raises(ValueError, match=r"'passes' holds @0.15s-, but the clip ends after 0.05 s"):
+        sample(steer(pack, model, fast), positive, negative, z, steps=1)
+    with pytest.raises(ValueError, match="no bound words to act on"):
+        sample(steer(pack, model, TIMED), negative, negative, z, steps=1)
     with pytest.raises(ValueError, match="connect|Connect"):
         sample(steer(pack, model, MASKED), negative, negative, z, steps=1)

@@ -7,16 +7,21 @@ To add one, write a file beside this one: a frozen dataclass of settings that de
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from ..attention.matching import Axis
 from ..attention.regions import LabelColumns, RegionLayout
+from ..grid import Grid
 from ..layers import Layers
 from .scene import CallScene, Spans
+
+if TYPE_CHECKING:
+    from ..tracks.tracks import MaskTracks
+    from ..words.binding import PromptBinding
 
 __all__ = ["Branches", "Edit", "EditsAttention", "Guidance", "Recording", "Where", "check_branches", "check_finite"]
 
@@ -85,21 +90,37 @@ class Guidance:
     def check_names(self, names: Iterable[str]) -> None:
         """Raises ValueError where it names instances that have no track."""
 
+    def check_words(self, bindings: Sequence[PromptBinding]) -> None:
+        """Raises ValueError where the bound words of a run lack what it needs; `bindings` are those of its prompts."""
+        if self.needs_words and not bindings:
+            raise ValueError("the prompt has no bound words to act on: bind them ('MATRIX Bind Prompt', `bind_prompt`)")
+
 
 class EditsAttention(Guidance, ABC):
-    """A way of steering that says what becomes of each attention call."""
+    """A way of steering that says what becomes of each attention call.
+
+    edits_video: whether it ever edits attention to the video; else sites without words are left alone.
+    """
+
+    edits_video: ClassVar[bool] = True
 
     layers: Layers
 
     def check_layers(self, known: Iterable[int]) -> None:
         self.layers.check(known)
 
+    def told(self, grid: Grid, binding: PromptBinding | None, tracks: MaskTracks | None) -> list[str]:
+        """Sentences for people about the words and tracks of a prompt on the whole clip's grid. Raises ValueError where
+        they do not fit it."""
+        return []
+
     @abstractmethod
     def edit(self, scene: CallScene | None, spans: Spans, strength: float, text: bool, video: bool) -> Edit | None:
         """The edit of one batch row, None where nothing changes.
 
         Args:
-            scene: what the row's tracks and words say of the call; None where it needs no tracks.
+            scene: what the row's tracks and words say of the call, words alone where it needs no tracks; None where it
+                needs neither.
             strength: of the step, as `at` gives it.
             text, video: whether attention to words, and to the video, is edited at this site.
         """

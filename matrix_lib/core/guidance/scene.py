@@ -8,7 +8,9 @@ E instances, n video tokens of a call, R signature regions of its video tokens, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +21,11 @@ from ..sites import AttentionCall
 from ..tracks.timing import time_notes
 from ..tracks.tracks import MaskTracks
 from ..words.binding import PromptBinding
+from ..words.phrases import Time
 
 __all__ = ["CallRegions", "CallScene", "GridScene", "Spans"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class CallScene:
 
     cover: (E, n) float32, covered share of each token. inside: (E, n) bool, the tokens that count as the instance's.
     known: (n,) bool. words: pairs of (E,) bool owners and the conditioning rows that they own.
+    clip, frames: the grid of the whole clip, and which of its token frames the call shows.
+    timed: the times of words, and the conditioning rows that hold in one of these alone.
     """
 
     names: tuple[str, ...]
@@ -51,10 +58,13 @@ class CallScene:
     inside: Tensor
     known: Tensor
     words: tuple[tuple[Tensor, tuple[int, ...]], ...]
+    clip: Grid | None = None
+    frames: tuple[int, ...] = ()
+    timed: tuple[tuple[tuple[Time, ...], tuple[int, ...]], ...] = ()
 
 
 class GridScene:
-    """Tracks and words of one prompt on a clip's token grid.
+    """Tracks and words of one prompt on a clip's token grid; tracks None: words alone, of which nobody asks where.
 
     An instance's tokens are those covered by half and more; in a frame where none is, the best covered ones, so that a
     single pixel is an instance, too. `notes` say what cannot be steered.
@@ -62,22 +72,34 @@ class GridScene:
     Raises ValueError for an instance that is bound but has no track, and for tracks that do not fit the clip.
     """
 
-    def __init__(self, grid: Grid, tracks: MaskTracks, binding: PromptBinding | None) -> None:
+    def __init__(self, grid: Grid, tracks: MaskTracks | None, binding: PromptBinding | None) -> None:
+        self.rows = binding.length if binding is not None else 0
+        self.words: list[tuple[Tensor, tuple[int, ...]]] = []
+        self.timed = _timed(binding) if binding is not None else []
+        self.grid = grid
+        self.names: tuple[str, ...] = ()
+        self.notes: list[str] = []
+        self.cover = torch.zeros(0, *grid.shape)
+        self.inside, self.known = self.cover.bool(), torch.ones(grid.frames, dtype=torch.bool)
+        if tracks is not None:
+            self._lay(tracks, binding)
+
+    def _lay(self, tracks: MaskTracks, binding: PromptBinding | None) -> None:
+        """Where tracks and whose words are."""
+        grid = self.grid
         if binding is not None:
             tracks = tracks.spelled(phrase.name for phrase in binding.instances)
         on_grid = tracks.to_grid(grid, "area")
-        self.grid, self.names = grid, on_grid.names
+        self.names = on_grid.names
         self.cover = on_grid.maps
         most = on_grid.maps.amax((2, 3), keepdim=True) if self.names else on_grid.maps
         self.inside = (on_grid.maps >= most.clamp(max=0.5)) & (on_grid.maps > 0)
         self.known = torch.tensor(on_grid.known)
         visible = self.inside.flatten(1).any(1)
-        self.rows = binding.length if binding is not None else 0
         self.notes = [
             *time_notes(tracks, grid),
             *(f"{name!r} shows in no token frame: it is not steered" for name in self._where(~visible)),
         ]
-        self.words: list[tuple[Tensor, tuple[int, ...]]] = []
         if binding is not None:
             binding.check_tracks(self.names)
             self.words = self._owned(binding, visible)
@@ -109,7 +131,7 @@ class GridScene:
 
         Raises ValueError where the binding was made for a longer conditioning than the call sees.
         """
-        if self.words and call.text_k is not None and self.rows > call.text_k[1]:
+        if (self.words or self.timed) and call.text_k is not None and self.rows > call.text_k[1]:
             raise ValueError(
                 f"the binding was made for a conditioning of {self.rows} rows, but {call.site.name} sees "
                 f"{call.text_k[1]}: bind the prompt with the CLIP that encoded it"
@@ -120,18 +142,31 @@ class GridScene:
                 f"{call.site.name} runs on a {call.grid.shape} token grid, but the clip's is {self.grid.shape}: "
                 "something else changed this model's sequence, and tracks cannot be laid over it"
             )
-        words = self._copied(call.text_k[1]) if call.text_k is not None else tuple(self.words)
+        length = call.text_k[1] if call.text_k is not None else self.rows
         known = self.known[frames].repeat_interleave(self.grid.frame_size)
         cover, inside = self.cover[:, frames].flatten(1), self.inside[:, frames].flatten(1)
-        return CallScene(self.names, cover, inside, known, words)
+        words, timed = self._copied(self.words, length), self._copied(self.timed, length)
+        return CallScene(self.names, cover, inside, known, words, self.grid, tuple(frames), timed)
 
-    def _copied(self, length: int) -> tuple[tuple[Tensor, tuple[int, ...]], ...]:
-        """The words in a conditioning of `length` rows: a shorter prompt is repeated to batch it with a longer one, and
-        a word is then all of its copies."""
+    def _copied(self, words: Sequence[tuple[T, tuple[int, ...]]], length: int) -> tuple[tuple[T, tuple[int, ...]], ...]:
+        """Words in a conditioning of `length` rows: a shorter prompt is repeated to batch it with a longer one, and a
+        word is then all of its copies."""
         if not self.rows or length <= self.rows or length % self.rows:
-            return tuple(self.words)
+            return tuple(words)
         starts = range(0, length, self.rows)
-        return tuple((who, tuple(start + row for start in starts for row in rows)) for who, rows in self.words)
+        return tuple((what, tuple(start + row for start in starts for row in rows)) for what, rows in words)
+
+
+def _timed(binding: PromptBinding) -> list[tuple[tuple[Time, ...], tuple[int, ...]]]:
+    """Conditioning rows by the times that phrases give them. A phrase without a time says nothing of it."""
+    times: dict[int, set[Time]] = {}
+    for phrase in binding.timed:
+        for row in phrase.rows:
+            times.setdefault(row, set()).add(phrase.time or (0.0, None))
+    groups: dict[frozenset[Time], list[int]] = {}
+    for row in sorted(times):
+        groups.setdefault(frozenset(times[row]), []).append(row)
+    return [(tuple(sorted(when, key=str)), tuple(rows)) for when, rows in groups.items()]
 
 
 class CallRegions:

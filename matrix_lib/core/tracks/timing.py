@@ -7,9 +7,14 @@ import math
 from ..grid import Grid
 from .packed import PackedTracks
 
-__all__ = ["time_notes"]
+__all__ = ["alike", "time_notes"]
 
 _ALIKE = 0.02  # rates that differ by less are one (23.976 and 24)
+
+
+def alike(one: float, other: float) -> bool:
+    """Whether two rates, in frames per second, are one."""
+    return math.isclose(one, other, rel_tol=_ALIKE)
 
 
 def time_notes(tracks: PackedTracks, grid: Grid) -> list[str]:
@@ -27,7 +32,7 @@ def time_notes(tracks: PackedTracks, grid: Grid) -> list[str]:
         f"the tracks have {tracks.frames} frames; the first {used} are used. For a later clip of a chain, say which "
         "frame it starts with (start_frame)"
     )
-    if grid.fps is None or math.isclose(tracks.fps, grid.fps, rel_tol=_ALIKE):
+    if grid.fps is None or alike(tracks.fps, grid.fps):
         return [note]
     return [
         f"{note}. They run at {tracks.fps:g} frames per second and this model at {grid.fps:g}: what it sees ends "

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from .binding import Phrase, PromptBinding
+from .phrases import time_text
 
 __all__ = ["put_behind"]
 
@@ -20,6 +21,7 @@ def put_behind(
 
     An instance, word or verb that several prompts bind under one name is one phrase with the rows of all; a verb only
     where it is said of the same instances. A name that means something else further behind is counted: "cup (2)".
+    What holds at different times in them is one phrase without a time, and a word for each time: "cup @0-1.5s".
 
     Args:
         tracked: names of the mask tracks there are; None: there are none. An instance that a prompt behind the first
@@ -73,6 +75,12 @@ def _same(one: Phrase, other: Phrase) -> bool:
 def _add(phrases: dict[str, Phrase], phrase: Phrase, number: int) -> None:
     """Puts a phrase of the prompt `number` to those before it."""
     here = phrases.get(phrase.name)
+    if here is not None and _same(here, phrase) and here.time != phrase.time:
+        for each in (here, phrase):
+            if each.time is not None:
+                name = f"{each.name} {time_text(each.time)}"
+                _add(phrases, replace(each, name=name, role="word", subject=None, object=None), number)
+        here, phrase = replace(here, time=None), replace(phrase, time=None)
     if here is None:
         phrases[phrase.name] = phrase
     elif _same(here, phrase):

@@ -14,7 +14,7 @@ from typing import get_args
 
 from ..json_text import parse_object
 from ..near import did_you_mean
-from .phrases import PhraseSpec, Role, Words, parse_phrases
+from .phrases import PhraseSpec, Role, Time, Words, is_time, parse_phrases, time_text
 from .prompt import Span, VisibleText, find_words, nearest_words, parse_prompt
 
 __all__ = ["Phrase", "PromptBinding", "Token", "bind", "check_tokens", "locate"]
@@ -40,7 +40,8 @@ class Phrase:
     """A phrase of the prompt: an instance (role subject, object, instance), a verb, or a word to watch.
 
     `spans` are its [start, end) runs in the prompt as typed, `start` and `end` their hull, `rows` its conditioning
-    rows, ascending. A verb names its `subject` and `object` instances.
+    rows, ascending. A verb names its `subject` and `object` instances. `time` is when its words hold, None where
+    nothing is said of that.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Phrase:
     object: str | None = None
     spans: tuple[Span, ...] = ()
     line: int | None = None
+    time: Time | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class PromptBinding:
     def verbs(self) -> tuple[Phrase, ...]:
         return tuple(phrase for phrase in self.phrases if phrase.role == "verb")
 
+    @property
+    def timed(self) -> tuple[Phrase, ...]:
+        """Those whose words hold at a time."""
+        return tuple(phrase for phrase in self.phrases if phrase.time is not None)
+
     def phrase(self, name: str) -> Phrase:
         """The phrase called `name`; ValueError listing the names where there is none."""
         for phrase in self.phrases:
@@ -105,7 +112,11 @@ class PromptBinding:
             )
 
     def to_json(self) -> str:
-        return json.dumps({"version": 1, **asdict(self)}, ensure_ascii=False)
+        data = asdict(self)
+        for phrase in data["phrases"]:
+            if phrase["time"] is None:
+                del phrase["time"]  # readers from before there were times take what says nothing of them
+        return json.dumps({"version": 1, **data}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> PromptBinding:
@@ -127,7 +138,10 @@ class PromptBinding:
 
 def _phrase_from(data: dict) -> Phrase:
     spans = tuple((int(start), int(end)) for start, end in data["spans"])
-    return Phrase(**{**data, "spans": spans, "rows": tuple(map(int, data["rows"]))})
+    time = data.get("time")
+    return Phrase(
+        **{**data, "spans": spans, "rows": tuple(map(int, data["rows"])), "time": None if time is None else tuple(time)}
+    )
 
 
 def _check_types(data: dict) -> None:
@@ -141,6 +155,8 @@ def _check_types(data: dict) -> None:
         numbers += [phrase.start, phrase.end, *phrase.rows]
         if phrase.role not in get_args(Role):
             raise ValueError(f"a phrase has the role {phrase.role!r}")
+        if phrase.time is not None and not is_time(phrase.time):
+            raise ValueError(f"phrase {phrase.name!r} has the time {phrase.time!r}")
         if any(not 0 <= row < data["length"] for row in phrase.rows):
             raise ValueError(
                 f"phrase {phrase.name!r} has rows outside of the {data['length']} rows of the conditioning"
@@ -240,11 +256,6 @@ def locate(
     found: list[Phrase] = []
     notes: list[str] = []
     for spec in parse_phrases(phrases):
-        if spec.time is not None:
-            raise ValueError(
-                f"{spec.where()} has a time, @{spec.time[0]:g}-{spec.time[1]:g}s: this is kept for words in time, "
-                "which nothing here can steer yet. Take it away, and the words hold for the whole clip"
-            )
         chosen = [_choose(visible.text, words, spec) for words in spec.words]
         spans = _join(span for runs, _ in chosen for run in runs for span in _as_typed(visible, run))
         twin = next((p for p in found if p.spans == spans and spec.role != "verb" and p.role != "verb"), None)
@@ -255,11 +266,12 @@ def locate(
             )
         notes += [note for _, note in chosen if note]
         text = " | ".join(" ... ".join(words.pieces) for words in spec.words)
+        of_verb = spec.subject, spec.object
         found.append(
-            Phrase(
-                spec.name, text, spec.role, spans[0][0], spans[-1][1], (), spec.subject, spec.object, spans, spec.line
-            )
+            Phrase(spec.name, text, spec.role, spans[0][0], spans[-1][1], (), *of_verb, spans, spec.line, spec.time)
         )
+    if timed := [f"{phrase.name} {time_text(phrase.time)}" for phrase in found if phrase.time is not None]:
+        notes.append(f"in time: {', '.join(timed)}. Times act under MATRIX Steer Attention, mode 'timed words'")
     return tuple(found), tuple(notes)
 
 

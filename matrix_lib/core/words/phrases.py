@@ -11,21 +11,24 @@ The text form has one statement a line; blank lines and lines that begin with `#
 
 `#2` takes the second occurrence, `#all` every one. A phrase in double quotes may contain the signs above.
 
-    cyclist: a man on a bicycle [subject] @0-1.5s     when: seconds of the clip, at the end of any statement
+    waves = verb(cyclist) @0-1.5s                 when: seconds of the clip, at the end of any statement
+    rides off = verb(cyclist) @2s-                from then on; @-2s: until then
 
-Words in time are kept for a way of steering that is still to come: they are read here, and refused where words are
-bound. `web/js/editor/phrases.js` reads the same text in the page.
+Times act under `TimedWords`. `web/js/editor/phrases.js` reads the same text in the page.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["PhraseSpec", "Role", "Words", "parse_phrases", "verb"]
+__all__ = ["PhraseSpec", "Role", "Time", "Words", "is_time", "parse_phrases", "time_text", "verb"]
 
+Time = tuple[float, float | None]
+"""When words hold, in seconds of the clip: from, and until; None: to its end."""
 Role = Literal["subject", "object", "instance", "verb", "word"]
 # Far beyond what attends to anything: a text pasted by mistake is told at once and not after minutes.
 _LONGEST, _LONGEST_LINE, _MOST = 100_000, 2_000, 256
@@ -35,7 +38,7 @@ _VERB = re.compile(r"verb\s*\((.*)\)\s*$", re.IGNORECASE)
 _ROLE = re.compile(r"\[\s*(\w*)\s*\]\s*$")
 _NTH = re.compile(r"#\s*([0-9]{1,6}|all)\s*$", re.IGNORECASE)
 _SECONDS = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)"
-_TIME = re.compile(rf"(?:^|\s)@\s*{_SECONDS}\s*-\s*{_SECONDS}\s*s\s*$")
+_TIME = re.compile(rf"(?:^|\s)@\s*(?:{_SECONDS}\s*s?\s*-\s*{_SECONDS}\s*s|{_SECONDS}\s*s\s*-|-\s*{_SECONDS}\s*s)\s*$")
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Words:
 @dataclass(frozen=True)
 class PhraseSpec:
     """One statement: `name` is the instance, the verb or the word; verbs name their `subject` and `object` instances.
-    `line` is the line of the text form that it came from, or None; `time` is when it holds, in seconds of the clip, or
-    None for all of it."""
+    `line` is the line of the text form that it came from, or None; `time` is when its words hold, None where nothing is
+    said of that."""
 
     name: str
     words: tuple[Words, ...]
@@ -78,7 +81,7 @@ class PhraseSpec:
     subject: str | None = None
     object: str | None = None
     line: int | None = None
-    time: tuple[float, float] | None = None
+    time: Time | None = None
 
     @classmethod
     def instance(cls, name: str, *phrases: str, role: Role = "instance") -> PhraseSpec:
@@ -93,6 +96,22 @@ def verb(phrase: str, subject: str, object: str | None = None, name: str | None 
     """`verb("picks ... up", "robot", "cup")`: the words of a verb and the instances that it joins."""
     words = Words.parse(phrase)
     return PhraseSpec(name or " ... ".join(words.pieces), (words,), "verb", subject, object)
+
+
+def is_time(value: tuple[object, ...]) -> bool:
+    """Whether it says from when until when, as `Time` does."""
+    if len(value) != 2:
+        return False
+    start, end = value[0], math.inf if value[1] is None else value[1]
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in (start, end)):
+        return False
+    return bool(0 <= start < end)  # type: ignore[operator]
+
+
+def time_text(time: Time) -> str:
+    """As a person writes it: `@0-1.5s`, `@2s-`."""
+    start, end = time
+    return f"@{start:.10g}s-" if end is None else f"@{start:.10g}-{end:.10g}s"
 
 
 def _split(text: str, sign: str) -> list[str]:
@@ -137,10 +156,11 @@ def _parse_line(text: str) -> PhraseSpec:
     mark = _TIME.search(text)
     if mark is None:
         return _parse_statement(text)
-    start, end = float(mark[1]), float(mark[2])
-    if end <= start:
+    start, end = float(mark[1] or mark[3] or 0), mark[2] or mark[4]
+    time = start, None if end is None else float(end)
+    if time[1] is not None and time[1] <= start:
         raise ValueError(f"a time is @START-ENDs in seconds, the end behind the start; got {mark[0].strip()}")
-    return replace(_parse_statement(text[: mark.start()].strip()), time=(start, end))
+    return replace(_parse_statement(text[: mark.start()].strip()), time=time)
 
 
 def _parse_statement(text: str) -> PhraseSpec:
@@ -175,6 +195,10 @@ def _check(specs: list[PhraseSpec]) -> None:
         seen[spec.name] = spec
     instances = [spec.name for spec in specs if spec.role in _INSTANCE_ROLES]
     for spec in specs:
+        if spec.time is not None and not is_time(spec.time):
+            raise ValueError(
+                f"{spec.where()}: a time is (from, until) in seconds, until above from or None; got {spec.time}"
+            )
         for end in (spec.subject, spec.object):
             if spec.role == "verb" and end is not None and end not in instances:
                 known = ", ".join(map(repr, instances)) or "none yet"

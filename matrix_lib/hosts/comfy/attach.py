@@ -12,6 +12,7 @@ a `Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -194,10 +195,11 @@ def _start(
     _, t, h, w = clip.shape
     prompts = prompts_of(guider.conds, lambda cond: family(spec.name).text_rows(network, cond))
     front_frames = family(spec.name).frames_in_front(patcher.model, _conds(guider), (t, h, w))
+    grid = grid_of(patcher, (t - prefix_frames - front_frames - clip.behind, h, w), prefix_frames)
     info = RunInfo(
         spec=spec,
         sites=tuple(site for _, site in modules),
-        grid=grid_of(patcher, (t - prefix_frames - front_frames - clip.behind, h, w), prefix_frames),
+        grid=replace(grid, fps=family(spec.name).frame_rate(_conds(guider)) or grid.fps),
         sigmas=tuple(float(s) for s in sigmas[:-1]),
         samples=int(noise.shape[0]),
         prompts=max(1, len(prompts)),

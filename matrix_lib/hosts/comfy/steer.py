@@ -111,6 +111,7 @@ def _run(
 ) -> SteeredRun:
     """What is known of a run that starts. Raises ValueError where it lacks what the guidance needs."""
     found = _tracks(guidance, info, tracks)
+    guidance.check_words([binding for binding, _ in info.given if binding is not None])
     references: list[Tensor] = []
     if samples is not None:
         if samples.shape[1] != info.channels:

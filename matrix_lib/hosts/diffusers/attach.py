@@ -285,7 +285,7 @@ def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: di
     t, h, w = LaidOut.of(spec, module, args, kwargs).latents(x).shape[2:]
     config: Any = module.config
     patch, stride = patch_of(config), spec.spatial_stride
-    rate = spec.rate(patch, stride)
+    rate = family(spec.name).rate(given) or spec.rate(patch, stride)
     grid = Grid.from_latent((t - prefix_frames, h, w), patch, spec.temporal_stride, stride, prefix_frames, rate)
     time = float(torch.as_tensor(given["timestep"]).max())  # frames that are given have a timestep of their own, 0
     found = family(spec.name)

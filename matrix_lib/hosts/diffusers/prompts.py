@@ -226,7 +226,7 @@ def prompt_tokens(
             "template={'system': '...', 'crop_start': 108} (Qwen2.5-VL)"
         )
     if kind == "qwen25":
-        rows = max_sequence_length or getattr(pipeline, "tokenizer_max_length", spec.text_tokens)
+        rows = int(max_sequence_length or getattr(pipeline, "tokenizer_max_length", spec.text_tokens))
         said = template or {
             "system": pipeline.system_message,
             "crop_start": pipeline.prompt_template_encode_start_idx,

@@ -120,9 +120,10 @@ def _check(every: Sequence[Guidance], batches: Batches, sites: Sequence[Attentio
         if each.needs_tracks and not tracked:
             raise ValueError(f"{name} steers by mask tracks: pass `tracks`")
         if each.needs_words and all(binding is None for binding in batches.bindings):
-            raise ValueError(f"{name} grounds words and follows instances by name: pass `binding`")
+            raise ValueError(f"{name} acts on words of the prompt: pass `binding`")
         if each.needs_reference and reference is None:
             raise ValueError(f"{name} holds to a clip: pass its latent as `reference` (`latents.encode_clip`)")
+        each.check_words([binding for binding in batches.bindings if binding is not None])
         each.check_layers(site.layer for site in sites)
         each.check_names(dict.fromkeys(name for t in tracked for name in t.names))
 

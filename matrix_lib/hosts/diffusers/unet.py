@@ -96,13 +96,13 @@ _steered: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 class LevelGuidance(AttentionGuidance):
     """One guidance on every resolution of a U-Net. `grid` is that of the call that is asked about."""
 
-    levels: dict[tuple[int, int, tuple[int, int, int]], tuple[_LevelScene, MaskTracks, PromptBinding | None]]
+    levels: dict[tuple[int, int, tuple[int, int, int]], tuple[_LevelScene, MaskTracks | None, PromptBinding | None]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.levels = {}
 
-    def _scene(self, tracks: MaskTracks, binding: PromptBinding | None) -> GridScene:
+    def _scene(self, tracks: MaskTracks | None, binding: PromptBinding | None) -> GridScene:
         assert self.grid is not None
         key = id(tracks), id(binding), self.grid.shape
         if key not in self.levels:

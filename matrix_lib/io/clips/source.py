@@ -18,7 +18,7 @@ from torch import Tensor
 from ...core.tracks.palette import Colour, distinct_colours
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import Phrase, locate
-from ...core.words.phrases import PhraseSpec
+from ...core.words.phrases import PhraseSpec, time_text
 from ..tracks import load_tracks
 from ..video import frame_times, read_video
 from .choice import VIDEOS, listed
@@ -187,8 +187,14 @@ def _as_asked(tracks: MaskTracks, masks_are: MasksAre) -> MaskTracks:
 
 
 def located(prompt: str, phrases: Sequence[PhraseSpec]) -> tuple[Phrase, ...]:
-    """Where the words of phrases stand in a prompt. Raises ValueError as `locate`, with the prompt."""
+    """Where the words of phrases stand in a prompt. Raises ValueError as `locate`, with the prompt, and for words in
+    time: those of a clip that is there hold for all of it."""
     try:
+        for spec in phrases:
+            if spec.time is not None:
+                raise ValueError(
+                    f"{spec.where()} has a time, {time_text(spec.time)}, which nothing reads here: take it away"
+                )
         return locate(prompt, phrases)[0]
     except ValueError as error:
         raise ValueError(f"{error} (the prompt is {shorten(prompt, 160)!r})") from None

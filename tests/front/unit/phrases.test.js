@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { distinctColours, readable } from '../../../web/js/colours.js'
 import { asGrid } from '../../../web/js/editor/graph.js'
-import { namesIn } from '../../../web/js/editor/phrases.js'
+import { namesIn, timesIn } from '../../../web/js/editor/phrases.js'
 import { asSheet, fileOf } from '../../../web/js/editor/picture.js'
 
 test('names are found as far as lines can be read', () => {
@@ -12,6 +12,11 @@ test('names are found as far as lines can be read', () => {
     { name: 'dog', role: 'object', time: null }
   ])
   assert.deepEqual(namesIn(''), [])
+  const timed = 'cat: a cat @0-1s\nbites = verb(cat) @1s-\nsnow @-0.5s\nrain\nwind @'
+  assert.deepEqual(timesIn(timed), [
+    { name: 'bites', time: [1, null] },
+    { name: 'snow', time: [0, 0.5] }
+  ])
 })
 
 test('what a workflow of a stranger holds is taken by its kind or left', () => {

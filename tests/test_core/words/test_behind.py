@@ -1,5 +1,7 @@
 """Prompts whose rows stand one behind the other."""
 
+from dataclasses import replace
+
 from matrix_lib.core.words.behind import put_behind
 from matrix_lib.core.words.binding import CUT, Phrase, PromptBinding, Token
 
@@ -53,6 +55,21 @@ def test_one_name_is_one_phrase_where_it_means_the_same():
     thrice = put_behind(FIRST, [SECOND, FIRST])
     assert thrice.length == 28
     assert thrice.phrase("cup").rows == (0, 1, 10, 11, 18, 19)
+
+
+def test_times_stay_with_their_rows():
+    def at(time):
+        return replace(FIRST, phrases=(replace(FIRST.phrases[0], time=time), *FIRST.phrases[1:]))
+
+    same = put_behind(at((0.0, 1.0)), [at((0.0, 1.0))])
+    assert (same.phrase("cup").rows, same.phrase("cup").time) == ((0, 1, 10, 11), (0.0, 1.0))
+    both = put_behind(at((0.0, 1.0)), [at(None), at((1.0, None)), at((0.0, 1.0))])
+    assert (both.phrase("cup").role, both.phrase("cup").time) == ("subject", None)
+    assert both.phrase("cup").rows == (0, 1, 10, 11, 20, 21, 30, 31)
+    assert {phrase.name: (phrase.rows, phrase.time) for phrase in both.timed} == {
+        "cup @0-1s": ((0, 1, 30, 31), (0.0, 1.0)),
+        "cup @1s-": ((20, 21), (1.0, None)),
+    }
 
 
 def test_what_has_no_track_is_a_word():

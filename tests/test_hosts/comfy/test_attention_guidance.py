@@ -4,7 +4,7 @@ import pytest
 import torch
 from support_attention import Explicit, make_tracks
 from support_native import FAMILIES, conditioning, latent, sample
-from support_steering import ROUNDS, bound, inputs, lib, models, pixels, size_of, windowed
+from support_steering import ROUNDS, bound, inputs, lib, models, pixels, recording, size_of, windowed
 from support_tracks import awkward
 
 __all__ = ["lib", "models"]  # fixtures
@@ -21,6 +21,7 @@ def modes(lib):
         "partition, global": lib.Partition(1, match="global", branches="cond"),
         "perturbation": lib.Perturbation("both", 1.5),
         "perturbation, bound": lib.Perturbation("words", 1.5, bound=True),
+        "timed words": lib.TimedWords(up=1.0),
     }
 
 
@@ -42,7 +43,7 @@ def plain_sample(models, family, given, **options):
 
 
 # every mode under several samplers, at CFG 1 and 6
-ROUND = [(*pair, i % 6, (1.0, 6.0)[i // 6 % 2]) for i, pair in enumerate(ROUNDS)]
+ROUND = [(*pair, i % 7, (1.0, 6.0)[i // 7 % 2]) for i, pair in enumerate(ROUNDS)]
 
 
 @pytest.mark.parametrize(("family", "sampler", "mode", "cfg"), ROUND)
@@ -94,6 +95,7 @@ def test_every_edited_call_equals_the_dense_reference(lib, models, family, monke
         lib.RegionBias(soft=True, branches="both"),
         lib.Partition(match=None),
         lib.Perturbation("both"),
+        lib.TimedWords(),
     ):
         model = lib.steer(model, guide)  # they stack: biases add
         sample(model, *given, steps=1)
@@ -115,6 +117,8 @@ def test_what_changes_nothing_is_bit_identical(lib, models, family):
         lib.Partition(schedule=off),
         lib.Perturbation(scale=0.0),
         lib.Perturbation(schedule=off),
+        lib.TimedWords(down=0.0),
+        lib.TimedWords(schedule=off),
     ):
         assert torch.equal(sample(lib.steer(models(family), guide), *given), plain), guide
 
@@ -139,15 +143,6 @@ def test_schedules_and_frozen_steps_pick_steps(lib, models):
         assert {step for step, *_ in seen} == {2, 3}
     finally:
         lib.host.EditRunner.run = run
-
-
-def recording(lib, model, runs):
-    def start(info):
-        streams = info.samples * info.prompts
-        runs.append(lib.Recorder(lib.RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas, streams))
-        return lib.Session([runs[-1]])
-
-    return lib.attach(model, start)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,6 +9,7 @@ from matrix_lib.core.guidance.partition import Partition
 from matrix_lib.core.guidance.perturbation import Perturbation
 from matrix_lib.core.guidance.region_bias import RegionBias
 from matrix_lib.core.guidance.schedule import Schedule
+from matrix_lib.core.guidance.timed_words import TimedWords
 from matrix_lib.core.layers import Layers
 from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
@@ -21,7 +22,7 @@ def scene(family):
     model, args, grid, length = build(family)
     height, width = (n * p for n, p in zip(grid.shape[1:], grid.token_pixels))
     tracks = make_tracks(tracks_module, grid.pixel_frames, height, width)
-    return model, args, make_binding(binding_module, length), tracks
+    return model, args, make_binding(binding_module, length, verb_time=(0.15, None)), tracks
 
 
 MODES = [
@@ -29,6 +30,7 @@ MODES = [
     RegionBias(soft=True, branches="both"),
     Partition(1),
     Perturbation("both"),
+    TimedWords(up=1.0),
 ]
 
 
@@ -96,6 +98,7 @@ def test_nothing_to_do_is_bit_identical_and_an_interrupt_leaves_nothing():
     plain = forward(model, args)
     off = Schedule(((0.0, 0.0),))
     idle = [RegionBias(0, 0, 0, 0), RegionBias(schedule=off), Partition(0), Perturbation(scale=0)]
+    idle += [TimedWords(down=0), TimedWords(schedule=off)]
     with steer(model, idle, words, tracks), steer(model, RegionBias(layers=Layers((), ())), words, tracks):
         assert torch.equal(forward(model, args), plain)
 
@@ -144,6 +147,12 @@ def test_what_cannot_be_steered_is_said():
         with steer(model, Partition(layers=Layers.only([9])), words, tracks):
             pass
     with pytest.raises(ValueError, match="2 bindings, 1 tracks"), steer(model, Partition(), [words] * 2, [tracks]):
+        pass
+    with pytest.raises(ValueError, match="TimedWords acts on words of the prompt: pass `binding`"):
+        with steer(model, TimedWords()):
+            pass
+    untimed = make_binding(binding_module, words.length)
+    with pytest.raises(ValueError, match="no phrase of the prompt has a time"), steer(model, TimedWords(), untimed):
         pass
     with steer(model, Perturbation()), pytest.raises(ValueError, match="in one `steer`"):
         with steer(model, Perturbation()):

@@ -14,7 +14,8 @@ import { nameKey } from './text.js'
 /** @typedef {import('./scene.js').Clip} Clip */
 /** @typedef {import('./scene.js').Track} Track */
 /** @typedef {import('./values.js').Corners} Corners */
-/** A name that is bound downstream. @typedef {{name: string, role: string, time: [number, number] | null}} Bound */
+/** @typedef {import('./phrases.js').Time} Time */
+/** A name that is bound downstream. @typedef {{name: string, role: string, time: Time | null}} Bound */
 
 /**
  * What an editor edits.
@@ -23,6 +24,7 @@ import { nameKey } from './text.js'
  * @property {(text: string) => void} write
  * @property {() => Clip} clip
  * @property {() => Bound[]} names
+ * @property {() => {name: string, time: Time}[]} [times] verbs and words that hold at a time
  * @property {() => boolean} connected whether something else is taken in place of the text
  * @property {string} [instead] what is said of that
  */
@@ -63,6 +65,7 @@ export class Editor {
     this.draft = null
     this.clip = host.clip()
     this.bound = host.names()
+    this.timed = host.times?.() ?? []
     this.scene = sceneOf(this.doc, this.clip)
     this.read()
     this.selected = this.scene.tracks[0]?.name ?? null
@@ -71,11 +74,12 @@ export class Editor {
   /** Takes over what the host has now: its text, clip and names. */
   refresh() {
     const text = this.host.read()
-    const [clip, bound] = [this.host.clip(), this.host.names()]
-    const news = text !== this.history.now || !same(clip, this.clip) || !same(bound, this.bound)
-    if (!news) return
+    const [clip, bound, timed] = [this.host.clip(), this.host.names(), this.host.times?.() ?? []]
+    const told = same(clip, this.clip) && same(bound, this.bound) && same(timed, this.timed)
+    if (told && text === this.history.now) return
     this.clip = clip
     this.bound = bound
+    this.timed = timed
     this.frame = clamp(this.frame, 0, clip.frames - 1)
     if (text !== this.history.now) this.draft = null
     // What a workflow brings is no edit: there is nothing before it.
@@ -100,6 +104,11 @@ export class Editor {
   show() {
     this.scene = sceneOf(this.draft ?? this.doc, this.clip)
     if (this.selected !== null && !this.track(this.selected)) this.selected = null
+  }
+
+  /** Rows of the timeline. */
+  get rows() {
+    return this.scene.tracks.length + this.timed.length
   }
 
   get locked() {

@@ -2,7 +2,7 @@
 
 import { FOLDED, Fold } from './fold.js'
 import { BOXES, MASKS, PROMPTS } from './grammar.js'
-import { asGrid, boundNames, feeding, gridOf, widgetOf } from './graph.js'
+import { asGrid, boundNames, feeding, gridOf, timedWords, widgetOf } from './graph.js'
 import { Panel } from './panel.js'
 import { asSheet, Pictures, SHEET } from './picture.js'
 import { pinsOf } from './pins.js'
@@ -107,6 +107,7 @@ function attach(app, node, edited, served) {
         }
       },
       names: () => boundNames(node),
+      times: () => timedWords(node),
       connected: () => edited.instead !== undefined && feeding(node, edited.instead[0]) !== null,
       instead: edited.instead?.[1]
     },

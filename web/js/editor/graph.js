@@ -1,5 +1,5 @@
 /** What the graph around a node says: who feeds it, which names are bound behind it, which tokens a model makes. */
-import { namesIn } from './phrases.js'
+import { namesIn, timesIn } from './phrases.js'
 
 /** @typedef {import('../../../tests/front/host').HostNode} HostNode */
 /** @typedef {import('./editor.js').Bound} Bound */
@@ -88,11 +88,27 @@ export function involved(node) {
  * @returns {Bound[]}
  */
 export function boundNames(node) {
-  const binding = involved(node).filter(({ comfyClass }) => comfyClass === BIND)
   const seen = new Set()
-  return binding
-    .flatMap((one) => namesIn(String(widgetOf(one, 'phrases')?.value ?? '')))
+  return phrasesOf(node)
+    .flatMap(namesIn)
     .filter(({ name }) => !seen.has(name) && seen.add(name))
+}
+
+/**
+ * Verbs and words that phrases give a time for what comes of this node.
+ * @param {HostNode} node
+ */
+export function timedWords(node) {
+  return phrasesOf(node).flatMap(timesIn)
+}
+
+/**
+ * What is bound for what comes of this node, a text for each prompt.
+ * @param {HostNode} node
+ */
+function phrasesOf(node) {
+  const binding = involved(node).filter(({ comfyClass }) => comfyClass === BIND)
+  return binding.map((one) => String(widgetOf(one, 'phrases')?.value ?? ''))
 }
 
 /**

@@ -71,9 +71,9 @@ export class Panel {
    * @param {number} width
    */
   heightFor(width) {
-    const { clip, scene } = this.editor
+    const { clip, rows } = this.editor
     const picture = Math.min(165, Math.max(130, (width * clip.height) / clip.width))
-    return BAR + picture + RULER + Math.min(Math.max(scene.tracks.length, LEAST_ROWS), MOST_ROWS) * ROW + STATE + 14
+    return BAR + picture + RULER + Math.min(Math.max(rows, LEAST_ROWS), MOST_ROWS) * ROW + STATE + 14
   }
 
   /** Looks again at what is outside of the editor. */
@@ -290,7 +290,7 @@ export class Panel {
     this.sight.seek(editor.frame / editor.clip.fps)
     this.stand()
     const times = /** @type {HTMLElement} */ (this.times)
-    const height = `${RULER + Math.max(editor.scene.tracks.length, LEAST_ROWS) * ROW + 2}px`
+    const height = `${RULER + Math.max(editor.rows, LEAST_ROWS) * ROW + 2}px`
     if (this.timeline.element.style.height !== height) this.timeline.element.style.height = height
     if (times.style.minHeight === '') times.style.minHeight = `${RULER + ROW}px`
     this.stage.paint()

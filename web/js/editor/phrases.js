@@ -10,14 +10,16 @@ const VERB = new RegExp(`^verb[${BLANK}]*\\(([^\\n]*)\\)[${BLANK}]*$`, 'i')
 const ROLE = new RegExp(`\\[[${BLANK}]*([\\p{L}\\p{N}_]*)[${BLANK}]*\\][${BLANK}]*$`, 'u')
 const NTH = new RegExp(`#[${BLANK}]*([0-9]{1,6}|all)[${BLANK}]*$`, 'i')
 const SECONDS = '([0-9]{1,6}(?:\\.[0-9]{1,6})?)'
+const B = `[${BLANK}]*`
 const TIME = new RegExp(
-  `(?:^|[${BLANK}])@[${BLANK}]*${SECONDS}[${BLANK}]*-[${BLANK}]*${SECONDS}[${BLANK}]*s[${BLANK}]*$`
+  `(?:^|[${BLANK}])@${B}(?:${SECONDS}${B}s?${B}-${B}${SECONDS}${B}s|${SECONDS}${B}s${B}-|-${B}${SECONDS}${B}s)${B}$`
 )
 const BLANKS = new RegExp(`[${BLANK}]+`)
 const LONGEST = 100_000
 const LONGEST_LINE = 2_000
 const MOST = 256
 
+/** Seconds of the clip: from, and until; null: to its end. @typedef {[number, number | null]} Time */
 /** occurrence: from 1; 0 is every one, null the first. @typedef {{pieces: string[], occurrence: number | null}} Words */
 /**
  * One statement.
@@ -27,7 +29,7 @@ const MOST = 256
  * @property {string} role subject, object, instance, verb or word
  * @property {string | null} subject
  * @property {string | null} object
- * @property {[number, number] | null} time seconds of the clip
+ * @property {Time | null} time when its words hold
  * @property {number} line
  */
 
@@ -48,20 +50,36 @@ export function parsePhrases(text) {
 /**
  * Names of instances, with when their words hold, as far as the lines can be read: somebody may be writing them.
  * @param {string} text
- * @returns {{name: string, role: string, time: [number, number] | null}[]}
+ * @returns {{name: string, role: string, time: Time | null}[]}
  */
 export function namesIn(text) {
-  const found = statements(text).flatMap(({ line, text }) => {
+  const seen = new Set()
+  return withRoles(readable(text))
+    .filter(({ name, role }) => INSTANCES.includes(role) && !seen.has(name) && seen.add(name))
+    .map(({ name, role, time }) => ({ name, role, time }))
+}
+
+/**
+ * Verbs and words that hold at a time, as far as the lines can be read.
+ * @param {string} text
+ * @returns {{name: string, time: Time}[]}
+ */
+export function timesIn(text) {
+  return readable(text).flatMap(({ name, role, time }) => (time && !INSTANCES.includes(role) ? [{ name, time }] : []))
+}
+
+/**
+ * Lines that can be read.
+ * @param {string} text
+ */
+function readable(text) {
+  return statements(text).flatMap(({ line, text }) => {
     try {
       return [phraseAt(text, line)]
     } catch {
       return []
     }
   })
-  const seen = new Set()
-  return withRoles(found)
-    .filter(({ name, role }) => INSTANCES.includes(role) && !seen.has(name) && seen.add(name))
-    .map(({ name, role, time }) => ({ name, role, time }))
 }
 
 /** @param {string} text */
@@ -94,8 +112,11 @@ function phraseAt(text, line) {
 function timed(text) {
   const mark = TIME.exec(text)
   if (!mark) return statement(text)
-  const [start, end] = [Number(mark[1]), Number(mark[2])]
-  if (end <= start) throw new Error(`a time is @START-ENDs in seconds, the end behind the start; got ${strip(mark[0])}`)
+  const until = mark[2] ?? mark[4]
+  const [start, end] = [Number(mark[1] ?? mark[3] ?? 0), until === undefined ? null : Number(until)]
+  if (end !== null && end <= start) {
+    throw new Error(`a time is @START-ENDs in seconds, the end behind the start; got ${strip(mark[0])}`)
+  }
   return { ...statement(strip(text.slice(0, mark.index))), time: [start, end] }
 }
 

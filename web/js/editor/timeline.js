@@ -1,4 +1,7 @@
-/** When each instance is where: a row for each, diamonds for its keys, and the frame that is looked at. */
+/**
+ * When each instance is where: a row for each, diamonds for its keys, and the frame that is looked at. Below them a row for
+ * each verb and word that holds at a time.
+ */
 import { INK } from '../colours.js'
 import { onPointer } from '../pointer.js'
 import { Surface } from '../surface.js'
@@ -130,6 +133,9 @@ export class Timeline {
     editor.scene.tracks.forEach((track, i) => {
       this.drawRow(context, track, RULER + i * ROW)
     })
+    editor.timed.forEach(({ name, time }, i) => {
+      this.drawWords(context, name, time, RULER + (editor.scene.tracks.length + i) * ROW)
+    })
     const x = this.x(editor.frame)
     context.fillStyle = INK.accent
     context.fillRect(x - 0.75, 3, 1.5, height - 3)
@@ -207,12 +213,40 @@ export class Timeline {
    * @param {number} top
    */
   drawTime(context, track, top) {
-    const { bound, clip } = this.editor
-    const time = bound.find(({ name }) => nameKey(name) === nameKey(track.name))?.time
-    if (!time) return
-    const [x0, x1] = time.map((seconds) => this.x(Math.min(seconds * clip.fps, clip.frames - 1)))
-    context.fillStyle = 'rgb(255 255 255 / 0.13)'
-    context.fillRect(x0, top + 2, x1 - x0, ROW - 4)
+    const time = this.editor.bound.find(({ name }) => nameKey(name) === nameKey(track.name))?.time
+    if (time) this.drawSpan(context, time, top, 'rgb(255 255 255 / 0.13)')
+  }
+
+  /**
+   * A verb or a word, and when it holds.
+   * @param {Ctx} context
+   * @param {string} name
+   * @param {import('./phrases.js').Time} time
+   * @param {number} top
+   */
+  drawWords(context, name, time, top) {
+    context.save()
+    context.beginPath()
+    context.rect(0, top, this.left - 10, ROW)
+    context.clip()
+    context.font = FONT
+    context.fillStyle = INK.faint
+    context.fillText(name, 21, top + ROW / 2 + 3.5)
+    context.restore()
+    this.drawSpan(context, time, top, 'rgb(255 255 255 / 0.22)')
+  }
+
+  /**
+   * @param {Ctx} context
+   * @param {import('./phrases.js').Time} time
+   * @param {number} top
+   * @param {string} ink
+   */
+  drawSpan(context, [start, end], top, ink) {
+    const { fps, frames } = this.editor.clip
+    const x = (/** @type {number} */ seconds) => this.x(Math.min(seconds * fps, frames - 1))
+    context.fillStyle = ink
+    context.fillRect(x(start), top + 2, x(end ?? Number.POSITIVE_INFINITY) - x(start), ROW - 4)
   }
 
   /**

@@ -162,6 +162,10 @@ class Family:
         """
         return 0
 
+    def frame_rate(self, given: Iterable[Mapping[str, Any]]) -> float | None:
+        """Frames per second that conditionings ask the model for; None where they say nothing, or not the same."""
+        return None
+
     def left_out(self, given: Mapping[str, Any]) -> int:
         """How many tokens of frames behind the clip the network drops before its first block.
 

@@ -61,6 +61,11 @@ class LTX(Family):
             )
         return int(tokens // (height * width))
 
+    def frame_rate(self, given: Iterable[Mapping[str, Any]]) -> float | None:
+        """LTXVConditioning's."""
+        rates = {float(one["frame_rate"]) for one in given if one.get("frame_rate") is not None}
+        return rates.pop() if len(rates) == 1 else None
+
     def left_out(self, given: Mapping[str, Any]) -> int:
         """Tokens of a guide's latent that its `denoise_mask` marks as gaps."""
         guides, mask = given.get("keyframe_idxs"), given.get("denoise_mask")

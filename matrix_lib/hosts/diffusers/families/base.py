@@ -86,6 +86,10 @@ class Family:
         """
         raise ValueError(f"{self.spec.title} takes latents with their axes, not as tokens")
 
+    def rate(self, given: Mapping[str, Any]) -> float | None:
+        """Frames per second that the transformer is told, of what it is called with; None where it is not."""
+        return None
+
     def skipped(self, given: Mapping[str, Any]) -> frozenset[int]:
         """Layers whose attention to the video a call leaves out, of what the transformer is called with."""
         return frozenset()

@@ -52,6 +52,11 @@ class LTX(Family):
         t, h, w = found
         return t, h, w
 
+    def rate(self, given: Mapping[str, Any]) -> float | None:
+        """Told as the seconds that a latent frame lasts."""
+        scale = given.get("rope_interpolation_scale")
+        return None if scale is None else self.spec.temporal_stride / float(scale[0])
+
     def inputs(
         self,
         config: Any,

@@ -26,6 +26,9 @@ class LTX2(LTX):
         blocks, kept = given.get("spatio_temporal_guidance_blocks"), given.get("perturbation_mask")
         return frozenset(blocks or ()) if kept is None or not bool(kept.any()) else frozenset()
 
+    def rate(self, given: Mapping[str, Any]) -> float | None:
+        return None if given.get("fps") is None else float(given["fps"])
+
     @torch.no_grad()
     def text(self, pipe: Any, prompt: str, tokens: int, image: str, first: Tensor) -> dict[str, Tensor]:
         """The words as the connectors hand them to the video tower, registers behind them: (D, W)."""
