@@ -21,7 +21,7 @@ from ..matrix_lib.instrument.session import Session
 from ..matrix_lib.io.kept_runs import Kept
 from .live import LivePanel
 from .places import new_place
-from .recording import LAYERS_TIP, recorder_config, recording_inputs, storage_inputs
+from .recording import LAYERS_TIP, points_problem, recorder_config, recording_inputs, storage_inputs
 from .shown import saved_file
 from .sockets import CaptureSocket, read_layers, warn_if_broken
 from .viewer import end_live, live_feed, shown_in_viewer
@@ -76,6 +76,10 @@ class MatrixSampleAttention(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, points: str | None = None) -> bool | str:
+        return points_problem(points)
+
+    @classmethod
     def execute(
         cls,
         noise,
@@ -93,12 +97,15 @@ class MatrixSampleAttention(io.ComfyNode):
         keep_as="",
         words_look=False,
         sound=False,
+        heads="",
+        points="",
     ) -> io.NodeOutput:
         model = guider.model_patcher
         if len(sigmas) < 2:
             raise ValueError(f"there is no step to sample: the sigmas hold {len(sigmas)} values. Is denoise 0?")
         check_positives(backbone_of(model), guider.original_conds.get("positive") or [], words or words_look or sound)
-        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage, words_look, sound)
+        more = (words_look, sound, heads, points)
+        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage, *more)
         kept = Kept(new_place(keep_as)[0]) if keep_as.strip() else None
         recorders: list[Recorder] = []
         live = live_feed()
@@ -108,7 +115,9 @@ class MatrixSampleAttention(io.ComfyNode):
             recorders.append(recorder)
             if previous is not None:
                 bindings = [binding for binding, _ in info.given if binding is not None] * info.samples
-                check_next(previous, info.spec.name, info.grid, recorder.layers, bindings)
+                check_next(
+                    previous, info.spec.name, info.grid, recorder.layers, bindings, config.heads, recorder.points
+                )
             return Session([recorder])
 
         watched = copy.copy(guider)

@@ -124,6 +124,15 @@ class MatrixAttentionPreview(io.ComfyNode):
                     advanced=True,
                     tooltip="Width of one panel in pixels, 64 to 4096; 0 chooses from the frames.",
                 ),
+                io.Int.Input(
+                    "head",
+                    default=-1,
+                    min=-1,
+                    max=4095,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which attention head, where the capture keeps heads apart, from 0; -1 is their mean.",
+                ),
             ],
             outputs=[
                 io.Image.Output("overlay", tooltip="The pictures of the attention video, with legends."),
@@ -135,9 +144,9 @@ class MatrixAttentionPreview(io.ComfyNode):
     @classmethod
     def execute(
         cls, capture, kind, names, layers, steps, stream, fps, heat, colour_scale, colours, strength, width,
-        frames=None, tracks=None,
+        frames=None, tracks=None, head=-1,
     ) -> io.NodeOutput:  # fmt: skip
-        choice = Choice(_KINDS[kind], names, layers, steps, stream)
+        choice = Choice(_KINDS[kind], names, layers, steps, stream, None if head < 0 else head)
         look = Look(colours, strength, _DRAWN[heat], _SCALES[colour_scale], width or None)
         count, share, pictures = attention_pictures(capture, choice, frames, tracks, look)
         overlay = to_image(_watched(pictures, count), count)

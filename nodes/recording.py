@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from comfy_api.latest import io
 
+from ..matrix_lib.core.points import parse_points
+from ..matrix_lib.core.ranges import parse_numbers
 from ..matrix_lib.hosts.comfy.model import sites_of
 from ..matrix_lib.instrument.kinds import layers_of
 from ..matrix_lib.instrument.recorder import RecorderConfig
@@ -47,7 +51,7 @@ def recording_inputs() -> list[io.Input]:
 
 
 def storage_inputs() -> list[io.Input]:
-    """How the maps are kept."""
+    """How the maps are kept, and what is recorded besides."""
     return [
         io.Combo.Input(
             "storage",
@@ -81,7 +85,42 @@ def storage_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Record what the sound of LTX-2 looks at, words and instances, moment by moment.",
         ),
+        io.String.Input(
+            "heads",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Attention heads to keep apart, such as '0, 3-5', or 'all'. Each takes the memory of a capture of "
+            "its own, within budget_mb (fewer step bins fit), and twice a step bin of it on the GPU. Empty: the mean "
+            "over all heads.",
+        ),
+        io.String.Input(
+            "points",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Places to follow: 'x,y@frame' in pixels of the clip or percent, such as '60,90@8; 50%,50%'. It is "
+            "recorded where each of them looks in the whole clip. A click in the viewer or the track editor puts "
+            "them here.",
+        ),
     ]
+
+
+def points_problem(points: str | None) -> bool | str:
+    """For `validate_inputs`: True, or what is wrong with a text of points."""
+    try:
+        parse_points(points or "")
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def _heads(text: str) -> tuple[int, ...] | Literal["all"]:
+    """The heads of a text: () for an empty one. Raises ValueError for what is neither."""
+    pieces = list(parse_numbers(text, "heads", {"all": ()})) if text.strip() else []
+    if any(piece == "all" for piece, _ in pieces):
+        return "all"
+    return tuple(sorted({number for _, numbers in pieces for number in numbers}))
 
 
 def recorder_config(
@@ -94,8 +133,11 @@ def recorder_config(
     storage: str = "float16",
     words_look: bool = False,
     sound: bool = False,
+    heads: str = "",
+    points: str = "",
 ) -> RecorderConfig:
-    """What a recorder is to do. Raises ValueError for layers that the MODEL does not have, or nothing to record."""
+    """What a recorder is to do. Raises ValueError for layers that the MODEL does not have, heads and points that cannot
+    be read, or nothing to record."""
     chosen = read_layers(layers, model)
     kept = "uint8" if storage == "uint8" else "float16"
     config = RecorderConfig(
@@ -109,6 +151,8 @@ def recorder_config(
         t2v=words_look,
         t2t=words_look,
         sound=sound,
+        heads=_heads(heads),
+        points=parse_points(points),
     )
     for kind in config.kinds:
         layers_of(kind, sites_of(model), chosen)  # says at once what this MODEL has nowhere

@@ -8,7 +8,7 @@ from ..matrix_lib.hosts.comfy.watching import RUNS, Watch, model_token
 from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.io.kept_runs import Kept
 from .places import new_place
-from .recording import recorder_config, recording_inputs, storage_inputs
+from .recording import points_problem, recorder_config, recording_inputs, storage_inputs
 from .sockets import CaptureSocket, WatchSocket, warn_if_broken
 from .viewer import end_live, live_feed, shown_in_viewer
 
@@ -44,11 +44,16 @@ class MatrixWatchAttention(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, points: str | None = None) -> bool | str:
+        return points_problem(points)
+
+    @classmethod
     def execute(
         cls, model, layers, step_bins, budget_mb, words, instances, expert="", storage="float16", keep_as="",
-        words_look=False, sound=False,
+        words_look=False, sound=False, heads="", points="",
     ) -> io.NodeOutput:  # fmt: skip
-        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage, words_look, sound)
+        more = (words_look, sound, heads, points)
+        config = recorder_config(model, layers, step_bins, budget_mb, words, instances, storage, *more)
         notes = tuple(warn_if_broken(model))
         keeper = None
         if keep_as.strip():

@@ -1,19 +1,22 @@
 """A new user's way from the first template to a clip that follows two paths of their own: by mouse alone, counted.
 
-python -m scripts.trial [--version FRONTEND] [--nodes2] [--pictures FOLDER]
+python -m scripts.trial [--core] [--version FRONTEND] [--nodes2] [--pictures FOLDER]
 
 A real ComfyUI with a real page. Whoever drives it sees what a person sees: menus, the editor, the Run button. Nothing
-is typed.
+is typed. With --core the same two things are told in ComfyUI's own *Create Bounding Boxes* (`trial_core.py`), as far as
+it goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ import torch
 
 from .comfyui import Server, serve
 from .front import chromium, frontend
+from .trial_core import two_boxes
+from .trial_hand import Person
 
 __all__ = ["main"]
 
@@ -30,39 +35,6 @@ _CLIP, _LAST = 128, 16  # pixels of the clip; its last frame
 # Where things go: (x, y) of the middles at frame 8 and at the end.
 PATHS = {"green circle": ((95, 30), (100, 100)), "pink circle": ((60, 105), (24, 40))}
 _STARTS = {"green circle": (44, 21), "pink circle": (85, 62)}
-
-
-class Person:
-    """A hand on the mouse that counts: clicks, drags, turns of the wheel."""
-
-    def __init__(self, page: Any, pictures: Path | None) -> None:
-        self.page, self.pictures = page, pictures
-        self.counts = {"clicks": 0, "drags": 0, "scrolls": 0, "keys": 0}
-        self.said: list[str] = []
-
-    def click(self, what: str, place: Any) -> None:
-        """A place on the screen, or an element."""
-        if isinstance(place, tuple):
-            self.page.mouse.click(*place)
-        else:
-            place.click()
-        self._did("clicks", what)
-
-    def drag(self, what: str, start: tuple[float, float], end: tuple[float, float]) -> None:
-        mouse = self.page.mouse
-        mouse.move(*start)
-        mouse.down()
-        mouse.move(*end, steps=8)
-        mouse.up()
-        self._did("drags", what)
-
-    def _did(self, kind: str, what: str) -> None:
-        self.counts[kind] += 1
-        self.page.wait_for_timeout(400)
-        self.said.append(f"{len(self.said) + 1}. {kind[:-1]}: {what}")
-        print(self.said[-1], flush=True)
-        if self.pictures:
-            self.page.screenshot(path=str(self.pictures / f"{len(self.said):02}.png"))
 
 
 class Board:
@@ -95,6 +67,7 @@ def _zoom(element: Any) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.trial", description=__doc__.splitlines()[0])
     parser.add_argument("--version", help="of a frontend other than the host's own")
+    parser.add_argument("--core", action="store_true", help="in ComfyUI's own editor of boxes")
     parser.add_argument("--nodes2", action="store_true")
     parser.add_argument("--pictures", type=Path, help="where a picture of each step goes")
     chosen = parser.parse_args()
@@ -103,11 +76,19 @@ def main() -> None:
     device = () if torch.cuda.is_available() else ("--cpu", "--use-pytorch-cross-attention")
     pages = () if chosen.version is None else ("--front-end-root", str(frontend(chosen.version)))
     with tempfile.TemporaryDirectory(prefix="matrix-trial-") as base:
-        with serve(Path(base), (*device, *pages)) as server:
-            _try(server, chosen.nodes2, chosen.pictures)
+        began = time.monotonic()
+        with serve(Path(base), (*device, *pages)) as server, _page(server, chosen.nodes2) as page:
+            print(f"ComfyUI and its page were there after {time.monotonic() - began:.0f} s", flush=True)
+            person = Person(page, chosen.pictures)
+            if chosen.core:
+                two_boxes(person, server)
+            else:
+                _try(person, server)
 
 
-def _try(server: Server, nodes2: bool, pictures: Path | None) -> None:
+@contextlib.contextmanager
+def _page(server: Server, nodes2: bool) -> Iterator[Any]:
+    """The server's page in a browser, as it opens for somebody who has seen its tour."""
     from playwright.sync_api import sync_playwright
 
     for name, value in (("Comfy.TutorialCompleted", True), ("Comfy.VueNodes.Enabled", nodes2)):
@@ -121,28 +102,35 @@ def _try(server: Server, nodes2: bool, pictures: Path | None) -> None:
         page.goto(server.url)
         page.wait_for_function("window.comfyAPI?.app?.app?.canvas?.graph?.nodes.length")
         page.wait_for_timeout(2000)
-        person, began = Person(page, pictures), time.monotonic()
-        _open(person)
-        opened = time.monotonic()
-        _draw(person)
-        drawn = time.monotonic()
-        text = page.evaluate(
-            "(kind) => window.comfyAPI.app.app.graph.nodes.find((node) => node.type === kind).widgets"
-            ".find((widget) => widget.name === 'boxes').value",
-            _NODE,
-        )
-        person.click("Run", page.get_by_test_id("queue-button"))
-        _until_done(server)
-        page.wait_for_timeout(3000)
-        if pictures:
-            page.screenshot(path=str(pictures / "clip.png"))
-        seconds = {"open": opened - began, "draw": drawn - opened, "run": time.monotonic() - drawn}
-        print(text)
-        print(json.dumps({**person.counts, "seconds": {name: round(value, 1) for name, value in seconds.items()}}))
-        for clip in (server.base / "output" / "matrix").glob("moved*"):
-            if pictures:
-                (pictures / clip.name).write_bytes(clip.read_bytes())
+        yield page
         browser.close()
+
+
+def _try(person: Person, server: Server) -> None:
+    page, pictures, began = person.page, person.pictures, time.monotonic()
+    _open(person)
+    opened = time.monotonic()
+    _draw(person)
+    drawn = time.monotonic()
+    text = page.evaluate(
+        "(kind) => window.comfyAPI.app.app.graph.nodes.find((node) => node.type === kind).widgets"
+        ".find((widget) => widget.name === 'boxes').value",
+        _NODE,
+    )
+    person.click("Run", page.get_by_test_id("queue-button"))
+    _until_done(server)
+    ended = time.monotonic()
+    page.wait_for_timeout(3000)
+    if pictures:
+        page.screenshot(path=str(pictures / "clip.png"))
+    print(text)
+    person.tell({"open": opened - began, "draw": drawn - opened, "run": ended - drawn})
+    clips = list((server.base / "output" / "matrix").glob("moved*"))
+    if not clips:
+        raise RuntimeError("no clip came out: see what ComfyUI said above")
+    if pictures:
+        for clip in clips:
+            (pictures / clip.name).write_bytes(clip.read_bytes())
 
 
 def _open(person: Person) -> None:

@@ -55,9 +55,10 @@ LOOK = """([kind, scale]) => {
 
 
 class Page:
-    """One tab on a server's page. `own`: whether its frontend is the one that the server brings."""
+    """One tab on a server's page. `own`: whether its frontend is the one that the server brings; `newer`: whether it is
+    pinned as a newer one."""
 
-    own = True
+    own, newer = True, False
 
     def __init__(self, server: Server, tab: Tab) -> None:
         self.server, self.tab = server, tab

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +55,7 @@ class Choice:
         layers, steps: "all", "first", "last", or numbers and ranges: "7, 11-13". Steps also by who took them, where a
             run has several models: "expert 1".
         stream: which prompt and sample, from 0.
+        head: the number of a head that was kept apart; None for the mean over heads.
     """
 
     kind: MapKind = "v2t"
@@ -62,6 +63,7 @@ class Choice:
     layers: str = "all"
     steps: str = "all"
     stream: int = 0
+    head: int | None = None
 
 
 def choose_numbers(
@@ -118,6 +120,7 @@ def attention_pictures(
 
     Raises ValueError for choices that do not exist and frames of another shape.
     """
+    capture = _of_head(capture, choice)
     stream = capture.stream(choice.stream)
     maps = _maps(capture, choice)
     if maps.over is not None:
@@ -127,10 +130,16 @@ def attention_pictures(
     chosen = choose_names(choice.names, maps.entities, choice.kind)
     at_layers = choose_numbers(choice.layers, "layer", maps.layers)
     at_steps = _steps(capture, choice)
-    detail = _detail(capture, choice.kind, at_layers, at_steps)
+    detail = _detail(capture, choice.kind, at_layers, at_steps) + _head(choice)
     colours = _colours(capture, choice, tracks)
     panels = [
-        Panel(capture.maps(choice.kind, at_layers, at_steps, n, choice.stream).numpy(), n, colours[n], detail)
+        Panel(
+            capture.maps(choice.kind, at_layers, at_steps, n, choice.stream).numpy(),
+            n,
+            colours[n],
+            detail,
+            maps.points.get(n),
+        )
         for n in chosen
     ]
     ground = None if frames is None else _as_uint8(frames)
@@ -148,6 +157,7 @@ def attention_pictures(
 def scores_of(capture: Capture, choice: Choice, tracks: MaskTracks | None = None) -> Scores:
     """Scores of every layer and step for the chosen names: alignment with the tracks where they are given and belong to
     one of the names, else concentration."""
+    capture = _of_head(capture, choice)
     stream = capture.stream(choice.stream)
     names = _maps(capture, choice).entities
     chosen = choose_names(choice.names, names, choice.kind)
@@ -178,7 +188,7 @@ def attention_chart(
     """The layers-by-steps chart of the chosen names."""
     scores = scores_of(capture, choice, tracks)
     what = "finds its mask" if scores.chance is not None else "concentrates"
-    title = f"{_kind(choice.kind).capitalize()}: where and when attention {what}"
+    title = f"{_kind(choice.kind).capitalize()}{_head(choice)}: where and when attention {what}"
     prompt = capture.stream(choice.stream).binding.prompt
     subtitle = f"{capture.backbone}   {prompt}"
     return layers_by_steps(scores, title, subtitle, _colours(capture, choice, tracks), colormap)
@@ -241,6 +251,17 @@ def _maps(capture: Capture, choice: Choice) -> Maps:
     return maps[choice.kind]
 
 
+def _of_head(capture: Capture, choice: Choice) -> Capture:
+    """The capture, whose maps of the chosen kind are of the chosen head alone. Raises ValueError for a head that was
+    not kept apart."""
+    if choice.head is None:
+        return capture
+    stream, maps = capture.stream(choice.stream), _maps(capture, choice).of_head(choice.head)
+    streams = list(capture.streams)
+    streams[choice.stream] = replace(stream, maps={**stream.maps, choice.kind: maps})
+    return replace(capture, streams=streams)
+
+
 def _steps(capture: Capture, choice: Choice) -> tuple[int, ...]:
     """The chosen steps, without those in which nothing was recorded. Where all of them are, all stay: what is asked of
     them then says so."""
@@ -295,6 +316,10 @@ def _detail(capture: Capture, kind: str, layers: Sequence[int], steps: Sequence[
     noise = f"{sigma[steps[0]]:.2g}" + (f" to {sigma[steps[-1]]:.2g}" if len(steps) > 1 else "")
     layer = f"layer{'s' if len(layers) > 1 else ''} {_shown(layers)}"
     return f"{_kind(kind)}, {layer}, step{'s' if len(steps) > 1 else ''} {_shown(steps)}, sigma {noise}"
+
+
+def _head(choice: Choice) -> str:
+    return "" if choice.head is None else f", head {choice.head}"
 
 
 def _shown(numbers: Sequence[int]) -> str:

@@ -65,12 +65,13 @@ class Look:
 @dataclass(frozen=True)
 class Panel:
     """One entity's heat: `maps` (F, h, w) of any range, NaN in frames that were not recorded, its name, its colour, and
-    a line that says what is shown."""
+    a line that says what is shown. point: the token (frame, row, column) that looks, where it is one: it has a ring."""
 
     maps: Array
     name: str
     colour: Colour
     detail: str = ""
+    point: tuple[int, int, int] | None = None
 
 
 _LIVE = Look(strength=0.9)
@@ -215,9 +216,28 @@ def overlay_frames(
             for colour, (rim, line) in edges:
                 picture.paste(INK["page"], mask=rim)
                 picture.paste(colour, mask=line)
+            if panel.point is not None and panel.point[0] == token:
+                _ring(picture, box, grid, panel.point, readable(panel.colour))
             told = f"{when}: not recorded" if absent else when
             cells.append(_with_legend(picture, panel, scale[token], told, look.colormap))
         yield _row(cells)
+
+
+def _ring(
+    picture: Image.Image,
+    box: tuple[float, float, float, float],
+    grid: Grid,
+    point: tuple[int, int, int],
+    colour: Colour,
+) -> None:
+    """A ring around the middle of a token; `box`: the region of the picture that the token grid covers."""
+    left, top, right, bottom = box
+    x = left + (point[2] + 0.5) * (right - left) / grid.width
+    y = top + (point[1] + 0.5) * (bottom - top) / grid.height
+    thick = max(2, round(picture.width / 240))
+    pen = ImageDraw.Draw(picture)
+    for radius, ink, wide in ((4 * thick, INK["page"], 2 * thick), (3.5 * thick, colour, thick)):
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=ink, width=wide)
 
 
 def _panel_size(width: int, height: int, look: Look, columns: int) -> tuple[int, int]:

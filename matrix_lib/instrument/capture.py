@@ -2,9 +2,9 @@
 
 L layers, St step bins, E entities, F, h, w token frames, rows, columns. A map is a mean of softmax probabilities, so
 its values lie in [0, 1]; V2T: for every video token the probability of the entity's words (mean over its tokens); V2V:
-for every video token the probability that the entity's first-frame tokens look there (mean over these). Both are means
-over all heads. Source of both: MATRIX (arXiv 2510.07310), section 3. Kinds are open by name: a stream holds whatever
-kinds were recorded.
+for every video token the probability that the entity's first-frame tokens look there (mean over these; of a pinned
+point: its one token). Both are means over all heads, unless heads were kept apart. Source of both: MATRIX (arXiv
+2510.07310), section 3. Kinds are open by name: a stream holds whatever kinds were recorded.
 
 A cell is one frame of one map: a layer, a step, an entity, a token frame. Its count says how many calls it is the mean
 of. A cell of count 0 is absent: a cache skipped the step, a prompt was not active, a context window did not show the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from ..core.grid import Grid
 from ..core.words.binding import PromptBinding
@@ -19,6 +20,8 @@ def check_next(
     grid: Grid,
     layers: Mapping[str, tuple[int, ...]],
     bindings: Sequence[PromptBinding],
+    heads: tuple[int, ...] | Literal["all"] = (),
+    points: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> None:
     """Raises ValueError where a run that is about to start could not be put behind a capture by `extend`: told now, and
     not after it has been sampled.
@@ -26,6 +29,7 @@ def check_next(
     Args:
         layers: of each kind of map that the run will record.
         bindings: of each prompt and sample.
+        heads, points: that the run will keep; see `RecorderConfig`.
     """
     mine = [stream.binding.to_json() for stream in before.streams]
     theirs = [binding.to_json() for binding in bindings]
@@ -42,6 +46,11 @@ def check_next(
         for kind, maps in stream.maps.items():
             if maps.layers != layers.get(kind, ()):
                 raise _differ(f"layers_{kind}", maps.layers, layers.get(kind, ()))
+            same = bool(maps.heads) if heads == "all" else maps.heads == heads
+            if kind in ("v2t", "v2v") and not same:
+                raise _differ(f"heads_{kind}", maps.heads or "their mean", heads or "their mean")
+            if kind == "v2v" and maps.points != (points or {}):
+                raise _differ("the pinned points", ", ".join(maps.points) or "none", ", ".join(points or {}) or "none")
 
 
 def extend(first: Capture, *others: Capture) -> Capture:

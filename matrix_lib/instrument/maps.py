@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.grid import Grid
+from ..core.ranges import ranges
 
 __all__ = ["CodeError", "Maps", "Over", "Storage", "decode", "encode", "joined"]
 
@@ -188,20 +189,26 @@ class Maps:
         return total / torch.where(seen > 0, seen, torch.nan)[:, None, None]
 
     def only(self, entity: int, head: int | None = None) -> Maps:
-        """The maps of the entity at place `entity` alone, and of the head at place `head` where heads are apart.
-        Views: nothing is read."""
+        """The maps of the entity at place `entity` alone, and of the head of number `head` where heads are apart.
+        Views: nothing is read. Raises ValueError for a head that was not kept apart."""
         name = self.entities[entity]
         own = slice(entity, entity + 1)
         values, scale = self.values[:, :, own], None if self.scale is None else self.scale[:, :, own]
-        if head is not None:
-            values, scale = values[:, :, :, head], None if scale is None else scale[..., head]
         points = {name: self.points[name]} if name in self.points else {}
-        heads = () if head is not None else self.heads
-        counts = self.counts[:, :, own]
         over = None if self.over is None else replace(self.over, chance=self.over.chance[own])
-        return replace(
-            self, values=values, counts=counts, scale=scale, entities=(name,), heads=heads, points=points, over=over
-        )
+        counts = self.counts[:, :, own]
+        mine = replace(self, values=values, counts=counts, scale=scale, entities=(name,), points=points, over=over)
+        return mine if head is None else mine.of_head(head)
+
+    def of_head(self, number: int) -> Maps:
+        """The maps of one head alone, as maps whose heads are not apart. Views: nothing is read. Raises ValueError for
+        a head that was not kept apart."""
+        if number not in self.heads:
+            have = f"heads {ranges(self.heads)} were" if self.heads else "the mean over heads alone was"
+            raise ValueError(f"head {number} was not recorded: {have}")
+        place = self.heads.index(number)
+        scale = None if self.scale is None else self.scale[..., place]
+        return replace(self, values=self.values[:, :, :, place], scale=scale, heads=())
 
     def take(self, steps: Sequence[int]) -> Maps:
         """The same maps at the chosen places along St alone."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..core.attention.pooled_maps import pooled_columns, pooled_rows
 from ..core.grid import Grid
+from ..core.points import Point
+from ..core.ranges import ranges
 from ..core.sites import AttentionCall, AttentionSite, BatchRow
 from ..core.tracks.tracks import GridTracks, MaskTracks
 from ..core.words.binding import PromptBinding
@@ -41,6 +43,12 @@ class RecorderConfig:
         storage: "float16", or "uint8": half the memory, at an error that is measured.
         t2v, t2t: where words look, in the clip and among each other; of models with joint attention.
         sound: what sound looks at, of models that make sound with the clip ("a2t", "a2v").
+        heads: the heads that are kept apart, ascending, or "all"; () keeps the mean over all heads alone. Each map
+            takes as many times the memory, within the same budget; sums of the step bin that is open lie on the model's
+            device in float32, twice what the bin takes afterwards (four times with uint8). Means are then over these
+            heads.
+        points: places of the clip; for each it is recorded where its token looks (video to video), with or without
+            `v2v`.
     """
 
     layers: tuple[int, ...] | None = None
@@ -54,6 +62,8 @@ class RecorderConfig:
     t2v: bool = False
     t2t: bool = False
     sound: bool = False
+    heads: tuple[int, ...] | Literal["all"] = ()
+    points: tuple[Point, ...] = ()
 
     def __post_init__(self) -> None:
         if self.storage not in ("float16", "uint8"):
@@ -64,13 +74,17 @@ class RecorderConfig:
                 f"budget {self.budget_mb} MB"
             )
         if not self.kinds:
-            raise ValueError("nothing to record: switch on video-to-text, video-to-video or another kind of map")
+            raise ValueError(
+                "nothing to record: switch on video-to-text, video-to-video or another kind of map, or pin a point"
+            )
+        if self.heads != "all" and (min(self.heads, default=0) < 0 or list(self.heads) != sorted(set(self.heads))):
+            raise ValueError(f"heads are 'all' or different numbers from 0, ascending; got {self.heads}")
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of map to record."""
-        sound = {"a2t", "a2v"} if self.sound else set()
-        return tuple(kind for kind in KINDS if getattr(self, kind, kind in sound))
+        more = ({"a2t", "a2v"} if self.sound else set()) | ({"v2v"} if self.points else set())
+        return tuple(kind for kind in KINDS if kind in more or getattr(self, kind, False))
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class Recorder(BaseObserver):
             skipped before it come with it.
     """
 
-    per_head = False  # whether streams are given the maps of every head, (H, E, F, h, w), or their mean
+    per_head = False  # whether streams are given the maps of each head, (H, E, F, h, w), or their mean
 
     def __init__(
         self,
@@ -120,6 +134,14 @@ class Recorder(BaseObserver):
             raise ValueError("a run of 0 steps has nothing to record")
         found = {kind: layers_of(kind, sites, config.layers) for kind in config.kinds}
         self.layers: dict[str, tuple[int, ...]] = {"v2t": (), "v2v": ()} | found
+        self.per_head = self.per_head or bool(config.heads)
+        # Those that are kept apart; how many "all" are, the first call says.
+        self.heads: tuple[int, ...] = config.heads if config.heads != "all" else ()
+        self.points = {point.name: point.token(grid) for point in config.points}
+        if self.points and not self.layers["v2v"]:
+            raise ValueError(
+                "none of these layers has attention from video to video, so no pinned point can be followed"
+            )
         known = {site.layer for site in sites}
         if unknown := sorted(set(config.layers or ()) - known):
             raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{max(known)}")
@@ -145,6 +167,10 @@ class Recorder(BaseObserver):
         for index, row in enumerate(call.rows):
             if row.branch != self.config.branch or row.binding is None:
                 continue
+            if self.config.heads == "all" and not self.heads and call.site.has_sound:
+                self.note(f"{call.site.name} ran before it was known how many heads the clip's attention has: left out")
+                continue
+            heads = None if call.site.has_sound else self._heads_of(call)
             stream = self._streams.get(row.key)
             if stream is None:
                 stream = self._open(row)
@@ -155,12 +181,16 @@ class Recorder(BaseObserver):
             if mask is not None and mask.ndim >= 3 and mask.shape[0] > 1:
                 mask = mask[part]
             q, k = call.q[part], call.k[part]
+            if (other := self._others.get(row.key)) is not None:  # of all heads
+                self._read_others(other, call.row(index), look, mask)
+            if heads is not None:
+                q, k, look = q[:, heads], k[:, heads], None if look is None else look[:, heads]
+                if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
+                    mask = mask[:, heads]
             if call.site.has_v2t and call.site.layer in self.layers["v2t"] and stream.v2t.names:
                 self._video_to_text(stream, call.at(index), q, k, look, mask)
             if call.site.has_v2v and call.site.layer in self.layers["v2v"] and stream.v2v.names:
                 self._video_to_video(stream, call, q, k, look, mask)
-            if (other := self._others.get(row.key)) is not None:
-                self._read_others(other, call.row(index), look, mask)
 
     def _read_others(self, other: OtherKinds, call: AttentionCall, lse: Tensor | None, mask: Tensor | None) -> None:
         kinds = [kind for kind in other.wanted if KINDS[kind].at(call.site) and call.site.layer in self.layers[kind]]
@@ -177,6 +207,23 @@ class Recorder(BaseObserver):
                 frames = call.frame_index if kind == "t2v" else None
                 step = min(call.step, len(self.sigmas) - 1)
                 self._pending.append(_Pending(call.site, other.stream, kind, maps, frames, None, step))
+
+    def _heads_of(self, call: AttentionCall) -> list[int] | None:
+        """Places of the heads that are kept apart among those of a call; None where it is all of them. Raises
+        ValueError for heads that the call does not have."""
+        count, wanted = call.q.shape[1], self.config.heads
+        if not wanted:
+            return None
+        self.heads = self.heads or tuple(range(count))
+        if self.heads[-1] >= count or (wanted == "all" and len(self.heads) != count):
+            raise ValueError(
+                f"heads {ranges(self.heads)} were to be kept apart, and {call.site.name} has {count} heads: choose "
+                f"numbers from 0 to {count - 1}"
+            )
+        if len(self.heads) == count:
+            return None
+        self.note(f"heads {ranges(self.heads)} of {count} alone were recorded: means over heads are over these")
+        return list(self.heads)
 
     def settle(self, site: AttentionSite, whole: bool) -> None:
         """A site's module has ended its forward: what was seen of it since the last time counts, or is dropped."""
@@ -241,12 +288,12 @@ class Recorder(BaseObserver):
         return next((stream.tracks for stream in self._streams.values()), None)
 
     def now(self, kind: MapKind) -> tuple[tuple[str, ...], tuple[int, ...], Tensor] | None:
-        """(entities, layers, maps (L, E, F, h, w) float32, NaN where nothing was seen) of the first stream's open bin,
-        for a live view."""
+        """(entities, layers, maps (L, E, F, h, w) float32, means over heads, NaN where nothing was seen) of the first
+        stream's open bin, for a live view."""
         for stream in self._streams.values():
             maps = stream.mean(kind)
             if maps is not None:
-                return stream.names[kind], self.layers[kind], maps
+                return stream.names[kind], self.layers[kind], maps.mean(2) if self.heads else maps
         return None
 
     def so_far(self) -> Capture | None:
@@ -269,7 +316,7 @@ class Recorder(BaseObserver):
         words = word_sets(row.binding)
         v2t = words if self.layers["v2t"] else TokenSets((), {})
         grid_tracks = row.tracks.to_grid(self.grid, "nearest") if row.tracks is not None else None
-        v2v = self._track_pool(row.binding, grid_tracks) if grid_tracks is not None else TokenSets((), {})
+        v2v = self._query_pool(row.binding, grid_tracks)
         if not self.bins:
             self._choose_bins(self._bytes_per_bin(v2t, v2v) + self._bytes_of("t2v", words))
         self._streams[row.key] = self._make_stream(row, v2t, v2v, grid_tracks)
@@ -280,11 +327,13 @@ class Recorder(BaseObserver):
     def _make_stream(self, row: BatchRow, v2t: TokenSets, v2v: TokenSets, tracks: GridTracks | None) -> MapStream:
         assert row.binding is not None
         kept = self.bins if self.config.keep else 0
-        storage = self.config.storage
-        return MapStream(row.key, row.binding, row.tracks, self.grid, kept, self.layers, v2t, v2v, storage)
+        sets, storage = (v2t, v2v), self.config.storage
+        binding, apart = row.binding, (self.heads, self.points)
+        return MapStream(row.key, binding, row.tracks, self.grid, kept, self.layers, *sets, storage, *apart)
 
     def _bytes_per_bin(self, v2t: TokenSets, v2v: TokenSets) -> int:
-        return self._bytes_of("v2t", v2t) + self._bytes_of("v2v", v2v)
+        apart = max(1, len(self.heads))
+        return apart * (self._bytes_of("v2t", v2t) + self._bytes_of("v2v", v2v))
 
     def _bytes_of(self, kind: str, sets: TokenSets) -> int:
         maps = len(self.layers.get(kind, ())) * len(sets.names)
@@ -295,13 +344,25 @@ class Recorder(BaseObserver):
         wanted = min(self.config.bins or steps, steps)
         fits = int(self._share // max(1, bytes_per_bin)) if self.config.keep else wanted
         if fits < 1:
+            what = "layers, words or heads" if self.heads else "layers or words"
             raise ValueError(
                 f"one step bin of this capture takes {bytes_per_bin / 1e6:.0f} MB a prompt, and the budget leaves "
-                f"{self._share / 1e6:.0f} MB. Choose fewer layers or words, or raise the budget."
+                f"{self._share / 1e6:.0f} MB. Choose fewer {what}, or raise the budget."
             )
         if fits < wanted:
             self.notes.append(f"{wanted} step bins do not fit the budget; kept {fits}, each the mean of several steps")
         self.bins = min(wanted, fits)
+
+    def _query_pool(self, binding: PromptBinding, tracks: GridTracks | None) -> TokenSets:
+        """The tokens whose attention over the clip is recorded: of instances and verbs, and of pinned points."""
+        own = self._track_pool(binding, tracks) if tracks is not None and self.config.v2v else TokenSets((), {})
+        if twice := sorted(set(own.names) & set(self.points)):
+            raise ValueError(f"{twice[0]!r} is pinned, and an instance is called that: give the instance another name")
+        sets = own.sets | {
+            name: torch.tensor([(frame * self.grid.height + row) * self.grid.width + column])
+            for name, (frame, row, column) in self.points.items()
+        }
+        return TokenSets(tuple(sets), sets)
 
     def _track_pool(self, binding: PromptBinding, tracks: GridTracks) -> TokenSets:
         self.notes += [note for note in tracks.notes if note not in self.notes]

@@ -1,11 +1,12 @@
 """What a recorder keeps for one prompt and one sample of it: token sets, running sums, finished bins.
 
-L layers, St step bins, E entities, F, h, w token frames, rows, columns.
+L layers, St step bins, E entities, H heads that are kept apart (in "v2t" and "v2v"), F, h, w token frames, rows,
+columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 
 import torch
@@ -68,6 +69,8 @@ class MapStream:
     Args:
         bins: how many bins are kept; 0 keeps none (a live view).
         storage: the type that finished bins are kept in; see `Maps`.
+        heads: numbers of the heads that are kept apart; () keeps means over heads.
+        points: the places of entities of `v2v` that are one token of the clip, by name.
     """
 
     def __init__(
@@ -81,7 +84,10 @@ class MapStream:
         v2t: TokenSets,
         v2v: TokenSets,
         storage: Storage = "float16",
+        heads: tuple[int, ...] = (),
+        points: Mapping[str, tuple[int, int, int]] | None = None,
     ) -> None:
+        self.heads, self.points = heads, dict(points or {})
         self.key, self.binding, self.tracks, self.grid = key, binding, tracks, grid
         self.layers, self.v2t, self.v2v = layers, v2t, v2v
         self.place = {kind: {layer: i for i, layer in enumerate(layers[kind])} for kind in layers}
@@ -109,35 +115,46 @@ class MapStream:
     def _shape(self, kind: str) -> tuple[int, int, int]:
         return self.over[kind].shape if kind in self.over else self.grid.shape
 
+    def _apart(self, kind: str) -> tuple[int, ...]:
+        """(H,) for kinds whose heads are apart, else ()."""
+        return (len(self.heads),) if self.heads and kind in ("v2t", "v2v") else ()
+
     def _room(self, kind: str, bins: int) -> dict[str, Tensor]:
         """Empty room for all bins of a kind. "side", of each map: its scale, in which frames it was no number, and what
         its code has cost (see `_lost`)."""
         axes, shape = (len(self.layers[kind]), bins, len(self.names[kind])), self._shape(kind)
+        heads = self._apart(kind)
         dtype = torch.uint8 if self.storage == "uint8" else torch.float16
         return {
-            "values": torch.zeros(*axes, *shape, dtype=dtype),
+            "values": torch.zeros(*axes, *heads, *shape, dtype=dtype),
             "counts": torch.zeros(*axes, shape[0], dtype=torch.int32),
-            "side": torch.zeros(*axes, 1 + shape[0] + _COSTS),
+            "side": torch.zeros(*axes, *heads, 1 + shape[0] + _COSTS),
         }
 
     def add(
         self, kind: str, layer: int, maps: Tensor, frames: tuple[int, ...] | None, keep: list[int] | None = None
     ) -> None:
-        """Adds (E, F, h, w) maps of one call; `frames`: where its token frames lie in the clip."""
+        """Adds (E, F, h, w) maps of one call, (H, E, F, h, w) where heads are apart; `frames`: where its token frames
+        lie in the clip."""
         if kind not in self._sums:
-            shape = (len(self.layers[kind]), len(self.names[kind]), *self._shape(kind))
-            self._sums[kind] = torch.zeros(shape, device=maps.device)
-            self._counts[kind] = torch.zeros(shape[:3], dtype=torch.int32)
-        place = self.place[kind][layer]
+            axes, shape = (len(self.layers[kind]), len(self.names[kind])), self._shape(kind)
+            self._sums[kind] = torch.zeros(*axes, *self._apart(kind), *shape, device=maps.device)
+            self._counts[kind] = torch.zeros(*axes, shape[0], dtype=torch.int32)
+        place, own = self.place[kind][layer], self._sums[kind]
+        sums = own[place]
+        if self._apart(kind):
+            maps = maps.transpose(0, 1)
         entities = torch.arange(len(self.names[kind])) if keep is None else torch.tensor(keep)
         if frames is None and keep is None:
-            self._sums[kind][place] += maps
+            sums += maps
             self._counts[kind][place] += 1
             return
         at = torch.tensor(frames if frames is not None else range(self._shape(kind)[0]))
         index = (entities[:, None].expand(-1, len(at)), at[None, :].expand(len(entities), -1))
         device = maps.device
-        self._sums[kind][place].index_put_((index[0].to(device), index[1].to(device)), maps, accumulate=True)
+        if self._apart(kind):  # frames behind entities, as what is added has them
+            sums, maps = sums.transpose(1, 2), maps.transpose(1, 2)
+        sums.index_put_((index[0].to(device), index[1].to(device)), maps, accumulate=True)
         ones = torch.ones(index[0].shape, dtype=torch.int32)
         self._counts[kind][place].index_put_(index, ones, accumulate=True)
 
@@ -161,8 +178,8 @@ class MapStream:
         self.land()
         room = self.store[kind]
         counts, values = room["counts"][:, bin_], room["values"][:, bin_]
-        old = values.float() if self.storage == "float16" else decode(values, room["side"][:, bin_, :, 0])
-        self._sums[kind] += (old * counts[..., None, None]).to(self._sums[kind].device)
+        old = values.float() if self.storage == "float16" else decode(values, room["side"][:, bin_][..., 0])
+        self._sums[kind] += (old * self._over_maps(kind, counts)).to(self._sums[kind].device)
         self._counts[kind] += counts
 
     def _keep(self, kind: str, bin_: int) -> None:
@@ -175,8 +192,8 @@ class MapStream:
             values, scale = encode(mean)
             cost = _lost(mean, values, scale)
         else:
-            values, scale = mean.half(), mean.new_zeros(mean.shape[:2])
-            cost = mean.new_zeros(*mean.shape[:2], _COSTS)
+            values, scale = mean.half(), mean.new_zeros(mean.shape[:-3])
+            cost = mean.new_zeros(*mean.shape[:-3], _COSTS)
         self._start(kind, "values", values, bin_)
         self._start(kind, "side", torch.cat([scale[..., None], wrong.to(scale), cost], -1), bin_)
 
@@ -184,16 +201,20 @@ class MapStream:
         self._copies.setdefault((kind, what), HostCopy()).start(source, self.store[kind][what][:, bin_])
 
     def mean(self, kind: str) -> Tensor | None:
-        """(L, E, F, h, w) float32 means of the bin that is open, NaN in frames that were not seen; None where nothing
-        was added to it yet."""
+        """(L, E, F, h, w) float32 means of the bin that is open, (L, E, H, F, h, w) where heads are apart, NaN in
+        frames that were not seen; None where nothing was added to it yet."""
         if kind not in self._sums:
             return None
-        seen = (self._counts[kind] > 0).to(self._sums[kind].device)[..., None, None]
+        seen = self._over_maps(kind, self._counts[kind] > 0).to(self._sums[kind].device)
         return torch.where(seen, self._mean(kind), torch.nan)
 
     def _mean(self, kind: str) -> Tensor:
         sums, counts = self._sums[kind], self._counts[kind]
-        return sums / counts.clamp(min=1).to(sums.device)[..., None, None]
+        return sums / self._over_maps(kind, counts.clamp(min=1)).to(sums.device)
+
+    def _over_maps(self, kind: str, counts: Tensor) -> Tensor:
+        """(L, E, F) as it goes with maps: the same for every head, row and column."""
+        return (counts[:, :, None] if self._apart(kind) else counts)[..., None, None]
 
     @property
     def landed(self) -> bool:
@@ -206,7 +227,7 @@ class MapStream:
             copy.finish()
         for room in self.store.values():
             told = room["side"][..., 1:-_COSTS]
-            wrong = told > 0
+            wrong = (told > 0).any(3) if told.ndim > 4 else told > 0
             if bool(wrong.any()):
                 self.broken = True
                 room["counts"][wrong] = 0
@@ -228,9 +249,10 @@ class MapStream:
             values, counts, scale = room["values"][:, bins], room["counts"][:, bins], None
             if self.storage == "uint8":
                 with torch.inference_mode(False):
-                    scale = room["side"][:, bins, :, 0].clone()
-            lost, over = self._error(kind), self.over.get(kind)
-            maps[kind] = Maps(values, self.layers[kind], self.names[kind], counts, scale, error=lost, over=over)
+                    scale = room["side"][:, bins][..., 0].clone()
+            points, heads = (self.points if kind == "v2v" else {}), (self.heads if self._apart(kind) else ())
+            held = (self.layers[kind], self.names[kind], counts, scale, heads, points, self._error(kind))
+            maps[kind] = Maps(values, *held, over=self.over.get(kind))
         return Stream(self.key, self.binding, self.grid, maps)
 
     def _error(self, kind: str) -> CodeError | None:

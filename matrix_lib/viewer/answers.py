@@ -135,8 +135,12 @@ def _wanted(query: Query) -> Wanted:
         kind=query.get("kind", "v2t"),
         layers=query.get("layers", "all"),
         steps=query.get("steps", "all"),
-        head=_number(query, "head") if query.get("head") else None,
+        head=_head(query),
     )
+
+
+def _head(query: Query) -> int | None:
+    return _number(query, "head") if query.get("head") else None
 
 
 def _maps(exhibit: Exhibit, query: Query) -> Answer:
@@ -152,7 +156,7 @@ def _maps(exhibit: Exhibit, query: Query) -> Answer:
 
 def _scores(exhibit: Exhibit, query: Query) -> Answer:
     entity = _number(query, "entity")
-    return _json(scores_json(exhibit, _number(query, "stream", 0), query.get("kind", "v2t"), entity))
+    return _json(scores_json(exhibit, _number(query, "stream", 0), query.get("kind", "v2t"), entity, _head(query)))
 
 
 def _frame(exhibit: Exhibit, query: Query) -> Answer:

@@ -25,14 +25,15 @@ LEVELS, ABSENT = 65534, 65535
 """A score in [0, 1] is a whole number of 65534ths; 65535 says that nothing was recorded."""
 
 
-def scores_json(exhibit: Exhibit, stream: int, kind: str, entity: int) -> dict[str, Any]:
-    """The chart's values of one entity: `values`, [L, St] little-endian uint16 as base64 (see `LEVELS`); `weights`,
-    [L, St] calls as uint16 likewise; `chance`, what a flat map would score; `aligned`, whether the score is the share
-    of attention on the entity's mask or, without one, how concentrated its map is.
+def scores_json(exhibit: Exhibit, stream: int, kind: str, entity: int, head: int | None = None) -> dict[str, Any]:
+    """The chart's values of one entity (of one head where `head` names it): `values`, [L, St] little-endian uint16 as
+    base64 (see `LEVELS`); `weights`, [L, St] calls as uint16 likewise; `chance`, what a flat map would score;
+    `aligned`, whether the score is the share of attention on the entity's mask or, without one, how concentrated its
+    map is.
 
-    Raises ValueError for an entity that there is not.
+    Raises ValueError for an entity or a head that there is not.
     """
-    capture = of_entity(exhibit.capture, stream, kind, entity)
+    capture = of_entity(exhibit.capture, stream, kind, entity, head)
     masked = _has_mask(capture, exhibit.tracks)
     found = scores_of(capture, Choice(kind=kind), exhibit.tracks if masked else None)
     values = found.values[..., 0]

@@ -66,16 +66,13 @@ def narrowed(stream: Stream, kind: str, entity: int, head: int | None = None) ->
         raise ValueError(f"{kind} has no places in the clip: it is no map that can be laid over it")
     if not 0 <= entity < len(maps.entities):
         raise ValueError(f"there is no {kind} map {entity}: they are numbered 0 to {len(maps.entities) - 1}")
-    if head is not None and head not in maps.heads:
-        have = f"it has {len(maps.heads)} heads" if maps.heads else "it holds means over heads alone"
-        raise ValueError(f"head {head} was not recorded: {have}")
-    return maps.only(entity, None if head is None else maps.heads.index(head))
+    return maps.only(entity, head)
 
 
-def of_entity(capture: Capture, stream: int, kind: str, entity: int) -> Capture:
-    """The capture with one entity's maps of one kind alone: what is asked of it reads no others."""
+def of_entity(capture: Capture, stream: int, kind: str, entity: int, head: int | None = None) -> Capture:
+    """The capture with one entity's maps of one kind alone (and of one head): what is asked of it reads no others."""
     own = capture.stream(stream)
-    return replace(capture, streams=[replace(own, maps={kind: narrowed(own, kind, entity)})])
+    return replace(capture, streams=[replace(own, maps={kind: narrowed(own, kind, entity, head)})])
 
 
 def _mean(capture: Capture, wanted: Wanted, entity: int) -> Tensor:

@@ -63,7 +63,8 @@ place of it looked for each word, and a chart of the layers that did so.
 
 **Look:** hover the words in *Preview Attention* (`pushes` is who does what to whom), click a layer and step in its
 chart, click a place of the picture. *Instances* shows where one thing looks for itself in other frames. Nothing runs
-again for that, and the fields follow what you choose.
+again for that, and the fields follow what you choose. *Pin*, beside a place that you clicked, lets the next run record
+where that place looks.
 
 It runs with *mini*, a small model of ours that knows coloured shapes, on a clip of its world that its training never
 had.
@@ -105,7 +106,7 @@ def _sampled(d: Draft, model: Node, start: Node) -> Node:
     guider = d.add("CFGGuider", model=model[0], positive=start[0], negative=start[1], cfg=CFG)
     sampler = d.add("KSamplerSelect", sampler_name="euler")
     sigmas = d.add("BasicScheduler", model=model[0], scheduler="simple", steps=STEPS, denoise=1.0)
-    sample = d.add("MatrixSampleAttention", 110, noise=noise[0], guider=guider[0], sampler=sampler[0], sigmas=sigmas[0])
+    sample = d.add("MatrixSampleAttention", 60, noise=noise[0], guider=guider[0], sampler=sampler[0], sigmas=sigmas[0])
     sample.inputs.update(latent_image=start[2], layers="all")
     return sample
 

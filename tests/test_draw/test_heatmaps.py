@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from support_capture import FRAMES, HEIGHT, WIDTH, make_capture, make_frames, make_tracks
+from support_viewer import heads_capture
 
 from matrix_lib.core.grid import Grid
 from matrix_lib.draw.capture import (
@@ -327,6 +330,30 @@ def test_from_a_choice_to_pictures() -> None:
     for wrong in (torch.zeros(3, 8, 8), torch.zeros(1, 8, 8, 1), torch.zeros(0, 8, 8, 3)):
         with pytest.raises(ValueError, match="IMAGE batch"):
             attention_pictures(capture, Choice(), wrong)
+
+
+def test_one_head_alone_and_a_ring_where_a_point_was_pinned() -> None:
+    capture = heads_capture()
+    pictures = {
+        head: to_image(list(attention_pictures(capture, Choice("v2v", "spot", head=head, steps="last"))[2]), 2)
+        for head in (None, 0, 2)
+    }
+    assert not torch.equal(pictures[0], pictures[2])
+    plain = replace(capture.streams[0].get("v2v"), points={})
+    bare = replace(capture, streams=[replace(capture.streams[0], maps={"v2v": plain})])
+    without = to_image(list(attention_pictures(bare, Choice("v2v", "spot", steps="last"))[2]), 2)
+    changed = (pictures[None] != without).any(-1)
+    assert not changed[0].any(), "it was pinned in token frame 1"
+    ys, xs = changed[1].nonzero(as_tuple=True)
+    grid, width = capture.streams[0].grid, pictures[None].shape[2]
+    assert abs((xs.min() + xs.max()) / 2 - 3.5 / grid.width * width) < 2
+    assert abs((ys.min() + ys.max()) / 2 - 2.5 / grid.width * width) < 2  # tokens are square
+    scores = [scores_of(capture, Choice("v2v", "spot", head=head)).values for head in (0, 2)]
+    assert not np.array_equal(*scores, equal_nan=True)
+    with pytest.raises(ValueError, match=r"head 3 was not recorded: heads 0-2 were"):
+        attention_pictures(capture, Choice("v2v", head=3))
+    with pytest.raises(ValueError, match=r"head 0 was not recorded: the mean over heads alone was"):
+        attention_pictures(make_capture(), Choice(head=0))
 
 
 def test_any_frames_lie_under_any_grid() -> None:

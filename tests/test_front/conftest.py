@@ -30,5 +30,5 @@ def page(request: pytest.FixtureRequest, server: Any, browser: Any) -> Iterator[
     """A tab on the server's page, in each of the frontends."""
     other = None if request.param == OWN else frontend(request.param)
     with page_of(server, browser, other) as opened:
-        opened.own = other is None
+        opened.own, opened.newer = other is None, request.param in FRONTENDS
         yield opened

@@ -14,6 +14,7 @@ import pytest
 from support_counts import count, seeds
 
 from matrix_lib.core.names import name_key
+from matrix_lib.core.points import parse_points
 from matrix_lib.core.tracks.boxes import boxes_at
 from matrix_lib.core.tracks.painted import mask_code
 from matrix_lib.core.tracks.palette import distinct_colours
@@ -46,6 +47,10 @@ PIECES = {
         *('"', "...", "\u2026", " ", "\n", "# ", "@0-1.5s", " @2-1s", " @ 0 - 2 s", "\u2192", "a cat", "[word]", "#0"),
         *(" @2s-", " @-1s"),
     ],
+    "points": [
+        *("1,2", "60,90@8", "50%,25%", ".5 , 7.@ 3", "9%,1", ";", "; ", "\n", "\r\n", " ", "\t", "@", ",", "%", "12"),
+        *("1,2@0", "1.0,2", "-", "\u00a0", "\u0663", "e3", "\u2028", "0.125", "1.0625", "@1234567", "@12345678"),
+    ],
 }
 JSON_PIECES = [
     *('{"a": ', '"b (object)": ', "{", "}", '"0": ', '"12": ', "null", "[1, 2, 3, 4]", ", ", "]", "NaN", "1e2", "{}"),
@@ -68,6 +73,8 @@ def told(what: str, text: str) -> Any:
     try:
         if what == "phrases":
             found = [vars(spec) | {"words": [vars(words) for words in spec.words]} for spec in parse_phrases(text)]
+        elif what == "points":
+            found = [[point.x, point.y, point.frame, point.percent] for point in parse_points(text)]
         elif what == "boxes":
             keys, roles = parse_boxes(text, WIDTH, HEIGHT)
             found = [[name, roles.get(name), [*sorted(own.items())]] for name, own in keys.items()]
@@ -113,7 +120,7 @@ def test_generated_texts(what: str, tmp_path: Path) -> None:
     texts = [case["text"] for case in CASES[what]]
     for seed in seeds(600, 60_000):
         rng = random.Random(f"{what} {seed}")
-        pieces = PIECES[what] if rng.random() < 0.7 or what == "phrases" else JSON_PIECES
+        pieces = PIECES[what] if rng.random() < 0.7 or what in ("phrases", "points") else JSON_PIECES
         made = "".join(rng.choice(pieces) for _ in range(rng.randint(1, 14)))
         if rng.random() < 0.5:  # a good text with one thing in it changed
             old = rng.choice(CASES[what])["text"]

@@ -93,7 +93,9 @@ def test_words_and_layers_without_a_queue(page: Page) -> None:
     # Noise of its own: a run that the host has cached is not sampled, and nothing grows.
     seed = 7 + len(page.server.get("/history"))
     values = {"BasicScheduler": {"steps": STEPS}, "RandomNoise": {"noise_seed": seed}}
+    values["MatrixSampleAttention"] = {"heads": "0, 2"}
     page.tab.evaluate(LOAD, [TEMPLATE, values])
+    _pins_in_the_editor(page)
     page.run()
     _grows_while_it_is_sampled(page)
     page.tab.wait_for_function(SHOWN, timeout=480_000)  # mini samples on a CPU that others may use, too
@@ -119,6 +121,7 @@ def test_words_and_layers_without_a_queue(page: Page) -> None:
     assert not [each for each in viewer.asked if each.url.endswith("/prompt")]
     _writes_back(page)
     _says_what_a_place_looks_at(viewer)
+    _shows_where_a_pinned_point_looks(viewer)
     page.until_kept("pushes")
 
     page.open(nodes2=True)  # the capture is still there, and what was chosen, too
@@ -168,6 +171,51 @@ def _says_what_a_place_looks_at(viewer: Viewer) -> None:
     assert values == sorted(values, reverse=True)
     viewer.element.locator(".card .close").click()
     expect(viewer.element.locator(".card")).to_be_hidden()
+
+
+def _points(page: Page) -> str:
+    sampler = "app.graph.nodes.find((node) => node.type === 'MatrixSampleAttention')"
+    return page.app(f"{sampler}.widgets.find((widget) => widget.name === 'points').value")
+
+
+def _pins_in_the_editor(page: Page) -> None:
+    """A click on the picture of Box Tracks pins a point in the node that samples, another one takes it away."""
+    page.look_at("MatrixBoxTracks")
+    pin = page.tab.get_by_role("button", name="Pin points")
+    pin.click()
+    stage = page.tab.get_by_label("Boxes on the picture")
+    for told, wanted in (("Pinned 50%,50%@0 in", "50%,50%@0"), ("Took 50%,50%@0 out", ""), ("Pinned", "50%,50%@0")):
+        stage.click()  # in the middle
+        expect(page.tab.locator(".matrix-editor .told")).to_contain_text(told)
+        assert _points(page) == wanted
+    pin.click()
+
+
+def _shows_where_a_pinned_point_looks(viewer: Viewer) -> None:
+    """Its own map, of one head; and a click pins another place for the next run. Nothing is queued."""
+    element, page = viewer.element, viewer.page
+    stage = element.locator(".stage canvas").first
+    box = stage.bounding_box()
+    stage.click(position={"x": box["width"] / 2 + 2, "y": box["height"] / 2 + 2})
+    element.get_by_role("button", name="Where point 50% 50% @0 looks").click()
+    expect(element.locator(".legend .name")).to_have_text(["point 50% 50% @0"])
+    mean = viewer.picture()
+    viewer.asked.clear()
+    element.get_by_label("Head", exact=True).select_option("2")
+    viewer.ready("layer 9 · step 1 · sigma")
+    expect(element.locator(".stage .told").first).to_contain_text("head 2")
+    assert "head=2" in viewer.maps()[0].url
+    assert viewer.picture() != mean
+    assert page.app(WIDGETS)["head"] == 2
+    stage.click(position={"x": 8, "y": 8})
+    element.get_by_role("button", name="Pin: where does it look?").click()
+    expect(element.locator(".status")).to_contain_text("the next run records where it looks")
+    assert _points(page) == "50%,50%@0; 4,4@0"
+    element.locator(".card .close").click()
+    element.get_by_label("Head", exact=True).select_option("")
+    element.locator(".viewer").press("k")
+    element.locator(".chip", has_text="pushes").click()
+    viewer.ready("layer 9 · step 1")
 
 
 def _keys(viewer: Viewer) -> None:

@@ -41,7 +41,7 @@ LINKS: list[tuple[int, int, int, int | str]] = [(0, 0, 1, "tracks"), (0, 0, 2, "
 def blocked(page: Page) -> None:
     """The host serves the pack's scripts, and the browser does not get them."""
     page.tab.context.route("**/extensions/matrix-video/**", lambda route: route.abort())
-    page.open(nodes2=not page.own)
+    page.open(nodes2=page.newer)  # an older page's Nodes 2.0 is not its classic canvas
     assert page.tab.evaluate("!document.getElementById('matrix-editor-style')")
 
 
@@ -98,3 +98,4 @@ def test_every_node_works_as_before(page: Page, how: Callable[[Page], None]) -> 
     assert entry["status"]["status_str"] == "success"
     told = [text for output in entry["outputs"].values() for text in output.get("text", ())]
     assert any("1 instance, 17 frames of 96x64" in text for text in told)
+    assert not page.errors

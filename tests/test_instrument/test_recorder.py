@@ -11,11 +11,12 @@ import torch
 from support_attention import make_binding, make_tracks
 
 from matrix_lib.core.grid import Grid
+from matrix_lib.core.points import parse_points
 from matrix_lib.core.sites import AttentionCall, AttentionSite, BatchRow
 from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.instrument.capture import Capture
-from matrix_lib.instrument.joining import extend
+from matrix_lib.instrument.joining import check_next, extend
 from matrix_lib.instrument.ranking import describe
 from matrix_lib.instrument.recorder import Recorder, RecorderConfig
 from matrix_lib.io.captures import CaptureParts, load_capture, save_capture
@@ -146,6 +147,80 @@ def test_one_byte_a_value_is_as_good_as_it_says() -> None:
     torch.testing.assert_close(got.aas(tracks).over_steps(), want.aas(tracks).over_steps(), atol=2e-3, rtol=0)
     with pytest.raises(ValueError, match="'float16' or 'uint8'; got 'int4'"):
         make(storage="int4")
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8"])
+def test_heads_are_kept_apart_and_pinned_points_are_followed(storage: Any, tmp_path: Any) -> None:
+    """Against a softmax in float64, in whole clips and in windows; the file keeps it; means over all heads are those of
+    a recorder without heads."""
+    text, window = "33%,50%; 50,20@5; 70,60@0", Grid(2, 4, 6)
+    apart = make(storage=storage, heads="all", points=parse_points(text))
+    mean, one = make(storage=storage, v2v=False, points=parse_points(text)), make(storage=storage, heads=(1,))
+    for recorder in (apart, mean, one):
+        for step in (0, 1):
+            ran(recorder, step, (row(),))
+        ran(recorder, 2, (row(),), grid=window, frames=(1, 2))
+        ran(recorder, 0, (row(),), seed=1)  # the sampler comes back
+    capture = apart.result()
+    held = capture.streams[0].get("v2v")
+    names = ("cyclist", "van", "passes", "point 33% 50% @0", "point 50 20 @5", "point 70 60 @0")
+    places = {"point 33% 50% @0": (0, 2, 1), "point 50 20 @5": (2, 1, 3), "point 70 60 @0": (0, 3, 4)}
+    assert (held.entities, held.heads, held.points) == (names, (0, 1), places)
+    assert capture.streams[0].get("v2t").heads == (0, 1)
+    assert capture.streams[0].get("v2t").points == {}
+
+    def exact(layer: int, step: int, place: tuple[int, int, int], grid: Grid = GRID, **more: Any) -> torch.Tensor:
+        made = call(SITES[layer], step, (row(),), grid, **more)
+        token = TEXT + (place[0] * grid.height + place[1]) * grid.width + place[2]
+        logits = made.scale * made.q[0, :, token].double()[:, None] @ made.k[0].double().mT
+        return logits[:, 0].softmax(-1)[:, TEXT:].unflatten(-1, grid.shape).float()  # (H, F, h, w)
+
+    near = {"rtol": 0, "atol": 2e-3 if storage == "uint8" else 1e-3}
+    for number, (name, place) in enumerate(places.items(), 3):
+        for head in (0, 1):
+            own = held.of_head(head)
+            torch.testing.assert_close(own.layer(1, [1], [number])[0, 0], exact(1, 1, place)[head], **near)
+            both = (exact(0, 0, place) + exact(0, 0, place, seed=1))[head] / 2
+            torch.testing.assert_close(own.layer(0, [0], [number])[0, 0], both, **near)
+        seen = [0, 1, 1] if place[0] else [0, 0, 0]  # where the window lacks the point's frame, nothing is recorded
+        assert held.counts[1, 2, number].tolist() == seen, name
+    inside = held.of_head(1).layer(1, [2], [4])[0, 0, 1:]
+    torch.testing.assert_close(inside, exact(1, 2, (1, 1, 3), window, frames=(1, 2))[1], **near)
+
+    want, alone = mean.result().streams[0], one.result()
+    torch.testing.assert_close(want.get("v2v").dense(), held.dense()[:, :, 3:], **near)
+    torch.testing.assert_close(want.get("v2t").dense(), capture.streams[0].v2t, **near)
+    torch.testing.assert_close(alone.streams[0].v2t, capture.streams[0].get("v2t").of_head(1).dense(), **near)
+    assert alone.meta["notes"] == ["heads 1 of 2 alone were recorded: means over heads are over these"]
+    assert "; heads 0-1" in describe(capture)
+
+    again = load_capture(save_capture(capture, tmp_path / "apart.safetensors"))
+    assert torch.equal(again.streams[0].get("v2v").values, held.values)
+    assert again.streams[0].get("v2v").points == places
+    assert len(extend(capture, capture).steps) == 8
+    bindings = [stream.binding for stream in capture.streams]
+    check_next(capture, "cogvideox", GRID, apart.layers, bindings, "all", places)
+    for heads, points, message in (((0,), places, "heads_v2t differ"), ("all", {}, "the pinned points differ")):
+        with pytest.raises(ValueError, match=message):
+            check_next(capture, "cogvideox", GRID, apart.layers, bindings, heads, points)
+
+
+def test_heads_and_points_that_there_are_not_are_told_and_heads_count_in_the_budget() -> None:
+    plain, apart = make(budget_mb=0.01), make(budget_mb=0.01, heads="all")
+    for recorder in (plain, apart):
+        for step in range(4):
+            ran(recorder, step, (row(),))
+    whole, halved = plain.result(), apart.result()
+    assert (len(whole.steps), len(halved.steps)) == (4, 2)
+    assert halved.nbytes == whole.nbytes <= 0.01 * 1e6
+    with pytest.raises(ValueError, match=r"heads 1-2 were to be kept apart, and blocks.0 has 2 heads: .* from 0 to 1"):
+        ran(make(heads=(1, 2)), 0, (row(),))
+    for wrong in ("96.1,3", "3,64.5", "3,3@9"):
+        with pytest.raises(ValueError, match=r"lies outside of the clip: the model makes 9 frames \(0 to 8\) of 96x64"):
+            make(points=parse_points(wrong))
+    assert make(points=parse_points("96,64@8")).points == {"point 96 64 @8": (2, 3, 5)}
+    with pytest.raises(ValueError, match="heads are 'all' or different numbers"):
+        make(heads=(2, 1))
 
 
 def test_finished_steps_are_kept_while_the_run_goes_on(tmp_path: Any) -> None:

@@ -62,6 +62,34 @@ def test_layers_bins_and_budget(pack, models):
             run(layers=bad)
 
 
+def test_heads_and_pinned_points(pack, models):
+    family = "wan_t2v"
+    inputs = parts(models(family), bound(pack, family, 1), conditioning(family, 2))
+    z = {"samples": latent(family)}
+
+    def run(**options):
+        return pack.run("MatrixSampleAttention", **inputs, latent_image=z, **{**DEFAULTS, **options}).result
+
+    plain, (output, _, capture, report) = run(), run(heads="1, 0", points="50%,50%; 0,0@4", instances=False)
+    assert torch.equal(output["samples"], plain[0]["samples"])
+    stream = capture.streams[0]
+    assert stream.get("v2v").heads == stream.get("v2t").heads == (0, 1)
+    assert stream.entities_v2v == ("point 50% 50% @0", "point 0 0 @4")
+    assert "point 50% 50% @0, point 0 0 @4; heads 0-1" in report
+    near = {"rtol": 0, "atol": 1e-3}
+    torch.testing.assert_close(stream.v2t, plain[2].streams[0].v2t, **near)
+    for options, message in (
+        ({"heads": "0, 9"}, r"heads 0, 9 were to be kept apart, and .* has \d+ heads: choose numbers from 0 to"),
+        ({"heads": "some"}, "heads are written as 'all'"),
+        ({"points": "9999,0"}, "the point 9999 0 @0 lies outside of the clip"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**options)
+    schema = pack.classes["MatrixSampleAttention"]
+    assert schema.validate_inputs(points="60,90@8") is True
+    assert "points are written as 'x,y'" in schema.validate_inputs(points="60 90")
+
+
 def test_two_experts_make_one_capture(pack, models):
     """Wan 2.2: the high-noise expert takes the first steps, the low-noise expert goes on; one binding, one capture."""
     family = "wan_t2v"

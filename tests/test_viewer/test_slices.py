@@ -64,7 +64,7 @@ def test_stored_as_uint8_gives_the_same_slice() -> None:
         (Wanted(), 3, "there is no v2t map 3: they are numbered 0 to 2"),
         (Wanted(layers="9"), 0, "layer 9 was not captured: this capture has layers 0-3"),
         (Wanted(steps="5-4"), 0, "step 5-4 was not captured"),
-        (Wanted(head=0), 0, "it holds means over heads alone"),
+        (Wanted(head=0), 0, "the mean over heads alone was"),
     ],
 )
 def test_what_there_is_not_is_told(wanted: Wanted, entity: int, says: str) -> None:

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from ...core.attention.masks import batch_part
 from ...core.attention.sdpa_lse import sdpa_with_lse
 from ...core.grid import Fit, Grid
 from ...core.no_compile import hidden
+from ...core.points import parse_points
 from ...core.sites import AttentionCall, AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
@@ -371,6 +372,8 @@ def watch(
     recorder: type[Recorder] = Recorder,
     prefix_frames: int = 0,
     fit: Fit | None = None,
+    heads: Sequence[int] | Literal["all"] = (),
+    points: str = "",
 ) -> Iterator[Watch]:
     """Records what each layer attends to while a pipeline or a bare transformer runs.
 
@@ -386,8 +389,11 @@ def watch(
             CogVideoX 1.5 with an odd number of them (81 frames are 21), else 0. The tensors do not tell.
         fit: how the picture that the tracks are of becomes the clip's first frame: "center" (cropped), "stretch" or
             "pad". None asks the pipeline, and takes the tracks' own where it takes no picture. See `frame_tracks`.
+        heads: those that are kept apart, or "all"; see `RecorderConfig`.
+        points: places to follow, "60,90@8; 50%,25%": see `core.points`.
 
-    Raises ValueError for an unknown model, layers it does not have, or numbers of prompts and tracks that differ.
+    Raises ValueError for an unknown model, layers it does not have, points that cannot be read, or numbers of prompts
+    and tracks that differ.
     """
     transformer = getattr(model, "transformer", model)
     batches = batches_of(model, binding, tracks, steps, branches, fit)
@@ -395,7 +401,11 @@ def watch(
     chosen = None if layers is None else tuple(layers)
     if unknown := sorted(set(chosen or ()) - {site.layer for site in sites}):
         raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{sites[-1].layer}")
-    config = RecorderConfig(chosen, bins, budget_mb, "cond", v2t, v2v, t2v=t2v, t2t=t2t, sound=sound)
+    apart: tuple[int, ...] | Literal["all"] = "all" if isinstance(heads, str) else tuple(sorted(set(heads)))
+    pinned = parse_points(points)
+    config = RecorderConfig(
+        chosen, bins, budget_mb, "cond", v2t, v2v, t2v=t2v, t2t=t2t, sound=sound, heads=apart, points=pinned
+    )
     bindings = [each for each in batches.bindings if each is not None]
     asked = None if fit else model
     seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder, asked)

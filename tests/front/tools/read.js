@@ -5,6 +5,7 @@ import { BOXES, instances, keysOf, MASKS, PROMPTS, parse, print } from '../../..
 import { boxAt } from '../../../web/js/editor/motion.js'
 import { bitmapOf, maskOf, printMask } from '../../../web/js/editor/painted.js'
 import { parsePhrases } from '../../../web/js/editor/phrases.js'
+import { MOST_POINTS, parsePoints, withoutPoint, withPoint } from '../../../web/js/editor/points.js'
 import { sceneOf } from '../../../web/js/editor/scene.js'
 import { nameKey } from '../../../web/js/editor/text.js'
 import { corners, inPixels } from '../../../web/js/editor/values.js'
@@ -54,6 +55,7 @@ const READERS = {
   prompts: (text, size) => tracks(text, PROMPTS, size),
   masks: (text, size) => tracks(text, MASKS, size),
   phrases: (text) => parsePhrases(text),
+  points: (text) => points(text),
   frames: (text, size) => perFrame(text, size),
   colours: (text) => distinctColours(Number(text)).map(readable),
   keys: nameKey
@@ -72,6 +74,23 @@ function tracks(text, kind, size) {
   if (JSON.stringify(told(parse(print(doc), kind), size)) !== JSON.stringify(found))
     return 'printed, it says something else'
   return found
+}
+
+/**
+ * Points, once another was put behind them and taken away again, and each was taken away.
+ * @param {string} text
+ */
+function points(text) {
+  const found = parsePoints(text)
+  const told = JSON.stringify(found)
+  const other = { x: 777.5, y: 3, frame: 5, percent: /** @type {[boolean, boolean]} */ ([false, true]) }
+  const more = found.length < MOST_POINTS ? withPoint(text, other) : text
+  const added = JSON.stringify(found.length < MOST_POINTS ? [...found, other] : found)
+  if (JSON.stringify(parsePoints(more)) !== added) return 'with another, it says something else'
+  if (JSON.stringify(parsePoints(withoutPoint(more, other))) !== told) return 'without it again, it says something else'
+  const left = found.reduce((rest, point) => withoutPoint(rest, point), text)
+  if (parsePoints(left).length) return `of nothing '${left}' is left`
+  return found.map(({ x, y, frame, percent }) => [x, y, frame, percent])
 }
 
 /**

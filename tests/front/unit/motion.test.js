@@ -108,6 +108,7 @@ test('the crop is the one of the host', () => {
   assert.deepEqual(cropOf({ width: 1280, height: 720 }, grid), [100, 0, 1180, 720])
   assert.deepEqual(cropOf({ width: 480, height: 640 }, grid), [0, 160, 480, 480])
   assert.deepEqual(cropOf({ width: 480, height: 640 }, { ...grid, fit: 'stretch' }), [0, 0, 480, 640])
+  assert.deepEqual(cropOf({ width: 480, height: 640 }, { ...grid, fit: 'pad' }), [-240, 0, 720, 640])
 })
 
 test('tracks of other editors are pasted', () => {

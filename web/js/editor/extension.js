@@ -5,6 +5,7 @@ import { BOXES, MASKS, PROMPTS } from './grammar.js'
 import { asGrid, boundNames, feeding, gridOf, timedWords, widgetOf } from './graph.js'
 import { Panel } from './panel.js'
 import { asSheet, Pictures, SHEET } from './picture.js'
+import { pinsOf } from './pins.js'
 
 /** @typedef {import('../../../tests/front/host').HostNode} HostNode */
 /** @typedef {import('../../../tests/front/host').App} App */
@@ -114,7 +115,9 @@ function attach(app, node, edited, served) {
     {
       picture: (...to) => pictures.draw(...to),
       seek: (seconds) => pictures.seek(seconds),
-      grid: () => gridOf(node)
+      grid: () => gridOf(node),
+      pins: () =>
+        pinsOf(node, { before: () => app.canvas.emitBeforeChange(), after: () => app.canvas.emitAfterChange() })
     }
   )
   const unfolded = () => {

@@ -77,7 +77,7 @@ function reached(from, next) {
  * Nodes that take part in what comes of this one: those behind it, and all that feeds them.
  * @param {HostNode} node
  */
-function involved(node) {
+export function involved(node) {
   const behind = reached([node], targets)
   return [...new Set([...behind, ...reached(behind, origins)])]
 }

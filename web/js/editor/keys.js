@@ -7,7 +7,7 @@ const STEP = 10 // pixels with Shift
 /**
  * @param {KeyboardEvent} event
  * @param {Editor} editor
- * @param {{play: () => void, leave: () => void, brush: () => void}} panel
+ * @param {{play: () => void, leave: () => void, brush: () => void, pin: () => void}} panel
  * @returns {boolean} whether it was ours
  */
 export function pressed(event, editor, panel) {
@@ -32,6 +32,7 @@ export function pressed(event, editor, panel) {
     k: () => editor.pin(),
     o: () => editor.toggle(),
     b: () => panel.brush(),
+    p: () => panel.pin(),
     '-': () => editor.resizeBrush(1 / 1.25),
     '+': () => editor.resizeBrush(1.25),
     '=': () => editor.resizeBrush(1.25),

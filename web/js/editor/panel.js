@@ -3,6 +3,7 @@ import { onNextFrame } from '../surface.js'
 import { Editor } from './editor.js'
 import { BOXES, MASKS } from './grammar.js'
 import { pressed } from './keys.js'
+import { Pinning } from './pinning.js'
 import { Animation } from './play.js'
 import { Stage } from './stage.js'
 import { dress, icon } from './style.js'
@@ -17,6 +18,7 @@ import { ROW, RULER, Timeline } from './timeline.js'
  * @property {import('./stage.js').DrawPicture} picture
  * @property {(seconds: number) => void} seek
  * @property {() => import('./stage.js').Grid | null} grid
+ * @property {() => import('./pins.js').Pins | null} [pins] who records where pinned points look
  */
 
 const BAR = 28
@@ -43,10 +45,12 @@ export class Panel {
     this.paint = onNextFrame((time) => this.painted(time))
     this.editor = new Editor(host, kind, () => this.paint())
     this.animation = new Animation(this.editor, sight.picture)
+    this.pinning = new Pinning(this.editor, sight.pins ?? (() => null), sight.grid)
     this.stage = new Stage(this.editor, {
       picture: sight.picture,
       grid: () => (this.gridShown ? sight.grid() : null),
-      animation: (context, view) => this.animation.draw(context, view)
+      animation: (context, view) => this.animation.draw(context, view),
+      pinning: this.pinning
     })
     this.timeline = new Timeline(this.editor)
     this.element = document.createElement('div') // what the host holds, wherever the editor is
@@ -75,6 +79,7 @@ export class Panel {
   /** Looks again at what is outside of the editor. */
   refresh() {
     this.editor.refresh()
+    this.pinning.refresh()
   }
 
   /** Another picture has come. */
@@ -110,11 +115,14 @@ export class Panel {
       ),
       undo: button('undo', 'Undo (Ctrl+Z)', () => editor.undo()),
       redo: button('redo', 'Redo (Ctrl+Shift+Z)', () => editor.redo()),
+      pins: button('pin', 'Pin points: a click lets the next run record where that place looks (P)', () =>
+        this.pinning.toggle()
+      ),
       grid: button('grid', 'The crop and the tokens that the model sees', () => this.toggleGrid()),
       play: button('play', 'Play: a rough preview (Space)', () => this.play()),
       large: button('large', 'Large view', () => this.enlarge(!this.large))
     }
-    const { add, minus, brush, key, off, drop, undo, redo, grid, play, large } = this.buttons
+    const { add, minus, brush, key, off, drop, undo, redo, pins, grid, play, large } = this.buttons
     this.size = /** @type {HTMLInputElement} */ (element('input', 'size'))
     Object.assign(this.size, { type: 'range', min: '0.5', max: '25', step: 'any' }) // percent of the shorter side
     describe(this.size, 'Size of the brush (- and +)')
@@ -133,7 +141,7 @@ export class Panel {
     this.times.append(this.timeline.element)
     this.state = element('div', 'state')
     const foot = element('div', 'bar')
-    foot.append(play, this.state, grid, large)
+    foot.append(play, this.state, pins, grid, large)
     this.keys = /** @type {HTMLTextAreaElement} */ (element('textarea', 'keys'))
     describe(this.keys, 'Track editor: arrows move the box, Tab takes the next instance, Space plays')
     this.root.append(bar, stage, this.times, foot, this.keys)
@@ -146,6 +154,7 @@ export class Panel {
     const keys = /** @type {HTMLTextAreaElement} */ (this.keys)
     const panel = {
       brush: () => this.toggleBrush(),
+      pin: () => this.pinning.toggle(),
       play: () => this.play(),
       leave: () => (this.large ? this.enlarge(false) : keys.blur())
     }
@@ -313,6 +322,8 @@ export class Panel {
     setDisabled(buttons.drop, locked || !track)
     setDisabled(buttons.undo, !history.past.length)
     setDisabled(buttons.redo, !history.future.length)
+    setHidden(buttons.pins, this.pinning.pins === null)
+    setPressed(buttons.pins, this.pinning.on)
     setPressed(buttons.grid, this.gridShown)
     setPressed(buttons.minus, editor.minus)
     setPressed(buttons.brush, editor.brushing)

@@ -29,6 +29,7 @@ export class Stage {
    * @param {DrawPicture} look.picture
    * @param {() => Grid | null} look.grid null where it is not known, or not wanted
    * @param {(context: Ctx, view: import('./hits.js').View) => boolean} look.animation the rough preview while it plays
+   * @param {import('./pinning.js').Pinning} look.pinning points that a click pins
    */
   constructor(editor, look) {
     this.editor = editor
@@ -73,6 +74,10 @@ export class Stage {
   /** @param {import('./hits.js').Hit | null} hit */
   point(hit) {
     const { locked, brushing } = this.editor
+    if (this.look.pinning.on) {
+      this.element.style.cursor = 'crosshair'
+      return
+    }
     this.element.style.cursor = locked ? (hit ? 'pointer' : 'default') : brushing ? 'none' : cursorOf(hit)
     if (JSON.stringify(hit) === JSON.stringify(this.hovered)) return
     this.hovered = hit
@@ -86,6 +91,10 @@ export class Stage {
   press(spot) {
     const { editor } = this
     editor.playing = false
+    if (this.look.pinning.on) {
+      this.look.pinning.click(this.view, spot)
+      return null
+    }
     if (editor.brushing && !editor.locked) return this.brushed(spot)
     const hit = this.hit(spot)
     if (hit && hit.name !== editor.selected) editor.select(hit.name)
@@ -287,6 +296,7 @@ export class Stage {
     )
     for (const track of ordered) this.drawTrack(context, track, playing)
     context.globalAlpha = 1
+    if (!playing) look.pinning.draw(context, view)
     if (editor.brushing && this.spot && !editor.locked)
       drawBrush(context, this.spot, editor.radius * view.scale, editor.minus)
     if (this.rubber) frameOf(context, onStage(view, this.rubber), INK.accent, 1.5, [5, 4])
@@ -552,12 +562,19 @@ function drawGrid(context, view, size, grid) {
 }
 
 /**
- * The part of the picture that becomes the model's frame (`core/grid.py`, Framing).
+ * The part of the picture that becomes the model's frame (`core/grid.py`, Framing); with bars it is more than the picture.
  * @param {import('./values.js').Size} size
  * @param {Grid} grid
  * @returns {Corners}
  */
 export function cropOf({ width, height }, { frame, fit }) {
+  if (fit === 'pad') {
+    const scale = Math.min(frame[0] / width, frame[1] / height)
+    const [w, h] = [Math.floor(width * scale), Math.floor(height * scale)]
+    const [left, top] = [Math.floor((frame[0] - w) / 2), Math.floor((frame[1] - h) / 2)]
+    const [across, down] = [width / w, height / h]
+    return [0 - left * across, 0 - top * down, (frame[0] - left) * across, (frame[1] - top) * down]
+  }
   if (fit !== 'center') return [0, 0, width, height]
   const [old, made] = [width / height, frame[0] / frame[1]]
   const x = old > made ? Math.round((width - width * (made / old)) / 2) : 0

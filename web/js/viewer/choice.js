@@ -16,7 +16,7 @@ import { namesText, numbersText, readNames, readNumbers } from './text.js'
 /**
  * The fields of MATRIX Preview Attention, as texts and values.
  * @typedef {{kind?: string, names?: string, layers?: string, steps?: string, stream?: number, smooth?: boolean,
- *   scale?: 'clip' | 'frame', colours?: string, strength?: number}} Fields
+ *   scale?: 'clip' | 'frame', colours?: string, strength?: number, head?: number}} Fields `head`: -1 for their mean
  */
 
 const FIRST_KINDS = ['v2t', 'v2v', 't2v']
@@ -67,6 +67,12 @@ export function choiceOf(manifest, fields) {
     if (found === null) notes.push(`${what} "${text}" are not all in this capture: everything is shown`)
     return found ?? all
   }
+  const head = fields.head ?? -1
+  if (head >= 0 && !held.heads.includes(head)) {
+    notes.push(
+      `head ${head} was not recorded: ${held.heads.length ? 'the mean over heads is' : 'means over heads are'} shown`
+    )
+  }
   return {
     choice: {
       stream,
@@ -74,7 +80,7 @@ export function choiceOf(manifest, fields) {
       names: or(readNames(fields.names ?? 'all', held.entities), held.entities, 'names', fields.names),
       layers: or(readNumbers(fields.layers ?? 'all', held.layers), held.layers, 'layers', fields.layers),
       steps: or(readNumbers(fields.steps ?? 'all', steps, manifest.experts), steps, 'steps', fields.steps),
-      head: null,
+      head: held.heads.includes(head) ? head : null,
       picture: 0,
       smooth: fields.smooth ?? true,
       scale: fields.scale ?? 'clip',
@@ -105,7 +111,8 @@ export function fieldsOf(manifest, choice) {
     smooth: choice.smooth,
     scale: choice.scale,
     colours: choice.colours,
-    strength: choice.strength
+    strength: choice.strength,
+    head: choice.head ?? -1
   }
 }
 

@@ -94,13 +94,14 @@ export class Exhibit {
    * @param {number} stream
    * @param {string} kind
    * @param {number} entity
+   * @param {number | null} head
    * @returns {Promise<Chart>}
    */
-  chart(stream, kind, entity) {
-    const key = `${stream} ${kind} ${entity}`
+  chart(stream, kind, entity, head) {
+    const key = `${stream} ${kind} ${entity} ${head}`
     let found = this.charts.get(key)
     if (!found) {
-      found = this.source.scores(stream, kind, entity).then(chartOf)
+      found = this.source.scores(stream, kind, entity, head).then(chartOf)
       found.catch(() => this.charts.delete(key))
       this.charts.set(key, found)
     }

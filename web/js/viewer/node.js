@@ -3,6 +3,7 @@
  * own fields, so that a queued picture agrees with what was chosen.
  */
 
+import { pinsOf } from '../editor/pins.js'
 import { Exhibit } from './exhibit.js'
 import { goneMessage, mountViewer, viewerRoot } from './mount.js'
 import { askingSource, errorOf } from './source.js'
@@ -180,10 +181,22 @@ async function open(node, id, host) {
     fields: before ? { ...JSON.parse(before), ...fieldsOfNode(node) } : fieldsOfNode(node),
     reads: node.comfyClass === READS,
     changed: (fields) => write(node, place, fields, host),
+    ...pinning(node, host),
     others: () => othersOf(node, place, host)
   })
   if (place.id !== id) return viewer?.close()
   place.viewer = viewer
+}
+
+/**
+ * A click that pins a place, where a node records what comes of it.
+ * @param {HostNode} node
+ * @param {Host} host
+ * @returns {Pick<import('./panel.js').Options, 'pin'>}
+ */
+function pinning(node, host) {
+  const pins = pinsOf(node, host)
+  return pins ? { pin: ({ x, y, frame }) => pins.add({ x, y, frame, percent: [false, false] }) } : {}
 }
 
 /**
@@ -296,7 +309,8 @@ export function fieldsOfNode(node) {
     smooth: keyOf('heat', value('heat')) !== 'false',
     scale: keyOf('colour_scale', value('colour_scale')) === 'frame' ? 'frame' : 'clip',
     colours: value('colours'),
-    strength: Number(value('strength') ?? 0.85)
+    strength: Number(value('strength') ?? 0.85),
+    head: Number(value('head') ?? -1)
   }
 }
 
@@ -319,7 +333,8 @@ function write(node, place, fields, host) {
     heat: WORDS.heat[`${fields.smooth}`],
     colour_scale: WORDS.colour_scale[fields.scale ?? ''],
     colours: fields.colours,
-    strength: fields.strength
+    strength: fields.strength,
+    head: fields.head
   }
   host.before()
   place.writing = true
@@ -331,4 +346,5 @@ function write(node, place, fields, host) {
   }
   place.writing = false
   host.after()
+  node.setDirtyCanvas(true, true) // a field on the canvas shows its old value until something is drawn
 }

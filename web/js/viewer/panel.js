@@ -33,6 +33,8 @@ import { wordChips } from './words.js'
  * @property {Fields} [fields] what to look at first
  * @property {(fields: Fields) => void} [changed] told after the person chose something
  * @property {() => Other[]} [others] captures to compare with, asked when the menu opens
+ * @property {(place: {x: number, y: number, frame: number}) => string} [pin] lets the next run record where a place of the
+ *   clip looks (in pixels); says what was done
  * @property {boolean} [large] on a page of its own
  * @property {boolean} [reads] begins with what is read off the maps
  */
@@ -40,7 +42,7 @@ import { wordChips } from './words.js'
 const KINDS = /** @type {Record<string, string>} */ ({ v2t: 'Words', v2v: 'Instances', t2v: 'Words look' })
 const KIND_TIPS = /** @type {Record<string, string>} */ ({
   v2t: 'How much each place of the video looks at the words (K)',
-  v2v: 'Where the first-frame tokens of an instance look in the whole clip (K)',
+  v2v: 'Where the first-frame tokens of an instance, or a pinned point, look in the whole clip (K)',
   t2v: 'Where the words look in the clip: the other way round (K)'
 })
 const AT_ONCE = 16 // maps that one question may ask for
@@ -168,8 +170,8 @@ export class Viewer {
   take(fields) {
     const before = this.choice
     const { choice, notes } = choiceOf(this.manifest, { ...fieldsOf(this.manifest, before), ...fields })
-    const { picture, outlines, compare, head } = before
-    this.choice = { ...choice, picture, outlines, compare, head }
+    const { picture, outlines, compare } = before
+    this.choice = { ...choice, picture, outlines, compare }
     this.notes = notes
     if (choice.kind !== before.kind || choice.stream !== before.stream) this.layout()
     this.refresh()
@@ -181,13 +183,13 @@ export class Viewer {
    */
   swap(exhibit) {
     const fields = fieldsOf(this.manifest, this.choice)
-    const { picture, outlines, head } = this.choice
+    const { picture, outlines } = this.choice
     this.exhibit.close()
     this.exhibit = exhibit
     this.charts = new Map()
     const { choice, notes } = choiceOf(exhibit.manifest, fields)
     this.choice = choice
-    this.choice = { ...choice, picture: Math.min(picture, this.stream.pictures.length - 1), outlines, head }
+    this.choice = { ...choice, picture: Math.min(picture, this.stream.pictures.length - 1), outlines }
     this.notes = notes
     this.layout()
     this.refresh()
@@ -364,13 +366,13 @@ export class Viewer {
 
   /** The chart's scores of the words that are shown, after their maps. */
   async loadCharts() {
-    const { stream, kind } = this.choice
+    const { stream, kind, head } = this.choice
     const { exhibit } = this
     for (const entity of placesOfNames(exhibit, this.choice, this.names)) {
-      const key = `${stream} ${kind} ${entity}`
+      const key = `${stream} ${kind} ${entity} ${head}`
       if (this.charts.has(key)) continue
       try {
-        const chart = await exhibit.chart(stream, kind, entity)
+        const chart = await exhibit.chart(stream, kind, entity, head)
         if (exhibit !== this.exhibit) return
         this.charts.set(key, chart)
       } catch (error) {
@@ -475,9 +477,9 @@ export class Viewer {
   }
 
   showChart() {
-    const { stream, kind, layers, steps } = this.choice
+    const { stream, kind, layers, steps, head } = this.choice
     const charts = placesOfNames(this.exhibit, this.choice, this.names).flatMap((entity) => {
-      const chart = this.charts.get(`${stream} ${kind} ${entity}`)
+      const chart = this.charts.get(`${stream} ${kind} ${entity} ${head}`)
       return chart ? [{ name: this.held.entities[entity], colour: css(this.held.colours[entity]), chart }] : []
     })
     this.chart.show({
@@ -521,10 +523,28 @@ export class Viewer {
     this.refresh()
   }
 
-  /** @param {string} instance */
-  lookFrom(instance) {
+  /** @param {string} name of an instance, or of a pinned point: then in its frame */
+  lookFrom(name) {
+    const point = this.stream.maps.v2v?.points[name]
+    const picture = point ? this.stream.pictures.findIndex(([, token]) => token === point[0]) : -1
+    if (picture >= 0) this.choice.picture = picture
     this.pin = null
-    this.setKind('v2v', [instance])
+    this.setKind('v2v', [name])
+  }
+
+  /**
+   * Lets the next run record where a place looks.
+   * @param {Token} token
+   */
+  pinPlace({ row, column }) {
+    const { token: size, frame: whole, starts } = this.stream
+    const [x, y] = [column, row].map((at, i) => Math.min((at + 0.5) * size[i], whole[i]))
+    const [, frame] = momentOf(this.exhibit, this.choice)
+    try {
+      this.say([this.options.pin?.({ x, y, frame: starts[frame] }) ?? ''])
+    } catch (error) {
+      this.wrong(error)
+    }
   }
 
   // ---- what is read off the maps

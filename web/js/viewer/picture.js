@@ -158,14 +158,17 @@ function tableOf(exhibit, choice) {
 function emptyPicture(exhibit, choice, token, pin, bitmap, names) {
   const number = Math.min(choice.stream, exhibit.manifest.streams.length - 1)
   const stream = exhibit.manifest.streams[number]
-  const held = stream.maps[choice.kind]
   /** @type {Picture['masks']} */
   const masks = choice.outlines
     ? stream.masks.map(({ colour }, i) => ({ colour, tokens: exhibit.mask(number, i, token) }))
     : []
-  const points = Object.entries(held?.points ?? {}).filter(([name, [frame]]) => names.includes(name) && frame === token)
-  const marks = points.map(([name, [, row, column]]) => ({
-    colour: held.colours[held.entities.indexOf(name)],
+  // Among words a ring says where somebody can be asked; among instances whose map this is.
+  const points = stream.maps.v2v
+  const shown = Object.entries(points?.points ?? {}).filter(
+    ([name, [frame]]) => frame === token && (choice.kind !== 'v2v' || names.includes(name))
+  )
+  const marks = shown.map(([name, [, row, column]]) => ({
+    colour: points.colours[points.entities.indexOf(name)],
     row,
     column,
     pinned: true

@@ -25,6 +25,18 @@ export function instancesAt({ exhibit, choice, stream }, { row, column }) {
 }
 
 /**
+ * Pinned points in a token at this moment.
+ * @param {Viewer} viewer
+ * @param {Token} token
+ * @returns {string[]}
+ */
+function pointsAt({ exhibit, choice, stream }, { row, column }) {
+  const [, frame] = momentOf(exhibit, choice)
+  const points = Object.entries(stream.maps.v2v?.points ?? {})
+  return points.flatMap(([name, place]) => (place.join() === [frame, row, column].join() ? [name] : []))
+}
+
+/**
  * @param {Viewer} viewer
  * @param {Token} token
  * @returns {HTMLElement[]} what stands in the card
@@ -33,16 +45,27 @@ export function placeCard(viewer, token) {
   const lookedAt = viewer.choice.kind !== 'v2t'
   const close = make('button', { class: 'close', type: 'button', text: '✕', label: 'Close' })
   close.addEventListener('click', () => viewer.setPin(null))
-  const looks = instancesAt(viewer, token).map((name) => {
-    const button = make('button', { class: 'looks', type: 'button', text: `Where ${name} looks` })
-    button.addEventListener('click', () => viewer.lookFrom(name))
-    return button
-  })
+  const points = pointsAt(viewer, token)
+  const names = lookedAt ? points : [...instancesAt(viewer, token), ...points]
+  const looks = names.map((name) => look(`Where ${name} looks`, '', () => viewer.lookFrom(name)))
+  if (viewer.options.pin && !points.length) {
+    const title = 'The next run records where this place looks in the whole clip'
+    looks.push(look('Pin: where does it look?', title, () => viewer.pinPlace(token)))
+  }
   return [
     make('div', { class: 'head' }, [make('span', { text: lookedAt ? 'Looked at by' : 'This place looks at' }), close]),
     ...ranking(viewer, token),
-    ...(lookedAt ? [] : looks)
+    ...looks
   ]
+}
+
+/**
+ * @param {string} text
+ * @param {string} title
+ * @param {() => void} click
+ */
+function look(text, title, click) {
+  return make('button', { class: 'looks', type: 'button', text, title, on: { click } })
 }
 
 /**

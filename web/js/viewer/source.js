@@ -14,7 +14,8 @@ import { sliceBytes } from './slices.js'
  * @typedef {{layers: number[], entities: string[], colours: [number, number, number][], heads: number[],
  *   points: Record<string, [number, number, number]>, counts: number[]}} Held maps of one kind
  * @typedef {{prompt: {text: string, names: string[]}[], phrases: {name: string, text: string, role: string}[],
- *   grid: [number, number, number], size: [number, number], box: [number, number, number, number],
+ *   grid: [number, number, number], token: [number, number], frame: [number, number], starts: number[],
+ *   size: [number, number], box: [number, number, number, number],
  *   pictures: [number, number][], maps: Record<string, Held>,
  *   masks: {name: string, colour: [number, number, number], bits: string}[]}} Stream one prompt and sample
  * @typedef {{version: number, label: string, backbone: string, branch: string, notes: string[],
@@ -37,7 +38,7 @@ import { sliceBytes } from './slices.js'
  * @typedef {object} Source
  * @property {() => Promise<Manifest>} manifest
  * @property {(wanted: Wanted, entities: number[]) => Promise<ArrayBuffer>} maps slices one behind the other
- * @property {(stream: number, kind: string, entity: number) => Promise<Scores>} scores
+ * @property {(stream: number, kind: string, entity: number, head: number | null) => Promise<Scores>} scores
  * @property {(wanted: Wanted) => Promise<Reading>} reading of these layers and steps, or of those that a page carries
  * @property {(number: number) => Promise<Blob>} frame
  * @property {(() => Promise<Blob>) | null} page the viewer as a file, where somebody can make one
@@ -60,8 +61,8 @@ export function askingSource(ask, pages = false) {
   return {
     manifest: async () => json(await ask('manifest', {})),
     maps: async (wanted, entities) => (await ask('map', { ...queryOf(wanted), entities: entities.join(',') })).data,
-    scores: async (stream, kind, entity) =>
-      json(await ask('scores', { stream: `${stream}`, kind, entity: `${entity}` })),
+    scores: async (stream, kind, entity, head) =>
+      json(await ask('scores', withHead({ stream: `${stream}`, kind, entity: `${entity}` }, head))),
     reading: async (wanted) => json(await ask('reading', queryOf(wanted))),
     frame: async (number) => blobOf(await ask('frame', { number: `${number}` })),
     page: pages ? async () => blobOf(await ask('page', {})) : null
@@ -78,7 +79,15 @@ function blobOf({ data, type }) {
  * @returns {Record<string, string>}
  */
 function queryOf({ stream, kind, layers, steps, head }) {
-  const query = { stream: `${stream}`, kind, layers: runsOf(layers), steps: runsOf(steps) }
+  return withHead({ stream: `${stream}`, kind, layers: runsOf(layers), steps: runsOf(steps) }, head)
+}
+
+/**
+ * @param {Record<string, string>} query
+ * @param {number | null} head
+ * @returns {Record<string, string>}
+ */
+function withHead(query, head) {
   return head === null ? query : { ...query, head: `${head}` }
 }
 

@@ -169,7 +169,7 @@ function point(pen, box, { rows, columns }, { colour, row, column, pinned }) {
     pen.lineWidth = size / 4 + extra
     pen.beginPath()
     if (pinned) {
-      pen.arc(x, y, size * 0.7, 0, 2 * Math.PI)
+      pen.arc(x, y, size, 0, 2 * Math.PI)
     } else {
       pen.moveTo(x - size, y)
       pen.lineTo(x + size, y)

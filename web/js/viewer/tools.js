@@ -114,7 +114,7 @@ function option(text, value) {
 /** @param {Viewer} viewer */
 function headMenu(viewer) {
   const values = ['', ...viewer.held.heads.map(String)]
-  const texts = ['mean over heads', ...viewer.held.heads.map((head) => `head ${head}`)]
+  const texts = [`mean of ${viewer.held.heads.length} heads`, ...viewer.held.heads.map((head) => `head ${head}`)]
   const chosen = viewer.choice.head === null ? '' : `${viewer.choice.head}`
   return menu('Head', chosen, values, (value) => viewer.set({ head: value ? +value : null }), texts)
 }
