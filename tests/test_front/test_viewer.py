@@ -170,7 +170,7 @@ def _says_what_a_place_looks_at(viewer: Viewer) -> None:
     values = [float(text.split()[0]) for text in viewer.element.locator(".card .value").all_text_contents()]
     assert values == sorted(values, reverse=True)
     viewer.element.locator(".card .close").click()
-    expect(viewer.element.locator(".card")).to_be_hidden()
+    expect(viewer.element.locator(".card:not(.findings)")).to_be_hidden()
 
 
 def _points(page: Page) -> str:

@@ -81,7 +81,7 @@ export class Viewer {
     this.second.element.hidden = true
     this.card = make('div', { class: 'card' })
     this.card.hidden = true
-    this.findings = make('div', { class: 'card away' })
+    this.findings = make('div', { class: 'card away findings' })
     this.findings.hidden = true
     this.stage.element.append(this.card, this.findings)
     this.chart = new LayerChart((drag, more) => this.dragged(drag, more))

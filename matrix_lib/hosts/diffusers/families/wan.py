@@ -37,7 +37,8 @@ class Wan(Family):
         """The 5B model, and VACE."""
         if index.get("expand_timesteps"):
             raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
-        if "VACE" in (index.get("transformer") or ["", ""])[1]:
+        _, kind = index.get("transformer") or (None, None)  # (None, None) as well where it was not loaded
+        if "VACE" in f"{kind} {index.get('_class_name')}":
             raise ValueError("Wan VACE, which reads a control video, cannot be trained here: train Wan 2.1")
 
     def image_rows(self, pipe: Any, picture: Image.Image) -> Tensor:
