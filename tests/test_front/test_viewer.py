@@ -122,7 +122,7 @@ def test_words_and_layers_without_a_queue(page: Page) -> None:
     _writes_back(page)
     _says_what_a_place_looks_at(viewer)
     _shows_where_a_pinned_point_looks(viewer)
-    page.until_kept("pushes")
+    page.until_kept('"pushes","9","1"')  # the fields of the node, and not the prompt
 
     page.open(nodes2=True)  # the capture is still there, and what was chosen, too
     _look(page)

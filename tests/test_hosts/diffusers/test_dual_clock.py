@@ -149,7 +149,7 @@ def test_what_cannot_be_is_said(cog):
     with pytest.raises(ValueError, match="encode a clip of as many frames"):
         with steer(pipe.pipe, clock, None, TRACKS, reference=LATENT[:, :2]):
             pipe(2)
-    with pytest.raises(ValueError, match="GradientGuidance grounds words"):
+    with pytest.raises(ValueError, match="GradientGuidance acts on words"):
         with steer(pipe.pipe, [clock, GradientGuidance()], None, TRACKS, reference=LATENT):
             pass
 

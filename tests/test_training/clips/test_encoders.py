@@ -9,6 +9,7 @@ from PIL import Image
 from support_hunyuan import hunyuan_text
 from support_models import make_cogvideox, make_hunyuan, make_wan, randomize
 
+from matrix_lib.hosts.diffusers.families import family
 from matrix_lib.hosts.diffusers.model_shape import ModelShape
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 from training.clips.encoders import ModelFiles, PipelineEncoders
@@ -241,3 +242,11 @@ def test_folders_that_are_not_whole(folders, tmp_path):
     (broken / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="has a vae that cannot be loaded"), ModelFiles(str(broken)).open():
         pass
+
+
+@pytest.mark.parametrize("transformer", [["diffusers", "WanVACETransformer3DModel"], (None, None)])
+def test_what_cannot_be_trained_is_told_with_its_transformer_and_without(transformer):
+    wan = family("wan")
+    with pytest.raises(ValueError, match="VACE"):
+        wan.check_trainable({"_class_name": "WanVACEPipeline", "transformer": transformer})
+    wan.check_trainable({"_class_name": "WanImageToVideoPipeline", "transformer": (None, None)})
