@@ -13,7 +13,7 @@ are means over heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,6 +88,7 @@ class OtherKinds:
     def __init__(self, stream: MapStream, words: TokenSets, tracks: GridTracks | None, wanted: Sequence[str]) -> None:
         self.stream, self.words, self.wanted = stream, words, frozenset(wanted)
         self.instances = _instances(tracks)
+        self._made: dict[tuple[Hashable, torch.device], Tensor] = {}
         self.area = (
             () if tracks is None else tuple(len(rows) / tracks.grid.size for rows in self.instances.sets.values())
         )
@@ -102,16 +103,14 @@ class OtherKinds:
         if site.has_v2t and self.words.names and self.wanted & {"t2v", "t2t"}:
             found |= self._of_words(call, lse, mask)
         elif site.kind == "sound_text" and self.words.names:
-            found["a2t"] = self._of_sound(call, lse, mask, *self._keys(call))
+            text, copies = text_rows(self.stream, call)
+            found["a2t"] = self._of_sound(call, lse, mask, self.words.pool(text, call.q.device, copies))
         elif site.kind == "sound_video" and self.instances.names:
             pool = self.instances.pool(call.video_k[0] if call.video_k else 0, call.q.device)
-            sizes = torch.tensor([float(len(rows)) for rows in self.instances.sets.values()])
-            found["a2v"] = self._of_sound(call, lse, mask, pool, sizes)
+            counts = [float(len(rows)) for rows in self.instances.sets.values()]
+            sizes = self._there("sizes", call.q.device, lambda: torch.tensor(counts))
+            found["a2v"] = self._of_sound(call, lse, mask, pool) * sizes[:, None, None, None]
         return {kind: maps for kind, maps in found.items() if kind in self.wanted}
-
-    def _keys(self, call: AttentionCall) -> tuple[Pool, Tensor]:
-        text, copies = text_rows(self.stream, call)
-        return self.words.pool(text, call.q.device, copies), torch.ones(len(self.words.names))
 
     def _of_words(self, call: AttentionCall, lse: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
         """What the rows of words look at. In joint attention queries and keys stand in one order."""
@@ -123,18 +122,26 @@ class OtherKinds:
         looks = pooled_rows(call.q, call.k, pool, call.scale, lse=lse, mask=mask, labels=call.labels)[0]
         clip = looks[:, slice(call.video_k[0], sum(call.video_k))]
         rows = looks[:, slice(text, text + call.text_k[1])]
-        on, known = [], torch.zeros(call.text_k[1], dtype=torch.bool, device=looks.device)
-        for own in self.words.sets.values():
-            at = torch.cat([own + copy for copy in copies]).to(looks.device)
-            known[at] = True
-            on.append(rows[:, at].sum(1))
-        table = torch.stack([*on, rows[:, ~known].sum(1), clip.sum(1)], 1)
+        members = self._there(("rows", call.text_k[1], copies), looks.device, lambda: self._members(rows, copies))
+        table = torch.cat([rows @ members.to(rows), clip.sum(1, keepdim=True)], 1)
         return {"t2v": clip.unflatten(-1, call.grid.shape), "t2t": table[:, None, None]}
 
-    def _of_sound(
-        self, call: AttentionCall, lse: Tensor | None, mask: Tensor | None, pool: Pool, sizes: Tensor
-    ) -> Tensor:
-        """(E, A, 1, 1): the mean probability of a pool's keys, times what each entity's is multiplied by."""
+    def _members(self, rows: Tensor, copies: tuple[int, ...]) -> Tensor:
+        """(T, E + 1) float32: 1 where a row of the text belongs to a phrase, in the last column where it is in none."""
+        members = torch.zeros(rows.shape[1], len(self.words.names) + 1)
+        for place, own in enumerate(self.words.sets.values()):
+            members[torch.cat([own + copy for copy in copies]), place] = 1
+        members[:, -1] = members.sum(1) == 0
+        return members
+
+    def _there(self, key: Hashable, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+        """A tensor on a device, made and brought there once: what is brought in each call waits for the device."""
+        if (key, device) not in self._made:
+            self._made[key, device] = make().to(device)
+        return self._made[key, device]
+
+    def _of_sound(self, call: AttentionCall, lse: Tensor | None, mask: Tensor | None, pool: Pool) -> Tensor:
+        """(E, A, 1, 1): the mean probability of a pool's keys."""
         assert call.sound_q is not None
         rows = slice(call.sound_q[0], sum(call.sound_q))
         kind = "a2t" if call.site.kind == "sound_text" else "a2v"
@@ -145,7 +152,7 @@ class OtherKinds:
             call.q[:, :, rows], call.k, pool, call.scale, lse=None if lse is None else lse[:, :, rows],
             mask=mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :],
         )[0]  # fmt: skip
-        return (maps.float() * sizes.to(maps.device)[:, None])[..., None, None]
+        return maps.float()[..., None, None]
 
 
 def _instances(tracks: GridTracks | None) -> TokenSets:
