@@ -389,7 +389,7 @@ def two_passes() -> Draft:
     steered = d.add("MatrixAttentionGuidance", model=model[0], mode="region bias")
     d.group("Second pass, same noise", 6)
     decoded = d.add("VAEDecode", samples=sampled(joined, steered, STEPS - FIRST)[0], vae=model[2])
-    d.group("Keep", 5, BLUE)
+    d.group("Keep", 1, BLUE)
     video = d.add("CreateVideo", images=decoded[0], fps=FPS)
     d.add("SaveVideo", SHOWN, "Save video", video=video[0], filename_prefix="matrix/second_pass")
     d.add("MatrixSaveTracks", 80, tracks=read[0], filename_prefix="matrix/first_pass_masks")
