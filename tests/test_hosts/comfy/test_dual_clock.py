@@ -81,7 +81,7 @@ def test_the_start_does_not_matter_where_all_is_held(lib, models, comfy):
         noise = comfy.sample.prepare_noise(z, seed)
         with torch.inference_mode():
             return comfy.sample.sample(
-                held, noise, 6, 1.0, name, "simple", pos, neg, z, disable_pbar=True, seed=1
+                held, noise, 4, 1.0, name, "simple", pos, neg, z, disable_pbar=True, seed=1
             )  # fmt: skip
 
     for name in comfy.samplers.SAMPLER_NAMES:
