@@ -31,6 +31,7 @@ def watched(model):
     return clone, calls
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("family", "sampler", "cfg"), ROUND)
 def test_every_family_is_held_under_every_sampler(lib, models, family, sampler, cfg):
     """Of four steps, steps 0 and 1 are held everywhere and step 2 inside, with the same noise; step 3 is free."""
