@@ -156,6 +156,7 @@ class Commands:
         """`python -m MODULE ARGUMENTS`, or a script for a path; `more` are variables of its environment."""
         self.count += 1
         file = self.logs / f"{self.count:02d}-{Path(module).name}.txt"
+        file.touch()  # it is read before the fork has opened it
         pid = self.ask({"run": [str(module), [*map(str, arguments)], str(self.folder), str(file), more]})
         return Running(self, int(pid), file)
 
