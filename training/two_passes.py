@@ -8,8 +8,9 @@ fewer steps            one pass with the second one's steps: what the first one'
 another clip's masks   the second pass, blind: what it does whoever is where
 true masks             the second pass, as if the first one had known: what better masks could reach
 
-Written are every clip's values (rows.csv), and a table with paired intervals and verdicts (README.md). Several bases
-are asked at once, or one after another: --have names rows of earlier runs.
+Written are every clip's values (rows.csv, after every arm), and a table with paired intervals and verdicts (README.md).
+Stop it whenever you like: the same command goes on with the arms that are missing. Several bases are asked at once, or
+one after another: --have names rows of earlier runs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,13 +169,24 @@ def _run(chosen: argparse.Namespace) -> None:
     if not 0 < chosen.first < chosen.steps:
         raise ValueError(f"of {chosen.steps} steps the first pass takes 1 to {chosen.steps - 1}; got {chosen.first}")
     rows = [row for path in chosen.have for row in _read(path)]
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    for folder in chosen.model:
-        name = "mini" if folder == bundle.HOME else folder.name
-        if any(row["base"] == name for row in rows):
+    names = ["mini" if folder == bundle.HOME else folder.name for folder in chosen.model]
+    for name in names:
+        if names.count(name) > 1 or any(row["base"] == name for row in rows):
             raise ValueError(f"there are rows of a base {name!r} already: give every base a folder of its own name")
-        rows += _asked(_bench(chosen, name, folder))
-        _write(chosen.out / "rows.csv", rows)  # after every base: a run that is cut short keeps what it has
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    before = _before(chosen, names)
+
+    def keep(arm: list[dict[str, Any]]) -> None:  # after every arm: a run that is cut short keeps what it has
+        rows.extend(arm)
+        _write(
+            chosen.out / "rows.csv", [*rows, *(row for row in before if row["base"] not in {r["base"] for r in rows})]
+        )
+
+    for name, folder in zip(names, chosen.model, strict=True):
+        own = [row for row in before if row["base"] == name]
+        rows += own
+        if {row["arm"] for row in own} != set(_arms(chosen)):
+            _ask(_bench(chosen, name, folder), {row["arm"] for row in own}, keep)
     with whole_file(chosen.out / "README.md") as place:
         place.write_text(_report(chosen, rows), encoding="utf-8")
     print(f"wrote {chosen.out / 'README.md'}")
@@ -189,10 +202,15 @@ def _bench(chosen: argparse.Namespace, name: str, folder: Path) -> Bench:
     return Bench(chosen, name, pipeline, sizes, clips, bindings)
 
 
+def _arms(chosen: argparse.Namespace) -> list[str]:
+    """Of one base, in the order in which they run."""
+    return [PLAIN, FEWER, FIRST, *(f"{way}, {masks}" for way in chosen.ways for masks in (OWN, BLIND, TRUE))]
+
+
 @torch.no_grad()
-def _asked(bench: Bench) -> list[dict[str, Any]]:
-    """The rows of one base."""
-    chosen, clips, rows = bench.chosen, bench.clips, []
+def _ask(bench: Bench, done: set[str], keep: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Runs the arms of one base that are not done, and hands the rows of each to `keep`."""
+    chosen, clips = bench.chosen, bench.clips
     cpu = clips.to("cpu")
     second = chosen.steps - chosen.first
 
@@ -202,34 +220,38 @@ def _asked(bench: Bench) -> list[dict[str, Any]]:
     def told(arm: str, video: Tensor, before: int = 0, more: dict[str, list[float]] | None = None) -> None:
         found = bench.measured(video) | (more or {})
         calls, bench.calls = (before + bench.calls) / len(clips), 0
+        assert not before or calls == chosen.steps * len(bench.branches), (arm, calls)
+        rows = []
         for i in range(len(clips)):
             said = (bench.name, arm, i, chosen.seed + i, clips.prompts[i], calls)
             rows.append(dict(zip(_KEYS, said)) | {name: value[i] for name, value in found.items()})
+        keep(rows)
         means = ", ".join(f"{name} {np.mean(value):.3f}" for name, value in found.items())
         print(f"{bench.name}, {arm}: {means}, {calls:g} calls a clip", flush=True)
 
     handle = bench.pipeline.transformer.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        told(PLAIN, bench.steered((), (), chosen.steps))
-        told(FEWER, bench.steered((), (), second))
-        video, readings = bench.watched()
+        if PLAIN not in done:
+            told(PLAIN, bench.steered((), (), chosen.steps))
+        if FEWER not in done:
+            told(FEWER, bench.steered((), (), second))
+        video, readings = bench.watched()  # also where its rows are there: the second passes take its masks
         looked = bench.calls
         truth = [named_tracks(cpu, i) for i in range(len(cpu))]
         masks = [reading.masks.select(own.names) for reading, own in zip(readings, truth, strict=True)]
         blind = [
             masks[j].rename(dict(zip(truth[j].names, own.names))) for own, j in zip(truth, others(cpu), strict=True)
         ]
-        told(FIRST, video, more=_first_seen(readings, truth, masks, blind))
+        if FIRST not in done:
+            told(FIRST, video, more=_first_seen(readings, truth, masks, blind))
+        bench.calls = 0
         for way in chosen.ways:
             guidance = ways(second)[way]
-            told(f"{way}, {OWN}", bench.steered(guidance, masks, second), looked)
-            told(f"{way}, {BLIND}", bench.steered(guidance, blind, second), looked)
-            told(f"{way}, {TRUE}", bench.steered(guidance, truth, second))
+            for whose, tracks, before in ((OWN, masks, looked), (BLIND, blind, looked), (TRUE, truth, 0)):
+                if (arm := f"{way}, {whose}") not in done:
+                    told(arm, bench.steered(guidance, tracks, second), before)
     finally:
         handle.remove()
-    calls = {row["arm"]: row["calls"] for row in rows}
-    assert all(value == calls[PLAIN] for arm, value in calls.items() if arm.endswith((OWN, BLIND))), calls
-    return rows
 
 
 def _first_seen(
@@ -251,6 +273,28 @@ def _first_seen(
 
 
 # -- files
+def _before(chosen: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of these bases that the same command wrote before it was stopped. Raises ValueError where the folder holds
+    those of another one."""
+    asked = {
+        "clips": chosen.clips, "set": chosen.set, "steps": chosen.steps, "first": chosen.first, "cfg": chosen.cfg,
+        "seed": chosen.seed, "ways": chosen.ways, "models": [str(folder) for folder in chosen.model],
+        "device": chosen.device.split(":")[0],
+    }  # fmt: skip
+    path, rows = chosen.out / "asked.json", chosen.out / "rows.csv"
+    if not rows.exists():
+        with whole_file(path) as place:
+            place.write_text(json.dumps(asked, indent=1), encoding="utf-8")
+        return []
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if differ := [name for name, value in asked.items() if held.get(name) != value]:
+        raise ValueError(
+            f"{chosen.out} holds rows that were asked with other {', '.join(differ)}: give the same again to go on, or "
+            "another --out"
+        )
+    return [row for row in _read(rows) if row["base"] in names]
+
+
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     fields = list(dict.fromkeys(name for row in rows for name in row))
     with whole_file(path) as place, place.open("w", newline="", encoding="utf-8") as file:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..core.attention.pooled_maps import pooled_columns, pooled_rows
+from ..core.attention.pooled_maps import PoolRows, columns_of_rows, pooled_columns, pooled_rows
 from ..core.grid import Grid
 from ..core.points import Point
 from ..core.ranges import ranges
@@ -152,6 +152,7 @@ class Recorder(BaseObserver):
         self._share = config.budget_mb * 1e6 / self._expected
         self._streams: dict[Hashable, MapStream] = {}
         self._others: dict[Hashable, OtherKinds] = {}  # where more than "v2t" and "v2v" is recorded
+        self._pools: PoolRows | None = None  # of the batch that was last read in one pass
         self._bin = -1
         self._pending: list[_Pending] = []
         self._seen: set[int] = set()  # sampling steps
@@ -164,6 +165,8 @@ class Recorder(BaseObserver):
     def observe(self, call: AttentionCall, lse: Tensor | None) -> None:
         if (told := call.extra.get("edited")) is not None:
             self.note(str(told))
+        looking: list[tuple[int, MapStream]] = []  # batch rows, and whose words their clip is asked about
+        heads: list[int] | None = None
         for index, row in enumerate(call.rows):
             if row.branch != self.config.branch or row.binding is None:
                 continue
@@ -175,22 +178,16 @@ class Recorder(BaseObserver):
             if stream is None:
                 stream = self._open(row)
             self._enter(call.step)
-            part = slice(index, index + 1)
-            look = None if lse is None else lse[part]
-            mask = call.mask
-            if mask is not None and mask.ndim >= 3 and mask.shape[0] > 1:
-                mask = mask[part]
-            q, k = call.q[part], call.k[part]
             if (other := self._others.get(row.key)) is not None:  # of all heads
+                _, _, look, mask = _row_of(call, lse, index, None)
                 self._read_others(other, call.row(index), look, mask)
-            if heads is not None:
-                q, k, look = q[:, heads], k[:, heads], None if look is None else look[:, heads]
-                if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
-                    mask = mask[:, heads]
             if call.site.has_v2t and call.site.layer in self.layers["v2t"] and stream.v2t.names:
-                self._video_to_text(stream, call.at(index), q, k, look, mask)
+                looking.append((index, stream))
             if call.site.has_v2v and call.site.layer in self.layers["v2v"] and stream.v2v.names:
-                self._video_to_video(stream, call, q, k, look, mask)
+                self._video_to_video(stream, call, *_row_of(call, lse, index, heads))
+        if not self._words_of_all(looking, call, lse, heads):
+            for index, stream in looking:
+                self._video_to_text(stream, call.at(index), *_row_of(call, lse, index, heads))
 
     def _read_others(self, other: OtherKinds, call: AttentionCall, lse: Tensor | None, mask: Tensor | None) -> None:
         kinds = [kind for kind in other.wanted if KINDS[kind].at(call.site) and call.site.layer in self.layers[kind]]
@@ -411,6 +408,37 @@ class Recorder(BaseObserver):
 
     # -- the two reads ------------------------------------------------------------------------------------------------
 
+    def _words_of_all(
+        self, looking: Sequence[tuple[int, MapStream]], call: AttentionCall, lse: Tensor | None, heads: list[int] | None
+    ) -> bool:
+        """`_video_to_text` of many batch rows in one pass: a batch of small clips costs what its operations do, not
+        what it takes to start one for every clip. False where these have to be read one by one."""
+        if len(looking) < 2 or call.mask is not None or call.labels is not None:
+            return False
+        assert call.video_q is not None
+        device = call.q.device
+        pools = []
+        for index, stream in looking:
+            text, copies = text_rows(stream, call.at(index))
+            pools.append(stream.v2t.pool(text, device, copies))
+        if self._pools is None or [id(pool) for pool in self._pools.pools] != [id(pool) for pool in pools]:
+            self._pools = PoolRows.of(pools, device)  # the same for every layer and step of a batch
+        first, count = call.video_q
+        tokens = slice(first, first + count)
+        places = [index for index, _ in looking]
+        whole = places == list(range(len(call.rows)))
+        q, k, look = call.q[:, :, tokens], call.k, None if lse is None else lse[:, :, tokens]
+        if not whole:
+            q, k, look = q[places], k[places], None if look is None else look[places]
+        if heads is not None:
+            q, k, look = q[:, heads], k[:, heads], None if look is None else look[:, heads]
+        maps = columns_of_rows(q, k, self._pools, call.scale, lse=look, per_head=self.per_head)
+        if maps is None:
+            return False
+        for (_, stream), own in zip(looking, maps, strict=True):
+            self._hold(call, stream, "v2t", own[..., : len(stream.v2t.names), :])
+        return True
+
     def _video_to_text(
         self, stream: MapStream, call: AttentionCall, q: Tensor, k: Tensor, lse: Tensor | None, mask: Tensor | None
     ) -> None:
@@ -447,3 +475,18 @@ class Recorder(BaseObserver):
         on_grid = maps.unflatten(-1, call.grid.shape)
         step = min(call.step, len(self.sigmas) - 1)
         self._pending.append(_Pending(call.site, stream, kind, on_grid, call.frame_index, keep, step))
+
+
+def _row_of(
+    call: AttentionCall, lse: Tensor | None, index: int, heads: list[int] | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """q, k, log-sum-exp and mask of one batch row and of these heads (None: all of them)."""
+    part = slice(index, index + 1)
+    q, k, look, mask = call.q[part], call.k[part], None if lse is None else lse[part], call.mask
+    if mask is not None and mask.ndim >= 3 and mask.shape[0] > 1:
+        mask = mask[part]
+    if heads is not None:
+        q, k, look = q[:, heads], k[:, heads], None if look is None else look[:, heads]
+        if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
+            mask = mask[:, heads]
+    return q, k, look, mask

@@ -26,7 +26,7 @@ from .masks import mask_part
 from .regions import Labels, beside
 from .sdpa_lse import masked, row_chunks, row_lse
 
-__all__ = ["Pool", "pooled_columns", "pooled_rows"]
+__all__ = ["Pool", "PoolRows", "columns_of_rows", "pooled_columns", "pooled_rows"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,57 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class PoolRows:
+    """A pool for every row of a batch, padded to one size: tokens and entities that a row does not have weigh nothing.
+
+    indices: (B, R) int64. weights: (B, R, E) float32.
+    """
+
+    pools: tuple[Pool, ...]
+    indices: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, pools: Sequence[Pool], device: torch.device) -> PoolRows:
+        most, entities = max(len(pool.indices) for pool in pools), max(map(len, pools))
+        indices = torch.zeros(len(pools), most, dtype=torch.int64)
+        weights = torch.zeros(len(pools), most, entities)
+        for row, pool in enumerate(pools):
+            indices[row, : len(pool.indices)] = pool.indices.cpu()
+            weights[row, : len(pool.indices), : len(pool)] = pool.weights.cpu()
+        return cls(tuple(pools), indices.to(device), weights.to(device))
+
+
+def columns_of_rows(
+    q: Tensor,
+    k: Tensor,
+    columns: PoolRows,
+    scale: float,
+    *,
+    lse: Tensor | None = None,
+    per_head: bool = False,
+) -> Tensor | None:
+    """`pooled_columns` of a batch whose rows look at entities of their own: (B, E, Nq), or (B, H, E, Nq) with
+    `per_head`; 0 for entities that a row does not have.
+
+    None where gradients are recorded, or where the batch is too large to be held at once: then many rows gain nothing
+    by running together. Raises ValueError for a column outside 0..Nk-1.
+    """
+    for pool in columns.pools:
+        _check(pool, k.shape[2], "key")
+    if _wants_grad(q, k) or len(list(row_chunks(q, columns.indices.shape[1], None))) > 1:
+        return None
+    if lse is None:
+        lse = row_lse(q, k, scale)
+    near = k.gather(2, columns.indices[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3]))
+    probabilities = _probabilities(q, _factor(near), scale, lse, None)
+    weights = columns.weights.to(probabilities)
+    if per_head:
+        return (probabilities @ weights[:, None]).mT
+    return (probabilities.mean(1) @ weights).mT
 
 
 def pooled_columns(
