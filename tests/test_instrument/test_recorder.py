@@ -18,6 +18,7 @@ from matrix_lib.core.words import binding as binding_module
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.instrument.joining import check_next, extend
 from matrix_lib.instrument.ranking import describe
+from matrix_lib.instrument.reading import read_capture
 from matrix_lib.instrument.recorder import Recorder, RecorderConfig
 from matrix_lib.io.captures import CaptureParts, load_capture, save_capture
 
@@ -302,3 +303,27 @@ def test_where_words_look_is_kept_and_goes_through_files(storage: str, tmp_path:
     damaged = replace(table, over=replace(table.over, columns=("a",)))
     with pytest.raises(ValueError, match="with a name for each"):
         damaged.check("t2t", GRID)
+
+
+@pytest.mark.parametrize("config", [{}, {"heads": (1,)}], ids=["mean", "heads"])
+def test_prompts_of_a_batch_are_read_as_each_one_alone(config: Any) -> None:
+    said = [None, {"cyclist": (3,), "van": (7, 8, 9, 11)}, {"cyclist": (19,), "van": (0, 5), "passes": (6, 12)}]
+    rows = [
+        BatchRow("cond", at, make_binding(binding_module, TEXT, words), row().tracks) for at, words in enumerate(said)
+    ]
+    unasked = replace(row(9), branch="uncond", binding=None)
+    for batch in (tuple(rows), (unasked, *rows)):
+        together, apart = make(**config), [make(**config) for _ in rows]
+        for step, site in ((0, SITES[0]), (0, SITES[1]), (1, SITES[0])):
+            seen = call(site, step, batch)
+            for recorder, own in [(together, seen), *zip(apart, map(seen.row, range(len(batch) - 3, len(batch))))]:
+                recorder.observe(own, None)
+                recorder.settle(site, True)
+        found = together.result()
+        for at, recorder in enumerate(apart):
+            want, got = recorder.result(), found.stream(at)
+            for kind, maps in want.stream().maps.items():
+                assert got.maps[kind].entities == maps.entities
+                assert torch.equal(got.maps[kind].counts, maps.counts)
+                torch.testing.assert_close(got.maps[kind].values, maps.values, rtol=2e-3, atol=1e-6)
+            assert read_capture(found, stream=at, mended=True).masks == read_capture(want, mended=True).masks

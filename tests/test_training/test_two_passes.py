@@ -5,8 +5,11 @@ import argparse
 import pytest
 import torch
 
+from matrix_lib.hosts import bundle
+from matrix_lib.hosts.diffusers.mini import Sizes, build_pipeline, make_codec, make_text_encoder, make_transformer
+from matrix_lib.instrument import word_masks
 from training import two_passes
-from training.two_passes import BLIND, FIRST, OWN, PLAIN
+from training.two_passes import BLIND, FIRST, OWN, PLAIN, TRUE
 
 COUNT = 60
 GIVEN = argparse.Namespace(clips=COUNT, set="told", steps=24, first=6, cfg=1.0, seed=0, device="cpu")
@@ -59,3 +62,41 @@ def test_rows_of_earlier_runs_join_only_what_was_asked_alike(tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="holds no rows of training.two_passes"):
         two_passes._read(tmp_path / "other.csv")
+
+
+def test_a_run_that_is_stopped_keeps_its_arms_and_goes_on_in_any_batch(tmp_path, monkeypatch):
+    sizes = Sizes(2, 2, 32, 1, 64, 226, codec_base=4, frames=5, height=64, width=64)
+    torch.manual_seed(0)
+    parts = [make(sizes).state_dict() for make in (make_codec, make_text_encoder, make_transformer)]
+    tokenizer = bundle.load().tokenizer
+    monkeypatch.setattr(two_passes, "pipeline_of", lambda folder: (build_pipeline(sizes, *parts, tokenizer), sizes))
+    monkeypatch.setattr(word_masks, "_FLAT", 1.0)  # random weights look nowhere in particular
+    given = ["--clips", "3", "--steps", "3", "--first", "1", "--ways", "bias", "--device", "cpu", "--model", "tiny"]
+    two_passes.main([*given, "--out", str(tmp_path / "whole"), "--batch", "3"])
+    whole = two_passes._read(tmp_path / "whole" / "rows.csv")
+    assert list(dict.fromkeys(row["arm"] for row in whole)) == two_passes._arms(
+        two_passes._parse([*given, "--out", "x"])
+    )
+    measured, out = two_passes.Bench.measured, ["--out", str(tmp_path / "cut"), "--batch", "2"]
+
+    def stopped(self, video, seen=[]):  # noqa: B006 - calls so far
+        seen.append(1)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return measured(self, video)
+
+    monkeypatch.setattr(two_passes.Bench, "measured", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        two_passes.main([*given, *out])
+    kept = two_passes._read(tmp_path / "cut" / "rows.csv")
+    assert [row["arm"] for row in kept[::3]] == [PLAIN, "fewer steps", FIRST, f"bias, {OWN}"]
+    with pytest.raises(SystemExit, match="holds rows that were asked with other seed"):
+        two_passes.main([*given, *out, "--seed", "1"])
+    two_passes.main([*given, *out])
+    again = two_passes._read(tmp_path / "cut" / "rows.csv")
+    assert again[: len(kept)] == kept
+    assert [row["arm"] for row in again[::3]][-1] == f"bias, {TRUE}"
+    for row, other in zip(again, whole, strict=True):
+        assert [row[n] for n in two_passes._KEYS] == [other[n] for n in two_passes._KEYS]
+        values = [name for name in other if name not in two_passes._KEYS]
+        assert [row[n] for n in values] == pytest.approx([other[n] for n in values], abs=1e-3)
