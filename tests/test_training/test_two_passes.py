@@ -2,11 +2,12 @@
 
 import argparse
 
+import diffusers
 import pytest
 import torch
 
 from matrix_lib.hosts import bundle
-from matrix_lib.hosts.diffusers.mini import Sizes, build_pipeline, make_codec, make_text_encoder, make_transformer
+from matrix_lib.hosts.diffusers import mini
 from matrix_lib.instrument import word_masks
 from training import two_passes
 from training.two_passes import BLIND, FIRST, OWN, PLAIN, TRUE
@@ -65,11 +66,17 @@ def test_rows_of_earlier_runs_join_only_what_was_asked_alike(tmp_path):
 
 
 def test_a_run_that_is_stopped_keeps_its_arms_and_goes_on_in_any_batch(tmp_path, monkeypatch):
-    sizes = Sizes(2, 2, 32, 1, 64, 226, codec_base=4, frames=5, height=64, width=64)
+    sizes = mini.Sizes(2, 2, 32, 1, 64, 226, codec_base=4, frames=5, height=64, width=64)
     torch.manual_seed(0)
-    parts = [make(sizes).state_dict() for make in (make_codec, make_text_encoder, make_transformer)]
-    tokenizer = bundle.load().tokenizer
-    monkeypatch.setattr(two_passes, "pipeline_of", lambda folder: (build_pipeline(sizes, *parts, tokenizer), sizes))
+    parts = dict(
+        vae=mini.make_codec(sizes), text_encoder=mini.make_text_encoder(sizes), scheduler=mini.make_scheduler(),
+        transformer=mini.make_transformer(sizes), tokenizer=mini.make_tokenizer(bundle.load().tokenizer),
+    )  # fmt: skip
+    parts["tokenizer"].model_max_length = sizes.text_length
+    for name in ("vae", "text_encoder", "transformer"):
+        parts[name].eval()
+    pipeline = diffusers.CogVideoXImageToVideoPipeline(**parts)
+    monkeypatch.setattr(two_passes, "pipeline_of", lambda folder: (pipeline, sizes))
     monkeypatch.setattr(word_masks, "_FLAT", 1.0)  # random weights look nowhere in particular
     given = ["--clips", "3", "--steps", "3", "--first", "1", "--ways", "bias", "--device", "cpu", "--model", "tiny"]
     two_passes.main([*given, "--out", str(tmp_path / "whole"), "--batch", "3"])
