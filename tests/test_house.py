@@ -369,6 +369,12 @@ def test_the_tree_in_the_documentation_is_the_tree_there_is() -> None:
     assert written() == drawn(), "run: python -m scripts.tree"
 
 
+def test_the_table_of_models_says_what_the_tests_run_over() -> None:
+    from scripts.models import drawn, written
+
+    assert written() == drawn(), "run: python -m scripts.models"
+
+
 def test_json_files_are_json() -> None:
     files = [path for path in tracked() if path.suffix == ".json"]
     for path in files:
