@@ -165,8 +165,8 @@ def _value(tree: ast.Module, wanted: ast.expr) -> Any:
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             aliases = [each for each in statement.names if (each.asname or each.name) in names]
             if aliases:
-                module = {"module": statement.module, "level": 0} if isinstance(statement, ast.ImportFrom) else {}
-                kept.append(type(statement)(names=aliases, **module))
+                whole = isinstance(statement, ast.Import)
+                kept.append(ast.Import(aliases) if whole else ast.ImportFrom(statement.module, aliases, 0))
         elif isinstance(statement, (ast.Assign, ast.AugAssign)):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             if names & {name for target in targets for name in _read(target)}:
