@@ -42,6 +42,11 @@ ComfyUI does not run, 672 without a reference, and 57 silent. Those were mended:
 HunyuanVideo, a foreign forward on Wan I2V's cross-attention, and graphs that are not defined without this pack either
 (latents that are not finite, a division by rounding). Four cells with EasyCache or LazyCache on CogVideoX were off in
 that run and exact in three repetitions, on the same kind of machine as well: why is not known.
+
+LTX-2 keeps clip and sound in one flat latent. RescaleCFG, PerpNeg, VideoLinearCFGGuidance and
+VideoTriangleCFGGuidance cannot read it: ComfyUI fails there with or without this pack. Of its product these were
+tried, on 2026-12-01: every guider with every column at CFG 1 and 6, every thing with capture and words in time, and
+what changes attention, prompts and runs with perturbation and gradient guidance. None was silent.
 """
 
 

@@ -164,9 +164,10 @@ def _value(tree: ast.Module, wanted: ast.expr) -> Any:
     for statement in reversed(tree.body):
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             aliases = [each for each in statement.names if (each.asname or each.name) in names]
-            if aliases:
-                whole = isinstance(statement, ast.Import)
-                kept.append(ast.Import(aliases) if whole else ast.ImportFrom(statement.module, aliases, 0))
+            if aliases and isinstance(statement, ast.Import):
+                kept.append(ast.Import(aliases))
+            elif aliases and isinstance(statement, ast.ImportFrom):
+                kept.append(ast.ImportFrom(statement.module, aliases, 0))
         elif isinstance(statement, (ast.Assign, ast.AugAssign)):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             if names & {name for target in targets for name in _read(target)}:
