@@ -45,8 +45,8 @@ that run and exact in three repetitions, on the same kind of machine as well: wh
 
 LTX-2 keeps clip and sound in one flat latent. RescaleCFG, PerpNeg, VideoLinearCFGGuidance and
 VideoTriangleCFGGuidance cannot read it: ComfyUI fails there with or without this pack. Of its product these were
-tried, on 2026-12-01: every guider with every column at CFG 1 and 6, every thing with capture and words in time, and
-what changes attention, prompts and runs with perturbation and gradient guidance. None was silent.
+tried, on 2026-12-01: every guider with every column at CFG 1 and 6; every thing with capture at CFG 1 and 6, and with
+words in time; and what changes attention, prompts and runs with the rest. None was silent.
 """
 
 
