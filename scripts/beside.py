@@ -46,7 +46,7 @@ that run and exact in three repetitions, on the same kind of machine as well: wh
 LTX-2 keeps clip and sound in one flat latent. RescaleCFG, PerpNeg, VideoLinearCFGGuidance and
 VideoTriangleCFGGuidance cannot read it: ComfyUI fails there with or without this pack. Of its product these were
 tried, on 2026-12-01: every guider with every column at CFG 1 and 6; every thing with capture at CFG 1 and 6, and with
-words in time; and 65 cells of the other columns beside caches, prompts, runs and other packs. None was silent.
+words in time; and 64 cells of the other columns beside caches, prompts, runs and other packs. None was silent.
 """
 
 
