@@ -30,8 +30,9 @@ __all__ = [
 LATER = (0.15, None)  # seconds; in every family the first token frame of a clip lies before it, and the rest in it
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
 ROUNDS = [
-    *itertools.product((family for family in FAMILIES if family != "hunyuan15"), SAMPLERS),
+    *itertools.product((family for family in FAMILIES if family not in ("hunyuan15", "kandinsky5")), SAMPLERS),
     ("hunyuan15", "heun"),  # whose network is HunyuanVideo's
+    ("kandinsky5", "uni_pc"),  # whose attention lies as Wan's
 ]
 
 

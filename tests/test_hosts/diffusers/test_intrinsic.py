@@ -40,7 +40,7 @@ RUNS = [
     ("wan", "unipc", 6.0), ("wan", "flow", 1.0), ("wan", "dpm++", 6.0), ("hunyuan", "flow", 6.0),
     ("hunyuan", "flow", 1.0), ("cogvideox", "euler", 6.0), ("cogvideox", "heun", 1.0), ("cogvideox", "ddim", 6.0),
     ("cogvideox", "dpm", 6.0), ("cogvideox", "ddim", 1.0), ("ltx", "flow", 6.0),
-    ("ltx2", "flow", 6.0), ("hunyuan15", "flow", 6.0),
+    ("ltx2", "flow", 6.0), ("hunyuan15", "flow", 6.0), ("kandinsky5", "flow", 6.0),
 ]  # fmt: skip
 
 
