@@ -13,6 +13,7 @@ from ..core.grid import Grid
 from ..core.ranges import ranges
 from ..core.tracks.tracks import MaskTracks
 from .capture import Capture, MapKind
+from .mending import mend, verb_notes
 from .mix_ups import MixUpRule, MixUps, find_mix_ups
 from .sinks import Sinks, find_sinks
 from .word_masks import sharpest_layers, word_masks
@@ -25,7 +26,7 @@ class Reading:
     """What was read off one stream of a capture.
 
     Args:
-        masks: where each word or instance is, in pixels of the clip that the model made.
+        masks: where each word or instance is, in pixels of the clip that the model made; mended if that was asked for.
         mix_ups: swaps and doublings.
         sinks: places that everybody looks at. left_out: whether they were left out of the rest.
         layers: that the masks are the mean of.
@@ -118,6 +119,7 @@ def read_capture(
     without_sinks: bool = False,
     rule: MixUpRule | None = None,
     fps: float = 8.0,
+    mended: bool = False,
 ) -> Reading:
     """Masks, mix-ups and sinks of one stream.
 
@@ -126,6 +128,7 @@ def read_capture(
         names, kind, layers, steps, threshold: of the masks; see `word_masks`. `layers` are of `kind`; those of the
             other kind are the sharpest. Mix-ups are looked for in every step.
         without_sinks: leaves sinks out of masks and mix-ups.
+        mended: makes the masks fit to steer a second run by, see `mending`; what was done is in the notes.
 
     Raises ValueError for what the capture does not hold; see `word_masks` and `find_mix_ups`.
     """
@@ -139,5 +142,8 @@ def read_capture(
     )  # fmt: skip
     own = {name: at for name, of in (("layers", "v2t"), ("layers_v2v", "v2v")) if of == kind}
     mix_ups = find_mix_ups(capture, tracks, stream=stream, rule=rule or MixUpRule(), sinks=out, **own)
-    grid = capture.stream(stream).grid
-    return Reading(masks.tracks, mix_ups, sinks, without_sinks, kind, at, grid, masks.notes)
+    grid, notes = capture.stream(stream).grid, []
+    if mended:
+        masks = mend(masks, mix_ups, grid, kind)
+        notes = verb_notes(capture, masks.tracks, at, stream) if kind == "v2t" else []
+    return Reading(masks.tracks, mix_ups, sinks, without_sinks, kind, at, grid, (*masks.notes, *notes))

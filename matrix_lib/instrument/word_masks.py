@@ -10,8 +10,8 @@ L layers, St step bins, E entities, F, h, w token frames, rows, columns; H, W pi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +42,13 @@ class WordMasks:
         tracks: one track an entity, over the pixel frames of the clip that the model made. A token frame's mask stands
             in all of its pixel frames; token frames that were not recorded have none.
         notes: what a person should know: frames without a mask, and why.
+        vague: by name, token frames whose mask says nothing: the map looks nowhere in particular there, or was not
+            recorded.
     """
 
     tracks: MaskTracks
     notes: tuple[str, ...]
+    vague: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def word_masks(
@@ -81,7 +84,7 @@ def word_masks(
     chosen = told_names(own, kind) if names is None else tuple(names)
     at = tuple(layers) if layers is not None else sharpest_layers(capture, kind, stream)
     heat = _mean_heat(capture, chosen, kind, at, steps, stream, sinks)
-    relative, notes = relative_heat(heat), list(_notes(chosen, heat))
+    relative, absent, flat = relative_heat(heat), *_untold(heat)
     colours = _colours(own, chosen, palette or {})
     roles = {phrase.name: phrase.role for phrase in own.binding.phrases}
     height, width = own.grid.frame_pixels
@@ -97,7 +100,8 @@ def word_masks(
         {name: roles[name] for name in chosen if roles.get(name) in ROLES},
         fps,
     ).with_palette([colours[name] for name in chosen])
-    return WordMasks(tracks, tuple(notes))
+    vague = {name: tuple(own.nonzero()[:, 0].tolist()) for name, own in zip(chosen, absent | flat)}
+    return WordMasks(tracks, tuple(_notes(chosen, absent, flat)), vague)
 
 
 def told_names(stream: Stream, kind: MapKind) -> tuple[str, ...]:
@@ -216,15 +220,20 @@ def _colours(stream: Stream, names: Sequence[str], palette: dict[str, Colour]) -
     return {**palette, **dict(zip(others, distinct_colours(len(others), list(palette.values()))))}
 
 
-def _notes(names: Sequence[str], heat: Tensor) -> Iterator[str]:
-    """What of maps (E, F, h, w) gives no mask, or one that says little."""
-    for name, own in zip(names, heat.flatten(2)):
-        absent = own.isnan().all(-1)
-        if absent.any():
-            yield f"{name!r} was not recorded in token frames {ranges(absent.nonzero()[:, 0].tolist())}: no mask there"
-        flat = ~absent & (own.amax(-1) < _FLAT * own.median(-1).values)
-        if flat.any():
+def _untold(heat: Tensor) -> tuple[Tensor, Tensor]:
+    """Of maps (E, F, h, w), each (E, F) bool: not recorded, and looking nowhere in particular."""
+    own = heat.flatten(2)
+    absent = own.isnan().all(-1)
+    return absent, ~absent & (own.amax(-1) < _FLAT * own.median(-1).values)
+
+
+def _notes(names: Sequence[str], absent: Tensor, flat: Tensor) -> Iterator[str]:
+    """What of maps gives no mask, or one that says little."""
+    for name, gone, level in zip(names, absent, flat):
+        if gone.any():
+            yield f"{name!r} was not recorded in token frames {ranges(gone.nonzero()[:, 0].tolist())}: no mask there"
+        if level.any():
             yield (
-                f"{name!r} looks nowhere in particular in token frames {ranges(flat.nonzero()[:, 0].tolist())}: its "
+                f"{name!r} looks nowhere in particular in token frames {ranges(level.nonzero()[:, 0].tolist())}: its "
                 "mask says little there. Choose other layers, or later steps"
             )

@@ -5,7 +5,9 @@ S seeds of a base, P prompts.
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,14 +116,15 @@ class Rows:
 
 
 def read_sittings(paths: Sequence[Path]) -> Rows:
-    """Raises ValueError for a file that is no sitting."""
+    """Files that training.reproduce wrote, packed (.json.gz) or not. Raises ValueError for one that is no sitting."""
     return Rows(_read(path) for path in paths)
 
 
 def _read(path: Path) -> Sitting:
     try:
-        given = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        packed = path.read_bytes()
+        given = parse_json((gzip.decompress(packed) if path.suffix == ".gz" else packed).decode("utf-8"))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as a sitting: {error}") from error
     if isinstance(given, dict) and given.get("format") == 1:
         return _sitting(path, given)
@@ -143,9 +146,10 @@ def _sitting(path: Path, given: dict[str, Any]) -> Sitting:
             continue
         curve = {point["step"]: point["sets"] for point in job["curve"]} if "curve" in job else {0: job["sets"]}
         rows.append(Row(job["claim"], base, job["arm"], job["seed"], curve, job))
-    shown = path.with_suffix(".pictures.json")
+    name = path.name.removesuffix(".gz").removesuffix(".json")
+    shown = path.with_name(f"{name}.pictures.json")
     pictures = json.loads(shown.read_text()) if shown.is_file() else {}
-    return Sitting(path.stem, given["manifest"], bases, tuple(rows), pictures)
+    return Sitting(name, given["manifest"], bases, tuple(rows), pictures)
 
 
 def _first(path: Path, given: dict[str, Any]) -> Sitting:

@@ -17,8 +17,8 @@ from training.reproduction.sittings import read_sittings
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "benchmarks" / "results"
 FIRST = RESULTS / "alignment-with-room" / "results.json"
-SECOND = RESULTS / "reproduction" / "2026-11-30.json"
-THIRD = RESULTS / "reproduction" / "2026-11-30-evening.json"
+SECOND = RESULTS / "reproduction" / "2026-11-30.json.gz"
+THIRD = RESULTS / "reproduction" / "2026-11-30-evening.json.gz"
 
 
 def test_the_first_sitting_says_what_its_own_page_says() -> None:

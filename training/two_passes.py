@@ -1,0 +1,356 @@
+"""`python -m training.two_passes --out FOLDER --clips N`: do two passes get roles right that one gets wrong?
+
+A first pass of few steps is watched; masks of the words' own attention steer a second one from the same noise
+(`matrix_lib.two_passes`). Beside it stand, on the same clips, which nothing was trained on:
+
+plain                  one pass with all the steps that both take together: as many calls of the model
+fewer steps            one pass with the second one's steps: what the first one's steps are taken away from
+another clip's masks   the second pass, blind: what it does whoever is where
+true masks             the second pass, as if the first one had known: what better masks could reach
+
+Written are every clip's values (rows.csv), and a table with paired intervals and verdicts (README.md). Several bases
+are asked at once, or one after another: --have names rows of earlier runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matrix_lib.core.guidance.base import Guidance
+from matrix_lib.core.guidance.partition import Partition
+from matrix_lib.core.guidance.region_bias import RegionBias
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.core.words.binding import PromptBinding
+from matrix_lib.evaluation.mini.judges import judge
+from matrix_lib.evaluation.statistics import Estimate, estimate, holm, over_bases
+from matrix_lib.evaluation.trajectories.score import score_tracks
+from matrix_lib.evaluation.verdicts import Check, ceiling, floor, manipulated, verdict
+from matrix_lib.hosts import bundle
+from matrix_lib.hosts.diffusers.batches import Branch
+from matrix_lib.hosts.diffusers.mini import Sizes, move, sample
+from matrix_lib.hosts.diffusers.prompts import bind_prompt
+from matrix_lib.hosts.diffusers.steer import steer
+from matrix_lib.hosts.diffusers.two_passes import first_pass
+from matrix_lib.instrument.reading import Reading
+from matrix_lib.io.files import whole_file
+from matrix_lib.mini.world import Clips
+
+from .data.alignment_clips import named_tracks, others
+from .models.mini_run import pipeline_of
+from .reproduction.claims import LEAST_BASES
+from .reproduction.sets import SETS, held_out
+
+__all__ = ["main"]
+
+PLAIN, FEWER, FIRST = "plain", "fewer steps", "first pass alone"
+OWN, BLIND, TRUE = "words' masks", "another clip's masks", "true masks"
+MEASURES = {"right roles": "right_roles", "IF": "interaction_fidelity", "SPI": "spi", "intact": "intact"}
+CLAIMED = {"right roles": 0.05, "IF": 0.05}  # the smallest difference that would matter
+_SETS = [name for name in SETS if name != "open moves"]  # of which nobody acts on anybody
+_FLAGS = ("right roles", "intact")
+_KEYS = ("base", "arm", "clip", "seed", "prompt", "calls")
+Values = dict[str, NDArray[np.float64]]
+
+
+def ways(second: int) -> dict[str, tuple[Guidance, ...]]:
+    """How a second pass of so many steps is steered: as `RegionBias` comes, four times as strong, and divided, which
+    docs/guidance.md found to make mini follow masks."""
+    held = Partition(round(2 * second / 3), None, words=False)
+    return {
+        "bias": (RegionBias(),),
+        "bias x4": (RegionBias(2.0, 2.0, 1.0, 1.0),),
+        "divided": (held, RegionBias(0.0, 2.0, 0.0, 0.0)),
+    }
+
+
+@dataclass
+class Bench:
+    """One base, its clips, and how they are sampled."""
+
+    chosen: argparse.Namespace
+    name: str
+    pipeline: Any
+    sizes: Sizes
+    clips: Clips
+    bindings: list[PromptBinding]
+    calls: int = 0  # of the transformer, one a clip and branch
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        return ("uncond", "cond") if self.chosen.cfg != 1 else ("cond",)
+
+    def parts(self) -> Iterator[slice]:
+        for start in range(0, len(self.clips), self.chosen.batch):
+            yield slice(start, min(start + self.chosen.batch, len(self.clips)))
+
+    def sample(self, part: slice, steps: int) -> Tensor:
+        """(n, F, 3, H, W) uint8: some of the clips in so many steps, each from its own noise."""
+        self.pipeline.scheduler.set_timesteps(steps)  # guidance and captures read the steps there
+        first, seed = self.clips.video[part, 0], self.chosen.seed + part.start
+        return sample(self.pipeline, self.sizes, self.clips.prompts[part], first, steps, self.chosen.cfg, seed)
+
+    def watched(self) -> tuple[Tensor, list[Reading]]:
+        """Videos and readings of the first pass."""
+        videos: list[Tensor] = []
+        readings: list[Reading] = []
+        for part in self.parts():
+
+            def run(steps: int, part: slice = part) -> None:
+                videos.append(self.sample(part, steps))
+
+            own = self.bindings[part]
+            readings += first_pass(self.pipeline, own, run, self.chosen.first, branches=self.branches)
+        return torch.cat(videos), readings
+
+    def steered(self, guidance: Sequence[Guidance], tracks: Sequence[MaskTracks], steps: int) -> Tensor:
+        videos = []
+        for part in self.parts():
+            with contextlib.ExitStack() as stack:
+                if guidance:
+                    self.pipeline.scheduler.set_timesteps(steps)
+                    own = self.bindings[part]
+                    stack.enter_context(steer(self.pipeline, guidance, own, tracks[part], branches=self.branches))
+                videos.append(self.sample(part, steps))
+        return torch.cat(videos)
+
+    def measured(self, video: Tensor) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {name: [] for name in MEASURES}
+        for part in self.parts():
+            told = judge(video[part], self.clips.select(part))
+            for name, field in MEASURES.items():
+                found[name] += getattr(told, field).float().tolist()
+        return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    chosen = _parse(arguments)
+    try:
+        _run(chosen)
+    except ValueError as error:
+        sys.exit(f"training.two_passes: {error}")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.two_passes", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the rows and the table")
+    parser.add_argument("--clips", type=int, default=256, help="default: %(default)s")
+    parser.add_argument("--set", choices=_SETS, default="told", help="of training.reproduce; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=24, help="of both passes together; default: %(default)s")
+    parser.add_argument("--first", type=int, default=6, help="of them, the first pass's; default: %(default)s")
+    parser.add_argument("--ways", nargs="+", choices=list(ways(1)), default=list(ways(1)), help="of steering")
+    parser.add_argument("--cfg", type=float, default=1.0)
+    parser.add_argument("--batch", type=int, default=128, help="clips sampled together")
+    parser.add_argument("--seed", type=int, default=0, help="clip i gets the noise of seed + i")
+    parser.add_argument(
+        "--model", type=Path, nargs="+", default=[bundle.HOME], help="bases: bundles, or runs of training.fit"
+    )
+    parser.add_argument("--have", type=Path, nargs="*", default=[], help="rows.csv of earlier runs, for the table")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args(arguments)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    if chosen.clips < 2 or chosen.batch < 1 or not chosen.cfg >= 1:
+        raise ValueError("clips are 2 or more (each needs another one's masks), batch and cfg 1 or more")
+    if not 0 < chosen.first < chosen.steps:
+        raise ValueError(f"of {chosen.steps} steps the first pass takes 1 to {chosen.steps - 1}; got {chosen.first}")
+    rows = [row for path in chosen.have for row in _read(path)]
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    for folder in chosen.model:
+        name = "mini" if folder == bundle.HOME else folder.name
+        if any(row["base"] == name for row in rows):
+            raise ValueError(f"there are rows of a base {name!r} already: give every base a folder of its own name")
+        rows += _asked(_bench(chosen, name, folder))
+        _write(chosen.out / "rows.csv", rows)  # after every base: a run that is cut short keeps what it has
+    with whole_file(chosen.out / "README.md") as place:
+        place.write_text(_report(chosen, rows), encoding="utf-8")
+    print(f"wrote {chosen.out / 'README.md'}")
+
+
+def _bench(chosen: argparse.Namespace, name: str, folder: Path) -> Bench:
+    pipeline, sizes = pipeline_of(folder)
+    move(pipeline, chosen.device, torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32)
+    clips = held_out(chosen.set, sizes, chosen.clips, torch.device(chosen.device))
+    rows = sizes.text_length
+    texts = zip(clips.prompts, clips.phrases, strict=True)
+    bindings = [bind_prompt(pipeline, prompt, said, max_sequence_length=rows) for prompt, said in texts]
+    return Bench(chosen, name, pipeline, sizes, clips, bindings)
+
+
+@torch.no_grad()
+def _asked(bench: Bench) -> list[dict[str, Any]]:
+    """The rows of one base."""
+    chosen, clips, rows = bench.chosen, bench.clips, []
+    cpu = clips.to("cpu")
+    second = chosen.steps - chosen.first
+
+    def count(module: Any, given: Any, named: dict[str, Any]) -> None:
+        bench.calls += len(given[0] if given else named["hidden_states"])
+
+    def told(arm: str, video: Tensor, before: int = 0, more: dict[str, list[float]] | None = None) -> None:
+        found = bench.measured(video) | (more or {})
+        calls, bench.calls = (before + bench.calls) / len(clips), 0
+        for i in range(len(clips)):
+            said = (bench.name, arm, i, chosen.seed + i, clips.prompts[i], calls)
+            rows.append(dict(zip(_KEYS, said)) | {name: value[i] for name, value in found.items()})
+        means = ", ".join(f"{name} {np.mean(value):.3f}" for name, value in found.items())
+        print(f"{bench.name}, {arm}: {means}, {calls:g} calls a clip", flush=True)
+
+    handle = bench.pipeline.transformer.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        told(PLAIN, bench.steered((), (), chosen.steps))
+        told(FEWER, bench.steered((), (), second))
+        video, readings = bench.watched()
+        looked = bench.calls
+        truth = [named_tracks(cpu, i) for i in range(len(cpu))]
+        masks = [reading.masks.select(own.names) for reading, own in zip(readings, truth, strict=True)]
+        blind = [
+            masks[j].rename(dict(zip(truth[j].names, own.names))) for own, j in zip(truth, others(cpu), strict=True)
+        ]
+        told(FIRST, video, more=_first_seen(readings, truth, masks, blind))
+        for way in chosen.ways:
+            guidance = ways(second)[way]
+            told(f"{way}, {OWN}", bench.steered(guidance, masks, second), looked)
+            told(f"{way}, {BLIND}", bench.steered(guidance, blind, second), looked)
+            told(f"{way}, {TRUE}", bench.steered(guidance, truth, second))
+    finally:
+        handle.remove()
+    calls = {row["arm"]: row["calls"] for row in rows}
+    assert all(value == calls[PLAIN] for arm, value in calls.items() if arm.endswith((OWN, BLIND))), calls
+    return rows
+
+
+def _first_seen(
+    readings: Sequence[Reading],
+    truth: Sequence[MaskTracks],
+    masks: Sequence[MaskTracks],
+    blind: Sequence[MaskTracks],
+) -> dict[str, list[float]]:
+    """What the first pass told: J of its masks against the true ones, that of another clip's, and whether it found a
+    swap or a double that lasted."""
+
+    def j(given: Sequence[MaskTracks]) -> list[float]:
+        return [float(score_tracks(own, each).values["j"]) for own, each in zip(truth, given, strict=True)]
+
+    def found(kind: str) -> list[float]:
+        return [float(any(e.kind == kind and e.lasting for e in reading.mix_ups.found)) for reading in readings]
+
+    return {"J": j(masks), "J blind": j(blind), "swapped": found("swapped"), "doubled": found("doubled")}
+
+
+# -- files
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    fields = list(dict.fromkeys(name for row in rows for name in row))
+    with whole_file(path) as place, place.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    if not rows or any(name not in rows[0] for name in (*_KEYS, *MEASURES)):
+        raise ValueError(f"{path} holds no rows of training.two_passes")
+    texts = ("base", "arm", "prompt")
+    return [{n: v if n in texts else float(v) for n, v in row.items() if v != ""} for row in rows]
+
+
+# -- what came out
+def _table(rows: Sequence[dict[str, Any]], base: str, arm: str) -> Values:
+    own = [row for row in rows if row["base"] == base and row["arm"] == arm]
+    names = [name for name in own[0] if name not in _KEYS] if own else []
+    return {name: np.array([row[name] for row in own], dtype=np.float64) for name in names}
+
+
+def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
+    """Tables and verdicts, as Markdown."""
+    bases = list(dict.fromkeys(row["base"] for row in rows))
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    tables = {(base, arm): _table(rows, base, arm) for base in bases for arm in arms}
+    _check_same(rows, bases)
+    lines = [
+        "# Two passes, without masks from a person",
+        "",
+        f"`python -m training.two_passes --clips {chosen.clips} --set {chosen.set!r} --steps {chosen.steps} --first "
+        f"{chosen.first} --cfg {chosen.cfg:g} --seed {chosen.seed}`, "
+        f"{'bfloat16' if chosen.device.startswith('cuda') else 'float32'}; the same clips and noise for every arm. "
+        "Intervals are Wilson's for shares and the bootstrap's for means, 95 %; differences by clip.",
+    ]
+    for base in bases:
+        lines += ["", f"## {base}", "", f"| | {' | '.join(MEASURES)} | calls |", "|---" * (len(MEASURES) + 2) + "|"]
+        for arm in arms:
+            cells = [_estimated(name, tables[base, arm][name]).interval for name in MEASURES]
+            calls = next(row["calls"] for row in rows if row["base"] == base and row["arm"] == arm)
+            lines.append(f"| {arm} | {' | '.join(cells)} | {calls:g} |")
+        seen = tables[base, FIRST]
+        j, blind = (estimate(seen[name], bounds=(0, 1)).interval for name in ("J", "J blind"))
+        swapped, doubled = (estimate(seen[name] > 0.5).interval for name in ("swapped", "doubled"))
+        lines += ["", f"Masks of the first pass against the true ones: J {j}; those of another clip {blind}. "]
+        lines[-1] += f"A swap that lasts was found in {swapped} of the clips, a double in {doubled}."
+    return "\n".join([*lines, *_verdicts(bases, arms, tables)]) + "\n"
+
+
+def _check_same(rows: Sequence[dict[str, Any]], bases: Sequence[str]) -> None:
+    """Raises ValueError where bases were not asked the same: other arms, clips, noise or calls."""
+    asked = {
+        base: [tuple(row[name] for name in _KEYS if name != "base") for row in rows if row["base"] == base]
+        for base in bases
+    }
+    if differ := [base for base in bases if asked[base] != asked[bases[0]]]:
+        raise ValueError(
+            f"{differ[0]} was not asked what {bases[0]} was: clips, noise, steps and ways have to be the same in every "
+            "run that --have names"
+        )
+
+
+def _estimated(name: str, values: NDArray[np.float64]) -> Estimate:
+    return estimate(values > 0.5) if name in _FLAGS else estimate(values, bounds=(0, 1))
+
+
+def _verdicts(bases: Sequence[str], arms: Sequence[str], tables: dict[tuple[str, str], Values]) -> list[str]:
+    many = len(bases) >= LEAST_BASES
+    asked: list[tuple[str, str, str, Estimate, Estimate, list[Check]]] = []
+    masks = _difference(tables, bases, (FIRST, "J"), (FIRST, "J blind"))[0]
+    for arm in (arm for arm in arms if arm.endswith(OWN)):
+        for other in (PLAIN, arm.removesuffix(OWN) + BLIND):
+            for measure in CLAIMED:
+                these, like = _difference(tables, bases, (arm, measure), (other, measure))
+                level = float(np.mean([tables[base, other][measure].mean() for base in bases]))
+                asked.append(
+                    (arm, other, measure, these, like, [floor(level, 0.0), ceiling(level), manipulated(masks)])
+                )
+    corrected = holm([(like if many else these).p for *_, these, like, _ in asked])
+    who = "bases like these" if many else f"{', '.join(bases)} alone: {LEAST_BASES} bases speak of others"
+    lines = ["", "## Two passes against others", "", f"Verdicts are about {who}; p is corrected for all rows (Holm). "]
+    lines[-1] += f"Asked of the masks beforehand: their J above that of another clip's, {masks.interval}."
+    lines += ["", "| two passes | against | | these bases | bases like these | verdict |", "|---" * 6 + "|"]
+    for (arm, other, measure, these, like, checks), p in zip(asked, corrected, strict=True):
+        outcome = verdict(like if many else these, CLAIMED[measure], checks, p)
+        said = like.interval if many else "-"
+        lines.append(f"| {arm} | {other} | {measure} | {these.interval} | {said} | {outcome} |")
+    return lines
+
+
+def _difference(
+    tables: dict[tuple[str, str], Values], bases: Sequence[str], one: tuple[str, str], other: tuple[str, str]
+) -> tuple[Estimate, Estimate]:
+    """Of two (arm, measure), by clip: for these bases, and for bases like these."""
+    found = [(tables[base, one[0]][one[1]] - tables[base, other[0]][other[1]])[None] for base in bases]
+    return over_bases(found, bounds=(-1, 1))
+
+
+if __name__ == "__main__":
+    main()
