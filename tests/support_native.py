@@ -206,10 +206,12 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
     extra: dict[str, Any] = dict(more)
     if family.startswith("cogvideox") or family == "wan_i2v":
         extra["concat_latent_image"] = torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    if family == "wan_i2v":
+    if family in ("wan_i2v", "kandinsky5"):
         mask = torch.ones(1, 1, *shape[2:])
         mask[:, :, :1] = 0
-        extra.update(concat_mask=mask, clip_vision_output=ClipVision())
+        extra["concat_mask"] = mask
+    if family == "wan_i2v":
+        extra["clip_vision_output"] = ClipVision()
     if family == "ltx":
         extra.setdefault("attention_mask", (torch.arange(rows or text_rows(family)) < 30).long()[None])
     if family.startswith("ltx2"):
@@ -217,7 +219,8 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
     if family == "hunyuan15":
         extra |= {"clip_vision_output": Seen(), "pooled_output": None}
     if family == "kandinsky5":
-        extra.update(pooled_output=torch.randn(1, 768, generator=g))
+        first = torch.randn(*shape[:2], 1, *shape[3:], generator=torch.Generator().manual_seed(3))
+        extra.update(pooled_output=torch.randn(1, 768, generator=g), time_dim_replace=first)
     if family == "hunyuan":
         extra.update(pooled_output=torch.randn(1, 768, generator=g), guidance=6.0)
     return [[torch.randn(1, rows or text_rows(family), width, generator=g), extra]]

@@ -6,6 +6,7 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 from support_attention import make_binding
+from support_counts import SOAK
 from support_diffusers import build, forward
 from support_kandinsky import kandinsky5_text
 from support_models import make_kandinsky5
@@ -49,7 +50,9 @@ def test_words_are_on_the_rows_that_the_pipeline_encodes(home):
     decode = pipe.tokenizer.tokenizer.decode
     assert decode([t.id for t in words.tokens if t.row in words.phrase("v").rows]) == " the van"
     assert decode([t.id for t in words.tokens if t.row in words.phrase("d").rows]) == "a red dog"
-    for tail in ("the van", "x" * 40):  # of which the last takes more or fewer tokens than the mark at the end
+    for tail in (
+        ("the van", "x" * 40) if SOAK else ("the van",)
+    ):  # of which the last takes more or fewer tokens than the mark at the end
         prompt = "a dog and " * 300 + tail
         tokens, length, _ = prompt_tokens(pipe, prompt)
         assert length == pipe.encode_prompt(prompt)[0].shape[1] <= 512
@@ -89,10 +92,13 @@ def test_a_run_with_a_picture(home):
         given = dict(image=picture, prompt=PROMPT, negative_prompt="bad", generator=draw, output_type="latent")
         return pipe(height=H, width=W, num_frames=FRAMES, num_inference_steps=2, **given).frames
 
-    hook = pipe.transformer.register_forward_pre_hook(
-        lambda _, args, given: seen_first.append(given["hidden_states"][:, :1].clone()), with_kwargs=True
-    )
+    def called(_, args, given):
+        seen_first.append(given["hidden_states"][:, :1].clone())
+        calls.append({**given, "hidden_states": given["hidden_states"].clone()})
+
+    calls, hook = [], pipe.transformer.register_forward_pre_hook(called, with_kwargs=True)
     plain = run()
+    _check_training_calls_it_alike(pipe, calls[0])
     with watch(pipe, words, tracks) as seen:
         assert torch.equal(run(), plain)
     capture = seen.capture()
@@ -107,6 +113,20 @@ def test_a_run_with_a_picture(home):
     hook.remove()
     assert all(torch.equal(each, seen_first[0]) for each in seen_first)
     assert torch.equal(run(), plain)
+
+
+def _check_training_calls_it_alike(pipe, theirs):
+    """What `inputs` makes of latents, words and noise level is what the pipeline calls its transformer with."""
+    of, tokens = family("kandinsky5"), 512
+    hidden = theirs["hidden_states"][..., :16].movedim(-1, 2)
+    text = of.text(pipe, PROMPT, tokens, "replace", torch.zeros(H, W, 3, dtype=torch.uint8))
+    assert text["rows"].shape[0] == text["mask"].shape[0] == tokens
+    batch = {name: value[None] for name, value in text.items()}
+    ours = of.inputs(pipe.transformer.config, hidden, theirs["timestep"], batch, given_frames=1)
+    assert ours["scale_factor"] == theirs["scale_factor"]
+    assert all(map(torch.equal, ours["visual_rope_pos"], theirs["visual_rope_pos"]))
+    same = ("hidden_states", "encoder_hidden_states", "pooled_projections", "text_rope_pos", "timestep")
+    assert [name for name in same if not torch.equal(ours[name], theirs[name])] == []
 
 
 @pytest.mark.parametrize("picture", [False, True])

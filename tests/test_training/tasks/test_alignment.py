@@ -98,8 +98,7 @@ PRESET = {
     "ltx": "matrix_wan21_i2v_14b",
     "ltx2": "matrix_wan21_i2v_14b",
     "hunyuan15 i2v": "matrix_hunyuan_i2v",
-    "kandinsky5 i2v": "matrix_hunyuan_i2v",
-    **({"hunyuan15": "matrix_hunyuan_i2v"} if SOAK else {}),
+    **({"hunyuan15": "matrix_hunyuan_i2v", "kandinsky5 i2v": "matrix_hunyuan_i2v"} if SOAK else {}),
 }
 WIDE = ("ltx", "ltx2")  # larger cells
 PLAIN = (*WIDE, "kandinsky5 i2v")  # their input cannot be widened, LTX's natively
