@@ -25,8 +25,8 @@ def _parts(folder, comfy, width):
     torch.manual_seed(3)
     words = transformers.Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=151680, hidden_size=width, intermediate_size=16, num_hidden_layers=2, rms_norm_eps=1e-6, tie_word_embeddings=True,
-            num_attention_heads=width // 128, num_key_value_heads=1,
+            vocab_size=151680, hidden_size=width, intermediate_size=16, num_hidden_layers=2, rms_norm_eps=1e-6,
+            num_attention_heads=width // 128, num_key_value_heads=1, tie_word_embeddings=True,
             rope_parameters={"rope_type": "default", "mrope_section": [16, 24, 24]},
         ),
         vision_config=dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=width),
