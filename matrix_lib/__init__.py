@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .hosts.diffusers.lora import merge_lora
     from .hosts.diffusers.prompts import bind_prompt
     from .hosts.diffusers.steer import steer
+    from .hosts.diffusers.two_passes import two_passes
     from .instrument.capture import Capture
     from .instrument.mix_ups import find_mix_ups
     from .instrument.reading import read_capture
@@ -79,6 +80,7 @@ __all__ = [
     "save_capture",
     "save_tracks",
     "steer",
+    "two_passes",
     "watch",
     "word_masks",
 ]
@@ -102,6 +104,7 @@ _HOMES = {
     "hosts.diffusers.lora": ("merge_lora",),
     "hosts.diffusers.prompts": ("bind_prompt",),
     "hosts.diffusers.steer": ("steer",),
+    "hosts.diffusers.two_passes": ("two_passes",),
     "instrument.capture": ("Capture",),
     "instrument.mix_ups": ("find_mix_ups",),
     "instrument.reading": ("read_capture",),

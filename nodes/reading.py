@@ -94,6 +94,14 @@ class MatrixReadCapture(io.ComfyNode):
                     advanced=True,
                     tooltip="Leave attention sinks (places that everybody looks at) out of masks and findings.",
                 ),
+                io.Boolean.Input(
+                    "mended",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Make the masks fit to steer a second run by: swaps and doublings of the last step are put "
+                    "right in them, frames that say nothing take the nearest one's mask, and the report names each.",
+                ),
             ],
             outputs=[
                 TracksSocket.Output(
@@ -115,7 +123,19 @@ class MatrixReadCapture(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, capture, kind, names, layers, steps, threshold, stream, fps, without_sinks, tracks=None, frames=None
+        cls,
+        capture,
+        kind,
+        names,
+        layers,
+        steps,
+        threshold,
+        stream,
+        fps,
+        without_sinks,
+        mended=False,
+        tracks=None,
+        frames=None,
     ) -> io.NodeOutput:
         own, which = capture.stream(stream), _KINDS[kind]
         numbers = [step.index for step in capture.steps]
@@ -133,6 +153,7 @@ class MatrixReadCapture(io.ComfyNode):
             threshold=threshold or None,
             without_sinks=without_sinks,
             fps=fps,
+            mended=mended,
         )
         given = None if tracks is None else _as_made(tracks, found.masks)
         report = "\n".join([found.report(), *([] if given is None else _scored(given, found.masks))])

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,19 @@ from training.run import checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def hammer(command: Sequence[str], folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Runs `training.fit` with these arguments, killing it so many times. Raises AssertionError where a checkpoint is
-    lost."""
+def fresh(module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """`python -m MODULE ARGUMENTS`."""
+    line = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def hammer(start: Callable[[], Any], folder: Path, kills: int, seed: int) -> dict[str, Any]:
+    """Starts a run of `training.fit` in `folder` as often as it takes to kill it so many times, and lets it end. Raises
+    AssertionError where a checkpoint is lost. `start` gives what `Popen` gives."""
     draw = random.Random(seed)
-    line = [sys.executable, "-m", "training.fit", *command]
     done, at, steps, torn = 0, 0, [], 0
     while done < kills:
-        process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start()
         writing = at > 0 and draw.random() < 0.5  # every other time while a checkpoint is being written
         _wait_for_work(process, folder, at, writing)
         if process.poll() is None:
@@ -48,15 +53,15 @@ def hammer(command: Sequence[str], folder: Path, kills: int, seed: int) -> dict[
         steps.append(at)
         if process.returncode == 0:
             break
-    end = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert end.returncode == 0, end.stderr[-2000:]
+    code = start().wait()
+    assert code == 0, f"the run that was left alone ended with {code}"
     last = checkpoint.latest(folder)
     assert last is not None
     finished = bool(checkpoint.load(last)[1]["finished"])
     return {"kills": done, "steps": steps, "while_writing": torn, "finished": finished}
 
 
-def _wait_for_work(process: subprocess.Popen[bytes], folder: Path, at: int, writing: bool) -> None:
+def _wait_for_work(process: Any, folder: Path, at: int, writing: bool) -> None:
     """Until the run has got further than the last time, or writes what would be further, or is over."""
     old = {path.name for path in folder.glob(".step-*")}
     deadline = time.monotonic() + 300
@@ -67,16 +72,18 @@ def _wait_for_work(process: subprocess.Popen[bytes], folder: Path, at: int, writ
         time.sleep(0.0005 if writing else 0.005)
 
 
-def kill_and_compare(home: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
-    """A run that nobody disturbs in `home/whole`, and one that is killed in `home/killed`; what became of it."""
+def kill_and_compare(
+    home: Path, kills: int, steps: int, seed: int, start: Callable[..., Any] = fresh
+) -> dict[str, Any]:
+    """A run that nobody disturbs in `home/whole`, and one that is killed in `home/killed`; what became of it. `start`
+    takes a module and its arguments."""
     settings = [
         "codec_cpu", f"run.steps={steps}", "run.save_every=1", "data.workers=1", "run.tensorboard=false",
         "run.log_every=1",
     ]  # fmt: skip
     whole, killed = home / "whole", home / "killed"
-    undisturbed = [sys.executable, "-m", "training.fit", *settings, f"run.out={whole}"]
-    subprocess.run(undisturbed, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    report = hammer([*settings, f"run.out={killed}"], killed, kills, seed)
+    assert start("training.fit", *settings, f"run.out={whole}").wait() == 0
+    report = hammer(lambda: start("training.fit", *settings, f"run.out={killed}"), killed, kills, seed)
     ends = []
     for folder in (whole, killed):
         found = checkpoint.latest(folder)

@@ -26,6 +26,7 @@ TITLES = {
     "09_judge": ("Did it happen?", "a judge answers ten questions about a clip: KISA, SGI, SPI, IF"),
     "10_read_capture": ("What it knows", "masks of words without a segmenter; who was swapped or doubled, and when"),
     "11_words_in_time": ("When does it hold?", "a phrase is looked at in its seconds of the clip: pushes @1s-"),
+    "12_two_passes": ("Twice, without masks", "a short first pass says who is where, and steers the second"),
 }
 _HEAD, _LEFT = 84, 18
 
@@ -38,6 +39,6 @@ def save(name: str, picture: Image.Image) -> Path:
     write(ink, (_LEFT, 64), fit_text(line, 20, picture.width - 2 * _LEFT), 20, INK["soft"])
     whole.paste(picture.convert("RGB"), (0, _HEAD))
     target = ROOT / "workflows" / f"{name}.jpg"
-    whole.convert("RGB").save(target, quality=86)
+    whole.convert("RGB").save(target, quality=74)
     print(target.relative_to(ROOT), target.stat().st_size // 1024, "KiB", flush=True)
     return target

@@ -1,5 +1,5 @@
-"""Runs the workflows 00, 01, 06, 08, 09, 10 and 11 in a real headless ComfyUI with mini, and makes their thumbnails of
-what came out.
+"""Runs the workflows 00, 01, 06 and 08 to 12 in a real headless ComfyUI with mini, and makes their thumbnails of what
+came out.
 
 python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
 """
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageSequence
 
+from matrix_lib.draw.followed import draw_followed
 from matrix_lib.io.captures import load_capture
 from matrix_lib.io.tracks import load_tracks
 from matrix_lib.io.video import read_video
@@ -97,6 +98,16 @@ def _timed(folder: Path) -> Image.Image:
         return attention(Path(place), ("green circle", "pushes"), "all", _WIDTH)
 
 
+def _passes(folder: Path) -> Image.Image:
+    """The masks of the first pass over what the second one made."""
+    frames = read_video(latest(folder, "second_pass", ".mp4")).frames
+    masks = load_tracks(latest(folder, "first_pass_masks", ".safetensors"))
+    drawn = [np.asarray(each) for each in draw_followed(None, masks, lambda i: frames[i], width=480)]
+    edge = drawn[0].shape[1]
+    shown = torch.from_numpy(np.stack([picture[:edge] for picture in drawn]))
+    return thumbnail([("masks of the first pass's words, over the second pass", shown)])
+
+
 PICTURES = {
     "00_move_two_things": _moved,
     "01_watch_attention": _watched,
@@ -105,6 +116,7 @@ PICTURES = {
     "09_judge": _judged,
     "10_read_capture": _read,
     "11_words_in_time": _timed,
+    "12_two_passes": _passes,
 }
 
 

@@ -11,12 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, Locator, Route, sync_playwright
 from playwright.sync_api import Page as Tab
+from support_counts import SOAK
 
 from scripts.comfyui import Server
-from scripts.front import chromium
+from scripts.front import FRONTENDS, chromium
 
+OWN = "the host's own"
+(NEWER,) = FRONTENDS
+# FRONTEND=VERSION tries another, with `make soak` or any run of a test of the page.
+ASKED = os.environ.get("FRONTEND", "").split()
 # The graph is there, and so is the connection: what a job sends goes to the one that queued it.
 READY = "window.comfyAPI?.app?.app?.canvas?.graph?.nodes.length && window.comfyAPI.api.api.clientId"
 # No calls home, no store between runs; Chromium's sandbox does not start for root.
@@ -52,6 +58,13 @@ LOOK = """([kind, scale]) => {
   canvas.ds.offset = [160 / scale - x, 110 / scale - y]
   canvas.setDirty(true, true)
 }"""
+
+
+def seen_in(*frontends: str) -> pytest.MarkDecorator:
+    """In which frontends a test gets its `page`: those named here in `make test`, every one in `make soak`."""
+    here = [(OWN, *FRONTENDS) if SOAK else frontends, ASKED]
+    names = [pytest.param(name, marks=[pytest.mark.soak] if SOAK or i else []) for i in (0, 1) for name in here[i]]
+    return pytest.mark.parametrize("page", names, indirect=True)
 
 
 class Page:

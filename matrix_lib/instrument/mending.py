@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -100,12 +99,14 @@ def _exchange(frames: dict[str, Frames], names: Sequence[str], numbers: Iterable
 
 
 def _largest(frames: Frames, numbers: Iterable[int], size: tuple[int, int]) -> None:
+    made: dict[bytes, NDArray[Any]] = {}  # the pixel frames of a token frame have one mask
     for i in numbers:
-        mask = torch.from_numpy(np.array(runs.unpack(frames[i], *size)))
-        if mask.any():
+        before = frames[i].tobytes()
+        if before and before not in made:
+            mask = torch.from_numpy(runs.unpack(frames[i], *size))
             told = pieces(mask[None])[0]
-            counts = torch.bincount(told[mask])
-            frames[i] = runs.pack((told == counts.argmax()).numpy())
+            made[before] = runs.pack((told == torch.bincount(told[mask]).argmax()).numpy())
+        frames[i] = made.get(before, frames[i])
 
 
 def _filled(name: str, frames: Frames, vague: Sequence[int], grid: Grid) -> list[str]:

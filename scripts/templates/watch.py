@@ -13,6 +13,7 @@ from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
 __all__ = ["DRAFTS", "LIFT", "PULL", "PUSH", "Scene"]
 
 CFG = 4.0
+FIRST = 6  # of STEPS: the first pass's
 LOOK = 850  # pixels of the viewer, and of the video below it
 
 
@@ -337,4 +338,62 @@ def words_in_time() -> Draft:
     return d
 
 
-DRAFTS = [watch_attention, find_layers, two_experts, read_capture, words_in_time]
+PASSES = f"""\
+### Two passes, no masks
+**First** the clip is sampled in {FIRST} steps, watched. *Read Capture* makes masks of where its words looked, and mends
+them: who was swapped at the end gets the other's mask, who was doubled keeps the largest piece.
+
+**Then** it is sampled again from the same noise, in {STEPS - FIRST} steps. The second *Bind Prompt* joins masks and
+words, and *Steer Attention* keeps each instance to its own. Both passes take as many steps as one plain run.
+
+**Look** at the masks before you trust them: the report of *Read Capture* says what was mended, and what said nothing.
+If they are wrong, choose *layers* there, give the first pass more steps, or draw boxes instead (*05*).
+
+**What to expect:** the second pass holds to what the first one made. A model that gets it right by itself, as *mini*
+does here, gains nothing. What was measured: docs/two-passes.md.
+
+**Your own:** any model of the pack; text-to-video needs no *First Frame*. Both samplers need the same seed, size,
+prompt and CFG."""
+
+
+def two_passes() -> Draft:
+    """12: a first frame and a sentence in; masks of a short first pass steer a second one."""
+    d = Draft("12_two_passes")
+    d.group("Start here", 0, GREY)
+    d.note(PASSES, 900)
+    d.group("Your picture and model", 1, BLUE)
+    first = d.add("MatrixExampleClip", SHOWN, "First frame", clip=PUSH.clip)
+    model = d.add("MatrixLoadVideoDiT", source="mini")
+    said = {"prompt": PUSH.prompt, "phrases": PUSH.phrases, "form": "as written"}
+    common = {"cfg": 2.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "seed": 7}
+
+    def sampled(words: Node, given: Node, steps: int) -> Node:
+        start = d.add("MatrixImageCondition", model=model[0], positive=words[0], negative=nothing[0], vae=model[2])
+        start.inputs.update(image=first[1], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
+        sample = d.add("KSampler", model=given[0], positive=start[0], negative=start[1], latent_image=start[2])
+        sample.inputs.update(steps=steps, **common)
+        return sample
+
+    d.group("Who does what", 2, GREEN)
+    bound = d.add("MatrixBindPrompt", SHOWN + 100, clip=model[1], **said)
+    nothing = d.add("CLIPTextEncode", 0, "Negative prompt", clip=model[1], text="")
+    d.group("First pass, watched", 3)
+    watch = d.add("MatrixWatchAttention", model=model[0], layers="all")
+    sample = sampled(bound, watch, FIRST)
+    capture = d.add("MatrixCollectCapture", latent=sample[0], watch=watch[1])
+    d.group("Who is where", 4, GREEN)
+    rough = d.add("VAEDecode", samples=sample[0], vae=model[2])
+    read = d.add("MatrixReadCapture", LOOK, capture=capture[0], frames=rough[0], fps=FPS, mended=True)
+    d.group("Steer by it", 5, RED)
+    joined = d.add("MatrixBindPrompt", SHOWN + 100, "The same words, with masks", clip=model[1], tracks=read[0], **said)
+    steered = d.add("MatrixAttentionGuidance", model=model[0], mode="region bias")
+    d.group("Second pass, same noise", 6)
+    decoded = d.add("VAEDecode", samples=sampled(joined, steered, STEPS - FIRST)[0], vae=model[2])
+    d.group("Keep", 1, BLUE)
+    video = d.add("CreateVideo", images=decoded[0], fps=FPS)
+    d.add("SaveVideo", SHOWN, "Save video", video=video[0], filename_prefix="matrix/second_pass")
+    d.add("MatrixSaveTracks", 80, tracks=read[0], filename_prefix="matrix/first_pass_masks")
+    return d
+
+
+DRAFTS = [watch_attention, find_layers, two_experts, read_capture, words_in_time, two_passes]

@@ -1,4 +1,4 @@
-"""The track editor in the real page, by mouse and keys: both frontends, the classic canvas and Nodes 2.0."""
+"""The track editor in the real page, by mouse and keys, on the classic canvas and in Nodes 2.0."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from support_pages import Page
+from support_counts import SOAK
+from support_pages import NEWER, OWN, Page, seen_in
 
 WIDTH, HEIGHT, FRAMES = 128, 128, 17
 WIDGET = "app.graph.nodes.find((n) => n.type === 'MatrixBoxTracks').widgets.find((w) => w.name === 'boxes')"
@@ -109,9 +110,11 @@ def built(page: Page, boxes: str = "") -> Hand:
     return Hand(page)
 
 
-@pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
-def test_two_boxes_by_mouse(page: Page, nodes2: bool) -> None:
+@seen_in(OWN, NEWER)
+@pytest.mark.parametrize("turned", [False, *([True] if SOAK else [])])
+def test_two_boxes_by_mouse(page: Page, turned: bool) -> None:
     """Two named boxes with key frames are drawn, bound, queued, saved and there again; headless it gives the same."""
+    nodes2 = page.own == turned  # each frontend samples in one of its two modes: what is queued is the same
     page.open(nodes2)
     hand = built(page)
     hand.draw(27, 4, 61, 38)
@@ -125,8 +128,7 @@ def test_two_boxes_by_mouse(page: Page, nodes2: bool) -> None:
     want = "green circle (subject): 0: 27 4 61 38; 16: 83 4 117 38\n"
     want += "pink circle (object): 0: 68 45 102 79; 16: 68 85 102 119"
     hand.until(want)
-    # Each frontend samples in one of its two modes: what is queued is the same.
-    pictures = sampled(page) if nodes2 != page.own else None
+    pictures = None if turned else sampled(page)
     page.until_kept("16: 83 4 117 38")
 
     page.open(nodes2)
@@ -141,6 +143,7 @@ def test_two_boxes_by_mouse(page: Page, nodes2: bool) -> None:
     assert not page.errors
 
 
+@seen_in(OWN)
 def test_a_broken_text_of_somebody_else_loses_nothing(page: Page) -> None:
     broken = "# mine\nvan: 0: 1 2 3\ncat: 0: 10 10 60 60"
     page.open(nodes2=not page.own)
@@ -208,6 +211,7 @@ OTHER_LINKS: list[tuple[int, int, int, int | str]] = [
 ]
 
 
+@seen_in(OWN)
 def test_masks_are_painted_and_boxes_drawn_on_other_nodes(page: Page) -> None:
     """Mask Tracks and Cut And Drag unfold their editors; what is run is what was drawn, and headless the same bits."""
     page.open(nodes2=page.own)

@@ -1,4 +1,4 @@
-"""Reports under their nodes, in the real page: both frontends, the classic canvas and Nodes 2.0."""
+"""Reports under their nodes, in the real page, on the classic canvas and in Nodes 2.0."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import urllib.request
 from typing import Any
 
 from playwright.sync_api import expect
-from support_pages import Page
+from support_pages import NEWER, OWN, Page, seen_in
 
 HOSTILE = '<img src="x" onerror="window.hit=1">'
 BOXES = f"{HOSTILE}: 0: 10% 20% 40% 90%; 16: 30% 20% 60% 90%\ncup: 60% 50% 75% 75%"
@@ -28,6 +28,7 @@ def shown(page: Page, frames: int) -> None:
     assert page.tab.locator(".matrix-report img").count() == 0
 
 
+@seen_in(OWN)
 def test_reports_are_shown_and_kept(page: Page) -> None:
     page.open(nodes2=False)
     # One server for all frontends: what it has made before it does not make again, nor tells.
@@ -51,6 +52,7 @@ def test_reports_are_shown_and_kept(page: Page) -> None:
     assert not page.errors
 
 
+@seen_in(NEWER)
 def test_what_was_told_to_nobody_is_shown(page: Page) -> None:
     """The connection carries none of a job's own messages, as that of a page that has just been opened may."""
     lost: list[str] = []

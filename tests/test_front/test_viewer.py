@@ -1,12 +1,12 @@
-"""The attention viewer in the real page: a run with mini, words, layers, and what is written back. Both frontends, the
-classic canvas and Nodes 2.0."""
+"""The attention viewer in the real page: a run with mini, words, layers, and what is written back; on the classic
+canvas, then in Nodes 2.0."""
 
 from __future__ import annotations
 
 import json
 
 from playwright.sync_api import Locator, Request, expect
-from support_pages import Page
+from support_pages import OWN, Page, seen_in
 
 from scripts.comfyui import ROOT
 
@@ -87,6 +87,7 @@ class Viewer:
         canvas.click(position={"x": x, "y": y})
 
 
+@seen_in(OWN)
 def test_words_and_layers_without_a_queue(page: Page) -> None:
     viewer = Viewer(page)
     page.open(nodes2=False)

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-from support_pages import Page
+from support_pages import NEWER, OWN, Page, seen_in
 
 # One of each of our nodes as the page makes it: its sockets, what stands in a saved workflow, and what is queued.
 EVERY = """async () => {
@@ -64,8 +63,17 @@ def older(page: Page) -> None:
     page.open(nodes2=False)
 
 
-@pytest.mark.parametrize("how", [blocked, older])
-def test_every_node_works_as_before(page: Page, how: Callable[[Page], None]) -> None:
+@seen_in(NEWER)
+def test_every_node_works_without_our_scripts(page: Page) -> None:
+    _works_as_before(page, blocked)
+
+
+@seen_in(OWN)
+def test_every_node_works_on_an_older_page(page: Page) -> None:
+    _works_as_before(page, older)
+
+
+def _works_as_before(page: Page, how: Callable[[Page], None]) -> None:
     page.open(nodes2=False)
     kinds, saved, prompt = page.tab.evaluate(EVERY)
     assert len(kinds) > 30

@@ -15,6 +15,7 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.evaluation.trajectories.score import score_tracks
 from matrix_lib.instrument.capture import Capture, StepInfo, Stream
 from matrix_lib.instrument.maps import Maps
+from matrix_lib.instrument.mending import verb_notes
 from matrix_lib.instrument.mix_ups import MixUpRule, find_mix_ups, pieces
 from matrix_lib.instrument.ranking import layer_table, rank_layers
 from matrix_lib.instrument.reading import read_capture
@@ -145,6 +146,66 @@ def test_one_word_at_anothers_place_is_no_mix_up_and_two_places_are_a_double() -
     assert find_mix_ups(capture_of(at_van)).found
     with pytest.raises(ValueError, match="margin and sharp are 1 or more"):
         MixUpRule(margin=0.5)
+
+
+# ---- masks made fit to steer by
+
+
+def mask_of(tracks: MaskTracks, name: str, frame: int) -> torch.Tensor:
+    """Of a token frame, (H, W) bool; the same in all of its pixel frames."""
+    first, stop = GRID.pixel_span(frame)
+    masks = tracks.masks(name, first, stop)
+    assert bool((masks == masks[:1]).all())
+    return masks[0]
+
+
+@pytest.mark.parametrize("reference", ["given masks", "the frame before"])
+def test_who_is_swapped_at_the_end_gets_the_others_mask(reference: str) -> None:
+    """From token frame 1 on. By given masks each of these frames is seen; by the frame before, the moment is, and what
+    comes after follows from it."""
+    cells = [(step, frame) for step in range(4) for frame in (1, 2)]
+    masks = spot_tracks() if reference == "given masks" else None
+    wrong = read_capture(capture_of(crossed(cells)), masks)
+    found = read_capture(capture_of(crossed(cells)), masks, mended=True)
+    assert found.mix_ups.reference == reference
+    right = word_masks(capture_of(spots())).tracks
+    assert found.masks == right
+    assert wrong.masks != right
+    assert any("'cyclist' and 'van' are swapped in token frames 1-2" in note for note in found.notes)
+    gone = read_capture(capture_of(crossed(cells[:2])), spot_tracks(), mended=True)
+    assert not any("swapped" in note for note in gone.notes), "it was over by the last step"
+
+
+def test_who_is_doubled_keeps_the_largest_piece() -> None:
+    maps = spots({("cyclist", step, 2): [PLACES["cyclist"][2], (4, 0)] for step in range(4)})
+    maps[:, :, 0, 2, 5, 1] = 0.01  # a smaller second place
+    twice = read_capture(capture_of(maps), spot_tracks()).masks
+    once = read_capture(capture_of(maps), spot_tracks(), mended=True)
+    both, kept = mask_of(twice, "cyclist", 2), mask_of(once.masks, "cyclist", 2)
+    assert bool(both[64:].any())
+    assert bool(kept.any())
+    assert not bool(kept[64:].any())
+    assert bool((kept <= both).all())
+    assert any("'cyclist' is doubled in token frames 2: its largest piece is kept" in note for note in once.notes)
+
+
+def test_frames_that_say_nothing_take_the_nearest_and_mostly_vague_ones_no_mask() -> None:
+    some = read_capture(capture_of(spots({("cyclist", s, 2): [] for s in range(4)})), mended=True)
+    assert torch.equal(mask_of(some.masks, "cyclist", 2), mask_of(some.masks, "cyclist", 1))
+    assert any("'cyclist' has the mask of the nearest frame in token frames 2" in note for note in some.notes)
+    most = read_capture(capture_of(spots({("cyclist", s, f): [] for s in range(4) for f in (0, 2)})), mended=True)
+    assert most.masks.visible["cyclist"] == ()
+    assert most.masks.visible["van"] == tuple(range(9))
+    assert any("2 of 3 token frames: it gets no mask" in note for note in most.notes)
+
+
+def test_verbs_that_look_elsewhere_are_told() -> None:
+    capture, tracks = make_capture(layers=8), make_tracks()
+    assert verb_notes(capture, tracks, [6, 7]) == []
+    there = MaskTracks.from_boxes({name: {0: (0, 56, 96, 64)} for name in ("cyclist", "van")}, 9, 64, 96, hold=True)
+    (note,) = verb_notes(capture, there, [6, 7])
+    assert note.startswith("'waits behind' has ")
+    assert "no more than chance" in note
 
 
 def test_pieces_hang_together_by_sides_and_corners() -> None:

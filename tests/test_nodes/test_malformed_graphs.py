@@ -152,8 +152,10 @@ def test_every_node_runs_as_it_is(server: Any) -> None:
     graph = whole()
     listed = {name for name in server.get("/object_info") if name.startswith("Matrix")}
     assert listed == {node["class_type"] for node in graph.values() if node["class_type"].startswith("Matrix")}
-    for number in [each for each in graph if f"{each}v" in graph and each != "sam2"]:
-        assert server.wait(server.post(only(graph, f"{number}v")), 300)["status"]["status_str"] == "success", number
+    shown = [each for each in graph if f"{each}v" in graph and each != "sam2"]
+    prompts = {number: server.post(only(graph, f"{number}v")) for number in shown}
+    for number, prompt in prompts.items():
+        assert server.wait(prompt, 600)["status"]["status_str"] == "success", number
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -39,6 +39,18 @@ def test_a_capture_becomes_masks_a_report_and_pictures(pack: Any) -> None:
     assert "compared with" not in named.result[1]
 
 
+def test_masks_are_mended_on_request(pack: Any) -> None:
+    """Words and given masks disagree about who is who: each gets the other's mask."""
+    capture, tracks = make_capture(pack.lib, layers=8), make_tracks(pack.lib)
+    other = tracks.rename({"cyclist": "nobody"}).rename({"van": "cyclist"}).rename({"nobody": "van"})
+    plain = pack.run("MatrixReadCapture", capture=capture, tracks=other, **ASKED).result
+    mended = pack.run("MatrixReadCapture", capture=capture, tracks=other, mended=True, **ASKED).result
+    assert plain[3] == mended[3] == 1
+    assert "are swapped in token frames 0-2: each gets the other's mask there" in mended[1]
+    for name, its in (("cyclist", "van"), ("van", "cyclist")):
+        assert torch.equal(mended[0].masks(name), plain[0].masks(its))
+
+
 def test_frames_of_another_shape_are_cropped_and_short_tracks_told(pack: Any) -> None:
     tracks = make_tracks(pack.lib)
     wide = torch.nn.functional.interpolate(make_frames(1).movedim(-1, 1), (64, 128)).movedim(1, -1)

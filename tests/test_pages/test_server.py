@@ -22,7 +22,7 @@ from matrix_lib.pages.deck import Card, Choice, Deck, Media, Question
 from matrix_lib.pages.marks import Marks
 from matrix_lib.pages.server import MOST_BYTES, PageServer
 
-FILM = bytes(random.Random(0).randrange(256) for _ in range(300_000))
+FILM = random.Random(0).randbytes(300_000)
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECRET = b"nobody is to read this"
 

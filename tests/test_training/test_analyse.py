@@ -1,14 +1,9 @@
 """The analysis as a command, on a tiny pipeline: right, resumable after SIGKILL, clear about bad input."""
 
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +25,6 @@ from matrix_lib.mini.world import WorldConfig, make_clips
 from training.analyse import main
 from training.analysis_settings import parse
 
-ROOT = Path(__file__).resolve().parents[2]
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)
 
 
@@ -159,21 +153,14 @@ def test_wan_under_noise(tmp_path, home):
     assert (found.kinds["v2v"].steps_mass > 0).all()
 
 
-def test_killed_at_a_random_point_it_gives_the_same_report(home, whole):
+def test_killed_at_a_random_point_it_gives_the_same_report(home, whole, commands):
     out = home / "killed"
     shutil.rmtree(out, ignore_errors=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-m", "training.analyse", *command(home, "killed")]
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 300
-    while not list((out / "runs").glob("*.safetensors")):
-        assert process.poll() is None, process.stderr.read().decode()[-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    running = commands.start("training.analyse", *command(home, "killed"))
+    running.until(lambda: running.poll() is not None or list((out / "runs").glob("*.safetensors")), 300)
     time.sleep(random.uniform(0.0, 0.6))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    running.kill()
+    running.wait()
     left = len(list((out / "runs").glob("*.safetensors")))
     (out / "runs" / ".mini_00003__seed0.abc.part.safetensors").write_bytes(b"half a file")
     (out / "runs" / "mini_00004__seed0.safetensors").write_bytes(b"a damaged file")
@@ -186,18 +173,12 @@ def test_killed_at_a_random_point_it_gives_the_same_report(home, whole):
         assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_two_processes_share_the_clips(home, whole):
+def test_two_processes_share_the_clips(home, whole, commands):
     out = home / "shared"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     (home / "both.py").write_text(SHARED)
-    done = subprocess.run(
-        [*launch, str(home / "both.py"), *command(home, "shared")],
-        cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("wrote") == 1
-    shares = {line for line in done.stdout.splitlines() if line.startswith("process ")}
+    said = commands.ranks(2, home / "both.py", *command(home, "shared"))
+    assert said.count("wrote") == 1
+    shares = {line for line in said.splitlines() if line.startswith("process ")}
     names = [f"mini_{number:05d}" for number in range(6)]
     assert shares == {f"process {place} of 2: {' '.join(names[place::2])}" for place in (0, 1)}
     assert (out / "report.html").read_text() == (whole / "report.html").read_text()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support_commands import Commands
 from support_loras import make_lora
 
 from matrix_lib.backbones import lora as lora_module
 from matrix_lib.io.lora.read import FORMATS, load_lora, save_lora
 from training.convert import main
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -58,8 +55,7 @@ def test_what_it_refuses(tavid: Path, tmp_path: Path, capsys: Any) -> None:
         main([str(tavid), str(out), "--to", "zip"])
 
 
-def test_as_a_command(tavid: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training.convert", str(tavid), str(tmp_path / "c.safetensors"), "--to", "comfyui"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "cogvideox, tavid format: 10 modules" in done.stdout
+def test_as_a_command(tavid: Path, tmp_path: Path, commands: Commands) -> None:
+    said = commands("training.convert", tavid, tmp_path / "c.safetensors", "--to", "comfyui")
+    assert "cogvideox, tavid format: 10 modules" in said
     assert (tmp_path / "c.safetensors").is_file()

@@ -6,12 +6,11 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support_commands import Commands
 from torch import Tensor
 
 from matrix_lib.hosts.diffusers.mini import sample
@@ -23,7 +22,6 @@ from training.run import checkpoint
 from training.run.config import override
 from training.run.presets import PRESETS
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("data.workers=1",)
 
 
@@ -102,16 +100,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(mini: Path, codec: Path, tmp_path: Pa
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
-def test_sigterm_saves_and_stops_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training.fit", "codec_cpu", f"run.out={tmp_path}", "run.steps=100000", *QUICK]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    lines = iter(process.stdout.readline, "")
-    assert any(line.startswith("step 1/100000") for line in lines)
-    process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    assert "the same command goes on from here" in rest
+def test_sigterm_saves_and_stops_the_command(tmp_path: Path, commands: Commands) -> None:
+    running = commands.start("training.fit", "codec_cpu", f"run.out={tmp_path}", "run.steps=100000", *QUICK)
+    running.until(lambda: "\nstep 1/100000" in running.said)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait() == 0
+    assert "the same command goes on from here" in running.said
     found = checkpoint.latest(tmp_path)
     assert found is not None
     assert not checkpoint.load(found)[1]["finished"]

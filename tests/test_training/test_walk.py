@@ -34,19 +34,17 @@ SAMPLED = ("--steps", "2", "--guidance", "3")
 class Lab:
     """The folder of a lab, and its commands."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, commands: Commands) -> None:
         self.folder = make_home(folder)
-        self.run = Commands(folder, folder / "said")
+        self.run = commands.at(folder, folder / "said")
 
     def lora(self, place: str) -> Any:
         return load_lora(self.folder / place)
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = Lab(tmp_path_factory.mktemp("lab"))
-    yield made
-    made.run.close()
+def lab(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"), commands)
 
 
 def test_the_walk_of_a_lab(lab: Lab, comfy: ModuleType, pack: Any) -> None:
@@ -81,7 +79,7 @@ def fit_and_interrupt(lab: Lab) -> int:
     running = lab.run.start("training.fit", *MATRIX)
     running.until(lambda: (home / "step-0000001" / "lora.safetensors").is_file())
     running.interrupt()
-    assert running.end() == 0, running.said
+    assert running.wait() == 0, running.said
     assert "stopping after this step; the same command goes on" in running.said
     assert kinds(lab, "video") == encoded, "the command of the cache has encoded all that it needs"
     last = max(path.name for path in home.glob("step-*"))

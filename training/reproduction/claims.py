@@ -91,10 +91,9 @@ _UNSAID = "the paper does not say its weights"
 _RANDOM = tuple(f"10x random {draw}" for draw in range(4))
 
 
-def _alignment(said: str, figure: str, arm: str | tuple[str, ...], other: str, **more: Any) -> list[Claim]:
-    arms = arm if isinstance(arm, tuple) else (arm,)
+def _alignment(said: str, figure: str, arm: str, other: str, paper: str = "MATRIX", **more: Any) -> list[Claim]:
     return [
-        Claim("MATRIX", said, figure, "alignment", arms, (other,), part, "right_roles", most=1.0, **more)
+        Claim(paper, said, figure, "alignment", (arm,), (other,), part, "right_roles", most=1.0, **more)
         for part in ("told", "unseen pairs")
     ]
 
@@ -124,6 +123,11 @@ CLAIMS: tuple[Claim, ...] = (
         )
         for count in (32, 64, 256, 512, 2048)
     ),
+    *_alignment(
+        "Local Gram Flow from mask tracks makes roles right", "not asked", "flow", "off", "SAM2VideoX",
+        moved=("v2v",),
+    ),
+    *_alignment("so does it beside MATRIX's losses", "not asked", "10x with flow", "10x", "SAM2VideoX"),
     *(
         Claim(
             "TAViD", f"the target-aware loss at {arm} makes the right thing be acted on", figure, "target",

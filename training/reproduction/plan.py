@@ -80,9 +80,10 @@ GROUPS: dict[str, Group] = {
         "MATRIX: alignment losses by weight, layers and control, with few clips",
         "weak_roles",
         "arm",
-        (4, 5, 6),
+        (4, 5, 6, 7, 8, 9),
         (
             Round(_LEAST),
+            Round(("flow", "10x with flow")),
             Round(("100x", "100x blind")),
             Round(_LEAST, (1,)),
             Round(_LEAST, (2,)),

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from support_counts import SOAK
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,16 +16,19 @@ from matrix_lib.mini.shapes import MAX_REACH
 from matrix_lib.mini.verbs import act, verb_named
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
+pytestmark = pytest.mark.soak
+HALF = 1 if SOAK else 2  # half of the clips in `make test`
+
 
 @pytest.fixture(scope="module")
 def clips() -> Clips:
-    return make_clips(21, 96, WorldConfig(split="all"))
+    return make_clips(21, 96 // HALF, WorldConfig(split="all"))
 
 
 @pytest.fixture(scope="module")
 def couples() -> Clips:
     """Interactions only, without doubles."""
-    return make_clips(22, 48, WorldConfig(split="all", single_motion_share=0, distractor_share=0))
+    return make_clips(22, 48 // HALF, WorldConfig(split="all", single_motion_share=0, distractor_share=0))
 
 
 def blurred(video: Tensor, sigma: float, noise: float, jitter: float) -> Tensor:
@@ -46,7 +50,7 @@ def blurred(video: Tensor, sigma: float, noise: float, jitter: float) -> Tensor:
 
 @pytest.mark.parametrize("camera", [False, True])
 def test_true_clips_are_judged_true(clips, camera):
-    some = make_clips(23, 48, WorldConfig(split="all", camera=True)) if camera else clips
+    some = make_clips(23, 48 // HALF, WorldConfig(split="all", camera=True)) if camera else clips
     verdict = judge(some.video, some)
     for name, score in verdict.summary().items():
         assert score.mean >= 0.99, name
@@ -70,7 +74,7 @@ def test_floats_and_bytes_are_judged_alike(couples):
 
 @pytest.mark.parametrize(("sigma", "noise", "jitter"), [(0.8, 0.02, 0.06), (1.2, 0.05, 0.1)])
 def test_blur_noise_and_other_colours_do_not_fool_it(clips, sigma, noise, jitter):
-    some = clips.select(slice(0, 64))
+    some = clips.select(slice(0, 64 // HALF))
     scores = judge(blurred(some.video, sigma, noise, jitter), some).summary()
     for name in ("right_path", "right_roles", "intact", "sgi", "spi", "kisa"):
         assert scores[name].mean >= 0.97, name

@@ -46,6 +46,7 @@ def plain_sample(models, family, given, **options):
 ROUND = [(*pair, i % 7, (1.0, 6.0)[i // 7 % 2]) for i, pair in enumerate(ROUNDS)]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("family", "sampler", "mode", "cfg"), ROUND)
 def test_modes_run_in_every_family_under_every_sampler(lib, models, family, sampler, mode, cfg):
     given, name = inputs(lib, family), list(modes(lib))[mode]

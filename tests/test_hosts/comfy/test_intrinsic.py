@@ -34,6 +34,7 @@ ROUND = [(*pair, (1.0, 6.0)[i % 2]) for i, pair in enumerate(ROUNDS)]
 ROUND += [("wan_t2v", sampler, cfg) for sampler, cfg in (("euler", 1.0), ("uni_pc", 1.0), ("dpmpp_2m", 1.0))]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("family", "sampler", "cfg"), ROUND)
 def test_it_runs_in_every_family_under_every_sampler(lib, models, family, sampler, cfg):
     given, ended = inputs(lib, family), []

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -29,7 +27,6 @@ from training.clips.encoders import ModelFiles
 from training.clips.folder import FolderData
 from training.clips.store import DamagedError, Entry, Store, key_of
 
-ROOT = Path(__file__).resolve().parents[3]
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0, height=64, width=80)
 MAKE = dict(frames=9, height=64, width=64, bystanders=True, skip_bad=True)
 
@@ -210,15 +207,14 @@ print("ended with", [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for chil
 """
 
 
-def test_processes_share_the_work_and_one_is_killed(home, model, whole, tmp_path):
+def test_processes_share_the_work_and_one_is_killed(home, model, whole, tmp_path, commands):
     """The command in three processes at once; one is killed while it writes an entry and holds its lock."""
     cache = tmp_path / "shared"
-    command = [sys.executable, "-c", THREE, str(home / "clips"), str(home / "model"), "--device", "cpu"]
-    command += [f"{name}={value}" for name, value in MAKE.items()] + [f"cache={cache}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert "ended with [-9, 0, 0]" in done.stdout, done.stdout + done.stderr
-    assert done.stdout.count(f"{len(whole.samples)} samples are in") == 2
+    settings = [*(f"{name}={value}" for name, value in MAKE.items()), f"cache={cache}"]
+    (tmp_path / "three.py").write_text(THREE)
+    said = commands(tmp_path / "three.py", home / "clips", home / "model", "--device", "cpu", *settings)
+    assert "ended with [-9, 0, 0]" in said, said
+    assert said.count(f"{len(whole.samples)} samples are in") == 2
     clips, said = clips_of(home, model, cache)
     assert clips.fill(bar=False) == 0
     kinds = {"video", "id_map", "text", "words"}

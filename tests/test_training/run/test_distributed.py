@@ -1,11 +1,7 @@
 """Two processes on a CPU (gloo): copied or split, they take the steps that one process takes, and can go on for it."""
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +12,6 @@ from matrix_lib.mini.world import WorldConfig, make_clips
 from training.fit import main
 from training.run import checkpoint
 
-ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import sys
 from accelerate.state import AcceleratorState
@@ -41,7 +36,7 @@ def curve(folder):
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path):
+def test_two_processes_take_the_steps_of_one(tmp_path, commands):
     world = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0, height=64, width=64)
     export_clips(make_clips(5, 4, world), tmp_path / "clips")
     make_cogvideox(tmp_path / "model", sample=(9, 8, 8))
@@ -53,15 +48,11 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
         "run.preview_every=0", "run.tensorboard=false",
     ]  # fmt: skip
     main([*settings, "data.batch=4", f"run.out={tmp_path / 'one'}"])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     (tmp_path / "both.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*launch, str(tmp_path / "both.py"), str(tmp_path), *settings]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "ddp: 2 processes, 0 split" in done.stdout
-    assert "fsdp2: 2 processes, " in done.stdout
-    assert "fsdp2: 2 processes, 0 split" not in done.stdout
+    said = commands.ranks(2, tmp_path / "both.py", tmp_path, *settings)
+    assert said.count("ddp: 2 processes, 0 split") == 2
+    assert said.count("fsdp2: 2 processes, ") == 2
+    assert "fsdp2: 2 processes, 0 split" not in said
     whole = curve(tmp_path / "one")
     assert len(whole) == 3
     for name in ("ddp", "fsdp2"):

@@ -1,0 +1,61 @@
+"""What two passes come to: the table of rows that are made to say it, and rows that do not belong together."""
+
+import argparse
+
+import pytest
+import torch
+
+from training import two_passes
+from training.two_passes import BLIND, FIRST, OWN, PLAIN
+
+COUNT = 60
+GIVEN = argparse.Namespace(clips=COUNT, set="told", steps=24, first=6, cfg=1.0, seed=0, device="cpu")
+
+
+def rows(base, plain, own, blind, j=0.4):
+    """Of one base: shares of right roles in three arms, and how good the masks of the first pass are."""
+    g = torch.Generator().manual_seed(len(base))
+    shares = {PLAIN: plain, FIRST: plain, f"bias, {OWN}": own, f"bias, {BLIND}": blind}
+    out = []
+    for arm, share in shares.items():
+        for clip in range(COUNT):
+            right = float(clip % 10 < 10 * share)
+            values = {"right roles": right, "IF": right, "SPI": 1.0, "intact": 1.0}
+            if arm == FIRST:
+                seen = {"J": j, "J blind": 0.1, "swapped": 0.0, "doubled": 0.0}
+                values |= {n: v + 0.01 * float(torch.rand((), generator=g)) for n, v in seen.items()}
+            out.append(dict(zip(two_passes._KEYS, (base, arm, clip, clip, "x", 24))) | values)
+    return out
+
+
+def said(text, against):
+    return next(line for line in text.splitlines() if line.startswith(f"| bias, {OWN} | {against} | right roles"))
+
+
+def test_the_verdict_is_about_the_bases_that_there_are():
+    one = two_passes._report(GIVEN, rows("a", 0.3, 0.8, 0.3))
+    assert "Verdicts are about a alone" in one
+    assert "| holds:" in said(one, PLAIN)
+    three = two_passes._report(GIVEN, [*rows("a", 0.3, 0.8, 0.3), *rows("b", 0.4, 0.8, 0.8), *rows("c", 0.3, 0.7, 0.7)])
+    assert "Verdicts are about bases like these" in three
+    assert "| holds:" in said(three, PLAIN)
+    assert "| open:" in said(three, f"bias, {BLIND}"), "one base of three says nothing of others"
+
+
+def test_what_cannot_be_asked():
+    assert "cannot be asked: the base scores 1.000" in said(two_passes._report(GIVEN, rows("a", 1.0, 1.0, 0.5)), PLAIN)
+    assert "cannot be asked: the base scores 0.000" in said(two_passes._report(GIVEN, rows("a", 0.0, 0.5, 0.5)), PLAIN)
+    blind = two_passes._report(GIVEN, rows("a", 0.3, 0.8, 0.3, j=0.1))
+    assert "cannot be asked: what the method moves moved by" in said(blind, PLAIN)
+
+
+def test_rows_of_earlier_runs_join_only_what_was_asked_alike(tmp_path):
+    two_passes._write(tmp_path / "rows.csv", rows("a", 0.3, 0.8, 0.3))
+    before = two_passes._read(tmp_path / "rows.csv")
+    assert two_passes._report(GIVEN, before) == two_passes._report(GIVEN, rows("a", 0.3, 0.8, 0.3))
+    other = [row | {"calls": 12} for row in rows("b", 0.3, 0.8, 0.3)]
+    with pytest.raises(ValueError, match="b was not asked what a was"):
+        two_passes._report(GIVEN, [*before, *other])
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="holds no rows of training.two_passes"):
+        two_passes._read(tmp_path / "other.csv")
