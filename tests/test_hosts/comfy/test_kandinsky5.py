@@ -166,7 +166,7 @@ def test_a_lora_does_the_same_in_both_hosts(pair: Pair, alike: Any, tmp_path: Pa
     tracks = MaskTracks.from_boxes({"a": {0: (8, 8, 40, 40)}}, *grid, hold=True)
     with pytest.raises(ValueError, match="input of Kandinsky 5 cannot be widened"):
         apply_to_pipeline(pair.pipes[0], lora, tracks)
-    with pytest.raises(ValueError, match="input of Kandinsky 5, .* cannot be widened in this host"):
+    with pytest.raises(ValueError, match="input of Kandinsky 5 cannot be widened"):
         apply_lora(pair.model, lora)
 
 

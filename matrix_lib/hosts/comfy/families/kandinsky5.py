@@ -35,8 +35,6 @@ class Kandinsky5(Family):
     """Kandinsky 5 video, for text or a picture. A model for text has the same input channels as one for a picture, and
     nothing tells them apart."""
 
-    widens = False
-
     def check(self, network: nn.Module) -> None:
         """The same network also makes pictures, without channels for a first frame."""
         super().check(network)
