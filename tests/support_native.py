@@ -190,6 +190,17 @@ def clip_of(family: str, x: Tensor, size: tuple[int, int, int] | None = None) ->
     return x.flatten(1)[:, : torch.Size(shape).numel()].unflatten(1, shape)
 
 
+def rate(family: str) -> float:
+    """Frames per second that a clip has where nobody says: of LTX-2 those that the host tells the network."""
+    rates = {"wan_t2v": 16, "wan_i2v": 16, "cogvideox": 8, "cogvideox15": 16, "ltx": 25, "ltx2": 25}
+    return float(rates.get(family, 24))
+
+
+def clip_part(samples: Any) -> Tensor:
+    """The clip's latent of a LATENT's samples."""
+    return samples.unbind()[0] if samples.is_nested else samples
+
+
 def flat(samples: Any) -> Tensor:
     """All of a latent in one tensor."""
     if not samples.is_nested:

@@ -39,7 +39,7 @@ ROUNDS = [
     if family not in ("hunyuan15", "kandinsky5") and (SOAK or family in FULL or (i + j) % 2 == 0)
 ]
 ROUNDS += [("hunyuan15", "heun")]  # whose network is HunyuanVideo's
-ROUNDS += [("kandinsky5", "uni_pc")] if SOAK else []  # whose attention lies as Wan's
+ROUNDS += [("kandinsky5", "uni_pc")]  # whose attention lies as Wan's
 
 
 @pytest.fixture(scope="session")

@@ -374,6 +374,19 @@ def test_the_tree_in_the_documentation_is_the_tree_there_is() -> None:
     assert written() == drawn(), "run: python -m scripts.tree"
 
 
+def test_the_table_of_models_says_what_the_tests_run_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scripts import models
+
+    assert models.written() == models.drawn(), "run: python -m scripts.models"
+    monkeypatch.setattr(models, "ROWS", models.ROWS[:-1])
+    with pytest.raises(ValueError, match="ltx2: tests know it, and no line of ROWS"):
+        models.drawn()
+    gone = models.Claim("ComfyUI", "maps", models.CLAIMS[0].file, "test_that_is_not_there")
+    monkeypatch.setattr(models, "CLAIMS", (gone,))
+    with pytest.raises(ValueError, match="test_that_is_not_there runs over no families"):
+        models.drawn()
+
+
 def test_json_files_are_json() -> None:
     files = [path for path in tracked() if path.suffix == ".json"]
     for path in files:

@@ -7,7 +7,6 @@ import diffusers
 import pytest
 import torch
 from support_attention import make_binding
-from support_counts import SOAK
 from support_pipelines import FRAMES, TRACKS, H, Pipe, W, cog, text_to_video
 
 from matrix_lib.backbones import REGISTRY
@@ -43,7 +42,7 @@ RUNS = [
     ("cogvideox", "dpm", 6.0), ("cogvideox", "ddim", 1.0), ("ltx", "flow", 6.0),
     ("ltx2", "flow", 6.0), ("hunyuan15", "flow", 6.0),
 ]  # fmt: skip
-RUNS += [("kandinsky5", "flow", 6.0)] if SOAK else []  # `test_kandinsky5.py` has it with a picture
+RUNS += [pytest.param("kandinsky5", "flow", 6.0, marks=pytest.mark.soak)]  # `test_kandinsky5.py` has it with a picture
 
 
 @pytest.mark.parametrize(("family", "scheduler", "cfg"), RUNS)
