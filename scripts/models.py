@@ -100,6 +100,8 @@ ROWS = (
         layers={60: "I2V"}),
     Row("HunyuanVideo 1.5 T2V, I2V", "hunyuan_video15", ("hunyuan15", "hunyuan15 i2v"),
         "the same; SigLIP from *CLIP Vision Encode*"),
+    Row("Kandinsky 5 video T2V, I2V (Lite, Pro)", "kandinsky5", ("kandinsky5", "kandinsky5 i2v"),
+        "the same; no mask conditions; in diffusers without block-sparse attention (NABLA)"),
     Row("LTX-Video 0.9", "ltx", ("ltx",), "the same; VAE from another loader"),
     Row("LTX-2.0, 2.3, with sound or without", "ltx2", ("ltx2",),
         "the same; text encoder and VAEs from other loaders; no mask conditions"),
