@@ -43,12 +43,14 @@ check: $(STAMP)
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_house.py
 
-# What can be written without thinking: formatting, the tree in the documentation, English words, both workflow forms.
+# What can be written without thinking: formatting, the tree and the table of models in the documentation, English
+# words, both workflow forms.
 tidy: $(STAMP)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(PY) -m scripts.front form
 	$(PY) -m scripts.tree
+	$(PY) -m scripts.models
 	$(PY) -m scripts.locales
 	$(PY) -m scripts.workflows
 

@@ -150,7 +150,7 @@ class MatrixLivePreview(io.ComfyNode):
             "bound word. Keeps nothing and changes nothing in the result.",
             search_aliases=["attention preview", "live attention", "watch attention"],
             inputs=[
-                io.Model.Input("model", tooltip="CogVideoX, Wan, HunyuanVideo or LTX, from any loader."),
+                io.Model.Input("model", tooltip="CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5, from any loader."),
                 io.String.Input(
                     "layers", default="", tooltip=LAYERS_TIP + " Empty: dominant layers if known, else three of them."
                 ),

@@ -156,7 +156,8 @@ class MatrixDualClockDenoising(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo or LTX from any loader; steered or with LoRAs if you like.",
+                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5 from any loader; steered or with LoRAs "
+                    "if you like.",
                 ),
                 io.Latent.Input(
                     "reference",

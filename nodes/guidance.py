@@ -298,8 +298,8 @@ class MatrixAttentionGuidance(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo or LTX from any loader, with LoRAs or other patches if you "
-                    "like.",
+                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5 from any loader, with LoRAs or other "
+                    "patches if you like.",
                 ),
                 io.DynamicCombo.Input(
                     "mode",

@@ -70,7 +70,8 @@ class MatrixIntrinsicDenoising(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo or LTX from any loader; steered or with LoRAs if you like.",
+                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5 from any loader; steered or with LoRAs "
+                    "if you like.",
                 ),
                 io.Int.Input(
                     "iterations",

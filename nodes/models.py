@@ -57,7 +57,7 @@ def _folder_inputs() -> list[io.Input]:
             options=Files(find_folders(folder_paths.get_folder_paths("diffusers"))),
             tooltip="A model as Hugging Face keeps it (transformer, vae, text_encoder, ...), under ComfyUI's "
             "models/diffusers folder. CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, HunyuanVideo 1.5, "
-            "LTX-Video, LTX-2.",
+            "LTX-Video, LTX-2, Kandinsky 5.",
         ),
         io.Boolean.Input(
             "text_encoder",
@@ -121,9 +121,9 @@ class MatrixLoadVideoDiT(io.ComfyNode):
             node_id="MatrixLoadVideoDiT",
             display_name="MATRIX Load Video Model",
             category="MATRIX/models",
-            description="Opens CogVideoX, Wan, HunyuanVideo or LTX from a diffusers folder or a native file, as "
-            "ComfyUI's own MODEL, CLIP and VAE. CogVideoX comes out repaired, so that it samples as it was trained. "
-            "Mini is a small model that comes with this pack, for trying things out on any CPU.",
+            description="Opens CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5 from a diffusers folder or a native "
+            "file, as ComfyUI's own MODEL, CLIP and VAE. CogVideoX comes out repaired, so that it samples as it was "
+            "trained. Mini is a small model that comes with this pack, for trying things out on any CPU.",
             search_aliases=[
                 "diffusers",
                 "mini",
@@ -227,8 +227,8 @@ class MatrixImageCondition(io.ComfyNode):
             display_name="MATRIX First Frame",
             category="MATRIX/models",
             description="Gives an image-to-video model its first frame, in the way that its family expects: CogVideoX "
-            "1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2. The picture is cropped "
-            "around its centre to the clip's shape.",
+            "1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2, Kandinsky 5. The picture "
+            "is cropped around its centre to the clip's shape.",
             search_aliases=["image to video", "i2v", "start image", "first frame", "cogvideox image"],
             inputs=[
                 io.Model.Input("model", tooltip="The image-to-video model that will sample; it decides the layout."),

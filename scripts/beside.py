@@ -31,16 +31,22 @@ The attention calls that made the prompt's own prediction are taken at the kerne
 - **-**: not tried, ComfyUI itself does not run it, or there is nothing to compare with.
 
 All at CFG 6 and, but for the first table, on Wan. `make test` runs CFG 1, too, and `make soak` all of it on every
-family, and things in pairs. Rows come from ComfyUI's own tree: every node that gives a GUIDER, and every node that
-makes a MODEL of a MODEL with settings alone. Nodes that change nothing on Wan are left out. Other packs stand for their
-mechanism, written anew. Steering before steps (the last three columns) was tried beside what changes attention.
+family, and things in pairs. Words in time: a verb holds in the first token frame alone. Rows come from ComfyUI's own
+tree: every node that gives a GUIDER, and every node that makes a MODEL of a MODEL with settings alone. Nodes that
+change nothing on Wan are left out. Other packs stand for their mechanism, written anew. Steering before steps (the
+last three columns) was tried beside what changes attention.
 
-The full product of `make soak` (four families, seven guiders, 75 things, CFG 1 and 6, seven columns: 29,400 cells) ran
-once whole, on 2026-11-30: 26,320 exact, 755 refused, 98 noted, 1,498 that ComfyUI does not run, 672 without a
-reference, and 57 silent. Those were mended: perturbation beside NAG on HunyuanVideo, a foreign forward on Wan I2V's
-cross-attention, and graphs that are not defined without this pack either (latents that are not finite, a division by
-rounding). Four cells with EasyCache or LazyCache on CogVideoX were off in that run and exact in three repetitions, on
-the same kind of machine as well: why is not known.
+The full product of `make soak`, of the first four families and without words in time (seven guiders, 75 things, CFG 1
+and 6, seven columns: 29,400 cells), ran once whole, on 2026-11-30: 26,320 exact, 755 refused, 98 noted, 1,498 that
+ComfyUI does not run, 672 without a reference, and 57 silent. Those were mended: perturbation beside NAG on
+HunyuanVideo, a foreign forward on Wan I2V's cross-attention, and graphs that are not defined without this pack either
+(latents that are not finite, a division by rounding). Four cells with EasyCache or LazyCache on CogVideoX were off in
+that run and exact in three repetitions, on the same kind of machine as well: why is not known.
+
+LTX-2 keeps clip and sound in one flat latent. RescaleCFG, PerpNeg, VideoLinearCFGGuidance and
+VideoTriangleCFGGuidance cannot read it: ComfyUI fails there with or without this pack. Of its product these were
+tried, on 2026-12-01: every guider with every column at CFG 1 and 6; every thing with capture at CFG 1 and 6, and with
+words in time; and 64 cells of the other columns beside caches, prompts, runs and other packs. None was silent.
 """
 
 

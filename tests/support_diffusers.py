@@ -7,6 +7,7 @@ from matrix_lib.core.grid import Grid
 
 FAMILIES = [
     "cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "wan_vace", "skyreels",
+    "kandinsky5",
 ]  # fmt: skip
 LAT = (3, 8, 12)
 LTX_LAT = (3, 4, 6)
@@ -61,6 +62,8 @@ def build(family):
         return _ltx(family, noise)
     if family == "hunyuan15":
         return _hunyuan15(noise)
+    if family == "kandinsky5":
+        return _kandinsky5(noise)
     from diffusers import HunyuanVideoTransformer3DModel
 
     model = HunyuanVideoTransformer3DModel(
@@ -108,6 +111,20 @@ def _hunyuan15(noise):
     return randomize(model), args, Grid.from_latent(LTX_LAT, (1, 1, 1), 4, 16), 40
 
 
+def _kandinsky5(noise):
+    from diffusers import Kandinsky5Transformer3DModel
+
+    model = Kandinsky5Transformer3DModel(
+        in_visual_dim=16, out_visual_dim=16, in_text_dim=64, in_text_dim2=24, time_dim=32, model_dim=64, ff_dim=64,
+        num_text_blocks=1, num_visual_blocks=3, axes_dims=(8, 12, 12), visual_cond=True,
+    )  # fmt: skip
+    t, h, w = LAT
+    args = dict(hidden_states=noise(2, t, h, w, 33), encoder_hidden_states=noise(2, 40, 64))
+    args |= dict(pooled_projections=noise(2, 24), timestep=torch.tensor([500.0, 500.0]))
+    args |= dict(visual_rope_pos=[torch.arange(n) for n in (t, h // 2, w // 2)], text_rope_pos=torch.arange(40))
+    return randomize(model), args, Grid.from_latent(LAT), 40
+
+
 def _ltx(family, noise):
     from diffusers import LTX2VideoTransformer3DModel, LTXVideoTransformer3DModel
 
@@ -135,4 +152,5 @@ def _ltx(family, noise):
 
 def forward(model, args):
     with torch.no_grad():
-        return model(**args, return_dict=False)[0]
+        made = model(**args, return_dict=False)
+        return made if isinstance(made, torch.Tensor) else made[0]

@@ -18,9 +18,12 @@ from support_native import native_model
 
 __all__ = ["CAPTURE", "CHANGE_CALLS", "EVERY", "FAMILIES", "NOTHING", "WAYS", "Matrix"]
 
-FAMILIES = ("wan_t2v", "wan_i2v", "cogvideox", "hunyuan")
-EVERY = (*FAMILIES, "ltx", "hunyuan15") if SOAK else FAMILIES
-TITLES = ("Wan", "Wan I2V", "CogVideoX", "HunyuanVideo")
+TITLES = {
+    "wan_t2v": "Wan", "wan_i2v": "Wan I2V", "cogvideox": "CogVideoX", "hunyuan": "HunyuanVideo", "ltx": "LTX-Video",
+    "ltx2": "LTX-2, with sound", "hunyuan15": "HunyuanVideo 1.5",
+}  # fmt: skip
+EVERY = tuple(TITLES)
+FAMILIES = EVERY if SOAK else EVERY[:4]  # the others are with every test, too, but in few cells
 NOTHING = "nothing"
 CHANGE_CALLS = ("EasyCache", "LazyCache", "SkipLayerGuidanceDiT")  # which and how many attention calls there are
 CAPTURE = "capture"
@@ -73,7 +76,7 @@ class Matrix:
             for column in (CAPTURE, *(way for way in WAYS if steps or not WAYS[way].steps)):
                 found[group, row, column] = family, guider, (beside,), 6.0, column
 
-        for family, title in zip(FAMILIES, TITLES):
+        for family, title in TITLES.items():
             line("Families", title, family, "CFGGuider", NOTHING, True)
         for guider in self.guiders:
             line("Guiders", guider, FAMILIES[0], guider, NOTHING, True)

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 __all__ = [
-    "hunyuan15_vae", "make_cogvideox", "make_hunyuan", "make_hunyuan15", "make_ltx", "make_wan", "randomize",
-    "spiece_model",
+    "hunyuan15_vae", "make_cogvideox", "make_hunyuan", "make_hunyuan15", "make_kandinsky5", "make_ltx", "make_wan",
+    "randomize", "spiece_model",
 ]  # fmt: skip
 
 _SENTENCES = (
@@ -234,6 +234,26 @@ def hunyuan15_vae(seed: int = 0) -> nn.Module:
 
     vae = AutoencoderKLHunyuanVideo15(block_out_channels=(16, 16, 32, 64, 64), layers_per_block=1)
     return randomize(vae, seed + 10, 0.05)
+
+
+def make_kandinsky5(
+    folder: Path | str, i2v: bool = False, layers: int = 2, text_dim: int = 3584, vae: bool = True, seed: int = 0
+) -> Path:
+    """Kandinsky 5 video, whose kinds for text and for a picture have the same weights. The host fixes the widths of
+    words and summary, and heads of 64."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, Kandinsky5Transformer3DModel
+
+    folder = Path(folder)
+    transformer = Kandinsky5Transformer3DModel(
+        in_visual_dim=16, out_visual_dim=16, in_text_dim=text_dim, time_dim=32, model_dim=128, ff_dim=64,
+        num_text_blocks=1, num_visual_blocks=layers, visual_cond=True,
+    )  # fmt: skip
+    randomize(transformer, seed, 0.08).save_pretrained(folder / "transformer")
+    FlowMatchEulerDiscreteScheduler(shift=10.0).save_pretrained(folder / "scheduler")
+    if vae:
+        _hunyuan_vae(folder / "vae", seed)
+    parts = {"transformer": "Kandinsky5Transformer3DModel", "vae": "AutoencoderKLHunyuanVideo"}
+    return _index(folder, "Kandinsky5I2VPipeline" if i2v else "Kandinsky5T2VPipeline", parts)
 
 
 def make_ltx(folder: Path | str, version: Literal["0.9", "2.0", "2.3"] = "0.9", layers: int = 2, seed: int = 0) -> Path:

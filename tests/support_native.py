@@ -1,8 +1,8 @@
 """Tiny native ComfyUI models with random weights, loaded through the host's own loader. Needs the `comfy` fixture.
 
 Free dimensions are small; fixed by the host: head sizes (CogVideoX 64, Wan and HunyuanVideo 128), Wan's 4096-wide
-words, 16 latent channels, HunyuanVideo 1.5's 32 with a picture 1152 wide. LTX has 128, and LTX-2's audio 8 channels of
-16 bands.
+words and Kandinsky 5's 3584-wide ones, 16 latent channels, HunyuanVideo 1.5's 32 with a picture 1152 wide. LTX has 128,
+and LTX-2's audio 8 channels of 16 bands.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15")
+FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "kandinsky5")
 LATENT = (3, 8, 12)  # T, H, W: 72 tokens; CogVideoX 1.5 takes 4 frames
 LTX_LATENT = (3, 4, 6)  # 72 tokens, too
 SOUND = 7  # audio tokens
@@ -73,6 +73,11 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
         )  # fmt: skip
     if family.startswith("ltx"):
         return _ltx_state(family, layers, seed, ops)
+    if family == "kandinsky5":
+        from comfy.ldm.kandinsky5.model import Kandinsky5
+
+        net = Kandinsky5(model_dim=128, time_dim=32, ff_dim=64, num_text_blocks=1, num_visual_blocks=layers, **ops)
+        return _random(net, seed, 0.05)
     new = family == "hunyuan15"
     kind: dict[str, Any] = {
         "in_channels": 65, "out_channels": 32, "vec_in_dim": None, "depth": layers, "depth_single_blocks": 0,
@@ -185,6 +190,17 @@ def clip_of(family: str, x: Tensor, size: tuple[int, int, int] | None = None) ->
     return x.flatten(1)[:, : torch.Size(shape).numel()].unflatten(1, shape)
 
 
+def rate(family: str) -> float:
+    """Frames per second that a clip has where nobody says: of LTX-2 those that the host tells the network."""
+    rates = {"wan_t2v": 16, "wan_i2v": 16, "cogvideox": 8, "cogvideox15": 16, "ltx": 25, "ltx2": 25}
+    return float(rates.get(family, 24))
+
+
+def clip_part(samples: Any) -> Tensor:
+    """The clip's latent of a LATENT's samples."""
+    return samples.unbind()[0] if samples.is_nested else samples
+
+
 def flat(samples: Any) -> Tensor:
     """All of a latent in one tensor."""
     if not samples.is_nested:
@@ -195,21 +211,27 @@ def flat(samples: Any) -> Tensor:
 def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = None, rows: int = 0, **more: Any) -> list:
     """A random CONDITIONING of a family, with whatever else its forward needs."""
     g = torch.Generator().manual_seed(seed)
-    width = 4096 if family.startswith("wan") else {"ltx": 48, "ltx2": 96, "ltx20": 64}.get(family, 64)
+    widths = {"ltx": 48, "ltx2": 96, "ltx20": 64, "kandinsky5": 3584}
+    width = 4096 if family.startswith("wan") else widths.get(family, 64)
     shape = (1, channels(family), *clip_size(family, size))
     extra: dict[str, Any] = dict(more)
     if family.startswith("cogvideox") or family == "wan_i2v":
         extra["concat_latent_image"] = torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    if family == "wan_i2v":
+    if family in ("wan_i2v", "kandinsky5"):
         mask = torch.ones(1, 1, *shape[2:])
         mask[:, :, :1] = 0
-        extra.update(concat_mask=mask, clip_vision_output=ClipVision())
+        extra["concat_mask"] = mask
+    if family == "wan_i2v":
+        extra["clip_vision_output"] = ClipVision()
     if family == "ltx":
         extra.setdefault("attention_mask", (torch.arange(rows or text_rows(family)) < 30).long()[None])
     if family.startswith("ltx2"):
         extra.setdefault("unprocessed_ltxav_embeds", True)
     if family == "hunyuan15":
         extra |= {"clip_vision_output": Seen(), "pooled_output": None}
+    if family == "kandinsky5":
+        first = torch.randn(*shape[:2], 1, *shape[3:], generator=torch.Generator().manual_seed(3))
+        extra.update(pooled_output=torch.randn(1, 768, generator=g), time_dim_replace=first)
     if family == "hunyuan":
         extra.update(pooled_output=torch.randn(1, 768, generator=g), guidance=6.0)
     return [[torch.randn(1, rows or text_rows(family), width, generator=g), extra]]

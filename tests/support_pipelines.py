@@ -45,6 +45,8 @@ class Pipe:
             parts |= dict(vae=hunyuan15_vae(), guider=diffusers.ClassifierFreeGuidance(guidance_scale=cfg))
             self.pipe = diffusers.HunyuanVideo15Pipeline(**parts, tokenizer_2=None, text_encoder_2=None)
             self.pipe.vision_num_semantic_tokens = 4  # of no picture, which are 729
+        elif family == "kandinsky5":
+            self.pipe = diffusers.Kandinsky5T2VPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
         elif family == "hunyuan":
             self.pipe = diffusers.HunyuanVideoPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
         else:
@@ -64,6 +66,11 @@ class Pipe:
                 pooled_prompt_embeds=self.pooled[1:], prompt_attention_mask=keep, true_cfg_scale=self.cfg,
                 negative_pooled_prompt_embeds=self.pooled[:1], negative_prompt_attention_mask=keep,
             )  # fmt: skip
+        if self.family == "kandinsky5":
+            given = dict(guidance_scale=self.cfg)
+            for name, of in (("negative_prompt", slice(0, 1)), ("prompt", slice(1, 2))):
+                given[f"{name}_embeds_qwen"], given[f"{name}_embeds_clip"] = self.words[of], self.pooled[of]
+                given[f"{name}_cu_seqlens"] = torch.tensor([0, self.words.shape[1]])
         if self.family == "hunyuan15":
             del given["guidance_scale"]  # its guider has it
             for name, of in (("negative_prompt", slice(0, 1)), ("prompt", slice(1, 2))):

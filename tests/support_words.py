@@ -76,11 +76,9 @@ def _gemma() -> Any:
     return Tiny
 
 
-def _qwen() -> Any:
-    """The host's text encoder of HunyuanVideo 1.5, without the tower that looks at pictures, which no prompt holds."""
-    from comfy.text_encoders import hunyuan_image, qwen_vl
-
-    made = hunyuan_image.te()
+def _qwen(made: Any) -> Any:
+    """A text encoder of the host around Qwen2.5-VL, without the tower that looks at pictures, which no prompt holds."""
+    from comfy.text_encoders import qwen_vl
 
     class Tiny(made):  # type: ignore[misc, valid-type]
         def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
@@ -95,11 +93,11 @@ def _qwen() -> Any:
 
 
 def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
-    """The host's own CLIP of a family (t5, ltx, umt5, llama, gemma3, qwen25), tokenizer and all, around tiny random
-    weights."""
+    """The host's own CLIP of a family (t5, ltx, umt5, llama, gemma3, qwen25, qwen25_clip), tokenizer and all, around
+    tiny random weights."""
     import comfy.sd
     import comfy.supported_models_base
-    from comfy.text_encoders import cogvideo, hunyuan_video, lt, wan
+    from comfy.text_encoders import cogvideo, hunyuan_image, hunyuan_video, kandinsky5, lt, wan
 
     target = comfy.supported_models_base.ClipTarget
     data = dict(tokenizer_data or {})
@@ -114,7 +112,9 @@ def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
         parts = target(lt.LTXAVGemmaTokenizer, _gemma())
         data.setdefault("spiece_model", torch.frombuffer(bytearray(spiece(gemma=True)), dtype=torch.uint8))
     elif family == "qwen25":
-        parts = target(hunyuan_video.HunyuanVideo15Tokenizer, _qwen())
+        parts = target(hunyuan_video.HunyuanVideo15Tokenizer, _qwen(hunyuan_image.te()))
+    elif family == "qwen25_clip":
+        parts = target(kandinsky5.Kandinsky5Tokenizer, _qwen(kandinsky5.te()))
     else:
         parts = target(hunyuan_video.HunyuanVideoTokenizer, hunyuan_video.hunyuan_video_clip())
     llama = {**_LLAMA, "num_key_value_heads": 1}

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from . import cogvideox, hunyuan_video, hunyuan_video15, ltx, ltx2, wan, zeroscope
+from . import cogvideox, hunyuan_video, hunyuan_video15, kandinsky5, ltx, ltx2, wan, zeroscope
 from .spec import BackboneSpec
 
 REGISTRY: dict[str, BackboneSpec] = {
     spec.name: spec
-    for spec in (cogvideox.SPEC, wan.SPEC, hunyuan_video.SPEC, ltx.SPEC, ltx2.SPEC, hunyuan_video15.SPEC)
+    for spec in (
+        cogvideox.SPEC,
+        wan.SPEC,
+        hunyuan_video.SPEC,
+        ltx.SPEC,
+        ltx2.SPEC,
+        hunyuan_video15.SPEC,
+        kandinsky5.SPEC,
+    )
 }
 UNETS: dict[str, BackboneSpec] = {spec.name: spec for spec in (zeroscope.SPEC,)}
 """Factorised U-Nets, which diffusers alone runs: attention in space, to words and in time, at several resolutions."""

@@ -13,9 +13,18 @@ from typing import Any, Literal, NamedTuple
 from ..core.grid import Fit
 from ..core.sites import SiteKind
 
-__all__ = ["BackboneSpec", "Blocks", "FirstFrame", "LayerChoice", "Stack", "TextEncoder", "TokenSize"]
+__all__ = [
+    "BackboneSpec",
+    "Blocks",
+    "FirstFrame",
+    "LayerChoice",
+    "Stack",
+    "TextEncoder",
+    "TokenSize",
+    "input_channels",
+]
 
-TextEncoder = Literal["t5", "umt5", "llama", "clip", "gemma3", "qwen25"]
+TextEncoder = Literal["t5", "umt5", "llama", "clip", "gemma3", "qwen25", "qwen25_clip"]
 FirstFrame = Literal["padded", "masked", "concat", "replace"]
 """How a picture goes in as the first frame: its latents, then zeros; latents of a clip that goes on in grey behind a
 mask of as many channels as a latent frame has pixel frames; latents, then zeros, and one mask channel; or as the first
@@ -95,11 +104,12 @@ class BackboneSpec:
             asked alone, says another thing; None: it tells.
         flow: it predicts noise minus latents of straight paths; else velocities of a DDPM schedule.
         guidance_input: guidance is an input of the model, not a second prediction.
-        frames_first: diffusers has its latents as (B, T, C, H, W). flat: as tokens (B, T*H*W, C), with their numbers
-            beside them.
+        frames_first: diffusers has its latents as (B, T, C, H, W). channels_last: as (B, T, H, W, C). flat: as tokens
+            (B, T*H*W, C), with their numbers beside them.
         latent_channels: of a latent. room_for_image: input channels beside them that its text-to-video models have,
             too, and leave empty. sound_rate: audio tokens a second, of models that make sound beside the clip.
-        input_projection: diffusers module that turns latents into tokens.
+        input_projection: diffusers module that turns latents into tokens. widens: further channels have a place behind
+            its own. qkvo: an attention's projections in diffusers, q, k, v and the one behind it.
         native_channels: input channels that native ComfyUI reads rightly: T2V, I2V, and what else is published in
             diffusers' format. head_size: by which it counts heads; 0: it is told.
         widths: of the video tokens of its published models, where its modules have names that another family has, too.
@@ -128,11 +138,14 @@ class BackboneSpec:
     image_beside: bool = False
     guidance_input: bool = False
     frames_first: bool = False
+    channels_last: bool = False
     flat: bool = False
     latent_channels: int = 16
     room_for_image: int = 0
     sound_rate: float = 0.0
     input_projection: str = ""
+    widens: bool = True
+    qkvo: tuple[str, str, str, str] = ("to_q", "to_k", "to_v", "to_out.0")
     native_channels: tuple[int, ...] = ()
     head_size: int = 0
     widths: tuple[int, ...] = ()
@@ -156,6 +169,15 @@ class BackboneSpec:
         variant = next((name for name, other in self.variants.items() if other == size), "")
         return self.fps.get(variant)
 
+    def check_widens(self) -> None:
+        """Raises ValueError for a family whose input takes no mask condition."""
+        if not self.widens:
+            raise ValueError(
+                f"the input of {self.title} cannot be widened: it reads a patch element by element, so further "
+                "channels have no place behind its own. Use a LoRA, or train one, without a mask "
+                "condition (data.condition=none)"
+            )
+
     def blocks(self, host: Literal["native", "diffusers"]) -> Blocks:
         return self.native if host == "native" else self.diffusers
 
@@ -169,3 +191,10 @@ class BackboneSpec:
             f"no interaction-dominant layers are published for a {self.title} with {layers} blocks (known depths: "
             f"{known}). Name the layers yourself, or find them with the layer analysis."
         )
+
+
+def input_channels(config: Mapping[str, Any]) -> int:
+    """Channels that a diffusers transformer with this config takes: of latents, and what stands beside them."""
+    if (latent := config.get("in_visual_dim")) is None:
+        return int(config["in_channels"])
+    return 2 * int(latent) + 1 if config.get("visual_cond") else int(latent)

@@ -254,6 +254,29 @@ _LTX2 = [
         },
     ),
 ]
+_K5_PARTS = {
+    "text": ("text_modulation", "self_attention"),
+    "visual": ("visual_modulation", "self_attention", "cross_attention"),
+}
+_K5_ATTENTION = ("to_query", "to_key", "to_value", "out_layer", "query_norm", "key_norm")
+_K5 = [
+    *_same("time_embeddings.in_layer", "time_embeddings.out_layer", "visual_embeddings.in_layer"),
+    *_same("text_embeddings.in_layer", "text_embeddings.norm"),
+    *_same("pooled_text_embeddings.in_layer", "pooled_text_embeddings.norm"),
+    *_same("out_layer.modulation.out_layer", "out_layer.out_layer"),
+    *_same(
+        *(
+            f"{kind}_transformer_blocks.{{i}}.{part}.{name}"
+            for kind, (modulation, *attentions) in _K5_PARTS.items()
+            for part, names in (
+                (modulation, ("out_layer",)),
+                ("feed_forward", ("in_layer", "out_layer")),
+                *((attention, _K5_ATTENTION) for attention in attentions),
+            )
+            for name in names
+        )
+    ),
+]
 _WAN_RESIDUAL = {
     "norm1": "residual.0",
     "conv1": "residual.2",
@@ -377,6 +400,7 @@ FAMILIES: dict[str, Rules] = {
     "hunyuan_video15": tuple(_HUNYUAN15),
     "ltx": tuple(_LTX),
     "ltx2": tuple(_LTX2),
+    "kandinsky5": tuple(_K5),
 }
 """Rules of the transformers, by family."""
 VAES: dict[str, Rules] = {

@@ -37,7 +37,7 @@ def move_two_things() -> Draft:
     d.group("Start here", 0, GREY)
     d.note(NOTE, 700)
     d.group("Picture and model", 1, BLUE)
-    picture = d.add("MatrixExampleClip", SHOWN + 45, "Picture", clip="push")
+    picture = d.add("MatrixExampleClip", SHOWN + 85, "Picture", clip="push")
     model = d.add("MatrixLoadVideoDiT", 0, "Model", source="mini")
 
     d.group("What you say", 2, GREEN)

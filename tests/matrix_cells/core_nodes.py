@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-from support_native import conditioning
+from support_native import conditioning, latent
 
 from .graphs import OTHER_WORDS, ROWS, SIZES, Graph, bound, known_behind
 from .guiders import node_classes
@@ -101,11 +100,10 @@ def _outputs(cls: Any) -> list[str]:
 def _long(graph: Graph) -> Graph:
     """The same over a clip that has several windows."""
     size = LONG[graph.family]
-    shape = (1, graph.latent.shape[1], *size)
     others = [conditioning(graph.family, seed, size, rows=ROWS) for seed in (2, 3)]
     return graph.but(
-        latent=torch.zeros(shape), positive=bound(graph.pack, graph.family, 1, size=size), negative=others[0],
-        third=others[1],
+        latent=latent(graph.family, 1, size), positive=bound(graph.pack, graph.family, 1, size=size),
+        negative=others[0], third=others[1],
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from support_attention import make_binding, make_tracks
-from support_native import PICTURE, conditioning, latent, patch, pixels, strides
+from support_native import PICTURE, clip_of, clip_part, conditioning, flat, latent, patch, pixels, rate, strides
 from torch import Tensor
 
 __all__ = [
@@ -21,9 +21,10 @@ __all__ = [
 
 ROWS = 24  # of every conditioning: short, so that thousands of runs are cheap
 SIZES = dict.fromkeys(("wan_t2v", "wan_i2v", "cogvideox", "hunyuan"), (2, 6, 8))  # T, H, W of the latent
-SIZES |= dict.fromkeys(("ltx", "hunyuan15"), (2, 3, 4))
+SIZES |= dict.fromkeys(("ltx", "ltx2", "hunyuan15"), (2, 3, 4))
 OTHER_WORDS = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
 BEHIND = "words_behind"  # in a conditioning, for the reference alone
+TIME = (0.0, 0.05)  # of the verb, in seconds: the first token frame is in it, each other one is out of it
 
 
 @dataclass
@@ -31,8 +32,9 @@ class Graph:
     """What is connected to a sampler.
 
     pack: `conftest.Pack`; model: MODEL; positive, negative, third: CONDITIONINGs; make_guider: from a graph to a
-    GUIDER. sampler: a SAMPLER or the name of one. passes: how many sampler nodes follow each other, and how.
-    inside: context managers that are open while it runs: what a pack does to modules outside of the host's patching.
+    GUIDER. latent: of the clip, or of clip and sound. sampler: a SAMPLER or the name of one. passes: how many sampler
+    nodes follow each other, and how. inside: context managers that are open while it runs: what a pack does to
+    modules outside of the host's patching.
     """
 
     pack: Any
@@ -41,7 +43,7 @@ class Graph:
     positive: list
     negative: list
     third: list
-    latent: Tensor
+    latent: Any
     make_guider: Callable[[Graph], Any]
     cfg: float = 6.0
     steps: int = 2
@@ -60,9 +62,24 @@ class Graph:
         """With a MODEL of its own that `change` made of a clone."""
         return self.but(model=change(self.model.clone()))
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(T, H, W) of the clip's latent."""
+        return tuple(clip_part(self.latent).shape[-3:])
+
+    def clip_of(self, x: Tensor) -> Tensor:
+        """The clip (B, C, T, H, W) in what a sampler holds: that, or flat with the sound behind it."""
+        return clip_of(self.family, x, self.size)
+
+    def with_clip(self, x: Tensor, clip: Tensor) -> Tensor:
+        """What a sampler holds, with another clip in it."""
+        if x.ndim == 5:
+            return clip
+        return torch.cat([clip.reshape(len(clip), 1, -1), x[:, :, clip[0].numel() :]], 2)
+
     def reference(self) -> Tensor:
         """The latent of a reference clip."""
-        return torch.randn(self.latent.shape, generator=torch.Generator().manual_seed(5))
+        return torch.randn(clip_part(self.latent).shape, generator=torch.Generator().manual_seed(5))
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -95,7 +112,8 @@ class Graph:
         return list(range(len(sigmas) - 1)), len(sigmas) - 1
 
     def sample(self, sampling: Callable[..., tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
-        """The final latent, and what `sampling(guider, noise, sampler, sigmas, latent)` gave besides for each node."""
+        """The final latent, clip and sound in one tensor, and what `sampling(guider, noise, sampler, sigmas, latent)`
+        gave besides for each node."""
         import comfy.samplers
         from comfy_extras.nodes_custom_sampler import Noise_EmptyNoise, Noise_RandomNoise
 
@@ -108,7 +126,7 @@ class Graph:
                     sampler = comfy.samplers.sampler_object(sampler)
                 now, more = sampling(self.make_guider(self), noise, sampler, sigmas, {"samples": now})
                 found.append(more)
-        return now, found
+        return flat(now), found
 
 
 def plain_graph(pack: Any, family: str, model: Any, make_guider: Callable[[Graph], Any], **options: Any) -> Graph:
@@ -134,7 +152,7 @@ def bound(pack: Any, family: str, seed: int, rows: Any = None, size: Any = None)
     frames, height, width = pixels(family, size)
     made = conditioning(family, seed, size, rows=ROWS)
     keys = {
-        run.BINDING: make_binding(pack.lib("core.words.binding"), ROWS, rows),
+        run.BINDING: make_binding(pack.lib("core.words.binding"), ROWS, rows, TIME),
         run.TRACKS: make_tracks(pack.lib("core.tracks.tracks"), frames, height, width),
     }
     keys[run.ENCODED] = pack.lib("hosts.comfy.bound_rows").remember(made[0][0], keys[run.BINDING])
@@ -144,7 +162,8 @@ def bound(pack: Any, family: str, seed: int, rows: Any = None, size: Any = None)
 def grid_of(graph: Graph, latent: Any = None) -> Any:
     """The library's token grid of the graph's latent, or of another (T, H, W)."""
     made = graph.pack.lib("core.grid").Grid
-    return made.from_latent(tuple(latent or graph.latent.shape[-3:]), patch(graph.family), *strides(graph.family))
+    said = patch(graph.family), *strides(graph.family)
+    return made.from_latent(tuple(latent or graph.size), *said, fps=rate(graph.family))
 
 
 def in_front_of_words(family: str) -> int:

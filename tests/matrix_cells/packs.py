@@ -31,12 +31,12 @@ def packs() -> dict[str, Callable[[Graph], Graph]]:
     }
 
 
-def cross_blocks(graph: Graph) -> list[tuple[str, Any]]:
-    """(path, module) of every cross-attention. Raises LookupError for a family that has none."""
+def cross_blocks(graph: Graph, *ends: str) -> list[tuple[str, Any]]:
+    """(path, module) of every cross-attention of these names. Raises LookupError for a family that has none."""
     network = graph.model.model.diffusion_model
-    found = [(name, module) for name, module in network.named_modules() if name.endswith(".cross_attn")]
+    found = [(n, m) for n, m in network.named_modules() if n.endswith(ends) and "_connector." not in n]
     if not found:
-        raise LookupError("this family has no cross-attention of its own")
+        raise LookupError(f"this family has no {' or '.join(ends)}")
     return found
 
 
@@ -49,7 +49,7 @@ def _nag(graph: Graph) -> Graph:
     import comfy.ldm.modules.attention as attention
 
     other = conditioning(graph.family, 8, SIZES[graph.family], rows=ROWS)[0][0]
-    network = graph.model.model.diffusion_model
+    blocks, network = cross_blocks(graph, ".cross_attn"), graph.model.model.diffusion_model
     with torch.inference_mode():
         against = network.text_embedding(other)
 
@@ -79,7 +79,7 @@ def _nag(graph: Graph) -> Graph:
         )
 
     def change(model: Any) -> Any:
-        for name, module in cross_blocks(graph):
+        for name, module in blocks:
             model.add_object_patch(f"diffusion_model.{name}.forward", types.MethodType(forward, module))
         return model
 
@@ -87,19 +87,30 @@ def _nag(graph: Graph) -> Graph:
 
 
 def _relay(graph: Graph) -> Graph:
-    """Each part of the clip looks at its part of the prompt; the kernel is called directly, with a mask."""
+    """Each part of the clip looks at its part of the prompt, by a mask: the kernel is called directly, or, with LTX,
+    the module's own forward."""
+
+    def penalty(x: Tensor, context: Tensor) -> Tensor:
+        at = torch.linspace(0, 1, x.shape[1])[:, None] - torch.linspace(0, 1, context.shape[1])[None]
+        return -4.0 * (at.abs() - 0.5).clamp(min=0).to(x)
 
     def forward(self: Any, x: Tensor, context: Tensor, **kwargs: Any) -> Tensor:
         q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(context)), self.v(context)
-        at = torch.linspace(0, 1, q.shape[1])[:, None] - torch.linspace(0, 1, k.shape[1])[None]
-        penalty = -4.0 * (at.abs() - 0.5).clamp(min=0)
         q, k, v = (heads_of(t, self.num_heads) for t in (q, k, v))
-        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=penalty[None, None].to(q))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=penalty(x, context)[None, None])
         return self.o(out.transpose(1, 2).flatten(2))
 
+    def masked(plain: Any) -> Any:
+        def forward(self: Any, x: Tensor, context: Tensor, mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+            more = penalty(x, context)
+            return plain(x, context=context, mask=more if mask is None else mask + more, **kwargs)
+
+        return forward
+
     def change(model: Any) -> Any:
-        for name, module in cross_blocks(graph):
-            model.add_object_patch(f"diffusion_model.{name}.forward", types.MethodType(forward, module))
+        for name, module in cross_blocks(graph, ".cross_attn", ".attn2"):
+            mine = masked(module.forward) if name.endswith(".attn2") else forward
+            model.add_object_patch(f"diffusion_model.{name}.forward", types.MethodType(mine, module))
         return model
 
     return graph.patched(change)
@@ -148,7 +159,7 @@ def _own_kernel(graph: Graph) -> Graph:
 def _block_forward(graph: Graph) -> Graph:
     """Set on the module itself, not through the host, and there for the whole session."""
     network = graph.model.model.diffusion_model
-    block = next(m for n, m in network.named_modules() if n in ("blocks.0", "double_blocks.0"))
+    block = next(m for n, m in network.named_modules() if n in ("blocks.0", "double_blocks.0", "transformer_blocks.0"))
 
     @contextlib.contextmanager
     def set_up() -> Iterator[None]:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from support_native import flat
 from torch import Tensor
 
 from .graphs import Graph, binding_of, grid_of
@@ -42,6 +43,10 @@ def _perturbation(graph: Graph) -> Any:
     return graph.pack.lib("core.guidance.perturbation").Perturbation("both", 1.5)
 
 
+def _timed(graph: Graph) -> Any:
+    return graph.pack.lib("core.guidance.timed_words").TimedWords(6.0, 6.0, 0.2)
+
+
 def _gradient(graph: Graph) -> Any:
     return graph.pack.lib("core.guidance.gradient").GradientGuidance(0.3)
 
@@ -57,6 +62,7 @@ def _intrinsic(graph: Graph) -> Any:
 WAYS: dict[str, Way] = {
     "region bias": Way(_bias),
     "partition": Way(_partition),
+    "timed words": Way(_timed),
     "perturbation": Way(_perturbation, second=True),
     "gradient guidance": Way(_gradient, steps=True),
     "dual clock": Way(_clock, steps=True),
@@ -73,7 +79,8 @@ def reference(graph: Graph, way: Way) -> Callable[..., tuple[Tensor, None]]:
             bottom = Bottom(graph, keep=False)
             with bottom.watching(guider):
                 made = noise.generate_noise(latent)
-                mine = stepping(graph, guidance, guider, bottom, sigmas, bool(made.any()), latent["samples"])
+                fresh = bool(flat(made).any())
+                mine = stepping(graph, guidance, guider, bottom, sigmas, fresh, latent["samples"])
                 return guider.sample(made, latent["samples"], mine, sigmas, disable_pbar=True, seed=noise.seed), None
         dense = _Dense(graph, guidance, sigmas, guider.original_conds["positive"])
         bottom = Bottom(graph, dense, acts=not way.second, keep=False)
@@ -148,7 +155,8 @@ class _Dense:
         layers = self.guidance.layers
         text, video = layers.acts_on_text(site), layers.acts_on_video(site)
         binding = self._binding(call.prompt[1])
-        text = text and (binding is not None or not self.guidance.needs_tracks)
+        text = text and (binding is not None or not (self.guidance.needs_tracks or self.guidance.needs_words))
+        video = video and self.guidance.edits_video
         if not (text or video):
             return None
         edit = self.guidance.edit(self._scene(call, cond, site), self._spans(call), strength, text, video)
@@ -160,12 +168,12 @@ class _Dense:
         return self._bindings[at]
 
     def _scene(self, call: Call, cond: dict[str, Any], site: Any) -> Any:
-        if not self.guidance.needs_tracks:
+        if not (self.guidance.needs_tracks or self.guidance.needs_words):
             return None
         at = call.prompt[1]
         if at not in self._grids:
-            binding = self._binding(at)
-            self._grids[at] = self.scenes.GridScene(self.grid, cond[self.run.TRACKS], binding)
+            tracks = cond[self.run.TRACKS] if self.guidance.needs_tracks else None
+            self._grids[at] = self.scenes.GridScene(self.grid, tracks, self._binding(at))
         grid = SimpleNamespace(frames=call.grid[0], shape=call.grid)
         return self._grids[at].scene(SimpleNamespace(site=site, text_k=call.words, frame_index=call.frames, grid=grid))
 

@@ -3,7 +3,8 @@
 The arithmetic on latents and on maps is the library's and has tests of its own. Which steps there are, what the latent
 is there, what the model predicts there and which attention calls belong to the prompt, are read off the host here.
 
-B batch, C channels, T latent frames, H, W latent rows and columns; latents are (B, C, T, H, W).
+B batch, C channels, T latent frames, H, W latent rows and columns; the clip's latent is (B, C, T, H, W). What a sampler
+holds is that, or flat, with sound behind the clip.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from support_native import strides
+from support_native import clip_part, strides
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -24,14 +25,13 @@ __all__ = ["stepping", "uncached"]
 CACHES = ("easycache", "lazycache")
 
 
-def stepping(
-    graph: Graph, guidance: Any, guider: Any, bottom: Bottom, sigmas: Tensor, fresh: bool, latent: Tensor
-) -> Any:
+def stepping(graph: Graph, guidance: Any, guider: Any, bottom: Bottom, sigmas: Tensor, fresh: bool, latent: Any) -> Any:
     """The SAMPLER of a run under guidance before steps. fresh: noise is added; latent: to it, as the host keeps it."""
     import comfy.samplers
 
     places, whole = graph.places(sigmas)
-    start = guider.model_patcher.model.process_latent_in(latent.clone()) if bool(latent.any()) else None
+    clip = clip_part(latent)
+    start = guider.model_patcher.model.process_latent_in(clip.clone()) if bool(clip.any()) else None
     part = graph.pack.lib("core.guidance.part").RunPart(tuple(places), whole, fresh, start)
     hook = _hook(graph, guidance, guider, part)
     steps = len(sigmas) - 1
@@ -41,12 +41,13 @@ def stepping(
     ):
         args, ones = extra_args or {}, x.new_ones([x.shape[0]])
         hook.seed = int(args.get("seed") or 0)
-        hook.begin(x, part)
+        hook.begin(graph.clip_of(x), part)
         for step in range(steps):
             at = _Place(graph, bottom, model, x, sigmas[step] * ones, places[step], whole, args)
             if hook.acts(places[step], whole):
-                x = at.x = hook(at)
-            denoised = at.denoised()
+                at.x = hook(at)
+                x = at.whole
+            denoised = at.whole_denoised()
             if callback is not None:
                 callback({"x": x, "i": step, "sigma": sigmas[step], "sigma_hat": sigmas[step], "denoised": denoised})
             x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
@@ -73,14 +74,15 @@ def _hook(graph: Graph, guidance: Any, guider: Any, part: Any) -> Any:
 
 
 class _Place:
-    """The latent before a step, and the model there."""
+    """The clip's latent before a step, and the model there."""
 
     given_frames = None
 
     def __init__(
         self, graph: Graph, bottom: Bottom, model: Any, x: Tensor, sigma: Tensor, step: int, steps: int, args: Any
     ) -> None:
-        self.graph, self.bottom, self.model, self.x, self.sigma = graph, bottom, model, x, sigma
+        self.graph, self.bottom, self.model, self._whole, self.sigma = graph, bottom, model, x, sigma
+        self.x = graph.clip_of(x)
         self.step, self.steps, self.args = step, steps, args
         self.bindings: dict[Any, Any] = {}
         self._at: Any = None
@@ -91,17 +93,25 @@ class _Place:
         flow = isinstance(sampling, comfy.model_sampling.CONST)
         self.level = graph.pack.lib("core.noise").NoiseLevel(1 - at if flow else 1.0, at)
 
-    def denoised(self) -> Tensor:
+    @property
+    def whole(self) -> Tensor:
+        """What the sampler holds, with this clip in it."""
+        return self.graph.with_clip(self._whole, self.x)
+
+    def whole_denoised(self) -> Tensor:
         """What was asked last is not asked again: caches of other packs count how often the model is."""
         if self.x is not self._at:
-            self._at, self._known = self.x, self.model(self.x, self.sigma, **self.args)
+            self._at, self._known = self.x, self.model(self.whole, self.sigma, **self.args)
         return self._known
+
+    def denoised(self) -> Tensor:
+        return self.graph.clip_of(self.whole_denoised())
 
     def predict(self, x: Tensor) -> Tensor:
         """A prediction beside the sampler's own: caches answer it as they would, and do not remember it."""
         args = {**self.args, "model_options": forgetful(self.args.get("model_options", {}))}
-        self._at, self._known = x, self.model(x, self.sigma, **args)
-        return self._known
+        self._at, self._known = x, self.model(self.graph.with_clip(self._whole, x), self.sigma, **args)
+        return self.graph.clip_of(self._known)
 
     def gradient(self, hook: Any, x: Tensor) -> Tensor | None:
         """That of the losses of the maps of every call that reads a bound prompt, through the whole network."""
@@ -119,8 +129,9 @@ class _Place:
             try:
                 with _Untouched():
                     comfy.samplers.calc_cond_batch(
-                        guider.inner_model, [guider.conds["positive"]], leaf, self.sigma.clone(), uncached(options)
-                    )
+                        guider.inner_model, [guider.conds["positive"]], self.graph.with_clip(self._whole, leaf),
+                        self.sigma.clone(), uncached(options),
+                    )  # fmt: skip
             finally:
                 self.bottom.end()
                 self.bottom.keep = kept
@@ -164,7 +175,7 @@ class _Untouched(TorchFunctionMode):
 
 def _grid_of(graph: Graph, call: Call) -> Any:
     """The token grid of one call."""
-    return grid_of(graph, (call.grid[0], *graph.latent.shape[-2:]))
+    return grid_of(graph, (call.grid[0], *graph.size[1:]))
 
 
 def forgetful(options: dict[str, Any]) -> dict[str, Any]:

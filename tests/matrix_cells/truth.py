@@ -102,8 +102,11 @@ class Bottom:
     @contextlib.contextmanager
     def watching(self, guider: Any) -> Iterator[None]:
         """Open around `guider.sample`. The guider is this run's own."""
+        network = guider.model_patcher.model.diffusion_model
         self._prompts = {
-            name: cond["cross_attn"] for name, cond in prompts_of(guider).items() if cond.get("cross_attn") is not None
+            name: _read(network, cond)
+            for name, cond in prompts_of(guider).items()
+            if cond.get("cross_attn") is not None
         }
         self._prompts |= {(name, -1): text for name, text in self.graph.texts.items()}
         self._texts = {text.shape[1] for text in self._prompts.values()}
@@ -118,7 +121,6 @@ class Bottom:
 
         guider.predict_noise = inside
         guider.model_options = self._told(guider.model_options)
-        network = guider.model_patcher.model.diffusion_model
         with contextlib.ExitStack() as stack:
             for handle in (*self._hooks(network), network.register_forward_pre_hook(self._enter, with_kwargs=True)):
                 stack.callback(handle.remove)
@@ -200,7 +202,8 @@ class Bottom:
             frames = list(window.index_list)
             anchor = getattr(window, "causal_anchor_index", None)
             frames = tuple(frames if anchor is None or anchor < 0 else [anchor, *frames])
-        shape, size = args[0].shape[-3:], patch(self.graph.family)
+        clip = args[0][0] if isinstance(args[0], list) else args[0]  # beside its sound
+        shape, size = clip.shape[-3:], patch(self.graph.family)
         grid = (int(shape[0]), -(-int(shape[1]) // size[1]), -(-int(shape[2]) // size[2]))
         rows = [self._whose(context[row]) for row in range(len(context))]
         self._forward = _Forward(rows, frames, int(context.shape[1]), grid)
@@ -233,7 +236,8 @@ class Bottom:
         if kind == "cross" and hasattr(module, "k_img") and k.shape[-2] not in (forward.text, *self._texts):
             return []  # the image's tokens
         prompts = list(forward.rows) if len(q) == len(forward.rows) else [None] * len(q)
-        if kind == "cross":
+        network = self.graph.model.model.diffusion_model
+        if kind == "cross" and not getattr(network, "cross_attention_adaln", False):  # 2.3's keys change with the noise
             known = [self._by_keys(layer, module, k[row]) for row in range(len(k))]
             prompts = [found or given for found, given in zip(known, prompts)]
         while mask is not None and mask.ndim < 4:
@@ -266,6 +270,12 @@ class Bottom:
         return None
 
 
+def _read(network: Any, cond: dict[str, Any]) -> Tensor:
+    """The text of a conditioning as its network reads it: LTX-2's puts registers behind the rows, and mixes all."""
+    text, made = cond["cross_attn"], getattr(network, "preprocess_text_embeds", None)
+    return text if made is None else made(text, unprocessed=cond.get("unprocessed_ltxav_embeds", False))
+
+
 class Truth:
     """Explicit float64 softmax maps of the calls that made the prompts' own predictions.
 
@@ -294,7 +304,7 @@ class Truth:
         frames = range(call.grid[0]) if call.frames is None else call.frames
         for name, maps in found.items():
             if name not in sums:
-                empty = torch.zeros(self.graph.latent.shape[2], *call.grid[1:], dtype=torch.float64)
+                empty = torch.zeros(self.graph.size[0], *call.grid[1:], dtype=torch.float64)
                 sums[name] = empty, torch.zeros(len(empty), 1, 1, dtype=torch.float64)
             for place, frame in enumerate(frames):
                 sums[name][0][frame] += maps[place]

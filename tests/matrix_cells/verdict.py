@@ -121,7 +121,7 @@ def steered(graph: Graph, way: Way, usual: tuple[str, ...] = (), plain: Tensor |
     return _told(news, "steering changes exactly nothing" if nothing else f"{share:.2g} of its effect away")
 
 
-def sample(guider: Any, noise: Any, sampler: Any, sigmas: Tensor, latent: dict[str, Any]) -> Tensor:
+def sample(guider: Any, noise: Any, sampler: Any, sigmas: Tensor, latent: dict[str, Any]) -> Any:
     """As the host's own sampler node does it."""
     made = noise.generate_noise(latent)
     return guider.sample(made, latent["samples"], sampler, sigmas, disable_pbar=True, seed=noise.seed)

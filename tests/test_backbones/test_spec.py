@@ -6,6 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 
 from matrix_lib.backbones import REGISTRY, UNETS, match, reader
 from matrix_lib.backbones.lora import native_projection
@@ -72,13 +73,14 @@ def test_diffusers_knows_it(name: str) -> None:
     text = {"rows": torch.zeros(2, 7, 8), "mask": torch.ones(2, 7), "pooled": torch.zeros(2, 8)}
     text |= {"glyphs": torch.zeros(2, 3, 8), "glyph_mask": torch.ones(2, 3)}
     width = 4 + spec.room_for_image
-    asked = SimpleNamespace(guidance_embeds=True, in_channels=width, image_embed_dim=5)
+    asked = FrozenDict(guidance_embeds=True, in_channels=width, image_embed_dim=5, patch_size=spec.patch)
     given = found.inputs(asked, hidden, torch.zeros(2), text, guidance=6.0)
     shape = (2, 75, 4) if spec.flat else (2, 3, 4, 5, 5) if spec.frames_first else (2, width, 3, 5, 5)
-    assert given["hidden_states"].shape == shape
+    assert given["hidden_states"].shape == ((2, 3, 5, 5, width) if spec.channels_last else shape)
     if spec.flat:
         assert found.size(given) == (3, 5, 5)
     made = given["hidden_states"] if spec.flat or spec.frames_first else given["hidden_states"][:, :4]
+    made = given["hidden_states"][..., :4] if spec.channels_last else made
     assert found.output(made, hidden).shape == hidden.shape
     assert ("guidance" in given) == spec.guidance_input
     for way in spec.first_frame.values():
@@ -92,7 +94,11 @@ def test_training_knows_it(name: str) -> None:
     plain = ModelShape.of(f"{spec.title}Pipeline", config, {})
     assert (plain.spec, plain.image, plain.image_channels, plain.text_rows) == (spec, "", 0, spec.text_tokens)
     channels = spec.latent_channels
-    assert plain.extra_channels("id_map") == (20 if spec.id_map == "masked" else channels)
+    if spec.widens:
+        assert plain.extra_channels("id_map") == (20 if spec.id_map == "masked" else channels)
+    else:
+        with pytest.raises(ValueError, match="cannot be widened"):
+            plain.extra_channels("target_mask")
     for kind, way in spec.first_frame.items():
         config["image_condition_type"] = kind
         shape = ModelShape.of(f"{spec.title}ImageToVideoPipeline", config, {})

@@ -49,6 +49,16 @@ HUNYUAN = {
     "i2v": {"num_layers": 2, "num_single_layers": 2, "in_channels": 33, "guidance_embeds": False},
 }
 HUNYUAN15 = {"480p t2v": {"num_layers": 2, "task_type": "t2v"}, "step": {"num_layers": 2, "use_meanflow": True}}
+KANDINSKY5 = {
+    "lite": {"model_dim": 1792, "ff_dim": 7168, "num_visual_blocks": 2},
+    "pro": {
+        "model_dim": 4096,
+        "ff_dim": 16384,
+        "num_text_blocks": 4,
+        "num_visual_blocks": 2,
+        "axes_dims": (32, 48, 48),
+    },
+}
 LTX = {"2b": {"num_layers": 2}, "13b": {"num_layers": 2, "attention_head_dim": 128, "cross_attention_dim": 4096}}
 LTX2 = {
     "2.0": {"num_layers": 2, "rope_type": "split"},
@@ -126,6 +136,19 @@ def test_hunyuan_15_names_and_shapes(comfy: ModuleType, name: str) -> None:
     check(state, "hunyuan_video15")
     rules = FAMILIES["hunyuan_video15"]
     assert shapes(to_diffusers(to_native(state, rules), rules)) == shapes(state)
+
+
+@pytest.mark.parametrize("name", KANDINSKY5)
+def test_kandinsky5_names_and_shapes(comfy: ModuleType, name: str) -> None:
+    from diffusers import Kandinsky5Transformer3DModel
+
+    with torch.device("meta"):
+        made: Any = Kandinsky5Transformer3DModel(
+            in_visual_dim=16, out_visual_dim=16, visual_cond=True, **KANDINSKY5[name]
+        )
+    state = made.state_dict()
+    check(state, "kandinsky5")
+    assert shapes(to_diffusers(to_native(state, FAMILIES["kandinsky5"]), FAMILIES["kandinsky5"])) == shapes(state)
 
 
 @pytest.mark.parametrize("name", [*LTX, *LTX2])

@@ -177,23 +177,27 @@ def test_generated_prompts_gemma(clips: Any) -> None:
 
 
 @pytest.mark.soak
-def test_generated_prompts_qwen(clips: Any) -> None:
-    """HunyuanVideo 1.5's words stand behind the user header, and the assistant's stands behind them. It knows no
+@pytest.mark.parametrize(
+    ("family", "tail"),
+    [("qwen25", "<|im_end|>\n<|im_start|>assistant\n"), ("qwen25_clip", "<|im_end|>")],
+)
+def test_generated_prompts_qwen(clips: Any, family: str, tail: str) -> None:
+    """Words stand behind the user header, and HunyuanVideo 1.5's assistant's stands behind them. They know no
     weights."""
-    tokenizer = find_encoder(clips("qwen25")).tokenizer.tokenizer
+    tokenizer = find_encoder(clips(family)).tokenizer.tokenizer
     for seed in PROMPTS:
         case = generate(seed, weights=False)
-        tokens, binding = read(clips("qwen25"), case)
-        ids = host_ids(clips("qwen25"), case.prompt)
+        tokens, binding = read(clips(family), case)
+        ids = host_ids(clips(family), case.prompt)
         assert tokens.length == len(ids)
-        assert tokenizer.decode(ids[-5:]) == "<|im_end|>\n<|im_start|>assistant\n"
+        assert tokenizer.decode(ids).endswith(tail)
         for phrase, text in zip(binding.phrases, case.texts):
             decoded = tokenizer.decode([ids[row] for row in phrase.rows])
             assert letters(text) in letters(decoded), (seed, phrase, decoded)
             assert len(letters(decoded)) <= len(letters(text)) + 2, (seed, "a sign beside it may share its token")
 
 
-@pytest.mark.parametrize("family", ["t5", "ltx", "umt5", "llama", "gemma3", "qwen25"])
+@pytest.mark.parametrize("family", ["t5", "ltx", "umt5", "llama", "gemma3", "qwen25", "qwen25_clip"])
 def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> None:
     """With attention silenced a row depends on its own token alone. Another word in the phrase's place (of as many
     tokens) changes the rows of that phrase and no others."""
@@ -201,7 +205,7 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
     phrases = "a: a red cup\nb: the white van\nrides up = verb(a -> b)"
     words = ("big", "hot") if family == "llama" else ("red", "old")
     phrases = phrases.replace("red", words[0])
-    white = "white" if family in ("gemma3", "qwen25") else "(white:1.2)"  # which read no weights
+    white = "white" if family in ("gemma3", "qwen25", "qwen25_clip") else "(white:1.2)"  # which read no weights
     one, two = (f"by day a {word} cup rides up to the {white} van" for word in words)
     read_one, binding = bind_prompt(clip, one, phrases)
     read_two, other = bind_prompt(clip, two, phrases.replace(*words))
@@ -224,13 +228,14 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
         rows = encode(clip, plain)[0][0][0]
         ids = torch.tensor([token.id for token in plain.tokens])
         expected = model.transformer.get_input_embeddings()(ids, out_dtype=torch.float32)
-        if family not in ("llama", "qwen25"):
+        if family not in ("llama", "qwen25", "qwen25_clip"):
             expected = model.transformer.encoder.final_layer_norm(expected)
     torch.testing.assert_close(rows[[token.row for token in plain.tokens]], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("family", "limit"), [("t5", 226), ("ltx", 128), ("umt5", 512), ("llama", 256), ("qwen25", 1000)]
+    ("family", "limit"),
+    [("t5", 226), ("ltx", 128), ("umt5", 512), ("llama", 256), ("qwen25", 1000), ("qwen25_clip", 512)],
 )
 def test_long_prompts(clips: Any, family: str, limit: int) -> None:
     """Cut as diffusers cuts it, or whole as the host does; a phrase in the tail that was cut off is an error."""

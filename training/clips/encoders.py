@@ -66,8 +66,8 @@ class Model(Protocol):
 
 class PipelineEncoders:
     """The encoders of a diffusers pipeline that is in memory: CogVideoX, Wan 2.1 and 2.2 A14B, HunyuanVideo,
-    HunyuanVideo 1.5, LTX-Video, LTX-2, each for text or an image to video. Latents are the mode of the VAE's
-    distribution, so a clip has one encoding.
+    HunyuanVideo 1.5, LTX-Video, LTX-2, Kandinsky 5, each for text or an image to video. Latents are the mode of the
+    VAE's distribution, so a clip has one encoding.
 
     Raises ValueError for pipelines of another kind.
     """
@@ -125,9 +125,9 @@ class PipelineEncoders:
 
     @torch.no_grad()
     def text(self, prompt: str, first: Tensor) -> dict[str, Tensor]:
-        """ "rows" (D, width) of a prompt; HunyuanVideo's "mask" (D,) and "pooled" (P,), those of 1.5 "glyphs" and
-        "glyph_mask", too. `first` (H, W, 3) uint8 is
-        the first frame, which HunyuanVideo's text encoder looks at."""
+        """ "rows" (D, width) of a prompt; HunyuanVideo's and Kandinsky 5's "mask" (D,) and "pooled" (P,), those of
+        1.5 "glyphs" and "glyph_mask", too. `first` (H, W, 3) uint8 is the first frame, which HunyuanVideo's text
+        encoder looks at."""
         shape = self.shape
         made = family(shape.family).text(self.pipeline, prompt, shape.text_rows, shape.image, first)
         return {name: value.cpu().contiguous() for name, value in made.items()}

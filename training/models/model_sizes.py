@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,7 +75,8 @@ class ModelSizes:
         task, config = self.config.task, self.net.config
         spec = backbone_of(self.net)
         blocks = sum(len(self.net.get_submodule(path)) for path in spec.diffusers.lists)  # type: ignore[arg-type]
-        width = int(config.num_attention_heads * config.attention_head_dim)  # type: ignore[union-attr, operator]
+        heads = ("num_attention_heads", "attention_head_dim")
+        width = int(config.get("model_dim") or math.prod(config[name] for name in heads))  # type: ignore[union-attr, operator]
         grids = [self.shape.grid(*bucket) for bucket in {sample.bucket for sample in samples}]
         tokens = max(grid.size for grid in grids) + self.shape.text_rows
         split = self.config.run.sharding == "fsdp2"

@@ -51,7 +51,7 @@ class Beside(Protocol):
 class VideoModel:
     """The transformer of a diffusers folder or a bundle, without its encoders; or of a mini model that is open.
 
-    CogVideoX predicts velocities of its DDPM schedule at uniform timesteps; Wan and HunyuanVideo predict noise minus
+    CogVideoX predicts velocities of its DDPM schedule at uniform timesteps; the other families predict noise minus
     latents of straight paths, at noise levels that `task.shift` moves up.
 
     Raises ValueError for a model that is not there, or of a kind that cannot be trained.

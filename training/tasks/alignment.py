@@ -19,6 +19,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from matrix_lib.backbones.lora import AlignmentLoRA, Factors, Info
+from matrix_lib.backbones.spec import input_channels
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
 from matrix_lib.core.tracks.palette import FIXED
@@ -114,7 +115,7 @@ class AlignmentStep(Task):
         self.config, self.device, self.model, self.condition = config, device, model, condition
         self.task: AlignTask | TuneTask = config.task
         task, transformer = self.task, model.transformer
-        self.base_channels = int(transformer.config.in_channels)
+        self.base_channels = input_channels(transformer.config)
         self.modules = projections_of(transformer, *task.lora_layers)
         if task.quantise != "no":
             quantise_blocks(transformer, task.quantise, attentions_of(self.modules), device)

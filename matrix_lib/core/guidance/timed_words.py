@@ -95,8 +95,8 @@ class TimedWords(EditsAttention):
         if self.fps or grid.fps:
             return self.fps or grid.fps or 0.0
         raise ValueError(
-            "words in time count seconds, and nobody says how many frames per second this model makes: give the frame "
-            "rate that the clip is shown at (fps)"
+            "words in time count seconds, and nobody says how many frames per second this clip has, or its prompts say "
+            "different rates: give the frame rate that the clip is shown at (fps)"
         )
 
     def told(self, grid: Grid, binding: PromptBinding | None, tracks: MaskTracks | None) -> list[str]:

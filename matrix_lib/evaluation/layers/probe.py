@@ -23,6 +23,7 @@ from ...core.grid import Framing
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from ...hosts.diffusers.attach import watch
+from ...hosts.diffusers.families import family
 from ...hosts.diffusers.latents import encode_clip
 from ...hosts.diffusers.load import Model
 from ...hosts.diffusers.model_shape import patch_of
@@ -184,14 +185,18 @@ def _run(
         return (np.asarray(made[0]) * 255).round().clip(0, 255).astype(np.uint8) if picture else None
     if not model.spec.guidance_input:
         given["guidance_scale"] = 1.0
-    pipe(**given, latents=pipe.scheduler.start(), output_type="latent")
+    start = family(model.spec.name).started(pipe, pipe.scheduler.start(), lambda: _encode(model, frames[:1]))
+    pipe(**given, latents=start, output_type="latent")
     return frames[: recipe.frames].numpy() if picture else None
 
 
 def _encode(model: Model, frames: Tensor) -> Tensor:
-    """Latents of a real clip as its pipeline has them: (1, T, C, h, w) for CogVideoX, else (1, C, T, h, w)."""
+    """Latents of a real clip as its pipeline has them: (1, T, C, h, w) for CogVideoX, (1, T, h, w, C) for Kandinsky 5,
+    else (1, C, T, h, w)."""
     pipe = model.pipeline
     latents = encode_clip(pipe, frames)[None]
+    if model.spec.channels_last:
+        return latents.movedim(1, -1).contiguous()
     if not model.spec.frames_first:
         return latents
     latents = latents.transpose(1, 2)
@@ -235,7 +240,10 @@ class _Replay:
         self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **rest: Any
     ) -> tuple[Tensor]:
         self._at += 1
-        return (self._noised(min(self._at, len(self.timesteps) - 1)).to(sample),)
+        made = self._noised(min(self._at, len(self.timesteps) - 1)).to(sample)
+        for axis, size in enumerate(sample.shape):  # frames that a pipeline does not step stand in front
+            made = made.narrow(axis, made.shape[axis] - size, size)
+        return (made,)
 
     def _noised(self, index: int) -> Tensor:
         t = self.timesteps[index]

@@ -199,7 +199,7 @@ def _start(
     info = RunInfo(
         spec=spec,
         sites=tuple(site for _, site in modules),
-        grid=replace(grid, fps=family(spec.name).frame_rate(_conds(guider)) or grid.fps),
+        grid=replace(grid, fps=family(spec.name).frame_rate(_conds(guider), grid.fps)),
         sigmas=tuple(float(s) for s in sigmas[:-1]),
         samples=int(noise.shape[0]),
         prompts=max(1, len(prompts)),

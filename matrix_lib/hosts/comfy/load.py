@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ...backbones import REGISTRY, BackboneSpec
+from ...backbones.spec import input_channels
 from ...backbones.weight_names import FAMILIES
 from .families import family
 from .repair import repair
@@ -189,7 +190,8 @@ def _check_config(folder: Path, spec: BackboneSpec, config: Mapping[str, Any]) -
     head = config.get("attention_head_dim", spec.head_size)
     if spec.head_size and head != spec.head_size:
         raise ValueError(f"{folder} has heads of size {head!r}; ComfyUI's {spec.name} has heads of {spec.head_size}")
-    channels, known = config.get("in_channels", spec.latent_channels + spec.room_for_image), spec.native_channels
+    usual, known = spec.latent_channels + spec.room_for_image, spec.native_channels
+    channels = input_channels({"in_channels": usual, **config})
     if channels not in known:
         raise ValueError(
             f"{folder} takes {channels} input channels; ComfyUI reads {spec.name} with {', '.join(map(str, known))}. "

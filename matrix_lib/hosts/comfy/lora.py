@@ -100,6 +100,8 @@ def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[
     weight = _original(model, place) if lora.projection or not bytes_only else _shape_only(model, place)
     assert weight is not None
     wide = _width(model, lora, weight)
+    if wide.extra:
+        spec.check_widens()
     if wide.extra and not family(spec.name).widens:
         raise ValueError(
             f"this LoRA reads {wide.extra} channels beside the latents (a mask condition), and the input of "

@@ -2,7 +2,7 @@
 
 The list that `clip.tokenize` makes is what the host encodes, so it is the truth: our tokens are compared with it, id by
 id, and a difference is an error, never a guess. Families: T5 (CogVideoX, LTX-Video), UMT5 (Wan), LLaMA (HunyuanVideo),
-Qwen2.5-VL (HunyuanVideo 1.5), Gemma 3 (LTX-2).
+Qwen2.5-VL (HunyuanVideo 1.5; Kandinsky 5, with CLIP-L beside it), Gemma 3 (LTX-2).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ FORMS = ("plain", "tags", "tag_ids", "target")
 _FAMILY = {"t5xxl": "t5", "umt5xxl": "umt5", "llama": "llama", "gemma3_12b": "gemma3", "qwen25_7b": "qwen25"}
 _READ_WHOLE = ("<|im_start|>", "<|start_header_id|>")  # prompts that begin so are a whole chat to the host's Qwen
 _IM_START, _USER, _BREAK = 151644, 872, 198  # Qwen's ids of <|im_start|>, `user` and a line break
+_QWEN = ("qwen25", "qwen25_clip")
 _TAG = re.compile(r"<id([1-5])>")
 # UMT5's tokenizer has 300 sentinels behind its pieces; transformers appends added tokens behind those.
 _UMT5_SENTINELS = 300
@@ -47,8 +48,8 @@ Entry = tuple[Any, float]  # what the host encodes: (token id or image embedding
 @dataclass(frozen=True)
 class TextEncoder:
     """The part of a host CLIP that makes the conditioning rows: the `key` of its tokens in what `clip.tokenize` returns
-    (None where that is the list itself), its tokenizer, its family (t5, umt5, llama, gemma3, qwen25), the chat template
-    around prompts, whether it knows ComfyUI's weights, what it reads in place of an empty prompt.
+    (None where that is the list itself), its tokenizer, its family (t5, umt5, llama, gemma3, qwen25, qwen25_clip), the
+    chat template around prompts, whether it knows ComfyUI's weights, what it reads in place of an empty prompt.
     """
 
     key: str | None
@@ -91,6 +92,8 @@ def find_encoder(clip: Any) -> TextEncoder:
     family = _FAMILY.get(getattr(inner, "embedding_key", ""), "")
     weights = not getattr(inner, "disable_weights", False)
     if family == "qwen25" and key is not None and "{}" in getattr(outer, "llama_template", ""):
+        if hasattr(outer, "clip_l"):
+            return TextEncoder(key, inner, "qwen25_clip", outer.llama_template, weights=False)
         return TextEncoder(key, inner, family, outer.llama_template, weights=False, nothing=" ")
     if family in ("t5", "umt5", "gemma3"):
         return TextEncoder(key, inner, family, weights=weights)
@@ -98,7 +101,8 @@ def find_encoder(clip: Any) -> TextEncoder:
         f"this CLIP reads prompts with {type(outer).__name__}, which is none that we know. Accepted are T5 (CogVideoX: "
         "CLIPLoader of type cogvideox; LTX-Video: of type ltxv), UMT5 (Wan: CLIPLoader of type wan), LLaMA with CLIP-L "
         "(HunyuanVideo: DualCLIPLoader of type hunyuan_video), Qwen2.5-VL (HunyuanVideo 1.5: DualCLIPLoader of type "
-        "hunyuan_video_15) and Gemma 3 (LTX-2: LTXV Audio Text Encoder Loader)"
+        "hunyuan_video_15), Qwen2.5-VL with CLIP-L (Kandinsky 5: DualCLIPLoader of type kandinsky5) and Gemma 3 "
+        "(LTX-2: LTXV Audio Text Encoder Loader)"
     )
 
 
@@ -180,7 +184,7 @@ def _check_plain(encoder: TextEncoder, prompt: str) -> None:
         raise ValueError(
             "the prompt uses embedding:NAME, whose rows cannot be bound to words: take it out of this prompt"
         )
-    if encoder.family == "qwen25" and prompt.startswith(_READ_WHOLE):
+    if encoder.family in _QWEN and prompt.startswith(_READ_WHOLE):
         raise ValueError(
             f"the prompt begins with a chat template of its own ({prompt[:20]!r}), and ComfyUI then leaves the model's "
             "away: write the words alone"
@@ -303,7 +307,7 @@ def _kept(encoder: TextEncoder, entries: list[Entry], tokens: int, image_step: i
     """(first, end, lead): entries [first, end) are the prompt and its end token, behind `lead` other rows."""
     if encoder.family == "llama":
         return _crop(entries, image_step)
-    if encoder.family == "qwen25":
+    if encoder.family in _QWEN:
         return _behind_user(entries), len(entries), 0
     if pads := _pads_in_front(encoder, entries, tokens):  # the text encoder drops their rows
         return pads, len(entries), 0
@@ -348,7 +352,7 @@ def read_prompt(
     """Tokens of a prompt as this CLIP will encode it.
 
     Args:
-        clip: a host CLIP of CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX-Video or LTX-2.
+        clip: a host CLIP of CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, Kandinsky 5, LTX-Video or LTX-2.
         overlong: a prompt longer than the model was trained with is cut as diffusers does, or kept whole as the host
             does by itself.
         tag_ids: <id1>..<id5> become the single ids that MATRIX's training gave them. Their embeddings are untrained

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...backbones.lora import AlignmentLoRA, Factors
+from ...backbones.spec import input_channels
 from ...core.grid import Fit
 from ...core.no_compile import hidden
 from ...core.tracks.tracks import MaskTracks
@@ -74,6 +75,8 @@ def apply(
         )
     place = net.get_submodule(spec.input_projection)
     extra = _extra(net, _layer(place), lora, spec.input_projection)
+    if extra:
+        spec.check_widens()
     if extra and net in _widened:
         raise ValueError("this transformer's input is widened by another LoRA already; one mask condition at a time")
     modules, missing = _modules(net, lora)
@@ -122,7 +125,7 @@ class AppliedLoRA:
         self.total = lora.tensors
         self.matched = self.total - sum(len(lora.factors[name].parts) for name in self.missing)
         self.extra = channels.extra if channels else 0
-        self.base, self._channels = int(net.config.in_channels), channels
+        self.base, self._channels = input_channels(net.config), channels
         self.condition = channels.condition if channels else ""
         self._net, self._spec, self._lora = net, backbone_of(net), lora
         self._ran: set[str] | None = set()
@@ -342,7 +345,7 @@ def _own(place: Any) -> tuple[Tensor, Tensor | None]:
 
 def _extra(net: Any, place: Any, lora: AlignmentLoRA, path: str) -> int:
     """Channels that the LoRA puts behind the model's. Raises ValueError where it is for another model."""
-    channels, columns = int(net.config.in_channels), _columns(place)
+    channels, columns = input_channels(net.config), _columns(place)
     cell, rows = columns // channels, int(getattr(place, "out_features", 0) or place.out_channels)
     projection, factors = lora.projection.get("weight"), lora.factors.get(path)
     wants, height = channels, rows

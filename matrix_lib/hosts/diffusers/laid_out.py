@@ -1,4 +1,4 @@
-"""How a diffusers transformer takes latents: with channels or frames first, or as tokens whose numbers are told beside.
+"""How a diffusers transformer takes latents: with channels first or last, with frames first, or as tokens.
 
 B batch, C channels, T latent frames, h x w latents.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from ...backbones import BackboneSpec
 from .families import family
 
-__all__ = ["LaidOut", "arguments"]
+__all__ = ["LaidOut", "arguments", "output_of", "with_output"]
 
 
 def arguments(net: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,21 +23,37 @@ def arguments(net: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dic
     return inspect.signature(net.forward).bind_partial(*args, **kwargs).arguments
 
 
+def output_of(returned: Any) -> Tensor:
+    """The prediction in what a transformer returns: a tuple, an object, or without return_dict Kandinsky 5's tensor."""
+    if isinstance(returned, Tensor):
+        return returned
+    return returned[0] if isinstance(returned, tuple) else returned.sample
+
+
+def with_output(returned: Any, made: Tensor) -> Any:
+    """What a transformer returns, with another prediction in it."""
+    if isinstance(returned, Tensor):
+        return made
+    return (made, *returned[1:]) if isinstance(returned, tuple) else type(returned)(sample=made)
+
+
 @dataclass(frozen=True)
 class LaidOut:
     """Latents of one call. size: (T, h, w) of tokens (B, T*h*w, C); None where the tensor has these axes."""
 
     frames_first: bool = False
+    channels_last: bool = False
     size: tuple[int, int, int] | None = None
 
     @classmethod
     def of(cls, spec: BackboneSpec, net: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LaidOut:
         """Of a call of a transformer. Raises ValueError where it does not tell how many tokens are where."""
-        return cls(spec.frames_first, family(spec.name).size(arguments(net, args, kwargs)) if spec.flat else None)
+        size = family(spec.name).size(arguments(net, args, kwargs)) if spec.flat else None
+        return cls(spec.frames_first, spec.channels_last, size)
 
     @property
     def channel_axis(self) -> int:
-        return 2 if self.frames_first or self.size is not None else 1
+        return 4 if self.channels_last else 2 if self.frames_first or self.size is not None else 1
 
     def latents(self, x: Tensor) -> Tensor:
         """(B, C, T, h, w), whichever way x has them. Tokens that the size does not count stand behind and are left
@@ -45,6 +61,8 @@ class LaidOut:
         if self.size is not None and x.ndim == 3:
             t, h, w = self.size
             return x[:, : t * h * w].transpose(1, 2).unflatten(2, self.size)
+        if self.channels_last:
+            return x.movedim(-1, 1)
         return x.transpose(1, 2) if self.frames_first else x
 
     def back(self, latents: Tensor, like: Tensor) -> Tensor:
@@ -56,4 +74,6 @@ class LaidOut:
             whole = like.clone()
             whole[:, : tokens.shape[1]] = tokens
             return whole
+        if self.channels_last:
+            return latents.movedim(1, -1).contiguous()  # patches are made with `view`
         return latents.transpose(1, 2) if self.frames_first else latents

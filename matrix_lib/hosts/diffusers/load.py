@@ -64,7 +64,7 @@ def check_model(where: str) -> str:
     if not index.is_file():
         raise ValueError(
             f"no model at {where!r}: give 'mini', or a folder of a diffusers pipeline (with model_index.json) of "
-            "CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX-Video or LTX-2"
+            "CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2 or Kandinsky 5"
         )
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
@@ -156,7 +156,7 @@ class ModelSource:
         reads = shape.spec.text_encoder
         options: dict[str, Any] = {"family": reads, "max_sequence_length": shape.text_rows}
         options |= family(shape.family).bind_options(shape.image)
-        if reads in ("llama", "qwen25"):  # their chat template is the pipeline's
+        if reads in ("llama", "qwen25", "qwen25_clip"):  # their chat template is the pipeline's
             import diffusers
 
             options["template"] = template_of(getattr(diffusers, str(self.index["_class_name"])))

@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 _ADAPTER = "default"
-_NAMES = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def input_projection(transformer: nn.Module) -> nn.Module:
@@ -53,7 +52,7 @@ def projections_of(transformer: nn.Module, v2t: Iterable[int], v2v: Iterable[int
     def chosen(site: AttentionSite) -> bool:
         return (site.has_v2t and site.layer in wanted["v2t"]) or (site.has_v2v and site.layer in wanted["v2v"])
 
-    found = [f"{site.name}.{name}" for site in sites if chosen(site) for name in _NAMES]
+    found = [f"{site.name}.{name}" for site in sites if chosen(site) for name in backbone_of(transformer).qkvo]
     have = dict(transformer.named_modules())
     return tuple(name for name in found if name in have)
 
@@ -62,7 +61,10 @@ def widen(transformer: Any, extra: int) -> None:
     """Gives the input projection `extra` more channels behind its own, with kernels of zero, in place.
 
     A linear projection (CogVideoX 1.5) reads each channel's patch in one run, so new channels are its last columns.
+
+    Raises ValueError for a family whose input cannot be widened.
     """
+    backbone_of(transformer).check_widens()
     old = input_projection(transformer)
     weight = old.weight
     assert isinstance(weight, Tensor)

@@ -43,7 +43,7 @@ class ModelShape:
         """From the class name of a pipeline and the configurations of its transformer and its VAE."""
         spec = match([str(transformer["_class_name"])], "diffusers")
         image: FirstFrame | Literal[""] = ""
-        if "ImageToVideo" in pipeline:
+        if "ImageToVideo" in pipeline or "I2V" in pipeline:
             image = spec.first_frame[transformer.get("image_condition_type") or ""]
         fixed = None
         if transformer.get("use_learned_positional_embeddings"):
@@ -83,7 +83,12 @@ class ModelShape:
         return known.get(image, self.channels + self.temporal_stride)
 
     def extra_channels(self, condition: Condition) -> int:
-        """Input channels that a condition adds: the target mask 1, the ID map a latent's (Wan: and 4 of a mask)."""
+        """Input channels that a condition adds: the target mask 1, the ID map a latent's (Wan: and 4 of a mask).
+
+        Raises ValueError for a condition of a family whose input cannot be widened.
+        """
+        if condition != "none":
+            self.spec.check_widens()
         return {"none": 0, "target_mask": 1, "id_map": self._channels(self.spec.id_map)}[condition]
 
     def grid(self, frames: int, height: int, width: int) -> Grid:

@@ -2,7 +2,8 @@
 
 Pipelines know no weights. They cut a prompt at their `max_sequence_length`; a phrase that is cut off cannot be bound.
 Wan's pipeline tidies the prompt before it is split, HunyuanVideo's puts it into a chat template and crops that again,
-HunyuanVideo 1.5's leaves the template to the tokenizer, LTX-2's connectors move the words to the front.
+HunyuanVideo 1.5's leaves the template to the tokenizer, LTX-2's connectors move the words to the front, Kandinsky 5's
+tidies as well as it puts into a template, and pads nothing.
 """
 
 from __future__ import annotations
@@ -36,18 +37,27 @@ def _spec_of(pipeline: Any) -> BackboneSpec:
             return spec
     raise ValueError(
         f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo..., HunyuanVideo15..., LTX..., "
-        "LTX2...). For another pipeline pass its tokenizer and family='t5', 'umt5', 'llama', 'qwen25' or 'gemma3'"
+        "LTX2..., Kandinsky5T2V..., Kandinsky5I2V...). For another pipeline pass its tokenizer and family='t5', "
+        "'umt5', 'llama', 'qwen25', 'qwen25_clip' or 'gemma3'"
     )
 
 
 def template_of(pipeline: type) -> Mapping[str, Any]:
-    """The chat template of a class of HunyuanVideo pipelines, as its own module defines it; of HunyuanVideo 1.5 the
-    "system" message that its tokenizer puts into a template, and "crop_start"."""
+    """The chat template of a class of HunyuanVideo pipelines, as its own module defines it, and of Kandinsky 5, as an
+    empty one has it; of HunyuanVideo 1.5 the "system" message that its tokenizer puts into a template. All but
+    HunyuanVideo's for text with "crop_start"."""
+    if hasattr(pipeline, "_encode_prompt_qwen"):
+        parts = [name for name in inspect.signature(pipeline.__init__).parameters if name != "self"]  # type: ignore[misc]
+        return _own_template(pipeline(**dict.fromkeys(parts)))
     encode = getattr(pipeline, "_get_mllm_prompt_embeds", None)
     if encode is None:
         return vars(sys.modules[pipeline.__module__])["DEFAULT_PROMPT_TEMPLATE"]  # type: ignore[no-any-return]
     usual = inspect.signature(encode).parameters
     return {"system": usual["system_message"].default, "crop_start": usual["crop_start"].default}
+
+
+def _own_template(pipeline: Any) -> Mapping[str, Any]:
+    return {"template": pipeline.prompt_template, "crop_start": pipeline.prompt_template_encode_start_idx}
 
 
 def _repaired(prompt: str) -> tuple[str, list[Span]]:
@@ -191,6 +201,27 @@ def _messages(tokenizer: Any, prompt: str, rows: int, template: Mapping[str, Any
     return _rows(placed, room, _left_padding(tokenizer, ids, room) - crop)
 
 
+def _shortened(tokenizer: Any, prompt: str, rows: int, template: Mapping[str, Any]) -> tuple[list[Token], int]:
+    """(tokens, conditioning rows) of a prompt of Kandinsky 5: tidied, in a template whose first `crop_start` tokens go.
+    Of one that is too long the pipeline takes as many characters off the whole text as it has too many, so the mark at
+    its end goes first."""
+    words = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which takes pictures as well
+    text, places = _tidied(prompt)
+    frame, crop = template["template"], int(template["crop_start"])
+    whole, offset, room = frame.format(text), frame.index("{}"), crop + rows
+    pieces = every = tokenizer_pieces(words, whole)
+    if len(pieces) > room:
+        over = words.decode([piece.id for piece in pieces[crop:-2]][rows - 2 :])
+        whole = whole[: len(whole) - len(over)]
+        pieces = tokenizer_pieces(words, whole)
+    kept = len(_check(words, whole, pieces, room))
+    end = pieces[kept - 1].end
+    lost = [replace(piece, start=max(piece.start, end)) for piece in every if piece.end > end]
+    spans = [(max(p.start - offset, 0), min(p.end - offset, len(text))) for p in (*pieces[:kept], *lost)]
+    own = [Piece(p.id, p.text, start, max(start, end)) for p, (start, end) in zip((*pieces[:kept], *lost), spans)]
+    return _rows(shifted(own, places), kept, -crop), kept - crop
+
+
 def prompt_tokens(
     pipeline: Any,
     prompt: str,
@@ -202,9 +233,9 @@ def prompt_tokens(
     """(tokens, conditioning rows, family) of a prompt, as this pipeline encodes it.
 
     Args:
-        pipeline: a CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX or LTX-2 pipeline; or a tokenizer, with `family`
-            (t5, umt5, llama, qwen25, gemma3).
-        max_sequence_length: what the pipeline is called with; None is its default (226, 512, 256, 1000, 128, 1024).
+        pipeline: a CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX, LTX-2 or Kandinsky 5 pipeline; or a tokenizer,
+            with `family` (t5, umt5, llama, qwen25, qwen25_clip, gemma3).
+        max_sequence_length: what the pipeline is called with; None is its default: 226, 512, 256, 1000, 128, 1024, 512.
         template: HunyuanVideo's `prompt_template`, or as `template_of`; None is the pipeline's own.
         image_step: HunyuanVideo I2V's `image_embed_interleave`.
 
@@ -218,13 +249,17 @@ def prompt_tokens(
     if kind == "gemma3":
         tokens = _packed(tokenizer, prompt, rows)
         return tokens, rows, kind
-    if kind not in ("llama", "qwen25"):
+    if kind not in ("llama", "qwen25", "qwen25_clip"):
         return _plain(tokenizer, prompt, rows, tidy=kind == "umt5"), rows, kind
     if template is None and family is not None:
         raise ValueError(
-            "a tokenizer alone does not tell the chat template: pass template={'template': '...{}...'} (LLaMA) or "
-            "template={'system': '...', 'crop_start': 108} (Qwen2.5-VL)"
+            "a tokenizer alone does not tell the chat template: pass template={'template': '...{}...'} (LLaMA), "
+            "template={'system': '...', 'crop_start': 108} (Qwen2.5-VL) or template={'template': '...{}...', "
+            "'crop_start': 128} (Qwen2.5-VL with CLIP-L)"
         )
+    if kind == "qwen25_clip":
+        tokens, length = _shortened(tokenizer, prompt, rows, template or _own_template(pipeline))
+        return tokens, length, kind
     if kind == "qwen25":
         usual: int = getattr(pipeline, "tokenizer_max_length", spec.text_tokens)
         rows = max_sequence_length or usual

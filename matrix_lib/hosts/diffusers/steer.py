@@ -28,6 +28,7 @@ from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
 from .attach import attach, backbone_of, perturbed, prediction, sites_of
 from .batches import Batches, Branch, Forward, batches_of, replayed
+from .laid_out import output_of, with_output
 from .steps import acting_before_steps, nets_of
 from .unet import LevelGuidance, attach_unet, find_unet_sites
 
@@ -175,14 +176,14 @@ class _Editing:
         assert forward is not None
         if isinstance(prediction(), GradientHook):  # only its attention is wanted
             return output
-        plain = _sample(output)
+        plain = output_of(output)
         cond = {row.key: place for place, row in enumerate(forward.rows) if row.branch == "cond"}
         for editor in self.away if cond else ():
             strength = editor.strength(forward.step)
             if strength == 0:
                 continue
             with perturbed(editor.token):
-                broken = _sample(module.forward(*args, **kwargs))
+                broken = output_of(module.forward(*args, **kwargs))
             for key, place in cond.items():
                 away = (plain[place] - broken[place]) * strength
                 self._moves[key] = self._moves[key] + away if key in self._moves else away
@@ -192,7 +193,7 @@ class _Editing:
         for place, row in enumerate(forward.rows):
             if row.key in self._moves:
                 moved[place] += self._moves[row.key]
-        return (moved, *output[1:]) if isinstance(output, tuple) else type(output)(sample=moved)
+        return with_output(output, moved)
 
 
 def _part(times: list[float], first: float) -> RunPart:
@@ -203,7 +204,3 @@ def _part(times: list[float], first: float) -> RunPart:
     every = list(dict.fromkeys(times))
     place = every.index(first) if first in every else 0
     return RunPart(tuple(range(place, len(every))), len(every))
-
-
-def _sample(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output.sample

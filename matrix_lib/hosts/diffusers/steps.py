@@ -27,7 +27,7 @@ from ...instrument.gradient import GradientHook, StopForward
 from ...instrument.steps import StepHook
 from .attach import backbone_of, perturbed
 from .batches import replayed, replaying
-from .laid_out import LaidOut
+from .laid_out import LaidOut, output_of
 from .schedules import Noise, noise_at, steps_of
 
 __all__ = ["Call", "CfgReplay", "OutputContext", "acting_before_steps", "nets_of"]
@@ -209,12 +209,8 @@ class Call:
 
     def again(self, hidden: Tensor) -> Tensor:
         if self.args:
-            return first_of(self.net(hidden, *self.args[1:], **self.kwargs))
-        return first_of(self.net(**{**self.kwargs, self._name: hidden}))
-
-
-def first_of(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output.sample
+            return output_of(self.net(hidden, *self.args[1:], **self.kwargs))
+        return output_of(self.net(**{**self.kwargs, self._name: hidden}))
 
 
 class _Steps:
@@ -234,7 +230,7 @@ class _Steps:
     def called(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the transformers."""
         if replayed() is None:
-            self.calls.append(Call(net, args, kwargs, first_of(output)))
+            self.calls.append(Call(net, args, kwargs, output_of(output)))
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
         """In place of the scheduler's: a run begins, whatever became of the one before."""

@@ -106,3 +106,6 @@ def test_a_model_that_is_told_its_frame_rate_counts_by_it(lib, models):
     positive, *rest = inputs(lib, "ltx", frame_rate=100.0)
     with pytest.raises(ValueError, match=r"'passes' holds @0.15s-, but the clip ends after 0.09 s \(9 frames at 100 "):
         sample(lib.steer(models("ltx"), lib.TimedWords()), positive, *rest, steps=1)
+    other = conditioning("ltx", 2, frame_rate=50.0)
+    with pytest.raises(ValueError, match="its prompts say different rates"):
+        sample(lib.steer(models("ltx"), lib.TimedWords()), positive, other, *rest[1:], steps=1)

@@ -10,9 +10,10 @@ import torch
 from support_agreement import answer, network, with_lora
 from support_counts import SOAK
 from support_hunyuan import hunyuan15_text, hunyuan_text
+from support_kandinsky import kandinsky5_text
 from support_loras import noise
 from support_ltx import ltx_pipeline
-from support_models import make_cogvideox, make_hunyuan, make_hunyuan15, make_wan, randomize
+from support_models import make_cogvideox, make_hunyuan, make_hunyuan15, make_kandinsky5, make_wan, randomize
 
 from matrix_lib.io.lora.read import load_lora
 from matrix_lib.io.video import check_video
@@ -73,6 +74,10 @@ def make_model(kind, folder, comfy):
         i2v = kind.endswith("i2v")
         hunyuan15_text(make_hunyuan15(folder / "parts", i2v, text_dim=128), comfy, i2v).save_pretrained(folder)
         return folder
+    if kind.startswith("kandinsky5"):
+        i2v = kind.endswith("i2v")
+        kandinsky5_text(make_kandinsky5(folder / "parts", i2v, text_dim=128), comfy, i2v).save_pretrained(folder)
+        return folder
     i2v = {"hunyuan": "", "hunyuan replace": "token_replace", "hunyuan concat": "latent_concat"}[kind]
     pipe = hunyuan_text(make_hunyuan(folder / "parts", i2v=i2v), comfy, bool(i2v), 64, 768)
     pipe.save_pretrained(folder)
@@ -94,10 +99,13 @@ PRESET = {
     "ltx2": "matrix_wan21_i2v_14b",
     "hunyuan15 i2v": "matrix_hunyuan_i2v",
     "hunyuan15": "matrix_hunyuan_i2v",
+    "kandinsky5 i2v": "matrix_hunyuan_i2v",
 }
-KINDS = [kind for kind in PRESET if kind != "hunyuan15"]
+KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v")]
 KINDS += [pytest.param("hunyuan15", marks=pytest.mark.soak)] if SOAK else []
-WIDE = ("ltx", "ltx2")  # larger cells; natively their input cannot be widened
+KINDS += [pytest.param("kandinsky5 i2v", marks=pytest.mark.soak)]
+WIDE = ("ltx", "ltx2")  # larger cells
+PLAIN = (*WIDE, "kandinsky5 i2v")  # their input cannot be widened, LTX's natively
 
 
 DORA = ("wan", "hunyuan")  # the latter's native weights stack several of diffusers'
@@ -108,7 +116,7 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     folder = make_model(kind, home / kind.replace(" ", "_"), comfy)
     out, dora = tmp_path / "run", kind in DORA
     more = ("data.height=192", "data.width=192") if kind in WIDE else ()
-    more += ("data.condition=none",) if kind in WIDE else ()
+    more += ("data.condition=none",) if kind in PLAIN else ()
     trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, out, f"task.dora={dora}", *more)))
     before = {name: p.detach().clone() for name, p in trainer.plain.named_parameters() if p.requires_grad}
     trainer.run()
@@ -121,7 +129,7 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     assert not still, "everything that trains has moved"
     lora = load_lora(out / "lora.safetensors")
     family = trainer.task.files.shape.family
-    condition = "" if kind in WIDE else "id_map"
+    condition = "" if kind in PLAIN else "id_map"
     assert (lora.family, lora.info.condition, lora.info.prompt_form) == (family, condition, "tags")
     assert len(lora.dora) == (len(lora.factors) if dora else 0)
 

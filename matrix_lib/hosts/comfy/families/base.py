@@ -162,9 +162,12 @@ class Family:
         """
         return 0
 
-    def frame_rate(self, given: Iterable[Mapping[str, Any]]) -> float | None:
-        """Frames per second that conditionings ask the model for; None where they say nothing, or not the same."""
-        return None
+    def frame_rate(self, given: Iterable[Mapping[str, Any]], usual: float | None) -> float | None:
+        """Frames per second of a run's clip; None where its conditionings do not ask for the same.
+
+        given: every conditioning of the run, with the keys that nodes set. usual: what the model makes.
+        """
+        return usual
 
     def left_out(self, given: Mapping[str, Any]) -> int:
         """How many tokens of frames behind the clip the network drops before its first block.

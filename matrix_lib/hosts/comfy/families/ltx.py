@@ -17,6 +17,7 @@ from .base import Family, FirstFrameInput, made_mask, t5_clip
 __all__ = ["FAMILY", "LTX"]
 
 # of a diffusers transformer's config, what the host reads under the same name
+_RATE = 25.0  # of a conditioning that says nothing
 _SHARED = ("in_channels", "cross_attention_dim", "attention_head_dim", "num_attention_heads", "caption_channels")
 
 
@@ -61,10 +62,10 @@ class LTX(Family):
             )
         return int(tokens // (height * width))
 
-    def frame_rate(self, given: Iterable[Mapping[str, Any]]) -> float | None:
-        """LTXVConditioning's."""
+    def frame_rate(self, given: Iterable[Mapping[str, Any]], usual: float | None) -> float | None:
+        """LTXVConditioning's; without that node the host's own, whatever is usual: the network is told that."""
         rates = {float(one["frame_rate"]) for one in given if one.get("frame_rate") is not None}
-        return rates.pop() if len(rates) == 1 else None
+        return (rates or {_RATE}).pop() if len(rates) < 2 else None
 
     def left_out(self, given: Mapping[str, Any]) -> int:
         """Tokens of a guide's latent that its `denoise_mask` marks as gaps."""

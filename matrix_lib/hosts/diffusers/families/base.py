@@ -6,7 +6,7 @@ B batch, F pixel frames, T latent frames, C channels, h x w latents, D text toke
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -77,6 +77,11 @@ class Family:
         """`scaled` of a picture that stands beside the noisy latents."""
         return self.scaled(vae, latents)
 
+    def started(self, pipe: Any, noisy: Tensor, first: Callable[[], Tensor]) -> Tensor:
+        """What a pipeline takes as `latents` to begin from, where these are the noisy ones of a clip; `first` gives the
+        clean ones of its first frame alone."""
+        return noisy
+
     # -- the transformer
 
     def size(self, given: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -137,7 +142,7 @@ class Family:
             given_frames: latent frames at the start that are given, without noise.
         """
         return {
-            "hidden_states": hidden if self.spec.frames_first else hidden.transpose(1, 2),
+            "hidden_states": self._laid(hidden),
             "timestep": t,
             "encoder_hidden_states": text["rows"].to(hidden.dtype),
             "return_dict": False,
@@ -145,4 +150,12 @@ class Family:
 
     def output(self, made: Tensor, like: Tensor) -> Tensor:
         """The transformer's output as (B, T, C, h, w), of inputs `like` (B, T, channels, h, w)."""
+        if self.spec.channels_last:
+            return made.movedim(-1, 2)
         return made if self.spec.frames_first else made.transpose(1, 2)
+
+    def _laid(self, hidden: Tensor) -> Tensor:
+        """(B, T, channels, h, w) with its axes as the transformer has them."""
+        if self.spec.channels_last:
+            return hidden.movedim(2, -1).contiguous()
+        return hidden if self.spec.frames_first else hidden.transpose(1, 2)
