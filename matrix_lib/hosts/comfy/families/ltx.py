@@ -16,8 +16,8 @@ from .base import Family, FirstFrameInput, made_mask, t5_clip
 
 __all__ = ["FAMILY", "LTX"]
 
+_RATE = 25.0  # frames per second that the host tells the network where no conditioning says a rate
 # of a diffusers transformer's config, what the host reads under the same name
-_RATE = 25.0  # of a conditioning that says nothing
 _SHARED = ("in_channels", "cross_attention_dim", "attention_head_dim", "num_attention_heads", "caption_channels")
 
 
