@@ -184,6 +184,7 @@ from diffusers import CogVideoXImageToVideoPipeline, DiffusionPipeline  # once, 
 from transformers import T5EncoderModel, T5Tokenizer
 
 save, count = training.clips.store.save_file, 0
+reads, writes = os.pipe()  # its end is the first one's death
 
 def die_while_writing(tensors, path, head):
     global count
@@ -193,16 +194,22 @@ def die_while_writing(tensors, path, head):
         os.kill(os.getpid(), signal.SIGKILL)
     save(tensors, path, head)
 
+def outlive(tensors, path, head):
+    os.read(reads, 1)  # the others hold an entry each by then, and make nothing before
+    save(tensors, path, head)
+
 children = []
 for place in range(3):
     child = os.fork()
     if not child:
-        if not place:
-            training.clips.store.save_file = die_while_writing
+        if place:
+            os.close(writes)
+        training.clips.store.save_file = outlive if place else die_while_writing
         training.cache.main(sys.argv[1:])
         sys.stdout.flush()
         os._exit(0)
     children.append(child)
+os.close(writes)
 print("ended with", [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
 """
 
