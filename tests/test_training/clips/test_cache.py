@@ -184,18 +184,15 @@ from diffusers import CogVideoXImageToVideoPipeline, DiffusionPipeline  # once, 
 from transformers import T5EncoderModel, T5Tokenizer
 
 save, count = training.clips.store.save_file, 0
-reads, writes = os.pipe()  # its end is the first one's death
+reads, writes = os.pipe()  # the first one tells the others to begin: it has written one, and dies in the next
 
 def die_while_writing(tensors, path, head):
     global count
     count += "video" in path
     if count == 2:
+        os.write(writes, b"go")
         open(path, "wb").write(b"half an entry")
         os.kill(os.getpid(), signal.SIGKILL)
-    save(tensors, path, head)
-
-def outlive(tensors, path, head):
-    os.read(reads, 1)  # the others hold an entry each by then, and make nothing before
     save(tensors, path, head)
 
 children = []
@@ -203,13 +200,13 @@ for place in range(3):
     child = os.fork()
     if not child:
         if place:
-            os.close(writes)
-        training.clips.store.save_file = outlive if place else die_while_writing
+            os.read(reads, 1)
+        else:
+            training.clips.store.save_file = die_while_writing
         training.cache.main(sys.argv[1:])
         sys.stdout.flush()
         os._exit(0)
     children.append(child)
-os.close(writes)
 print("ended with", [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
 """
 
