@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -82,9 +83,13 @@ def _timed(folder: Path, make: Callable[[Place, int], Engine], workers: int) -> 
     items = [curation.load(name)[0] for name in curation.names]
     engine = make(place, workers)
     try:
-        made = [result["tracks"] for _, result in engine.run([_TimedTracks(MiniTracker())], iter(items))]
+        results = [result for _, result in engine.run([_TimedTracks(MiniTracker())], iter(items))]
     finally:
         engine.close()
+        shutil.rmtree(place.work / "parts", ignore_errors=True)  # Ray's results: the next run would not ask again
+    if odd := [result for result in results if "tracks" not in result]:
+        raise RuntimeError(f"{len(odd)} of {len(results)} clips have no tracks: {odd[0]}")
+    made = [result["tracks"] for result in results]
     cpu: dict[int, float] = {}
     for each in made:
         cpu[each["worker"]] = cpu.get(each["worker"], 0.0) + each["cpu"]
