@@ -426,6 +426,8 @@ class Recorder(BaseObserver):
         first, count = call.video_q
         tokens = slice(first, first + count)
         places = [index for index, _ in looking]
+        if not self._pools.fits(call.q[: len(places), : len(heads) if heads is not None else None, tokens]):
+            return False  # before rows of large q and k are copied
         whole = places == list(range(len(call.rows)))
         q, k, look = call.q[:, :, tokens], call.k, None if lse is None else lse[:, :, tokens]
         if not whole:

@@ -91,6 +91,10 @@ class PoolRows:
             weights[row, : len(pool.indices), : len(pool)] = pool.weights.cpu()
         return cls(tuple(pools), indices.to(device), weights.to(device))
 
+    def fits(self, q: Tensor) -> bool:
+        """Whether all logits of q (B, H, Nq, D) against these tokens are held at once; its shape and device count."""
+        return len(row_chunks(q, self.indices.shape[1], None)) <= 1
+
 
 def columns_of_rows(
     q: Tensor,
@@ -109,7 +113,7 @@ def columns_of_rows(
     """
     for pool in columns.pools:
         _check(pool, k.shape[2], "key")
-    if _wants_grad(q, k) or len(list(row_chunks(q, columns.indices.shape[1], None))) > 1:
+    if _wants_grad(q, k) or not columns.fits(q):
         return None
     if lse is None:
         lse = row_lse(q, k, scale)
