@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import csv
 import json
+import lzma
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -156,9 +157,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128, help="clips sampled together")
     parser.add_argument("--seed", type=int, default=0, help="clip i gets the noise of seed + i")
     parser.add_argument(
-        "--model", type=Path, nargs="+", default=[bundle.HOME], help="bases: bundles, or runs of training.fit"
+        "--model", type=Path, nargs="*", default=[bundle.HOME],
+        help="bases: bundles, or runs of training.fit; none: only the table of what --have names",
+    )  # fmt: skip
+    parser.add_argument(
+        "--have", type=Path, nargs="*", default=[], help="rows.csv (or rows.csv.xz) of earlier runs, for the table"
     )
-    parser.add_argument("--have", type=Path, nargs="*", default=[], help="rows.csv of earlier runs, for the table")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(arguments)
 
@@ -169,6 +173,8 @@ def _run(chosen: argparse.Namespace) -> None:
     if not 0 < chosen.first < chosen.steps:
         raise ValueError(f"of {chosen.steps} steps the first pass takes 1 to {chosen.steps - 1}; got {chosen.first}")
     rows = [row for path in chosen.have for row in _read(path)]
+    if not rows and not chosen.model:
+        raise ValueError("there is nothing to tell: name a base with --model, or rows of earlier runs with --have")
     names = ["mini" if folder == bundle.HOME else folder.name for folder in chosen.model]
     for name in names:
         if names.count(name) > 1 or any(row["base"] == name for row in rows):
@@ -304,7 +310,7 @@ def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with (lzma.open if path.suffix == ".xz" else open)(path, "rt", newline="", encoding="utf-8") as file:
         rows: list[dict[str, Any]] = list(csv.DictReader(file))
     if not rows or any(name not in rows[0] for name in (*_KEYS, *MEASURES)):
         raise ValueError(f"{path} holds no rows of training.two_passes")
@@ -344,7 +350,7 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         swapped, doubled = (estimate(seen[name] > 0.5).interval for name in ("swapped", "doubled"))
         lines += ["", f"Masks of the first pass against the true ones: J {j}; those of another clip {blind}. "]
         lines[-1] += f"A swap that lasts was found in {swapped} of the clips, a double in {doubled}."
-    return "\n".join([*lines, *_verdicts(bases, arms, tables)]) + "\n"
+    return "\n".join([*lines, *_verdicts(bases, arms, tables), *_reach(bases, arms, tables)]) + "\n"
 
 
 def _check_same(rows: Sequence[dict[str, Any]], bases: Sequence[str]) -> None:
@@ -385,6 +391,17 @@ def _verdicts(bases: Sequence[str], arms: Sequence[str], tables: dict[tuple[str,
         outcome = verdict(like if many else these, CLAIMED[measure], checks, p)
         said = like.interval if many else "-"
         lines.append(f"| {arm} | {other} | {measure} | {these.interval} | {said} | {outcome} |")
+    return lines
+
+
+def _reach(bases: Sequence[str], arms: Sequence[str], tables: dict[tuple[str, str], Values]) -> list[str]:
+    """What better masks could reach: the true ones against as many unsteered steps. Not a claim."""
+    lines = ["", "## True masks against fewer steps", "", f"| | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 1)]
+    lines[-1] += "|"
+    for arm in (arm for arm in arms if arm.endswith(TRUE)):
+        found = [_difference(tables, bases, (arm, measure), (FEWER, measure)) for measure in MEASURES]
+        told = [(like if len(bases) >= LEAST_BASES else these).interval for these, like in found]
+        lines.append(f"| {arm} | {' | '.join(told)} |")
     return lines
 
 

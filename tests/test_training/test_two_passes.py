@@ -1,6 +1,7 @@
 """What two passes come to: the table of rows that are made to say it, and rows that do not belong together."""
 
 import argparse
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -107,3 +108,14 @@ def test_a_run_that_is_stopped_keeps_its_arms_and_goes_on_in_any_batch(tmp_path,
         assert [row[n] for n in two_passes._KEYS] == [other[n] for n in two_passes._KEYS]
         values = [name for name in other if name not in two_passes._KEYS]
         assert [row[n] for n in values] == pytest.approx([other[n] for n in values], abs=1e-3)
+
+
+def test_the_published_table_is_that_of_the_published_rows(tmp_path):
+    published = Path(__file__).parents[2] / "benchmarks" / "results" / "two-passes"
+    two_passes.main(
+        ["--out", str(tmp_path), "--clips", "256", "--device", "cuda", "--model"]
+        + ["--have", str(published / "rows.csv.xz")]
+    )
+    assert (tmp_path / "README.md").read_text() == (published / "README.md").read_text()
+    with pytest.raises(SystemExit, match="nothing to tell"):
+        two_passes.main(["--out", str(tmp_path), "--model"])
