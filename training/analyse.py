@@ -43,7 +43,7 @@ from matrix_lib.io.lora.apply import apply_lora
 from matrix_lib.io.lora.read import describe
 from matrix_lib.io.tables import need_pyarrow
 
-from .analysis_seeds import about_seeds
+from .analysis_seeds import about_seeds, check_seeds
 from .analysis_settings import Settings, parse
 from .run.exported import read_lora
 
@@ -82,6 +82,8 @@ class Analysis:
         labels = self._labels(clips)
         model = self._open()
         recipe = self._recipe(model)
+        if settings.seed_steps or settings.seed_rule:
+            check_seeds(settings.seed_steps, settings.seed_rule, backbone, recipe.forwards)
         if settings.mini_clips:
             clips = [*mini_clips(settings.source, *model.size)]
             clips = clips[: settings.limit or None]

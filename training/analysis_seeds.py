@@ -12,7 +12,29 @@ from matrix_lib.evaluation.layers.seed_fit import fit_seeds, rule_checks, rule_s
 from matrix_lib.instrument.seed_rule import SeedRule
 from matrix_lib.io.files import whole_file
 
-__all__ = ["about_seeds"]
+__all__ = ["about_seeds", "check_seeds"]
+
+
+def check_seeds(steps: int, rule: str, backbone: str, whole: int) -> None:
+    """Before anything is measured: whether a rule can be fitted on `steps` of `whole` steps, or the file `rule` tried.
+    Raises ValueError."""
+    wanted = steps
+    if rule:
+        used = _read(rule)
+        wanted = used.steps
+        if used.backbone and used.backbone != backbone:
+            raise ValueError(f"{rule} was fitted on {used.backbone}, and the model is {backbone}")
+    if wanted >= whole:
+        raise ValueError(
+            f"a seed rule looks at fewer steps than a run has; {wanted} are asked for, and a run has {whole}"
+        )
+
+
+def _read(rule: str) -> SeedRule:
+    try:
+        return SeedRule.from_json(Path(rule).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{rule}: {error}") from None
 
 
 def about_seeds(
@@ -23,7 +45,7 @@ def about_seeds(
     people. Raises ValueError for runs that no rule can be fitted on, or held to.
     """
     if rule:
-        used = SeedRule.from_json(Path(rule).read_text(encoding="utf-8"))
+        used = _read(rule)
         judged = [run for run in runs if run.success is not None]
         scores = rule_scores(used, judged, backbone)
         checks: Mapping[str, float] = rule_checks(scores, judged)

@@ -19,7 +19,7 @@ from matrix_lib.evaluation.layers.scores import RunScores, load_run
 from matrix_lib.evaluation.layers.seed_fit import masked_features
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.load import open_model
-from matrix_lib.instrument.seed_rule import seed_features
+from matrix_lib.instrument.seed_rule import SeedRule, seed_features
 from matrix_lib.instrument.session import Session
 from matrix_lib.io.clips.folder import read_clips
 from matrix_lib.mini.export import export_clips
@@ -264,6 +264,13 @@ def test_bad_input_is_told_before_anything_is_measured(home, whole, tmp_path, mo
     assert "mini_00005" in told([clips, folder, *out, "--labels", str(labels)])
     labels.write_text("clip,success\n" + "".join(f"mini_0000{i},{i < 5}\n" for i in range(6)))
     assert "5 successes and 1 failures" in told([clips, folder, *out, "--labels", str(labels)])
+    rule = tmp_path / "rule.json"
+    rule.write_text("{}")
+    mini = ["mini:2", folder, *out, "--labels", "judge"]
+    assert "a run has 3" in told([*mini, "--seed-steps", "3"])
+    assert "rule.json: this is no seed rule" in told([*mini, "--seed-rule", str(rule)])
+    rule.write_text(SeedRule(2, {"words": 1.0}, backbone="wan").to_json())
+    assert "fitted on wan, and the model is cogvideox" in told([*mini, "--seed-rule", str(rule)])
     assert "2 before, 3 now" in told([clips, folder, "--out", str(plan_of(tmp_path, whole)), "--steps", "3"])
     bad = tmp_path / "bad"
     shutil.copytree(home / "clips", bad)

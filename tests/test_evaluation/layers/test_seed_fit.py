@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from matrix_lib.evaluation.layers.scores import KindScores, RunScores
 from matrix_lib.evaluation.layers.seed_choice import choice_table, seed_choices
 from matrix_lib.evaluation.layers.seed_fit import fit_seed_rule, fit_seeds, masked_features, rule_checks, rule_scores
 from matrix_lib.instrument.seed_rule import SeedRule
+from training.analysis_seeds import about_seeds
+from training.analysis_settings import parse
 
 LAYERS, STEPS, TOKENS = 6, 8, 100
 
@@ -166,3 +170,38 @@ def test_held_out_scores_do_not_know_their_clips() -> None:
     fit = fit_seeds(runs(0.1, clips=150), 4, "cogvideox", take=2)
     (pair,) = seed_choices(fit.runs, fit.held_out, 4)
     assert pair.success.low > pair.plain.mean + 0.1
+
+
+def test_the_command_writes_the_rule_and_what_it_is_worth_and_tries_it_elsewhere(tmp_path: Path) -> None:
+    said = about_seeds(runs(0.1), "cogvideox", tmp_path, steps=4, rule="", take=2, title="mini")
+    assert "seed_rule.json, on held-out clips: AUC 0.9" in said
+    assert "it tells them apart" in said
+    assert (tmp_path / "seed_choice.md").read_text().startswith(said.splitlines()[0])
+    rule = SeedRule.from_json((tmp_path / "seed_rule.json").read_text())
+    told = json.loads((tmp_path / "seed_choice.json").read_text())
+    assert told["checks"] == rule.checks
+    assert [(row["tried"], row["kept"]) for row in told["choices"]] == [(2, 1)]
+
+    other = tmp_path / "other"
+    file = str(tmp_path / "seed_rule.json")
+    said = about_seeds(runs(0.0, seed=3), "cogvideox", other, steps=0, rule=file, take=2, title="another")
+    assert "it does NOT tell them apart" in said
+    assert not (other / "seed_rule.json").exists()
+    assert json.loads((other / "seed_choice.json").read_text())["rule"] == rule.source
+    alone = [run for run in runs(0.1) if run.seed == 0]
+    assert "give more --seeds" in about_seeds(alone, "cogvideox", other, steps=0, rule=file, take=2, title="x")
+
+
+def test_settings_about_seeds_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["mini:4", "mini", "--out", "x", "--labels", "judge"]
+    (tmp_path / "rule.json").write_text("{}")
+    for more, says in (
+        (["--seed-rule", str(tmp_path / "none.json")], "there is no file"),
+        (["--seed-rule", str(tmp_path / "rule.json"), "--seed-steps", "6"], "give one of them"),
+        (["--seed-rule", str(tmp_path / "rule.json"), "--tracks", "seen"], "--tracks given"),
+    ):
+        with pytest.raises(SystemExit):
+            parse([*given, *more])
+        assert says in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(ValueError, match="this is no seed rule"):
+        about_seeds(runs(0.1), "c", tmp_path, steps=0, rule=str(tmp_path / "rule.json"), take=2, title="")
