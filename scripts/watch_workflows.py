@@ -1,4 +1,4 @@
-"""Runs the workflows 00, 01, 06 and 08 to 12 in a real headless ComfyUI with mini, and makes their thumbnails of what
+"""Runs the workflows 00, 01, 06 and 08 to 13 in a real headless ComfyUI with mini, and makes their thumbnails of what
 came out.
 
 python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
@@ -98,14 +98,17 @@ def _timed(folder: Path) -> Image.Image:
         return attention(Path(place), ("green circle", "pushes"), "all", _WIDTH)
 
 
-def _passes(folder: Path) -> Image.Image:
-    """The masks of the first pass over what the second one made."""
-    frames = read_video(latest(folder, "second_pass", ".mp4")).frames
-    masks = load_tracks(latest(folder, "first_pass_masks", ".safetensors"))
-    drawn = [np.asarray(each) for each in draw_followed(None, masks, lambda i: frames[i], width=480)]
-    edge = drawn[0].shape[1]
-    shown = torch.from_numpy(np.stack([picture[:edge] for picture in drawn]))
-    return thumbnail([("masks of the first pass's words, over the second pass", shown)])
+def _masked(clip: str, masks: str, said: str) -> Callable[[Path], Image.Image]:
+    """The masks that one run gave over a clip."""
+
+    def made(folder: Path) -> Image.Image:
+        frames = read_video(latest(folder, clip, ".mp4")).frames
+        tracks = load_tracks(latest(folder, masks, ".safetensors"))
+        drawn = [np.asarray(each) for each in draw_followed(None, tracks, lambda i: frames[i], width=480)]
+        edge = drawn[0].shape[1]
+        return thumbnail([(said, torch.from_numpy(np.stack([picture[:edge] for picture in drawn])))])
+
+    return made
 
 
 PICTURES = {
@@ -116,7 +119,10 @@ PICTURES = {
     "09_judge": _judged,
     "10_read_capture": _read,
     "11_words_in_time": _timed,
-    "12_two_passes": _passes,
+    "12_two_passes": _masked(
+        "second_pass", "first_pass_masks", "masks of the first pass's words, over the second pass"
+    ),
+    "13_pick_seeds": _masked("picked", "picked_masks", "masks of the best seed's first steps, over what came of it"),
 }
 
 

@@ -3,7 +3,8 @@
 INPUT is a folder of clips (see docs/analysis.md), or `mini:200` for clips of the mini world. MODEL is `mini` or a
 folder of a diffusers pipeline. Each run is one file, written when it is done: stop whenever you like, by Ctrl-C or the
 mains; the same command goes on from there and gives the same report. `accelerate launch -m training.analyse ...` splits
-the clips over several processes or GPUs.
+the runs over several GPUs. Processes that share one GPU take a part each (`--part 1/8` to `--part 8/8`, with the same
+--out); the same command without --part then measures what is left, reports and fits.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from matrix_lib.evaluation.layers.labels import Labels, read_labels
 from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, generate, probe
 from matrix_lib.evaluation.layers.report import Shown, write_report
 from matrix_lib.evaluation.layers.scores import RunScores, load_run, save_run
-from matrix_lib.evaluation.layers.seed_fit import fit_seed_rule
 from matrix_lib.evaluation.layers.study import Study, study
 from matrix_lib.evaluation.layers.tables import write_tables
 from matrix_lib.evaluation.mini.clips import MiniClip, mini_clips
@@ -43,6 +43,7 @@ from matrix_lib.io.lora.apply import apply_lora
 from matrix_lib.io.lora.read import describe
 from matrix_lib.io.tables import need_pyarrow
 
+from .analysis_seeds import about_seeds, check_seeds
 from .analysis_settings import Settings, parse
 from .run.exported import read_lora
 
@@ -60,11 +61,17 @@ class Analysis:
         # Without `cpu` several processes on a machine without a GPU do not find each other, and each does everything.
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience])
         self.main = self.accelerator.is_main_process
+        if settings.part is not None and self.accelerator.num_processes > 1:
+            raise ValueError(
+                f"--part is for processes that know nothing of each other, and these {self.accelerator.num_processes} "
+                "share the runs already: leave it out"
+            )
         self.notes: list[str] = []
         self.lora: AlignmentLoRA | None = None
 
     def run(self) -> Path:
-        """Returns the report's path. Raises ValueError before anything is measured where something cannot work."""
+        """Returns the report's path, or with a part the folder of the runs. Raises ValueError before anything is
+        measured where something cannot work."""
         settings, out = self.settings, self.settings.out
         need_pyarrow()
         backbone = check_model(settings.model)
@@ -75,6 +82,8 @@ class Analysis:
         labels = self._labels(clips)
         model = self._open()
         recipe = self._recipe(model)
+        if settings.seed_steps or settings.seed_rule:
+            check_seeds(settings.seed_steps, settings.seed_rule, backbone, recipe.forwards)
         if settings.mini_clips:
             clips = [*mini_clips(settings.source, *model.size)]
             clips = clips[: settings.limit or None]
@@ -84,6 +93,9 @@ class Analysis:
         self.accelerator.wait_for_everyone()
         self._measure(model, recipe, clips)
         self.accelerator.wait_for_everyone()
+        if settings.part is not None:
+            self._say(f"part {settings.part[0]} of {settings.part[1]} is done; the same command without --part reports")
+            return out / "runs"
         return self._report(backbone, clips, labels) if self.main else out / "report.html"
 
     # --- before anything is measured
@@ -169,13 +181,13 @@ class Analysis:
     # --- measuring
 
     def _measure(self, model: Model, recipe: Recipe, clips: Sequence[Clip]) -> None:
-        settings, place = self.settings, self.accelerator.process_index
-        if self.main:
+        settings = self.settings
+        if self.main and settings.part is None:  # what looks left behind may be another part's, half written
             _clean(settings.out)
         self.accelerator.wait_for_everyone()
         every = [(clip, seed) for clip in clips for seed in settings.seeds]
         pictured = {(clip.name, seed) for clip, seed in every[: 2 * settings.examples]}
-        mine = every[place :: self.accelerator.num_processes]
+        mine = self._mine(every)
         todo = [(clip, seed) for clip, seed in mine if not self._done(recipe, clip, seed)]
         if len(todo) < len(mine):
             self._say(f"{len(mine) - len(todo)} of {len(mine)} runs are done already; going on")
@@ -189,6 +201,13 @@ class Analysis:
                     bar.update(before + done - bar.n)
 
                 self._one(model, recipe, clip, seed, (clip.name, seed) in pictured, step)
+
+    def _mine(self, every: Sequence[tuple[Clip, int]]) -> Sequence[tuple[Clip, int]]:
+        """The runs that this process makes."""
+        if self.settings.part is not None:
+            place, count = self.settings.part
+            return every[place - 1 :: count]
+        return every[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _one(self, model: Model, recipe: Recipe, clip: Clip, seed: int, pictured: bool, step: Any) -> None:
         want = recipe.frames if recipe.mode == "noise" else 1
@@ -256,27 +275,14 @@ class Analysis:
         found = study(runs, backbone, settings.options, Path(settings.model).name)
         write_tables(runs, found, settings.out / "tables")
         (settings.out / "layers.json").write_text(found.preset.to_json() + "\n", encoding="utf-8")
-        if settings.seed_steps:
-            self._say(self._fit_rule(runs, backbone))
+        if settings.seed_steps or settings.seed_rule:
+            source = settings.source if settings.mini_clips else Path(settings.source).name
+            title = f"{Path(settings.model).name}, {source}"
+            steps, rule, take = settings.seed_steps, settings.seed_rule, settings.options.preset
+            self._say(about_seeds(runs, backbone, settings.out, steps=steps, rule=rule, take=take, title=title))
         path = write_report(settings.out / "report.html", found, self._about(found), self._examples(runs))
         self._say(_summary(found, path))
         return path
-
-    def _fit_rule(self, runs: Sequence[RunScores], backbone: str) -> str:
-        """Fits and writes the seed rule; what came of it, for people."""
-        settings = self.settings
-        title = f"{Path(settings.model).name}, {settings.source if settings.mini_clips else Path(settings.source).name}"
-        rule = fit_seed_rule(runs, settings.seed_steps, backbone, settings.options.preset, title=title)
-        path = settings.out / "seed_rule.json"
-        with whole_file(path) as temporary:
-            temporary.write_text(rule.to_json() + "\n", encoding="utf-8")
-        checks = rule.checks
-        verdict = "it tells them apart" if checks["useful"] else "it does NOT tell them apart: do not use it"
-        return (
-            f"{path}: on held-out clips AUC {checks['auc']:.2f} [{checks['auc_low']:.2f}, {checks['auc_high']:.2f}], "
-            f"Brier {checks['brier']:.3f} beside {checks['brier_base']:.3f} of the share alone, calibration off by "
-            f"{checks['calibration']:.2f}; {verdict}"
-        )
 
     def _success(self, run: RunScores, labels: Labels | None) -> bool | None:
         if labels is not None:

@@ -32,6 +32,8 @@ class Settings:
         lora: a LoRA file, checkpoint or run that the model is analysed with, at this strength; "" for none.
         examples: runs that the report shows. limit: analyse the first clips only, 0 for all.
         seed_steps: also fit a seed rule on so many first steps; 0 fits none.
+        seed_rule: instead, a seed rule's file, to be tried on these runs; "" for none.
+        part: (i, n), measure the i-th of n parts of the runs, i from 1, and report nothing; None for everything.
         roots, masks_are: see `scan_clips`.
     """
 
@@ -62,6 +64,8 @@ class Settings:
     roots: str = ""
     masks_are: MasksAre = "ask"
     seed_steps: int = 0
+    seed_rule: str = ""
+    part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.labels == "judge" and (not self.source.startswith("mini:") or self.mode != "generate"):
@@ -74,16 +78,23 @@ class Settings:
                 "--tracks seen looks at generated clips of the mini world: use mini:COUNT and --mode generate, or "
                 "track the generated clips yourself and give those masks with the same seed"
             )
-        if self.seed_steps and (self.labels == "none" or self.tracks == "seen" or self.mode != "generate"):
+        asked = self.seed_steps or self.seed_rule
+        if asked and (self.labels == "none" or self.tracks == "seen" or self.mode != "generate"):
             raise ValueError(
-                "a seed rule (--seed-steps) is fitted on judged runs, with masks that are known while a seed is tried: "
-                "it takes --labels, --mode generate and --tracks given"
+                "a seed rule is fitted (--seed-steps) or tried (--seed-rule) on judged runs, with masks that are known "
+                "while a seed is tried: it takes --labels, --mode generate and --tracks given"
             )
+        if self.seed_steps and self.seed_rule:
+            raise ValueError("--seed-steps fits a seed rule and --seed-rule tries one that is there: give one of them")
+        if self.seed_rule and not Path(self.seed_rule).is_file():
+            raise ValueError(f"--seed-rule: there is no file {self.seed_rule!r}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds are different numbers from 0 on; got {list(self.seeds)}")
         if min(self.examples, self.limit, self.seed_steps) < 0:
             given = f"{self.examples}, {self.limit} and {self.seed_steps}"
             raise ValueError(f"examples, limit and seed_steps are 0 or more; got {given}")
+        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
+            raise ValueError(f"--part I/N is a part from 1 to N of N; got {self.part[0]}/{self.part[1]}")
 
     @property
     def mini_clips(self) -> bool:
@@ -109,6 +120,9 @@ def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
     runs.add_argument("--timesteps", type=int, nargs="+", default=[900, 700, 500, 300, 100], help="of 1000, for noise")
     runs.add_argument("--seeds", type=int, nargs="+", default=[0])
     runs.add_argument("--limit", type=int, default=0, help="the first clips only")
+    runs.add_argument(
+        "--part", type=_part, metavar="I/N", help="measure this part of the runs alone, and report nothing"
+    )
     runs.add_argument("--precision", choices=PRECISIONS, default="", help="default: bfloat16, on a CPU float32")
     runs.add_argument("--offload", action="store_true", help="keep the model's parts in main memory until they run")
     runs.add_argument("--lora", default="", help="analyse the model with this LoRA: a file, a checkpoint or a run")
@@ -130,6 +144,7 @@ def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
         reading.add_argument(f"--{name}", type=int, default=default)
     reading.add_argument("--alpha", type=float, default=0.005, help="family-wise error of dominant layers")
     reading.add_argument("--seed-steps", type=int, default=0, help="fit a rule for MATRIX Pick Seeds on so many steps")
+    reading.add_argument("--seed-rule", default="", metavar="FILE", help="try this rule on runs that it does not know")
     reading.add_argument("--examples", type=int, default=4, help="runs that the report shows")
     chosen = vars(parser.parse_args(arguments))
     names = ("score", "top", "keep", "preset", "alpha", "least", "draws")
@@ -139,3 +154,10 @@ def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
         return Settings(**{**chosen, **lists})
     except ValueError as error:
         parser.error(str(error))
+
+
+def _part(text: str) -> tuple[int, int]:
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdecimal() and second.isdecimal()):
+        raise argparse.ArgumentTypeError(f"a part is I/N, such as 1/8; got {text!r}")
+    return int(first), int(second)

@@ -1,9 +1,13 @@
-"""`python -m training.score_benchmark peekaboo|tracks|movebench`: tables of other benchmarks from their own files.
+"""`python -m training.score_benchmark KIND`: tables of other benchmarks from their own files.
 
     peekaboo INPUTS FOUND        mIoU, coverage, centre distance, AP50, in the released form and in ours.
                                  FOUND: a JSON list of boxes, or a folder of ID.tracks.safetensors
-    tracks INPUTS FOLDER         writes the boxes of INPUTS as mask tracks, to steer by and to score against
+    tracks INPUTS FOLDER         writes the boxes of INPUTS, or the masks of a MagicBench folder, as mask tracks, to
+                                 steer by and to track and score against
     movebench FOLDER VIDEOS      end-point error and, with --masks, mask IoU
+    magicbench FOLDER VIDEOS     mask IoU and box IoU in percent, by the number of objects
+    motibench FOLDER             a judge's scores (--ratings), its choices between models (--choices), and end-point
+                                 errors (--videos)
 
 See docs/track-scores.md.
 """
@@ -14,12 +18,24 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.evaluation.benchmarks.magicbench import magic_table, read_magicbench, score_magicbench
+from matrix_lib.evaluation.benchmarks.motibench import (
+    QUESTIONS,
+    RATINGS,
+    MotiFields,
+    preferences,
+    rated,
+    read_motibench,
+    score_motibench,
+)
 from matrix_lib.evaluation.benchmarks.movebench import read_movebench, score_movebench
 from matrix_lib.evaluation.benchmarks.peekaboo import BoxClip, from_tracks, read_boxes, score_boxes
 from matrix_lib.evaluation.statistics import estimate
@@ -67,12 +83,19 @@ def _found(clips: Sequence[BoxClip], place: Path) -> list[BoxClip]:
 
 
 def _tracks(given: argparse.Namespace) -> int:
-    left, (height, width) = [], given.size
-    for clip in read_boxes(given.inputs, given.order):
+    left: list[str] = []
+    height, width = given.size
+    made: list[tuple[str, Callable[[], MaskTracks]]] = []
+    if given.inputs.is_dir():
+        made += [(clip.id, partial(clip.tracks, given.fps)) for clip in read_magicbench(given.inputs)]
+    else:
+        boxes = read_boxes(given.inputs, given.order)
+        made += [(clip.id, partial(clip.tracks, height, width, given.fps)) for clip in boxes]
+    for name, tracks in made:
         try:
-            save_tracks(clip.tracks(height, width, given.fps), given.folder / f"{clip.id}.safetensors")
+            save_tracks(tracks(), given.folder / f"{name}.safetensors")
         except ValueError as error:
-            left.append(f"{clip.id}: {error}")
+            left.append(f"{name}: {error}")
     for line in left:
         print(f"left out: {line}", file=sys.stderr)
     return 2 if left else 0
@@ -91,9 +114,64 @@ def _movebench(given: argparse.Namespace) -> int:
     print(
         "which tracker found the points belongs beside these numbers; how the published ones average is not known here"
     )
-    lines = [{name: None if value != value else value for name, value in asdict(score).items()} for score in scores]
-    _write(given.out, {"means": means, "clips": lines})
+    _write(given.out, {"means": means, "clips": [_known(asdict(score)) for score in scores]})
     return 2 if any(score.why for score in scores) else 0
+
+
+def _magicbench(given: argparse.Namespace) -> int:
+    scores = score_magicbench(read_magicbench(given.folder), given.videos)
+    for score in scores:
+        if score.why:
+            print(f"{score.id}: {score.why}", file=sys.stderr)
+    table = magic_table(scores)
+    print("| objects | M_IoU % | B_IoU % |\n|---|---|---|")
+    for group, row in table.items():
+        print(f"| {group} | {row['mask_iou']} | {row['box_iou']} |")
+    print(
+        "\nwhich tracker found the masks belongs beside these numbers; how the published ones average is not known here"
+    )
+    means = {group: {name: str(value) for name, value in row.items()} for group, row in table.items()}
+    _write(given.out, {"means": means, "clips": [_known(asdict(score)) for score in scores]})
+    return 2 if any(score.why for score in scores) else 0
+
+
+def _motibench(given: argparse.Namespace) -> int:
+    clips = read_motibench(given.folder, MotiFields(given.prompt, given.paths, given.category))
+    if given.ratings is given.choices is given.videos is None:
+        raise ValueError("there is nothing to score: give --ratings, --choices or --videos")
+    told: dict[str, object] = {}
+    missing = False
+    if given.ratings is not None:
+        models = rated(given.ratings, clips)
+        print(f"| model | {' | '.join(RATINGS)} |\n|{'---|' * (1 + len(RATINGS))}")
+        for model, row in models.items():
+            print(f"| {model} | {' | '.join(str(row[name]) for name in RATINGS)} |")
+        told["ratings"] = {model: {name: str(value) for name, value in row.items()} for model, row in models.items()}
+        missing |= any(row[name].count < len(clips) for row in models.values() for name in RATINGS)
+    if given.choices is not None:
+        pairs = preferences(given.choices, clips)
+        print(f"| preferred | {' | '.join(QUESTIONS)} |\n|{'---|' * (1 + len(QUESTIONS))}")
+        for (first, second), row in pairs.items():
+            print(f"| {first} over {second} | {' | '.join(str(row[name]) for name in QUESTIONS)} |")
+        told["choices"] = {" over ".join(pair): {n: str(v) for n, v in row.items()} for pair, row in pairs.items()}
+        missing |= any(row[name].count < len(clips) for row in pairs.values() for name in QUESTIONS)
+    if given.videos is not None:
+        scores = score_motibench(clips, given.videos, tuple(given.size))
+        for score in scores:
+            if score.why:
+                print(f"{score.id}: {score.why}", file=sys.stderr)
+        found = np.array([score.epe for score in scores if not score.why])
+        told["epe"] = str(estimate(found)) if len(found) else "not known"
+        print(f"epe (ours, not the paper's): {told['epe']}, {len(found)} of {len(scores)} pictures")
+        told["clips"] = [_known(asdict(score)) for score in scores]
+        missing |= any(score.why for score in scores)
+    _write(given.out, told)
+    return 2 if missing else 0
+
+
+def _known(values: dict[str, object]) -> dict[str, object]:
+    """What is not known as None."""
+    return {name: None if value != value else value for name, value in values.items()}
 
 
 def _write(out: Path | None, content: object) -> None:
@@ -109,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     boxes.add_argument("inputs", type=Path, help="imc_inputs.json or the like")
     boxes.add_argument("found", type=Path, help="JSON of found boxes, or a folder of ID.tracks.safetensors")
     boxes.set_defaults(run=_peekaboo)
-    tracks = kinds.add_parser("tracks", help="the boxes of an input file as mask tracks")
+    tracks = kinds.add_parser("tracks", help="the boxes of an input file, or the masks of a folder, as mask tracks")
     tracks.add_argument("inputs", type=Path)
     tracks.add_argument("folder", type=Path)
     tracks.add_argument("--fps", type=float, default=8.0)
@@ -124,7 +202,22 @@ def _parser() -> argparse.ArgumentParser:
     move.add_argument("--language", choices=("en", "zh"), default="en")
     move.add_argument("--masks", type=Path, help="folder of given masks, ID.tracks.safetensors")
     move.set_defaults(run=_movebench)
-    for each in (boxes, move):
+    magic = kinds.add_parser("magicbench", help="masks that were found against those that were asked for")
+    magic.add_argument("folder", type=Path, help="the data set, with masks/ID/")
+    magic.add_argument("videos", type=Path, help="folder with ID.tracks.safetensors of the generated videos")
+    magic.set_defaults(run=_magicbench)
+    moti = kinds.add_parser("motibench", help="what a judge said of the videos, and where the drawn points went")
+    moti.add_argument("folder", type=Path, help="the data set, with test.jsonl")
+    moti.add_argument("--ratings", type=Path, help='lines {"id", "models", "raw"} of a judge that scored videos')
+    moti.add_argument("--choices", type=Path, help='lines {"id", "a", "b", "raw"} of a judge that chose between two')
+    moti.add_argument("--videos", type=Path, help="folder with ID_tracks.npy of one model's videos")
+    moti.add_argument(
+        "--size", type=int, nargs=2, default=(480, 832), metavar=("HEIGHT", "WIDTH"), help="of the videos"
+    )
+    for name, default in asdict(MotiFields()).items():
+        moti.add_argument(f"--{name}", default=default, help=f"field of test.jsonl (default: {default})")
+    moti.set_defaults(run=_motibench)
+    for each in (boxes, move, magic, moti):
         each.add_argument("--out", type=Path, help="JSON file for the numbers")
     return parser
 

@@ -396,4 +396,56 @@ def two_passes() -> Draft:
     return d
 
 
-DRAFTS = [watch_attention, find_layers, two_experts, read_capture, words_in_time, two_passes]
+SEEDS = 4
+SEED_RULE = ""  # no fitted rule comes with the pack; its JSON text would stand here
+PICK = f"""\
+### Which seed will work?
+*Pick Seeds* stands where a sampler stands. It samples {SEEDS} seeds for {FIRST} of {STEPS} steps, looks at their
+attention, and samples the best one to the end, from where it is; the others are dropped. What comes out is, bit for
+bit, what that seed alone would have given.
+
+**Look:** the report lists every seed with its score and what was seen of it, and how many predictions it all
+took. *Read Capture* shows the best seed's first steps: where its words looked, and who was swapped or doubled.
+
+**What to expect:** without a rule of your own model the score orders seeds by what can be asked of any: words that
+have a place, nobody swapped, nobody in two places, no sink. It promises no success, and nobody has measured that it
+helps. A rule fitted on judged runs gives a probability and says how good it is: docs/picking-seeds.md. Paste its
+JSON text into *rule*.
+
+**Your own:** any model of the pack with *CFG Guider* or *Basic Guider*, and any sampler whose noise follows from the
+seed. Try more seeds, keep more of them; *latents* are then a batch, the best first. Tracks are not needed, but a fitted
+rule asks for them."""
+
+
+def pick_seeds() -> Draft:
+    """13: a first frame and a sentence in; the seed whose first steps look best, sampled to the end."""
+    d = Draft("13_pick_seeds")
+    d.group("Start here", 0, GREY)
+    d.note(PICK, 960)
+    d.group("Your picture and model", 1, BLUE)
+    first = d.add("MatrixExampleClip", SHOWN, "First frame", clip=LIFT.clip)
+    model = d.add("MatrixLoadVideoDiT", source="mini")
+    d.group("Who is where", 1, GREEN)
+    tracks = d.add("MatrixBoxTracks", 60, boxes=LIFT.boxes, images=first[1], fps=FPS, frames=FRAMES)
+    d.group("Who does what", 2, GREEN)
+    words = _words(d, LIFT, model, tracks, height=SHOWN)
+    d.group("Try seeds, keep the best", 3, RED)
+    start = d.add("MatrixImageCondition", model=model[0], positive=words[0][0], negative=words[1][0], vae=model[2])
+    start.inputs.update(image=first[1], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
+    guider = d.add("CFGGuider", model=model[0], positive=start[0], negative=start[1], cfg=CFG)
+    sampler = d.add("KSamplerSelect", sampler_name="euler")
+    sigmas = d.add("BasicScheduler", model=model[0], scheduler="simple", steps=STEPS, denoise=1.0)
+    pick = d.add("MatrixPickSeeds", guider=guider[0], sampler=sampler[0], sigmas=sigmas[0], latent_image=start[2])
+    pick.inputs.update(seed=7, count=SEEDS, keep=1, layers="all", rule=SEED_RULE)
+    d.group("What came of it", 4, BLUE)
+    decoded = d.add("VAEDecode", samples=pick[0], vae=model[2])
+    video = d.add("CreateVideo", images=decoded[0], fps=FPS)
+    d.add("SaveVideo", SHOWN, "Save the best seed's clip", video=video[0], filename_prefix="matrix/picked")
+    d.add("PreviewAny", 300, "Every seed", source=pick[2])
+    d.group("What its first steps knew", 5, BLUE)
+    read = d.add("MatrixReadCapture", LOOK - 150, capture=pick[3], frames=decoded[0], fps=FPS)
+    d.add("MatrixSaveTracks", 80, tracks=read[0], filename_prefix="matrix/picked_masks")
+    return d
+
+
+DRAFTS = [watch_attention, find_layers, two_experts, read_capture, words_in_time, two_passes, pick_seeds]

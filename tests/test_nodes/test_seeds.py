@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -99,3 +100,22 @@ def test_a_sampler_whose_noise_is_not_the_seeds_is_refused(pack: Any, models: di
     inputs = {**given(pack, models, "wan_t2v", "euler"), "sampler": comfy.samplers.KSAMPLER(restless)}
     with pytest.raises(ValueError, match="draws noise that does not follow from the seed"):
         pack.run("MatrixPickSeeds", **inputs, **ASKED)
+
+
+def test_the_template_runs_as_it_is(server: Any) -> None:
+    """In two steps, of which one is looked at, with two of its seeds."""
+    from matrix_lib.io.video import read_video
+    from scripts.follow import follow
+    from scripts.steering_workflows import saved_videos, shortened
+
+    graph = shortened("13_pick_seeds", steps=2)
+    (pick,) = (node for node in graph.values() if node["class_type"] == "MatrixPickSeeds")
+    assert pick["inputs"]["steps"] == 0, "as many as the rule is made for"
+    pick["inputs"].update(count=2, steps=1)
+    outputs = follow(server, graph, sink=StringIO())
+    (path,) = saved_videos(server, graph).values()
+    assert tuple(read_video(path).frames.shape) == (17, 128, 128, 3)
+    (told,) = {said for out in outputs.values() for said in out.get("text", ()) if said.startswith("kept ")}
+    assert told.startswith(("kept 7 of 2 seeds, by 1 of 2 steps", "kept 8 of 2 seeds, by 1 of 2 steps"))
+    assert "binding" in told
+    assert "promises no success" in told

@@ -15,9 +15,11 @@ from support_models import make_cogvideox, make_wan
 from matrix_lib.core.layers import LayerSet
 from matrix_lib.core.sites import BatchRow
 from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, probe
-from matrix_lib.evaluation.layers.scores import load_run
+from matrix_lib.evaluation.layers.scores import RunScores, load_run
+from matrix_lib.evaluation.layers.seed_fit import masked_features
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.load import open_model
+from matrix_lib.instrument.seed_rule import SeedRule, seed_features
 from matrix_lib.instrument.session import Session
 from matrix_lib.io.clips.folder import read_clips
 from matrix_lib.mini.export import export_clips
@@ -184,6 +186,40 @@ def test_two_processes_share_the_clips(home, whole, commands):
     assert (out / "report.html").read_text() == (whole / "report.html").read_text()
 
 
+def test_parts_that_know_nothing_of_each_other_are_put_together(home, whole, capsys):
+    """As processes that share a GPU: each its runs alone and no report; what another is writing is left alone."""
+    out = home / "parts"
+    for part in ("2/2", "1/2"):
+        main(command(home, "parts", "--part", part))
+        assert not (out / "report.html").exists()
+        (out / "runs" / ".mini_00009__seed0.abc.part.safetensors").touch()
+    assert "part 1 of 2 is done; the same command without --part reports" in capsys.readouterr().out
+    assert len(list((out / "runs").glob(".*"))) == 1
+    assert len(list((out / "runs").glob("mini*"))) == 6
+    main(command(home, "parts"))
+    assert "6 of 6 runs are done already" in capsys.readouterr().out
+    assert (out / "report.html").read_text() == (whole / "report.html").read_text()
+    assert "a part from 1 to N" in usage([*command(home, "parts"), "--part", "3/2"], capsys)
+    assert "such as 1/8" in usage([*command(home, "parts"), "--part", "half"], capsys)
+
+
+def test_a_rule_sees_the_same_in_a_capture_as_it_was_fitted_on(home, model):
+    """What is kept of a judged run, and what a seed shows while it is tried: one number, on a real model."""
+    clip = read_clips(home / "clips").clips[1]
+    recipe = Recipe("generate", 9, 64, 64, steps=4)
+    frames, tracks = fit_clip(clip.frames(9), clip.tracks(), recipe)
+    binding = model.bind(clip.prompt, clip.phrases)
+    found = probe(model, recipe, binding, tracks, frames, seed=4, maps=True, bins=0)
+    run = RunScores(clip.name, 4, clip.prompt, found.kinds)
+    fitted = masked_features([run], 2)
+    live = seed_features(found.capture.take(range(2)), tracks, (0, 2), (1, 2))
+    assert set(fitted.tables) == {"words", "words_least", "verb", "instances"}
+    for name, table in fitted.tables.items():
+        layers = [1, 2] if name == "instances" else [0, 2]
+        # maps of a capture are float16 and means; the least of two layers' means is told of their mean here
+        assert live[name] == pytest.approx(table[0, layers].mean(), abs=2e-3), name
+
+
 def test_stopping_keeps_what_is_done(home, whole, monkeypatch, capsys):
     """Ctrl-C in the middle of a run: a clear word, no half file, and the same command goes on."""
     out = home / "stopped"
@@ -228,6 +264,13 @@ def test_bad_input_is_told_before_anything_is_measured(home, whole, tmp_path, mo
     assert "mini_00005" in told([clips, folder, *out, "--labels", str(labels)])
     labels.write_text("clip,success\n" + "".join(f"mini_0000{i},{i < 5}\n" for i in range(6)))
     assert "5 successes and 1 failures" in told([clips, folder, *out, "--labels", str(labels)])
+    rule = tmp_path / "rule.json"
+    rule.write_text("{}")
+    mini = ["mini:2", folder, *out, "--labels", "judge"]
+    assert "a run has 3" in told([*mini, "--seed-steps", "3"])
+    assert "rule.json: this is no seed rule" in told([*mini, "--seed-rule", str(rule)])
+    rule.write_text(SeedRule(2, {"words": 1.0}, backbone="wan").to_json())
+    assert "fitted on wan, and the model is cogvideox" in told([*mini, "--seed-rule", str(rule)])
     assert "2 before, 3 now" in told([clips, folder, "--out", str(plan_of(tmp_path, whole)), "--steps", "3"])
     bad = tmp_path / "bad"
     shutil.copytree(home / "clips", bad)

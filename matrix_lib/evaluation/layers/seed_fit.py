@@ -1,7 +1,8 @@
 """A seed rule out of judged runs: what the first steps say of success, checked on clips that it was not fitted on.
 
 N runs, L layers, St steps, E entities. Choosing layers and fitting weights are done without the clips that are judged;
-a clip's seeds are all in one fold.
+a clip's seeds are all in one fold. Layers that are chosen because they separate separate less on other clips, so scores
+are brought back to what held-out scores were worth: a slope and a bias (Platt 1999, "Probabilistic outputs").
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from ...instrument.seed_rule import SeedRule
 from .dominance import auc
 from .scores import KindScores, RunScores
 
-__all__ = ["MaskedFeatures", "fit_seed_rule", "masked_features"]
+__all__ = ["MaskedFeatures", "SeedFit", "fit_seed_rule", "fit_seeds", "masked_features", "rule_checks", "rule_scores"]
 
 Array = NDArray[np.float64]
 _RIDGE = 1.0  # of weights of standardised features, as one run's worth of doubt
+_AS_SAID = (
+    5.0  # of a calibration's slope from 1 and bias from 0: in simulations no worse than none where scores are good
+)
 _FOLDS, _DRAWS = 5, 500
 _BINS = 5  # of probabilities, for the calibration error
 _KINDS = {"v2t": ("words", "words_least", "verb"), "v2v": ("instances",)}
@@ -31,6 +35,15 @@ class MaskedFeatures:
 
     tables: Mapping[str, Array]
     layers: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class SeedFit:
+    """A fitted rule; the runs that had a label; and (N,) what was said of each by a fit that did not know its clip."""
+
+    rule: SeedRule
+    runs: tuple[RunScores, ...]
+    held_out: Array
 
 
 def masked_features(runs: Sequence[RunScores], steps: int) -> MaskedFeatures:
@@ -70,18 +83,22 @@ def _of_run(scores: KindScores, steps: int, name: str) -> Array | None:
 def fit_seed_rule(
     runs: Sequence[RunScores], steps: int, backbone: str, take: int = 3, seed: int = 0, title: str = ""
 ) -> SeedRule:
-    """A rule from runs that have a label of success.
+    """A rule from runs that have a label of success: `fit_seeds` without what was said of each run."""
+    return fit_seeds(runs, steps, backbone, take, seed, title).rule
+
+
+def fit_seeds(
+    runs: Sequence[RunScores], steps: int, backbone: str, take: int = 3, seed: int = 0, title: str = ""
+) -> SeedFit:
+    """A rule from runs that have a label of success, and held-out scores of those runs.
 
     Args:
         steps: sampling steps that it may look at, from the first.
         backbone: family of the model. take: layers of each kind, those that separate best.
         title: what the runs are, for people.
 
-    The rule's `checks` are of clips that were held out, layers chosen and weights fitted without them: `auc` with its
-    95 % interval (clips drawn anew), `brier` beside `brier_base` (the share of successes said of every run),
-    `calibration` (mean distance of said and found shares over bins of probability). `useful` is 1 where the interval of
-    the AUC lies above a half and the Brier score below that of the share. Raises ValueError where a class has fewer
-    runs than folds.
+    The rule's `checks` are of clips that were held out, layers chosen, weights and calibration fitted without them:
+    see `rule_checks`. Raises ValueError where a class has fewer runs than folds.
     """
     judged = [run for run in runs if run.success is not None]
     label = np.array([bool(run.success) for run in judged])
@@ -93,30 +110,81 @@ def fit_seed_rule(
         )
     features = masked_features(judged, steps)
     fold = _folds(clips, label, seed)
-    said = np.empty(len(judged))
+    if any(len(set(label[fold != number])) < 2 for number in range(_FOLDS)):
+        raise ValueError("all failures, or all successes, are of so few clips that none is left to fit on: judge more")
+    said, held = np.empty(len(judged)), np.empty(len(judged))
     for number in range(_FOLDS):
         test = fold == number
         fitted = _fit(features, label, ~test, take)
         said[test] = fitted.logits(features, test)
+    for number in range(_FOLDS):  # calibrated by the other folds alone
+        slope, bias = _calibration(said[fold != number], label[fold != number])
+        held[fold == number] = slope * said[fold == number] + bias
     rule = _fit(features, label, np.ones(len(label), bool), take)
-    checks = _checks(said, label, fold, clips, seed)
-    known = {all(each.known) for run in judged for each in run.kinds.values()}
-    if len(known) > 1:
-        raise ValueError("some runs have masks of every frame and some of the first alone: fit a rule for each")
-    return SeedRule(
+    slope, bias = _calibration(said, label)
+    made = SeedRule(
         steps,
-        dict(zip(rule.names, map(float, rule.weights))),
-        float(rule.bias),
+        dict(zip(rule.names, map(float, slope * rule.weights))),
+        float(slope * rule.bias + bias),
         dict(zip(rule.names, map(float, rule.centre))),
         dict(zip(rule.names, map(float, rule.scale))),
         rule.layers.get("v2t"),
         rule.layers.get("v2v"),
         True,
         backbone,
-        "all" if known.pop() else "first",
+        _masks(judged),
         f"{len(judged)} judged runs of {len(set(clips))} clips{f', {title}' if title else ''}",
-        checks,
+        _checks(held, label, fold, clips, seed),
     )
+    return SeedFit(made, tuple(judged), held)
+
+
+def rule_scores(rule: SeedRule, runs: Sequence[RunScores], backbone: str) -> Array:
+    """(N,) what a rule says of runs that were recorded whole, of the same family but perhaps of another model.
+
+    Raises ValueError for a rule of another family, of other masks, of layers that were not recorded, or that weighs
+    something that is not kept with a run.
+    """
+    if rule.backbone and rule.backbone != backbone:
+        raise ValueError(f"this seed rule was fitted on {rule.backbone}, and the runs are of {backbone}")
+    if rule.masks and rule.masks != (found := _masks(runs)):
+        raise ValueError(f"this seed rule was fitted with masks of {rule.masks} frames, and the runs have {found}")
+    features = masked_features(runs, rule.steps)
+    unknown = [name for name in rule.weights if name not in features.tables]
+    if unknown:
+        raise ValueError(f"this seed rule weighs {', '.join(unknown)}; runs keep {', '.join(features.tables)}")
+    places = {}
+    for kind, chosen in (("v2t", rule.layers_v2t), ("v2v", rule.layers_v2v)):
+        known = features.layers.get(kind, ())
+        lost = [layer for layer in chosen or () if layer not in known]
+        if lost or (chosen is None and any(_kind_of(name) == kind for name in rule.weights)):
+            raise ValueError(f"this seed rule names layers {chosen} of {kind}, and the runs have {known}")
+        places[kind] = [known.index(layer) for layer in chosen or ()]
+    names = tuple(rule.weights)
+    table = _columns(features, names, places)
+    centre, scale = (np.array([part.get(n, d) for n in names]) for part, d in ((rule.centre, 0.0), (rule.scale, 1.0)))
+    return (table - centre) / scale @ np.array([rule.weights[name] for name in names]) + rule.bias
+
+
+def rule_checks(said: Array, runs: Sequence[RunScores], seed: int = 0) -> dict[str, float]:
+    """How good scores (N,) are that nobody fitted on these labelled runs.
+
+    `auc` with its 95 % interval (clips drawn anew), `brier` beside `brier_base` (the share of successes said of every
+    run), `calibration` (mean distance of said and found shares over bins of probability) and for each bin with runs
+    what was said, what was found and the number of runs (`bin2_said`, ...). `useful` is 1 where the interval of the AUC
+    lies above a half and the Brier score below that of the share. Raises ValueError where a class has no run.
+    """
+    label = np.array([bool(run.success) for run in runs])
+    if label.all() or not label.any():
+        raise ValueError(f"{int(label.sum())} of {len(label)} runs are successes: nothing can be told apart")
+    return _checks(said, label, np.zeros(len(label), int), [run.clip for run in runs], seed)
+
+
+def _masks(runs: Sequence[RunScores]) -> str:
+    known = {all(each.known) for run in runs for each in run.kinds.values()}
+    if len(known) > 1:
+        raise ValueError("some runs have masks of every frame and some of the first alone: fit a rule for each")
+    return "all" if known.pop() else "first"
 
 
 @dataclass(frozen=True)
@@ -162,16 +230,28 @@ def _fit(features: MaskedFeatures, label: NDArray[np.bool_], rows: NDArray[np.bo
 def _logistic(table: Array, label: NDArray[np.bool_]) -> tuple[Array, float]:
     """Weights and bias of a ridge-regularised logistic regression, by Newton's method; the bias is free."""
     x = np.hstack([table, np.ones((len(table), 1))])
-    penalty = np.diag([_RIDGE] * table.shape[1] + [1e-9])
-    w = np.zeros(x.shape[1])
+    w = _newton(x, label, np.zeros(x.shape[1]), np.array([_RIDGE] * table.shape[1] + [1e-9]))
+    return w[:-1], float(w[-1])
+
+
+def _calibration(said: Array, label: NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and bias that turn held-out scores into logits of success, as near to 1 and 0 as they may be."""
+    table, usual = np.stack([said, np.ones(len(said))], 1), np.array([1.0, 0.0])
+    slope, bias = _newton(table, label, usual, np.array([_AS_SAID, _AS_SAID]))
+    return max(0.0, float(slope)), float(bias)
+
+
+def _newton(x: Array, label: NDArray[np.bool_], centre: Array, penalty: Array) -> Array:
+    """Weights of a logistic regression, each held to its centre by its penalty."""
+    w = centre.copy()
     for _ in range(100):
         p = _sigmoid(x @ w)
-        gradient = x.T @ (p - label) + penalty @ w
-        step = np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + penalty, gradient)
+        gradient = x.T @ (p - label) + penalty * (w - centre)
+        step = np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + np.diag(penalty), gradient)
         w -= step
         if np.abs(step).max() < 1e-10:
             break
-    return w[:-1], float(w[-1])
+    return w
 
 
 def _sigmoid(values: Array) -> Array:
@@ -225,4 +305,15 @@ def _checks(
         "brier_base": base,
         "calibration": off,
         "useful": float(low > 0.5 and brier < base),
+        **_bins(p, label, bins),
     }
+
+
+def _bins(p: Array, label: NDArray[np.bool_], bins: NDArray[np.int_]) -> dict[str, float]:
+    """The reliability diagram as numbers."""
+    found: dict[str, float] = {}
+    for number in sorted(set(bins.tolist())):
+        own = bins == number
+        parts = {"said": p[own].mean(), "found": label[own].mean(), "runs": own.sum()}
+        found |= {f"bin{number}_{name}": float(value) for name, value in parts.items()}
+    return found

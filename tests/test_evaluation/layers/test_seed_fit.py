@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from matrix_lib.evaluation.layers.scores import KindScores, RunScores
-from matrix_lib.evaluation.layers.seed_fit import fit_seed_rule, masked_features
+from matrix_lib.evaluation.layers.seed_choice import choice_table, seed_choices
+from matrix_lib.evaluation.layers.seed_fit import fit_seed_rule, fit_seeds, masked_features, rule_checks, rule_scores
 from matrix_lib.instrument.seed_rule import SeedRule
+from training.analysis_seeds import about_seeds
+from training.analysis_settings import parse
 
 LAYERS, STEPS, TOKENS = 6, 8, 100
 
@@ -89,3 +95,113 @@ def test_a_rule_from_a_stranger_is_checked(rule: SeedRule) -> None:
             SeedRule.from_json(whole.replace(old, new))
     with pytest.raises(ValueError, match="needs words, .* could not be told"):
         rule.score(dict.fromkeys(("words", "words_least", "verb"), math.nan))
+
+
+def test_a_calibration_by_held_out_scores_takes_back_what_was_only_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few runs, nothing that decides, and layers chosen because they seem to: what is said of new clips is too sure,
+    and less so with the calibration."""
+    later = runs(0.0, seed=99, clips=300)
+    label = np.array([run.success for run in later])
+
+    def worse() -> float:
+        """How much worse than the share alone, said of every run: a mean over fits."""
+        found = []
+        for seed in range(4):
+            rule = fit_seed_rule(runs(0.0, seed=seed, clips=25), 4, "cogvideox", take=2)
+            said = 1 / (1 + np.exp(-rule_scores(rule, later, "cogvideox")))
+            found.append(float(((said - label) ** 2).mean() - label.mean() * (1 - label.mean())))
+        return float(np.mean(found))
+
+    calibrated = worse()
+    monkeypatch.setattr("matrix_lib.evaluation.layers.seed_fit._calibration", lambda said, label: (1.0, 0.0))
+    assert 0 < calibrated < 0.7 * worse()
+
+
+def test_a_rule_is_tried_on_other_runs_and_held_to_what_it_was_fitted_on(rule: SeedRule) -> None:
+    later = runs(0.1, seed=1)
+    scores = rule_scores(rule, later, "cogvideox")
+    features = masked_features(later, 4)
+    for i in (0, 7):
+        told = {name: float(table[i, [2, 4]].mean()) for name, table in features.tables.items()}
+        assert scores[i] == pytest.approx(rule.score({**dict.fromkeys(("binding", "instances"), math.nan), **told}))
+    checks = rule_checks(scores, later)
+    assert checks["auc"] > 0.9
+    assert sum(value for name, value in checks.items() if name.endswith("_runs")) == len(later)
+    with pytest.raises(ValueError, match="fitted on cogvideox, and the runs are of wan"):
+        rule_scores(rule, later, "wan")
+    with pytest.raises(ValueError, match=r"names layers \(2, 9\) of v2t"):
+        rule_scores(replace(rule, layers_v2t=(2, 9)), later, "cogvideox")
+    with pytest.raises(ValueError, match="weighs binding"):
+        rule_scores(replace(rule, weights={"binding": 1.0}), later, "cogvideox")
+    with pytest.raises(ValueError, match="masks of first frames, and the runs have all"):
+        rule_scores(replace(rule, masks="first"), later, "cogvideox")
+    with pytest.raises(ValueError, match="nothing can be told apart"):
+        rule_checks(scores, [replace(run, success=True) for run in later])
+
+
+def test_what_choosing_is_worth_is_what_the_judged_runs_say() -> None:
+    """Four seeds a clip, two of them good, of 8 steps, 2 looked at: by hand."""
+    flat = np.zeros(LAYERS, np.float32)
+    made = [run(clip, seed, seed in (1, 3), flat) for clip in range(12) for seed in range(4)]
+    knows = np.array([float(bool(each.success)) for each in made])
+    rows = {(row.tried, row.kept): row for row in seed_choices(made, knows, 2)}
+    assert sorted(rows) == [(2, 1), (4, 1), (4, 2)]
+    pair, one, two = (rows[key] for key in sorted(rows))
+    assert (pair.steps, one.steps, two.steps) == (2 * 2 + 6, 4 * 2 + 6, 4 * 2 + 2 * 6)
+    assert (pair.success.mean, one.success.mean, two.success.mean) == (1, 1, 1)
+    assert one.plain.mean == 0.5
+    assert one.rate.mean == pytest.approx(100 / 14)
+    assert two.rate.mean == pytest.approx(200 / 20)
+    assert two.rate_gain.mean == pytest.approx(200 / 20 - 50 / 8)
+    assert (one.runs, two.runs) == (1, 2)
+    assert one.plain_any.mean == 0.5
+    assert two.plain_any.mean == pytest.approx(1 - 1 / 6)  # both of two drawn from four are failures
+    blind = seed_choices(made, np.zeros(len(made)), 2)[1]  # keeps the first seed, always a failure
+    assert (blind.success.mean, blind.rate_gain.mean) == (0, pytest.approx(-50 / 8))
+    assert choice_table([one]).splitlines()[2].startswith("| 4 | 1 | 14 | 1.000")
+    assert seed_choices(made[::4], knows[::4], 2) == []
+
+
+def test_held_out_scores_do_not_know_their_clips() -> None:
+    """Where nothing decides, choosing by them is worth nothing: the share of successes stays."""
+    fit = fit_seeds(runs(0.0, clips=150), 4, "cogvideox", take=2)
+    (pair,) = seed_choices(fit.runs, fit.held_out, 4)
+    assert pair.success.low < pair.plain.mean < pair.success.high
+    fit = fit_seeds(runs(0.1, clips=150), 4, "cogvideox", take=2)
+    (pair,) = seed_choices(fit.runs, fit.held_out, 4)
+    assert pair.success.low > pair.plain.mean + 0.1
+
+
+def test_the_command_writes_the_rule_and_what_it_is_worth_and_tries_it_elsewhere(tmp_path: Path) -> None:
+    said = about_seeds(runs(0.1), "cogvideox", tmp_path, steps=4, rule="", take=2, title="mini")
+    assert "seed_rule.json, on held-out clips: AUC 0.9" in said
+    assert "it tells them apart" in said
+    assert (tmp_path / "seed_choice.md").read_text().startswith(said.splitlines()[0])
+    rule = SeedRule.from_json((tmp_path / "seed_rule.json").read_text())
+    told = json.loads((tmp_path / "seed_choice.json").read_text())
+    assert told["checks"] == rule.checks
+    assert [(row["tried"], row["kept"]) for row in told["choices"]] == [(2, 1)]
+
+    other = tmp_path / "other"
+    file = str(tmp_path / "seed_rule.json")
+    said = about_seeds(runs(0.0, seed=3), "cogvideox", other, steps=0, rule=file, take=2, title="another")
+    assert "it does NOT tell them apart" in said
+    assert not (other / "seed_rule.json").exists()
+    assert json.loads((other / "seed_choice.json").read_text())["rule"] == rule.source
+    alone = [run for run in runs(0.1) if run.seed == 0]
+    assert "give more --seeds" in about_seeds(alone, "cogvideox", other, steps=0, rule=file, take=2, title="x")
+
+
+def test_settings_about_seeds_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["mini:4", "mini", "--out", "x", "--labels", "judge"]
+    (tmp_path / "rule.json").write_text("{}")
+    for more, says in (
+        (["--seed-rule", str(tmp_path / "none.json")], "there is no file"),
+        (["--seed-rule", str(tmp_path / "rule.json"), "--seed-steps", "6"], "give one of them"),
+        (["--seed-rule", str(tmp_path / "rule.json"), "--tracks", "seen"], "--tracks given"),
+    ):
+        with pytest.raises(SystemExit):
+            parse([*given, *more])
+        assert says in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(ValueError, match="this is no seed rule"):
+        about_seeds(runs(0.1), "c", tmp_path, steps=0, rule=str(tmp_path / "rule.json"), take=2, title="")
