@@ -213,9 +213,9 @@ def _contacts(seen: Sequence[Seen], found: Sequence[Motion]) -> None:
     off = (torch.tensor([told[place][0] for place in have]) - truth[have]).abs()
     same = (truth - truth.median()).abs()
     print(
-        f"  contact: told in {len(have)} of {len(rows)} clips, {float(off.mean()):.1f} frames off (all at frame", end=""
+        f"  contact: {float(off.mean()):.1f} frames off; frame {float(truth.median()):.0f} said of every clip:", end=" "
     )
-    print(f" {float(truth.median()):.0f}: {float(same.mean()):.1f} off)")
+    print(f"{float(same.mean()):.1f} off")
 
 
 def _separations(seen: Sequence[Seen]) -> None:
@@ -243,7 +243,7 @@ def _picture(seen: Seen, path: Path) -> None:
         heat = own.mean([place], bins, maps.entities.index(name))
         rows.append((f"{name!r} in {readers_text([motion.reader])}", _over(heat, video, capture.stream().grid)))
     picture: Image.Image = thumbnail([(said, frames[:, :480]) for said, frames in rows])
-    picture.convert("RGB").save(path, quality=80)
+    picture.convert("RGB").save(path, quality=45, method=6)
     print(path, path.stat().st_size // 1024, "KiB:", clip.prompts[0])
 
 

@@ -84,31 +84,27 @@ class Motion:
 
 def find_motion(
     capture: Capture,
-    names: Sequence[str] | None = None,
     *,
-    layers: Iterable[int] | None = None,
     steps: Iterable[int] | None = None,
     stream: int = 0,
     reader: Reader | None = None,
 ) -> Motion:
-    """Who moves in which token frames, read off the head that separates frames best.
+    """Which bound instances (without any: which words but verbs) move in which token frames, read off the head that
+    separates frames best.
 
     Args:
-        names: words; None for the bound instances, or, without any, for all words but verbs.
-        layers: global layer numbers to choose from; None for all that were captured. steps: of `StepInfo.index`, None
-            for all; they count as often as they were called.
+        steps: of `StepInfo.index`, None for all; they count as often as they were called.
         reader: whose maps are read, as (layer, head), head None for the mean over heads. None chooses the layer whose
             maps separate frames best, and in it the head that does, where heads were kept apart.
 
-    Raises ValueError, listing what there is, for names, layers, heads and steps that the capture does not hold.
+    Raises ValueError, listing what there is, for layers, heads and steps that the capture does not hold.
     """
     own = capture.stream(stream)
-    maps = own.get("v2t")
-    chosen = _instances(own) if names is None else tuple(names)
+    maps, chosen, bins = own.get("v2t"), _instances(own), steps_of(capture, steps)
     if reader is None:
-        reader = _best(separation(capture, chosen, layers=layers, steps=steps, stream=stream))
+        reader = _best(_separations(maps, chosen, bins))
     check_readers([reader], maps)
-    values = stands_out(maps, reader, chosen, steps_of(capture, steps))
+    values = stands_out(maps, reader, chosen, bins)
     cells = values[:, 1:]
     threshold, gap = two_groups(cells[~cells.isnan()])
     notes = list(_notes(chosen, values, reader, gap))
@@ -121,25 +117,17 @@ def find_motion(
     return Motion(chosen, reader, values, threshold, moving, gap, contacts, tuple(notes))
 
 
-def separation(
-    capture: Capture,
-    names: Sequence[str] | None = None,
-    *,
-    layers: Iterable[int] | None = None,
-    steps: Iterable[int] | None = None,
-    stream: int = 0,
-) -> dict[Reader, float]:
+def separation(capture: Capture, *, steps: Iterable[int] | None = None, stream: int = 0) -> dict[Reader, float]:
     """How far apart the two groups of cells are for each layer (head None) and, where heads were kept apart, each head;
     0 where there are fewer than two cells. Raises ValueError as `find_motion` does."""
     own = capture.stream(stream)
-    maps, bins = own.get("v2t"), steps_of(capture, steps)
-    chosen = _instances(own) if names is None else tuple(names)
-    numbers = list(maps.layers) if layers is None else sorted(set(layers))
-    check_readers([(layer, None) for layer in numbers], maps)
-    readers: list[Reader] = [(layer, head) for layer in numbers for head in (None, *maps.heads)]
-    found = {}
-    for reader in readers:
-        cells = stands_out(maps, reader, chosen, bins)[:, 1:]
+    return _separations(own.get("v2t"), _instances(own), steps_of(capture, steps))
+
+
+def _separations(maps: Maps, names: Sequence[str], bins: Sequence[int]) -> dict[Reader, float]:
+    found: dict[Reader, float] = {}
+    for reader in [(layer, head) for layer in maps.layers for head in (None, *maps.heads)]:
+        cells = stands_out(maps, reader, names, bins)[:, 1:]
         found[reader] = two_groups(cells[~cells.isnan()])[1]
     return found
 
@@ -149,9 +137,6 @@ def stands_out(maps: Maps, reader: Reader, names: Sequence[str], bins: Sequence[
     none was recorded. A median of 0 counts as a millionth of the peak."""
     layer, head = reader
     own, place = maps if head is None else maps.of_head(head), maps.layers.index(layer)
-    for name in names:
-        if name not in maps.entities:
-            raise ValueError(f"no v2t map is called {name!r}: this capture has {', '.join(maps.entities)}")
     heat = torch.stack([own.mean([place], bins, maps.entities.index(name)) for name in names]).flatten(-2)
     peak, median = heat.amax(-1), heat.median(-1).values
     return (peak / torch.maximum(median, peak * 1e-6)).log().nan_to_num(0.0).masked_fill(peak.isnan(), torch.nan)

@@ -44,8 +44,6 @@ class PointTracks:
         xy: (P, n, 2) float32, pixels from the left and from the top, in every pixel frame of the clip; between the
             middles of token frames on straight lines.
         seen: (P, n) bool: whether the point was found in that frame. Elsewhere `xy` is a guess between its neighbours.
-        peaks: (P, F) float32 in [0, 1]: the share of its attention to a frame that lies on the tokens it was found at;
-            NaN in frames that were not recorded.
         on: the word or instance that each is pinned on; "" for none.
         readers: whose maps were read.
         notes: what a person should know.
@@ -54,15 +52,12 @@ class PointTracks:
     names: tuple[str, ...]
     xy: Tensor
     seen: Tensor
-    peaks: Tensor
     on: tuple[str, ...]
     readers: tuple[Reader, ...]
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """For people: each point and where it ends."""
-        if not self.names:
-            return []
         told = [f"points followed by {readers_text(self.readers)}"]
         for name, xy, seen, on in zip(self.names, self.xy, self.seen, self.on):
             (x, y), found = xy[-1].tolist(), int(seen.sum())
@@ -73,9 +68,7 @@ class PointTracks:
 
 def follow_points(
     capture: Capture,
-    names: Sequence[str] | None = None,
     *,
-    layers: Iterable[int] | None = None,
     steps: Iterable[int] | None = None,
     stream: int = 0,
     readers: Sequence[Reader] | None = None,
@@ -83,44 +76,31 @@ def follow_points(
     """Follows the points that were pinned before sampling (`RecorderConfig.points`).
 
     Args:
-        names: of points; None for all.
-        layers: global layer numbers to choose readers from; None for all that were captured. steps: of
-            `StepInfo.index`, None for all; they count as often as they were called.
+        steps: of `StepInfo.index`, None for all; they count as often as they were called.
         readers: whose maps are read, as (layer, head), head None for the mean over heads; None chooses the three heads
             (or, where heads were not kept apart, the layer) whose points stay on the word that they are pinned on.
 
-    Raises ValueError, listing what there is, where no point was pinned, and for names, layers and steps that the
-    capture does not hold.
+    Raises ValueError, listing what there is, where no point was pinned, and for readers and steps that the capture does
+    not hold.
     """
     own = capture.stream(stream)
-    maps = own.get("v2v")
-    chosen = _points(maps, names)
-    bins = steps_of(capture, steps)
-    places, notes = [maps.points[name] for name in chosen], list[str]()
-    words, on = _pinned_on(capture, stream, places)
-    if readers is None:
-        readers, notes = _choose(maps, readers_of(maps, layers), bins, words, dict(zip(chosen, on)))
-    check_readers(readers, maps)
-    heat = torch.stack([_within_frames(maps, each, chosen, bins) for each in readers])
-    xy, peaks, sharp = _matched(heat.nanmean(0), own.grid)
-    notes += _lost(chosen, peaks, sharp)
-    paths, seen = zip(*(_path(own.grid, n, p, a, s) for n, p, a, s in zip(chosen, places, xy, sharp)))
-    return PointTracks(chosen, torch.stack(paths), torch.stack(seen), peaks, on, tuple(readers), tuple(notes))
-
-
-def _points(maps: Maps, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The points to follow."""
+    maps, bins = own.get("v2v"), steps_of(capture, steps)
     if not maps.points:
         raise ValueError(
             "no point was pinned in this capture: give points such as '60,90; 50%,25%@8' to the node that records, or "
             "watch(..., points=...), and sample again"
         )
-    chosen = tuple(maps.points) if names is None else tuple(names)
-    if unknown := [name for name in chosen if name not in maps.points]:
-        raise ValueError(f"no point is called {unknown[0]!r}: this capture has {', '.join(maps.points)}")
-    if not chosen:
-        raise ValueError(f"no point was chosen: this capture has {', '.join(maps.points)}")
-    return chosen
+    chosen, places, notes = tuple(maps.points), list(maps.points.values()), list[str]()
+    words, on = _pinned_on(capture, stream, places)
+    if readers is None:
+        readers, notes = _choose(maps, readers_of(maps), bins, words, dict(zip(chosen, on)))
+    check_readers(readers, maps)
+    heat = torch.stack([_within_frames(maps, each, chosen, bins) for each in readers])
+    mean = heat.nanmean(0)
+    xy, sharp = _matched(mean, own.grid)
+    notes += _lost(chosen, mean.flatten(-2).isnan().all(-1), sharp)
+    paths, seen = zip(*(_path(own.grid, n, p, a, s) for n, p, a, s in zip(chosen, places, xy, sharp)))
+    return PointTracks(chosen, torch.stack(paths), torch.stack(seen), on, tuple(readers), tuple(notes))
 
 
 def _within_frames(maps: Maps, reader: Reader, names: Sequence[str], bins: Sequence[int]) -> Tensor:
@@ -140,17 +120,36 @@ def _within_frames(maps: Maps, reader: Reader, names: Sequence[str], bins: Seque
 
 
 def _pinned_on(capture: Capture, stream: int, places: Sequence[tuple[int, int, int]]) -> tuple[Heat, tuple[str, ...]]:
-    """The heat of every word, (F, h, w) by name, and the word that each place is on, "" for none."""
-    try:
-        names = told_names(capture.stream(stream), "v2t")
-    except ValueError:
-        return {}, ("",) * len(places)
-    layers = sharpest_layers(capture, "v2t", stream)
-    heat = relative_heat(step_heat(capture, names, "v2t", layers, stream).nanmean(0)).nan_to_num(0.0)
-    around = (heat + F.avg_pool2d(heat, 3, 1, 1, count_include_pad=False)) / 2
-    best = [around[:, frame, row, column].max(0) for frame, row, column in places]
-    on = tuple(names[int(each.indices)] if float(each.values) >= _ON else "" for each in best)
-    return dict(zip(names, heat)), on
+    """The heat of every word, (F, h, w) by name, and the word that each place is on, "" for none.
+
+    In the first frame words are hardly looked at; where instances were recorded, it is told by where their first-frame
+    tokens look."""
+    words = _heat(capture, stream, "v2t")
+    instances = {name: heat for name, heat in _heat(capture, stream, "v2v").items() if name in words}
+    on = []
+    for frame, row, column in places:
+        told = instances if instances and frame == 0 else words
+        best = {name: float(_around(heat[frame])[row, column]) for name, heat in told.items()}
+        name = max(best, key=lambda name: best[name], default="")
+        on.append(name if name and best[name] >= _ON else "")
+    return words, tuple(on)
+
+
+def _heat(capture: Capture, stream: int, kind: str) -> Heat:
+    """The heat of every word or instance, relative to each frame, mean of the sharpest layers; none where the capture
+    holds none."""
+    own, maps = capture.stream(stream), capture.stream(stream).maps.get(kind)
+    verbs = {verb.name for verb in own.binding.verbs}
+    if maps is None or not {*maps.entities} - {*maps.points} - verbs:
+        return {}
+    names = told_names(own, kind)
+    heat = step_heat(capture, names, kind, sharpest_layers(capture, kind, stream), stream)
+    return dict(zip(names, relative_heat(heat.nanmean(0)).nan_to_num(0.0)))
+
+
+def _around(heat: Tensor) -> Tensor:
+    """A map (h, w) with half of each place's value from its 3x3 tokens."""
+    return (heat + F.avg_pool2d(heat[None], 3, 1, 1, count_include_pad=False)[0]) / 2
 
 
 def _choose(
@@ -187,9 +186,8 @@ def _on_word(maps: Tensor, heat: Tensor) -> Tensor:
 # ---- where
 
 
-def _matched(heat: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Of maps (P, F, h, w): x, y in pixels (P, F, 2), the share of the tokens there (P, F), NaN where there is none,
-    and whether the peak stands out (P, F)."""
+def _matched(heat: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Of maps (P, F, h, w): x, y in pixels (P, F, 2), and whether the peak stands out (P, F)."""
     flat = heat.flatten(-2).nan_to_num(0.0)
     top, at = flat.max(-1)
     rows, columns = torch.arange(grid.height), torch.arange(grid.width)
@@ -203,7 +201,7 @@ def _matched(heat: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
     height, width = grid.frame_pixels  # the last tokens may reach over the frame
     xy = torch.stack([x.clamp(max=width), y.clamp(max=height)], -1)
     sharp = top >= _SHARP * flat.median(-1).values
-    return xy, mass.masked_fill(mass == 0, torch.nan), sharp & (mass > 0)
+    return xy, sharp & (mass > 0)
 
 
 def _path(grid: Grid, name: str, place: tuple[int, int, int], xy: Tensor, sharp: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,11 +238,10 @@ def _pinned(grid: Grid, name: str, place: tuple[int, int, int]) -> tuple[float, 
     return (start + stop - 1) / 2, torch.tensor([(place[2] + 0.5) * wide, (place[1] + 0.5) * high])
 
 
-def _lost(names: Sequence[str], peaks: Tensor, sharp: Tensor) -> list[str]:
+def _lost(names: Sequence[str], absent: Tensor, sharp: Tensor) -> list[str]:
     """Frames in which points were not found, and why."""
     notes = []
-    for name, peak, found in zip(names, peaks, sharp):
-        gone = peak.isnan()
+    for name, gone, found in zip(names, absent, sharp):
         if gone.any():
             notes.append(f"{name!r} was not recorded in token frames {ranges(gone.nonzero()[:, 0].tolist())}")
         if (lost := ~found & ~gone).any():

@@ -17,14 +17,10 @@ Reader = tuple[int, int | None]
 """(global layer number, number of a head that was kept apart or None for the mean over heads)."""
 
 
-def readers_of(maps: Maps, layers: Iterable[int] | None = None) -> tuple[Reader, ...]:
-    """Every reader of these layers (None: all). Raises ValueError for layers that were not captured."""
-    chosen = list(maps.layers) if layers is None else sorted(set(layers))
-    if not chosen or (unknown := [layer for layer in chosen if layer not in maps.layers]):
-        what = unknown if chosen else "(none)"
-        raise ValueError(f"layer {what} was not captured: this capture has layers {ranges(maps.layers)}")
+def readers_of(maps: Maps) -> tuple[Reader, ...]:
+    """Every head of every layer, or every layer where heads were not kept apart."""
     heads: tuple[int | None, ...] = maps.heads or (None,)
-    return tuple((layer, head) for layer in chosen for head in heads)
+    return tuple((layer, head) for layer in maps.layers for head in heads)
 
 
 def check_readers(readers: Sequence[Reader], maps: Maps) -> None:
