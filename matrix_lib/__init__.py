@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .hosts.diffusers.two_passes import two_passes
     from .instrument.capture import Capture
     from .instrument.mix_ups import find_mix_ups
+    from .instrument.motion_heads import find_motion
+    from .instrument.point_tracks import follow_points
     from .instrument.reading import read_capture
     from .instrument.sinks import find_sinks
     from .instrument.word_masks import word_masks
@@ -70,7 +72,9 @@ __all__ = [
     "cut_and_drag",
     "encode_clip",
     "find_mix_ups",
+    "find_motion",
     "find_sinks",
+    "follow_points",
     "frame_tracks",
     "load_capture",
     "load_lora",
@@ -107,6 +111,8 @@ _HOMES = {
     "hosts.diffusers.two_passes": ("two_passes",),
     "instrument.capture": ("Capture",),
     "instrument.mix_ups": ("find_mix_ups",),
+    "instrument.motion_heads": ("find_motion",),
+    "instrument.point_tracks": ("follow_points",),
     "instrument.reading": ("read_capture",),
     "instrument.sinks": ("find_sinks",),
     "instrument.word_masks": ("word_masks",),

@@ -1,4 +1,4 @@
-"""A node that reads off a capture who is where, who was mistaken for whom, and where everybody looks."""
+"""A node that reads off a capture who is where, who was mistaken for whom, where everybody looks, and who moves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 
 from ..matrix_lib.core.grid import Framing
@@ -14,8 +15,9 @@ from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.draw.capture import choose_names, choose_numbers
 from ..matrix_lib.draw.followed import draw_followed
 from ..matrix_lib.evaluation.trajectories.score import score_tracks
-from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch
+from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, point_paths
 from ..matrix_lib.instrument.kinds import KINDS
+from ..matrix_lib.instrument.readers import Reader, parse_readers
 from ..matrix_lib.instrument.reading import Reading, read_capture
 from ..matrix_lib.instrument.word_masks import sharpest_layers, told_names
 from .sockets import CaptureSocket, TracksSocket, ticker
@@ -34,7 +36,8 @@ class MatrixReadCapture(io.ComfyNode):
             display_name="MATRIX Read Capture",
             category="MATRIX/capture",
             description="Reads off a capture what it knows of the clip: masks of the words without a segmenter, "
-            "instances that were swapped or doubled, with frames and steps, and attention sinks. Needs no model.",
+            "instances that were swapped or doubled, with frames and steps, attention sinks, where pinned points went, "
+            "and who moves when. Needs no model.",
             search_aliases=[
                 "segment",
                 "mask from prompt",
@@ -43,6 +46,8 @@ class MatrixReadCapture(io.ComfyNode):
                 "double",
                 "attention sink",
                 "who is who",
+                "point tracking",
+                "motion",
             ],
             is_output_node=True,
             inputs=[
@@ -102,6 +107,22 @@ class MatrixReadCapture(io.ComfyNode):
                     tooltip="Make the masks fit to steer a second run by: swaps and doublings of the last step are put "
                     "right in them, frames that say nothing take the nearest one's mask, and the report names each.",
                 ),
+                io.String.Input(
+                    "point_heads",
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whose maps follow pinned points: layers and heads like '8.0, 10.2', layers like '10', or "
+                    "'auto': those whose points stay on the word that they are pinned on.",
+                ),
+                io.String.Input(
+                    "motion_head",
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whose maps tell who moves: a head like '9.2', a layer like '9', or 'auto': the one that "
+                    "separates frames best.",
+                ),
             ],
             outputs=[
                 TracksSocket.Output(
@@ -109,14 +130,23 @@ class MatrixReadCapture(io.ComfyNode):
                     tooltip="A mask of each word or instance over the clip, by its name, for every node that takes "
                     "tracks.",
                 ),
-                io.String.Output(display_name="report", tooltip="Swaps, doublings and sinks, then the masks."),
-                io.Image.Output(display_name="overlay", tooltip="The masks on the frames, with what lasts below."),
+                io.String.Output(
+                    display_name="report", tooltip="Swaps, doublings and sinks, then masks, points and motion."
+                ),
+                io.Image.Output(
+                    display_name="overlay", tooltip="Masks and followed points on the frames, with what lasts below."
+                ),
                 io.Int.Output(
                     display_name="mix_ups", tooltip="How many swaps and doublings are there in the last step."
                 ),
                 io.String.Output(
                     display_name="findings",
-                    tooltip="Swaps, doublings and sinks as JSON, with frames and steps.",
+                    tooltip="Swaps, doublings, sinks, followed points and motion as JSON, with frames and steps.",
+                ),
+                io.Tracks.Output(
+                    display_name="paths",
+                    tooltip="Where each pinned point is in every frame, as ComfyUI's TRACKS. Where no point was "
+                    "pinned, whatever is connected here does not run.",
                 ),
             ],
         )
@@ -134,6 +164,8 @@ class MatrixReadCapture(io.ComfyNode):
         fps,
         without_sinks,
         mended=False,
+        point_heads="auto",
+        motion_head="auto",
         tracks=None,
         frames=None,
     ) -> io.NodeOutput:
@@ -154,13 +186,39 @@ class MatrixReadCapture(io.ComfyNode):
             without_sinks=without_sinks,
             fps=fps,
             mended=mended,
+            point_readers=_readers(point_heads),
+            motion_reader=_reader(motion_head),
         )
         given = None if tracks is None else _as_made(tracks, found.masks)
         report = "\n".join([found.report(), *([] if given is None else _scored(given, found.masks))])
         overlay = image_batch(list(_drawn(found, given, frames)))
         shown = ui.PreviewImage(overlay, cls=cls).as_dict() | {"text": (report,)}
         shown |= shown_in_viewer(capture, frames, tracks, fps)
-        return io.NodeOutput(found.masks, report, overlay, found.lasting, json.dumps(found.as_json()), ui=shown)
+        told = (found.masks, report, overlay, found.lasting, json.dumps(found.as_json()))
+        return io.NodeOutput(*told, _paths(found), ui=shown)
+
+
+def _readers(text: str) -> tuple[Reader, ...] | None:
+    """Layers and heads of a text; None for 'auto' and an empty one."""
+    return None if text.strip().lower() in ("", "auto") else parse_readers(text)
+
+
+def _reader(text: str) -> Reader | None:
+    """The one head or layer of a text; None for 'auto' and an empty one."""
+    found = _readers(text)
+    if found is not None and len(found) != 1:
+        raise ValueError(f"motion is read off one head, such as '9.2', or one layer, such as '9'; got {text[:60]!r}")
+    return None if found is None else found[0]
+
+
+def _paths(found: Reading) -> dict[str, torch.Tensor] | ExecutionBlocker:
+    """Followed points as the host's TRACKS; blocks what reads it where no point was pinned."""
+    if found.points is None:
+        return ExecutionBlocker(
+            "no point was pinned in this capture: type points such as '60,90; 50%,25%@8' into the node that records, "
+            "and sample again"
+        )
+    return point_paths(found.points.xy, found.points.seen)
 
 
 def _as_made(tracks: MaskTracks, masks: MaskTracks) -> MaskTracks:
@@ -179,7 +237,7 @@ def _drawn(found: Reading, given: MaskTracks | None, frames: torch.Tensor | None
         fit = "center" if given is None else given.fit
         read = frame_reader(frames, None if size == target else Framing(size, target, fit))
     step = ticker(masks.frames)
-    for picture in draw_followed(given, masks, read, found.by_frame()):
+    for picture in draw_followed(given, masks, read, found.by_frame(), points=found.points):
         step()
         yield picture
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 from .grid import Grid
 
-__all__ = ["MOST_POINTS", "Point", "parse_points"]
+__all__ = ["MOST_POINTS", "Point", "parse_points", "point_named"]
 
 MOST_POINTS = 64
 _COORDINATE = r"(?:[0-9]{1,9}(?:\.[0-9]{0,3})?|\.[0-9]{1,3})%?"
 _POINT = re.compile(rf"({_COORDINATE})[ \t]*,[ \t]*({_COORDINATE})(?:[ \t]*@[ \t]*([0-9]{{1,7}}))?")
+_NAME = re.compile(rf"point ({_COORDINATE}) ({_COORDINATE}) @([0-9]{{1,7}})")
 _BETWEEN = re.compile(r"[;\r\n]")
 
 
@@ -45,14 +46,23 @@ class Point:
         x, y = (f"{_decimal(value)}{'%' * percent}" for value, percent in zip((self.x, self.y), self.percent))
         return f"point {x} {y} @{self.frame}"
 
+    def pixels(self, grid: Grid) -> tuple[float, float]:
+        """x and y in pixels of a clip."""
+        height, width = grid.frame_pixels
+        return (
+            self.x / 100 * width if self.percent[0] else self.x,
+            self.y / 100 * height if self.percent[1] else self.y,
+        )
+
+    def inside(self, grid: Grid) -> bool:
+        """Whether the point lies in the clip."""
+        (x, y), (height, width) = self.pixels(grid), grid.frame_pixels
+        return 0 <= x <= width and 0 <= y <= height and 0 <= self.frame < grid.pixel_frames
+
     def token(self, grid: Grid) -> tuple[int, int, int]:
         """The token (frame, row, column) that holds the point. Raises ValueError where it lies outside of the clip."""
-        height, width = grid.frame_pixels
-        x, y = (
-            value / 100 * whole if percent else value
-            for value, whole, percent in zip((self.x, self.y), (width, height), self.percent)
-        )
-        if not (0 <= x <= width and 0 <= y <= height and 0 <= self.frame < grid.pixel_frames):
+        (x, y), (height, width) = self.pixels(grid), grid.frame_pixels
+        if not self.inside(grid):
             raise ValueError(
                 f"the {self.name} lies outside of the clip: the model makes {grid.pixel_frames} frames (0 to "
                 f"{grid.pixel_frames - 1}) of {width}x{height} pixels"
@@ -82,6 +92,15 @@ def parse_points(text: str) -> tuple[Point, ...]:
     if len(found) > MOST_POINTS:
         raise ValueError(f"at most {MOST_POINTS} points can be pinned; got {len(found)}")
     return tuple(found.values())
+
+
+def point_named(name: str) -> Point | None:
+    """The point whose map is called so (`Point.name`); None where a name is not of that form."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    (x, left), (y, top) = (_length(match[part]) for part in (1, 2))
+    return Point(x, y, int(match[3]), (left, top))
 
 
 def _length(text: str) -> tuple[float, bool]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ..core.tracks.tracks import MaskTracks
+from ..instrument.point_tracks import PointTracks
 from .heatmaps import outline
 from .style import INK, fit_text, page, readable, write
 
@@ -27,15 +28,17 @@ def draw_followed(
     frame_at: Callable[[int], Array] | None = None,
     said: Mapping[int, Sequence[str]] | None = None,
     width: int | None = None,
+    points: PointTracks | None = None,
 ) -> Iterator[Image.Image]:
-    """One picture a frame of `seen`: its masks outlined in their colours, the given boxes as dashed lines, and below it
-    what is said of the frame.
+    """One picture a frame of `seen`: its masks outlined in their colours, the given boxes as dashed lines, followed
+    points with the way that they came, and below it what is said of the frame.
 
     Args:
         given: of one frame (drawn in the first alone) or of as many as `seen`; other sizes are scaled. None for none.
         frame_at: the picture of a frame; None draws on a dark page.
         said: per frame a few words.
         width: of the pictures; None takes the frames' own, from 480 to 1280.
+        points: in pixels of `seen`; a ring where one was not found. Each has the colour of what it is on.
     """
     across = width or int(np.clip(seen.width, 480, 1280))
     size = (across, max(1, round(seen.height * across / seen.width)))
@@ -58,6 +61,8 @@ def draw_followed(
         for name, found in boxes.items():
             if index < len(found) and not np.isnan(found[index]).any():
                 _dashed(pen, tuple(float(v) for v in found[index]), colours.get(name, INK["accent"]), across)
+        if points is not None:
+            _points(pen, points, index, (size[0] / seen.width, size[1] / seen.height), colours, across)
         sheet, ink = page(size[0], size[1] + size[1] % 2 + line + line % 2, "panel")
         sheet.paste(picture, (0, 0))
         words = "; ".join((said or {}).get(index, ())) or "-"
@@ -74,6 +79,24 @@ def _ground(frame: Array | None, size: tuple[int, int]) -> Image.Image:
     picture = Image.fromarray(np.ascontiguousarray(frame))
     picture = picture.resize(size, Image.Resampling.LANCZOS) if picture.size != size else picture
     return Image.blend(picture, picture.convert("L").convert("RGB"), 0.35)
+
+
+def _points(
+    pen: ImageDraw.ImageDraw, points: PointTracks, index: int, scale: tuple[float, float], colours: Any, across: int
+) -> None:
+    """Each point in a frame, and its way from the first frame on."""
+    thick, large = max(2, round(across / 240)), max(4.0, across / 96)
+    for path, found, on in zip(points.xy, points.seen, points.on):
+        colour = colours.get(on, INK["accent"])
+        way = [(float(x) * scale[0], float(y) * scale[1]) for x, y in path[: index + 1]]
+        if len(way) > 1:
+            pen.line(way, fill=INK["page"], width=thick + 2)
+            pen.line(way, fill=colour, width=thick)
+        x, y = way[-1]
+        there = bool(found[index])
+        pen.ellipse((x - large - 2, y - large - 2, x + large + 2, y + large + 2), fill=INK["page"] if there else None)
+        box = (x - large, y - large, x + large, y + large)
+        pen.ellipse(box, fill=colour if there else None, outline=colour, width=thick)
 
 
 def _dashed(pen: ImageDraw.ImageDraw, box: tuple[float, ...], colour: Any, across: int) -> None:

@@ -1,4 +1,5 @@
-"""What a capture knows, in one reading: masks of its words, who was mistaken for whom, attention sinks.
+"""What a capture knows, in one reading: masks of its words, who was mistaken for whom, attention sinks, where pinned
+points went, who moves when.
 
 F, h, w token frames, rows, columns.
 """
@@ -15,6 +16,9 @@ from ..core.tracks.tracks import MaskTracks
 from .capture import Capture, MapKind
 from .mending import mend, verb_notes
 from .mix_ups import MixUpRule, MixUps, find_mix_ups
+from .motion_heads import Motion, find_motion
+from .point_tracks import PointTracks, follow_points
+from .readers import Reader, readers_text
 from .sinks import Sinks, find_sinks
 from .word_masks import sharpest_layers, word_masks
 
@@ -31,6 +35,8 @@ class Reading:
         sinks: places that everybody looks at. left_out: whether they were left out of the rest.
         layers: that the masks are the mean of.
         notes: what a person should know.
+        points: where pinned points went; None where none was pinned. motion: who moves when; None without words of
+            instances, and for a clip of one token frame.
     """
 
     masks: MaskTracks
@@ -41,6 +47,19 @@ class Reading:
     layers: tuple[int, ...]
     grid: Grid
     notes: tuple[str, ...]
+    points: PointTracks | None = None
+    motion: Motion | None = None
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """What a person should know, each once: of findings, masks, points and motion."""
+        parts = [part.notes for part in (self.points, self.motion) if part is not None]
+        return tuple(dict.fromkeys([*self.mix_ups.notes, *self.notes, *(note for part in parts for note in part)]))
+
+    @property
+    def followed(self) -> list[str]:
+        """Points and motion, for people."""
+        return [line for part in (self.points, self.motion) if part is not None for line in part.lines()]
 
     @property
     def lasting(self) -> int:
@@ -71,7 +90,7 @@ class Reading:
             areas = self.masks.areas(name)
             share = float(areas.max()) / (self.masks.height * self.masks.width)
             lines.append(f"- {name}: in {int((areas > 0).sum())} of {self.masks.frames} frames, at most {share:.1%}")
-        return "\n".join([*lines, *(f"! {note}" for note in dict.fromkeys((*self.mix_ups.notes, *self.notes)))])
+        return "\n".join([*lines, *self.followed, *(f"! {note}" for note in self.all_notes)])
 
     def as_json(self) -> dict[str, Any]:
         """Findings and sinks as JSON values."""
@@ -102,8 +121,39 @@ class Reading:
                 }
                 for each in self.sinks.found
             ],
-            "notes": list(dict.fromkeys((*self.mix_ups.notes, *self.sinks.notes, *self.notes))),
+            "points": _points_json(self.points),
+            "motion": _motion_json(self.motion, self.grid),
+            "notes": list(dict.fromkeys((*self.sinks.notes, *self.all_notes))),
         }
+
+
+def _points_json(points: PointTracks | None) -> list[dict[str, Any]]:
+    if points is None:
+        return []
+    return [
+        {
+            "name": name,
+            "on": on,
+            "xy": [[round(float(value), 2) for value in place] for place in path],
+            "seen": [bool(each) for each in seen],
+            "read": readers_text(points.readers),
+        }
+        for name, on, path, seen in zip(points.names, points.on, points.xy, points.seen)
+    ]
+
+
+def _motion_json(motion: Motion | None, grid: Grid) -> dict[str, Any] | None:
+    """Pixel frames in which each moves, and which verbs begin when; None where it cannot be told."""
+    if motion is None or not motion.moving.any():
+        return None
+    spans = grid.pixel_spans()
+    frames = {
+        name: [number for f in row.nonzero()[:, 0].tolist() for number in range(*spans[f])]
+        for name, row in zip(motion.entities, motion.moving)
+    }
+    begins = [{"verb": each.verb, "object": each.object, "frames": list(each.frames)} for each in motion.contacts]
+    read = {"read": readers_text([motion.reader]), "gap": round(motion.gap, 3)}
+    return {"moving": frames, "begins": begins, **read}
 
 
 def read_capture(
@@ -120,8 +170,10 @@ def read_capture(
     rule: MixUpRule | None = None,
     fps: float = 8.0,
     mended: bool = False,
+    point_readers: Sequence[Reader] | None = None,
+    motion_reader: Reader | None = None,
 ) -> Reading:
-    """Masks, mix-ups and sinks of one stream.
+    """Masks, mix-ups, sinks, point tracks and motion of one stream.
 
     Args:
         tracks: where everybody should be: words are compared with them, and no place inside of them is a sink.
@@ -129,9 +181,12 @@ def read_capture(
             other kind are the sharpest. Mix-ups are looked for in every step.
         without_sinks: leaves sinks out of masks and mix-ups.
         mended: makes the masks fit to steer a second run by, see `mending`; what was done is in the notes.
+        point_readers, motion_reader: whose maps are read for pinned points and for motion, as (layer, head); None
+            chooses without labels, see `follow_points` and `find_motion`. Both read the same steps as the masks.
 
     Raises ValueError for what the capture does not hold; see `word_masks` and `find_mix_ups`.
     """
+    steps = None if steps is None else tuple(steps)
     at = tuple(layers) if layers is not None else sharpest_layers(capture, kind, stream)
     sinks = find_sinks(capture, stream, tracks)
     out = sinks if without_sinks else None
@@ -146,4 +201,21 @@ def read_capture(
     if mended:
         masks = mend(masks, mix_ups, grid, kind)
         notes = verb_notes(capture, masks.tracks, at, stream) if kind == "v2t" else []
-    return Reading(masks.tracks, mix_ups, sinks, without_sinks, kind, at, grid, (*masks.notes, *notes))
+    asked: dict[str, Any] = {"steps": steps, "stream": stream}
+    points = follow_points(capture, readers=point_readers, **asked) if _pinned(capture, stream) else None
+    motion = find_motion(capture, reader=motion_reader, **asked) if _has_words(capture, stream) else None
+    said = (*masks.notes, *notes)
+    return Reading(masks.tracks, mix_ups, sinks, without_sinks, kind, at, grid, said, points, motion)
+
+
+def _pinned(capture: Capture, stream: int) -> bool:
+    """Whether points were pinned."""
+    maps = capture.stream(stream).maps.get("v2v")
+    return maps is not None and bool(maps.points)
+
+
+def _has_words(capture: Capture, stream: int) -> bool:
+    """Whether words of instances were recorded over more than one token frame."""
+    own = capture.stream(stream)
+    verbs = {verb.name for verb in own.binding.verbs}
+    return own.grid.frames > 1 and "v2t" in own.maps and any(name not in verbs for name in own.entities)

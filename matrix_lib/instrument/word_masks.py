@@ -105,12 +105,14 @@ def word_masks(
 
 
 def told_names(stream: Stream, kind: MapKind) -> tuple[str, ...]:
-    """The entities of a kind without verbs: these look where their subject and object are. Raises ValueError where
-    there are only verbs, or no such maps."""
+    """The entities of a kind without verbs, which look where their subject and object are, and, where there are others,
+    without pinned points, which have a place and no shape. Raises ValueError where there are only verbs, or no such
+    maps."""
     if stream.get(kind).over is not None:
         raise ValueError(f"{kind} maps have no places in the clip: choose one of {', '.join(stream.on_clip)}")
-    verbs = {verb.name for verb in stream.binding.verbs}
-    found = tuple(name for name in stream.get(kind).entities if name not in verbs)
+    verbs, points = {verb.name for verb in stream.binding.verbs}, stream.get(kind).points
+    named = tuple(name for name in stream.get(kind).entities if name not in verbs)
+    found = tuple(name for name in named if name not in points) or named
     if not found:
         raise ValueError(f"the {kind} maps are of verbs alone ({', '.join(sorted(verbs))}): bind the instances' words")
     return found

@@ -18,7 +18,7 @@ ASKED = {
 def test_a_capture_becomes_masks_a_report_and_pictures(pack: Any) -> None:
     capture, tracks = make_capture(pack.lib, layers=8), make_tracks(pack.lib)
     out = pack.run("MatrixReadCapture", capture=capture, tracks=tracks, frames=make_frames(), **ASKED)
-    masks, report, overlay, mix_ups, findings = out.result
+    masks, report, overlay, mix_ups, findings, _ = out.result
     assert masks.names == ("cyclist", "van")  # not the verb
     assert masks.palette == tracks.palette
     assert (masks.frames, masks.height, masks.width) == (9, 64, 96)
@@ -63,6 +63,36 @@ def test_frames_of_another_shape_are_cropped_and_short_tracks_told(pack: Any) ->
         pack.run("MatrixReadCapture", capture=make_capture(pack.lib), frames=make_frames(3), **ASKED)
     with pytest.raises(ValueError, match="layer 9 was not captured"):
         pack.run("MatrixReadCapture", capture=make_capture(pack.lib), **{**ASKED, "layers": "9"})
+
+
+def test_pinned_points_become_paths_and_motion_is_told(pack: Any) -> None:
+    """Head 1 looks at the cyclist in every token frame; without points what follows is blocked, with the reason."""
+    capture = make_capture(pack.lib, layers=2)
+    v2t, v2v = (capture.streams[0].maps[kind] for kind in ("v2t", "v2v"))
+    values = torch.full((*v2v.values.shape[:2], 1, 2, *v2v.values.shape[3:]), 1e-3)
+    values[:, :, 0, 1] = v2t.values[:, :, 0].float()
+    point = "point 16 32 @0"
+    made = pack.lib("instrument.maps").Maps(
+        values.half(), (0, 1), (point,), v2v.counts[:, :, :1], heads=(0, 1), points={point: (0, 2, 1)}
+    )
+    capture.streams[0].maps["v2v"] = made
+    out = pack.run("MatrixReadCapture", capture=capture, point_heads="0.1, 1.1", motion_head="1", **ASKED)
+    paths = out.result[5]
+    assert paths["track_path"].shape == (9, 1, 2)
+    assert paths["track_visibility"].all()
+    assert paths["track_path"][0, 0].tolist() == [16.0, 32.0]
+    assert float(paths["track_path"][8, 0, 0]) > 32  # the cyclist moves right
+    assert "points followed by layer 0 head 1, layer 1 head 1" in out.result[1]
+    assert json.loads(out.result[4])["points"][0]["on"] == "cyclist"
+    assert "motion" in out.result[1]
+    tracks = pack.run("MatrixBoxTracks", width=96, height=64, frames=9, fps=8.0, hold=True, boxes="", bboxes=paths)
+    assert tracks.result[0].names == ("path 1",)
+
+    with pytest.raises(ValueError, match="motion is read off one head"):
+        pack.run("MatrixReadCapture", capture=capture, motion_head="1.0, 1.1", **ASKED)
+    blocked = pack.run("MatrixReadCapture", capture=make_capture(pack.lib), **ASKED).result[5]
+    assert type(blocked).__name__ == "ExecutionBlocker"
+    assert "no point was pinned in this capture" in blocked.message
 
 
 def test_sinks_are_left_out_of_the_analysis_on_request(pack: Any) -> None:

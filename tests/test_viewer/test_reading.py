@@ -6,8 +6,10 @@ import base64
 import json
 
 import numpy as np
+import torch
 from support_viewer import exhibit, heads_capture
 
+from matrix_lib.instrument.point_tracks import follow_points
 from matrix_lib.instrument.word_masks import word_masks
 from matrix_lib.viewer.answers import answer_about
 from matrix_lib.viewer.embedding import embedded
@@ -41,3 +43,18 @@ def test_a_page_carries_the_reading_of_each_of_its_maps() -> None:
     assert made["readings"][0]["layers"] == [6, 7]
     lone = embedded(Exhibit(heads_capture()), 10**7)["readings"][0]
     assert any("swaps cannot be told" in line for line in lone["lines"])
+
+
+def test_followed_points_are_told_as_shares_of_the_picture() -> None:
+    """The pinned token looks everywhere alike in this capture, so its place in other frames is a guess, and said so."""
+    capture = heads_capture()
+    found = follow_points(capture)
+    told = json.loads(answer_about(Exhibit(capture), "reading", {"kind": "v2v", "layers": "3, 7", "steps": "0"}).body)
+    assert told["ends"] == [0, 4]
+    (point,) = told["points"]
+    assert point["name"] == "spot"
+    assert point["seen"] == follow_points(capture, steps=[0]).seen[0].tolist()
+    assert len(point["xy"]) == found.xy.shape[1] == 5
+    assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y in point["xy"])
+    want = follow_points(capture, steps=[0]).xy[0] / torch.tensor([4 * 16.0, 3 * 16.0])
+    torch.testing.assert_close(torch.tensor(point["xy"]), want, atol=1e-4, rtol=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -118,21 +118,24 @@ def probe(
     maps: bool = False,
     picture: bool = False,
     bins: int = 1,
+    heads: Sequence[int] | Literal["all"] = (),
+    points: str = "",
 ) -> Probe:
     """One run. `frames` and `tracks` come from `fit_clip`.
 
     Args:
         seed: of the noise. The same seed gives the same run, whatever ran before.
         on_step: called with the number of steps done; may raise to stop.
-        maps: also record the maps of every layer, as `bins` means over steps (0: every step). picture: decode what was
-            generated.
+        maps: also record the maps of every layer, as `bins` means over steps (0: every step); with these heads apart
+            and these points pinned, see `watch`. picture: decode what was generated.
     """
     pipe, generator = model.pipeline, torch.Generator().manual_seed(seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if recipe.mode == "noise":  # before anybody watches: watching reads the scheduler's timesteps
             stack.enter_context(_replaying(model, frames[: recipe.frames], recipe.timesteps, generator))
-        seen_maps = stack.enter_context(watch(pipe, binding, tracks, bins=bins)) if maps else None
+        asked: dict[str, Any] = {"bins": bins, "heads": heads, "points": points}
+        seen_maps = stack.enter_context(watch(pipe, binding, tracks, **asked)) if maps else None
         seen = stack.enter_context(watch(pipe, binding, tracks, recorder=AlignmentRecorder))
         made = _run(model, recipe, binding.prompt, frames, generator, on_step, picture or maps)
     assert isinstance(seen.recorder, AlignmentRecorder)

@@ -28,6 +28,7 @@ __all__ = [
     "image_batch",
     "mask_batch",
     "paths",
+    "point_paths",
     "sam3_frames",
     "sam3_size",
 ]
@@ -180,6 +181,12 @@ def paths(tracks: MaskTracks) -> dict[str, Tensor]:
     middle = boxes.unflatten(-1, (2, 2)).mean(-2)
     there = middle.isfinite().all(-1)
     return {"track_path": middle.masked_fill(~there[..., None], -1.0), "track_visibility": there}
+
+
+def point_paths(xy: Tensor, seen: Tensor) -> dict[str, Tensor]:
+    """The host's TRACKS of points: `xy` (P, n, 2) in pixels, `seen` (P, n) bool. A point that was not found keeps its
+    guessed place, and its visibility says so."""
+    return {"track_path": xy.transpose(0, 1).float().contiguous(), "track_visibility": seen.T.contiguous()}
 
 
 def mask_batch(tracks: MaskTracks, each: bool, progress: Callable[[], None] | None = None) -> Tensor:

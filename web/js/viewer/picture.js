@@ -55,14 +55,17 @@ export function placesOfNames(exhibit, choice, names) {
  * @param {string[]} names
  * @param {{row: number, column: number} | null} pin
  * @param {ImageBitmap | null} bitmap
- * @param {boolean} [read] with the masks that were read off the maps
+ * @param {boolean} [read] with the masks and points that were read off the maps
  * @returns {Scene}
  */
 export function sceneOf(exhibit, choice, names, pin, bitmap, read = false) {
   const wanted = wantedOf(exhibit.manifest, choice)
   const [, token] = momentOf(exhibit, choice)
   const base = emptyPicture(exhibit, choice, token, pin, bitmap, names)
-  if (read && wanted) base.masks.push(...readMasks(exhibit, wanted, token))
+  if (read && wanted) {
+    base.masks.push(...readMasks(exhibit, wanted, token))
+    base.ways = readWays(exhibit, choice, wanted)
+  }
   if (!wanted) return { picture: base, rows: [], missing: 'not recorded in this capture' }
   const held = heldBy(exhibit.manifest, choice)
   /** @type {Row[]} */
@@ -102,6 +105,22 @@ function readMasks(exhibit, wanted, token) {
   const { grid } = exhibit.manifest.streams[wanted.stream]
   const masks = exhibit.reading(wanted)?.masks ?? []
   return masks.map(({ colour, bits }) => ({ colour, tokens: tokensOf(bytesOf(bits), grid, token), dashed: true }))
+}
+
+/**
+ * The ways of followed points up to the picture that is shown; none until they are here.
+ * @param {Exhibit} exhibit
+ * @param {Choice} choice
+ * @param {import('./source.js').Wanted} wanted
+ * @returns {NonNullable<Picture['ways']>}
+ */
+export function readWays(exhibit, choice, wanted) {
+  const reading = exhibit.reading(wanted)
+  if (!reading) return []
+  const [frame, token] = momentOf(exhibit, choice)
+  const film = exhibit.manifest.streams[wanted.stream].pictures.some(([number]) => number > 0)
+  const last = film ? frame : reading.ends[token]
+  return reading.points.map(({ colour, xy, seen }) => ({ colour, places: xy.slice(0, last + 1), found: seen[last] }))
 }
 
 /**

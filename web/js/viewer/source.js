@@ -31,6 +31,7 @@ import { sliceBytes } from './slices.js'
 /**
  * What was read off a capture: see `viewer/reading.py`. `findings` have numbers of token frames and of steps.
  * @typedef {{kind: string, layers: number[], masks: {name: string, colour: [number, number, number], bits: string}[],
+ *   points: {name: string, colour: [number, number, number], xy: [number, number][], seen: boolean[]}[], ends: number[],
  *   findings: {text: string, frames: number[], steps: number[]}[], lines: string[]}} Reading
  */
 

@@ -9,10 +9,12 @@ import { css, fitCanvas, make } from './parts.js'
 /**
  * What is on the picture. `size` is the clip's (width, height), `box` the part of a frame that the tokens cover, as shares
  * of its size (left, top, right, bottom); `heats` are values from 0 to 1 on the tokens (rows, columns).
+ * `ways` are where points came from, as shares of the box, the last place last.
  * @typedef {{bitmap: ImageBitmap | null, size: [number, number], box: [number, number, number, number],
  *   rows: number, columns: number, heats: {values: Float32Array, colours: Ramp}[], smooth: boolean, strength: number,
  *   masks: {colour: readonly number[], tokens: Uint8Array, dashed?: boolean}[],
- *   marks: {colour: readonly number[], row: number, column: number, pinned: boolean}[]}} Picture
+ *   marks: {colour: readonly number[], row: number, column: number, pinned: boolean}[],
+ *   ways?: {colour: readonly number[], places: [number, number][], found: boolean}[]}} Picture
  */
 
 /**
@@ -67,6 +69,7 @@ export function paint(pen, width, height, picture) {
   }
   for (const mask of picture.masks) outline(pen, box, picture, mask)
   for (const mark of picture.marks) point(pen, box, picture, mark)
+  for (const each of picture.ways ?? []) way(pen, box, each)
 }
 
 /**
@@ -149,6 +152,32 @@ function outline(pen, box, { rows, columns }, { colour, tokens, dashed }) {
   pen.setLineDash(dashed ? [2.5 * thick, 3 * thick] : [])
   pen.stroke()
   pen.setLineDash([])
+}
+
+/**
+ * A followed point: the way that it came, and a dot where it is; a ring where it was not found.
+ * @param {CanvasRenderingContext2D} pen
+ * @param {{x: number, y: number, w: number, h: number}} box
+ * @param {{colour: readonly number[], places: [number, number][], found: boolean}} way
+ */
+function way(pen, box, { colour, places, found }) {
+  const at = places.map(([x, y]) => [box.x + x * box.w, box.y + y * box.h])
+  const [x, y] = at[at.length - 1]
+  const thick = Math.max(1.5, pen.canvas.width / 320)
+  for (const [style, width] of /** @type {[string, number][]} */ ([
+    ['rgba(10, 12, 16, 0.75)', 2 * thick],
+    [css(colour), thick]
+  ])) {
+    pen.strokeStyle = pen.fillStyle = style
+    pen.lineWidth = width
+    pen.beginPath()
+    for (const [right, down] of at) pen.lineTo(right, down)
+    pen.stroke()
+    pen.beginPath()
+    pen.arc(x, y, 2 * thick + width, 0, 2 * Math.PI)
+    if (found) pen.fill()
+    else pen.stroke()
+  }
 }
 
 /**
