@@ -47,6 +47,9 @@ LTX-2 keeps clip and sound in one flat latent. RescaleCFG, PerpNeg, VideoLinearC
 VideoTriangleCFGGuidance cannot read it: ComfyUI fails there with or without this pack. Of its product these were
 tried, on 2026-12-01: every guider with every column at CFG 1 and 6; every thing with capture at CFG 1 and 6, and with
 words in time; and 64 cells of the other columns beside caches, prompts, runs and other packs. None was silent.
+
+Of the product of Kandinsky 5 were tried, on 2026-12-01: the same but for those 64, and 600 cells of all columns drawn
+at random. None was silent. RenormCFG cannot read it: ComfyUI fails there with or without this pack.
 """
 
 

@@ -7,12 +7,13 @@ from matrix_lib.core.grid import Grid
 
 FAMILIES = [
     "cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "wan_vace", "skyreels",
-    "kandinsky5",
+    "kandinsky5", "wan_animate",
 ]  # fmt: skip
 LAT = (3, 8, 12)
 LTX_LAT = (3, 4, 6)
 GLYPHS = (3, 5)  # of each row of HunyuanVideo 1.5, of 8 places
 SOUND = 7  # audio tokens
+FACE = 16  # pixels of a side of Wan Animate's face video
 
 
 def build(family):
@@ -43,6 +44,8 @@ def build(family):
                 64, None, (h // 2, w // 2), t // 2, grid_type="slice", max_size=(h // 2, w // 2)
             )
         return randomize(model), args, Grid.from_latent((t, h, w), (2 if extra else 1, 2, 2)), 226
+    if family in ("wan_vace", "wan_animate", "skyreels"):
+        return _on_wan(family, noise)
     if family.startswith("wan"):
         from diffusers import WanTransformer3DModel
 
@@ -56,8 +59,6 @@ def build(family):
         if i2v:
             args["encoder_hidden_states_image"] = noise(2, 257, 48)
         return randomize(model), args, Grid.from_latent((t, h, w)), 512
-    if family in ("wan_vace", "skyreels"):
-        return _on_wan(family, noise)
     if family.startswith("ltx"):
         return _ltx(family, noise)
     if family == "hunyuan15":
@@ -81,13 +82,23 @@ def build(family):
 
 def _on_wan(family, noise):
     """What is built on Wan's network."""
-    from diffusers import SkyReelsV2Transformer3DModel, WanVACETransformer3DModel
+    from diffusers import SkyReelsV2Transformer3DModel, WanAnimateTransformer3DModel, WanVACETransformer3DModel
 
     sizes = dict(num_attention_heads=2, attention_head_dim=32, in_channels=16, out_channels=16, text_dim=64)
     sizes |= dict(freq_dim=32, ffn_dim=64, num_layers=3)
     args = dict(hidden_states=noise(2, 16, *LAT), encoder_hidden_states=noise(2, 512, 64))
     args["timestep"] = torch.tensor([500, 500])
-    if family == "wan_vace":
+    if family == "wan_animate":
+        t, h, w = LAT
+        args["hidden_states"] = noise(2, 36, t + 1, h, w)  # a reference in front
+        args |= dict(encoder_hidden_states_image=noise(2, 257, 48), pose_hidden_states=noise(2, 16, *LAT))
+        args["face_pixel_values"] = noise(2, 3, 4 * (t - 1) + 1, FACE, FACE)
+        model = WanAnimateTransformer3DModel(
+            image_dim=48, added_kv_proj_dim=64, inject_face_latents_blocks=3, motion_encoder_size=FACE,
+            motion_encoder_channel_sizes={str(size): 4 for size in (4, 8, FACE)}, motion_style_dim=8, motion_dim=4,
+            motion_encoder_dim=8, face_encoder_hidden_dim=8, face_encoder_num_heads=2, **sizes | dict(in_channels=36),
+        )  # fmt: skip
+    elif family == "wan_vace":
         args["control_hidden_states"] = noise(2, 96, *LAT)
         model = WanVACETransformer3DModel(vace_layers=[0, 2], vace_in_channels=96, **sizes)
     else:

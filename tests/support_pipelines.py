@@ -3,8 +3,9 @@
 import diffusers
 import pytest
 import torch
+from PIL import Image
 from support_attention import make_tracks
-from support_diffusers import build
+from support_diffusers import FACE, build
 from support_models import hunyuan15_vae, randomize
 
 from matrix_lib.core.tracks import tracks as tracks_module
@@ -47,6 +48,10 @@ class Pipe:
             self.pipe.vision_num_semantic_tokens = 4  # of no picture, which are 729
         elif family == "kandinsky5":
             self.pipe = diffusers.Kandinsky5T2VPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
+        elif family == "wan_vace":
+            self.pipe = diffusers.WanVACEPipeline(**parts | dict(vae=wan_vae()))
+        elif family == "wan_animate":
+            self.pipe = diffusers.WanAnimatePipeline(**parts | dict(vae=wan_vae()) | clip_vision(48))
         elif family == "hunyuan":
             self.pipe = diffusers.HunyuanVideoPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
         else:
@@ -87,11 +92,41 @@ class Pipe:
                 prompt_embeds=rows[:1], negative_prompt_embeds=rows[1:], prompt_attention_mask=keep,
                 negative_prompt_attention_mask=keep, audio_guidance_scale=self.cfg, **(usual or PLAIN_LTX2),
             )  # fmt: skip
+        length = dict(num_frames=FRAMES)
+        if self.family == "wan_vace":
+            given |= dict(reference_images=[picture(1), picture(2)])
+        if self.family == "wan_animate":
+            length = dict(segment_frame_length=FRAMES)
+            videos = dict(pose_video=video(FRAMES, (W, H)), face_video=video(FRAMES, (FACE, FACE)))
+            given |= dict(image=picture(1)) | videos
         draw = torch.Generator().manual_seed(3)
-        return self.pipe(
-            height=H, width=W, num_frames=FRAMES, num_inference_steps=steps, generator=draw, output_type="latent",
-            **given, **more,
-        ).frames  # fmt: skip
+        return self.pipe(**{
+            **dict(height=H, width=W, num_inference_steps=steps, generator=draw, output_type="latent"),
+            **length, **given, **more,
+        }).frames  # fmt: skip
+
+
+def picture(seed, size=(W, H)):
+    """A PIL picture of noise; size: (width, height)."""
+    noise = torch.randint(0, 256, (*size[::-1], 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(noise.to(torch.uint8).numpy())
+
+
+def video(frames, size):
+    return [picture(at, size) for at in range(frames)]
+
+
+def wan_vae():
+    return randomize(diffusers.AutoencoderKLWan(base_dim=2, dim_mult=[1, 1, 1, 1], num_res_blocks=1, z_dim=16), 10, 0.1)
+
+
+def clip_vision(width):
+    """CLIP for pictures, and what it is given them by."""
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    sizes = dict(intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=14)
+    made = randomize(CLIPVisionModel(CLIPVisionConfig(hidden_size=width, **sizes)))
+    return dict(image_encoder=made, image_processor=CLIPImageProcessor())
 
 
 PLAIN_LTX2 = dict(stg_scale=0.0, audio_stg_scale=0.0, modality_scale=1.0, audio_modality_scale=1.0,

@@ -1,6 +1,6 @@
 """Wan 2.1 and 2.2: self-attention over the video, then cross-attention to the text (and, in 2.1 I2V, to the image).
 
-VACE and SkyReels V2 are built on it. ComfyUI has more such networks: `hosts/comfy/families/wan_parts.py`.
+VACE, Animate and SkyReels V2 are built on it. ComfyUI has more such networks: `hosts/comfy/families/wan_parts.py`.
 """
 
 from .spec import BackboneSpec, Blocks, LayerChoice, Stack, TokenSize
@@ -13,7 +13,12 @@ SPEC = BackboneSpec(
         ((Stack("blocks.{}.self_attn", "self"), Stack("blocks.{}.cross_attn", "cross")),),
     ),
     diffusers=Blocks(
-        ("WanTransformer3DModel", "WanVACETransformer3DModel", "SkyReelsV2Transformer3DModel"),
+        (
+            "WanTransformer3DModel",
+            "WanVACETransformer3DModel",
+            "WanAnimateTransformer3DModel",
+            "SkyReelsV2Transformer3DModel",
+        ),
         ((Stack("blocks.{}.attn1", "self"), Stack("blocks.{}.attn2", "cross")),),
     ),
     pipelines="Wan|SkyReelsV2",

@@ -100,6 +100,12 @@ def _relay(graph: Graph) -> Graph:
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=penalty(x, context)[None, None])
         return self.o(out.transpose(1, 2).flatten(2))
 
+    def apart(self: Any, x: Tensor, context: Tensor, **kwargs: Any) -> Tensor:  # Kandinsky 5's
+        q, k, v = (t.transpose(1, 2) for t in self.get_qkv(x, context))
+        more = penalty(x, context)[None, None]
+        out = torch.nn.functional.scaled_dot_product_attention(self.query_norm(q), self.key_norm(k), v, attn_mask=more)
+        return self.out_layer(out.transpose(1, 2).flatten(2))
+
     def masked(plain: Any) -> Any:
         def forward(self: Any, x: Tensor, context: Tensor, mask: Tensor | None = None, **kwargs: Any) -> Tensor:
             more = penalty(x, context)
@@ -108,8 +114,9 @@ def _relay(graph: Graph) -> Graph:
         return forward
 
     def change(model: Any) -> Any:
-        for name, module in cross_blocks(graph, ".cross_attn", ".attn2"):
-            mine = masked(module.forward) if name.endswith(".attn2") else forward
+        for name, module in cross_blocks(graph, ".cross_attn", ".attn2", ".cross_attention"):
+            mine = apart if hasattr(module, "get_qkv") else forward
+            mine = masked(module.forward) if name.endswith(".attn2") else mine
             model.add_object_patch(f"diffusion_model.{name}.forward", types.MethodType(mine, module))
         return model
 
@@ -159,7 +166,8 @@ def _own_kernel(graph: Graph) -> Graph:
 def _block_forward(graph: Graph) -> Graph:
     """Set on the module itself, not through the host, and there for the whole session."""
     network = graph.model.model.diffusion_model
-    block = next(m for n, m in network.named_modules() if n in ("blocks.0", "double_blocks.0", "transformer_blocks.0"))
+    names = ("blocks.0", "double_blocks.0", "transformer_blocks.0", "visual_transformer_blocks.0")
+    block = next(m for n, m in network.named_modules() if n in names)
 
     @contextlib.contextmanager
     def set_up() -> Iterator[None]:

@@ -30,6 +30,10 @@ STACKS = {
     "hunyuan15": (("double_blocks.{}", "joint"),),
     "hunyuan": (("double_blocks.{}", "joint"), ("single_blocks.{}", "joint")),
     "ltx": (("transformer_blocks.{}.attn1", "self"), ("transformer_blocks.{}.attn2", "cross")),
+    "kandinsky5": (
+        ("visual_transformer_blocks.{}.self_attention", "self"),
+        ("visual_transformer_blocks.{}.cross_attention", "cross"),
+    ),
 }
 Edits = Callable[["Call"], Any]
 
@@ -237,7 +241,8 @@ class Bottom:
             return []  # the image's tokens
         prompts = list(forward.rows) if len(q) == len(forward.rows) else [None] * len(q)
         network = self.graph.model.model.diffusion_model
-        if kind == "cross" and not getattr(network, "cross_attention_adaln", False):  # 2.3's keys change with the noise
+        timed = getattr(network, "cross_attention_adaln", hasattr(network, "text_transformer_blocks"))
+        if kind == "cross" and not timed:  # keys of LTX-2.3 and Kandinsky 5 change with the noise
             known = [self._by_keys(layer, module, k[row]) for row in range(len(k))]
             prompts = [found or given for found, given in zip(known, prompts)]
         while mask is not None and mask.ndim < 4:

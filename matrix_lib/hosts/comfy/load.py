@@ -187,6 +187,7 @@ def _build(
 
 
 def _check_config(folder: Path, spec: BackboneSpec, config: Mapping[str, Any]) -> None:
+    family(spec.name).check_folder(folder, config)
     head = config.get("attention_head_dim", spec.head_size)
     if spec.head_size and head != spec.head_size:
         raise ValueError(f"{folder} has heads of size {head!r}; ComfyUI's {spec.name} has heads of {spec.head_size}")

@@ -28,7 +28,7 @@ from ...core.tracks.tracks import MaskTracks
 from ..compiled import compiled_parts, plain
 from .attach import backbone_of
 from .batches import Branch
-from .laid_out import LaidOut, arguments
+from .laid_out import LaidOut, OneClip, arguments, clip_begins
 from .lora_channels import MaskChannels
 
 __all__ = ["AppliedLoRA", "apply", "transformer_of"]
@@ -129,6 +129,7 @@ class AppliedLoRA:
         self.condition = channels.condition if channels else ""
         self._net, self._spec, self._lora = net, backbone_of(net), lora
         self._ran: set[str] | None = set()
+        self._clip = OneClip(self._spec)
         self._modules = modules
         self._handles: list[Any] = []
         for name, module in modules.items():
@@ -189,7 +190,8 @@ class AppliedLoRA:
             self._ran.add(name)
 
     def _feed(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Forward pre-hook of the transformer: the extra channels go behind those that the pipeline gives."""
+        """Forward pre-hook of the transformer: the extra channels go behind those that the pipeline gives, and are zero
+        in references in front of the clip."""
         if self._channels is None or not self.acts:
             return None
         given, laid = arguments(net, args, kwargs), LaidOut.of(self._spec, net, args, kwargs)
@@ -202,7 +204,11 @@ class AppliedLoRA:
                 f"the pipeline feeds {latents.shape[at]} channels to a transformer of {self.base}: the LoRA's "
                 f"{self.extra} cannot go behind them"
             )
-        extra = self._channels.of(laid.latents(latents), float(torch.as_tensor(given["timestep"]).max()))
+        self._clip.check(given)
+        clip = laid.latents(latents)
+        front = clip_begins(self._spec, given, clip.shape[2])
+        extra = self._channels.of(clip[:, :, front:], float(torch.as_tensor(given["timestep"]).max()))
+        extra = nn.functional.pad(extra, (0, 0, 0, 0, front, 0))
         wide = torch.cat([latents, laid.back(extra, latents)], dim=at)
         if "hidden_states" in kwargs:
             return args, {**kwargs, "hidden_states": wide}

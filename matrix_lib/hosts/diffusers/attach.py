@@ -37,7 +37,7 @@ from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .families import family
-from .laid_out import LaidOut, arguments
+from .laid_out import LaidOut, OneClip, arguments, clip_begins
 from .model_shape import patch_of
 
 __all__ = [
@@ -84,8 +84,11 @@ def attach(
     sites = [(module, site) for module, site in found if session.wants(site)]
     state = _State(spec, session)
 
+    clip = OneClip(spec)
+
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         state.within = _waiting.perturbed
+        clip.check(arguments(module, args, kwargs))
         state.forward = _read_forward(module, spec, args, kwargs, prefix_frames)
         on_forward(state.forward)
 
@@ -251,16 +254,16 @@ def _call(
 ) -> AttentionCall:
     forward = state.forward
     assert forward is not None
-    size, text = forward.grid.size, forward.text
+    size, text, front = forward.grid.size, forward.text, forward.front
     spans: dict[str, tuple[int, int]] = {}
     starts: tuple[int, ...] = ()
     if site.has_sound:
         key = ("text_k", (0, k.shape[2])) if site.kind == "sound_text" else ("video_k", (0, size))
         spans = dict([key, ("sound_q", (0, q.shape[2]))])
     elif site.kind == "cross":
-        spans = {"video_q": (0, size), "text_k": (0, k.shape[2])}
+        spans = {"video_q": (front, size), "text_k": (0, k.shape[2])}
     elif site.kind == "self":
-        spans = {"video_q": (0, size), "video_k": (0, size)}
+        spans = {"video_q": (front, size), "video_k": (front, size)}
     else:
         first = state.spec.diffusers.text_first
         video = (text, size) if first else (0, size)
@@ -285,12 +288,14 @@ def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: di
     t, h, w = LaidOut.of(spec, module, args, kwargs).latents(x).shape[2:]
     config: Any = module.config
     patch, stride = patch_of(config), spec.spatial_stride
-    rate = family(spec.name).rate(given) or spec.rate(patch, stride)
-    grid = Grid.from_latent((t - prefix_frames, h, w), patch, spec.temporal_stride, stride, prefix_frames, rate)
-    time = float(torch.as_tensor(given["timestep"]).max())  # frames that are given have a timestep of their own, 0
     found = family(spec.name)
+    rate, front = found.rate(given) or spec.rate(patch, stride), clip_begins(spec, given, t)
+    clip = (t - prefix_frames - front, h, w)
+    grid = Grid.from_latent(clip, patch, spec.temporal_stride, stride, prefix_frames, rate)
+    time = float(torch.as_tensor(given["timestep"]).max())  # frames that are given have a timestep of their own, 0
     found.check(given)
-    return Forward(grid, text.shape[1], x.shape[0], time, found.skipped(given), found.text_starts(given))
+    skipped, starts = found.skipped(given), found.text_starts(given)
+    return Forward(grid, text.shape[1], x.shape[0], time, skipped, starts, front // patch[0] * grid.frame_size)
 
 
 class Watch(BaseObserver):

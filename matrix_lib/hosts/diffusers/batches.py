@@ -44,7 +44,8 @@ class Forward:
     """One forward pass of the transformer: its grid, its text, whose rows are in the batch, and its step.
 
     skipped: layers whose attention to the video it leaves out. text_starts: for each row of the batch how many tokens
-    of a joint sequence stand between the clip and the prompt behind it; () for none.
+    of a joint sequence stand between the clip and the prompt behind it; () for none. front: tokens of references in
+    front of the clip, which `grid` does not count.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class Forward:
         timestep: float,
         skipped: frozenset[int] = frozenset(),
         text_starts: tuple[int, ...] = (),
+        front: int = 0,
     ) -> None:
         self.grid, self.text, self.batch, self.timestep, self.skipped = grid, text, batch, timestep, skipped
-        self.text_starts = text_starts
+        self.text_starts, self.front = text_starts, front
         self.rows: tuple[BatchRow, ...] = ()
         self.step = 0
 

@@ -1,4 +1,5 @@
-"""How a diffusers transformer takes latents: with channels first or last, with frames first, or as tokens.
+"""How a diffusers transformer takes latents: with channels first or last, with frames first, or as tokens, and which
+of their frames are the clip.
 
 B batch, C channels, T latent frames, h x w latents.
 """
@@ -10,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...backbones import BackboneSpec
 from .families import family
 
-__all__ = ["LaidOut", "arguments", "output_of", "with_output"]
+__all__ = ["LaidOut", "OneClip", "arguments", "clip_begins", "output_of", "with_output"]
 
 
 def arguments(net: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,3 +79,33 @@ class LaidOut:
         if self.channels_last:
             return latents.movedim(1, -1).contiguous()  # patches are made with `view`
         return latents.transpose(1, 2) if self.frames_first else latents
+
+
+def clip_begins(spec: BackboneSpec, given: Mapping[str, Any], frames: int) -> int:
+    """Which of `frames` latent frames is the clip's first, behind references, of what a transformer is called with.
+
+    Raises ValueError where there is none."""
+    front = family(spec.name).frames_in_front(given)
+    if front >= frames:
+        raise ValueError(f"all {frames} latent frames of this run are references: there is no clip to follow")
+    return front
+
+
+class OneClip:
+    """Holds all calls of a transformer to the clip of the first one."""
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        self.spec = spec
+        self._first: tuple[Tensor, ...] | None = None
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raises ValueError where a call, by what it is given, makes another segment of a long clip."""
+        marks = family(self.spec.name).segment(given)
+        if self._first is None:
+            self._first = tuple(mark.detach().clone() for mark in marks)
+        if len(marks) != len(self._first) or not all(torch.equal(a, b) for a, b in zip(self._first, marks)):
+            raise ValueError(
+                f"the {self.spec.title} pipeline has begun another segment of its clip, and tracks, maps and steering "
+                "are of one: give it videos of at most segment_frame_length frames, and for each clip open watch or "
+                "steer anew"
+            )

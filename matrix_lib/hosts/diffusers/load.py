@@ -75,11 +75,15 @@ def check_model(where: str) -> str:
 
 
 def open_model(where: str, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Model:
-    """Loads a model onto its device. `offload` keeps its parts in main memory until they run."""
-    check_model(where)
+    """Loads a model onto its device. `offload` keeps its parts in main memory until they run.
+
+    Raises ValueError where there is none, where diffusers cannot load it, and where it makes no clip of a prompt and a
+    picture alone."""
+    name = check_model(where)
     if (found := bundle.find(where)) is not None:
         model = _open_mini(bundle.load(found), dtype)
     else:
+        family(name).check_sampled(str(_json(Path(where) / "model_index.json").get("_class_name")))
         pipeline = _load(where, dtype)
         name = backbone_of(pipeline.transformer).name
         model = Model(pipeline, name, family(name).usual_size(pipeline))

@@ -27,7 +27,7 @@ from ...instrument.gradient import GradientHook, StopForward
 from ...instrument.steps import StepHook
 from .attach import backbone_of, perturbed
 from .batches import replayed, replaying
-from .laid_out import LaidOut, output_of
+from .laid_out import LaidOut, OneClip, arguments, clip_begins, output_of
 from .schedules import Noise, noise_at, steps_of
 
 __all__ = ["Call", "CfgReplay", "OutputContext", "acting_before_steps", "nets_of"]
@@ -224,13 +224,21 @@ class _Steps:
         self.free = [hook for hook in hooks if not hook.asks_model]
         self.asking = [hook for hook in hooks if hook.asks_model]
         self.calls: list[Call] = []
+        self.lead = [hook.prefix_frames for hook in hooks]
+        self._clip = OneClip(spec)
+        self._front = 0
         self._before: Noise | None = None
         self._fresh = True
 
     def called(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the transformers."""
         if replayed() is None:
-            self.calls.append(Call(net, args, kwargs, output_of(output)))
+            given = arguments(net, args, kwargs)
+            self._clip.check(given)
+            call = Call(net, args, kwargs, output_of(output))
+            latents = LaidOut.of(self.spec, net, args, kwargs).latents(call.hidden)
+            self._front = clip_begins(self.spec, given, latents.shape[2])
+            self.calls.append(call)
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
         """In place of the scheduler's: a run begins, whatever became of the one before."""
@@ -249,7 +257,8 @@ class _Steps:
         first = getattr(self.scheduler, "state_in_first_order", True)  # else the second half of a Heun step
         starts = first and (place == 0 or self._fresh)
         if starts:  # behind the first timestep in a pipeline that begins from a clip (strength below 1)
-            for hook in self.hooks:
+            for hook, lead in zip(self.hooks, self.lead):
+                hook.prefix_frames = lead + self._front
                 hook.begin(None, RunPart(tuple(range(place, len(every))), len(every), fresh=True))
             self._before, self._fresh = None, False
         replay = functools.cache(lambda: CfgReplay.of(calls, sample, output, noise.scale, self.spec))
@@ -262,7 +271,7 @@ class _Steps:
             x, out = replay().unfold(sample), replay().unfold(output)
             at = _Step(replay(), x, out, noise, place, len(every))
             for hook in acting:
-                at.x = hook(at)
+                at.x = self._behind_references(x, hook(at))
             moved = replay().fold(at.x, sample)
             given.arguments["sample"], given.arguments["model_output"] = moved, replay().fold(at.output(), output)
             self._carry(moved - sample, self._before, noise)
@@ -281,13 +290,20 @@ class _Steps:
         plain = result[0] if isinstance(result, tuple) else result.prev_sample
         noise, x = noise_at(self.scheduler, every[step]), replay().unfold(plain)
         for hook in acting:
-            x = hook(_Held(x, noise.level, step, len(every), replay().given_frames))  # type: ignore[arg-type]
+            at: Any = _Held(x, noise.level, step, len(every), replay().given_frames)
+            x = self._behind_references(x, hook(at))
         moved = replay().fold(x, plain)
         self._carry(moved - plain, self._before, noise)
         if isinstance(result, tuple):
             return (moved, *result[1:])
         result.prev_sample = moved
         return result
+
+    def _behind_references(self, x: Tensor, moved: Tensor) -> Tensor:
+        """What a hook has made of x, with the references in front of the clip as they were."""
+        if torch.equal(moved[:, :, : self._front], x[:, :, : self._front]):
+            return moved
+        return torch.cat([x[:, :, : self._front], moved[:, :, self._front :]], 2)
 
     def _carry(self, moved: Tensor, before: Noise | None, noise: Noise) -> None:
         """UniPC corrects the sample from the one of the step before, which must have moved alike: the corrector takes

@@ -25,7 +25,8 @@ from matrix_lib.hosts.diffusers.lora import merge_lora
 from matrix_lib.hosts.diffusers.steer import steer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FAMILY = {"cogvideox": "cogvideox", "cogvideox15": "cogvideox", "wan_t2v": "wan", "hunyuan": "hunyuan_video"}
+FAMILY = {"cogvideox": "cogvideox", "cogvideox15": "cogvideox", "hunyuan": "hunyuan_video"}
+FAMILY |= dict.fromkeys(("wan_t2v", "wan_animate"), "wan")
 LAYERS = {
     "cogvideox": "transformer_blocks.{}.attn1",
     "wan": "blocks.{}.attn2",
@@ -192,7 +193,7 @@ def test_an_ordinary_lora_is_what_merging_makes(family: str) -> None:
     assert (wanted - plain).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "cogvideox15", "wan_t2v", "hunyuan"])
+@pytest.mark.parametrize("family", ["cogvideox", "cogvideox15", "wan_t2v", "wan_animate", "hunyuan"])
 def test_strength_and_the_wide_weight(family: str) -> None:
     """A bare transformer at strength s answers as one whose weights went s of the way, whatever its projection is."""
     net, args, *_ = build(family)
@@ -205,7 +206,7 @@ def test_strength_and_the_wide_weight(family: str) -> None:
     shape = list(latents.shape)
     shape[at] = 1
     mask = torch.zeros(shape).transpose(1, at)  # (B, 1, T, h, w), or the same in the order of CogVideoX
-    mask[:, 0, 0] = tracks.mask("mug", 0)[::8, ::8].float()
+    mask[:, 0, int(family == "wan_animate")] = tracks.mask("mug", 0)[::8, ::8].float()
     with torch.no_grad():
         wide = torch.cat([latents, mask.transpose(1, at)], at)
         wanted = whole(**{**args, "hidden_states": wide}, return_dict=False)[0]

@@ -78,6 +78,9 @@ class Family:
 
     # -- from a diffusers folder
 
+    def check_folder(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Raises ValueError for a transformer, by its config, whose weights have no names on the host's side here."""
+
     def set_aside(self, state: dict[str, Tensor]) -> Any:
         """Takes out of `state` what the host has no place for; `adapt` gets it."""
 

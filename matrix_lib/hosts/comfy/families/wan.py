@@ -24,6 +24,14 @@ __all__ = ["FAMILY", "Wan"]
 class Wan(Family):
     """Wan 2.1 and 2.2, and what is built on its network: VACE, Animate, HuMo, S2V, SCAIL, WanDancer and others."""
 
+    def check_folder(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Animate's, whose encoders of motion and faces lie in another form."""
+        if "Animate" in str(config.get("_class_name")):
+            raise ValueError(
+                f"{folder} holds a {config['_class_name']}, which is watched and steered in diffusers. In ComfyUI load "
+                "Wan Animate's native file, from models/diffusion_models"
+            )
+
     def vae_rules(self, config: Mapping[str, Any]) -> Rules:
         """Two kinds: that of 2.1, and that of 2.2 5B."""
         return VAES["wan2.2"] if config.get("is_residual") else super().vae_rules(config)

@@ -103,6 +103,19 @@ class Family:
         """Raises ValueError where it cannot be followed which tokens are the clip, or how noisy they are, of what the
         transformer is called with."""
 
+    def frames_in_front(self, given: Mapping[str, Any]) -> int:
+        """How many of the latent's own frames stand in front of the clip, and are cut off after sampling, of what the
+        transformer is called with."""
+        return 0
+
+    def segment(self, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """What differs between the segments of a long clip, which its pipeline samples one after the other, of what the
+        transformer is called with; () where it samples no segments."""
+        return ()
+
+    def check_sampled(self, pipeline: str) -> None:
+        """Raises ValueError for a class of pipelines, by name, that makes no clip of a prompt and a picture alone."""
+
     def check_trainable(self, index: Mapping[str, Any]) -> None:
         """Raises ValueError for a pipeline, by its `model_index.json`, whose inputs nobody has written down here."""
 

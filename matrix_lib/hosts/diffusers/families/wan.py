@@ -15,31 +15,55 @@ from .base import Family
 __all__ = ["FAMILY", "Wan"]
 
 
+_ANIMATE_FPS = 30.0  # of Animate's clips, which else are Wan 2.1's
+
+
 class Wan(Family):
-    """Wan 2.1 and 2.2, VACE and SkyReels V2."""
+    """Wan 2.1 and 2.2, VACE, Animate and SkyReels V2."""
+
+    def check_sampled(self, pipeline: str) -> None:
+        """Animate."""
+        if "Animate" in pipeline:
+            raise ValueError(
+                f"{pipeline} makes clips of a picture, a pose video and a face video, which nothing here gives it. "
+                "Load it with diffusers, and watch or steer it there (matrix_lib.watch, matrix_lib.steer)"
+            )
+
+    def rate(self, given: Mapping[str, Any]) -> float | None:
+        return None if given.get("pose_hidden_states") is None else _ANIMATE_FPS
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """VACE with references, latent frames in front of the clip of which nothing is to be made: their mask is 0, and
-        so is what is behind it, other than in any frame of a video. Frames that have noise levels of their own."""
-        control, own = given.get("control_hidden_states"), self.spec.latent_channels
-        if control is not None and not bool(control[:, own:, 0].any()):
-            raise ValueError(
-                "this run of VACE has reference frames in front of the clip, so tracks and maps would be of other "
-                "frames than the clip's: leave reference_images out, or use native ComfyUI, where they are told apart"
-            )
+        """Frames that have noise levels of their own."""
         if given.get("enable_diffusion_forcing"):
             raise ValueError(
                 "diffusion forcing gives every frame a noise level of its own, so a run has no steps that could be "
                 "watched or steered: use SkyReelsV2Pipeline or SkyReelsV2ImageToVideoPipeline"
             )
 
+    def frames_in_front(self, given: Mapping[str, Any]) -> int:
+        """References. Animate has one, in front of its poses and faces. In VACE nothing is to be made of them: their
+        mask is 0, and so is what is behind it, other than in any frame of a video."""
+        if given.get("pose_hidden_states") is not None:
+            return 1
+        control = given.get("control_hidden_states")
+        if control is None:
+            return 0
+        empty = ~control[:, self.spec.latent_channels :].movedim(2, 0).flatten(1).any(1)
+        return int(empty.to(torch.int64).cumprod(0).sum())
+
+    def segment(self, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Animate's: poses, and which frames are given, the first ones from the second segment on."""
+        pose, own = given.get("pose_hidden_states"), self.spec.latent_channels
+        return () if pose is None else (pose[:1], given["hidden_states"][:1, own : own + self.spec.temporal_stride])
+
     def check_trainable(self, index: Mapping[str, Any]) -> None:
-        """The 5B model, and VACE."""
+        """The 5B model, VACE, and Animate."""
         if index.get("expand_timesteps"):
             raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
         _, kind = index.get("transformer") or (None, None)  # (None, None) as well where it was not loaded
-        if "VACE" in f"{kind} {index.get('_class_name')}":
-            raise ValueError("Wan VACE, which reads a control video, cannot be trained here: train Wan 2.1")
+        for name, reads in (("VACE", "a control video"), ("Animate", "videos of poses and of a face")):
+            if name in f"{kind} {index.get('_class_name')}":
+                raise ValueError(f"Wan {name}, which reads {reads}, cannot be trained here: train Wan 2.1")
 
     def image_rows(self, pipe: Any, picture: Image.Image) -> Tensor:
         """(257, width): the first frame through CLIP."""

@@ -1,0 +1,178 @@
+"""Latent frames in front of the clip, Wan Animate's reference and VACE's: tracks, maps and steering are of the clip's
+own frames. Animate's segments and what it cannot do."""
+
+import itertools
+
+import diffusers
+import pytest
+import torch
+from support_attention import make_binding
+from support_diffusers import FACE, LAT, build, forward
+from support_models import randomize, spiece_model
+from support_pipelines import FRAMES, TRACKS, H, Pipe, W, picture, video
+
+from matrix_lib import apply_lora
+from matrix_lib.backbones.lora import AlignmentLoRA
+from matrix_lib.core.guidance.dual_clock import DualClockDenoising
+from matrix_lib.core.guidance.gradient import GradientGuidance
+from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
+from matrix_lib.core.guidance.region_bias import RegionBias
+from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.core.words import binding as binding_module
+from matrix_lib.hosts.diffusers.attach import watch
+from matrix_lib.hosts.diffusers.framing import fit_of
+from matrix_lib.hosts.diffusers.load import ModelSource, check_model, open_model
+from matrix_lib.hosts.diffusers.prompts import bind_prompt
+from matrix_lib.hosts.diffusers.steer import steer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FRONT = {"wan_animate": 1, "wan_vace": 2}  # latent frames
+GRID = (LAT[0], LAT[1] // 2, LAT[2] // 2)
+LATENT = torch.randn(16, *LAT, generator=torch.Generator().manual_seed(8))
+WORDS = make_binding(binding_module, 512)
+
+
+@pytest.fixture(scope="module")
+def pipes():
+    made = {}
+    return lambda family: made.setdefault(family, Pipe(family, "flow", 1.0))
+
+
+@pytest.mark.parametrize("family", FRONT)
+def test_words_and_bias_are_of_the_clips_own_frames(pipes, family):
+    """Maps of words are an explicit softmax of what goes into a cross-attention; biased self-attention gives the
+    references what it gave them."""
+    pipe, seen = pipes(family), {"looks": [], "self": []}
+    blocks, front = pipe.transformer.blocks, FRONT[family] * GRID[1] * GRID[2]
+    hooks = [
+        blocks[1].attn2.register_forward_pre_hook(lambda _, args: seen["looks"].append(args[:2])),
+        blocks[0].attn1.register_forward_hook(lambda _, args, out: seen["self"].append(out)),
+    ]
+    plain = pipe(1)
+    with watch(pipe.pipe, WORDS, TRACKS) as watching:
+        assert torch.equal(pipe(1), plain)
+    with steer(pipe.pipe, RegionBias(), WORDS, TRACKS):
+        assert not torch.equal(pipe(1), plain)
+    for hook in hooks:
+        hook.remove()
+    if family == "wan_animate":
+        assert fit_of(pipe.pipe) == "stretch", "as it brings the pose video to the clip, not the picture"
+    stream = watching.capture().streams[0]
+    assert stream.grid.shape == GRID
+    assert stream.grid.fps == (30 if family == "wan_animate" else 16)
+    attn, (x, text) = blocks[1].attn2, seen["looks"][0]
+    with torch.no_grad():
+        q, k = attn.norm_q(attn.to_q(x)), attn.norm_k(attn.to_k(text[:, -512:]))
+    q, k = (each[0].double().unflatten(-1, (attn.heads, -1)).transpose(0, 1) for each in (q, k))
+    p = (q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(-1)[:, front:]
+    for place, phrase in enumerate(WORDS.phrases):
+        want = p[..., list(phrase.rows)].mean((0, 2)).view(GRID)
+        got = stream.get("v2t").values[stream.layers_v2t.index(1), 0, place]
+        assert (got - want).abs().max() <= 6e-4 * want.max(), phrase.name
+    before, *_, after = seen["self"]
+    torch.testing.assert_close(after[:, :front], before[:, :front], rtol=1e-4, atol=1e-5)
+    assert (after - before)[:, front:].abs().max() > 1e-3
+
+
+WAYS = {
+    "dual clock": (DualClockDenoising(0.6, 0.3), None, LATENT),
+    "intrinsic": (IntrinsicDenoising(1), None, None),
+    "gradient": (GradientGuidance(), WORDS, None),
+}
+
+
+@pytest.mark.parametrize("family", FRONT)
+@pytest.mark.parametrize("way", WAYS)
+def test_references_are_left_to_the_sampler(pipes, family, way):
+    """Between two steps the references have moved by an Euler step, and the clip by more."""
+    pipe, (guidance, words, reference), calls = pipes(family), WAYS[way], {}
+
+    def note(_, args, given, out):
+        calls.setdefault(float(given["timestep"][0]), []).append((given["hidden_states"][:, :16].clone(), out[0]))
+
+    plain, hook = pipe(3), pipe.transformer.register_forward_hook(note, with_kwargs=True)
+    with steer(pipe.pipe, guidance, words, TRACKS, reference=reference):
+        assert not torch.equal(pipe(3), plain)
+    hook.remove()
+    sigmas, steps, moved = pipe.pipe.scheduler.sigmas, [*calls.values()], []
+    assert len(steps) == 3
+    for at, (now, then) in enumerate(itertools.pairwise(steps)):
+        (x, out), first = now[-1], now[0][0]
+        went = x + (sigmas[at + 1] - sigmas[at]) * out
+        off = (then[-1][0] - went).detach()
+        front = FRONT[family]
+        assert torch.equal(x[:, :, :front], first[:, :, :front])
+        torch.testing.assert_close(off[:, :, :front], torch.zeros_like(off[:, :, :front]), rtol=0, atol=1e-4)
+        moved.append(float(off[:, :, front:].abs().max()))
+    assert max(moved) > 1e-2
+    if way == "dual clock":
+        x, sigma = steps[1][-1][0][:, :, FRONT[family] :], float(sigmas[1])
+        assert 0.8 < float(((x - (1 - sigma) * LATENT) / sigma).std()) < 1.2
+
+
+@pytest.mark.parametrize("family", FRONT)
+def test_mask_channels_begin_with_the_clip(family):
+    net, args, *_ = build(family)
+    front, base, seen = FRONT[family], net.config.in_channels, []
+    if family == "wan_vace":
+        args = {
+            name: torch.cat([each[:, :, :front], each], 2) if each.ndim == 5 else each for name, each in args.items()
+        }
+        args["control_hidden_states"][:, 16:, :front] = 0
+    weight = net.patch_embedding.weight.detach()
+    wide = {"weight": torch.cat([weight, weight[:, :1]], 1), "bias": net.patch_embedding.bias.detach()}
+    net.patch_embedding.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    mug = MaskTracks.from_boxes({"mug": {0: (8, 8, 40, 56)}}, 1, H, W)
+    with apply_lora(net, AlignmentLoRA("wan", {}, wide), mug):
+        forward(net, args)
+    (mask,) = seen[0][:1, base:]
+    assert mask.flatten(2).any(2).tolist() == [[place == front for place in range(front + LAT[0])]]
+    assert torch.equal(mask[0, front, 1:7, 1:5], torch.ones(6, 4))
+
+
+def test_a_further_segment_is_refused(pipes):
+    pipe = pipes("wan_animate")
+    long = dict(segment_frame_length=5, pose_video=video(FRAMES, (W, H)))
+    with pytest.raises(ValueError, match="begun another segment of its clip"), watch(pipe.pipe, WORDS):
+        pipe(1, **long)
+    with pytest.raises(ValueError, match="begun another segment of its clip"):
+        with steer(pipe.pipe, DualClockDenoising(1, 1), None, TRACKS, reference=LATENT[:, :2]):
+            pipe(1, **long)
+    assert not pipe.transformer._forward_pre_hooks
+
+
+def test_a_folder_of_animate(pipes, tmp_path, comfy):
+    """Its words are bound as Wan's. What makes clips of words alone, and what trains, refuses it by name; and so does
+    ComfyUI, which reads its native file."""
+    from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+    from matrix_lib.hosts.comfy.load import load_folder
+
+    folder = tmp_path / "animate"
+    spiece_model(tmp_path / "tokenizer")
+    sizes = dict(vocab_size=384, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
+    parts = pipes("wan_animate").pipe.components
+    parts |= dict(text_encoder=randomize(UMT5EncoderModel(UMT5Config(**sizes))))
+    parts |= dict(tokenizer=T5Tokenizer.from_pretrained(tmp_path / "tokenizer"))
+    diffusers.WanAnimatePipeline(**parts).save_pretrained(folder)
+    assert check_model(str(folder)) == "wan"
+    with pytest.raises(ValueError, match="a pose video and a face video"):
+        open_model(str(folder), torch.device("cpu"), torch.float32)
+    with pytest.raises(ValueError, match="Wan Animate, which reads videos of poses and of a face"):
+        ModelSource(str(folder))
+    with pytest.raises(ValueError, match="load Wan Animate's native file"):
+        load_folder(folder, torch.float32, text_encoder=False, vae=False)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+    prompt = "the  cyclist overtakes the white van"
+    words = bind_prompt(pipe, prompt, "c: the  cyclist\nv: the white van")
+    assert words.length == 512
+    ids = pipe.tokenizer(prompt.replace("  ", " "))["input_ids"]
+    for name, text in (("c", "thecyclist"), ("v", "thewhitevan")):
+        assert "".join(pipe.tokenizer.decode([ids[row] for row in words.phrase(name).rows]).split()) == text
+    with watch(pipe, words) as seen:
+        pipe(
+            image=picture(1), pose_video=video(FRAMES, (W, H)), face_video=video(FRAMES, (FACE, FACE)), prompt=prompt,
+            height=H, width=W, segment_frame_length=FRAMES, num_inference_steps=1,
+        )  # fmt: skip
+    stream = seen.capture().streams[0]
+    assert (stream.entities, stream.grid.shape) == (("c", "v"), GRID)
