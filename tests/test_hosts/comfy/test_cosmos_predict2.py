@@ -32,7 +32,8 @@ class Pair:
         from matrix_lib.hosts.comfy.load import load_folder
 
         make_cosmos2(folder)
-        self.model = load_folder(folder, torch.float32, text_encoder=False, vae=False).model
+        loaded = load_folder(folder, torch.float32, text_encoder=False)
+        self.model, self.vae = loaded.model, loaded.vae
         self.pipe = cosmos_pipeline(
             transformer=diffusers.CosmosTransformer3DModel.from_pretrained(folder / "transformer"),
             scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
@@ -93,6 +94,23 @@ def test_latents_are_the_pipelines(pair: Pair) -> None:
         wanted, *given = pair.both(*grid)
         got = pair.sampled(pair.model, *given)
         assert relative(got, wanted) < 1e-3, grid
+
+
+def test_a_first_frame_goes_in_as_the_pipeline_shows_it(pair: Pair) -> None:
+    """Through the folder's own VAE, scaled; behind it nothing but the noise of the sampler."""
+    from matrix_lib.hosts.comfy.first_frame import image_condition
+    from matrix_lib.hosts.diffusers.latents import encode_clip
+
+    picture = (noise_like(64, 96, 3, seed=5).sigmoid() * 255).byte()
+    with torch.inference_mode():
+        made = image_condition(pair.model, pair.vae, picture[None] / 255.0, 96, 64, 9, batch=2)
+        wanted = encode_clip(pair.pipe, picture[None])
+    latent, mask = pair.model.model.process_latent_in(made.latent["samples"]), made.latent["noise_mask"]
+    assert latent.shape == (2, 16, 3, 8, 12)
+    assert relative(latent[:, :, 0], wanted[:, 0].expand(2, -1, -1, -1)) < 1e-3
+    assert latent[:, :, 1:].abs().max() < 1e-5
+    assert (mask[:, :, 0] == 0).all()
+    assert (mask[:, :, 1:] == 1).all()
 
 
 def test_a_lora_does_the_same_in_both_hosts(pair: Pair, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from matrix_lib.core.words import binding as binding_module
 from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, probe
 from matrix_lib.hosts.diffusers.attach import watch
 from matrix_lib.hosts.diffusers.families import family
+from matrix_lib.hosts.diffusers.framing import fit_of
 from matrix_lib.hosts.diffusers.latents import encode_clip
 from matrix_lib.hosts.diffusers.load import Model, ModelSource, open_model
 from matrix_lib.hosts.diffusers.model_shape import ModelShape
@@ -74,6 +75,7 @@ def test_a_run_with_a_picture(pipe):
 
     hook = pipe.transformer.register_forward_pre_hook(called, with_kwargs=True)
     plain = run(pipe)
+    assert fit_of(pipe) == "stretch"
     with watch(pipe, words, tracks) as seen:
         assert torch.equal(run(pipe), plain)
     capture = seen.capture()
