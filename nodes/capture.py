@@ -150,7 +150,10 @@ class MatrixLivePreview(io.ComfyNode):
             "bound word. Keeps nothing and changes nothing in the result.",
             search_aliases=["attention preview", "live attention", "watch attention"],
             inputs=[
-                io.Model.Input("model", tooltip="CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5, from any loader."),
+                io.Model.Input(
+                    "model",
+                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2, from any loader.",
+                ),
                 io.String.Input(
                     "layers", default="", tooltip=LAYERS_TIP + " Empty: dominant layers if known, else three of them."
                 ),

@@ -156,7 +156,8 @@ class MatrixDualClockDenoising(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5 from any loader; steered or with LoRAs "
+                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2 from any "
+                    "loader; steered or with LoRAs "
                     "if you like.",
                 ),
                 io.Latent.Input(

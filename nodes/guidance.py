@@ -298,7 +298,8 @@ class MatrixAttentionGuidance(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5 from any loader, with LoRAs or other "
+                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2 from any "
+                    "loader, with LoRAs or other "
                     "patches if you like.",
                 ),
                 io.DynamicCombo.Input(

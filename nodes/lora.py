@@ -52,7 +52,8 @@ class MatrixApplyLoRA(io.ComfyNode):
             node_id="MatrixApplyLoRA",
             display_name="MATRIX Apply LoRA",
             category="MATRIX/lora",
-            description="Puts a MATRIX or TAViD LoRA on a CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5 model: the "
+            description="Puts a MATRIX or TAViD LoRA on a CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or "
+            "Cosmos Predict 2 model: the "
             "attention weights, and the wider input that reads the ID map or the target mask. Says what matched, and "
             "fails where nothing does. Other LoRAs may come before or behind it.",
             search_aliases=[

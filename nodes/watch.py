@@ -27,7 +27,10 @@ class MatrixWatchAttention(io.ComfyNode):
             "for bit what it would have been.",
             search_aliases=["capture attention", "KSampler", "KSamplerAdvanced", "Wan 2.2", "two experts"],
             inputs=[
-                io.Model.Input("model", tooltip="CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5, from any loader."),
+                io.Model.Input(
+                    "model",
+                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2, from any loader.",
+                ),
                 *recording_inputs(),
                 io.String.Input(
                     "expert",

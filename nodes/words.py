@@ -46,7 +46,10 @@ class MatrixBindPrompt(io.ComfyNode):
                 "MATRIX",
             ],
             inputs=[
-                io.Clip.Input("clip", tooltip="Text encoder of CogVideoX, Wan, HunyuanVideo, LTX or Kandinsky 5."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="Text encoder of CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2.",
+                ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
@@ -81,7 +84,8 @@ class MatrixBindPrompt(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "A prompt longer than the model was trained with (226 tokens CogVideoX, 512 Wan, 256 "
-                        "HunyuanVideo, 1000 HunyuanVideo 1.5, 128 LTX-Video, 1024 LTX-2, 512 Kandinsky 5) is cut "
+                        "HunyuanVideo, 1000 HunyuanVideo 1.5, 128 LTX-Video, 1024 LTX-2, 512 Kandinsky 5 and "
+                        "Cosmos Predict 2) is cut "
                         "there, as diffusers does, or kept whole, as ComfyUI does by itself."
                     ),
                 ),

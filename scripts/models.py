@@ -105,6 +105,8 @@ ROWS = (
         "the same; SigLIP from *CLIP Vision Encode*"),
     Row("Kandinsky 5 video T2V, I2V (Lite, Pro)", "kandinsky5", ("kandinsky5", "kandinsky5 i2v"),
         "the same; no mask conditions; in diffusers without block-sparse attention (NABLA)"),
+    Row("Cosmos Predict 2 Video2World (2B, 14B)", "cosmos_predict2", ("cosmos2",),
+        "the same; no mask conditions; in diffusers with *cosmos_guardrail*, as its pipeline asks"),
     Row("LTX-Video 0.9", "ltx", ("ltx",), "the same; VAE from another loader"),
     Row("LTX-2.0, 2.3, with sound or without", "ltx2", ("ltx2",),
         "the same; text encoder and VAEs from other loaders; no mask conditions"),

@@ -7,7 +7,7 @@ from matrix_lib.core.grid import Grid
 
 FAMILIES = [
     "cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "wan_vace", "skyreels",
-    "kandinsky5", "wan_animate",
+    "kandinsky5", "wan_animate", "cosmos2",
 ]  # fmt: skip
 LAT = (3, 8, 12)
 LTX_LAT = (3, 4, 6)
@@ -65,6 +65,8 @@ def build(family):
         return _hunyuan15(noise)
     if family == "kandinsky5":
         return _kandinsky5(noise)
+    if family == "cosmos2":
+        return _cosmos2(noise)
     from diffusers import HunyuanVideoTransformer3DModel
 
     model = HunyuanVideoTransformer3DModel(
@@ -134,6 +136,23 @@ def _kandinsky5(noise):
     args |= dict(pooled_projections=noise(2, 24), timestep=torch.tensor([500.0, 500.0]))
     args |= dict(visual_rope_pos=[torch.arange(n) for n in (t, h // 2, w // 2)], text_rope_pos=torch.arange(40))
     return randomize(model), args, Grid.from_latent(LAT), 40
+
+
+def _cosmos2(noise):
+    """With a first frame that is given."""
+    from diffusers import CosmosTransformer3DModel
+
+    model = CosmosTransformer3DModel(
+        in_channels=17, num_attention_heads=2, attention_head_dim=16, num_layers=3, text_embed_dim=64,
+        adaln_lora_dim=16, max_size=(8, 32, 32), rope_scale=(1.0, 3.0, 3.0), extra_pos_embed_type=None,
+    )  # fmt: skip
+    t, h, w = LAT
+    args = dict(hidden_states=noise(2, 16, *LAT), encoder_hidden_states=noise(2, 512, 64), fps=16)
+    args |= dict(condition_mask=torch.zeros(2, 1, *LAT), padding_mask=torch.zeros(1, 1, h * 8, w * 8))
+    args["condition_mask"][:, :, 0] = 1.0
+    args["timestep"] = torch.full((2, 1, t, 1, 1), 0.8)
+    args["timestep"][:, :, 0] = 1e-4
+    return randomize(model), args, Grid.from_latent(LAT), 512
 
 
 def _ltx(family, noise):

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 __all__ = [
-    "hunyuan15_vae", "make_cogvideox", "make_hunyuan", "make_hunyuan15", "make_kandinsky5", "make_ltx", "make_wan",
-    "randomize", "spiece_model",
+    "hunyuan15_vae", "make_cogvideox", "make_cosmos2", "make_hunyuan", "make_hunyuan15", "make_kandinsky5", "make_ltx",
+    "make_wan", "randomize", "spiece_model",
 ]  # fmt: skip
 
 _SENTENCES = (
@@ -256,6 +256,25 @@ def make_kandinsky5(
     return _index(folder, "Kandinsky5I2VPipeline" if i2v else "Kandinsky5T2VPipeline", parts)
 
 
+def make_cosmos2(folder: Path | str, text_dim: int = 1024, vae: bool = True, text: bool = False, seed: int = 0) -> Path:
+    """Cosmos Predict 2 Video2World. The host fixes 16 heads, 10 blocks at this width, and words 1024 wide."""
+    from diffusers import CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
+
+    folder = Path(folder)
+    transformer = CosmosTransformer3DModel(
+        in_channels=17, num_attention_heads=16, attention_head_dim=12, num_layers=10, text_embed_dim=text_dim,
+        rope_scale=(0.9, 3.0, 2.0), extra_pos_embed_type=None,
+    )  # fmt: skip
+    randomize(transformer, seed, 0.06).save_pretrained(folder / "transformer")
+    FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True).save_pretrained(folder / "scheduler")
+    if vae:
+        _wan_vae(folder / "vae", seed)
+    if text:
+        _t5(folder, text_dim, seed, "relu")
+    parts = {"transformer": "CosmosTransformer3DModel", "vae": "AutoencoderKLWan"}
+    return _index(folder, "Cosmos2VideoToWorldPipeline", parts)
+
+
 def make_ltx(folder: Path | str, version: Literal["0.9", "2.0", "2.3"] = "0.9", layers: int = 2, seed: int = 0) -> Path:
     """LTX-Video, and LTX-2 with its connectors. Natively neither text encoder nor VAE is read of such a folder."""
     from diffusers import FlowMatchEulerDiscreteScheduler, LTX2VideoTransformer3DModel, LTXVideoTransformer3DModel
@@ -315,12 +334,12 @@ def _hunyuan_vae(folder: Path, seed: int) -> None:
     randomize(vae, seed + 10, 0.1).save_pretrained(folder)
 
 
-def _t5(folder: Path, width: int, seed: int) -> None:
+def _t5(folder: Path, width: int, seed: int, kind: str = "gated-gelu") -> None:
     from transformers import T5Config, T5EncoderModel
 
     # the vocabulary of T5: the host's CogVideoX tokenizer is T5's own
     config = T5Config(
-        vocab_size=32128, d_model=width, d_kv=16, d_ff=64, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+        vocab_size=32128, d_model=width, d_kv=16, d_ff=64, num_layers=2, num_heads=2, feed_forward_proj=kind
     )
     randomize(T5EncoderModel(config), seed + 20).save_pretrained(folder / "text_encoder")
     spiece_model(folder / "tokenizer")

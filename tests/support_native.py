@@ -2,7 +2,7 @@
 
 Free dimensions are small; fixed by the host: head sizes (CogVideoX 64, Wan and HunyuanVideo 128), Wan's 4096-wide
 words and Kandinsky 5's 3584-wide ones, 16 latent channels, HunyuanVideo 1.5's 32 with a picture 1152 wide. LTX has 128,
-and LTX-2's audio 8 channels of 16 bands.
+and LTX-2's audio 8 channels of 16 bands. Cosmos Predict 2 has 16 heads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "kandinsky5")
+FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "kandinsky5",
+            "cosmos2")  # fmt: skip
 LATENT = (3, 8, 12)  # T, H, W: 72 tokens; CogVideoX 1.5 takes 4 frames
 LTX_LATENT = (3, 4, 6)  # 72 tokens, too
 SOUND = 7  # audio tokens
@@ -78,6 +79,8 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
 
         net = Kandinsky5(model_dim=128, time_dim=32, ff_dim=64, num_text_blocks=1, num_visual_blocks=layers, **ops)
         return _random(net, seed, 0.05)
+    if family == "cosmos2":
+        return _random(_cosmos2(ops), seed, 0.05)
     new = family == "hunyuan15"
     kind: dict[str, Any] = {
         "in_channels": 65, "out_channels": 32, "vec_in_dim": None, "depth": layers, "depth_single_blocks": 0,
@@ -93,6 +96,17 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
             image_model="hunyuan_video", context_in_dim=64, hidden_size=256, mlp_ratio=4.0, num_heads=2,
             axes_dim=[16, 56, 56], theta=256, qkv_bias=True, meanflow=False, **kind, **ops,
         ), seed, 0.05,
+    )  # fmt: skip
+
+
+def _cosmos2(ops: dict[str, Any]) -> nn.Module:
+    """As the host builds it off its weights."""
+    from comfy.ldm.cosmos.predict2 import MiniTrainDIT
+
+    return MiniTrainDIT(
+        max_img_h=240, max_img_w=240, max_frames=128, in_channels=17, out_channels=16, patch_spatial=2,
+        patch_temporal=1, model_channels=192, num_blocks=10, num_heads=16, crossattn_emb_channels=1024,
+        pos_emb_cls="rope3d", use_adaln_lora=True, adaln_lora_dim=256, **ops,
     )  # fmt: skip
 
 
@@ -120,6 +134,8 @@ def native_model(family: str, layers: int = 2, seed: int = 0) -> Any:
             native_state(family, layers, seed), model_options={"dtype": torch.float32}, metadata=said
         )
     assert model is not None, f"the host does not recognise {family}"
+    if family == "cosmos2":  # of whose blocks the host counts 10
+        del model.model.diffusion_model.blocks[layers:]
     return model
 
 
@@ -140,7 +156,7 @@ class Seen:
 def text_rows(family: str) -> int:
     """Rows of a conditioning. LTX-2's connectors make 1024 of them."""
     rows = {"cogvideox": 226, "cogvideox15": 226, "wan_t2v": 512, "wan_i2v": 512, "hunyuan": 40, "ltx": 128}
-    return rows.get(family, 32)
+    return 512 if family == "cosmos2" else rows.get(family, 32)
 
 
 def strides(family: str) -> tuple[int, int]:
@@ -192,7 +208,7 @@ def clip_of(family: str, x: Tensor, size: tuple[int, int, int] | None = None) ->
 
 def rate(family: str) -> float:
     """Frames per second that a clip has where nobody says: of LTX-2 those that the host tells the network."""
-    rates = {"wan_t2v": 16, "wan_i2v": 16, "cogvideox": 8, "cogvideox15": 16, "ltx": 25, "ltx2": 25}
+    rates = {"wan_t2v": 16, "wan_i2v": 16, "cogvideox": 8, "cogvideox15": 16, "ltx": 25, "ltx2": 25, "cosmos2": 16}
     return float(rates.get(family, 24))
 
 
@@ -211,13 +227,13 @@ def flat(samples: Any) -> Tensor:
 def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = None, rows: int = 0, **more: Any) -> list:
     """A random CONDITIONING of a family, with whatever else its forward needs."""
     g = torch.Generator().manual_seed(seed)
-    widths = {"ltx": 48, "ltx2": 96, "ltx20": 64, "kandinsky5": 3584}
+    widths = {"ltx": 48, "ltx2": 96, "ltx20": 64, "kandinsky5": 3584, "cosmos2": 1024}
     width = 4096 if family.startswith("wan") else widths.get(family, 64)
     shape = (1, channels(family), *clip_size(family, size))
     extra: dict[str, Any] = dict(more)
     if family.startswith("cogvideox") or family == "wan_i2v":
         extra["concat_latent_image"] = torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    if family in ("wan_i2v", "kandinsky5"):
+    if family in ("wan_i2v", "kandinsky5", "cosmos2"):
         mask = torch.ones(1, 1, *shape[2:])
         mask[:, :, :1] = 0
         extra["concat_mask"] = mask

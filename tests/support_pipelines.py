@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from support_attention import make_tracks
+from support_cosmos import cosmos_pipeline
 from support_diffusers import FACE, build
 from support_models import hunyuan15_vae, randomize
 
@@ -21,6 +22,7 @@ SCHEDULERS = {
     "flow": lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
     "euler": lambda: diffusers.EulerDiscreteScheduler(prediction_type="epsilon"),
     "dpm++": lambda: diffusers.DPMSolverMultistepScheduler(prediction_type="v_prediction"),
+    "karras": lambda: diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
     "heun": lambda: diffusers.HeunDiscreteScheduler(prediction_type="epsilon"),
 }
 
@@ -52,6 +54,9 @@ class Pipe:
             self.pipe = diffusers.WanVACEPipeline(**parts | dict(vae=wan_vae()))
         elif family == "wan_animate":
             self.pipe = diffusers.WanAnimatePipeline(**parts | dict(vae=wan_vae()) | clip_vision(48))
+        elif family == "cosmos2":
+            vae = randomize(diffusers.AutoencoderKLWan(base_dim=4, z_dim=16), 10, 0.1)
+            self.pipe = cosmos_pipeline(**{**parts, "vae": vae})
         elif family == "hunyuan":
             self.pipe = diffusers.HunyuanVideoPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
         else:
@@ -82,6 +87,8 @@ class Pipe:
                 given[f"{name}_embeds_mask"] = self.args["encoder_attention_mask"][of]
                 given[f"{name}_embeds_2"] = self.args["encoder_hidden_states_2"][of]
                 given[f"{name}_embeds_mask_2"] = self.args["encoder_attention_mask_2"][of]
+        if self.family == "cosmos2":
+            more["image"] = Image.new("RGB", (W, H), (200, 30, 60))
         if self.family.startswith("ltx"):
             keep = (torch.arange(cond.shape[1]) < 30).long()[None]
             given |= dict(prompt_attention_mask=keep, negative_prompt_attention_mask=keep)

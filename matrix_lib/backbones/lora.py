@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from . import REGISTRY
+from . import REGISTRY, BackboneSpec
 from .weight_names import FAMILIES, diffusers_names, native_name
 
 __all__ = [
@@ -244,10 +244,21 @@ def _by_width(found: list[tuple[str, Style]], columns: Mapping[str, int]) -> lis
     read = set(columns.values())
 
     def claims(key: tuple[str, Style]) -> bool:
-        return bool(read) and any(width in read for width in REGISTRY[key[0]].widths)
+        spec = REGISTRY[key[0]]
+        words = {width for name, width in columns.items() if _reads_words(spec, name)}
+        own = words <= ({spec.text_width} if spec.text_width else set(spec.widths))
+        return own and any(width in read for width in spec.widths)
 
     claimed = [key for key in found if claims(key)]
     return claimed or [key for key in found if not REGISTRY[key[0]].widths] or found
+
+
+def _reads_words(spec: BackboneSpec, name: str) -> bool:
+    """Whether a diffusers module is what makes keys or values of the text in cross-attention."""
+    paths = (stack.path for group in spec.diffusers.stacks for stack in group if stack.kind == "cross")
+    block, _, last = name.rpartition(".")
+    own = any(re.fullmatch(re.escape(path).replace(r"\{\}", r"\d+"), block) for path in paths)
+    return own and last in spec.qkvo[1:3]
 
 
 def from_underscores(stem: str, family: str | None = None) -> str | None:

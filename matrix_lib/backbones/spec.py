@@ -58,12 +58,14 @@ class Blocks:
             whose host walks its tree.
         text_first: whether text comes before video in a joint sequence. Natively it always does.
         split_queries: self-attention may come in several calls, whose queries are the clip's, then those of guides.
+        settings: what configs of its models say where other models are of the same class, by name all that is theirs.
     """
 
     classes: tuple[str, ...]
     stacks: tuple[tuple[Stack, ...], ...]
     text_first: bool = True
     split_queries: bool = False
+    settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def lists(self) -> tuple[str, ...]:
@@ -89,7 +91,8 @@ class BackboneSpec:
     """One family.
 
     Args:
-        native, diffusers: its attention in each host. pipelines: pattern that names of its diffusers pipelines match.
+        native, diffusers: its attention in each host. pipelines: pattern that names of its diffusers pipelines match;
+            image_pipelines: one that is found in those of them that take a first frame.
         patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model.
         variants: published models of another size, by name.
         fps: frames per second of its clips, of the usual model under "" and of a variant under its name; empty where
@@ -103,6 +106,8 @@ class BackboneSpec:
         picture_fit: how its diffusers pipelines bring a picture of another shape to the clip's, where their processor,
             asked alone, says another thing; None: it tells.
         flow: it predicts noise minus latents of straight paths; else velocities of a DDPM schedule.
+        adds_noise: diffusers steps x0 + sigma e, shows the transformer that times 1 / (1 + sigma), at the time
+            sigma / (1 + sigma) in the format of its weights, and gives its scheduler (x - x0) / sigma.
         guidance_input: guidance is an input of the model, not a second prediction.
         frames_first: diffusers has its latents as (B, T, C, H, W). channels_last: as (B, T, H, W, C). flat: as tokens
             (B, T*H*W, C), with their numbers beside them.
@@ -113,6 +118,7 @@ class BackboneSpec:
         native_channels: input channels that native ComfyUI reads rightly: T2V, I2V, and what else is published in
             diffusers' format. head_size: by which it counts heads; 0: it is told.
         widths: of the video tokens of its published models, where its modules have names that another family has, too.
+            text_width: of the words that attention to them reads; 0: that of the video tokens.
         vae: diffusers class; vae_limits: settings that native ComfyUI's VAE of this kind is made for.
         choices: published interaction-dominant layers.
     """
@@ -126,6 +132,8 @@ class BackboneSpec:
     text_encoder_titles: tuple[str, ...]
     text_tokens: int
     flow: bool
+    image_pipelines: str = "ImageToVideo|I2V"
+    adds_noise: bool = False
     first_frame: Mapping[str, FirstFrame] = field(default_factory=dict)
     id_map: FirstFrame = "padded"
     picture_fit: Fit | None = None
@@ -149,6 +157,7 @@ class BackboneSpec:
     native_channels: tuple[int, ...] = ()
     head_size: int = 0
     widths: tuple[int, ...] = ()
+    text_width: int = 0
     vae: str = ""
     vae_limits: Mapping[str, Any] = field(default_factory=dict)
     choices: tuple[LayerChoice, ...] = ()
@@ -173,10 +182,19 @@ class BackboneSpec:
         """Raises ValueError for a family whose input takes no mask condition."""
         if not self.widens:
             raise ValueError(
-                f"the input of {self.title} cannot be widened: it reads a patch element by element, so further "
-                "channels have no place behind its own. Use a LoRA, or train one, without a mask "
-                "condition (data.condition=none)"
+                f"the input of {self.title} cannot be widened: further channels have no place behind the latents' in "
+                "the patches that it reads. Use a LoRA, or train one, without a mask condition (data.condition=none)"
             )
+
+    def check_settings(self, config: Mapping[str, Any]) -> None:
+        """Raises ValueError for the config of a diffusers transformer of its class that is another model's."""
+        for name, known in self.diffusers.settings.items():
+            if name in config and config[name] not in known:
+                raise ValueError(
+                    f"this {self.diffusers.classes[0]} is not one of {self.title}: its config says {name}="
+                    f"{config[name]!r}, where {self.title} has {' or '.join(map(repr, known))}. It makes pictures, or "
+                    "is of another generation, whose tokens are not known here"
+                )
 
     def blocks(self, host: Literal["native", "diffusers"]) -> Blocks:
         return self.native if host == "native" else self.diffusers

@@ -277,6 +277,36 @@ _K5 = [
         )
     ),
 ]
+_COSMOS2_ATTENTION = {
+    "to_q": "q_proj",
+    "to_k": "k_proj",
+    "to_v": "v_proj",
+    "to_out.0": "output_proj",
+    "norm_q": "q_norm",
+    "norm_k": "k_norm",
+}
+_COSMOS2_PARTS = {"1": "self_attn", "2": "cross_attn", "3": "mlp"}
+_COSMOS2 = [
+    Rule("patch_embed.proj", "x_embedder.proj.1"),
+    Rule("time_embed.t_embedder.linear_{i}", "t_embedder.1.linear_{i}"),
+    Rule("time_embed.norm", "t_embedding_norm"),
+    Rule("norm_out.linear_{i}", "final_layer.adaln_modulation.{i}"),
+    Rule("proj_out", "final_layer.linear"),
+    *(
+        rule
+        for number, part in _COSMOS2_PARTS.items()
+        for rule in (
+            Rule(f"transformer_blocks.{{i}}.norm{number}.linear_{{j}}", f"blocks.{{i}}.adaln_modulation_{part}.{{j}}"),
+            *(
+                _renames(f"transformer_blocks.{{i}}.attn{number}.", f"blocks.{{i}}.{part}.", _COSMOS2_ATTENTION)
+                if part != "mlp"
+                else _renames(
+                    "transformer_blocks.{i}.", "blocks.{i}.mlp.", {"ff.net.0.proj": "layer1", "ff.net.2": "layer2"}
+                )
+            ),
+        )
+    ),
+]
 _WAN_RESIDUAL = {
     "norm1": "residual.0",
     "conv1": "residual.2",
@@ -401,6 +431,7 @@ FAMILIES: dict[str, Rules] = {
     "ltx": tuple(_LTX),
     "ltx2": tuple(_LTX2),
     "kandinsky5": tuple(_K5),
+    "cosmos_predict2": tuple(_COSMOS2),
 }
 """Rules of the transformers, by family."""
 VAES: dict[str, Rules] = {

@@ -75,6 +75,7 @@ def test_diffusers_knows_it(name: str) -> None:
     width = 4 + spec.room_for_image
     asked = FrozenDict(guidance_embeds=True, in_channels=width, image_embed_dim=5, patch_size=spec.patch)
     given = found.inputs(asked, hidden, torch.zeros(2), text, guidance=6.0)
+    width -= given["condition_mask"].shape[1] if "condition_mask" in given else 0  # beside the latents
     shape = (2, 75, 4) if spec.flat else (2, 3, 4, 5, 5) if spec.frames_first else (2, width, 3, 5, 5)
     assert given["hidden_states"].shape == ((2, 3, 5, 5, width) if spec.channels_last else shape)
     if spec.flat:
@@ -101,6 +102,6 @@ def test_training_knows_it(name: str) -> None:
             plain.extra_channels("target_mask")
     for kind, way in spec.first_frame.items():
         config["image_condition_type"] = kind
-        shape = ModelShape.of(f"{spec.title}ImageToVideoPipeline", config, {})
+        shape = ModelShape.of(f"{spec.title}{spec.image_pipelines.split('|')[0]}Pipeline", config, {})
         assert shape.image == way
         assert shape.image_channels == {"padded": channels, "masked": 20, "concat": channels + 1, "replace": 0}[way]

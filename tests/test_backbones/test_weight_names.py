@@ -59,6 +59,10 @@ KANDINSKY5 = {
         "axes_dims": (32, 48, 48),
     },
 }
+COSMOS2 = {
+    "2b": {"num_attention_heads": 16, "num_layers": 28, "rope_scale": (1.0, 3.0, 3.0)},
+    "14b": {"num_attention_heads": 40, "num_layers": 36, "rope_scale": (20 / 24, 2.0, 2.0)},
+}
 LTX = {"2b": {"num_layers": 2}, "13b": {"num_layers": 2, "attention_head_dim": 128, "cross_attention_dim": 4096}}
 LTX2 = {
     "2.0": {"num_layers": 2, "rope_type": "split"},
@@ -149,6 +153,17 @@ def test_kandinsky5_names_and_shapes(comfy: ModuleType, name: str) -> None:
     state = made.state_dict()
     check(state, "kandinsky5")
     assert shapes(to_diffusers(to_native(state, FAMILIES["kandinsky5"]), FAMILIES["kandinsky5"])) == shapes(state)
+
+
+@pytest.mark.parametrize("name", COSMOS2)
+def test_cosmos_predict2_names_and_shapes(comfy: ModuleType, name: str) -> None:
+    from diffusers import CosmosTransformer3DModel
+
+    with torch.device("meta"):
+        made: Any = CosmosTransformer3DModel(in_channels=17, extra_pos_embed_type=None, **COSMOS2[name])
+    state, rules = made.state_dict(), FAMILIES["cosmos_predict2"]
+    check(state, "cosmos_predict2")
+    assert shapes(to_diffusers(to_native(state, rules), rules)) == shapes(state)
 
 
 @pytest.mark.parametrize("name", [*LTX, *LTX2])

@@ -154,7 +154,8 @@ class VideoModel:
         import diffusers
 
         names = {False: "CogVideoXDDIMScheduler", True: "FlowMatchEulerDiscreteScheduler"}
-        options = {"shift": self.task.shift} if self.flow else {}
+        # plain flow, also where the pipeline's own scheduler steps x0 + sigma e
+        options = {"shift": self.task.shift, "use_karras_sigmas": False} if self.flow else {}
         scheduler = getattr(diffusers, names[self.flow]).from_config(self.scheduler.config, **options)
         device = batch.latents.device
         scheduler.set_timesteps(steps, device=device)

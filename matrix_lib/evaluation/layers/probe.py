@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ...backbones import BackboneSpec
 from ...core.grid import Framing
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
@@ -215,12 +216,19 @@ class _Replay:
     init_noise_sigma = 1.0
 
     def __init__(
-        self, scheduler: Any, clean: Tensor, noise: Tensor, timesteps: tuple[int, ...], diffusion: bool
+        self, scheduler: Any, clean: Tensor, noise: Tensor, timesteps: tuple[int, ...], spec: BackboneSpec
     ) -> None:
-        self._real, self._clean, self._noise, self._diffusion = scheduler, clean, noise, diffusion
+        self._real, self._clean, self._noise, self._spec = scheduler, clean, noise, spec
         self.timesteps = torch.tensor(sorted(set(timesteps), reverse=True), device=clean.device)
-        self.sigmas = torch.cat([self.timesteps / 1000.0, torch.zeros(1, device=clean.device)])
+        levels = self.timesteps / 1000.0
+        if spec.adds_noise:  # no noisier than its pipeline begins
+            levels = (levels / (1.0 - levels)).clamp(max=float(scheduler.config.sigma_max))
+        self.sigmas = torch.cat([levels, torch.zeros(1, device=clean.device)])
         self._at = 0
+
+    @property
+    def step_index(self) -> int:
+        return min(self._at, len(self.timesteps) - 1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -250,9 +258,12 @@ class _Replay:
 
     def _noised(self, index: int) -> Tensor:
         t = self.timesteps[index]
-        if self._diffusion:
+        if not self._spec.flow:
             return self._real.add_noise(self._clean, self._noise, t[None])
-        sigma = float(t) / 1000.0  # flow matching: a straight line from clip to noise
+        sigma = float(self.sigmas[index])
+        if self._spec.adds_noise:
+            return self._clean + sigma * self._noise
+        # flow matching: a straight line from clip to noise
         return (1 - sigma) * self._clean + sigma * self._noise
 
 
@@ -264,7 +275,7 @@ def _replaying(model: Model, frames: Tensor, timesteps: tuple[int, ...], generat
     latents = _encode(model, frames)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     before = pipe.scheduler
-    vars(pipe)["scheduler"] = _Replay(before, latents, noise, timesteps, not model.spec.flow)
+    vars(pipe)["scheduler"] = _Replay(before, latents, noise, timesteps, model.spec)
     try:
         yield
     finally:

@@ -96,7 +96,7 @@ def running_blocks(
                 running.enter(site, block)
             own = [_cloned(each) for each in args]
             kept = {name: _cloned(each) for name, each in kwargs.items()}
-            with _KeptInputs() if in_place else contextlib.nullcontext():
+            with _PlainRotary(), _KeptInputs() if in_place else contextlib.nullcontext():
                 return original(*own, **kept)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -129,6 +129,19 @@ def _cloned(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
     return type(value)(_cloned(each) for each in value) if type(value) in (list, tuple) else value
+
+
+class _PlainRotary(TorchFunctionMode):
+    """The host's fused kernels for positions, which have no gradient, run as what they are in plain operations. Not
+    every network of the host leaves them out while it is told that it trains."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        library, _, name = getattr(func, "_qualified_op_name", "").partition("::")
+        if library == "comfy_kitchen" and "rope" in name:
+            from comfy_kitchen.backends import eager
+
+            func = getattr(eager, name, func)
+        return func(*args, **(kwargs or {}))
 
 
 class _KeptInputs(TorchFunctionMode):

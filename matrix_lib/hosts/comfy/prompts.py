@@ -1,8 +1,8 @@
 """Prompts as a ComfyUI CLIP reads them: every token with its conditioning row and its characters in the prompt.
 
 The list that `clip.tokenize` makes is what the host encodes, so it is the truth: our tokens are compared with it, id by
-id, and a difference is an error, never a guess. Families: T5 (CogVideoX, LTX-Video), UMT5 (Wan), LLaMA (HunyuanVideo),
-Qwen2.5-VL (HunyuanVideo 1.5; Kandinsky 5, with CLIP-L beside it), Gemma 3 (LTX-2).
+id, and a difference is an error, never a guess. Families: T5 (CogVideoX, LTX-Video, Cosmos Predict 2),
+UMT5 (Wan), LLaMA (HunyuanVideo), Qwen2.5-VL (HunyuanVideo 1.5; Kandinsky 5, with CLIP-L beside it), Gemma 3 (LTX-2).
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ def find_encoder(clip: Any) -> TextEncoder:
         return TextEncoder(key, inner, family, weights=weights)
     raise ValueError(
         f"this CLIP reads prompts with {type(outer).__name__}, which is none that we know. Accepted are T5 (CogVideoX: "
-        "CLIPLoader of type cogvideox; LTX-Video: of type ltxv), UMT5 (Wan: CLIPLoader of type wan), LLaMA with CLIP-L "
-        "(HunyuanVideo: DualCLIPLoader of type hunyuan_video), Qwen2.5-VL (HunyuanVideo 1.5: DualCLIPLoader of type "
-        "hunyuan_video_15), Qwen2.5-VL with CLIP-L (Kandinsky 5: DualCLIPLoader of type kandinsky5) and Gemma 3 "
-        "(LTX-2: LTXV Audio Text Encoder Loader)"
+        "CLIPLoader of type cogvideox; LTX-Video: of type ltxv; Cosmos Predict 2: of type cosmos), UMT5 (Wan: "
+        "CLIPLoader of type wan), LLaMA with CLIP-L (HunyuanVideo: DualCLIPLoader of type hunyuan_video), Qwen2.5-VL "
+        "(HunyuanVideo 1.5: DualCLIPLoader of type hunyuan_video_15), Qwen2.5-VL with CLIP-L "
+        "(Kandinsky 5: DualCLIPLoader of type kandinsky5) and Gemma 3 (LTX-2: LTXV Audio Text Encoder Loader)"
     )
 
 
@@ -352,7 +352,8 @@ def read_prompt(
     """Tokens of a prompt as this CLIP will encode it.
 
     Args:
-        clip: a host CLIP of CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, Kandinsky 5, LTX-Video or LTX-2.
+        clip: a host CLIP of CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, Kandinsky 5, LTX-Video, LTX-2 or Cosmos
+            Predict 2.
         overlong: a prompt longer than the model was trained with is cut as diffusers does, or kept whole as the host
             does by itself.
         tag_ids: <id1>..<id5> become the single ids that MATRIX's training gave them. Their embeddings are untrained

@@ -35,7 +35,7 @@ from ...instrument.recorder import Recorder, RecorderConfig
 from ...instrument.session import PERTURBED, BaseObserver, Session
 from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
-from .batches import Batches, Branch, Forward, batches_of, replayed
+from .batches import Batches, Branch, Forward, Timesteps, batches_of, replayed
 from .families import family
 from .laid_out import LaidOut, OneClip, arguments, clip_begins
 from .model_shape import patch_of
@@ -55,7 +55,10 @@ __all__ = [
 
 def backbone_of(transformer: nn.Module) -> BackboneSpec:
     """The family of a diffusers transformer. Raises ValueError where it is not a video DiT that we know."""
-    return match((cls.__name__ for cls in type(_plain(transformer)).__mro__), "diffusers")
+    plain = _plain(transformer)
+    spec = match((cls.__name__ for cls in type(plain).__mro__), "diffusers")
+    spec.check_settings(getattr(plain, "config", {}))
+    return spec
 
 
 def sites_of(transformer: nn.Module) -> list[AttentionSite]:
@@ -292,10 +295,10 @@ def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: di
     rate, front = found.rate(given) or spec.rate(patch, stride), clip_begins(spec, given, t)
     clip = (t - prefix_frames - front, h, w)
     grid = Grid.from_latent(clip, patch, spec.temporal_stride, stride, prefix_frames, rate)
-    time = float(torch.as_tensor(given["timestep"]).max())  # frames that are given have a timestep of their own, 0
     found.check(given)
-    skipped, starts = found.skipped(given), found.text_starts(given)
-    return Forward(grid, text.shape[1], x.shape[0], time, skipped, starts, front // patch[0] * grid.frame_size)
+    time, skipped, starts = found.time(given), found.skipped(given), found.text_starts(given)
+    before = front // patch[0] * grid.frame_size
+    return Forward(grid, text.shape[1], x.shape[0], time, skipped, starts, before, spec.adds_noise)
 
 
 class Watch(BaseObserver):
@@ -308,7 +311,7 @@ class Watch(BaseObserver):
         config: RecorderConfig,
         backbone: str,
         sites: Sequence[AttentionSite],
-        timesteps: Callable[[], Sequence[float]],
+        timesteps: Timesteps,
         branches: Sequence[Branch] | None,
         recorder: type[Recorder] = Recorder,
         asked: Any = None,

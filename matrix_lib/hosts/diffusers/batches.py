@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from ...core.grid import Fit, Grid
@@ -13,7 +13,7 @@ from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from .framing import frame_tracks, tell_unknown
 
-__all__ = ["Batches", "Branch", "Forward", "batches_of", "replayed", "replaying"]
+__all__ = ["Batches", "Branch", "Forward", "Timesteps", "batches_of", "replayed", "replaying"]
 
 Branch = Literal["cond", "uncond"]
 
@@ -45,7 +45,8 @@ class Forward:
 
     skipped: layers whose attention to the video it leaves out. text_starts: for each row of the batch how many tokens
     of a joint sequence stand between the clip and the prompt behind it; () for none. front: tokens of references in
-    front of the clip, which `grid` does not count.
+    front of the clip, which `grid` does not count. rounded: the timestep may be that of several steps, so a scheduler
+    knows better.
     """
 
     def __init__(
@@ -57,11 +58,30 @@ class Forward:
         skipped: frozenset[int] = frozenset(),
         text_starts: tuple[int, ...] = (),
         front: int = 0,
+        rounded: bool = False,
     ) -> None:
         self.grid, self.text, self.batch, self.timestep, self.skipped = grid, text, batch, timestep, skipped
-        self.text_starts, self.front = text_starts, front
+        self.text_starts, self.front, self.rounded = text_starts, front, rounded
         self.rows: tuple[BatchRow, ...] = ()
         self.step = 0
+
+
+class Timesteps:
+    """The timesteps of a run, as its scheduler has them; of a bare transformer, which has none, so many zeros."""
+
+    def __init__(self, scheduler: Any, steps: int | None) -> None:
+        self._scheduler, self._steps = scheduler, steps
+
+    def __call__(self) -> list[float]:
+        if getattr(self._scheduler, "timesteps", None) is not None:
+            return [float(t) for t in self._scheduler.timesteps]
+        return [0.0] * (self._steps or 1)
+
+    def now(self) -> float | None:
+        """That of the step that is being made; None where there is no scheduler that counts them."""
+        if getattr(self._scheduler, "timesteps", None) is None or not hasattr(self._scheduler, "step_index"):
+            return None
+        return self()[self._scheduler.step_index or 0]
 
 
 class Batches:
@@ -75,7 +95,7 @@ class Batches:
         self,
         bindings: Sequence[PromptBinding | None],
         tracks: Sequence[MaskTracks | None],
-        timesteps: Callable[[], Sequence[float]],
+        timesteps: Timesteps,
         branches: Sequence[Branch] | None,
         asked: Any = None,
     ) -> None:
@@ -90,6 +110,8 @@ class Batches:
         if not self.seen and self._asked is not None:
             for tracks in filter(None, self.tracks):
                 tell_unknown(self._asked, tracks, forward.grid.frame_pixels)
+        if forward.rounded and (exact := self.timesteps.now()) is not None:
+            forward.timestep = exact
         if not self.seen or self.seen[-1] != forward.timestep:
             self.seen.append(forward.timestep)
             self._calls_at = 0
@@ -151,10 +173,5 @@ def batches_of(
         raise ValueError(f"one binding and one tracks per prompt; got {len(bindings)} bindings, {len(every)} tracks")
     every = [t if t is None or b is None else t.spelled(p.name for p in b.instances) for b, t in zip(bindings, every)]
 
-    def timesteps() -> list[float]:
-        if scheduler is not None and getattr(scheduler, "timesteps", None) is not None:
-            return [float(t) for t in scheduler.timesteps]
-        return [0.0] * (steps or 1)
-
     every = [None if t is None else frame_tracks(model, t, fit) for t in every]
-    return Batches(bindings, every, timesteps, branches, None if fit else model)
+    return Batches(bindings, every, Timesteps(scheduler, steps), branches, None if fit else model)

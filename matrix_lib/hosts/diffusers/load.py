@@ -64,7 +64,7 @@ def check_model(where: str) -> str:
     if not index.is_file():
         raise ValueError(
             f"no model at {where!r}: give 'mini', or a folder of a diffusers pipeline (with model_index.json) of "
-            "CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2 or Kandinsky 5"
+            "CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2, Kandinsky 5 or Cosmos Predict 2"
         )
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def _load(where: str, dtype: torch.dtype) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer versions call it dtype, older ones know only this
             return DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise ValueError(f"diffusers cannot load the model at {where!r}: {error}") from error
 
 
@@ -196,10 +196,11 @@ class ModelSource:
 
         libraries = {"diffusers": diffusers, "transformers": transformers}
         parts: dict[str, Any] = {}
+        beside = family(self.shape.family).parts_beside()
         kind = getattr(diffusers, str(self.index["_class_name"]))
         wanted = set(inspect.signature(kind.__init__).parameters)
         for name, value in self.index.items():
-            if name not in wanted or name.startswith("transformer"):
+            if name not in wanted or name in beside or name.startswith("transformer"):
                 continue
             library, class_name = value if isinstance(value, list) and len(value) == 2 else (None, "")
             if library is None:
@@ -212,7 +213,7 @@ class ModelSource:
             parts[name] = self._part(name, library, getattr(holder, class_name), dtype)
         if missing := [name for name in ("vae", "text_encoder", "tokenizer", "scheduler") if name not in parts]:
             raise ValueError(f"the model at {self.where!r} has no {', '.join(missing)} in its model_index.json")
-        return kind(**parts, transformer=None)
+        return kind(**parts, **beside, transformer=None)
 
     def _part(self, name: str, library: str, kind: Any, dtype: torch.dtype) -> Any:
         """One part from its folder, in the number format where it has weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,7 +44,8 @@ class ModelShape:
         """From the class name of a pipeline and the configurations of its transformer and its VAE."""
         spec = match([str(transformer["_class_name"])], "diffusers")
         image: FirstFrame | Literal[""] = ""
-        if "ImageToVideo" in pipeline or "I2V" in pipeline:
+        spec.check_settings(transformer)
+        if re.search(spec.image_pipelines, pipeline):
             image = spec.first_frame[transformer.get("image_condition_type") or ""]
         fixed = None
         if transformer.get("use_learned_positional_embeddings"):

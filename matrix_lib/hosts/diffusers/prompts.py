@@ -37,8 +37,8 @@ def _spec_of(pipeline: Any) -> BackboneSpec:
             return spec
     raise ValueError(
         f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo..., HunyuanVideo15..., LTX..., "
-        "LTX2..., Kandinsky5T2V..., Kandinsky5I2V...). For another pipeline pass its tokenizer and family='t5', "
-        "'umt5', 'llama', 'qwen25', 'qwen25_clip' or 'gemma3'"
+        "LTX2..., Kandinsky5T2V..., Kandinsky5I2V..., Cosmos2VideoToWorld...). For another pipeline pass its tokenizer "
+        "and family='t5', 'umt5', 'llama', 'qwen25', 'qwen25_clip' or 'gemma3'"
     )
 
 
@@ -233,8 +233,8 @@ def prompt_tokens(
     """(tokens, conditioning rows, family) of a prompt, as this pipeline encodes it.
 
     Args:
-        pipeline: a CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX, LTX-2 or Kandinsky 5 pipeline; or a tokenizer,
-            with `family` (t5, umt5, llama, qwen25, qwen25_clip, gemma3).
+        pipeline: a CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX, LTX-2, Kandinsky 5 or Cosmos Predict 2
+            pipeline; or a tokenizer, with `family` (t5, umt5, llama, qwen25, qwen25_clip, gemma3).
         max_sequence_length: what the pipeline is called with; None is its default: 226, 512, 256, 1000, 128, 1024, 512.
         template: HunyuanVideo's `prompt_template`, or as `template_of`; None is the pipeline's own.
         image_step: HunyuanVideo I2V's `image_embed_interleave`.

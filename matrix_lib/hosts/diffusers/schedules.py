@@ -21,7 +21,7 @@ class Noise:
     """The noise of one timestep.
 
     level: of the sample that the pipeline keeps: variance preserving (the DDPM family), x0 + sigma e (Euler and its
-    relatives, which scale the model's input by `scale`), or a flow's. kind: what the model predicts.
+    relatives, which scale the model's input by `scale`), or a flow's. kind: what the scheduler is given.
     """
 
     level: NoiseLevel
@@ -46,8 +46,13 @@ def steps_of(scheduler: Any) -> list[float]:
     return list(dict.fromkeys(float(t) for t in scheduler.timesteps))
 
 
-def noise_at(scheduler: Any, timestep: Any) -> Noise:
-    """The noise of a scheduler's sample at `timestep`. Raises ValueError for a prediction type that is not known."""
+def noise_at(scheduler: Any, timestep: Any, adds_noise: bool = False) -> Noise:
+    """The noise of a scheduler's sample at `timestep`.
+
+    adds_noise: its pipeline steps x0 + sigma e under a scheduler of flows (`BackboneSpec.adds_noise`).
+
+    Raises ValueError for a prediction type that is not known.
+    """
     config = scheduler.config
     kind: Any = getattr(config, "prediction_type", None) or "epsilon"
     flow = kind == "flow_prediction" or getattr(config, "use_flow_sigmas", False) or "Flow" in type(scheduler).__name__
@@ -62,6 +67,8 @@ def noise_at(scheduler: Any, timestep: Any) -> Noise:
     if place is None:
         place = int((scheduler.timesteps.double() - t).abs().argmin())
     sigma = float(sigmas[place])
+    if adds_noise:
+        return Noise(NoiseLevel(1.0, sigma), "flow", 1 / (1 + sigma))
     if flow:
         return Noise(NoiseLevel(1 - sigma, sigma), "flow")
     alpha = 1 / math.hypot(1, sigma)

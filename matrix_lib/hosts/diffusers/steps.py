@@ -13,7 +13,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from ...instrument.gradient import GradientHook, StopForward
 from ...instrument.steps import StepHook
 from .attach import backbone_of, perturbed
 from .batches import replayed, replaying
+from .families import family
 from .laid_out import LaidOut, OneClip, arguments, clip_begins, output_of
 from .schedules import Noise, noise_at, steps_of
 
@@ -253,7 +254,7 @@ class _Steps:
         timestep, sample, output = (given.arguments[name] for name in ("timestep", "sample", "model_output"))
         every = steps_of(self.scheduler)
         place = min(range(len(every)), key=lambda i: abs(every[i] - float(torch.as_tensor(timestep))))
-        noise = noise_at(self.scheduler, timestep)
+        noise = noise_at(self.scheduler, timestep, self.spec.adds_noise)
         first = getattr(self.scheduler, "state_in_first_order", True)  # else the second half of a Heun step
         starts = first and (place == 0 or self._fresh)
         if starts:  # behind the first timestep in a pipeline that begins from a clip (strength below 1)
@@ -261,7 +262,7 @@ class _Steps:
                 hook.prefix_frames = lead + self._front
                 hook.begin(None, RunPart(tuple(range(place, len(every))), len(every), fresh=True))
             self._before, self._fresh = None, False
-        replay = functools.cache(lambda: CfgReplay.of(calls, sample, output, noise.scale, self.spec))
+        replay = functools.cache(lambda: CfgReplay.of(calls, sample, output, noise, self.spec))
         acting = [hook for hook in self.asking if first and calls and hook.acts(place, len(every))]
         # The pipeline made the first sample itself; where nothing of a reference is in it, holding changes no more than
         # the noise.
@@ -279,7 +280,7 @@ class _Steps:
         result = self.original(*given.args, **given.kwargs)
         if not calls:
             return result
-        shape = functools.cache(lambda: CfgReplay.shaped(calls, sample, noise.scale, self.spec))
+        shape = functools.cache(lambda: CfgReplay.shaped(calls, sample, noise, self.spec))
         return self._held(result, shape, every, place + bool(first))  # half a step ends at its own
 
     def _held(self, result: Any, replay: Callable[[], CfgReplay], every: Sequence[float], step: int) -> Any:
@@ -288,7 +289,7 @@ class _Steps:
         if not acting or not getattr(self.scheduler, "state_in_first_order", True):
             return result
         plain = result[0] if isinstance(result, tuple) else result.prev_sample
-        noise, x = noise_at(self.scheduler, every[step]), replay().unfold(plain)
+        noise, x = noise_at(self.scheduler, every[step], self.spec.adds_noise), replay().unfold(plain)
         for hook in acting:
             at: Any = _Held(x, noise.level, step, len(every), replay().given_frames)
             x = self._behind_references(x, hook(at))
@@ -321,29 +322,32 @@ class CfgReplay:
     """How the calls of a step make its prediction: plainly, or as first + scale (second - first).
 
     given_frames: latent frames in front that the pipeline feeds to the model but does not sample; laid: how the model
-    takes latents; flat: the scheduler's samples are (B T, C, H, W), of this many frames.
+    takes latents; flat: the scheduler's samples are (B T, C, H, W), of this many frames; adds_noise: see
+    `BackboneSpec`.
     """
 
     calls: tuple[Call, ...]
     guidance: float | None
     channels: int
-    scale: float
+    noise: Noise
     given_frames: Tensor | None
     laid: LaidOut
     flat: int | None
+    spec: BackboneSpec
 
     @classmethod
-    def of(cls, calls: Sequence[Call], sample: Tensor, output: Tensor, scale: float, spec: BackboneSpec) -> CfgReplay:
+    def of(cls, calls: Sequence[Call], sample: Tensor, output: Tensor, noise: Noise, spec: BackboneSpec) -> CfgReplay:
         """Raises ValueError where the calls do not make `output`, or were not fed `sample`."""
-        made = cls.shaped(calls, sample, scale, spec)
+        made = cls.shaped(calls, sample, noise, spec)
         hidden, x = made.laid.latents(calls[0].hidden), made.unfold(sample)
-        channels, given, flat = made.channels, made.given_frames, made.flat
         if hidden.shape[2] < x.shape[2] or len(hidden) % len(x) or not _near(made._fed(x, calls[0]), calls[0].hidden):
             raise ValueError(
                 "this pipeline does not feed its transformer the sample that its scheduler steps, so its calls "
                 "cannot be repeated"
             )
-        parts, want = made._parts([call.output for call in calls], len(x)), made.unfold(output).double()
+        parts, want = made._parts([call.output for call in calls], x), made.unfold(output).double()
+        if spec.adds_noise:
+            want = noise.clean(x, want).double()
         if len(parts) == 1 and _near(parts[0], want):
             return made
         if len(parts) == 2:
@@ -351,25 +355,25 @@ class CfgReplay:
             way = second - first
             guidance = float(((want - first) * way).sum() / way.square().sum().clamp(min=1e-30))
             if _near(first + guidance * way, want):
-                return cls(made.calls, guidance, channels, scale, given, made.laid, flat)
+                return replace(made, guidance=guidance)
         raise ValueError(
             f"the {len(parts)} predictions of a step are combined by more than CFG (guidance rescale, or another hook "
             "on the transformer: pass all guidance in one `steer`), so they cannot be repeated"
         )
 
     @classmethod
-    def shaped(cls, calls: Sequence[Call], sample: Tensor, scale: float, spec: BackboneSpec) -> CfgReplay:
+    def shaped(cls, calls: Sequence[Call], sample: Tensor, noise: Noise, spec: BackboneSpec) -> CfgReplay:
         """How samples lie in what the calls were fed; nothing is said of how predictions are combined."""
         first = calls[0]
         laid = LaidOut.of(spec, first.net, first.args, first.kwargs)
         hidden = laid.latents(first.hidden)
         flat = hidden.shape[2] if sample.ndim == 4 else None
         channels = sample.shape[1] if flat else laid.latents(sample).shape[1]
-        bare = cls(tuple(calls), None, channels, scale, None, laid, flat)
+        bare = cls(tuple(calls), None, channels, noise, None, laid, flat, spec)
         x = bare.unfold(sample)
         front = hidden.shape[2] - x.shape[2]
         given = hidden[: x.shape[0], :channels, :front] if front > 0 else None
-        return cls(bare.calls, None, channels, scale, given, laid, flat)
+        return replace(bare, given_frames=given)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The prediction (B, C, T, H, W) at another sample."""
@@ -377,10 +381,9 @@ class CfgReplay:
         for place in range(len(self.calls)):
             with replaying(place), perturbed("before a step"):
                 outputs.append(self.repeat(place, x))
-        parts = self._parts(outputs, len(x))
-        if self.guidance is None:
-            return parts[0]
-        return parts[0] + self.guidance * (parts[1] - parts[0])
+        parts = self._parts(outputs, x)
+        made = parts[0] if self.guidance is None else parts[0] + self.guidance * (parts[1] - parts[0])
+        return (x - made) / self.noise.level.sigma if self.spec.adds_noise else made
 
     def repeat(self, place: int, x: Tensor) -> Tensor:
         """One of the calls at another sample: its output as the network gives it."""
@@ -402,13 +405,28 @@ class CfgReplay:
         """What the call is fed at another sample: the latents' channels replaced, in every copy of the batch."""
         hidden = self.laid.latents(call.hidden).clone()
         front = 0 if self.given_frames is None else self.given_frames.shape[2]
-        hidden[:, : self.channels, front:] = (x * self.scale).to(hidden).repeat(len(hidden) // len(x), 1, 1, 1, 1)
+        fed = (x * self.noise.scale).to(hidden).repeat(len(hidden) // len(x), 1, 1, 1, 1)
+        held = self._held(call)
+        own = hidden[:, : self.channels, front:]
+        hidden[:, : self.channels, front:] = fed if held is None else torch.where(held, own, fed)
         return self.laid.back(hidden, call.hidden)
 
-    def _parts(self, outputs: Sequence[Tensor], batch: int) -> list[Tensor]:
+    def _held(self, call: Call) -> Tensor | None:
+        return family(self.spec.name).held(arguments(call.net, call.args, call.kwargs))
+
+    def _parts(self, outputs: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+        """What the pipeline combines, of each of its predictions at x: the network's output, or the clean latents that
+        it means."""
         front = 0 if self.given_frames is None else self.given_frames.shape[2]
-        whole = [self.laid.latents(out)[:, : self.channels, front:] for out in outputs]
-        return [part for out in whole for part in out.split(batch)]
+        parts: list[Tensor] = []
+        for call, output in zip(self.calls, outputs, strict=True):
+            made = self.laid.latents(output)[:, : self.channels, front:]
+            if self.spec.adds_noise:
+                mixed, scale, held = x.repeat(len(made) // len(x), 1, 1, 1, 1), self.noise.scale, self._held(call)
+                made = scale * mixed - (1 - scale) * made.float()
+                made = made if held is None else torch.where(held, self.laid.latents(call.hidden).to(made), made)
+            parts += made.split(len(x))
+        return parts
 
 
 def _near(a: Tensor, b: Tensor) -> bool:

@@ -42,6 +42,7 @@ RUNS = [
     ("cogvideox", "dpm", 6.0), ("cogvideox", "ddim", 1.0), ("ltx", "flow", 6.0),
     ("ltx2", "flow", 6.0), ("hunyuan15", "flow", 6.0),
 ]  # fmt: skip
+RUNS += [("cosmos2", "karras", 6.0)]
 RUNS += [pytest.param("kandinsky5", "flow", 6.0, marks=pytest.mark.soak)]  # `test_kandinsky5.py` has it with a picture
 
 
@@ -221,11 +222,11 @@ def test_an_image_beside_the_latents_and_frames_in_front_of_them():
     net, first, x = Net(), torch.randn(1, 4, 1, 4, 4), torch.randn(1, 4, 2, 4, 4)
     whole = torch.cat([first, x], 2)
     call = Call(net, (), {"hidden_states": whole}, net(whole)[0])
-    mix = CfgReplay.of([call], x, x * 0.5, 1.0, REGISTRY["wan"])
+    noise = Noise(NoiseLevel(0.5, 0.5), "flow")
+    mix = CfgReplay.of([call], x, x * 0.5, noise, REGISTRY["wan"])
     assert torch.equal(mix.given_frames, first)
     assert torch.equal(mix.evaluate(x + 1), (x + 1) * 0.5)
     refiner = IntrinsicHook(IntrinsicDenoising(1, noise=0.0), [[tracks]], (4, 8))
-    noise = Noise(NoiseLevel(0.5, 0.5), "flow")
     at = OutputContext(x, x * 0.5, mix.evaluate, noise, 0, 1, mix.given_frames)
     at.x = refiner(at)
     moved, out = at.x, at.output()

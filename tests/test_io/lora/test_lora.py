@@ -204,6 +204,12 @@ def test_names_of_several_families() -> None:
         find_style(["blocks.0.self_attn.q"], "cogvideox")
     with pytest.raises(ValueError, match="another model's LoRA"):
         find_style(["down_blocks.0.attentions.0.to_q"])
+    # LTX-Video 2B and Cosmos Predict 2 2B are as wide, and call their modules the same: their words are not as wide
+    q, k = "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn2.to_k"
+    assert find_style([q, k], None, {q: 2048, k: 1024}) == ("cosmos_predict2", "diffusers")
+    assert find_style([q, k], None, {q: 2048, k: 2048}) == ("ltx", "diffusers")
+    with pytest.raises(ValueError, match="is in cosmos_predict2 and ltx: say which family"):
+        find_style([q], None, {q: 2048})
 
 
 def good(tmp_path: Path, form: Any = "matrix") -> Path:

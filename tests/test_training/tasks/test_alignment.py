@@ -13,7 +13,15 @@ from support_hunyuan import hunyuan15_text, hunyuan_text
 from support_kandinsky import kandinsky5_text
 from support_loras import noise
 from support_ltx import ltx_pipeline
-from support_models import make_cogvideox, make_hunyuan, make_hunyuan15, make_kandinsky5, make_wan, randomize
+from support_models import (
+    make_cogvideox,
+    make_cosmos2,
+    make_hunyuan,
+    make_hunyuan15,
+    make_kandinsky5,
+    make_wan,
+    randomize,
+)
 
 from matrix_lib.io.lora.read import load_lora
 from matrix_lib.io.video import check_video
@@ -78,6 +86,8 @@ def make_model(kind, folder, comfy):
         i2v = kind.endswith("i2v")
         kandinsky5_text(make_kandinsky5(folder / "parts", i2v, text_dim=128), comfy, i2v).save_pretrained(folder)
         return folder
+    if kind == "cosmos2":
+        return make_cosmos2(folder, text_dim=64, text=True)
     i2v = {"hunyuan": "", "hunyuan replace": "token_replace", "hunyuan concat": "latent_concat"}[kind]
     pipe = hunyuan_text(make_hunyuan(folder / "parts", i2v=i2v), comfy, bool(i2v), 64, 768)
     pipe.save_pretrained(folder)
@@ -100,12 +110,13 @@ PRESET = {
     "hunyuan15 i2v": "matrix_hunyuan_i2v",
     "hunyuan15": "matrix_hunyuan_i2v",
     "kandinsky5 i2v": "matrix_hunyuan_i2v",
+    "cosmos2": "matrix_wan21_i2v_14b",
 }
-KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v")]
+KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v", "cosmos2")]
 KINDS += [pytest.param("hunyuan15", marks=pytest.mark.soak)] if SOAK else []
-KINDS += [pytest.param("kandinsky5 i2v", marks=pytest.mark.soak)]
+KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in ("kandinsky5 i2v", "cosmos2")]
 WIDE = ("ltx", "ltx2")  # larger cells
-PLAIN = (*WIDE, "kandinsky5 i2v")  # their input cannot be widened, LTX's natively
+PLAIN = (*WIDE, "kandinsky5 i2v", "cosmos2")  # their input cannot be widened, LTX's natively
 
 
 DORA = ("wan", "hunyuan")  # the latter's native weights stack several of diffusers'

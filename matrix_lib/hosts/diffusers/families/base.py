@@ -95,6 +95,16 @@ class Family:
         """Frames per second that the transformer is told, of what it is called with; None where it is not."""
         return None
 
+    def time(self, given: Mapping[str, Any]) -> float:
+        """The timestep of a call, as its scheduler counts; of frames that have their own (those that are given) the
+        noisiest."""
+        return float(torch.as_tensor(given["timestep"]).max())
+
+    def held(self, given: Mapping[str, Any]) -> Tensor | None:
+        """Where (B, 1, T, h, w) the transformer is fed clean latents in the place of the scheduler's sample, of what it
+        is called with; None: nowhere."""
+        return None
+
     def skipped(self, given: Mapping[str, Any]) -> frozenset[int]:
         """Layers whose attention to the video a call leaves out, of what the transformer is called with."""
         return frozenset()
@@ -118,6 +128,10 @@ class Family:
 
     def check_trainable(self, index: Mapping[str, Any]) -> None:
         """Raises ValueError for a pipeline, by its `model_index.json`, whose inputs nobody has written down here."""
+
+    def parts_beside(self) -> dict[str, Any]:
+        """Parts that its pipelines must be given to be made, and that encoding clips and prompts has no use for."""
+        return {}
 
     def text_starts(self, given: Mapping[str, Any]) -> tuple[int, ...]:
         """For each row of the batch how many tokens stand between the clip and the prompt behind it in a joint
