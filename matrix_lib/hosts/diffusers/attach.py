@@ -340,6 +340,10 @@ class Watch(BaseObserver):
             streams = len(self._batches.bindings)
             self._recorder = self._make(self._config, self._backbone, self._sites, forward.grid, sigmas, streams)
         self._batches.begin(forward)
+        if self._batches.runs > 1:
+            raise ValueError(
+                "another run has begun inside one `watch`, and a capture is of one: open a `watch` for each"
+            )
         self.forwards += replayed() is None
 
     @property

@@ -87,6 +87,7 @@ class Timesteps:
 class Batches:
     """Tells which prompt and step each forward of a run belongs to.
 
+    seen: timesteps of the run so far. runs: how many have begun; a run never comes back to a timestep that it has left.
     timesteps: those of the run, known from its first forward on. branches: guidance branches in batch order, None
     follows the pipelines' habit. asked: whose way of fitting pictures the tracks follow; None: it was said.
     """
@@ -102,11 +103,15 @@ class Batches:
         self.bindings, self.tracks, self.timesteps = tuple(bindings), tuple(tracks), timesteps
         self._branches = branches
         self.seen: list[float] = []
+        self.runs = 0
         self._calls_at = 0
         self._asked = asked
 
     def begin(self, forward: Forward) -> None:
         """Fills in the forward's step and rows."""
+        again = replayed()
+        if again is None and self._begins(forward.timestep):
+            self.seen, self.runs = [], self.runs + 1
         if not self.seen and self._asked is not None:
             for tracks in filter(None, self.tracks):
                 tell_unknown(self._asked, tracks, forward.grid.frame_pixels)
@@ -115,11 +120,16 @@ class Batches:
         if not self.seen or self.seen[-1] != forward.timestep:
             self.seen.append(forward.timestep)
             self._calls_at = 0
-        again = replayed()
         self._calls_at = self._calls_at if again is None else again
         forward.step = len(self.seen) - 1
         forward.rows = self._rows(forward)
         self._calls_at += 1
+
+    def _begins(self, timestep: float) -> bool:
+        """Whether a run begins with a forward at this timestep."""
+        if not self.seen or timestep == self.seen[-1]:
+            return not self.seen
+        return timestep in self.seen or timestep in list(self.timesteps())[:1]
 
     def _rows(self, forward: Forward) -> tuple[BatchRow, ...]:
         """Which prompt each batch row belongs to. Pipelines put the unconditional half first, or call twice a step with

@@ -159,12 +159,12 @@ class _Editing:
         self._moves: dict[Hashable, Tensor] = {}
 
     def begin(self, forward: Forward) -> None:
-        before = len(self.batches.seen)
+        before = self.batches.runs, len(self.batches.seen)
         self.batches.begin(forward)
         self._forward = forward
-        if len(self.batches.seen) != before or replayed() == 0:
+        if (self.batches.runs, len(self.batches.seen)) != before or replayed() == 0:
             self._moves.clear()
-        if not before:
+        if self.batches.runs != before[0]:
             part = _part(list(self.batches.timesteps()), forward.timestep)
             for editor in self.editors:
                 editor.grid = forward.grid

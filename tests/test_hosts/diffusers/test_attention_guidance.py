@@ -4,6 +4,7 @@ import pytest
 import torch
 from support_attention import make_binding, make_tracks
 from support_diffusers import FAMILIES, build, forward
+from support_pipelines import TRACKS, text_to_video
 
 from matrix_lib.core.guidance.partition import Partition
 from matrix_lib.core.guidance.perturbation import Perturbation
@@ -112,6 +113,27 @@ def test_nothing_to_do_is_bit_identical_and_an_interrupt_leaves_nothing():
     assert torch.equal(forward(model, args), plain)
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
+
+
+def test_a_further_run_is_steered_as_the_first_one_and_a_capture_is_of_one():
+    """Also where it has another number of steps. Guidance acts in the first steps of each."""
+    pipe = text_to_video("wan", "flow")
+    words = make_binding(binding_module, 512)
+    first = Schedule(((0.0, 1.0), (0.5, 0.0)))
+    early = [RegionBias(schedule=first), Perturbation("both", schedule=first)]
+    want = []
+    for steps in (3, 2):
+        with steer(pipe.pipe, early, words, TRACKS):
+            want.append(pipe(steps))
+    with steer(pipe.pipe, early, words, TRACKS):
+        got = [pipe(3), pipe(3), pipe(2)]
+    assert [torch.equal(*pair) for pair in zip(got, (want[0], *want))] == [True] * 3
+    assert not torch.equal(want[0], pipe(3))
+    with watch(pipe.pipe, words) as seen:
+        pipe(2)
+        with pytest.raises(ValueError, match="another run has begun inside one `watch`"):
+            pipe(2)
+    assert [step.calls for step in seen.capture().steps] == [1, 1]
 
 
 def test_perturbation_adds_the_same_to_both_branches():
