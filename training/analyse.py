@@ -277,7 +277,7 @@ class Analysis:
         (settings.out / "layers.json").write_text(found.preset.to_json() + "\n", encoding="utf-8")
         if settings.seed_steps or settings.seed_rule:
             source = settings.source if settings.mini_clips else Path(settings.source).name
-            title = f"{Path(settings.model).name}, {source}"
+            title = ", ".join(filter(None, (Path(settings.model).name, Path(settings.lora).name, source)))
             steps, rule, take = settings.seed_steps, settings.seed_rule, settings.options.preset
             self._say(about_seeds(runs, backbone, settings.out, steps=steps, rule=rule, take=take, title=title))
         path = write_report(settings.out / "report.html", found, self._about(found), self._examples(runs))

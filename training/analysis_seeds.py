@@ -64,6 +64,8 @@ def about_seeds(
         f"{checks['brier']:.3f} beside {checks['brier_base']:.3f} of the share alone, calibration off by "
         f"{checks['calibration']:.2f}; {verdict}"
     )
+    if rule and used.source.endswith(title):
+        said += "\n! it was fitted on runs of this model and these clips: where they are the same, this says too much"
     if not choices:
         return f"{said}\nwhat choosing by it is worth needs two seeds a clip or more: give more --seeds"
     table = choice_table(choices)

@@ -186,6 +186,10 @@ def test_the_command_writes_the_rule_and_what_it_is_worth_and_tries_it_elsewhere
     file = str(tmp_path / "seed_rule.json")
     said = about_seeds(runs(0.0, seed=3), "cogvideox", other, steps=0, rule=file, take=2, title="another")
     assert "it does NOT tell them apart" in said
+    assert "these clips" not in said
+    again = about_seeds(runs(0.1), "cogvideox", other, steps=0, rule=file, take=2, title="mini")
+    assert "! it was fitted on runs of this model and these clips" in again
+    about_seeds(runs(0.0, seed=3), "cogvideox", other, steps=0, rule=file, take=2, title="another")
     assert not (other / "seed_rule.json").exists()
     assert json.loads((other / "seed_choice.json").read_text())["rule"] == rule.source
     alone = [run for run in runs(0.1) if run.seed == 0]
