@@ -211,7 +211,8 @@ def _start(
         part=part,
         notes=tuple(row_notes([cond for name in prompt_lists(guider.conds) for cond in guider.conds[name]])),
     )
-    return Run(info, factory(info), modules, prompts)
+    text_rows = {cond["uuid"]: getattr(cond.get("cross_attn"), "shape", (0, 0))[1] for cond in _conds(guider)}
+    return Run(info, factory(info), modules, prompts, text_rows)
 
 
 def _with_callback(callback: Any, holder: _Runs) -> Callable[..., None]:

@@ -24,10 +24,11 @@ from ...core.guidance.base import Guidance, check_finite
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
+from ..modules import text_trouble
 from .attach import answered, asked_for, attach, editor_of, perturbed
 from .attribution import prompt_lists
 from .extra import named_apart
-from .model import sites_of
+from .model import backbone_of, diffusion_model, sites_of
 from .run import RunInfo, step_of, unwatched
 from .warn import warn
 
@@ -60,6 +61,8 @@ def steer(
     for samplers whose state cannot be reached.
     """
     guidance.check_layers(site.layer for site in sites_of(model))
+    spec = backbone_of(model)
+    guidance.check_text(spec.title, text_trouble(diffusion_model(model.model), spec, "native"))
     samples = _samples(reference) if guidance.needs_reference else None
     if guidance.idle:
         return model.clone()
