@@ -43,6 +43,8 @@ def build(family):
                 64, None, (h // 2, w // 2), t // 2, grid_type="slice", max_size=(h // 2, w // 2)
             )
         return randomize(model), args, Grid.from_latent((t, h, w), (2 if extra else 1, 2, 2)), 226
+    if family in ("wan_vace", "skyreels"):
+        return _on_wan(family, noise)
     if family.startswith("wan"):
         from diffusers import WanTransformer3DModel
 
@@ -56,8 +58,6 @@ def build(family):
         if i2v:
             args["encoder_hidden_states_image"] = noise(2, 257, 48)
         return randomize(model), args, Grid.from_latent((t, h, w)), 512
-    if family in ("wan_vace", "skyreels"):
-        return _on_wan(family, noise)
     if family.startswith("ltx"):
         return _ltx(family, noise)
     if family == "hunyuan15":

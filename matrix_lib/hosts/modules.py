@@ -68,7 +68,7 @@ def text_trouble(root: nn.Module, spec: BackboneSpec, host: Literal["native", "d
     if spec.text_mixed:
         return f"{spec.text_mixed} mixes the rows of all texts, so that one would say what another says"
     known = {site.name for _, site in find_sites(root, spec.blocks(host)) if site.has_v2t}
-    kinds = {name.rpartition(".")[2] for name in known if not name[-1].isdigit()}
+    kinds = {kind for name in known if not (kind := name.rpartition(".")[2]).isdigit()}
     names = (name.replace("_orig_mod.", "") for name, _ in root.named_modules())
     other = [name for name in names if name.rpartition(".")[2] in kinds and name not in known]
     return f"{other[0]} and the like read the text, too, and are not steered" if other else ""

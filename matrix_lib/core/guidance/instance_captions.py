@@ -93,7 +93,7 @@ class InstanceCaptions(EditsAttention):
         unknown = [str(frame) for frame, known in enumerate(shown.known) if not known]
         names = dict(zip(shown.names, shown.maps.flatten(1).any(1).tolist()))
         hidden = [each.name for each in binding.captions if not names.get(each.name, True)]
-        notes = [f"{name!r} shows in no token frame: nobody sees its caption" for name in hidden]
+        notes = [f"the caption of {name!r} is seen by nobody: its track shows in no token frame" for name in hidden]
         if unknown:
             notes.append(f"tracks say nothing of token frames {', '.join(unknown)}: no caption is seen there")
         return notes

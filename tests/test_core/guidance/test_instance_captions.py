@@ -99,11 +99,11 @@ def test_it_is_exact_beside_a_dense_mask(kind, guide):
 
 def test_no_word_of_a_caption_reaches_another_through_two_layers():
     """In a joint sequence text is carried on: of an exchanged caption nothing may be seen in the other's tokens, but
-    through the video itself, whose attention to itself is cut here."""
+    through the video itself: what others read of it is cut here."""
     regions = layout("joint", "ad")
     at = spans("joint", 3 * ROWS)
     no_video = torch.zeros(at.queries, at.keys)
-    no_video[at.video_q[0] :, at.video_k[0] :] = -math.inf
+    no_video[[*range(ROWS), *range(3 * ROWS, at.queries)], at.video_k[0] :] = -math.inf
     mask = (dense(regions) + no_video).double()
     g = torch.Generator().manual_seed(1)
     x = torch.randn(at.queries, 8, generator=g, dtype=torch.float64)
@@ -119,7 +119,7 @@ def test_no_word_of_a_caption_reaches_another_through_two_layers():
     not_of_d = [at.video_q[0] + t for t in range(GRID.size) if t % 4 < 3]
     assert moved[not_of_d].max() == 0
     assert moved[: 2 * ROWS].max() == 0
-    assert moved[at.video_q[0] + 3] > 0.01
+    assert moved[at.video_q[0] + 3] > 1e-3
 
 
 def test_a_repeated_conditioning_is_its_captions_in_every_copy():
@@ -138,7 +138,9 @@ def test_what_cannot_be_seen_is_said():
     told = binding("ab")
     masks = {"a": torch.ones(9, 32, 64), "b": torch.zeros(9, 32, 64)}
     hidden = MaskTracks.from_masks(masks, allow_empty=True)
-    assert InstanceCaptions().told(GRID, told, hidden) == ["'b' shows in no token frame: nobody sees its caption"]
+    assert InstanceCaptions().told(GRID, told, hidden) == [
+        "the caption of 'b' is seen by nobody: its track shows in no token frame"
+    ]
     first = tracks("ab", frames=1)
     (note,) = InstanceCaptions().told(GRID, told, first)
     assert note == "tracks say nothing of token frames 1, 2: no caption is seen there"
