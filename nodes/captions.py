@@ -22,9 +22,9 @@ class MatrixInstanceCaptions(io.ComfyNode):
             display_name="MATRIX Instance Captions",
             category="MATRIX/words",
             description=(
-                "Gives each instance a caption of its own, encoded apart, beside the prompt that all share. With MATRIX "
-                "Steer Attention, mode 'instance captions', each caption is seen where its instance's mask track is, "
-                "and nowhere else."
+                "Gives each instance a caption of its own, encoded apart, beside the prompt that all share. With "
+                "MATRIX Steer Attention, mode 'instance captions', each caption is seen where its instance's mask "
+                "track is, and nowhere else."
             ),
             search_aliases=[
                 "regional prompting",

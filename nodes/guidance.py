@@ -298,8 +298,8 @@ class MatrixAttentionGuidance(io.ComfyNode):
             display_name="MATRIX Steer Attention",
             category="MATRIX/guidance",
             description="Steers a video model with mask tracks and bound words, without training: instances attend to "
-            "their own words and their own track, words act in their time, and captions in their instance. Any sampler; "
-            "several of these nodes stack.",
+            "their own words and their own track, words act in their time, and captions in their instance. Any "
+            "sampler; several of these nodes stack.",
             search_aliases=[
                 "regional prompting",
                 "attention guidance",

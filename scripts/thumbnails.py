@@ -27,6 +27,7 @@ TITLES = {
     "10_read_capture": ("What it knows", "masks of words without a segmenter; who was swapped or doubled, and when"),
     "11_words_in_time": ("When does it hold?", "a phrase is looked at in its seconds of the clip: pushes @1s-"),
     "12_two_passes": ("Twice, without masks", "a short first pass says who is where, and steers the second"),
+    "13_instance_captions": ("To each their own words", "a caption for each instance, seen in its place alone"),
 }
 _HEAD, _LEFT = 84, 18
 

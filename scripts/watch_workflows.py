@@ -1,4 +1,4 @@
-"""Runs the workflows 00, 01, 06 and 08 to 12 in a real headless ComfyUI with mini, and makes their thumbnails of what
+"""Runs the workflows 00, 01, 06 and 08 to 13 in a real headless ComfyUI with mini, and makes their thumbnails of what
 came out.
 
 python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
@@ -39,11 +39,15 @@ def latest(folder: Path, name: str, ending: str = "") -> Path:
     return max((folder / "matrix").glob(f"{name}_[0-9]*{ending}"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def _moved(folder: Path) -> Image.Image:
-    """The clip, and the boxes' ends in words."""
-    with Image.open(latest(folder, "moved")) as clip:
-        frames = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)])
-    return thumbnail([("two circles go where their boxes go", torch.from_numpy(frames))])
+def _clip(name: str, said: str) -> Callable[[Path], Image.Image]:
+    """The clip, with what it shows in words."""
+
+    def made(folder: Path) -> Image.Image:
+        with Image.open(latest(folder, name)) as clip:
+            frames = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)])
+        return thumbnail([(said, torch.from_numpy(frames))])
+
+    return made
 
 
 def _watched(folder: Path) -> Image.Image:
@@ -109,7 +113,7 @@ def _passes(folder: Path) -> Image.Image:
 
 
 PICTURES = {
-    "00_move_two_things": _moved,
+    "00_move_two_things": _clip("moved", "two circles go where their boxes go"),
     "01_watch_attention": _watched,
     "06_find_layers": _chart("words"),
     "08_two_experts": _chart("experts"),
@@ -117,6 +121,7 @@ PICTURES = {
     "10_read_capture": _read,
     "11_words_in_time": _timed,
     "12_two_passes": _passes,
+    "13_instance_captions": _clip("apart", "left: the green circle moves down; right: the pink circle moves up"),
 }
 
 

@@ -69,7 +69,8 @@ def lib(comfy: Any) -> SimpleNamespace:
         return steer(model, guidance, tracks=tracks, reference=reference)
 
     return SimpleNamespace(
-        BINDING=BINDING, TRACKS=TRACKS, binding=binding, captions=captions, Captions=InstanceCaptions, tracks=tracks, host=attach, steps=steps,
+        BINDING=BINDING, TRACKS=TRACKS, binding=binding, captions=captions, Captions=InstanceCaptions, tracks=tracks,
+        host=attach, steps=steps,
         attach=attach.attach, grid_of=grid_of, steer=steer, hold=hold, refine=steer, Grid=Grid,
         Clock=DualClockDenoising, Gradient=GradientGuidance, Intrinsic=IntrinsicDenoising, Layers=Layers,
         Partition=Partition, Perturbation=Perturbation, Prior=TemporalPrior, Recorder=Recorder,

@@ -96,8 +96,8 @@ class BackboneSpec:
             nobody says.
         text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people.
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
-        text_mixed: what in the network mixes the rows of its text, behind the text encoder; "": nothing but attention of
-            the blocks, which is steered.
+        text_mixed: what in the network mixes the rows of its text before its blocks do, which can be steered; "":
+            nothing.
         text_sees_image: its text encoder looks at the first frame of image-to-video models.
         image_beside: some of its models attend to tokens of a picture beside the text.
         first_frame: how its image-to-video models take a first frame, by the transformer's `image_condition_type`

@@ -55,8 +55,8 @@ def tokens_markdown(binding: PromptBinding) -> str:
         cells = (phrase.name, _meaning(phrase), phrase.text, ranges(phrase.rows), pieces)
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     if binding.captions:
-        own = (f"- rows {each.start}-{each.end - 1}: the caption of {_cell(each.name)} alone" for each in binding.captions)
-        lines += ["", f"- rows 0-{binding.captions[0].start - 1}: seen by all", *own]
+        own = ((f"{each.start}-{each.end - 1}", each.name) for each in binding.captions)
+        lines += ["", *(f"- rows {rows}: the caption of {_cell(name)} alone" for rows, name in own)]
     if binding.notes:
         lines += ["", *(f"- {note}" for note in binding.notes)]
     lines += ["", "| row | token | id | characters | phrases |", "| --- | --- | --- | --- | --- |"]

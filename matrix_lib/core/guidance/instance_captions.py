@@ -74,8 +74,8 @@ class InstanceCaptions(EditsAttention):
     def check_text(self, title: str, trouble: str) -> None:
         if trouble:
             raise ValueError(
-                f"captions of instances cannot be kept apart in {title}: {trouble}. Write one prompt here, and steer it "
-                "with region bias, or use CogVideoX, Wan or LTX-Video"
+                f"captions of instances cannot be kept apart in {title}: {trouble}. Write one prompt here and "
+                "steer it with region bias, or use CogVideoX, Wan or LTX-Video"
             )
 
     def check_words(self, bindings: Sequence[PromptBinding]) -> None:

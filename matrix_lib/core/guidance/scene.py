@@ -99,7 +99,7 @@ class GridScene:
         """Where tracks and whose words are."""
         grid = self.grid
         if binding is not None:
-            tracks = tracks.spelled(each.name for each in (*binding.instances, *binding.captions))
+            tracks = tracks.spelled(binding.placed)
         on_grid = tracks.to_grid(grid, "area")
         self.names = on_grid.names
         self.cover = on_grid.maps

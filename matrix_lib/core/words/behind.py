@@ -21,8 +21,8 @@ def put_behind(
 
     An instance, word or verb that several prompts bind under one name is one phrase with the rows of all; a verb only
     where it is said of the same instances. A name that means something else further behind is counted: "cup (2)".
-    What holds at different times in them is one phrase without a time, and a word for each time: "cup @0-1.5s". Captions
-    of instances stay theirs.
+    What holds at different times in them is one phrase without a time, and a word for each time: "cup @0-1.5s".
+    Captions of instances stay theirs.
 
     Args:
         tracked: names of the mask tracks there are; None: there are none. An instance that a prompt behind the first

@@ -91,6 +91,12 @@ class PromptBinding:
         return tuple(phrase for phrase in self.phrases if phrase.role in ("subject", "object", "instance"))
 
     @property
+    def placed(self) -> tuple[str, ...]:
+        """Names of what needs a mask track to act on video tokens: instances, and whoever has a caption."""
+        own = (caption.name for caption in self.captions)
+        return tuple(dict.fromkeys((*(phrase.name for phrase in self.instances), *own)))
+
+    @property
     def verbs(self) -> tuple[Phrase, ...]:
         return tuple(phrase for phrase in self.phrases if phrase.role == "verb")
 

@@ -33,8 +33,8 @@ def add_captions(
     assert spec is not None
     if spec.text_mixed:
         raise ValueError(
-            f"captions of instances cannot be kept apart in {spec.title}: {spec.text_mixed} mixes the rows of all texts. "
-            "They work with CogVideoX, Wan and LTX-Video"
+            f"captions of instances cannot be kept apart in {spec.title}: {spec.text_mixed} mixes the rows of all "
+            "texts. They work with CogVideoX, Wan and LTX-Video"
         )
     encoded: list[Conditioning] = []
     own: list[tuple[str, PromptBinding]] = []
@@ -61,8 +61,7 @@ def _behind(
             "are named as the captions are"
         )
     binding = with_captions(shared, own)
-    names = (each.name for each in (*binding.instances, *binding.captions))
-    tracks = tracks.spelled(names)
+    tracks = tracks.spelled(binding.placed)
     check_captioned(binding, tracks.names)
     parts = [(rows, more), *(each[0] for each in encoded)]
     joined = torch.cat([part.to(rows) for part, _ in parts], 1)

@@ -16,6 +16,7 @@ from matrix_lib.core.words.binding import Caption, Phrase, PromptBinding
 from matrix_lib.core.words.captions import caption_phrase, parse_captions, with_captions
 
 GRID = Grid.from_pixels(9, 32, 64)  # 3 token frames of 2 x 4 tokens
+PLAIN = InstanceCaptions()
 ROWS = 4  # of the shared prompt and of each caption
 PLACES = {"a": (0, 32), "b": (24, 64), "c": (0, 16), "d": (48, 64)}  # columns; a and b, a and c, b and d overlap
 
@@ -48,7 +49,7 @@ def call(kind, text):
     return AttentionCall(site, q, k, k, 1.0, GRID, (), None, at.video_q, at.video_k, at.text_k)
 
 
-def layout(kind, names, guide=InstanceCaptions(), copies=1, strength=1.0):
+def layout(kind, names, guide=PLAIN, copies=1, strength=1.0):
     told = binding(names)
     here = call(kind, copies * told.length)
     scene = GridScene(GRID, tracks(sorted(PLACES)), told).scene(here)

@@ -48,7 +48,9 @@ class Wan(Family):
     def text_trouble(self, transformer: Any) -> str:
         """Its attention to a picture counts on 512 rows of text."""
         if any(getattr(module, "add_k_proj", None) is not None for module in transformer.modules()):
-            return "diffusers takes the last 512 rows for the text and the rest for the picture (native ComfyUI does not)"
+            return (
+                "diffusers takes the last 512 rows for the text and the rest for the picture (native ComfyUI does not)"
+            )
         return super().text_trouble(transformer)
 
     def scaled(self, vae: Any, latents: Tensor) -> Tensor:
