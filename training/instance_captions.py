@@ -84,9 +84,10 @@ class Asked:
         gone = sight.centres[:, there, -1] - self.clips.trajectories[:, there, 0]
         way = torch.stack([torch.zeros_like(self.ways), self.ways], -1).to(gone) * _WAY * self.clips.config.unit
         near = _PLAYED * self.clips.config.unit
-        own, leaked = ((gone - sign * way).norm(dim=-1) <= near for sign in (1, -1))
+        lost = sight.lost[:, there, -1]
+        own, leaked = (((gone - sign * way).norm(dim=-1) <= near) & ~lost for sign in (1, -1))
         found = {"own": own.float().mean(1), "leaked": leaked.float().mean(1), "all right": own.all(1).float()}
-        found["lost"] = sight.lost[:, there, -1].float().mean(1)
+        found["lost"] = lost.float().mean(1)
         return {name: value.cpu().tolist() for name, value in found.items()}
 
 
@@ -280,7 +281,8 @@ def _before(chosen: argparse.Namespace) -> list[dict[str, Any]]:
             "another --out"
         )
     with rows.open(newline="", encoding="utf-8") as file:
-        return [{n: v if n in ("arm", "prompt") else float(v) for n, v in row.items()} for row in csv.DictReader(file)]
+        kinds = {"arm": str, "prompt": str, "instances": int, "clip": int, "seed": int}
+        return [{n: kinds.get(n, float)(v) for n, v in row.items()} for row in csv.DictReader(file)]
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

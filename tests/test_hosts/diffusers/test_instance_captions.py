@@ -119,12 +119,9 @@ def test_a_capture_beside_it_sees_a_caption_in_its_instance_alone():
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in APART])
 def test_models_that_mix_their_texts_are_refused_by_name(family):
     model, _, words, tracks, _ = scene(family)
-    why = {"wan_i2v": "the last 512 rows", "wan_vace": r"vace_blocks.0.attn2 and the like"}.get(
-        family, "mixes the rows"
-    )
-    with pytest.raises(
-        ValueError, match=f"captions of instances cannot be kept apart in .*: .*{why.get(family, 'mixes the rows')}"
-    ):
+    reasons = {"wan_i2v": "the last 512 rows", "wan_vace": "vace_blocks.0.attn2 and the like"}
+    why = reasons.get(family, "mixes the rows")
+    with pytest.raises(ValueError, match=f"captions of instances cannot be kept apart in .*: .*{why}"):
         with steer(model, InstanceCaptions(), words, tracks):
             pass
 
