@@ -1,9 +1,14 @@
 """`python -m training.instance_captions --out FOLDER --clips N`: does each instance do what its own caption says?
 
-Two or four things stand side by side in the first frame, each in the middle of its own strip of the picture; some are
-asked to move up, some down, so that neither places nor masks tell who does what. Arms, on the same clips and noise:
+Two or four things stand side by side in the first frame, each in the middle of its own strip of the picture, so that
+neither places nor masks tell who does what:
 
-one prompt              all captions in one text
+each    all move, some up and some down; their looks differ
+alike   one moves, up or down, and the others rest; all look the same, so that no prompt could say which
+
+Arms, on the same clips and noise:
+
+one prompt              all that moves, in one text
 regional prompting      the mechanism of arXiv 2411.02395: two attentions with dense masks, mixed, in the first steps
 captions                each in its instance's strip (`InstanceCaptions`), beside a prompt that says who is there
 captions, whole prompt  the same beside the one prompt
@@ -36,7 +41,7 @@ from matrix_lib.core.guidance.instance_captions import InstanceCaptions
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.evaluation.mini.object_tracking import look
 from matrix_lib.evaluation.statistics import Estimate, bootstrap, estimate, holm
-from matrix_lib.evaluation.verdicts import ceiling, floor, manipulated, verdict
+from matrix_lib.evaluation.verdicts import Check, ceiling, floor, manipulated, verdict
 from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.captions import bind_captions
 from matrix_lib.hosts.diffusers.mini import Sizes, move, sample, text_rows
@@ -49,45 +54,70 @@ from .models.mini_run import pipeline_of
 
 __all__ = ["main"]
 
-COUNTS = (2, 4)
+QUESTIONS = tuple((kind, count) for kind in ("each", "alike") for count in (2, 4))
 ONE, DENSE = "one prompt", "regional prompting"
 OURS, WHOLE, EXCHANGED = "captions", "captions, whole prompt", "captions, exchanged"
 ARMS = (ONE, DENSE, OURS, WHOLE, EXCHANGED)
 # what counts: whether more of it is better, and the smallest difference that would matter
 CLAIMED = {"own": (True, 0.05), "leaked": (False, 0.05)}
 _FLAGS = ("all right",)
-_KEYS = ("instances", "arm", "clip", "seed", "prompt", "seconds")
+_KEYS = ("question", "instances", "arm", "clip", "seed", "prompt", "seconds")
 _SEED = 101_000_000  # far from every seed that training, the evaluation or an analysis draws
-_WAY, _PLAYED = 20.0, 8.0  # of a move of this world, and how far off still counts; 1/64 of the shorter side
+_WAY, _PLAYED, _REST = 20.0, 8.0, 5.0  # a move of this world, and how far off still counts; 1/64 of the shorter side
 _RADIUS = 6.0  # small enough for four strips
 _BASE, _INJECTED = 0.2, 10 / 24  # regional prompting: share of the base prompt, and of the steps
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Clips with `count` things each: `captions` by slot, `ways` (N, count) 1 for down and -1 for up."""
+    """Clips with as many things each. looks: of each slot. ways (N, K): 1 for down, -1 for up, 0 for rest."""
 
-    count: int
     clips: Clips
-    names: list[list[str]]
-    captions: list[list[str]]
+    looks: list[list[str]]
     ways: Tensor
 
     @property
+    def captions(self) -> list[list[str]]:
+        """Of each slot."""
+        said = {1: " moves down", -1: " moves up", 0: ""}
+        return [
+            [f"the {look}{said[way]}" for look, way in zip(*each, strict=True)]
+            for each in zip(self.looks, self.ways.tolist(), strict=True)
+        ]
+
+    @property
     def whole(self) -> list[str]:
-        return [", ".join(said) for said in self.captions]
+        """The one prompt: captions of what moves."""
+        each = zip(self.captions, self.ways.tolist(), strict=True)
+        return [", ".join(text for text, way in zip(said, ways, strict=True) if way) for said, ways in each]
+
+    @property
+    def there(self) -> list[str]:
+        """Who is there."""
+        return [" and ".join(dict.fromkeys(f"the {look}" for look in looks)) for looks in self.looks]
 
     def measured(self, video: Tensor) -> dict[str, list[float]]:
-        """own: share of the things that went their way. leaked: that went the way of another's caption. all right: the
-        first for all, so that nobody was taken for another. lost: share of the things that are not there at the end."""
-        sight, there = look(video, self.clips), slice(0, self.count)
-        gone = sight.centres[:, there, -1] - self.clips.trajectories[:, there, 0]
-        way = torch.stack([torch.zeros_like(self.ways), self.ways], -1).to(gone) * _WAY * self.clips.config.unit
-        near = _PLAYED * self.clips.config.unit
-        lost = sight.lost[:, there, -1]
-        own, leaked = (((gone - sign * way).norm(dim=-1) <= near) & ~lost for sign in (1, -1))
-        found = {"own": own.float().mean(1), "leaked": leaked.float().mean(1), "all right": own.all(1).float()}
-        found["lost"] = lost.float().mean(1)
+        """own: share of what is to move that went its way. leaked: share of the things that went a way that another's
+        caption says, and their own does not. all right: all do what theirs says, so that nobody was taken for another.
+        lost: share of the things that are not there at the end."""
+        count, unit = self.ways.shape[1], self.clips.config.unit
+        sight, ways = look(video, self.clips), self.ways
+        gone = (sight.centres[:, :count, -1] - self.clips.trajectories[:, :count, 0]) / unit
+        lost = sight.lost[:, :count, -1]
+
+        def went(way: int) -> Tensor:
+            goal = gone.new_tensor([0.0, way * _WAY])
+            return ((gone - goal).norm(dim=-1) <= (_PLAYED if way else _REST)) & ~lost
+
+        right = torch.stack([went(way) & (ways == way) for way in (-1, 0, 1)]).any(0)
+        strayed = [went(way) & (ways != way) & (ways == way).any(1, keepdim=True) for way in (-1, 1)]
+        moving = ways != 0
+        found = {
+            "own": (right & moving).sum(1) / moving.sum(1),
+            "leaked": torch.stack(strayed).any(0).float().mean(1),
+            "all right": right.all(1).float(),
+            "lost": lost.float().mean(1),
+        }
         return {name: value.cpu().tolist() for name, value in found.items()}
 
 
@@ -103,7 +133,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     first = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m training.instance_captions", description=first)
     parser.add_argument("--out", type=Path, required=True, help="folder of the rows and the table")
-    parser.add_argument("--clips", type=int, default=256, help="of each count of things; default: %(default)s")
+    parser.add_argument("--clips", type=int, default=256, help="of each question; default: %(default)s")
     parser.add_argument("--batch", type=int, default=32, help="clips sampled together")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0, help="clip i gets the noise of seed + i")
@@ -119,84 +149,88 @@ def _run(chosen: argparse.Namespace) -> None:
     rows = _before(chosen)
     pipeline, sizes = pipeline_of(chosen.model)
     move(pipeline, chosen.device, torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32)
-    for count in COUNTS:
-        asked = _asked(count, chosen.clips, sizes, chosen.device)
+    for kind, count in QUESTIONS:
+        asked = _asked(kind, count, chosen.clips, sizes, chosen.device)
         for arm in ARMS:
-            if any((row["instances"], row["arm"]) == (count, arm) for row in rows):
+            if any((row["question"], row["instances"], row["arm"]) == (kind, count, arm) for row in rows):
                 continue
             started = time.perf_counter()
             values = asked.measured(_sampled(chosen, pipeline, sizes, asked, arm))
             took = (time.perf_counter() - started) / chosen.clips / chosen.steps
             for i in range(chosen.clips):
-                said = (count, arm, i, chosen.seed + i, asked.whole[i], took)
+                said = (kind, count, arm, i, chosen.seed + i, asked.whole[i], took)
                 rows.append(dict(zip(_KEYS, said)) | {name: value[i] for name, value in values.items()})
             _write(chosen.out / "rows.csv", rows)  # after every arm: a run that is cut short keeps what it has
-            print(f"{count}, {arm}: {', '.join(f'{n} {np.mean(v):.3f}' for n, v in values.items())}", flush=True)
+            means = ", ".join(f"{name} {np.mean(value):.3f}" for name, value in values.items())
+            print(f"{kind} of {count}, {arm}: {means}", flush=True)
     with whole_file(chosen.out / "README.md") as place:
         place.write_text(_report(chosen, rows), encoding="utf-8")
     print(f"wrote {chosen.out / 'README.md'}")
 
 
 # -- what is asked
-def _asked(count: int, clips: int, sizes: Sizes, device: str) -> Asked:
-    """Things in the middle of strips; of each clip's at least one goes up and at least one down."""
+def _asked(kind: str, count: int, clips: int, sizes: Sizes, device: str) -> Asked:
+    """Things in the middle of strips. "each": at least one goes up and at least one down."""
     config = WorldConfig(
         height=sizes.height, width=sizes.width, frames=sizes.frames, max_instances=5, single_motion_share=1.0,
         distractor_share=0.0, occlusion_share=0.0, split="all", verbs=("move_up", "move_down"),
     )  # fmt: skip
     made = make_clips(_SEED + count, clips, config, device)
     draw = torch.Generator().manual_seed(count)
-    ways = torch.stack([torch.randperm(count, generator=draw) for _ in range(clips)])
-    ways = 1 - 2 * (ways < 1 + torch.randint(count - 1, (clips, 1), generator=draw)).long()
+    order = torch.stack([torch.randperm(count, generator=draw) for _ in range(clips)])
+    up = 1 + torch.randint(count - 1, (clips, 1), generator=draw)
+    ways = torch.where(order < up, -1, 1)
+    if kind == "alike":
+        ways *= order == 0
+        ways[torch.arange(clips) % 2 == 1] *= -1
+        alike = {name: getattr(made, name)[:, :1].expand_as(getattr(made, name)) for name in ("shape", "colour")}
+        made = replace(made, **alike)
     middle = (torch.arange(5, device=device) + 0.5) * sizes.width / count
     start = torch.stack([middle, torch.full_like(middle, sizes.height / 2)], -1)
     go = torch.zeros(clips, 5, sizes.frames, 2, device=device)
     go[:, :count, :, 1] = ways.to(device)[..., None] * torch.linspace(0, _WAY * config.unit, sizes.frames).to(device)
     paths = start[:, None] + go
-    present = (torch.arange(5, device=device) < count).expand(clips, 5)
-    radius = torch.full_like(made.radius, _RADIUS * config.unit)
-    still = torch.zeros_like(made.camera)
-    staged = replace(made, present=present, radius=radius, trajectories=paths, camera=still).restage(paths)
-    looks = zip(made.colour.tolist(), made.shape.tolist())
-    names = [[f"{COLOURS[c]} {SHAPES[s]}" for c, s in list(zip(*look))[:count]] for look in looks]
-    said = [
-        [f"the {name} moves {'down' if way > 0 else 'up'}" for name, way in zip(*each)]
-        for each in zip(names, ways.tolist())
-    ]
-    return Asked(count, staged, names, said, ways.to(device))
+    staged = replace(
+        made,
+        present=(torch.arange(5, device=device) < count).expand(clips, 5),
+        radius=torch.full_like(made.radius, _RADIUS * config.unit),
+        trajectories=paths,
+        camera=torch.zeros_like(made.camera),
+    ).restage(paths)
+    each = zip(made.colour[:, :count].tolist(), made.shape[:, :count].tolist(), strict=True)
+    looks = [[f"{COLOURS[c]} {SHAPES[s]}" for c, s in zip(*both, strict=True)] for both in each]
+    return Asked(staged, looks, ways.to(device))
 
 
 @torch.no_grad()
 def _sampled(chosen: argparse.Namespace, pipeline: Any, sizes: Sizes, asked: Asked, arm: str) -> Tensor:
     """(N, F, 3, H, W) uint8."""
     videos = []
-    shared = asked.whole if arm in (ONE, DENSE, WHOLE) else [_there(names) for names in asked.names]
+    shared = asked.whole if arm in (ONE, DENSE, WHOLE) else asked.there
+    count, captions = asked.ways.shape[1], asked.captions
+    names = [str(slot) for slot in range(count)]
+    tracks = _strips(names, sizes, 1 if arm == EXCHANGED else 0)
     for start in range(0, chosen.clips, chosen.batch):
         part = slice(start, min(start + chosen.batch, chosen.clips))
         first, seed = asked.clips.video[part, 0], chosen.seed + start
         with contextlib.ExitStack() as stack:
             rows = None
             if arm != ONE:
-                texts = [shared[part], *(list(slot) for slot in zip(*asked.captions[part]))]
+                texts = [shared[part], *(list(slot) for slot in zip(*captions[part], strict=True))]
                 rows = torch.cat([text_rows(pipeline, sizes, each) for each in texts], 1)
             if arm == DENSE:
-                masks = _dense_masks(sizes, asked.count, chosen.device)
+                masks = _dense_masks(sizes, count, chosen.device)
                 regional = _Regional(masks, sizes.text_length, round(_INJECTED * chosen.steps))
                 stack.enter_context(_processed(pipeline.transformer, regional))
             elif arm != ONE:
                 pipeline.scheduler.set_timesteps(chosen.steps)
                 bindings = [
                     bind_captions(pipeline, prompt, dict(zip(names, said)), max_sequence_length=sizes.text_length)
-                    for prompt, names, said in zip(shared[part], asked.names[part], asked.captions[part], strict=True)
+                    for prompt, said in zip(shared[part], captions[part], strict=True)
                 ]
-                tracks = [_strips(names, sizes, 1 if arm == EXCHANGED else 0) for names in asked.names[part]]
                 stack.enter_context(steer(pipeline, InstanceCaptions(), bindings, tracks, branches=("cond",)))
             videos.append(sample(pipeline, sizes, shared[part], first, chosen.steps, 1.0, seed, rows=rows))
     return torch.cat(videos)
-
-
-def _there(names: Sequence[str]) -> str:
-    return " and ".join(f"the {name}" for name in names)
 
 
 def _strips(names: Sequence[str], sizes: Sizes, turned: int) -> MaskTracks:
@@ -281,7 +315,7 @@ def _before(chosen: argparse.Namespace) -> list[dict[str, Any]]:
             "another --out"
         )
     with rows.open(newline="", encoding="utf-8") as file:
-        kinds = {"arm": str, "prompt": str, "instances": int, "clip": int, "seed": int}
+        kinds = {"question": str, "arm": str, "prompt": str, "instances": int, "clip": int, "seed": int}
         return [{n: kinds.get(n, float)(v) for n, v in row.items()} for row in csv.DictReader(file)]
 
 
@@ -303,31 +337,29 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         "Intervals are Wilson's for shares and the bootstrap's for means, 95 %; gains by clip. Time is that of a "
         "step and clip, beside one prompt.",
     ]
-    asked: list[tuple[int, str, str, Estimate, list[Any]]] = []
-    for count in COUNTS:
-        own = [row for row in rows if row["instances"] == count]
+    asked: list[tuple[str, str, str, Estimate, list[Check]]] = []
+    for kind, count in QUESTIONS:
+        own = [row for row in rows if (row["question"], row["instances"]) == (kind, count)]
         names = [name for name in own[0] if name not in _KEYS]
-        table = {
-            arm: {n: np.array([r[n] for r in own if r["arm"] == arm]) for n in (*names, "seconds")} for arm in ARMS
-        }
-        lines += ["", f"## {count} instances", "", f"| | {' | '.join(names)} | time |", "|---" * (len(names) + 2) + "|"]
+        kept, title = (*names, "seconds"), f"{kind} of {count}"
+        table = {arm: {n: np.array([r[n] for r in own if r["arm"] == arm]) for n in kept} for arm in ARMS}
+        lines += ["", f"## {title}", "", f"| | {' | '.join(names)} | time |", "|---" * (len(names) + 2) + "|"]
         for arm, values in table.items():
             cells = [_estimated(name, values[name]).interval for name in names]
             pace = values["seconds"][0] / table[ONE]["seconds"][0]
             lines.append(f"| {arm} | {' | '.join(cells)} | {pace:.2f} |")
         moved = bootstrap(table[OURS]["own"] - table[EXCHANGED]["own"])
-        for arm in (OURS, WHOLE):
-            for other in (ONE, DENSE):
-                for measure, (better, _) in CLAIMED.items():
-                    gain = bootstrap((table[arm][measure] - table[other][measure]) * (1 if better else -1))
-                    level = float(table[other][measure].mean())
-                    room = ceiling(level) if better else floor(level, 0.0)
-                    asked.append((count, f"{arm}, against {other}", measure, gain, [room, manipulated(moved)]))
+        for other in (ONE, DENSE):
+            for measure, (better, _) in CLAIMED.items():
+                gain = bootstrap((table[OURS][measure] - table[other][measure]) * (1 if better else -1))
+                level = float(table[other][measure].mean())
+                room = ceiling(level) if better else floor(level, 0.0)
+                asked.append((title, other, measure, gain, [room, manipulated(moved)]))
     corrected = holm([gain.p for *_, gain, _ in asked])
-    lines += ["", "## Captions against others", "", "| instances | | | gain | verdict |", "|---" * 5 + "|"]
-    for (count, who, measure, gain, checks), p in zip(asked, corrected, strict=True):
+    lines += ["", "## Captions against others", "", "| | against | | gain | verdict |", "|---" * 5 + "|"]
+    for (title, other, measure, gain, checks), p in zip(asked, corrected, strict=True):
         outcome = verdict(gain, CLAIMED[measure][1], checks, p)
-        lines.append(f"| {count} | {who} | {measure} | {gain.interval} | {outcome} |")
+        lines.append(f"| {title} | {other} | {measure} | {gain.interval} | {outcome} |")
     return "\n".join(lines) + "\n"
 
 

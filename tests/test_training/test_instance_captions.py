@@ -9,7 +9,7 @@ import torch
 from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers import mini
 from training import instance_captions as asking
-from training.instance_captions import ARMS, COUNTS, DENSE, EXCHANGED, ONE, OURS, WHOLE
+from training.instance_captions import ARMS, DENSE, EXCHANGED, ONE, OURS, QUESTIONS, WHOLE
 
 COUNT = 60
 GIVEN = argparse.Namespace(clips=COUNT, steps=24, seed=0, device="cpu")
@@ -17,44 +17,53 @@ SIZES = mini.Sizes(1, 1, 32, 1, 64, 226, codec_base=4, frames=5, height=48, widt
 
 
 def rows(shares):
-    """Rows of both counts: the share of things that go their own way in each arm, the rest another's."""
+    """Rows of every question: the share of things that go their own way in each arm, the rest another's."""
     out = []
-    for count in COUNTS:
+    for kind, count in QUESTIONS:
         for arm in ARMS:
             for clip in range(COUNT):
                 own = float(clip % 10 < 10 * shares[arm])
                 values = {"own": own, "leaked": 1 - own, "all right": own, "lost": 0.0}
-                out.append(dict(zip(asking._KEYS, (count, arm, clip, clip, "x", 0.1))) | values)
+                out.append(dict(zip(asking._KEYS, (kind, count, arm, clip, clip, "x", 0.1))) | values)
     return out
 
 
-def said(text, who):
-    return next(line for line in text.splitlines() if line.startswith(f"| 4 | {who} | own"))
+def said(text, other):
+    return next(line for line in text.splitlines() if line.startswith(f"| alike of 4 | {other} | own"))
 
 
 def test_verdicts_follow_the_rule():
     text = asking._report(GIVEN, rows({ONE: 0.3, DENSE: 0.8, OURS: 0.7, WHOLE: 1.0, EXCHANGED: 0.2}))
-    assert "| holds:" in said(text, f"{OURS}, against {ONE}")
-    assert "| does not hold:" in said(text, f"{OURS}, against {DENSE}")
-    assert "| holds:" in said(text, f"{WHOLE}, against {DENSE}")
+    assert "| holds:" in said(text, ONE)
+    assert "| does not hold:" in said(text, DENSE)
     full = asking._report(GIVEN, rows({ONE: 1.0, DENSE: 0.5, OURS: 1.0, WHOLE: 1.0, EXCHANGED: 0.2}))
-    assert "cannot be asked: the base scores 1.000" in said(full, f"{OURS}, against {ONE}")
+    assert "cannot be asked: the base scores 1.000" in said(full, ONE)
     still = asking._report(GIVEN, rows(dict.fromkeys(ARMS, 0.5)))
-    assert "cannot be asked: what the method moves moved by" in said(still, f"{OURS}, against {ONE}")
+    assert "cannot be asked: what the method moves moved by" in said(still, ONE)
 
 
-def test_the_truth_is_right_and_its_mirror_is_leaked():
-    for count in COUNTS:
-        asked = asking._asked(count, 3, mini.Sizes(), "cpu")
-        told = asked.measured(asked.clips.video)
-        assert told["own"] == told["all right"] == [1.0] * 3
-        assert told["leaked"] == told["lost"] == [0.0] * 3
+@pytest.mark.parametrize(("kind", "count"), QUESTIONS)
+def test_the_truth_is_right_and_what_others_were_told_is_leaked(kind, count):
+    asked = asking._asked(kind, count, 3, mini.Sizes(), "cpu")
+    told = asked.measured(asked.clips.video)
+    assert told["own"] == told["all right"] == [1.0] * 3
+    assert told["leaked"] == told["lost"] == [0.0] * 3
+    start = asked.clips.trajectories[:, :, :1]
+    go = asked.clips.trajectories - start
+    if kind == "each":
         assert all(-count < int(ways.sum()) < count for ways in asked.ways), "some go up, some down"
-        start = asked.clips.trajectories[:, :, :1]
-        turned = asked.clips.repaint(2 * start - asked.clips.trajectories)
-        assert asked.measured(turned)["leaked"] == [1.0] * 3
-        rest = asked.measured(asked.clips.video[:, :1].expand_as(asked.clips.video))
-        assert rest["own"] == rest["leaked"] == [0.0] * 3
+        wrong, share = -go, 1.0
+    else:
+        assert all(int(ways.abs().sum()) == 1 for ways in asked.ways)
+        assert all(
+            len(set(looks)) == 1 and prompt.count("the ") == 1 for looks, prompt in zip(asked.looks, asked.whole)
+        )
+        wrong, share = go.sum(1, keepdim=True).expand_as(go) - go, (count - 1) / count
+    found = asked.measured(asked.clips.repaint(start + wrong))
+    assert found["leaked"] == pytest.approx([share] * 3)
+    assert found["own"] == found["all right"] == [0.0] * 3
+    rest = asked.measured(asked.clips.video[:, :1].expand_as(asked.clips.video))
+    assert rest["own"] == rest["leaked"] == [0.0] * 3
 
 
 @pytest.fixture
@@ -106,5 +115,5 @@ def test_a_run_that_is_stopped_goes_on(tiny, tmp_path, monkeypatch):
     asking.main(given)
     whole = (tmp_path / "rows.csv").read_text()
     assert whole.splitlines()[:7] == kept.splitlines()
-    assert len(whole.splitlines()) == 1 + 2 * len(ARMS) * len(COUNTS)
-    assert "## 4 instances" in (tmp_path / "README.md").read_text()
+    assert len(whole.splitlines()) == 1 + 2 * len(ARMS) * len(QUESTIONS)
+    assert "## alike of 4" in (tmp_path / "README.md").read_text()
