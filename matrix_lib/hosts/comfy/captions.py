@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...backbones import reader
+from ...core.guidance.base import Guidance
+from ...core.guidance.instance_captions import InstanceCaptions
 from ...core.words.binding import PromptBinding, bind
 from ...core.words.captions import caption_phrase, check_captioned, with_captions
 from .bound_rows import bound_rows, remember
 from .prompts import encode, find_encoder, read_prompt
 from .run import BINDING, ENCODED, TRACKS
 
-__all__ = ["add_captions"]
+__all__ = ["add_captions", "caption_notes"]
 
 _MASK = "attention_mask"  # of text rows, where the text encoder gives one: (1, rows)
 Conditioning = list[list[Any]]
@@ -47,6 +49,17 @@ def add_captions(
     if not made:
         raise ValueError("the conditioning is empty: connect that of 'MATRIX Bind Prompt'")
     return made, made[0][1][BINDING]
+
+
+def caption_notes(bindings: Iterable[PromptBinding | None], steered: Iterable[Guidance]) -> list[str]:
+    """A sentence for people where there are captions that nothing keeps apart."""
+    told = any(binding is not None and binding.captions for binding in bindings)
+    if not told or any(isinstance(each, InstanceCaptions) for each in steered):
+        return []
+    return [
+        "instances have captions of their own, and nothing keeps them apart, so that everybody sees every caption: put "
+        "'MATRIX Steer Attention', mode 'instance captions', on this MODEL"
+    ]
 
 
 def _behind(

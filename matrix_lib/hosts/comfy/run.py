@@ -26,6 +26,7 @@ __all__ = [
     "KEY",
     "PERTURBED_KEY",
     "PREFIX_FRAMES",
+    "STEERED",
     "TRACKS",
     "Prompt",
     "Run",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 KEY = "matrix"
+STEERED = "matrix_steered"  # in transformer_options: the guidance that a MODEL has
 BINDING = "matrix_binding"  # keys that a conditioning carries
 TRACKS = "matrix_tracks"
 ENCODED = "matrix_encoded"  # what `prompts.mark_of` says of the rows as they were encoded

@@ -98,6 +98,10 @@ def test_models_that_mix_their_texts_are_refused_by_name(lib, models, family):
 
 
 def test_what_a_run_lacks_is_said(lib, models):
+    notes: list = []
+    model = lib.steer(models("wan_t2v"), lib.RegionBias(), done=lambda run: notes.extend(run.notes))
+    sample(model, *captioned(lib, "wan_t2v"), steps=1)
+    assert [note for note in notes if "everybody sees every caption" in note]
     steered = lib.steer(models("wan_t2v"), lib.Captions())
     with pytest.raises(ValueError, match="no instance has a caption of its own.*MATRIX Instance Captions"):
         sample(steered, *inputs(lib, "wan_t2v"), steps=1)
