@@ -76,25 +76,28 @@ class Bench:
             options = {"dtype": torch.float8_e4m3fn if fp8 else whole}
             return comfy.sd.load_diffusion_model_state_dict(state, model_options=options)
 
-    def conditioning(self, seed: int, told: bool) -> list[Any]:
+    def conditioning(self, seed: int, told: bool, texts: int = 1) -> list[Any]:
         """A CONDITIONING, with ten words and three instances where `told`; seven of the words hold in one half of the
-        clip each, in frames."""
+        clip each, in frames. texts: of that length, those behind the first are captions of instances."""
+        from matrix_lib.core.words.captions import with_captions
+
         random, (t, h, w) = torch.Generator().manual_seed(seed), self.shape.latent
         rows, width = self.shape.text
         given = self.library.carried(4 * t - 3, 8 * h, 8 * w, rows) if told else {}
         if told:
             binding, halves = given[self.library.BINDING], ((0.0, 2.0 * t), (2.0 * t, None))
             words = (replace(each, time=halves[i % 2]) if i > 2 else each for i, each in enumerate(binding.phrases))
-            given[self.library.BINDING] = replace(binding, phrases=tuple(words))
+            own = [(each.name, replace(binding, phrases=())) for each in binding.instances[: texts - 1]]
+            given[self.library.BINDING] = with_captions(replace(binding, phrases=tuple(words)), own)
         if self.shape.family == "cogvideox":
             given["concat_latent_image"] = torch.randn(self.latent.shape, generator=random)
-        return [[torch.randn(1, rows, width, generator=random), given]]
+        return [[torch.randn(1, texts * rows, width, generator=random), given]]
 
-    def timed(self, model: Any, told: bool = True) -> Callable[[], float]:
+    def timed(self, model: Any, told: bool = True, texts: int = 1) -> Callable[[], float]:
         """Milliseconds of a step under the host's KSampler."""
         import comfy.sample
 
-        positive, negative = self.conditioning(1, told), self.conditioning(2, False)
+        positive, negative = self.conditioning(1, told, texts), self.conditioning(2, False)
 
         def once() -> float:
             ends: list[float] = []
@@ -116,6 +119,7 @@ class Bench:
 
     def ways(self) -> dict[str, Callable[[], float]]:
         """Everything that is compared, plain first."""
+        from matrix_lib.core.guidance.instance_captions import InstanceCaptions
         from matrix_lib.core.guidance.partition import Partition
         from matrix_lib.core.guidance.region_bias import RegionBias
         from matrix_lib.core.guidance.timed_words import TimedWords
@@ -128,6 +132,8 @@ class Bench:
             "live maps": self.timed(watch(model, keep=False)),
             "region bias": self.timed(steer(model, RegionBias())),
             "captured and region bias": self.timed(watch(steer(model, RegionBias()))),
+            "plain, three texts": self.timed(model, told=False, texts=3),
+            "two captions": self.timed(steer(model, InstanceCaptions()), texts=3),
             "timed words": self.timed(steer(model, TimedWords(fade=4.0, fps=1.0))),
         }
         if self.shape.family != "wan" or self.device.type == "cpu":  # soft edges and partition: one model is enough

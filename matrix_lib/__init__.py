@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .core.guidance.cut_and_drag import cut_and_drag
     from .core.guidance.dual_clock import DualClockDenoising
     from .core.guidance.gradient import GradientGuidance
+    from .core.guidance.instance_captions import InstanceCaptions
     from .core.guidance.intrinsic import IntrinsicDenoising
     from .core.guidance.partition import Partition
     from .core.guidance.perturbation import Perturbation
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .core.tracks.tracks import MaskTracks
     from .draw.capture import Choice, attention_chart, attention_pictures
     from .hosts.diffusers.attach import watch
+    from .hosts.diffusers.captions import encode_captions
     from .hosts.diffusers.framing import frame_tracks
     from .hosts.diffusers.latents import encode_clip
     from .hosts.diffusers.lora import merge_lora
@@ -55,6 +57,7 @@ __all__ = [
     "Choice",
     "DualClockDenoising",
     "GradientGuidance",
+    "InstanceCaptions",
     "IntrinsicDenoising",
     "Layers",
     "MaskTracks",
@@ -70,6 +73,7 @@ __all__ = [
     "attention_viewer",
     "bind_prompt",
     "cut_and_drag",
+    "encode_captions",
     "encode_clip",
     "find_mix_ups",
     "find_motion",
@@ -93,6 +97,7 @@ _HOMES = {
     "core.guidance.cut_and_drag": ("cut_and_drag",),
     "core.guidance.dual_clock": ("DualClockDenoising",),
     "core.guidance.gradient": ("GradientGuidance",),
+    "core.guidance.instance_captions": ("InstanceCaptions",),
     "core.guidance.intrinsic": ("IntrinsicDenoising",),
     "core.guidance.partition": ("Partition",),
     "core.guidance.perturbation": ("Perturbation",),
@@ -103,6 +108,7 @@ _HOMES = {
     "core.tracks.tracks": ("MaskTracks",),
     "draw.capture": ("Choice", "attention_chart", "attention_pictures"),
     "hosts.diffusers.attach": ("watch",),
+    "hosts.diffusers.captions": ("encode_captions",),
     "hosts.diffusers.framing": ("frame_tracks",),
     "hosts.diffusers.latents": ("encode_clip",),
     "hosts.diffusers.lora": ("merge_lora",),

@@ -15,8 +15,8 @@ from .viewer import add_routes
 
 # One file per concern. Each exports `NODES`, the list of its node classes.
 _FILES = (
-    "models", "tracks", "sam2", "track_files", "track_edits", "words", "capture", "watch", "seeds", "layers",
-    "guidance", "intrinsic", "drag", "preview", "reading", "lora", "scores", "judge", "examples",
+    "models", "tracks", "sam2", "track_files", "track_edits", "words", "captions", "capture", "watch", "seeds",
+    "layers", "guidance", "intrinsic", "drag", "preview", "reading", "lora", "scores", "judge", "examples",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..matrix_lib.core.guidance.base import Guidance
 from ..matrix_lib.core.guidance.gradient import GradientGuidance
+from ..matrix_lib.core.guidance.instance_captions import InstanceCaptions
 from ..matrix_lib.core.guidance.partition import Partition
 from ..matrix_lib.core.guidance.perturbation import Perturbation
 from ..matrix_lib.core.guidance.region_bias import RegionBias, parse_weights
@@ -26,6 +28,7 @@ _LAYERS_TIP = (
 )
 _BRANCHES = {"with the prompt only": "cond", "with and without the prompt": "both"}
 _MATCH = {"per channel": "channel", "all values together": "global", "off": None}
+_NOTHING = 100.0  # logits, the most that is offered: what is taken then is all
 _TARGETS = {"words (CMG)": "words", "video (CAG)": "tracks", "both": "both"}
 
 
@@ -245,12 +248,30 @@ def _timed(values: dict[str, Any], layers: Layers, schedule: Schedule) -> Guidan
     return TimedWords(values["time_down"], values["time_up"], values["fade"], values["frame_rate"], layers, schedule)
 
 
+def _caption_inputs() -> list[Any]:
+    return [
+        _logits(
+            "captions_down",
+            _NOTHING,
+            "Taken from the attention to the caption of another instance (logits). 100: nothing of it is seen.",
+        ),
+        _logits("captions_up", 0.0, "Added to the attention of an instance to its own caption (logits)."),
+        _layers("all"),
+    ]
+
+
+def _captions(values: dict[str, Any], layers: Layers, schedule: Schedule) -> Guidance:
+    down = values["captions_down"]
+    return InstanceCaptions(math.inf if down >= _NOTHING else down, values["captions_up"], layers, schedule)
+
+
 MODES = {
     "region bias": _Mode(_bias_inputs, _bias),
     "masked attention (IVG-DA)": _Mode(_partition_inputs, _partition),
     "perturbation (CMG, CAG)": _Mode(_perturbation_inputs, _perturbation),
     "gradient (SGA, SPA)": _Mode(_gradient_inputs, _gradient),
     "timed words": _Mode(_timed_inputs, _timed),
+    "instance captions": _Mode(_caption_inputs, _captions),
 }
 """Ways of steering, in the order of the menu."""
 
@@ -277,8 +298,8 @@ class MatrixAttentionGuidance(io.ComfyNode):
             display_name="MATRIX Steer Attention",
             category="MATRIX/guidance",
             description="Steers a video model with mask tracks and bound words, without training: instances attend to "
-            "their own words and their own track, and words act in their time. Any sampler; several of these nodes "
-            "stack.",
+            "their own words and their own track, words act in their time, and captions in their instance. Any "
+            "sampler; several of these nodes stack.",
             search_aliases=[
                 "regional prompting",
                 "attention guidance",
@@ -294,6 +315,8 @@ class MatrixAttentionGuidance(io.ComfyNode):
                 "prompt travel",
                 "timed prompts",
                 "several events",
+                "multi prompt",
+                "caption per person",
             ],
             inputs=[
                 io.Model.Input(
@@ -308,7 +331,7 @@ class MatrixAttentionGuidance(io.ComfyNode):
                     tooltip="Region bias nudges attention; masked attention forbids for the first steps; perturbation "
                     "moves away from a prediction that cannot see; gradient moves the latent until attention fits; "
                     "timed words are looked at in their seconds of the clip (@0-1.5s in MATRIX Bind Prompt; no tracks "
-                    "needed).",
+                    "needed); captions of instances (MATRIX Instance Captions) are seen by their instance alone.",
                 ),
                 ScheduleSocket.Input(
                     "schedule",

@@ -28,6 +28,7 @@ TITLES = {
     "11_words_in_time": ("When does it hold?", "a phrase is looked at in its seconds of the clip: pushes @1s-"),
     "12_two_passes": ("Twice, without masks", "a short first pass says who is where, and steers the second"),
     "13_pick_seeds": ("Which seed will work?", "several for a few steps; the best one goes on, bit for bit"),
+    "14_instance_captions": ("To each their own words", "a caption for each instance, seen in its place alone"),
 }
 _HEAD, _LEFT = 84, 18
 

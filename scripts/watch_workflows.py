@@ -39,11 +39,15 @@ def latest(folder: Path, name: str, ending: str = "") -> Path:
     return max((folder / "matrix").glob(f"{name}_[0-9]*{ending}"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def _moved(folder: Path) -> Image.Image:
-    """The clip, and the boxes' ends in words."""
-    with Image.open(latest(folder, "moved")) as clip:
-        frames = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)])
-    return thumbnail([("two circles go where their boxes go", torch.from_numpy(frames))])
+def _clip(name: str, said: str) -> Callable[[Path], Image.Image]:
+    """The clip, with what it shows in words."""
+
+    def made(folder: Path) -> Image.Image:
+        with Image.open(latest(folder, name)) as clip:
+            frames = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)])
+        return thumbnail([(said, torch.from_numpy(frames))])
+
+    return made
 
 
 def _watched(folder: Path) -> Image.Image:
@@ -112,7 +116,7 @@ def _masked(clip: str, masks: str, said: str) -> Callable[[Path], Image.Image]:
 
 
 PICTURES = {
-    "00_move_two_things": _moved,
+    "00_move_two_things": _clip("moved", "two circles go where their boxes go"),
     "01_watch_attention": _watched,
     "06_find_layers": _chart("words"),
     "08_two_experts": _chart("experts"),
@@ -123,6 +127,7 @@ PICTURES = {
         "second_pass", "first_pass_masks", "masks of the first pass's words, over the second pass"
     ),
     "13_pick_seeds": _masked("picked", "picked_masks", "masks of the best seed's first steps, over what came of it"),
+    "14_instance_captions": _clip("apart", "left: the green circle moves down; right: the pink circle moves up"),
 }
 
 

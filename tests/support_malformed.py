@@ -46,6 +46,9 @@ def whole() -> Graph:
         "bind", "MatrixBindPrompt", clip=["load", 1], prompt="a red circle moves to a blue square", phrases=phrases,
         form="as written", length="cut to the model's length", tracks=["boxes", 0], image_interleave=2,
     )  # fmt: skip
+    add(
+        "own", "MatrixInstanceCaptions", clip=["load", 1], conditioning=["bind", 0], captions="a: a circle\nb: a square"
+    )
     add("no", "CLIPTextEncode", clip=["load", 1], text="")
     add("picture", "EmptyImage", width=_SIZE, height=_SIZE, batch_size=1, color=255)
     add(

@@ -48,6 +48,7 @@ def lib(comfy: Any) -> SimpleNamespace:
     from matrix_lib.core.grid import Grid
     from matrix_lib.core.guidance.dual_clock import DualClockDenoising
     from matrix_lib.core.guidance.gradient import GradientGuidance
+    from matrix_lib.core.guidance.instance_captions import InstanceCaptions
     from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising, TemporalPrior
     from matrix_lib.core.guidance.partition import Partition
     from matrix_lib.core.guidance.perturbation import Perturbation
@@ -56,7 +57,7 @@ def lib(comfy: Any) -> SimpleNamespace:
     from matrix_lib.core.guidance.timed_words import TimedWords
     from matrix_lib.core.layers import Layers
     from matrix_lib.core.tracks import tracks
-    from matrix_lib.core.words import binding
+    from matrix_lib.core.words import binding, captions
     from matrix_lib.hosts.comfy import attach, steps
     from matrix_lib.hosts.comfy.model import grid_of
     from matrix_lib.hosts.comfy.run import BINDING, TRACKS
@@ -68,7 +69,8 @@ def lib(comfy: Any) -> SimpleNamespace:
         return steer(model, guidance, tracks=tracks, reference=reference)
 
     return SimpleNamespace(
-        BINDING=BINDING, TRACKS=TRACKS, binding=binding, tracks=tracks, host=attach, steps=steps,
+        BINDING=BINDING, TRACKS=TRACKS, binding=binding, captions=captions, Captions=InstanceCaptions, tracks=tracks,
+        host=attach, steps=steps,
         attach=attach.attach, grid_of=grid_of, steer=steer, hold=hold, refine=steer, Grid=Grid,
         Clock=DualClockDenoising, Gradient=GradientGuidance, Intrinsic=IntrinsicDenoising, Layers=Layers,
         Partition=Partition, Perturbation=Perturbation, Prior=TemporalPrior, Recorder=Recorder,

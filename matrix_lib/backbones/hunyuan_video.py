@@ -21,6 +21,7 @@ SPEC = BackboneSpec(
     text_encoder="llama",
     text_encoder_titles=("LLaMA", "CLIP-L"),
     text_tokens=256,
+    text_mixed="its token refiner",
     flow=True,
     first_frame={"latent_concat": "concat", "token_replace": "replace"},
     text_sees_image=True,

@@ -18,6 +18,7 @@ SPEC = BackboneSpec(
     text_encoder="qwen25",
     text_encoder_titles=("Qwen2.5-VL", "byT5"),
     text_tokens=1000,
+    text_mixed="its token refiner",
     flow=True,
     first_frame={"": "concat"},
     picture_fit="center",

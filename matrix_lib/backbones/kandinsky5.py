@@ -21,6 +21,7 @@ SPEC = BackboneSpec(
     text_encoder="qwen25_clip",
     text_encoder_titles=("Qwen2.5-VL", "CLIP-L"),
     text_tokens=512,
+    text_mixed="its text blocks",
     flow=True,
     first_frame={"": "replace"},
     fps={"": 24},

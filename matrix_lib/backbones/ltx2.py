@@ -22,6 +22,7 @@ SPEC = BackboneSpec(
     text_encoder="gemma3",
     text_encoder_titles=("Gemma 3",),
     text_tokens=1024,
+    text_mixed="its text connector",
     flow=True,
     first_frame={"": "replace"},
     patch=(1, 1, 1),

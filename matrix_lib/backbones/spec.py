@@ -99,6 +99,8 @@ class BackboneSpec:
             nobody says.
         text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people.
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
+        text_mixed: what in the network mixes the rows of its text before its blocks do, which can be steered; "":
+            nothing.
         text_sees_image: its text encoder looks at the first frame of image-to-video models.
         image_beside: some of its models attend to tokens of a picture beside the text.
         first_frame: how its image-to-video models take a first frame, by the transformer's `image_condition_type`
@@ -142,6 +144,7 @@ class BackboneSpec:
     spatial_stride: int = 8
     variants: Mapping[str, TokenSize] = field(default_factory=dict)
     fps: Mapping[str, float] = field(default_factory=dict)
+    text_mixed: str = ""
     text_sees_image: bool = False
     image_beside: bool = False
     guidance_input: bool = False

@@ -61,13 +61,15 @@ class AttentionSite:
 class BatchRow:
     """What one row of the batch is: its guidance branch and whose words and tracks belong to it.
 
-    `key` names the prompt and sample that the row comes from; rows of two prompts never share one.
+    `key` names the prompt and sample that the row comes from; rows of two prompts never share one. `text_rows`:
+    how many text rows are its own, where the host repeated them to the length of another prompt's; 0: all there are.
     """
 
     branch: Literal["cond", "uncond"] = "cond"
     key: Hashable = 0
     binding: PromptBinding | None = None
     tracks: MaskTracks | None = None
+    text_rows: int = 0
 
 
 @dataclass(frozen=True)

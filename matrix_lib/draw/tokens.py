@@ -54,6 +54,9 @@ def tokens_markdown(binding: PromptBinding) -> str:
         pieces = " ".join(shown[row] for row in phrase.rows)
         cells = (phrase.name, _meaning(phrase), phrase.text, ranges(phrase.rows), pieces)
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    if binding.captions:
+        own = ((f"{each.start}-{each.end - 1}", each.name) for each in binding.captions)
+        lines += ["", *(f"- rows {rows}: the caption of {_cell(name)} alone" for rows, name in own)]
     if binding.notes:
         lines += ["", *(f"- {note}" for note in binding.notes)]
     lines += ["", "| row | token | id | characters | phrases |", "| --- | --- | --- | --- | --- |"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from ..backbones.spec import Blocks
+from ..backbones.spec import BackboneSpec, Blocks
 from ..core.no_compile import hidden
 from ..core.sites import AttentionSite
 
-__all__ = ["Running", "find_sites", "marked"]
+__all__ = ["Running", "find_sites", "marked", "text_trouble"]
 
 
 @dataclass
@@ -60,6 +60,18 @@ def find_sites(root: nn.Module, blocks: Blocks) -> list[tuple[nn.Module, Attenti
         paths = ", ".join(stack.path for group in blocks.stacks for stack in group)
         raise ValueError(f"{type(root).__name__} has none of {paths}: its attention cannot be found")
     return found
+
+
+def text_trouble(root: nn.Module, spec: BackboneSpec, host: Literal["native", "diffusers"]) -> str:
+    """Why rows of a text cannot be kept apart in a network of a family, as a clause for people; "" where they can: its
+    blocks alone read the text, all of them are found, and nothing in front of them mixes it."""
+    if spec.text_mixed:
+        return f"{spec.text_mixed} mixes the rows of all texts, so that one would say what another says"
+    known = {site.name for _, site in find_sites(root, spec.blocks(host)) if site.has_v2t}
+    kinds = {kind for name in known if not (kind := name.rpartition(".")[2]).isdigit()}
+    names = (name.replace("_orig_mod.", "") for name, _ in root.named_modules())
+    other = [name for name in names if name.rpartition(".")[2] in kinds and name not in known]
+    return f"{other[0]} and the like read the text, too, and are not steered" if other else ""
 
 
 @contextlib.contextmanager

@@ -119,6 +119,8 @@ class AttentionGuidance(Noted):
     def _edit(self, call: AttentionCall, row: BatchRow, strength: float) -> Edit | None:
         guidance = self.guidance
         binding = row.binding if row.branch == "cond" else None
+        if guidance.fills and row.text_rows and (binding is None or not binding.captions):
+            return self._filled(call, row.text_rows, strength)
         if row.branch != "cond" and not guidance.steers_uncond:
             return None
         whole = not (guidance.needs_tracks or guidance.needs_words)
@@ -133,7 +135,8 @@ class AttentionGuidance(Noted):
             self._tell(row.tracks, binding)
         spans = Spans.of(call)
         who = (0, 0) if whole else (id(tracks), id(binding))  # all of the text and video is the same for every row
-        key = (*who, spans, call.frame_index, call.grid, strength, text, video)
+        filled = row.text_rows if guidance.fills else 0
+        key = (*who, spans, call.frame_index, call.grid, strength, text, video, filled)
         keep = max(KEPT, 4 * len(call.rows))
         if key not in self._edits:
             if len(self._edits) >= keep:
@@ -141,6 +144,8 @@ class AttentionGuidance(Noted):
             with torch.inference_mode(False):  # regions are constants that gradients may save
                 scene = None if whole else self._scene(tracks, binding).scene(call)
                 self._edits[key] = guidance.edit(scene, spans, strength, text, video)
+                if filled and text:
+                    self._edits[key] = _together(self._edits[key], guidance.edit_filled(spans, filled, strength))
         edit = self._edits[key]
         if edit is None or edit.match is None:
             return edit
@@ -150,6 +155,17 @@ class AttentionGuidance(Noted):
                 self._recorded.clear()
             self._recorded[at] = replace(edit, record=self._recording(call.step, call.sigma))
         return self._recorded[at]
+
+    def _filled(self, call: AttentionCall, rows: int, strength: float) -> Edit | None:
+        """Of a batch row whose text the host brought to the length of another prompt."""
+        if not self._parts(call.site)[0] or call.text_k is None:
+            return None
+        spans = Spans.of(call)
+        key = ("filled", spans, rows)
+        if key not in self._edits:
+            with torch.inference_mode(False):
+                self._edits[key] = self.guidance.edit_filled(spans, rows, strength)
+        return self._edits[key]
 
     def _tell(self, tracks: MaskTracks | None, binding: PromptBinding | None) -> None:
         """What is to be said of a prompt, once."""
@@ -176,6 +192,15 @@ class AttentionGuidance(Noted):
             self._sums.setdefault(step, (sigma, []))[1].append(torch.stack(values))
 
         return self._records.setdefault(step, record)
+
+
+def _together(one: Edit | None, other: Edit | None) -> Edit | None:
+    """Two edits of regions in one."""
+    if one is None or other is None:
+        return one or other
+    assert one.layout is not None
+    assert other.layout is not None
+    return replace(one, layout=one.layout.plus(other.layout))
 
 
 def _variance(values: Tensor) -> Tensor:

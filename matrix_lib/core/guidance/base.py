@@ -52,12 +52,14 @@ class Guidance:
     where: "attention" edits the attention of the sampler's own predictions; "prediction" makes a second prediction with
     edited attention, and moves away from it; "step" changes the latent before each step.
     needs_words, needs_reference: what a run must bring besides mask tracks.
+    fills: whether it acts on a prediction without the prompt, too, whose text the host brought to the prompt's length.
     only_one: what to do instead of a second one on the same model; "" where several add up.
     """
 
     where: ClassVar[Where]
     needs_words: ClassVar[bool] = False
     needs_reference: ClassVar[bool] = False
+    fills: ClassVar[bool] = False
     only_one: ClassVar[str] = ""
 
     @property
@@ -89,6 +91,10 @@ class Guidance:
 
     def check_names(self, names: Iterable[str]) -> None:
         """Raises ValueError where it names instances that have no track."""
+
+    def check_text(self, title: str, trouble: str) -> None:
+        """Raises ValueError where it needs rows of the text kept apart, and the model called `title` does not do that.
+        trouble: why not, "" where it does."""
 
     def check_words(self, bindings: Sequence[PromptBinding]) -> None:
         """Raises ValueError where the bound words of a run lack what it needs; `bindings` are those of its prompts."""
@@ -124,6 +130,11 @@ class EditsAttention(Guidance, ABC):
             strength: of the step, as `at` gives it.
             text, video: whether attention to words, and to the video, is edited at this site.
         """
+
+    def edit_filled(self, spans: Spans, rows: int, strength: float) -> Edit | None:
+        """The edit of a batch row whose own text has `rows` rows, of those that the call has, where the host brought it
+        to that length (`fills`)."""
+        return None
 
 
 def check_branches(branches: str) -> None:

@@ -21,6 +21,7 @@ from ..sites import AttentionCall
 from ..tracks.timing import time_notes
 from ..tracks.tracks import MaskTracks
 from ..words.binding import PromptBinding
+from ..words.captions import check_captioned
 from ..words.phrases import Time
 
 __all__ = ["CallRegions", "CallScene", "GridScene", "Spans"]
@@ -38,6 +39,12 @@ class Spans:
     video_k: tuple[int, int] | None
     text_k: tuple[int, int] | None
 
+    @property
+    def text_q(self) -> tuple[int, int] | None:
+        """The text rows among the queries of a joint sequence, whose keys are its own rows; None elsewhere."""
+        joint = self.video_k is not None and self.video_k == self.video_q and self.queries == self.keys
+        return self.text_k if joint else None
+
     @classmethod
     def of(cls, call: AttentionCall) -> Spans:
         return cls(call.q.shape[2], call.k.shape[2], call.video_q, call.video_k, call.text_k)
@@ -51,6 +58,7 @@ class CallScene:
     known: (n,) bool. words: pairs of (E,) bool owners and the conditioning rows that they own.
     clip, frames: the grid of the whole clip, and which of its token frames the call shows.
     timed: the times of words, and the conditioning rows that hold in one of these alone.
+    captions: pairs of (E,) bool owners and the conditioning rows that are the caption of these alone.
     """
 
     names: tuple[str, ...]
@@ -61,6 +69,7 @@ class CallScene:
     clip: Grid | None = None
     frames: tuple[int, ...] = ()
     timed: tuple[tuple[tuple[Time, ...], tuple[int, ...]], ...] = ()
+    captions: tuple[tuple[Tensor, tuple[int, ...]], ...] = ()
 
 
 class GridScene:
@@ -69,13 +78,15 @@ class GridScene:
     An instance's tokens are those covered by half and more; in a frame where none is, the best covered ones, so that a
     single pixel is an instance, too. `notes` say what cannot be steered.
 
-    Raises ValueError for an instance that is bound but has no track, and for tracks that do not fit the clip.
+    Raises ValueError for an instance that is bound, or has a caption, but no track, and for tracks that do not fit the
+    clip.
     """
 
     def __init__(self, grid: Grid, tracks: MaskTracks | None, binding: PromptBinding | None) -> None:
         self.rows = binding.length if binding is not None else 0
         self.words: list[tuple[Tensor, tuple[int, ...]]] = []
         self.timed = _timed(binding) if binding is not None else []
+        self.captions: list[tuple[Tensor, tuple[int, ...]]] = []
         self.grid = grid
         self.names: tuple[str, ...] = ()
         self.notes: list[str] = []
@@ -88,7 +99,7 @@ class GridScene:
         """Where tracks and whose words are."""
         grid = self.grid
         if binding is not None:
-            tracks = tracks.spelled(phrase.name for phrase in binding.instances)
+            tracks = tracks.spelled(binding.placed)
         on_grid = tracks.to_grid(grid, "area")
         self.names = on_grid.names
         self.cover = on_grid.maps
@@ -103,6 +114,11 @@ class GridScene:
         if binding is not None:
             binding.check_tracks(self.names)
             self.words = self._owned(binding, visible)
+            check_captioned(binding, self.names)
+            self.captions = [
+                (torch.tensor([name == each.name for name in self.names]), tuple(range(each.start, each.end)))
+                for each in binding.captions
+            ]
 
     def _where(self, chosen: Tensor) -> list[str]:
         return [name for name, yes in zip(self.names, chosen.tolist()) if yes]
@@ -131,7 +147,7 @@ class GridScene:
 
         Raises ValueError where the binding was made for a longer conditioning than the call sees.
         """
-        if (self.words or self.timed) and call.text_k is not None and self.rows > call.text_k[1]:
+        if (self.words or self.timed or self.captions) and call.text_k is not None and self.rows > call.text_k[1]:
             raise ValueError(
                 f"the binding was made for a conditioning of {self.rows} rows, but {call.site.name} sees "
                 f"{call.text_k[1]}: bind the prompt with the CLIP that encoded it"
@@ -146,7 +162,8 @@ class GridScene:
         known = self.known[frames].repeat_interleave(self.grid.frame_size)
         cover, inside = self.cover[:, frames].flatten(1), self.inside[:, frames].flatten(1)
         words, timed = self._copied(self.words, length), self._copied(self.timed, length)
-        return CallScene(self.names, cover, inside, known, words, self.grid, tuple(frames), timed)
+        captions = self._copied(self.captions, length)
+        return CallScene(self.names, cover, inside, known, words, self.grid, tuple(frames), timed, captions)
 
     def _copied(self, words: Sequence[tuple[T, tuple[int, ...]]], length: int) -> tuple[tuple[T, tuple[int, ...]], ...]:
         """Words in a conditioning of `length` rows: a shorter prompt is repeated to batch it with a longer one, and a

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from .binding import Phrase, PromptBinding
+from .binding import Caption, Phrase, PromptBinding
 from .phrases import time_text
 
 __all__ = ["put_behind"]
@@ -22,12 +22,13 @@ def put_behind(
     An instance, word or verb that several prompts bind under one name is one phrase with the rows of all; a verb only
     where it is said of the same instances. A name that means something else further behind is counted: "cup (2)".
     What holds at different times in them is one phrase without a time, and a word for each time: "cup @0-1.5s".
+    Captions of instances stay theirs.
 
     Args:
         tracked: names of the mask tracks there are; None: there are none. An instance that a prompt behind the first
             brings without a track is a word to watch, and so is a verb about it: nothing says where it is.
     """
-    prompt, length, tokens = first.prompt, first.length, list(first.tokens)
+    prompt, length, tokens, captions = first.prompt, first.length, list(first.tokens), list(first.captions)
     phrases = {phrase.name: phrase for phrase in first.phrases}
     for number, other in enumerate(others, 2):
         at = len(prompt) + len(_BETWEEN)
@@ -37,10 +38,17 @@ def put_behind(
         ]
         for phrase in other.phrases:
             _add(phrases, _shifted(_seen(phrase, tracked), length, at), number)
+        captions += [Caption(each.name, each.start + length, each.end + length) for each in other.captions]
         prompt, length = prompt + _BETWEEN + other.prompt, length + other.length
     notes = tuple(dict.fromkeys(note for each in (first, *others) for note in each.notes))
     return replace(
-        first, prompt=prompt, length=length, tokens=tuple(tokens), phrases=tuple(phrases.values()), notes=notes
+        first,
+        prompt=prompt,
+        length=length,
+        tokens=tuple(tokens),
+        phrases=tuple(phrases.values()),
+        notes=notes,
+        captions=tuple(captions),
     )
 
 

@@ -17,7 +17,7 @@ from ..near import did_you_mean
 from .phrases import PhraseSpec, Role, Time, Words, is_time, parse_phrases, time_text
 from .prompt import Span, VisibleText, find_words, nearest_words, parse_prompt
 
-__all__ = ["Phrase", "PromptBinding", "Token", "bind", "check_tokens", "locate"]
+__all__ = ["Caption", "Phrase", "PromptBinding", "Token", "bind", "check_tokens", "locate"]
 
 _TAG = re.compile(r"<id\d+>\s*")
 CUT = -1  # the row of a token that the token limit keeps out of the conditioning
@@ -58,9 +58,20 @@ class Phrase:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """Rows [start, end) of a conditioning, padding included, are the caption of the instance `name`: nobody else sees
+    them (`InstanceCaptions`)."""
+
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class PromptBinding:
     """A prompt, its tokens, and what its phrases mean. `length` counts the conditioning's rows, padding included;
-    `model` is the tokenizer family; `notes` say what a person should know (an ambiguous phrase, a cut tail)."""
+    `model` is the tokenizer family; `notes` say what a person should know (an ambiguous phrase, a cut tail); `captions`
+    say which rows are the caption of one instance (`captions.with_captions`), the others are seen by all."""
 
     prompt: str
     length: int
@@ -68,6 +79,7 @@ class PromptBinding:
     phrases: tuple[Phrase, ...]
     model: str = ""
     notes: tuple[str, ...] = ()
+    captions: tuple[Caption, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,6 +89,12 @@ class PromptBinding:
     @property
     def instances(self) -> tuple[Phrase, ...]:
         return tuple(phrase for phrase in self.phrases if phrase.role in ("subject", "object", "instance"))
+
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """Names of what needs a mask track to act on video tokens: instances, and whoever has a caption."""
+        own = (caption.name for caption in self.captions)
+        return tuple(dict.fromkeys((*(phrase.name for phrase in self.instances), *own)))
 
     @property
     def verbs(self) -> tuple[Phrase, ...]:
@@ -116,6 +134,8 @@ class PromptBinding:
         for phrase in data["phrases"]:
             if phrase["time"] is None:
                 del phrase["time"]  # readers from before there were times take what says nothing of them
+        if not self.captions:
+            del data["captions"]  # and so do readers from before there were captions
         return json.dumps({"version": 1, **data}, ensure_ascii=False)
 
     @classmethod
@@ -128,7 +148,9 @@ class PromptBinding:
             data["tokens"] = tuple(Token(**token) for token in data["tokens"])
             data["phrases"] = tuple(_phrase_from(phrase) for phrase in data["phrases"])
             data["notes"] = tuple(data["notes"])
+            data["captions"] = tuple(Caption(**caption) for caption in data.get("captions", ()))
             _check_types(data)
+            _check_captions(data["captions"], data["length"])
             return cls(**data)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(
@@ -166,6 +188,16 @@ def _check_types(data: dict) -> None:
     names = [phrase.name for phrase in data["phrases"]]
     if len(set(names)) < len(names):
         raise ValueError("two phrases have one name")
+
+
+def _check_captions(captions: Sequence[Caption], length: int) -> None:
+    at = 0
+    for caption in captions:
+        if not isinstance(caption.name, str) or type(caption.start) is not int or type(caption.end) is not int:
+            raise ValueError("it holds values of the wrong type")
+        if not at <= caption.start < caption.end <= length:
+            raise ValueError(f"the caption of {caption.name!r} has rows that are another's, or outside of the {length}")
+        at = caption.end
 
 
 def _places(text: str, words: str) -> list[Span]:

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["PhraseSpec", "Role", "Time", "Words", "is_time", "parse_phrases", "time_text", "verb"]
+__all__ = ["PhraseSpec", "Role", "Time", "Words", "check_name", "is_time", "parse_phrases", "time_text", "verb"]
 
 Time = tuple[float, float | None]
 """When words hold, in seconds of the clip: from, and until; None: to its end."""
@@ -139,16 +139,21 @@ def _parse_verb(head: str, call: str) -> PhraseSpec:
     return verb(words if colon else head, ends[0], ends[1] if len(ends) == 2 else None, name)
 
 
-def _name_and_rest(text: str) -> tuple[str | None, bool, str]:
-    parts = _split(text, ":")
-    if len(parts) == 1:
-        return None, False, text
-    name = parts[0].strip()
+def check_name(name: str) -> None:
+    """Raises ValueError for what is no name of an instance."""
     if not _NAME.match(name):
         raise ValueError(
             f'{name!r} is no name (up to 64 characters, none of : = | [ ] ( ) # , "); '
             "write NAME: words, and put words with a colon in double quotes"
         )
+
+
+def _name_and_rest(text: str) -> tuple[str | None, bool, str]:
+    parts = _split(text, ":")
+    if len(parts) == 1:
+        return None, False, text
+    name = parts[0].strip()
+    check_name(name)
     return name, True, ":".join(parts[1:])
 
 

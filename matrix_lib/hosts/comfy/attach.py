@@ -30,6 +30,7 @@ from ..modules import Running, find_sites, marked
 from .attribution import Predictions, prompt_lists, prompts_of
 from .autograd import plain_tensors, pytorch_kernel, running_blocks
 from .bound_rows import row_notes
+from .captions import caption_notes
 from .clip_latent import ClipLatent, clip_shape, packed_shapes
 from .compiled import apart
 from .extra import OWNER, isolated
@@ -38,7 +39,7 @@ from .layout import Layout, layout_of
 from .model import backbone_of, diffusion_model, grid_of
 from .override import Foreign, Override, Troubles
 from .parts import run_part
-from .run import CLIP_LATENT, FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, Run, RunInfo
+from .run import CLIP_LATENT, FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, STEERED, Run, RunInfo
 from .steps import stepped
 from .warn import warn
 
@@ -194,6 +195,7 @@ def _start(
     prefix_frames = int(guider.model_options["transformer_options"].get(PREFIX_FRAMES, 0))
     _, t, h, w = clip.shape
     prompts = prompts_of(guider.conds, lambda cond: family(spec.name).text_rows(network, cond))
+    steered = guider.model_options["transformer_options"].get(STEERED, ())
     front_frames = family(spec.name).frames_in_front(patcher.model, _conds(guider), (t, h, w))
     grid = grid_of(patcher, (t - prefix_frames - front_frames - clip.behind, h, w), prefix_frames)
     info = RunInfo(
@@ -209,9 +211,13 @@ def _start(
         latent=clip,
         front_frames=front_frames,
         part=part,
-        notes=tuple(row_notes([cond for name in prompt_lists(guider.conds) for cond in guider.conds[name]])),
+        notes=(
+            *row_notes([cond for name in prompt_lists(guider.conds) for cond in guider.conds[name]]),
+            *caption_notes((prompt.binding for prompt in prompts.values()), steered),
+        ),
     )
-    return Run(info, factory(info), modules, prompts)
+    text_rows = {cond["uuid"]: getattr(cond.get("cross_attn"), "shape", (0, 0))[1] for cond in _conds(guider)}
+    return Run(info, factory(info), modules, prompts, text_rows)
 
 
 def _with_callback(callback: Any, holder: _Runs) -> Callable[..., None]:

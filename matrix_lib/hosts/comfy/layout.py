@@ -103,11 +103,13 @@ class Layout:
         rows = []
         for name, own in self.chunks:
             prompt = run.prompts.get(name)
+            own_rows = run.text_rows.get(name, 0)
             for sample in range(self.samples):
                 if prompt is None or (shown and not own):
-                    rows.append(BatchRow("uncond", (name, sample), None, run.shared_tracks))
+                    rows.append(BatchRow("uncond", (name, sample), None, run.shared_tracks, own_rows))
                 else:
-                    rows.append(BatchRow("cond", (prompt.ordinal, sample), prompt.binding, prompt.tracks))
+                    key = (prompt.ordinal, sample)
+                    rows.append(BatchRow("cond", key, prompt.binding, prompt.tracks, own_rows))
         return replace(call, rows=tuple(rows))
 
 

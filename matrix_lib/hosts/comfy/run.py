@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ __all__ = [
     "KEY",
     "PERTURBED_KEY",
     "PREFIX_FRAMES",
+    "STEERED",
     "TRACKS",
     "Prompt",
     "Run",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 KEY = "matrix"
+STEERED = "matrix_steered"  # in transformer_options: the guidance that a MODEL has
 BINDING = "matrix_binding"  # keys that a conditioning carries
 TRACKS = "matrix_tracks"
 ENCODED = "matrix_encoded"  # what `prompts.mark_of` says of the rows as they were encoded
@@ -87,12 +89,14 @@ class RunInfo:
 
 @dataclass
 class Run:
-    """State of one sampling run. prompts: by the host's id of each conditioning."""
+    """State of one sampling run. prompts: by the host's id of each conditioning. text_rows: of each conditioning, how
+    many rows it has; the host repeats them to batch it with a longer one."""
 
     info: RunInfo
     session: Session
     modules: list[tuple[nn.Module, AttentionSite]]
     prompts: Mapping[Any, Prompt]
+    text_rows: Mapping[Any, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shared_tracks = self.info.shared_tracks

@@ -24,16 +24,15 @@ from ...core.guidance.base import Guidance, check_finite
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
+from ..modules import text_trouble
 from .attach import answered, asked_for, attach, editor_of, perturbed
 from .attribution import prompt_lists
 from .extra import named_apart
-from .model import sites_of
-from .run import RunInfo, step_of, unwatched
+from .model import backbone_of, diffusion_model, sites_of
+from .run import STEERED, RunInfo, step_of, unwatched
 from .warn import warn
 
 __all__ = ["log_run", "steer"]
-
-KEY = "matrix_steered"  # in transformer_options: the guidance that a MODEL has
 
 
 def steer(
@@ -60,10 +59,12 @@ def steer(
     for samplers whose state cannot be reached.
     """
     guidance.check_layers(site.layer for site in sites_of(model))
+    spec = backbone_of(model)
+    guidance.check_text(spec.title, text_trouble(diffusion_model(model.model), spec, "native"))
     samples = _samples(reference) if guidance.needs_reference else None
     if guidance.idle:
         return model.clone()
-    before = model.model_options.get("transformer_options", {}).get(KEY, ())
+    before = model.model_options.get("transformer_options", {}).get(STEERED, ())
     if guidance.only_one and any(type(each) is type(guidance) for each in before):
         raise ValueError(f"this MODEL has {type(guidance).__name__} already: {guidance.only_one}")
     token = object()
@@ -80,9 +81,9 @@ def steer(
         return Session([actor], hooks=[actor], prediction=actor, forward_done=actor.forward_done, done=ended)
 
     clone = attach(model, start)
-    clone.model_options["transformer_options"][KEY] = (*before, guidance)
+    clone.model_options["transformer_options"][STEERED] = (*before, guidance)
     if guidance.where == "prediction":
-        clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _second_prediction(guidance, token))
+        clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, STEERED, _second_prediction(guidance, token))
     return clone
 
 

@@ -155,7 +155,9 @@ class Batches:
                 if branch == "cond":
                     rows.append(BatchRow("cond", key, self.bindings[at], self.tracks[at]))
                 else:
-                    rows.append(BatchRow("uncond", key, None, self.tracks[at]))
+                    said = self.bindings[at]
+                    filled = said.captions[0].start if said is not None and said.captions else 0
+                    rows.append(BatchRow("uncond", key, None, self.tracks[at], filled))
         return tuple(rows)
 
 

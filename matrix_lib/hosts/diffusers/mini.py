@@ -43,6 +43,7 @@ __all__ = [
     "move",
     "rotary",
     "sample",
+    "text_rows",
     "token_ids",
 ]
 
@@ -264,6 +265,7 @@ def sample(
     tracks: Sequence[MaskTracks] = (),
     done: Callable[[IntrinsicHook], None] | None = None,
     scheduler: Any = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Many clips at once, one transformer call per step for both branches of the guidance.
 
@@ -277,6 +279,7 @@ def sample(
             Attention is steered by `steer` around this function.
         done: told what intrinsic denoising did.
         scheduler: the pipeline's own, where `steer` acts before its steps (gradient guidance); by default a new one.
+        rows: (B, D, width), text rows in place of the prompts' own (`text_rows`), for cfg 1.
 
     Returns:
         (B, F, 3, H, W) uint8 on the pipeline's device.
@@ -284,7 +287,10 @@ def sample(
     net, device = pipeline.transformer, pipeline.transformer.device
     count = len(prompts)
     texts = [*prompts] if cfg == 1.0 else [""] * len(prompts) + [*prompts]
-    rows = pipeline.text_encoder(token_ids(pipeline.tokenizer, texts, sizes.text_length).to(device))[0]
+    if rows is None:
+        rows = text_rows(pipeline, sizes, texts)
+    elif cfg != 1.0:
+        raise ValueError(f"text rows are given for cfg 1, which has no unconditional ones; got {cfg}")
     image = _first_latent(pipeline, sizes, first, count)
     if extra is not None:
         image = torch.cat([image, extra[:, None].to(image)], dim=2)
@@ -319,6 +325,14 @@ def sample(
         done(hook)
     video = pipeline.vae.decode(x.transpose(1, 2) / LATENT_SCALE).sample
     return video.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8).transpose(1, 2)
+
+
+@torch.no_grad()
+def text_rows(pipeline: CogVideoXImageToVideoPipeline, sizes: Sizes, prompts: Sequence[str]) -> Tensor:
+    """(B, D, width) of prompts, on the pipeline's device."""
+    ids = token_ids(pipeline.tokenizer, prompts, sizes.text_length)
+    rows: Tensor = pipeline.text_encoder(ids.to(pipeline.transformer.device))[0]
+    return rows
 
 
 def _first_latent(pipeline: Any, sizes: Sizes, first: Tensor | None, count: int) -> Tensor:

@@ -28,6 +28,7 @@ from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
 from .attach import attach, backbone_of, perturbed, prediction, sites_of
 from .batches import Batches, Branch, Forward, batches_of, replayed
+from .families import family
 from .laid_out import output_of, with_output
 from .steps import acting_before_steps, nets_of
 from .unet import LevelGuidance, attach_unet, find_unet_sites
@@ -80,6 +81,9 @@ def steer(
     batches = batches_of(model, binding, tracks, steps, branches, fit)
     sites = [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer)
     _check(every, batches, sites, reference)
+    trouble = "" if unet else family(spec.name).text_trouble(transformer)
+    for each in every:
+        each.check_text(spec.title, trouble)
     follow = [[] if each is None else [each] for each in batches.tracks]
     references = [reference] if isinstance(reference, Tensor) else list(reference or ())
     strides = (spec.temporal_stride, spec.spatial_stride)

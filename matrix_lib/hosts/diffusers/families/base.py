@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ....backbones import BackboneSpec
+from ...modules import text_trouble
 
 __all__ = ["Family"]
 
@@ -54,6 +55,11 @@ class Family:
         except NameError as error:  # diffusers' Wan image-to-video pipeline takes it for granted
             raise ValueError(f"{type(pipe).__name__} needs {error.name}: pip install {error.name}") from None
         return {"rows": rows[0]}
+
+    def text_trouble(self, transformer: Any) -> str:
+        """Why rows of a text longer than usual cannot be kept apart in this transformer, as a clause; "" where they
+        can."""
+        return text_trouble(transformer, self.spec, "diffusers")
 
     def image_rows(self, pipe: Any, picture: Image.Image) -> Tensor:
         """(tokens, width) of a first frame that some models attend to beside the text."""

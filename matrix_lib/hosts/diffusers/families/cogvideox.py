@@ -26,6 +26,16 @@ class CogVideoX(Family):
             return latents / vae.config.scaling_factor
         return self.scaled(vae, latents)
 
+    def text_trouble(self, transformer: Any) -> str:
+        """2B and the 5B image-to-video model of 1.0 add positions to text and clip together."""
+        config = transformer.config
+        if config.use_learned_positional_embeddings or not config.use_rotary_positional_embeddings:
+            return (
+                f"its table of positions is for {config.max_text_seq_length} rows of text in diffusers, and captions "
+                "add theirs (native ComfyUI has no such table)"
+            )
+        return super().text_trouble(transformer)
+
     def positions(self, transformer: Any, shape: tuple[int, ...], device: torch.device) -> Any:
         """Rotary ones, but for 2B."""
         if not transformer.config.use_rotary_positional_embeddings:

@@ -69,6 +69,14 @@ class Wan(Family):
         """(257, width): the first frame through CLIP."""
         return pipe.encode_image(picture, pipe._execution_device)[0]  # type: ignore[no-any-return]
 
+    def text_trouble(self, transformer: Any) -> str:
+        """Its attention to a picture counts on 512 rows of text."""
+        if any(getattr(module, "add_k_proj", None) is not None for module in transformer.modules()):
+            return (
+                "diffusers takes the last 512 rows for the text and the rest for the picture (native ComfyUI does not)"
+            )
+        return super().text_trouble(transformer)
+
     def scaled(self, vae: Any, latents: Tensor) -> Tensor:
         """By a mean and a deviation a channel."""
         mean, std = _channels(vae, latents)
