@@ -27,10 +27,10 @@ UNETS: dict[str, BackboneSpec] = {spec.name: spec for spec in (zeroscope.SPEC,)}
 __all__ = ["REGISTRY", "UNETS", "BackboneSpec", "every_model", "families", "match", "reader", "text_lengths"]
 
 
-def families(last: Literal["or", "and"] = "or") -> str:
+def families() -> str:
     """All families, as people call them: "CogVideoX, Wan or HunyuanVideo"."""
     *names, end = dict.fromkeys(spec.kin or spec.title for spec in REGISTRY.values())
-    return f"{', '.join(names)} {last} {end}"
+    return f"{', '.join(names)} or {end}"
 
 
 def every_model() -> str:
