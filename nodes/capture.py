@@ -7,7 +7,7 @@ import copy
 from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-from ..matrix_lib.backbones import REGISTRY
+from ..matrix_lib.backbones import REGISTRY, families
 from ..matrix_lib.hosts.comfy.attach import attach
 from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.hosts.comfy.prompts import check_positives
@@ -152,7 +152,7 @@ class MatrixLivePreview(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2, from any loader.",
+                    tooltip=f"{families()}, from any loader.",
                 ),
                 io.String.Input(
                     "layers", default="", tooltip=LAYERS_TIP + " Empty: dominant layers if known, else three of them."

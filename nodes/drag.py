@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..matrix_lib.backbones import families
 from ..matrix_lib.core.grid import Framing
 from ..matrix_lib.core.guidance.cut_and_drag import cut_and_drag
 from ..matrix_lib.core.guidance.dual_clock import DualClockDenoising
@@ -156,9 +157,7 @@ class MatrixDualClockDenoising(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2 from any "
-                    "loader; steered or with LoRAs "
-                    "if you like.",
+                    tooltip=f"{families()} from any loader; steered or with LoRAs if you like.",
                 ),
                 io.Latent.Input(
                     "reference",

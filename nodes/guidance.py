@@ -9,6 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..matrix_lib.backbones import families
 from ..matrix_lib.core.guidance.base import Guidance
 from ..matrix_lib.core.guidance.gradient import GradientGuidance
 from ..matrix_lib.core.guidance.instance_captions import InstanceCaptions
@@ -321,9 +322,7 @@ class MatrixAttentionGuidance(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2 from any "
-                    "loader, with LoRAs or other "
-                    "patches if you like.",
+                    tooltip=f"{families()} from any loader, with LoRAs or other patches if you like.",
                 ),
                 io.DynamicCombo.Input(
                     "mode",

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..matrix_lib.backbones import families
 from ..matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from ..matrix_lib.core.guidance.schedule import Schedule
 from ..matrix_lib.hosts.comfy.steer import steer
@@ -70,9 +71,7 @@ class MatrixIntrinsicDenoising(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2 from any "
-                    "loader; steered or with LoRAs "
-                    "if you like.",
+                    tooltip=f"{families()} from any loader; steered or with LoRAs if you like.",
                 ),
                 io.Int.Input(
                     "iterations",

@@ -10,6 +10,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
+from ..matrix_lib.backbones import families
 from ..matrix_lib.core.tracks.conditions import find_targets
 from ..matrix_lib.hosts.bundle import example_loras
 from ..matrix_lib.hosts.comfy.lora import add_extra, apply_lora, widened
@@ -52,8 +53,7 @@ class MatrixApplyLoRA(io.ComfyNode):
             node_id="MatrixApplyLoRA",
             display_name="MATRIX Apply LoRA",
             category="MATRIX/lora",
-            description="Puts a MATRIX or TAViD LoRA on a CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or "
-            "Cosmos Predict 2 model: the "
+            description=f"Puts a MATRIX or TAViD LoRA on a {families()} model: the "
             "attention weights, and the wider input that reads the ID map or the target mask. Says what matched, and "
             "fails where nothing does. Other LoRAs may come before or behind it.",
             search_aliases=[

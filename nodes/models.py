@@ -14,7 +14,7 @@ import node_helpers
 import torch
 from comfy_api.latest import io, ui
 
-from ..matrix_lib.backbones import REGISTRY
+from ..matrix_lib.backbones import REGISTRY, every_model, families
 from ..matrix_lib.hosts.bundle import load as load_bundle
 from ..matrix_lib.hosts.comfy.first_frame import image_condition
 from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, load_native
@@ -56,8 +56,7 @@ def _folder_inputs() -> list[io.Input]:
             "folder",
             options=Files(find_folders(folder_paths.get_folder_paths("diffusers"))),
             tooltip="A model as Hugging Face keeps it (transformer, vae, text_encoder, ...), under ComfyUI's "
-            "models/diffusers folder. CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, HunyuanVideo 1.5, "
-            "LTX-Video, LTX-2, Kandinsky 5, Cosmos Predict 2.",
+            f"models/diffusers folder. {every_model()}.",
         ),
         io.Boolean.Input(
             "text_encoder",
@@ -121,8 +120,7 @@ class MatrixLoadVideoDiT(io.ComfyNode):
             node_id="MatrixLoadVideoDiT",
             display_name="MATRIX Load Video Model",
             category="MATRIX/models",
-            description="Opens CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2 from a "
-            "diffusers folder or a native "
+            description=f"Opens {families()} from a diffusers folder or a native "
             "file, as ComfyUI's own MODEL, CLIP and VAE. CogVideoX comes out repaired, so that it samples as it was "
             "trained. Mini is a small model that comes with this pack, for trying things out on any CPU.",
             search_aliases=[
@@ -227,10 +225,8 @@ class MatrixImageCondition(io.ComfyNode):
             node_id="MatrixImageCondition",
             display_name="MATRIX First Frame",
             category="MATRIX/models",
-            description="Gives an image-to-video model its first frame, in the way that its family expects: CogVideoX "
-            "1.0 and 1.5, Wan 2.1 and 2.2, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2, Kandinsky 5, "
-            "Cosmos Predict 2. The picture "
-            "is cropped around its centre to the clip's shape.",
+            description="Gives an image-to-video model its first frame, in the way that its family expects: "
+            f"{every_model()}. The picture is cropped around its centre to the clip's shape.",
             search_aliases=["image to video", "i2v", "start image", "first frame", "cogvideox image"],
             inputs=[
                 io.Model.Input("model", tooltip="The image-to-video model that will sample; it decides the layout."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..matrix_lib.backbones import families
 from ..matrix_lib.hosts.comfy.watching import RUNS, Watch, model_token
 from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.io.kept_runs import Kept
@@ -29,7 +30,7 @@ class MatrixWatchAttention(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2, from any loader.",
+                    tooltip=f"{families()}, from any loader.",
                 ),
                 *recording_inputs(),
                 io.String.Input(

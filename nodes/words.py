@@ -5,6 +5,7 @@ from __future__ import annotations
 import node_helpers
 from comfy_api.latest import io, ui
 
+from ..matrix_lib.backbones import families, text_lengths
 from ..matrix_lib.draw.tokens import table_image, tokens_markdown
 from ..matrix_lib.hosts.comfy.bound_rows import remember
 from ..matrix_lib.hosts.comfy.prompts import bind_prompt, encode, reuse
@@ -48,7 +49,7 @@ class MatrixBindPrompt(io.ComfyNode):
             inputs=[
                 io.Clip.Input(
                     "clip",
-                    tooltip="Text encoder of CogVideoX, Wan, HunyuanVideo, LTX, Kandinsky 5 or Cosmos Predict 2.",
+                    tooltip=f"Text encoder of {families()}.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -83,9 +84,7 @@ class MatrixBindPrompt(io.ComfyNode):
                     default="cut to the model's length",
                     advanced=True,
                     tooltip=(
-                        "A prompt longer than the model was trained with (226 tokens CogVideoX, 512 Wan, 256 "
-                        "HunyuanVideo, 1000 HunyuanVideo 1.5, 128 LTX-Video, 1024 LTX-2, 512 Kandinsky 5 and "
-                        "Cosmos Predict 2) is cut "
+                        f"A prompt longer than the model was trained with ({text_lengths()}) is cut "
                         "there, as diffusers does, or kept whole, as ComfyUI does by itself."
                     ),
                 ),

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from support_loras import noise
 from support_native import sample
+from support_sampling import relative
 from torch import Tensor
 
 from matrix_lib.backbones import REGISTRY
-from matrix_lib.backbones.lora import AlignmentLoRA
+from matrix_lib.backbones.lora import AlignmentLoRA, Factors
 from matrix_lib.io.lora.read import save_lora
 
 
@@ -31,6 +33,49 @@ def with_lora(transformer: Any, lora: AlignmentLoRA, folder: Path) -> Any:
     new.load_state_dict({"weight": weight} | ({"bias": bias} if bias is not None else {}))
     setattr(parent, leaf, new)
     return transformer.eval()
+
+
+def check_lora(family: str, pipe: Any, model: Any, pair: Any, grid: Any, folder: Path) -> None:
+    """A LoRA of two blocks does in both hosts what diffusers' own loading does: in every format, found by its names
+    where nobody says the family. One that is widened is refused by name, of a family whose input cannot be.
+
+    pair: `both(*grid)` are the pipeline's latents, and what `sampled` takes behind the host's model to make the same.
+    """
+    from matrix_lib import apply_lora as apply_to_pipeline
+    from matrix_lib.core.tracks.tracks import MaskTracks
+    from matrix_lib.hosts.comfy.lora import apply_lora
+    from matrix_lib.io.lora.read import FORMATS, load_lora
+
+    net, spec, factors = pipe.transformer, REGISTRY[family], {}
+    paths = [stack.path for group in spec.diffusers.stacks for stack in group]
+    for at, name in enumerate(f"{path.format(i)}.{name}" for i in (0, 1) for path in paths for name in spec.qkvo):
+        rows, columns = net.get_submodule(name).weight.shape
+        factors[name] = Factors(noise((4, columns), at), noise((rows, 4), 100 + at), 8.0)
+    lora = AlignmentLoRA(family, factors)
+    (file,) = save_lora(lora, folder / "x.safetensors", "diffusers")
+    plain, *given = pair.both(*grid)
+    net.load_lora_adapter(str(folder), weight_name="x.safetensors", adapter_name="x")
+    try:
+        wanted = pair.both(*grid)[0]
+    finally:
+        net.unload_lora()
+    assert relative(wanted, plain) > 1e-2
+    with apply_to_pipeline(pipe, file):
+        assert relative(pair.both(*grid)[0], wanted) < 1e-3
+    for form in (form for form in FORMATS if form != "tavid"):
+        save_lora(lora, folder / form, form)
+        read = load_lora(folder / form)
+        assert read.family == family
+        patched = apply_lora(model, read.with_scale(2.0) if not read.stored_scale else read)[0]
+        assert relative(pair.sampled(patched, *given), wanted) < 1e-3, form
+    place = net.get_submodule(spec.input_projection)
+    wide = {"weight": torch.cat([place.weight.detach(), torch.zeros(len(place.weight), 4)], 1)}
+    wide |= {} if place.bias is None else {"bias": place.bias.detach()}
+    lora = AlignmentLoRA(family, factors, wide)
+    tracks = MaskTracks.from_boxes({"a": {0: (8, 8, 24, 24)}}, *grid, hold=True)
+    for refused in (lambda: apply_to_pipeline(pipe, lora, tracks), lambda: apply_lora(model, lora)):
+        with pytest.raises(ValueError, match=f"input of {spec.title} cannot be widened"):
+            refused()
 
 
 def network(model: Any, family: str, extra: Tensor, shape: tuple[int, int, int]) -> dict[str, Any]:

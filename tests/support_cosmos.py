@@ -17,7 +17,6 @@ class Unjudged:
 
 
 def cosmos_pipeline(**parts: Any) -> Any:
-    """A pipeline of these parts."""
     import diffusers
 
     given = {"tokenizer": None, "text_encoder": None, "safety_checker": Unjudged(), **parts}

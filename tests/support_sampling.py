@@ -17,9 +17,10 @@ def noise_like(*shape: int, seed: int = 0) -> Tensor:
 
 
 def sample(
-    model: Any, positive: Any, negative: Any, noise: Tensor, sigmas: Tensor | None = None, cfg: float = CFG
-) -> Tensor:
-    """The host's own sampler, euler; its own "simple" sigmas where none are given."""
+    model: Any, positive: Any, negative: Any, noise: Tensor, sigmas: Tensor | None = None, cfg: float = CFG,
+    latent: Any = None,
+) -> Tensor:  # fmt: skip
+    """The host's own sampler, euler; its own "simple" sigmas where none are given. latent: what `first_frame` gives."""
     import comfy.samplers
 
     guider = comfy.samplers.CFGGuider(model)
@@ -28,7 +29,9 @@ def sample(
     if sigmas is None:
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
     with torch.inference_mode():
-        out = guider.sample(noise, torch.zeros_like(noise), comfy.samplers.ksampler("euler"), sigmas, seed=SEED)
+        latent = latent or {"samples": torch.zeros_like(noise)}
+        given = {"denoise_mask": latent.get("noise_mask"), "seed": SEED}
+        out = guider.sample(noise, latent["samples"], comfy.samplers.ksampler("euler"), sigmas, **given)
     return out
 
 

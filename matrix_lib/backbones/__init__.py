@@ -24,7 +24,24 @@ REGISTRY: dict[str, BackboneSpec] = {
 UNETS: dict[str, BackboneSpec] = {spec.name: spec for spec in (zeroscope.SPEC,)}
 """Factorised U-Nets, which diffusers alone runs: attention in space, to words and in time, at several resolutions."""
 
-__all__ = ["REGISTRY", "UNETS", "BackboneSpec", "match", "reader"]
+__all__ = ["REGISTRY", "UNETS", "BackboneSpec", "every_model", "families", "match", "reader", "text_lengths"]
+
+
+def families() -> str:
+    """All families, as people call them: "CogVideoX, Wan or HunyuanVideo"."""
+    *names, end = dict.fromkeys(spec.kin or spec.title for spec in REGISTRY.values())
+    return f"{', '.join(names)} or {end}"
+
+
+def every_model() -> str:
+    """All models, with their versions: "CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2"."""
+    return ", ".join(f"{spec.title} {spec.versions}".rstrip() for spec in REGISTRY.values())
+
+
+def text_lengths() -> str:
+    """How many text tokens each reads: "226 tokens CogVideoX, 512 Wan"."""
+    first, *others = (f"{spec.text_tokens} tokens {spec.title}" for spec in REGISTRY.values())
+    return ", ".join([first, *(each.replace(" tokens", "") for each in others)])
 
 
 def match(names: Iterable[str], host: Literal["native", "diffusers"]) -> BackboneSpec:

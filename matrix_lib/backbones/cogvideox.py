@@ -5,11 +5,13 @@ from .spec import BackboneSpec, Blocks, LayerChoice, Stack, TokenSize
 SPEC = BackboneSpec(
     name="cogvideox",
     title="CogVideoX",
+    versions="1.0 and 1.5",
     native=Blocks(("CogVideoXTransformer3DModel",), ((Stack("blocks.{}", "joint"),),)),
     diffusers=Blocks(("CogVideoXTransformer3DModel",), ((Stack("transformer_blocks.{}.attn1", "joint"),),)),
     pipelines="CogVideoX",
     text_encoder="t5",
     text_encoder_titles=("T5",),
+    clip_loader="CLIPLoader of type cogvideox",
     text_tokens=226,
     flow=False,
     first_frame={"": "padded"},

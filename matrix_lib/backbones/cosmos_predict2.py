@@ -24,6 +24,7 @@ SPEC = BackboneSpec(
     image_pipelines="VideoToWorld",
     text_encoder="t5",
     text_encoder_titles=("T5",),
+    clip_loader="CLIPLoader of type cosmos",
     text_tokens=512,
     flow=True,
     adds_noise=True,

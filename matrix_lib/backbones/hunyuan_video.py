@@ -20,6 +20,7 @@ SPEC = BackboneSpec(
     pipelines="HunyuanVideo(?!15)",
     text_encoder="llama",
     text_encoder_titles=("LLaMA", "CLIP-L"),
+    clip_loader="DualCLIPLoader of type hunyuan_video",
     text_tokens=256,
     text_mixed="its token refiner",
     flow=True,

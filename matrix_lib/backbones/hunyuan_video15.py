@@ -10,6 +10,7 @@ from .spec import BackboneSpec, Blocks, Stack
 SPEC = BackboneSpec(
     name="hunyuan_video15",
     title="HunyuanVideo 1.5",
+    kin="HunyuanVideo",
     native=Blocks(("HunyuanVideo15",), ((Stack("double_blocks.{}", "joint"),),)),
     diffusers=Blocks(
         ("HunyuanVideo15Transformer3DModel",), ((Stack("transformer_blocks.{}.attn", "joint"),),), text_first=False
@@ -17,6 +18,7 @@ SPEC = BackboneSpec(
     pipelines="HunyuanVideo15",
     text_encoder="qwen25",
     text_encoder_titles=("Qwen2.5-VL", "byT5"),
+    clip_loader="DualCLIPLoader of type hunyuan_video_15",
     text_tokens=1000,
     text_mixed="its token refiner",
     flow=True,

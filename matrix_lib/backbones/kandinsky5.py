@@ -20,6 +20,7 @@ SPEC = BackboneSpec(
     pipelines="Kandinsky5(?:T2V|I2V)",
     text_encoder="qwen25_clip",
     text_encoder_titles=("Qwen2.5-VL", "CLIP-L"),
+    clip_loader="DualCLIPLoader of type kandinsky5",
     text_tokens=512,
     text_mixed="its text blocks",
     flow=True,

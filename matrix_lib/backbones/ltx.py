@@ -6,11 +6,13 @@ _STACKS = ((Stack("transformer_blocks.{}.attn1", "self"), Stack("transformer_blo
 SPEC = BackboneSpec(
     name="ltx",
     title="LTX-Video",
+    kin="LTX",
     native=Blocks(("LTXVModel",), _STACKS, split_queries=True),
     diffusers=Blocks(("LTXVideoTransformer3DModel",), _STACKS),
     pipelines="LTX(?!2)",
     text_encoder="t5",
     text_encoder_titles=("T5",),
+    clip_loader="CLIPLoader of type ltxv",
     text_tokens=128,
     flow=True,
     first_frame={"": "replace"},

@@ -16,11 +16,13 @@ _STACKS = (
 SPEC = BackboneSpec(
     name="ltx2",
     title="LTX-2",
+    kin="LTX",
     native=Blocks(("LTXAVModel",), _STACKS, split_queries=True),
     diffusers=Blocks(("LTX2VideoTransformer3DModel",), _STACKS),
     pipelines="LTX2",
     text_encoder="gemma3",
     text_encoder_titles=("Gemma 3",),
+    clip_loader="LTXV Audio Text Encoder Loader",
     text_tokens=1024,
     text_mixed="its text connector",
     flow=True,

@@ -91,13 +91,15 @@ class BackboneSpec:
     """One family.
 
     Args:
+        kin: what people call it and its relatives together; "": title. versions: those that are known, by number.
         native, diffusers: its attention in each host. pipelines: pattern that names of its diffusers pipelines match;
             image_pipelines: one that is found in those of them that take a first frame.
         patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model.
         variants: published models of another size, by name.
         fps: frames per second of its clips, of the usual model under "" and of a variant under its name; empty where
             nobody says.
-        text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people.
+        text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people. clip_loader:
+            ComfyUI's node for them, and its type.
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
         text_mixed: what in the network mixes the rows of its text before its blocks do, which can be steered; "":
             nothing.
@@ -134,6 +136,9 @@ class BackboneSpec:
     text_encoder_titles: tuple[str, ...]
     text_tokens: int
     flow: bool
+    clip_loader: str = ""
+    kin: str = ""
+    versions: str = ""
     image_pipelines: str = "ImageToVideo|I2V"
     adds_noise: bool = False
     first_frame: Mapping[str, FirstFrame] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from .spec import BackboneSpec, Blocks, LayerChoice, Stack, TokenSize
 SPEC = BackboneSpec(
     name="wan",
     title="Wan",
+    versions="2.1 and 2.2",
     native=Blocks(
         ("WanModel",),
         ((Stack("blocks.{}.self_attn", "self"), Stack("blocks.{}.cross_attn", "cross")),),
@@ -24,6 +25,7 @@ SPEC = BackboneSpec(
     pipelines="Wan|SkyReelsV2",
     text_encoder="umt5",
     text_encoder_titles=("UMT5",),
+    clip_loader="CLIPLoader of type wan",
     text_tokens=512,
     flow=True,
     first_frame={"": "masked"},

@@ -285,26 +285,22 @@ _COSMOS2_ATTENTION = {
     "norm_q": "q_norm",
     "norm_k": "k_norm",
 }
-_COSMOS2_PARTS = {"1": "self_attn", "2": "cross_attn", "3": "mlp"}
+_COSMOS2_PARTS = ("self_attn", "cross_attn", "mlp")
 _COSMOS2 = [
     Rule("patch_embed.proj", "x_embedder.proj.1"),
     Rule("time_embed.t_embedder.linear_{i}", "t_embedder.1.linear_{i}"),
     Rule("time_embed.norm", "t_embedding_norm"),
     Rule("norm_out.linear_{i}", "final_layer.adaln_modulation.{i}"),
     Rule("proj_out", "final_layer.linear"),
+    *_renames("transformer_blocks.{i}.", "blocks.{i}.mlp.", {"ff.net.0.proj": "layer1", "ff.net.2": "layer2"}),
     *(
-        rule
-        for number, part in _COSMOS2_PARTS.items()
-        for rule in (
-            Rule(f"transformer_blocks.{{i}}.norm{number}.linear_{{j}}", f"blocks.{{i}}.adaln_modulation_{part}.{{j}}"),
-            *(
-                _renames(f"transformer_blocks.{{i}}.attn{number}.", f"blocks.{{i}}.{part}.", _COSMOS2_ATTENTION)
-                if part != "mlp"
-                else _renames(
-                    "transformer_blocks.{i}.", "blocks.{i}.mlp.", {"ff.net.0.proj": "layer1", "ff.net.2": "layer2"}
-                )
-            ),
-        )
+        Rule(f"transformer_blocks.{{i}}.norm{n}.linear_{{j}}", f"blocks.{{i}}.adaln_modulation_{part}.{{j}}")
+        for n, part in enumerate(_COSMOS2_PARTS, 1)
+    ),
+    *(
+        Rule(f"transformer_blocks.{{i}}.attn{n}.{theirs}", f"blocks.{{i}}.{part}.{own}")
+        for n, part in enumerate(_COSMOS2_PARTS[:2], 1)
+        for theirs, own in _COSMOS2_ATTENTION.items()
     ),
 ]
 _WAN_RESIDUAL = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
 
-from matrix_lib.backbones import REGISTRY, UNETS, match, reader
+from matrix_lib.backbones import REGISTRY, UNETS, every_model, families, match, reader, text_lengths
 from matrix_lib.backbones.lora import native_projection
 from matrix_lib.backbones.weight_names import FAMILIES, native_name
 from matrix_lib.core.grid import Grid
@@ -27,9 +27,19 @@ def test_a_spec_is_whole(name: str) -> None:
         for known in spec.blocks(host).classes:  # type: ignore[arg-type]
             assert match([known], host) is spec  # type: ignore[arg-type]
     if name in REGISTRY:
-        assert all((spec.native.stacks, spec.diffusers.stacks, spec.first_frame, spec.vae))
+        assert all((spec.native.stacks, spec.diffusers.stacks, spec.first_frame, spec.vae, spec.clip_loader))
         assert spec.latent_channels + spec.room_for_image in spec.native_channels
         assert reader(spec.text_encoder) is not None
+
+
+def test_people_are_told_of_every_family() -> None:
+    """Tooltips and errors take their lists of families from here."""
+    told = families().replace(" or ", ", ").split(", ")
+    assert len(told) == len(set(told))
+    for spec in REGISTRY.values():
+        assert (spec.kin or spec.title) in told
+        assert f"{spec.title} {spec.versions}".strip() in every_model().split(", ")
+        assert f"{spec.text_tokens} {spec.title}" in text_lengths().replace(" tokens", "").split(", ")
 
 
 @pytest.mark.parametrize("name", REGISTRY)

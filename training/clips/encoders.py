@@ -65,9 +65,8 @@ class Model(Protocol):
 
 
 class PipelineEncoders:
-    """The encoders of a diffusers pipeline that is in memory: CogVideoX, Wan 2.1 and 2.2 A14B, HunyuanVideo,
-    HunyuanVideo 1.5, LTX-Video, LTX-2, Kandinsky 5, each for text or an image to video, and Cosmos Predict 2. Latents
-    are the mode of the VAE's distribution, so a clip has one encoding.
+    """The encoders of a diffusers pipeline that is in memory, of a family that is known (of Wan: 2.1 and 2.2 A14B), for
+    text or an image to video. Latents are the mode of the VAE's distribution, so a clip has one encoding.
 
     Raises ValueError for pipelines of another kind.
     """

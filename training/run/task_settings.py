@@ -283,8 +283,8 @@ class TuneTask(AlignmentTask):
     reads.
 
     Args:
-        model: folder of a diffusers pipeline (CogVideoX, Wan 2.1, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2,
-            Kandinsky 5, Cosmos Predict 2), a bundle of ours, or "mini".
+        model: folder of a diffusers pipeline (of a family that README's table has under LoRA training), a bundle of
+            ours, or "mini".
         bce, dice, l2: weights inside MATRIX's mask loss, see `MaskWeights`.
         draw: of the v2t layers, how many of them TAViD's loss takes anew at each step; 0 takes all.
         track: frames of TAViD's loss: the "first" latent frame as published, or "all" that the tracks know.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ...backbones import BackboneSpec, reader
+from ...backbones import REGISTRY, BackboneSpec, reader
 from ...core.words.binding import CUT, PromptBinding, Token, bind, check_tokens, locate
 from ...core.words.forms import write_tags, write_target
 from ...core.words.phrases import PhraseSpec
@@ -98,11 +98,8 @@ def find_encoder(clip: Any) -> TextEncoder:
     if family in ("t5", "umt5", "gemma3"):
         return TextEncoder(key, inner, family, weights=weights)
     raise ValueError(
-        f"this CLIP reads prompts with {type(outer).__name__}, which is none that we know. Accepted are T5 (CogVideoX: "
-        "CLIPLoader of type cogvideox; LTX-Video: of type ltxv; Cosmos Predict 2: of type cosmos), UMT5 (Wan: "
-        "CLIPLoader of type wan), LLaMA with CLIP-L (HunyuanVideo: DualCLIPLoader of type hunyuan_video), Qwen2.5-VL "
-        "(HunyuanVideo 1.5: DualCLIPLoader of type hunyuan_video_15), Qwen2.5-VL with CLIP-L "
-        "(Kandinsky 5: DualCLIPLoader of type kandinsky5) and Gemma 3 (LTX-2: LTXV Audio Text Encoder Loader)"
+        f"this CLIP reads prompts with {type(outer).__name__}, which is none that we know. Accepted are "
+        + "; ".join(f"{' with '.join(s.text_encoder_titles)} ({s.title}: {s.clip_loader})" for s in REGISTRY.values())
     )
 
 
@@ -352,8 +349,7 @@ def read_prompt(
     """Tokens of a prompt as this CLIP will encode it.
 
     Args:
-        clip: a host CLIP of CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, Kandinsky 5, LTX-Video, LTX-2 or Cosmos
-            Predict 2.
+        clip: a host CLIP of a family that is known.
         overlong: a prompt longer than the model was trained with is cut as diffusers does, or kept whole as the host
             does by itself.
         tag_ids: <id1>..<id5> become the single ids that MATRIX's training gave them. Their embeddings are untrained

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...backbones import REGISTRY, BackboneSpec, match
+from ...backbones import REGISTRY, BackboneSpec, families, match
 from ...core.grid import Grid
 from ...core.words.binding import Phrase, PromptBinding
 from ...core.words.phrases import PhraseSpec
@@ -64,7 +64,7 @@ def check_model(where: str) -> str:
     if not index.is_file():
         raise ValueError(
             f"no model at {where!r}: give 'mini', or a folder of a diffusers pipeline (with model_index.json) of "
-            "CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX-Video, LTX-2, Kandinsky 5 or Cosmos Predict 2"
+            f"{families()}"
         )
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, get_args
 
-from ...backbones import REGISTRY, BackboneSpec, reader
+from ...backbones import REGISTRY, BackboneSpec, families, reader
 from ...backbones.spec import TextEncoder
 from ...core.words.binding import CUT, Phrase, PromptBinding, Token, bind
 from ...core.words.phrases import PhraseSpec
@@ -36,9 +36,8 @@ def _spec_of(pipeline: Any) -> BackboneSpec:
         if re.match(spec.pipelines, name):
             return spec
     raise ValueError(
-        f"{name} is no pipeline that we know (CogVideoX..., Wan..., HunyuanVideo..., HunyuanVideo15..., LTX..., "
-        "LTX2..., Kandinsky5T2V..., Kandinsky5I2V..., Cosmos2VideoToWorld...). For another pipeline pass its tokenizer "
-        "and family='t5', 'umt5', 'llama', 'qwen25', 'qwen25_clip' or 'gemma3'"
+        f"{name} is no pipeline that we know (those of {families()}). For another one pass its tokenizer and family="
+        f"{', '.join(map(repr, get_args(TextEncoder)))}"
     )
 
 
@@ -233,9 +232,8 @@ def prompt_tokens(
     """(tokens, conditioning rows, family) of a prompt, as this pipeline encodes it.
 
     Args:
-        pipeline: a CogVideoX, Wan, HunyuanVideo, HunyuanVideo 1.5, LTX, LTX-2, Kandinsky 5 or Cosmos Predict 2
-            pipeline; or a tokenizer, with `family` (t5, umt5, llama, qwen25, qwen25_clip, gemma3).
-        max_sequence_length: what the pipeline is called with; None is its default: 226, 512, 256, 1000, 128, 1024, 512.
+        pipeline: of a family that is known; or a tokenizer, with `family`, a kind of `TextEncoder`.
+        max_sequence_length: what the pipeline is called with; None is its default.
         template: HunyuanVideo's `prompt_template`, or as `template_of`; None is the pipeline's own.
         image_step: HunyuanVideo I2V's `image_embed_interleave`.
 

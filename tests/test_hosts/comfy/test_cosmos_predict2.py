@@ -10,17 +10,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from support_agreement import check_lora
 from support_cosmos import cosmos_pipeline
-from support_loras import noise
 from support_models import make_cosmos2
-from support_sampling import CFG, SEED, STEPS, noise_like, relative
+from support_sampling import CFG, SEED, STEPS, noise_like, relative, sample
 from torch import Tensor
-
-from matrix_lib.backbones import lora as lora_module
 
 pytestmark = pytest.mark.usefixtures("comfy", "one_thread")
 GRIDS = [(9, 64, 96), (5, 96, 64), (17, 32, 48)]
-MODULES = [f"{where}.{name}" for where in ("attn1", "attn2") for name in ("to_q", "to_k", "to_v", "to_out.0")]
 
 
 class Pair:
@@ -62,22 +59,13 @@ class Pair:
 
     def sampled(self, model: Any, positive: list, negative: list, start: Tensor, first: Tensor) -> Tensor:
         """What the host makes of it, scaled as the pipeline's."""
-        import comfy.samplers
-
         from matrix_lib.hosts.comfy.families import family
 
         vae = SimpleNamespace(encode=lambda _: model.model.process_latent_out(first))
         length, picture = (start.shape[2] - 1) * 4 + 1, torch.zeros(1, 8, 8, 3)
         values, latent = family("cosmos_predict2").first_frame(model, vae, picture, torch.zeros_like(start), length)
         assert values == {}
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(positive, negative)
-        guider.set_cfg(CFG)
-        with torch.inference_mode():
-            made = guider.sample(
-                start, latent["samples"], comfy.samplers.ksampler("euler"), self.sigmas,
-                denoise_mask=latent["noise_mask"], seed=SEED,
-            )  # fmt: skip
+        made = sample(model, positive, negative, start, self.sigmas, latent=latent)
         made = self.model.model.process_latent_in(made)
         assert (made[:, :, :1] - first).abs().max() < 6 * self.sigmas[-1]  # the noise that the last step leaves
         return made  # type: ignore[no-any-return]
@@ -114,39 +102,7 @@ def test_a_first_frame_goes_in_as_the_pipeline_shows_it(pair: Pair) -> None:
 
 
 def test_a_lora_does_the_same_in_both_hosts(pair: Pair, tmp_path: Path) -> None:
-    """In every format, found by its names where nobody says the family. A widened one is refused by name."""
-    from matrix_lib import apply_lora as apply_to_pipeline
-    from matrix_lib.core.tracks.tracks import MaskTracks
-    from matrix_lib.hosts.comfy.lora import apply_lora
-    from matrix_lib.io.lora.read import FORMATS, load_lora, save_lora
-
-    grid, net, factors = GRIDS[2], pair.pipe.transformer, {}
-    for at, name in enumerate(f"transformer_blocks.{i}.{name}" for i in (0, 1) for name in MODULES):
-        rows, columns = net.get_submodule(name).weight.shape
-        factors[name] = lora_module.Factors(noise((4, columns), at), noise((rows, 4), 100 + at), 8.0)
-    lora = lora_module.AlignmentLoRA("cosmos_predict2", factors)
-    (file,) = save_lora(lora, tmp_path / "x.safetensors", "diffusers")
-    plain, *given = pair.both(*grid)
-    net.load_lora_adapter(str(tmp_path), weight_name="x.safetensors", adapter_name="x", prefix="transformer")
-    try:
-        wanted = pair.both(*grid)[0]
-    finally:
-        net.unload_lora()
-    assert relative(wanted, plain) > 1e-2
-    with apply_to_pipeline(pair.pipe, file):
-        assert relative(pair.both(*grid)[0], wanted) < 1e-3
-    for form in (form for form in FORMATS if form != "tavid"):
-        save_lora(lora, tmp_path / form, form)
-        read = load_lora(tmp_path / form)
-        assert read.family == "cosmos_predict2"
-        model = apply_lora(pair.model, read.with_scale(2.0) if not read.stored_scale else read)[0]
-        assert relative(pair.sampled(model, *given), wanted) < 1e-3, form
-    wide = torch.cat([net.patch_embed.proj.weight.detach(), torch.zeros(192, 4)], 1)
-    lora = lora_module.AlignmentLoRA("cosmos_predict2", factors, {"weight": wide})
-    tracks = MaskTracks.from_boxes({"a": {0: (8, 8, 24, 24)}}, *grid, hold=True)
-    for refused in (lambda: apply_to_pipeline(pair.pipe, lora, tracks), lambda: apply_lora(pair.model, lora)):
-        with pytest.raises(ValueError, match="input of Cosmos Predict 2 cannot be widened"):
-            refused()
+    check_lora("cosmos_predict2", pair.pipe, pair.model, pair, GRIDS[2], tmp_path)
 
 
 def test_the_text_encoder_of_a_folder(comfy: ModuleType, tmp_path: Path) -> None:
@@ -186,9 +142,7 @@ def test_models_of_pictures_and_of_other_kinds_are_refused(pair: Pair, tmp_path:
         check(own(in_channels=16, **sizes, **ops))
     with pytest.raises(ValueError, match="Anima is a Cosmos Predict 2 network"):
         check(comfy.ldm.anima.model.Anima(in_channels=16, **sizes, **ops))
-    config = {**pair.pipe.transformer.config, "num_attention_heads": 8}
-    with pytest.raises(ValueError, match="has 8 heads; ComfyUI reads a Cosmos Predict 2 of this width with 16"):
-        family("cosmos_predict2").adapt(pair.model, tmp_path, config, None)
-    config = {**pair.pipe.transformer.config, "extra_pos_embed_type": "learnable"}
-    with pytest.raises(ValueError, match="extra_pos_embed_type='learnable'"):
-        family("cosmos_predict2").adapt(pair.model, tmp_path, config, None)
+    known = dict(pair.pipe.transformer.config)
+    for other, said in (({"num_attention_heads": 8}, "8 heads; ComfyUI"), ({"in_channels": 16}, "in_channels=16")):
+        with pytest.raises(ValueError, match=said):
+            family("cosmos_predict2").adapt(pair.model, tmp_path, {**known, **other}, None)

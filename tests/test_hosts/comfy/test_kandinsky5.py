@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from support_agreement import check_lora
 from support_counts import SOAK
 from support_kandinsky import kandinsky5_text
-from support_loras import noise
 from support_models import make_kandinsky5
-from support_sampling import CFG, SEED, STEPS, noise_like, relative
+from support_sampling import CFG, STEPS, noise_like, relative, sample
 from torch import Tensor
-
-from matrix_lib.backbones import lora as lora_module
 
 pytestmark = pytest.mark.usefixtures("comfy", "one_thread")
 GRIDS = {
@@ -24,8 +22,6 @@ GRIDS = {
     True: [(17, 64, 96), (21, 32, 64), (17, 96, 64)],
 }
 """With a picture its pipeline ends by taking the first four latent frames to the looks of the next."""
-ATTENTION = ("to_query", "to_key", "to_value", "out_layer")
-MODULES = [f"{where}.{name}" for where in ("self_attention", "cross_attention") for name in ATTENTION]
 
 
 class Pair:
@@ -74,17 +70,9 @@ class Pair:
 
     def sampled(self, model: Any, positive: list, negative: list, start: Tensor, first: Any = None) -> Tensor:
         """What the host makes of it, scaled as the pipeline's; first: what `first_frame` gives."""
-        import comfy.samplers
-
         values, latent = first or ({}, {"samples": torch.zeros_like(start)})
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(*([[rows, {**more, **values}] for rows, more in each] for each in (positive, negative)))
-        guider.set_cfg(CFG)
-        with torch.inference_mode():
-            made = guider.sample(
-                start, latent["samples"], comfy.samplers.ksampler("euler"), self.sigmas,
-                denoise_mask=latent.get("noise_mask"), seed=SEED,
-            )  # fmt: skip
+        conds = ([[rows, {**more, **values}] for rows, more in each] for each in (positive, negative))
+        made = sample(model, *conds, start, self.sigmas, latent=latent)
         return self.model.model.process_latent_in(made)  # type: ignore[no-any-return]
 
 
@@ -131,43 +119,8 @@ def test_latents_are_the_pipelines(pair: Pair, alike: Any, picture: bool) -> Non
 
 
 def test_a_lora_does_the_same_in_both_hosts(pair: Pair, alike: Any, tmp_path: Path) -> None:
-    """In every format, found by its names where nobody says the family. A widened one is refused by name."""
-    from matrix_lib import apply_lora as apply_to_pipeline
-    from matrix_lib.core.tracks.tracks import MaskTracks
-    from matrix_lib.hosts.comfy.lora import apply_lora
-    from matrix_lib.io.lora.read import FORMATS, load_lora, save_lora
-
-    grid = GRIDS[False][0]
-    alike(grid)
-    net, factors = pair.pipes[0].transformer, {}
-    for at, name in enumerate(f"visual_transformer_blocks.{i}.{name}" for i in (0, 1) for name in MODULES):
-        rows, columns = net.get_submodule(name).weight.shape
-        factors[name] = lora_module.Factors(noise((4, columns), at), noise((rows, 4), 100 + at), 8.0)
-    lora = lora_module.AlignmentLoRA("kandinsky5", factors)
-    (file,) = save_lora(lora, tmp_path / "x.safetensors", "diffusers")
-    plain, positive, negative, start = pair.both(*grid)
-    net.load_lora_adapter(str(tmp_path), weight_name="x.safetensors", adapter_name="x")
-    try:
-        wanted = pair.both(*grid)[0]
-    finally:
-        net.unload_lora()
-    assert relative(wanted, plain) > 1e-2
-    with apply_to_pipeline(pair.pipes[0], file):
-        assert relative(pair.both(*grid)[0], wanted) < 1e-3
-    for form in (form for form in FORMATS if form != "tavid"):
-        save_lora(lora, tmp_path / form, form)
-        read = load_lora(tmp_path / form)
-        assert read.family == "kandinsky5"
-        model = apply_lora(pair.model, read.with_scale(2.0) if not read.stored_scale else read)[0]
-        assert relative(pair.sampled(model, positive, negative, start), wanted) < 1e-3, form
-    wide = torch.cat([net.visual_embeddings.in_layer.weight.detach(), torch.zeros(128, 4)], 1)
-    bias = net.visual_embeddings.in_layer.bias.detach()
-    lora = lora_module.AlignmentLoRA("kandinsky5", factors, {"weight": wide, "bias": bias})
-    tracks = MaskTracks.from_boxes({"a": {0: (8, 8, 40, 40)}}, *grid, hold=True)
-    with pytest.raises(ValueError, match="input of Kandinsky 5 cannot be widened"):
-        apply_to_pipeline(pair.pipes[0], lora, tracks)
-    with pytest.raises(ValueError, match="input of Kandinsky 5 cannot be widened"):
-        apply_lora(pair.model, lora)
+    alike(GRIDS[False][0])
+    check_lora("kandinsky5", pair.pipes[0], pair.model, pair, GRIDS[False][0], tmp_path)
 
 
 @pytest.mark.soak

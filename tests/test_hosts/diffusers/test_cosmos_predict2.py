@@ -1,5 +1,5 @@
-"""Cosmos Predict 2 in diffusers: words, a first frame that is fed clean, steps whose times round to the same, real
-clips under noise, models of its class that are others."""
+"""Cosmos Predict 2 in diffusers: a first frame that is fed clean, times that round to the same, other models of its
+class."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from PIL import Image
 from support_attention import make_binding
 from support_cosmos import cosmos_pipeline
 from support_diffusers import build, forward
-from support_models import make_cosmos2, randomize
+from support_models import make_cosmos2
 from support_pipelines import SCHEDULERS
 
 from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
@@ -21,7 +21,6 @@ from matrix_lib.hosts.diffusers.families import family
 from matrix_lib.hosts.diffusers.framing import fit_of
 from matrix_lib.hosts.diffusers.latents import encode_clip
 from matrix_lib.hosts.diffusers.load import Model, ModelSource, open_model
-from matrix_lib.hosts.diffusers.model_shape import ModelShape
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 from matrix_lib.hosts.diffusers.steer import steer
 
@@ -48,26 +47,15 @@ def pipe(folder):
 
 def run(pipe, steps=2, **more):
     given = dict(image=Image.new("RGB", (W, H), (200, 30, 60)), prompt=PROMPT, negative_prompt="bad") | more
-    draw = torch.Generator().manual_seed(0)
-    return pipe(
-        height=H, width=W, num_frames=FRAMES, num_inference_steps=steps, generator=draw, output_type="latent", **given
-    ).frames
+    given |= dict(generator=torch.Generator().manual_seed(0), output_type="latent")
+    return pipe(height=H, width=W, num_frames=FRAMES, num_inference_steps=steps, **given).frames
 
 
-def test_words_are_on_the_rows_that_the_pipeline_encodes(pipe, folder):
-    words = bind_prompt(pipe, PROMPT, PHRASES)
-    rows, other = (pipe.encode_prompt(each)[0] for each in (PROMPT, PROMPT.replace("red", "old")))
-    assert words.length == rows.shape[1] == 512
-    changed = (rows - other).abs().amax(-1)[0].nonzero().flatten().tolist()
-    assert set(words.phrase("v").rows) & set(changed)
-    decoded = pipe.tokenizer.decode([t.id for t in words.tokens if t.row in words.phrase("v").rows])
-    assert decoded.strip() == "the red cup"
-    assert ModelSource(str(folder)).bind(PROMPT, PHRASES) == words
-
-
-def test_a_run_with_a_picture(pipe):
+def test_a_run_with_a_picture(pipe, folder):
     """Its first latent frame is fed clean in the place of the sample's: maps have it, and steering leaves it alone."""
     words, calls = bind_prompt(pipe, PROMPT, PHRASES), []
+    assert words == ModelSource(str(folder)).bind(PROMPT, PHRASES)
+    assert words.length == pipe.encode_prompt(PROMPT)[0].shape[1] == 512
     tracks = MaskTracks.from_boxes(BOXES, FRAMES, H, W, hold=True)
 
     def called(_, args, given):
@@ -151,13 +139,10 @@ def test_other_models_of_its_class_are_refused(folder):
     """Cosmos 1, models of pictures, Predict 2.5: by name, whole or as a folder. Loading tells what is not installed."""
     sizes = dict(num_attention_heads=2, attention_head_dim=16, num_layers=1, text_embed_dim=64, adaln_lora_dim=16)
     words = make_binding(binding_module, 512)
-    for said, more in (("extra_pos_embed_type='learnable'", {}), ("in_channels=16", {"extra_pos_embed_type": None})):
-        other = randomize(CosmosTransformer3DModel(in_channels=17 if not more else 16, **sizes, **more))
+    for said, channels, kind in (("extra_pos_embed_type='learnable'", 17, "learnable"), ("in_channels=16", 16, None)):
+        other = CosmosTransformer3DModel(in_channels=channels, extra_pos_embed_type=kind, **sizes)
         with pytest.raises(ValueError, match=said), watch(other, words):
             pass
-    config = {"_class_name": "CosmosTransformer3DModel", "patch_size": [1, 2, 2], "use_crossattn_projection": True}
-    with pytest.raises(ValueError, match="not one of Cosmos Predict 2: its config says use_crossattn_projection=True"):
-        ModelShape.of("Cosmos2_5_PredictBasePipeline", config, {})
     model, args, *_ = build("cosmos2")
     with pytest.raises(ValueError, match="attends to a picture beside the text"), watch(model, words):
         forward(model, {**args, "encoder_hidden_states": (args["encoder_hidden_states"], None)})
