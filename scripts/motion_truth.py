@@ -199,12 +199,13 @@ def _contacts(seen: Sequence[Seen], found: Sequence[Motion]) -> None:
 
 
 def _separating(seen: Sequence[Seen]) -> Reader:
-    """The head that separates best on average; prints the first few."""
+    """The layer that separates best on average, and the head that does in it; prints the first few."""
     found = [separation(each.capture) for each in seen]
     mean = {reader: float(np.mean([each[reader] for each in found])) for reader in found[0]}
     order = sorted(mean, key=lambda reader: -mean[reader])
     print("separate best, in nats:", ", ".join(f"{readers_text([each])} {mean[each]:.1f}" for each in order[:6]))
-    return next(reader for reader in order if reader[1] is not None)
+    layer = next(reader[0] for reader in order if reader[1] is None)
+    return next(reader for reader in order if reader[0] == layer and reader[1] is not None)
 
 
 # ---- the picture
@@ -258,7 +259,7 @@ def main() -> None:
     best = _separating(plain)
     _motion("as they are", plain)
     _motion("as they are, heads not apart", [each.joined for each in plain])
-    _motion("as they are, the head that separates best on average", plain, best)
+    _motion("as they are, one head for all clips", plain, best)
     if other:
         for last in (0, 2, 1):
             _motion(f"contact moved, {last or 'all'} steps", other, best, last)
