@@ -23,8 +23,9 @@ from torch import Tensor
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.words.phrases import parse_phrases
 from matrix_lib.draw.followed import draw_followed
+from matrix_lib.draw.heatmaps import overlay
 from matrix_lib.evaluation.layers.probe import probe
-from matrix_lib.evaluation.statistics import wilson
+from matrix_lib.evaluation.statistics import bootstrap, wilson
 from matrix_lib.hosts.diffusers.load import Model, open_model
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.instrument.motion_heads import Motion, find_motion, separation
@@ -111,18 +112,11 @@ def _capture(model: Model | None, clip: Clips, path: Path, seed: int) -> Capture
 
 def _errors(seen: Sequence[Seen], tracks: Sequence[PointTracks]) -> Tensor:
     """(clips, 3) pixels, the mean over the frames behind the first."""
-    off = [(found.xy - paths(each.clip)).norm(dim=-1)[:, 1:].mean(-1) for each, found in zip(seen, tracks)]
-    return torch.stack(off)
+    return torch.stack([_off(found.xy, paths(each.clip)) for each, found in zip(seen, tracks)])
 
 
-def _best_heads(seen: Sequence[Seen], count: int = 3) -> tuple[Reader, ...]:
-    """The heads with the smallest error of points on things that move."""
-    readers = readers_of(seen[0].capture.stream().get("v2v"))
-    score = []
-    for reader in readers:
-        errors = _errors(seen, [follow_points(each.capture, readers=[reader]) for each in seen])
-        score.append(float(errors[_moving(seen)].mean()))
-    return tuple(readers[i] for i in np.argsort(score)[:count])
+def _off(found: Tensor, truth: Tensor) -> Tensor:
+    return (found - truth).norm(dim=-1)[:, 1:].mean(-1)
 
 
 def _moving(seen: Sequence[Seen]) -> Tensor:
@@ -130,100 +124,88 @@ def _moving(seen: Sequence[Seen]) -> Tensor:
     return torch.stack([(paths(each.clip) - paths(each.clip)[:, :1]).norm(dim=-1).amax(-1) > 4 for each in seen])
 
 
+def _best_heads(seen: Sequence[Seen]) -> tuple[Reader, ...]:
+    """The three heads with the smallest error of points on things that move."""
+    readers = readers_of(seen[0].capture.stream().get("v2v"))
+    errors = [_errors(seen, [follow_points(each.capture, readers=[reader]) for each in seen]) for reader in readers]
+    order = np.argsort([float(each[_moving(seen)].mean()) for each in errors])
+    return tuple(readers[i] for i in order[:3])
+
+
 def _points(seen: Sequence[Seen]) -> None:
-    moving, named = _moving(seen), torch.tensor([True, True, False]).expand(len(seen), 3)
-    halves = [list(seen[::2]), list(seen[1::2])]
-    chosen = [_best_heads(half) for half in halves]
-    learnt = torch.empty(len(seen), 3)
-    for at, (half, heads) in enumerate(zip(halves, reversed(chosen))):
-        learnt[at::2] = _errors(half, [follow_points(each.capture, readers=heads) for each in half])
-    every = [follow_points(e.capture, readers=readers_of(e.capture.stream().get("v2v"))) for e in seen]
+    moving, named = _moving(seen), torch.tensor([True, True, False])
+    every = readers_of(seen[0].capture.stream().get("v2v"))
+    other, learnt = [_best_heads(half) for half in (seen[1::2], seen[::2])], torch.empty(len(seen), 3)
+    for at, heads in enumerate(other):
+        learnt[at::2] = _errors(seen[at::2], [follow_points(each.capture, readers=heads) for each in seen[at::2]])
     rows = {
-        "heads chosen without labels": _errors(seen, [follow_points(each.capture) for each in seen]),
-        "heads that are best on the other half of the clips": learnt,
-        "all heads": _errors(seen, every),
-        "the layer chosen without labels, heads not apart": _errors(
-            seen, [follow_points(each.joined.capture) for each in seen]
-        ),
-        "a point that stays where it is": torch.stack(
-            [(paths(each.clip) - paths(each.clip)[:, :1]).norm(dim=-1)[:, 1:].mean(-1) for each in seen]
-        ),
+        "three heads, without labels": _errors(seen, [follow_points(each.capture) for each in seen]),
+        "three heads, best on the other clips": learnt,
+        "one layer, without labels, heads not apart": _errors(seen, [follow_points(e.joined.capture) for e in seen]),
+        "all heads": _errors(seen, [follow_points(each.capture, readers=every) for each in seen]),
+        "stays where it is": torch.stack([_off(paths(e.clip)[:, :1], paths(e.clip)) for e in seen]),
     }
-    print(
-        f"points: {int((moving & named).sum())} on things that move, {int((~moving & named).sum())} on things at rest"
-    )
     for said, errors in rows.items():
-        parts = (errors[moving & named], errors[~moving & named], errors[:, 2])
-        values = [f"{float(part.mean()):.1f} (median {float(part.median()):.1f})" for part in parts]
-        print(f"{said}: moving {values[0]}, at rest {values[1]}, empty place {values[2]} pixels")
-    print("best on each half:", "; ".join(readers_text(each) for each in chosen))
+        print(f"points, {said}:")
+        for what, part in (
+            ("moving", moving & named),
+            ("at rest", ~moving & named),
+            ("empty", ~named.expand_as(moving)),
+        ):
+            print(f"  {what}: {bootstrap(errors[part])}, median {float(errors[part].median()):.1f} pixels")
+    print("best on the other clips:", "; ".join(readers_text(each) for each in other))
 
 
 # ---- motion
 
 
-def _motion(said: str, seen: Sequence[Seen]) -> None:
-    found = [find_motion(each.capture) for each in seen]
-    clips = 0
-    above: list[Tensor] = []
-    below: list[Tensor] = []
-    hits: list[Tensor] = []
-    alarms: list[Tensor] = []
-    for each, motion in zip(seen, found):
-        truth, (cells, told) = moves(each.clip, each.capture.stream().grid)[:, 1:], _named(each, motion)
-        clips += bool((truth == told).all())
-        above.append(cells[truth])
-        below.append(cells[~truth])
-        hits.append(told[truth])
-        alarms.append(told[~truth])
-    high, low, hit, alarm = (torch.cat(parts) for parts in (above, below, hits, alarms))
-    auc = float((high[:, None] > low[None]).float().mean()) if len(high) and len(low) else float("nan")
+def _motion(said: str, seen: Sequence[Seen], reader: Reader | None = None, last: int = 0) -> None:
+    """last: how many of the least noisy steps are read, 0 for all."""
+    steps = [step.index for step in seen[0].capture.steps][-last:]
+    found = [find_motion(each.capture, reader=reader, steps=steps) for each in seen]
+    truth = torch.stack([moves(each.clip, each.capture.stream().grid) for each in seen])[..., 1:]
+    places = [[motion.entities.index(name) for name in each.clip.names[0][:2]] for each, motion in zip(seen, found)]
+    told = torch.stack([motion.moving[rows] for motion, rows in zip(found, places)])[..., 1:]
+    cells = torch.stack([motion.stands_out[rows] for motion, rows in zip(found, places)])[..., 1:]
+    auc = float((cells[truth][:, None] > cells[~truth][None]).float().mean())
     readers = [readers_text([motion.reader]) for motion in found]
     most = max(set(readers), key=readers.count)
-    print(f"{said}: {len(seen)} clips, read off {most} in {readers.count(most)}")
-    print(
-        f"  told to move: {int(hit.sum())} of {len(hit)} that move, {int(alarm.sum())} of {len(alarm)} at rest;",
-        end=" ",
-    )
-    print(f"AUC {auc:.2f}; all right in clips: {wilson(clips, len(seen))}")
+    print(f"motion, {said}: {len(seen)} clips, read off {most} in {readers.count(most)}")
+    for what, part in (("move", truth), ("are at rest", ~truth)):
+        print(f"  told to move: {int(told[part].sum())} of {int(part.sum())} cells that {what}")
+    print(f"  AUC {auc:.2f}; all cells right in clips: {wilson(int((told == truth).all((1, 2)).sum()), len(seen))}")
     _contacts(seen, found)
-
-
-def _named(each: Seen, motion: Motion) -> tuple[Tensor, Tensor]:
-    """What is told of agent and recipient behind the first token frame: (2, F - 1) how far their maps stand out, and
-    whether they move."""
-    rows = [motion.entities.index(name) for name in each.clip.names[0][:2]]
-    return motion.stands_out[rows, 1:], motion.moving[rows, 1:]
 
 
 def _contacts(seen: Sequence[Seen], found: Sequence[Motion]) -> None:
     """The frame of the contact: the one before the first in which the object is told to move."""
-    others = [motion for each, motion in zip(seen, found) if each.clip.verb[0] not in TOUCHED]
-    if others:
-        said = sum(bool(motion.contacts) for motion in others)
-        print(f"  something is told to begin where nothing is set in motion: {wilson(said, len(others))}")
-    rows = [(each, motion) for each, motion in zip(seen, found) if each.clip.verb[0] in TOUCHED]
-    truth = torch.tensor([float(each.clip.contact[0].int().argmax()) for each, _ in rows])
-    told = [[c.frames[0] - 1.0 for c in motion.contacts] for _, motion in rows]
-    have = [place for place, frames in enumerate(told) if frames]
-    if not have:
-        print(f"  contact: told in 0 of {len(rows)} clips")
-        return
-    print(f"  contact: told in clips that have one: {wilson(len(have), len(rows))}")
-    off = (torch.tensor([told[place][0] for place in have]) - truth[have]).abs()
-    same = (truth - truth.median()).abs()
-    print(
-        f"  contact: {float(off.mean()):.1f} frames off; frame {float(truth.median()):.0f} said of every clip:", end=" "
-    )
-    print(f"{float(same.mean()):.1f} off")
+    touched = [each.clip.verb[0] in TOUCHED for each in seen]
+    for what, wanted in (("something is set in motion", True), ("nothing is", False)):
+        own = [bool(motion.contacts) for motion, there in zip(found, touched) if there == wanted]
+        if own:
+            print(f"  told to begin where {what}: {wilson(sum(own), len(own))}")
+    both = [
+        (float(each.clip.contact[0].int().argmax()), motion.contacts[0].frames[0] - 1.0)
+        for each, motion, there in zip(seen, found, touched)
+        if there and motion.contacts
+    ]
+    if both:
+        truth, said = torch.tensor(both).T
+        off, same = (truth - said).abs(), (truth - truth.median()).abs()
+        print(
+            f"  contact: {bootstrap(off)} frames off; frame {float(truth.median()):.0f} said of each: {bootstrap(same)}"
+        )
+        print(f"  the difference: {bootstrap(off - same)}")
 
 
-def _separations(seen: Sequence[Seen]) -> None:
+def _separating(seen: Sequence[Seen]) -> Reader:
+    """The layer that separates best on average, and the head that does in it; prints the first few."""
     found = [separation(each.capture) for each in seen]
     mean = {reader: float(np.mean([each[reader] for each in found])) for reader in found[0]}
-    for said, whole in (("layers", True), ("heads", False)):
-        best = sorted((reader for reader in mean if (reader[1] is None) == whole), key=lambda r: -mean[r])[:4]
-        print(f"{said} that separate best:", ", ".join(f"{readers_text([r])} {mean[r]:.1f}" for r in best))
+    order = sorted(mean, key=lambda reader: -mean[reader])
+    print("separate best, in nats:", ", ".join(f"{readers_text([each])} {mean[each]:.1f}" for each in order[:6]))
+    layer = next(reader[0] for reader in order if reader[1] is None)
+    return next(reader for reader in order if reader[0] == layer and reader[1] is not None)
 
 
 # ---- the picture
@@ -232,32 +214,22 @@ def _separations(seen: Sequence[Seen]) -> None:
 def _picture(seen: Seen, path: Path) -> None:
     """The clip with followed points, and the words' maps of the head that carries motion."""
     clip, capture = seen.clip, seen.capture
-    video = clip.video[0].permute(0, 2, 3, 1).numpy()
-    tracks, points, motion = given_tracks(clip), follow_points(capture), find_motion(capture)
-    followed = [np.asarray(p) for p in draw_followed(None, tracks, lambda i: video[i], width=480, points=points)]
-    rows = [("points that were pinned in the first frame, on the true masks", torch.from_numpy(np.stack(followed)))]
-    maps = capture.stream().get("v2t")
-    own = maps if motion.reader[1] is None else maps.of_head(motion.reader[1])
-    bins, place = range(maps.bins), maps.layers.index(motion.reader[0])
+    video, grid = clip.video[0].permute(0, 2, 3, 1).numpy(), capture.stream().grid
+    large = [np.asarray(Image.fromarray(each).resize((480, 480), Image.Resampling.LANCZOS)) for each in video]
+    points, motion, maps = follow_points(capture), find_motion(capture), capture.stream().get("v2t")
+    drawn = draw_followed(None, given_tracks(clip), lambda i: video[i], width=480, points=points)
+    rows = [("points that were pinned in the first frame, on the true masks", [np.asarray(each) for each in drawn])]
+    layer, head = motion.reader
+    own = maps if head is None else maps.of_head(head)
     for name in clip.names[0][:2]:
-        heat = own.mean([place], bins, maps.entities.index(name))
-        rows.append((f"{name!r} in {readers_text([motion.reader])}", _over(heat, video, capture.stream().grid)))
-    picture: Image.Image = thumbnail([(said, frames[:, :480]) for said, frames in rows])
+        heat = own.mean([maps.layers.index(layer)], range(maps.bins), maps.entities.index(name))
+        values = (heat / heat.max()).numpy()
+        spans = enumerate(grid.pixel_spans())
+        frames = [overlay(large[i], values[token]) for token, (start, stop) in spans for i in range(start, stop)]
+        rows.append((f"{name!r} in {readers_text([motion.reader])}", frames))
+    picture: Image.Image = thumbnail([(said, torch.from_numpy(np.stack(each)[:, :480])) for said, each in rows])
     picture.convert("RGB").save(path, quality=45, method=6)
     print(path, path.stat().st_size // 1024, "KiB:", clip.prompts[0])
-
-
-def _over(heat: Tensor, video: np.ndarray, grid: Grid) -> Tensor:
-    """(n, 480, 480, 3) uint8: a map over the frames, on one scale for the clip."""
-    from matrix_lib.draw.heatmaps import overlay
-
-    values = (heat / heat.max()).numpy()
-    frames = []
-    for token, (start, stop) in enumerate(grid.pixel_spans()):
-        for number in range(start, stop):
-            large = np.asarray(Image.fromarray(video[number]).resize((480, 480), Image.Resampling.LANCZOS))
-            frames.append(overlay(large, values[token]))
-    return torch.from_numpy(np.stack(frames))
 
 
 def main() -> None:
@@ -284,11 +256,13 @@ def main() -> None:
                 model = open_model("mini", torch.device(chosen.device), torch.float32)
             into.append(Seen(each, _capture(model, each, path, index)))
     _points(plain)
-    _separations(plain)
-    _motion("clips as they are", plain)
-    _motion("clips as they are, heads not apart", [each.joined for each in plain])
+    best = _separating(plain)
+    _motion("as they are", plain)
+    _motion("as they are, heads not apart", [each.joined for each in plain])
+    _motion("as they are, one head for all clips", plain, best)
     if other:
-        _motion("contact moved", other)
+        for last in (0, 2, 1):
+            _motion(f"contact moved, {last or 'all'} steps", other, best, last)
     if chosen.picture:
         _picture(plain[chosen.shown], chosen.picture)
 
