@@ -121,7 +121,7 @@ PICTURES = {
     "10_read_capture": _read,
     "11_words_in_time": _timed,
     "12_two_passes": _passes,
-    "13_instance_captions": _clip("apart", "left: the green circle moves down; right: the pink circle moves up"),
+    "13_instance_captions": _clip("apart", "left: the red square moves down; right: the red square"),
 }
 
 
