@@ -127,7 +127,7 @@ PICTURES = {
         "second_pass", "first_pass_masks", "masks of the first pass's words, over the second pass"
     ),
     "13_pick_seeds": _masked("picked", "picked_masks", "masks of the best seed's first steps, over what came of it"),
-    "14_instance_captions": _clip("apart", "left: the green circle moves down; right: the pink circle moves up"),
+    "14_instance_captions": _clip("apart", "left: the red square moves down; right: the red square"),
 }
 
 

@@ -450,36 +450,35 @@ def pick_seeds() -> Draft:
 
 APART = """\
 ### To each their own words
-**Press Run.** Two circles stand in a picture. Each has a caption of its own, and does what it says: one moves down, the
-other up. One sentence with both makes a model mix them up.
+**Press Run.** Two red squares look alike, so *the red square moves down* does not say which of them. Here each has a
+caption of its own, and the left one moves. Exchange the two names in *Instance Captions*, and the right one does.
 
-**Where:** a box for each, here the two halves of the picture. Boxes that move, or masks of *SAM 2 Tracks*, work as
-well. Where boxes overlap, both captions are seen.
+**Where:** a box for each, here a side of the picture. Boxes that move, or masks of *SAM 2 Tracks*, work as well. Where
+boxes overlap, both captions are seen.
 
 **Words:** *Bind Prompt* has what all share: the place, who is there. *Instance Captions* has the rest, one line for
 each name. *Steer Attention*, mode *instance captions*, keeps them apart: without it every caption is seen everywhere.
 
 **Your own:** CogVideoX, Wan or LTX-Video; four people as well as two. Models that mix their texts are refused by name.
-docs/instance-captions.md says how it works."""
-HALVES = "green circle: 0: 0 0 64 128\npink circle: 0: 64 0 128 128"
-SHARED = "the green circle and the pink circle"
-NAMED = "green circle: the green circle\npink circle: the pink circle"
-CAPTIONS = "green circle: the green circle moves down\npink circle: the pink circle moves up"
+*mini* moves one thing at a time: its world has no more. docs/instance-captions.md says how it works."""
+SIDES = "left: 0: 0 0 50 128\nright: 0: 78 0 128 128"
+SHARED = "the red square"
+CAPTIONS = "left: the red square moves down\nright: the red square"
 
 
 def instance_captions() -> Draft:
-    """14: a first frame, a box and a caption for each of two things in; a clip in which each does its own out."""
+    """14: a first frame, a box and a caption for each of two look-alikes in; a clip in which each does its own out."""
     d = Draft("14_instance_captions")
     d.group("Start here", 0, GREY)
     d.note(APART, 620)
     d.group("Picture and model", 1, BLUE)
-    picture = d.add("MatrixExampleClip", SHOWN, "Picture", clip=PUSH.clip)
+    picture = d.add("MatrixExampleClip", SHOWN, "Picture", clip="look-alikes-above")
     model = d.add("MatrixLoadVideoDiT", source="mini")
     d.group("Who is where", 2, GREEN)
-    boxes = d.add("MatrixBoxTracks", 190, boxes=HALVES, images=picture[1], fps=FPS, frames=FRAMES, hold=True)
+    boxes = d.add("MatrixBoxTracks", 190, boxes=SIDES, images=picture[1], fps=FPS, frames=FRAMES, hold=True)
     d.group("What all share", 3, GREEN)
     bound = d.add("MatrixBindPrompt", SHOWN, clip=model[1], tracks=boxes[0])
-    bound.inputs.update(prompt=SHARED, phrases=NAMED, form="as written")
+    bound.inputs.update(prompt=SHARED, phrases=SHARED, form="as written")
     d.group("Own words", 4, RED)
     own = d.add("MatrixInstanceCaptions", SHOWN, clip=model[1], conditioning=bound[0], captions=CAPTIONS)
     steered = d.add("MatrixAttentionGuidance", model=model[0], mode="instance captions")

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import diffusers
 import pytest
 import torch
+from PIL import Image
 from support_attention import make_binding, make_tracks
 from support_diffusers import FAMILIES, build, forward
+from support_pipelines import FRAMES, H, W, text_to_video
 
 from matrix_lib.core.guidance.instance_captions import InstanceCaptions
 from matrix_lib.core.guidance.region_bias import RegionBias
@@ -15,7 +18,10 @@ from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.core.words.binding import PromptBinding
 from matrix_lib.core.words.captions import with_captions
+from matrix_lib.hosts import bundle
+from matrix_lib.hosts.diffusers import mini
 from matrix_lib.hosts.diffusers.attach import watch
+from matrix_lib.hosts.diffusers.captions import encode_captions
 from matrix_lib.hosts.diffusers.steer import steer
 from matrix_lib.instrument.editing import EditRunner
 
@@ -134,3 +140,65 @@ def test_positions_of_the_text_are_refused_by_name():
     with pytest.raises(ValueError, match="its table of positions is for 226 rows of text"):
         with steer(model, InstanceCaptions(), words, tracks):
             pass
+
+
+def worded(family):
+    """(pipeline, run, frames and size) of a family whose pipeline encodes words; mini's own kind for CogVideoX."""
+    tokenizer = mini.make_tokenizer(bundle.load().tokenizer)
+    torch.manual_seed(0)
+    if family == "cogvideox":
+        sizes = mini.Sizes(2, 1, 32, 1, 64, 226, codec_base=4, frames=5, height=48, width=48)
+        parts = dict(
+            vae=mini.make_codec(sizes), text_encoder=mini.make_text_encoder(sizes), scheduler=mini.make_scheduler(),
+            transformer=mini.make_transformer(sizes), tokenizer=tokenizer,
+        )  # fmt: skip
+        pipe = diffusers.CogVideoXImageToVideoPipeline(**parts)
+        more = dict(image=Image.new("RGB", (48, 48), "red"), height=48, width=48, num_frames=5)
+    else:
+        made = text_to_video("wan" if family == "wan_t2v" else family, "flow")
+        pipe, width = made.pipe, made.words.shape[-1]
+        sizes = mini.Sizes(text_layers=1, text_dim=width)
+        pipe.register_modules(tokenizer=tokenizer, text_encoder=mini.make_text_encoder(sizes))
+        more = dict(height=H, width=W, num_frames=FRAMES)
+    pipe.set_progress_bar_config(disable=True)
+    for part in (pipe.text_encoder, pipe.transformer):
+        part.eval()
+
+    def run(inputs):
+        draw = torch.Generator().manual_seed(3)
+        asked = dict(num_inference_steps=2, guidance_scale=6.0, generator=draw, output_type="latent")
+        return pipe(**inputs, **more, **asked).frames
+
+    return pipe, run, (more["num_frames"], more["height"], more["width"])
+
+
+@pytest.mark.parametrize(("family", "rows"), [("cogvideox", 226), ("wan_t2v", 512), ("ltx", 128)])
+def test_a_pipeline_takes_what_is_encoded(family, rows):
+    pipe, run, size = worded(family)
+    said = {"cyclist": "a man waves", "van": "a red car waits"}
+    captions = encode_captions(pipe, "two in the rain", said, "van: two")
+    assert [(each.name, each.start, each.end) for each in captions.binding.captions] == [
+        ("cyclist", rows, 2 * rows),
+        ("van", 2 * rows, 3 * rows),
+    ]
+    assert captions.binding.names == ("van", "caption of cyclist", "caption of van")
+    given = captions.inputs
+    encode = {"do_classifier_free_guidance": False, "max_sequence_length": rows}
+    with torch.no_grad():
+        alone = [pipe.encode_prompt(prompt=text, **encode)[0] for text in ("two in the rain", *said.values())]
+    assert torch.equal(given["prompt_embeds"], torch.cat(alone, 1))
+    tracks = make_tracks(tracks_module, *size)
+    plain = run(given)
+    with steer(pipe, InstanceCaptions(), captions.binding, tracks) as (acting,):
+        out = run(given)
+    assert out.isfinite().all()
+    assert not torch.equal(out, plain)
+    assert not acting.notes
+    assert torch.equal(run(given), plain)
+    text = encode_captions(pipe, "two in the rain", "cyclist: a man waves\nvan: a red car waits", negative_prompt=None)
+    assert torch.equal(text.inputs["prompt_embeds"], given["prompt_embeds"])
+    assert set(given) - set(text.inputs) == {name for name in given if name.startswith("negative")}
+    with pytest.raises(ValueError, match="no captions given"):
+        encode_captions(pipe, "two", {})
+    with pytest.raises(ValueError, match="the caption of 'van' is empty"):
+        encode_captions(pipe, "two", {"van": " "})
