@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from matrix_lib.hosts.diffusers.mini import Sizes
 from matrix_lib.mini.verbs import VERBS
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
@@ -47,10 +46,12 @@ captions do not say where to."""
 
 
 @lru_cache(maxsize=8)
-def held_out(name: str, sizes: Sizes, count: int, device: torch.device, draw: int = 0) -> Clips:
-    """Clips of a set, the same ones for every model; other ones for another ``draw``."""
+def held_out(name: str, size: tuple[int, int, int], count: int, device: torch.device, draw: int = 0) -> Clips:
+    """Clips of a set and a size (frames, height, width), the same ones for every model; other ones for another
+    ``draw``."""
+    frames, height, width = size
     settings = {"single_motion_share": 0.0, **SETS[name]}
-    world = WorldConfig(height=sizes.height, width=sizes.width, frames=sizes.frames, **settings)
+    world = WorldConfig(height=height, width=width, frames=frames, **settings)
     alike = settings["distractor_share"] > 0
     place = [SEED, list(SETS).index(name), *([draw] if draw else [])]
     clips = make_clips(seed_of(*place), count * (3 if alike else 1), world, device)

@@ -10,7 +10,7 @@ from matrix_lib.mini.verbs import VERBS
 
 from ..clips.folder import FolderData
 from .config import Data, FitConfig, Optim, Run
-from .task_settings import AlignTask, CodecTask, DenoiseTask, TuneTask
+from .task_settings import AlignTask, CodecTask, DenoiseTask, TuneTask, UNetTask
 
 __all__ = ["PRESETS", "RELEASED_LOSS"]
 
@@ -108,6 +108,18 @@ def weak_moves() -> FitConfig:
             caption_share=0.5,
         ),
         run=replace(config.run, steps=1100, out="runs/weak_moves"),
+    )
+
+
+def weak_moves_unet() -> FitConfig:
+    """The same world for a U-Net as IVG-DA's, from text alone: 9 frames (ZeroScope has 24), time not compressed."""
+    config = weak_moves()
+    return replace(
+        config,
+        task=UNetTask(),
+        data=replace(config.data, frames=9),
+        optim=Optim(name="muon", lr=2e-3, ema=0.998),
+        run=replace(config.run, steps=2000, out="runs/weak_moves_unet", compile=False),
     )
 
 
@@ -229,6 +241,7 @@ PRESETS: dict[str, Callable[[], FitConfig]] = {
     "mini_cpu": mini_cpu,
     "weak_roles": weak_roles,
     "weak_moves": weak_moves,
+    "weak_moves_unet": weak_moves_unet,
     "align": align,
     "align_cpu": align_cpu,
     "matrix_cogvideox_5b_i2v": matrix_cogvideox_5b_i2v,

@@ -13,7 +13,7 @@ from ..clips.folder import FolderData
 from .config import Data
 from .record import newest_run
 
-__all__ = ["METHODS", "AlignTask", "AlignmentTask", "CodecTask", "DenoiseTask", "TaskSettings", "TuneTask"]
+__all__ = ["METHODS", "AlignTask", "AlignmentTask", "CodecTask", "DenoiseTask", "TaskSettings", "TuneTask", "UNetTask"]
 
 
 class TaskSettings:
@@ -104,6 +104,37 @@ class DenoiseTask(TaskSettings):
 
     def pinned(self) -> Self:
         return self if self.codec == "mini" else replace(self, codec=str(newest_run(Path(self.codec))))
+
+
+@dataclass(frozen=True)
+class UNetTask(TaskSettings):
+    """Train a small U-Net of ZeroScope's architecture to predict the velocity of noisy frames, from text alone.
+
+    Args:
+        codec, text: as in `DenoiseTask`; both stay as they are. The codec sees each frame by itself.
+        channels: of each resolution; the last one has no attention. layers: of a resolution. head: size of a head.
+        dropout, foreground, high_noise, even: as in `DenoiseTask`.
+    """
+
+    may_change = ("dropout", "foreground", "high_noise", "even")
+
+    codec: str = "mini"
+    text: str = "mini"
+    channels: tuple[int, ...] = (96, 192, 192)
+    layers: int = 2
+    head: int = 32
+    dropout: float = 0.1
+    foreground: float = 4.0
+    high_noise: float = 4.0
+    even: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"task.dropout is a share from 0 to 1; got {self.dropout:g}")
+        if len(self.channels) < 2 or any(width % self.head or width % 8 for width in self.channels):
+            raise ValueError(
+                f"task.channels are two or more multiples of task.head and of 8; got {self.channels} and {self.head}"
+            )
 
 
 METHODS: dict[str, dict[str, str]] = {
