@@ -111,6 +111,36 @@ def weak_moves() -> FitConfig:
     )
 
 
+def weak_pairs() -> FitConfig:
+    """As `weak_roles`, and in most interactions two others act on each other at the same time, among 4 to 6 things."""
+    config = weak_roles()
+    return replace(
+        config,
+        data=replace(config.data, pairs=0.8, size=0.75, most=6),
+        run=replace(config.run, out="runs/weak_pairs"),
+    )
+
+
+def weak_verbs() -> FitConfig:
+    """Never saw anybody pull or lift; the words it knows from its text encoder."""
+    config = weak_roles()
+    return replace(
+        config,
+        data=replace(config.data, unseen=("pull", "lift"), captions="full"),
+        run=replace(config.run, out="runs/weak_verbs"),
+    )
+
+
+def weak_clutter() -> FitConfig:
+    """As `weak_roles`, before a moving background full of things that nobody names, with others in the way."""
+    config = weak_roles()
+    return replace(
+        config,
+        data=replace(config.data, clutter=24, occlusion=1.0, camera=True),
+        run=replace(config.run, out="runs/weak_clutter"),
+    )
+
+
 def weak_moves_unet() -> FitConfig:
     """The same world for a U-Net as IVG-DA's, from text alone: 9 frames (ZeroScope has 24), time not compressed."""
     config = weak_moves()
@@ -242,6 +272,9 @@ PRESETS: dict[str, Callable[[], FitConfig]] = {
     "weak_roles": weak_roles,
     "weak_moves": weak_moves,
     "weak_moves_unet": weak_moves_unet,
+    "weak_pairs": weak_pairs,
+    "weak_verbs": weak_verbs,
+    "weak_clutter": weak_clutter,
     "align": align,
     "align_cpu": align_cpu,
     "matrix_cogvideox_5b_i2v": matrix_cogvideox_5b_i2v,

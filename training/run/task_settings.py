@@ -112,7 +112,9 @@ class UNetTask(TaskSettings):
 
     Args:
         codec, text: as in `DenoiseTask`; both stay as they are. The codec sees each frame by itself.
-        channels: of each resolution; the last one has no attention. layers: of a resolution. head: size of a head.
+        channels: of each resolution; the last one has no attention.
+        layers: of a resolution.
+        head: size of an attention head.
         dropout, foreground, high_noise, even: as in `DenoiseTask`.
     """
 
@@ -287,6 +289,9 @@ class AlignTask(AlignmentTask):
         trigger: captions have TAViD's word `target` before the thing that the target mask shows.
         control: what shows that it is the alignment that helps: "blind" trains the decoder on maps that carry no
             gradient into the model, "wrong_masks" gives each clip the masks of another one with as many instances.
+        mask_shift: pixels that the masks of the losses are off by at most, drawn for each instance and frame.
+        mask_lost: share of the frames after the first in which an instance has no mask.
+        mask_boxes: boxes in place of masks.
         foreground, change, high_noise, even: of the diffusion loss, see `DenoiseTask`.
     """
 
@@ -310,6 +315,9 @@ class AlignTask(AlignmentTask):
     condition: Literal["none", "id_map", "target_mask"] = "id_map"
     look_alikes: float = 0.3
     clips_seed: int = 0
+    mask_shift: int = 0
+    mask_lost: float = 0.0
+    mask_boxes: bool = False
     foreground: float = 4.0
     change: float = 8.0
     high_noise: float = 6.0
