@@ -31,7 +31,16 @@ from ..run.config import Data, FitConfig
 from ..run.task_settings import AlignTask, TuneTask
 from .world import device_noise, diffusion_weight, schedule_positions, seed_of, step_generator, world_of
 
-__all__ = ["AlignStream", "AlignmentBatch", "ClipStream", "condition_of", "named_tracks", "others", "targeted"]
+__all__ = [
+    "AlignStream",
+    "AlignmentBatch",
+    "ClipStream",
+    "condition_of",
+    "named_tracks",
+    "others",
+    "targeted",
+    "targets_of",
+]
 
 ALIGN_SEED = 73_000_000  # far from every seed that the mini model was trained or judged on
 PIECE = 128
@@ -342,7 +351,7 @@ def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
             noise = seed_of(ALIGN_SEED, task.clips_seed, len(targets), 11)
             cpu = with_mask_noise(cpu, noise, task.mask_shift, task.mask_lost, task.mask_boxes)
             shown = others(cpu) if task.control == "wrong_masks" else list(range(len(cpu)))
-            targets += [_targets(cpu, i, encoders, j) for i, j in enumerate(shown)]
+            targets += [targets_of(cpu, i, encoders, j) for i, j in enumerate(shown)]
             objects += [names[1 if parts > 1 else 0] for names, parts in zip(cpu.names, cpu.parts.tolist())]
     joined = TargetBatch.of(targets, pixels=task.decoder > 0).to(encoders.device)
     latents, rows, weight, condition = (torch.cat(values) for values in zip(*parts))
@@ -373,7 +382,7 @@ def others(clips: Clips) -> list[int]:
     return found
 
 
-def _targets(clips: Clips, index: int, encoders: MiniEncoders, shown: int) -> Targets:
+def targets_of(clips: Clips, index: int, encoders: MiniEncoders, shown: int) -> Targets:
     """What the attention of a clip should look like, with the masks of the clip `shown`, which may be another one.
 
     Wrong masks are those of another clip's instances under this one's names: words and query tokens stay its own."""
