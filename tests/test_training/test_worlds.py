@@ -1,4 +1,4 @@
-"""Worlds with room as training sees them: what a configuration makes, and what attention is told of two interactions."""
+"""Worlds with room as training sees them: what a setting makes, and what attention is told of two interactions."""
 
 import pytest
 import torch
