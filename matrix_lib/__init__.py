@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .hosts.diffusers.lora import merge_lora
     from .hosts.diffusers.prompts import bind_prompt
     from .hosts.diffusers.steer import steer
+    from .hosts.diffusers.tag_tokens import tag_tokens
     from .hosts.diffusers.two_passes import two_passes
     from .instrument.capture import Capture
     from .instrument.mix_ups import find_mix_ups
@@ -88,6 +89,7 @@ __all__ = [
     "save_capture",
     "save_tracks",
     "steer",
+    "tag_tokens",
     "two_passes",
     "watch",
     "word_masks",
@@ -114,6 +116,7 @@ _HOMES = {
     "hosts.diffusers.lora": ("merge_lora",),
     "hosts.diffusers.prompts": ("bind_prompt",),
     "hosts.diffusers.steer": ("steer",),
+    "hosts.diffusers.tag_tokens": ("tag_tokens",),
     "hosts.diffusers.two_passes": ("two_passes",),
     "instrument.capture": ("Capture",),
     "instrument.mix_ups": ("find_mix_ups",),

@@ -20,6 +20,7 @@ from ..matrix_lib.io.lora.read import describe, files_of, load_lora
 from .checks import Files
 from .sockets import TracksSocket
 
+_PICTURE = {"automatic": "", "as the model has it": "on", "off": "off"}
 _KINDS = {"automatic": "", "ID map": "id_map", "target mask": "target_mask"}
 
 
@@ -97,6 +98,15 @@ class MatrixApplyLoRA(io.ComfyNode):
                     tooltip="Scale (alpha / rank) of a file that stores none; 0 takes that of its authors where they "
                     "are known (MATRIX 0.5), else 1.0. A stored scale always wins.",
                 ),
+                io.Combo.Input(
+                    "image_attention",
+                    options=list(_PICTURE),
+                    default="automatic",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Wan 2.1 I2V: its cross-attention to the picture. The MATRIX authors' code has it off, "
+                    "ComfyUI always runs it. Automatic: as the LoRA was trained; off for the authors' checkpoint.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
@@ -121,13 +131,15 @@ class MatrixApplyLoRA(io.ComfyNode):
         return lora, *((s.st_mtime_ns, s.st_size) if s is not None else None for s in stats)
 
     @classmethod
-    def execute(cls, model: Any, lora: str, strength: float = 1.0, scale: float = 0.0) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, lora: str, strength: float = 1.0, scale: float = 0.0, image_attention: str = "automatic"
+    ) -> io.NodeOutput:
         family = backbone_of(model).name
         path = _find(lora)
         if path is None:
             raise ValueError(_missing(lora))
         loaded = load_lora(path, family, scale or None)
-        patched, applied = apply_lora(model, loaded, strength)
+        patched, applied = apply_lora(model, loaded, strength, _PICTURE[image_attention])
         report = f"{describe(loaded)}\n{applied}"
         return io.NodeOutput(patched, report, ui=ui.PreviewText(report))
 
@@ -164,6 +176,13 @@ class MatrixMaskCondition(io.ComfyNode):
                     "of the object, or the only one.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="The VAE that belongs to the model; for the ID map."),
+                io.Mask.Input(
+                    "grey_mask",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Target mask: the first frame's mask with its grey values, in place of the tracks' own, "
+                    "as the TAViD authors' code reads it. Of the tracks' size.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt with the mask."),
@@ -183,6 +202,7 @@ class MatrixMaskCondition(io.ComfyNode):
         kind: str = "automatic",
         target: str = "",
         vae: Any = None,
+        grey_mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         wide = widened(model)
         wanted = _KINDS[kind] or (wide.condition if wide is not None else "")
@@ -190,7 +210,10 @@ class MatrixMaskCondition(io.ComfyNode):
             raise ValueError("this MODEL carries no widening LoRA: put MATRIX Apply LoRA in front, or choose the kind")
         if wanted == "target_mask":
             stride = model.get_model_object("latent_format").spacial_downscale_ratio
-            make = partial(target_mask, tracks, find_targets(tracks, target), stride=stride)
+            grey = None if grey_mask is None else grey_mask.reshape(-1, *grey_mask.shape[-2:])[0].cpu()
+            make = partial(target_mask, tracks, find_targets(tracks, target), stride=stride, grey=grey)
+        elif grey_mask is not None:
+            raise ValueError("a grey mask is a target mask (TAViD), and this LoRA reads the ID map: disconnect it")
         elif vae is None:
             raise ValueError("the ID map is encoded by the model's VAE: connect it")
         else:

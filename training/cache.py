@@ -37,7 +37,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[FolderData, ModelFiles]:
     device = torch.device(given.device)
     precision = given.precision or ("float32" if device.type == "cpu" else "bfloat16")
     data = override(FolderData(folder=given.folder), [text.removeprefix("data.") for text in given.settings])
-    return data, ModelFiles(given.model, device, getattr(torch, precision), given.offload)
+    return data, ModelFiles(
+        given.model, device, getattr(torch, precision), given.offload, data.prompt_form == "tag_ids"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

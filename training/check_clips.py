@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.model:
             from .clips.encoders import ModelFiles
 
-            model = ModelFiles(given.model)
+            model = ModelFiles(given.model, tag_ids=data.prompt_form == "tag_ids")
             model.hash_file = store.file_hash
         found, _ = open_folders(replace(data, skip_bad=True), model, store, say=lambda text: None, all_bad=True)
     except (ValueError, OSError) as error:

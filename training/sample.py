@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.draw.beside import side_by_side
 from matrix_lib.evaluation.layers.probe import Recipe, generate
 from matrix_lib.hosts.diffusers.load import Model, open_model
+from matrix_lib.hosts.diffusers.tag_tokens import tag_tokens
 from matrix_lib.io.files import whole_file
 from matrix_lib.io.lora.apply import apply_lora
 from matrix_lib.io.lora.read import describe
@@ -88,7 +90,7 @@ def _run(chosen: argparse.Namespace) -> None:
     data = config.data
     if not isinstance(data, FolderData):
         raise ValueError("this run makes its clips itself; training.sample shows clips of a folder (data.folder)")
-    files = ModelFiles(config.task.model)
+    files = ModelFiles(config.task.model, tag_ids=data.prompt_form == "tag_ids")
     hold = HoldOut(config.validation.share, config.validation.clips, chosen.prompts)
     with_held = bool(hold.share or hold.clips)
     if chosen.prompts and not with_held:
@@ -104,8 +106,9 @@ def _run(chosen: argparse.Namespace) -> None:
         model = open_model(config.task.model, device, getattr(torch, precision), chosen.offload)
         _say_settings(out, chosen, config, lora)
         todo = [(sample, seed) for sample in samples for seed in chosen.seeds]
-        for sample, seed in tqdm(todo, "sampling", unit=" clips", disable=None):
-            _one(model, lora, clips, sample, seed, chosen, out)
+        with tag_tokens(model.pipeline) if files.tag_ids else nullcontext():
+            for sample, seed in tqdm(todo, "sampling", unit=" clips", disable=None):
+                _one(model, lora, clips, sample, seed, chosen, out)
     finally:
         clips.close()
     print(f"wrote {out}", flush=True)

@@ -107,6 +107,8 @@ class Info:
         palette: colours of the ID map, in the order of the instances.
         trigger: word or phrase that the prompt needs; prompt_form: how a prompt is written.
         notes: for people.
+        image_attention: "off" where it was trained without the model's cross-attention to the picture (Wan 2.1 I2V),
+            and has to run so; "": as the model has it.
     """
 
     condition: str = ""
@@ -116,6 +118,7 @@ class Info:
     trigger: str = ""
     prompt_form: str = ""
     notes: tuple[str, ...] = ()
+    image_attention: Literal["", "off"] = ""
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ class BackboneSpec:
         text_mixed: what in the network mixes the rows of its text before its blocks do, which can be steered; "":
             nothing.
         text_sees_image: its text encoder looks at the first frame of image-to-video models.
-        image_beside: some of its models attend to tokens of a picture beside the text.
+        image_beside: some of its models attend to tokens of a picture beside the text. image_values: of an attention to
+            the picture, the module that makes its values, natively and in diffusers; () where it has none of its own.
         first_frame: how its image-to-video models take a first frame, by the transformer's `image_condition_type`
             ("" where it has none). id_map: how an ID map goes in.
         picture_fit: how its diffusers pipelines bring a picture of another shape to the clip's, where their processor,
@@ -152,6 +153,7 @@ class BackboneSpec:
     text_mixed: str = ""
     text_sees_image: bool = False
     image_beside: bool = False
+    image_values: tuple[str, ...] = ()
     guidance_input: bool = False
     frames_first: bool = False
     channels_last: bool = False

@@ -33,6 +33,7 @@ SPEC = BackboneSpec(
     variants={"Wan 2.2 5B": TokenSize(spatial_stride=16)},
     fps={"": 16, "Wan 2.2 5B": 24},
     image_beside=True,
+    image_values=("v_img", "add_v_proj"),
     input_projection="patch_embedding",
     native_channels=(16, 36, 48),
     head_size=128,

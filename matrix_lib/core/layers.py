@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -121,11 +122,13 @@ def spread_layers(layers: Iterable[int], count: int = 3) -> tuple[int, ...]:
 class Layers:
     """Where to act: layers whose video-to-text attention is edited, and layers whose video-to-video attention is.
 
-    Global layer numbers; None is all of them, () none.
+    Global layer numbers; None is all of them, () none. `sites`: a regular expression that the names of attentions have
+    to match from the start, for what numbers cannot tell apart (a U-Net's first and second temporal attention).
     """
 
     v2t: tuple[int, ...] | None = None
     v2v: tuple[int, ...] | None = None
+    sites: str = ""
 
     @classmethod
     def only(cls, layers: Iterable[int] | None) -> Layers:
@@ -135,12 +138,23 @@ class Layers:
 
     def acts_on_text(self, site: AttentionSite) -> bool:
         """Whether attention to words is acted on at a site."""
-        return site.has_v2t and (self.v2t is None or site.layer in self.v2t)
+        return site.has_v2t and (self.v2t is None or site.layer in self.v2t) and self.names(site)
 
     def acts_on_video(self, site: AttentionSite) -> bool:
         """Whether attention to the video is acted on at a site."""
         own = site.has_v2v or site.kind in ("spatial", "temporal")
-        return own and (self.v2v is None or site.layer in self.v2v)
+        return own and (self.v2v is None or site.layer in self.v2v) and self.names(site)
+
+    def names(self, site: AttentionSite) -> bool:
+        """Whether a site's name is among `sites`."""
+        return not self.sites or re.match(self.sites, site.name) is not None
+
+    def check_sites(self, sites: Iterable[AttentionSite]) -> None:
+        """Raises ValueError where `sites` names none that the model has."""
+        have = list(sites)
+        if not any(self.names(site) for site in have):
+            some = ", ".join(site.name for site in have[:3])
+            raise ValueError(f"sites={self.sites!r} matches no attention of this model, which are {some}, ...")
 
     def check(self, known: Iterable[int]) -> None:
         """Raises ValueError where a layer is named that the model does not have."""

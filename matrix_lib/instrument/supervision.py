@@ -23,7 +23,7 @@ from ..core.losses.config import AlignmentConfig, TargetAwareConfig, timestep_we
 from ..core.losses.decoder import Head, MaskDecoder
 from ..core.losses.flow import flow_loss, flow_maps, mask_flow
 from ..core.losses.maps import grounding_maps, propagation_maps
-from ..core.losses.mask_loss import Decode, entity_losses
+from ..core.losses.mask_loss import Decode, balance, entity_losses
 from ..core.losses.target_aware import target_aware_loss
 from ..core.losses.targets import Targets
 from ..core.sites import AttentionCall, AttentionSite
@@ -126,16 +126,21 @@ class AlignmentMaps(_Maps):
             return
         if call.site.has_v2t and layer in self.v2t and batch.pairs("words"):
             with _exact(call):
-                made = grounding_maps(call, batch.words, config.scores, config.direction, lse=lse)
+                made = grounding_maps(call, batch.words, config.scores, config.direction, lse=lse) * self._joined(call)
             self.keys["grounding"] = call.k.shape[2]
             self.grounding.setdefault(layer, made)
         if call.site.has_v2v and layer in self.v2v and batch.pairs("queries"):
             with _exact(call):
                 if config.spa:
-                    self.propagation.setdefault(layer, propagation_maps(call, batch.queries, config.scores, lse=lse))
+                    rows = propagation_maps(call, batch.queries, config.scores, lse=lse) * self._joined(call)
+                    self.propagation.setdefault(layer, rows)
                 if config.flow:
                     self.flow.setdefault(layer, flow_maps(call, config.window))
             self.keys["propagation"] = call.k.shape[2]
+
+    def _joined(self, call: AttentionCall) -> float:
+        """What makes a mean over heads the dot product of all heads as one vector, over the root of its length."""
+        return math.sqrt(call.q.shape[1]) if self.config.joined_heads else 1.0
 
     def _seen(self) -> set[int]:
         return set(self.propagation) | set(self.flow)
@@ -157,7 +162,7 @@ class AlignmentMaps(_Maps):
             raise ValueError(
                 f"the losses are on {config.scores}, and the decoder was made for the other kind of scores"
             )
-        times = None if t is None else timestep_weight(t, config.timestep)
+        times = None if t is None else timestep_weight(t, config.timestep, config.shift)
         parts = {}
         if self.grounding:
             parts["sga"] = config.sga * self._one(self.grounding, "words", "grounding", decoder, times)
@@ -185,12 +190,15 @@ class AlignmentMaps(_Maps):
     def _one(
         self, maps: dict[int, Tensor], kind: Kind, head: Head, decoder: MaskDecoder | None, times: Tensor | None
     ) -> Tensor:
-        """The loss of one kind: summed over a row's entities, weighted by the row's time, mean over the rows."""
+        """The loss of one kind: summed over a row's entities (or their mean), weighted by the row's time, mean over the
+        rows."""
         device, config = next(iter(maps.values())).device, self.config
         batch = self.batch_on(device, pixels=decoder is not None)
         pairs = batch.pairs(kind)
         trained = () if decoder is None else tuple(decoder.parameters())
         stacks = torch.stack([maps[layer] for layer in sorted(maps)], dim=2)  # (B, E, L, F, h, w)
+        if config.average_layers:
+            stacks = stacks.mean(dim=2, keepdim=True)
         decode: Decode | None = None
         size = math.prod(batch.grid.shape)
         if decoder is not None:
@@ -204,15 +212,46 @@ class AlignmentMaps(_Maps):
                 return decoder(stack * scale, batch.grid, head, shown)
 
         total = stacks.sum() * 0
+        share = torch.tensor([1.0 / max(1, sum(row == r for r, _ in pairs)) for row in range(self.rows)])
         for known, places in batch.by_known(pairs, pixels=decoder is not None):
-            for some in _pieces(places, _AT_ONCE // size):
-                rows, entities = on_device(torch.tensor([pairs[i] for i in some]), device).unbind(1)
+            pieces = list(_pieces([pairs[i] for i in places], _AT_ONCE // size))
+            inside = self._balances(batch, kind, pieces, known, decoder is not None)
+            for some in pieces:
+                rows, entities = on_device(torch.tensor(some), device).unbind(1)
                 masks = batch.masks(kind, rows, entities, pixels=decoder is not None)
                 weights = None if times is None else times.to(device)[rows]
+                if config.mask.entities == "mean":
+                    weights = share.to(device)[rows] * (1.0 if weights is None else weights)
                 total = total + entity_losses(
-                    stacks[rows, entities], masks, config.mask, config.scores, known, decode, weights, trained
-                )
+                    stacks[rows, entities], masks, config.mask, config.scores, known, decode, weights, trained,
+                    None if inside is None else inside[rows],
+                )  # fmt: skip
         return total / self.rows
+
+    def _balances(
+        self,
+        batch: TargetBatch,
+        kind: Kind,
+        pieces: Sequence[Sequence[tuple[int, int]]],
+        known: Tensor | None,
+        px: bool,
+    ) -> Tensor | None:
+        """(B,) one weight of the pixels inside a row's masks, for all of its entities; None where each has its own.
+
+        px: in pixels, else on the token grid.
+        """
+        weights = self.config.mask
+        if weights.pos_weight == "own":
+            return None
+        device = batch.tokens.device
+        inside, size = (torch.zeros(self.rows, dtype=torch.float64, device=device) for _ in range(2))
+        for some in pieces:
+            rows, entities = on_device(torch.tensor(some), device).unbind(1)
+            masks = batch.masks(kind, rows, entities, pixels=px)
+            seen = (masks if known is None else masks[:, known.to(device)]).flatten(1)
+            inside.index_add_(0, rows, seen.sum(1, dtype=torch.float64))
+            size.index_add_(0, rows, torch.full_like(rows, seen.shape[1], dtype=torch.float64))
+        return balance(inside, size, weights)
 
 
 class DetachedMaps(AlignmentMaps):
@@ -284,10 +323,10 @@ def _exact(call: AttentionCall) -> torch.autocast:
     return torch.autocast(call.q.device.type, enabled=False)
 
 
-def _pieces(places: list[int], most: int) -> Iterator[list[int]]:
+def _pieces(pairs: list[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
     step = max(1, most)
-    for i in range(0, len(places), step):
-        yield places[i : i + step]
+    for i in range(0, len(pairs), step):
+        yield pairs[i : i + step]
 
 
 def _sum(parts: dict[str, Tensor]) -> LossParts:

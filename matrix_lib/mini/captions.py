@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -76,13 +77,21 @@ def _sentence(verb: Verb, parts: Sequence[str], form: Form, turned: bool) -> str
 
 
 def caption(
-    verb: Verb, looks: Sequence[str], camera: str = "still", form: Form = "full", turned: bool = False
+    verb: Verb,
+    looks: Sequence[str],
+    camera: str = "still",
+    form: Form = "full",
+    turned: bool = False,
+    second: Verb | None = None,
 ) -> Caption:
     """Says what ``verb`` does with the instances that look like ``looks`` ("red circle"), named parts first.
 
     form: see `FORMS`; single motions have no roles to hide, and all forms but "undetermined" say them in full.
     turned: in "untold", whether the recipient is named first. Names, roles and phrases tell the truth in every form.
+    second: another verb of two, what the next two instances do at the same time.
     """
+    if second is not None:
+        return _both(verb, second, looks, camera, form, turned)
     names = _unique(looks)
     said = [f"the {look}" for look in looks[: verb.parts]]
     backwards = turned if form == "untold" else form in ("exchanged", "passive")
@@ -105,5 +114,34 @@ def caption(
         tagged=sentence([f"the <id{slot + 1}> {look}" for slot, look in enumerate(looks[: verb.parts])]),
         names=names,
         roles=roles,
+        phrases="\n".join(lines),
+    )
+
+
+def _both(first: Verb, second: Verb, looks: Sequence[str], camera: str, form: Form, turned: bool) -> Caption:
+    """Two interactions at once, of the first two instances and of the next two."""
+    one = caption(first, looks, "still", form, turned)
+    other = caption(second, looks[2:4], "still", form, turned)
+    names = _unique(looks)
+    pan = CAMERA_MOVES[camera][0]
+    actors = dict(zip(names[:4], ("subject", "object") * 2))
+    said = [f"the {look}" for look in looks[:4]]
+    turned = turned if form == "untold" else form in ("exchanged", "passive")
+    order = (1, 0, 3, 2) if turned else (0, 1, 2, 3)  # in which they stand in the sentence
+    heard = [said[at] for at in order]
+    places = [f"{said[at]}#{heard[: order.index(at) + 1].count(said[at])}" for at in range(4)]
+    lines = [f"{name}: {words} [{actors[name]}]" for name, words in zip(names, places)]
+    actions = [_action(first, form), _action(second, form)]
+    alike = actions[0] == actions[1]
+    called = first.name, second.name if second.name != first.name else f"{second.name} 2"
+    for name, action, mark, pair in zip(called, actions, ("", "#2" * alike), (names[:2], names[2:4])):
+        lines.append(f"{name}: {action}{mark} = verb({pair[0]} -> {pair[1]})")
+    tagged = re.sub(r"<id([12])>", lambda tag: f"<id{int(tag[1]) + 2}>", other.tagged)
+    ends = f", {pan}" if pan else ""
+    return Caption(
+        prompt=f"{one.prompt} and {other.prompt}{ends}",
+        tagged=f"{one.tagged} and {tagged}{ends}",
+        names=names,
+        roles={**dict.fromkeys(names, "instance"), **actors},
         phrases="\n".join(lines),
     )

@@ -53,6 +53,8 @@ def export_clips(
     root = Path(folder)
     names = [f"{prefix}_{start + index:05d}" for index in range(len(clips))]
     taken = [name for name in names if (root / "videos" / f"{name}.mp4").exists()]
+    if int(clips.present.sum(1).max()) > _IDS:
+        raise ValueError(f"the format has masks of {_IDS} instances, and some clips have more: max_instances={_IDS}")
     if taken:
         raise ValueError(f"{root} already has a clip {taken[0]}; choose another prefix, start or folder")
     rows = _read_rows(root)

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from .shapes import MAX_REACH, PALETTE, SHAPES, signed_distance
 
-__all__ = ["paint"]
+__all__ = ["BACKDROP", "paint"]
 
 _PARALLAX = 0.5  # the background is far away: it moves half as much as the things in front
 _GROUND = (0.20, 0.24)  # grey level of the darkest and the brightest background's mean
 _WAVES = 3
+BACKDROP = 10  # numbers that make waves; those behind them are clutter, four a thing
+_CLUTTER_SIZE = (0.02, 0.07)  # radius of a thing of clutter, in shorter sides
+_CLUTTER_LEVEL = 0.16  # how much darker or brighter than the ground it is at most
 _SLAB_CPU, _SLAB_GPU = 32, 1024  # clips drawn at a time: what fits the caches, and what fits the memory
 
 
@@ -46,7 +49,20 @@ def _background(chance: Tensor, camera: Tensor, height: int, width: int) -> Tens
             -2
         ) * torch.sin(along_y).unsqueeze(-1)
         picture.add_(swing, alpha=0.06 / (1 + 0.5 * wave))
+    for thing in chance[:, BACKDROP:].unflatten(1, (-1, 4)).unbind(1):
+        _litter(picture, thing, x - shift[..., 0:1], y - shift[..., 1:2], (width / unit, height / unit))
     return picture
+
+
+def _litter(picture: Tensor, thing: Tensor, x: Tensor, y: Tensor, reach: tuple[float, float]) -> None:
+    """Draws a grey disc of each clip on its background (N, F, H, W), in place: ``thing`` (N, 4) is where, how large and
+    how bright, x (N, F, W) and y (N, F, H) places in shorter sides. It has no colour, so that nobody takes it for an
+    instance."""
+    across, down, size, level = (value[:, None, None] for value in thing.unbind(1))
+    radius = _CLUTTER_SIZE[0] + (_CLUTTER_SIZE[1] - _CLUTTER_SIZE[0]) * size
+    far = ((x - across * reach[0])[..., None, :].square() + (y - down * reach[1])[..., None].square()).sqrt()
+    there = ((radius[..., None] - far) * min(picture.shape[-2:]) + 0.5).clamp_(0, 1)
+    picture.add_(there * ((2 * level - 1) * _CLUTTER_LEVEL)[..., None])
 
 
 def _coverage(shape: Tensor, radius: Tensor, present: Tensor, offsets: tuple[Tensor, Tensor]) -> Tensor:
@@ -81,7 +97,7 @@ def paint(
         centres: (N, K, F, 2) pixels, x then y; a pixel's own centre lies at +0.5.
         shape, colour, depth: (N, K) indices into ``SHAPES``, ``PALETTE``, and the drawing order (0 is farthest).
         radius: (N, K) pixels. present: (N, K) bool. camera: (N, F, 2) shift of the picture in pixels.
-        chance: (N, 10) uniform in [0, 1), makes the background.
+        chance: (N, 10 + 4 n) uniform in [0, 1), makes the background and n things of clutter on it.
         size: height and width.
     """
     height, width = size
@@ -110,7 +126,7 @@ def _paint_slab(scene: tuple[Tensor, ...], grey: Tensor, side: int, video: Tenso
     columns, rows = left.unsqueeze(-1) + steps, top.unsqueeze(-1) + steps  # (N, K, F, P)
     covered = _coverage(shape, radius, present, (rows + 0.5 - centres[..., 1:2], columns + 0.5 - centres[..., 0:1]))
 
-    canvas = grey.mul(255).round_().to(torch.uint8).unsqueeze(-1)
+    canvas = grey.clamp(0, 1).mul(255).round_().to(torch.uint8).unsqueeze(-1)
     canvas = canvas.expand(-1, frames, -1, -1, 3).clone(memory_format=torch.contiguous_format).view(-1, 3)
     owner = torch.full((len(canvas),), -1, dtype=torch.int8, device=device)
     paints = torch.tensor(list(PALETTE.values()), dtype=torch.float32, device=device)

@@ -6,6 +6,7 @@ verb names one; the slots behind them are bystanders, at rest. All lengths in pi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ _RADII = (6.0, 7.5)
 _TOUCH = 1.0  # a gap of up to this many pixels counts as contact
 _PAN = 8.0  # pixels that a moving camera shifts the scene by
 _SMALLEST, _LARGEST = 48, 512
+_SECOND, _CLUTTER = 104_729, 611_953  # what further numbers of a clip are drawn from, beside its seed
 _CAMERAS = tuple(CAMERA_MOVES)
 
 Split = Literal["train", "heldout_pairs", "all"]
@@ -48,6 +50,10 @@ class WorldConfig:
             "heldout_pairs" the object always has that shape; "all" draws freely.
         verbs: names of the verbs to use, all of them by default; a name that stands there twice comes up twice as
             often.
+        size: of the things, as a share of their usual 6 to 7.5 pixels of radius; small ones leave room for more.
+        pair_share: share of the clips with an interaction of two in which the next two instances have one of their own
+            at the same time, where they find room; max_instances may then be 6. `Clips.second` says what they do.
+        clutter: grey things on the background that nobody names and that are no instances, 0 to 40.
         captions: how much captions say, see `captions.FORMS`. caption_share: share of the clips that have this form;
             the others say everything.
     """
@@ -65,6 +71,9 @@ class WorldConfig:
     verbs: tuple[str, ...] = VERB_NAMES
     captions: Form = "full"
     caption_share: float = 1.0
+    size: float = 1.0
+    pair_share: float = 0.0
+    clutter: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("height", self.height), ("width", self.width)):
@@ -78,9 +87,14 @@ class WorldConfig:
             raise ValueError(f"frames is {self.frames}; use 5, 9, 13, 17, ... (4 n + 1), as the video codec needs")
         if not self.fps > 0:
             raise ValueError(f"fps is {self.fps}; it has to be above 0")
-        if not 2 <= self.max_instances <= 5:
-            raise ValueError(f"max_instances is {self.max_instances}; a clip has 2 to 5 instances")
-        for name in ("single_motion_share", "distractor_share", "occlusion_share", "caption_share"):
+        most = 6 if self.pair_share > 0 else 5
+        if not 2 <= self.max_instances <= most:
+            raise ValueError(f"max_instances is {self.max_instances}; a clip has 2 to {most} instances")
+        if self.pair_share > 0 and self.max_instances < 4:
+            raise ValueError(f"two interactions at once want max_instances of 4 or more; got {self.max_instances}")
+        if not 0.5 <= self.size <= 1 or not 0 <= self.clutter <= 40:
+            raise ValueError(f"size is .5 to 1 and clutter 0 to 40; got {self.size:g} and {self.clutter}")
+        for name in ("single_motion_share", "distractor_share", "occlusion_share", "caption_share", "pair_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
         if self.split not in ("train", "heldout_pairs", "all"):
@@ -117,7 +131,8 @@ class Clips:
         prompts, tagged: captions in plain words, and with ``<idK>`` before the named instances (slot K - 1).
         names: per clip the name of each present instance, by slot. roles: name -> "subject", "object", "instance".
         phrases: per clip the text form of `core.phrases`, for `core.binding.bind` with ``prompts``.
-        verb: name of the verb. camera_move: what the camera does.
+        verb: name of the verb. camera_move: what the camera does. second: name of the verb of the next two instances,
+            slots 2 and 3, which act at the same time; "" where they rest.
         shape, colour: (N, K) indices into `shapes.SHAPES`, `shapes.COLOURS`. radius: (N, K) pixels.
         depth: (N, K) drawing order, 0 is farthest away.
         trajectories: (N, K, F, 2) centres. camera: (N, F, 2) shift of the picture.
@@ -126,7 +141,7 @@ class Clips:
         moving: (N, K) bool, whether an instance moves by itself.
         swapped: (N, 2, F, 2) centres of agent and recipient if they had changed roles in the same first frame.
         ambiguous: (N,) bool, another instance looks like a named one: words alone cannot tell them apart.
-        backdrop: (N, 10) numbers that the background is made of.
+        backdrop: (N, 10 or more) numbers that the background is made of.
         config: what made them; `split` is its split.
     """
 
@@ -140,6 +155,7 @@ class Clips:
     roles: list[dict[str, str]]
     phrases: list[str]
     verb: list[str]
+    second: list[str]
     camera_move: list[str]
     shape: Tensor
     colour: Tensor
@@ -178,6 +194,37 @@ class Clips:
         """The same clips with all tensors on ``device``."""
         moved = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         return replace(self, **{name: tensor.to(device) for name, tensor in moved.items()})
+
+    @property
+    def named(self) -> Tensor:
+        """(N, K) bool, the instances that a verb names."""
+        slots = torch.arange(self.present.shape[1], device=self.parts.device)
+        both = torch.tensor([bool(name) for name in self.second], device=self.parts.device)
+        return slots < torch.where(both, 4, self.parts)[:, None]
+
+    def exchanged(self) -> Clips:
+        """The same clips with the second interaction in the place of the first, as `judge` wants it: its agent in slot
+        0, its recipient in slot 1. Prompts, roles and phrases stay what they are.
+
+        Raises ValueError where some clip has no second interaction.
+        """
+        if "" in self.second:
+            raise ValueError("some of these clips have no second interaction: select those whose `second` is not empty")
+        order = [2, 3, 0, 1, *range(4, self.present.shape[1])]
+        slots = ("masks", "present", "shape", "colour", "radius", "depth", "trajectories", "moving")
+        moved = {name: getattr(self, name)[:, order] for name in slots}
+        touch = self.touch[:, order][:, :, order]
+        turned = torch.zeros_like(self.swapped)
+        for verb in VERBS:
+            rows = torch.tensor([name == verb.name for name in self.second], device=self.shape.device)
+            rows = rows.nonzero().squeeze(1)
+            if len(rows):
+                turned[rows] = _turned(verb, {name: value[rows] for name, value in moved.items()}, self, rows)
+        names = [tuple(each[i] for i in order if i < len(each)) for each in self.names]
+        return replace(
+            self, **moved, touch=touch, contact=touch[:, 0, 1], swapped=turned, names=names, verb=self.second,
+            second=self.verb, parts=torch.full_like(self.parts, 2),
+        )  # fmt: skip
 
     def repaint(self, trajectories: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """The video (N, F, 3, H, W) uint8 if the instances took other paths or were not all there."""
@@ -220,6 +267,17 @@ class Clips:
         )
 
 
+def _turned(verb: Verb, of: Mapping[str, Tensor], clips: Clips, rows: Tensor) -> Tensor:
+    """(M, 2, F, 2) centres of the two in front if they had changed roles."""
+    shift = clips.camera[rows][:, None].double()
+    starts = of["trajectories"][:, :3, 0].double() - shift[:, :, 0]
+    other = act(
+        verb, starts[:, [1, 0, 2]], of["shape"][:, [1, 0, 2]], of["radius"][:, [1, 0, 2]].double(),
+        clips.config.frames, clips.config.unit,
+    )  # fmt: skip
+    return (other[:, [1, 0]] + shift).float()
+
+
 class _Chance:
     """Uniform numbers, a fixed share of a row for each clip: clip i is the same whatever the count."""
 
@@ -259,7 +317,7 @@ def _choose_looks(config: WorldConfig, verbs: Tensor, parts: Tensor, chance: _Ch
     shape = _pick(chance(slots), len(SHAPES))
     colour = chance(len(COLOURS)).argsort(dim=1)[:, :slots]
     low, high = _RADII
-    radius = (low + (high - low) * chance(slots)) * config.unit
+    radius = (low + (high - low) * chance(slots)) * (config.unit * config.size)
     depth = chance(slots).argsort(dim=1).argsort(dim=1)
 
     clip = torch.arange(len(verbs))
@@ -333,6 +391,66 @@ def _place_bystander(
     return places[row, best], room[row, best] >= 0
 
 
+def _place_second(
+    config: WorldConfig, seed: int, looks: tuple[Tensor, ...], pan: Tensor, first: Tensor, paths: Tensor, there: Tensor
+) -> Tensor:
+    """Gives the two instances behind the first pair an interaction of their own, in place, in clips that are to have
+    one and where it finds room: (N,) indices into ``VERBS``, -1 where it did not.
+
+    ``first`` (N,) indices of the first verbs; ``paths`` (N, K, F, 2) and ``there`` (N, K) are changed. Who stands in
+    the way is taken out.
+    """
+    pairs = [i for i, verb in enumerate(VERBS) if verb.parts == 2 and verb.name in config.verbs]
+    count, out = len(first), torch.full_like(first, -1)
+    if config.pair_share == 0 or not pairs:
+        return out
+    chance = _Chance(seed + _SECOND, count)
+    roll, draw, tries = chance(2), chance(1)[:, 0], chance(_TRIES, 5)
+    second = torch.tensor(pairs)[_pick(draw, len(pairs))]
+    wanted = (roll[:, 0] < config.pair_share) & torch.isin(first, torch.tensor(pairs))
+    shape, radius = looks[0], looks[2]
+    for index in pairs:
+        rows = (wanted & (second == index)).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        mine = tuple(torch.cat([look[rows, 2:4], look[rows, 3:4]], 1) for look in (shape, radius))
+        path, clear = _beside(VERBS[index], config, tries[rows], mine, pan[rows], paths[rows], radius[rows])
+        rows, path = rows[clear], path[clear]
+        paths[rows, 2:4], out[rows] = path, index
+        there[rows, 2:4] = True
+        for slot in range(4, shape.shape[1]):
+            near = (paths[rows, slot, None] - path).norm(dim=-1)
+            far = (near > 1.25 * (radius[rows, slot, None] + radius[rows, 2:4])[..., None]).all(2).all(1)
+            there[rows, slot] &= far
+    return out
+
+
+def _beside(
+    verb: Verb,
+    config: WorldConfig,
+    chance: Tensor,
+    looks: tuple[Tensor, Tensor],
+    pan: Tensor,
+    paths: Tensor,
+    radius: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Paths (M, 2, F, 2) of a second pair, inside the frame and clear of the first pair's (M, K, F, 2) in every frame,
+    and whether that was possible (M,). ``chance`` (M, tries, 5)."""
+    shapes, radii = (look.unsqueeze(1).expand(-1, chance.shape[1], -1) for look in looks)
+    starts = lay_out(verb, chance, shapes, radii, config.unit)
+    seen = act(verb, starts, shapes, radii, config.frames, config.unit)[:, :, :2]
+    margin = (radii[..., :2] * MAX_REACH + _EDGE)[..., None, None]
+    size = torch.tensor((config.width, config.height), dtype=seen.dtype)
+    low = (margin - seen - pan[:, None, None]).amax(dim=(2, 3))
+    high = (size - margin - seen - pan[:, None, None]).amin(dim=(2, 3))
+    placed = seen + (low + (high - low) * chance[..., 3:5])[:, :, None, None]
+    apart = (placed[:, :, :, None] - paths[:, None, None, :2]).norm(dim=-1)  # (M, tries, 2, 2, F)
+    reach_of = radii[:, :, :2, None, None] + radius[:, None, None, :2, None]
+    room = torch.where((high >= low).all(-1), (apart / reach_of).amin(dim=(2, 3, 4)) - 1.25, -torch.inf)
+    best, row = room.argmax(1), torch.arange(len(chance))
+    return placed[row, best], room[row, best] >= 0
+
+
 def _touching(centres: Tensor, shape: Tensor, radius: Tensor, present: Tensor, unit: float) -> Tensor:
     """Who touches whom, (N, K, K, F) bool: the free space on the line between two centres is at most a pixel."""
     apart = centres[:, None] - centres[:, :, None]  # (N, from, to, F, 2)
@@ -399,16 +517,22 @@ def _close_ranks(present: Tensor, parts: Tensor, tensors: list[Tensor]) -> tuple
 
 
 def _captions(
-    config: WorldConfig, verbs: Tensor, looks: tuple[Tensor, Tensor, Tensor], camera: Tensor, chance: _Chance
+    config: WorldConfig,
+    verbs: Tensor,
+    second: Tensor,
+    looks: tuple[Tensor, Tensor, Tensor],
+    camera: Tensor,
+    chance: _Chance,
 ) -> list[Caption]:
     """Captions of clips whose instances have ``looks``: shapes, colours, who is there (N, K)."""
     said: list[Caption] = []
     draws = torch.zeros(len(verbs), 2) if config.captions == "full" else chance(2)
-    rows = zip(verbs.tolist(), *(look.tolist() for look in looks), camera.tolist(), draws.tolist())
-    for verb, shapes, colours, there, move, (share, turn) in rows:
+    rows = zip(verbs.tolist(), second.tolist(), *(look.tolist() for look in looks), camera.tolist(), draws.tolist())
+    for verb, other, shapes, colours, there, move, (share, turn) in rows:
         seen = [f"{COLOURS[c]} {SHAPES[s]}" for s, c, is_there in zip(shapes, colours, there) if is_there]
         form: Form = config.captions if share < config.caption_share else "full"
-        said.append(caption(VERBS[verb], seen, _CAMERAS[move], form, turn < 0.5))
+        beside = None if other < 0 else VERBS[other]
+        said.append(caption(VERBS[verb], seen, _CAMERAS[move], form, turn < 0.5, beside))
     return said
 
 
@@ -435,12 +559,16 @@ def make_clips(
     pan = ways[:, None] * torch.linspace(0, _PAN * config.unit, config.frames, dtype=torch.float64)[:, None]
     backdrop = chance(10).float()
     paths, present, swapped = _place_all(config, verbs, parts, looks, pan, chance)
+    if config.clutter:
+        litter = _Chance(seed + _CLUTTER, count)(4 * config.clutter).float()
+        backdrop = torch.cat([backdrop, litter], dim=1)
+    second = _place_second(config, seed, looks, pan, verbs, paths, present)
     present, (paths, shape, colour, radius, depth) = _close_ranks(present, parts, [paths, *looks[:4]])
     touch = _touching(paths, shape, radius, present, config.unit)
     twins = _is_ambiguous(shape, colour, present, parts)
     contact = touch[:, 0, 1] & (parts > 1)[:, None]
     moving = ((paths - paths[:, :, :1]).abs().amax(dim=(2, 3)) > 1) & present
-    said = _captions(config, verbs, (shape, colour, present), camera_index, chance)
+    said = _captions(config, verbs, second, (shape, colour, present), camera_index, chance)
     centres = (paths + pan[:, None]).float()
 
     def there(tensor: Tensor) -> Tensor:
@@ -462,6 +590,7 @@ def make_clips(
         roles=[c.roles for c in said],
         phrases=[c.phrases for c in said],
         verb=[VERB_NAMES[i] for i in verbs.tolist()],
+        second=["" if i < 0 else VERB_NAMES[i] for i in second.tolist()],
         camera_move=[_CAMERAS[i] for i in camera_index.tolist()],
         shape=shape,
         colour=colour,

@@ -17,8 +17,11 @@ from PIL import Image
 from support_counts import count
 
 from matrix_lib.core.words.binding import locate
+from matrix_lib.evaluation.mini.judges import judge
 from matrix_lib.io.video import read_video
+from matrix_lib.mini.captions import FORMS
 from matrix_lib.mini.export import export_clips, mask_tracks
+from matrix_lib.mini.mask_noise import with_mask_noise
 from matrix_lib.mini.shapes import COLOURS, MAX_REACH, PALETTE, SHAPES, reach, signed_distance
 from matrix_lib.mini.sheet import contact_sheet
 from matrix_lib.mini.verbs import VERB_NAMES, VERBS, act, reserved_shape, verb_named
@@ -398,3 +401,100 @@ def test_two_instances_are_possible():
     assert clips.masks.shape[1] == 2
     assert clips.present.all()
     assert not clips.ambiguous.any() or clips.config.distractor_share > 0
+
+
+# --- worlds with room
+
+
+SAID = [form if form in ("full", "passive") else pytest.param(form, marks=pytest.mark.soak) for form in FORMS]
+
+
+@pytest.mark.parametrize("form", SAID)
+def test_two_interactions_at_once(form):
+    """Both are what their verbs say, nobody is in anybody's way, words name all four, and a judge can ask about either;
+    clips without a second one are as they are without the setting."""
+    settings = dict(size=0.7, max_instances=6, single_motion_share=0.0, split="all", captions=form)
+    settings["distractor_share"] = 0.2
+    some = make_clips(5, 40, WorldConfig(**settings, pair_share=1.0))
+    plain = make_clips(5, 40, WorldConfig(**settings, pair_share=1e-9))
+    chosen = [i for i, name in enumerate(some.second) if name]
+    assert len(chosen) > 20
+    rest = [i for i in range(40) if i not in chosen]
+    assert torch.equal(some.video[rest], plain.video[rest])
+    assert [some.prompts[i] for i in rest] == [plain.prompts[i] for i in rest]
+    assert set(plain.second) == {""}
+    two = some.select(chosen)
+    assert int(two.present.sum(1).min()) >= 4
+    assert int(two.present.sum(1).max()) == 6
+    assert bool((two.named.sum(1) == 4).all())
+    apart = (two.trajectories[:, :2, None] - two.trajectories[:, None, 2:4]).norm(dim=-1)
+    assert bool((apart > (two.radius[:, :2, None] + two.radius[:, None, 2:4])[..., None]).all())
+    other = two.exchanged()
+    assert other.verb == two.second
+    for at in range(len(two)):
+        verb = verb_named(two.second[at])
+        starts = other.trajectories[at, :3, 0].double()
+        path = act(verb, starts, other.shape[at, :3], other.radius[at, :3].double(), 17)
+        torch.testing.assert_close(path[:2].float(), other.trajectories[at, :2], atol=1e-3, rtol=0)
+        found, notes = locate(two.prompts[at], two.phrases[at])
+        who = {phrase.name: phrase for phrase in found}
+        verbs = [phrase for phrase in found if phrase.role == "verb"]
+        assert {(v.subject, v.object) for v in verbs} == {tuple(two.names[at][:2]), tuple(two.names[at][2:4])}
+        assert len({who[name].start for name in two.names[at][:4]}) == 4, "twins are told apart by their place"
+        first = who[two.names[at][0]].start < who[two.names[at][2]].start
+        assert first, "the first interaction is said first"
+    assert torch.equal(other.exchanged().masks, two.masks)
+    few, again = two.select(slice(0, 8)), other.select(slice(0, 8))
+    for clips in (few, again):
+        assert bool(judge(clips.video, clips).right_roles.all())
+    swapped = few.repaint(trajectories=torch.cat([few.trajectories[:, :2], again.swapped, few.trajectories[:, 4:]], 1))
+    assert not bool(judge(swapped, again).right_roles.any())
+    with pytest.raises(ValueError, match="no second interaction"):
+        some.exchanged() if rest else plain.exchanged()
+
+
+def test_clutter_is_grey_and_nobody_s():
+    some, plain = (make_clips(6, 12, WorldConfig(clutter=n, camera=True)) for n in (24, 0))
+    assert torch.equal(some.masks, plain.masks)
+    assert some.prompts == plain.prompts
+    ground = ~some.masks.any(1)
+    colour = some.video.float().amax(2) - some.video.float().amin(2)
+    assert float(colour[ground & ~_near(some.masks.any(1))].max()) <= 1, "it has no colour"
+    changed = (some.video != plain.video).any(2)[ground].float().mean()
+    assert 0.05 < float(changed) < 0.7
+    assert float(judge(some.video, some).right_path.float().mean()) == 1.0
+
+
+def _near(masks):
+    """Within two pixels of an instance, where its outline is blended with the ground."""
+    return torch.nn.functional.max_pool2d(masks.float(), 5, 1, 2) > 0
+
+
+@pytest.mark.parametrize("frames", [33, 49])
+def test_longer_clips_show_the_same(frames):
+    long, short = (make_clips(7, 8, WorldConfig(frames=n)) for n in (frames, 17))
+    assert long.video.shape[1] == frames
+    assert long.verb == short.verb
+    torch.testing.assert_close(long.trajectories[:, :, :: (frames - 1) // 16], short.trajectories, atol=1e-3, rtol=0)
+    assert float(judge(long.video, long).right_roles.float().mean()) == 1.0
+
+
+def test_masks_as_a_segmenter_gives_them():
+    clips = make_clips(8, 6)
+    same = with_mask_noise(clips, 0)
+    assert torch.equal(same.masks, clips.masks)
+    off = with_mask_noise(clips, 1, shift=3, lost=0.3)
+    again = with_mask_noise(clips, 1, shift=3, lost=0.3)
+    assert torch.equal(off.masks, again.masks)
+    assert torch.equal(off.video, clips.video)
+    empty = ~off.masks.flatten(3).any(3) & clips.masks.flatten(3).any(3)
+    assert not bool(empty[:, :, 0].any())
+    assert 0.15 < float(empty[:, :, 1:][clips.present].float().mean()) < 0.45
+    grown = torch.nn.functional.max_pool2d(clips.masks.flatten(0, 2).float()[:, None], 7, 1, 3)[:, 0] > 0
+    assert not bool((off.masks.flatten(0, 2) & ~grown).any()), "nowhere more than three pixels off"
+    boxes = with_mask_noise(clips, 0, boxes=True).masks
+    y, x = boxes[0, 0, 0].any(1).sum(), boxes[0, 0, 0].any(0).sum()
+    assert int(boxes[0, 0, 0].sum()) == int(y * x)
+    assert int(boxes.sum()) > 1.1 * int(clips.masks.sum())
+    with pytest.raises(ValueError, match="got -1 and 0"):
+        with_mask_noise(clips, 0, shift=-1)

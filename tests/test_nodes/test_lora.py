@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -188,3 +189,61 @@ def test_what_does_not_fit_says_so(pack: Any, loras: Path, models: Any, vae: Any
         masked(pack, wide, "cogvideox", vae=vae, tracks=many)
     with pytest.raises(ValueError, match="which one is the target"):
         masked(pack, mask, "cogvideox", tracks=many)
+
+
+@pytest.mark.parametrize(
+    "clip_vision", [pytest.param(True, marks=pytest.mark.soak, id="picture"), pytest.param(False, id="text alone")]
+)
+def test_the_picture_s_cross_attention_is_off(clip_vision: bool, pack: Any, loras: Path, models: Any, vae: Any) -> None:
+    """As a model whose values of the picture are zero, to the bit; also where the host would feed it the text. The
+    LoRA's file may say so, the node's menu goes before it, and strength 0 leaves everything."""
+    types, files = pack.lib("backbones.lora"), pack.lib("io.lora.read")
+    lora = make_lora(types, "wan", 20)
+    files.save_lora(replace(lora, info=replace(lora.info, image_attention="off")), loras / "without.safetensors")
+    zeroed = native_model("wan_i2v")
+    for name, weight in zeroed.model.diffusion_model.named_parameters():
+        if ".v_img." in name:
+            with torch.inference_mode():
+                weight.zero_()
+
+    def run(model: Any, file: str, said: str, **options: Any) -> tuple[torch.Tensor, str]:
+        patched, report = pack.run("MatrixApplyLoRA", model=model, lora=file, image_attention=said, **options).result
+        sides = []
+        for side in masked(pack, patched, "wan", vae=vae).result[:2]:
+            values = dict(side[0][1])
+            if not clip_vision:
+                del values["clip_vision_output"]
+            sides.append([[side[0][0], values]])
+        return sample(patched, *sides, latent("wan_i2v"), steps=1), report
+
+    wanted, _ = run(zeroed, "wan-20.safetensors", "as the model has it")
+    plain, report = run(models["wan"], "wan-20.safetensors", "automatic")
+    assert "picture" not in report
+    assert float((plain - wanted).norm() / wanted.norm()) > 1e-3
+    off, report = run(models["wan"], "wan-20.safetensors", "off")
+    assert "cross-attention to the picture is off in 2 layers" in report
+    assert torch.equal(off, wanted)
+    own, report = run(models["wan"], "without.safetensors", "automatic")
+    assert "trained without the model's cross-attention to the picture" in report
+    assert torch.equal(own, wanted)
+    assert torch.equal(run(models["wan"], "without.safetensors", "as the model has it")[0], plain)
+    if not clip_vision:
+        text_to_video = native_model("wan_t2v")
+        _, found = pack.lib("hosts.comfy.lora").apply_lora(text_to_video, make_lora(types, "wan"), 1.0, "off")
+        assert "no cross-attention to a picture that could be off" in str(found)
+
+
+def test_a_grey_target_mask_keeps_its_values(pack: Any, loras: Path, models: Any, vae: Any) -> None:
+    """As the code of TAViD's authors reads it: each 8th pixel of the first frame's mask, as it is."""
+    patched = pack.run("MatrixApplyLoRA", model=models["cogvideox"], lora="cogvideox-1.safetensors").result[0]
+    grey = torch.rand(64, 96, generator=torch.Generator().manual_seed(2))
+    positive, _, picture = masked(pack, patched, "cogvideox", grey_mask=grey[None]).result
+    channels = positive[0][1]["model_conds"][pack.lib("hosts.comfy.lora").COND].cond
+    assert torch.equal(channels[0, 0, 0], grey[::8, ::8])
+    assert not channels[:, :, 1:].any()
+    assert torch.equal(picture[0, :, :, 1], grey)
+    with pytest.raises(ValueError, match=r"of the tracks' size \(64, 96\), from 0 to 1; got \(32, 96\)"):
+        masked(pack, patched, "cogvideox", grey_mask=grey[None, :32])
+    wide = pack.run("MatrixApplyLoRA", model=models["cogvideox"], lora="cogvideox-16.safetensors").result[0]
+    with pytest.raises(ValueError, match="a grey mask is a target mask"):
+        masked(pack, wide, "cogvideox", vae=vae, grey_mask=grey[None])

@@ -229,7 +229,7 @@ def open_clips(
     found, repeats = open_folders(data, model, store, say, bar)
     _check_sizes(found.samples, model)
     trained, held = (hold or HoldOut()).split(found.samples)
-    speaker = Speaker(data.prompt_form, model, store)
+    speaker = Speaker(data.prompt_form, model, store, data.verbs != "left_out")
     words = hold.shown(held, speaker) if hold else ()
     captions: dict[str, tuple[Sample, ...]] = {}
     if data.captions:

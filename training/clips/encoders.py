@@ -154,6 +154,7 @@ class ModelFiles(ModelSource):
 
     Args:
         device, dtype: that the encoders run on and in. offload: they wait in main memory for their turn.
+        tag_ids: `<idK>` tags are single tokens.
 
     `hash_file` may be replaced by one that remembers (`store.Store.file_hash`): weights are many gigabytes.
 
@@ -166,8 +167,9 @@ class ModelFiles(ModelSource):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         offload: bool = False,
+        tag_ids: bool = False,
     ) -> None:
-        super().__init__(where)
+        super().__init__(where, tag_ids)
         self.device, self.dtype, self.offload = torch.device(device), dtype, offload
         self.hash_file: Any = file_hash
 
@@ -178,7 +180,8 @@ class ModelFiles(ModelSource):
 
     @cached_property
     def text_id(self) -> str:
-        return self._files_id("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "connectors")
+        known = self._files_id("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "connectors")
+        return f"{known}+tags" if self.tag_ids else known
 
     def fingerprint(self) -> dict[str, str]:
         """What tells the model from another one of the same name: by file of its transformer the size, of short files

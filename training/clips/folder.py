@@ -49,7 +49,7 @@ class FolderData:
         buckets: clips keep their proportions, in sizes of no more pixels than height x width; off crops all to one.
         id_map: painted from the mask "tracks", or the dataset's own "merged" pictures.
         masks: of "all" frames, or of the "first" one at least.
-        verbs: whether every clip needs one.
+        verbs: whether every clip needs one; "left_out" aligns none, as the released code of MATRIX does not.
         bystanders: masks that the prompt does not name are left aside; off refuses the clip.
         skip_bad: go on without bad clips; off stops before the run starts, and lists them.
         batch: clips that a process sees at once.
@@ -76,7 +76,7 @@ class FolderData:
     buckets: bool = False
     id_map: Literal["tracks", "merged"] = "tracks"
     masks: Literal["all", "first"] = "all"
-    verbs: Literal["required", "optional"] = "required"
+    verbs: Literal["required", "optional", "left_out"] = "required"
     bystanders: bool = False
     skip_bad: bool = False
     batch: int = 1
@@ -235,7 +235,7 @@ class _Look:
         wrong = list(_said(clip, self.data))
         written, binding = None, None
         try:
-            written = write_prompt(clip, self.data.prompt_form)
+            written = write_prompt(clip, self.data.prompt_form, self.data.verbs != "left_out")
             binding = None if self.model is None else self._bind(written)
         except ValueError as error:
             wrong.append(str(error))
@@ -313,7 +313,7 @@ def _said(clip: ClipSource, data: FolderData) -> Iterable[str]:
     if data.verbs == "required" and not clip.verbs:
         said = next((note for note in clip.notes if note.startswith("no verb: ")), "")
         yield said or "no verb: say which words are the verb (a column `phrases` or `verb`; docs/training-data.md)"
-    if data.condition == "target_mask" and data.prompt_form in ("plain", "tags") and not target_of(clip):
+    if data.condition == "target_mask" and data.prompt_form in ("plain", "tags", "tag_ids") and not target_of(clip):
         yield f"which of its instances ({listed(clip.instances)}) is the target?"
     loose = sorted({int(k) for k in re.findall(r"<id(\d+)>", clip.tagged)} - set(clip.slots.values()))
     if clip.slots and loose:

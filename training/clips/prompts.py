@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptForm", "Written", "bind_written", "target_of", "write_prompt"]
 
-PromptForm = Literal["plain", "tags", "target_word", "target_sentence"]
+PromptForm = Literal["plain", "tags", "tag_ids", "target_word", "target_sentence"]
 
 _TAG = re.compile(r"<id(\d+)>\s*")
 _TGT = "[TGT]"
@@ -33,17 +33,26 @@ class Written:
     target: str = ""
 
 
-def write_prompt(clip: ClipSource, form: PromptForm) -> Written:
-    """The prompt in one of the forms that models are trained on.
+def write_prompt(clip: ClipSource, form: PromptForm, verbs: bool = True) -> Written:
+    """The prompt in one of the forms that models are trained on; without `verbs` its verbs are phrases of nobody.
 
     plain: as it is, without tags. tags: with MATRIX' `<idK>` where its author put them, else behind the determiner.
+    tag_ids: as tags, and an instance's phrase is its tag alone, a token of its own (the code of MATRIX's authors).
     target_word: `target` before the target's noun (TAViD, as released); that word is the target's phrase.
     target_sentence: TAViD's sentence behind the prompt (as published); `[TGT]` is the target's phrase.
 
     Raises ValueError where words are not in the prompt, a tag has no number, or nothing tells which one the target is.
     """
+    written = _written(clip, form)
+    return written if verbs else replace(written, phrases=tuple(p for p in written.phrases if p.role != "verb"))
+
+
+def _written(clip: ClipSource, form: PromptForm) -> Written:
     if form == "tags":
         return _tags(clip)
+    if form == "tag_ids":
+        tagged = _tags(clip)
+        return replace(tagged, phrases=tuple(_tag_alone(tagged.prompt, phrase) for phrase in tagged.phrases))
     if form == "plain":
         return Written(clip.prompt, locate(clip.prompt, clip.phrases)[0], target_of(clip))
     target = target_of(clip)
@@ -97,6 +106,16 @@ def _with_tag(prompt: str, phrase: Phrase) -> Phrase:
         return phrase
     (_, end), *rest = phrase.spans
     return replace(phrase, start=before.start(), spans=((before.start(), end), *rest))
+
+
+def _tag_alone(prompt: str, phrase: Phrase) -> Phrase:
+    """An instance's phrase as every place of the tag that is in it."""
+    found = _TAG.search(prompt[phrase.start : phrase.end])
+    if found is None or phrase.role not in INSTANCES:
+        return phrase
+    tag = f"<id{found[1]}>"
+    spans = tuple((at.start(), at.end()) for at in re.finditer(re.escape(tag), prompt))
+    return replace(phrase, text=tag, start=spans[0][0], end=spans[-1][1], spans=spans)
 
 
 def _sentence(clip: ClipSource, target: str) -> Written:

@@ -31,6 +31,7 @@ class Speaker:
     form: PromptForm
     model: Model
     store: Store | None = None
+    verbs: bool = True
 
     def read(
         self, path: str, setting: str, samples: Sequence[Sample], others: Iterable[str] = ()
@@ -61,7 +62,7 @@ class Speaker:
 
     def _said(self, sample: Sample, prompt: str, where: str) -> Sample:
         try:
-            written = write_prompt(replace(sample.clip, prompt=prompt, tagged=prompt), self.form)
+            written = write_prompt(replace(sample.clip, prompt=prompt, tagged=prompt), self.form, self.verbs)
             return replace(sample, written=written, binding=bind_written(self.model, written, self.store))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error

@@ -20,6 +20,7 @@ from matrix_lib.core.losses.targets import Targets
 from matrix_lib.core.tracks.palette import FIXED
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.mini.export import mask_tracks
+from matrix_lib.mini.mask_noise import with_mask_noise
 from matrix_lib.mini.world import Clips, make_clips
 
 from ..clips.batches import ClipBatch, open_clips
@@ -30,7 +31,16 @@ from ..run.config import Data, FitConfig
 from ..run.task_settings import AlignTask, TuneTask
 from .world import device_noise, diffusion_weight, schedule_positions, seed_of, step_generator, world_of
 
-__all__ = ["AlignStream", "AlignmentBatch", "ClipStream", "condition_of", "named_tracks", "others", "targeted"]
+__all__ = [
+    "AlignStream",
+    "AlignmentBatch",
+    "ClipStream",
+    "condition_of",
+    "named_tracks",
+    "others",
+    "targeted",
+    "targets_of",
+]
 
 ALIGN_SEED = 73_000_000  # far from every seed that the mini model was trained or judged on
 PIECE = 128
@@ -270,11 +280,15 @@ def _in_first_frame(values: Tensor, latents: Tensor) -> Tensor:
 
 def named_tracks(clips: Clips, index: int) -> MaskTracks:
     """Tracks of the instances that a clip's caption names, in slot order."""
-    return mask_tracks(clips, index).select(list(clips.names[index][: int(clips.parts[index])]))
+    return mask_tracks(clips, index).select(list(clips.names[index][: int(clips.named[index].sum())]))
 
 
 def targeted(clips: Clips) -> Clips:
-    """With TAViD's word `target` in captions and phrases, before the thing whose mask is the target mask."""
+    """With TAViD's word `target` in captions and phrases, before the thing whose mask is the target mask.
+
+    Raises ValueError for clips of two interactions at once, which have two targets."""
+    if any(clips.second):
+        raise ValueError("the word target says one thing, and clips of two interactions have two: data.pairs=0")
     prompts, phrases = [], []
     for prompt, lines, names, parts in zip(clips.prompts, clips.phrases, clips.names, clips.parts.tolist()):
         look = names[1 if parts > 1 else 0]
@@ -288,13 +302,13 @@ def condition_of(kind: str, clips: Clips, encoders: MiniEncoders) -> Tensor | No
     the object (of the mover, where nothing is done to anybody) at every 8th pixel; None for "none"."""
     if kind == "none":
         return None
-    slots = torch.arange(clips.masks.shape[1], device=clips.masks.device)
-    named = clips.masks[:, :, 0] & (slots < clips.parts[:, None])[:, :, None, None]  # (N, K, H, W)
+    named = clips.masks[:, :, 0] & clips.named[:, :, None, None]  # (N, K, H, W)
     if kind == "target_mask":
         target = (clips.parts > 1).long()
         mask = named[torch.arange(len(clips), device=named.device), target]
         stride = mask.shape[-1] // encoders.sizes.latent_shape[2]
         return mask[:, None, ::stride, ::stride].float()
+    named = named[:, : len(FIXED)]  # a sixth one is nobody that a verb names
     palette = torch.tensor(FIXED[: named.shape[1]], dtype=torch.float32, device=named.device)
     picture = torch.einsum("nkhw,kc->nchw", named.float(), palette).clamp(0, 255).to(torch.uint8)
     return encoders.encode(picture[:, None])[:, 0]
@@ -308,8 +322,9 @@ def _samples(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
     about = (
         *(task.condition, task.look_alikes, task.clips_seed, task.foreground, task.change),
         *(bool(task.decoder), task.control == "wrong_masks", task.trigger),
+        *(task.mask_shift, task.mask_lost, task.mask_boxes),
     )
-    key = (encoders.folder, data.chunk, data.split, about, encoders.device)
+    key = (encoders.folder, replace(data, batch=1, reuse=1, workers=1), about, encoders.device)
     if "set" not in _last or _last["set"][0] != key:
         _last.clear()
         _last["set"] = (key, _make(task, data, encoders))
@@ -333,8 +348,10 @@ def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
         for clips in pool.map(place, range(0, data.chunk, PIECE)):
             parts.append(_tensors(task, clips, encoders))
             cpu = clips.to("cpu")
+            noise = seed_of(ALIGN_SEED, task.clips_seed, len(targets), 11)
+            cpu = with_mask_noise(cpu, noise, task.mask_shift, task.mask_lost, task.mask_boxes)
             shown = others(cpu) if task.control == "wrong_masks" else list(range(len(cpu)))
-            targets += [_targets(cpu, i, encoders, j) for i, j in enumerate(shown)]
+            targets += [targets_of(cpu, i, encoders, j) for i, j in enumerate(shown)]
             objects += [names[1 if parts > 1 else 0] for names, parts in zip(cpu.names, cpu.parts.tolist())]
     joined = TargetBatch.of(targets, pixels=task.decoder > 0).to(encoders.device)
     latents, rows, weight, condition = (torch.cat(values) for values in zip(*parts))
@@ -355,7 +372,7 @@ def others(clips: Clips) -> list[int]:
     """For each clip the next one, in a circle, whose caption names as many instances.
 
     Raises ValueError where a clip is alone with its number."""
-    counts, found = clips.parts.tolist(), []
+    counts, found = clips.named.sum(1).tolist(), []
     for place, parts in enumerate(counts):
         turns = (at % len(counts) for at in range(place + 1, place + len(counts)))
         other = next((at for at in turns if counts[at] == parts), None)
@@ -365,7 +382,7 @@ def others(clips: Clips) -> list[int]:
     return found
 
 
-def _targets(clips: Clips, index: int, encoders: MiniEncoders, shown: int) -> Targets:
+def targets_of(clips: Clips, index: int, encoders: MiniEncoders, shown: int) -> Targets:
     """What the attention of a clip should look like, with the masks of the clip `shown`, which may be another one.
 
     Wrong masks are those of another clip's instances under this one's names: words and query tokens stay its own."""
@@ -374,7 +391,7 @@ def _targets(clips: Clips, index: int, encoders: MiniEncoders, shown: int) -> Ta
     if shown == index:
         return own
     names, given = clips.names[index], clips.names[shown]
-    parts = int(clips.parts[index])
+    parts = int(clips.named[index].sum())
     foreign = named_tracks(clips, shown).rename(dict(zip(given[:parts], names[:parts])))
     wrong = Targets.of(binding, foreign, encoders.grid)
     return replace(wrong, queries=own.queries)

@@ -146,10 +146,15 @@ def world_of(config: Data, **changes: Any) -> WorldConfig:
         "frames": config.frames,
         "split": config.split,
         "distractor_share": config.distractors,
-        "verbs": (config.verbs or VERB_NAMES) + config.often,
+        "verbs": tuple(name for name in (config.verbs or VERB_NAMES) + config.often if name not in config.unseen),
         "captions": config.captions,
         "caption_share": config.caption_share,
         "single_motion_share": config.single,
         "max_instances": config.most,
+        "pair_share": config.pairs,
+        "size": config.size,
+        "clutter": config.clutter,
+        "occlusion_share": config.occlusion,
+        "camera": config.camera,
     }
     return WorldConfig(**{**settings, **changes})

@@ -12,9 +12,11 @@ from typing import Any
 from matrix_lib.hosts import bundle
 
 from ..fit import Trainer
+from ..models.mini_unet import publish_unet
 from ..publish import publish
 from ..run.config import FitConfig, override
 from ..run.presets import PRESETS
+from ..run.task_settings import UNetTask
 from .scale import Scale
 
 __all__ = ["Base", "base_config", "identity_of", "train_base"]
@@ -34,7 +36,8 @@ class Base:
 
 def base_config(base: Base, scale: Scale, out: Path) -> FitConfig:
     """The whole configuration of a base's run."""
-    config: FitConfig = override(PRESETS[base.preset](), scale.base)
+    preset = PRESETS[base.preset]()
+    config: FitConfig = override(preset, scale.unet if isinstance(preset.task, UNetTask) else scale.base)
     run = replace(config.run, seed=base.seed, out=str(out), tensorboard=False, bar=False, log_every=50, keep=1)
     return replace(config, run=run)
 
@@ -49,7 +52,7 @@ def train_base(base: Base, scale: Scale, folder: Path) -> dict[str, Any]:
             raise KeyboardInterrupt
         draft = folder.with_name(f"{folder.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
-        publish(run, draft)
+        (publish_unet if isinstance(trainer.config.task, UNetTask) else publish)(run, draft)
         (draft / "seconds.json").write_text(json.dumps(round(time.monotonic() - began, 1)))
         draft.replace(folder)
         shutil.rmtree(run, ignore_errors=True)

@@ -18,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from matrix_lib.core.layers import LayerDraw
 from matrix_lib.core.losses.batch import Kind, TargetBatch, on_device
 from matrix_lib.core.losses.config import AlignmentConfig
 from matrix_lib.core.losses.targets import Targets
+from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.evaluation.mini.judges import Verdict, judge
 from matrix_lib.evaluation.quality.distances import kid
 from matrix_lib.hosts.diffusers.attach import attach
@@ -41,7 +43,7 @@ from ..run.task_settings import AlignTask
 from .scale import Scale
 from .sets import NOISE, SEED, held_out
 
-__all__ = ["BITS", "MEANS", "Bench", "packed"]
+__all__ = ["BITS", "MEANS", "Bench", "BoxBench", "packed"]
 
 BITS = ("right_roles", "right_path", "intact")
 MEANS = ("kisa", "sgi", "spi", "interaction_fidelity")
@@ -53,18 +55,66 @@ def packed(flags: Sequence[float] | Tensor) -> str:
     return "".join("1" if flag else "0" for flag in torch.as_tensor(flags).flatten().tolist())
 
 
-class Bench:
+class BoxBench:
+    """What is asked of any base: clips of a set, videos from text alone, how far videos are from true ones.
+
+    Args:
+        encoders: whose codec and words the base has. pipeline: what guidance attaches to. sizes: of its clips.
+    """
+
+    def __init__(
+        self, folder: Path, scale: Scale, device: torch.device, encoders: MiniEncoders, pipeline: Any, sizes: Any
+    ) -> None:
+        self.folder, self.scale, self.device = folder, scale, device
+        self.encoders, self.pipeline, self.sizes = encoders, pipeline, sizes
+        self._real: dict[int, tuple[Tensor, NDArray[np.float64]]] = {}
+
+    def clips(self, name: str, count: int, trigger: bool = False, draw: int = 0) -> Clips:
+        """Clips of a set, see `sets.held_out`; with the word `target` where there is a ``trigger``."""
+        sizes = self.sizes
+        found = held_out(name, (sizes.frames, sizes.height, sizes.width), count, self.device, draw)
+        return targeted(found) if trigger else found
+
+    def from_text(
+        self,
+        prompts: Sequence[str],
+        seed: int,
+        intrinsic: IntrinsicDenoising | None = None,
+        tracks: Sequence[MaskTracks] = (),
+    ) -> Tensor:
+        """(N, F, 3, H, W) uint8 sampled without a first frame."""
+        scale = self.scale
+        more: dict[str, Any] = {"intrinsic": intrinsic, "tracks": tracks} if intrinsic else {}
+        return sample(self.pipeline, self.sizes, prompts, None, scale.box_sampling, scale.box_cfg, seed, **more)
+
+    def features(self, video: Tensor) -> NDArray[np.float64]:
+        """(N, D): mean and spread over the places of each channel and frame of the codec's latents."""
+        latents = self.encoders.encode(video).float()
+        parts = [latents.mean((-2, -1)), latents.std((-2, -1))]
+        return torch.cat(parts, 1).flatten(1).double().cpu().numpy()
+
+    def distance(self, made: Tensor, true: Tensor) -> float:
+        """Kernel distance (KID) of videos to true ones, on the codec's features: lower is better, 0 for equal
+        distributions."""
+        key = id(true)
+        if key not in self._real:
+            self._real[key] = true, self.features(true)  # kept with its tensor, so that the number stays its own
+        real, fake = self._real[key][1], self.features(made)
+        centre, spread = real.mean(0), real.std(0).clip(1e-3)
+        size = min(64, len(real), len(fake))
+        return round(kid((real - centre) / spread, (fake - centre) / spread, subsets=50, size=size)[0], 5)
+
+
+class Bench(BoxBench):
     """Args: folder: the base's bundle."""
 
     def __init__(self, folder: Path, scale: Scale, device: torch.device) -> None:
-        self.folder, self.scale, self.device = folder, scale, device
-        self.encoders = MiniEncoders(str(folder), device)
-        self.pipeline: Any = self.encoders.pipeline
+        encoders = MiniEncoders(str(folder), device)
+        super().__init__(folder, scale, device, encoders, encoders.pipeline, encoders.sizes)
         self.exact = copy.deepcopy(self.pipeline.transformer).float()
         move(self.pipeline, device, self.encoders.codec_dtype)
         self.base = self.pipeline.transformer
         self.model = VideoModel(AlignTask(), self.encoders)
-        self._real: dict[int, tuple[Tensor, NDArray[np.float64]]] = {}
         self.model.dtype = self.encoders.codec_dtype
 
     @contextlib.contextmanager
@@ -79,11 +129,6 @@ class Bench:
             yield
         finally:
             self.pipeline.transformer = self.base
-
-    def clips(self, name: str, count: int, trigger: bool = False, draw: int = 0) -> Clips:
-        """Clips of a set, see `sets.held_out`; with the word `target` where there is a ``trigger``."""
-        found = held_out(name, self.encoders.sizes, count, self.device, draw)
-        return targeted(found) if trigger else found
 
     @torch.no_grad()
     def made(self, clips: Clips, condition: str = "none", purpose: int = NOISE) -> Tensor:
@@ -110,23 +155,6 @@ class Bench:
             means = {s: round(float(torch.cat([getattr(v, s) for v in verdict]).float().mean()), 4) for s in MEANS}
             out[name] = {**bits, **means, "distance": self.distance(video, clips.video)}
         return out
-
-    def features(self, video: Tensor) -> NDArray[np.float64]:
-        """(N, D): mean and spread over the places of each channel and frame of the codec's latents."""
-        latents = self.encoders.encode(video).float()
-        parts = [latents.mean((-2, -1)), latents.std((-2, -1))]
-        return torch.cat(parts, 1).flatten(1).double().cpu().numpy()
-
-    def distance(self, made: Tensor, true: Tensor) -> float:
-        """Kernel distance (KID) of videos to true ones, on the codec's features: lower is better, 0 for equal
-        distributions."""
-        key = id(true)
-        if key not in self._real:
-            self._real[key] = true, self.features(true)  # kept with its tensor, so that the number stays its own
-        real, fake = self._real[key][1], self.features(made)
-        centre, spread = real.mean(0), real.std(0).clip(1e-3)
-        size = min(64, len(real), len(fake))
-        return round(kid((real - centre) / spread, (fake - centre) / spread, subsets=50, size=size)[0], 5)
 
     @torch.no_grad()
     def attention(

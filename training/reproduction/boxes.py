@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +16,18 @@ from torch import Tensor
 from matrix_lib.core.guidance.base import Guidance
 from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from matrix_lib.core.guidance.partition import Partition
+from matrix_lib.core.guidance.published import PEEKABOO_SITES
 from matrix_lib.evaluation.mini.object_tracking import colour_masks
 from matrix_lib.hosts.diffusers.batches import Branch
-from matrix_lib.hosts.diffusers.mini import sample
-from matrix_lib.hosts.diffusers.prompts import bind_prompt
 from matrix_lib.hosts.diffusers.steer import steer
 from matrix_lib.mini.world import Clips
 
 from ..data.alignment_clips import named_tracks
 from ..data.world import seed_of
-from .bench import Bench, packed
+from .bench import BoxBench, packed
 from .sets import NOISE, SEED
 
-__all__ = ["BOXED", "UNSAMPLED", "BoxArm", "box_scores", "run_boxes"]
+__all__ = ["BOXED", "ON_UNETS", "UNSAMPLED", "BoxArm", "box_scores", "run_boxes"]
 
 _FOUND = 0.25  # of an instance's own area: with less of its colour in a frame it is not there
 _SIZES = (0.5, 2.0)  # times its own area: of the right size
@@ -65,6 +63,17 @@ BOXED = (
     BoxArm("denoising, M 4", (), IntrinsicDenoising(iterations=4)),
 )
 """In the order of how much they decide. 4 frozen steps, M 2 and c_g 10,000 are the paper's."""
+
+ON_UNETS = (
+    *(arm for arm in BOXED if arm.name in (
+        "none", "masked 4", "masked 4, matched", "denoising", "masked 4, matched, denoising", "denoising, c_g 0",
+        "masked 8", "masked 8, matched",
+    )),
+    BoxArm("peekaboo 4", (Partition(4, None, layers=PEEKABOO_SITES),)),
+    BoxArm("peekaboo 4, matched", (Partition(4, layers=PEEKABOO_SITES),)),
+    BoxArm("peekaboo 4, matched, denoising", (Partition(4, layers=PEEKABOO_SITES),), IntrinsicDenoising()),
+)  # fmt: skip
+"""Of U-Nets; the words of mini's world have no start token that could be hidden."""
 
 UNSAMPLED = ("true clips", "still clips", "exchanged clips")
 """Rows that no model makes: the ceiling; the first frame of the true clip repeated; and the same things on the paths of
@@ -115,7 +124,7 @@ def _centres(masks: Tensor) -> Tensor:
     return torch.stack([x, y], -1) / torch.where(mass > 0, mass, torch.nan)[..., None]
 
 
-def run_boxes(name: str, bench: Bench) -> dict[str, Any]:
+def run_boxes(name: str, bench: BoxBench) -> dict[str, Any]:
     """One row: a way to hold clips to boxes, or a row of `UNSAMPLED`. Raises ValueError for an unknown name."""
     scale = bench.scale
     clips = bench.clips("open moves", scale.boxes)
@@ -124,9 +133,10 @@ def run_boxes(name: str, bench: Bench) -> dict[str, Any]:
     if name in UNSAMPLED:
         video = _unsampled(name, clips)
     else:
-        arm = next((arm for arm in BOXED if arm.name == name), None)
-        if arm is None:
-            raise ValueError(f"there is no row {name!r}; there are {', '.join([*UNSAMPLED, *(a.name for a in BOXED)])}")
+        known = {arm.name: arm for arm in (*BOXED, *ON_UNETS)}
+        if name not in known:
+            raise ValueError(f"there is no row {name!r}; there are {', '.join([*UNSAMPLED, *known])}")
+        arm = known[name]
         video = _sampled(arm, bench, clips, notes)
     found = box_scores(video, clips)
     reference = bench.clips("open moves", scale.boxes, draw=1)
@@ -158,19 +168,15 @@ def _unsampled(name: str, clips: Clips) -> Tensor:
 
 
 @torch.no_grad()
-def _sampled(arm: BoxArm, bench: Bench, clips: Clips, notes: dict[str, None]) -> Tensor:
-    scale, sizes, pipeline = bench.scale, bench.encoders.sizes, bench.pipeline
+def _sampled(arm: BoxArm, bench: BoxBench, clips: Clips, notes: dict[str, None]) -> Tensor:
+    scale, pipeline = bench.scale, bench.pipeline
     cpu = clips.to("cpu")
     found = []
     for start in range(0, len(clips), scale.batch):
         part = clips.select(slice(start, start + scale.batch))
         places = range(start, start + len(part))
         tracks = [named_tracks(cpu, i).boxed() for i in places]
-        bindings = [
-            bind_prompt(pipeline, clips.prompts[i], clips.phrases[i], max_sequence_length=sizes.text_length)
-            for i in places
-        ]
-        more: Mapping[str, Any] = {"intrinsic": arm.intrinsic, "tracks": tracks} if arm.intrinsic else {}
+        bindings = [bench.encoders.bind(clips.prompts[i], clips.phrases[i]) for i in places]
         seed = seed_of(SEED, NOISE, start)
         with contextlib.ExitStack() as stack:
             acting: list[Any] = []
@@ -180,7 +186,7 @@ def _sampled(arm: BoxArm, bench: Bench, clips: Clips, notes: dict[str, None]) ->
                 acting = stack.enter_context(
                     steer(pipeline, list(arm.guidance), bindings, tracks, branches=branches, seed=seed)
                 )
-            video = sample(pipeline, sizes, part.prompts, None, scale.box_sampling, scale.box_cfg, seed, **more)
+            video = bench.from_text(part.prompts, seed, arm.intrinsic, tracks)
             notes.update(dict.fromkeys(note for actor in acting for note in actor.notes))
         found.append(video)
     return torch.cat(found)

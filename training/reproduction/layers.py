@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from matrix_lib.evaluation.layers.dominance import auc, dominant_layers
 from matrix_lib.evaluation.mini.judges import judge
@@ -60,7 +59,7 @@ def _generated(bench: Bench, clips: Clips) -> tuple[Table, Any]:
         part = clips.select(slice(start, start + 64))
         video = bench.made(part, purpose=seed_of(_ANALYSED, start))
         verdict, seen = judge(video, part), look(video, part)
-        slots = torch.arange(part.masks.shape[1], device=part.masks.device) < part.parts[:, None]
+        slots = part.named
         there = seen.masks.flatten(2).any(2) & seen.masks[:, :, 0].flatten(2).any(2)
         keep = (there | ~slots).all(1).cpu().nonzero()[:, 0].tolist()
         if keep:

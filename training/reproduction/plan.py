@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .arms import ALIGNMENT, TARGET
 from .bases import Base
-from .boxes import BOXED, UNSAMPLED
+from .boxes import BOXED, ON_UNETS, UNSAMPLED
 
 __all__ = ["GROUPS", "Group", "Job", "Round", "hours", "jobs_of", "plan_text"]
 
@@ -66,6 +66,13 @@ GROUPS: dict[str, Group] = {
         "boxes",
         (1, 2, 3),
         (Round((*UNSAMPLED, *(arm.name for arm in BOXED))),),
+    ),
+    "boxes_unet": Group(
+        "IVG-DA on U-Nets of ZeroScope's architecture, from text alone",
+        "weak_moves_unet",
+        "boxes",
+        (1, 2, 3),
+        (Round((*UNSAMPLED, *(arm.name for arm in ON_UNETS))),),
     ),
     "target": Group(
         "TAViD: target mask and trigger among look-alikes, with few clips",

@@ -32,6 +32,8 @@ PROTOCOL = (
     " box asked for and the box of the mover's colour. Rows that no model makes: true clips (ceiling), still clips (the"
     " true clip's first frame repeated, which knows where the box begins), exchanged clips (paths of other clips: what"
     " moves as things do and knows nothing of the boxes).",
+    "IVG-DA on a U-Net: `weak_moves_unet` is built as ZeroScope (attention in space, to words and in time, 9 frames"
+    " without compression of time), in the same world; the words have no start token that Peekaboo's masks could hide.",
     "Distance: kernel distance to true clips on the codec's features; lower is better.",
     "Check of the manipulation: the share of attention on the mask, on 64 true clips at the arm's own layers, as the"
     " mean of the kinds that the losses read, has to rise in every base. Not each kind by itself: a decoder reads a"

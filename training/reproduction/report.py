@@ -22,14 +22,16 @@ from .sittings import Row, Rows
 
 __all__ = ["write_report"]
 
-REFERENCES = {"alignment": "off", "target": "lambda 0", "boxes": "none", "efficiency": ""}
+REFERENCES = {"alignment": "off", "target": "lambda 0", "boxes": "none", "boxes_unet": "none", "efficiency": ""}
+_BOXES = (("boxes", "miou"), ("boxes", "covered"), ("boxes", "sized"), ("boxes", "distance"))
 SHOWN = {
     "alignment": (("told", "right_roles"), ("unseen pairs", "right_roles"), ("told", "intact"), ("told", "distance")),
     "target": (
         ("look-alikes", "right_roles"), ("told", "right_roles"), ("look-alikes", "intact"),
         ("look-alikes", "distance"),
     ),
-    "boxes": (("boxes", "miou"), ("boxes", "covered"), ("boxes", "sized"), ("boxes", "distance")),
+    "boxes": _BOXES,
+    "boxes_unet": _BOXES,
     "efficiency": (("told", "right_roles"), ("unseen pairs", "right_roles")),
 }  # fmt: skip
 _HEAD = (

@@ -12,7 +12,8 @@ class Scale:
     """Sizes of one reproduction.
 
     Args:
-        base: settings of a base's training, beside its preset's. arm: of an arm's, beside those of `arms.COMMON`.
+        base: settings of a base's training, beside its preset's. unet: of a U-Net's. arm: of an arm's, beside those of
+            `arms.COMMON`.
         layers: how many layers bases have.
         clips: that an arm is trained on. steps: of an arm. checkpoints: steps after which it is judged.
         prompts: judged prompts a set. boxes: clips that are held to boxes. batch: clips sampled at once.
@@ -24,6 +25,7 @@ class Scale:
 
     name: str
     base: tuple[str, ...] = ()
+    unet: tuple[str, ...] = ()
     arm: tuple[str, ...] = ()
     layers: int = 12
     clips: int = 128
@@ -52,6 +54,10 @@ TINY = Scale(
     base=(
         "task.layers=2", "task.heads=1", "data.height=48", "data.width=48", "data.frames=5", "data.batch=2",
         "data.chunk=4", "data.workers=1", "optim.warmup=1", "run.steps=2", "run.compile=false", "run.precision=no",
+    ),
+    unet=(
+        "task.head=8", "task.channels=8,8", "task.layers=1", "data.height=48", "data.width=48", "data.frames=5",
+        "data.batch=2", "data.chunk=4", "data.workers=1", "optim.warmup=1", "run.steps=2", "run.precision=no",
     ),
     arm=("task.rank=2", "task.alpha=2", "task.decoder=8", "data.batch=2", "data.workers=1", "run.precision=no"),
     layers=2,

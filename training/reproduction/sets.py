@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from matrix_lib.hosts.diffusers.mini import Sizes
 from matrix_lib.mini.verbs import VERBS
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
@@ -40,23 +39,45 @@ SETS: dict[str, Mapping[str, Any]] = {
         "max_instances": 2,
         "captions": "undetermined",
     },
+    "unseen verbs": {"split": "train", "distractor_share": 0.0, "verbs": ("pull", "lift")},
+    "two at once": {
+        "split": "train",
+        "distractor_share": 0.0,
+        "verbs": TOLD,
+        "pair_share": 1.0,
+        "size": 0.75,
+        "max_instances": 6,
+    },
+    "cluttered": {
+        "split": "train",
+        "distractor_share": 0.0,
+        "verbs": TOLD,
+        "clutter": 24,
+        "occlusion_share": 1.0,
+        "camera": True,
+    },
 }
 """Interactions whose roles words tell, with pairs of things that training showed, and with pairs that it never showed;
-the other interactions; clips in which somebody looks just like a named instance; and single things that move, whose
-captions do not say where to."""
+the other interactions; clips in which somebody looks just like a named instance; single things that move, whose
+captions do not say where to; verbs that `weak_verbs` never saw; two interactions at once; and clips before a moving
+background full of things, with others in the way."""
 
 
 @lru_cache(maxsize=8)
-def held_out(name: str, sizes: Sizes, count: int, device: torch.device, draw: int = 0) -> Clips:
-    """Clips of a set, the same ones for every model; other ones for another ``draw``."""
+def held_out(name: str, size: tuple[int, int, int], count: int, device: torch.device, draw: int = 0) -> Clips:
+    """Clips of a set and a size (frames, height, width), the same ones for every model; other ones for another
+    ``draw``."""
+    frames, height, width = size
     settings = {"single_motion_share": 0.0, **SETS[name]}
-    world = WorldConfig(height=sizes.height, width=sizes.width, frames=sizes.frames, **settings)
-    alike = settings["distractor_share"] > 0
+    world = WorldConfig(height=height, width=width, frames=frames, **settings)
+    alike, both = settings["distractor_share"] > 0, "pair_share" in settings
     place = [SEED, list(SETS).index(name), *([draw] if draw else [])]
-    clips = make_clips(seed_of(*place), count * (3 if alike else 1), world, device)
-    if not alike:
+    clips = make_clips(seed_of(*place), count * (3 if alike or both else 1), world, device)
+    if not alike and not both:
         return clips
-    kept = clips.ambiguous.cpu().nonzero()[:, 0][:count]  # not everybody's double finds room
+    found = torch.tensor([bool(name) for name in clips.second]) if both else clips.ambiguous.cpu()
+    kept = found.nonzero()[:, 0][:count]  # not everybody's double, and not every second pair, finds room
     if len(kept) < count:
-        raise ValueError(f"only {len(kept)} of {len(clips)} clips have look-alikes; {count} are wanted")
+        what = "two interactions" if both else "look-alikes"
+        raise ValueError(f"only {len(kept)} of {len(clips)} clips have {what}; {count} are wanted")
     return clips.select(kept.tolist())

@@ -13,7 +13,7 @@ import torch
 
 from .arms import ALIGNMENT, TARGET, named_arm
 from .bases import identity_of, train_base
-from .bench import Bench
+from .bench import BoxBench
 from .boxes import run_boxes
 from .layers import analyse
 from .pictures import strip
@@ -21,6 +21,7 @@ from .plan import GROUPS, Job
 from .scale import Scale
 from .state import State
 from .tune import run_arm
+from .unet_bench import open_bench
 
 __all__ = ["Worker"]
 
@@ -42,7 +43,7 @@ class Worker:
     lead: bool
     slots: int
     left: Callable[[], float]
-    bench: Bench | None = None
+    bench: BoxBench | None = None
 
     def work(self, jobs: Sequence[Job]) -> int:
         """Runs what it can; a job that fails is noted and passed over. Returns how many jobs it finished."""
@@ -121,12 +122,12 @@ class Worker:
         seconds = {"training": round(trained - began, 1), "all": round(time.monotonic() - began, 1)}
         return {"base": identity_of(job.base, folder) | base, **found, "seconds": seconds}
 
-    def _opened(self, job: Job) -> Bench:
+    def _opened(self, job: Job) -> Any:
         folder = self.state.base(job)
         if self.bench is None or self.bench.folder != folder:
             self.bench = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-            self.bench = Bench(Path(folder), self.scale, device)
+            self.bench = open_bench(Path(folder), self.scale, device)
         return self.bench

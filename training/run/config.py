@@ -25,6 +25,12 @@ class Data:
         captions, caption_share: how much captions say, and in which share of the clips (`mini.captions.FORMS`).
         single: share of clips in which one thing moves and nothing interacts.
         most: things in a clip.
+        unseen: names of verbs that never come up: training does not show them.
+        pairs: share of the clips with an interaction of two in which two others have one of their own.
+        size: of the things, as a share of their usual size.
+        clutter: grey things on the background that nobody names.
+        occlusion: share of clips in which bystanders may stand in the way.
+        camera: half of the clips have a moving camera, and captions say so.
         batch: clips per optimiser step and process.
         chunk: clips made at once; steps draw from the present chunk. A multiple of `batch`.
         reuse: passes over a chunk before it is replaced.
@@ -42,6 +48,12 @@ class Data:
     caption_share: float = 1.0
     single: float = 0.15
     most: int = 5
+    unseen: tuple[str, ...] = ()
+    pairs: float = 0.0
+    size: float = 1.0
+    clutter: int = 0
+    occlusion: float = 0.3
+    camera: bool = False
     batch: int = 128
     chunk: int = 4096
     reuse: int = 1

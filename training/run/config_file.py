@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from .config import FitConfig
 from .presets import PRESETS
-from .task_settings import AlignTask, CodecTask, DenoiseTask, TuneTask
+from .task_settings import AlignTask, CodecTask, DenoiseTask, TuneTask, UNetTask
 
 __all__ = ["read_config"]
 
-_KINDS = {kind.__name__: kind for kind in (CodecTask, DenoiseTask, AlignTask, TuneTask)}
+_KINDS = {kind.__name__: kind for kind in (CodecTask, DenoiseTask, UNetTask, AlignTask, TuneTask)}
 _BESIDE = ("kind", "preset", "processes", "changes")
 
 

@@ -65,6 +65,7 @@ def lora_of_weights(folder: Path) -> AlignmentLoRA:
         palette=FIXED if condition == "id_map" else (),
         trigger="target" if form in ("target_word", "target_sentence") else "",
         prompt_form=form,
+        image_attention="" if task.get("image_attention", True) else "off",
         notes=(f"{task['method']}, step {meta['step']} of {meta['config']['run']['steps']}",),
     )
     averaged = meta["config"]["optim"].get("ema", 0.0)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from matrix_lib.core.layers import LayerDraw
-from matrix_lib.core.losses.config import AlignmentConfig, MaskWeights, TargetAwareConfig
+from matrix_lib.core.losses.config import AlignmentConfig, MaskWeights, TargetAwareConfig, Timestep
 
 from ..clips.folder import FolderData
 from .config import Data
 from .record import newest_run
 
-__all__ = ["METHODS", "AlignTask", "AlignmentTask", "CodecTask", "DenoiseTask", "TaskSettings", "TuneTask"]
+__all__ = ["METHODS", "AlignTask", "AlignmentTask", "CodecTask", "DenoiseTask", "TaskSettings", "TuneTask", "UNetTask"]
 
 
 class TaskSettings:
@@ -106,6 +106,39 @@ class DenoiseTask(TaskSettings):
         return self if self.codec == "mini" else replace(self, codec=str(newest_run(Path(self.codec))))
 
 
+@dataclass(frozen=True)
+class UNetTask(TaskSettings):
+    """Train a small U-Net of ZeroScope's architecture to predict the velocity of noisy frames, from text alone.
+
+    Args:
+        codec, text: as in `DenoiseTask`; both stay as they are. The codec sees each frame by itself.
+        channels: of each resolution; the last one has no attention.
+        layers: of a resolution.
+        head: size of an attention head.
+        dropout, foreground, high_noise, even: as in `DenoiseTask`.
+    """
+
+    may_change = ("dropout", "foreground", "high_noise", "even")
+
+    codec: str = "mini"
+    text: str = "mini"
+    channels: tuple[int, ...] = (96, 192, 192)
+    layers: int = 2
+    head: int = 32
+    dropout: float = 0.1
+    foreground: float = 4.0
+    high_noise: float = 4.0
+    even: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"task.dropout is a share from 0 to 1; got {self.dropout:g}")
+        if len(self.channels) < 2 or any(width % self.head or width % 8 for width in self.channels):
+            raise ValueError(
+                f"task.channels are two or more multiples of task.head and of 8; got {self.channels} and {self.head}"
+            )
+
+
 METHODS: dict[str, dict[str, str]] = {
     "off": {},
     "sga": {"sga": "v2t"},
@@ -136,7 +169,10 @@ class AlignmentTask(TaskSettings):
         window: side in tokens of the window in which flow looks for a token in the next frame.
         scores: what the maps are: "logits" or "probabilities", see `AlignmentConfig`.
         decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
+        bce, dice, l2, entities, pos_weight: inside MATRIX's mask loss, see `MaskWeights`.
+        joined_heads, average_layers: of the maps that MATRIX's losses read, see `AlignmentConfig`.
         timestep: how the time weighs the losses, see `timestep_weight`.
+        weigh_diffusion: the time weighs the diffusion loss, too.
         dropout: share of prompts replaced by the empty prompt (such clips are not aligned).
         start: a LoRA to start from: a file of any format, a checkpoint or a run, of the same modules and rank.
         lora_dropout: share of what goes into the factors that is zero while they train.
@@ -148,8 +184,8 @@ class AlignmentTask(TaskSettings):
 
     may_change = (
         "lora_dropout", "drop_condition", "sga", "spa", "flow", "window", "tavid", "timestep", "dropout", "bce", "dice",
-        "l2", "draw", "track", "times", "shift", "guidance", "checkpointing", "foreground", "change", "high_noise",
-        "even",
+        "l2", "entities", "pos_weight", "weigh_diffusion", "draw", "track", "times", "shift", "guidance",
+        "checkpointing", "foreground", "change", "high_noise", "even",
     )  # fmt: skip
 
     method: Literal["off", "sga", "spa", "both", "flow", "all", "tavid"] = "both"
@@ -166,7 +202,15 @@ class AlignmentTask(TaskSettings):
     tavid: float = 0.1
     scores: Literal["logits", "probabilities"] = "logits"
     decoder: int = 64
-    timestep: Literal["uniform", "bell"] = "uniform"
+    bce: float = 1.0
+    dice: float = 1.0
+    l2: float = 1.0
+    entities: Literal["sum", "mean"] = "sum"
+    pos_weight: Literal["own", "shared"] = "own"
+    joined_heads: bool = False
+    average_layers: bool = False
+    timestep: Timestep = "uniform"
+    weigh_diffusion: bool = False
     dropout: float = 0.1
     start: str = ""
     lora_dropout: float = 0.0
@@ -211,6 +255,10 @@ class AlignmentTask(TaskSettings):
             v2v=LayerDraw(self.v2v),
             scores=self.scores,
             timestep=self.timestep,
+            shift=self.shift,  # type: ignore[attr-defined]
+            mask=MaskWeights(self.bce, self.dice, self.l2, entities=self.entities, pos_weight=self.pos_weight),
+            joined_heads=self.joined_heads,
+            average_layers=self.average_layers,
         )
 
     @property
@@ -241,6 +289,9 @@ class AlignTask(AlignmentTask):
         trigger: captions have TAViD's word `target` before the thing that the target mask shows.
         control: what shows that it is the alignment that helps: "blind" trains the decoder on maps that carry no
             gradient into the model, "wrong_masks" gives each clip the masks of another one with as many instances.
+        mask_shift: pixels that the masks of the losses are off by at most, drawn for each instance and frame.
+        mask_lost: share of the frames after the first in which an instance has no mask.
+        mask_boxes: boxes in place of masks.
         foreground, change, high_noise, even: of the diffusion loss, see `DenoiseTask`.
     """
 
@@ -251,6 +302,7 @@ class AlignTask(AlignmentTask):
     weights: ClassVar[Literal["fp32"]] = "fp32"
     quantise: ClassVar[Literal["no"]] = "no"
     checkpointing: ClassVar[bool] = False
+    image_attention: ClassVar[bool] = True
 
     control: Literal["none", "blind", "wrong_masks"] = "none"
     trigger: bool = False
@@ -263,6 +315,9 @@ class AlignTask(AlignmentTask):
     condition: Literal["none", "id_map", "target_mask"] = "id_map"
     look_alikes: float = 0.3
     clips_seed: int = 0
+    mask_shift: int = 0
+    mask_lost: float = 0.0
+    mask_boxes: bool = False
     foreground: float = 4.0
     change: float = 8.0
     high_noise: float = 6.0
@@ -298,6 +353,8 @@ class TuneTask(AlignmentTask):
         swap: of the last blocks, how many keep their frozen weights in main memory and fetch them when they run.
         foreground: extra weight of the diffusion loss where an instance's mask is; 0 weighs everything the same.
         drop_condition: share of clips that are trained with an empty ID map or target mask.
+        image_attention: Wan 2.1 I2V's cross-attention to the picture runs; the code that MATRIX's authors released has
+            it off, and a LoRA that was trained so says it.
     """
 
     data_settings = FolderData
@@ -306,9 +363,6 @@ class TuneTask(AlignmentTask):
     control: ClassVar[Literal["none"]] = "none"
 
     model: str = ""
-    bce: float = 1.0
-    dice: float = 1.0
-    l2: float = 1.0
     draw: int = 0
     track: Literal["first", "all"] = "first"
     normalise: Literal["none", "max", "sum"] = "max"
@@ -321,6 +375,7 @@ class TuneTask(AlignmentTask):
     swap: int = 0  # type: ignore[misc]
     foreground: float = 0.0
     drop_condition: float = 0.0
+    image_attention: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -328,9 +383,6 @@ class TuneTask(AlignmentTask):
             raise ValueError(f"task.swap is 0 or more; got {self.swap}")
         if self.swap and not self.checkpointing:
             raise ValueError("task.swap needs the blocks to run anew in the backward pass: set task.checkpointing=true")
-
-    def matrix(self) -> AlignmentConfig:
-        return replace(super().matrix(), mask=MaskWeights(self.bce, self.dice, self.l2))
 
     def target_aware(self) -> TargetAwareConfig:
         return TargetAwareConfig(self.tavid, LayerDraw(self.v2t, self.draw or None), self.track, self.normalise)

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from matrix_lib.backbones.lora import AlignmentLoRA, Factors, Info
 from matrix_lib.backbones.spec import input_channels
 from matrix_lib.core.grid import Grid
+from matrix_lib.core.losses.config import timestep_weight
 from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
 from matrix_lib.core.tracks.palette import FIXED
 from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.lora import add_factors, input_projection, projections_of, train_projection, widen
 from matrix_lib.hosts.diffusers.model_shape import Condition
+from matrix_lib.hosts.diffusers.picture_attention import without_picture
 from matrix_lib.instrument.session import Session
 from matrix_lib.instrument.supervision import AlignmentMaps, DetachedMaps, LossParts, TargetMaps
 from matrix_lib.io.lora.read import save_lora
@@ -89,8 +91,8 @@ def _mask_decoder(task: AlignTask | TuneTask, grid: Grid) -> MaskDecoder | None:
         return None
     return MaskDecoder(
         DecoderConfig(
-            grounding=len(task.v2t) if "sga" in task.losses else 0,
-            propagation=len(task.v2v) if "spa" in task.losses else 0,
+            grounding=_maps(task, task.v2t) if "sga" in task.losses else 0,
+            propagation=_maps(task, task.v2v) if "spa" in task.losses else 0,
             width=task.decoder,
             patch=grid.patch,
             temporal_stride=grid.temporal_stride,
@@ -98,6 +100,11 @@ def _mask_decoder(task: AlignTask | TuneTask, grid: Grid) -> MaskDecoder | None:
             probabilities=task.scores == "probabilities",
         )
     )
+
+
+def _maps(task: AlignTask | TuneTask, layers: tuple[int, ...]) -> int:
+    """How many maps the decoder sees side by side."""
+    return min(1, len(layers)) if task.average_layers else len(layers)
 
 
 class AlignmentStep(Task):
@@ -130,6 +137,10 @@ class AlignmentStep(Task):
                 input_projection(transformer).requires_grad_(True)
         if task.checkpointing:
             transformer.enable_gradient_checkpointing()
+        if not task.image_attention and not without_picture(transformer):
+            raise ValueError(
+                "task.image_attention=false is about Wan 2.1 I2V, which attends to its picture; this model does not"
+            )
         half = torch.bfloat16 if task.weights == "bf16" else None
         self.net: AlignmentNet = AlignmentNet(transformer.train(), _mask_decoder(task, grid), half)
         move(self.net, device, BlockSwap(last_blocks(transformer, task.swap), device) if task.swap else None)
@@ -166,16 +177,23 @@ class AlignmentStep(Task):
         inputs = model.inputs(noisy, batch, batch.text, t)
         prediction, aligned, parts = net(inputs, self._watch(batch, *beside), times)
         error = (model.output(prediction, noisy).float() - target)[:, model.skipped :].square()
-        values = self._diffusion(error, None if batch.weight is None else batch.weight[:, model.skipped :])
+        weight = None if batch.weight is None else batch.weight[:, model.skipped :]
+        values = self._diffusion(error, weight, times if self.task.weigh_diffusion else None)
         values = {"loss": values["diffusion"] + aligned} | {name: value.detach() for name, value in values.items()}
         return values | {name: parts.get(name, aligned.new_zeros(())).detach() for name in self.task.losses}
 
-    def _diffusion(self, error: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
-        """Mean of squared errors (B, T, C, h, w), and where they are weighted (B, T, h, w) the plain mean beside it."""
-        if weight is None:
+    def _diffusion(self, error: Tensor, weight: Tensor | None, times: Tensor | None = None) -> dict[str, Tensor]:
+        """Mean of squared errors (B, T, C, h, w), and where places (B, T, h, w) or times (B,) weigh them the plain mean
+        beside it."""
+        if weight is None and times is None:
             return {"diffusion": error.mean()}
         error = error.mean(dim=2)
-        return {"diffusion": (error * weight).sum() / weight.sum(), "mse": error.mean()}
+        weighed = error
+        if times is not None:
+            by_time = timestep_weight(times, self.task.timestep, self.task.shift)
+            weighed = error * by_time.to(error).view(-1, 1, 1, 1)
+        mean = weighed.mean() if weight is None else (weighed * weight).sum() / weight.sum()
+        return {"diffusion": mean, "mse": error.mean()}
 
     def _watch(self, batch: AlignmentBatch, *beside: AlignmentMaps) -> AttentionLoss | None:
         """Attaches what collects the maps of this step; None where nothing is aligned."""
@@ -209,6 +227,7 @@ class AlignmentStep(Task):
             layers={"v2t": task.v2t, "v2v": task.v2v},
             palette=FIXED if self.condition == "id_map" else (),
             notes=(f"{task.method}, {at}, seed {run.seed}",),
+            image_attention="" if task.image_attention else "off",
         )
 
     def _place(self) -> str:
@@ -295,7 +314,7 @@ class FolderLook(Look):
             raise ValueError(
                 "task.swap is for one process without run.compile: several share their weights by run.sharding=fsdp2"
             )
-        self.files = ModelFiles(task.model, device, kind, offload=True)
+        self.files = ModelFiles(task.model, device, kind, True, config.data.prompt_form == "tag_ids")
         check_parts(self.files)
         self.sizes = ModelSizes(config, self.files.shape)
         if task.foreground and config.data.masks != "all":

@@ -28,7 +28,7 @@ from ..run.task_settings import DenoiseTask
 from .codec import channels_last
 from .task import Look, Task
 
-__all__ = ["DenoiseStep", "MiniNet"]
+__all__ = ["DenoiseStep", "MiniNet", "take_words"]
 
 
 class MiniNet(nn.Module):
@@ -89,7 +89,7 @@ class DenoiseStep(Task):
         self.sizes = _sizes(self.task, config.data, self.codec.config.base)
         self.net: MiniNet = MiniNet(self.sizes).to(device)
         if self.task.text:
-            _take_words(self.net, place_of(self.task.text))
+            take_words(self.net, place_of(self.task.text))
         self.tokenizer = make_tokenizer(TOKENIZER)
         self.signal = make_scheduler().alphas_cumprod.float().to(device)
         self.empty = token_ids(self.tokenizer, [""], self.task.text_length)[0].to(device)
@@ -138,8 +138,8 @@ class DenoiseStep(Task):
         return vars(self.sizes)
 
 
-def _take_words(net: MiniNet, folder: Path) -> None:
-    """Gives the network the text encoder of a bundle, which then stays as it is.
+def take_words(net: Any, folder: Path) -> None:
+    """Gives a network, whose `text` it is, the text encoder of a bundle, which then stays as it is.
 
     Raises ValueError where it is of other sizes."""
     weights = {name: value.float() for name, value in bundle.load(folder).weights("text").items()}

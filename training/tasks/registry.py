@@ -7,17 +7,19 @@ from typing import Any
 import torch
 
 from ..run.config import FitConfig
-from ..run.task_settings import AlignTask, CodecTask, DenoiseTask, TaskSettings, TuneTask
+from ..run.task_settings import AlignTask, CodecTask, DenoiseTask, TaskSettings, TuneTask, UNetTask
 from .alignment import FolderAlignment, MiniAlignment
 from .codec import CodecStep
 from .denoise import DenoiseStep
 from .task import Look, Task
+from .unet import UNetStep
 
 __all__ = ["TASKS", "look", "make_task"]
 
 TASKS: dict[type[TaskSettings], Any] = {
     CodecTask: CodecStep,
     DenoiseTask: DenoiseStep,
+    UNetTask: UNetStep,
     AlignTask: MiniAlignment,
     TuneTask: FolderAlignment,
 }

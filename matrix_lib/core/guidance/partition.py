@@ -3,6 +3,7 @@ background."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
@@ -11,6 +12,7 @@ import torch
 from ..attention.matching import Axis
 from ..attention.regions import RegionLayout
 from ..layers import Layers
+from ..words.binding import PromptBinding
 from .base import Branches, Edit, EditsAttention, Where, check_branches
 from .scene import CallRegions, CallScene, Spans
 from .schedule import Schedule
@@ -32,6 +34,8 @@ class Partition(EditsAttention):
         match: exact feature distribution matching of the attention output to the unmasked one, "channel" or "global";
             None: off.
         words: whether words are partitioned too.
+        begin: whether the start token that a text encoder puts in front (CLIP's, of ZeroScope) may be attended to, as
+            all unbound words are. In Peekaboo nobody attends to it.
         schedule: steps where it is 0 are left alone; a partition has no half strength.
         branches: as in `RegionBias`.
     """
@@ -44,6 +48,7 @@ class Partition(EditsAttention):
     layers: Layers = Layers()
     schedule: Schedule = Schedule()
     branches: Branches = "both"
+    begin: bool = True
 
     def __post_init__(self) -> None:
         if self.frozen_steps < 0:
@@ -51,6 +56,16 @@ class Partition(EditsAttention):
         if self.match is not None and self.match not in get_args(Axis):
             raise ValueError(f"match is 'channel', 'global' or None; got {self.match!r}")
         check_branches(self.branches)
+
+    def check_words(self, bindings: Sequence[PromptBinding]) -> None:
+        super().check_words(bindings)
+        for binding in bindings:
+            rows = {token.row for token in binding.tokens} | {row for phrase in binding.phrases for row in phrase.rows}
+            if not self.begin and 0 in rows:
+                raise ValueError(
+                    "begin=False hides the token that a text encoder puts in front of the words, and the first row of "
+                    "this prompt is a word: leave begin as it is"
+                )
 
     @property
     def idle(self) -> bool:
@@ -97,7 +112,12 @@ def partition_layout(scene: CallScene, spans: Spans, guidance: Partition, words:
             bias[1:, column] = torch.where(mine, 0.0, _NEVER)
             own |= mine
         bias[1:, plan.unbound] = torch.where(own, _NEVER, 0.0)
-    used = torch.bincount(plan.key, minlength=bias.shape[1]) > 0
+    key = plan.key
+    if words and guidance.words and not guidance.begin and scene.words and spans.text_k is not None:
+        key, bias = key.clone(), torch.cat([bias, torch.full((len(bias), 1), _NEVER)], dim=1)
+        key[spans.text_k[0]] = bias.shape[1] - 1
+        bias[0, -1] = 0.0
+    used = torch.bincount(key, minlength=bias.shape[1]) > 0
     blind = (bias[:, used] == _NEVER).all(1)
     bias[blind] = 0.0
-    return RegionLayout(plan.query, plan.key, bias)
+    return RegionLayout(plan.query, key, bias)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..layers import LayerDraw
 
-__all__ = ["AlignmentConfig", "Direction", "MaskWeights", "Scores", "TargetAwareConfig", "timestep_weight"]
+__all__ = ["AlignmentConfig", "Direction", "MaskWeights", "Scores", "TargetAwareConfig", "Timestep", "timestep_weight"]
 
+_LEVELS = 1000  # of a flow schedule in training
 Scores = Literal["probabilities", "logits"]
+Timestep = Literal["uniform", "bell", "levels"]
 Direction = Literal["v2t", "t2v"]
 Normalise = Literal["none", "max", "sum"]
 
@@ -23,12 +25,17 @@ class MaskWeights:
     """l(X, Y) = bce * BCE(X, Y) + dice * (1 - Dice(X, Y)) + l2 * ||X - Y||^2 (MATRIX; its weights are unpublished [?]).
 
     `max_pos_weight`: BCE weighs inside pixels by min(outside / inside, max_pos_weight), as the released code does.
+    `entities`: losses of a clip's entities are added up, as the paper has it, or their "mean" is taken, as the released
+    code does. `pos_weight`: outside / inside of each entity's "own" mask, or "shared": of all masks of a clip together,
+    as in the released code.
     """
 
     bce: float = 1.0
     dice: float = 1.0
     l2: float = 1.0
     max_pos_weight: float = 10.0
+    entities: Literal["sum", "mean"] = "sum"
+    pos_weight: Literal["own", "shared"] = "own"
 
     def __post_init__(self) -> None:
         if min(self.bce, self.dice, self.l2) < 0 or self.max_pos_weight <= 0:
@@ -47,7 +54,11 @@ class AlignmentConfig:
         scores: "logits" are scale * q.k averaged over heads, what the decoder was fed in MATRIX; "probabilities" come
             out of the softmax over the whole row.
         direction: "v2t" or, as in the paper's ablation, "t2v": text queries over video keys.
-        timestep: see `timestep_weight`.
+        timestep: see `timestep_weight`. shift: of the noise levels that are drawn, for the weight "levels".
+        joined_heads: logits are q.k over all heads as one vector, divided by the root of its length, as in the released
+            code: sqrt(heads) times the mean over heads.
+        average_layers: the mean of the layers' maps is decoded, as in the released code, and not all of them side by
+            side.
     """
 
     sga: float = 0.01
@@ -59,7 +70,14 @@ class AlignmentConfig:
     v2v: LayerDraw = field(default_factory=lambda: LayerDraw((12,)))
     scores: Scores = "logits"
     direction: Direction = "v2t"
-    timestep: Literal["uniform", "bell"] = "uniform"
+    timestep: Timestep = "uniform"
+    shift: float = 1.0
+    joined_heads: bool = False
+    average_layers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.joined_heads and self.scores != "logits":
+            raise ValueError("joined_heads is about logits: probabilities of heads have no joint dot product")
 
 
 @dataclass(frozen=True)
@@ -78,17 +96,21 @@ class TargetAwareConfig:
     normalise: Normalise = "max"
 
 
-def timestep_weight(t: Tensor, kind: Literal["uniform", "bell"]) -> Tensor:
-    """(B,) weight of the alignment losses at times t (B,) in [0, 1], 1 being pure noise.
+def timestep_weight(t: Tensor, kind: Timestep, shift: float = 1.0) -> Tensor:
+    """(B,) weight of a loss at times t (B,) in [0, 1], 1 being pure noise.
 
     "uniform" is 1. "bell" follows exp(-2 (t - 1/2)^2), down to 0 at both ends and 1 on average: the weight that
-    flow-matching trainers give to the middle of the schedule. MATRIX' released code multiplies both of its losses by
-    its trainer's timestep weight.
+    flow-matching trainers give to the middle of the schedule. "levels" is the same bell, 1 on average over the 1,000
+    noise levels of a schedule with this `shift`: the weight of the trainer that MATRIX' released code uses, which
+    multiplies the diffusion loss and both of its own.
     """
     if kind == "uniform":
         return torch.ones_like(t)
-    if kind != "bell":
-        raise ValueError(f"a timestep weight is 'uniform' or 'bell'; got {kind!r}")
+    if kind not in ("bell", "levels"):
+        raise ValueError(f"a timestep weight is 'uniform', 'bell' or 'levels'; got {kind!r}")
     ends = math.exp(-0.5)
     mean = math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5)) - ends
+    if kind == "levels":
+        drawn = [shift * i / (_LEVELS + (shift - 1) * i) for i in range(1, _LEVELS + 1)]
+        mean = sum(math.exp(-2 * (level - 0.5) ** 2) - ends for level in drawn) / _LEVELS
     return (torch.exp(-2 * (t - 0.5) ** 2) - ends).clamp_min(0.0) / mean

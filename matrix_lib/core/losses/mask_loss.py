@@ -18,7 +18,7 @@ from ..no_compile import uncompiled
 from ..triton import kernels_for
 from .config import MaskWeights, Scores
 
-__all__ = ["Decode", "MaskTerms", "alignment_loss", "at_once", "entity_losses", "mask_loss"]
+__all__ = ["Decode", "MaskTerms", "alignment_loss", "at_once", "balance", "entity_losses", "mask_loss"]
 
 Decode = Callable[[Tensor], Tensor]
 """(E, L, F, h, w) maps -> (E, T, H, W) logits of the masks in pixels."""
@@ -42,6 +42,7 @@ def mask_loss(
     weights: MaskWeights = MaskWeights(),
     scores: Scores = "logits",
     known: Tensor | None = None,
+    pos_weight: Tensor | None = None,
 ) -> MaskTerms:
     """The composite loss of each entity's map against its mask; means over frames and positions, so that neither the
     resolution nor the length changes the scale.
@@ -50,6 +51,7 @@ def mask_loss(
         values: (E, T, H, W); logits (a sigmoid follows) or probabilities.
         masks: (E, T, H, W) bool, or float in [0, 1].
         known: (T,) bool, frames that the tracks say something about; the others do not count.
+        pos_weight: (E,) what BCE weighs inside pixels by; None: by each mask's own share, see `MaskWeights`.
 
     Raises:
         ValueError: sizes that differ, or no known frame.
@@ -61,15 +63,15 @@ def mask_loss(
             raise ValueError("the tracks know no frame of this clip: there is nothing to align with")
         if not bool(known.all()):
             values, masks = values[:, known], masks[:, known]
-    kernels = kernels_for("mask_loss", values, masks) if scores == "logits" else None
+    kernels = kernels_for("mask_loss", values, masks) if scores == "logits" and pos_weight is None else None
     if kernels is not None:
         bce, dice, l2 = kernels.terms(values.flatten(1), masks.flatten(1), weights.max_pos_weight)
         return MaskTerms(bce, dice, l2, weights.bce * bce + weights.dice * dice + weights.l2 * l2)
     x = values.flatten(1) if values.dtype == torch.float64 else values.flatten(1).float()
     y = masks.flatten(1).to(x)
     inside = y.sum(1)
-    ratio = (y.shape[1] - inside) / inside.clamp_min(1.0)
-    most = torch.where(inside > 0, ratio.clamp_max(weights.max_pos_weight), 1.0)[:, None]
+    most = balance(inside, y.shape[1], weights) if pos_weight is None else pos_weight.to(x)
+    most = most[:, None]
     if scores == "logits":
         p = x.sigmoid()
         bce = binary_cross_entropy_with_logits(x, y, pos_weight=most, reduction="none").mean(1)
@@ -82,6 +84,12 @@ def mask_loss(
     return MaskTerms(bce, dice, l2, weights.bce * bce + weights.dice * dice + weights.l2 * l2)
 
 
+def balance(inside: Tensor, size: int | Tensor, weights: MaskWeights) -> Tensor:
+    """min(outside / inside, max_pos_weight) of masks with so many pixels inside, of `size` pixels; 1 where none is."""
+    ratio = (size - inside) / inside.clamp_min(1.0)
+    return torch.where(inside > 0, ratio.clamp_max(weights.max_pos_weight), 1.0)
+
+
 def alignment_loss(
     maps: Mapping[int, Tensor],
     masks: Tensor,
@@ -91,7 +99,8 @@ def alignment_loss(
     decode: Decode | None = None,
     trained: Sequence[Tensor] = (),
 ) -> Tensor:
-    """L_SGA or L_SPA of one sample: the composite loss, summed over its entities (MATRIX). A scalar.
+    """L_SGA or L_SPA of one sample: the composite loss, summed over its entities (MATRIX) or as `weights` say.
+    A scalar.
 
     With `decode` an entity at a time becomes a mask in pixels, so that no more than one decoded clip is held.
 
@@ -106,11 +115,28 @@ def alignment_loss(
     if not maps:
         raise ValueError("no layer gave a map: do the layers of the loss exist in this model?")
     stacks = torch.stack([maps[layer] for layer in sorted(maps)], dim=1)
+    shared = _shared(masks, weights, known)
+    share = 1.0 / max(1, len(masks)) if weights.entities == "mean" else 1.0
     if decode is None:
-        return entity_losses(stacks, masks, weights, scores, known)
-    pairs = zip(stacks.split(1), masks.split(1), strict=True)
-    losses = [entity_losses(stack, mask, weights, scores, known, decode, trained=trained) for stack, mask in pairs]
-    return torch.stack(losses).sum() if losses else stacks.sum() * 0
+        return entity_losses(stacks, masks, weights, scores, known, pos_weight=shared) * share
+    each = range(len(stacks))
+    losses = [
+        entity_losses(
+            stacks[e : e + 1], masks[e : e + 1], weights, scores, known, decode, trained=trained,
+            pos_weight=None if shared is None else shared[e : e + 1],
+        )
+        for e in each
+    ]  # fmt: skip
+    return torch.stack(losses).sum() * share if losses else stacks.sum() * 0
+
+
+def _shared(masks: Tensor, weights: MaskWeights, known: Tensor | None) -> Tensor | None:
+    """(E,) the one weight of all masks of a sample together; None where each has its own."""
+    if weights.pos_weight == "own" or not len(masks):
+        return None
+    seen = masks if known is None else masks[:, known]
+    inside = seen.sum(dtype=torch.float64)
+    return balance(inside, seen.numel(), weights).expand(len(masks))
 
 
 def entity_losses(
@@ -122,6 +148,7 @@ def entity_losses(
     decode: Decode | None = None,
     strength: Tensor | None = None,
     trained: Sequence[Tensor] = (),
+    pos_weight: Tensor | None = None,
 ) -> Tensor:
     """The composite loss summed over entities, of one clip or of many. A scalar.
 
@@ -134,10 +161,11 @@ def entity_losses(
         masks: (E, T, H, W), pixels with `decode` and else tokens.
         strength: (E,) what each entity's loss is multiplied by.
         trained: weights that `decode` reads and that are trained; others get no gradient.
+        pos_weight: (E,), see `mask_loss`.
     """
 
     def total(values: Tensor) -> Tensor:
-        each = mask_loss(values, masks, weights, scores if decode is None else "logits", known).total
+        each = mask_loss(values, masks, weights, scores if decode is None else "logits", known, pos_weight).total
         return each.sum() if strength is None else (each * strength).sum()
 
     if decode is None:

@@ -33,7 +33,11 @@ def find_targets(tracks: MaskTracks, text: str = "") -> tuple[str, ...]:
 
 
 def target_mask(
-    tracks: MaskTracks, names: Sequence[str], latent: tuple[int, int, int], framing: Framing
+    tracks: MaskTracks,
+    names: Sequence[str],
+    latent: tuple[int, int, int],
+    framing: Framing,
+    grey: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """TAViD: (1, T, H, W) float32, the first frame's mask taken down to latents by nearest (each `stride`-th pixel),
     zeros for later latent frames; and the mask in pixels as the model sees it, (rows, columns).
@@ -42,14 +46,22 @@ def target_mask(
         names: instances whose masks are united.
         latent: (T, H, W).
         framing: how the host brings frames to the clip's pixels.
+        grey: (rows, columns) in [0, 1] of the tracks' size, in place of their mask: its values stay, as in the code
+            that TAViD's authors released.
 
-    Raises ValueError where the target is not in the first frame.
+    Raises ValueError where the target is not in the first frame, and for a grey mask of another size or range.
     """
     frames, height, width = latent
     mask = torch.zeros(tracks.height, tracks.width, dtype=torch.bool)
     for name in names:
         mask |= tracks.mask(name, 0)
-    seen = framing.apply(mask.float(), "nearest")
+    if grey is not None and (grey.shape != mask.shape or not bool(((grey >= 0) & (grey <= 1)).all())):
+        low, high = (float(grey.min()), float(grey.max())) if grey.numel() else (0.0, 0.0)
+        raise ValueError(
+            f"a grey mask is of the tracks' size {tuple(mask.shape)}, from 0 to 1; got {tuple(grey.shape)}, from "
+            f"{low:g} to {high:g}"
+        )
+    seen = framing.apply(mask.float() if grey is None else grey.float(), "nearest")
     channels = torch.zeros(1, frames, height, width)
     channels[0, 0] = torch.nn.functional.interpolate(seen[None, None], (height, width), mode="nearest")[0, 0]
     if not bool(channels.any()):

@@ -101,6 +101,16 @@ class Verdict:
         chosen = index if isinstance(index, slice) else torch.as_tensor(index)
         return Verdict(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
+    @property
+    def spi_released(self) -> Tensor:
+        """(N,) SPI as MATRIX's authors released it, which nothing stops at 0: from -4 to 1."""
+        return 0.5 * ((1 - 5 * self.emergence) + (1 - 5 * self.disappearance))
+
+    @property
+    def fidelity_released(self) -> Tensor:
+        """(N,) interaction fidelity with that SPI."""
+        return (self.kisa_raw + self.sgi_raw) / 2 * self.spi_released
+
     def summary(self, confidence: float = 0.95) -> dict[str, Estimate]:
         """Mean and interval of each score: Wilson's for right or wrong, the bootstrap over clips for the others."""
         scores = {
@@ -114,7 +124,10 @@ class Verdict:
             "trajectory_iou": self.iou.nanmean(dim=1),
             "contact_share": self.contact_share,
         }
-        return {name: estimate(value.cpu().numpy(), confidence, (0, 1)) for name, value in scores.items()}
+        released = {"spi_released": self.spi_released, "fidelity_released": self.fidelity_released}
+        return {name: estimate(value.cpu().numpy(), confidence, (0, 1)) for name, value in scores.items()} | {
+            name: estimate(value.cpu().numpy(), confidence, (-4, 1)) for name, value in released.items()
+        }
 
 
 def semantic_preservation(emergence: Tensor, disappearance: Tensor) -> Tensor:

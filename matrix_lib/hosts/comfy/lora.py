@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import comfy.conds
 import torch
@@ -32,7 +32,7 @@ from .packed import check_patchable, packed, shape_of, unpacked
 from .run import PREFIX_FRAMES
 from .warn import warn
 
-__all__ = ["COND", "Applied", "Widened", "add_extra", "apply_lora", "widened"]
+__all__ = ["COND", "Applied", "Widened", "add_extra", "apply_lora", "widened", "without_picture"]
 
 KEY = "matrix_lora"
 COND = "matrix_extra"
@@ -58,13 +58,15 @@ class Widened:
 @dataclass(frozen=True)
 class Applied:
     """What was put on a model. `matched` and `total` count tensors that serve at inference; `missing` names modules
-    that this model has not."""
+    that this model has not; `pictures_off` counts layers whose cross-attention to the picture is off, None where that
+    was not asked for."""
 
     matched: int
     total: int
     missing: tuple[str, ...]
     widened: Widened | None
     scales: tuple[float, ...]
+    pictures_off: int | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.matched} of {self.total} tensors matched; scale {', '.join(f'{s:g}' for s in self.scales)}"]
@@ -76,6 +78,12 @@ class Applied:
                 f"input widened from {self.widened.base} to {self.widened.base + self.widened.extra} channels: give "
                 f"both conditionings {what} with MATRIX Mask Condition"
             )
+        if self.pictures_off is not None:
+            lines.append(
+                f"cross-attention to the picture is off in {self.pictures_off} layers"
+                if self.pictures_off
+                else "this model has no cross-attention to a picture that could be off"
+            )
         return "\n".join(lines)
 
 
@@ -84,8 +92,12 @@ def widened(model: Any) -> Widened | None:
     return model.model_options.get("transformer_options", {}).get(KEY)
 
 
-def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[Any, Applied]:
+def apply_lora(
+    model: Any, lora: AlignmentLoRA, strength: float = 1.0, image_attention: Literal["", "on", "off"] = ""
+) -> tuple[Any, Applied]:
     """(clone with the LoRA, what matched). At strength 0 the clone carries no patch and samples bit-identically.
+
+    image_attention: whether the model's cross-attention to the picture stays (Wan 2.1 I2V); "": as the LoRA says.
 
     Raises:
         ValueError: another family, no tensor that matches, sizes of another model, or a projection that is not the
@@ -119,6 +131,8 @@ def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[
     report = Applied(matched, total, tuple(missing), wide if wide.extra else None, lora.scales())
     if strength == 0.0:
         return clone, report
+    if (image_attention or lora.info.image_attention) == "off":
+        report = replace(report, pictures_off=without_picture(clone))
     if wide.extra and widened(model) is None:
         _feed(clone, wide)
         columns = wide.extra * _cells(model, weight)
@@ -132,6 +146,31 @@ def apply_lora(model: Any, lora: AlignmentLoRA, strength: float = 1.0) -> tuple[
     clone.add_patches(patches, strength)
     _place_by_width(clone, place)
     return clone, report
+
+
+def without_picture(model: Any) -> int:
+    """Turns off a MODEL's cross-attention to the picture, in place, as an object patch: its values are zero, whatever
+    it is given. Returns in how many layers; 0 where the model has none.
+
+    The code that MATRIX's authors released never runs this attention; the host always does, and without a CLIP vision
+    output on the text.
+    """
+    spec, count = backbone_of(model), 0
+    for name, module in model.model.diffusion_model.named_modules():
+        if spec.image_values and name.rpartition(".")[2] == spec.image_values[0]:
+            model.add_object_patch(f"{_HEAD}{name}.forward", _Nothing(int(module.out_features)))
+            count += 1
+    return count
+
+
+class _Nothing:
+    """Forward of a linear layer whose outputs are zero."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return x.new_zeros(*x.shape[:-1], self.width)
 
 
 def add_extra(conditioning: list, channels: Tensor) -> list:

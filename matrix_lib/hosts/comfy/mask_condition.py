@@ -33,7 +33,12 @@ class MaskCondition:
 
 
 def target_mask(
-    tracks: MaskTracks, names: Sequence[str], latent: Tensor, stride: int = 8, framing: Framing | None = None
+    tracks: MaskTracks,
+    names: Sequence[str],
+    latent: Tensor,
+    stride: int = 8,
+    framing: Framing | None = None,
+    grey: Tensor | None = None,
 ) -> MaskCondition:
     """TAViD: one channel, the first frame's mask taken down to latents by nearest (each `stride`-th pixel), zeros for
     later latent frames.
@@ -43,12 +48,13 @@ def target_mask(
         latent: (B, C, T, H, W), for its size.
         stride: pixels per latent element.
         framing: how the host crops and resizes frames; by default the tracks' `fit` to the latent's pixels.
+        grey: see `core.tracks.conditions.target_mask`.
 
-    Raises ValueError where the target is not in the first frame.
+    Raises ValueError where the target is not in the first frame, and for a grey mask that does not fit.
     """
     size = _size(latent)
     framing = framing or _framing(tracks, size[1] * stride, size[2] * stride)
-    channels, seen = conditions.target_mask(tracks, names, size, framing)
+    channels, seen = conditions.target_mask(tracks, names, size, framing, grey)
     return MaskCondition(channels[None], seen[None, ..., None].expand(-1, -1, -1, 3).clone())
 
 

@@ -30,6 +30,7 @@ from .attach import backbone_of
 from .batches import Branch
 from .laid_out import LaidOut, OneClip, arguments, clip_begins
 from .lora_channels import MaskChannels
+from .picture_attention import without_picture
 
 __all__ = ["AppliedLoRA", "apply", "transformer_of"]
 
@@ -49,6 +50,7 @@ def apply(
     part: str = "",
     branches: Sequence[Branch] | None = None,
     fit: Fit | None = None,
+    mask: Tensor | None = None,
 ) -> AppliedLoRA:
     """Puts a LoRA on a diffusers pipeline of CogVideoX, Wan or HunyuanVideo, or on a bare transformer.
 
@@ -61,6 +63,7 @@ def apply(
         part: "transformer" or "transformer_2" of a pipeline with two experts (Wan 2.2).
         branches: as in `watch`; for several prompts.
         fit: how the picture becomes the first frame, as in `watch`; None asks the pipeline.
+        mask: target mask: (rows, columns) in [0, 1] of the tracks' size, whose grey values stay, as in TAViD's code.
 
     Raises ValueError for a LoRA of another family or size, tracks without the target, an ID map without a VAE, a second
     widening LoRA, fused projections and a transformer that is compiled already.
@@ -80,7 +83,7 @@ def apply(
     if extra and net in _widened:
         raise ValueError("this transformer's input is widened by another LoRA already; one mask condition at a time")
     modules, missing = _modules(net, lora)
-    channels = MaskChannels(model, net, lora, extra, tracks, target, branches, fit) if extra else None
+    channels = MaskChannels(model, net, lora, extra, tracks, target, branches, fit, mask) if extra else None
     return AppliedLoRA(net, place, lora, modules, missing, channels, strength)
 
 
@@ -141,6 +144,8 @@ class AppliedLoRA:
             wide = _Projection(self, place, lora.projection, factors)
             self._handles.append(place.register_forward_pre_hook(hidden(wide.narrow)))
             self._handles.append(place.register_forward_hook(hidden(wide.add)))
+        if lora.info.image_attention == "off":
+            self._handles += without_picture(net, lambda: self.acts)
         self._handles.append(net.register_forward_pre_hook(hidden(self._feed), with_kwargs=True))
         self._handles.append(net.register_forward_hook(hidden(self._check), always_call=False))
         if channels:
@@ -160,6 +165,8 @@ class AppliedLoRA:
         if self.extra:
             what = {"target_mask": "the target mask", "id_map": "the ID map"}[self.condition]
             lines.append(f"{self.extra} channels behind the model's {self.base} read {what}")
+        if self._lora.info.image_attention == "off":
+            lines.append("cross-attention to the picture is off")
         return "\n".join(lines)
 
     @property

@@ -6,7 +6,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from .attach import backbone_of
 from .families import family
 from .model_shape import ModelShape, patch_of
 from .prompts import bind_prompt, template_of
+from .tag_tokens import tag_tokens, with_tags
 
 __all__ = ["Model", "ModelSource", "check_model", "open_model"]
 
@@ -119,15 +120,18 @@ class ModelSource:
     """A model on disk: "mini", a bundle's folder, or the folder of a diffusers pipeline. Reads configurations and the
     tokenizer; weights are read while `encoders` is entered, and let go of at its end.
 
+    Args:
+        tag_ids: `<idK>` tags are single tokens, see `tag_tokens`.
+
     Raises ValueError where there is no such model, or one that cannot be encoded for.
 
     Attributes:
         bundle: of the mini model, else None. index: `model_index.json` of a pipeline, else empty.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, tag_ids: bool = False) -> None:
         check_model(where)
-        self.where = where
+        self.where, self.tag_ids = where, tag_ids
         found = bundle.find(where)
         self.bundle = None if found is None else bundle.load(found)
         self.index: dict[str, Any] = {}
@@ -141,7 +145,10 @@ class ModelSource:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Raises ValueError where the folder has none."""
+        """Raises ValueError where the folder has none, and for tags that its kind has no ids for."""
+        return with_tags(self._tokenizer(), self.shape.spec) if self.tag_ids else self._tokenizer()
+
+    def _tokenizer(self) -> Any:
         if self.bundle is not None:
             from .mini import make_tokenizer
 
@@ -173,7 +180,8 @@ class ModelSource:
         `offload`: its parts wait in main memory for their turn.
         """
         if self.bundle is not None:
-            yield open_model(self.where, device, dtype).pipeline
+            with self._tagged(open_model(self.where, device, dtype).pipeline) as pipe:
+                yield pipe
             return
         pipe = self._without_transformer(dtype)
         pipe.set_progress_bar_config(disable=True)
@@ -182,11 +190,15 @@ class ModelSource:
         else:
             pipe.to(device)
         try:
-            yield pipe
+            with self._tagged(pipe):
+                yield pipe
         finally:
             del pipe
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _tagged(self, pipe: Any) -> AbstractContextManager[Any]:
+        return tag_tokens(pipe) if self.tag_ids else nullcontext(pipe)
 
     def _without_transformer(self, dtype: torch.dtype) -> Any:
         """The pipeline of a folder without its transformers, which are most of it and of no use here. (Where they are

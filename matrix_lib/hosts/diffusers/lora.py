@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...backbones.lora import AlignmentLoRA, Factors, Info
 from ...core.sites import AttentionSite
 from .attach import backbone_of, sites_of
+from .picture_attention import picture_values
 
 __all__ = [
     "add_factors",
@@ -172,6 +173,10 @@ def merge_lora(transformer: Any, lora: AlignmentLoRA, strength: float = 1.0) -> 
         if shape != weight.shape:
             raise ValueError(f"{name} is {tuple(weight.shape)}, and the LoRA is for {shape}")
         weight.add_((strength * factors.change(weight)).to(weight))
+    if lora.info.image_attention == "off" and strength:
+        for values in picture_values(transformer):
+            for part in values.parameters():
+                part.zero_()
     if lora.projection:
         before = int(transformer.config.in_channels)
         _merge_projection(transformer, lora, strength)

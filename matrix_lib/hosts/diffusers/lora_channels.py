@@ -38,7 +38,8 @@ class MaskChannels:
 
     Args:
         model: a pipeline, whose VAE encodes the ID map, or a bare transformer. net: the transformer itself.
-        tracks: of the clip, or one per prompt. target: see `find_targets`. fit: as in `watch`.
+        tracks: of the clip, or one per prompt. target: see `find_targets`. fit: as in `watch`. grey: see
+            `core.tracks.conditions.target_mask`, of every prompt.
 
     Raises ValueError where something is missing: tracks, the target, colours, a VAE.
     """
@@ -53,6 +54,7 @@ class MaskChannels:
         target: str = "",
         branches: Sequence[Branch] | None = None,
         fit: Fit | None = None,
+        grey: Tensor | None = None,
     ) -> None:
         self.spec, self.extra = backbone_of(net), extra
         self.condition = condition_of(lora, extra)
@@ -69,6 +71,9 @@ class MaskChannels:
                     f"the ID map is encoded by the model's VAE, and {type(model).__name__} has none: pass a whole "
                     "pipeline"
                 )
+        if grey is not None and self.condition != "target_mask":
+            raise ValueError("a grey mask is a target mask (TAViD), and this LoRA reads the ID map: leave `mask` out")
+        self.grey = grey
         self.targets = [conditions.find_targets(each, target) for each in given if self.condition == "target_mask"]
         if (due := self.shape.extra_channels(self.condition)) != extra:
             raise ValueError(
@@ -104,7 +109,7 @@ class MaskChannels:
         framing = Framing((tracks.height, tracks.width), size, tracks.fit)
         del self.pictures[place:]
         if self.condition == "target_mask":
-            channels, seen = conditions.target_mask(tracks, self.targets[place], latent, framing)
+            channels, seen = conditions.target_mask(tracks, self.targets[place], latent, framing, self.grey)
             self.pictures.append(seen.mul(255).to(torch.uint8)[..., None].expand(-1, -1, 3))
             return channels
         self.pictures.append(tracks.id_map(0, framing))

@@ -24,13 +24,14 @@ from ...core.words.phrases import PhraseSpec
 from ...core.words.prompt import Span
 from ..tokens import Piece, shifted, tokenizer_pieces
 
-__all__ = ["bind_prompt", "prompt_tokens", "template_of"]
+__all__ = ["bind_prompt", "prompt_tokens", "spec_of", "template_of"]
 
 # What Python's html.unescape takes for an entity.
 _ENTITY = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
 
 
-def _spec_of(pipeline: Any) -> BackboneSpec:
+def spec_of(pipeline: Any) -> BackboneSpec:
+    """The family of a pipeline, by its name. Raises ValueError for one that is not known."""
     name = type(pipeline).__name__
     for spec in REGISTRY.values():
         if re.match(spec.pipelines, name):
@@ -241,7 +242,7 @@ def prompt_tokens(
     that the pipeline encodes.
     """
     tokenizer = getattr(pipeline, "tokenizer", None) if family is None else pipeline
-    spec = reader(family) if family else _spec_of(pipeline)
+    spec = reader(family) if family else spec_of(pipeline)
     assert spec is not None
     kind, rows = spec.text_encoder, max_sequence_length or spec.text_tokens
     if kind == "gemma3":

@@ -18,6 +18,8 @@ from ...backbones import UNETS
 from ...core.grid import Fit
 from ...core.guidance.base import Guidance
 from ...core.guidance.part import RunPart
+from ...core.guidance.published import published
+from ...core.layers import Layers
 from ...core.no_compile import hidden
 from ...core.sites import AttentionSite
 from ...core.tracks.tracks import MaskTracks
@@ -39,7 +41,7 @@ __all__ = ["steer"]
 @contextlib.contextmanager
 def steer(
     model: Any,
-    guidance: Guidance | Sequence[Guidance],
+    guidance: Guidance | Sequence[Guidance] | str,
     binding: PromptBinding | Sequence[PromptBinding] | None = None,
     tracks: MaskTracks | Sequence[MaskTracks | None] | None = None,
     *,
@@ -54,7 +56,8 @@ def steer(
 
     Args:
         model: a diffusers pipeline (its transformer or U-Net and its scheduler are read), a transformer or a U-Net.
-        guidance: one, or several that add up. What acts before steps (`where` "step") needs a pipeline, of CogVideoX,
+        guidance: one, or several that add up; or a paper's own by name ("ivg_da", see `core.guidance.published`). What
+            acts before steps (`where` "step") needs a pipeline, of CogVideoX,
             Wan, HunyuanVideo or ZeroScope and any scheduler with a `step` that takes a model output, a timestep and a
             sample: that `step` is wrapped. They act in the order given, those that ask for no predictions first.
         binding, tracks, branches, steps, prefix_frames, fit: as in `watch`; without a binding tracks alone steer.
@@ -76,7 +79,8 @@ def steer(
     transformer = getattr(transformer, "_orig_mod", transformer)
     spec = backbone_of(transformer)
     unet = spec.name in UNETS
-    every = list(guidance) if isinstance(guidance, Sequence) else [guidance]
+    given = published(guidance) if isinstance(guidance, str) else guidance
+    every = list(given) if isinstance(given, Sequence) else [given]
     every = [each for each in every if not each.idle]
     batches = batches_of(model, binding, tracks, steps, branches, fit)
     sites = [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer)
@@ -130,6 +134,8 @@ def _check(every: Sequence[Guidance], batches: Batches, sites: Sequence[Attentio
             raise ValueError(f"{name} holds to a clip: pass its latent as `reference` (`latents.encode_clip`)")
         each.check_words([binding for binding in batches.bindings if binding is not None])
         each.check_layers(site.layer for site in sites)
+        if isinstance(layers := getattr(each, "layers", None), Layers):
+            layers.check_sites(sites)
         each.check_names(dict.fromkeys(name for t in tracked for name in t.names))
 
 

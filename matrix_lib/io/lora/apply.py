@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from ...backbones.lora import AlignmentLoRA
 from ...core.grid import Fit
 from ...core.tracks.tracks import MaskTracks
@@ -28,6 +30,7 @@ def apply_lora(
     part: str = "",
     branches: Sequence[Branch] | None = None,
     fit: Fit | None = None,
+    mask: Tensor | None = None,
 ) -> AppliedLoRA:
     """Puts a LoRA on a diffusers pipeline of CogVideoX, Wan or HunyuanVideo, widened input included.
 
@@ -45,6 +48,7 @@ def apply_lora(
         part: "transformer" or "transformer_2" of a pipeline with two experts (Wan 2.2).
         branches: as in `watch`; for several prompts.
         fit: how the picture becomes the first frame, as in `watch`; None asks the pipeline.
+        mask: target mask: (rows, columns) in [0, 1] of the tracks' size, whose grey values stay, as in TAViD's code.
 
     Returns:
         a handle: `strength` may be changed, `remove()` takes the LoRA off, and so does the end of a `with` block. The
@@ -57,4 +61,4 @@ def apply_lora(
     lora = file
     if not isinstance(lora, AlignmentLoRA):
         lora = load_lora(lora, backbone_of(transformer_of(pipe, part)).name, scale)
-    return apply(pipe, lora, tracks, strength=strength, target=target, part=part, branches=branches, fit=fit)
+    return apply(pipe, lora, tracks, strength=strength, target=target, part=part, branches=branches, fit=fit, mask=mask)

@@ -113,18 +113,20 @@ def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
         layers = {str(k): tuple(_whole(n) for n in v) for k, v in info["layers"].items()}
         palette = tuple(tuple(_whole(c) for c in colour) for colour in info["palette"])
         texts = [str(info[key]) for key in ("condition", "trigger", "prompt_form")]
+        picture = info.get("image_attention", "")
         channels, notes = _whole(info["base_channels"]), tuple(str(note) for note in info["notes"])
         stacked = found.get("stacked") or {}
         alphas = {str(k): number(v, k) for k, v in (found.get("alphas") or {}).items()}
         family = found["family"]
         good = all(len(c) == 3 and all(0 <= v <= 255 for v in c) for c in palette) and family in FAMILIES
+        good &= picture in ("", "off")
         for parts in stacked.values():
             good &= all(len(part) == 2 and isinstance(part[0], int) for part in parts)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise ValueError("its header lacks entries or holds values of the wrong type") from None
     if not good:
         raise ValueError("its header lacks entries or holds values of the wrong type")
-    made = Info(texts[0], channels, layers, palette, texts[1], texts[2], notes)  # type: ignore[arg-type]
+    made = Info(texts[0], channels, layers, palette, texts[1], texts[2], notes, picture)  # type: ignore[arg-type]
     return {"family": family, "info": made, "stacked": stacked, "alphas": alphas}
 
 

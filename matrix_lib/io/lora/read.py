@@ -53,11 +53,16 @@ _FACTOR = re.compile(
     r"|(?P<magnitude>lora_magnitude_vector(?:\.\w+)?(?:\.weight)?|dora_scale))$"
 )
 _LARGEST = 65504.0  # of float16
+_MATRIX_CHANNELS = 56  # that the authors' checkpoint reads: 16 latent, 20 of the first frame, 20 of the ID map
 _AUTHORS = {
     "matrix": (0.5, "the file stores no scale: it is used at 0.5, as its authors merge it (it was trained at 1.0)"),
     "tavid": (1.0, "the file stores no scale: it is used at 1.0, as its authors do (alpha / rank was 0.5 in training)"),
 }
 """Files that are known by what is in them, and the scale at which their authors use them."""
+_TAVID_SAMPLER = (
+    "its authors sample with CogVideoXDPMScheduler, 50 steps, dynamic CFG 6; its counterpart in ComfyUI is the sampler "
+    "dpmpp_2m_sde (solver_type midpoint) with the scheduler simple"
+)
 _UNKNOWN_SCALE = (
     "! the file stores no scale and is of nobody known: it is used at 1.0. If it is too strong or too weak, give the "
     "alpha / rank of its training as the scale"
@@ -267,7 +272,7 @@ def _foreign(
     factors = _with_header_alpha(factors, dict(header.get("alphas") or {}))
     info, kind = header.get("info", Info()), _format_of(source, style, parts)
     if not header:
-        info = _authors_info(kind)
+        info = _authors_info(kind, projection.get("weight"))
     return AlignmentLoRA(found, factors, projection, parts.extra, info, kind), settings
 
 
@@ -278,11 +283,21 @@ def _format_of(source: Path, style: str, parts: _Sorted) -> str:
     return "tavid" if beside else "diffusers"
 
 
-def _authors_info(kind: str) -> Info:
+def _authors_info(kind: str, projection: Tensor | None) -> Info:
+    """What the authors' own files do not say of themselves. Other people's LoRAs in MATRIX' format have no projection
+    that is wider by an ID map."""
     if kind == "diffsynth":
-        return Info(prompt_form="each instance carries its tag, <id1> to <id5>, in the prompt")
+        theirs = projection is not None and projection.ndim == 5 and projection.shape[1] == _MATRIX_CHANNELS
+        form = "each instance carries its tag, <id1> to <id5>, in the prompt"
+        return Info(prompt_form=form, image_attention="off" if theirs else "")
     if kind == "tavid":
-        return Info("target_mask", 32, trigger="target", prompt_form='the word "target" before the noun')
+        return Info(
+            "target_mask",
+            32,
+            trigger="target",
+            prompt_form='the word "target" before the noun',
+            notes=(_TAVID_SAMPLER,),
+        )
     return Info()
 
 
@@ -373,4 +388,6 @@ def describe(lora: AlignmentLoRA) -> str:
     for label, text in (("condition", lora.info.condition), ("trigger", lora.info.trigger)):
         lines += [f"{label}: {text}"] if text else []
     lines += [f"prompt: {lora.info.prompt_form}"] if lora.info.prompt_form else []
+    if lora.info.image_attention == "off":
+        lines.append("trained without the model's cross-attention to the picture, which it turns off")
     return "\n".join([*lines, *lora.info.notes, *lora.notes])

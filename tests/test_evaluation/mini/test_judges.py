@@ -292,3 +292,19 @@ def test_videos_that_cannot_be_judged(couples, spoil, message):
     few = couples.select(slice(0, 2))
     with pytest.raises(ValueError, match=message):
         judge(spoil(few.video), few)
+
+
+def test_spi_as_its_authors_released_it(couples):
+    """Nothing stops it at 0: a clip that loses everybody in every frame after the first has -1.5, and .5 by ours."""
+    few = couples.select(slice(0, 3))
+    empty = few.video.clone()
+    empty[0, 1:] = few.repaint(present=torch.zeros_like(few.present))[0, 1:]
+    found = judge(empty, few)
+    e, d = found.emergence.double(), found.disappearance.double()
+    torch.testing.assert_close(found.spi_released.double(), ((1 - 5 * e) + (1 - 5 * d)) / 2, rtol=0, atol=1e-6)
+    assert float(found.disappearance[0]) == 1.0
+    assert float(found.spi_released[0]) == -1.5
+    assert float(found.spi[0]) == 0.5
+    assert torch.equal(found.spi_released[1:], found.spi[1:])
+    raw = (found.kisa_raw + found.sgi_raw) / 2
+    torch.testing.assert_close(found.fidelity_released, raw * found.spi_released)

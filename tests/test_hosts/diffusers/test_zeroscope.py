@@ -12,6 +12,7 @@ from matrix_lib.core.guidance.dual_clock import DualClockDenoising
 from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from matrix_lib.core.guidance.partition import Partition
 from matrix_lib.core.guidance.perturbation import Perturbation
+from matrix_lib.core.guidance.published import PEEKABOO_SITES, published
 from matrix_lib.core.guidance.region_bias import RegionBias
 from matrix_lib.core.guidance.scene import GridScene
 from matrix_lib.core.guidance.schedule import Schedule
@@ -98,7 +99,7 @@ def pair_bias(guide, grid_scene, words, kind, at):
                 if isinstance(guide, RegionBias):
                     bias[i, row] = (guide.words_up if held else -guide.words_down) if row in owners else 0.0
                 elif words is not None:
-                    keep = held if row in owners else not own
+                    keep = (held if row in owners else not own) and (guide.begin or row > 0)
                     bias[i, row] = 0.0 if keep else -torch.inf
         return bias
     shared = torch.einsum("ei,ej->ij", who.double(), who.double()) > 0
@@ -114,10 +115,11 @@ GUIDES = [
     Partition(5, match=None),
     Partition(5, match="channel"),
     Partition(5, match="global"),
+    Partition(5, match=None, layers=PEEKABOO_SITES, begin=False),
 ]
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=["bias", "partition", "matched", "matched globally"])
+@pytest.mark.parametrize("guide", GUIDES, ids=["bias", "partition", "matched", "matched globally", "peekaboo"])
 def test_every_attention_equals_the_dense_reference(unet, guide):
     taken = []
     handles = watched(unet, taken)
@@ -137,7 +139,7 @@ def test_every_attention_equals_the_dense_reference(unet, guide):
             per = q.shape[0] // 2
             b, at = n // per, n % per
             bias = pair_bias(guide, grid_scene, WORDS if b == 1 else None, site.kind, at)
-            if site.kind == "cross" and b == 0:
+            if (site.kind == "cross" and b == 0) or not guide.layers.names(site):
                 bias = torch.zeros_like(bias)
             logits = q[n] @ k[n].transpose(-1, -2) * q.shape[-1] ** -0.5
             plain, bent = (p.softmax(-1) @ v[n] for p in (logits, logits + bias))
@@ -153,6 +155,32 @@ def test_every_attention_equals_the_dense_reference(unet, guide):
         else:
             assert error.max() <= 1e-5 * size, site.name
     assert seen == {(kind, level) for kind in ("spatial", "cross", "temporal") for level in ((H, W), (5, 6))}
+
+
+def test_the_sites_of_peekaboo(unet):
+    """30 of the 66 attentions of a U-Net that is built as ZeroScope's; by name in `steer`, with what is published."""
+    whole = diffusers.UNet3DConditionModel(
+        block_out_channels=(8, 8, 8, 8), cross_attention_dim=8, attention_head_dim=8, norm_num_groups=4
+    )
+    sites = [site for _, site in find_unet_sites(whole)]
+    chosen = [site for site in sites if PEEKABOO_SITES.names(site)]
+    assert (len(sites), len(chosen)) == (66, 30)
+    assert {site.name.split(".")[0] for site in chosen} == {"mid_block", "up_blocks"}
+    assert sum(site.kind == "temporal" for site in chosen) == 10
+    assert all(site.name.endswith("attn1") for site in chosen if site.kind == "temporal")
+    with steer(unet, "ivg_da_masks", WORDS, TRACKS, steps=1) as editors:
+        named = run(unet)
+    assert editors[0].guidance == published("ivg_da_masks")[0]
+    own = Partition(4, "channel", layers=PEEKABOO_SITES, begin=False)
+    with steer(unet, own, WORDS, TRACKS, steps=1):
+        assert torch.equal(run(unet), named)
+    with pytest.raises(ValueError, match="no guidance called 'ivg'; there are peekaboo_masks, ivg_da_masks"):
+        steer(unet, "ivg", WORDS, TRACKS).__enter__()
+    with pytest.raises(ValueError, match="matches no attention of this model"):
+        steer(unet, Partition(layers=Layers(sites="blocks")), WORDS, TRACKS).__enter__()
+    first = make_binding(binding_module, TEXT, {"cyclist": (0, 4, 5), "van": (7,), "passes": (9,)})
+    with pytest.raises(ValueError, match="the first row of this prompt is a word"):
+        steer(unet, own, first, TRACKS).__enter__()
 
 
 def test_modes_steps_and_layers(unet):

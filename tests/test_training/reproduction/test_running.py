@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from matrix_lib.hosts import bundle
+from matrix_lib.hosts.diffusers.unet import find_unet_sites
 from matrix_lib.mini.world import make_clips
+from training.models.mini_unet import encode_frames
 from training.reproduce import main
 from training.reproduction import worker
 from training.reproduction.bases import Base
@@ -21,6 +24,7 @@ from training.reproduction.plan import Job, jobs_of
 from training.reproduction.scale import TINY
 from training.reproduction.sets import held_out
 from training.reproduction.state import State
+from training.reproduction.unet_bench import open_bench
 from training.reproduction.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,9 +110,7 @@ def test_layers_are_named_lowest_or_drawn() -> None:
 
 
 def test_boxes_are_kept_by_true_clips_and_missed_by_others() -> None:
-    from matrix_lib.hosts.diffusers.mini import Sizes
-
-    clips = held_out("open moves", Sizes(frames=9, height=64, width=64), 12, torch.device("cpu"))
+    clips = held_out("open moves", (9, 64, 64), 12, torch.device("cpu"))
     true = box_scores(clips.video, clips)
     still = box_scores(clips.video[:, :1].expand_as(clips.video), clips)
     other = box_scores(clips.repaint(trajectories=clips.trajectories.roll(1, 0)), clips)
@@ -141,6 +143,29 @@ def test_a_small_sitting_is_run_resumed_and_reported(tmp_path: Path, capsys: pyt
     page = (tmp_path / "report.html").read_text()
     assert "exchanged clips" in page
     assert "data:image/jpeg" in page
+
+
+def test_a_u_net_of_zeroscope_s_kind_through_the_same_command(tmp_path: Path) -> None:
+    """Trained, published, opened and held to boxes; each frame by itself, each clip under noise of its own."""
+    arms = ["peekaboo 4, matched", "denoising"]
+    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--claims", "boxes_unet", "--bases", "1"]
+    assert main([*command, "--arms", *arms]) == 0
+    rows = json.loads((tmp_path / "sitting.json").read_text())["jobs"].values()
+    assert {row["arm"] for row in rows if row["kind"] == "boxes"} == set(arms)
+    folder = tmp_path / "bases" / "weak_moves_unet-1"
+    with pytest.raises(ValueError, match="format"):
+        bundle.load(folder)
+    bench = open_bench(folder, TINY, torch.device("cpu"))
+    clips = bench.clips("open moves", 2)
+    assert clips.video.shape[1:] == (5, 3, 48, 48)
+    one, other = (bench.from_text(clips.prompts[:1] * 2, seed).float() for seed in (3, 4))
+    assert float((one[1] - other[0]).abs().max()) <= 1, "clip i has the noise of seed + i"
+    assert not torch.equal(one[0], other[0])
+    assert {site.kind for _, site in find_unet_sites(bench.pipeline.unet)} == {"spatial", "cross", "temporal"}
+    latents = encode_frames(bench.encoders.vae, clips.video, torch.float32)
+    alone = encode_frames(bench.encoders.vae, clips.video[1:, 3:4], torch.float32)
+    assert latents.shape == (2, 16, 5, 6, 6)
+    torch.testing.assert_close(latents[1:, :, 3:4], alone, msg="a frame is encoded by itself")
 
 
 def test_fine_tuning_in_arms(tmp_path: Path) -> None:

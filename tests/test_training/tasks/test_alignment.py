@@ -28,6 +28,7 @@ from matrix_lib.io.video import check_video
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
 from training.clips.batches import open_clips
+from training.clips.encoders import ModelFiles
 from training.fit import Trainer, main
 from training.models.video_model import VideoModel
 from training.run.config import override
@@ -274,3 +275,58 @@ def test_presets_say_what_the_papers_say():
         Trainer(replace(cog, task=replace(cog.task, model="")))
     with pytest.raises(ValueError, match="TuneTask takes FolderData"):
         replace(cog, data=PRESETS["align"]().data)
+
+
+def test_matrix_as_its_authors_released_it(home, comfy, tmp_path):
+    """The preset, on a tiny Wan 2.1: the tag is a token of its own and alone an instance's phrase, verbs are left out,
+    the picture is not attended to, and the file says so to the hosts."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    from matrix_lib.hosts.diffusers.lora import merge_lora
+    from matrix_lib.io.lora.apply import apply_lora
+
+    folder = make_model("wan21", home / "released", comfy)
+    words = UMT5Config(vocab_size=600, d_model=4096, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
+    randomize(UMT5EncoderModel(words), 4).save_pretrained(folder / "text_encoder")
+    out = tmp_path / "run"
+    trainer = Trainer(override(PRESETS["matrix_wan21_released"](), settings(home, folder, out)))
+    task, files = trainer.task, trainer.task.files
+    (sample, *_) = task.source.clips.samples
+    known = len(ModelFiles(str(folder)).tokenizer)
+    tags = [phrase for phrase in sample.binding.phrases if phrase.role != "verb"]
+    assert tags == list(sample.binding.phrases)
+    for phrase in tags:
+        (row,) = phrase.rows
+        (token,) = [each for each in sample.binding.tokens if each.row == row]
+        assert token.id == known + int(phrase.text[3]) - 1
+    batch = task.source.clips.alone(sample).to(task.device)
+    with files.open() as encoders:
+        assert encoders.pipeline.tokenizer(sample.prompt)["input_ids"].count(known) == 1
+        made = encoders.text(sample.prompt, torch.zeros(64, 64, 3, dtype=torch.uint8))
+        assert torch.equal(made["rows"], batch.text["rows"][0])
+    trainer.run()
+    lora = load_lora(out / "lora.safetensors")
+    assert (lora.info.prompt_form, lora.info.image_attention) == ("tag_ids", "off")
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert all(float(row["diffusion"]) != float(row["mse"]) for row in rows), "the time weighs it"
+
+    inputs = task.model.inputs(torch.randn_like(batch.latents.float()), batch, batch.text, torch.tensor([600]))
+    other = {**inputs, "encoder_hidden_states_image": torch.randn_like(inputs["encoder_hidden_states_image"])}
+    merged, plain, narrow = (VideoModel(trainer.config.task).transformer.eval() for _ in range(3))
+    own = {"hidden_states": inputs["hidden_states"][:, : plain.config.in_channels]}
+    with torch.no_grad():
+        trained = task.model.transformer.eval()(**inputs)[0]
+        assert torch.equal(task.model.transformer(**other)[0], trained)
+        merge_lora(merged, lora)
+        theirs = merged(**other)[0]
+        factors = replace(lora, projection={})
+        merge_lora(narrow, factors)
+        with apply_lora(plain, factors):
+            torch.testing.assert_close(plain(**{**other, **own})[0], narrow(**{**inputs, **own})[0])
+        free = [plain(**{**each, **own})[0] for each in (other, inputs)]
+        assert not torch.equal(*free), "without the LoRA the picture counts"
+    torch.testing.assert_close(theirs, trained, rtol=1e-3, atol=1e-3 * float(trained.abs().max()))
+    with pytest.raises(ValueError, match="image_attention=false is about Wan 2.1 I2V"):
+        Trainer(override(PRESETS["matrix_cogvideox_5b_i2v"](), settings(
+            home, make_model("cogvideox", home / "no_picture", comfy), tmp_path / "x", "task.image_attention=false"
+        )))  # fmt: skip
