@@ -340,7 +340,6 @@ class TuneTask(AlignmentTask):
     Args:
         model: folder of a diffusers pipeline (of a family that README's table has under LoRA training), a bundle of
             ours, or "mini".
-        bce, dice, l2: weights inside MATRIX's mask loss, see `MaskWeights`.
         draw: of the v2t layers, how many of them TAViD's loss takes anew at each step; 0 takes all.
         track: frames of TAViD's loss: the "first" latent frame as published, or "all" that the tracks know.
         normalise: what TAViD's map is divided by, see `TargetAwareConfig`.

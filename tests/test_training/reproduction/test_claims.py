@@ -16,7 +16,7 @@ from training.reproduction.sittings import read_sittings
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "benchmarks" / "results"
-FIRST = RESULTS / "alignment-with-room" / "results.json"
+FIRST = RESULTS / "alignment-with-room" / "results.json.gz"
 SECOND = RESULTS / "reproduction" / "2026-11-30.json.gz"
 THIRD = RESULTS / "reproduction" / "2026-11-30-evening.json.gz"
 FOURTH = RESULTS / "reproduction" / "2026-12-01.json.gz"
