@@ -201,7 +201,7 @@ def _run(chosen: argparse.Namespace) -> None:
 def _bench(chosen: argparse.Namespace, name: str, folder: Path) -> Bench:
     pipeline, sizes = pipeline_of(folder)
     move(pipeline, chosen.device, torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32)
-    clips = held_out(chosen.set, sizes, chosen.clips, torch.device(chosen.device))
+    clips = held_out(chosen.set, (sizes.frames, sizes.height, sizes.width), chosen.clips, torch.device(chosen.device))
     rows = sizes.text_length
     texts = zip(clips.prompts, clips.phrases, strict=True)
     bindings = [bind_prompt(pipeline, prompt, said, max_sequence_length=rows) for prompt, said in texts]
