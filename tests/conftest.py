@@ -119,3 +119,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     with serve(tmp_path_factory.mktemp("server"), ("--cpu", "--use-pytorch-cross-attention")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel; see `support_wheel.build_wheel`."""
+    from support_wheel import build_wheel
+
+    return build_wheel(tmp_path_factory.mktemp("wheel"))

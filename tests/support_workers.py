@@ -1,4 +1,5 @@
-"""How `pytest -n 2` shares the tests: a file stays in one process, and so do all files that need the server."""
+"""How `pytest -n 2` shares the tests: a file stays in one process, and so do all files that need the server, or the
+wheel."""
 
 from __future__ import annotations
 
@@ -19,14 +20,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 
+# What is made once for all files that ask for it: by what their tests and fixtures take.
+SHARED = {"server": r"def \w+\(.*(\bserver\b|\bpage: Page\b)", "wheel": r"def \w+\(wheel: Path\b"}
+
+
 @functools.cache
 def unit(path: str) -> str:
-    """What a file of tests is run together with: itself alone, or everything that needs the server or its page."""
-    return (
-        "server"
-        if re.search(r"def \w+\(.*(\bserver\b|\bpage: Page\b)", (TESTS / path).read_text(encoding="utf-8"))
-        else path
-    )
+    """What a file of tests is run together with: itself alone, or everything that needs the server or its page, or the
+    wheel."""
+    text = (TESTS / path).read_text(encoding="utf-8")
+    return next((name for name, asked in SHARED.items() if re.search(asked, text)), path)
 
 
 def order(item: pytest.Item) -> int:
