@@ -183,7 +183,7 @@ def _until_up(server: Server, limit: float) -> None:
             server.get("/system_stats")
             return
         except OSError:
-            time.sleep(0.5)
+            time.sleep(0.1)
     raise TimeoutError(f"ComfyUI was not up within {limit:.0f} s:\n{server.tail()}")
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import sys
@@ -31,6 +32,13 @@ def _same_folder() -> Iterator[None]:
     if after != before:
         os.chdir(before)
         pytest.fail(f"the test left the process in {after}; it began in {before}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_imported_stays() -> None:
+    """Half a million objects of packages never go away: the search for cycles passes them over from here on."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +113,17 @@ def pack(comfy: ModuleType) -> Pack:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A running headless ComfyUI with the pack installed; see `scripts.comfyui.Server`."""
+    """A running headless ComfyUI with the pack installed; see `scripts.comfyui.Server`. Its attention is PyTorch's, as
+    on a GPU; that of the host in this process (`comfy`) is the slower one that it has for CPUs."""
     from scripts.comfyui import serve
 
-    with serve(tmp_path_factory.mktemp("server")) as running:
+    with serve(tmp_path_factory.mktemp("server"), ("--cpu", "--use-pytorch-cross-attention")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel; see `support_wheel.build_wheel`."""
+    from support_wheel import build_wheel
+
+    return build_wheel(tmp_path_factory.mktemp("wheel"))

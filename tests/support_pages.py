@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, sync_playwright
 from playwright.sync_api import Page as Tab
 from support_counts import SOAK
+from support_frontend import in_front_of
 
 from scripts.comfyui import Server
 from scripts.front import FRONTENDS, chromium
@@ -30,8 +30,6 @@ FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-backgro
 FLAGS += ["--disable-component-update", "--disable-sync"]
 # A page that a test hands to the browser counts as one of the internet, which may not ask a server of this machine.
 FLAGS += ["--disable-features=LocalNetworkAccessChecks"]
-TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".json": "application/json"}
-TYPES |= {".svg": "image/svg+xml", ".woff2": "font/woff2", ".png": "image/png", ".webp": "image/webp"}
 EMPTY = {"version": 0.4, "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}}
 # What the frontend writes where a listener to its messages raised, and goes on.
 SWALLOWED = ("[ComfyApi] Uncaught error", "Unhandled message", "Error calling extension")
@@ -68,13 +66,13 @@ def seen_in(*frontends: str) -> pytest.MarkDecorator:
 
 
 class Page:
-    """One tab on a server's page. `own`: whether its frontend is the one that the server brings; `newer`: whether it is
-    pinned as a newer one."""
+    """One tab on the page at `url` of a server. `own`: whether its frontend is the one that the server brings; `newer`:
+    whether it is pinned as a newer one."""
 
     own, newer = True, False
 
-    def __init__(self, server: Server, tab: Tab) -> None:
-        self.server, self.tab = server, tab
+    def __init__(self, server: Server, tab: Tab, url: str) -> None:
+        self.server, self.tab, self.url = server, tab, url
         self.errors: list[str] = []
         tab.on("pageerror", lambda error: self.errors.append(str(error)))
         tab.on("console", lambda said: self.errors.extend([said.text] if said.text.startswith(SWALLOWED) else []))
@@ -82,7 +80,7 @@ class Page:
     def open(self, nodes2: bool) -> None:
         """Opens the page, or opens it again, with the classic canvas or with Nodes 2.0."""
         self._set("Comfy.VueNodes.Enabled", nodes2)
-        self.tab.goto(self.server.url)
+        self.tab.goto(self.url)
         self.tab.wait_for_function(READY)
 
     def build(self, nodes: list[dict[str, Any]], links: list[tuple[int, int, int, int | str]]) -> None:
@@ -133,26 +131,11 @@ def browser_of() -> Iterator[Browser]:
 def page_of(server: Server, browser: Browser, frontend: Path | None = None) -> Iterator[Page]:
     """One tab for `server`, with a memory of its own and none of the tours of a first visit.
 
-    `frontend`: the folder of another frontend, whose files the browser gets in place of those that the server has.
+    `frontend`: the folder of another frontend, which the browser gets in place of the one that the server has.
     """
-    context = browser.new_context(viewport={"width": 1500, "height": 900})
-    try:
-        if frontend is not None:
-            context.route(lambda url: _file(frontend, url) is not None, lambda route: _serve(frontend, route))
-        page = Page(server, context.new_page())
+    before = contextlib.nullcontext(server.url) if frontend is None else in_front_of(server.url, frontend)
+    with before as url, contextlib.closing(browser.new_context(viewport={"width": 1500, "height": 900})) as context:
+        page = Page(server, context.new_page(), url)
         page._set("Comfy.TutorialCompleted", True)
         page.tab.set_default_timeout(120_000)
         yield page
-    finally:
-        context.close()
-
-
-def _file(folder: Path, url: str) -> Path | None:
-    """What stands at an address of a frontend; None for what only a server knows."""
-    path = folder / (urllib.parse.unquote(urllib.parse.urlsplit(url).path).lstrip("/") or "index.html")
-    return path if path.is_file() else None
-
-
-def _serve(folder: Path, route: Route) -> None:
-    path = _file(folder, route.request.url)
-    route.fulfill(path=str(path), headers={"Content-Type": TYPES.get(path.suffix, "application/octet-stream")})

@@ -1,4 +1,5 @@
-"""How `pytest -n 2` shares the tests: a file stays in one process, and so do all files that need the server."""
+"""How `pytest -n 2` shares the tests: a file stays in one process, and so do all files that need the server, or the
+wheel. In `make soak` the cases of a test are apart: one file with hours of them is to fill all processes."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support_counts import SOAK
 
 TESTS = Path(__file__).resolve().parent
 # What takes longest goes first, so that the processes end together.
@@ -19,14 +21,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 
+# What is made once for all files that ask for it: by what their tests and fixtures take.
+SHARED = {"server": r"def \w+\(.*(\bserver\b|\bpage: Page\b)", "wheel": r"def \w+\(wheel: Path\b"}
+
+
 @functools.cache
 def unit(path: str) -> str:
-    """What a file of tests is run together with: itself alone, or everything that needs the server or its page."""
-    return (
-        "server"
-        if re.search(r"def \w+\(.*(\bserver\b|\bpage: Page\b)", (TESTS / path).read_text(encoding="utf-8"))
-        else path
-    )
+    """What a file of tests is run together with: itself alone, or everything that needs the server or its page, or the
+    wheel."""
+    text = (TESTS / path).read_text(encoding="utf-8")
+    return next((name for name, asked in SHARED.items() if re.search(asked, text)), path)
 
 
 def order(item: pytest.Item) -> int:
@@ -47,7 +51,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return unit(nodeid.split("::")[0])
+            path = nodeid.split("::")[0]
+            return nodeid if SOAK and "[" in nodeid and unit(path) == path else unit(path)
 
     config.option.loadscopereorder = False
     return ByFile(config, log)

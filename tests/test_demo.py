@@ -159,10 +159,10 @@ def test_an_interrupt_ends_the_run_and_leaves_the_server_well(server: Any, demo:
 
 
 def _stop_soon(server: Any) -> None:
-    for _ in range(240):
-        time.sleep(0.5)
+    for _ in range(1200):
+        time.sleep(0.1)
         if server.get("/queue")["queue_running"]:
-            time.sleep(2)
+            time.sleep(1)
             server.interrupt()
             return
 

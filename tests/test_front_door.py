@@ -9,7 +9,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support_wheel import build_wheel
 
 import matrix_lib
 
@@ -41,12 +40,11 @@ def test_the_front_door_says_what_it_says() -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library as its wheel installs it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    wheel = build_wheel(folder, (".py", ".json", ".model"))
-    zipfile.ZipFile(wheel).extractall(folder / "site")
-    return folder / "site"
+    site = tmp_path_factory.mktemp("site")
+    zipfile.ZipFile(wheel).extractall(site)
+    return site
 
 
 def test_it_is_light_and_works_from_a_wheel(installed: Path) -> None:

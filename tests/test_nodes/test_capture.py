@@ -210,7 +210,7 @@ def test_wrong_pairings_are_told_before_a_step_is_sampled(pack, models, monkeypa
         ({**inputs, "sigmas": torch.FloatTensor([])}, {}, "no step to sample: .* Is denoise 0"),
         ({**inputs, "sigmas": inputs["sigmas"][:1]}, {}, "no step to sample"),
         (parts(model, of_t5, negative), {}, r"CogVideoX's text encoder \(T5\).* MODEL is Wan.*UMT5"),
-        (parts(model, long, negative), {}, "conditioning of 600 rows, but this one has 512"),
+        (parts(model, long, negative), {}, "conditioning of 600 rows, but this one has 64"),
         (parts(model, untracked, negative), {"words": False}, "no mask tracks"),
         (inputs, {"previous": theirs}, "not of one run: backbone"),
         (inputs, {"previous": first, "layers": "0"}, "not of one run: layers_v2t"),

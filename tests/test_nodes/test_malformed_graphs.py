@@ -72,7 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     (base / "custom_nodes" / "watch" / "__init__.py").write_text(
         WATCH.format(outside=outside, times=base / "user" / TIMES)
     )
-    with serve(base, ("--cpu", "--cache-lru", "400")) as running:
+    with serve(base, ("--cpu", "--use-pytorch-cross-attention", "--cache-lru", "400")) as running:
         yield running
 
 

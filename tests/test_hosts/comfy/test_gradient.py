@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from support_counts import SOAK
 from support_native import FAMILIES, sample
 from support_steering import SAMPLERS, inputs, lib, models, pixels, size_of, windowed
 from support_tracks import awkward
@@ -23,10 +24,19 @@ def clean(model):
 
 ROUND = [(family, SAMPLERS[i % 4], (1.0, 6.0)[i % 2]) for i, family in enumerate(FAMILIES)]
 ROUND += [("wan_t2v", sampler, cfg) for sampler in SAMPLERS for cfg in (1.0, 6.0)]
+OFF = (
+    lambda lib: lib.Gradient(0.0),
+    lambda lib: lib.Gradient(iterations=0),
+    lambda lib: lib.Gradient(sga=0.0, spa=0.0),
+    lambda lib: lib.Gradient(schedule=lib.Schedule(((0.0, 0.0),))),
+)
+# One of these beside every family and every sampler, in turns; all of them in `make soak`.
+OFF_IN_TURNS = [OFF if SOAK else (OFF[(i + i // 4) % 4],) for i in range(len(ROUND))]
 
 
-@pytest.mark.parametrize(("family", "sampler", "cfg"), ROUND)
-def test_it_runs_in_every_family_under_every_sampler(lib, models, family, sampler, cfg):
+@pytest.mark.soak
+@pytest.mark.parametrize(("family", "sampler", "cfg", "off"), [(*each, off) for each, off in zip(ROUND, OFF_IN_TURNS)])
+def test_it_runs_in_every_family_under_every_sampler(lib, models, family, sampler, cfg, off):
     given, ended = inputs(lib, family), []
     options = dict(sampler=sampler, cfg=cfg, steps=3)
     plain = sample(models(family), *given, **options)
@@ -36,16 +46,20 @@ def test_it_runs_in_every_family_under_every_sampler(lib, models, family, sample
     steps = 2 if sampler == "uni_pc" else 3
     assert [step for step, _ in ended[0].losses] == list(range(steps))
     assert clean(models(family))
-    for off in (
-        lib.Gradient(0.0), lib.Gradient(iterations=0), lib.Gradient(sga=0.0, spa=0.0),
-        lib.Gradient(schedule=lib.Schedule(((0.0, 0.0),))),
-    ):  # fmt: skip
-        assert torch.equal(sample(lib.steer(models(family), off), *given, **options), plain)
+    for make in off:
+        assert torch.equal(sample(lib.steer(models(family), make(lib)), *given, **options), plain)
     assert torch.equal(sample(models(family), *given, **options), plain)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("scores", "layers"), [("probabilities", None), ("logits", None), ("probabilities", [0])])
+# Each family goes two of the three ways, in turns; in `make soak` all.
+WAYS = [("probabilities", None), ("logits", None), ("probabilities", [0])]
+WAYS_IN_TURNS = [
+    (family, *way) for i, family in enumerate(FAMILIES) for j, way in enumerate(WAYS) if SOAK or (i + j) % 3 != 2
+]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("family", "scores", "layers"), WAYS_IN_TURNS)
 def test_the_gradient_is_that_of_finite_differences_and_checkpointing_changes_nothing(
     lib, models, family, scores, layers, monkeypatch
 ):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from support_native import conditioning
+from support_native import conditioning, text_rows
 from support_schedules import run, sigmas_of
 from support_steering import bound, inputs, lib, models, size_of, windowed
 
@@ -12,6 +12,7 @@ __all__ = ["lib", "models"]  # fixtures
 
 pytestmark = pytest.mark.usefixtures("comfy")
 FAMILY = "wan_t2v"
+ROWS = text_rows(FAMILY)
 
 
 def predictions(model):
@@ -81,7 +82,7 @@ def test_rows_behind_a_bound_prompt_are_no_copies_of_it(lib, models):
     positive, neg, empty = inputs(lib, FAMILY)
     sigmas, ended = sigmas_of(models(FAMILY), 2)[:2], []
     (twice,) = ConditioningConcat().concat(positive, conditioning(FAMILY, 4))
-    assert twice[0][0].shape[1] == 1024
+    assert twice[0][0].shape[1] == 2 * ROWS
     seen = []
 
     class Watch:
@@ -102,10 +103,10 @@ def test_rows_behind_a_bound_prompt_are_no_copies_of_it(lib, models):
 
     model = lib.attach(models(FAMILY), lambda info: lib.Session([Watch()]))
     run(model, (twice, neg, empty), sigmas)
-    assert set(seen) == {1024}
+    assert set(seen) == {2 * ROWS}
     bias = lib.RegionBias(track_up=0, track_down=0, words_up=3.0, words_down=3.0)
     run(lib.steer(models(FAMILY), bias, done=ended.append), (twice, neg, empty), sigmas)
-    assert any("512 rows stand behind the bound prompt" in note for note in ended[0].notes)
+    assert any(f"{ROWS} rows stand behind the bound prompt" in note for note in ended[0].notes)
 
 
 def test_words_of_a_bound_prompt_behind_are_bound_too(lib, models):
@@ -116,7 +117,7 @@ def test_words_of_a_bound_prompt_behind_are_bound_too(lib, models):
     positive, neg, empty = inputs(lib, FAMILY)
     rows = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
     second, sigmas = bound(lib, FAMILY, 4, rows=rows), sigmas_of(models(FAMILY), 2)[:2]
-    whole = {"cyclist": (1, 2, 4, 515, 517), "van": (4, 6, 519, 520), "passes": (9, 524)}
+    whole = {"cyclist": (1, 2, 4, ROWS + 3, ROWS + 5), "van": (4, 6, ROWS + 7, ROWS + 8), "passes": (9, ROWS + 12)}
 
     def captured(given):
         runs = []
@@ -131,9 +132,9 @@ def test_words_of_a_bound_prompt_behind_are_bound_too(lib, models):
 
     (joined,) = ConditioningConcat().concat(positive, second)
     wanted = [[joined[0][0], {**joined[0][1], lib.BINDING: bound(lib, FAMILY, 4, rows=whole)[0][1][lib.BINDING]}]]
-    wanted[0][1][lib.BINDING] = dataclasses.replace(wanted[0][1][lib.BINDING], length=1024)
+    wanted[0][1][lib.BINDING] = dataclasses.replace(wanted[0][1][lib.BINDING], length=2 * ROWS)
     seen, notes = captured(joined)
-    assert any("512 rows stand behind" in note for note in notes), "nobody said whose they are"
+    assert any(f"{ROWS} rows stand behind" in note for note in notes), "nobody said whose they are"
     remember(second[0][0], second[0][1][lib.BINDING])
     (now, notes), (due, _) = captured(joined), captured(wanted)
     assert not notes
@@ -144,7 +145,7 @@ def test_words_of_a_bound_prompt_behind_are_bound_too(lib, models):
     ]
     assert torch.equal(*steered)
     scaled = [[torch.cat([positive[0][0], second[0][0] * 1.01], 1), joined[0][1]]]
-    assert any("512 rows stand behind" in note for note in captured(scaled)[1]), "these rows are nobody's"
+    assert any(f"{ROWS} rows stand behind" in note for note in captured(scaled)[1]), "these rows are nobody's"
 
 
 def test_a_repeated_prompt_is_steered_as_the_prompt(lib, models):
