@@ -36,7 +36,10 @@ class MatrixInstanceCaptions(io.ComfyNode):
                 "several people",
             ],
             inputs=[
-                io.Clip.Input("clip", tooltip="Text encoder of CogVideoX, Wan or LTX-Video, the one of the prompt."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="Text encoder of CogVideoX, Wan, LTX-Video or Cosmos Predict 2, the one of the prompt.",
+                ),
                 io.Conditioning.Input(
                     "conditioning",
                     tooltip="What all instances share, from MATRIX Bind Prompt, with mask tracks of the instances.",

@@ -21,7 +21,7 @@ from support_wheel import ROOT, build_wheel
 
 TESTS = Path(__file__).resolve().parent
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-HOST = ("comfy", "comfy_extras", "folder_paths", "comfy_api")
+HOST = ("comfy", "comfy_kitchen", "comfy_extras", "folder_paths", "comfy_api")
 
 
 def plain(name: str) -> str:

@@ -75,7 +75,7 @@ class InstanceCaptions(EditsAttention):
         if trouble:
             raise ValueError(
                 f"captions of instances cannot be kept apart in {title}: {trouble}. Write one prompt here and "
-                "steer it with region bias, or use CogVideoX, Wan or LTX-Video"
+                "steer it with region bias, or use CogVideoX, Wan, LTX-Video or Cosmos Predict 2"
             )
 
     def check_words(self, bindings: Sequence[PromptBinding]) -> None:

@@ -36,7 +36,7 @@ def add_captions(
     if spec.text_mixed:
         raise ValueError(
             f"captions of instances cannot be kept apart in {spec.title}: {spec.text_mixed} mixes the rows of all "
-            "texts. They work with CogVideoX, Wan and LTX-Video"
+            "texts. They work with CogVideoX, Wan, LTX-Video and Cosmos Predict 2"
         )
     encoded: list[Conditioning] = []
     own: list[tuple[str, PromptBinding]] = []

@@ -8,7 +8,7 @@ from support_steering import inputs, lib, models, pixels, recording, size_of
 __all__ = ["lib", "models"]  # fixtures
 
 pytestmark = pytest.mark.usefixtures("comfy")
-APART = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "ltx")
+APART = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "ltx", "cosmos2")
 
 
 def captioned(lib, family, tracks=None, copies=3):

@@ -25,7 +25,7 @@ from matrix_lib.hosts.diffusers.captions import encode_captions
 from matrix_lib.hosts.diffusers.steer import steer
 from matrix_lib.instrument.editing import EditRunner
 
-APART = ["cogvideox", "cogvideox15", "wan_t2v", "ltx", "skyreels"]
+APART = ["cogvideox", "cogvideox15", "wan_t2v", "ltx", "skyreels", "cosmos2"]
 OWN = 7  # rows of a caption
 TEXT = {"encoder_hidden_states": 1, "encoder_attention_mask": 1}  # the axis of its rows
 
@@ -125,7 +125,11 @@ def test_a_capture_beside_it_sees_a_caption_in_its_instance_alone():
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in APART])
 def test_models_that_mix_their_texts_are_refused_by_name(family):
     model, _, words, tracks, _ = scene(family)
-    reasons = {"wan_i2v": "the last 512 rows", "wan_vace": "vace_blocks.0.attn2 and the like"}
+    reasons = {
+        "wan_i2v": "the last 512 rows",
+        "wan_animate": "the last 512 rows",
+        "wan_vace": "vace_blocks.0.attn2 and the like",
+    }
     why = reasons.get(family, "mixes the rows")
     with pytest.raises(ValueError, match=f"captions of instances cannot be kept apart in .*: .*{why}"):
         with steer(model, InstanceCaptions(), words, tracks):
