@@ -460,7 +460,8 @@ boxes overlap, both captions are seen.
 each name. *Steer Attention*, mode *instance captions*, keeps them apart: without it every caption is seen everywhere.
 
 **Your own:** CogVideoX, Wan, LTX-Video or Cosmos Predict 2; four people as well as two. Models that mix
-their texts are refused by name. *mini* moves one thing at a time: its world has no more. docs/instance-captions.md says how it works."""
+their texts are refused by name. *mini* moves one thing at a
+time: its world has no more. docs/instance-captions.md says how it works."""
 SIDES = "left: 0: 0 0 50 128\nright: 0: 78 0 128 128"
 SHARED = "the red square"
 CAPTIONS = "left: the red square moves down\nright: the red square"
