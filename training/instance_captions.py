@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -51,6 +49,7 @@ from matrix_lib.mini.shapes import COLOURS, SHAPES
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from .models.mini_run import pipeline_of
+from .run.kept_rows import goes_on, read_rows, write_rows
 
 __all__ = ["main"]
 
@@ -160,7 +159,7 @@ def _run(chosen: argparse.Namespace) -> None:
             for i in range(chosen.clips):
                 said = (kind, count, arm, i, chosen.seed + i, asked.whole[i], took)
                 rows.append(dict(zip(_KEYS, said)) | {name: value[i] for name, value in values.items()})
-            _write(chosen.out / "rows.csv", rows)  # after every arm: a run that is cut short keeps what it has
+            write_rows(chosen.out / "rows.csv", rows)  # after every arm: a run that is cut short keeps what it has
             means = ", ".join(f"{name} {np.mean(value):.3f}" for name, value in values.items())
             print(f"{kind} of {count}, {arm}: {means}", flush=True)
     with whole_file(chosen.out / "README.md") as place:
@@ -303,27 +302,9 @@ def _before(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     one."""
     asked = {"clips": chosen.clips, "steps": chosen.steps, "seed": chosen.seed, "model": str(chosen.model)}
     asked["device"] = chosen.device.split(":")[0]
-    path, rows = chosen.out / "asked.json", chosen.out / "rows.csv"
-    if not rows.exists():
-        with whole_file(path) as place:
-            place.write_text(json.dumps(asked, indent=1), encoding="utf-8")
-        return []
-    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if differ := [name for name, value in asked.items() if held.get(name) != value]:
-        raise ValueError(
-            f"{chosen.out} holds rows that were asked with other {', '.join(differ)}: give the same again to go on, or "
-            "another --out"
-        )
-    with rows.open(newline="", encoding="utf-8") as file:
-        kinds = {"question": str, "arm": str, "prompt": str, "instances": int, "clip": int, "seed": int}
-        return [{n: kinds.get(n, float)(v) for n, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with whole_file(path) as place, place.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    kinds = {"question": str, "arm": str, "prompt": str, "instances": int, "clip": int, "seed": int}
+    held = read_rows(chosen.out / "rows.csv") if goes_on(chosen.out, asked) else []
+    return [{name: kinds.get(name, float)(value) for name, value in row.items()} for row in held]
 
 
 # -- what came out

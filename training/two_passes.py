@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import json
-import lzma
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,6 +51,7 @@ from .data.alignment_clips import named_tracks, others
 from .models.mini_run import pipeline_of
 from .reproduction.claims import LEAST_BASES
 from .reproduction.sets import SETS, held_out
+from .run.kept_rows import goes_on, read_rows, write_rows
 
 __all__ = ["main"]
 
@@ -184,7 +182,7 @@ def _run(chosen: argparse.Namespace) -> None:
 
     def keep(arm: list[dict[str, Any]]) -> None:  # after every arm: a run that is cut short keeps what it has
         rows.extend(arm)
-        _write(
+        write_rows(
             chosen.out / "rows.csv", [*rows, *(row for row in before if row["base"] not in {r["base"] for r in rows})]
         )
 
@@ -287,31 +285,11 @@ def _before(chosen: argparse.Namespace, names: Sequence[str]) -> list[dict[str, 
         "seed": chosen.seed, "ways": chosen.ways, "models": [str(folder) for folder in chosen.model],
         "device": chosen.device.split(":")[0],
     }  # fmt: skip
-    path, rows = chosen.out / "asked.json", chosen.out / "rows.csv"
-    if not rows.exists():
-        with whole_file(path) as place:
-            place.write_text(json.dumps(asked, indent=1), encoding="utf-8")
-        return []
-    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if differ := [name for name, value in asked.items() if held.get(name) != value]:
-        raise ValueError(
-            f"{chosen.out} holds rows that were asked with other {', '.join(differ)}: give the same again to go on, or "
-            "another --out"
-        )
-    return [row for row in _read(rows) if row["base"] in names]
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    fields = list(dict.fromkeys(name for row in rows for name in row))
-    with whole_file(path) as place, place.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
+    return [row for row in _read(chosen.out / "rows.csv") if row["base"] in names] if goes_on(chosen.out, asked) else []
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    with (lzma.open if path.suffix == ".xz" else open)(path, "rt", newline="", encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    rows = read_rows(path)
     if not rows or any(name not in rows[0] for name in (*_KEYS, *MEASURES)):
         raise ValueError(f"{path} holds no rows of training.two_passes")
     texts = ("base", "arm", "prompt")

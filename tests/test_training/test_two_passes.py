@@ -11,6 +11,7 @@ from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers import mini
 from matrix_lib.instrument import word_masks
 from training import two_passes
+from training.run.kept_rows import write_rows
 from training.two_passes import BLIND, FIRST, OWN, PLAIN, TRUE
 
 COUNT = 60
@@ -55,7 +56,7 @@ def test_what_cannot_be_asked():
 
 
 def test_rows_of_earlier_runs_join_only_what_was_asked_alike(tmp_path):
-    two_passes._write(tmp_path / "rows.csv", rows("a", 0.3, 0.8, 0.3))
+    write_rows(tmp_path / "rows.csv", rows("a", 0.3, 0.8, 0.3))
     before = two_passes._read(tmp_path / "rows.csv")
     assert two_passes._report(GIVEN, before) == two_passes._report(GIVEN, rows("a", 0.3, 0.8, 0.3))
     other = [row | {"calls": 12} for row in rows("b", 0.3, 0.8, 0.3)]
