@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import torch
+
 from ...core.grid import Fit, Grid
 from ...core.sites import BatchRow
 from ...core.tracks.tracks import MaskTracks
@@ -74,7 +76,8 @@ class Timesteps:
 
     def __call__(self) -> list[float]:
         if getattr(self._scheduler, "timesteps", None) is not None:
-            return [float(t) for t in self._scheduler.timesteps]
+            # all at once: of timesteps on a GPU each would be waited for alone, in every forward
+            return [float(t) for t in torch.as_tensor(self._scheduler.timesteps).tolist()]
         return [0.0] * (self._steps or 1)
 
     def now(self) -> float | None:
