@@ -114,9 +114,13 @@ class Graph:
     def sample(self, sampling: Callable[..., tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
         """The final latent, clip and sound in one tensor, and what `sampling(guider, noise, sampler, sigmas, latent)`
         gave besides for each node."""
+        import comfy.model_management
         import comfy.samplers
         from comfy_extras.nodes_custom_sampler import Noise_EmptyNoise, Noise_RandomNoise
 
+        # The host leaves what a graph replaced in its model (ModelSampling nodes do) until another one is loaded, and
+        # EasyCache and LazyCache read the schedule before that: a run would depend on the one before it.
+        comfy.model_management.unload_all_models()
         found, now = [], self.latent
         with torch.inference_mode(), self.opened():
             for number, (sigmas, noisy) in enumerate(self.sigmas()):
