@@ -49,6 +49,11 @@ class AttentionGuidance(Noted):
 
     title: ClassVar[str] = "guidance"
 
+    @property
+    def calls_apart(self) -> int:
+        """How many calls of a forward are asked about one by one though they run as one: their edits are remembered."""
+        return 1
+
     def __init__(
         self, guidance: EditsAttention, grid: Grid | None = None, steps: int = 1, token: Hashable = None
     ) -> None:
@@ -137,7 +142,7 @@ class AttentionGuidance(Noted):
         who = (0, 0) if whole else (id(tracks), id(binding))  # all of the text and video is the same for every row
         filled = row.text_rows if guidance.fills else 0
         key = (*who, spans, call.frame_index, call.grid, strength, text, video, filled)
-        keep = max(KEPT, 4 * len(call.rows))
+        keep = max(KEPT, 4 * len(call.rows)) * self.calls_apart
         if key not in self._edits:
             if len(self._edits) >= keep:
                 self._edits.clear()

@@ -148,7 +148,7 @@ def weak_moves_unet() -> FitConfig:
         config,
         task=UNetTask(),
         data=replace(config.data, frames=9),
-        optim=Optim(name="muon", lr=2e-3, ema=0.998),
+        optim=Optim(name="muon", lr=8e-3, ema=0.998),
         run=replace(config.run, steps=2000, out="runs/weak_moves_unet", compile=False),
     )
 

@@ -40,6 +40,7 @@ __all__ = ["LevelGuidance", "attach_unet", "find_unet_sites"]
 _PART = re.compile(
     r"(transformer_in|(?:(?:down|up)_blocks\.\d+|mid_block)\.(temp_)?attentions\.\d+)\.transformer_blocks\.\d+\.attn([12])"
 )
+_LEVELS = 4  # resolutions of ZeroScope
 _ORDER = {"transformer_in": 0, "down_blocks": 1, "mid_block": 2, "up_blocks": 3}
 
 
@@ -101,6 +102,11 @@ class LevelGuidance(AttentionGuidance):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.levels = {}
+
+    @property
+    def calls_apart(self) -> int:
+        """Every frame of every resolution has regions of its own, the same in all steps."""
+        return 1 if self.grid is None else _LEVELS * self.grid.frames
 
     def _scene(self, tracks: MaskTracks | None, binding: PromptBinding | None) -> GridScene:
         assert self.grid is not None
