@@ -80,7 +80,7 @@ def main() -> None:
     heat = attention(mini, (first, second), best_layers(capture, tracks, (first, second)), 1080)
     heat.save(IMAGES / "attention.webp", quality=78, method=6)
     tracks_on_clip(160, 384).convert("RGB").save(IMAGES / "tracks.jpg", quality=88)
-    Image.open(mini / "layers.png").convert("RGB").save(IMAGES / "layers.png", optimize=True)
+    Image.open(mini / "layers.png").convert("RGB").quantize(128).save(IMAGES / "layers.png", optimize=True)
     for path in sorted(IMAGES.iterdir()):
         print(path.relative_to(ROOT), path.stat().st_size // 1024, "KiB")
 

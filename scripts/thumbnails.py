@@ -41,6 +41,6 @@ def save(name: str, picture: Image.Image) -> Path:
     write(ink, (_LEFT, 64), fit_text(line, 20, picture.width - 2 * _LEFT), 20, INK["soft"])
     whole.paste(picture.convert("RGB"), (0, _HEAD))
     target = ROOT / "workflows" / f"{name}.jpg"
-    whole.convert("RGB").save(target, quality=74)
+    whole.convert("RGB").save(target, quality=50, optimize=True, progressive=True)
     print(target.relative_to(ROOT), target.stat().st_size // 1024, "KiB", flush=True)
     return target
