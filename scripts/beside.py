@@ -36,22 +36,19 @@ tree: every node that gives a GUIDER, and every node that makes a MODEL of a MOD
 change nothing on Wan are left out. Other packs stand for their mechanism, written anew. Steering before steps (the
 last three columns) was tried beside what changes attention.
 
-The full product of `make soak`, of the first four families and without words in time (seven guiders, 75 things, CFG 1
-and 6, seven columns: 29,400 cells), ran once whole, on 2026-11-30: 26,320 exact, 755 refused, 98 noted, 1,498 that
-ComfyUI does not run, 672 without a reference, and 57 silent. Those were mended: perturbation beside NAG on
-HunyuanVideo, a foreign forward on Wan I2V's cross-attention, and graphs that are not defined without this pack either
-(latents that are not finite, a division by rounding). Four cells with EasyCache or LazyCache on CogVideoX were off in
-that run and exact in three repetitions, on the same kind of machine as well: why is not known. Since the
-mends, with words in time: 6,468 cells of Wan's product and 672 of all families, drawn at random, on 2026-12-01. None
-was silent.
+The full product of `make soak` (eight families, seven guiders, 75 things, CFG 1 and 6, eight columns: 67,200 cells)
+ran once whole, on 2026-12-01, on 15 cores in 22 minutes: 60,343 exact, 1,691 refused, 162 noted, 3,656 that ComfyUI
+does not run, 1,344 without a reference, and four silent: EasyCache or LazyCache on CogVideoX. Four of this kind were
+off in a run of 2026-11-30, too. The fault was the test's. ComfyUI leaves what a graph replaced in its model
+(ModelSampling nodes do) until another model is loaded, and these two caches read the schedule before that, so that a
+run skips other steps than the same run made again. Every run of a cell starts from an unloaded model now; the parts
+of the four (168 cells) ran again, and none was silent. The first whole run, on 2026-11-30, had 57 silent cells of
+29,400; all were mended.
 
 LTX-2 keeps clip and sound in one flat latent. RescaleCFG, PerpNeg, VideoLinearCFGGuidance and
-VideoTriangleCFGGuidance cannot read it: ComfyUI fails there with or without this pack. Of its product these were
-tried, on 2026-12-01: every guider with every column at CFG 1 and 6; every thing with capture at CFG 1 and 6, and with
-words in time; and 64 cells of the other columns beside caches, prompts, runs and other packs. None was silent.
+VideoTriangleCFGGuidance cannot read it: ComfyUI fails there with or without this pack.
 
-Of the product of Kandinsky 5 were tried, on 2026-12-01: the same but for those 64, and 600 cells of all columns drawn
-at random. None was silent. RenormCFG cannot read it: ComfyUI fails there with or without this pack.
+RenormCFG cannot read Kandinsky 5: ComfyUI fails there with or without this pack.
 """
 
 
