@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def run(rounds: int) -> dict[str, Any]:
 
 
 def _steps(named: Sequence[str], rounds: int, device: torch.device) -> dict[str, Any]:
-    """Whole steps of all layers: `steps` with PyTorch's choice of kernel, `host` with the host's, `rows` by whole rows."""
+    """Whole steps: `steps` with PyTorch's choice of kernel, `host` with the host's, `rows` by whole rows."""
     cuda = device.type == "cuda"
     model, args = build(device, full=cuda)
     latent = args["hidden_states"].shape
@@ -257,8 +258,8 @@ SMALL_LAYERS = {"mini": (4, 64, 226, 1280)}
 
 
 def ways(device: torch.device, heads: int, size: int, text: int, video: int) -> dict[str, Any]:
-    """Where the time of one layer goes: the kernel with and without its log-sum-exp, and the two reads, by Triton and by
-    each way of reading without it; beside that, how far each is from float64 on eight of the heads."""
+    """Where the time of one layer goes: the kernel with and without its log-sum-exp, and the two reads, by each way that
+    there is; beside that, how far each is from float64 on eight of the heads."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     random = torch.Generator(device).manual_seed(2)
     # heads inside of tokens, as models have them
@@ -272,54 +273,51 @@ def ways(device: torch.device, heads: int, size: int, text: int, video: int) -> 
     rows = Pool.mean_of({str(i): range(text + each * 3 * i, text + each * (3 * i + 1)) for i in range(3)}).to(device)
     sdpa = torch.nn.functional.scaled_dot_product_attention
 
-    def read_words(part: slice = slice(None)) -> Tensor:
-        return pooled_columns(q[:, part, text:], k[:, part], words, scale, lse=lse[:, part, text:])
+    def read_words(part: slice, each_head: bool = False) -> Tensor:
+        given: dict[str, Any] = {"lse": lse[:, part, text:], "per_head": each_head}
+        return pooled_columns(q[:, part, text:], k[:, part], words, scale, **given)
 
-    def read_rows(part: slice = slice(None)) -> Tensor:
-        return pooled_rows(q[:, part], k[:, part], rows, scale, lse=lse[:, part], keys=(text, video))
+    def read_rows(part: slice, each_head: bool = False, by: Sequence[Any] = (), kernels: Any = None) -> Tensor:
+        """Instances' rows, by the first of `by` that can do it."""
+        given: dict[str, Any] = {"lse": lse[:, part], "keys": (text, video), "per_head": each_head}
+        chosen: dict[str, Any] = dict.fromkeys(("ROWS_BY", "HEAD_ROWS_BY"), (*by, "products"))
+        with patch.multiple(pooled_maps, **chosen, ROW_KERNELS=kernels or pooled_maps.ROW_KERNELS):
+            return pooled_rows(q[:, part], k[:, part], rows, scale, **given)
 
-    def by(way: str, kernels: Any = None) -> Any:
-        def inside(part: slice = slice(None)) -> Tensor:
-            before = pooled_maps.ROWS_WITHOUT_TRITON, pooled_maps.ROW_KERNELS
-            try:
-                pooled_maps.ROWS_WITHOUT_TRITON = way
-                pooled_maps.ROW_KERNELS = kernels or before[1]
-                with without_triton():
-                    return read_rows(part)
-            finally:
-                pooled_maps.ROWS_WITHOUT_TRITON, pooled_maps.ROW_KERNELS = before
-
-        return inside
-
-    def words_plain(part: slice = slice(None)) -> Tensor:
-        with without_triton():
-            return read_words(part)
-
-    reads = {
+    cudnn = [SDPBackend.CUDNN_ATTENTION]
+    reads: dict[str, Any] = {
         "words": read_words,
-        "instances": read_rows,
-        "words, no Triton": words_plain,
-        "instances, no Triton: kernel": by("kernel"),
-        "instances, no Triton: kernel, cuDNN": by("kernel", [SDPBackend.CUDNN_ATTENTION]),
-        "instances, no Triton: products": by("products"),
+        "words, no Triton": lambda part: _plain(read_words, part),
+        "words, every head": lambda part: read_words(part, True),
+        "instances: Triton": lambda part: read_rows(part, by=["triton"]),
+        "instances: kernel": lambda part: read_rows(part, by=["kernel"]),
+        "instances: kernel, cuDNN": lambda part: read_rows(part, by=["kernel"], kernels=cudnn),
+        "instances: products": read_rows,
+        "instances, every head: Triton": lambda part: read_rows(part, True, ["triton"]),
+        "instances, every head: kernel": lambda part: read_rows(part, True, ["kernel"]),
     }
-    variants = {"sdpa": lambda: sdpa(q, k, v), "sdpa with lse": lambda: sdpa_with_lse(q, k, v)} | reads
+    variants = {"sdpa": lambda _: sdpa(q, k, v), "sdpa with lse": lambda _: sdpa_with_lse(q, k, v)} | reads
     times = 20 if device.type == "cuda" else 3
-    repeated = {name: (lambda call=call: [call() for _ in range(times)]) for name, call in variants.items()}
+    whole = slice(None)
+    repeated = {name: (lambda call=call: [call(whole) for _ in range(times)]) for name, call in variants.items()}
     print(f"one layer of {text} words and {video} tokens, {len(rows.indices)} rows, {times} times")
     eight, off = slice(0, 8), {}
     with torch.inference_mode():
         wanted = _explicit(q, k, words, rows, lse, scale, text)
         for name, read in reads.items():
-            want = wanted[name.split(",")[0]]
-            off[name] = float(f"{float((read(eight) - want).abs().max() / want.max()):.2g}")
+            want, got = wanted[name.replace(":", ",").split(",")[0]], read(eight)
+            got = got.mean(1) if got.ndim > want.ndim else got
+            off[name] = float(f"{float((got - want).abs().max() / want.max()):.2g}")
         print("apart from float64, over the largest value:", off)
         return {f"x{times}": as_json(compare(repeated, 3, device)), "off": off}
 
 
-def _explicit(
-    q: Tensor, k: Tensor, words: Pool, rows: Pool, lse: Tensor, scale: float, text: int
-) -> dict[str, Tensor]:
+def _plain(call: Any, *given: Any) -> Any:
+    with without_triton():
+        return call(*given)
+
+
+def _explicit(q: Tensor, k: Tensor, words: Pool, rows: Pool, lse: Tensor, scale: float, text: int) -> dict[str, Tensor]:
     """Both maps of the first eight heads in float64."""
     found: dict[str, Any] = {"words": 0.0, "instances": 0.0}
     for head in range(min(8, q.shape[1])):

@@ -9,8 +9,8 @@ B batch, H heads, Nq / Nk query / key tokens, D head size, C columns or R rows t
 Probabilities are means over heads, float32, in [0, 1]; `scale` multiplies q.k; masks are additive (float) or keep
 (bool), broadcastable to (B, H, Nq, Nk).
 
-Without Triton rows are read by the fused kernels of PyTorch, whose log-sum-exp is wanted and not their output: where
-keys look at an entity's queries, each less its own log-sum-exp, theirs is the logarithm of the entity's map.
+Without Triton rows are read by the fused kernels of PyTorch, of which the log-sum-exp is wanted and not the output:
+where keys look at an entity's queries, each less its own log-sum-exp, theirs is the logarithm of the entity's map.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from .regions import Labels, beside
 from .sdpa_lse import attend, has_lse, masked, row_chunks, row_lse
 
 __all__ = [
-    "ROWS_WITHOUT_TRITON",
+    "HEAD_ROWS_BY",
+    "ROWS_BY",
     "ROW_KERNELS",
     "Pool",
     "PoolRows",
@@ -41,11 +42,13 @@ __all__ = [
     "pooled_rows",
 ]
 
-RowsBy = Literal["kernel", "products"]
-ROWS_WITHOUT_TRITON: RowsBy = "kernel"
-"""How rows are read on a GPU without Triton, in half precision. "kernel": by a fused kernel's log-sum-exp. "products": by
-logits in memory, as everywhere else. `MATRIX_CAPTURE=ways python -m benchmarks capture` times both."""
-
+RowsBy = Literal["triton", "kernel", "products"]
+ROWS_BY: tuple[RowsBy, ...] = ("triton", "kernel", "products")
+"""How rows are read: the first that can do it. "triton": where that is. "kernel": by a fused kernel's log-sum-exp, on a
+GPU in half precision, without a mask, for entities of many rows. "products": by logits in memory; always. What is
+fastest tells `MATRIX_CAPTURE=ways python -m benchmarks capture`."""
+HEAD_ROWS_BY: tuple[RowsBy, ...] = ROWS_BY
+"""The same where heads are apart."""
 ROW_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 """Kernels that "kernel" may take: cuDNN prepares itself for every new shape."""
 
@@ -240,14 +243,18 @@ def pooled_rows(
         lse = row_lse(*beside(picked, k, whole), scale, mask=mask_part(mask, rows.indices, None), budget=budget)
     near = None if labels is None else (labels[0][rows.indices], labels[1][span])
     kernels = _kernels(q, mask, labels)
-    if kernels is not None:
-        found: Tensor = kernels.rows(picked, k[:, :, span], lse, rows.weights, rows.members, scale, per_head, near)
-        return found
+    for way in HEAD_ROWS_BY if per_head else ROWS_BY:
+        if way == "triton" and kernels is not None:
+            found: Tensor = kernels.rows(picked, k[:, :, span], lse, rows.weights, rows.members, scale, per_head, near)
+            return found
+        many = len(rows.indices) >= max(1, _MANY * len(rows))
+        if way == "kernel" and mask is None and many and has_lse(q):
+            by_kernel = _rows_by_kernel(*beside(picked, k[:, :, span], near), lse, rows, scale, per_head, budget)
+            if by_kernel is not None:
+                return by_kernel
+        if way == "products":
+            break
     picked, k = beside(picked, k[:, :, span], near)
-    if mask is None and _kernel_reads(q, rows):
-        by_kernel = _rows_by_kernel(picked, k, lse, rows, scale, per_head, budget)
-        if by_kernel is not None:
-            return by_kernel
     heads = (q.shape[1],) if per_head else ()
     total = q.new_zeros(q.shape[0], *heads, len(rows), length, dtype=torch.float32)
     less = _less(lse).unsqueeze(-1)
@@ -261,10 +268,6 @@ def pooled_rows(
         else:
             total += pooled * (probabilities.shape[1] / q.shape[1])
     return total
-
-
-def _kernel_reads(q: Tensor, rows: Pool) -> bool:
-    return ROWS_WITHOUT_TRITON == "kernel" and has_lse(q) and len(rows.indices) >= max(1, _MANY * len(rows))
 
 
 def _rows_by_kernel(
@@ -306,7 +309,7 @@ def _split(values: Tensor, dtype: torch.dtype) -> list[Tensor]:
 
 
 def _with_columns(tensor: Tensor, columns: list[Tensor]) -> Tensor:
-    """(..., N, D) with columns (..., N), or one number, behind its own, padded to a multiple of 8 as kernels like it."""
+    """(..., N, D) with columns (..., N), or one number, behind its own, padded to a multiple of 8."""
     rows = tensor.shape[:-1]
     pad = tensor.new_zeros(1).expand(*rows, -(tensor.shape[-1] + len(columns)) % 8)
     return torch.cat([tensor, *(column.expand(rows).unsqueeze(-1) for column in columns), pad], -1)
@@ -320,8 +323,8 @@ def _blocks(q: Tensor, width: int, budget: int | None) -> list[tuple[slice, slic
 
 
 def _probabilities(left: Tensor, right: Tensor, scale: float, less: Tensor, mask: Tensor | None) -> Tensor:
-    """exp(scale * left right^T + mask + less), (B, H, rows, columns), of queries and keys, or keys and queries, that were
-    picked; one of them as `_factor` gives it."""
+    """exp(scale * left right^T + mask + less), (B, H, rows, columns), of queries and keys, or keys and queries, that
+    were picked; one of them as `_factor` gives it."""
     if left.dtype == right.dtype and left.element_size() == 2:
         logits = torch.bmm(left.flatten(0, 1), right.flatten(0, 1).mT, out_dtype=torch.float32)  # type: ignore[call-overload]
         logits = logits.unflatten(0, left.shape[:2])

@@ -1,12 +1,13 @@
 """The mini model's bundle as native MODEL, CLIP and VAE.
 
 The codec is a small Wan VAE under the release's names, which the host reads as it is; the transformer is a CogVideoX
-1.0 with rotary positions, repaired like any other; the text encoder is a small T5 behind the host's CogVideoX CLIP. On a
-CPU its attention is PyTorch's fused one, also where the host would take another.
+1.0 with rotary positions, repaired like any other; the text encoder is a small T5 behind the host's CogVideoX CLIP.
+On a CPU it takes PyTorch's fastest kernels, also where the host would take others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from ...backbones.weight_names import FAMILIES, t5_to_native, to_native
 from ..bundle import BACKBONE, Bundle
-from ..cpu_conv import use_onednn
+from ..cpu_layers import OneDnnLinear, use_onednn
 from .families.cogvideox import remember
 from .families.cogvideox_parts import Checkpoint
 from .first_frame import LIMIT
@@ -54,7 +55,7 @@ def load_mini(bundle: Bundle, dtype: torch.dtype | None = None) -> Loaded:
     check = SizeCheck(bundle)
     model.set_attachments(LIMIT, check)
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, check.outer_sample)
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _with_fused_attention)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _fast_on_a_cpu)
     model, notes = repair(model)
     return Loaded(model, model, _clip(bundle), _vae(bundle), "the mini model", tuple(notes))
 
@@ -73,14 +74,15 @@ def _build(bundle: Bundle, dtype: torch.dtype | None, disable_dynamic: bool = Fa
     return model
 
 
-def _with_fused_attention(
+def _fast_on_a_cpu(
     executor: Any, x: Tensor, timestep: Tensor, context: Tensor, ofs: Any = None, transformer_options: Any = None,
     **kwargs: Any,
 ) -> Any:  # fmt: skip
-    """DIFFUSION_MODEL wrapper. What the host asks for attention gets another kernel in hand; overrides stay."""
+    """DIFFUSION_MODEL wrapper. Overrides of attention stay: they get another kernel in hand."""
     options = dict(transformer_options or {})
     options[_OVERRIDE] = functools.partial(_fused_attention, options.get(_OVERRIDE))
-    return executor(x, timestep, context, ofs, options, **kwargs)
+    with contextlib.nullcontext() if torch.compiler.is_compiling() else OneDnnLinear():
+        return executor(x, timestep, context, ofs, options, **kwargs)
 
 
 def _fused_attention(override: Callable[..., Tensor] | None, kernel: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -59,7 +59,9 @@ def test_columns_and_rows_equal_the_softmax(name, given_lse, budget):
 
 
 ROW_WAYS = [pytest.param("cpu", way, torch.float32, 1e-5, id=f"cpu, {way}") for way in ("kernel", "products")]
-ROW_WAYS += [pytest.param("cpu", "kernel", torch.bfloat16, 2e-4, id="cpu, bf16")]  # whose kernel there rounds exponentials
+ROW_WAYS += [
+    pytest.param("cpu", "kernel", torch.bfloat16, 2e-4, id="cpu, bf16")
+]  # whose kernel there rounds exponentials
 ROW_WAYS += [
     pytest.param("cuda", way, dtype, 2e-5, id=f"cuda, {way}, {dtype}", marks=pytest.mark.gpu)
     for way in ("kernel", "products")
@@ -72,7 +74,8 @@ def test_rows_without_triton_equal_the_softmax(device, way, dtype, near, monkeyp
     """Both ways of a GPU; the first one by the kernel of a CPU as well."""
     ran = []
     monkeypatch.setenv("MATRIX_TRITON", "0")
-    monkeypatch.setattr(pooled_maps, "ROWS_WITHOUT_TRITON", way)
+    monkeypatch.setattr(pooled_maps, "ROWS_BY", ("triton", way, "products"))
+    monkeypatch.setattr(pooled_maps, "HEAD_ROWS_BY", ("triton", way, "products"))
     monkeypatch.setattr(pooled_maps, "_MANY", 1)
     monkeypatch.setattr(pooled_maps, "has_lse", lambda q: q.dtype != torch.float64)
     monkeypatch.setattr(pooled_maps, "attend", lambda *given: ran.append(given) or sdpa_lse.attend(*given))
