@@ -258,8 +258,8 @@ SMALL_LAYERS = {"mini": (4, 64, 226, 1280)}
 
 
 def ways(device: torch.device, heads: int, size: int, text: int, video: int) -> dict[str, Any]:
-    """Where the time of one layer goes: the kernel with and without its log-sum-exp, and the two reads, by each way that
-    there is; beside that, how far each is from float64 on eight of the heads."""
+    """Where the time of one layer goes: the kernel with and without its log-sum-exp, and the two reads, by each way
+    that there is; beside that, how far each is from float64 on eight of the heads."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     random = torch.Generator(device).manual_seed(2)
     # heads inside of tokens, as models have them
