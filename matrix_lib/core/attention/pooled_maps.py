@@ -282,7 +282,7 @@ def _rows_by_kernel(
     b, h, s, d = k.shape
     at = rows.members.clamp_min(0).long()  # (E, M); what is not there weighs nothing
     weights = rows.weights.T.gather(1, at).masked_fill(rows.members < 0, 0.0).log().clamp_min(_NOTHING)
-    added = (-lse).masked_fill(~lse.isfinite(), _NOTHING)[:, :, at] + weights
+    added = (-lse).nan_to_num_(*[_NOTHING] * 3)[:, :, at] + weights
     queries = _with_columns(q[:, :, at], _split(added / scale, q.dtype))  # (B, H, E, M, ...)
     found = q.new_empty(b, h, len(rows), s, dtype=torch.float32)
     step = max(1, (budget or 1 << 25) // (b * s * (d + 8)))
@@ -340,7 +340,7 @@ def _probabilities(left: Tensor, right: Tensor, scale: float, less: Tensor, mask
 def _less(lse: Tensor) -> Tensor:
     """What is added to a row's logits. A row whose keys are all masked has no finite log-sum-exp; it looks at nothing,
     which is 0 and not NaN."""
-    return (-lse).masked_fill(~lse.isfinite(), float("-inf"))
+    return (-lse).nan_to_num_(*[float("-inf")] * 3)
 
 
 def _pooled(probabilities: Tensor, weights: Tensor, per_head: bool) -> Tensor:
