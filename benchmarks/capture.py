@@ -284,17 +284,19 @@ def ways(device: torch.device, heads: int, size: int, text: int, video: int) -> 
         with patch.multiple(pooled_maps, **chosen, ROW_KERNELS=kernels or pooled_maps.ROW_KERNELS):
             return pooled_rows(q[:, part], k[:, part], rows, scale, **given)
 
-    cudnn = [SDPBackend.CUDNN_ATTENTION]
+    flash, efficient, cudnn = ([getattr(SDPBackend, f"{name}_ATTENTION")] for name in ("FLASH", "EFFICIENT", "CUDNN"))
     reads: dict[str, Any] = {
         "words": read_words,
         "words, no Triton": lambda part: _plain(read_words, part),
         "words, every head": lambda part: read_words(part, True),
         "instances: Triton": lambda part: read_rows(part, by=["triton"]),
-        "instances: kernel": lambda part: read_rows(part, by=["kernel"]),
-        "instances: kernel, cuDNN": lambda part: read_rows(part, by=["kernel"], kernels=cudnn),
+        "instances: flash kernel": lambda part: read_rows(part, by=["kernel"], kernels=flash),
+        "instances: efficient kernel": lambda part: read_rows(part, by=["kernel"], kernels=efficient),
+        "instances: cuDNN's kernel": lambda part: read_rows(part, by=["kernel"], kernels=cudnn),
         "instances: products": read_rows,
         "instances, every head: Triton": lambda part: read_rows(part, True, ["triton"]),
         "instances, every head: kernel": lambda part: read_rows(part, True, ["kernel"]),
+        "instances, every head: cuDNN's": lambda part: read_rows(part, True, ["kernel"], cudnn),
     }
     variants = {"sdpa": lambda _: sdpa(q, k, v), "sdpa with lse": lambda _: sdpa_with_lse(q, k, v)} | reads
     times = 20 if device.type == "cuda" else 3

@@ -50,7 +50,7 @@ fastest tells `MATRIX_CAPTURE=ways python -m benchmarks capture`."""
 HEAD_ROWS_BY: tuple[RowsBy, ...] = ROWS_BY
 """The same where heads are apart."""
 ROW_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-"""Kernels that "kernel" may take: cuDNN prepares itself for every new shape."""
+"""What "kernel" takes, the first that can do it. cuDNN prepares itself for every new shape."""
 
 _MANY = 24  # rows an entity, above which a kernel's pass over all keys for each takes less than logits in memory
 _NOTHING = -1e4  # logits that leave nothing of a probability
@@ -286,17 +286,28 @@ def _rows_by_kernel(
     queries = _with_columns(q[:, :, at], _split(added / scale, q.dtype))  # (B, H, E, M, ...)
     found = q.new_empty(b, h, len(rows), s, dtype=torch.float32)
     step = max(1, (budget or 1 << 25) // (b * s * (d + 8)))
-    with sdpa_kernel(ROW_KERNELS):
-        for some in (slice(first, first + step) for first in range(0, h, step)):
-            keys = _with_columns(k[:, some], [k.new_ones(1)] * _COLUMNS)
-            for entity in range(len(rows)):
-                own = queries[:, some, entity]
-                told = attend(keys, own, own, None, scale, torch._fused_sdp_choice(keys, own, own, scale=scale))
-                if told is None:
-                    return None
-                found[:, some, entity] = told[1]
+    for some in (slice(first, first + step) for first in range(0, h, step)):
+        keys = _with_columns(k[:, some], [k.new_ones(1)] * _COLUMNS)
+        kernel = _row_kernel(keys, queries[:, some, 0], scale)
+        for entity in range(len(rows)):
+            own = queries[:, some, entity]
+            told = None if kernel is None else attend(keys, own, own[..., : kernel[1]], None, scale, kernel[0])
+            if told is None:
+                return None
+            found[:, some, entity] = told[1]
     found.masked_fill_(found == float("inf"), float("nan")).exp_()  # kernels say inf of what is not a number
     return found if per_head else found.mean(1)
+
+
+def _row_kernel(q: Tensor, k: Tensor, scale: float) -> tuple[int, int] | None:
+    """Which kernel can do it, and how wide the values are whose output nobody reads: flash attention wants them as wide
+    as its keys."""
+    for kernel in ROW_KERNELS:
+        width = k.shape[-1] if kernel == SDPBackend.FLASH_ATTENTION or torch.version.hip else 8
+        with sdpa_kernel(kernel):
+            if torch._fused_sdp_choice(q, k, k[..., :width], scale=scale) == kernel.value:
+                return kernel.value, width
+    return None
 
 
 def _split(values: Tensor, dtype: torch.dtype) -> list[Tensor]:
