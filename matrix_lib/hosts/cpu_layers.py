@@ -66,7 +66,8 @@ class OneDnnLinear(TorchFunctionMode):
             return False
         given = [x, weight] if bias is None else [x, weight, bias]
         wanted = torch.is_grad_enabled() and any(each.requires_grad for each in given)
-        return not wanted and {each.dtype for each in given} == {torch.float32} and x[..., 0].numel() >= _ROWS
+        dense = all(each.dtype == torch.float32 and each.is_contiguous() for each in given)  # it misreads some others
+        return dense and not wanted and x[..., 0].numel() >= _ROWS
 
 
 @functools.cache
