@@ -1,7 +1,8 @@
 """What watching costs: all layers of a CogVideoX-5B-I2V-shaped forward, ten words and three instances.
 
 Against the plain forward with PyTorch's own choice of kernel and with the host's (flash first), and beside the
-whole-row softmax that analysis code usually takes.
+whole-row softmax that analysis code usually takes. `MATRIX_CAPTURE` names parts (`steps host rows ways`): `ways` is one
+layer's maps alone, with Triton and by each way that there is without it, and what each is off by.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from matrix_lib.core.attention import pooled_maps
 from matrix_lib.core.attention.pooled_maps import Pool, pooled_columns, pooled_rows
 from matrix_lib.core.attention.sdpa_lse import sdpa_with_lse
 from matrix_lib.core.sites import AttentionCall
@@ -39,14 +42,22 @@ def run(rounds: int) -> dict[str, Any]:
     device = torch.device("cuda" if cuda else "cpu")
     if not cuda:
         print("no GPU: a small model on the CPU; these figures say nothing about a GPU")
+    named = os.environ.get("MATRIX_CAPTURE", "steps host rows ways" if cuda else "steps ways").split()
+    results: dict[str, Any] = {"accuracy": accuracy(device)}
+    print("accuracy against float64:", results["accuracy"])
+    if "ways" in named:
+        results["ways"] = {name: ways(device, *shape) for name, shape in (LAYERS if cuda else SMALL_LAYERS).items()}
+    return results if named == ["ways"] else results | _steps(named, rounds, device)
+
+
+def _steps(named: Sequence[str], rounds: int, device: torch.device) -> dict[str, Any]:
+    """Whole steps: `steps` with PyTorch's choice of kernel, `host` with the host's, `rows` by whole rows."""
+    cuda = device.type == "cuda"
     model, args = build(device, full=cuda)
     latent = args["hidden_states"].shape
     frames, height, width = (latent[1] - 1) * 4 + 1, latent[3] * 8, latent[4] * 8
     binding, tracks = words(), boxes(frames, height, width)
     results: dict[str, Any] = {"shape": [frames, height, width], "layers": len(model.transformer_blocks)}
-    results["accuracy"] = accuracy(device)
-    print("accuracy against float64:", results["accuracy"])
-
     at = iter(range(1000, 0, -1))
 
     def forward() -> None:
@@ -88,18 +99,20 @@ def run(rounds: int) -> dict[str, Any]:
     if cuda:  # before any watched run keeps its sums on the GPU
         before = peak(plain)
         results["memory_gb"] = {"plain": before, "captured": peak(in_run(plain))}
+        results["memory_gb"]["no Triton"] = peak(plain_torch(in_run(plain)))
         results["memory_gb"]["more"] = round(results["memory_gb"]["captured"] - before, 3)
         print("peak memory:", results["memory_gb"])
-    print("fastest plain kernel")
-    variants = {"plain": plain, "captured": in_run(plain), "captured, no Triton": plain_torch(in_run(plain))}
-    results["fastest_kernel"] = as_json(compare(variants, rounds, device))
-    if cuda:
+    if "steps" in named:
+        print("fastest plain kernel")
+        variants = {"plain": plain, "captured": in_run(plain), "captured, no Triton": plain_torch(in_run(plain))}
+        results["fastest_kernel"] = as_json(compare(variants, rounds, device))
+    if "host" in named:
         print("the host's kernel order")
         variants = {"plain": host(plain), "captured": host(in_run(plain))}
         results["host_kernel"] = as_json(compare(variants, rounds, device))
+    if "rows" in named:
         print("whole rows")
         results["whole_rows"] = as_json(compare({"plain": plain, "whole-row softmax": whole_row}, 2, device))
-        results["parts"] = parts(device)
     return results
 
 
@@ -240,23 +253,79 @@ def accuracy(device: torch.device) -> dict[str, float]:
     return errors
 
 
-def parts(device: torch.device) -> dict[str, Any]:
-    """Where the time of one layer goes: the kernel with and without its log-sum-exp, and the two reads."""
-    q, k, v = (torch.randn(1, 48, 17776, 64, device=device, dtype=torch.bfloat16) for _ in range(3))
-    lse = sdpa_with_lse(q, k, v)[1]
-    words, rows = (
-        Pool.mean_of({str(i): [2 * i, 2 * i + 1] for i in range(10)}),
-        Pool.mean_of({str(i): range(226 + 400 * i, 226 + 400 * i + 150) for i in range(3)}),
+LAYERS = {"cogvideox-5b": (48, 64, 226, 17550), "wan-14b": (40, 128, 512, 32760)}  # heads, head size, words, video
+SMALL_LAYERS = {"mini": (4, 64, 226, 1280)}
+
+
+def ways(device: torch.device, heads: int, size: int, text: int, video: int) -> dict[str, Any]:
+    """Where the time of one layer goes: the kernel with and without its log-sum-exp, and the two reads, by each way
+    that there is; beside that, how far each is from float64 on eight of the heads."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    random = torch.Generator(device).manual_seed(2)
+    # heads inside of tokens, as models have them
+    q, k, v = (
+        torch.randn(1, text + video, heads, size, device=device, dtype=dtype, generator=random).transpose(1, 2)
+        for _ in range(3)
     )
-    words, rows = words.to(device), rows.to(device)
+    scale, each = size**-0.5, video // 117
+    lse = sdpa_with_lse(q, k, v)[1]
+    words = Pool.mean_of({str(i): [2 * i, 2 * i + 1] for i in range(10)}).to(device)
+    rows = Pool.mean_of({str(i): range(text + each * 3 * i, text + each * (3 * i + 1)) for i in range(3)}).to(device)
     sdpa = torch.nn.functional.scaled_dot_product_attention
-    variants = {
-        "sdpa": lambda: sdpa(q, k, v),
-        "sdpa with lse": lambda: sdpa_with_lse(q, k, v),
-        "words": lambda: pooled_columns(q[:, :, 226:], k, words, 0.125, lse=lse[:, :, 226:]),
-        "instances": lambda: pooled_rows(q, k, rows, 0.125, lse=lse, keys=(226, 17550)),
+
+    def read_words(part: slice, each_head: bool = False) -> Tensor:
+        given: dict[str, Any] = {"lse": lse[:, part, text:], "per_head": each_head}
+        return pooled_columns(q[:, part, text:], k[:, part], words, scale, **given)
+
+    def read_rows(part: slice, each_head: bool = False, by: Sequence[Any] = (), kernels: Any = None) -> Tensor:
+        """Instances' rows, by the first of `by` that can do it."""
+        given: dict[str, Any] = {"lse": lse[:, part], "keys": (text, video), "per_head": each_head}
+        chosen: dict[str, Any] = dict.fromkeys(("ROWS_BY", "HEAD_ROWS_BY"), (*by, "products"))
+        with patch.multiple(pooled_maps, **chosen, ROW_KERNELS=kernels or pooled_maps.ROW_KERNELS):
+            return pooled_rows(q[:, part], k[:, part], rows, scale, **given)
+
+    flash, efficient, cudnn = ([getattr(SDPBackend, f"{name}_ATTENTION")] for name in ("FLASH", "EFFICIENT", "CUDNN"))
+    reads: dict[str, Any] = {
+        "words": read_words,
+        "words, no Triton": lambda part: _plain(read_words, part),
+        "words, every head": lambda part: read_words(part, True),
+        "instances: Triton": lambda part: read_rows(part, by=["triton"]),
+        "instances: flash kernel": lambda part: read_rows(part, by=["kernel"], kernels=flash),
+        "instances: efficient kernel": lambda part: read_rows(part, by=["kernel"], kernels=efficient),
+        "instances: cuDNN's kernel": lambda part: read_rows(part, by=["kernel"], kernels=cudnn),
+        "instances: products": read_rows,
+        "instances, every head: Triton": lambda part: read_rows(part, True, ["triton"]),
+        "instances, every head: kernel": lambda part: read_rows(part, True, ["kernel"]),
+        "instances, every head: cuDNN's": lambda part: read_rows(part, True, ["kernel"], cudnn),
     }
-    repeated = {name: (lambda call=call: [call() for _ in range(20)]) for name, call in variants.items()}
-    print("one layer, 20 times")
+    variants = {"sdpa": lambda _: sdpa(q, k, v), "sdpa with lse": lambda _: sdpa_with_lse(q, k, v)} | reads
+    times = 20 if device.type == "cuda" else 3
+    whole = slice(None)
+    repeated = {name: (lambda call=call: [call(whole) for _ in range(times)]) for name, call in variants.items()}
+    print(f"one layer of {text} words and {video} tokens, {len(rows.indices)} rows, {times} times")
+    eight, off = slice(0, 8), {}
     with torch.inference_mode():
-        return {"one_layer_x20": as_json(compare(repeated, 3, device))}
+        wanted = _explicit(q, k, words, rows, lse, scale, text)
+        for name, read in reads.items():
+            want, got = wanted[name.replace(":", ",").split(",")[0]], read(eight)
+            got = got.mean(1) if got.ndim > want.ndim else got
+            off[name] = float(f"{float((got - want).abs().max() / want.max()):.2g}")
+        print("apart from float64, over the largest value:", off)
+        return {f"x{times}": as_json(compare(repeated, 3, device)), "off": off}
+
+
+def _plain(call: Any, *given: Any) -> Any:
+    with without_triton():
+        return call(*given)
+
+
+def _explicit(q: Tensor, k: Tensor, words: Pool, rows: Pool, lse: Tensor, scale: float, text: int) -> dict[str, Tensor]:
+    """Both maps of the first eight heads in float64."""
+    found: dict[str, Any] = {"words": 0.0, "instances": 0.0}
+    for head in range(min(8, q.shape[1])):
+        left, right = q[:, head].double(), k[:, head].double()
+        p = (left[:, text:] @ right[:, words.indices].mT * scale - lse[:, head, text:, None].double()).exp()
+        found["words"] += (p @ words.weights.double()).mT
+        p = (left[:, rows.indices] @ right[:, text:].mT * scale - lse[:, head, rows.indices, None].double()).exp()
+        found["instances"] += rows.weights.double().mT @ p
+    return {name: total / min(8, q.shape[1]) for name, total in found.items()}

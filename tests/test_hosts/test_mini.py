@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 PROMPT = "the red diamond carries the orange square to the cyan circle"
 STEPS, CFG = 2, 3.0
@@ -117,6 +118,46 @@ def test_a_sampled_clip_is_the_pipelines(loaded: Any, pipe: Any, first: Tensor) 
         got = guider.sample(noise, condition.latent["samples"], comfy.samplers.ksampler("euler"), sigmas, seed=7)
     got = loaded.model.get_model_object("latent_format").process_in(got)
     assert relative(got, wanted) < 1e-3
+
+
+def test_attention_is_fused_on_a_cpu_and_a_capture_asks_for_no_second_one(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a capture costs here was a second attention in each layer."""
+    import comfy.sample
+    from comfy.cli_args import args as host_args
+    from comfy.ldm.modules.attention import attention_pytorch, attention_sub_quad
+
+    from benchmarks.native import Library
+    from matrix_lib.hosts.comfy.mini import _fused_attention
+
+    library, text = Library("matrix_lib"), encode(loaded.clip, PROMPT)
+    latent = {"concat_latent_image": noise_like(1, 16, 5, 16, 16, seed=3)}
+    told = latent | library.carried(17, 128, 128, text.shape[1])
+
+    def sampled(model: Any, given: dict[str, Any]) -> tuple[Tensor, int, int]:
+        """Beside the latent: how often fused attention and softmax ran."""
+        start, noise = torch.zeros(1, 16, 5, 16, 16), noise_like(1, 16, 5, 16, 16, seed=4)
+        with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
+            out = comfy.sample.sample(
+                model, noise, 1, 1.0, "euler", "simple", [[text, given]], [[text, latent]], start, disable_pbar=True
+            )
+        count = {event.key: event.count for event in seen.key_averages()}
+        kernel = "aten::_scaled_dot_product_flash_attention_for_cpu"
+        return out, count.get(kernel, 0), count.get("aten::_softmax", 0)
+
+    plain, *ran = sampled(loaded.model, latent)
+    assert ran == [12, 0], "one a layer"
+    captured, *ran = sampled(library.recorded(loaded.model), told)
+    assert ran == [12, 0]
+    assert torch.equal(captured, plain)
+    q, k, v = (noise_like(2, 40, 64, seed=seed) for seed in range(3))
+    for own in (False, True):  # where somebody asks for the host's chunks, it takes them
+        monkeypatch.setattr(host_args, "use_quad_cross_attention", own)
+        wanted = (attention_sub_quad if own else attention_pytorch)(q, k, v, 2)
+        for override in (None, lambda kernel, *given: kernel(*given)):
+            assert torch.equal(_fused_attention(override, attention_sub_quad.__wrapped__, q, k, v, 2), wanted)
+    assert torch.equal(_fused_attention(lambda kernel, *given: v, attention_sub_quad.__wrapped__, q, k, v, 2), v)
 
 
 def test_other_sizes_are_refused_before_anything_runs(loaded: Any, first: Tensor) -> None:

@@ -8,6 +8,9 @@ the attention anyway, and where that cannot give it, it is computed again in chu
 B batch, H heads, Nq / Nk query / key tokens, D head size, C columns or R rows that are looked at, E entities.
 Probabilities are means over heads, float32, in [0, 1]; `scale` multiplies q.k; masks are additive (float) or keep
 (bool), broadcastable to (B, H, Nq, Nk).
+
+Without Triton rows are read by the fused kernels of PyTorch, of which the log-sum-exp is wanted and not the output:
+where keys look at an entity's queries, each less its own log-sum-exp, theirs is the logarithm of the entity's map.
 """
 
 from __future__ import annotations
@@ -15,18 +18,43 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..triton import kernels_for
 from .map_autograd import softmax_columns, softmax_rows
 from .masks import mask_part
 from .regions import Labels, beside
-from .sdpa_lse import masked, row_chunks, row_lse
+from .sdpa_lse import attend, has_lse, masked, row_chunks, row_lse
 
-__all__ = ["Pool", "PoolRows", "columns_of_rows", "pooled_columns", "pooled_rows"]
+__all__ = [
+    "HEAD_ROWS_BY",
+    "ROWS_BY",
+    "ROW_KERNELS",
+    "Pool",
+    "PoolRows",
+    "RowsBy",
+    "columns_of_rows",
+    "pooled_columns",
+    "pooled_rows",
+]
+
+RowsBy = Literal["triton", "kernel", "products"]
+ROWS_BY: tuple[RowsBy, ...] = ("triton", "kernel", "products")
+"""How rows are read: the first that can do it. "triton": where that is. "kernel": by a fused kernel's log-sum-exp, on a
+GPU in half precision, without a mask, for entities of many rows. "products": by logits in memory; always. What is
+fastest tells `MATRIX_CAPTURE=ways python -m benchmarks capture`."""
+HEAD_ROWS_BY: tuple[RowsBy, ...] = ROWS_BY
+"""The same where heads are apart."""
+ROW_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+"""What "kernel" takes, the first that can do it. cuDNN prepares itself for every new shape."""
+
+_MANY = 24  # rows an entity, above which a kernel's pass over all keys for each takes less than logits in memory
+_NOTHING = -1e4  # logits that leave nothing of a probability
+_COLUMNS = 3  # in which half precision holds what a number of float32 does
 
 
 @dataclass(frozen=True)
@@ -118,11 +146,8 @@ def columns_of_rows(
     if lse is None:
         lse = row_lse(q, k, scale)
     near = k.gather(2, columns.indices[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3]))
-    probabilities = _probabilities(q, _factor(near), scale, lse, None)
-    weights = columns.weights.to(probabilities)
-    if per_head:
-        return (probabilities @ weights[:, None]).mT
-    return (probabilities.mean(1) @ weights).mT
+    probabilities = _probabilities(_factor(near), q, scale, _less(lse).unsqueeze(-2), None)
+    return _pooled(probabilities, columns.weights, per_head)
 
 
 def pooled_columns(
@@ -167,12 +192,12 @@ def pooled_columns(
         found: Tensor = kernels.columns(q, picked, lse, columns.weights, scale, per_head, near)
         return found
     q, picked = beside(q, picked, near)
-    picked, out = _factor(picked), []
+    picked, less, out = _factor(picked), _less(lse).unsqueeze(-2), []
     for rows in row_chunks(q, len(columns.indices), budget):
         block = mask_part(mask, rows, columns.indices)
-        probabilities = _probabilities(q[:, :, rows], picked, scale, lse[:, :, rows], block)
-        pooled = probabilities if per_head else probabilities.mean(1)
-        out.append((pooled @ columns.weights.to(pooled)).mT)
+        block = None if block is None else block.mT
+        probabilities = _probabilities(picked, q[:, :, rows], scale, less[..., rows], block)
+        out.append(_pooled(probabilities, columns.weights, per_head))
     return torch.cat(out, dim=-1)
 
 
@@ -218,34 +243,125 @@ def pooled_rows(
         lse = row_lse(*beside(picked, k, whole), scale, mask=mask_part(mask, rows.indices, None), budget=budget)
     near = None if labels is None else (labels[0][rows.indices], labels[1][span])
     kernels = _kernels(q, mask, labels)
-    if kernels is not None:
-        found: Tensor = kernels.rows(picked, k[:, :, span], lse, rows.weights, rows.members, scale, per_head, near)
-        return found
+    for way in HEAD_ROWS_BY if per_head else ROWS_BY:
+        if way == "triton" and kernels is not None:
+            found: Tensor = kernels.rows(picked, k[:, :, span], lse, rows.weights, rows.members, scale, per_head, near)
+            return found
+        many = len(rows.indices) >= max(1, _MANY * len(rows))
+        if way == "kernel" and mask is None and many and has_lse(q):
+            by_kernel = _rows_by_kernel(*beside(picked, k[:, :, span], near), lse, rows, scale, per_head, budget)
+            if by_kernel is not None:
+                return by_kernel
+        if way == "products":
+            break
     picked, k = beside(picked, k[:, :, span], near)
     heads = (q.shape[1],) if per_head else ()
     total = q.new_zeros(q.shape[0], *heads, len(rows), length, dtype=torch.float32)
-    k = _factor(k)
-    for chunk in row_chunks(picked, length, budget):
+    less = _less(lse).unsqueeze(-1)
+    for some, chunk in _blocks(picked, length, budget):
         block = mask_part(mask, rows.indices[chunk], span)
-        probabilities = _probabilities(picked[:, :, chunk], k, scale, lse[:, :, chunk], block)
-        pooled = probabilities if per_head else probabilities.mean(1)
-        total += rows.weights[chunk].to(pooled).mT @ pooled
+        block = block if block is None or block.shape[1] == 1 else block[:, some]
+        probabilities = _probabilities(picked[:, some, chunk], _factor(k[:, some]), scale, less[:, some, chunk], block)
+        pooled = _pooled(probabilities, rows.weights[chunk], per_head)
+        if per_head:
+            total[:, some] += pooled
+        else:
+            total += pooled * (probabilities.shape[1] / q.shape[1])
     return total
 
 
-def _probabilities(q: Tensor, k: Tensor, scale: float, lse: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(scale q k^T + mask), (B, H, rows, keys), of rows and keys that were picked; k as `_factor` gives it."""
-    if q.dtype == k.dtype and q.element_size() == 2:
-        logits = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).mT, out_dtype=torch.float32)  # type: ignore[call-overload]
-        logits = logits.view(*q.shape[:3], -1)
+def _rows_by_kernel(
+    q: Tensor, k: Tensor, lse: Tensor, rows: Pool, scale: float, per_head: bool, budget: int | None
+) -> Tensor | None:
+    """`pooled_rows` of queries (B, H, R, D) and keys (B, H, S, D) that were picked; None where no kernel takes them.
+
+    Keys look at the queries of an entity. What is added to a query's logits, the logarithm of its weight less its
+    log-sum-exp, is columns of its own; then the log-sum-exp of a key is the logarithm of the entity's map. No logits
+    reach memory, and sums are the kernel's own, in float32.
+    """
+    b, h, s, d = k.shape
+    at = rows.members.clamp_min(0).long()  # (E, M); what is not there weighs nothing
+    weights = rows.weights.T.gather(1, at).masked_fill(rows.members < 0, 0.0).log().clamp_min(_NOTHING)
+    added = (-lse).nan_to_num_(*[_NOTHING] * 3)[:, :, at] + weights
+    queries = _with_columns(q[:, :, at], _split(added / scale, q.dtype))  # (B, H, E, M, ...)
+    found = q.new_empty(b, h, len(rows), s, dtype=torch.float32)
+    step = max(1, (budget or 1 << 25) // (b * s * (d + 8)))
+    for some in (slice(first, first + step) for first in range(0, h, step)):
+        keys = _with_columns(k[:, some], [k.new_ones(1)] * _COLUMNS)
+        kernel = _row_kernel(keys, queries[:, some, 0], scale)
+        for entity in range(len(rows)):
+            own = queries[:, some, entity]
+            told = None if kernel is None else attend(keys, own, own[..., : kernel[1]], None, scale, kernel[0])
+            if told is None:
+                return None
+            found[:, some, entity] = told[1]
+    found.masked_fill_(found == float("inf"), float("nan")).exp_()  # kernels say inf of what is not a number
+    return found if per_head else found.mean(1)
+
+
+def _row_kernel(q: Tensor, k: Tensor, scale: float) -> tuple[int, int] | None:
+    """Which kernel can do it, and how wide the values are whose output nobody reads: flash attention wants them as wide
+    as its keys."""
+    for kernel in ROW_KERNELS:
+        width = k.shape[-1] if kernel == SDPBackend.FLASH_ATTENTION or torch.version.hip else 8
+        with sdpa_kernel(kernel):
+            if torch._fused_sdp_choice(q, k, k[..., :width], scale=scale) == kernel.value:
+                return kernel.value, width
+    return None
+
+
+def _split(values: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Numbers of a half precision that add up to `values`: each is what rounding took off those before it."""
+    most, parts = torch.finfo(dtype).max / 2, []
+    for _ in range(_COLUMNS):
+        parts.append(values.clamp(-most, most).to(dtype))
+        values = values - parts[-1]
+    return parts
+
+
+def _with_columns(tensor: Tensor, columns: list[Tensor]) -> Tensor:
+    """(..., N, D) with columns (..., N), or one number, behind its own, padded to a multiple of 8."""
+    rows = tensor.shape[:-1]
+    pad = tensor.new_zeros(1).expand(*rows, -(tensor.shape[-1] + len(columns)) % 8)
+    return torch.cat([tensor, *(column.expand(rows).unsqueeze(-1) for column in columns), pad], -1)
+
+
+def _blocks(q: Tensor, width: int, budget: int | None) -> list[tuple[slice, slice]]:
+    """Heads and rows of q whose logits against `width` keys stay within `budget`: all rows of some heads where these
+    fit, since products of many rows are faster, and keys are read once."""
+    heads, rows = row_chunks(q.transpose(1, 2), width, budget), row_chunks(q[:, :1], width, budget)
+    return [(some, chunk) for some in heads for chunk in rows]
+
+
+def _probabilities(left: Tensor, right: Tensor, scale: float, less: Tensor, mask: Tensor | None) -> Tensor:
+    """exp(scale * left right^T + mask + less), (B, H, rows, columns), of queries and keys, or keys and queries, that
+    were picked; one of them as `_factor` gives it."""
+    if left.dtype == right.dtype and left.element_size() == 2:
+        logits = torch.bmm(left.flatten(0, 1), right.flatten(0, 1).mT, out_dtype=torch.float32)  # type: ignore[call-overload]
+        logits = logits.unflatten(0, left.shape[:2])
     else:
-        logits = q.to(k.dtype) @ k.mT
-    # A row whose keys are all masked has no finite lse; it looks at nothing, which is 0 and not NaN.
-    less = -lse.to(logits).masked_fill(~lse.isfinite(), float("inf")).unsqueeze(-1)
+        wide = torch.promote_types(left.dtype, right.dtype)
+        logits = left.to(wide) @ right.to(wide).mT
+    less = less.to(logits)
     if mask is not None:
-        logits = masked(logits.mul_(scale), mask)
-        return logits.add_(less).exp_()
+        return masked(logits.mul_(scale), mask).add_(less).exp_()
     return torch.add(less, logits, alpha=scale, out=logits).exp_()
+
+
+def _less(lse: Tensor) -> Tensor:
+    """What is added to a row's logits. A row whose keys are all masked has no finite log-sum-exp; it looks at nothing,
+    which is 0 and not NaN."""
+    return (-lse).nan_to_num_(*[float("-inf")] * 3)
+
+
+def _pooled(probabilities: Tensor, weights: Tensor, per_head: bool) -> Tensor:
+    """(B, H, R, S) and weights (R, E), or (B, R, E) -> (B, E, S), mean over heads, or (B, H, E, S) with `per_head`: one
+    product, which reads the probabilities once."""
+    heads = probabilities.shape[1]
+    weights = weights.to(probabilities).expand(len(probabilities), -1, -1).mT
+    if per_head:
+        return weights[:, None] @ probabilities
+    return (weights / heads).repeat(1, 1, heads) @ probabilities.flatten(1, 2)
 
 
 def _factor(k: Tensor) -> Tensor:

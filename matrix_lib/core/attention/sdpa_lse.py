@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ..no_compile import uncompiled
 from .masks import mask_part
 
-__all__ = ["LseTap", "attend", "logits_of", "masked", "row_chunks", "row_lse", "sdpa_with_lse"]
+__all__ = ["LseTap", "attend", "has_lse", "logits_of", "masked", "row_chunks", "row_lse", "sdpa_with_lse"]
 
 
 def row_lse(q: Tensor, k: Tensor, scale: float, *, mask: Tensor | None = None, budget: int | None = None) -> Tensor:
@@ -27,7 +27,7 @@ def row_lse(q: Tensor, k: Tensor, scale: float, *, mask: Tensor | None = None, b
 
     The second pass for kernels that keep it to themselves: a fused PyTorch kernel where one returns it, else chunks.
     """
-    if _has_lse(q):
+    if has_lse(q):
         four = mask_part(mask)
         if four is not None and four.dtype == torch.bool and four.shape[1] == four.shape[2] == 1:
             return _kept_lse(q, k, scale, four)
@@ -128,12 +128,12 @@ def masked(logits: Tensor, mask: Tensor) -> Tensor:
 def row_chunks(q: Tensor, width: int, budget: int | None) -> list[slice]:
     """Row slices whose logits against `width` keys stay within `budget` elements."""
     if budget is None:
-        budget = 1 << 25 if q.device.type == "cuda" else 1 << 23
+        budget = 1 << 23 if q.device.type == "cpu" else 1 << 25
     step = max(1, budget // max(1, q.shape[0] * q.shape[1] * width))
     return [slice(i, min(i + step, q.shape[2])) for i in range(0, q.shape[2], step)]
 
 
-def _has_lse(q: Tensor) -> bool:
+def has_lse(q: Tensor) -> bool:
     """Whether a fused PyTorch kernel on this device returns the log-sum-exp at useful precision for q's dtype."""
     return q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16)
 

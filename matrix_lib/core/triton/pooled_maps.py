@@ -42,7 +42,7 @@ def columns(
     block_c = max(16, triton.next_power_of_2(min(c, 32 if width else 64)))
     blocks = triton.cdiv(n, 128) * triton.cdiv(c, block_c) * b
     split = h if per_head else _head_split(h, blocks)
-    out = torch.zeros(b, h if per_head else 1, c, n, device=q.device, dtype=torch.float32)
+    out = _room(split > 1 and not per_head, q, b, h if per_head else 1, c, n)
     column_kernel[(triton.cdiv(n, 128), triton.cdiv(c, block_c) * split, b)](
         q, k, lse, out, on_q, on_k, n, c, h, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
@@ -50,8 +50,9 @@ def columns(
         **_widths(d), LABELS=width, BN=128, BC=block_c, SPLIT=split, ATOMIC=split > 1 and not per_head,
         PRECISION=_precision(q), num_warps=4, num_stages=3,
     )  # fmt: skip
-    pooled = torch.einsum("bhcn,ce->bhen", out, weights.to(out))
-    return pooled if per_head else pooled[:, 0]
+    # by columns as they lie: maps come out dense, and no copy is made of what is looked at
+    pooled = torch.bmm(weights.to(out).T.expand(b * out.shape[1], -1, -1), out.flatten(0, 1))
+    return pooled.unflatten(0, (b, -1)) if per_head else pooled
 
 
 def rows(
@@ -75,7 +76,7 @@ def rows(
     q, lse, weights = q.contiguous(), lse.contiguous(), weights.to(torch.float32).t().contiguous()
     on_q, on_k, width = _labels(q, k, labels)
     split = h if per_head else _head_split(h, triton.cdiv(s, 128) * b * e)
-    out = torch.zeros(b, h if per_head else 1, e, s, device=q.device, dtype=torch.float32)
+    out = _room(split > 1 and not per_head, q, b, h if per_head else 1, e, s)
     row_kernel[(triton.cdiv(s, 128), e * split, b)](
         q, k, lse, weights, members, out, on_q, on_k, r, s, h, most, scale * _LOG2E, 1.0 if per_head else 1.0 / h,
         q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
@@ -84,6 +85,11 @@ def rows(
         PRECISION=_precision(q), num_warps=8, num_stages=3,
     )  # fmt: skip
     return out if per_head else out[:, 0]
+
+
+def _room(summed: bool, like: Tensor, *shape: int) -> Tensor:
+    """float32 for a kernel's result; zeros only where it adds to them."""
+    return (torch.zeros if summed else torch.empty)(shape, device=like.device, dtype=torch.float32)
 
 
 def _head_split(heads: int, blocks: int) -> int:

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5To
 from ...core.guidance.intrinsic import IntrinsicDenoising
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.intrinsic import IntrinsicHook
-from ..cpu_conv import use_onednn
+from ..cpu_layers import use_onednn
 from .attach import perturbed
 from .batches import replaying
 from .schedules import Noise, noise_at

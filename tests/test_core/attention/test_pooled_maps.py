@@ -1,11 +1,15 @@
 """Pooled attention against an explicit float64 softmax."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_counts import count
+from torch.nn.attention import SDPBackend
 
+from matrix_lib.core.attention import pooled_maps, sdpa_lse
 from matrix_lib.core.attention.pooled_maps import Pool, pooled_columns, pooled_rows
 from matrix_lib.core.attention.sdpa_lse import LseTap, row_lse, sdpa_with_lse
 
@@ -53,6 +57,56 @@ def test_columns_and_rows_equal_the_softmax(name, given_lse, budget):
     rows = pooled_rows(q, k, TRACKS, scale, lse=lse, mask=mask, keys=(4, 20), budget=budget)
     expected = torch.einsum("bhrn,re->ben", want[:, :, TRACKS.indices, 4:24], TRACKS.weights.double()) / 3
     assert (rows - expected).abs().max() <= 1e-5 * expected.max()
+
+
+ROW_WAYS = [pytest.param("cpu", way, torch.float32, 1e-5, id=f"cpu, {way}") for way in ("kernel", "products")]
+ROW_WAYS += [
+    pytest.param("cpu", "kernel", torch.bfloat16, 2e-4, id="cpu, bf16")
+]  # whose kernel there rounds exponentials
+ROW_WAYS += [
+    pytest.param("cuda", way, dtype, 2e-5, id=f"cuda, {way}, {dtype}", marks=pytest.mark.gpu)
+    for way in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "products")
+    for dtype in (torch.bfloat16, torch.float16)
+] * torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(("device", "way", "dtype", "near"), ROW_WAYS)
+def test_rows_without_triton_equal_the_softmax(device, way, dtype, near, monkeypatch):
+    """Both ways of a GPU; the first one by the kernel of a CPU as well."""
+    ran = []
+    if way.isupper():
+        monkeypatch.setattr(pooled_maps, "ROW_KERNELS", [getattr(SDPBackend, way)])
+        way = "kernel"
+    monkeypatch.setenv("MATRIX_TRITON", "0")
+    monkeypatch.setattr(pooled_maps, "ROWS_BY", ("triton", way, "products"))
+    monkeypatch.setattr(pooled_maps, "HEAD_ROWS_BY", ("triton", way, "products"))
+    monkeypatch.setattr(pooled_maps, "_MANY", 1)
+    monkeypatch.setattr(pooled_maps, "has_lse", lambda q: q.dtype != torch.float64)
+    monkeypatch.setattr(pooled_maps, "attend", lambda *given: ran.append(given) or sdpa_lse.attend(*given))
+    q, k, _ = (t.to(device, dtype) for t in tensors(b=2, nq=70, nk=64, d=40))
+    labels = tuple(torch.randn(n, 3, generator=torch.Generator().manual_seed(n)).to(device, dtype) for n in (70, 64))
+    pool = Pool.mean_of({"cyclist": range(30), "van": [29, 31, 69], "wheel": [5]})
+    pool = dataclasses.replace(pool, weights=pool.weights * torch.tensor([1.0, 3.0, 1.0]))  # in three copies
+    for extra in (None, labels):
+        logits = q.double() @ k.double().mT * 0.2
+        if extra is not None:
+            logits += extra[0].double() @ extra[1].double().T * 0.2
+        lse, p = logits.logsumexp(-1).float(), logits.softmax(-1)[:, :, pool.indices, 4:60]
+        lse[1, :, 31] = -torch.inf  # looks at nothing
+        p[1, :, list(pool.indices).index(31)] = 0
+        want = torch.einsum("bhrn,re->bhen", p, pool.weights.double().to(device))
+        for budget in (None, 9000, 700):
+            given = {"lse": lse, "keys": (4, 56), "labels": extra, "budget": budget}
+            got = pooled_rows(q, k, pool, 0.2, **given)
+            assert (got - want.mean(1)).abs().max() <= near * want.mean(1).max()
+            got = pooled_rows(q, k, pool, 0.2, per_head=True, **given)
+            assert (got - want).abs().max() <= near * want.max()
+    if device == "cpu" or way == "products":  # not every GPU has every kernel
+        assert bool(ran) == (way == "kernel")
+    k[0, 0, 10] = torch.nan  # what is not a number is not hidden, and stays where it is
+    wrong = pooled_rows(q, k, pool, 0.2, lse=lse, keys=(4, 56)).isnan()
+    assert wrong[0, :, 6].all()
+    assert wrong.sum() == 3
 
 
 def test_per_head_maps_average_to_the_mean_map():

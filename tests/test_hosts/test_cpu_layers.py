@@ -1,4 +1,4 @@
-"""oneDNN's 3D convolution in a codec: the same values, and nothing of it where gradients are wanted."""
+"""oneDNN's layers: the same values, and nothing of them where gradients are wanted."""
 
 import copy
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from matrix_lib.hosts.cpu_conv import use_onednn
+from matrix_lib.hosts.cpu_layers import OneDnnLinear, use_onednn
 
 
 def kernels(call):
-    """The convolution kernels that a call ran."""
+    """The operations that a call ran."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         call()
-    return {event.name for event in seen.events() if "conv" in event.name and event.name.startswith("aten::")}
+    return {event.name for event in seen.events()}
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, (0, 1, 1)), ((2, 1, 1), 0)])
@@ -50,3 +50,28 @@ def test_the_hosts_way_to_pad_a_first_frame(comfy):
         x = torch.randn(1, 4, frames, 8, 8)
         with torch.inference_mode():
             torch.testing.assert_close(quick(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_of_many_rows_have_the_same_values(bias):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(48, 40, bias), torch.randn(2, 50, 48)
+    want, name = layer(x), "mkldnn::_linear_pointwise"
+    x86 = torch.backends.mkl.is_available()  # what PyTorch takes elsewhere is left to it
+
+    def run(x, wanted, layer=layer):
+        with OneDnnLinear():
+            found = kernels(lambda: got.append(layer(x)))
+        assert (name in found) == (wanted and x86)
+
+    got = []
+    with torch.no_grad():
+        run(x, True)
+        run(x[:, :10], False)  # few rows
+        run(x.double(), False, copy.deepcopy(layer).double())
+        run(x, False, lambda x: nn.functional.linear(x, layer.weight[:20], torch.ones(40)[::2]))  # lies apart
+    torch.testing.assert_close(got[0], want, rtol=1e-5, atol=1e-5)
+    assert torch.equal(got[1], layer(x[:, :10]))
+    run(x, False)
+    assert torch.autograd.grad(got[4].sum(), layer.weight)[0].shape == (40, 48)
+    assert name not in kernels(lambda: layer(x)), "outside of it"
