@@ -16,6 +16,7 @@ from comfy_api.latest import io, ui
 
 from ..matrix_lib.backbones import REGISTRY, every_model, families
 from ..matrix_lib.hosts.bundle import load as load_bundle
+from ..matrix_lib.hosts.comfy.clip_latent import first_latent
 from ..matrix_lib.hosts.comfy.first_frame import image_condition
 from ..matrix_lib.hosts.comfy.load import Loaded, find_folders, load_folder, load_native
 from ..matrix_lib.hosts.comfy.mini import load_mini
@@ -239,7 +240,13 @@ class MatrixImageCondition(io.ComfyNode):
                 io.Int.Input("width", default=720, min=16, max=8192, step=8, tooltip="Width of the clip in pixels."),
                 io.Int.Input("height", default=480, min=16, max=8192, step=8, tooltip="Height of the clip in pixels."),
                 io.Int.Input(
-                    "length", default=49, min=1, max=4097, step=4, tooltip="Frames of the clip, 4n + 1 (LTX: 8n + 1)."
+                    "length",
+                    default=49,
+                    min=1,
+                    max=4097,
+                    step=4,
+                    tooltip="Frames of the clip, 4n + 1 (LTX: 8n + 1; MiniMax H3: 17n + 5, here 5, 73, "
+                    "141 and so on, from another node any).",
                 ),
                 io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips to make at once."),
                 io.ClipVisionOutput.Input(
@@ -284,7 +291,7 @@ class MatrixImageCondition(io.ComfyNode):
         made = image_condition(model, vae, image, width, height, length, batch_size, clip_vision_output, fit)
         positive = node_helpers.conditioning_set_values(positive, made.values)
         negative = node_helpers.conditioning_set_values(negative, made.values)
-        grid = grid_of(model, tuple(made.latent["samples"].shape[-3:]))
+        grid = grid_of(model, tuple(first_latent(made.latent["samples"]).shape[-3:]))
         return io.NodeOutput(positive, negative, made.latent, ui=shown_grid(grid, fit=fit))
 
 

@@ -197,8 +197,8 @@ class MatrixPreviewTracks(io.ComfyNode):
         if images is not None:
             check_images(images, tracks.height, tracks.width, tracks.frames)
         framing = _framing(tracks, width, height, crop)
-        patch, temporal, spatial = _TOKENS[model]
-        grid = Grid.from_pixels(length or tracks.frames, *framing.target, patch, temporal, spatial)
+        patch, temporal, spatial, cycle = _TOKENS[model]
+        grid = Grid.from_pixels(length or tracks.frames, *framing.target, patch, temporal, spatial, cycle=cycle)
         grid = replace(grid, fps=_RATES.get(model))
         which = _frames(grid, tracks.frames, show)
         check_room(len(which), *framing.target)

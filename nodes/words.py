@@ -115,6 +115,12 @@ class MatrixBindPrompt(io.ComfyNode):
                     tooltip="HunyuanVideo I2V only: keeps every n-th image token. Lower is more image.",
                 ),
                 start_frame(),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="MiniMax H3 with a first frame only: that frame, of the clip's size. Its text encoder "
+                    "looks at it, and its rows come before the words.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output("conditioning", tooltip="The encoded prompt, with binding and tracks on board."),
@@ -139,8 +145,10 @@ class MatrixBindPrompt(io.ComfyNode):
         clip_vision_output=None,
         image_interleave=2,
         start_frame=0,
+        image=None,
     ) -> io.NodeOutput:
         options = {"overlong": _LENGTHS[length], "vision": clip_vision_output, "image_step": image_interleave}
+        options["pictures"] = image
         if binding is None:
             read, binding = bind_prompt(clip, prompt, phrases, _FORMS[form], **options)
         else:

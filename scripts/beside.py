@@ -49,6 +49,10 @@ LTX-2 keeps clip and sound in one flat latent. RescaleCFG, PerpNeg, VideoLinearC
 VideoTriangleCFGGuidance cannot read it: ComfyUI fails there with or without this pack.
 
 RenormCFG cannot read Kandinsky 5: ComfyUI fails there with or without this pack.
+
+MiniMax H3 came later. Of its product 937 cells were tried, on 2026-12-01: every guider with every column at CFG 1 and
+6, every thing with capture and with words in time, and others drawn at random. None was silent. ComfyUI itself fails on
+context windows, RescaleCFG, RenormCFG, VideoLinearCFGGuidance, VideoTriangleCFGGuidance and SelfAttentionGuidance there.
 """
 
 

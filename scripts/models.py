@@ -107,6 +107,8 @@ ROWS = (
         "the same; no mask conditions; in diffusers without block-sparse attention (NABLA)"),
     Row("Cosmos Predict 2 Video2World (2B, 14B)", "cosmos_predict2", ("cosmos2",),
         "the same; no mask conditions; in diffusers with *cosmos_guardrail*, as its pipeline asks"),
+    Row("MiniMax H3", "minimax_h3", ("minimax_h3",),
+        "the same; text encoder and VAEs from other loaders; no mask conditions; in diffusers a modular pipeline"),
     Row("LTX-Video 0.9", "ltx", ("ltx",), "the same; VAE from another loader"),
     Row("LTX-2.0, 2.3, with sound or without", "ltx2", ("ltx2",),
         "the same; text encoder and VAEs from other loaders; no mask conditions"),

@@ -7,7 +7,7 @@ from matrix_lib.core.grid import Grid
 
 FAMILIES = [
     "cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "wan_vace", "skyreels",
-    "kandinsky5", "wan_animate", "cosmos2",
+    "kandinsky5", "wan_animate", "cosmos2", "minimax_h3",
 ]  # fmt: skip
 LAT = (3, 8, 12)
 LTX_LAT = (3, 4, 6)
@@ -67,6 +67,8 @@ def build(family):
         return _kandinsky5(noise)
     if family == "cosmos2":
         return _cosmos2(noise)
+    if family == "minimax_h3":
+        return _minimax_h3(noise)
     from diffusers import HunyuanVideoTransformer3DModel
 
     model = HunyuanVideoTransformer3DModel(
@@ -153,6 +155,24 @@ def _cosmos2(noise):
     args["timestep"] = torch.full((2, 1, t, 1, 1), 0.8)
     args["timestep"][:, :, 0] = 1e-4
     return randomize(model), args, Grid.from_latent(LAT), 512
+
+
+def _minimax_h3(noise):
+    """With a first frame, which the text encoder has seen as well: rows of that stand in front of 40 words."""
+    from diffusers import MiniMaxH3Transformer3DModel
+    from diffusers.modular_pipelines.minimax_h3.before_denoise import MiniMaxH3PrepareLayoutStep
+
+    model = MiniMaxH3Transformer3DModel(
+        num_attention_heads=2, attention_head_dim=32, hidden_size=48, num_layers=3, num_refiner_layers=1, ffn_dim=64,
+        text_dim=64, freq_dim=16, time_embed_hidden_dim=32, time_embed_dim=24, rope_freq_dim=4,
+    )  # fmt: skip
+    tags = torch.tensor([0] * 5 + [1] * 40)
+    packed = MiniMaxH3PrepareLayoutStep.build_packed_sequence(tags, *LAT, SOUND, (1, 2, 2), 2, 2, 0, ("first",))
+    names = ("position_ids", "token_tags", "video_indices", "audio_indices", "text_indices")
+    args = dict(zip(names, packed)) | dict(encoder_hidden_states=noise(2, len(tags), 64))
+    args |= dict(hidden_states=noise(2, len(packed[2]), 96), audio_hidden_states=noise(2, 2 * SOUND, 32))
+    args |= dict(timestep=torch.tensor([0.3, 0.6]), timestep_indices=(packed[1] == 2).long())
+    return randomize(model), args, Grid.from_latent(LAT, spatial_stride=16, cycle=5), 40
 
 
 def _ltx(family, noise):

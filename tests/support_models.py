@@ -374,3 +374,16 @@ def _index(folder: Path, pipeline: str, parts: dict[str, Any]) -> Path:
 
 def _scheduler(folder: Path) -> Path:
     return folder / "scheduler" / "scheduler_config.json"
+
+
+def make_minimax_h3(folder: Path | str, seed: int = 0) -> Path:
+    """MiniMax H3's transformer for words and given frames, of those that its folder holds. Heads are of 128."""
+    from diffusers import MiniMaxH3Transformer3DModel
+
+    folder = Path(folder)
+    transformer = MiniMaxH3Transformer3DModel(
+        num_attention_heads=2, hidden_size=64, num_layers=2, num_refiner_layers=1, ffn_dim=64, text_dim=48,
+        freq_dim=16, time_embed_hidden_dim=32, time_embed_dim=24,
+    )  # fmt: skip
+    randomize(transformer, seed, 0.12).save_pretrained(folder / "transformer")
+    return folder

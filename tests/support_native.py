@@ -2,7 +2,8 @@
 
 Free dimensions are small; fixed by the host: head sizes (CogVideoX 64, Wan and HunyuanVideo 128), Wan's 4096-wide
 words and Kandinsky 5's 3584-wide ones, 16 latent channels, HunyuanVideo 1.5's 32 with a picture 1152 wide. LTX has 128,
-and LTX-2's audio 8 channels of 16 bands. Cosmos Predict 2 has 16 heads.
+and LTX-2's audio 8 channels of 16 bands. Cosmos Predict 2 has 16 heads, and
+MiniMax H3 24 channels, 32 of two sides of sound, and heads of 128.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "kandinsky5",
-            "cosmos2")  # fmt: skip
+            "cosmos2", "minimax_h3")  # fmt: skip
 LATENT = (3, 8, 12)  # T, H, W: 72 tokens; CogVideoX 1.5 takes 4 frames
 LTX_LATENT = (3, 4, 6)  # 72 tokens, too
 SOUND = 7  # audio tokens
@@ -29,6 +30,10 @@ _LTX2 = {
     "connector_num_attention_heads": 2, "connector_attention_head_dim": 32, "connector_num_layers": 1,
     "rope_type": "split",
     "use_middle_indices_grid": True, "causal_temporal_positioning": True,
+}  # fmt: skip
+MINIMAX = {
+    "hidden_size": 64, "token_refiner_num_layers": 1, "num_attention_heads": 2, "ffn_hidden_size": 64, "text_dim": 48,
+    "timestep_input_dim": 16, "time_embed_hidden_size": 32, "time_embed_dim": 24,
 }  # fmt: skip
 _LTX23 = {
     "apply_gated_attention": True, "connector_apply_gated_attention": True, "cross_attention_adaln": True,
@@ -81,6 +86,11 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
         return _random(net, seed, 0.05)
     if family == "cosmos2":
         return _random(_cosmos2(ops), seed, 0.05)
+    if family == "minimax_h3":
+        from comfy.ldm.minimax.model import MiniMaxH3Model
+
+        state = _random(MiniMaxH3Model(num_layers=layers, **MINIMAX, **ops), seed, 0.1)
+        return {**state, "rope.inv_freq": 10000.0 ** -(torch.arange(16) / 16)}
     new = family == "hunyuan15"
     kind: dict[str, Any] = {
         "in_channels": 65, "out_channels": 32, "vec_in_dim": None, "depth": layers, "depth_single_blocks": 0,
@@ -163,7 +173,7 @@ def text_rows(family: str) -> int:
 
 def strides(family: str) -> tuple[int, int]:
     """Pixel frames a latent frame, pixels a latent element."""
-    return (8, 32) if family.startswith("ltx") else (4, 16) if family == "hunyuan15" else (4, 8)
+    return (8, 32) if family.startswith("ltx") else (4, 16) if family in ("hunyuan15", "minimax_h3") else (4, 8)
 
 
 def patch(family: str) -> tuple[int, int, int]:
@@ -173,7 +183,7 @@ def patch(family: str) -> tuple[int, int, int]:
 
 def channels(family: str) -> int:
     """Of a latent."""
-    return 128 if family.startswith("ltx") else 32 if family == "hunyuan15" else 16
+    return 128 if family.startswith("ltx") else {"hunyuan15": 32, "minimax_h3": 24}.get(family, 16)
 
 
 def pixels(family: str, size: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
@@ -188,23 +198,24 @@ def clip_size(family: str, size: tuple[int, int, int] | None = None) -> tuple[in
 
 
 def latent(family: str, batch: int = 1, size: tuple[int, int, int] | None = None) -> Any:
-    """An empty latent; of LTX-2 with sound beside the clip, as the host keeps both."""
+    """An empty latent; of LTX-2 and MiniMax H3 with sound beside the clip, as the host keeps both."""
     clip = torch.zeros(batch, channels(family), *clip_size(family, size))
-    return with_sound(clip) if family.startswith("ltx2") else clip
+    return with_sound(clip) if family.startswith(("ltx2", "minimax")) else clip
 
 
 def with_sound(clip: Tensor, tokens: int = SOUND) -> Any:
     """A latent of clip and sound."""
     from comfy.nested_tensor import NestedTensor
 
-    return NestedTensor([clip, torch.zeros(len(clip), 8, tokens, 16)])
+    sound = (8, tokens, 16) if clip.shape[1] == 128 else (32, 2, tokens)
+    return NestedTensor([clip, torch.zeros(len(clip), *sound)])
 
 
 def clip_of(family: str, x: Tensor, size: tuple[int, int, int] | None = None) -> Tensor:
     """The clip (B, C, T, H, W) in what a sampler holds."""
     if x.ndim == 5:
         return x
-    shape = (128, *clip_size(family, size))
+    shape = (channels(family), *clip_size(family, size))
     return x.flatten(1)[:, : torch.Size(shape).numel()].unflatten(1, shape)
 
 
@@ -229,7 +240,7 @@ def flat(samples: Any) -> Tensor:
 def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = None, rows: int = 0, **more: Any) -> list:
     """A random CONDITIONING of a family, with whatever else its forward needs."""
     g = torch.Generator().manual_seed(seed)
-    widths = {"ltx": 48, "ltx2": 96, "ltx20": 64, "kandinsky5": 3584, "cosmos2": 1024}
+    widths = {"ltx": 48, "ltx2": 96, "ltx20": 64, "kandinsky5": 3584, "cosmos2": 1024, "minimax_h3": 48}
     width = 4096 if family.startswith("wan") else widths.get(family, 64)
     shape = (1, channels(family), *clip_size(family, size))
     extra: dict[str, Any] = dict(more)
@@ -250,6 +261,9 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
     if family == "kandinsky5":
         first = torch.randn(*shape[:2], 1, *shape[3:], generator=torch.Generator().manual_seed(3))
         extra.update(pooled_output=torch.randn(1, 768, generator=g), time_dim_replace=first)
+    if family == "minimax_h3":  # a first frame
+        first = torch.randn(*shape[:2], 1, *shape[3:], generator=torch.Generator().manual_seed(3))
+        extra.setdefault("minimax_keyframes", [{"resolved_frame_index": 0, "latent": first}])
     if family == "hunyuan":
         extra.update(pooled_output=torch.randn(1, 768, generator=g), guidance=6.0)
     return [[torch.randn(1, rows or text_rows(family), width, generator=g), extra]]

@@ -7,6 +7,7 @@ import random
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -92,9 +93,24 @@ def _qwen(made: Any) -> Any:
     return Tiny
 
 
+def _seeing(made: Any) -> Any:
+    """The host's text encoder around Qwen3-VL, with a small tower that looks at pictures."""
+    from comfy.text_encoders import qwen3vl
+
+    small = {"hidden_size": 32, "intermediate_size": 16, "depth": 1, "deepstack_visual_indexes": [0]}
+
+    class Tiny(made):  # type: ignore[misc, valid-type]
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+            common = mock.patch.dict(qwen3vl.QWEN3VL_VISION_COMMON, num_heads=2)
+            with common, mock.patch.dict(qwen3vl.QWEN3VL_VISION, qwen3vl_32b=small):
+                super().__init__(device, dtype, model_options or {})
+
+    return Tiny
+
+
 def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
-    """The host's own CLIP of a family (t5, ltx, cosmos, umt5, llama, gemma3, qwen25, qwen25_clip), tokenizer and all,
-    around tiny random weights."""
+    """The host's own CLIP of a family (t5, ltx, cosmos, umt5, llama, gemma3, qwen25, qwen25_clip, qwen3vl), tokenizer
+    and all, around tiny random weights."""
     import comfy.sd
     import comfy.supported_models_base
     from comfy.text_encoders import cogvideo, cosmos, hunyuan_image, hunyuan_video, kandinsky5, lt, wan
@@ -115,12 +131,17 @@ def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
         data.setdefault("spiece_model", torch.frombuffer(bytearray(spiece(gemma=True)), dtype=torch.uint8))
     elif family == "qwen25":
         parts = target(hunyuan_video.HunyuanVideo15Tokenizer, _qwen(hunyuan_image.te()))
+    elif family == "qwen3vl":
+        from comfy.text_encoders import minimax
+
+        parts = target(minimax.MiniMaxH3Tokenizer, _seeing(minimax.te()))
     elif family == "qwen25_clip":
         parts = target(kandinsky5.Kandinsky5Tokenizer, _qwen(kandinsky5.te()))
     else:
         parts = target(hunyuan_video.HunyuanVideoTokenizer, hunyuan_video.hunyuan_video_clip())
     llama = {**_LLAMA, "num_key_value_heads": 1}
     options = {"t5xxl": _T5, "umt5xxl": _T5, "llama": llama, "clip_l": _CLIP_L, "qwen25_7b": llama}
+    options["qwen3vl_32b"] = llama
     options[""] = {"d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1}  # byT5, to which the host gives no name
     clip = comfy.sd.CLIP(
         parts, tokenizer_data=data, model_options={f"{name}_model_config": dict(v) for name, v in options.items()}

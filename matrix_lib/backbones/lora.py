@@ -29,6 +29,7 @@ __all__ = [
     "find_style",
     "from_native",
     "from_underscores",
+    "head_by_head",
     "native_projection",
     "swap_halves",
     "to_native",
@@ -326,6 +327,24 @@ def from_native(
         target = native_name(rules, names[0])
         swap = target is not None and target.op == "swap"
         out[names[0]] = swap_halves(factors) if swap else factors
+    return out
+
+
+def head_by_head(native: Mapping[str, Factors], family: str, back: bool = False) -> dict[str, Factors]:
+    """Factors by native module with the rows of stacked q, k and v sorted as DiffSynth has them, q, k and v of one head
+    and then of the next, where its files of this family are so (`heads_interleaved`); `back`: from there.
+
+    Raises ValueError for rows that do not divide into heads."""
+    spec, out = REGISTRY[family], dict(native)
+    for key, factors in native.items() if spec.heads_interleaved else ():
+        if len(names := diffusers_names(FAMILIES[family], key)) == 1:
+            continue
+        rows, size = int(factors.up.shape[0]), spec.head_size
+        if rows % (len(names) * size):
+            raise ValueError(f"{key} has {rows} rows, which are not {len(names)} times some heads of {size}")
+        order = torch.arange(rows).unflatten(0, (-1, len(names), size) if back else (len(names), -1, size))
+        up = factors.up[order.transpose(0, 1).flatten()]
+        out[key] = replace(factors, up=up)
     return out
 
 

@@ -24,19 +24,21 @@ __all__ = [
     "input_channels",
 ]
 
-TextEncoder = Literal["t5", "umt5", "llama", "clip", "gemma3", "qwen25", "qwen25_clip"]
-FirstFrame = Literal["padded", "masked", "concat", "replace"]
+TextEncoder = Literal["t5", "umt5", "llama", "clip", "gemma3", "qwen25", "qwen25_clip", "qwen3vl"]
+FirstFrame = Literal["padded", "masked", "concat", "replace", "tokens"]
 """How a picture goes in as the first frame: its latents, then zeros; latents of a clip that goes on in grey behind a
-mask of as many channels as a latent frame has pixel frames; latents, then zeros, and one mask channel; or as the first
-latent frame itself."""
+mask of as many channels as a latent frame has pixel frames; latents, then zeros, and one mask channel; as the first
+latent frame itself; or as tokens beside the clip's."""
 
 
 class TokenSize(NamedTuple):
-    """What one token covers: latents (time, rows, columns), pixel frames a latent frame, pixels a latent element."""
+    """What one token covers: latents (time, rows, columns), pixel frames a latent frame, pixels a latent element.
+    cycle: as in `Grid`."""
 
     patch: tuple[int, int, int] = (1, 2, 2)
     temporal_stride: int = 4
     spatial_stride: int = 8
+    cycle: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,11 @@ class BackboneSpec:
 
     Args:
         kin: what people call it and its relatives together; "": title. versions: those that are known, by number.
-        native, diffusers: its attention in each host. pipelines: pattern that names of its diffusers pipelines match;
-            image_pipelines: one that is found in those of them that take a first frame.
-        patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model.
+        native, diffusers: its attention in each host. modular: diffusers has modular pipelines alone for it: their
+            attention is reached, and what needs a pipeline is refused. pipelines: pattern that names of its diffusers
+            pipelines match; image_pipelines: one that is found in those of them that take a first frame.
+        patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model. cycle: as in
+            `Grid`.
         variants: published models of another size, by name.
         fps: frames per second of its clips, of the usual model under "" and of a variant under its name; empty where
             nobody says.
@@ -122,6 +126,7 @@ class BackboneSpec:
             its own. qkvo: an attention's projections in diffusers, q, k, v and the one behind it.
         native_channels: input channels that native ComfyUI reads rightly: T2V, I2V, and what else is published in
             diffusers' format. head_size: by which it counts heads; 0: it is told.
+        heads_interleaved: LoRAs in DiffSynth's format have the rows of q, k and v head by head, as its first weights.
         widths: of the video tokens of its published models, where its modules have names that another family has, too.
             text_width: of the words that attention to them reads; 0: that of the video tokens.
         vae: diffusers class; vae_limits: settings that native ComfyUI's VAE of this kind is made for.
@@ -141,6 +146,7 @@ class BackboneSpec:
     kin: str = ""
     versions: str = ""
     image_pipelines: str = "ImageToVideo|I2V"
+    modular: bool = False
     adds_noise: bool = False
     first_frame: Mapping[str, FirstFrame] = field(default_factory=dict)
     id_map: FirstFrame = "padded"
@@ -148,6 +154,7 @@ class BackboneSpec:
     patch: tuple[int, int, int] = (1, 2, 2)
     temporal_stride: int = 4
     spatial_stride: int = 8
+    cycle: int = 0
     variants: Mapping[str, TokenSize] = field(default_factory=dict)
     fps: Mapping[str, float] = field(default_factory=dict)
     text_mixed: str = ""
@@ -166,6 +173,7 @@ class BackboneSpec:
     qkvo: tuple[str, str, str, str] = ("to_q", "to_k", "to_v", "to_out.0")
     native_channels: tuple[int, ...] = ()
     head_size: int = 0
+    heads_interleaved: bool = False
     widths: tuple[int, ...] = ()
     text_width: int = 0
     vae: str = ""
@@ -180,11 +188,11 @@ class BackboneSpec:
     @property
     def token_size(self) -> TokenSize:
         """The usual one."""
-        return TokenSize(self.patch, self.temporal_stride, self.spatial_stride)
+        return TokenSize(self.patch, self.temporal_stride, self.spatial_stride, self.cycle)
 
     def rate(self, patch: tuple[int, int, int], spatial_stride: int) -> float | None:
         """Frames per second that a model of this token size makes; None where nobody says."""
-        size = TokenSize(patch, self.temporal_stride, spatial_stride)
+        size = TokenSize(patch, self.temporal_stride, spatial_stride, self.cycle)
         variant = next((name for name, other in self.variants.items() if other == size), "")
         return self.fps.get(variant)
 
@@ -194,6 +202,14 @@ class BackboneSpec:
             raise ValueError(
                 f"the input of {self.title} cannot be widened: further channels have no place behind the latents' in "
                 "the patches that it reads. Use a LoRA, or train one, without a mask condition (data.condition=none)"
+            )
+
+    def check_modular(self, what: str) -> None:
+        """Raises ValueError for a family whose pipelines are modular. what: what needs another one, as a clause."""
+        if self.modular:
+            raise ValueError(
+                f"diffusers has modular pipelines alone for {self.title}, and {what} needs one of the usual kind: "
+                f"there attention is watched and edited, and no more. Use {self.title} in ComfyUI"
             )
 
     def check_settings(self, config: Mapping[str, Any]) -> None:

@@ -303,6 +303,40 @@ _COSMOS2 = [
         for theirs, own in _COSMOS2_ATTENTION.items()
     ),
 ]
+_H3_BLOCK = {
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "adaln_proj.linear": "adaln_proj.linear",
+    "attn.norm_q": "attn.q_norm",
+    "attn.norm_k": "attn.k_norm",
+    "attn.to_out.0": "attn.out_proj",
+    "ff.net.2": "mlp.fc2",
+}
+_H3_BLOCKS = {
+    "transformer_blocks.{i}.": "blocks.{i}.",
+    "token_refiner.refiner_blocks.{i}.": "token_refiner.blocks.{i}.",
+}
+_H3 = [
+    *_renames(
+        "",
+        "",
+        {
+            "proj_in": "video_patch_proj",
+            "audio_proj_in": "audio_patch_proj",
+            "context_embedder": "condition_proj",
+            "time_embedder.linear_1": "time_embedder.proj_in",
+            "time_embedder.linear_2": "time_embedder.proj_out",
+            "token_refiner.final_norm": "token_refiner.final_norm",
+            "norm_out.norm": "final_layer.norm",
+            "norm_out.linear": "final_layer.adaln_proj.linear",
+            "proj_out": "final_layer.video_out",
+            "audio_proj_out": "final_layer.audio_out",
+        },
+    ),
+    *(rule for each in _H3_BLOCKS.items() for rule in _renames(*each, _H3_BLOCK)),
+    *(rule for a, b in _H3_BLOCKS.items() for rule in _fused(a + "attn.", _QKV, b + "attn.qkv_proj")),
+    *(Rule(a + "ff.net.0.proj", b + "mlp.fc1", op="swap") for a, b in _H3_BLOCKS.items()),  # the gate comes first
+]
 _WAN_RESIDUAL = {
     "norm1": "residual.0",
     "conv1": "residual.2",
@@ -428,6 +462,7 @@ FAMILIES: dict[str, Rules] = {
     "ltx2": tuple(_LTX2),
     "kandinsky5": tuple(_K5),
     "cosmos_predict2": tuple(_COSMOS2),
+    "minimax_h3": tuple(_H3),
 }
 """Rules of the transformers, by family."""
 VAES: dict[str, Rules] = {

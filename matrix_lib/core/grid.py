@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-__all__ = ["FITS", "Fit", "Framing", "Grid"]
+__all__ = ["FITS", "Fit", "Framing", "Grid", "clip_lengths"]
 
 Fit = Literal["center", "stretch", "pad"]
 """How frames of another shape become the model's: cropped about their centre, stretched, or whole between bars."""
@@ -27,6 +27,8 @@ class Grid:
         patch: latent elements per token along (time, rows, columns).
         temporal_stride, spatial_stride: pixels per latent element; time is causal, so latent 0 holds pixel frame 0
             alone and latent i pixel frames `s*(i-1)+1 .. s*i`.
+        cycle: after how many latent frames time begins anew, with a latent of one pixel frame (MiniMax H3: 5, of 17
+            pixel frames); 0: never.
         prefix_frames: latent frames put in front of the clip to fill the first temporal patch (CogVideoX 1.5); they
             stand for pixel frame 0.
         pixels: (height, width) of the clip's frames, which the last row and column of tokens may reach over; None, and
@@ -43,10 +45,13 @@ class Grid:
     prefix_frames: int = 0
     pixels: tuple[int, int] | None = None
     fps: float | None = field(default=None, compare=False)
+    cycle: int = 0
 
     def __post_init__(self) -> None:
         if min(self.frames, self.height, self.width, *self.patch, self.temporal_stride, self.spatial_stride) < 1:
             raise ValueError(f"a grid needs at least one token, patch element and stride along each axis; got {self}")
+        if self.cycle < 0 or (self.cycle and self.patch[0] > 1):
+            raise ValueError(f"cycle is 0, or some latent frames of one token frame each; got {self}")
         if not 0 <= self.prefix_frames < self.patch[0]:
             raise ValueError(
                 f"prefix_frames counts latent frames in front, 0 to {self.patch[0] - 1}; got {self.prefix_frames}"
@@ -67,6 +72,7 @@ class Grid:
         spatial_stride: int = 8,
         prefix_frames: int = 0,
         fps: float | None = None,
+        cycle: int = 0,
     ) -> Grid:
         """Grid of a latent (T, H, W), without its prefix; sizes that the patch does not divide are rounded up. Frames
         have the pixels of the latent, its size times the stride."""
@@ -80,6 +86,7 @@ class Grid:
             prefix_frames=prefix_frames,
             pixels=(h * spatial_stride, w * spatial_stride),
             fps=fps,
+            cycle=cycle,
         )
 
     @classmethod
@@ -92,14 +99,27 @@ class Grid:
         temporal_stride: int = 4,
         spatial_stride: int = 8,
         prefix_frames: int | None = None,
+        cycle: int = 0,
     ) -> Grid:
         """Grid of a clip of `frames` x `height` x `width` pixels. `prefix_frames=None` fills the first temporal
         patch."""
-        t = -(-(frames - 1) // temporal_stride) + 1
+        whole, rest = divmod(frames - 1, _round(temporal_stride, cycle)) if cycle else (0, frames - 1)
+        t = whole * cycle + -(-rest // temporal_stride) + 1
         front = -t % patch[0] if prefix_frames is None else prefix_frames
         latent = (t, -(-height // spatial_stride), -(-width // spatial_stride))
-        made = cls.from_latent(latent, patch, temporal_stride, spatial_stride, front)
+        made = cls.from_latent(latent, patch, temporal_stride, spatial_stride, front, cycle=cycle)
         return replace(made, pixels=(height, width))
+
+    @classmethod
+    def of_elements(cls, latent: tuple[int, int, int], strides: tuple[int, ...]) -> Grid:
+        """Grid of a latent (T, H, W) whose every element is a token; `strides` as the property has them."""
+        time, space, *cycle = strides
+        return cls.from_latent(latent, (1, 1, 1), time, space, cycle=sum(cycle))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """(time, space), pixels per latent element, and the cycle of time where it has one."""
+        return self.temporal_stride, self.spatial_stride, *([self.cycle] if self.cycle else [])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -124,7 +144,7 @@ class Grid:
     @property
     def pixel_frames(self) -> int:
         """Pixel frames covered."""
-        return (self.latent_frames - 1) * self.temporal_stride + 1
+        return self._latent_span(self.latent_frames - 1)[1]
 
     @property
     def token_pixels(self) -> tuple[int, int]:
@@ -142,11 +162,28 @@ class Grid:
             raise ValueError(f"token frame {frame} is outside 0..{self.frames - 1}")
         first = max(frame * self.patch[0] - self.prefix_frames, 0)
         last = max((frame + 1) * self.patch[0] - self.prefix_frames - 1, 0)
-        start = 0 if first == 0 else (first - 1) * self.temporal_stride + 1
-        return start, last * self.temporal_stride + 1
+        return self._latent_span(first)[0], self._latent_span(last)[1]
+
+    def _latent_span(self, frame: int) -> tuple[int, int]:
+        """Pixel frames [start, stop) of a latent frame."""
+        whole, rest = divmod(frame, self.cycle) if self.cycle else (0, frame)
+        begin = whole * _round(self.temporal_stride, self.cycle) if whole else 0
+        start = begin + (0 if rest == 0 else (rest - 1) * self.temporal_stride + 1)
+        return start, begin + rest * self.temporal_stride + 1
 
     def pixel_spans(self) -> tuple[tuple[int, int], ...]:
         return tuple(self.pixel_span(i) for i in range(self.frames))
+
+
+def _round(temporal_stride: int, cycle: int) -> int:
+    """Pixel frames of a cycle."""
+    return (cycle - 1) * temporal_stride + 1
+
+
+def clip_lengths(temporal_stride: int, cycle: int = 0) -> tuple[int, int]:
+    """(step, first): clips have step * n + first frames; where time goes in cycles, two latent frames more than whole
+    ones (17 n + 5)."""
+    return (_round(temporal_stride, cycle), 1 + temporal_stride) if cycle else (temporal_stride, 1)
 
 
 @dataclass(frozen=True)

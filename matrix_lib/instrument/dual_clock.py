@@ -36,7 +36,7 @@ class DualClockHook:
     Args:
         references: for each prompt the latent (C, T, H, W) of its reference clip, as the model sees latents.
         tracks: for each prompt those whose inside is held longer; a prompt's samples follow each other in the batch.
-        strides: (time, space), pixels per latent element.
+        strides: of the model's `Grid`.
         prefix_frames: latent frames in front of the clip.
         seed: row i of the batch draws its noise from `seed + i`, whatever the batch.
 
@@ -51,7 +51,7 @@ class DualClockHook:
         guidance: DualClockDenoising,
         references: Sequence[Tensor],
         tracks: Sequence[Sequence[MaskTracks]],
-        strides: tuple[int, int],
+        strides: tuple[int, ...],
         prefix_frames: int = 0,
         seed: int = 0,
     ) -> None:
@@ -170,7 +170,7 @@ class DualClockHook:
                 f"{batch} samples do not divide into {len(self.references)} reference clips: give one, or one for each"
             )
         times = batch // len(self.references)
-        grid = Grid.from_latent(clip[1:], (1, 1, 1), *self.strides)
+        grid = Grid.of_elements(clip[1:], self.strides)
         wide = [torch.cat([each[:, :1]] * self.prefix_frames + [each], 1)[:, front:] for each in self.references]
         inside = torch.stack([self._inside(each, grid) for each in self.tracks])[:, :, front:]
         draws = [torch.Generator().manual_seed(((self.seed + row) ^ _MARK) % 2**63) for row in range(batch)]

@@ -40,7 +40,7 @@ class IntrinsicHook:
     Args:
         tracks: for each prompt those that its latents follow (none, or several); a prompt's samples follow each other
             in the batch.
-        strides: (time, space), pixels per latent element.
+        strides: of the model's `Grid`.
         prefix_frames: latent frames in front of the clip.
         seed: row i of the batch draws its noise from `seed + i`, whatever the batch.
     """
@@ -52,7 +52,7 @@ class IntrinsicHook:
         self,
         guidance: IntrinsicDenoising,
         tracks: Sequence[Sequence[MaskTracks]],
-        strides: tuple[int, int],
+        strides: tuple[int, ...],
         prefix_frames: int = 0,
         seed: int = 0,
     ) -> None:
@@ -114,8 +114,7 @@ class IntrinsicHook:
             return
         if batch % len(self.tracks):
             raise ValueError(f"{batch} samples do not divide into {len(self.tracks)} prompts with tracks")
-        time, space = self.strides
-        grid = Grid.from_latent((frames - self.prefix_frames, height, width), (1, 1, 1), time, space)
+        grid = Grid.of_elements((frames - self.prefix_frames, height, width), self.strides)
         made = {id(each): self.guidance.prior(each, grid) for given in self.tracks for each in given}
         every = [[made[id(each)] for each in given] for given in self.tracks]
         self._rows = [row for row in every for _ in range(batch // len(every))]

@@ -34,7 +34,7 @@ class SteeredRun:
         grid: the token grid of the clip, None where the first forward tells it.
         part: of which schedule the run is which part, None where that is told later.
         sites: of the model, in the order in which they run.
-        strides: (time, space), pixels per latent element.
+        strides: of the model's `Grid`.
         tracks: for each prompt those that its latents follow.
         references: for each prompt the latent (C, T, H, W) of its reference clip.
         token: the name of second predictions.
@@ -43,7 +43,7 @@ class SteeredRun:
     grid: Grid | None = None
     part: RunPart | None = None
     sites: Sequence[AttentionSite] = ()
-    strides: tuple[int, int] = (4, 8)
+    strides: tuple[int, ...] = (4, 8)
     tracks: Sequence[Sequence[MaskTracks]] = ()
     references: Sequence[Tensor] = ()
     prefix_frames: int = 0

@@ -22,6 +22,7 @@ FORMAT, VERSION = "matrix-capture", 2
 _GRID_KEYS = ("frames", "height", "width", "patch", "temporal_stride", "spatial_stride", "lead")
 _PREFIX = "prefix_frames"  # of a `Grid`; the files call it "lead"
 _PIXELS = "pixels"  # of a `Grid`; in files only where tokens reach over the edge of frames
+_CYCLE = "cycle"  # of a `Grid`; in files only where time goes in cycles
 _MOST_STRIDE = 64  # pixels per latent element or latent elements per token, along one axis
 _MOST_TOKENS = 2**24  # of a clip; the longest known have a few hundred thousand
 _MOST_NAME = 4096  # letters of a name
@@ -72,6 +73,8 @@ def grid_values(grid: Grid) -> dict[str, Any]:
     del known["fps"]  # what the model makes, and no part of what was seen
     if known[_PIXELS] is None:
         del known[_PIXELS]
+    if not known[_CYCLE]:
+        del known[_CYCLE]
     return {"lead" if name == _PREFIX else name: value for name, value in known.items()}
 
 
@@ -227,18 +230,20 @@ def _binding(text: Any) -> PromptBinding:
 
 
 def _grid(told: Any) -> Grid:
-    own = {name: value for name, value in told.items() if name != _PIXELS} if isinstance(told, dict) else {}
+    every = told.items() if isinstance(told, dict) else ()
+    own = {name: value for name, value in every if name not in (_PIXELS, _CYCLE)}
     pixels = told.get(_PIXELS) if own else None
     listed = pixels if isinstance(pixels, list) else ()
-    numbers = [*listed, *(value for key, value in own.items() if key != "patch")]
+    cycle = told.get(_CYCLE, 0) if own else 0
+    numbers = [cycle, *listed, *(value for key, value in own.items() if key != "patch")]
     sized = pixels is None or (isinstance(pixels, list) and len(pixels) == 2)
     if set(own) != set(_GRID_KEYS) or not _all(own["patch"], int) or len(own["patch"]) != 3 or not sized:
         raise ValueError(f"a stream's token grid is not a grid: {str(told)[:200]}")
     if not _all(numbers, int):
         raise ValueError(f"a stream's token grid is not a grid: {str(told)[:200]}")
     named = {_PREFIX if name == "lead" else name: own[name] for name in _GRID_KEYS}
-    grid = Grid(**named | {"patch": tuple(own["patch"]), _PIXELS: tuple(pixels) if pixels else None})
-    strides = (*grid.patch, grid.temporal_stride, grid.spatial_stride)
+    grid = Grid(**named | {"patch": tuple(own["patch"]), _PIXELS: tuple(pixels) if pixels else None, _CYCLE: cycle})
+    strides = (*grid.patch, *grid.strides)
     if max(strides) > _MOST_STRIDE or grid.size > _MOST_TOKENS:
         raise ValueError(
             f"a stream's token grid is larger than any clip: {grid.shape} tokens, patch {grid.patch}, strides "

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 from support_attention import make_binding, make_tracks
-from support_native import PICTURE, clip_of, clip_part, conditioning, flat, latent, patch, pixels, rate, strides
+from support_native import PICTURE, SOUND, clip_of, clip_part, conditioning, flat, latent, patch, pixels, rate, strides
 from torch import Tensor
 
 __all__ = [
-    "OTHER_WORDS", "ROWS", "SIZES", "Graph", "binding_of", "bound", "grid_of", "in_front_of_words", "known_behind",
-    "plain_graph", "prompts_of", "pytorch_attention",
+    "OTHER_WORDS", "ROWS", "SIZES", "Graph", "behind_words", "binding_of", "bound", "grid_of", "in_front_of_words",
+    "known_behind", "plain_graph", "prompts_of", "pytorch_attention",
 ]  # fmt: skip
 
 ROWS = 24  # of every conditioning: short, so that thousands of runs are cheap
-SIZES = dict.fromkeys(("wan_t2v", "wan_i2v", "cogvideox", "hunyuan", "kandinsky5"), (2, 6, 8))  # T, H, W of the latent
+SIZES = dict.fromkeys(("wan_t2v", "wan_i2v", "cogvideox", "hunyuan"), (2, 6, 8))  # T, H, W of the latent
+SIZES |= dict.fromkeys(("kandinsky5", "minimax_h3"), (2, 6, 8))
 SIZES |= dict.fromkeys(("ltx", "ltx2", "hunyuan15"), (2, 3, 4))
 OTHER_WORDS = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
 BEHIND = "words_behind"  # in a conditioning, for the reference alone
@@ -173,6 +174,11 @@ def grid_of(graph: Graph, latent: Any = None) -> Any:
 def in_front_of_words(family: str) -> int:
     """Tokens in front of the words in a joint sequence: a picture's."""
     return PICTURE if family == "hunyuan15" else 0
+
+
+def behind_words(family: str, frame: int) -> int:
+    """Tokens between words and clip in a joint sequence: a given frame of so many, and two sides of sound."""
+    return frame + 2 * SOUND if family == "minimax_h3" else 0
 
 
 def known_behind(graph: Graph, words: dict[str, tuple[int, ...]]) -> Graph:

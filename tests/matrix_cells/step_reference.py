@@ -129,8 +129,8 @@ class _Place:
             try:
                 with _Untouched():
                     comfy.samplers.calc_cond_batch(
-                        guider.inner_model, [guider.conds["positive"]], self.graph.with_clip(self._whole, leaf),
-                        self.sigma.clone(), uncached(options),
+                        guider.inner_model, [_unplaced(guider.conds["positive"])],
+                        self.graph.with_clip(self._whole, leaf), self.sigma.clone(), uncached(options),
                     )  # fmt: skip
             finally:
                 self.bottom.end()
@@ -162,14 +162,30 @@ class _Place:
         hook.observe(seen)
 
 
+def _unplaced(conds: list[dict]) -> list[dict]:
+    """Without MiniMax H3's layout, which no gradient goes through as it was made: the network makes it anew."""
+    found = []
+    for cond in conds:
+        if (held := cond["model_conds"].get("minimax_payload")) is not None:
+            made = type(held)({name: value for name, value in held.cond.items() if name != "layout"})
+            cond = {**cond, "model_conds": {**cond["model_conds"], "minimax_payload": made}}
+        found.append(cond)
+    return found
+
+
 class _Untouched(TorchFunctionMode):
-    """What goes into a layer is a copy: some blocks add to it in place, which a backward pass cannot bear."""
+    """What goes into a layer is a copy: some blocks add to it in place, which a backward pass cannot bear. Fused
+    positions are plain ones, which have a gradient."""
 
     layers = (functional.linear, functional.layer_norm, functional.rms_norm)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.layers:
             args = (args[0].clone(), *args[1:])
+        if "rope" in (name := getattr(func, "_qualified_op_name", "")):
+            from comfy_kitchen.backends import eager
+
+            func = getattr(eager, name.rpartition("::")[2])
         return func(*args, **(kwargs or {}))
 
 

@@ -19,7 +19,7 @@ from support_native import patch
 from torch import Tensor
 
 from . import packs
-from .graphs import Graph, binding_of, grid_of, in_front_of_words, prompts_of
+from .graphs import Graph, behind_words, binding_of, grid_of, in_front_of_words, prompts_of
 
 __all__ = ["Bottom", "Call", "Truth"]
 
@@ -28,6 +28,7 @@ STACKS = {
     "wan": (("blocks.{}.self_attn", "self"), ("blocks.{}.cross_attn", "cross")),
     "cogvideox": (("blocks.{}", "joint"),),
     "hunyuan15": (("double_blocks.{}", "joint"),),
+    "minimax_h3": (("blocks.{}.attn", "joint"),),
     "hunyuan": (("double_blocks.{}", "joint"), ("single_blocks.{}", "joint")),
     "ltx": (("transformer_blocks.{}.attn1", "self"), ("transformer_blocks.{}.attn2", "cross")),
     "kandinsky5": (
@@ -42,7 +43,7 @@ Edits = Callable[["Call"], Any]
 class Call:
     """One row of the batch of one call. q (H, Nq, D), k and v (H, Nk, D); mask (1 or H, Nq or 1, Nk) or None; `main`:
     part of the guider's own prediction; `frames`: of the clip, by place, for a context window, else None. A joint
-    sequence is `lead` tokens, `text` words, and the clip."""
+    sequence is `lead` tokens, `text` words, `between` other ones, and the clip."""
 
     layer: int
     kind: str
@@ -59,11 +60,12 @@ class Call:
     text: int
     grid: tuple[int, int, int]
     lead: int = 0
+    between: int = 0
 
     @property
     def clip(self) -> tuple[int, int]:
         """(start, length) of the clip's tokens."""
-        first = self.lead + self.text if self.kind == "joint" else 0
+        first = self.lead + self.text + self.between if self.kind == "joint" else 0
         return first, self.grid[0] * self.grid[1] * self.grid[2]
 
     @property
@@ -247,13 +249,14 @@ class Bottom:
             prompts = [found or given for found, given in zip(known, prompts)]
         while mask is not None and mask.ndim < 4:
             mask = mask[None] if mask.ndim == 2 else mask[:, None]
-        found = []
+        found, family = [], self.graph.family
         for row, prompt in enumerate(prompts):
             own = None if mask is None else mask[row if len(mask) > 1 else 0]
             found.append(
                 Call(
                     layer, kind, name, prompt, q[row], k[row], v[row], own, scale or q.shape[-1] ** -0.5, self._sigma,
-                    not self._extra, forward.frames, forward.text, forward.grid, in_front_of_words(self.graph.family),
+                    not self._extra, forward.frames, forward.text, forward.grid, in_front_of_words(family),
+                    behind_words(family, forward.grid[1] * forward.grid[2]),
                 )
             )  # fmt: skip
         return found
@@ -276,9 +279,12 @@ class Bottom:
 
 
 def _read(network: Any, cond: dict[str, Any]) -> Tensor:
-    """The text of a conditioning as its network reads it: LTX-2's puts registers behind the rows, and mixes all."""
+    """The text of a conditioning as its network reads it: LTX-2's puts registers behind the rows, and mixes all, as
+    MiniMax H3's does."""
     text, made = cond["cross_attn"], getattr(network, "preprocess_text_embeds", None)
-    return text if made is None else made(text, unprocessed=cond.get("unprocessed_ltxav_embeds", False))
+    if made is None or hasattr(network, "token_refiner"):  # MiniMax H3's
+        return text if made is None else made(text)
+    return made(text, unprocessed=cond.get("unprocessed_ltxav_embeds", False))  # type: ignore[no-any-return]
 
 
 class Truth:

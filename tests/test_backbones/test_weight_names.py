@@ -166,6 +166,19 @@ def test_cosmos_predict2_names_and_shapes(comfy: ModuleType, name: str) -> None:
     assert shapes(to_diffusers(to_native(state, rules), rules)) == shapes(state)
 
 
+def test_minimax_h3_names_and_shapes(comfy: ModuleType) -> None:
+    """At its released size, but for its depth. Frequencies of positions are weights in ComfyUI alone."""
+    from diffusers import MiniMaxH3Transformer3DModel
+
+    with torch.device("meta"):
+        state = MiniMaxH3Transformer3DModel(num_layers=2).state_dict()
+    rules = FAMILIES["minimax_h3"]
+    native = to_native(state, rules)
+    assert shapes(to_diffusers(native, rules)) == shapes(state)
+    native["rope.inv_freq"] = torch.empty(16, device="meta")
+    assert shapes(native) == native_shapes(native)
+
+
 @pytest.mark.parametrize("name", [*LTX, *LTX2])
 def test_ltx_names_and_shapes(comfy: ModuleType, name: str, tmp_path: Path) -> None:
     """The connectors' weights, which natively are in the same file, come from another folder."""

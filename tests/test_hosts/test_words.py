@@ -25,6 +25,7 @@ from matrix_lib.hosts.comfy.prompts import PromptTokens, bind_prompt, encode, fi
 from matrix_lib.hosts.diffusers.prompts import bind_prompt as bind_diffusers
 from matrix_lib.hosts.diffusers.prompts import prompt_tokens
 
+QWEN = ("qwen25", "qwen25_clip", "qwen3vl")
 PROMPTS = seeds(60, soak=500)
 
 
@@ -179,7 +180,7 @@ def test_generated_prompts_gemma(clips: Any) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize(
     ("family", "tail"),
-    [("qwen25", "<|im_end|>\n<|im_start|>assistant\n"), ("qwen25_clip", "<|im_end|>")],
+    [("qwen25", "<|im_end|>\n<|im_start|>assistant\n"), ("qwen25_clip", "<|im_end|>"), ("qwen3vl", "")],
 )
 def test_generated_prompts_qwen(clips: Any, family: str, tail: str) -> None:
     """Words stand behind the user header, and HunyuanVideo 1.5's assistant's stands behind them. They know no
@@ -197,7 +198,7 @@ def test_generated_prompts_qwen(clips: Any, family: str, tail: str) -> None:
             assert len(letters(decoded)) <= len(letters(text)) + 2, (seed, "a sign beside it may share its token")
 
 
-@pytest.mark.parametrize("family", ["t5", "ltx", "cosmos", "umt5", "llama", "gemma3", "qwen25", "qwen25_clip"])
+@pytest.mark.parametrize("family", ["t5", "ltx", "cosmos", "umt5", "llama", "gemma3", *QWEN])
 def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> None:
     """With attention silenced a row depends on its own token alone. Another word in the phrase's place (of as many
     tokens) changes the rows of that phrase and no others."""
@@ -205,7 +206,7 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
     phrases = "a: a red cup\nb: the white van\nrides up = verb(a -> b)"
     words = ("big", "hot") if family == "llama" else ("red", "old")
     phrases = phrases.replace("red", words[0])
-    white = "white" if family in ("gemma3", "qwen25", "qwen25_clip") else "(white:1.2)"  # which read no weights
+    white = "white" if family in ("gemma3", *QWEN) else "(white:1.2)"  # which read no weights
     one, two = (f"by day a {word} cup rides up to the {white} van" for word in words)
     read_one, binding = bind_prompt(clip, one, phrases)
     read_two, other = bind_prompt(clip, two, phrases.replace(*words))
@@ -228,7 +229,7 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
         rows = encode(clip, plain)[0][0][0]
         ids = torch.tensor([token.id for token in plain.tokens])
         expected = model.transformer.get_input_embeddings()(ids, out_dtype=torch.float32)
-        if family not in ("llama", "qwen25", "qwen25_clip"):
+        if family not in ("llama", *QWEN):
             expected = model.transformer.encoder.final_layer_norm(expected)
     torch.testing.assert_close(rows[[token.row for token in plain.tokens]], expected, rtol=1e-4, atol=1e-5)
 

@@ -207,7 +207,7 @@ def _start(
         prompts=max(1, len(prompts)),
         given=tuple((prompt.binding, prompt.tracks) for prompt in prompts.values()),
         latent_in=patcher.model.process_latent_in,
-        channels=int(patcher.model.latent_format.latent_channels),
+        channels=int(clip.shape[0]),
         latent=clip,
         front_frames=front_frames,
         part=part,

@@ -7,6 +7,7 @@ add to their input in place. And only PyTorch's own attention is sure to have a 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,9 +60,19 @@ def plain_tensors(value: Any) -> Any:
     """Arguments of a forward with inference tensors replaced by equal normal ones."""
     if isinstance(value, Tensor):
         return value.clone() if value.is_inference() else value
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return type(value)(plain_tensors(each) for each in value)
+    if isinstance(value, dict):
+        return {name: plain_tensors(each) for name, each in value.items()}
+    own = {name: each.clone() for name, each in _own(value).items() if isinstance(each, Tensor) and each.is_inference()}
+    if own:  # an object of the host that holds some
+        value = copy.copy(value)
+        vars(value).update(own)
     return value
+
+
+def _own(value: Any) -> dict[str, Any]:
+    return vars(value) if hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)) else {}
 
 
 def pytorch_kernel(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any) -> Tensor:

@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...core.grid import Fit, Framing
+from ...core.grid import Fit, Framing, Grid, clip_lengths
 from .families import family
 from .model import backbone_of, patch_of
 
@@ -28,7 +28,7 @@ class ImageCondition:
     """Keys for both CFG branches of the conditioning, and the latent to sample from."""
 
     values: dict[str, Any]
-    latent: dict[str, Tensor]
+    latent: dict[str, Any]
     framing: Framing
 
 
@@ -58,11 +58,12 @@ def image_condition(
             none, a text-to-video model, or a VAE of another latent space.
     """
     spec = backbone_of(model)
-    channels = model.get_model_object("latent_format").latent_channels
+    channels = family(spec.name).clip_channels(model)
     if limit := model.get_attachment(LIMIT):
         limit(length, height, width)
     stride, (_, rows, columns) = int(vae.spacial_compression_encode()), patch_of(model)
-    _check_size(spec.title, width, height, length, stride * rows, stride * columns, spec.temporal_stride)
+    lengths = clip_lengths(spec.temporal_stride, spec.cycle)
+    _check_size(spec.title, width, height, length, stride * rows, stride * columns, lengths)
     if vae.latent_channels != channels:
         raise ValueError(
             f"this VAE makes {vae.latent_channels} latent channels and this {spec.title} takes {channels}: load the "
@@ -74,8 +75,8 @@ def image_condition(
         raise ValueError("the first frame holds values that are no numbers (NaN): look at the node that made it")
     framing = Framing((image.shape[1], image.shape[2]), (height, width), fit)
     first = _seen(image[:1, ..., :3].movedim(-1, 1).float(), framing).movedim(1, -1)
-    shape = (batch, channels, (length - 1) // spec.temporal_stride + 1, height // stride, width // stride)
-    empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
+    grid = Grid.from_pixels(length, height, width, (1, 1, 1), spec.temporal_stride, stride, 0, spec.cycle)
+    empty = torch.zeros((batch, channels, *grid.shape), device=comfy.model_management.intermediate_device())
     values, latent = family(spec.name).first_frame(model, vae, first, empty, length)
     if clip_vision_output is not None:
         values["clip_vision_output"] = clip_vision_output
@@ -94,14 +95,17 @@ def _seen(picture: Tensor, framing: Framing) -> Tensor:
     return whole
 
 
-def _check_size(title: str, width: int, height: int, length: int, rows: int, columns: int, frames: int) -> None:
+def _check_size(
+    title: str, width: int, height: int, length: int, rows: int, columns: int, lengths: tuple[int, int]
+) -> None:
     wrong = []
     for name, value, step in (("width", width, columns), ("height", height, rows)):
         if value < step or value % step:
             below = max(value // step * step, step)
             wrong.append(f"{name} {value} is no multiple of {step} (nearest: {below} or {below + step})")
-    if length < 1 or (length - 1) % frames:
-        below = max((length - 1) // frames, 0) * frames + 1
-        wrong.append(f"length {length} is not {frames}n + 1 (nearest: {below} or {below + frames})")
+    step, first = lengths
+    if length < first or (length - first) % step:
+        below = max((length - first) // step, 0) * step + first
+        wrong.append(f"length {length} is not {step}n + {first} (nearest: {below} or {below + step})")
     if wrong:
         raise ValueError(f"{title} has no grid for this clip: {'; '.join(wrong)}")

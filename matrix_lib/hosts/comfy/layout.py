@@ -128,7 +128,8 @@ def layout_of(
     found, shown = family(spec.name), _shown_frames(options)
     front = _front(shown, info.front_frames)
     behind = info.latent.behind if shown is None else found.frames_behind([extra], (t, h, w))
-    grid = Grid.from_latent((t - front - behind, h, w), patch, full.temporal_stride, full.spatial_stride)
+    clip = (t - front - behind, h, w)
+    grid = Grid.from_latent(clip, patch, full.temporal_stride, full.spatial_stride, cycle=full.cycle)
     if grid.shape == full.shape:
         grid = full
     around = found.around(module, grid, extra)

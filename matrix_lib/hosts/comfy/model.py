@@ -29,7 +29,8 @@ def sites_of(model: Any) -> list[AttentionSite]:
 def grid_of(model: Any, latent: tuple[int, int, int], prefix_frames: int = 0) -> Grid:
     """The token grid of a latent (T, H, W) in this MODEL; `prefix_frames`: latent frames that are put in front."""
     spec, stride, patch = backbone_of(model), _stride(model), patch_of(model)
-    return Grid.from_latent(latent, patch, spec.temporal_stride, stride, prefix_frames, spec.rate(patch, stride))
+    rate = spec.rate(patch, stride)
+    return Grid.from_latent(latent, patch, spec.temporal_stride, stride, prefix_frames, rate, spec.cycle)
 
 
 def rate_of(model: Any) -> float | None:

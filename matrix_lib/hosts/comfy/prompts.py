@@ -2,7 +2,8 @@
 
 The list that `clip.tokenize` makes is what the host encodes, so it is the truth: our tokens are compared with it, id by
 id, and a difference is an error, never a guess. Families: T5 (CogVideoX, LTX-Video, Cosmos Predict 2),
-UMT5 (Wan), LLaMA (HunyuanVideo), Qwen2.5-VL (HunyuanVideo 1.5; Kandinsky 5, with CLIP-L beside it), Gemma 3 (LTX-2).
+UMT5 (Wan), LLaMA (HunyuanVideo), Qwen2.5-VL (HunyuanVideo 1.5; Kandinsky 5, with CLIP-L beside it), Gemma 3 (LTX-2),
+Qwen3-VL (MiniMax H3, whose given frames stand in front of the words).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = [
 # word before the object.
 FORMS = ("plain", "tags", "tag_ids", "target")
 _FAMILY = {"t5xxl": "t5", "umt5xxl": "umt5", "llama": "llama", "gemma3_12b": "gemma3", "qwen25_7b": "qwen25"}
+_FAMILY |= {"qwen3vl_32b": "qwen3vl"}
 _READ_WHOLE = ("<|im_start|>", "<|start_header_id|>")  # prompts that begin so are a whole chat to the host's Qwen
 _IM_START, _USER, _BREAK = 151644, 872, 198  # Qwen's ids of <|im_start|>, `user` and a line break
 _QWEN = ("qwen25", "qwen25_clip")
@@ -48,8 +50,9 @@ Entry = tuple[Any, float]  # what the host encodes: (token id or image embedding
 @dataclass(frozen=True)
 class TextEncoder:
     """The part of a host CLIP that makes the conditioning rows: the `key` of its tokens in what `clip.tokenize` returns
-    (None where that is the list itself), its tokenizer, its family (t5, umt5, llama, gemma3, qwen25, qwen25_clip), the
-    chat template around prompts, whether it knows ComfyUI's weights, what it reads in place of an empty prompt.
+    (None where that is the list itself), its tokenizer, its family (t5, umt5, llama, gemma3, qwen25, qwen25_clip,
+    qwen3vl), the chat template around prompts, whether it knows ComfyUI's weights, what it reads in place of an empty
+    prompt.
     """
 
     key: str | None
@@ -95,6 +98,8 @@ def find_encoder(clip: Any) -> TextEncoder:
         if hasattr(outer, "clip_l"):
             return TextEncoder(key, inner, "qwen25_clip", outer.llama_template, weights=False)
         return TextEncoder(key, inner, family, outer.llama_template, weights=False, nothing=" ")
+    if family == "qwen3vl":
+        return TextEncoder(key, inner, family, weights=False)
     if family in ("t5", "umt5", "gemma3"):
         return TextEncoder(key, inner, family, weights=weights)
     raise ValueError(
@@ -275,6 +280,18 @@ def _chat(encoder: TextEncoder, vision: Any, image_step: int) -> tuple[str, dict
     return template, {"llama_template": template, "image_embeds": embeddings, "image_interleave": image_step}
 
 
+def _shown(encoder: TextEncoder, pictures: Any) -> dict[str, Any]:
+    """What `clip.tokenize` has to be told of pictures in front of the words."""
+    if encoder.family != "qwen3vl":
+        raise ValueError(
+            "pictures in front of the words belong to MiniMax H3's text encoder (Qwen3-VL) only: leave image "
+            "unconnected; the first frame goes to 'MATRIX First Frame'"
+        )
+    if getattr(pictures, "ndim", 0) != 4 or not len(pictures) or pictures.shape[-1] < 3:
+        raise ValueError(f"pictures are an IMAGE (n, height, width, 3); got {tuple(getattr(pictures, 'shape', ()))}")
+    return {"images": list(pictures[..., :3].split(1))}
+
+
 def _plain(entry: Entry) -> Entry:
     token, weight = entry
     if isinstance(token, dict):  # an image stands where the template has <image>
@@ -300,23 +317,44 @@ def _pads_in_front(encoder: TextEncoder, entries: list[Entry], tokens: int) -> i
     return max(len(entries) - tokens - (encoder.tokenizer.start_token is not None), 0)
 
 
+def _pictures(encoder: TextEncoder, entries: list[Entry]) -> tuple[int, int]:
+    """(entries, rows) in front of a prompt that begins with pictures, their names included."""
+    places = [index for index, (token, _) in enumerate(entries) if isinstance(token, dict)]
+    if encoder.family != "qwen3vl" or not places:
+        return 0, 0
+    from comfy.text_encoders.qwen_vl import process_qwen2vl_images
+
+    front = places[-1] + 2  # a picture stands between two marks
+    shown = (process_qwen2vl_images(entries[place][0]["data"], patch_size=16)[1] for place in places)
+    return front, front - len(places) + sum(int(grid.prod()) // 4 for grid in shown)
+
+
 def _kept(encoder: TextEncoder, entries: list[Entry], tokens: int, image_step: int) -> tuple[int, int, int]:
     """(first, end, lead): entries [first, end) are the prompt and its end token, behind `lead` other rows."""
     if encoder.family == "llama":
         return _crop(entries, image_step)
     if encoder.family in _QWEN:
         return _behind_user(entries), len(entries), 0
+    if encoder.family == "qwen3vl":
+        front, rows = _pictures(encoder, entries)
+        return front, len(entries), rows
     if pads := _pads_in_front(encoder, entries, tokens):  # the text encoder drops their rows
         return pads, len(entries), 0
     ends = encoder.tokenizer.end_token is not None
     return 0, tokens + (encoder.tokenizer.start_token is not None) + ends, 0
 
 
+def _begins(encoder: TextEncoder, entries: list[Entry], tokens: int) -> int:
+    """The entry that is the first of the prompt or of the template around it."""
+    in_front = _pads_in_front(encoder, entries, tokens) + _pictures(encoder, entries)[0]
+    return in_front + (encoder.tokenizer.start_token is not None)
+
+
 def _finish(
     prompt: str, encoder: TextEncoder, entries: list[Entry], draft: _Draft, keep: bool, image_step: int
 ) -> tuple[list[Entry], tuple[Token, ...], int, tuple[str, ...]]:
     """(entries, tokens, conditioning rows, notes) after the model's limit."""
-    start = int(encoder.tokenizer.start_token is not None) + _pads_in_front(encoder, entries, len(draft.entries))
+    start = _begins(encoder, entries, len(draft.entries))
     first, end, lead = _kept(encoder, entries, len(draft.entries), image_step)
     spec = reader(encoder.family, encoder.tokenizer.min_length)
     assert spec is not None
@@ -345,6 +383,7 @@ def read_prompt(
     tag_ids: bool = False,
     vision: Any = None,
     image_step: int = 2,
+    pictures: Any = None,
 ) -> PromptTokens:
     """Tokens of a prompt as this CLIP will encode it.
 
@@ -356,20 +395,21 @@ def read_prompt(
             rows; only weights trained on those ids know them.
         vision: HunyuanVideo I2V: the CLIP vision output of its LLaVA encoder; every `image_step`-th of the image's
             embeddings becomes a row before the text.
+        pictures: MiniMax H3: (n, H, W, 3) in [0, 1], the given frames, which its text encoder looks at before it reads.
 
     Raises ValueError on a CLIP of no known family and wherever our reading differs from the host's.
     """
     encoder = find_encoder(clip)
     _check_plain(encoder, prompt)
     frame, extra = _chat(encoder, vision, image_step)
+    if pictures is not None:
+        extra = _shown(encoder, pictures)
     base = _tag_base(clip, encoder) if tag_ids else None
     segments = parse_prompt(frame.format(prompt or encoder.nothing), weights=encoder.weights)
     draft = _own_pieces(_read_segments(encoder, segments.segments, base), frame.index("{}"), len(prompt))
     made, entries = _host_entries(clip, encoder, prompt, extra)
     if base is None:
-        pads = _pads_in_front(encoder, entries, len(draft.entries))
-        start = pads + (encoder.tokenizer.start_token is not None)
-        _same([_plain(entry) for entry in entries], draft, start)
+        _same([_plain(entry) for entry in entries], draft, _begins(encoder, entries, len(draft.entries)))
     else:
         entries = _respelled(clip, encoder, draft)
     entries, tokens, length, notes = _finish(prompt, encoder, entries, draft, overlong == "keep", image_step)

@@ -125,7 +125,7 @@ def _run(
         grid=info.grid,
         part=info.part,
         sites=info.sites,
-        strides=(info.grid.temporal_stride, info.grid.spatial_stride),
+        strides=info.grid.strides,
         tracks=[found] * max(1, len(references)),
         references=references,
         token=token,

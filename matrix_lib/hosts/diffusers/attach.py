@@ -269,8 +269,9 @@ def _call(
         spans = {"video_q": (front, size), "video_k": (front, size)}
     else:
         first = state.spec.diffusers.text_first
-        video = (text, size) if first else (0, size)
-        spans = {"video_q": video, "video_k": video, "text_k": (0 if first else size, text)}
+        lead = forward.lead
+        video = (lead + text + front, size) if first else (0, size)
+        spans = {"video_q": video, "video_k": video, "text_k": (lead if first else size, text)}
         mask = family(state.spec.name).mask(mask)
         if forward.text_starts:
             starts = tuple(size + start for start in forward.text_starts)
@@ -288,17 +289,20 @@ def _call(
 def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: dict, prefix_frames: int = 0) -> Forward:
     given = arguments(module, args, kwargs)
     x, text = given["hidden_states"], given["encoder_hidden_states"]
-    t, h, w = LaidOut.of(spec, module, args, kwargs).latents(x).shape[2:]
     config: Any = module.config
     patch, stride = patch_of(config), spec.spatial_stride
     found = family(spec.name)
+    packed = found.packed(given)
+    t, h, w = LaidOut.of(spec, module, args, kwargs).latents(x).shape[2:] if packed is None else packed.latent
     rate, front = found.rate(given) or spec.rate(patch, stride), clip_begins(spec, given, t)
     clip = (t - prefix_frames - front, h, w)
-    grid = Grid.from_latent(clip, patch, spec.temporal_stride, stride, prefix_frames, rate)
+    grid = Grid.from_latent(clip, patch, spec.temporal_stride, stride, prefix_frames, rate, spec.cycle)
     found.check(given)
     time, skipped, starts = found.time(given), found.skipped(given), found.text_starts(given)
     before = front // patch[0] * grid.frame_size
-    return Forward(grid, text.shape[1], x.shape[0], time, skipped, starts, before, spec.adds_noise)
+    lead, rows = (0, text.shape[1]) if packed is None else (packed.first, packed.text)
+    before = before if packed is None else packed.between
+    return Forward(grid, rows, x.shape[0], time, skipped, starts, before, spec.adds_noise, lead)
 
 
 class Watch(BaseObserver):

@@ -47,8 +47,8 @@ class Forward:
 
     skipped: layers whose attention to the video it leaves out. text_starts: for each row of the batch how many tokens
     of a joint sequence stand between the clip and the prompt behind it; () for none. front: tokens of references in
-    front of the clip, which `grid` does not count. rounded: the timestep may be that of several steps, so a scheduler
-    knows better.
+    front of the clip, which `grid` does not count. lead: tokens in front of the prompt. rounded: the timestep may be
+    that of several steps, so a scheduler knows better.
     """
 
     def __init__(
@@ -61,9 +61,10 @@ class Forward:
         text_starts: tuple[int, ...] = (),
         front: int = 0,
         rounded: bool = False,
+        lead: int = 0,
     ) -> None:
         self.grid, self.text, self.batch, self.timestep, self.skipped = grid, text, batch, timestep, skipped
-        self.text_starts, self.front, self.rounded = text_starts, front, rounded
+        self.text_starts, self.front, self.rounded, self.lead = text_starts, front, rounded, lead
         self.rows: tuple[BatchRow, ...] = ()
         self.step = 0
 

@@ -62,6 +62,9 @@ def check_model(where: str) -> str:
         bundle.load(found)
         return bundle.BACKBONE.name
     index = Path(where) / "model_index.json"
+    if not index.is_file() and index.with_name(f"modular_{index.name}").is_file():
+        name = str(_json(Path(where) / "transformer" / "config.json").get("_class_name"))
+        match([name], "diffusers").check_modular("training, scoring and making clips")
     if not index.is_file():
         raise ValueError(
             f"no model at {where!r}: give 'mini', or a folder of a diffusers pipeline (with model_index.json) of "

@@ -45,6 +45,7 @@ class ModelShape:
         spec = match([str(transformer["_class_name"])], "diffusers")
         image: FirstFrame | Literal[""] = ""
         spec.check_settings(transformer)
+        spec.check_modular("training and scoring")
         if re.search(spec.image_pipelines, pipeline):
             image = spec.first_frame[transformer.get("image_condition_type") or ""]
         fixed = None
@@ -81,7 +82,7 @@ class ModelShape:
         return self._channels(self.image)
 
     def _channels(self, image: str) -> int:
-        known = {"": 0, "replace": 0, "padded": self.channels, "concat": self.channels + 1}
+        known = {"": 0, "replace": 0, "tokens": 0, "padded": self.channels, "concat": self.channels + 1}
         return known.get(image, self.channels + self.temporal_stride)
 
     def extra_channels(self, condition: Condition) -> int:

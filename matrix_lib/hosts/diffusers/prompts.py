@@ -3,7 +3,7 @@
 Pipelines know no weights. They cut a prompt at their `max_sequence_length`; a phrase that is cut off cannot be bound.
 Wan's pipeline tidies the prompt before it is split, HunyuanVideo's puts it into a chat template and crops that again,
 HunyuanVideo 1.5's leaves the template to the tokenizer, LTX-2's connectors move the words to the front, Kandinsky 5's
-tidies as well as it puts into a template, and pads nothing.
+tidies as well as it puts into a template, and pads nothing; nor does MiniMax H3's, which cuts nothing either.
 """
 
 from __future__ import annotations
@@ -248,6 +248,9 @@ def prompt_tokens(
     if kind == "gemma3":
         tokens = _packed(tokenizer, prompt, rows)
         return tokens, rows, kind
+    if kind == "qwen3vl":
+        bare = _rows(tokenizer_pieces(tokenizer, prompt), rows, 0)
+        return bare, len(_check(tokenizer, prompt, tokenizer_pieces(tokenizer, prompt), rows)), kind
     if kind not in ("llama", "qwen25", "qwen25_clip"):
         return _plain(tokenizer, prompt, rows, tidy=kind == "umt5"), rows, kind
     if template is None and family is not None:

@@ -84,6 +84,8 @@ def steer(
     every = [each for each in every if not each.idle]
     batches = batches_of(model, binding, tracks, steps, branches, fit)
     sites = [site for _, site in find_unet_sites(transformer)] if unet else sites_of(transformer)
+    if any(each.where == "step" for each in every):
+        spec.check_modular("moving the latent before its steps")
     _check(every, batches, sites, reference)
     trouble = "" if unet else family(spec.name).text_trouble(transformer)
     for each in every:

@@ -52,14 +52,16 @@ def kind_of(names: Iterable[str]) -> str:
 
 
 def read_settings(metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
-    """peft's settings: diffusers' header, or `adapter_config.json` beside peft's file; {} where there are none."""
+    """peft's settings: diffusers' header, or `adapter_config.json` beside peft's file; or one alpha that the header has
+    for all; {} where there are none."""
     text, beside = metadata.get(ADAPTER), source.with_name(SETTINGS)
     if text is None and source.stem == "adapter_model" and beside.is_file():
         if beside.stat().st_size > LONGEST_HEADER:
             raise ValueError(f"{SETTINGS} has {beside.stat().st_size} bytes, too many for settings")
         text = beside.read_text(encoding="utf-8", errors="replace")
     if text is None:
-        return {}
+        alpha = metadata.get("alpha", "")  # one for all, as some files of MiniMax H3 have it
+        return {"lora_alpha": float(alpha)} if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", alpha) else {}
     found = parse_object(text, "its adapter settings")
     own = {key.removeprefix("transformer."): value for key, value in found.items()}
     return {key: value for key, value in own.items() if "." not in key}  # others are of a text encoder

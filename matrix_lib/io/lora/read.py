@@ -37,6 +37,7 @@ from ...backbones.lora import (
     find_style,
     from_native,
     from_underscores,
+    head_by_head,
     native_projection,
 )
 from .adapter import SETTINGS, check_settings, kind_of, read_settings, with_settings
@@ -268,6 +269,7 @@ def _foreign(
     settings = {} if header.get("alphas") else read_settings(metadata, source)
     factors = with_settings(factors, parts.names, settings)
     if style == "native":
+        factors = head_by_head(factors, found, back=True) if parts.default else factors
         factors = from_native(factors, found, header.get("stacked"))
     factors = _with_header_alpha(factors, dict(header.get("alphas") or {}))
     info, kind = header.get("info", Info()), _format_of(source, style, parts)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...backbones import REGISTRY
-from ...backbones.lora import AlignmentLoRA, native_projection, to_native
+from ...backbones.lora import AlignmentLoRA, head_by_head, native_projection, to_native
 from ..files import whole_file
 from .files import ADAPTER, BESIDE, EXTRA, HEADER, PICKLED, SAFE, TAVID_LORA, TAVID_PROJECTION, VERSION
 
@@ -113,6 +113,7 @@ def _as_native(lora: AlignmentLoRA, to: str) -> Written:
     head, middle = ("diffusion_model.", "") if comfy else ("", ".default")
     if lora.dora and not comfy:
         raise ValueError("the format diffsynth has no place for the magnitudes of a DoRA: use comfyui or diffusers")
+    native = native if comfy else head_by_head(native, lora.family)
     out: dict[str, Tensor] = {}
     for name, factors in native.items():
         out[f"{head}{name}.lora_A{middle}.weight"] = factors.down

@@ -107,6 +107,10 @@ class Family:
         """The CLIP of a diffusers folder. Raises ValueError where the host has none of this kind."""
         raise ValueError(f"the text encoder in {folder} has no place here: load {self.spec.title}'s CLIP beside it")
 
+    def clip_channels(self, model: Any) -> int:
+        """Of a clip's latent in this MODEL."""
+        return int(model.get_model_object("latent_format").latent_channels)
+
     # -- what the host gets wrong
 
     def defects(self, model: Any, variant: Variant = "auto", first_frame: bool = True) -> list[Defect]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -16,9 +16,19 @@ from torch import Tensor
 from ....backbones import BackboneSpec
 from ...modules import text_trouble
 
-__all__ = ["Family"]
+__all__ = ["Family", "Packed"]
 
 _SOME_FRAMES = 121  # LTX-2's, whose pipeline may leave it to the model
+
+
+class Packed(NamedTuple):
+    """A joint sequence: (T, h, w) of the clip's latent, the prompt's rows [first, first + text), and how many tokens
+    stand between them and the clip."""
+
+    latent: tuple[int, int, int]
+    first: int
+    text: int
+    between: int
 
 
 class Family:
@@ -96,6 +106,14 @@ class Family:
         Raises ValueError where that does not tell.
         """
         raise ValueError(f"{self.spec.title} takes latents with their axes, not as tokens")
+
+    def packed(self, given: Mapping[str, Any]) -> Packed | None:
+        """How a pipeline that makes the joint sequence itself has laid it out, of what the transformer is called with;
+        None where the transformer makes it.
+
+        Raises ValueError where it cannot be followed.
+        """
+        return None
 
     def rate(self, given: Mapping[str, Any]) -> float | None:
         """Frames per second that the transformer is told, of what it is called with; None where it is not."""

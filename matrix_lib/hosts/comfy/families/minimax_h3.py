@@ -1,0 +1,72 @@
+"""What is particular to native MiniMax H3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy.ldm.minimax.model import PackedLayout
+from comfy.nested_tensor import NestedTensor
+from torch import Tensor, nn
+
+from ....backbones.minimax_h3 import SPEC
+from ....core.grid import Grid
+from ..weights import Progress, read_json
+from .base import Around, Family, FirstFrameInput
+
+__all__ = ["FAMILY", "MiniMaxH3"]
+
+_SOUND = (32, 2, 40.0)  # channels, sides, latent frames a second, as the host's own nodes make it
+
+
+class MiniMaxH3(Family):
+    """MiniMax H3, for words, given frames or references. Between the words and the clip stand whatever is given, and
+    the sound. One clip at a time."""
+
+    adds_in_place = True
+    widens = False
+
+    def weights_beside(self, folder: Path, progress: Progress | None) -> dict[str, Tensor]:
+        """Frequencies of positions, which diffusers makes anew each time."""
+        config = read_json(folder / "transformer" / "config.json")
+        count, theta = int(config.get("rope_freq_dim", 16)), float(config.get("rope_theta", 10000.0))
+        return {"rope.inv_freq": theta ** -(torch.arange(count, dtype=torch.float32) / count)}
+
+    def clip_channels(self, model: Any) -> int:
+        """Those of the clip: the host's latent format counts those of the sound, which has more."""
+        return self.spec.latent_channels
+
+    def around(self, network: nn.Module, grid: Grid, given: Mapping[str, Any]) -> Around:
+        """As the host's own layout counts its segments. Where the run brings none of this size (a part of the clip is
+        shown), the network makes one anew, and so it is made here."""
+        shapes: Any = given.get("latent_shapes") or ()
+        payload: Mapping[str, Any] = given.get("minimax_payload") or {}
+        if len(shapes) < 2:
+            return Around()
+        size = (grid.frames, grid.height * grid.patch[1], grid.width * grid.patch[2], int(shapes[1][-1]))
+        layout = payload.get("layout")
+        if layout is None or tuple(layout.signature[1:]) != size:
+            asked = {name: payload.get(name) for name in ("keyframes", "refs", "frame_count")}
+            layout = PackedLayout(0, *size, **asked)
+        kinds = [kind for *_, kind in layout.segments]
+        if kinds[0] != "text" or kinds[-1] != "video" or {"text", "video"} & {*kinds[1:-1]}:
+            raise ValueError(
+                f"{self.spec.title}'s tokens are laid out as {', '.join(kinds)}, where words first and the clip last "
+                "are due: this version of ComfyUI lays them out in a way that is not known here"
+            )
+        return Around(before_clip=sum(stop - start for start, stop, _ in layout.segments[1:-1]))
+
+    def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
+        """Tokens of its own in front of the sound, at the clip's first moment, and a latent of clip and sound."""
+        if len(empty) > 1:
+            raise ValueError(f"{self.spec.title} makes one clip at a time; got batch_size {len(empty)}")
+        channels, sides, rate = _SOUND
+        sound = empty.new_zeros(1, channels, sides, round(length / self.spec.fps[""] * rate))
+        frames = [{"resolved_frame_index": 0, "latent": vae.encode(first)}]
+        values = {"minimax_keyframes": frames, "minimax_frame_count": length}
+        return values, {"samples": NestedTensor((empty, sound))}
+
+
+FAMILY = MiniMaxH3(SPEC)
