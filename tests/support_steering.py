@@ -36,9 +36,9 @@ FULL = ("wan_t2v", "cogvideox")  # flow matching, and a model of noise
 ROUNDS = [
     (family, sampler)
     for (i, family), (j, sampler) in itertools.product(enumerate(FAMILIES), enumerate(SAMPLERS))
-    if family not in ("hunyuan15", "kandinsky5", "cosmos2") and (SOAK or family in FULL or (i + j) % 2 == 0)
+    if family not in ("hunyuan15", "kandinsky5", "cosmos2", "mochi") and (SOAK or family in FULL or (i + j) % 2 == 0)
 ]
-ROUNDS += [("hunyuan15", "heun")]  # whose network is HunyuanVideo's
+ROUNDS += [("hunyuan15", "heun"), ("mochi", "euler")]  # whose attention lies as HunyuanVideo's
 ROUNDS += [("kandinsky5", "uni_pc"), ("cosmos2", "dpmpp_2m")]  # whose attention lies as Wan's
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from . import cogvideox, cosmos_predict2, hunyuan_video, hunyuan_video15, kandinsky5, ltx, ltx2, wan, zeroscope
+from . import cogvideox, cosmos_predict2, hunyuan_video, hunyuan_video15, kandinsky5, ltx, ltx2, mochi, wan, zeroscope
 from .spec import BackboneSpec
 
 REGISTRY: dict[str, BackboneSpec] = {
@@ -19,6 +19,7 @@ REGISTRY: dict[str, BackboneSpec] = {
         hunyuan_video15.SPEC,
         kandinsky5.SPEC,
         cosmos_predict2.SPEC,
+        mochi.SPEC,
     )
 }
 UNETS: dict[str, BackboneSpec] = {spec.name: spec for spec in (zeroscope.SPEC,)}

@@ -166,6 +166,15 @@ def test_cosmos_predict2_names_and_shapes(comfy: ModuleType, name: str) -> None:
     assert shapes(to_diffusers(to_native(state, rules), rules)) == shapes(state)
 
 
+def test_mochi_names_and_shapes(comfy: ModuleType) -> None:
+    from diffusers import MochiTransformer3DModel
+
+    with torch.device("meta"):
+        state, rules = MochiTransformer3DModel().state_dict(), FAMILIES["mochi"]
+    check(state, "mochi")
+    assert shapes(to_diffusers(to_native(state, rules), rules)) == shapes(state)
+
+
 @pytest.mark.parametrize("name", [*LTX, *LTX2])
 def test_ltx_names_and_shapes(comfy: ModuleType, name: str, tmp_path: Path) -> None:
     """The connectors' weights, which natively are in the same file, come from another folder."""
@@ -186,6 +195,7 @@ def test_ltx_names_and_shapes(comfy: ModuleType, name: str, tmp_path: Path) -> N
 def vae_pair(name: str) -> tuple[Any, Any]:
     """(diffusers, native) VAE of the released sizes, without memory."""
     import comfy.ldm.cogvideo.vae
+    import comfy.ldm.genmo.vae.model
     import comfy.ldm.wan.vae
     import comfy.ldm.wan.vae2_2
     import diffusers
@@ -210,6 +220,8 @@ def vae_pair(name: str) -> tuple[Any, Any]:
                 patch_size=2,
             )
             return theirs, comfy.ldm.wan.vae2_2.WanVAE(dim=160, z_dim=48, dropout=0.0, **wan)
+        if name == "mochi":
+            return diffusers.AutoencoderKLMochi(), comfy.ldm.genmo.vae.model.VideoVAE()
         if name == "hunyuan_video15":
             return diffusers.AutoencoderKLHunyuanVideo15(), _hunyuan15_vae()
         config = {
@@ -239,7 +251,7 @@ def _hunyuan15_vae() -> Any:
     return AutoencodingEngine(regularizer_config=regularizer, **parts)
 
 
-@pytest.mark.parametrize("name", ["cogvideox", "wan", "wan2.2", "hunyuan_video", "hunyuan_video15"])
+@pytest.mark.parametrize("name", ["cogvideox", "wan", "wan2.2", "hunyuan_video", "hunyuan_video15", "mochi"])
 def test_vae_names_and_shapes(comfy: ModuleType, name: str) -> None:
     theirs, ours = vae_pair(name)
     state = theirs.state_dict()
