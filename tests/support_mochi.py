@@ -1,4 +1,4 @@
-"""Tiny Mochi 1 natively: the host writes down the sizes of the released one, where it reads others off their weights."""
+"""Tiny Mochi 1 natively: the host has the released one's sizes written down, others' it reads off weights."""
 
 from __future__ import annotations
 

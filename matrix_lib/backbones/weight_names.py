@@ -51,8 +51,10 @@ def native_name(rules: Rules, key: str) -> NativeName | None:
 
 
 def diffusers_names(rules: Rules, key: str, shape: tuple[int, ...] = ()) -> tuple[str, ...]:
-    """The diffusers weights that the native weight or module `key` stacks, in order; () where no rule knows it. shape: of
-    the weight, (rows, columns), which tells modules apart that are one natively; the usual one without."""
+    """The diffusers weights that the native weight or module `key` stacks, in order; () where no rule knows it.
+
+    shape: of the weight, (rows, columns), which tells modules apart that are one natively; without, the usual one.
+    """
     narrow = len(shape) > 1 and shape[0] < shape[1]
     found = [(rule, match) for pattern, rule in _compiled(rules, "native") if (match := pattern.fullmatch(key))]
     fits = [each for each in found if each[0].narrow == narrow] if any(rule.narrow for rule, _ in found) else found

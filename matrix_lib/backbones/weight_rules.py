@@ -20,7 +20,7 @@ Op = Literal["", "swap", "conv"]
 
 @dataclass(frozen=True)
 class Rule:
-    """`diffusers` and `native` module paths of one weight; rows `part` of `parts` of the native one. narrow: see above."""
+    """`diffusers` and `native` module paths of one weight; rows `part` of `parts` of the native one."""
 
     diffusers: str
     native: str
@@ -460,7 +460,6 @@ def _hunyuan15_vae() -> list[Rule]:
         rules += _renames(f"{side}.{down}_blocks.{{i}}.resnets.{{j}}.", f"{side}.{down}.{{i}}.block.{{j}}.", resnet)
         rules.append(Rule(f"{side}.{down}_blocks.{{i}}.{path}rs.0.conv.conv", f"{side}.{down}.{{i}}.{path}.conv.conv"))
     return rules
-
 
 
 def _mochi_vae(blocks: int = 3, first: int = 3, resnets: int = 6) -> list[Rule]:

@@ -270,8 +270,8 @@ def _call(
     if blocks.row_by_row:
         if q.shape[0] != 1 or nth >= forward.batch:
             raise ValueError(
-                f"{site.name} has made call {nth + 1} on {q.shape[0]} rows, where each of {forward.batch} rows of the batch "
-                "is due a call of its own: this version of diffusers runs it in a way that is not known here"
+                f"{site.name} has made call {nth + 1} on {q.shape[0]} rows, where each of {forward.batch} rows of the "
+                "batch is due a call of its own: this version of diffusers runs it in a way that is not known here"
             )
         rows = rows[nth : nth + 1]
     if blocks.text_cropped:

@@ -21,8 +21,8 @@ _STEPS = 1000.0  # its transformer's time of a clip without noise
 
 
 class Mochi(LTX):
-    """Mochi 1, whose latents are scaled as LTX-Video's. Its time runs from noise (0) to clip (1000), and it predicts the
-    way from noise to clip. The mask of the text says which rows attention reads."""
+    """Mochi 1, whose latents are scaled as LTX-Video's. Its time runs from noise (0) to clip (1000), and it predicts
+    the way from noise to clip. The mask of the text says which rows attention reads."""
 
     def usual_size(self, pipe: Any) -> tuple[int, int, int]:
         frames = inspect.signature(pipe.__call__).parameters["num_frames"].default
@@ -37,8 +37,8 @@ class Mochi(LTX):
         mask = given["encoder_attention_mask"].bool()
         if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
             raise ValueError(
-                "the mask of the prompt has gaps (prompt_attention_mask): attention moves its tokens together, so it is "
-                "open which of them are which words; pass a prompt, or embeddings that are padded behind"
+                "the mask of the prompt has gaps (prompt_attention_mask): attention moves its tokens together, so it "
+                "is open which of them are which words; pass a prompt, or embeddings that are padded behind"
             )
 
     def inputs(
