@@ -299,7 +299,7 @@ def _call(
         site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, rows, mask,
         spans.get("video_q"), spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
         extra={} if state.prediction is None else {PERTURBED: state.prediction}, sound_q=spans.get("sound_q"),
-        text_starts=starts, text_cropped=blocks.text_cropped,
+        text_starts=starts, text_cropped=blocks.text_cropped, place=nth if blocks.row_by_row else None,
     )  # fmt: skip
 
 

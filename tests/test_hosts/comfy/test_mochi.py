@@ -1,5 +1,5 @@
-"""Mochi 1 natively: a diffusers folder with its pipeline's latents; LoRAs in both hosts, in the original's names and with
-a mask condition, too; its text encoder; what is refused."""
+"""Mochi 1 natively: a diffusers folder with its pipeline's latents; LoRAs in both hosts, in the original's names and
+with a mask condition, too; its text encoder; what is refused."""
 
 from __future__ import annotations
 
