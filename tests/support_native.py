@@ -247,7 +247,8 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
     if family == "wan_i2v":
         extra["clip_vision_output"] = ClipVision()
     if family == "mochi":  # of one length, as words of another are no batch
-        extra.setdefault("attention_mask", (torch.arange(rows or text_rows(family)) < 25).long()[None])
+        count = rows or text_rows(family)
+        extra.setdefault("attention_mask", (torch.arange(count) < min(count - 3, 25)).long()[None])
     if family == "ltx":
         extra.setdefault("attention_mask", (torch.arange(rows or text_rows(family)) < 30).long()[None])
     if family.startswith("ltx2"):

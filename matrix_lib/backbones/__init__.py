@@ -34,9 +34,10 @@ def families() -> str:
     return f"{', '.join(names)} or {end}"
 
 
-def every_model() -> str:
-    """All models, with their versions: "CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2"."""
-    return ", ".join(f"{spec.title} {spec.versions}".rstrip() for spec in REGISTRY.values())
+def every_model(image: bool = False) -> str:
+    """All models, with their versions: "CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2". image: that take a first frame."""
+    found = (spec for spec in REGISTRY.values() if spec.first_frame or not image)
+    return ", ".join(f"{spec.title} {spec.versions}".rstrip() for spec in found)
 
 
 def text_lengths() -> str:

@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from support_agreement import check_lora
 from support_loras import noise
 from support_mochi import read_sizes
-from support_models import make_mochi
+from support_models import make_mochi, randomize
 from support_sampling import CFG, STEPS, noise_like, relative, sample
 from torch import Tensor
 
 import matrix_lib
 from matrix_lib.backbones.lora import AlignmentLoRA, Info
+from matrix_lib.backbones.weight_names import VAES, to_native
 from matrix_lib.core.tracks.tracks import MaskTracks
 
 pytestmark = pytest.mark.usefixtures("comfy", "one_thread")
@@ -180,3 +181,38 @@ def test_what_it_cannot_is_refused_by_name(pair: Pair) -> None:
     known = dict(pair.pipe.transformer.config)
     with pytest.raises(ValueError, match="has 4 heads; ComfyUI's Mochi 1 has 2"):
         family("mochi").adapt(pair.model, pair.folder, {**known, "num_attention_heads": 4}, None)
+
+
+def test_the_vae_of_a_folder(comfy: ModuleType) -> None:
+    """One frame of pixels, and latents through convolutions that do not mix frames: elsewhere both hosts' VAEs differ.
+    Diffusers drops the frames in front of the first one at the end, ComfyUI after each step up; in encoding diffusers'
+    attention looks back alone, ComfyUI's in both directions."""
+    import comfy.ldm.genmo.vae.model as host
+    from diffusers import AutoencoderKLMochi
+
+    sides, layers = (32, 64, 96, 128), (3, 1, 1, 1, 3)
+    theirs = AutoencoderKLMochi(
+        encoder_block_out_channels=sides, decoder_block_out_channels=sides, layers_per_block=layers
+    )
+    randomize(theirs, 1, 0.03)
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            if name.startswith("decoder.") and name.endswith("conv.weight"):
+                weight[:, :, :-1] = 0
+    given: dict[str, Any] = {"base_channels": 32, "channel_multipliers": [1, 2, 3, 4], "latent_dim": 12}
+    given["num_res_blocks"] = list(layers)
+    own = torch.nn.Module()
+    own.encoder = host.Encoder(
+        in_channels=15, temporal_reductions=[1, 2, 3], spatial_reductions=[2, 2, 2], prune_bottlenecks=[False] * 5,
+        has_attentions=[False, True, True, True, True], affine=True, bias=True, input_is_conv_1x1=True,
+        padding_mode="replicate", **given,
+    )  # fmt: skip
+    own.decoder = host.Decoder(
+        out_channels=3, temporal_expansions=[1, 2, 3], spatial_expansions=[2, 2, 2], has_attention=[False] * 5,
+        padding_mode="replicate", output_norm=False, **given,
+    )  # fmt: skip
+    own.load_state_dict(to_native(theirs.state_dict(), VAES["mochi"]))
+    with torch.no_grad():
+        pixels, latents = noise_like(1, 3, 1, 16, 16), noise_like(1, 12, 2, 2, 2)
+        assert relative(own.encoder(pixels).mode(), theirs.encode(pixels).latent_dist.mode()) < 1e-3
+        assert relative(own.decoder(latents), theirs.decode(latents)[0]) < 1e-3

@@ -2,16 +2,19 @@
 
 import pytest
 import torch
-from support_attention import make_binding
+from support_attention import make_binding, make_tracks
 from support_diffusers import build, forward
 from support_models import make_mochi
 
 from matrix_lib.core.guidance.dual_clock import DualClockDenoising
 from matrix_lib.core.guidance.region_bias import RegionBias
+from matrix_lib.core.losses.config import AlignmentConfig, LayerDraw
+from matrix_lib.core.losses.targets import Targets
+from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, probe
-from matrix_lib.hosts.diffusers.attach import watch
+from matrix_lib.hosts.diffusers.attach import attach, watch
 from matrix_lib.hosts.diffusers.captions import encode_captions
 from matrix_lib.hosts.diffusers.families import family
 from matrix_lib.hosts.diffusers.latents import encode_clip
@@ -19,6 +22,8 @@ from matrix_lib.hosts.diffusers.load import Model, ModelSource, open_model
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 from matrix_lib.hosts.diffusers.schedules import noise_at
 from matrix_lib.hosts.diffusers.steer import steer
+from matrix_lib.instrument.session import Session
+from matrix_lib.instrument.supervision import AlignmentMaps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT, PHRASES = "a woman hands the red cup to the old man", "d: a woman\nv: the red cup\nhands = verb(d -> v)"
@@ -152,3 +157,28 @@ def test_what_cannot_be_followed_is_refused(pipe):
     keep = torch.arange(40)[None] < torch.tensor([[25], [4]])  # words of another prompt than the bound one
     with pytest.raises(ValueError, match="sees 4: bind the prompt"), watch(model, make_binding(binding_module, 40)):
         forward(model, {**args, "encoder_attention_mask": keep})
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_alignment_of_a_batch_is_the_mean_of_its_rows(again):
+    """Gradients, too, where blocks run again in the backward pass."""
+    model, args, grid, length = build("mochi")
+    rows, columns = grid.token_pixels
+    tracks = make_tracks(tracks_module, grid.pixel_frames, grid.height * rows, grid.width * columns)
+    target = Targets.of(make_binding(binding_module, length), tracks, grid)
+    config = AlignmentConfig(sga=1.0, spa=1.0, v2t=LayerDraw((0, 1)), v2v=LayerDraw((1, 2)))
+    model.train()
+    (model.enable_gradient_checkpointing if again else model.disable_gradient_checkpointing)()
+    found = []
+    for part in (slice(0, 1), slice(1, 2), slice(0, 2)):
+        given = {name: value[part] for name, value in args.items()}
+        maps = AlignmentMaps(config, [target] * len(given["timestep"]))
+        model.zero_grad()
+        with attach(model, Session([maps]), lambda forward: None):
+            model(**given)
+            loss = maps.alignment().total
+            loss.backward()
+        found.append((loss.detach(), model.transformer_blocks[0].attn1.to_q.weight.grad.clone()))
+    assert found[0][0] != found[1][0]
+    for first, second, both in zip(*found, strict=True):
+        torch.testing.assert_close(both, (first + second) / 2, rtol=1e-4, atol=1e-6)
