@@ -93,8 +93,8 @@ def _qwen(made: Any) -> Any:
 
 
 def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
-    """The host's own CLIP of a family (t5, ltx, cosmos, mochi, umt5, llama, gemma3, qwen25, qwen25_clip), tokenizer and all,
-    around tiny random weights."""
+    """The host's own CLIP of a family (t5, ltx, cosmos, mochi, umt5, llama, gemma3, qwen25, qwen25_clip), tokenizer and
+    all, around tiny random weights."""
     import comfy.sd
     import comfy.supported_models_base
     from comfy.text_encoders import cogvideo, cosmos, genmo, hunyuan_image, hunyuan_video, kandinsky5, lt, wan
