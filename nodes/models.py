@@ -227,7 +227,7 @@ class MatrixImageCondition(io.ComfyNode):
             display_name="MATRIX First Frame",
             category="MATRIX/models",
             description="Gives an image-to-video model its first frame, in the way that its family expects: "
-            f"{every_model()}. The picture is cropped around its centre to the clip's shape.",
+            f"{every_model(image=True)}. The picture is cropped around its centre to the clip's shape.",
             search_aliases=["image to video", "i2v", "start image", "first frame", "cogvideox image"],
             inputs=[
                 io.Model.Input("model", tooltip="The image-to-video model that will sample; it decides the layout."),

@@ -50,9 +50,11 @@ VideoTriangleCFGGuidance cannot read it: ComfyUI fails there with or without thi
 
 RenormCFG cannot read Kandinsky 5: ComfyUI fails there with or without this pack.
 
-MiniMax H3 came later. Of its product 937 cells were tried, on 2026-12-01: every guider with every column at CFG 1 and
-6, every thing with capture and with words in time, and others drawn at random. None was silent. ComfyUI itself fails on
-context windows, RescaleCFG, RenormCFG, VideoLinearCFGGuidance, VideoTriangleCFGGuidance and SelfAttentionGuidance there.
+MiniMax H3 and Mochi 1 came later. Of their products 937 and 562 cells were tried, on 2026-12-01: every guider with
+every column at CFG 1 and 6; every thing with capture and with words in time; and others drawn at random. None was
+silent. On MiniMax H3 ComfyUI itself fails with context windows, RescaleCFG, RenormCFG, VideoLinearCFGGuidance,
+VideoTriangleCFGGuidance and SelfAttentionGuidance. Mochi 1 has no cross-attention that another pack could replace, and
+ComfyUI cannot run Conditioning (Concat) on it.
 """
 
 

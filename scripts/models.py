@@ -54,7 +54,7 @@ CLAIMS = (
           "test_every_mode_runs_and_equals_the_dense_reference"),
     Claim(DIFFUSERS, GRADIENT, _DIFFUSERS + "gradient.py", "test_it_runs_in_every_pipeline"),
     Claim(DIFFUSERS, CLOCK, _DIFFUSERS + "dual_clock.py", "test_every_pipeline_is_held_for_nothing"),
-    Claim(DIFFUSERS, CLOCK, _DIFFUSERS + "ltx.py", "test_a_run_is_held_to_a_clip"),
+    *(Claim(DIFFUSERS, CLOCK, _DIFFUSERS + name, "test_a_run_is_held_to_a_clip") for name in ("ltx.py", "mochi.py")),
     *(Claim(DIFFUSERS, what, _DIFFUSERS + "references.py", "test_references_are_left_to_the_sampler")
       for what in (GRADIENT, CLOCK, INTRINSIC)),
     Claim(DIFFUSERS, INTRINSIC, _DIFFUSERS + "intrinsic.py",
@@ -109,6 +109,7 @@ ROWS = (
         "the same; no mask conditions; in diffusers with *cosmos_guardrail*, as its pipeline asks"),
     Row("MiniMax H3", "minimax_h3", ("minimax_h3",),
         "the same; text encoder and VAEs from other loaders; no mask conditions; in diffusers a modular pipeline"),
+    Row("Mochi 1", "mochi", ("mochi",), "the same; no first frame, no captions of instances"),
     Row("LTX-Video 0.9", "ltx", ("ltx",), "the same; VAE from another loader"),
     Row("LTX-2.0, 2.3, with sound or without", "ltx2", ("ltx2",),
         "the same; text encoder and VAEs from other loaders; no mask conditions"),

@@ -1,13 +1,14 @@
 """Tiny diffusers transformers of every family with random weights, and their inputs."""
 
 import torch
+from support_mochi import SIZES
 from support_models import randomize
 
 from matrix_lib.core.grid import Grid
 
 FAMILIES = [
     "cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "wan_vace", "skyreels",
-    "kandinsky5", "wan_animate", "cosmos2", "minimax_h3",
+    "kandinsky5", "wan_animate", "cosmos2", "minimax_h3", "mochi",
 ]  # fmt: skip
 LAT = (3, 8, 12)
 LTX_LAT = (3, 4, 6)
@@ -69,6 +70,8 @@ def build(family):
         return _cosmos2(noise)
     if family == "minimax_h3":
         return _minimax_h3(noise)
+    if family == "mochi":
+        return _mochi(noise)
     from diffusers import HunyuanVideoTransformer3DModel
 
     model = HunyuanVideoTransformer3DModel(
@@ -173,6 +176,17 @@ def _minimax_h3(noise):
     args |= dict(hidden_states=noise(2, len(packed[2]), 96), audio_hidden_states=noise(2, 2 * SOUND, 32))
     args |= dict(timestep=torch.tensor([0.3, 0.6]), timestep_indices=(packed[1] == 2).long())
     return randomize(model), args, Grid.from_latent(LAT, spatial_stride=16, cycle=5), 40
+
+
+def _mochi(noise):
+    """With words of another number in each row."""
+    from diffusers import MochiTransformer3DModel
+
+    model = MochiTransformer3DModel(num_layers=3, **SIZES)
+    args = dict(hidden_states=noise(2, 12, *LAT), encoder_hidden_states=noise(2, 40, 64))
+    args["encoder_attention_mask"] = torch.arange(40) < torch.tensor([[25], [30]])
+    args["timestep"] = torch.tensor([500.0, 500.0])
+    return randomize(model), args, Grid.from_latent(LAT, (1, 2, 2), 6), 40
 
 
 def _ltx(family, noise):

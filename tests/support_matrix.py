@@ -21,7 +21,7 @@ __all__ = ["CAPTURE", "CHANGE_CALLS", "EVERY", "FAMILIES", "NOTHING", "WAYS", "M
 TITLES = {
     "wan_t2v": "Wan", "wan_i2v": "Wan I2V", "cogvideox": "CogVideoX", "hunyuan": "HunyuanVideo", "ltx": "LTX-Video",
     "ltx2": "LTX-2, with sound", "hunyuan15": "HunyuanVideo 1.5", "kandinsky5": "Kandinsky 5",
-    "minimax_h3": "MiniMax H3, with sound",
+    "minimax_h3": "MiniMax H3, with sound", "mochi": "Mochi 1",
 }  # fmt: skip
 EVERY = tuple(TITLES)
 FAMILIES = EVERY if SOAK else EVERY[:4]  # the others are with every test, too, but in few cells

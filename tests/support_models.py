@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from support_mochi import SIZES as MOCHI
 from torch import nn
 
 __all__ = [
     "hunyuan15_vae", "make_cogvideox", "make_cosmos2", "make_hunyuan", "make_hunyuan15", "make_kandinsky5", "make_ltx",
-    "make_wan", "randomize", "spiece_model",
+    "make_mochi", "make_wan", "randomize", "spiece_model",
 ]  # fmt: skip
 
 _SENTENCES = (
@@ -273,6 +274,26 @@ def make_cosmos2(folder: Path | str, text_dim: int = 1024, vae: bool = True, tex
         _t5(folder, text_dim, seed, "relu")
     parts = {"transformer": "CosmosTransformer3DModel", "vae": "AutoencoderKLWan"}
     return _index(folder, "Cosmos2VideoToWorldPipeline", parts)
+
+
+def make_mochi(folder: Path | str, layers: int = 2, vae: bool = True, text: bool = False, seed: int = 0) -> Path:
+    """Mochi 1. The host fixes all of its sizes; `support_mochi.read_sizes` reads those of the transformer."""
+    from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiTransformer3DModel
+
+    folder = Path(folder)
+    transformer = MochiTransformer3DModel(num_layers=layers, **MOCHI)
+    randomize(transformer, seed, 0.08).save_pretrained(folder / "transformer")
+    FlowMatchEulerDiscreteScheduler(invert_sigmas=True).save_pretrained(folder / "scheduler")
+    if vae:
+        codec = AutoencoderKLMochi(
+            encoder_block_out_channels=(32, 32, 32, 32), decoder_block_out_channels=(32, 32, 32, 32),
+            layers_per_block=(1, 1, 1, 1, 1),
+        )  # fmt: skip
+        randomize(codec, seed + 10, 0.1).save_pretrained(folder / "vae")
+    if text:
+        _t5(folder, MOCHI["text_embed_dim"], seed)
+    parts = {"transformer": "MochiTransformer3DModel", "vae": "AutoencoderKLMochi"}
+    return _index(folder, "MochiPipeline", parts)
 
 
 def make_ltx(folder: Path | str, version: Literal["0.9", "2.0", "2.3"] = "0.9", layers: int = 2, seed: int = 0) -> Path:

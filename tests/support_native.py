@@ -12,10 +12,11 @@ import json
 from typing import Any
 
 import torch
+from support_mochi import native_network
 from torch import Tensor, nn
 
 FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "kandinsky5",
-            "cosmos2", "minimax_h3")  # fmt: skip
+            "cosmos2", "minimax_h3", "mochi")  # fmt: skip
 LATENT = (3, 8, 12)  # T, H, W: 72 tokens; CogVideoX 1.5 takes 4 frames
 LTX_LATENT = (3, 4, 6)  # 72 tokens, too
 SOUND = 7  # audio tokens
@@ -91,6 +92,8 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
 
         state = _random(MiniMaxH3Model(num_layers=layers, **MINIMAX, **ops), seed, 0.1)
         return {**state, "rope.inv_freq": 10000.0 ** -(torch.arange(16) / 16)}
+    if family == "mochi":
+        return _random(native_network(layers, ops), seed, 0.05)
     new = family == "hunyuan15"
     kind: dict[str, Any] = {
         "in_channels": 65, "out_channels": 32, "vec_in_dim": None, "depth": layers, "depth_single_blocks": 0,
@@ -173,7 +176,8 @@ def text_rows(family: str) -> int:
 
 def strides(family: str) -> tuple[int, int]:
     """Pixel frames a latent frame, pixels a latent element."""
-    return (8, 32) if family.startswith("ltx") else (4, 16) if family in ("hunyuan15", "minimax_h3") else (4, 8)
+    special = {"hunyuan15": (4, 16), "minimax_h3": (4, 16), "mochi": (6, 8)}
+    return (8, 32) if family.startswith("ltx") else special.get(family, (4, 8))
 
 
 def patch(family: str) -> tuple[int, int, int]:
@@ -183,7 +187,7 @@ def patch(family: str) -> tuple[int, int, int]:
 
 def channels(family: str) -> int:
     """Of a latent."""
-    return 128 if family.startswith("ltx") else {"hunyuan15": 32, "minimax_h3": 24}.get(family, 16)
+    return 128 if family.startswith("ltx") else {"hunyuan15": 32, "minimax_h3": 24, "mochi": 12}.get(family, 16)
 
 
 def pixels(family: str, size: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
@@ -221,7 +225,8 @@ def clip_of(family: str, x: Tensor, size: tuple[int, int, int] | None = None) ->
 
 def rate(family: str) -> float:
     """Frames per second that a clip has where nobody says: of LTX-2 those that the host tells the network."""
-    rates = {"wan_t2v": 16, "wan_i2v": 16, "cogvideox": 8, "cogvideox15": 16, "ltx": 25, "ltx2": 25, "cosmos2": 16}
+    rates = {"wan_t2v": 16, "wan_i2v": 16, "cogvideox": 8, "cogvideox15": 16, "ltx": 25, "ltx2": 25, "cosmos2": 16,
+             "mochi": 30}  # fmt: skip
     return float(rates.get(family, 24))
 
 
@@ -252,6 +257,9 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
         extra["concat_mask"] = mask
     if family == "wan_i2v":
         extra["clip_vision_output"] = ClipVision()
+    if family == "mochi":  # of one length, as words of another are no batch
+        count = rows or text_rows(family)
+        extra.setdefault("attention_mask", (torch.arange(count) < min(count - 3, 25)).long()[None])
     if family == "ltx":
         extra.setdefault("attention_mask", (torch.arange(rows or text_rows(family)) < 30).long()[None])
     if family.startswith("ltx2"):

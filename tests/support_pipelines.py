@@ -23,6 +23,7 @@ SCHEDULERS = {
     "euler": lambda: diffusers.EulerDiscreteScheduler(prediction_type="epsilon"),
     "dpm++": lambda: diffusers.DPMSolverMultistepScheduler(prediction_type="v_prediction"),
     "karras": lambda: diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
+    "inverted": lambda: diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
     "heun": lambda: diffusers.HeunDiscreteScheduler(prediction_type="epsilon"),
 }
 
@@ -57,6 +58,8 @@ class Pipe:
         elif family == "cosmos2":
             vae = randomize(diffusers.AutoencoderKLWan(base_dim=4, z_dim=16), 10, 0.1)
             self.pipe = cosmos_pipeline(**{**parts, "vae": vae})
+        elif family == "mochi":
+            self.pipe = diffusers.MochiPipeline(**parts)
         elif family == "hunyuan":
             self.pipe = diffusers.HunyuanVideoPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
         else:
@@ -87,6 +90,9 @@ class Pipe:
                 given[f"{name}_embeds_mask"] = self.args["encoder_attention_mask"][of]
                 given[f"{name}_embeds_2"] = self.args["encoder_hidden_states_2"][of]
                 given[f"{name}_embeds_mask_2"] = self.args["encoder_attention_mask_2"][of]
+        if self.family == "mochi":
+            for name, of in (("negative_prompt", slice(0, 1)), ("prompt", slice(1, 2))):
+                given[f"{name}_attention_mask"] = self.args["encoder_attention_mask"][of]
         if self.family == "cosmos2":
             more["image"] = Image.new("RGB", (W, H), (200, 30, 60))
         if self.family.startswith("ltx"):

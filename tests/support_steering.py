@@ -31,7 +31,7 @@ __all__ = [
 LATER = (0.15, None)  # seconds; in every family the first token frame of a clip lies before it, and the rest in it
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "heun")
 FULL = ("wan_t2v", "cogvideox")  # flow matching, and a model of noise
-FEW = ("hunyuan15", "kandinsky5", "cosmos2", "minimax_h3")  # told below
+FEW = ("hunyuan15", "kandinsky5", "cosmos2", "minimax_h3", "mochi")  # told below
 # These two under every sampler and each of the others under two of them, in turns; `make soak` has all of them. A test
 # that goes through them is marked `soak`.
 ROUNDS = [
@@ -39,8 +39,7 @@ ROUNDS = [
     for (i, family), (j, sampler) in itertools.product(enumerate(FAMILIES), enumerate(SAMPLERS))
     if family not in FEW and (SOAK or family in FULL or (i + j) % 2 == 0)
 ]
-ROUNDS += [("hunyuan15", "heun")]  # whose network is HunyuanVideo's
-ROUNDS += [("minimax_h3", "uni_pc")]  # whose attention lies as HunyuanVideo's
+ROUNDS += [("hunyuan15", "heun"), ("mochi", "euler"), ("minimax_h3", "uni_pc")]  # all joint
 ROUNDS += [("kandinsky5", "uni_pc"), ("cosmos2", "dpmpp_2m")]  # whose attention lies as Wan's
 
 

@@ -109,11 +109,11 @@ def _seeing(made: Any) -> Any:
 
 
 def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
-    """The host's own CLIP of a family (t5, ltx, cosmos, umt5, llama, gemma3, qwen25, qwen25_clip, qwen3vl), tokenizer
-    and all, around tiny random weights."""
+    """The host's own CLIP of a family (t5, ltx, cosmos, mochi, umt5, llama, gemma3, qwen25, qwen25_clip, qwen3vl),
+    tokenizer and all, around tiny random weights."""
     import comfy.sd
     import comfy.supported_models_base
-    from comfy.text_encoders import cogvideo, cosmos, hunyuan_image, hunyuan_video, kandinsky5, lt, wan
+    from comfy.text_encoders import cogvideo, cosmos, genmo, hunyuan_image, hunyuan_video, kandinsky5, lt, wan
 
     target = comfy.supported_models_base.ClipTarget
     data = dict(tokenizer_data or {})
@@ -126,6 +126,8 @@ def make_clip(family: str, tokenizer_data: dict[str, Any] | None = None) -> Any:
         parts = target(lt.LTXVT5Tokenizer, lt.ltxv_te())
     elif family == "cosmos":
         parts = target(cosmos.CosmosT5Tokenizer, cosmos.te())
+    elif family == "mochi":
+        parts = target(genmo.MochiT5Tokenizer, genmo.mochi_te())
     elif family == "gemma3":
         parts = target(lt.LTXAVGemmaTokenizer, _gemma())
         data.setdefault("spiece_model", torch.frombuffer(bytearray(spiece(gemma=True)), dtype=torch.uint8))

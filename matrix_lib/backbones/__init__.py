@@ -14,6 +14,7 @@ from . import (
     ltx,
     ltx2,
     minimax_h3,
+    mochi,
     wan,
     zeroscope,
 )
@@ -31,6 +32,7 @@ REGISTRY: dict[str, BackboneSpec] = {
         kandinsky5.SPEC,
         cosmos_predict2.SPEC,
         minimax_h3.SPEC,
+        mochi.SPEC,
     )
 }
 UNETS: dict[str, BackboneSpec] = {spec.name: spec for spec in (zeroscope.SPEC,)}
@@ -45,9 +47,10 @@ def families() -> str:
     return f"{', '.join(names)} or {end}"
 
 
-def every_model() -> str:
-    """All models, with their versions: "CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2"."""
-    return ", ".join(f"{spec.title} {spec.versions}".rstrip() for spec in REGISTRY.values())
+def every_model(image: bool = False) -> str:
+    """All models, with their versions: "CogVideoX 1.0 and 1.5, Wan 2.1 and 2.2". image: that take a first frame."""
+    found = (spec for spec in REGISTRY.values() if spec.first_frame or not image)
+    return ", ".join(f"{spec.title} {spec.versions}".rstrip() for spec in found)
 
 
 def text_lengths() -> str:

@@ -216,7 +216,7 @@ def find_style(
     Args:
         family: the family that is expected; it settles what several families could own.
         columns: of what modules read. Where several families have these names, those whose published models are as
-            wide come first, and those that are known to be otherwise do not count.
+            wide (and deep, where its spec says) come first, and those that are known to be otherwise do not count.
 
     Raises:
         ValueError: names that no family knows, of another family than expected, or of several families.
@@ -246,12 +246,13 @@ def find_style(
 def _by_width(found: list[tuple[str, Style]], columns: Mapping[str, int]) -> list[tuple[str, Style]]:
     """What is left of several families' names once it is known how wide the model is."""
     read = set(columns.values())
+    last = max((int(n) for name in columns for n in re.findall(r"(?<=blocks\.)\d+", name)), default=-1)
 
     def claims(key: tuple[str, Style]) -> bool:
         spec = REGISTRY[key[0]]
         words = {width for name, width in columns.items() if _reads_words(spec, name)}
         own = words <= ({spec.text_width} if spec.text_width else set(spec.widths))
-        return own and any(width in read for width in spec.widths)
+        return own and any(width in read for width in spec.widths) and (not spec.depths or last + 1 in spec.depths)
 
     claimed = [key for key in found if claims(key)]
     return claimed or [key for key in found if not REGISTRY[key[0]].widths] or found
@@ -319,7 +320,7 @@ def from_native(
     Raises ValueError for a layout that does not fit its factors."""
     rules, out = FAMILIES[family], {}
     for key, factors in native.items():
-        names = diffusers_names(rules, key)
+        names = diffusers_names(rules, key, (int(factors.up.shape[0]), int(factors.down.shape[1])))
         if len(names) > 1:
             parts = _unstack(factors, len(names), (stacked or {}).get(key), key)
             out.update({name: part for name, part in zip(names, parts) if part is not None})

@@ -58,7 +58,8 @@ class Blocks:
         stacks: lists of stacks; those in one inner tuple share their layer numbers (Wan's self and cross attention),
             each next tuple goes on counting after the one before (HunyuanVideo's single blocks). None for a U-Net,
             whose host walks its tree.
-        text_first: whether text comes before video in a joint sequence. Natively it always does.
+        text_first: whether text comes before video in a joint sequence. text_cropped: it is there without the padding
+            behind its words. row_by_row: each row of a batch is an attention call of its own, in their order.
         split_queries: self-attention may come in several calls, whose queries are the clip's, then those of guides.
         settings: what configs of its models say where other models are of the same class, by name all that is theirs.
     """
@@ -66,6 +67,8 @@ class Blocks:
     classes: tuple[str, ...]
     stacks: tuple[tuple[Stack, ...], ...]
     text_first: bool = True
+    text_cropped: bool = False
+    row_by_row: bool = False
     split_queries: bool = False
     settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
@@ -128,7 +131,8 @@ class BackboneSpec:
             diffusers' format. head_size: by which it counts heads; 0: it is told.
         heads_interleaved: LoRAs in DiffSynth's format have the rows of q, k and v head by head, as its first weights.
         widths: of the video tokens of its published models, where its modules have names that another family has, too.
-            text_width: of the words that attention to them reads; 0: that of the video tokens.
+            text_width: of the words that attention to them reads; 0: that of the video tokens. depths: how many blocks
+            they have, where another family is as wide.
         vae: diffusers class; vae_limits: settings that native ComfyUI's VAE of this kind is made for.
         choices: published interaction-dominant layers.
     """
@@ -176,6 +180,7 @@ class BackboneSpec:
     heads_interleaved: bool = False
     widths: tuple[int, ...] = ()
     text_width: int = 0
+    depths: tuple[int, ...] = ()
     vae: str = ""
     vae_limits: Mapping[str, Any] = field(default_factory=dict)
     choices: tuple[LayerChoice, ...] = ()

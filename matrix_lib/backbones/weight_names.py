@@ -50,13 +50,15 @@ def native_name(rules: Rules, key: str) -> NativeName | None:
     return None
 
 
-def diffusers_names(rules: Rules, key: str) -> tuple[str, ...]:
-    """The diffusers weights that the native weight or module `key` stacks, in order; () where no rule knows it."""
-    names = []
-    for pattern, rule in _compiled(rules, "native"):
-        if found := pattern.fullmatch(key):
-            names.append((rule.part, _fill(rule.diffusers, found) + found["tail"]))
-    return tuple(name for _, name in sorted(names))
+def diffusers_names(rules: Rules, key: str, shape: tuple[int, ...] = ()) -> tuple[str, ...]:
+    """The diffusers weights that the native weight or module `key` stacks, in order; () where no rule knows it.
+
+    shape: of the weight, (rows, columns), which tells modules apart that are one natively; without, the usual one.
+    """
+    narrow = len(shape) > 1 and shape[0] < shape[1]
+    found = [(rule, match) for pattern, rule in _compiled(rules, "native") if (match := pattern.fullmatch(key))]
+    fits = [each for each in found if each[0].narrow == narrow] if any(rule.narrow for rule, _ in found) else found
+    return tuple(_fill(rule.diffusers, match) + match["tail"] for rule, match in sorted(fits, key=lambda e: e[0].part))
 
 
 def to_native(
@@ -97,7 +99,8 @@ def to_diffusers(
     out: dict[str, Tensor] = {}
     unknown = []
     for key, tensor in state.items():
-        names = diffusers_names(rules, key)
+        weight = state.get(f"{key.removesuffix('.bias')}.weight", tensor)
+        names = diffusers_names(rules, key, tuple(weight.shape) if key.endswith(".bias") else tuple(tensor.shape))
         if not names:
             unknown.append(key)
             continue

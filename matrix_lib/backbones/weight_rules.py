@@ -2,7 +2,8 @@
 
 A rule pairs two module paths; `{i}` and `{j}` stand for block numbers. Several diffusers modules may be rows of one
 native module (fused q, k, v): `part` is their order. `op` says what a tensor goes through on its way:
-"swap" exchanges the two halves of its rows, "conv" appends unit dimensions up to a 3-D convolution's five.
+"swap" exchanges the two halves of its rows, "conv" appends unit dimensions up to a 3-D convolution's five. `narrow`: of
+two diffusers modules that are one natively, in different blocks, that with fewer rows than columns.
 The names are those of diffusers 0.42 and of ComfyUI 0.30, checked against both state dicts by the tests.
 """
 
@@ -26,6 +27,7 @@ class Rule:
     part: int = 0
     parts: int = 1
     op: Op = ""
+    narrow: bool = False
 
 
 Rules = tuple[Rule, ...]
@@ -337,6 +339,47 @@ _H3 = [
     *(rule for a, b in _H3_BLOCKS.items() for rule in _fused(a + "attn.", _QKV, b + "attn.qkv_proj")),
     *(Rule(a + "ff.net.0.proj", b + "mlp.fc1", op="swap") for a, b in _H3_BLOCKS.items()),  # the gate comes first
 ]
+_MOCHI_BLOCK = ("transformer_blocks.{i}.", "blocks.{i}.")
+_MOCHI_ATTENTION = ("transformer_blocks.{i}.attn1.", "blocks.{i}.attn.")
+_MOCHI = [
+    *_same("pos_frequencies"),
+    *_renames(
+        "",
+        "",
+        {
+            "patch_embed.proj": "x_embedder.proj",
+            "time_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+            "time_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+            "time_embed.caption_proj": "t5_yproj",
+            "proj_out": "final_layer.linear",
+        },
+    ),
+    *_renames("time_embed.pooler.", "t5_y_embedder.", {name: name for name in ("to_kv", "to_q", "to_out")}),
+    Rule("norm_out.linear", "final_layer.mod", op="swap"),
+    *_renames(*_MOCHI_BLOCK, {"norm1.linear": "mod_x", "norm1_context.linear": "mod_y"}),
+    Rule("transformer_blocks.{i}.norm1_context.linear_1", "blocks.{i}.mod_y", narrow=True),  # of the last block
+    *_fused(_MOCHI_ATTENTION[0], _QKV, "blocks.{i}.attn.qkv_x"),
+    *_fused(_MOCHI_ATTENTION[0], ("add_q_proj", "add_k_proj", "add_v_proj"), "blocks.{i}.attn.qkv_y"),
+    *_renames(
+        *_MOCHI_ATTENTION,
+        {
+            "norm_q": "q_norm_x",
+            "norm_k": "k_norm_x",
+            "norm_added_q": "q_norm_y",
+            "norm_added_k": "k_norm_y",
+            "to_out.0": "proj_x",
+            "to_add_out": "proj_y",
+        },
+    ),
+    *(  # diffusers has (values, gate), the original (gate, values)
+        rule
+        for theirs, own in (("ff", "mlp_x"), ("ff_context", "mlp_y"))
+        for rule in (
+            Rule(f"transformer_blocks.{{i}}.{theirs}.net.0.proj", f"blocks.{{i}}.{own}.w1", op="swap"),
+            Rule(f"transformer_blocks.{{i}}.{theirs}.net.2", f"blocks.{{i}}.{own}.w2"),
+        )
+    ),
+]
 _WAN_RESIDUAL = {
     "norm1": "residual.0",
     "conv1": "residual.2",
@@ -453,6 +496,37 @@ def _hunyuan15_vae() -> list[Rule]:
     return rules
 
 
+def _mochi_vae(blocks: int = 3, first: int = 3, resnets: int = 6) -> list[Rule]:
+    """Mochi's VAE: natively the first layers of the encoder, its blocks and its last layers are counted in one list."""
+    resnet = {
+        "norm1.norm_layer": "stack.0",
+        "conv1.conv": "stack.2",
+        "norm2.norm_layer": "stack.3",
+        "conv2.conv": "stack.5",
+    }
+    down = first + 1
+    stages = [("block_in", "layers.", 1, first), ("block_out", "layers.", down + blocks, first)]
+    stages += [(f"down_blocks.{i}", f"layers.{down + i}.layers.", 1, resnets) for i in range(blocks)]
+    rules = _renames(
+        "encoder.", "encoder.", {"proj_in": "layers.0", "norm_out.norm_layer": "output_norm", "proj_out": "output_proj"}
+    )
+    for stage, native, start, count in stages:
+        for layer in range(count):
+            left, right = f"encoder.{stage}.", f"encoder.{native}{start + layer}."
+            rules += _renames(f"{left}resnets.{layer}.", right, resnet)
+            rules.append(Rule(f"{left}norms.{layer}.norm_layer", f"{right}attn_block.norm"))
+            rules += _fused(f"{left}attentions.{layer}.", _QKV, f"{right}attn_block.attn.qkv")
+            rules.append(Rule(f"{left}attentions.{layer}.to_out.0", f"{right}attn_block.attn.out"))
+    for i in range(blocks):
+        rules.append(Rule(f"encoder.down_blocks.{i}.conv_in.conv", f"encoder.layers.{down + i}.layers.0"))
+        rules.append(Rule(f"decoder.up_blocks.{i}.proj", f"decoder.blocks.{i + 1}.proj"))
+        rules += _renames(f"decoder.up_blocks.{i}.resnets.{{j}}.", f"decoder.blocks.{i + 1}.blocks.{{j}}.", resnet)
+    for layer in range(first):
+        rules += _renames(f"decoder.block_in.resnets.{layer}.", f"decoder.blocks.0.{layer + 1}.", resnet)
+        rules += _renames(f"decoder.block_out.resnets.{layer}.", f"decoder.blocks.{blocks + 1}.{layer}.", resnet)
+    return [*rules, Rule("decoder.conv_in", "decoder.blocks.0.0"), Rule("decoder.proj_out", "decoder.output_proj")]
+
+
 FAMILIES: dict[str, Rules] = {
     "cogvideox": tuple(_COGVIDEOX),
     "wan": tuple(_WAN),
@@ -463,6 +537,7 @@ FAMILIES: dict[str, Rules] = {
     "kandinsky5": tuple(_K5),
     "cosmos_predict2": tuple(_COSMOS2),
     "minimax_h3": tuple(_H3),
+    "mochi": tuple(_MOCHI),
 }
 """Rules of the transformers, by family."""
 VAES: dict[str, Rules] = {
@@ -470,5 +545,6 @@ VAES: dict[str, Rules] = {
     "wan2.2": tuple(_wan_vae(nested=True)),
     "hunyuan_video": tuple(_hunyuan_vae()),
     "hunyuan_video15": tuple(_hunyuan15_vae()),
+    "mochi": tuple(_mochi_vae()),
 }
 """Rules of the VAEs. CogVideoX's VAE has the same names on both sides and no entry."""

@@ -81,7 +81,9 @@ class AttentionCall:
     `video_q`, `video_k`, `text_k`: (start, length) of the video rows, video keys and text keys; None where the call has
     none. Text keys count the rows of the conditioning, padding included, in conditioning order. `sound_q`: the audio
     rows of the sound that is made. `text_starts`: (B,) where each row's own text keys begin, where rows of the batch
-    differ in that; else (). Read them with `at`.
+    differ in that; else (). Read them with `at`. `text_cropped`: rows of the conditioning behind the last word, which
+    are padding, may be missing among the text keys. `place`: which row of the batch this is, where each has a call of
+    its own.
     `frame_index`: for each token frame of `grid` the token frame of the whole clip (context windows), or None.
     `labels`: where attention ran under a bias, (Nq, R) and (Nk, R): columns that q and k would have besides, in every
     head and row, so that scale * q.k is the biased logit; None where it ran as it is.
@@ -105,6 +107,8 @@ class AttentionCall:
     labels: Labels | None = None
     sound_q: tuple[int, int] | None = None
     text_starts: tuple[int, ...] = ()
+    text_cropped: bool = False
+    place: int | None = None
 
     def at(self, place: int) -> AttentionCall:
         """The whole call, with `text_k` of one row of the batch."""

@@ -69,12 +69,8 @@ def text_rows(stream: MapStream, call: AttentionCall) -> tuple[int, tuple[int, .
     assert call.text_k is not None
     text, length = call.text_k
     own = stream.binding.length
-    if own > length:
-        raise ValueError(
-            f"the binding was made for a conditioning of {own} rows, but {call.site.name} sees "
-            f"{length}: bind the prompt with the CLIP that encoded it"
-        )
-    copies = length // own if length % own == 0 else 1
+    stream.binding.check_rows(length, call.site.name, call.text_cropped)
+    copies = length // own if length % own == 0 and length else 1
     return text, tuple(range(0, own * copies, own))
 
 

@@ -54,7 +54,8 @@ class _Maps(BaseObserver):
         self.v2t, self.v2v = frozenset(v2t), frozenset(v2v)
         self.grounding: dict[int, Tensor] = {}  # layer: (B, E, F, h, w)
         self.propagation: dict[int, Tensor] = {}
-        self.keys: dict[Head, int] = {}  # keys that the softmax of each kind runs over
+        self.keys: dict[Head, int] = {}  # keys that the softmax of each kind runs over; the most, where rows differ
+        self._alone: dict[tuple[int, int], dict[int, Tensor]] = {}  # of rows that had calls of their own
         self._batches: dict[bool, TargetBatch | None] = {}
         self._there: dict[tuple[bool, torch.device], TargetBatch] = {}
 
@@ -79,18 +80,33 @@ class _Maps(BaseObserver):
         return (site.has_v2t and site.layer in self.v2t) or (site.has_v2v and site.layer in self.v2v)
 
     def _fitting(self, call: AttentionCall) -> TargetBatch | None:
-        if call.q.shape[0] != self.rows:
+        if call.q.shape[0] != self.rows and (call.place is None or call.place >= self.rows):
             raise ValueError(f"the batch has {call.q.shape[0]} rows, but there are {self.rows} targets")
         batch = self.batch()
         if batch is not None and batch.grid.shape != call.grid.shape:
             raise ValueError(f"targets are on a {batch.grid.shape} grid; this clip has {call.grid.shape}")
         return batch if batch is None else self.batch_on(call.q.device)
 
+    def _keep(self, maps: dict[int, Tensor], call: AttentionCall, made: Tensor) -> None:
+        """Maps of a layer, or of one row of it."""
+        if call.place is None:
+            maps.setdefault(call.site.layer, made)
+        else:
+            self._alone.setdefault((id(maps), call.site.layer), {}).setdefault(call.place, made)
+
+    def _join(self, *every: dict[int, Tensor]) -> None:
+        """Rows that had calls of their own become batches, where all are there."""
+        for maps in every:
+            for (of, layer), rows in self._alone.items():
+                if of == id(maps) and len(rows) == self.rows:
+                    maps.setdefault(layer, torch.cat([rows[row] for row in range(self.rows)]))
+
     def _seen(self) -> set[int]:
         """Layers that have given what is asked of `v2v`."""
         return set(self.propagation)
 
     def _missing(self) -> None:
+        self._join(self.grounding, self.propagation)
         batch = self.batch()
         if batch is None:
             return
@@ -126,17 +142,19 @@ class AlignmentMaps(_Maps):
             return
         if call.site.has_v2t and layer in self.v2t and batch.pairs("words"):
             with _exact(call):
-                made = grounding_maps(call, batch.words, config.scores, config.direction, lse=lse) * self._joined(call)
-            self.keys["grounding"] = call.k.shape[2]
-            self.grounding.setdefault(layer, made)
+                words = batch.words.at(call.place)
+                made = grounding_maps(call, words, config.scores, config.direction, lse=lse) * self._joined(call)
+            self.keys["grounding"] = max(self.keys.get("grounding", 0), call.k.shape[2])
+            self._keep(self.grounding, call, made)
         if call.site.has_v2v and layer in self.v2v and batch.pairs("queries"):
             with _exact(call):
                 if config.spa:
-                    rows = propagation_maps(call, batch.queries, config.scores, lse=lse) * self._joined(call)
-                    self.propagation.setdefault(layer, rows)
+                    queries = batch.queries.at(call.place)
+                    rows = propagation_maps(call, queries, config.scores, lse=lse) * self._joined(call)
+                    self._keep(self.propagation, call, rows)
                 if config.flow:
-                    self.flow.setdefault(layer, flow_maps(call, config.window))
-            self.keys["propagation"] = call.k.shape[2]
+                    self._keep(self.flow, call, flow_maps(call, config.window))
+            self.keys["propagation"] = max(self.keys.get("propagation", 0), call.k.shape[2])
 
     def _joined(self, call: AttentionCall) -> float:
         """What makes a mean over heads the dot product of all heads as one vector, over the root of its length."""
@@ -154,6 +172,7 @@ class AlignmentMaps(_Maps):
 
         Raises ValueError where a layer gave no map or the weight needs times that are not given.
         """
+        self._join(self.flow)
         self._missing()
         config = self.config
         if t is None and config.timestep != "uniform":
@@ -298,7 +317,7 @@ class TargetMaps(_Maps):
         places = on_device(torch.tensor(self.entity), call.q.device)[:, None, None].expand(-1, pool.weights.shape[1], 1)
         asked = replace(pool, weights=pool.weights.gather(2, places), counts=(1,) * self.rows)
         with _exact(call):
-            self.grounding.setdefault(call.site.layer, grounding_maps(call, asked, lse=lse)[:, 0])
+            self._keep(self.grounding, call, grounding_maps(call, asked.at(call.place), lse=lse)[:, 0])
 
     def target_aware(self) -> LossParts:
         """weight * L_attn, mean over the rows of the batch. Raises ValueError where a layer gave no map."""

@@ -21,7 +21,7 @@ __all__ = [
 
 ROWS = 24  # of every conditioning: short, so that thousands of runs are cheap
 SIZES = dict.fromkeys(("wan_t2v", "wan_i2v", "cogvideox", "hunyuan"), (2, 6, 8))  # T, H, W of the latent
-SIZES |= dict.fromkeys(("kandinsky5", "minimax_h3"), (2, 6, 8))
+SIZES |= dict.fromkeys(("kandinsky5", "minimax_h3", "mochi"), (2, 6, 8))
 SIZES |= dict.fromkeys(("ltx", "ltx2", "hunyuan15"), (2, 3, 4))
 OTHER_WORDS = {"cyclist": (3, 5), "van": (7, 8), "passes": (12,)}
 BEHIND = "words_behind"  # in a conditioning, for the reference alone

@@ -175,7 +175,8 @@ class _Dense:
             tracks = cond[self.run.TRACKS] if self.guidance.needs_tracks else None
             self._grids[at] = self.scenes.GridScene(self.grid, tracks, self._binding(at))
         grid = SimpleNamespace(frames=call.grid[0], shape=call.grid)
-        return self._grids[at].scene(SimpleNamespace(site=site, text_k=call.words, frame_index=call.frames, grid=grid))
+        given = {"text_k": call.words, "text_cropped": call.behind, "frame_index": call.frames, "grid": grid}
+        return self._grids[at].scene(SimpleNamespace(site=site, **given))
 
     def _spans(self, call: Call) -> Any:
         video = None if call.kind == "cross" else call.clip

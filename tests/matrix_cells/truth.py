@@ -29,6 +29,7 @@ STACKS = {
     "cogvideox": (("blocks.{}", "joint"),),
     "hunyuan15": (("double_blocks.{}", "joint"),),
     "minimax_h3": (("blocks.{}.attn", "joint"),),
+    "mochi": (("blocks.{}.attn", "joint"),),
     "hunyuan": (("double_blocks.{}", "joint"), ("single_blocks.{}", "joint")),
     "ltx": (("transformer_blocks.{}.attn1", "self"), ("transformer_blocks.{}.attn2", "cross")),
     "kandinsky5": (
@@ -43,7 +44,7 @@ Edits = Callable[["Call"], Any]
 class Call:
     """One row of the batch of one call. q (H, Nq, D), k and v (H, Nk, D); mask (1 or H, Nq or 1, Nk) or None; `main`:
     part of the guider's own prediction; `frames`: of the clip, by place, for a context window, else None. A joint
-    sequence is `lead` tokens, `text` words, `between` other ones, and the clip."""
+    sequence is `lead` tokens, `text` words, `between` other ones, and the clip; or the clip, and words `behind` it."""
 
     layer: int
     kind: str
@@ -61,17 +62,19 @@ class Call:
     grid: tuple[int, int, int]
     lead: int = 0
     between: int = 0
+    behind: bool = False
 
     @property
     def clip(self) -> tuple[int, int]:
         """(start, length) of the clip's tokens."""
-        first = self.lead + self.text + self.between if self.kind == "joint" else 0
+        first = self.lead + self.text + self.between if self.kind == "joint" and not self.behind else 0
         return first, self.grid[0] * self.grid[1] * self.grid[2]
 
     @property
     def words(self) -> tuple[int, int] | None:
         """(start, length) of the words among the keys."""
-        return None if self.kind == "self" else (self.lead if self.kind == "joint" else 0, self.text)
+        lead = sum(self.clip) if self.behind else self.lead if self.kind == "joint" else 0
+        return None if self.kind == "self" else (lead, self.text)
 
 
 @dataclass
@@ -212,7 +215,8 @@ class Bottom:
         shape, size = clip.shape[-3:], patch(self.graph.family)
         grid = (int(shape[0]), -(-int(shape[1]) // size[1]), -(-int(shape[2]) // size[2]))
         rows = [self._whose(context[row]) for row in range(len(context))]
-        self._forward = _Forward(rows, frames, int(context.shape[1]), grid)
+        text = min(int(context.shape[1]), kwargs.get("num_tokens", context.shape[1]))  # Mochi's, without padding
+        self._forward = _Forward(rows, frames, text, grid)
 
     def _whose(self, text: Tensor) -> tuple[str, int] | None:
         for name, prompt in self._prompts.items():
@@ -257,6 +261,7 @@ class Bottom:
                     layer, kind, name, prompt, q[row], k[row], v[row], own, scale or q.shape[-1] ** -0.5, self._sigma,
                     not self._extra, forward.frames, forward.text, forward.grid, in_front_of_words(family),
                     behind_words(family, forward.grid[1] * forward.grid[2]),
+                    family == "mochi",
                 )
             )  # fmt: skip
         return found

@@ -179,6 +179,15 @@ def test_minimax_h3_names_and_shapes(comfy: ModuleType) -> None:
     assert shapes(native) == native_shapes(native)
 
 
+def test_mochi_names_and_shapes(comfy: ModuleType) -> None:
+    from diffusers import MochiTransformer3DModel
+
+    with torch.device("meta"):
+        state, rules = MochiTransformer3DModel().state_dict(), FAMILIES["mochi"]
+    check(state, "mochi")
+    assert shapes(to_diffusers(to_native(state, rules), rules)) == shapes(state)
+
+
 @pytest.mark.parametrize("name", [*LTX, *LTX2])
 def test_ltx_names_and_shapes(comfy: ModuleType, name: str, tmp_path: Path) -> None:
     """The connectors' weights, which natively are in the same file, come from another folder."""
@@ -199,6 +208,7 @@ def test_ltx_names_and_shapes(comfy: ModuleType, name: str, tmp_path: Path) -> N
 def vae_pair(name: str) -> tuple[Any, Any]:
     """(diffusers, native) VAE of the released sizes, without memory."""
     import comfy.ldm.cogvideo.vae
+    import comfy.ldm.genmo.vae.model
     import comfy.ldm.wan.vae
     import comfy.ldm.wan.vae2_2
     import diffusers
@@ -223,6 +233,8 @@ def vae_pair(name: str) -> tuple[Any, Any]:
                 patch_size=2,
             )
             return theirs, comfy.ldm.wan.vae2_2.WanVAE(dim=160, z_dim=48, dropout=0.0, **wan)
+        if name == "mochi":
+            return diffusers.AutoencoderKLMochi(), comfy.ldm.genmo.vae.model.VideoVAE()
         if name == "hunyuan_video15":
             return diffusers.AutoencoderKLHunyuanVideo15(), _hunyuan15_vae()
         config = {
@@ -252,7 +264,7 @@ def _hunyuan15_vae() -> Any:
     return AutoencodingEngine(regularizer_config=regularizer, **parts)
 
 
-@pytest.mark.parametrize("name", ["cogvideox", "wan", "wan2.2", "hunyuan_video", "hunyuan_video15"])
+@pytest.mark.parametrize("name", ["cogvideox", "wan", "wan2.2", "hunyuan_video", "hunyuan_video15", "mochi"])
 def test_vae_names_and_shapes(comfy: ModuleType, name: str) -> None:
     theirs, ours = vae_pair(name)
     state = theirs.state_dict()

@@ -198,7 +198,7 @@ def test_generated_prompts_qwen(clips: Any, family: str, tail: str) -> None:
             assert len(letters(decoded)) <= len(letters(text)) + 2, (seed, "a sign beside it may share its token")
 
 
-@pytest.mark.parametrize("family", ["t5", "ltx", "cosmos", "umt5", "llama", "gemma3", *QWEN])
+@pytest.mark.parametrize("family", ["t5", "ltx", "cosmos", "mochi", "umt5", "llama", "gemma3", *QWEN])
 def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> None:
     """With attention silenced a row depends on its own token alone. Another word in the phrase's place (of as many
     tokens) changes the rows of that phrase and no others."""
@@ -236,7 +236,16 @@ def test_rows_of_the_encoded_prompt_are_the_words(clips: Any, family: str) -> No
 
 @pytest.mark.parametrize(
     ("family", "limit"),
-    [("t5", 226), ("ltx", 128), ("cosmos", 512), ("umt5", 512), ("llama", 256), ("qwen25", 1000), ("qwen25_clip", 512)],
+    [
+        ("t5", 226),
+        ("ltx", 128),
+        ("cosmos", 512),
+        ("mochi", 256),
+        ("umt5", 512),
+        ("llama", 256),
+        ("qwen25", 1000),
+        ("qwen25_clip", 512),
+    ],
 )
 def test_long_prompts(clips: Any, family: str, limit: int) -> None:
     """Cut as diffusers cuts it, or whole as the host does; a phrase in the tail that was cut off is an error."""

@@ -58,7 +58,7 @@ class Windows:
     """Which frames of a clip are seen.
 
     Args:
-        frames: of a window, 4 n + 1.
+        frames: of a window, 4 n + 1, or 6 n + 1.
         fps: frames a second that the model sees; 0 takes every frame of the clip.
         count: windows of a clip, spread evenly from its first to its last frame; one begins with the first frame.
         shortest: a clip that has no room for `frames` is seen with half as many, a quarter, ... but not fewer than
@@ -71,8 +71,10 @@ class Windows:
     shortest: int = 0
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or self.frames % 4 != 1:
-            raise ValueError(f"data.frames is 4 n + 1 (1, 5, 9, ... 49, 81); got {self.frames}")
+        if self.frames < 1 or (self.frames % 4 != 1 and self.frames % 6 != 1):  # the model says which it takes
+            raise ValueError(
+                f"data.frames is 4 n + 1 (1, 5, 9, ... 49, 81), for Mochi 1 6 n + 1 (1, 7, 13, ...); got {self.frames}"
+            )
         if not 0 <= self.fps <= 1000:
             raise ValueError(f"data.fps is 0 (every frame) or frames a second up to 1000; got {self.fps:g}")
         if self.count < 1 or self.shortest < 0:

@@ -154,8 +154,9 @@ class VideoModel:
         import diffusers
 
         names = {False: "CogVideoXDDIMScheduler", True: "FlowMatchEulerDiscreteScheduler"}
-        # plain flow, also where the pipeline's own scheduler steps x0 + sigma e
-        options = {"shift": self.task.shift, "use_karras_sigmas": False} if self.flow else {}
+        # plain flow, also where the pipeline's own scheduler steps x0 + sigma e, or from noise up
+        plain = {"use_karras_sigmas": False, "invert_sigmas": False}
+        options = {"shift": self.task.shift, **plain} if self.flow else {}
         scheduler = getattr(diffusers, names[self.flow]).from_config(self.scheduler.config, **options)
         device = batch.latents.device
         scheduler.set_timesteps(steps, device=device)

@@ -83,7 +83,7 @@ class GridScene:
     """
 
     def __init__(self, grid: Grid, tracks: MaskTracks | None, binding: PromptBinding | None) -> None:
-        self.rows = binding.length if binding is not None else 0
+        self.rows, self.binding = binding.length if binding is not None else 0, binding
         self.words: list[tuple[Tensor, tuple[int, ...]]] = []
         self.timed = _timed(binding) if binding is not None else []
         self.captions: list[tuple[Tensor, tuple[int, ...]]] = []
@@ -147,11 +147,9 @@ class GridScene:
 
         Raises ValueError where the binding was made for a longer conditioning than the call sees.
         """
-        if (self.words or self.timed or self.captions) and call.text_k is not None and self.rows > call.text_k[1]:
-            raise ValueError(
-                f"the binding was made for a conditioning of {self.rows} rows, but {call.site.name} sees "
-                f"{call.text_k[1]}: bind the prompt with the CLIP that encoded it"
-            )
+        if (self.words or self.timed or self.captions) and call.text_k is not None:
+            assert self.binding is not None
+            self.binding.check_rows(call.text_k[1], call.site.name, call.text_cropped)
         frames = list(call.frame_index) if call.frame_index is not None else list(range(call.grid.frames))
         if call.grid.shape[1:] != self.grid.shape[1:] or max(frames) >= self.grid.frames:
             raise ValueError(

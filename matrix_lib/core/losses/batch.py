@@ -29,13 +29,13 @@ class PoolBatch:
     """One `Pool` a row.
 
     indices: (B, R) int64, 0 where padded. weights: (B, R, E) float32, 0 where padded. counts: entities of each row.
-    span: smallest and largest index, (0, -1) when there is none.
+    spans: smallest and largest index of each row, (0, -1) where there is none.
     """
 
     indices: Tensor
     weights: Tensor
     counts: tuple[int, ...]
-    span: tuple[int, int]
+    spans: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, pools: Sequence[Pool]) -> PoolBatch:
@@ -47,17 +47,29 @@ class PoolBatch:
         for row, pool in enumerate(pools):
             indices[row, : len(pool.indices)] = pool.indices
             weights[row, : len(pool.indices), : len(pool)] = pool.weights
-        spans = [pool.span for pool in pools if len(pool)]
-        span = (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else (0, -1)
-        return cls(indices, weights, tuple(len(pool) for pool in pools), span)
+        spans = tuple(pool.span if len(pool) else (0, -1) for pool in pools)
+        return cls(indices, weights, tuple(len(pool) for pool in pools), spans)
 
     def __len__(self) -> int:
         return len(self.counts)
 
     @property
+    def span(self) -> tuple[int, int]:
+        """Smallest and largest index of all rows, (0, -1) when there is none."""
+        there = [(low, high) for low, high in self.spans if low <= high]
+        return (min(low for low, _ in there), max(high for _, high in there)) if there else (0, -1)
+
+    @property
     def entities(self) -> int:
         """E, padding included."""
         return int(self.weights.shape[2])
+
+    def at(self, place: int | None) -> PoolBatch:
+        """One row as a batch of its own; None: all of them."""
+        if place is None:
+            return self
+        part = slice(place, place + 1)
+        return PoolBatch(self.indices[part], self.weights[part], self.counts[part], self.spans[part])
 
     def to(self, device: torch.device) -> PoolBatch:
         return replace(self, indices=on_device(self.indices, device), weights=on_device(self.weights, device))
@@ -71,10 +83,10 @@ class PoolBatch:
         low, high = self.span
         if low < 0 or high >= length:
             raise ValueError(f"tokens {low}..{high} were asked for, but there are 0..{length - 1}")
-        if not starts:
-            return replace(self, indices=self.indices + start, span=(low + start, high + start))
-        by = on_device(torch.tensor(starts), self.indices.device)[:, None]
-        return replace(self, indices=self.indices + by, span=(low + min(starts), high + max(starts)))
+        every = starts or (start,) * len(self)
+        spans = tuple((first + by, last + by) for (first, last), by in zip(self.spans, every, strict=True))
+        by = on_device(torch.tensor(starts), self.indices.device)[:, None] if starts else start
+        return replace(self, indices=self.indices + by, spans=spans)
 
 
 @dataclass(frozen=True)
@@ -167,7 +179,7 @@ class TargetBatch:
 
         def pool(whole: PoolBatch) -> PoolBatch:
             counts = tuple(whole.counts[i] for i in picks)
-            return PoolBatch(whole.indices[there], whole.weights[there], counts, whole.span)
+            return PoolBatch(whole.indices[there], whole.weights[there], counts, tuple(whole.spans[i] for i in picks))
 
         return TargetBatch(
             self.grid,

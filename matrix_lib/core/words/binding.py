@@ -105,6 +105,19 @@ class PromptBinding:
         """Those whose words hold at a time."""
         return tuple(phrase for phrase in self.phrases if phrase.time is not None)
 
+    def check_rows(self, rows: int, site: str, cropped: bool) -> None:
+        """Raises ValueError where an attention, called `site`, sees fewer rows of a conditioning than this is of;
+        cropped: those behind the last word may be missing."""
+        needed = self.length
+        if cropped:
+            bound = (row for phrase in self.phrases for row in phrase.rows)
+            needed = 1 + max((*(token.row for token in self.tokens), *bound), default=-1)
+        if needed > rows:
+            raise ValueError(
+                f"the binding was made for a conditioning of {needed} rows, but {site} sees {rows}: bind the prompt "
+                "with the CLIP that encoded it"
+            )
+
     def phrase(self, name: str) -> Phrase:
         """The phrase called `name`; ValueError listing the names where there is none."""
         for phrase in self.phrases:

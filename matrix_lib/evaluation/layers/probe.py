@@ -59,10 +59,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.mode not in ("generate", "noise"):
             raise ValueError(f"mode is 'generate' or 'noise'; got {self.mode!r}")
-        if self.frames < 1 or self.frames % 4 != 1 or self.height % 16 or self.width % 16 or min(self.size) < 16:
+        whole = self.frames % 4 == 1 or self.frames % 6 == 1  # what a model's VAE takes, its pipeline says
+        if self.frames < 1 or not whole or self.height % 16 or self.width % 16 or min(self.size) < 16:
             raise ValueError(
-                f"clips have 4 n + 1 frames and sides that are multiples of 16; got {self.frames} frames of "
-                f"{self.height}x{self.width} (height x width)"
+                f"clips have 4 n + 1 frames (6 n + 1 for some models) and sides that are multiples of 16; got "
+                f"{self.frames} frames of {self.height}x{self.width} (height x width)"
             )
         if self.steps < 1:
             raise ValueError(f"sampling takes at least 1 step; got {self.steps}")
@@ -223,7 +224,9 @@ class _Replay:
         levels = self.timesteps / 1000.0
         if spec.adds_noise:  # no noisier than its pipeline begins
             levels = (levels / (1.0 - levels)).clamp(max=float(scheduler.config.sigma_max))
-        self.sigmas = torch.cat([levels, torch.zeros(1, device=clean.device)])
+        self._levels = self.sigmas = torch.cat([levels, torch.zeros(1, device=clean.device)])
+        if getattr(scheduler.config, "invert_sigmas", False):  # it counts how much of the clip there is
+            self.timesteps, self.sigmas = 1000 - self.timesteps, 1.0 - self._levels
         self._at = 0
 
     @property
@@ -260,7 +263,7 @@ class _Replay:
         t = self.timesteps[index]
         if not self._spec.flow:
             return self._real.add_noise(self._clean, self._noise, t[None])
-        sigma = float(self.sigmas[index])
+        sigma = float(self._levels[index])
         if self._spec.adds_noise:
             return self._clean + sigma * self._noise
         # flow matching: a straight line from clip to noise

@@ -31,7 +31,8 @@ def add_captions(
     `options` are those of `read_prompt`. Raises ValueError for a CONDITIONING without a binding or tracks, for a text
     encoder whose models mix their texts, and as `with_captions` does.
     """
-    spec = reader(find_encoder(clip).family)
+    encoder = find_encoder(clip)
+    spec = reader(encoder.family, getattr(encoder.tokenizer, "min_length", None))
     assert spec is not None
     if spec.text_mixed:
         raise ValueError(

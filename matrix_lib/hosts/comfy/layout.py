@@ -21,8 +21,8 @@ class Layout:
 
     grid: of the clip's own tokens. text: rows of the prompt. around: what else stands in a call, reference and guide
     frames that are part of the latent included. split: self-attention may come in several calls, of which the first has
-    the clip's queries. sound_before: audio tokens of references in front of the sound. frames: as
-    `AttentionCall.frame_index`.
+    the clip's queries. text_first, text_cropped: see `Blocks`. sound_before: audio tokens of references in front of the
+    sound. frames: as `AttentionCall.frame_index`.
     chunks: for each part of the batch its conditioning's id, and whether it is the guider's own prediction of it;
     samples: latents in each part.
     """
@@ -36,6 +36,8 @@ class Layout:
     samples: int
     frames: tuple[int, ...] | None
     split: bool = False
+    text_first: bool = True
+    text_cropped: bool = False
     sound_before: int = 0
     extra: dict[str, object] = field(default_factory=dict)
 
@@ -55,8 +57,9 @@ class Layout:
             return self._sound_call(site, q, k, v, scale, mask)
         around, joint = self.around, site.kind == "joint"
         text = around.before_text + self.text + around.after_text if joint else 0
-        clip = (text + around.before_clip, self.grid.size)
-        whole = sum(clip) + around.after_clip
+        clip = (around.before_clip + (text if self.text_first else 0), self.grid.size)
+        whole = text + around.before_clip + self.grid.size + around.after_clip
+        words = 0 if self.text_first else sum(clip) + around.after_clip
         first = self.split and site.kind == "self" and sum(clip) <= q.shape[2] <= whole
         if (q.shape[2] != whole and not first) or (site.kind != "cross" and k.shape[2] != whole):
             raise ValueError(
@@ -64,10 +67,11 @@ class Layout:
                 "due: something else changes this model's sequence, so it is open which tokens are the clip; switch "
                 "that off, or sample without MATRIX"
             )
-        keys = (0, k.shape[2]) if site.kind == "cross" else (around.before_text, self.text) if joint else None
+        keys = (0, k.shape[2]) if site.kind == "cross" else (words + around.before_text, self.text) if joint else None
         return AttentionCall(
             site, q, k, v, float(scale), self.grid, (), mask,
             clip, None if site.kind == "cross" else clip, keys, self.step, self.sigma, self.frames, self.extra,
+            text_cropped=self.text_cropped,
         )  # fmt: skip
 
     def _sound_call(
@@ -142,7 +146,7 @@ def layout_of(
     sigma = float(options["sigmas"].flatten()[0])
     return Layout(
         grid=grid,
-        text=text.shape[1],
+        text=found.text_tokens(text.shape[1], extra),
         around=around,
         step=step_of(info, sigma),
         sigma=sigma,
@@ -150,6 +154,8 @@ def layout_of(
         samples=max(1, x.shape[0] // max(1, len(chunks))),
         frames=None if shown is None else _clip_frames(shown[front:], grid, full, info.front_frames),
         split=spec.native.split_queries,
+        text_first=spec.native.text_first,
+        text_cropped=spec.native.text_cropped,
         sound_before=found.sound_in_front(extra),
         extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
     )

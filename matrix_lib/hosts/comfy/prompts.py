@@ -1,7 +1,7 @@
 """Prompts as a ComfyUI CLIP reads them: every token with its conditioning row and its characters in the prompt.
 
 The list that `clip.tokenize` makes is what the host encodes, so it is the truth: our tokens are compared with it, id by
-id, and a difference is an error, never a guess. Families: T5 (CogVideoX, LTX-Video, Cosmos Predict 2),
+id, and a difference is an error, never a guess. Families: T5 (CogVideoX, LTX-Video, Cosmos Predict 2, Mochi 1),
 UMT5 (Wan), LLaMA (HunyuanVideo), Qwen2.5-VL (HunyuanVideo 1.5; Kandinsky 5, with CLIP-L beside it), Gemma 3 (LTX-2),
 Qwen3-VL (MiniMax H3, whose given frames stand in front of the words).
 """

@@ -174,7 +174,8 @@ class _Intercept(TorchFunctionMode):
             return func(q, k, v, **given)
         if not _waiting.boxes:  # the innermost attachment speaks for all of them
             around = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, _Intercept)]
-            calls = {mode: mode._call(q, k, v, given) for mode in (*around, self)}
+            nth = self.now.calls - 1  # those around have not counted it yet
+            calls = {mode: mode._call(q, k, v, given, nth) for mode in (*around, self)}
             edits = [edit for mode, call in calls.items() for edit in mode.state.session.edits(call)]
             if edits:
                 for mode in around:
@@ -182,7 +183,7 @@ class _Intercept(TorchFunctionMode):
                 return self._edited(calls, edits, given)
         out, lse = self._run(func, q, k, v, given)
         if self.state.shown:
-            self.state.session.observe(self._call(q, k, v, given), lse)
+            self.state.session.observe(self._call(q, k, v, given, self.now.calls - 1), lse)
             self.state.session.settle(self.now.site)
         return out
 
@@ -203,9 +204,10 @@ class _Intercept(TorchFunctionMode):
                 mode.state.session.settle(call.site)
         return edited.out
 
-    def _call(self, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Any]) -> AttentionCall:
+    def _call(self, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Any], nth: int) -> AttentionCall:
+        """nth: which of its module's calls it is."""
         assert self.now.site is not None
-        return _call(self.state, self.now.site, q, k, v, given.get("scale"), given.get("attn_mask"))
+        return _call(self.state, self.now.site, q, k, v, given.get("scale"), given.get("attn_mask"), nth)
 
     def _run(self, func: Any, q: Tensor, k: Tensor, v: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Output and log-sum-exp. The outermost attachment runs the kernel; the ones inside are told its result."""
@@ -253,11 +255,27 @@ def perturbed(token: object) -> Iterator[None]:
 
 
 def _call(
-    state: _State, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: Tensor | None
+    state: _State,
+    site: AttentionSite,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    mask: Tensor | None,
+    nth: int,
 ) -> AttentionCall:
-    forward = state.forward
+    forward, blocks = state.forward, state.spec.diffusers
     assert forward is not None
-    size, text, front = forward.grid.size, forward.text, forward.front
+    size, text, front, rows = forward.grid.size, forward.text, forward.front, forward.rows
+    if blocks.row_by_row:
+        if q.shape[0] != 1 or nth >= forward.batch:
+            raise ValueError(
+                f"{site.name} has made call {nth + 1} on {q.shape[0]} rows, where each of {forward.batch} rows of the "
+                "batch is due a call of its own: this version of diffusers runs it in a way that is not known here"
+            )
+        rows = rows[nth : nth + 1]
+    if blocks.text_cropped:
+        text = k.shape[2] - size
     spans: dict[str, tuple[int, int]] = {}
     starts: tuple[int, ...] = ()
     if site.has_sound:
@@ -268,7 +286,7 @@ def _call(
     elif site.kind == "self":
         spans = {"video_q": (front, size), "video_k": (front, size)}
     else:
-        first = state.spec.diffusers.text_first
+        first = blocks.text_first
         lead = forward.lead
         video = (lead + text + front, size) if first else (0, size)
         spans = {"video_q": video, "video_k": video, "text_k": (lead if first else size, text)}
@@ -279,10 +297,10 @@ def _call(
     if "video_q" in spans and q.shape[2] < spans["video_q"][0] + size:
         raise ValueError(f"{site.name} has {q.shape[2]} queries; the {forward.grid.shape} token grid needs {size}")
     return AttentionCall(
-        site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, forward.rows, mask,
+        site, q, k, v, scale or q.shape[-1] ** -0.5, forward.grid, rows, mask,
         spans.get("video_q"), spans.get("video_k"), spans.get("text_k"), forward.step, forward.timestep,
         extra={} if state.prediction is None else {PERTURBED: state.prediction}, sound_q=spans.get("sound_q"),
-        text_starts=starts,
+        text_starts=starts, text_cropped=blocks.text_cropped, place=nth if blocks.row_by_row else None,
     )  # fmt: skip
 
 

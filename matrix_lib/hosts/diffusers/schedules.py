@@ -13,7 +13,7 @@ from ...core.noise import NoiseLevel
 
 __all__ = ["Noise", "noise_at", "steps_of"]
 
-Kind = Literal["epsilon", "v_prediction", "sample", "flow"]
+Kind = Literal["epsilon", "v_prediction", "sample", "flow", "reversed"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Noise:
     """The noise of one timestep.
 
     level: of the sample that the pipeline keeps: variance preserving (the DDPM family), x0 + sigma e (Euler and its
-    relatives, which scale the model's input by `scale`), or a flow's. kind: what the scheduler is given.
+    relatives, which scale the model's input by `scale`), or a flow's. kind: what the scheduler is given; "reversed": a
+    flow's velocity from noise to clip.
     """
 
     level: NoiseLevel
@@ -36,6 +37,8 @@ class Noise:
             return output
         if self.kind == "flow":
             return x - self.level.sigma * output
+        if self.kind == "reversed":
+            return x + self.level.sigma * output
         if self.kind == "v_prediction":
             return alpha * self.scale * x - sigma * output
         return (self.scale * x - sigma * output) / alpha
@@ -69,6 +72,8 @@ def noise_at(scheduler: Any, timestep: Any, adds_noise: bool = False) -> Noise:
     sigma = float(sigmas[place])
     if adds_noise:
         return Noise(NoiseLevel(1.0, sigma), "flow", 1 / (1 + sigma))
+    if flow and getattr(config, "invert_sigmas", False):  # sigmas of such a scheduler say how much of the clip there is
+        return Noise(NoiseLevel(sigma, 1 - sigma), "reversed")
     if flow:
         return Noise(NoiseLevel(1 - sigma, sigma), "flow")
     alpha = 1 / math.hypot(1, sigma)

@@ -49,8 +49,8 @@ __all__ = ["FORMATS", "Format", "describe", "files_of", "load_lora", "save_lora"
 _PREFIX = re.compile(r"^(?:(?:base_model\.model|pipe\.dit|diffusion_model|transformer|model|unet)\.)+")
 _UNDERSCORED = re.compile(r"^lora_unet_+")
 _FACTOR = re.compile(
-    r"^(?P<stem>.+?)\.(?:(?P<down>lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight)"
-    r"|(?P<up>lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight)|(?P<alpha>alpha)"
+    r"^(?P<stem>.+?)\.(?:(?P<down>lora_A(?:(?:\.\w+)?\.weight)?|lora_down\.weight|lora\.down\.weight)"
+    r"|(?P<up>lora_B(?:(?:\.\w+)?\.weight)?|lora_up\.weight|lora\.up\.weight)|(?P<alpha>alpha)"
     r"|(?P<magnitude>lora_magnitude_vector(?:\.\w+)?(?:\.weight)?|dora_scale))$"
 )
 _LARGEST = 65504.0  # of float16

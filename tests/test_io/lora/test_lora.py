@@ -210,6 +210,11 @@ def test_names_of_several_families() -> None:
     assert find_style([q, k], None, {q: 2048, k: 2048}) == ("ltx", "diffusers")
     with pytest.raises(ValueError, match="is in cosmos_predict2 and ltx: say which family"):
         find_style([q], None, {q: 2048})
+    # CogVideoX 5B and Mochi 1 are as wide, and the one of 48 blocks is Mochi's
+    first, last = (f"transformer_blocks.{i}.attn1.to_q" for i in (41, 47))
+    assert find_style([first], None, {first: 3072}) == ("cogvideox", "diffusers")
+    assert find_style([first, last], None, {first: 3072, last: 3072}) == ("mochi", "diffusers")
+    assert find_style(["transformer_blocks.0.attn1.add_q_proj"]) == ("mochi", "diffusers")
 
 
 def good(tmp_path: Path, form: Any = "matrix") -> Path:

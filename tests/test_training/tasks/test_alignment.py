@@ -19,6 +19,7 @@ from support_models import (
     make_hunyuan,
     make_hunyuan15,
     make_kandinsky5,
+    make_mochi,
     make_wan,
     randomize,
 )
@@ -89,6 +90,8 @@ def make_model(kind, folder, comfy):
         return folder
     if kind == "cosmos2":
         return make_cosmos2(folder, text_dim=64, text=True)
+    if kind == "mochi":
+        return make_mochi(folder, text=True)
     i2v = {"hunyuan": "", "hunyuan replace": "token_replace", "hunyuan concat": "latent_concat"}[kind]
     pipe = hunyuan_text(make_hunyuan(folder / "parts", i2v=i2v), comfy, bool(i2v), 64, 768)
     pipe.save_pretrained(folder)
@@ -112,10 +115,11 @@ PRESET = {
     "hunyuan15": "matrix_hunyuan_i2v",
     "kandinsky5 i2v": "matrix_hunyuan_i2v",
     "cosmos2": "matrix_wan21_i2v_14b",
+    "mochi": "matrix_cogvideox_5b_i2v",
 }
-KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v", "cosmos2")]
+KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v", "cosmos2", "mochi")]
 KINDS += [pytest.param("hunyuan15", marks=pytest.mark.soak)] if SOAK else []
-KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in ("kandinsky5 i2v", "cosmos2")]
+KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in ("kandinsky5 i2v", "cosmos2", "mochi")]
 WIDE = ("ltx", "ltx2")  # larger cells
 PLAIN = (*WIDE, "kandinsky5 i2v", "cosmos2")  # their input cannot be widened, LTX's natively
 
@@ -129,6 +133,7 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     out, dora = tmp_path / "run", kind in DORA
     more = ("data.height=192", "data.width=192") if kind in WIDE else ()
     more += ("data.condition=none",) if kind in PLAIN else ()
+    more += ("data.frames=7", "data.batch=2") if kind == "mochi" else ()
     trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, out, f"task.dora={dora}", *more)))
     before = {name: p.detach().clone() for name, p in trainer.plain.named_parameters() if p.requires_grad}
     trainer.run()

@@ -191,6 +191,13 @@ class Family:
         """How many text tokens the network makes of a conditioning; 0: one of each row."""
         return 0
 
+    def text_tokens(self, rows: int, given: Mapping[str, Any]) -> int:
+        """How many text tokens a joint sequence has of a conditioning of so many rows.
+
+        given: what the network is called with beside latents, time and text.
+        """
+        return rows
+
     def around(self, network: nn.Module, grid: Grid, given: Mapping[str, Any]) -> Around:
         """Tokens that the network adds to those of prompt and latent.
 
