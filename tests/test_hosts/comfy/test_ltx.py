@@ -189,10 +189,10 @@ def test_whatever_takes_the_clip_apart_and_decodes_it(lib, models, family, guide
     """The run is found by the sampler's own latent, without its sound, and without its guides; frames that the host
     decodes of any of these, in one piece or in tiles, lie under the heat of their own token frames."""
     import comfy.sample
-    import nodes
     import numpy as np
     from comfy_extras.nodes_lt import LTXVCropGuides, LTXVSeparateAVLatent
 
+    import nodes
     from matrix_lib.draw.capture import Choice, Look, attention_pictures
     from matrix_lib.hosts.comfy.watching import RUNS, Watch
 
