@@ -69,7 +69,7 @@ class Header:
 def grid_values(grid: Grid) -> dict[str, Any]:
     """A grid as the header has it."""
     known = asdict(grid)
-    del known["fps"]  # what the model makes, and no part of what was seen
+    del known["fps"], known["start"]  # what the model makes, and no part of what was seen
     if known[_PIXELS] is None:
         del known[_PIXELS]
     return {"lead" if name == _PREFIX else name: value for name, value in known.items()}

@@ -56,6 +56,21 @@ class Wan(Family):
         pose, own = given.get("pose_hidden_states"), self.spec.latent_channels
         return () if pose is None else (pose[:1], given["hidden_states"][:1, own : own + self.spec.temporal_stride])
 
+    def taken(self, given: Mapping[str, Any]) -> int:
+        """Animate's first frames whose mask is 1; all others are 0 where a picture is animated."""
+        own, stride = self.spec.latent_channels, self.spec.temporal_stride
+        mask = given["hidden_states"][0, own : own + stride, 1:]  # (4, T, h, w), behind the reference
+        frames = torch.cat([mask[:1, 0], mask[:, 1:].transpose(0, 1).flatten(0, 1)]).flatten(1)
+        taken = int((frames == 1).all(1).to(torch.int64).cumprod(0).sum())
+        if (frames[taken:] != 0).any() or taken == len(frames) or (taken and (taken - 1) % stride):
+            raise ValueError(
+                "Wan Animate has begun another segment, or another clip, in the mode that replaces a character. Its "
+                "masks of the background hide there how many frames were taken from the segment before, so it is open "
+                "which frames tracks and maps are of: in that mode give it videos of at most segment_frame_length "
+                "frames, and for each clip open watch or steer anew"
+            )
+        return taken
+
     def check_trainable(self, index: Mapping[str, Any]) -> None:
         """The 5B model, VACE, and Animate."""
         if index.get("expand_timesteps"):
