@@ -97,7 +97,7 @@ class BackboneSpec:
         patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model.
         variants: published models of another size, by name.
         fps: frames per second of its clips, of the usual model under "" and of a variant under its name; empty where
-            nobody says.
+            nobody says. class_fps: of models whose networks have a class of their own, in either host, by its name.
         text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people. clip_loader:
             ComfyUI's node for them, and its type.
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
@@ -150,6 +150,7 @@ class BackboneSpec:
     spatial_stride: int = 8
     variants: Mapping[str, TokenSize] = field(default_factory=dict)
     fps: Mapping[str, float] = field(default_factory=dict)
+    class_fps: Mapping[str, float] = field(default_factory=dict)
     text_mixed: str = ""
     text_sees_image: bool = False
     image_beside: bool = False
@@ -182,8 +183,11 @@ class BackboneSpec:
         """The usual one."""
         return TokenSize(self.patch, self.temporal_stride, self.spatial_stride)
 
-    def rate(self, patch: tuple[int, int, int], spatial_stride: int) -> float | None:
-        """Frames per second that a model of this token size makes; None where nobody says."""
+    def rate(self, patch: tuple[int, int, int], spatial_stride: int, network: object = None) -> float | None:
+        """Frames per second that a model of this token size makes, around this network; None where nobody says."""
+        for cls in type(network).__mro__:
+            if cls.__name__ in self.class_fps:
+                return self.class_fps[cls.__name__]
         size = TokenSize(patch, self.temporal_stride, spatial_stride)
         variant = next((name for name, other in self.variants.items() if other == size), "")
         return self.fps.get(variant)

@@ -32,6 +32,13 @@ SPEC = BackboneSpec(
     id_map="masked",
     variants={"Wan 2.2 5B": TokenSize(spatial_stride=16)},
     fps={"": 16, "Wan 2.2 5B": 24},
+    class_fps={
+        "AnimateWanModel": 30,
+        "WanAnimateTransformer3DModel": 30,
+        "HumoWanModel": 25,
+        "WanDancerModel": 30,
+        "SkyReelsV2Transformer3DModel": 24,
+    },
     image_beside=True,
     image_values=("v_img", "add_v_proj"),
     input_projection="patch_embedding",

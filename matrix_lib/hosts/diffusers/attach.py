@@ -295,7 +295,7 @@ def _read_forward(
     config: Any = module.config
     patch, stride = patch_of(config), spec.spatial_stride
     found = family(spec.name)
-    rate, front = found.rate(given) or spec.rate(patch, stride), clip_begins(spec, given, t)
+    rate, front = found.rate(given) or spec.rate(patch, stride, module), clip_begins(spec, given, t)
     clip = (t - prefix_frames - front, h, w)
     grid = Grid.from_latent(clip, patch, spec.temporal_stride, stride, prefix_frames, rate)
     if (segment := segments.of(given, clip[0])) is not None:

@@ -283,10 +283,13 @@ def networks():
 
 def test_every_network_of_the_host_is_measured_here_or_refused_by_name(comfy):
     from matrix_lib.hosts.comfy import attach
+    from matrix_lib.hosts.comfy.model import rate_of
 
+    rates = {"WAN22_Animate": 30, "WAN22_WanDancer": 30, "WAN21_HuMo": 25, "WAN22_T2V": 24}  # this is 5B
     measured = set()
     for name in configs():
         model = wan_model(name)
+        assert rate_of(model) == rates.get(name, 16), name
         network = type(model.model.diffusion_model).__name__
         if name in RECIPES:
             measured.add(network)

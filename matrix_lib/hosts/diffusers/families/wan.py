@@ -15,9 +15,6 @@ from .base import Family
 __all__ = ["FAMILY", "Wan"]
 
 
-_ANIMATE_FPS = 30.0  # of Animate's clips, which else are Wan 2.1's
-
-
 class Wan(Family):
     """Wan 2.1 and 2.2, VACE, Animate and SkyReels V2."""
 
@@ -28,9 +25,6 @@ class Wan(Family):
                 f"{pipeline} makes clips of a picture, a pose video and a face video, which nothing here gives it. "
                 "Load it with diffusers, and watch or steer it there (matrix_lib.watch, matrix_lib.steer)"
             )
-
-    def rate(self, given: Mapping[str, Any]) -> float | None:
-        return None if given.get("pose_hidden_states") is None else _ANIMATE_FPS
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Frames that have noise levels of their own."""
