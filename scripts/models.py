@@ -91,7 +91,7 @@ ROWS = (
         "the same; 34 GB while sampling 81 frames of 480x832 in bf16 (14B)", layers={40: "I2V-14B"}),
     Row("on Wan's network: VACE", "wan", ("WAN21_Vace", "wan_vace"), "native file, or a diffusers pipeline"),
     Row("Wan Animate", "wan", ("WAN22_Animate", "wan_animate"),
-        "native file, or a diffusers pipeline, whose clip is one segment there"),
+        "native file, or a diffusers pipeline; long clips segment by segment"),
     Row("SkyReels V2", "wan", ("skyreels",),
         "native file, which ComfyUI takes for Wan 2.1, or a diffusers pipeline (without diffusion forcing)",
         taken_for=("wan_t2v",)),
@@ -109,7 +109,7 @@ ROWS = (
         "the same; no mask conditions; in diffusers with *cosmos_guardrail*, as its pipeline asks"),
     Row("LTX-Video 0.9", "ltx", ("ltx",), "the same; VAE from another loader"),
     Row("LTX-2.0, 2.3, with sound or without", "ltx2", ("ltx2",),
-        "the same; text encoder and VAEs from other loaders; no mask conditions"),
+        "the same; text encoder and VAEs from other loaders"),
 )  # fmt: skip
 
 

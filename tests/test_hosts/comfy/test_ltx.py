@@ -122,6 +122,42 @@ def test_what_acts_before_steps_moves_the_clip_alone(lib, models, family):
         assert not changed[size.numel() :].any(), guide
 
 
+@pytest.mark.parametrize("family", ["ltx", "ltx2"])
+def test_masks_of_a_widened_input_are_the_clips_alone(lib, models, family):
+    """With guides behind the clip, of which one leaves gaps, and sound beside it: what the further channel adds to
+    each token is its place of the mask times its column, and nothing in guides."""
+    from functools import partial
+
+    from matrix_lib.backbones.lora import AlignmentLoRA
+    from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
+    from matrix_lib.hosts.comfy.mask_condition import behind_references, target_mask
+
+    run, model = given(family, words(lib, family), **KINDS["weak spread guide and another"]), models(family)
+    place = model.model.diffusion_model.patchify_proj
+    column = torch.randn(len(place.weight), 1, generator=torch.Generator().manual_seed(2))
+    wide = {"weight": torch.cat([place.weight.clone(), column], 1), "bias": place.bias.clone()}
+    patched, _ = apply_lora(model, AlignmentLoRA(family, {}, wide))
+    tracks = run.positive[0][1][lib.TRACKS]
+    make = partial(target_mask, tracks, ("van",), stride=32)
+    made = behind_references(make, patched, (run.positive, run.negative), run.latent)
+    assert made.channels.shape == (1, 1, LTX_LATENT[0] + 2, *LTX_LATENT[1:])
+    both = [add_extra(side, made.channels) for side in (run.positive, run.negative)]
+    seen = []
+    hook = place.register_forward_hook(lambda module, args, out: seen.append(out.clone()))
+    sample(model, *run, steps=1, **run.options)
+    sample(patched, *both, run.latent, steps=1, **run.options)
+    hook.remove()
+    assert not place._forward_pre_hooks
+    plain, masked = seen[0], seen[-1]
+    clip = made.channels[0, 0, : LTX_LATENT[0]].flatten()
+    assert 0 < clip.sum() < LTX_LATENT[1] * LTX_LATENT[2]
+    mask = torch.cat([clip, torch.zeros(plain.shape[1] - len(clip))])
+    torch.testing.assert_close((masked - plain)[0], mask[:, None] * column[:, 0], rtol=1e-4, atol=1e-4)
+    short = [add_extra(side, made.channels[:, :, :3]) for side in (run.positive, run.negative)]
+    with pytest.raises(ValueError, match="the mask condition was made for a latent of"):
+        sample(patched, *short, run.latent, steps=1, **run.options)
+
+
 def test_conditionings_that_count_guides_differently_are_refused(lib, models):
     run = given("ltx", words(lib, "ltx"), guides=2)
     other = given("ltx", words(lib, "ltx"), guides=1)
