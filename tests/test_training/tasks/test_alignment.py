@@ -125,10 +125,13 @@ DORA = ("wan", "hunyuan")  # the latter's native weights stack several of diffus
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home, comfy, tmp_path):
-    folder = make_model(kind, home / kind.replace(" ", "_"), comfy)
+    experts = kind == "wan"  # of Wan 2.2 A14B, of which the second is trained
+    folder = home / ("wan_experts" if experts else kind.replace(" ", "_"))
+    folder = make_wan(folder, i2v=True, version="2.2") if experts else make_model(kind, folder, comfy)
     out, dora = tmp_path / "run", kind in DORA
     more = ("data.height=192", "data.width=192") if kind in WIDE else ()
     more += ("data.condition=none",) if kind in PLAIN else ()
+    more += ("task.expert=low",) if experts else ()
     trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, out, f"task.dora={dora}", *more)))
     before = {name: p.detach().clone() for name, p in trainer.plain.named_parameters() if p.requires_grad}
     trainer.run()
@@ -144,6 +147,7 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     condition = "" if kind in PLAIN else "id_map"
     assert (lora.family, lora.info.condition, lora.info.prompt_form) == (family, condition, "tags")
     assert len(lora.dora) == (len(lora.factors) if dora else 0)
+    assert any("transformer_2" in note for note in lora.info.notes) == experts
 
     model = trainer.task.model
     clips = open_clips(trainer.config.data, trainer.task.files, say=str, bar=False)
@@ -160,12 +164,38 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
         from matrix_lib.hosts.comfy.load import load_transformer
         from matrix_lib.hosts.comfy.lora import apply_lora
 
-        native = load_transformer(folder, "transformer", torch.float32)[0]
+        native = load_transformer(folder, "transformer_2" if experts else "transformer", torch.float32)[0]
         patched, report = apply_lora(native, lora)
         assert report.matched == report.total
         given = network(patched, family, noise((1, trainer.task.extra, 3, 8, 8), 4, 1.0), (3, 8, 8))
         wanted = answer(adapted, family, given)
         assert float((given["out"] - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("times", ["uniform", "logit_normal"])
+def test_an_expert_is_trained_at_its_own_noise_levels(home, times, tmp_path):
+    """Wan 2.2 A14B: each of its transformers at the noise levels that its pipeline gives it, drawn as often as they are
+    of all, into a file of its own, whose factors do in the pipeline what they did in training."""
+    folder = make_wan(home / f"experts_{times}", i2v=True, version="2.2")
+    boundary = json.loads((folder / "model_index.json").read_text())["boundary_ratio"]
+    more = ("task.shift=5", f"task.times={times}")
+    config = override(PRESETS["matrix_wan21_i2v_14b"](), settings(home, folder, tmp_path, *more))
+    with pytest.raises(ValueError, match=r"has two transformers \(Wan 2.2 A14B\).*task.expert=high"):
+        VideoModel(config.task)
+    u, clean = torch.linspace(0, 1, 4001)[:-1], torch.zeros(4000, 1, 1, 1, 1)
+    one = VideoModel(replace(config.task, model=str(make_model("wan", home / "one", None))))
+    everywhere = one.add_noise(clean, clean, u)[3]
+    for expert, part in (("high", "transformer"), ("low", "transformer_2")):
+        model = VideoModel(replace(config.task, expert=expert))
+        weights = type(model.transformer).from_pretrained(folder / part).state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in model.transformer.state_dict().items())
+        _, _, _, sigma = model.add_noise(clean, clean, u)
+        inside = everywhere >= boundary if expert == "high" else everywhere < boundary
+        assert bool((sigma >= boundary - 1e-5).all() if expert == "high" else (sigma < boundary + 1e-5).all())
+        deciles = torch.linspace(0.05, 0.95, 10)
+        torch.testing.assert_close(sigma.quantile(deciles), everywhere[inside].quantile(deciles), rtol=0, atol=5e-3)
+    with pytest.raises(ValueError, match="expert=high is about models with two transformers"):
+        VideoModel(replace(one.task, expert="high"))
 
 
 def test_sample_videos_and_their_attention(home, comfy, tmp_path):
