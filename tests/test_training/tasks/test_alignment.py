@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,6 +186,20 @@ def test_an_expert_is_trained_at_its_own_noise_levels(home, times, tmp_path):
     u, clean = torch.linspace(0, 1, 4001)[:-1], torch.zeros(4000, 1, 1, 1, 1)
     one = VideoModel(replace(config.task, model=str(make_model("wan", home / "one", None))))
     everywhere = one.add_noise(clean, clean, u)[3]
+    draw = torch.Generator().manual_seed(1)
+    given = dict(latents=(16,), image=(20,), extra=(0,))
+    like = SimpleNamespace(**{name: torch.randn(1, 3, *n, 8, 8, generator=draw) for name, n in given.items()})
+    like.text = {"rows": torch.randn(1, 12, 4096, generator=draw)}
+
+    def sampled(model):
+        """(clip, noise levels that the transformer was asked at)."""
+        seen = []
+        note = lambda _, args, given: seen.append(float(given["timestep"]) / 1000)  # noqa: E731
+        model.transformer.register_forward_pre_hook(note, with_kwargs=True)
+        return model.denoise(like, {}, 6, 1.0, 0), seen
+
+    levels = sampled(one)[1]
+    assert len(levels) == 6
     for expert, part in (("high", "transformer"), ("low", "transformer_2")):
         model = VideoModel(replace(config.task, expert=expert))
         weights = type(model.transformer).from_pretrained(folder / part).state_dict()
@@ -194,6 +209,9 @@ def test_an_expert_is_trained_at_its_own_noise_levels(home, times, tmp_path):
         assert bool((sigma >= boundary - 1e-5).all() if expert == "high" else (sigma < boundary + 1e-5).all())
         deciles = torch.linspace(0.05, 0.95, 10)
         torch.testing.assert_close(sigma.quantile(deciles), everywhere[inside].quantile(deciles), rtol=0, atol=5e-3)
+        made, seen = sampled(model)  # from noise to what is predicted to be the clip, and from the noised clip
+        assert seen == [at for at in levels if (at >= boundary) == (expert == "high")]
+        assert made.isfinite().all()
     with pytest.raises(ValueError, match="expert=high is about models with two transformers"):
         VideoModel(replace(one.task, expert="high"))
 
