@@ -95,7 +95,8 @@ class BackboneSpec:
         native, diffusers: its attention in each host. pipelines: pattern that names of its diffusers pipelines match;
             image_pipelines: one that is found in those of them that take a first frame.
         patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model.
-        variants: published models of another size, by name.
+        variants: published models of another size, by name. channel_strides: pixels a latent element of models whose
+            latents have so many channels, where that is not `spatial_stride`.
         fps: frames per second of its clips, of the usual model under "" and of a variant under its name; empty where
             nobody says. class_fps: of models whose networks have a class of their own, in either host, by its name.
         text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people. clip_loader:
@@ -149,6 +150,7 @@ class BackboneSpec:
     temporal_stride: int = 4
     spatial_stride: int = 8
     variants: Mapping[str, TokenSize] = field(default_factory=dict)
+    channel_strides: Mapping[int, int] = field(default_factory=dict)
     fps: Mapping[str, float] = field(default_factory=dict)
     class_fps: Mapping[str, float] = field(default_factory=dict)
     text_mixed: str = ""
@@ -182,6 +184,10 @@ class BackboneSpec:
     def token_size(self) -> TokenSize:
         """The usual one."""
         return TokenSize(self.patch, self.temporal_stride, self.spatial_stride)
+
+    def stride(self, channels: int | None) -> int:
+        """Pixels a latent element of models whose latents have so many channels; None: nobody says."""
+        return self.spatial_stride if channels is None else self.channel_strides.get(channels, self.spatial_stride)
 
     def rate(self, patch: tuple[int, int, int], spatial_stride: int, network: object = None) -> float | None:
         """Frames per second that a model of this token size makes, around this network; None where nobody says."""

@@ -31,6 +31,7 @@ SPEC = BackboneSpec(
     first_frame={"": "masked"},
     id_map="masked",
     variants={"Wan 2.2 5B": TokenSize(spatial_stride=16)},
+    channel_strides={48: 16},
     fps={"": 16, "Wan 2.2 5B": 24},
     class_fps={
         "AnimateWanModel": 30,

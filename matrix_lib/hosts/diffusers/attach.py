@@ -293,7 +293,7 @@ def _read_forward(
     x, text = given["hidden_states"], given["encoder_hidden_states"]
     t, h, w = LaidOut.of(spec, module, args, kwargs).latents(x).shape[2:]
     config: Any = module.config
-    patch, stride = patch_of(config), spec.spatial_stride
+    patch, stride = patch_of(config), spec.stride(config.get("out_channels"))
     found = family(spec.name)
     rate, front = found.rate(given) or spec.rate(patch, stride, module), clip_begins(spec, given, t)
     clip = (t - prefix_frames - front, h, w)

@@ -137,7 +137,7 @@ def _shape(model: Any, net: nn.Module) -> ModelShape:
     spec, config = backbone_of(net), net.config
     strides = [
         int(getattr(model, f"vae_scale_factor_{name}", None) or own)
-        for name, own in (("temporal", spec.temporal_stride), ("spatial", spec.spatial_stride))
+        for name, own in (("temporal", spec.temporal_stride), ("spatial", spec.stride(config.get("out_channels"))))
     ]
     channels = int(getattr(config, "out_channels", None) or 16)
     return replace(ModelShape(spec.name, "", patch_of(config), *strides), channels=channels)  # type: ignore[arg-type]

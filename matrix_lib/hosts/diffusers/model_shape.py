@@ -47,6 +47,8 @@ class ModelShape:
         spec.check_settings(transformer)
         if re.search(spec.image_pipelines, pipeline):
             image = spec.first_frame[transformer.get("image_condition_type") or ""]
+            if image == "masked" and transformer.get("in_channels") == transformer.get("out_channels"):
+                image = "replace"  # it has no channels for a picture: Wan 2.2 5B
         fixed = None
         if transformer.get("use_learned_positional_embeddings"):
             sides = (transformer["sample_height"] * 8, transformer["sample_width"] * 8)
@@ -54,7 +56,7 @@ class ModelShape:
         channels = vae.get("z_dim") or vae.get("latent_channels") or spec.latent_channels
         width = transformer.get("image_dim") or transformer.get("image_embed_dim")
         words = bool(image) and spec.image_beside and width is not None
-        strides = (spec.temporal_stride, spec.spatial_stride)
+        strides = (spec.temporal_stride, spec.stride(channels))
         return cls(spec.name, image, patch_of(transformer), *strides, channels, fixed, spec.text_tokens, words)
 
     @classmethod

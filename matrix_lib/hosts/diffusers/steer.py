@@ -90,7 +90,7 @@ def steer(
         each.check_text(spec.title, trouble)
     follow = [[] if each is None else [each] for each in batches.tracks]
     references = [reference] if isinstance(reference, Tensor) else list(reference or ())
-    strides = (spec.temporal_stride, spec.spatial_stride)
+    strides = (spec.temporal_stride, spec.stride(getattr(transformer, "config", {}).get("out_channels")))
     acting: list[Any] = []
     for place, each in enumerate(every):
         run = SteeredRun(

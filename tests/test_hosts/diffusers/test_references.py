@@ -113,6 +113,19 @@ def test_references_are_left_to_the_sampler(pipes, family, way):
         assert 0.8 < float(((x - (1 - sigma) * LATENT) / sigma).std()) < 1.2
 
 
+def test_a_latent_element_of_wan_22_5b_is_16_pixels_wide():
+    net = diffusers.WanTransformer3DModel(
+        num_attention_heads=1, attention_head_dim=12, in_channels=48, out_channels=48, text_dim=16, freq_dim=16,
+        ffn_dim=16, num_layers=1,
+    )  # fmt: skip
+    latents, times = torch.randn(1, 48, 2, 4, 6), torch.tensor([500])
+    with torch.no_grad(), watch(net, WORDS, points="95,60") as seen:
+        net(hidden_states=latents, timestep=times, encoder_hidden_states=torch.randn(1, 512, 16))
+    (stream,) = seen.capture().streams
+    assert (stream.grid.shape, stream.grid.frame_pixels, stream.grid.fps) == ((2, 2, 3), (64, 96), 24)
+    assert list(stream.get("v2v").points.values()) == [(0, 1, 2)]
+
+
 @pytest.mark.parametrize("family", FRONT)
 def test_mask_channels_begin_with_the_clip(family):
     net, args, *_ = build(family)

@@ -62,6 +62,8 @@ def make_model(kind, folder, comfy):
     if kind.startswith("wan"):
         import transformers
 
+        if kind == "wan5b":
+            return make_wan(folder, i2v=True, version="5b")
         make_wan(folder, i2v=True, version="2.1" if kind == "wan21" else "2.2")
         index = json.loads((folder / "model_index.json").read_text())
         index = {name: value for name, value in index.items() if name not in ("transformer_2", "boundary_ratio")}
@@ -105,6 +107,7 @@ PRESET = {
     "cogvideox": "matrix_cogvideox_5b_i2v",
     "wan": "matrix_wan21_i2v_14b",
     "wan21": "matrix_wan21_i2v_14b",
+    "wan5b": "matrix_wan21_i2v_14b",
     "hunyuan": "matrix_hunyuan_i2v",
     "hunyuan replace": "matrix_hunyuan_i2v",
     "ltx": "matrix_wan21_i2v_14b",
@@ -117,7 +120,7 @@ PRESET = {
 KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v", "cosmos2")]
 KINDS += [pytest.param("hunyuan15", marks=pytest.mark.soak)] if SOAK else []
 KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in ("kandinsky5 i2v", "cosmos2")]
-WIDE = ("ltx", "ltx2")  # larger cells
+WIDE = ("ltx", "ltx2", "wan5b")  # larger cells
 PLAIN = ("kandinsky5 i2v", "cosmos2")  # their input cannot be widened
 
 
@@ -161,6 +164,8 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     with torch.no_grad():
         trained, theirs = model.transformer.eval()(**inputs)[0], adapted(**inputs)[0]
     torch.testing.assert_close(theirs, trained, rtol=1e-3, atol=1e-3 * float(trained.abs().max()))
+    if kind == "wan5b":  # as its pipeline, which tells each token how noisy it is
+        assert inputs["timestep"].tolist() == [[0.0] * 36 + [600.0] * 72]
     if kind in ("cogvideox", "wan", "hunyuan"):
         from matrix_lib.hosts.comfy.load import load_transformer
         from matrix_lib.hosts.comfy.lora import apply_lora

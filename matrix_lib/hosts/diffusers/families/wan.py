@@ -66,9 +66,7 @@ class Wan(Family):
         return taken
 
     def check_trainable(self, index: Mapping[str, Any]) -> None:
-        """The 5B model, VACE, and Animate."""
-        if index.get("expand_timesteps"):
-            raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
+        """VACE and Animate."""
         _, kind = index.get("transformer") or (None, None)  # (None, None) as well where it was not loaded
         for name, reads in (("VACE", "a control video"), ("Animate", "videos of poses and of a face")):
             if name in f"{kind} {index.get('_class_name')}":
@@ -105,8 +103,15 @@ class Wan(Family):
         guidance: float = 1.0,
         given_frames: int = 0,
     ) -> dict[str, Any]:
-        """The picture of 2.1's second cross-attention, where there is one."""
+        """The picture of 2.1's second cross-attention, where there is one; tokens of a first frame that is given (2.2
+        5B) have the timestep of a clean clip."""
         given = super().inputs(config, hidden, t, text)
+        if given_frames:
+            time, rows, columns = config.patch_size
+            noisy = hidden.new_ones(hidden.shape[1] // time, dtype=torch.float32)
+            noisy[: given_frames // time] = 0.0
+            cells = (hidden.shape[3] // rows) * (hidden.shape[4] // columns)
+            given["timestep"] = t[:, None] * noisy.repeat_interleave(cells)
         if "image_rows" in text:
             given["encoder_hidden_states_image"] = text["image_rows"].to(hidden.dtype)
         return given
