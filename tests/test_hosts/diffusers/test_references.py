@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from support_attention import make_binding, make_tracks
 from support_diffusers import FACE, LAT, build, forward
-from support_models import randomize, spiece_model
+from support_models import make_wan, randomize, spiece_model
 from support_pipelines import FRAMES, TRACKS, H, Pipe, W, picture, video
 
 from matrix_lib import apply_lora
@@ -124,6 +124,37 @@ def test_a_latent_element_of_wan_22_5b_is_16_pixels_wide():
     (stream,) = seen.capture().streams
     assert (stream.grid.shape, stream.grid.frame_pixels, stream.grid.fps) == ((2, 2, 3), (64, 96), 24)
     assert list(stream.get("v2v").points.values()) == [(0, 1, 2)]
+
+
+def test_the_first_frame_of_wan_22_5b_is_left_to_its_pipeline(tmp_path):
+    """Its tokens go in clean, whatever moves the rest of the latent before a step."""
+    folder = make_wan(tmp_path, i2v=True, version="5b", text_encoder=False)
+    net, vae = (kind.from_pretrained(folder / part) for kind, part in (
+        (diffusers.WanTransformer3DModel, "transformer"), (diffusers.AutoencoderKLWan, "vae")))  # fmt: skip
+    pipe = diffusers.WanImageToVideoPipeline(
+        tokenizer=None, text_encoder=None, vae=vae, transformer=net, expand_timesteps=True,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    rows = torch.randn(1, 64, 4096, generator=torch.Generator().manual_seed(2))
+    words, tracks, fed = make_binding(binding_module, 64), make_tracks(tracks_module, FRAMES, H, W), []
+    net.register_forward_pre_hook(lambda _, args, given: fed.append(given["hidden_states"][:, :, 0]), with_kwargs=True)
+
+    def run():
+        return pipe(
+            image=picture(1), prompt_embeds=rows, height=H, width=W, num_frames=FRAMES, num_inference_steps=3,
+            guidance_scale=1.0, output_type="latent", generator=torch.Generator().manual_seed(3),
+        ).frames.detach()  # fmt: skip
+
+    plain, clip = run(), torch.randn(48, 3, H // 16, W // 16, generator=torch.Generator().manual_seed(8))
+    for guidance in (DualClockDenoising(0.6, 0.3), IntrinsicDenoising(1), GradientGuidance(), RegionBias()):
+        held = isinstance(guidance, DualClockDenoising)
+        binding = words if isinstance(guidance, (GradientGuidance, RegionBias)) else None
+        with steer(pipe, guidance, binding, tracks, reference=clip if held else None):
+            moved = run()
+        assert torch.equal(moved[:, :, 0], plain[:, :, 0])
+        assert (moved - plain)[:, :, 1:].abs().max() > 1e-4, guidance
+    assert all(torch.equal(each, fed[0]) for each in fed)
 
 
 @pytest.mark.parametrize("family", FRONT)

@@ -45,6 +45,16 @@ class Wan(Family):
         empty = ~control[:, self.spec.latent_channels :].movedim(2, 0).flatten(1).any(1)
         return int(empty.to(torch.int64).cumprod(0).sum())
 
+    def held(self, given: Mapping[str, Any]) -> Tensor | None:
+        """Tokens of timestep 0, where each has its own (2.2 5B): the first frame of an image-to-video run."""
+        times = torch.as_tensor(given["timestep"])
+        if times.ndim < 2:
+            return None
+        batch, _, frames, height, width = given["hidden_states"].shape
+        _, rows, columns = self.spec.patch
+        clean = (times == 0).view(batch, 1, frames, height // rows, width // columns)
+        return clean.repeat_interleave(rows, 3).repeat_interleave(columns, 4)
+
     def segment(self, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """Animate's: poses, and which frames are given, the first ones from the second segment on."""
         pose, own = given.get("pose_hidden_states"), self.spec.latent_channels
