@@ -47,7 +47,8 @@ class ModelShape:
         spec.check_settings(transformer)
         if re.search(spec.image_pipelines, pipeline):
             image = spec.first_frame[transformer.get("image_condition_type") or ""]
-            if image == "masked" and transformer.get("in_channels") == transformer.get("out_channels"):
+            taken = transformer.get("in_channels")
+            if image == "masked" and taken is not None and taken == transformer.get("out_channels"):
                 image = "replace"  # it has no channels for a picture: Wan 2.2 5B
         fixed = None
         if transformer.get("use_learned_positional_embeddings"):
