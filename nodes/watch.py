@@ -84,7 +84,11 @@ class MatrixCollectCapture(io.ComfyNode):
             "The viewer in the node shows it.",
             search_aliases=["capture attention", "attention maps", "get capture", "Wan 2.2"],
             inputs=[
-                io.Latent.Input("latent", tooltip="The LATENT of the sampler itself, nothing in between."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The LATENT of the sampler itself, or its clip alone: without sound, guide frames or "
+                    "references.",
+                ),
                 WatchSocket.Input("watch", tooltip="Of the MATRIX Watch Attention whose MODEL that sampler took."),
             ],
             outputs=[

@@ -87,11 +87,11 @@ ROWS = (
         layers={42: "5B-I2V"}),
     Row("CogVideoX 1.5 5B, 5B-I2V", "cogvideox", ("cogvideox15",)),
     Row("Wan 2.1 T2V, I2V, with InfiniteTalk, too; Wan 2.2 (two experts, or 5B)", "wan",
-        ("wan", "wan_t2v", "wan_i2v", "wan21", "WAN21_T2V", "WAN21_I2V", "WAN22_T2V"),
+        ("wan", "wan_t2v", "wan_i2v", "wan21", "wan5b", "WAN21_T2V", "WAN21_I2V", "WAN22_T2V"),
         "the same; 34 GB while sampling 81 frames of 480x832 in bf16 (14B)", layers={40: "I2V-14B"}),
     Row("on Wan's network: VACE", "wan", ("WAN21_Vace", "wan_vace"), "native file, or a diffusers pipeline"),
     Row("Wan Animate", "wan", ("WAN22_Animate", "wan_animate"),
-        "native file, or a diffusers pipeline, whose clip is one segment there"),
+        "native file, or a diffusers pipeline; long clips segment by segment"),
     Row("SkyReels V2", "wan", ("skyreels",),
         "native file, which ComfyUI takes for Wan 2.1, or a diffusers pipeline (without diffusion forcing)",
         taken_for=("wan_t2v",)),
@@ -112,7 +112,7 @@ ROWS = (
     Row("Mochi 1", "mochi", ("mochi",), "the same; no first frame, no captions of instances"),
     Row("LTX-Video 0.9", "ltx", ("ltx",), "the same; VAE from another loader"),
     Row("LTX-2.0, 2.3, with sound or without", "ltx2", ("ltx2",),
-        "the same; text encoder and VAEs from other loaders; no mask conditions"),
+        "the same; text encoder and VAEs from other loaders"),
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@ tiny pipelines, whole."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from support_native import clip_size, conditioning, latent, with_sound
 from torch import Tensor
 
-__all__ = ["Given", "gemma_tokenizer", "given", "ltx_pipeline"]
+__all__ = ["Given", "gemma_tokenizer", "given", "ltx_pipeline", "native_vae"]
 
 SCALES = (8, 32, 32)
 
@@ -80,6 +81,24 @@ def given(
             whole = type(samples)([whole, torch.ones_like(beside.unbind()[1])])
         return Given(positive, negative, samples, whole)
     return Given(positive, negative, clip, whole)
+
+
+def native_vae() -> Any:
+    """The host's own VAE of LTX, tiny and random, made of a state dict and a header as its loader makes it."""
+    import comfy.sd
+    from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
+
+    third: list[list[Any]] = [["compress_all", {}]] * 3
+    config = {
+        "_class_name": "CausalVideoAutoencoder", "dims": 3, "latent_channels": 128, "patch_size": 4,
+        "encoder_blocks": [["res_x", {"num_layers": 1}], *third], "encoder_base_channels": 8,
+        "decoder_blocks": [*third, ["res_x", {"num_layers": 1}]], "decoder_base_channels": 8,
+        "norm_layer": "pixel_norm", "latent_log_var": "uniform", "causal_decoder": False,
+    }  # fmt: skip
+    shapes = VideoVAE(config=config).state_dict()
+    state = {name: 0.2 * _noise(place, *weight.shape) for place, (name, weight) in enumerate(shapes.items())}
+    state["per_channel_statistics.std-of-means"] = torch.ones(128)
+    return comfy.sd.VAE(sd=state, metadata={"config": json.dumps({"vae": config})}, dtype=torch.float32)
 
 
 def gemma_tokenizer(folder: Path) -> Any:

@@ -130,14 +130,14 @@ def make_cogvideox(
 def make_wan(
     folder: Path | str,
     i2v: bool = False,
-    version: Literal["2.1", "2.2"] = "2.1",
+    version: Literal["2.1", "2.2", "5b"] = "2.1",
     layers: int = 2,
     text_encoder: bool = True,
     vae: bool = True,
     seed: int = 0,
 ) -> Path:
-    """Wan: 2.1 (image words beside the text words where `i2v`) and 2.2 (two experts, no image words)."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    """Wan: 2.1 (image words beside the text words where `i2v`), 2.2 (two experts, no image words) and 2.2 5B."""
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
     folder = Path(folder)
     image_words = i2v and version == "2.1"
@@ -145,8 +145,8 @@ def make_wan(
         transformer = WanTransformer3DModel(
             num_attention_heads=2,
             attention_head_dim=128,
-            in_channels=36 if i2v else 16,
-            out_channels=16,
+            in_channels=48 if version == "5b" else 36 if i2v else 16,
+            out_channels=48 if version == "5b" else 16,
             text_dim=4096,
             ffn_dim=64,
             num_layers=layers,
@@ -155,11 +155,19 @@ def make_wan(
         )
         randomize(transformer, seed + index, 0.06).save_pretrained(folder / part)
     FlowMatchEulerDiscreteScheduler(shift=8.0).save_pretrained(folder / "scheduler")
-    if vae:
+    if vae and version == "5b":
+        sizes: dict[str, Any] = dict(
+            base_dim=8, decoder_base_dim=8, z_dim=48, num_res_blocks=1, scale_factor_spatial=16
+        )
+        sizes |= dict(is_residual=True, in_channels=12, out_channels=12, patch_size=2)
+        sizes |= dict(latents_mean=[0.1] * 48, latents_std=[0.8] * 48)
+        randomize(AutoencoderKLWan(**sizes), seed + 10, 0.1).save_pretrained(folder / "vae")
+    elif vae:
         _wan_vae(folder / "vae", seed)
     if text_encoder:
         _umt5(folder, seed)
-    extra = {"boundary_ratio": 0.9 if i2v else 0.875} if version == "2.2" else {}
+    extra: dict[str, Any] = {"boundary_ratio": 0.9 if i2v else 0.875} if version == "2.2" else {}
+    extra |= {"expand_timesteps": True} if version == "5b" else {}
     parts = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan", **extra}
     if version == "2.2":
         parts["transformer_2"] = "WanTransformer3DModel"

@@ -47,6 +47,7 @@ from .run.config_file import read_config
 from .run.exported import read_lora
 from .run.presets import PRESETS
 from .run.record import CONFIG, newest_run
+from .run.task_settings import EXPERTS
 
 __all__ = ["main"]
 
@@ -108,7 +109,7 @@ def _run(chosen: argparse.Namespace) -> None:
         todo = [(sample, seed) for sample in samples for seed in chosen.seeds]
         with tag_tokens(model.pipeline) if files.tag_ids else nullcontext():
             for sample, seed in tqdm(todo, "sampling", unit=" clips", disable=None):
-                _one(model, lora, clips, sample, seed, chosen, out)
+                _one(model, lora, clips, sample, seed, chosen, out, EXPERTS.get(config.task.expert, ""))
     finally:
         clips.close()
     print(f"wrote {out}", flush=True)
@@ -161,8 +162,9 @@ def _one(
     seed: int,
     chosen: argparse.Namespace,
     out: Path,
+    part: str = "",
 ) -> None:
-    """The videos of one clip and seed, unless they are there."""
+    """The videos of one clip and seed, unless they are there. part: of two experts the one that has the LoRA."""
     name = f"{sample.name.replace('/', '_')}-seed{seed}"
     if (out / f"{name}.mp4").is_file():
         return
@@ -171,7 +173,8 @@ def _one(
     real = clips.cache.frames(sample)
     tracks = sample.tracks(clips.cache.store).framed(sample.framing)
     base = generate(model, recipe, sample.prompt, real, seed)
-    with apply_lora(model.pipeline, lora, tracks, strength=chosen.strength, target=sample.written.target):
+    given = {"strength": chosen.strength, "target": sample.written.target, "part": part}
+    with apply_lora(model.pipeline, lora, tracks, **given):
         with_lora = generate(model, recipe, sample.prompt, real, seed)
     shown = {"the clip": real.numpy(), "base": base, "with the LoRA": with_lora}
     for part, video in (("base", base), ("lora", with_lora)):

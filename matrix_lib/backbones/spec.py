@@ -102,9 +102,10 @@ class BackboneSpec:
             pipelines match; image_pipelines: one that is found in those of them that take a first frame.
         patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model. cycle: as in
             `Grid`.
-        variants: published models of another size, by name.
+        variants: published models of another size, by name. channel_strides: pixels a latent element of models whose
+            latents have so many channels, where that is not `spatial_stride`.
         fps: frames per second of its clips, of the usual model under "" and of a variant under its name; empty where
-            nobody says.
+            nobody says. class_fps: of models whose networks have a class of their own, in either host, by its name.
         text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people. clip_loader:
             ComfyUI's node for them, and its type.
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
@@ -160,7 +161,9 @@ class BackboneSpec:
     spatial_stride: int = 8
     cycle: int = 0
     variants: Mapping[str, TokenSize] = field(default_factory=dict)
+    channel_strides: Mapping[int, int] = field(default_factory=dict)
     fps: Mapping[str, float] = field(default_factory=dict)
+    class_fps: Mapping[str, float] = field(default_factory=dict)
     text_mixed: str = ""
     text_sees_image: bool = False
     image_beside: bool = False
@@ -195,8 +198,15 @@ class BackboneSpec:
         """The usual one."""
         return TokenSize(self.patch, self.temporal_stride, self.spatial_stride, self.cycle)
 
-    def rate(self, patch: tuple[int, int, int], spatial_stride: int) -> float | None:
-        """Frames per second that a model of this token size makes; None where nobody says."""
+    def stride(self, channels: int | None) -> int:
+        """Pixels a latent element of models whose latents have so many channels; None: nobody says."""
+        return self.spatial_stride if channels is None else self.channel_strides.get(channels, self.spatial_stride)
+
+    def rate(self, patch: tuple[int, int, int], spatial_stride: int, network: object = None) -> float | None:
+        """Frames per second that a model of this token size makes, around this network; None where nobody says."""
+        for cls in type(network).__mro__:
+            if cls.__name__ in self.class_fps:
+                return self.class_fps[cls.__name__]
         size = TokenSize(patch, self.temporal_stride, spatial_stride, self.cycle)
         variant = next((name for name, other in self.variants.items() if other == size), "")
         return self.fps.get(variant)

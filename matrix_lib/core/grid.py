@@ -33,7 +33,9 @@ class Grid:
             stand for pixel frame 0.
         pixels: (height, width) of the clip's frames, which the last row and column of tokens may reach over; None, and
             left None, where they end with it.
-        fps: frames per second that the model makes; None where nobody knows. Grids that differ in it alone are equal.
+        fps: frames per second that the model makes; None where nobody knows.
+        start: of a segment of a longer clip, which pixel frame of it is the first one here; more segments may follow.
+            None: this is the whole clip. Grids that differ in `fps` and `start` alone are equal.
     """
 
     frames: int
@@ -46,6 +48,7 @@ class Grid:
     pixels: tuple[int, int] | None = None
     fps: float | None = field(default=None, compare=False)
     cycle: int = 0
+    start: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if min(self.frames, self.height, self.width, *self.patch, self.temporal_stride, self.spatial_stride) < 1:

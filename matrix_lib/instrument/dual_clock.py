@@ -83,6 +83,14 @@ class DualClockHook:
                 self._leave(float((part.start.to(reference) - reference).square().mean()), reference)
         self._notes += part.told([each and not self._free for each in acting])
 
+    def follow(self, start: int) -> None:
+        """Always refused: the first latent frame of a segment holds one pixel frame, that of a clip there several."""
+        raise ValueError(
+            f"a further segment of the clip begins with frame {start}, and dual-clock denoising holds to the latent of "
+            "a clip that is made in one: its first latent frame has no like in the reference. Give the pipeline videos "
+            "of at most one segment (segment_frame_length)"
+        )
+
     def tell(self, note: str) -> None:
         if note not in self._notes:
             self._notes.append(note)

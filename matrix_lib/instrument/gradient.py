@@ -72,6 +72,9 @@ class GradientHook(BaseObserver):
         told = [*self.guidance.collapses(part.steps), *part.told([self.acts(at, part.steps) for at in part.places])]
         self.notes += [note for note in told if note not in self.notes]
 
+    def follow(self, start: int) -> None:
+        """Rows of a further segment carry their own part of the tracks."""
+
     def tell(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)

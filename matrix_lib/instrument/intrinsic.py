@@ -58,6 +58,7 @@ class IntrinsicHook:
     ) -> None:
         self.guidance, self.tracks, self.strides = guidance, tuple(tracks), strides
         self.prefix_frames, self.seed = prefix_frames, seed
+        self._now, self._ended = self.tracks, list[str]()
         self._rows: list[list[TemporalPrior]] = []
         self._priors: RowPriors | None = None
         self._shape: tuple[int, ...] = ()
@@ -78,6 +79,15 @@ class IntrinsicHook:
         if x is not None:
             self.prepare((x.shape[0], *x.shape[2:]))
 
+    def follow(self, start: int) -> None:
+        """Tracks from that frame on; those that end before it move nothing any more."""
+        self._now = tuple([each.starting(start) for each in given if start < each.frames] for given in self.tracks)
+        self._shape = ()
+        if any(start >= each.frames for given in self.tracks for each in given):
+            self._ended = [
+                f"tracks end before frame {start}, with which a further segment begins: nothing follows them there"
+            ]
+
     def tell(self, note: str) -> None:
         if note not in self._told:
             self._told.append(note)
@@ -89,7 +99,9 @@ class IntrinsicHook:
     def notes(self) -> list[str]:
         """Instances that have no motion to speak of, and what the run is a part of."""
         return list(
-            dict.fromkeys([*(note for row in self._rows for prior in row for note in prior.notes), *self._told])
+            dict.fromkeys(
+                [*(note for row in self._rows for prior in row for note in prior.notes), *self._told, *self._ended]
+            )
         )
 
     def figures(self) -> list[str]:
@@ -115,8 +127,8 @@ class IntrinsicHook:
         if batch % len(self.tracks):
             raise ValueError(f"{batch} samples do not divide into {len(self.tracks)} prompts with tracks")
         grid = Grid.of_elements((frames - self.prefix_frames, height, width), self.strides)
-        made = {id(each): self.guidance.prior(each, grid) for given in self.tracks for each in given}
-        every = [[made[id(each)] for each in given] for given in self.tracks]
+        made = {id(each): self.guidance.prior(each, grid) for given in self._now for each in given}
+        every = [[made[id(each)] for each in given] for given in self._now]
         self._rows = [row for row in every for _ in range(batch // len(every))]
         self._priors = RowPriors(self._rows)
         self._shape = latent

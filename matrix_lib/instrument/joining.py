@@ -1,4 +1,4 @@
-"""Captures one after another: a second model of the same run, or the parts that a run left on disk."""
+"""Captures one after another: a second model of the same run, the parts that a run left on disk, segments of a clip."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import torch
+
 from ..core.grid import Grid
 from ..core.words.binding import PromptBinding
 from .capture import Capture, StepInfo, Stream
 from .maps import Maps, joined
 
-__all__ = ["check_next", "extend"]
+__all__ = ["check_next", "extend", "in_time"]
 
 
 def check_next(
@@ -79,6 +81,65 @@ def extend(first: Capture, *others: Capture) -> Capture:
     if "notes" in meta:
         meta["notes"] = list(dict.fromkeys(note for capture in every for note in capture.meta.get("notes", ())))
     return replace(first, streams=streams, steps=tuple(steps), meta=meta)
+
+
+def in_time(parts: Sequence[Capture], taken: Sequence[int], kinds: Sequence[str] = ()) -> Capture:
+    """One capture of a long clip, of those of the segments that it was made in, one after the other.
+
+    Args:
+        taken: of each the token frames in front that the one before has, too; they are left out.
+        kinds: those that stay; () for all.
+
+    Entities that a segment does not have are absent there. Raises ValueError where prompts, sizes, layers or steps
+    differ, and for kinds whose maps have no places in the clip.
+    """
+    first, starts = parts[0], [part.streams[0].grid.start or 0 for part in parts]
+    for other in parts[1:]:
+        if (a := [step.index for step in first.steps]) != (b := [step.index for step in other.steps]):
+            raise _differ("the steps", a, b)
+        if (c := len(first.streams)) != (d := len(other.streams)):
+            raise _differ("the number of prompts and samples", c, d)
+    streams = []
+    for place, stream in enumerate(first.streams):
+        every = [part.streams[place] for part in parts]
+        if any(each.binding != stream.binding or each.grid.frame_size != stream.grid.frame_size for each in every):
+            raise _differ("the prompt, or the size", stream.binding.prompt, every[-1].binding.prompt)
+        found = dict.fromkeys(kind for each in every for kind in each.maps if not kinds or kind in kinds)
+        frames = sum(each.grid.frames - cut for each, cut in zip(every, taken))
+        grid = replace(stream.grid, frames=frames, start=None)
+        maps = {kind: _along([each.maps.get(kind) for each in every], every, taken, frames) for kind in found}
+        streams.append(replace(stream, grid=grid, maps=maps))
+    notes = [note for part in parts for note in part.meta.get("notes", ())]
+    notes.append(
+        f"this clip was made in {len(parts)} segments, which begin with frames {', '.join(map(str, starts))}: where "
+        "instances look, in the frames of a segment, is of that segment's own first frame that shows them"
+    )
+    steps = [replace(at[0], calls=max(step.calls for step in at)) for at in zip(*(part.steps for part in parts))]
+    meta = {**first.meta, "notes": list(dict.fromkeys(notes)), "segments": starts}
+    return replace(first, streams=streams, steps=tuple(steps), meta=meta)
+
+
+def _along(parts: Sequence[Maps | None], streams: Sequence[Stream], taken: Sequence[int], frames: int) -> Maps:
+    """Maps of one kind, one after another along F; None where a segment has none of it."""
+    have = [part.stored("float16") for part in parts if part is not None]
+    like, names = have[0], tuple(dict.fromkeys(name for part in have for name in part.entities))
+    for part in have:
+        if part.over is not None or (part.layers, part.heads, part.bins) != (like.layers, like.heads, like.bins):
+            raise _differ("layers, heads or steps", (like.layers, like.heads), (part.layers, part.heads))
+    shape = list(like.values.shape)
+    shape[2], shape[-3] = len(names), frames
+    values = torch.zeros(shape, dtype=torch.float16)
+    counts = torch.zeros(*shape[:3], frames, dtype=torch.int32)
+    at = 0
+    for maps, stream, cut in zip(parts, streams, taken):
+        span = slice(at, at + stream.grid.frames - cut)
+        at = span.stop
+        for place, name in enumerate(maps.entities if maps is not None else ()):
+            assert maps is not None
+            own = maps.stored("float16").values[:, :, place, ..., cut:, :, :]
+            values[:, :, names.index(name), ..., span, :, :] = own
+            counts[:, :, names.index(name), span] = maps.counts[:, :, place, cut:]
+    return Maps(values, like.layers, names, counts, None, like.heads, like.points)
 
 
 def _behind(before: Sequence[StepInfo], steps: Sequence[StepInfo]) -> list[StepInfo]:

@@ -56,6 +56,11 @@ class StepHook(Protocol):
 
         Raises ValueError for what cannot work."""
 
+    def follow(self, start: int) -> None:
+        """What is sampled from here on is a further segment of a long clip, which begins with this pixel frame of it.
+
+        Raises ValueError where the hook has nothing to say of it."""
+
     def tell(self, note: str) -> None:
         """Adds a sentence for people to the notes of the run, once."""
 

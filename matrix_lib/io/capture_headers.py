@@ -70,7 +70,7 @@ class Header:
 def grid_values(grid: Grid) -> dict[str, Any]:
     """A grid as the header has it."""
     known = asdict(grid)
-    del known["fps"]  # what the model makes, and no part of what was seen
+    del known["fps"], known["start"]  # what the model makes, and no part of what was seen
     if known[_PIXELS] is None:
         del known[_PIXELS]
     if not known[_CYCLE]:

@@ -34,6 +34,19 @@ def test_a_spec_is_whole(name: str) -> None:
         assert reader(spec.text_encoder) is not None
 
 
+def test_classes_with_a_rate_of_their_own(comfy: ModuleType) -> None:
+    """Each is a network of the family in one of the hosts, and of two classes the nearer counts."""
+    import diffusers
+
+    from matrix_lib.hosts.comfy.families.wan_parts import LAYOUTS
+
+    spec = REGISTRY["wan"]
+    for name in spec.class_fps:
+        assert name in LAYOUTS or name in spec.diffusers.classes, name
+    skyreels = diffusers.SkyReelsV2Transformer3DModel.__new__(diffusers.SkyReelsV2Transformer3DModel)
+    assert (spec.rate((1, 2, 2), 8, skyreels), spec.rate((1, 2, 2), 8), spec.rate((1, 2, 2), 16)) == (24, 16, 24)
+
+
 def test_people_are_told_of_every_family() -> None:
     """Tooltips and errors take their lists of families from here."""
     told = families().replace(" or ", ", ").split(", ")

@@ -65,7 +65,7 @@ class Model(Protocol):
 
 
 class PipelineEncoders:
-    """The encoders of a diffusers pipeline that is in memory, of a family that is known (of Wan: 2.1 and 2.2 A14B), for
+    """The encoders of a diffusers pipeline that is in memory, of a family that is known (of Wan: 2.1 and 2.2), for
     text or an image to video. Latents are the mode of the VAE's distribution, so a clip has one encoding.
 
     Raises ValueError for pipelines of another kind.

@@ -21,7 +21,7 @@ from ..run.config import FitConfig
 from ..run.memory import Need, free_memory, need_of
 from ..run.swap import last_blocks
 from ..run.task_settings import TuneTask
-from .video_model import check_one
+from .video_model import trained_part
 
 __all__ = ["ModelSizes"]
 
@@ -42,7 +42,7 @@ class ModelSizes:
         task: TuneTask = config.task
         if bundle.find(task.model) is not None:
             return
-        self.net = _empty(Path(task.model))
+        self.net = _empty(Path(task.model), task.expert)
         # also the layers of losses that get no factors
         projections_of(self.net, task.v2t, task.v2v)
         last_blocks(self.net, task.swap)
@@ -95,13 +95,13 @@ class ModelSizes:
         )
 
 
-def _empty(folder: Path) -> nn.Module:
+def _empty(folder: Path, expert: str) -> nn.Module:
     import diffusers
 
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    check_one(index, folder)
-    kind = getattr(diffusers, index["transformer"][1])
-    settings = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    part = trained_part(index, folder, expert)
+    kind = getattr(diffusers, index[part][1])
+    settings = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
     with init_empty_weights():
         return kind.from_config(settings)
 

@@ -20,22 +20,28 @@ from matrix_lib.hosts.diffusers.model_shape import ModelShape
 
 from ..clips.batches import ClipBatch
 from ..clips.encoders import ModelFiles
-from ..run.task_settings import AlignTask, TuneTask
+from ..run.task_settings import EXPERTS, AlignTask, TuneTask
 from .mini_encoders import MiniEncoders
 from .mini_run import pipeline_of
 
-__all__ = ["Beside", "VideoModel", "check_one"]
+__all__ = ["Beside", "VideoModel", "trained_part"]
 
 _TRAINED_STEPS = 1000  # of every family's schedule
 
 
-def check_one(index: Mapping[str, Any], folder: Path) -> None:
-    """ValueError for the index of a pipeline with two transformers."""
-    if (index.get("transformer_2") or [None])[0] is not None:
+def trained_part(index: Mapping[str, Any], folder: Path, expert: str) -> str:
+    """The part of a pipeline, by its index, that is trained: "transformer", or of two experts (`TuneTask.expert`) the
+    other. Raises ValueError where it is open which one, and where there is one alone."""
+    two = (index.get("transformer_2") or [None])[0] is not None
+    if two and not (expert and index.get("boundary_ratio")):
         raise ValueError(
-            f"{folder} has two transformers (Wan 2.2 A14B), which are trained one at a time: that is not supported "
-            "yet; use Wan 2.1"
+            f"{folder} has two transformers (Wan 2.2 A14B), which are trained one at a time, each at its own noise "
+            "levels (boundary_ratio in model_index.json): say task.expert=high for the one of the noisy steps, or "
+            "task.expert=low, and train each into a file of its own"
         )
+    if expert and not two:
+        raise ValueError(f"task.expert={expert} is about models with two transformers, and {folder} has one: leave it")
+    return EXPERTS[expert] if expert else "transformer"
 
 
 class Beside(Protocol):
@@ -62,6 +68,7 @@ class VideoModel:
         self.dtype = torch.bfloat16 if task.weights == "bf16" else torch.float32
         self.shape: ModelShape = ModelFiles(task.model).shape if mini is None else mini.shape
         self.sizes = None
+        self.boundary: float | None = None  # the noise level at which one expert takes over from the other
         if mini is not None:
             self.transformer: Any = mini.pipeline.transformer.to(mini.device)
             self.sizes, self.scheduler = mini.sizes, make_scheduler()
@@ -79,11 +86,12 @@ class VideoModel:
         import diffusers
 
         index = json.loads((folder / "model_index.json").read_text())
-        check_one(index, folder)
-        kind = getattr(diffusers, index["transformer"][1])
+        part = trained_part(index, folder, self.task.expert)
+        self.boundary = float(index["boundary_ratio"]) if self.task.expert else None
+        kind = getattr(diffusers, index[part][1])
         scheduler = getattr(diffusers, index["scheduler"][1])
         try:
-            net = kind.from_pretrained(folder / "transformer", torch_dtype=self.dtype, local_files_only=True)
+            net = kind.from_pretrained(folder / part, torch_dtype=self.dtype, local_files_only=True)
             return net, scheduler.from_pretrained(folder / "scheduler", local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"the transformer in {folder} cannot be loaded: {error}") from error
@@ -95,9 +103,10 @@ class VideoModel:
         pure noise).
 
         Args:
-            clean, noise: (B, T, C, h, w) float32. u: (B,) position in the schedule, in [0, 1).
+            clean, noise: (B, T, C, h, w) float32. u: (B,) position in the schedule, in [0, 1); of an expert's part of
+                it, whose noise levels are drawn as often as they are among all.
         """
-        u = u.to(clean.device)
+        u = self._of_expert(u.to(clean.device))
         if self.task.times == "logit_normal":
             u = torch.special.ndtri(u.double().clamp(1e-6, 1 - 1e-6)).sigmoid().float()
         wide = (-1, 1, 1, 1, 1)
@@ -110,6 +119,16 @@ class VideoModel:
         s = sigma.view(wide)
         noisy, target = (1.0 - s) * clean + s * noise, noise - clean
         return self.given_first(noisy, clean), target, sigma * _TRAINED_STEPS, sigma
+
+    def _of_expert(self, u: Tensor) -> Tensor:
+        """Positions in the whole schedule that fall to the expert, high or low, of positions in its own part."""
+        if self.boundary is None:
+            return u
+        shift = self.task.shift
+        first = self.boundary / (shift - (shift - 1.0) * self.boundary)  # the position of that noise level
+        if self.task.times == "logit_normal":
+            first = float(torch.special.ndtr(torch.logit(torch.tensor(first, dtype=torch.float64))))
+        return first + (1.0 - first) * u if self.task.expert == "high" else first * u
 
     def given_first(self, noisy: Tensor, clean: Tensor) -> Tensor:
         """Kinds whose first latent frame is given: it goes in without noise."""
@@ -146,7 +165,9 @@ class VideoModel:
 
     @torch.no_grad()
     def denoise(self, batch: ClipBatch, empty: dict[str, Tensor], steps: int, cfg: float, seed: int) -> Tensor:
-        """Latents (1, T, C, h, w) float32 sampled for a batch of one, with the family's own kind of scheduler.
+        """Latents (1, T, C, h, w) float32 sampled for a batch of one, with the family's own kind of scheduler. An
+        expert makes its own steps: that of the low noise levels goes on from the noised clip, the other ends with what
+        it predicts the clip to be.
 
         Args:
             empty: text of the empty prompt; its prediction comes second in each step, and not at all where cfg is 1.
@@ -168,10 +189,24 @@ class VideoModel:
             noisy = self.given_first(x, batch.latents.float())
             return self.output(self.transformer(**self.inputs(noisy, batch, text, t))[0], noisy).float()
 
-        for t in scheduler.timesteps:
+        first, stop = self._own_steps(scheduler.sigmas[:-1])
+        if first:
+            start = scheduler.sigmas[first].to(device)
+            x = (1 - start) * batch.latents.float() + start * x
+        for place, t in enumerate(scheduler.timesteps[first:stop], first):
             made = predict(batch.text, t[None])
             if cfg != 1.0:
                 plain = predict(free, t[None])
                 made = plain + cfg * (made - plain)
+            if place == stop - 1 < steps - 1:
+                x = x - scheduler.sigmas[place].to(device) * made
+                break
             x = scheduler.step(made, t, x, return_dict=False)[0].float()
         return self.given_first(x, batch.latents.float())
+
+    def _own_steps(self, sigmas: Tensor) -> tuple[int, int]:
+        """(first, stop) of the steps at these noise levels, descending, that are the expert's."""
+        if self.boundary is None:
+            return 0, len(sigmas)
+        high = int((sigmas >= self.boundary).sum())
+        return (0, max(high, 1)) if self.task.expert == "high" else (min(high, len(sigmas) - 1), len(sigmas))

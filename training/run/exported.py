@@ -14,6 +14,7 @@ from matrix_lib.io.lora.read import load_lora
 
 from . import checkpoint
 from .record import LORA, newest_run
+from .task_settings import expert_note
 
 __all__ = ["find_lora", "lora_of_weights", "read_lora"]
 
@@ -66,7 +67,10 @@ def lora_of_weights(folder: Path) -> AlignmentLoRA:
         trigger="target" if form in ("target_word", "target_sentence") else "",
         prompt_form=form,
         image_attention="" if task.get("image_attention", True) else "off",
-        notes=(f"{task['method']}, step {meta['step']} of {meta['config']['run']['steps']}",),
+        notes=(
+            f"{task['method']}, step {meta['step']} of {meta['config']['run']['steps']}",
+            *expert_note(task.get("expert", "")),
+        ),
     )
     averaged = meta["config"]["optim"].get("ema", 0.0)
     notes = ("these are the last weights, not the averaged ones",) if averaged else ()

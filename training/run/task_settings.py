@@ -13,7 +13,18 @@ from ..clips.folder import FolderData
 from .config import Data
 from .record import newest_run
 
-__all__ = ["METHODS", "AlignTask", "AlignmentTask", "CodecTask", "DenoiseTask", "TaskSettings", "TuneTask", "UNetTask"]
+__all__ = [
+    "EXPERTS",
+    "METHODS",
+    "AlignTask",
+    "AlignmentTask",
+    "CodecTask",
+    "DenoiseTask",
+    "TaskSettings",
+    "TuneTask",
+    "UNetTask",
+    "expert_note",
+]
 
 
 class TaskSettings:
@@ -303,6 +314,7 @@ class AlignTask(AlignmentTask):
     quantise: ClassVar[Literal["no"]] = "no"
     checkpointing: ClassVar[bool] = False
     image_attention: ClassVar[bool] = True
+    expert: ClassVar[Literal[""]] = ""
 
     control: Literal["none", "blind", "wrong_masks"] = "none"
     trigger: bool = False
@@ -332,6 +344,15 @@ class AlignTask(AlignmentTask):
         return self.bundle or "mini"
 
 
+EXPERTS = {"high": "transformer", "low": "transformer_2"}
+"""By which noise levels an expert has, the part of its pipeline that it is."""
+
+
+def expert_note(expert: str) -> tuple[str, ...]:
+    """What a LoRA file says of the expert that it was trained on; () of a model with one transformer."""
+    return (f"of the expert of the {expert} noise levels ({EXPERTS[expert]})",) if expert else ()
+
+
 @dataclass(frozen=True)
 class TuneTask(AlignmentTask):
     """Align a released video transformer on a folder of clips, whose `condition` says what the widened input projection
@@ -354,6 +375,8 @@ class TuneTask(AlignmentTask):
         drop_condition: share of clips that are trained with an empty ID map or target mask.
         image_attention: Wan 2.1 I2V's cross-attention to the picture runs; the code that MATRIX's authors released has
             it off, and a LoRA that was trained so says it.
+        expert: of a model with two transformers (Wan 2.2 A14B) the one that is trained, at its own noise levels: that
+            of the "high" ones, or of the "low" ones.
     """
 
     data_settings = FolderData
@@ -375,6 +398,7 @@ class TuneTask(AlignmentTask):
     foreground: float = 0.0
     drop_condition: float = 0.0
     image_attention: bool = True
+    expert: Literal["", "high", "low"] = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -45,7 +45,7 @@ from ..run.log import Log
 from ..run.quantise import attentions_of, quantise_blocks
 from ..run.record import LORA
 from ..run.swap import BlockSwap, last_blocks, move
-from ..run.task_settings import AlignTask, TuneTask
+from ..run.task_settings import AlignTask, TuneTask, expert_note
 from .factors import alpha_of, drop_out, load_start, start_state
 from .task import Look, Task
 
@@ -226,7 +226,7 @@ class AlignmentStep(Task):
             base_channels=self.base_channels,
             layers={"v2t": task.v2t, "v2v": task.v2v},
             palette=FIXED if self.condition == "id_map" else (),
-            notes=(f"{task.method}, {at}, seed {run.seed}",),
+            notes=(f"{task.method}, {at}, seed {run.seed}", *expert_note(task.expert)),
             image_attention="" if task.image_attention else "off",
         )
 

@@ -105,14 +105,23 @@ class TimedWords(EditsAttention):
         middles = _middles(grid) / rate
         for phrase in binding.timed if binding is not None else ():
             assert phrase.time is not None
-            if phrase.time[0] > grid.pixel_frames / rate - _CLOSE:
+            if not _reaches(grid, rate, phrase.time):
+                if grid.start is not None:
+                    if not grid.start:
+                        notes.append(
+                            f"{phrase.name!r} holds {time_text(phrase.time)}, behind the clip's first segment of "
+                            f"{grid.pixel_frames / rate:.4g} s: it acts in further ones, where the pipeline makes any"
+                        )
+                    continue
                 raise ValueError(
                     f"{phrase.name!r} holds {time_text(phrase.time)}, but the clip ends after "
                     f"{grid.pixel_frames / rate:.4g} s ({grid.pixel_frames} frames at {rate:g} per second): give it a "
                     "time within the clip, or make a longer clip"
                 )
             if not _within(middles, phrase.time).any():
-                first, stop = grid.pixel_span(_nearest(middles, phrase.time, grid.pixel_frames / rate))
+                start = grid.start or 0
+                own = grid.pixel_span(_nearest(middles, phrase.time, (start + grid.pixel_frames) / rate))
+                first, stop = (start + frame for frame in own)
                 notes.append(
                     f"{phrase.name!r} holds {time_text(phrase.time)}, which is less than the model tells apart: it "
                     f"acts at {first / rate:.4g} to {stop / rate:.4g} s, one token frame"
@@ -141,8 +150,8 @@ def absence(grid: Grid, fps: float, times: Iterable[Time], fade: float) -> Tenso
     for time in times:
         start, end = time[0], math.inf if time[1] is None else time[1]
         inside = _within(middles, time)
-        if not inside.any():
-            inside[_nearest(middles, time, grid.pixel_frames / fps)] = True
+        if not inside.any() and _reaches(grid, fps, time):
+            inside[_nearest(middles, time, ((grid.start or 0) + grid.pixel_frames) / fps)] = True
         away = (start - middles).clamp(min=0) + (middles - end).clamp(min=0)
         part = (away / fade).square().clamp(max=1) if fade else torch.ones_like(away)
         gone = torch.minimum(gone, part.masked_fill(inside, 0.0))
@@ -168,8 +177,16 @@ def timed_layout(scene: CallScene, spans: Spans, guidance: TimedWords, strength:
 
 
 def _middles(grid: Grid) -> Tensor:
-    """(F,) float64: the middle of each token frame, in pixel frames."""
-    return torch.tensor([(first + stop - 1) / 2 for first, stop in grid.pixel_spans()], dtype=torch.float64)
+    """(F,) float64: the middle of each token frame, in pixel frames of the whole clip."""
+    start = grid.start or 0
+    return torch.tensor([start + (first + stop - 1) / 2 for first, stop in grid.pixel_spans()], dtype=torch.float64)
+
+
+def _reaches(grid: Grid, rate: float, time: Time) -> bool:
+    """Whether a time holds anywhere in the clip, or in this segment of it."""
+    start = (grid.start or 0) / rate
+    ended = time[1] is not None and time[1] <= start + _CLOSE
+    return not ended and time[0] <= start + grid.pixel_frames / rate - _CLOSE
 
 
 def _within(middles: Tensor, time: Time) -> Tensor:

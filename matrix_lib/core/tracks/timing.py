@@ -28,10 +28,13 @@ def time_notes(tracks: PackedTracks, grid: Grid) -> list[str]:
             f"the tracks end {used - tracks.frames} frames before the video: they have {tracks.frames} of its {used} "
             "frames, and its last token frame is known from those alone"
         ]
-    note = (
-        f"the tracks have {tracks.frames} frames; the first {used} are used. For a later clip of a chain, say which "
-        "frame it starts with (start_frame)"
-    )
+    if grid.start:
+        return []  # told of the first segment
+    note = f"the tracks have {tracks.frames} frames; the first {used} are used"
+    if grid.start is None:
+        note = f"{note}. For a later clip of a chain, say which frame it starts with (start_frame)"
+    else:
+        note = f"{note} in the clip's first segment, and those behind in further ones, where the pipeline makes any"
     if grid.fps is None or alike(tracks.fps, grid.fps):
         return [note]
     return [

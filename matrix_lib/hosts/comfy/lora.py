@@ -25,9 +25,11 @@ from torch import Tensor
 from ...backbones import REGISTRY
 from ...backbones.lora import AlignmentLoRA, Factors, Info, native_projection, swap_halves
 from ...backbones.weight_names import FAMILIES, NativeName, native_name
+from ...core.no_compile import hidden
+from .clip_latent import clip_shape
 from .dora import DoRAAdapter
 from .families import family
-from .model import backbone_of, patch_of
+from .model import backbone_of, diffusion_model, patch_of
 from .packed import check_patchable, packed, shape_of, unpacked
 from .run import PREFIX_FRAMES
 from .warn import warn
@@ -114,11 +116,6 @@ def apply_lora(
     wide = _width(model, lora, weight)
     if wide.extra:
         spec.check_widens()
-    if wide.extra and not family(spec.name).widens:
-        raise ValueError(
-            f"this LoRA reads {wide.extra} channels beside the latents (a mask condition), and the input of "
-            f"{spec.title}, whose latents are tokens, cannot be widened in this host: use a LoRA without one"
-        )
     names = [name for name in model.model_state_dict(_HEAD) if name.endswith(".weight")]
     patches, missing = _factor_patches(lora, {name: shape_of(model, name) for name in names}, place, wide)
     check_patchable(model, dict.fromkeys(key if isinstance(key, str) else key[0] for key in patches))
@@ -394,7 +391,7 @@ def _split(patch: tuple, narrow: int, full: int) -> tuple[tuple, Tensor] | None:
 def _feed(model: Any, wide: Widened) -> None:
     options = model.model_options.setdefault("transformer_options", {})
     options[KEY] = wide
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, Feed(wide))
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, Feed(wide, backbone_of(model).name))
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _split_before_loading)
 
 
@@ -408,9 +405,10 @@ def _split_before_loading(executor: Any, *args: Any, **kwargs: Any) -> Any:
 class Feed:
     """APPLY_MODEL wrapper: appends the extra channels of each conditioning, zeros where it has none."""
 
-    def __init__(self, wide: Widened) -> None:
-        self.wide = wide
+    def __init__(self, wide: Widened, backbone: str) -> None:
+        self.wide, self.family = wide, family(backbone)
         self._told = False
+        self._tokens: Tensor | None = None  # (B, N, extra), of the forward that runs
 
     def __call__(
         self,
@@ -425,6 +423,18 @@ class Feed:
     ) -> Any:
         extra = kwargs.pop(COND, None)
         options = transformer_options if transformer_options is not None else {}
+        if self.family.reads_tokens:
+            shape = clip_shape(x, kwargs.get("latent_shapes"))
+            self.family.left_out(kwargs)  # says so where tokens of the clip itself are dropped
+            made = self._extra(extra, x.new_empty(x.shape[0], *shape), 0)
+            self._tokens = made.flatten(2).transpose(1, 2)
+            place = diffusion_model(executor.class_obj).get_submodule(native_projection(self.family.spec.name))
+            handle = place.register_forward_pre_hook(hidden(self._widen))
+            try:
+                return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+            finally:
+                handle.remove()
+                self._tokens = None
         own = self.wide.base - x.shape[1]
         parts = []
         if own:
@@ -432,6 +442,14 @@ class Feed:
             parts.append(given)
         parts.append(self._extra(extra, x, int(options.get(PREFIX_FRAMES, 0))))
         return executor(x, t, torch.cat(parts, dim=1), c_crossattn, control, options, **kwargs)
+
+    def _widen(self, place: Any, args: tuple[Any, ...]) -> Any:
+        """Forward pre-hook of a projection that reads tokens. Networks drop none but those of guides, which stand
+        behind the clip and have no mask."""
+        if self._tokens is None:  # of a graph that was compiled while this wrapper was on
+            return None
+        own, kept = self._tokens, args[0].shape[1]
+        return (torch.cat([args[0], own[:, :kept].to(args[0])], -1), *args[1:])
 
     def _extra(self, extra: Tensor | None, x: Tensor, prefix_frames: int) -> Tensor:
         if extra is None:

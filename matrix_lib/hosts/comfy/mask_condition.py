@@ -17,6 +17,7 @@ from ...core.grid import Framing
 from ...core.tracks import conditions
 from ...core.tracks.palette import Colour
 from ...core.tracks.tracks import MaskTracks
+from .clip_latent import first_latent
 from .families import family
 from .lora import Widened
 from .model import backbone_of
@@ -100,19 +101,21 @@ def id_map(
 def behind_references(
     make: Callable[[Tensor], MaskCondition], model: Any, conditionings: Iterable[Any], latent: Tensor
 ) -> MaskCondition:
-    """What `make` makes of the clip's own latent frames, with zeros for the reference frames in front of them.
+    """What `make` makes of the clip's own latent frames, with zeros for references in front and guides behind.
 
     Args:
-        conditionings: of the run, which say how many references the latent holds.
-        latent: (B, C, T, H, W) that is sampled.
+        conditionings: of the run, which say how many references and guides the latent holds.
+        latent: (B, C, T, H, W) that is sampled, or the host's own of clip and sound.
 
     Raises ValueError where they do not agree.
     """
+    latent = first_latent(latent)
     conds = [more for conditioning in conditionings for _, more in conditioning]
-    front = family(backbone_of(model).name).frames_in_front(model.model, conds, _size(latent))
-    made = make(latent[:, :, front:])
-    empty = made.channels.new_zeros(*made.channels.shape[:2], front, *made.channels.shape[3:])
-    return replace(made, channels=torch.cat([empty, made.channels], 2))
+    found = family(backbone_of(model).name)
+    front, behind = found.frames_in_front(model.model, conds, _size(latent)), found.frames_behind(conds, _size(latent))
+    made = make(latent[:, :, front : latent.shape[2] - behind])
+    around = (0, 0, 0, 0, front, behind)
+    return replace(made, channels=torch.nn.functional.pad(made.channels, around))
 
 
 def check_width(made: MaskCondition, wide: Widened | None) -> None:

@@ -29,13 +29,12 @@ def sites_of(model: Any) -> list[AttentionSite]:
 def grid_of(model: Any, latent: tuple[int, int, int], prefix_frames: int = 0) -> Grid:
     """The token grid of a latent (T, H, W) in this MODEL; `prefix_frames`: latent frames that are put in front."""
     spec, stride, patch = backbone_of(model), _stride(model), patch_of(model)
-    rate = spec.rate(patch, stride)
-    return Grid.from_latent(latent, patch, spec.temporal_stride, stride, prefix_frames, rate, spec.cycle)
+    return Grid.from_latent(latent, patch, spec.temporal_stride, stride, prefix_frames, rate_of(model), spec.cycle)
 
 
 def rate_of(model: Any) -> float | None:
     """Frames per second that a MODEL makes; None where nobody says."""
-    return backbone_of(model).rate(patch_of(model), _stride(model))
+    return backbone_of(model).rate(patch_of(model), _stride(model), diffusion_model(model.model))
 
 
 def _stride(model: Any) -> int:

@@ -78,7 +78,8 @@ def recorder_of(
 
 @dataclass
 class WatchedRun:
-    """One run that has ended: what went in, what came out, and what was recorded (or why nothing was)."""
+    """One run that has ended: what went in, what came out, and what was recorded (or why nothing was). clip: what came
+    out without references in front and guides behind, as nodes cut them off; `end` where there are none."""
 
     watch: tuple[Any, ...]
     start: str
@@ -86,6 +87,12 @@ class WatchedRun:
     last_sigma: float
     capture: Capture | None
     reason: str = ""
+    clip: str = ""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the latents that it is found by."""
+        return self.end, self.clip or self.end
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +130,7 @@ class Runs:
         self._runs[key] = run
         while len(self._runs) > 1 and (len(self._runs) > self.most or self.nbytes > self.most_bytes):
             _, old = self._runs.popitem(last=False)
-            self._forgotten.append(old.end)
+            self._forgotten.extend(dict.fromkeys(old.names))
 
     def capture(self, samples: Tensor, watch: tuple[Any, ...]) -> Capture:
         """The capture of the run of this watch that made a latent, with the runs that it went on from in front.
@@ -132,7 +139,7 @@ class Runs:
         forgotten, and where nothing was recorded.
         """
         name = latent_id(first_latent(samples))
-        run = next((r for r in reversed(self._runs.values()) if (r.end, r.watch) == (name, watch)), None)
+        run = next((r for r in reversed(self._runs.values()) if name in r.names and r.watch == watch), None)
         if run is None:
             raise ValueError(self._why_not(name))
         chain = [run]
@@ -148,7 +155,7 @@ class Runs:
         return next(iter(reversed(alike or found)), None)
 
     def _why_not(self, name: str) -> str:
-        if any(run.end == name for run in self._runs.values()):
+        if any(name in run.names for run in self._runs.values()):
             return (
                 "this latent was sampled, but not with the MODEL of this watch as it is now: connect the MODEL output "
                 "of this MATRIX Watch Attention to the sampler, and the sampler's LATENT here"
@@ -187,11 +194,13 @@ class Keeper(Protocol):
 
 @dataclass
 class _Open:
-    """A run that is going on. made: what went in and out, and the noise that was left; None until it ended well."""
+    """A run that is going on. made: what went in and out, the clip alone, and the noise that was left; None until it
+    ended well."""
 
     recorder: Recorder
     kept: Keeper | None
-    made: tuple[str, str, float] | None = None
+    info: RunInfo
+    made: tuple[str, str, str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +236,7 @@ class Watch:
         def start(info: RunInfo) -> Session:
             kept = None if self.keeper is None else self.keeper()
             live = None if self.live is None else self.live()
-            run = _Open(recorder_of(self.config, info, self.expert or self.model, kept, live), kept)
+            run = _Open(recorder_of(self.config, info, self.expert or self.model, kept, live), kept, info)
             opened[:] = [run]
 
             def done() -> None:
@@ -243,19 +252,21 @@ class Watch:
             out = executor(noise, latent, sampler, sigmas, *rest, **kw)
             if run is not None and before is not None:
                 made = whole.of(out).to(dtype=comfy.model_management.intermediate_dtype())  # as the host hands it on
-                run.made = (before, latent_id(made), float(sigmas[-1]))
+                front, behind = run.info.front_frames, run.info.latent.behind
+                clip = latent_id(made[:, :, front : made.shape[2] - behind]) if front or behind else ""
+                run.made = (before, latent_id(made), clip, float(sigmas[-1]))
             return out
 
         clone = attach(model, start)
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, f"{KEY}_watch", sampled)  # inside of the run's own
         return clone
 
-    def _ended(self, run: _Open, start: str, end: str, last_sigma: float) -> WatchedRun:
+    def _ended(self, run: _Open, start: str, end: str, clip: str, last_sigma: float) -> WatchedRun:
         try:
             capture = run.recorder.result()
         except ValueError as reason:
-            return WatchedRun(self.key, start, end, last_sigma, None, str(reason))
+            return WatchedRun(self.key, start, end, last_sigma, None, str(reason), clip)
         capture.meta["notes"] = [*self.notes, *capture.meta["notes"]]
         if run.kept is not None:
             run.kept.finish(capture)
-        return WatchedRun(self.key, start, end, last_sigma, capture)
+        return WatchedRun(self.key, start, end, last_sigma, capture, clip=clip)

@@ -28,7 +28,7 @@ from ...core.tracks.tracks import MaskTracks
 from ..compiled import compiled_parts, plain
 from .attach import backbone_of
 from .batches import Branch
-from .laid_out import LaidOut, OneClip, arguments, clip_begins
+from .laid_out import LaidOut, Segment, Segments, arguments, clip_begins
 from .lora_channels import MaskChannels
 from .picture_attention import without_picture
 
@@ -132,7 +132,7 @@ class AppliedLoRA:
         self.condition = channels.condition if channels else ""
         self._net, self._spec, self._lora = net, backbone_of(net), lora
         self._ran: set[str] | None = set()
-        self._clip = OneClip(self._spec)
+        self._segments = Segments(self._spec)
         self._modules = modules
         self._handles: list[Any] = []
         for name, module in modules.items():
@@ -211,10 +211,10 @@ class AppliedLoRA:
                 f"the pipeline feeds {latents.shape[at]} channels to a transformer of {self.base}: the LoRA's "
                 f"{self.extra} cannot go behind them"
             )
-        self._clip.check(given)
         clip = laid.latents(latents)
         front = clip_begins(self._spec, given, clip.shape[2])
-        extra = self._channels.of(clip[:, :, front:], float(torch.as_tensor(given["timestep"]).max()))
+        start = (self._segments.of(given, clip.shape[2] - front) or Segment()).start
+        extra = self._channels.of(clip[:, :, front:], float(torch.as_tensor(given["timestep"]).max()), start)
         extra = nn.functional.pad(extra, (0, 0, 0, 0, front, 0))
         wide = torch.cat([latents, laid.back(extra, latents)], dim=at)
         if "hidden_states" in kwargs:

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -31,13 +32,14 @@ from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from ...instrument.capture import Capture
 from ...instrument.editing import EditRunner
+from ...instrument.joining import in_time
 from ...instrument.recorder import Recorder, RecorderConfig
 from ...instrument.session import PERTURBED, BaseObserver, Session
 from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, Timesteps, batches_of, replayed
 from .families import family
-from .laid_out import LaidOut, OneClip, arguments, clip_begins
+from .laid_out import LaidOut, Segments, arguments, clip_begins
 from .model_shape import patch_of
 
 __all__ = [
@@ -87,12 +89,11 @@ def attach(
     sites = [(module, site) for module, site in found if session.wants(site)]
     state = _State(spec, session)
 
-    clip = OneClip(spec)
+    segments = Segments(spec)
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         state.within = _waiting.perturbed
-        clip.check(arguments(module, args, kwargs))
-        state.forward = _read_forward(module, spec, args, kwargs, prefix_frames)
+        state.forward = _read_forward(module, spec, args, kwargs, segments, prefix_frames)
         on_forward(state.forward)
 
     handle = model.register_forward_pre_hook(hidden(before), with_kwargs=True)
@@ -304,23 +305,27 @@ def _call(
     )  # fmt: skip
 
 
-def _read_forward(module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: dict, prefix_frames: int = 0) -> Forward:
+def _read_forward(
+    module: nn.Module, spec: BackboneSpec, args: tuple, kwargs: dict, segments: Segments, prefix_frames: int = 0
+) -> Forward:
     given = arguments(module, args, kwargs)
     x, text = given["hidden_states"], given["encoder_hidden_states"]
     config: Any = module.config
-    patch, stride = patch_of(config), spec.spatial_stride
+    patch, stride = patch_of(config), spec.stride(config.get("out_channels"))
     found = family(spec.name)
     packed = found.packed(given)
     t, h, w = LaidOut.of(spec, module, args, kwargs).latents(x).shape[2:] if packed is None else packed.latent
-    rate, front = found.rate(given) or spec.rate(patch, stride), clip_begins(spec, given, t)
+    rate, front = found.rate(given) or spec.rate(patch, stride, module), clip_begins(spec, given, t)
     clip = (t - prefix_frames - front, h, w)
     grid = Grid.from_latent(clip, patch, spec.temporal_stride, stride, prefix_frames, rate, spec.cycle)
+    if (segment := segments.of(given, clip[0])) is not None:
+        grid = replace(grid, start=segment.start)
     found.check(given)
     time, skipped, starts = found.time(given), found.skipped(given), found.text_starts(given)
     before = front // patch[0] * grid.frame_size
     lead, rows = (0, text.shape[1]) if packed is None else (packed.first, packed.text)
     before = before if packed is None else packed.between
-    return Forward(grid, rows, x.shape[0], time, skipped, starts, before, spec.adds_noise, lead)
+    return Forward(grid, rows, x.shape[0], time, skipped, starts, before, spec.adds_noise, lead, segment)
 
 
 class Watch(BaseObserver):
@@ -341,6 +346,7 @@ class Watch(BaseObserver):
         self._batches, self._make = Batches(bindings, tracks, timesteps, branches, asked), recorder
         self._config, self._backbone, self._sites = config, backbone, sites
         self._recorder: Recorder | None = None
+        self._segments: list[tuple[Recorder, int]] = []  # of a long clip, and token frames that the one before has, too
         self.forwards = 0
 
     # Session observer: delegates to the recorder, which exists from the first forward on.
@@ -357,20 +363,32 @@ class Watch(BaseObserver):
             self._recorder.settle(site, whole)
 
     def begin(self, forward: Forward) -> None:
-        if self._recorder is None:
-            sigmas = list(self._batches.timesteps()) or [forward.timestep]
-            streams = len(self._batches.bindings)
-            self._recorder = self._make(self._config, self._backbone, self._sites, forward.grid, sigmas, streams)
+        before = self._batches.start
         self._batches.begin(forward)
+        if self._recorder is None or self._batches.start != before:
+            self._open(forward)
         if self._batches.runs > 1:
             raise ValueError(
                 "another run has begun inside one `watch`, and a capture is of one: open a `watch` for each"
             )
         self.forwards += replayed() is None
 
+    def _open(self, forward: Forward) -> None:
+        """A recorder of a run, or of a segment of a long clip, whose pinned points are followed in the first one."""
+        config, sigmas = self._config, list(self._batches.timesteps()) or [forward.timestep]
+        if self._segments and config.points:
+            config = replace(config, points=(), v2t=config.v2t or not config.v2v)
+        streams = len(self._batches.bindings)
+        self._recorder = self._make(config, self._backbone, self._sites, forward.grid, sigmas, streams)
+        if self._batches.untracked:
+            self._recorder.note(self._batches.untracked)
+        taken = sum(stop <= forward.segment.taken for _, stop in forward.grid.pixel_spans())
+        self._segments.append((self._recorder, taken))
+
     @property
     def recorder(self) -> Recorder:
-        """The recorder itself. Raises ValueError when the transformer did not run inside the context."""
+        """The recorder itself, of a clip in several segments that of the last one. Raises ValueError when the
+        transformer did not run inside the context."""
         if self._recorder is None:
             raise ValueError("nothing was recorded: the transformer did not run inside the `with` block")
         return self._recorder
@@ -382,7 +400,11 @@ class Watch(BaseObserver):
 
     def capture(self) -> Capture:
         """What was recorded. Raises ValueError when the transformer did not run inside the context."""
-        capture = self.recorder.result()
+        parts, taken = [], []
+        for recorder, overlap in self._segments or [(self.recorder, 0)]:
+            parts.append(recorder.result())
+            taken.append(overlap)
+        capture = parts[0] if len(parts) == 1 else in_time(parts, taken, self._config.kinds)
         capture.meta["timesteps"] = self._batches.seen
         return capture
 

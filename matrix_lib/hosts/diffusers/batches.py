@@ -14,8 +14,9 @@ from ...core.sites import BatchRow
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from .framing import frame_tracks, tell_unknown
+from .laid_out import Segment
 
-__all__ = ["Batches", "Branch", "Forward", "Timesteps", "batches_of", "replayed", "replaying"]
+__all__ = ["Batches", "Branch", "Forward", "Timesteps", "batches_of", "part_of", "replayed", "replaying"]
 
 Branch = Literal["cond", "uncond"]
 
@@ -48,7 +49,7 @@ class Forward:
     skipped: layers whose attention to the video it leaves out. text_starts: for each row of the batch how many tokens
     of a joint sequence stand between the clip and the prompt behind it; () for none. front: tokens of references in
     front of the clip, which `grid` does not count. lead: tokens in front of the prompt. rounded: the timestep may be
-    that of several steps, so a scheduler knows better.
+    that of several steps, so a scheduler knows better. segment: of a long clip; None where a clip is made in one.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class Forward:
         front: int = 0,
         rounded: bool = False,
         lead: int = 0,
+        segment: Segment | None = None,
     ) -> None:
         self.grid, self.text, self.batch, self.timestep, self.skipped = grid, text, batch, timestep, skipped
         self.text_starts, self.front, self.rounded, self.lead = text_starts, front, rounded, lead
+        self.segment = segment or Segment()
         self.rows: tuple[BatchRow, ...] = ()
         self.step = 0
 
@@ -93,7 +96,8 @@ class Batches:
 
     seen: timesteps of the run so far. runs: how many have begun; a run never comes back to a timestep that it has left.
     timesteps: those of the run, known from its first forward on. branches: guidance branches in batch order, None
-    follows the pipelines' habit. asked: whose way of fitting pictures the tracks follow; None: it was said.
+    follows the pipelines' habit. asked: whose way of fitting pictures the tracks follow; None: it was said. start: the
+    pixel frame that the segment of a long clip begins with; `tracks` are of the whole clip, and rows get their part.
     """
 
     def __init__(
@@ -108,13 +112,18 @@ class Batches:
         self._branches = branches
         self.seen: list[float] = []
         self.runs = 0
+        self.start = 0
+        self._parts = self.tracks
         self._calls_at = 0
         self._asked = asked
 
     def begin(self, forward: Forward) -> None:
         """Fills in the forward's step and rows."""
         again = replayed()
-        if again is None and self._begins(forward.timestep):
+        if forward.segment.start != self.start:
+            self.seen, self.start = [], forward.segment.start
+            self._parts = tuple(part_of(tracks, self.start) for tracks in self.tracks)
+        elif again is None and self._begins(forward.timestep):
             self.seen, self.runs = [], self.runs + 1
         if not self.seen and self._asked is not None:
             for tracks in filter(None, self.tracks):
@@ -128,6 +137,17 @@ class Batches:
         forward.step = len(self.seen) - 1
         forward.rows = self._rows(forward)
         self._calls_at += 1
+
+    @property
+    def untracked(self) -> str:
+        """A sentence where the tracks of a prompt end before this segment; "" where none does."""
+        ended = [whole for whole, part in zip(self.tracks, self._parts) if whole is not None and part is None]
+        if not ended:
+            return ""
+        return (
+            f"the tracks end before frame {self.start} of the clip, with which a further segment begins: they have "
+            f"{ended[0].frames} frames. From there on nothing is followed, and nothing is steered by them"
+        )
 
     def _begins(self, timestep: float) -> bool:
         """Whether a run begins with a forward at this timestep."""
@@ -157,12 +177,17 @@ class Batches:
                 at = place // samples
                 key = (at, place % samples)
                 if branch == "cond":
-                    rows.append(BatchRow("cond", key, self.bindings[at], self.tracks[at]))
+                    rows.append(BatchRow("cond", key, self.bindings[at], self._parts[at]))
                 else:
                     said = self.bindings[at]
                     filled = said.captions[0].start if said is not None and said.captions else 0
-                    rows.append(BatchRow("uncond", key, None, self.tracks[at], filled))
+                    rows.append(BatchRow("uncond", key, None, self._parts[at], filled))
         return tuple(rows)
+
+
+def part_of(tracks: MaskTracks | None, start: int) -> MaskTracks | None:
+    """What the segment of a clip that begins with frame `start` sees of tracks of the whole clip; None: nothing."""
+    return None if tracks is None or start >= tracks.frames else tracks.starting(start)
 
 
 def batches_of(

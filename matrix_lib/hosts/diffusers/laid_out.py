@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from ...backbones import BackboneSpec
 from .families import family
 
-__all__ = ["LaidOut", "OneClip", "arguments", "clip_begins", "output_of", "with_output"]
+__all__ = ["LaidOut", "Segment", "Segments", "arguments", "clip_begins", "output_of", "with_output"]
 
 
 def arguments(net: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,21 +91,39 @@ def clip_begins(spec: BackboneSpec, given: Mapping[str, Any], frames: int) -> in
     return front
 
 
-class OneClip:
-    """Holds all calls of a transformer to the clip of the first one."""
+class Segment(NamedTuple):
+    """Which part of a long clip a call makes. start: the pixel frame of the clip that it begins with. taken: how many
+    of its first pixel frames the segment before has made; 0 in the first one."""
+
+    start: int = 0
+    taken: int = 0
+
+
+class Segments:
+    """Follows the calls of a transformer through the clip that its pipeline makes, segment after segment."""
 
     def __init__(self, spec: BackboneSpec) -> None:
         self.spec = spec
-        self._first: tuple[Tensor, ...] | None = None
+        self._marks: tuple[Tensor, ...] | None = None
+        self._now, self._end = Segment(), 0
 
-    def check(self, given: Mapping[str, Any]) -> None:
-        """Raises ValueError where a call, by what it is given, makes another segment of a long clip."""
-        marks = family(self.spec.name).segment(given)
-        if self._first is None:
-            self._first = tuple(mark.detach().clone() for mark in marks)
-        if len(marks) != len(self._first) or not all(torch.equal(a, b) for a, b in zip(self._first, marks)):
-            raise ValueError(
-                f"the {self.spec.title} pipeline has begun another segment of its clip, and tracks, maps and steering "
-                "are of one: give it videos of at most segment_frame_length frames, and for each clip open watch or "
-                "steer anew"
-            )
+    def of(self, given: Mapping[str, Any], frames: int) -> Segment | None:
+        """The segment of a call, by what it is given; None in families that sample none. frames: latent frames of it.
+
+        Raises ValueError where the call is of another clip, or does not tell where in the clip it is.
+        """
+        found = family(self.spec.name)
+        marks, before = found.segment(given), self._marks
+        same = before is not None and len(marks) == len(before) and all(map(torch.equal, before, marks))
+        if before is not None and not same:
+            taken = found.taken(given)
+            if not taken:
+                raise ValueError(
+                    f"the {self.spec.title} pipeline has begun another clip, and tracks, maps and steering are of one: "
+                    "for each clip open watch or steer anew"
+                )
+            self._now = Segment(self._end - taken, taken)
+        if not same:
+            self._marks = tuple(mark.detach().clone() for mark in marks)
+            self._end = self._now.start + (frames - 1) * self.spec.temporal_stride + 1
+        return self._now if marks else None

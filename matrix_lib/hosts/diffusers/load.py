@@ -47,8 +47,9 @@ class Model:
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
         """The token grid of a clip of this many pixels."""
-        spec, patch = backbone_of(self.pipeline.transformer), patch_of(self.pipeline.transformer.config)
-        stride = spec.spatial_stride
+        config = self.pipeline.transformer.config
+        spec, patch = backbone_of(self.pipeline.transformer), patch_of(config)
+        stride = spec.stride(getattr(config, "out_channels", None))
         latent = ((frames - 1) // spec.temporal_stride + 1, height // stride, width // stride)
         return Grid.from_latent(latent, patch, spec.temporal_stride, stride)
 

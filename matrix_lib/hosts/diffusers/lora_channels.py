@@ -17,7 +17,7 @@ from ...core.grid import Fit, Framing, Grid
 from ...core.tracks import conditions
 from ...core.tracks.tracks import MaskTracks
 from .attach import backbone_of
-from .batches import Branch, Forward, batches_of
+from .batches import Branch, Forward, batches_of, part_of
 from .framing import tell_unknown
 from .latents import masked, padded
 from .model_shape import Condition, ModelShape, patch_of
@@ -84,14 +84,17 @@ class MaskChannels:
         self.tracks = [each for each in self.batches.tracks if each is not None]
         self._asked = None if fit else model
         self.pictures: list[Tensor] = []
-        self._made: tuple[tuple[int, int, int], Tensor] | None = None
+        self._made: tuple[tuple[int, ...], Tensor] | None = None
 
-    def of(self, hidden: Tensor, timestep: float) -> Tensor:
-        """(B, E, T, h, w) beside latents (B, C, T, h, w), in their dtype and on their device."""
+    def of(self, hidden: Tensor, timestep: float, start: int = 0) -> Tensor:
+        """(B, E, T, h, w) beside latents (B, C, T, h, w), in their dtype and on their device.
+
+        start: the pixel frame of the clip that these latents begin with. Raises ValueError where no tracks are of it.
+        """
         latent = tuple(hidden.shape[2:])
-        if self._made is None or self._made[0] != latent:
-            made = torch.stack([self._one(place, latent) for place in range(len(self.tracks))])
-            self._made = latent, made.to(hidden)
+        if self._made is None or self._made[0] != (*latent, start):
+            made = torch.stack([self._one(place, latent, start) for place in range(len(self.tracks))])
+            self._made = (*latent, start), made.to(hidden)
         made = self._made[1].to(hidden)
         if len(made) == 1:
             return made.expand(len(hidden), -1, -1, -1, -1)
@@ -100,9 +103,20 @@ class MaskChannels:
         self.batches.begin(forward)
         return made[[row.key[0] for row in forward.rows]]  # type: ignore[index]
 
-    def _one(self, place: int, latent: tuple[int, int, int]) -> Tensor:
+    def _one(self, place: int, latent: tuple[int, int, int], start: int) -> Tensor:
         """(E, T, h, w) float32 of one prompt's tracks; keeps the picture that it was made of."""
-        tracks, stride = self.tracks[place], self.shape.spatial_stride
+        whole, stride = self.tracks[place], self.shape.spatial_stride
+        tracks = part_of(whole, start)
+        if tracks is None:
+            raise ValueError(
+                f"a further segment of the clip begins with frame {start}, whose masks this LoRA reads, and the tracks "
+                f"have {whole.frames} frames: give it tracks of the whole clip"
+            )
+        if start and self.grey is not None:
+            raise ValueError(
+                f"a further segment of the clip begins with frame {start}, and a grey mask is of the first frame "
+                "alone: leave `mask` out, or give the pipeline videos of at most one segment"
+            )
         size = latent[1] * stride, latent[2] * stride
         if self._asked is not None:
             tell_unknown(self._asked, tracks, size)
@@ -123,7 +137,7 @@ def _shape(model: Any, net: nn.Module) -> ModelShape:
     spec, config = backbone_of(net), net.config
     strides = [
         int(getattr(model, f"vae_scale_factor_{name}", None) or own)
-        for name, own in (("temporal", spec.temporal_stride), ("spatial", spec.spatial_stride))
+        for name, own in (("temporal", spec.temporal_stride), ("spatial", spec.stride(config.get("out_channels"))))
     ]
     channels = int(getattr(config, "out_channels", None) or 16)
     return replace(ModelShape(spec.name, "", patch_of(config), *strides), channels=channels)  # type: ignore[arg-type]

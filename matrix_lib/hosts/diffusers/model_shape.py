@@ -48,6 +48,9 @@ class ModelShape:
         spec.check_modular("training and scoring")
         if re.search(spec.image_pipelines, pipeline):
             image = spec.first_frame[transformer.get("image_condition_type") or ""]
+            taken = transformer.get("in_channels")
+            if image == "masked" and taken is not None and taken == transformer.get("out_channels"):
+                image = "replace"  # it has no channels for a picture: Wan 2.2 5B
         fixed = None
         if transformer.get("use_learned_positional_embeddings"):
             sides = (transformer["sample_height"] * 8, transformer["sample_width"] * 8)
@@ -55,7 +58,7 @@ class ModelShape:
         channels = vae.get("z_dim") or vae.get("latent_channels") or spec.latent_channels
         width = transformer.get("image_dim") or transformer.get("image_embed_dim")
         words = bool(image) and spec.image_beside and width is not None
-        strides = (spec.temporal_stride, spec.spatial_stride)
+        strides = (spec.temporal_stride, spec.stride(channels))
         return cls(spec.name, image, patch_of(transformer), *strides, channels, fixed, spec.text_tokens, words)
 
     @classmethod

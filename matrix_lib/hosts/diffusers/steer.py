@@ -92,7 +92,7 @@ def steer(
         each.check_text(spec.title, trouble)
     follow = [[] if each is None else [each] for each in batches.tracks]
     references = [reference] if isinstance(reference, Tensor) else list(reference or ())
-    strides = (spec.temporal_stride, spec.spatial_stride)
+    strides = (spec.temporal_stride, spec.stride(getattr(transformer, "config", {}).get("out_channels")))
     acting: list[Any] = []
     for place, each in enumerate(every):
         run = SteeredRun(
@@ -171,16 +171,19 @@ class _Editing:
         self._moves: dict[Hashable, Tensor] = {}
 
     def begin(self, forward: Forward) -> None:
-        before = self.batches.runs, len(self.batches.seen)
+        before = self.batches.runs, self.batches.start, len(self.batches.seen)
         self.batches.begin(forward)
         self._forward = forward
-        if (self.batches.runs, len(self.batches.seen)) != before or replayed() == 0:
+        if (self.batches.runs, self.batches.start, len(self.batches.seen)) != before or replayed() == 0:
             self._moves.clear()
-        if self.batches.runs != before[0]:
+        if (self.batches.runs, self.batches.start) != before[:2]:
             part = _part(list(self.batches.timesteps()), forward.timestep)
             for editor in self.editors:
+                editor.finished()  # what it knows of the segment before
                 editor.grid = forward.grid
                 editor.begin(part)
+                if self.batches.untracked and editor.guidance.needs_tracks:
+                    editor.note(self.batches.untracked)
 
     def second_predictions(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Forward hook. Branches that come in calls of their own: the conditional one comes first, as in pipelines."""

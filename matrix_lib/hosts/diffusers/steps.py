@@ -28,7 +28,7 @@ from ...instrument.steps import StepHook
 from .attach import backbone_of, perturbed
 from .batches import replayed, replaying
 from .families import family
-from .laid_out import LaidOut, OneClip, arguments, clip_begins, output_of
+from .laid_out import LaidOut, Segment, Segments, arguments, clip_begins, output_of
 from .schedules import Noise, noise_at, steps_of
 
 __all__ = ["Call", "CfgReplay", "OutputContext", "acting_before_steps", "nets_of"]
@@ -226,7 +226,7 @@ class _Steps:
         self.asking = [hook for hook in hooks if hook.asks_model]
         self.calls: list[Call] = []
         self.lead = [hook.prefix_frames for hook in hooks]
-        self._clip = OneClip(spec)
+        self._segments, self._segment = Segments(spec), Segment()
         self._front = 0
         self._before: Noise | None = None
         self._fresh = True
@@ -235,10 +235,14 @@ class _Steps:
         """Forward hook of the transformers."""
         if replayed() is None:
             given = arguments(net, args, kwargs)
-            self._clip.check(given)
             call = Call(net, args, kwargs, output_of(output))
             latents = LaidOut.of(self.spec, net, args, kwargs).latents(call.hidden)
             self._front = clip_begins(self.spec, given, latents.shape[2])
+            now = self._segments.of(given, latents.shape[2] - self._front) or Segment()
+            if now != self._segment:
+                self._segment = now
+                for hook in self.hooks:
+                    hook.follow(now.start)
             self.calls.append(call)
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from support_attention import Explicit, Watcher, make_binding, make_tracks
-from support_ltx import given
+from support_ltx import given, native_vae
 from support_native import LTX_LATENT, conditioning, native_model, pixels, sample, text_rows
 from support_steering import lib, models
 
@@ -122,6 +122,42 @@ def test_what_acts_before_steps_moves_the_clip_alone(lib, models, family):
         assert not changed[size.numel() :].any(), guide
 
 
+@pytest.mark.parametrize("family", ["ltx", "ltx2"])
+def test_masks_of_a_widened_input_are_the_clips_alone(lib, models, family):
+    """With guides behind the clip, of which one leaves gaps, and sound beside it: what the further channel adds to
+    each token is its place of the mask times its column, and nothing in guides."""
+    from functools import partial
+
+    from matrix_lib.backbones.lora import AlignmentLoRA
+    from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
+    from matrix_lib.hosts.comfy.mask_condition import behind_references, target_mask
+
+    run, model = given(family, words(lib, family), **KINDS["weak spread guide and another"]), models(family)
+    place = model.model.diffusion_model.patchify_proj
+    column = torch.randn(len(place.weight), 1, generator=torch.Generator().manual_seed(2))
+    wide = {"weight": torch.cat([place.weight.clone(), column], 1), "bias": place.bias.clone()}
+    patched, _ = apply_lora(model, AlignmentLoRA(family, {}, wide))
+    tracks = run.positive[0][1][lib.TRACKS]
+    make = partial(target_mask, tracks, ("van",), stride=32)
+    made = behind_references(make, patched, (run.positive, run.negative), run.latent)
+    assert made.channels.shape == (1, 1, LTX_LATENT[0] + 2, *LTX_LATENT[1:])
+    both = [add_extra(side, made.channels) for side in (run.positive, run.negative)]
+    seen = []
+    hook = place.register_forward_hook(lambda module, args, out: seen.append(out.clone()))
+    sample(model, *run, steps=1, **run.options)
+    sample(patched, *both, run.latent, steps=1, **run.options)
+    hook.remove()
+    assert not place._forward_pre_hooks
+    plain, masked = seen[0], seen[-1]
+    clip = made.channels[0, 0, : LTX_LATENT[0]].flatten()
+    assert 0 < clip.sum() < LTX_LATENT[1] * LTX_LATENT[2]
+    mask = torch.cat([clip, torch.zeros(plain.shape[1] - len(clip))])
+    torch.testing.assert_close((masked - plain)[0], mask[:, None] * column[:, 0], rtol=1e-4, atol=1e-4)
+    short = [add_extra(side, made.channels[:, :, :3]) for side in (run.positive, run.negative)]
+    with pytest.raises(ValueError, match="the mask condition was made for a latent of"):
+        sample(patched, *short, run.latent, steps=1, **run.options)
+
+
 def test_conditionings_that_count_guides_differently_are_refused(lib, models):
     run = given("ltx", words(lib, "ltx"), guides=2)
     other = given("ltx", words(lib, "ltx"), guides=1)
@@ -155,24 +191,86 @@ def test_prompts_of_lengths_that_divide_the_registers_are_no_copies(lib, models)
     assert not torch.equal(kept[16], kept[21])
 
 
-def test_a_watched_run_is_found_by_its_clip(lib, models, comfy):
-    """Whether the LATENT is the sampler's own, of clip and sound, or the clip that was taken out of it."""
-    import comfy.sample
+def test_words_of_gemma_are_the_keys_that_they_are_bound_to(lib, comfy):
+    """From the prompt to the block: the host's Gemma 3 reads it with its own tokenizer class (around a vocabulary that
+    was trained here), and where nothing mixes rows another word changes the keys of its phrase and no others."""
+    from support_words import make_clip, only_embeddings
 
+    from matrix_lib.hosts.comfy.prompts import bind_prompt, encode
+
+    clip, model = only_embeddings(make_clip("gemma3")), native_model("ltx2", layers=1)
+    for block in model.model.diffusion_model.video_embeddings_connector.transformer_1d_blocks:
+        for last in (block.attn1.to_out[0], block.ff.net[2]):
+            for name in ("weight", "bias"):
+                setattr(last, name, torch.nn.Parameter(torch.zeros(getattr(last, name).shape), requires_grad=False))
+    keys, bindings = [], []
+    for word in ("red", "old"):
+        read, binding = bind_prompt(clip, f"at noon; a {word} cup, and the van", f"a: a {word} cup\nb: the van")
+        ((rows, more),) = encode(clip, read)
+        seen = Keys()
+        watched = lib.attach(model, lambda info, seen=seen: lib.Session([seen]))
+        sample(watched, *given("ltx2", [[rows.clone(), {**more, lib.BINDING: binding}]]), steps=1)
+        keys.append(seen.keys)
+        bindings.append(binding)
+    own, other = (each.phrase("a").rows for each in bindings)
+    assert own == other
+    assert keys[0].shape[1] == 1024
+    differs = (keys[0] - keys[1]).abs().amax((0, 2)).nonzero().flatten().tolist()
+    assert differs
+    assert set(differs) < set(own)
+
+
+@pytest.mark.parametrize(("family", "guides"), [("ltx", 0), ("ltx2", 2)])
+def test_whatever_takes_the_clip_apart_and_decodes_it(lib, models, family, guides):
+    """The run is found by the sampler's own latent, without its sound, and without its guides; frames that the host
+    decodes of any of these, in one piece or in tiles, lie under the heat of their own token frames."""
+    import comfy.sample
+    import numpy as np
+    from comfy_extras.nodes_lt import LTXVCropGuides, LTXVSeparateAVLatent
+
+    import nodes
+    from matrix_lib.draw.capture import Choice, Look, attention_pictures
     from matrix_lib.hosts.comfy.watching import RUNS, Watch
 
     RUNS.clear()
-    run = given("ltx2", words(lib, "ltx2"), guides=1)
+    run = given(family, words(lib, family), guides=guides)
     watch = Watch(lib.RecorderConfig(), "", "m")
     with torch.inference_mode():
         noise = comfy.sample.prepare_noise(run.latent, 3)
         out = comfy.sample.sample(
-            watch.attach(models("ltx2")), noise, 1, 6.0, "euler", "simple", *run, denoise=1.0, disable_pbar=True,
+            watch.attach(models(family)), noise, 1, 6.0, "euler", "simple", *run, denoise=1.0, disable_pbar=True,
             seed=3, noise_mask=run.mask,
         )  # fmt: skip
-    one, two = RUNS.capture(out, watch.key), RUNS.capture(out.unbind()[0], watch.key)
-    assert one is two
-    assert one.streams[0].grid.shape == LTX_LATENT
+        clip = {"samples": out}
+        if family == "ltx2":
+            clip, sound = LTXVSeparateAVLatent.execute(clip).result
+            assert sound["samples"].shape[2] == 7
+        cut = LTXVCropGuides.execute(run.positive, run.negative, clip).result[2]
+        capture = RUNS.capture(out, watch.key)
+        assert all(RUNS.capture(each["samples"], watch.key) is capture for each in (clip, cut))
+        with pytest.raises(ValueError, match="something changed it behind the sampler"):
+            RUNS.capture(cut["samples"] + 1, watch.key)
+        vae, tiles = native_vae(), (64, 16, 16, 8)
+        plain, whole = nodes.VAEDecode(), nodes.VAEDecodeTiled()
+        decoded = [plain.decode(vae, {"samples": out})[0], whole.decode(vae, clip, *tiles)[0]]
+        decoded += [plain.decode(vae, cut)[0], whole.decode(vae, cut, *tiles)[0]]
+    assert [len(frames) for frames in decoded] == [17 + 8 * guides] * 2 + [17] * 2
+    assert not torch.equal(decoded[2], decoded[3])  # tiles were blended
+    grid, tracks = capture.stream().grid, run.positive[0][1][lib.TRACKS]
+    assert grid.shape == LTX_LATENT
+
+    def drawn(frames, tracks=None):
+        pictures = attention_pictures(capture, Choice(names="van", layers="1"), frames, tracks, Look(width=96))[2]
+        return [np.asarray(each)[:64] for each in pictures]  # without the legend, which counts them
+
+    for frames in decoded[:2] if guides else decoded[3:]:
+        pictures = drawn(frames)
+        assert len(pictures) == 17
+        for frame, moment in ((0, 0), (8, 1), (9, 2)):
+            assert np.array_equal(pictures[frame], drawn(frames[frame : frame + 1])[moment]), frame
+    outlined = drawn(frames, tracks)
+    assert not np.array_equal(outlined, pictures)
+    assert np.array_equal(outlined, drawn(frames[:17], tracks))
 
 
 def test_networks_are_told_apart(lib, comfy):
@@ -183,6 +281,17 @@ def test_networks_are_told_apart(lib, comfy):
         assert backbone_of(model).name == name
         grid = grid_of(model, (3, 4, 6))
         assert (grid.shape, grid.frame_pixels, grid.pixel_frames) == ((3, 4, 6), (128, 192), 17)
+
+
+class Keys(Watcher):
+    """Keys (H, N, D) of the prompt in the first attention to words."""
+
+    def wants(self, site):
+        return site.kind == "cross"
+
+    def observe(self, call, lse):
+        row = [each.branch for each in call.rows].index("cond")
+        self.keys = call.k[row].clone()
 
 
 class Listening(Watcher):

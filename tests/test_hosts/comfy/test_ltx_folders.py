@@ -117,6 +117,38 @@ def test_latents_are_the_pipelines(pair: Pair) -> None:
             assert relative(both[1], sound) < 1e-3, grid
 
 
+def test_a_mask_condition_does_the_same_in_both_hosts(pair: Pair) -> None:
+    """A target mask as a further channel of the tokens, and a projection whose own columns have changed as well."""
+    from matrix_lib.backbones.lora import AlignmentLoRA
+    from matrix_lib.core.tracks.tracks import MaskTracks
+    from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
+    from matrix_lib.hosts.comfy.mask_condition import behind_references, target_mask
+    from matrix_lib.hosts.diffusers.apply_lora import apply
+
+    frames, height, width = GRIDS[0]
+    tracks = MaskTracks.from_boxes({"mug": {0: (16, 8, 70, 60)}}, frames, height, width)
+    place = pair.pipe.transformer.proj_in
+    weight = torch.cat([place.weight.detach(), torch.zeros(len(place.weight), 1)], 1)
+    weight = weight + noise((len(weight), 129), 3, 0.3)
+    lora = AlignmentLoRA("ltx" if pair.version == "0.9" else "ltx2", {}, {"weight": weight, "bias": place.bias + 0.1})
+    plain, _, conds = pair.pipeline(*GRIDS[0])
+    with apply(pair.pipe, lora, tracks) as applied:
+        assert (applied.base, applied.extra, applied.condition) == (128, 1, "target_mask")
+        wanted = pair.pipeline(*GRIDS[0])[0]
+    assert torch.equal(pair.pipeline(*GRIDS[0])[0], plain)
+    model, report = apply_lora(pair.model, lora)
+    assert report.widened is not None
+    made = behind_references(
+        lambda clip: target_mask(tracks, ("mug",), clip, 32), model, conds, pair.noise(*GRIDS[0])[0]
+    )
+    clips = []
+    for given in ([add_extra(each, made.channels) for each in conds], conds):  # the second have no mask
+        got = pair.host(model, given, *GRIDS[0])
+        clips.append(got if pair.version == "0.9" else got.unbind()[0])
+    assert relative(clips[0], wanted) < 1e-3
+    assert relative(clips[1], wanted) > 1e-2
+
+
 def test_a_lora_does_the_same_in_both_hosts(pair: Pair, tmp_path: Path) -> None:
     """In every format that is written, and with the names that trainers of LTX write."""
     from safetensors.torch import load_file, save_file

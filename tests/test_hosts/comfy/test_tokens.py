@@ -6,13 +6,13 @@ block's queries change, in the attention calls that really run.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from support_attention import make_binding, make_tracks
 from support_native import conditioning, latent, native_model, text_rows
-from support_wan import CASES, RECIPES, SIZE, Setup, configs, setup, wan_model
+from support_wan import CASES, RECIPES, SIZE, Setup, configs, picture, setup, wan_model, wan_vae
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -245,6 +245,21 @@ def test_wan(name, recipe, cfg):
     agrees(made, cfg, stride=stride, together=1 if recipe.alone else 100)
 
 
+def test_a_further_segment_of_animate_reads_its_own_part_of_the_tracks():
+    """It starts with the offset that the node before gave, less the frames that it continues, as its poses do."""
+    from matrix_lib.core.tracks import tracks
+
+    first = next(each for each in RECIPES["WAN22_Animate"] if each.label == "further")
+    given = {**first.given, "pose_video": 13, "video_frame_offset": 9}  # 9 frames are made, and 5 of them continued
+    whole = make_tracks(tracks, 13, SIZE["height"], SIZE["width"])
+    positive, negative = bound(whole.starting(9 - 5), 24, 1)
+    made = setup("WAN22_Animate", replace(first, given=given), positive, negative)
+    with torch.inference_mode():
+        poses = wan_vae().encode(picture(13)[9 - 5 :])
+    torch.testing.assert_close(made.positive[0][1]["pose_video_latent"], poses)
+    agrees(made, 1.0)
+
+
 OTHERS = [(family, False, cfg) for family in ("cogvideox", "cogvideox15", "hunyuan") for cfg in (1.0, 6.0)]
 
 
@@ -283,10 +298,13 @@ def networks():
 
 def test_every_network_of_the_host_is_measured_here_or_refused_by_name(comfy):
     from matrix_lib.hosts.comfy import attach
+    from matrix_lib.hosts.comfy.model import rate_of
 
+    rates = {"WAN22_Animate": 30, "WAN22_WanDancer": 30, "WAN21_HuMo": 25, "WAN22_T2V": 24}  # this is 5B
     measured = set()
     for name in configs():
         model = wan_model(name)
+        assert rate_of(model) == rates.get(name, 16), name
         network = type(model.model.diffusion_model).__name__
         if name in RECIPES:
             measured.add(network)
@@ -340,8 +358,6 @@ def sampled(made, cfg=6.0):
 
 
 def test_conditionings_that_disagree_about_the_reference_are_refused():
-    from dataclasses import replace
-
     made = vace()
     (words, more), *_ = made.negative
     (frames,), (mask,) = more["vace_frames"], more["vace_mask"]

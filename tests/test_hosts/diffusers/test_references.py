@@ -1,14 +1,15 @@
 """Latent frames in front of the clip, Wan Animate's reference and VACE's: tracks, maps and steering are of the clip's
-own frames. Animate's segments and what it cannot do."""
+own frames. Animate's segments, and what they cannot do."""
 
 import itertools
 
 import diffusers
 import pytest
 import torch
-from support_attention import make_binding
+from PIL import Image
+from support_attention import make_binding, make_tracks
 from support_diffusers import FACE, LAT, build, forward
-from support_models import randomize, spiece_model
+from support_models import make_wan, randomize, spiece_model
 from support_pipelines import FRAMES, TRACKS, H, Pipe, W, picture, video
 
 from matrix_lib import apply_lora
@@ -17,6 +18,8 @@ from matrix_lib.core.guidance.dual_clock import DualClockDenoising
 from matrix_lib.core.guidance.gradient import GradientGuidance
 from matrix_lib.core.guidance.intrinsic import IntrinsicDenoising
 from matrix_lib.core.guidance.region_bias import RegionBias
+from matrix_lib.core.guidance.timed_words import TimedWords
+from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.hosts.diffusers.attach import watch
@@ -110,6 +113,50 @@ def test_references_are_left_to_the_sampler(pipes, family, way):
         assert 0.8 < float(((x - (1 - sigma) * LATENT) / sigma).std()) < 1.2
 
 
+def test_a_latent_element_of_wan_22_5b_is_16_pixels_wide():
+    net = diffusers.WanTransformer3DModel(
+        num_attention_heads=1, attention_head_dim=12, in_channels=48, out_channels=48, text_dim=16, freq_dim=16,
+        ffn_dim=16, num_layers=1,
+    )  # fmt: skip
+    latents, times = torch.randn(1, 48, 2, 4, 6), torch.tensor([500])
+    with torch.no_grad(), watch(net, WORDS, points="95,60") as seen:
+        net(hidden_states=latents, timestep=times, encoder_hidden_states=torch.randn(1, 512, 16))
+    (stream,) = seen.capture().streams
+    assert (stream.grid.shape, stream.grid.frame_pixels, stream.grid.fps) == ((2, 2, 3), (64, 96), 24)
+    assert list(stream.get("v2v").points.values()) == [(0, 1, 2)]
+
+
+def test_the_first_frame_of_wan_22_5b_is_left_to_its_pipeline(tmp_path):
+    """Its tokens go in clean, whatever moves the rest of the latent before a step."""
+    folder = make_wan(tmp_path, i2v=True, version="5b", text_encoder=False)
+    net, vae = (kind.from_pretrained(folder / part) for kind, part in (
+        (diffusers.WanTransformer3DModel, "transformer"), (diffusers.AutoencoderKLWan, "vae")))  # fmt: skip
+    pipe = diffusers.WanImageToVideoPipeline(
+        tokenizer=None, text_encoder=None, vae=vae, transformer=net, expand_timesteps=True,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    rows = torch.randn(1, 64, 4096, generator=torch.Generator().manual_seed(2))
+    words, tracks, fed = make_binding(binding_module, 64), make_tracks(tracks_module, FRAMES, H, W), []
+    net.register_forward_pre_hook(lambda _, args, given: fed.append(given["hidden_states"][:, :, 0]), with_kwargs=True)
+
+    def run():
+        return pipe(
+            image=picture(1), prompt_embeds=rows, height=H, width=W, num_frames=FRAMES, num_inference_steps=3,
+            guidance_scale=1.0, output_type="latent", generator=torch.Generator().manual_seed(3),
+        ).frames.detach()  # fmt: skip
+
+    plain, clip = run(), torch.randn(48, 3, H // 16, W // 16, generator=torch.Generator().manual_seed(8))
+    for guidance in (DualClockDenoising(0.6, 0.3), IntrinsicDenoising(1), GradientGuidance(), RegionBias()):
+        held = isinstance(guidance, DualClockDenoising)
+        binding = words if isinstance(guidance, (GradientGuidance, RegionBias)) else None
+        with steer(pipe, guidance, binding, tracks, reference=clip if held else None):
+            moved = run()
+        assert torch.equal(moved[:, :, 0], plain[:, :, 0])
+        assert (moved - plain)[:, :, 1:].abs().max() > 1e-4, guidance
+    assert all(torch.equal(each, fed[0]) for each in fed)
+
+
 @pytest.mark.parametrize("family", FRONT)
 def test_mask_channels_begin_with_the_clip(family):
     net, args, *_ = build(family)
@@ -130,14 +177,106 @@ def test_mask_channels_begin_with_the_clip(family):
     assert torch.equal(mask[0, front, 1:7, 1:5], torch.ones(6, 4))
 
 
-def test_a_further_segment_is_refused(pipes):
+LONG = 21  # frames of a clip in segments of 13, each of which takes 5 from the one before: they begin with 0 and 8
+HALF = (32, 48)
+SEGMENTS = dict(
+    segment_frame_length=13, prev_segment_conditioning_frames=5, pose_video=video(LONG, HALF[::-1]),
+    face_video=video(LONG, (FACE, FACE)), height=HALF[0], width=HALF[1],
+)  # fmt: skip
+
+
+def test_segments_of_a_long_clip_read_their_own_part_of_the_tracks(pipes):
+    """Each as a clip of its own would be watched with what the tracks show from its first frame on; together they are
+    one capture of the whole clip, without the frames that were taken over."""
+    pipe, tracks, calls = pipes("wan_animate"), make_tracks(tracks_module, LONG, *HALF), []
+    hook = pipe.transformer.register_forward_pre_hook(lambda _, args, given: calls.append(given), with_kwargs=True)
+    plain = pipe(2, **SEGMENTS)
+    hook.remove()
+    assert len(calls) == 4
+    with watch(pipe.pipe, WORDS, tracks) as seen:
+        assert torch.equal(pipe(2, **SEGMENTS), plain)
+    capture = seen.capture()
+    whole = capture.streams[0]
+    assert (whole.grid.shape, whole.grid.pixel_frames) == ((6, 2, 3), LONG)
+    assert capture.meta["segments"] == [0, 8]
+    assert [step.calls for step in capture.steps] == [1, 1]
+    for place, (start, own) in enumerate(((0, slice(0, 4)), (8, slice(4, 6)))):
+        with watch(pipe.transformer, WORDS, tracks.starting(start), steps=2) as alone:
+            for given in calls[2 * place : 2 * place + 2]:
+                pipe.transformer(**given)
+        (part,) = alone.capture().streams
+        for kind in ("v2t", "v2v"):
+            got = whole.get(kind).values[:, :, :, own]
+            want = part.get(kind).values[:, :, :, 2 * bool(start) :]
+            assert whole.get(kind).entities == part.get(kind).entities
+            assert torch.equal(got, want), (kind, start)
+            assert torch.isfinite(got).all()
+    later = tracks.starting(8).to_grid(part.grid, "nearest")
+    assert not torch.equal(later.maps[0], tracks.to_grid(part.grid, "nearest").maps[0]), "tracks move"
+    with watch(pipe.pipe, WORDS, tracks.take([0])) as short:
+        pipe(2, **SEGMENTS)
+    found = short.capture()
+    assert (found.streams[0].get("v2v").counts.amax((0, 1, 2)) > 0).tolist() == [True] * 4 + [False] * 2
+    assert any("the tracks end before frame 8" in note for note in found.meta["notes"])
+
+
+def test_segments_are_steered_by_their_own_part(pipes):
+    """The second segment, which is called with what the first one made, is steered as a clip of its own with that part
+    of the tracks, or at that part's seconds."""
+    pipe, tracks = pipes("wan_animate"), make_tracks(tracks_module, LONG, *HALF)
+    at = lambda *time: make_binding(binding_module, 512, None, time)  # noqa: E731
+    ways = [(RegionBias(), WORDS, WORDS), (TimedWords(), at(14 / 30, None), at(6 / 30, None))]
+    for guidance, words, shifted in ways:
+        calls = []
+        note = lambda _, args, given, out: calls.append((given, out[0]))  # noqa: E731
+        hook = pipe.transformer.register_forward_hook(note, with_kwargs=True)
+        with steer(pipe.pipe, guidance, words, tracks):
+            pipe(1, **SEGMENTS)
+        hook.remove()
+        (given, got), own = calls[1], tracks.starting(8)
+        with steer(pipe.transformer, guidance, shifted, own, steps=1):
+            want = pipe.transformer(**given)[0]
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+        assert (got - pipe.transformer(**given)[0]).abs().max() > 3e-4
+    for guidance, words in ((IntrinsicDenoising(1), None), (GradientGuidance(), WORDS)):
+        plain = pipe(2, **SEGMENTS)
+        with steer(pipe.pipe, guidance, words, tracks) as (actor,):
+            assert not torch.equal(pipe(2, **SEGMENTS), plain)
+        assert not actor.notes or "end before" not in " ".join(actor.notes)
+
+
+def test_a_further_segment_has_the_mask_of_its_own_first_frame(pipes):
+    pipe, seen = pipes("wan_animate"), []
+    place = pipe.transformer.patch_embedding
+    weight = place.weight.detach()
+    wide = AlignmentLoRA("wan", {}, {"weight": torch.cat([weight, weight[:, :1]], 1), "bias": place.bias.detach()})
+    mug = MaskTracks.from_boxes({"mug": {0: (8, 8, 24, 24), 20: (28, 8, 44, 24)}}, LONG, *HALF)
+    hook = place.register_forward_pre_hook(lambda _, given: seen.append(given[0][0, weight.shape[1] :]))
+    with apply_lora(pipe.pipe, wide, mug):
+        pipe(1, **SEGMENTS)
+    with pytest.raises(ValueError, match="begins with frame 8, whose masks this LoRA reads, and the tracks have 1"):
+        with apply_lora(pipe.pipe, wide, mug.take([0])):
+            pipe(1, **SEGMENTS)
+    hook.remove()
+    for mask, frame in zip(seen, (0, 8)):
+        assert torch.equal(mask[0, 1], mug.mask("mug", frame)[::8, ::8].float())
+        assert not mask[0, [0, 2, 3, 4]].any()
+
+
+def test_what_a_further_segment_cannot_have_is_refused(pipes):
+    """Dual-clock denoising; other clips in one `watch`; masks that hide what was taken over."""
     pipe = pipes("wan_animate")
-    long = dict(segment_frame_length=5, pose_video=video(FRAMES, (W, H)))
-    with pytest.raises(ValueError, match="begun another segment of its clip"), watch(pipe.pipe, WORDS):
-        pipe(1, **long)
-    with pytest.raises(ValueError, match="begun another segment of its clip"):
-        with steer(pipe.pipe, DualClockDenoising(1, 1), None, TRACKS, reference=LATENT[:, :2]):
-            pipe(1, **long)
+    with pytest.raises(ValueError, match="further segment of the clip begins with frame 8, and dual-clock"):
+        with steer(pipe.pipe, DualClockDenoising(1, 1), None, TRACKS, reference=torch.zeros(16, 4, 4, 6)):
+            pipe(1, **SEGMENTS)
+    with watch(pipe.pipe, WORDS):
+        pipe(1)
+        with pytest.raises(ValueError, match="begun another clip"):
+            pipe(1, pose_video=video(FRAMES, (W, H))[::-1])
+    masks = [Image.new("L", HALF[::-1], 255 * (at < 15)) for at in range(LONG)]
+    replaced = dict(mode="replace", background_video=SEGMENTS["pose_video"], mask_video=masks)
+    with pytest.raises(ValueError, match="the mode that replaces a character"), watch(pipe.pipe, WORDS):
+        pipe(1, **SEGMENTS, **replaced)
     assert not pipe.transformer._forward_pre_hooks
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +63,8 @@ def make_model(kind, folder, comfy):
     if kind.startswith("wan"):
         import transformers
 
+        if kind == "wan5b":
+            return make_wan(folder, i2v=True, version="5b")
         make_wan(folder, i2v=True, version="2.1" if kind == "wan21" else "2.2")
         index = json.loads((folder / "model_index.json").read_text())
         index = {name: value for name, value in index.items() if name not in ("transformer_2", "boundary_ratio")}
@@ -107,6 +110,7 @@ PRESET = {
     "cogvideox": "matrix_cogvideox_5b_i2v",
     "wan": "matrix_wan21_i2v_14b",
     "wan21": "matrix_wan21_i2v_14b",
+    "wan5b": "matrix_wan21_i2v_14b",
     "hunyuan": "matrix_hunyuan_i2v",
     "hunyuan replace": "matrix_hunyuan_i2v",
     "ltx": "matrix_wan21_i2v_14b",
@@ -120,8 +124,8 @@ PRESET = {
 KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v", "cosmos2", "mochi")]
 KINDS += [pytest.param("hunyuan15", marks=pytest.mark.soak)] if SOAK else []
 KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in ("kandinsky5 i2v", "cosmos2", "mochi")]
-WIDE = ("ltx", "ltx2")  # larger cells
-PLAIN = (*WIDE, "kandinsky5 i2v", "cosmos2")  # their input cannot be widened, LTX's natively
+WIDE = ("ltx", "ltx2", "wan5b")  # larger cells
+PLAIN = ("kandinsky5 i2v", "cosmos2")  # their input cannot be widened
 
 
 DORA = ("wan", "hunyuan")  # the latter's native weights stack several of diffusers'
@@ -129,11 +133,14 @@ DORA = ("wan", "hunyuan")  # the latter's native weights stack several of diffus
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home, comfy, tmp_path):
-    folder = make_model(kind, home / kind.replace(" ", "_"), comfy)
+    experts = kind == "wan"  # of Wan 2.2 A14B, of which the second is trained
+    folder = home / ("wan_experts" if experts else kind.replace(" ", "_"))
+    folder = make_wan(folder, i2v=True, version="2.2") if experts else make_model(kind, folder, comfy)
     out, dora = tmp_path / "run", kind in DORA
     more = ("data.height=192", "data.width=192") if kind in WIDE else ()
     more += ("data.condition=none",) if kind in PLAIN else ()
     more += ("data.frames=7", "data.batch=2") if kind == "mochi" else ()
+    more += ("task.expert=low",) if experts else ()
     trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, out, f"task.dora={dora}", *more)))
     before = {name: p.detach().clone() for name, p in trainer.plain.named_parameters() if p.requires_grad}
     trainer.run()
@@ -149,6 +156,7 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     condition = "" if kind in PLAIN else "id_map"
     assert (lora.family, lora.info.condition, lora.info.prompt_form) == (family, condition, "tags")
     assert len(lora.dora) == (len(lora.factors) if dora else 0)
+    assert any("transformer_2" in note for note in lora.info.notes) == experts
 
     model = trainer.task.model
     clips = open_clips(trainer.config.data, trainer.task.files, say=str, bar=False)
@@ -161,16 +169,61 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     with torch.no_grad():
         trained, theirs = model.transformer.eval()(**inputs)[0], adapted(**inputs)[0]
     torch.testing.assert_close(theirs, trained, rtol=1e-3, atol=1e-3 * float(trained.abs().max()))
+    if kind == "wan5b":  # as its pipeline, which tells each token how noisy it is
+        assert inputs["timestep"].tolist() == [[0.0] * 36 + [600.0] * 72]
     if kind in ("cogvideox", "wan", "hunyuan"):
         from matrix_lib.hosts.comfy.load import load_transformer
         from matrix_lib.hosts.comfy.lora import apply_lora
 
-        native = load_transformer(folder, "transformer", torch.float32)[0]
+        native = load_transformer(folder, "transformer_2" if experts else "transformer", torch.float32)[0]
         patched, report = apply_lora(native, lora)
         assert report.matched == report.total
         given = network(patched, family, noise((1, trainer.task.extra, 3, 8, 8), 4, 1.0), (3, 8, 8))
         wanted = answer(adapted, family, given)
         assert float((given["out"] - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("times", ["uniform", "logit_normal"])
+def test_an_expert_is_trained_at_its_own_noise_levels(home, times, tmp_path):
+    """Wan 2.2 A14B: each of its transformers at the noise levels that its pipeline gives it, drawn as often as they are
+    of all, into a file of its own, whose factors do in the pipeline what they did in training."""
+    folder = make_wan(home / f"experts_{times}", i2v=True, version="2.2")
+    boundary = json.loads((folder / "model_index.json").read_text())["boundary_ratio"]
+    more = ("task.shift=5", f"task.times={times}")
+    config = override(PRESETS["matrix_wan21_i2v_14b"](), settings(home, folder, tmp_path, *more))
+    with pytest.raises(ValueError, match=r"has two transformers \(Wan 2.2 A14B\).*task.expert=high"):
+        VideoModel(config.task)
+    u, clean = torch.linspace(0, 1, 4001)[:-1], torch.zeros(4000, 1, 1, 1, 1)
+    one = VideoModel(replace(config.task, model=str(make_model("wan", home / "one", None))))
+    everywhere = one.add_noise(clean, clean, u)[3]
+    draw = torch.Generator().manual_seed(1)
+    given = dict(latents=(16,), image=(20,), extra=(0,))
+    like = SimpleNamespace(**{name: torch.randn(1, 3, *n, 8, 8, generator=draw) for name, n in given.items()})
+    like.text = {"rows": torch.randn(1, 12, 4096, generator=draw)}
+
+    def sampled(model):
+        """(clip, noise levels that the transformer was asked at)."""
+        seen = []
+        note = lambda _, args, given: seen.append(float(given["timestep"]) / 1000)  # noqa: E731
+        model.transformer.register_forward_pre_hook(note, with_kwargs=True)
+        return model.denoise(like, {}, 6, 1.0, 0), seen
+
+    levels = sampled(one)[1]
+    assert len(levels) == 6
+    for expert, part in (("high", "transformer"), ("low", "transformer_2")):
+        model = VideoModel(replace(config.task, expert=expert))
+        weights = type(model.transformer).from_pretrained(folder / part).state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in model.transformer.state_dict().items())
+        _, _, _, sigma = model.add_noise(clean, clean, u)
+        inside = everywhere >= boundary if expert == "high" else everywhere < boundary
+        assert bool((sigma >= boundary - 1e-5).all() if expert == "high" else (sigma < boundary + 1e-5).all())
+        deciles = torch.linspace(0.05, 0.95, 10)
+        torch.testing.assert_close(sigma.quantile(deciles), everywhere[inside].quantile(deciles), rtol=0, atol=5e-3)
+        made, seen = sampled(model)  # from noise to what is predicted to be the clip, and from the noised clip
+        assert seen == [at for at in levels if (at >= boundary) == (expert == "high")]
+        assert made.isfinite().all()
+    with pytest.raises(ValueError, match="expert=high is about models with two transformers"):
+        VideoModel(replace(one.task, expert="high"))
 
 
 def test_sample_videos_and_their_attention(home, comfy, tmp_path):

@@ -67,11 +67,12 @@ class Family:
     """A family that the host runs as it was trained, without tokens of another kind beside text and clip.
 
     adds_in_place: its blocks add in place to what they have read, which a backward pass has to be kept from.
-    widens: its input takes further channels beside the latents (mask conditions).
+    reads_tokens: its input projection reads tokens (B, N, C) that the network has made of latents, by as many channels
+    as it has itself: further ones (mask conditions) have to come in there.
     """
 
     adds_in_place: ClassVar[bool] = False
-    widens: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = False
 
     def __init__(self, spec: BackboneSpec) -> None:
         self.spec = spec

@@ -26,7 +26,7 @@ class LTX(Family):
     gaps, which are dropped before the first block."""
 
     adds_in_place = True
-    widens = False
+    reads_tokens = True
 
     def __init__(self, spec: BackboneSpec = SPEC) -> None:
         super().__init__(spec)

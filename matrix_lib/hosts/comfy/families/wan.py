@@ -63,6 +63,11 @@ class Wan(Family):
         """Reference frames of VACE and Animate are frames of the latent itself."""
         return frames_in_front(writer_of(diffusion_model(model)), model, conds, latent)
 
+    def frame_rate(self, given: Iterable[Mapping[str, Any]], usual: float | None) -> float | None:
+        """WanDancer's, whose network is told one."""
+        rates = {float(one["fps"]) for one in given if one.get("fps") is not None}
+        return usual if not rates else rates.pop() if len(rates) == 1 else None
+
     def around(self, network: nn.Module, grid: Grid, given: Mapping[str, Any]) -> Around:
         """References, poses, subjects and earlier frames, before and behind the latent's tokens."""
         before, behind = LAYOUTS[writer_of(network)](network, given)

@@ -147,6 +147,13 @@ class Family:
         transformer is called with; () where it samples no segments."""
         return ()
 
+    def taken(self, given: Mapping[str, Any]) -> int:
+        """How many pixel frames at the start of a further segment the one before has made; 0 where there was none.
+
+        Raises ValueError where what the transformer is called with does not tell.
+        """
+        return 0
+
     def check_sampled(self, pipeline: str) -> None:
         """Raises ValueError for a class of pipelines, by name, that makes no clip of a prompt and a picture alone."""
 

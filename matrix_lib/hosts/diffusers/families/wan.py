@@ -15,9 +15,6 @@ from .base import Family
 __all__ = ["FAMILY", "Wan"]
 
 
-_ANIMATE_FPS = 30.0  # of Animate's clips, which else are Wan 2.1's
-
-
 class Wan(Family):
     """Wan 2.1 and 2.2, VACE, Animate and SkyReels V2."""
 
@@ -28,9 +25,6 @@ class Wan(Family):
                 f"{pipeline} makes clips of a picture, a pose video and a face video, which nothing here gives it. "
                 "Load it with diffusers, and watch or steer it there (matrix_lib.watch, matrix_lib.steer)"
             )
-
-    def rate(self, given: Mapping[str, Any]) -> float | None:
-        return None if given.get("pose_hidden_states") is None else _ANIMATE_FPS
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Frames that have noise levels of their own."""
@@ -51,15 +45,38 @@ class Wan(Family):
         empty = ~control[:, self.spec.latent_channels :].movedim(2, 0).flatten(1).any(1)
         return int(empty.to(torch.int64).cumprod(0).sum())
 
+    def held(self, given: Mapping[str, Any]) -> Tensor | None:
+        """Tokens of timestep 0, where each has its own (2.2 5B): the first frame of an image-to-video run."""
+        times = torch.as_tensor(given["timestep"])
+        if times.ndim < 2:
+            return None
+        batch, _, frames, height, width = given["hidden_states"].shape
+        _, rows, columns = self.spec.patch
+        clean = (times == 0).view(batch, 1, frames, height // rows, width // columns)
+        return clean.repeat_interleave(rows, 3).repeat_interleave(columns, 4)
+
     def segment(self, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """Animate's: poses, and which frames are given, the first ones from the second segment on."""
         pose, own = given.get("pose_hidden_states"), self.spec.latent_channels
         return () if pose is None else (pose[:1], given["hidden_states"][:1, own : own + self.spec.temporal_stride])
 
+    def taken(self, given: Mapping[str, Any]) -> int:
+        """Animate's first frames whose mask is 1; all others are 0 where a picture is animated."""
+        own, stride = self.spec.latent_channels, self.spec.temporal_stride
+        mask = given["hidden_states"][0, own : own + stride, 1:]  # (4, T, h, w), behind the reference
+        frames = torch.cat([mask[:1, 0], mask[:, 1:].transpose(0, 1).flatten(0, 1)]).flatten(1)
+        taken = int((frames == 1).all(1).to(torch.int64).cumprod(0).sum())
+        if (frames[taken:] != 0).any() or taken == len(frames) or (taken and (taken - 1) % stride):
+            raise ValueError(
+                "Wan Animate has begun another segment, or another clip, in the mode that replaces a character. Its "
+                "masks of the background hide there how many frames were taken from the segment before, so it is open "
+                "which frames tracks and maps are of: in that mode give it videos of at most segment_frame_length "
+                "frames, and for each clip open watch or steer anew"
+            )
+        return taken
+
     def check_trainable(self, index: Mapping[str, Any]) -> None:
-        """The 5B model, VACE, and Animate."""
-        if index.get("expand_timesteps"):
-            raise ValueError("Wan 2.2 5B, whose first frame goes in by its timestep, cannot be trained here yet")
+        """VACE and Animate."""
         _, kind = index.get("transformer") or (None, None)  # (None, None) as well where it was not loaded
         for name, reads in (("VACE", "a control video"), ("Animate", "videos of poses and of a face")):
             if name in f"{kind} {index.get('_class_name')}":
@@ -96,8 +113,15 @@ class Wan(Family):
         guidance: float = 1.0,
         given_frames: int = 0,
     ) -> dict[str, Any]:
-        """The picture of 2.1's second cross-attention, where there is one."""
+        """The picture of 2.1's second cross-attention, where there is one; tokens of a first frame that is given (2.2
+        5B) have the timestep of a clean clip."""
         given = super().inputs(config, hidden, t, text)
+        if given_frames:
+            time, rows, columns = config.patch_size
+            noisy = hidden.new_ones(hidden.shape[1] // time, dtype=torch.float32)
+            noisy[: given_frames // time] = 0.0
+            cells = (hidden.shape[3] // rows) * (hidden.shape[4] // columns)
+            given["timestep"] = t[:, None] * noisy.repeat_interleave(cells)
         if "image_rows" in text:
             given["encoder_hidden_states_image"] = text["image_rows"].to(hidden.dtype)
         return given
