@@ -11,8 +11,8 @@ h, w token frames, rows, columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -59,6 +59,9 @@ class Motion:
         moving: (E, F) bool. All False where `threshold` is NaN, and in token frame 0.
         gap: the distance between the two groups, in the units of `stands_out`.
         contacts: of verbs whose object begins to move after it has been at rest.
+        leads: by verb, how much further its subject stands out than its object, in nats: the mean over the first half
+            of the token frames, where who acts moves first. Told also where the cells do not fall into two groups;
+            missing where one of the two has no maps.
         notes: what a person should know.
     """
 
@@ -70,6 +73,7 @@ class Motion:
     gap: float
     contacts: tuple[Contact, ...]
     notes: tuple[str, ...]
+    leads: Mapping[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """For people."""
@@ -114,7 +118,10 @@ def find_motion(
     else:
         threshold = float("nan")
     contacts = tuple(_contacts(own, chosen, moving, values))
-    return Motion(chosen, reader, values, threshold, moving, gap, contacts, tuple(notes))
+    leads = dict(_leads(own, chosen, values))
+    if gap >= _LEAST:
+        notes += _turned(own, leads)
+    return Motion(chosen, reader, values, threshold, moving, gap, contacts, tuple(notes), leads)
 
 
 def separation(capture: Capture, *, steps: Iterable[int] | None = None, stream: int = 0) -> dict[Reader, float]:
@@ -179,6 +186,25 @@ def _contacts(stream: Stream, names: Sequence[str], moving: Tensor, values: Tens
         rests = bool(frames) and frames[0] > 1 and not bool(values[row, 1 : frames[0]].isnan().any())
         if rests:
             yield Contact(verb.name, verb.subject, verb.object, frames[0], grid.pixel_span(frames[0]))
+
+
+def _leads(stream: Stream, names: Sequence[str], values: Tensor) -> Iterable[tuple[str, float]]:
+    half = values[:, 1 : 1 + -(-(stream.grid.frames - 1) // 2)]
+    for verb in stream.binding.verbs:
+        if verb.subject in names and verb.object in names:
+            lead = (half[names.index(verb.subject)] - half[names.index(verb.object)]).nanmean()
+            if not lead.isnan():
+                yield verb.name, float(lead)
+
+
+def _turned(stream: Stream, leads: Mapping[str, float]) -> Iterable[str]:
+    """Verbs whose object moves where their subject should."""
+    for verb in stream.binding.verbs:
+        if leads.get(verb.name, 0.0) < -_LEAST / 2:
+            yield (
+                f"{verb.name!r}: {verb.object!r} stands out in the first half of the clip, and {verb.subject!r}, which "
+                "should act, does not: the roles may be exchanged"
+            )
 
 
 def _notes(names: Sequence[str], values: Tensor, reader: Reader, gap: float) -> Iterable[str]:
