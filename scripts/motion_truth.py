@@ -26,6 +26,7 @@ from matrix_lib.draw.followed import draw_followed
 from matrix_lib.draw.heatmaps import overlay
 from matrix_lib.evaluation.layers.probe import probe
 from matrix_lib.evaluation.statistics import bootstrap, wilson
+from matrix_lib.evaluation.verdicts import verdict
 from matrix_lib.hosts.diffusers.load import Model, open_model
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.instrument.motion_heads import Motion, find_motion, separation
@@ -42,6 +43,10 @@ __all__ = ["Seen", "main", "moves", "paths", "pinned", "retimed"]
 TOUCHED = ("push", "pull", "lift", "hit")  # what is acted on rests until the contact, and moves from there on
 CONTACTS = (4, 7, 10, 13)  # frames that the contact is moved to, in turns
 _STILL = 0.5  # pixels a frame
+_MATTERS = {
+    "pixels": 2.0,
+    "frames": 0.5,
+}  # the smallest differences that would matter: a quarter of a token, half a frame
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,13 @@ def _points(seen: Sequence[Seen]) -> None:
             ("empty", ~named.expand_as(moving)),
         ):
             print(f"  {what}: {bootstrap(errors[part])}, median {float(errors[part].median()):.1f} pixels")
+    ours = rows["three heads, without labels"]
+    for what, beside, part in (
+        ("staying, moving", "stays where it is", moving & named),
+        ("all heads, at rest", "all heads", ~moving & named),
+    ):
+        gain = bootstrap((rows[beside] - ours)[part])
+        print(f"points, pixels nearer than {what}: {verdict(gain, _MATTERS['pixels'])}")
     print("best on the other clips:", "; ".join(readers_text(each) for each in other))
 
 
@@ -195,7 +207,8 @@ def _contacts(seen: Sequence[Seen], found: Sequence[Motion]) -> None:
         print(
             f"  contact: {bootstrap(off)} frames off; frame {float(truth.median()):.0f} said of each: {bootstrap(same)}"
         )
-        print(f"  the difference: {bootstrap(off - same)}")
+        gain = bootstrap(same - off)
+        print(f"  frames nearer than that: {verdict(gain, _MATTERS['frames'])}")
 
 
 def _separating(seen: Sequence[Seen]) -> Reader:

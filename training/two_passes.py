@@ -194,7 +194,7 @@ def _run(chosen: argparse.Namespace) -> None:
         raise ValueError(f"of {chosen.steps} steps the first pass takes 1 to {chosen.steps - 1}; got {chosen.first}")
     if NOISE in chosen.ways and not (chosen.tries > 1 and 0 < chosen.tries * chosen.look < chosen.steps):
         raise ValueError(
-            f"{chosen.tries} tries of {chosen.look} steps each: there are 2 tries or more, and together they take fewer "
+            f"{chosen.tries} tries of {chosen.look} steps each: there are 2 or more, which together take fewer "
             f"than the {chosen.steps} steps of --steps"
         )
     rows = [row for path in chosen.have for row in _read(path)]
