@@ -74,6 +74,7 @@ def follow_points(
     steps: Iterable[int] | None = None,
     stream: int = 0,
     readers: Sequence[Reader] | None = None,
+    motion: Motion | None = None,
 ) -> PointTracks:
     """Follows the points that were pinned before sampling (`RecorderConfig.points`).
 
@@ -83,6 +84,7 @@ def follow_points(
         steps: of `StepInfo.index`, None for all; they count as often as they were called.
         readers: whose maps are read, as (layer, head), head None for the mean over heads; None chooses the three heads
             (or, where heads were not kept apart, the layer) whose points stay on the word that they are pinned on.
+        motion: who rests when; None reads it off the same steps.
 
     Raises ValueError, listing what there is, where no point was pinned, and for readers and steps that the capture does
     not hold.
@@ -105,7 +107,7 @@ def follow_points(
     xy, sharp = _matched(mean, own.grid)
     notes += _lost(chosen, mean.flatten(-2).isnan().all(-1), sharp)
     if words and own.grid.frames > 1:
-        motion = find_motion(capture, steps=steps, stream=stream)
+        motion = motion or find_motion(capture, steps=steps, stream=stream)
         notes += _held(motion, own.grid, list(zip(chosen, places, on)), xy, sharp)
     paths, seen = zip(*(_path(own.grid, n, p, a, s) for n, p, a, s in zip(chosen, places, xy, sharp)))
     return PointTracks(chosen, torch.stack(paths), torch.stack(seen), on, tuple(readers), tuple(notes))

@@ -201,8 +201,9 @@ def read_capture(
     own = {name: at for name, of in (("layers", "v2t"), ("layers_v2v", "v2v")) if of == kind and layers is not None}
     mix_ups = find_mix_ups(capture, tracks, stream=stream, rule=rule or MixUpRule(), sinks=out, **own)
     asked: dict[str, Any] = {"steps": steps, "stream": stream}
-    points = follow_points(capture, readers=point_readers, **asked) if _pinned(capture, stream) else None
     motion = find_motion(capture, reader=motion_reader, **asked) if _has_words(capture, stream) else None
+    pinned = _pinned(capture, stream)
+    points = follow_points(capture, readers=point_readers, motion=motion, **asked) if pinned else None
     rests = _rests(motion, mix_ups) if mended and kind == "v2t" else {}
     masks = word_masks(
         capture, names, kind=kind, layers=at, steps=steps, stream=stream, threshold=threshold, sinks=out,
