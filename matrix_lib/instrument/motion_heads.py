@@ -26,6 +26,7 @@ from .word_masks import told_names
 
 __all__ = ["Contact", "Motion", "find_motion", "separation", "two_groups"]
 
+_TURNED = 0.5  # nats by which the object leads: the subject should
 _LEAST = 1.5  # nats between the two groups: a map that stands out less than 4.5 times as much does not tell them apart
 
 
@@ -60,8 +61,9 @@ class Motion:
         gap: the distance between the two groups, in the units of `stands_out`.
         contacts: of verbs whose object begins to move after it has been at rest.
         leads: by verb, how much further its subject stands out than its object, in nats: the mean over the first half
-            of the token frames, where who acts moves first. Told also where the cells do not fall into two groups;
-            missing where one of the two has no maps.
+            of the token frames, where who acts moves first. It is the mean over layers, each by how far it separates
+            frames, for one layer alone may look at what rests; of the reader alone, where one was named. Told where the
+            cells do not fall into two groups, too; missing where one of the two has no maps.
         notes: what a person should know.
     """
 
@@ -105,8 +107,10 @@ def find_motion(
     """
     own = capture.stream(stream)
     maps, chosen, bins = own.get("v2t"), _instances(own), steps_of(capture, steps)
+    weights: dict[Reader, float] = {}
     if reader is None:
-        reader = _best(_separations(maps, chosen, bins))
+        weights = _separations(maps, chosen, bins)
+        reader = _best(weights)
     check_readers([reader], maps)
     values = stands_out(maps, reader, chosen, bins)
     cells = values[:, 1:]
@@ -118,7 +122,10 @@ def find_motion(
     else:
         threshold = float("nan")
     contacts = tuple(_contacts(own, chosen, moving, values))
-    leads = dict(_leads(own, chosen, values))
+    weights = {each: weight for each, weight in weights.items() if each[1] is None} or {reader: 1.0}
+    told = [(w, dict(_leads(own, chosen, stands_out(maps, each, chosen, bins)))) for each, w in weights.items()]
+    total = max(sum(weights.values()), 1e-9)
+    leads = {verb: sum(w * other.get(verb, 0.0) for w, other in told) / total for _, said in told for verb in said}
     if gap >= _LEAST:
         notes += _turned(own, leads)
     return Motion(chosen, reader, values, threshold, moving, gap, contacts, tuple(notes), leads)
@@ -200,7 +207,7 @@ def _leads(stream: Stream, names: Sequence[str], values: Tensor) -> Iterable[tup
 def _turned(stream: Stream, leads: Mapping[str, float]) -> Iterable[str]:
     """Verbs whose object moves where their subject should."""
     for verb in stream.binding.verbs:
-        if leads.get(verb.name, 0.0) < -_LEAST / 2:
+        if leads.get(verb.name, 0.0) < -_TURNED:
             yield (
                 f"{verb.name!r}: {verb.object!r} stands out in the first half of the clip, and {verb.subject!r}, which "
                 "should act, does not: the roles may be exchanged"

@@ -81,7 +81,12 @@ def test_who_acts_leads_and_exchanged_roles_are_told() -> None:
     for moving, turned in ((MOVING, False), ({"cyclist": (3, 4), "van": (1, 2, 3, 4)}, True)):
         found = find_motion(capture_of(moving=moving))
         cyclist, van = (found.stands_out[found.entities.index(name), 1:3] for name in ("cyclist", "van"))
-        assert found.leads == {"waits behind": pytest.approx(float((cyclist - van).mean()))}
+        named = find_motion(capture_of(moving=moving), reader=found.reader)
+        assert named.leads == {"waits behind": pytest.approx(float((cyclist - van).mean()))}
+        weight = {r[0]: gap for r, gap in separation(capture_of(moving=moving)).items() if r[1] is None}
+        each = {n: find_motion(capture_of(moving=moving), reader=(n, None)).leads["waits behind"] for n in weight}
+        mean = sum(weight[n] * each[n] for n in weight) / sum(weight.values())
+        assert found.leads == {"waits behind": pytest.approx(mean)}
         assert (found.leads["waits behind"] < 0) == turned
         assert any("the roles may be exchanged" in note for note in found.notes) == turned
         acts = seed_features(capture_of(moving=moving))["acts"]
