@@ -96,13 +96,13 @@ def _cells(found: tuple[MixUp, ...], kind: str) -> set[tuple[int, int]]:
 def _table(rows: list[tuple[Clips, MaskTracks, Capture, Capture]]) -> None:
     grid: Grid = rows[0][2].stream().grid
     frames = [f for f in range(grid.frames) if grid.pixel_span(f)[0] >= MIDDLE]
-    masks = {
+    read = {
         "words": [word_masks(plain, tracks.names).tracks for _, tracks, plain, _ in rows],
         "words, mended": [read_capture(plain, names=tracks.names, mended=True).masks for _, tracks, plain, _ in rows],
         "instances": [word_masks(plain, tracks.names, kind="v2v").tracks for _, tracks, plain, _ in rows],
     }
     told: dict[str, np.ndarray] = {}
-    for said, found in masks.items():
+    for said, found in read.items():
         scores = [score_tracks(tracks, own).values for (_, tracks, _, _), own in zip(rows, found)]
         means = [bootstrap(np.array([each[name] for each in scores]), bounds=(0, 1)) for name in ("j", "f", "j_and_f")]
         told[said] = np.array([each["j_and_f"] for each in scores])
