@@ -1,19 +1,23 @@
 """What watching and steering cost inside the real ComfyUI, at the full shapes of released models, with random weights.
 
 Native models under the host's own sampler with CFG: plain, captured, live, each way of steering, and both at once.
-`curve`: the same over the number of tokens, with two layers. `mini`: one clip of the small model that comes with the
+`uses`: what takes more than one run: two passes, seeds that are tried, and what is read off a capture between them.
+`curve`: the first over the number of tokens, with two layers. `mini`: one clip of the small model that comes with the
 pack, for a CPU.
 
-`MATRIX_HOST` names what runs, of `cogvideox wan curve mini`. `MATRIX_HOST_LAYERS`: layers of the large models, fewer
-than they have. `MATRIX_HOST_WEIGHTS`: `fp8` for weights in float8. A figure is the mean of the steps of one run but its
-first. Memory: the most that is held during a run, beside that of a plain run of the same model.
+`MATRIX_HOST` names what runs, of `cogvideox uses wan curve mini`. `MATRIX_HOST_LAYERS`: layers of the large models,
+fewer than they have. `MATRIX_HOST_WEIGHTS`: `fp8` for weights in float8. A figure is the mean of the steps of one run
+but its first; of `uses` all of it, by the predictions that were made. Memory: the most that is held during a run,
+beside that of a plain run of the same model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,6 +121,12 @@ class Bench:
 
         return once
 
+    def points(self) -> tuple[Any, ...]:
+        """Three places of the first frame, as a person pins them."""
+        from matrix_lib.core.points import parse_points
+
+        return parse_points("25%,40%; 50%,50%; 75%,60%")
+
     def ways(self) -> dict[str, Callable[[], float]]:
         """Everything that is compared, plain first."""
         from matrix_lib.core.guidance.instance_captions import InstanceCaptions
@@ -126,10 +136,13 @@ class Bench:
         from matrix_lib.hosts.comfy.steer import steer
 
         model, watch, steps = self.model, self.library.recorded, self.steps
+        points, few = self.points(), tuple(range(0, self.shape.layers, -(-self.shape.layers // 4)))
         found = {
             "plain": self.timed(model, told=False),
             "captured": self.timed(watch(model)),
             "live maps": self.timed(watch(model, keep=False)),
+            "captured with three points": self.timed(watch(model, points=points)),
+            "four layers, heads apart, three points": self.timed(watch(model, layers=few, heads="all", points=points)),
             "region bias": self.timed(steer(model, RegionBias())),
             "captured and region bias": self.timed(watch(steer(model, RegionBias()))),
             "plain, three texts": self.timed(model, told=False, texts=3),
@@ -154,6 +167,7 @@ def run(rounds: int, save: Save) -> dict[str, Any]:
         print("no GPU: small models on the CPU; these figures say nothing about a GPU")
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "cogvideox": lambda: at_shape("cogvideox", rounds, device),
+        "uses": lambda: uses(rounds, device),
         "wan": lambda: at_shape("wan", rounds, device),
         "curve": lambda: curve(rounds, device),
         "mini": lambda: mini(rounds, device),
@@ -165,11 +179,14 @@ def run(rounds: int, save: Save) -> dict[str, Any]:
     return results
 
 
+def _shape(name: str, device: torch.device) -> Shape:
+    shape = (SHAPES if device.type == "cuda" else SMALL)[name]
+    return replace(shape, layers=int(os.environ.get("MATRIX_HOST_LAYERS", shape.layers)))
+
+
 def at_shape(name: str, rounds: int, device: torch.device) -> dict[str, Any]:
     """Every way at one model's shape."""
-    shape = (SHAPES if device.type == "cuda" else SMALL)[name]
-    layers = int(os.environ.get("MATRIX_HOST_LAYERS", shape.layers))
-    shape = Shape(shape.family, shape.heads, layers, shape.latent, shape.text)
+    shape = _shape(name, device)
     print(f"{name}: {shape.layers} layers, {shape.tokens} tokens", flush=True)
     ways = Bench(shape, device).ways()
     figures = compare(ways, rounds, device)
@@ -182,6 +199,124 @@ def at_shape(name: str, rounds: int, device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         found["kernels"] = {name: kernel_times(ways[name], 12) for name in ("captured", bias, both)}
     return found
+
+
+class Uses:
+    """Runs that attention decides about, each with as many predictions as a plain run of `SPENT` steps."""
+
+    SPENT, LOOKED = 6, 2
+    """Steps in all. Of them, those of a first pass, and those that each of two seeds is tried for."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.seconds = bench, dict[str, list[float]]()
+        self.positive, self.negative = bench.conditioning(1, True), bench.conditioning(2, False)
+
+    def ways(self) -> dict[str, Callable[[], float]]:
+        """Everything that is compared, plain first; milliseconds for each step that was paid for."""
+        told = {"plain": self.plain, "two seeds in one batch": self.batch, "two passes": self.passes}
+        return {name: self._timed(run) for name, run in {**told, "two seeds tried, one kept": self.seeds}.items()}
+
+    def plain(self) -> None:
+        self._sample(self._guider(self.bench.model), self.SPENT)
+
+    def batch(self) -> None:
+        """What trying seeds in one batch would give at the most: both take half of the steps, at once."""
+        self._sample(self._guider(self.bench.model), self.SPENT // 2, seeds=2)
+
+    def passes(self) -> None:
+        """A watched one, masks read off its words, a steered one. Words of random weights look nowhere in particular,
+        so the second one is steered by the masks of the conditioning."""
+        from matrix_lib.core.guidance.region_bias import RegionBias
+        from matrix_lib.hosts.comfy.steer import steer
+        from matrix_lib.instrument.reading import read_capture
+
+        model, recorders = self._watched(v2v=False)
+        self._sample(self._guider(model), self.LOOKED)
+        with self._clock("reading masks"):
+            read_capture(recorders[-1].result(), mended=True)
+        self._sample(self._guider(steer(self.bench.model, RegionBias())), self.SPENT - self.LOOKED)
+
+    def seeds(self) -> None:
+        """Two are tried, and the first goes on from where it was, as MATRIX Pick Seeds does it."""
+        from matrix_lib.hosts.comfy.seeds import begin, go_on
+        from matrix_lib.instrument.seed_rule import LABEL_FREE, tried
+
+        steps, begun, model = self.SPENT - self.LOOKED, [], self.bench.model
+        for seed in range(2):
+            watched, recorders = self._watched()
+            guider = self._guider(watched)
+            begun.append(begin(lambda own, seed=seed: self._sample(own, steps, seed), guider, self._sigmas(steps), 2))
+            with self._clock("scoring a seed"):
+                tried(seed, recorders[-1].result().take(range(self.LOOKED)), LABEL_FREE, recorders[-1].tracks)
+        _, more = go_on(lambda own: self._sample(own, steps, 0), self._guider(model), begun[0])
+        assert sum(each.calls for each in begun) + more == self.SPENT
+
+    def _sigmas(self, steps: int) -> Any:
+        import comfy.samplers
+
+        return comfy.samplers.calculate_sigmas(self.bench.model.get_model_object("model_sampling"), "simple", steps)
+
+    def _guider(self, model: Any) -> Any:
+        import comfy.samplers
+
+        made = comfy.samplers.CFGGuider(model)
+        made.set_conds(self.positive, self.negative)
+        made.set_cfg(self.bench.cfg)
+        return made
+
+    def _sample(self, guider: Any, steps: int, seed: int = 0, seeds: int = 1) -> Any:
+        import comfy.sample
+        import comfy.samplers
+
+        latent = self.bench.latent.repeat(seeds, 1, 1, 1, 1)
+        noise, sampler = comfy.sample.prepare_noise(latent, seed), comfy.samplers.sampler_object("euler")
+        return guider.sample(noise, latent, sampler, self._sigmas(steps), disable_pbar=True, seed=seed)
+
+    def _watched(self, **config: Any) -> tuple[Any, list[Any]]:
+        """A MODEL whose runs are captured, and their recorders."""
+        from matrix_lib.hosts.comfy.watching import recorder_of
+
+        own, recorders = self.bench.library, list[Any]()
+
+        def start(info: Any) -> Any:
+            recorders.append(recorder_of(own.RecorderConfig(**config), info, "bench"))
+            return own.Session([recorders[-1]])
+
+        return own.attach(self.bench.model, start), recorders
+
+    def _timed(self, run: Callable[[], None]) -> Callable[[], float]:
+        def once() -> float:
+            began = time.perf_counter()
+            with torch.inference_mode():
+                run()
+            if self.bench.device.type == "cuda":
+                torch.cuda.synchronize()
+            return (time.perf_counter() - began) * 1e3 / self.SPENT
+
+        return once
+
+    @contextlib.contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        if self.bench.device.type == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        yield
+        self.seconds.setdefault(name, []).append(time.perf_counter() - began)
+
+
+def uses(rounds: int, device: torch.device) -> dict[str, Any]:
+    """What deciding by attention costs beside its predictions: two passes and tried seeds against plain runs that make
+    as many, and the seconds of what is read in between (medians)."""
+    shape = _shape("cogvideox", device)
+    print(f"uses: {shape.layers} layers, {shape.tokens} tokens", flush=True)
+    own = Uses(Bench(shape, device))
+    figures = compare(own.ways(), rounds, device)
+    plain = figures[0].peak_gb
+    more = {figure.name: round(figure.peak_gb - plain, 3) for figure in figures}
+    print(_table(f"uses, {shape.layers} layers, {shape.tokens} tokens, CFG", as_json(figures), more))
+    read = {name: round(statistics.median(series), 4) for name, series in own.seconds.items()}
+    print("; ".join(f"{name}: {seconds:.3f} s" for name, seconds in read.items()))
+    return {"layers": shape.layers, "tokens": shape.tokens, "steps": as_json(figures), "more_gb": more, "read_s": read}
 
 
 def curve(rounds: int, device: torch.device) -> dict[str, Any]:

@@ -72,8 +72,8 @@ class MatrixReadCapture(io.ComfyNode):
                 io.String.Input(
                     "layers",
                     default="sharpest",
-                    tooltip="Layers to average: 'sharpest' (a quarter of them, whose maps are most concentrated), "
-                    "'all', or like '7, 11-13'.",
+                    tooltip="Layers to average: 'sharpest' (a quarter of them, whose maps are most concentrated; two "
+                    "thirds for mended masks of words), 'all', or like '7, 11-13'.",
                 ),
                 io.String.Input(
                     "steps", default="all", tooltip="Sampling steps to average for the masks: 'all', 'last', '12-23'."
@@ -105,7 +105,8 @@ class MatrixReadCapture(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Make the masks fit to steer a second run by: swaps and doublings of the last step are put "
-                    "right in them, frames that say nothing take the nearest one's mask, and the report names each.",
+                    "right in them, a thing at rest has one mask while it rests, frames that say nothing take the "
+                    "nearest one's mask, and the report names each.",
                 ),
                 io.String.Input(
                     "point_heads",
@@ -172,6 +173,7 @@ class MatrixReadCapture(io.ComfyNode):
         own, which = capture.stream(stream), _KINDS[kind]
         numbers = [step.index for step in capture.steps]
         sharpest = {"sharpest": sharpest_layers(capture, which, stream)} if "sharpest" in layers.lower() else {}
+        alone = layers.strip().lower() == "sharpest"  # then it is the reading that knows how many
         experts = capture.experts if len(capture.experts) > 1 else {}
         everyone = names.strip().lower() in ("", "all")
         found = read_capture(
@@ -179,7 +181,7 @@ class MatrixReadCapture(io.ComfyNode):
             tracks,
             told_names(own, which) if everyone else choose_names(names, own.get(which).entities, which),
             kind=which,
-            layers=choose_numbers(layers, "layer", own.get(which).layers, sharpest),
+            layers=None if alone else choose_numbers(layers, "layer", own.get(which).layers, sharpest),
             steps=choose_numbers(steps, "step", numbers, experts),
             stream=stream,
             threshold=threshold or None,

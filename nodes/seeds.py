@@ -81,7 +81,8 @@ class MatrixPickSeeds(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="The seed rule that python -m training.analyse wrote, as its JSON text. Empty: the rule "
-                    "without labels, which asks for bound words, no swap, no double and no sink.",
+                    "without labels, which asks for bound words, no swap, no double, no sink, and that who acts moves "
+                    "first.",
                 ),
             ],
             outputs=[

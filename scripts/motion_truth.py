@@ -11,6 +11,7 @@ those that are there are not made again. Prints the tables of docs/reading-captu
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from matrix_lib.draw.followed import draw_followed
 from matrix_lib.draw.heatmaps import overlay
 from matrix_lib.evaluation.layers.probe import probe
 from matrix_lib.evaluation.statistics import bootstrap, wilson
+from matrix_lib.evaluation.verdicts import verdict
 from matrix_lib.hosts.diffusers.load import Model, open_model
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.instrument.motion_heads import Motion, find_motion, separation
@@ -42,6 +44,10 @@ __all__ = ["Seen", "main", "moves", "paths", "pinned", "retimed"]
 TOUCHED = ("push", "pull", "lift", "hit")  # what is acted on rests until the contact, and moves from there on
 CONTACTS = (4, 7, 10, 13)  # frames that the contact is moved to, in turns
 _STILL = 0.5  # pixels a frame
+_MATTERS = {
+    "pixels": 2.0,
+    "frames": 0.5,
+}  # the smallest differences that would matter: a quarter of a token, half a frame
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,10 @@ class Seen:
 
     clip: Clips
     capture: Capture
+
+    @functools.cached_property
+    def motion(self) -> Motion:
+        return find_motion(self.capture)
 
     @property
     def joined(self) -> Seen:
@@ -124,10 +134,14 @@ def _moving(seen: Sequence[Seen]) -> Tensor:
     return torch.stack([(paths(each.clip) - paths(each.clip)[:, :1]).norm(dim=-1).amax(-1) > 4 for each in seen])
 
 
+def _follow(each: Seen, readers: Sequence[Reader]) -> PointTracks:
+    return follow_points(each.capture, readers=readers, motion=each.motion)
+
+
 def _best_heads(seen: Sequence[Seen]) -> tuple[Reader, ...]:
     """The three heads with the smallest error of points on things that move."""
     readers = readers_of(seen[0].capture.stream().get("v2v"))
-    errors = [_errors(seen, [follow_points(each.capture, readers=[reader]) for each in seen]) for reader in readers]
+    errors = [_errors(seen, [_follow(each, [reader]) for each in seen]) for reader in readers]
     order = np.argsort([float(each[_moving(seen)].mean()) for each in errors])
     return tuple(readers[i] for i in order[:3])
 
@@ -137,12 +151,12 @@ def _points(seen: Sequence[Seen]) -> None:
     every = readers_of(seen[0].capture.stream().get("v2v"))
     other, learnt = [_best_heads(half) for half in (seen[1::2], seen[::2])], torch.empty(len(seen), 3)
     for at, heads in enumerate(other):
-        learnt[at::2] = _errors(seen[at::2], [follow_points(each.capture, readers=heads) for each in seen[at::2]])
+        learnt[at::2] = _errors(seen[at::2], [_follow(each, heads) for each in seen[at::2]])
     rows = {
         "three heads, without labels": _errors(seen, [follow_points(each.capture) for each in seen]),
         "three heads, best on the other clips": learnt,
         "one layer, without labels, heads not apart": _errors(seen, [follow_points(e.joined.capture) for e in seen]),
-        "all heads": _errors(seen, [follow_points(each.capture, readers=every) for each in seen]),
+        "all heads": _errors(seen, [_follow(each, every) for each in seen]),
         "stays where it is": torch.stack([_off(paths(e.clip)[:, :1], paths(e.clip)) for e in seen]),
     }
     for said, errors in rows.items():
@@ -153,6 +167,13 @@ def _points(seen: Sequence[Seen]) -> None:
             ("empty", ~named.expand_as(moving)),
         ):
             print(f"  {what}: {bootstrap(errors[part])}, median {float(errors[part].median()):.1f} pixels")
+    ours = rows["three heads, without labels"]
+    for what, beside, part in (
+        ("staying, moving", "stays where it is", moving & named),
+        ("all heads, at rest", "all heads", ~moving & named),
+    ):
+        gain = bootstrap((rows[beside] - ours)[part])
+        print(f"points, pixels nearer than {what}: {verdict(gain, _MATTERS['pixels'])}")
     print("best on the other clips:", "; ".join(readers_text(each) for each in other))
 
 
@@ -195,7 +216,8 @@ def _contacts(seen: Sequence[Seen], found: Sequence[Motion]) -> None:
         print(
             f"  contact: {bootstrap(off)} frames off; frame {float(truth.median()):.0f} said of each: {bootstrap(same)}"
         )
-        print(f"  the difference: {bootstrap(off - same)}")
+        gain = bootstrap(same - off)
+        print(f"  frames nearer than that: {verdict(gain, _MATTERS['frames'])}")
 
 
 def _separating(seen: Sequence[Seen]) -> Reader:

@@ -23,11 +23,13 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.core.words.phrases import parse_phrases
 from matrix_lib.draw.followed import draw_followed
 from matrix_lib.evaluation.layers.probe import Recipe, probe
-from matrix_lib.evaluation.statistics import wilson
+from matrix_lib.evaluation.statistics import bootstrap, wilson
 from matrix_lib.evaluation.trajectories.score import score_tracks
+from matrix_lib.evaluation.verdicts import verdict
 from matrix_lib.hosts.diffusers.load import Model, open_model
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.instrument.mix_ups import MixUp, find_mix_ups
+from matrix_lib.instrument.reading import read_capture
 from matrix_lib.instrument.word_masks import word_masks
 from matrix_lib.io.captures import load_capture, save_capture
 from matrix_lib.mini.export import mask_tracks
@@ -94,12 +96,18 @@ def _cells(found: tuple[MixUp, ...], kind: str) -> set[tuple[int, int]]:
 def _table(rows: list[tuple[Clips, MaskTracks, Capture, Capture]]) -> None:
     grid: Grid = rows[0][2].stream().grid
     frames = [f for f in range(grid.frames) if grid.pixel_span(f)[0] >= MIDDLE]
-    for kind in ("v2t", "v2v"):
-        scores = [
-            score_tracks(tracks, word_masks(plain, tracks.names, kind=kind).tracks) for _, tracks, plain, _ in rows
-        ]
-        means = {name: float(np.mean([each.values[name] for each in scores])) for name in ("j", "f", "j_and_f")}
-        print(f"masks of {kind}: J {means['j']:.2f}, F {means['f']:.2f}, J&F {means['j_and_f']:.2f}")
+    read = {
+        "words": [word_masks(plain, tracks.names).tracks for _, tracks, plain, _ in rows],
+        "words, mended": [read_capture(plain, names=tracks.names, mended=True).masks for _, tracks, plain, _ in rows],
+        "instances": [word_masks(plain, tracks.names, kind="v2v").tracks for _, tracks, plain, _ in rows],
+    }
+    told: dict[str, np.ndarray] = {}
+    for said, found in read.items():
+        scores = [score_tracks(tracks, own).values for (_, tracks, _, _), own in zip(rows, found)]
+        means = [bootstrap(np.array([each[name] for each in scores]), bounds=(0, 1)) for name in ("j", "f", "j_and_f")]
+        told[said] = np.array([each["j_and_f"] for each in scores])
+        print(f"masks of {said}: " + ", ".join(f"{name} {each}" for name, each in zip(("J", "F", "J&F"), means)))
+    print("J&F mended above as read:", verdict(bootstrap(told["words, mended"] - told["words"], bounds=(-1, 1)), 0.05))
     false = [bool(_cells(find_mix_ups(plain, tracks).found, "swapped")) for _, tracks, plain, _ in rows]
     crossed = [bool(_cells(find_mix_ups(plain, exchanged(tracks)).found, "swapped")) for _, tracks, plain, _ in rows]
     for said, hits in (("names exchanged: swap found", crossed), ("names right: swap found", false)):

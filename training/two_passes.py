@@ -8,6 +8,10 @@ fewer steps            one pass with the second one's steps: what the first one'
 another clip's masks   the second pass, blind: what it does whoever is where
 true masks             the second pass, as if the first one had known: what better masks could reach
 
+The way `noise` asks it otherwise: several shorter first passes, each from its own noise, and the rest of the steps, not
+steered, from the noise of the one in which who should act moves first (`Motion.leads`). Beside it stand the choice that
+another clip's passes would make, and that of the exact judge, which looks at what the passes show.
+
 Written are every clip's values (rows.csv, after every arm), and a table with paired intervals and verdicts (README.md).
 Stop it whenever you like: the same command goes on with the arms that are missing. Several bases are asked at once, or
 one after another: --have names rows of earlier runs.
@@ -57,6 +61,13 @@ __all__ = ["main"]
 
 PLAIN, FEWER, FIRST = "plain", "fewer steps", "first pass alone"
 OWN, BLIND, TRUE = "words' masks", "another clip's masks", "true masks"
+NOISE = "noise"
+BY_MOTION, BY_ANOTHER, BY_JUDGE = (
+    f"{NOISE}, by who moves first",
+    f"{NOISE}, by another clip's",
+    f"{NOISE}, by the judge",
+)
+_FAR = 1_000_000  # between the seeds of a clip's noises
 MEASURES = {"right roles": "right_roles", "IF": "interaction_fidelity", "SPI": "spi", "intact": "intact"}
 CLAIMED = {"right roles": 0.05, "IF": 0.05}  # the smallest difference that would matter
 _SETS = [name for name in SETS if name != "open moves"]  # of which nobody acts on anybody
@@ -96,26 +107,34 @@ class Bench:
         for start in range(0, len(self.clips), self.chosen.batch):
             yield slice(start, min(start + self.chosen.batch, len(self.clips)))
 
-    def sample(self, part: slice, steps: int) -> Tensor:
-        """(n, F, 3, H, W) uint8: some of the clips in so many steps, each from its own noise."""
+    def sample(self, part: slice, steps: int, turns: Sequence[int]) -> Tensor:
+        """(n, F, 3, H, W) uint8: some of the clips in so many steps, each from its own noise; turns: which of its own,
+        of every clip that there is."""
         self.pipeline.scheduler.set_timesteps(steps)  # guidance and captures read the steps there
-        first, seed = self.clips.video[part, 0], self.chosen.seed + part.start
-        return sample(self.pipeline, self.sizes, self.clips.prompts[part], first, steps, self.chosen.cfg, seed)
+        first = self.clips.video[part, 0]
+        seeds = [self.chosen.seed + i + _FAR * turns[i] for i in range(part.start, part.stop)]
+        return sample(self.pipeline, self.sizes, self.clips.prompts[part], first, steps, self.chosen.cfg, seeds)
 
-    def watched(self) -> tuple[Tensor, list[Reading]]:
-        """Videos and readings of the first pass."""
+    def watched(self, steps: int, turn: int = 0) -> tuple[Tensor, list[Reading]]:
+        """Videos and readings of a first pass."""
         videos: list[Tensor] = []
         readings: list[Reading] = []
         for part in self.parts():
 
             def run(steps: int, part: slice = part) -> None:
-                videos.append(self.sample(part, steps))
+                videos.append(self.sample(part, steps, [turn] * len(self.clips)))
 
             own = self.bindings[part]
-            readings += first_pass(self.pipeline, own, run, self.chosen.first, branches=self.branches)
+            readings += first_pass(self.pipeline, own, run, steps, branches=self.branches)
         return torch.cat(videos), readings
 
-    def steered(self, guidance: Sequence[Guidance], tracks: Sequence[MaskTracks], steps: int) -> Tensor:
+    def steered(
+        self,
+        guidance: Sequence[Guidance],
+        tracks: Sequence[MaskTracks],
+        steps: int,
+        turns: Sequence[int] | None = None,
+    ) -> Tensor:
         videos = []
         for part in self.parts():
             with contextlib.ExitStack() as stack:
@@ -123,7 +142,7 @@ class Bench:
                     self.pipeline.scheduler.set_timesteps(steps)
                     own = self.bindings[part]
                     stack.enter_context(steer(self.pipeline, guidance, own, tracks[part], branches=self.branches))
-                videos.append(self.sample(part, steps))
+                videos.append(self.sample(part, steps, turns or [0] * len(self.clips)))
         return torch.cat(videos)
 
     def measured(self, video: Tensor) -> dict[str, list[float]]:
@@ -150,7 +169,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", choices=_SETS, default="told", help="of training.reproduce; default: %(default)s")
     parser.add_argument("--steps", type=int, default=24, help="of both passes together; default: %(default)s")
     parser.add_argument("--first", type=int, default=6, help="of them, the first pass's; default: %(default)s")
-    parser.add_argument("--ways", nargs="+", choices=list(ways(1)), default=list(ways(1)), help="of steering")
+    every = [*ways(1), NOISE]
+    parser.add_argument("--ways", nargs="+", choices=every, default=every, help="of steering, and of choosing noise")
+    parser.add_argument("--tries", type=int, default=3, help="first passes of the way noise; default: %(default)s")
+    parser.add_argument("--look", type=int, default=4, help="steps of each of them; default: %(default)s")
     parser.add_argument("--cfg", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=128, help="clips sampled together")
     parser.add_argument("--seed", type=int, default=0, help="clip i gets the noise of seed + i")
@@ -170,6 +192,11 @@ def _run(chosen: argparse.Namespace) -> None:
         raise ValueError("clips are 2 or more (each needs another one's masks), batch and cfg 1 or more")
     if not 0 < chosen.first < chosen.steps:
         raise ValueError(f"of {chosen.steps} steps the first pass takes 1 to {chosen.steps - 1}; got {chosen.first}")
+    if NOISE in chosen.ways and not (chosen.tries > 1 and 0 < chosen.tries * chosen.look < chosen.steps):
+        raise ValueError(
+            f"{chosen.tries} tries of {chosen.look} steps each: there are 2 or more, which together take fewer "
+            f"than the {chosen.steps} steps of --steps"
+        )
     rows = [row for path in chosen.have for row in _read(path)]
     if not rows and not chosen.model:
         raise ValueError("there is nothing to tell: name a base with --model, or rows of earlier runs with --have")
@@ -208,7 +235,12 @@ def _bench(chosen: argparse.Namespace, name: str, folder: Path) -> Bench:
 
 def _arms(chosen: argparse.Namespace) -> list[str]:
     """Of one base, in the order in which they run."""
-    return [PLAIN, FEWER, FIRST, *(f"{way}, {masks}" for way in chosen.ways for masks in (OWN, BLIND, TRUE))]
+    arms = [PLAIN, FEWER, FIRST]
+    for way in chosen.ways:
+        arms += (
+            [BY_MOTION, BY_ANOTHER, BY_JUDGE] if way == NOISE else [f"{way}, {whose}" for whose in (OWN, BLIND, TRUE)]
+        )
+    return arms
 
 
 @torch.no_grad()
@@ -239,7 +271,7 @@ def _ask(bench: Bench, done: set[str], keep: Callable[[list[dict[str, Any]]], No
             told(PLAIN, bench.steered((), (), chosen.steps))
         if FEWER not in done:
             told(FEWER, bench.steered((), (), second))
-        video, readings = bench.watched()  # also where its rows are there: the second passes take its masks
+        video, readings = bench.watched(chosen.first)  # also where its rows are there: the second passes take its masks
         looked = bench.calls
         truth = [named_tracks(cpu, i) for i in range(len(cpu))]
         masks = [reading.masks.select(own.names) for reading, own in zip(readings, truth, strict=True)]
@@ -250,12 +282,48 @@ def _ask(bench: Bench, done: set[str], keep: Callable[[list[dict[str, Any]]], No
             told(FIRST, video, more=_first_seen(readings, truth, masks, blind))
         bench.calls = 0
         for way in chosen.ways:
+            if way == NOISE:
+                _ask_noise(bench, cpu, done, told)
+                continue
             guidance = ways(second)[way]
             for whose, tracks, before in ((OWN, masks, looked), (BLIND, blind, looked), (TRUE, truth, 0)):
                 if (arm := f"{way}, {whose}") not in done:
                     told(arm, bench.steered(guidance, tracks, second), before)
     finally:
         handle.remove()
+
+
+def _ask_noise(bench: Bench, cpu: Clips, done: set[str], told: Callable[..., None]) -> None:
+    """The arms of the way `noise`."""
+    arms = [arm for arm in (BY_MOTION, BY_ANOTHER, BY_JUDGE) if arm not in done]
+    if not arms:
+        return
+    chosen, leads, right = bench.chosen, [], []
+    for turn in range(chosen.tries):
+        video, readings = bench.watched(chosen.look, turn)
+        leads.append([_lead(reading) for reading in readings])
+        right.append(bench.measured(video)["right roles"])
+    looked, bench.calls = bench.calls, 0
+    lead, was = np.array(leads), np.array(right)  # (tries, clips)
+    picks = {
+        BY_MOTION: lead.argmax(0),
+        BY_ANOTHER: lead[:, others(cpu)].argmax(0),
+        BY_JUDGE: was.argmax(0),
+    }
+    pairs = (was[:, None] > was[None]).astype(float)  # one try right, the other wrong
+    ordered = ((lead[:, None] > lead[None]) + 0.5 * (lead[:, None] == lead[None])) * pairs
+    both = {"pairs": pairs.sum((0, 1)).tolist(), "in order": ordered.sum((0, 1)).tolist()}
+    for arm in arms:
+        turns = picks[arm].tolist()
+        seen = {"first right": was[turns, range(len(turns))].tolist(), **both}
+        video = bench.steered((), (), chosen.steps - chosen.tries * chosen.look, turns)
+        told(arm, video, looked, seen)
+
+
+def _lead(reading: Reading) -> float:
+    """How far who should act leads, the mean over verbs; 0, which is neither, where no map tells."""
+    found = [] if reading.motion is None else list(reading.motion.leads.values())
+    return float(np.mean(found)) if found else 0.0
 
 
 def _first_seen(
@@ -282,7 +350,8 @@ def _before(chosen: argparse.Namespace, names: Sequence[str]) -> list[dict[str, 
     those of another one."""
     asked = {
         "clips": chosen.clips, "set": chosen.set, "steps": chosen.steps, "first": chosen.first, "cfg": chosen.cfg,
-        "seed": chosen.seed, "ways": chosen.ways, "models": [str(folder) for folder in chosen.model],
+        "seed": chosen.seed, "ways": chosen.ways, "tries": chosen.tries, "look": chosen.look,
+        "models": [str(folder) for folder in chosen.model],
         "device": chosen.device.split(":")[0],
     }  # fmt: skip
     return [row for row in _read(chosen.out / "rows.csv") if row["base"] in names] if goes_on(chosen.out, asked) else []
@@ -328,6 +397,8 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         swapped, doubled = (estimate(seen[name] > 0.5).interval for name in ("swapped", "doubled"))
         lines += ["", f"Masks of the first pass against the true ones: J {j}; those of another clip {blind}. "]
         lines[-1] += f"A swap that lasts was found in {swapped} of the clips, a double in {doubled}."
+        if BY_MOTION in arms:
+            lines += ["", _told_apart(tables[base, BY_MOTION])]
     return "\n".join([*lines, *_verdicts(bases, arms, tables), *_reach(bases, arms, tables)]) + "\n"
 
 
@@ -348,6 +419,18 @@ def _estimated(name: str, values: NDArray[np.float64]) -> Estimate:
     return estimate(values > 0.5) if name in _FLAGS else estimate(values, bounds=(0, 1))
 
 
+def _told_apart(seen: Values) -> str:
+    """How well who moves first tells a clip's right passes from its wrong ones."""
+    pairs, order = seen["pairs"], seen["in order"]
+    if not pairs.any():
+        return "No clip has both a first pass with right roles and one with wrong ones: noise does not decide."
+    auc = estimate(order[pairs > 0] / pairs[pairs > 0], bounds=(0, 1))
+    return (
+        f"Of the passes that noise was chosen by, {int((pairs > 0).sum())} of {len(pairs)} clips have some with right "
+        f"roles and some with wrong ones; who moves first puts the right ones above the wrong ones in {auc.interval}."
+    )
+
+
 def _verdicts(bases: Sequence[str], arms: Sequence[str], tables: dict[tuple[str, str], Values]) -> list[str]:
     many = len(bases) >= LEAST_BASES
     asked: list[tuple[str, str, str, Estimate, Estimate, list[Check]]] = []
@@ -360,10 +443,20 @@ def _verdicts(bases: Sequence[str], arms: Sequence[str], tables: dict[tuple[str,
                 asked.append(
                     (arm, other, measure, these, like, [floor(level, 0.0), ceiling(level), manipulated(masks)])
                 )
+    if BY_MOTION in arms:
+        better = _difference(tables, bases, (BY_MOTION, "first right"), (BY_ANOTHER, "first right"))[0]
+        for other in (PLAIN, BY_ANOTHER):
+            for measure in CLAIMED:
+                these, like = _difference(tables, bases, (BY_MOTION, measure), (other, measure))
+                level = float(np.mean([tables[base, other][measure].mean() for base in bases]))
+                checks = [floor(level, 0.0), ceiling(level), manipulated(better)]
+                asked.append((BY_MOTION, other, measure, these, like, checks))
     corrected = holm([(like if many else these).p for *_, these, like, _ in asked])
     who = "bases like these" if many else f"{', '.join(bases)} alone: {LEAST_BASES} bases speak of others"
     lines = ["", "## Two passes against others", "", f"Verdicts are about {who}; p is corrected for all rows (Holm). "]
     lines[-1] += f"Asked of the masks beforehand: their J above that of another clip's, {masks.interval}."
+    if BY_MOTION in arms:
+        lines[-1] += f" Of the chosen noise: right roles of its first pass above those of another's, {better.interval}."
     lines += ["", "| two passes | against | | these bases | bases like these | verdict |", "|---" * 6 + "|"]
     for (arm, other, measure, these, like, checks), p in zip(asked, corrected, strict=True):
         outcome = verdict(like if many else these, CLAIMED[measure], checks, p)

@@ -54,7 +54,7 @@ class MixUpRule:
 
     margin: float = 1.5
     second: float = 0.6
-    sharp: float = 2.0
+    sharp: float = 6.0
     size: int = 2
 
     def __post_init__(self) -> None:

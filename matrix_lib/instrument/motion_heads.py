@@ -11,8 +11,8 @@ h, w token frames, rows, columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from .word_masks import told_names
 
 __all__ = ["Contact", "Motion", "find_motion", "separation", "two_groups"]
 
+_TURNED = 0.5  # nats by which the object leads: the subject should
 _LEAST = 1.5  # nats between the two groups: a map that stands out less than 4.5 times as much does not tell them apart
 
 
@@ -59,6 +60,10 @@ class Motion:
         moving: (E, F) bool. All False where `threshold` is NaN, and in token frame 0.
         gap: the distance between the two groups, in the units of `stands_out`.
         contacts: of verbs whose object begins to move after it has been at rest.
+        leads: by verb, how much further its subject stands out than its object, in nats: the mean over the first half
+            of the token frames, where who acts moves first. It is the mean over layers, each by how far it separates
+            frames, for one layer alone may look at what rests; of the reader alone, where one was named. Told where the
+            cells do not fall into two groups, too; missing where one of the two has no maps.
         notes: what a person should know.
     """
 
@@ -70,6 +75,7 @@ class Motion:
     gap: float
     contacts: tuple[Contact, ...]
     notes: tuple[str, ...]
+    leads: Mapping[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """For people."""
@@ -101,8 +107,10 @@ def find_motion(
     """
     own = capture.stream(stream)
     maps, chosen, bins = own.get("v2t"), _instances(own), steps_of(capture, steps)
+    weights: dict[Reader, float] = {}
     if reader is None:
-        reader = _best(_separations(maps, chosen, bins))
+        weights = _separations(maps, chosen, bins)
+        reader = _best(weights)
     check_readers([reader], maps)
     values = stands_out(maps, reader, chosen, bins)
     cells = values[:, 1:]
@@ -114,7 +122,13 @@ def find_motion(
     else:
         threshold = float("nan")
     contacts = tuple(_contacts(own, chosen, moving, values))
-    return Motion(chosen, reader, values, threshold, moving, gap, contacts, tuple(notes))
+    weights = {each: weight for each, weight in weights.items() if each[1] is None} or {reader: 1.0}
+    told = [(w, dict(_leads(own, chosen, stands_out(maps, each, chosen, bins)))) for each, w in weights.items()]
+    total = max(sum(weights.values()), 1e-9)
+    leads = {verb: sum(w * other.get(verb, 0.0) for w, other in told) / total for _, said in told for verb in said}
+    if gap >= _LEAST:
+        notes += _turned(own, leads)
+    return Motion(chosen, reader, values, threshold, moving, gap, contacts, tuple(notes), leads)
 
 
 def separation(capture: Capture, *, steps: Iterable[int] | None = None, stream: int = 0) -> dict[Reader, float]:
@@ -179,6 +193,25 @@ def _contacts(stream: Stream, names: Sequence[str], moving: Tensor, values: Tens
         rests = bool(frames) and frames[0] > 1 and not bool(values[row, 1 : frames[0]].isnan().any())
         if rests:
             yield Contact(verb.name, verb.subject, verb.object, frames[0], grid.pixel_span(frames[0]))
+
+
+def _leads(stream: Stream, names: Sequence[str], values: Tensor) -> Iterable[tuple[str, float]]:
+    half = values[:, 1 : 1 + -(-(stream.grid.frames - 1) // 2)]
+    for verb in stream.binding.verbs:
+        if verb.subject in names and verb.object in names:
+            lead = (half[names.index(verb.subject)] - half[names.index(verb.object)]).nanmean()
+            if not lead.isnan():
+                yield verb.name, float(lead)
+
+
+def _turned(stream: Stream, leads: Mapping[str, float]) -> Iterable[str]:
+    """Verbs whose object moves where their subject should."""
+    for verb in stream.binding.verbs:
+        if leads.get(verb.name, 0.0) < -_TURNED:
+            yield (
+                f"{verb.name!r}: {verb.object!r} stands out in the first half of the clip, and {verb.subject!r}, which "
+                "should act, does not: the roles may be exchanged"
+            )
 
 
 def _notes(names: Sequence[str], values: Tensor, reader: Reader, gap: float) -> Iterable[str]:

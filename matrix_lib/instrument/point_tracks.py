@@ -22,6 +22,7 @@ from ..core.points import point_named
 from ..core.ranges import ranges
 from .capture import Capture
 from .maps import Maps
+from .motion_heads import Motion, find_motion
 from .readers import Reader, check_readers, readers_of, readers_text, steps_of
 from .word_masks import relative_heat, sharpest_layers, step_heat, told_names
 
@@ -32,6 +33,7 @@ Heat = Mapping[str, Tensor]
 _MOST = {True: 3, False: 1}  # readers that are chosen, where heads are apart and where they are not
 _ON = 0.2  # of the way from a frame's median to its peak: a place that is this hot, with its neighbours, is on the word
 _WINDOW = 2  # tokens around the highest one whose middle is taken
+_NEAR = 1.5  # tokens: a point that looks further away is not at rest, whatever motion says
 _SHARP = 2.0  # a peak of fewer medians of its frame looks nowhere in particular
 
 
@@ -72,17 +74,22 @@ def follow_points(
     steps: Iterable[int] | None = None,
     stream: int = 0,
     readers: Sequence[Reader] | None = None,
+    motion: Motion | None = None,
 ) -> PointTracks:
     """Follows the points that were pinned before sampling (`RecorderConfig.points`).
+
+    A point on a thing that rests (`find_motion`) stays where it is as long as that does, where heads find it near by.
 
     Args:
         steps: of `StepInfo.index`, None for all; they count as often as they were called.
         readers: whose maps are read, as (layer, head), head None for the mean over heads; None chooses the three heads
             (or, where heads were not kept apart, the layer) whose points stay on the word that they are pinned on.
+        motion: who rests when; None reads it off the same steps.
 
     Raises ValueError, listing what there is, where no point was pinned, and for readers and steps that the capture does
     not hold.
     """
+    steps = None if steps is None else tuple(steps)
     own = capture.stream(stream)
     maps, bins = own.get("v2v"), steps_of(capture, steps)
     if not maps.points:
@@ -99,6 +106,9 @@ def follow_points(
     mean = heat.nanmean(0)
     xy, sharp = _matched(mean, own.grid)
     notes += _lost(chosen, mean.flatten(-2).isnan().all(-1), sharp)
+    if words and own.grid.frames > 1:
+        motion = motion or find_motion(capture, steps=steps, stream=stream)
+        notes += _held(motion, own.grid, list(zip(chosen, places, on)), xy, sharp)
     paths, seen = zip(*(_path(own.grid, n, p, a, s) for n, p, a, s in zip(chosen, places, xy, sharp)))
     return PointTracks(chosen, torch.stack(paths), torch.stack(seen), on, tuple(readers), tuple(notes))
 
@@ -236,6 +246,32 @@ def _pinned(grid: Grid, name: str, place: tuple[int, int, int]) -> tuple[float, 
     start, stop = grid.pixel_span(place[0])
     high, wide = grid.token_pixels
     return (start + stop - 1) / 2, torch.tensor([(place[2] + 0.5) * wide, (place[1] + 0.5) * high])
+
+
+def _held(
+    motion: Motion, grid: Grid, points: Sequence[tuple[str, tuple[int, int, int], str]], xy: Tensor, sharp: Tensor
+) -> list[str]:
+    """Puts points that are pinned on a thing at rest back to where they were pinned, in the token frames around that in
+    which it rests, where what they look at is near by; in place, in xy (P, F, 2) and sharp (P, F). Says so."""
+    notes = []
+    for i, (name, place, word) in enumerate(points):
+        if word not in motion.entities or not motion.moving.any():
+            continue
+        rests = (~motion.moving[motion.entities.index(word)]).tolist()
+        first = last = place[0]
+        if not rests[first]:
+            continue
+        while first > 0 and rests[first - 1]:
+            first -= 1
+        while last + 1 < len(rests) and rests[last + 1]:
+            last += 1
+        where, (high, wide) = _pinned(grid, name, place)[1], grid.token_pixels
+        away = ((xy[i, first : last + 1] - where) / torch.tensor([wide, high])).norm(dim=-1)
+        near = away[sharp[i, first : last + 1]]
+        if last > first and bool((near <= _NEAR).all()):
+            xy[i, first : last + 1], sharp[i, first : last + 1] = where, True
+            notes.append(f"{name!r} is held in token frames {ranges(range(first, last + 1))}, where {word!r} rests")
+    return notes
 
 
 def _lost(names: Sequence[str], absent: Tensor, sharp: Tensor) -> list[str]:

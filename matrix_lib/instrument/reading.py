@@ -22,7 +22,11 @@ from .readers import Reader, readers_text
 from .sinks import Sinks, find_sinks
 from .word_masks import sharpest_layers, word_masks
 
-__all__ = ["Reading", "read_capture"]
+__all__ = ["MENDED_PART", "Reading", "read_capture"]
+
+MENDED_PART = 2 / 3
+"""Of the layers, the sharper part that mended masks of words are read off. Where things move is told by other layers
+than where things at rest are: a quarter leaves the latter out (docs/two-passes.md)."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ def _motion_json(motion: Motion | None, grid: Grid) -> dict[str, Any] | None:
     }
     begins = [{"verb": each.verb, "object": each.object, "frames": list(each.frames)} for each in motion.contacts]
     read = {"read": readers_text([motion.reader]), "gap": round(motion.gap, 3)}
-    return {"moving": frames, "begins": begins, **read}
+    leads = {verb: round(lead, 3) for verb, lead in motion.leads.items()}
+    return {"moving": frames, "begins": begins, "leads": leads, **read}
 
 
 def read_capture(
@@ -180,32 +185,54 @@ def read_capture(
         names, kind, layers, steps, threshold: of the masks; see `word_masks`. `layers` are of `kind`; those of the
             other kind are the sharpest. Mix-ups are looked for in every step.
         without_sinks: leaves sinks out of masks and mix-ups.
-        mended: makes the masks fit to steer a second run by, see `mending`; what was done is in the notes.
+        mended: makes the masks fit to steer a second run by, see `mending`; what was done is in the notes. Of words it
+            reads the sharper two thirds of the layers, and takes the maps of a thing at rest together.
         point_readers, motion_reader: whose maps are read for pinned points and for motion, as (layer, head); None
             chooses without labels, see `follow_points` and `find_motion`. Both read the same steps as the masks.
 
     Raises ValueError for what the capture does not hold; see `word_masks` and `find_mix_ups`.
     """
     steps = None if steps is None else tuple(steps)
-    at = tuple(layers) if layers is not None else sharpest_layers(capture, kind, stream)
+    part = MENDED_PART if mended and kind == "v2t" else 0.25
+    at = tuple(layers) if layers is not None else sharpest_layers(capture, kind, stream, part)
     sinks = find_sinks(capture, stream, tracks)
     out = sinks if without_sinks else None
     palette = {} if tracks is None else dict(zip(tracks.names, tracks.palette))
+    own = {name: at for name, of in (("layers", "v2t"), ("layers_v2v", "v2v")) if of == kind and layers is not None}
+    mix_ups = find_mix_ups(capture, tracks, stream=stream, rule=rule or MixUpRule(), sinks=out, **own)
+    asked: dict[str, Any] = {"steps": steps, "stream": stream}
+    motion = find_motion(capture, reader=motion_reader, **asked) if _has_words(capture, stream) else None
+    pinned = _pinned(capture, stream)
+    points = follow_points(capture, readers=point_readers, motion=motion, **asked) if pinned else None
+    rests = _rests(motion, mix_ups) if mended and kind == "v2t" else {}
     masks = word_masks(
         capture, names, kind=kind, layers=at, steps=steps, stream=stream, threshold=threshold, sinks=out,
-        palette=palette, fps=fps,
+        palette=palette, fps=fps, rests=rests,
     )  # fmt: skip
-    own = {name: at for name, of in (("layers", "v2t"), ("layers_v2v", "v2v")) if of == kind}
-    mix_ups = find_mix_ups(capture, tracks, stream=stream, rule=rule or MixUpRule(), sinks=out, **own)
     grid, notes = capture.stream(stream).grid, []
     if mended:
         masks = mend(masks, mix_ups, grid, kind)
-        notes = verb_notes(capture, masks.tracks, at, stream) if kind == "v2t" else []
-    asked: dict[str, Any] = {"steps": steps, "stream": stream}
-    points = follow_points(capture, readers=point_readers, **asked) if _pinned(capture, stream) else None
-    motion = find_motion(capture, reader=motion_reader, **asked) if _has_words(capture, stream) else None
+        notes = [
+            f"the mask of {name!r} in token frames {ranges(frames)}, where it seems to rest, is of the mean of its maps"
+            for name, frames in rests.items()
+            if len(frames) > 1 and name in masks.tracks.names
+        ]
+        notes += verb_notes(capture, masks.tracks, at, stream) if kind == "v2t" else []
     said = (*masks.notes, *notes)
     return Reading(masks.tracks, mix_ups, sinks, without_sinks, kind, at, grid, said, points, motion)
+
+
+def _rests(motion: Motion | None, mix_ups: MixUps) -> dict[str, tuple[int, ...]]:
+    """Token frames in which instances rest, but for those of a swap that lasts, which are mended one by one; none where
+    motion cannot be told."""
+    if motion is None or not motion.moving.any():
+        return {}
+    rests = {}
+    for name, row in zip(motion.entities, motion.moving):
+        swaps = (each for each in mix_ups.found if each.kind == "swapped" and each.lasting and name in each.names)
+        swapped = {frame for each in swaps for frame in each.frames}
+        rests[name] = tuple(frame for frame in (~row).nonzero()[:, 0].tolist() if frame not in swapped)
+    return {name: frames for name, frames in rests.items() if frames}
 
 
 def _pinned(capture: Capture, stream: int) -> bool:

@@ -18,6 +18,7 @@ from ..core.json_text import parse_object
 from ..core.tracks.tracks import MaskTracks
 from .capture import Capture, MapKind
 from .mix_ups import find_mix_ups
+from .motion_heads import find_motion
 from .sinks import find_sinks
 from .word_masks import relative_heat, sharpest_layers, step_heat, told_names
 
@@ -38,6 +39,7 @@ FEATURES: dict[str, str] = {
     "swapped": "share of steps and token frames in which two instances are in each other's place",
     "doubled": "share in which an instance is in two places",
     "sink": "share of what everybody looks at that lies on attention sinks",
+    "acts": "whether subjects of verbs move before their objects, by motion heads: 0 the objects alone, 1 the subjects",
     "words": "share of the words' attention on the given masks of their instances, above chance, the mean",
     "words_least": "the same, of the instance that has least",
     "verb": "the same, of the verbs, on the masks of their subject and object",
@@ -144,8 +146,8 @@ class SeedRule:
 
 LABEL_FREE = SeedRule(
     steps=6,
-    weights={"binding": 1.0, "agreement": 1.0, "swapped": -1.0, "doubled": -1.0, "sink": -1.0},
-    source="nobody's labels: words that are bound to a place, no swap, no double, no sink",
+    weights={"binding": 1.0, "agreement": 1.0, "swapped": -1.0, "doubled": -1.0, "sink": -1.0, "acts": 1.0},
+    source="nobody's labels: words that are bound to a place, no swap, no double, no sink, and who acts moves first",
 )
 """For models that nobody has analysed. All of its features lie in [0, 1]; its score orders seeds and promises no
 success."""
@@ -203,6 +205,9 @@ def seed_features(
         found[kind] = sum(len(each.cells) for each in mix_ups if each.kind == kind) / (cells * many)
     sinks = find_sinks(capture, stream, tracks, ["v2t"]).found
     found["sink"] = sum(sink.share for sink in sinks) / len(own.maps["v2t"].layers)
+    leads = find_motion(capture, stream=stream).leads.values() if own.grid.frames > 1 else ()
+    if leads:
+        found["acts"] = sum(1 / (1 + math.exp(-max(-700.0, lead))) for lead in leads) / len(leads)
     if tracks is not None:
         found |= _aligned(capture, tracks, {"v2t": at, "v2v": other}, stream)
     return found

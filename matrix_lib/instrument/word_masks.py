@@ -10,6 +10,7 @@ L layers, St step bins, E entities, F, h, w token frames, rows, columns; H, W pi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -63,6 +64,7 @@ def word_masks(
     sinks: Sinks | None = None,
     palette: dict[str, Colour] | None = None,
     fps: float = 8.0,
+    rests: Mapping[str, Iterable[int]] | None = None,
 ) -> WordMasks:
     """The masks of words (kind "v2t") or of instances (kind "v2v").
 
@@ -74,6 +76,8 @@ def word_masks(
         sinks: places to leave out.
         palette: colours by name; others get those of the binding's instances.
         fps: of the clip.
+        rests: by name, token frames in which it is known to rest. Its map in each of them is the mean over all that
+            follow each other: a thing at rest is in one place, and is hardly looked at in each single frame.
 
     Raises ValueError, listing what there is, for names, layers and steps that the capture does not hold.
     """
@@ -84,6 +88,8 @@ def word_masks(
     chosen = told_names(own, kind) if names is None else tuple(names)
     at = tuple(layers) if layers is not None else sharpest_layers(capture, kind, stream)
     heat = _mean_heat(capture, chosen, kind, at, steps, stream, sinks)
+    for name in (name for name in chosen if name in (rests or {})):
+        _pool(heat[chosen.index(name)], sorted(set((rests or {})[name])))
     relative, absent, flat = relative_heat(heat), *_untold(heat)
     colours = _colours(own, chosen, palette or {})
     roles = {phrase.name: phrase.role for phrase in own.binding.phrases}
@@ -118,15 +124,15 @@ def told_names(stream: Stream, kind: MapKind) -> tuple[str, ...]:
     return found
 
 
-def sharpest_layers(capture: Capture, kind: MapKind = "v2t", stream: int = 0) -> tuple[int, ...]:
-    """A quarter of the captured layers, at least one: those whose maps of instances and words are most concentrated,
-    ascending. It takes no masks; see `rank_layers` for what masks tell."""
+def sharpest_layers(capture: Capture, kind: MapKind = "v2t", stream: int = 0, part: float = 0.25) -> tuple[int, ...]:
+    """A part of the captured layers (a quarter), at least one: those whose maps of instances and words are most
+    concentrated, ascending. It takes no masks; see `rank_layers` for what masks tell."""
     names = told_names(capture.stream(stream), kind)
     found = capture.concentration(kind, stream)
     columns = [found.entities.index(name) for name in names]
     score = found.over_steps("share")[:, columns].nanmean(1).nan_to_num(-1.0)
     order = torch.argsort(score, descending=True, stable=True).tolist()
-    return tuple(sorted(found.layers[i] for i in order[: max(1, len(order) // 4)]))
+    return tuple(sorted(found.layers[i] for i in order[: max(1, int(part * len(order)))]))
 
 
 def relative_heat(maps: Tensor) -> Tensor:
@@ -188,6 +194,13 @@ def _mean_heat(
     calls = maps.counts[rows][:, bins][:, :, columns].float().mean(0)[..., None, None]  # (St, E, F, 1, 1)
     total = torch.where(heat.isnan(), 0.0, heat * calls).sum(0)
     return total / torch.where(heat.isnan(), 0.0, calls.expand_as(heat)).sum(0)
+
+
+def _pool(heat: Tensor, frames: Sequence[int]) -> None:
+    """Puts the mean over these token frames, one run of following ones at a time, into each of them; heat (F, h, w)."""
+    for _, run in itertools.groupby(enumerate(frames), lambda pair: pair[1] - pair[0]):
+        at = [frame for _, frame in run]
+        heat[at] = heat[at].nanmean(0)
 
 
 def _rows(layers: Iterable[int], maps: Maps) -> list[int]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import native
+from benchmarks import host, native
 from benchmarks.timing import against, compare
 from scripts.comfyui import ROOT
 
@@ -19,6 +19,22 @@ def test_captures_of_two_trees_are_timed_in_the_same_rounds(monkeypatch):
     other = native.other_library(ROOT)
     assert other.RecorderConfig.__module__ == "matrix_lib_before.instrument.recorder"
     assert other.RecorderConfig is not bench.library.RecorderConfig
+
+
+@pytest.mark.usefixtures("comfy", "one_thread")
+def test_what_takes_more_than_one_run_makes_as_many_predictions_as_a_plain_one():
+    own = host.Uses(host.Bench(host.SMALL["cogvideox"], torch.device("cpu")))
+    asked = []
+    net = own.bench.model.model.diffusion_model
+    handle = net.register_forward_pre_hook(lambda module, given: asked.append(len(given[0])))
+    counts = {}
+    for name, run in own.ways().items():
+        asked.clear()
+        assert run() > 0
+        counts[name] = sum(asked)
+    handle.remove()
+    assert set(counts.values()) == {2 * own.SPENT}, counts  # with and without the prompt
+    assert {name: len(series) for name, series in own.seconds.items()} == {"reading masks": 1, "scoring a seed": 2}
 
 
 def test_a_tree_without_the_library_is_told(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from matrix_lib.instrument.maps import Maps
 from matrix_lib.instrument.motion_heads import find_motion, separation, two_groups
 from matrix_lib.instrument.point_tracks import follow_points
 from matrix_lib.instrument.reading import read_capture
+from matrix_lib.instrument.seed_rule import LABEL_FREE, seed_features
 from scripts.motion_truth import given_tracks, make, moves, paths, pinned, retimed
 
 GRID = Grid(5, 6, 8)
@@ -72,6 +74,27 @@ def test_how_far_maps_stand_out_and_which_head_separates() -> None:
     told = read_capture(capture, motion_reader=(7, 1)).as_json()["motion"]
     assert told["moving"]["van"] == list(range(9, 17))
     assert any("keep heads apart" in note for note in find_motion(capture, reader=(7, None)).notes)
+
+
+def test_who_acts_leads_and_exchanged_roles_are_told() -> None:
+    """The cyclist waits behind the van. The lead is that of the first half: token frames 1 and 2 of 5."""
+    for moving, turned in ((MOVING, False), ({"cyclist": (3, 4), "van": (1, 2, 3, 4)}, True)):
+        found = find_motion(capture_of(moving=moving))
+        cyclist, van = (found.stands_out[found.entities.index(name), 1:3] for name in ("cyclist", "van"))
+        named = find_motion(capture_of(moving=moving), reader=found.reader)
+        assert named.leads == {"waits behind": pytest.approx(float((cyclist - van).mean()))}
+        weight = {r[0]: gap for r, gap in separation(capture_of(moving=moving)).items() if r[1] is None}
+        each = {n: find_motion(capture_of(moving=moving), reader=(n, None)).leads["waits behind"] for n in weight}
+        mean = sum(weight[n] * each[n] for n in weight) / sum(weight.values())
+        assert found.leads == {"waits behind": pytest.approx(mean)}
+        assert (found.leads["waits behind"] < 0) == turned
+        assert any("the roles may be exchanged" in note for note in found.notes) == turned
+        acts = seed_features(capture_of(moving=moving))["acts"]
+        assert acts == pytest.approx(1 / (1 + math.exp(-found.leads["waits behind"])))
+        assert LABEL_FREE.weights["acts"] > 0
+    alike = find_motion(capture_of(moving={"cyclist": (), "van": ()}))
+    assert abs(alike.leads["waits behind"]) < 0.75, "nothing moves: nobody leads"
+    assert not any("exchanged" in note for note in alike.notes)
 
 
 def test_what_cannot_be_told_is_told() -> None:

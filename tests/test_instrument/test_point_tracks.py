@@ -135,6 +135,22 @@ def test_heads_are_those_whose_points_stay_on_their_word() -> None:
         follow_points(capture, readers=[(3, 2)])
 
 
+def test_a_point_on_a_thing_at_rest_stays_unless_it_is_seen_far_away() -> None:
+    """The cyclist's map is faint in token frame 1, and its point is looked for a token too far to the right."""
+    for column, held in ((2, True), (5, False)):
+        capture = followed_capture()
+        v2t, v2v = (capture.streams[0].maps[kind] for kind in ("v2t", "v2v"))
+        words, values = v2t.values.clone(), v2v.values.clone()
+        words[..., 1, :, :] = 0.001 + 0.003 * (words[..., 1, :, :] > 0.1)
+        values[0, :, 0, 1, 1] = bump(1, column).half()
+        maps = {"v2t": replace(v2t, values=words), "v2v": replace(v2v, values=values)}
+        found = follow_points(replace(capture, streams=[replace(capture.streams[0], maps=maps)]), readers=[(3, 1)])
+        at_rest = found.xy[0, [0, 1, 2]]  # token frame 1 has its middle at 2.5
+        assert bool((at_rest == 24.0).all()) == held
+        assert ("held in token frames 0-1, where 'cyclist' rests" in " ".join(found.notes)) == held
+        assert float(found.xy[0, 7, 1]) > 40.0, "it moves on from there"
+
+
 def test_frames_in_which_a_point_was_not_found_are_told_and_guessed_between() -> None:
     capture = followed_capture()
     maps = capture.streams[0].maps["v2v"]

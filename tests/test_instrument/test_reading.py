@@ -199,6 +199,35 @@ def test_frames_that_say_nothing_take_the_nearest_and_mostly_vague_ones_no_mask(
     assert any("2 of 3 token frames: it gets no mask" in note for note in most.notes)
 
 
+def test_the_maps_of_a_thing_at_rest_are_taken_together() -> None:
+    """The van rests: in each frame another place is looked at more than its own, and none of them twice."""
+    maps = spots()
+    maps[:, :, 1] = 0.01
+    for frame, column in enumerate((0, 2, 4)):
+        maps[:, :, 1, frame, 4:, 6:] = 0.02
+        maps[:, :, 1, frame, 0:2, column : column + 2] = 0.035
+    capture = capture_of(maps)
+    plain, found = read_capture(capture), read_capture(capture, mended=True)
+    assert found.motion is not None
+    assert [row.tolist() for row in found.motion.moving] == [[False, True, True], [False, False, False]]
+    for frame in range(GRID.frames):
+        there = mask_of(spot_tracks(), "van", frame)
+        assert not bool((mask_of(plain.masks, "van", frame) & there).any())
+        assert bool((mask_of(found.masks, "van", frame) & there).any())
+    assert any("the mask of 'van' in token frames 0-2, where it seems to rest" in note for note in found.notes)
+    named = read_capture(capture, names=("cyclist",), mended=True)
+    assert named.masks.names == ("cyclist",)
+    assert not any("'van'" in note and "rest" in note for note in named.notes)
+    part = word_masks(capture, rests={"van": (0, 2)}).tracks  # not one after the other: nothing to take together
+    assert part == word_masks(capture).tracks
+
+
+def test_mended_masks_are_read_off_more_layers() -> None:
+    assert read_capture(make_capture(layers=8)).layers == (6, 7)
+    assert read_capture(make_capture(layers=8), mended=True).layers == (3, 4, 5, 6, 7)
+    assert read_capture(make_capture(layers=8), mended=True, layers=[7]).layers == (7,)
+
+
 def test_verbs_that_look_elsewhere_are_told() -> None:
     capture, tracks = make_capture(layers=8), make_tracks()
     assert verb_notes(capture, tracks, [6, 7]) == []

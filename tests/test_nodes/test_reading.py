@@ -43,12 +43,15 @@ def test_masks_are_mended_on_request(pack: Any) -> None:
     """Words and given masks disagree about who is who: each gets the other's mask."""
     capture, tracks = make_capture(pack.lib, layers=8), make_tracks(pack.lib)
     other = tracks.rename({"cyclist": "nobody"}).rename({"van": "cyclist"}).rename({"nobody": "van"})
-    plain = pack.run("MatrixReadCapture", capture=capture, tracks=other, **ASKED).result
-    mended = pack.run("MatrixReadCapture", capture=capture, tracks=other, mended=True, **ASKED).result
+    asked = {**ASKED, "layers": "6-7"}
+    plain = pack.run("MatrixReadCapture", capture=capture, tracks=other, **asked).result
+    mended = pack.run("MatrixReadCapture", capture=capture, tracks=other, mended=True, **asked).result
     assert plain[3] == mended[3] == 1
     assert "are swapped in token frames 0-2: each gets the other's mask there" in mended[1]
     for name, its in (("cyclist", "van"), ("van", "cyclist")):
         assert torch.equal(mended[0].masks(name), plain[0].masks(its))
+    more = pack.run("MatrixReadCapture", capture=capture, tracks=tracks, mended=True, **ASKED).result
+    assert "masks of v2t maps, layers 3-7" in more[1]  # the sharper two thirds
 
 
 def test_frames_of_another_shape_are_cropped_and_short_tracks_told(pack: Any) -> None:

@@ -12,7 +12,7 @@ from matrix_lib.hosts.diffusers import mini
 from matrix_lib.instrument import word_masks
 from training import two_passes
 from training.run.kept_rows import write_rows
-from training.two_passes import BLIND, FIRST, OWN, PLAIN, TRUE
+from training.two_passes import BLIND, BY_ANOTHER, BY_JUDGE, BY_MOTION, FIRST, OWN, PLAIN, TRUE
 
 COUNT = 60
 GIVEN = argparse.Namespace(clips=COUNT, set="told", steps=24, first=6, cfg=1.0, seed=0, device="cpu")
@@ -48,6 +48,22 @@ def test_the_verdict_is_about_the_bases_that_there_are():
     assert "| open:" in said(three, f"bias, {BLIND}"), "one base of three says nothing of others"
 
 
+def test_a_choice_of_noise_is_held_to_plain_runs_and_to_another_choice():
+    given = []
+    for base in ("a", "b", "c"):
+        given += rows(base, 0.3, 0.3, 0.3)
+        for arm, share in ((BY_MOTION, 0.8), (BY_ANOTHER, 0.3), (BY_JUDGE, 0.9)):
+            seen = {"pairs": 2.0, "in order": 1.5}
+            for row in rows(base, share, 0.3, 0.3)[:COUNT]:
+                given.append(row | seen | {"arm": arm, "first right": row["right roles"]})
+    told = two_passes._report(GIVEN, given)
+    for other in (PLAIN, BY_ANOTHER):
+        assert f"| {BY_MOTION} | {other} | right roles | 0.500 [" in told
+    assert told.count("| holds:") == 4
+    assert "60 of 60 clips have some with right roles and some with wrong ones" in told
+    assert "who moves first puts the right ones above the wrong ones in 0.750 [" in told
+
+
 def test_what_cannot_be_asked():
     assert "cannot be asked: the base scores 1.000" in said(two_passes._report(GIVEN, rows("a", 1.0, 1.0, 0.5)), PLAIN)
     assert "cannot be asked: the base scores 0.000" in said(two_passes._report(GIVEN, rows("a", 0.0, 0.5, 0.5)), PLAIN)
@@ -80,7 +96,22 @@ def test_a_run_that_is_stopped_keeps_its_arms_and_goes_on_in_any_batch(tmp_path,
     pipeline = diffusers.CogVideoXImageToVideoPipeline(**parts)
     monkeypatch.setattr(two_passes, "pipeline_of", lambda folder: (pipeline, sizes))
     monkeypatch.setattr(word_masks, "_FLAT", 1.0)  # random weights look nowhere in particular
-    given = ["--clips", "2", "--steps", "3", "--first", "1", "--ways", "bias", "--device", "cpu", "--model", "tiny"]
+    given = [
+        "--clips",
+        "2",
+        "--steps",
+        "3",
+        "--first",
+        "1",
+        "--ways",
+        "bias",
+        "noise",
+        "--device",
+        "cpu",
+        "--model",
+        "tiny",
+    ]
+    given += ["--tries", "2", "--look", "1"]
     two_passes.main([*given, "--out", str(tmp_path / "whole"), "--batch", "2"])
     whole = two_passes._read(tmp_path / "whole" / "rows.csv")
     assert list(dict.fromkeys(row["arm"] for row in whole)) == two_passes._arms(
@@ -104,7 +135,11 @@ def test_a_run_that_is_stopped_keeps_its_arms_and_goes_on_in_any_batch(tmp_path,
     two_passes.main([*given, *out])
     again = two_passes._read(tmp_path / "cut" / "rows.csv")
     assert again[: len(kept)] == kept
-    assert [row["arm"] for row in again[::2]][-1] == f"bias, {TRUE}"
+    assert [row["arm"] for row in again[::2]][-1] == BY_JUDGE
+    assert f"bias, {TRUE}" in {row["arm"] for row in again}
+    assert {row["calls"] for row in again if row["arm"].startswith("noise")} == {3}
+    with pytest.raises(SystemExit, match="3 tries of 1 steps each"):
+        two_passes.main([*given, "--out", str(tmp_path / "other"), "--tries", "3"])
     for row, other in zip(again, whole, strict=True):
         assert [row[n] for n in two_passes._KEYS] == [other[n] for n in two_passes._KEYS]
         values = [name for name in other if name not in two_passes._KEYS]

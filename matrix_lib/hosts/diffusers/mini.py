@@ -259,7 +259,7 @@ def sample(
     first: Tensor | None,
     steps: int = 24,
     cfg: float = 2.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     extra: Tensor | None = None,
     intrinsic: IntrinsicDenoising | None = None,
     tracks: Sequence[MaskTracks] = (),
@@ -272,7 +272,7 @@ def sample(
     Args:
         first: (B, 3, H, W) uint8, the first frames; None samples from text alone, for a model that was trained so.
         cfg: guidance scale; 1 leaves out the unconditional branch.
-        seed: clip i gets the noise of `seed + i`, whatever the batch.
+        seed: clip i gets the noise of `seed + i`, whatever the batch; or one for each clip, without `intrinsic`.
         extra: (B, C, h, w) of the first latent frame, for a model with a widened input projection (ID map, target
             mask); later frames get zeros, and both branches of the guidance see it.
         intrinsic: temporal intrinsic denoising along `tracks`, one per clip; clip i draws its noise from `seed + i`.
@@ -296,7 +296,8 @@ def sample(
         image = torch.cat([image, extra[:, None].to(image)], dim=2)
     condition = torch.cat([image, image.new_zeros(count, sizes.latent_shape[0] - 1, *image.shape[2:])], dim=1)
     shape = (sizes.latent_shape[0], sizes.latent, *sizes.latent_shape[1:])
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
+    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else [*seed]
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(each)) for each in seeds]
     x = torch.stack(noise).to(device, net.dtype)
     scheduler, positions = scheduler or make_scheduler(), rotary(sizes, device)
     scheduler.set_timesteps(steps, device=device)
@@ -314,6 +315,8 @@ def sample(
     if intrinsic is not None and not intrinsic.idle:
         if len(tracks) != len(prompts):
             raise ValueError(f"intrinsic denoising follows one tracks per clip: {len(tracks)} for {len(prompts)} clips")
+        if not isinstance(seed, int):
+            raise ValueError("intrinsic denoising draws clip i's noise from seed + i: give one seed, not one a clip")
         follow = [[] if each is None else [each] for each in tracks]
         hook = IntrinsicHook(intrinsic, follow, (TIME_STRIDE, STRIDE), seed=seed)
     for step, t in enumerate(scheduler.timesteps):
