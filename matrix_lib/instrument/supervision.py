@@ -298,7 +298,8 @@ class TargetMaps(_Maps):
         places = on_device(torch.tensor(self.entity), call.q.device)[:, None, None].expand(-1, pool.weights.shape[1], 1)
         asked = replace(pool, weights=pool.weights.gather(2, places), counts=(1,) * self.rows)
         with _exact(call):
-            self.grounding.setdefault(call.site.layer, grounding_maps(call, asked, lse=lse)[:, 0])
+            made = grounding_maps(call, asked, direction=self.config.direction, lse=lse)
+            self.grounding.setdefault(call.site.layer, made[:, 0])
 
     def target_aware(self) -> LossParts:
         """weight * L_attn, mean over the rows of the batch. Raises ValueError where a layer gave no map."""

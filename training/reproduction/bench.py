@@ -35,7 +35,7 @@ from matrix_lib.io.lora.read import load_lora
 from matrix_lib.mini.verbs import VERB_NAMES
 from matrix_lib.mini.world import Clips
 
-from ..data.alignment_clips import condition_of, named_tracks, targeted
+from ..data.alignment_clips import condition_of, named_tracks, targeted, triggered
 from ..data.world import seed_of
 from ..models.mini_encoders import MiniEncoders
 from ..models.video_model import VideoModel
@@ -69,11 +69,12 @@ class BoxBench:
         self.encoders, self.pipeline, self.sizes = encoders, pipeline, sizes
         self._real: dict[int, tuple[Tensor, NDArray[np.float64]]] = {}
 
-    def clips(self, name: str, count: int, trigger: bool = False, draw: int = 0) -> Clips:
-        """Clips of a set, see `sets.held_out`; with the word `target` where there is a ``trigger``."""
+    def clips(self, name: str, count: int, trigger: bool = False, draw: int = 0, source: bool = False) -> Clips:
+        """Clips of a set, see `sets.held_out`; with the word `target` where there is a ``trigger``, and the word `source`
+        before the agent where there is a ``source`` as well."""
         sizes = self.sizes
         found = held_out(name, (sizes.frames, sizes.height, sizes.width), count, self.device, draw)
-        return targeted(found) if trigger else found
+        return targeted(found, source) if trigger else found
 
     def from_text(
         self,
@@ -81,10 +82,12 @@ class BoxBench:
         seed: int,
         intrinsic: IntrinsicDenoising | None = None,
         tracks: Sequence[MaskTracks] = (),
+        scheduler: Any = None,
     ) -> Tensor:
-        """(N, F, 3, H, W) uint8 sampled without a first frame."""
+        """(N, F, 3, H, W) uint8 sampled without a first frame. scheduler: as in `hosts.diffusers.mini.sample`."""
         scale = self.scale
         more: dict[str, Any] = {"intrinsic": intrinsic, "tracks": tracks} if intrinsic else {}
+        more |= {"scheduler": scheduler} if scheduler is not None else {}
         return sample(self.pipeline, self.sizes, prompts, None, scale.box_sampling, scale.box_cfg, seed, **more)
 
     def features(self, video: Tensor) -> NDArray[np.float64]:
@@ -116,19 +119,27 @@ class Bench(BoxBench):
         self.base = self.pipeline.transformer
         self.model = VideoModel(AlignTask(), self.encoders)
         self.model.dtype = self.encoders.codec_dtype
+        self.trigger: Tensor | None = None  # (2, D) what a LoRA that is merged adds to the words of `TRIGGERS`
 
     @contextlib.contextmanager
     def tuned(self, lora: Path | None) -> Iterator[None]:
         """While open, the pipeline's transformer is the base with a LoRA merged into it."""
         if lora is not None:
-            net = copy.deepcopy(self.exact)
+            net, read = copy.deepcopy(self.exact), load_lora(lora)
             with torch.no_grad():
-                merge_lora(net, load_lora(lora))
+                merge_lora(net, read)
             self.pipeline.transformer = torch.nn.Module.to(net, self.device, self.encoders.codec_dtype)
+            if "trigger" in read.extra:
+                self.trigger = read.extra["trigger"].to(self.device)
         try:
             yield
         finally:
-            self.pipeline.transformer = self.base
+            self.pipeline.transformer, self.trigger = self.base, None
+
+    def text(self, prompts: Sequence[str]) -> Tensor:
+        """(N, D, width) text rows, with what a LoRA learnt of its words."""
+        rows = self.encoders.encode_text(list(prompts))
+        return rows if self.trigger is None else rows + (triggered(prompts, self.encoders) @ self.trigger).to(rows)
 
     @torch.no_grad()
     def made(self, clips: Clips, condition: str = "none", purpose: int = NOISE) -> Tensor:
@@ -140,7 +151,10 @@ class Bench(BoxBench):
             seed = seed_of(SEED, purpose, start)
             sizes = self.encoders.sizes
             first = part.video[:, 0]
-            found.append(sample(self.pipeline, sizes, part.prompts, first, scale.sampling, scale.cfg, seed, extra))
+            learnt = {} if self.trigger is None else {"rows": self.text(part.prompts)}
+            found.append(
+                sample(self.pipeline, sizes, part.prompts, first, scale.sampling, scale.cfg, seed, extra, **learnt)
+            )
         return torch.cat(found)
 
     def scores(self, names: Sequence[str], condition: str = "none", trigger: bool = False) -> dict[str, dict[str, Any]]:
@@ -148,7 +162,7 @@ class Bench(BoxBench):
         distance of the videos to true ones."""
         out = {}
         for name in names:
-            clips = self.clips(name, self.scale.prompts, trigger)
+            clips = self.clips(name, self.scale.prompts, trigger, source=condition == "source_target")
             video = self.made(clips, condition)
             verdict = _judged(video, clips, self.scale.batch)
             bits = {score: packed(torch.cat([getattr(v, score) for v in verdict])) for score in BITS}
@@ -188,7 +202,7 @@ class Bench(BoxBench):
         wide = clean.new_zeros(len(clean), clean.shape[1], 0 if extra is None else extra.shape[1], *clean.shape[3:])
         if extra is not None:
             wide[:, 0] = extra
-        rows = {"rows": self.encoders.encode_text(clips.prompts).to(self.model.dtype)}
+        rows = {"rows": self.text(clips.prompts).to(self.model.dtype)}
         inputs = self.model.inputs(noisy, SimpleNamespace(image=image, extra=wide), rows, t)
         maps = AlignmentMaps(config, batch)
         with attach(self.pipeline.transformer, Session([maps]), lambda forward: None):
@@ -217,7 +231,8 @@ def _on_masks(
     table = torch.stack([(m * mask).sum((1, 2, 3)) / m.sum((1, 2, 3)).clamp_min(1e-20) for m in found], 1).cpu()
     is_verb = torch.zeros(len(pairs), dtype=torch.bool)
     if kind == "words":
-        is_verb = torch.tensor([batch.names[i][j] in VERB_NAMES for i, j in pairs.tolist()])
+        # the second of two equal verbs has a number behind its name
+        is_verb = torch.tensor([batch.names[i][j].split(" ")[0] in VERB_NAMES for i, j in pairs.tolist()])
     out = []
     for chosen in (~is_verb, is_verb):
         mean = torch.zeros(count, len(layers)).index_add_(0, pairs[chosen, 0], table[chosen])
