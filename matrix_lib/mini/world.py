@@ -472,8 +472,8 @@ def _place_twins(
     swapped: Tensor,
 ) -> None:
     """Stages clips with a double of the recipient anew, in place, so that the agent could act on either: both stand to
-    it as the verb wants it, each drawn as the other, and there is room for both plays. Where there is not, the double is
-    taken out, and so is who stands in the way of one of the plays: a free way says nothing.
+    it as the verb wants it, each drawn as the other, and there is room for both plays. Where there is not, the double
+    is taken out, and so is who stands in the way of one of the plays: a free way says nothing.
 
     ``verbs`` (N,); ``paths`` (N, K, F, 2), ``there`` (N, K) and ``swapped`` (N, 2, F, 2) are changed.
     """
@@ -488,9 +488,9 @@ def _place_twins(
         if verb.parts != 2 or not len(rows):
             continue
         mine, draw = (shape[rows][:, :3], radius[rows][:, :3]), tries[rows]
-        wide = tuple(look.unsqueeze(1).expand(-1, _TRIES, -1) for look in mine)
-        starts = [lay_out(verb, draw[..., at : at + 3], *wide, config.unit) for at in (0, 3)]
-        acted = [act(verb, start, *wide, config.frames, config.unit)[:, :, :2] for start in starts]
+        shapes, radii = (look.unsqueeze(1).expand(-1, _TRIES, -1) for look in mine)
+        starts = [lay_out(verb, draw[..., at : at + 3], shapes, radii, config.unit) for at in (0, 3)]
+        acted = [act(verb, start, shapes, radii, config.frames, config.unit)[:, :, :2] for start in starts]
         seen = torch.cat(acted, 2) + pan[rows][:, None, None]
         margin = (mine[1][:, [0, 1, 0, 1]] * MAX_REACH + _EDGE)[:, None, :, None, None]
         low, high = (margin - seen).amax((2, 3)), (size - margin - seen).amin((2, 3))
@@ -509,8 +509,9 @@ def _place_twins(
         shift = (low[pick] + (high[pick] - low[pick]) * draw[pick][:, 6:])[:, None]
         begin, plays = starts[0][pick] + shift, [play[pick] + shift[:, None] for play in acted]
         paths[rows, :2], paths[rows, 2] = plays[0], plays[1][:, 1, :1].expand(-1, config.frames, -1)
-        kept = tuple(look[found][:, turned] for look in mine)
-        swapped[rows] = act(verb, begin[:, turned], *kept, config.frames, config.unit)[:, turned][:, :2]
+        shapes, radii = (look[found][:, turned] for look in mine)
+        other = act(verb, begin[:, turned], shapes, radii, config.frames, config.unit)
+        swapped[rows] = other[:, turned][:, :2]
         for slot in range(3, shape.shape[1]):
             near = [(paths[rows, slot, None] - play).norm(dim=-1) for play in plays]
             clear = 1.25 * (radius[rows, slot, None] + radius[rows, :2])[..., None]

@@ -59,8 +59,8 @@ class AlignmentBatch:
         image, extra: (B, T, I, h, w) and (B, T, E, h, w), what the network reads beside the noisy latents.
         text: as in `ClipBatch`, of the empty prompt in rows whose prompt is dropped.
         targets: what the attention is aligned with; None: no loss looks at it, or every prompt is dropped.
-        target_names: name of the phrase that is TAViD's target, in each row. source_names: of the agent beside it, where
-            the condition has its mask.
+        target_names: name of the phrase that is TAViD's target, in each row. source_names: of the agent beside it,
+            where the condition has its mask.
         trigger: (B, D, 2) how often a text row is the word `target` and the word `source`; None: nothing is learnt of
             them.
         weight: (B, T, h, w) of the diffusion loss; None: everything counts the same.

@@ -322,7 +322,9 @@ CLAIMS: tuple[Claim, ...] = (
         )
     ),
     *(
-        Claim("IVG-DA, its options", said, figure, "boxes", (arm,), (other,), "boxes", score, own=True, most="true clips")
+        Claim(
+            "IVG-DA, its options", said, figure, "boxes", (arm,), (other,), "boxes", score, own=True, most="true clips",
+        )
         for said, figure, arm, other, score in (
             ("matching behind the output projection keeps size better", "left open",
              "masked 4, matched behind the projection", "masked 4, matched", "sized"),
@@ -377,7 +379,8 @@ def _estimated(rows: Rows, claim: Claim) -> _Estimated:
         return _Estimated(claim, none, none, none.p, none.p, 0, {}, [])
     these, like = over_bases(list(tables.values()), bounds=(-1, 1))
     lower = _against(tables, -claim.margin) if claim.kept else like.p
-    upper = like.p if claim.kept else _against(tables, claim.margin)
+    below = like.high < (0.0 if claim.kept else claim.margin)
+    upper = 1.0 if not below else like.p if claim.kept else _against(tables, claim.margin)
     return _Estimated(claim, these, like, lower, upper, _looks(rows, claim, tables), tables, list(found))
 
 

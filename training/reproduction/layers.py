@@ -23,6 +23,7 @@ __all__ = ["COUNTS", "analyse", "choose"]
 
 COUNTS = {"v2t": 2, "v2v": 1}
 _DRAW = 2  # of the set: clips that nothing is judged on
+_GRADIENTS = 16  # clips whose gradients are compared
 _ANALYSED = 9  # noise of the clips that a base is analysed on
 _LEAST = 8  # successes and failures that a gap needs
 
@@ -35,12 +36,14 @@ def analyse(bench: Bench, name: str = "told") -> dict[str, Any]:
     """
     scale = bench.scale
     true = bench.attention(bench.clips(name, scale.true, draw=_DRAW))
+    agree = bench.agreement(bench.clips(name, min(scale.true, _GRADIENTS), draw=_DRAW))
     table, success = _generated(bench, bench.clips(name, scale.generated, draw=_DRAW))
     layers = range(scale.layers)
     out: dict[str, Any] = {"successes": int(success.sum()), "failures": int((~success).sum())}
     out["chance"] = round(float(true["chance"].mean()), 4)
     for kind in ("v2t", "verb", "v2v"):
         row: dict[str, Any] = {"share": true[kind].mean(0).round(4).tolist(), "chosen": []}
+        row |= {"agreement": agree[kind]} if kind in agree else {}
         if min(success.sum(), (~success).sum()) >= _LEAST:
             gap = dominant_layers(table[kind], success, layers, alpha=0.05, draws=2000, least=_LEAST)
             row["separation"] = gap.separation.round(4).tolist()

@@ -48,7 +48,8 @@ class Group:
     """One claim's runs. about: in a sentence. sets: what its arms are judged on, the first one by its attention, too;
     of boxes see `boxes.PARTS`. early: what they are judged on at checkpoints before the last. world: of
     `run.config.Data`, what the clips of its arms have. slow: how much longer its jobs take than those of 17 frames that
-    were measured, by the number of tokens; where nothing was measured yet. after: rounds of the other groups that come before its first."""
+    were measured, by the number of tokens (a U-Net: a guess); where nothing was measured yet. after: rounds of the
+    other groups that come before its first."""
 
     about: str
     preset: str
@@ -247,8 +248,8 @@ GROUPS: dict[str, Group] = {
 def jobs_of(
     claims: Sequence[str], bases: int = 0, rounds: int = 0, arms: Sequence[str] = (), only: Sequence[str] = ()
 ) -> list[Job]:
-    """Jobs in order: round by round, in each the claims in the order given, and a base before what needs it. Groups that
-    come later (`Group.after`) begin with a later round of the others.
+    """Jobs in order: round by round, in each the claims in the order given, and a base before what needs it. Groups
+    that come later (`Group.after`) begin with a later round of the others.
 
     bases, rounds: at most so many of each claim; 0: all. arms, only: the arms and the bases of these names; none: all.
 

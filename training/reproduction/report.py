@@ -47,10 +47,10 @@ def shown(claim: str) -> tuple[tuple[str, str], ...]:
     """Sets and scores of a group's table."""
     group = GROUPS[claim]
     if group.kind == "boxes":
-        return tuple((*(group.sets or ("boxes",)), score) for score in ("miou", "covered", "sized", "distance"))
-    first, *others = group.sets
-    roles = [(part, "right_roles") for part in group.sets]
-    return (*roles, (first, "intact"), (first, "distance"))  # type: ignore[return-value]
+        part = (group.sets or ("boxes",))[0]
+        return tuple((part, score) for score in ("miou", "covered", "sized", "distance"))
+    first = group.sets[0]
+    return (*((part, "right_roles") for part in group.sets), (first, "intact"), (first, "distance"))
 
 
 def write_report(rows: Rows, out: Path) -> str:
@@ -91,7 +91,8 @@ def _claims(found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
                 _signed(each.like),
                 _signed(each.these),
                 _number(smallest_difference(each.like if bases > 1 else each.these)),
-                f"{bases} bases, {sum(mean > 0 for mean in each.by_base.values())} up; {runs} runs; looks: {each.looks}",
+                f"{bases} bases, {sum(mean > 0 for mean in each.by_base.values())} up; {runs} runs; looks: "
+                f"{each.looks}",
                 f"{_number(each.p)}; {_number(each.p_margin)}",
             ]
         )

@@ -108,7 +108,7 @@ def _tables(rows: Rows) -> dict[str, tuple[NDArray[np.float64], dict[str, NDArra
     """{base: gains (A,), {rule: (A,)}} of bases with an analysis and enough arms."""
     out = {}
     for base, about in rows.bases.items():
-        analysis = about.get("analysis")
+        analysis: Mapping[str, Any] = about.get("analysis", {})
         arms = [arm for arm in rows.arms_of("alignment") if _differs_in_layers(arm)] if analysis else []
         gains, said = [], []
         for arm in arms:
@@ -138,7 +138,7 @@ def _spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     ranks = [_ranks(values) for values in (one, other)]
     if any(np.ptp(values) == 0 for values in ranks):
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

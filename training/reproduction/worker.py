@@ -103,7 +103,7 @@ class Worker:
         bench = self._opened(job)
         home = self.state.result(Job("base", job.base))
         if job.kind == "boxes":
-            found = run_boxes(job.arm, bench, *GROUPS[job.claim].sets, seed=job.seed)
+            found = run_boxes(job.arm, bench, (GROUPS[job.claim].sets or ("boxes",))[0], job.seed)
         else:
             arm = named_arm(_ARMS.get(job.claim, ALIGNMENT), job.arm)
             found = run_arm(arm, job.seed, bench, home["analysis"], GROUPS[job.claim], self.state.run(job))

@@ -32,8 +32,8 @@ def condition_of(lora: AlignmentLoRA, extra: int) -> Condition:
     said = lora.info.condition
     if said == "source_target":
         raise ValueError(
-            "this LoRA reads masks of source and target, a research setting of mini: merge it (merge_lora) and give the "
-            "masks to hosts.diffusers.mini.sample as `extra`"
+            "this LoRA reads masks of source and target, a research setting of mini: merge it (merge_lora) and give "
+            "the masks to hosts.diffusers.mini.sample as `extra`"
         )
     if said in ("id_map", "target_mask"):
         return said  # type: ignore[return-value]

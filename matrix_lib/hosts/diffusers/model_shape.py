@@ -85,8 +85,8 @@ class ModelShape:
         return known.get(image, self.channels + self.temporal_stride)
 
     def extra_channels(self, condition: Condition) -> int:
-        """Input channels that a condition adds: the target mask 1, masks of source and target 2, the ID map a latent's (Wan:
-        and 4 of a mask).
+        """Input channels that a condition adds: the target mask 1, masks of source and target 2, the ID map a latent's
+        (Wan: and 4 of a mask).
 
         Raises ValueError for a condition of a family whose input cannot be widened.
         """

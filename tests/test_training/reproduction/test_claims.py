@@ -115,7 +115,9 @@ def test_two_bases_say_nothing_of_others(tmp_path: Path) -> None:
     assert _moved(tmp_path, [0.1, 0.1], [0.1, 0.1]) == "open"
 
 
-def _sitting(folder: Path, name: str, rows: dict[tuple[str, str], list[str]], date: str, group: str = "alignment") -> Path:
+def _sitting(
+    folder: Path, name: str, rows: dict[tuple[str, str], list[str]], date: str, group: str = "alignment"
+) -> Path:
     """A file with right roles of {(arm, hash): one text a base}."""
     jobs = [
         {
