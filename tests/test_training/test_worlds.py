@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from matrix_lib.backbones.lora import AlignmentLoRA, Info
+from matrix_lib.hosts.diffusers.lora_channels import condition_of as lora_condition
 from matrix_lib.mini.mask_noise import with_mask_noise
 from matrix_lib.mini.verbs import act, verb_named
 from matrix_lib.mini.world import WorldConfig, make_clips
@@ -11,6 +13,7 @@ from training.data.world import world_of
 from training.models.mini_encoders import MiniEncoders
 from training.reproduction.sets import held_out
 from training.run.presets import PRESETS
+from training.run.task_settings import AlignTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,6 +81,11 @@ def test_source_and_target_have_words_masks_and_rows():
     masks = condition_of("source_target", clips, encoders)
     assert masks.shape == (4, 2, 16, 16)
     assert torch.equal(masks[:, 1:], condition_of("target_mask", clips, encoders))
+    lora = AlignmentLoRA("cogvideox", {}, {}, {}, Info(condition="source_target"), "matrix")
+    with pytest.raises(ValueError, match="masks of source and target, a research setting"):
+        lora_condition(lora, 2)
+    with pytest.raises(ValueError, match=r"task\.trigger=true"):
+        AlignTask(learn_trigger=True)
     marks = triggered(clips.prompts, encoders)
     assert marks.sum(1).tolist() == [[1.0, 1.0]] * 4
     assert float(triggered(plain.prompts, encoders).sum()) == 0

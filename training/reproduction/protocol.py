@@ -16,7 +16,8 @@ later, of other worlds and bases, have families of their own. Holds: the interva
 Does not hold: the interval lies below the margin, and p of the margin is at most .05. Of a claim that nothing is lost,
 both are asked of the difference and the margin together. Cannot be asked: a check failed. Room above hides a gain
 and no loss: where the others stand at the ceiling and the interval lies below 0, the claim is answered.
-Open: none of these, or fewer than three bases. No row speaks of more than the bases that it counts, and small models like them."""
+Open: none of these, or fewer than three bases. No row speaks of more than the bases that it counts, and small models
+like them."""
 
 PROTOCOL = (
     "Bases: the architecture, codec and words of mini; the transformer is trained from nothing. `weak_roles` reads"
