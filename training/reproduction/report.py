@@ -218,6 +218,9 @@ def _missing(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[l
             if job.kind != "base":
                 there = (claim, f"{job.base.preset} {job.base.seed}", job.arm, job.seed) in ran
                 runs.setdefault(job.arm, []).append(there)
+        if not any(map(any, runs.values())):
+            lines.append([f"{claim}: nothing of {sum(map(len, runs.values()))} planned runs", GROUPS[claim].about])
+            continue
         counts: dict[tuple[int, int], list[str]] = {}
         for arm, flags in runs.items():
             if not all(flags):
