@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from .reproduction.plan import GROUPS, Job, jobs_of, plan_text
+from .reproduction.plan import GROUPS, Job, jobs_of, plan_text, slowness
 from .reproduction.report import write_report
 from .reproduction.scale import SCALES
 from .reproduction.sittings import read_sittings
@@ -59,13 +59,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _seconds(state: State, chosen: argparse.Namespace) -> Callable[[str], float]:
-    """Seconds of a whole GPU by kind of job: measured, or as stated beforehand."""
+def _seconds(state: State, chosen: argparse.Namespace) -> Callable[[Job], float]:
+    """Seconds of a whole GPU of a job: measured, or as stated beforehand."""
+    measured = state.seconds()
 
-    def of(kind: str) -> float:
-        found = state.seconds().get(kind)
-        share = 1 if kind == "base" else max(1, chosen.slots)
-        return sum(found) / len(found) / share if found else SCALES[chosen.scale].expected(kind)
+    def of(job: Job) -> float:
+        found = measured.get((job.kind, job.base.preset))
+        share = 1 if job.kind == "base" else max(1, chosen.slots)
+        return sum(found) / len(found) / share if found else SCALES[chosen.scale].expected(job.kind) * slowness(job)
 
     return of
 

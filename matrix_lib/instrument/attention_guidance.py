@@ -67,6 +67,7 @@ class AttentionGuidance(Noted):
         self._recorded: dict[Hashable, Edit] = {}
         self._sums: dict[int, tuple[float, list[Tensor]]] = {}
         self._records: dict[int, Recording] = {}
+        self.listeners: list[Recording] = []  # told of each call under mask normalisation, rows of a batch in order
 
     def begin(self, part: RunPart) -> None:
         """A run begins."""
@@ -193,6 +194,8 @@ class AttentionGuidance(Noted):
         """One for each step, so that rows of a batch that are recorded together can be told."""
 
         def record(masked: Tensor, unmasked: Tensor, matched: Tensor) -> None:
+            for told in self.listeners:
+                told(masked, unmasked, matched)
             values = [_variance(t.detach()) for t in (masked, unmasked, matched)]
             self._sums.setdefault(step, (sigma, []))[1].append(torch.stack(values))
 

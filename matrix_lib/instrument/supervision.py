@@ -317,7 +317,8 @@ class TargetMaps(_Maps):
         places = on_device(torch.tensor(self.entity), call.q.device)[:, None, None].expand(-1, pool.weights.shape[1], 1)
         asked = replace(pool, weights=pool.weights.gather(2, places), counts=(1,) * self.rows)
         with _exact(call):
-            self._keep(self.grounding, call, grounding_maps(call, asked.at(call.place), lse=lse)[:, 0])
+            made = grounding_maps(call, asked.at(call.place), direction=self.config.direction, lse=lse)
+            self._keep(self.grounding, call, made[:, 0])
 
     def target_aware(self) -> LossParts:
         """weight * L_attn, mean over the rows of the batch. Raises ValueError where a layer gave no map."""

@@ -27,7 +27,7 @@ _RADII = (6.0, 7.5)
 _TOUCH = 1.0  # a gap of up to this many pixels counts as contact
 _PAN = 8.0  # pixels that a moving camera shifts the scene by
 _SMALLEST, _LARGEST = 48, 512
-_SECOND, _CLUTTER = 104_729, 611_953  # what further numbers of a clip are drawn from, beside its seed
+_SECOND, _CLUTTER, _TWIN = 104_729, 611_953, 350_377  # what further numbers of a clip are drawn from, beside its seed
 _CAMERAS = tuple(CAMERA_MOVES)
 
 Split = Literal["train", "heldout_pairs", "all"]
@@ -45,6 +45,9 @@ class WorldConfig:
         single_motion_share: share of clips in which one thing moves and nothing interacts.
         distractor_share: share of clips with a bystander that looks just like a named instance (same shape and colour),
             which no words can tell apart; needs max_instances of 3, and 4 for verbs with three parts.
+        even_twins: look-alikes are doubles of the recipient, as large, and stand where the same verb could act on them
+            just as well: which of the two is meant cannot be told from the first frame. They are in clips of verbs with
+            two parts, where both find room.
         occlusion_share: share of clips in which bystanders may stand in the way, in front or behind.
         split: every verb has one shape that is never its object (for moves: never the mover) in "train"; in
             "heldout_pairs" the object always has that shape; "all" draws freely.
@@ -74,6 +77,7 @@ class WorldConfig:
     size: float = 1.0
     pair_share: float = 0.0
     clutter: int = 0
+    even_twins: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("height", self.height), ("width", self.width)):
@@ -92,6 +96,8 @@ class WorldConfig:
             raise ValueError(f"max_instances is {self.max_instances}; a clip has 2 to {most} instances")
         if self.pair_share > 0 and self.max_instances < 4:
             raise ValueError(f"two interactions at once want max_instances of 4 or more; got {self.max_instances}")
+        if self.even_twins and self.pair_share > 0:
+            raise ValueError("even_twins and pair_share both want the third slot: set one of them")
         if not 0.5 <= self.size <= 1 or not 0 <= self.clutter <= 40:
             raise ValueError(f"size is .5 to 1 and clutter 0 to 40; got {self.size:g} and {self.clutter}")
         for name in ("single_motion_share", "distractor_share", "occlusion_share", "caption_share", "pair_share"):
@@ -336,9 +342,13 @@ def _choose_looks(config: WorldConfig, verbs: Tensor, parts: Tensor, chance: _Ch
     twin = (roll[:, 0] < config.distractor_share) & (parts < slots)
     total = torch.where(twin, total.maximum(parts + 1), total)
     model = _pick(roll[:, 1], 10**6) % parts
+    if config.even_twins:
+        twin, model = twin & (parts == 2), torch.ones_like(model)
     place = parts.clamp_max(slots - 1)
     shape[clip, place] = torch.where(twin, shape[clip, model], shape[clip, place])
     colour[clip, place] = torch.where(twin, colour[clip, model], colour[clip, place])
+    if config.even_twins:
+        radius[clip, place] = torch.where(twin, radius[clip, model], radius[clip, place])
     return shape, colour, radius, depth, total
 
 
@@ -451,6 +461,63 @@ def _beside(
     return placed[row, best], room[row, best] >= 0
 
 
+def _place_twins(
+    config: WorldConfig,
+    seed: int,
+    verbs: Tensor,
+    looks: tuple[Tensor, ...],
+    pan: Tensor,
+    paths: Tensor,
+    there: Tensor,
+    swapped: Tensor,
+) -> None:
+    """Stages clips with a double of the recipient anew, in place, so that the agent could act on either: both stand to
+    it as the verb wants it, each drawn as the other, and there is room for both plays. Where there is not, the double
+    is taken out, and so is who stands in the way of one of the plays: a free way says nothing.
+
+    ``verbs`` (N,); ``paths`` (N, K, F, 2), ``there`` (N, K) and ``swapped`` (N, 2, F, 2) are changed.
+    """
+    if not config.even_twins or config.max_instances < 3:
+        return
+    shape, colour, radius = looks[:3]
+    alike = (shape[:, 1] == shape[:, 2]) & (colour[:, 1] == colour[:, 2])
+    tries = _Chance(seed + _TWIN, len(verbs))(_TRIES, 8)
+    size, turned = torch.tensor((config.width, config.height), dtype=paths.dtype), torch.tensor((1, 0, 2))
+    for index, verb in enumerate(VERBS):
+        rows = (alike & (verbs == index)).nonzero().squeeze(1)
+        if verb.parts != 2 or not len(rows):
+            continue
+        mine, draw = (shape[rows][:, :3], radius[rows][:, :3]), tries[rows]
+        shapes, radii = (look.unsqueeze(1).expand(-1, _TRIES, -1) for look in mine)
+        starts = [lay_out(verb, draw[..., at : at + 3], shapes, radii, config.unit) for at in (0, 3)]
+        acted = [act(verb, start, shapes, radii, config.frames, config.unit)[:, :, :2] for start in starts]
+        seen = torch.cat(acted, 2) + pan[rows][:, None, None]
+        margin = (mine[1][:, [0, 1, 0, 1]] * MAX_REACH + _EDGE)[:, None, :, None, None]
+        low, high = (margin - seen).amax((2, 3)), (size - margin - seen).amin((2, 3))
+        reach_of = (mine[1][:, :2] + mine[1][:, 1:2])[:, None, :, None]
+        apart = [
+            ((play - starts[other][:, :, 1, None, None]).norm(dim=-1) / reach_of).amin((2, 3))
+            for play, other in zip(acted, (1, 0), strict=True)
+        ]
+        fits = (high >= low).all(-1) & (torch.minimum(*apart) >= 1.25)
+        found, best = fits.any(1), fits.int().argmax(1)
+        there[rows, 2] = found
+        rows, at = rows[found], best[found]
+        if not len(rows):
+            continue
+        pick = (found.nonzero().squeeze(1), at)
+        shift = (low[pick] + (high[pick] - low[pick]) * draw[pick][:, 6:])[:, None]
+        begin, plays = starts[0][pick] + shift, [play[pick] + shift[:, None] for play in acted]
+        paths[rows, :2], paths[rows, 2] = plays[0], plays[1][:, 1, :1].expand(-1, config.frames, -1)
+        shapes, radii = (look[found][:, turned] for look in mine)
+        other = act(verb, begin[:, turned], shapes, radii, config.frames, config.unit)
+        swapped[rows] = other[:, turned][:, :2]
+        for slot in range(3, shape.shape[1]):
+            near = [(paths[rows, slot, None] - play).norm(dim=-1) for play in plays]
+            clear = 1.25 * (radius[rows, slot, None] + radius[rows, :2])[..., None]
+            there[rows, slot] &= torch.stack([(each > clear).all(2).all(1) for each in near]).all(0)
+
+
 def _touching(centres: Tensor, shape: Tensor, radius: Tensor, present: Tensor, unit: float) -> Tensor:
     """Who touches whom, (N, K, K, F) bool: the free space on the line between two centres is at most a pixel."""
     apart = centres[:, None] - centres[:, :, None]  # (N, from, to, F, 2)
@@ -559,6 +626,7 @@ def make_clips(
     pan = ways[:, None] * torch.linspace(0, _PAN * config.unit, config.frames, dtype=torch.float64)[:, None]
     backdrop = chance(10).float()
     paths, present, swapped = _place_all(config, verbs, parts, looks, pan, chance)
+    _place_twins(config, seed, verbs, looks, pan, paths, present, swapped)
     if config.clutter:
         litter = _Chance(seed + _CLUTTER, count)(4 * config.clutter).float()
         backdrop = torch.cat([backdrop, litter], dim=1)

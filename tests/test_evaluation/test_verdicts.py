@@ -38,6 +38,12 @@ def test_what_cannot_be_asked_says_why() -> None:
     sure = at(0.1, 0.2)
     assert verdict(sure, 0.05, [floor(0.52, 0.5)]).why == "the base scores 0.520, chance is 0.500"
     assert verdict(sure, 0.05, [floor(0.7, 0.5), ceiling(0.99)]).word == "cannot be asked"
+    at_the_top = [ceiling(0.99)]
+    assert verdict(at(0.001, 0.01), 0.05, at_the_top).word == "cannot be asked", "there is no room for a gain"
+    assert verdict(at(-0.2, -0.1), 0.05, at_the_top).word == "does not hold", "a loss needs no room above"
+    assert verdict(at(-0.2, -0.1), 0.05, [*at_the_top, floor(0.5, 0.5)]).word == "cannot be asked"
+    assert verdict(at(-0.02, 0.04), 0.05, p_margin=0.2).word == "open", "one of many, and near the margin"
+    assert verdict(at(-0.02, 0.04), 0.05, p_margin=0.01).word == "does not hold"
     unmoved = manipulated(at(-0.01, 0.02))
     assert "moved by 0.005 [-0.010, 0.020]" in verdict(sure, 0.05, [unmoved]).why
     assert verdict(sure, 0.05, [floor(0.7, 0.5), ceiling(0.8), manipulated(at(0.1, 0.2))]).word == "holds"

@@ -6,6 +6,7 @@ and of the condition, K instance slots, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from matrix_lib.core.losses.batch import TargetBatch
 from matrix_lib.core.losses.targets import Targets
 from matrix_lib.core.tracks.palette import FIXED
 from matrix_lib.core.tracks.tracks import MaskTracks
+from matrix_lib.hosts.diffusers.mini import token_ids
 from matrix_lib.mini.export import mask_tracks
 from matrix_lib.mini.mask_noise import with_mask_noise
 from matrix_lib.mini.world import Clips, make_clips
@@ -32,6 +34,7 @@ from ..run.task_settings import AlignTask, TuneTask
 from .world import device_noise, diffusion_weight, schedule_positions, seed_of, step_generator, world_of
 
 __all__ = [
+    "TRIGGERS",
     "AlignStream",
     "AlignmentBatch",
     "ClipStream",
@@ -40,6 +43,7 @@ __all__ = [
     "others",
     "targeted",
     "targets_of",
+    "triggered",
 ]
 
 ALIGN_SEED = 73_000_000  # far from every seed that the mini model was trained or judged on
@@ -55,7 +59,10 @@ class AlignmentBatch:
         image, extra: (B, T, I, h, w) and (B, T, E, h, w), what the network reads beside the noisy latents.
         text: as in `ClipBatch`, of the empty prompt in rows whose prompt is dropped.
         targets: what the attention is aligned with; None: no loss looks at it, or every prompt is dropped.
-        target_names: name of the phrase that is TAViD's target, in each row.
+        target_names: name of the phrase that is TAViD's target, in each row. source_names: of the agent beside it,
+            where the condition has its mask.
+        trigger: (B, D, 2) how often a text row is the word `target` and the word `source`; None: nothing is learnt of
+            them.
         weight: (B, T, h, w) of the diffusion loss; None: everything counts the same.
         prefix_frames: latent frames in front of the clip (CogVideoX 1.5).
     """
@@ -70,6 +77,8 @@ class AlignmentBatch:
     target_names: tuple[str, ...]
     weight: Tensor | None = None
     prefix_frames: int = 0
+    source_names: tuple[str, ...] = ()
+    trigger: Tensor | None = None
 
     def to(self, device: torch.device) -> AlignmentBatch:
         """With its tensors there."""
@@ -221,6 +230,8 @@ class _Samples:
     condition: Tensor
     targets: TargetBatch
     target_names: tuple[str, ...]
+    source_names: tuple[str, ...]
+    trigger: Tensor | None
 
 
 class AlignStream:
@@ -245,7 +256,7 @@ class AlignStream:
         generator = step_generator(self.seed, step, self.process, part)
         u = self.levels(len(rows), generator)
         prompt_dropped = torch.rand(len(rows), generator=generator) < self.task.dropout
-        found, there = self.samples, rows.to(self.device)
+        found, there, said = self.samples, rows.to(self.device), ~prompt_dropped.to(self.device)
         latents = found.latents[there]
         return AlignmentBatch(
             latents=latents,
@@ -257,6 +268,8 @@ class AlignStream:
             targets=found.targets.select(rows, ~prompt_dropped) if self.task.losses else None,
             target_names=tuple(found.target_names[i] for i in rows.tolist()),
             weight=found.weight[there],
+            source_names=tuple(found.source_names[i] for i in rows.tolist()) if found.source_names else (),
+            trigger=None if found.trigger is None else found.trigger[there] * said[:, None, None],
         )
 
     def levels(self, count: int, generator: torch.Generator) -> Tensor:
@@ -283,8 +296,22 @@ def named_tracks(clips: Clips, index: int) -> MaskTracks:
     return mask_tracks(clips, index).select(list(clips.names[index][: int(clips.named[index].sum())]))
 
 
-def targeted(clips: Clips) -> Clips:
-    """With TAViD's word `target` in captions and phrases, before the thing whose mask is the target mask.
+TRIGGERS = ("target", "source")
+
+
+def triggered(prompts: Sequence[str], encoders: MiniEncoders) -> Tensor:
+    """(N, D, 2) float32: 1 where a text row is the word `target`, and where it is the word `source`."""
+    tokenizer = encoders.pipeline.tokenizer
+    ids = token_ids(tokenizer, list(prompts), encoders.sizes.text_length)
+    words = [tokenizer(word, add_special_tokens=False).input_ids for word in TRIGGERS]
+    if any(len(word) != 1 for word in words):
+        raise ValueError(f"the words {' and '.join(TRIGGERS)} are one token each in mini's vocabulary; got {words}")
+    return torch.stack([ids == word[0] for word in words], -1).float().to(encoders.device)
+
+
+def targeted(clips: Clips, source: bool = False) -> Clips:
+    """With TAViD's word `target` in captions and phrases, before the thing whose mask is the target mask; with the word
+    `source` before the agent, too, where `source`.
 
     Raises ValueError for clips of two interactions at once, which have two targets."""
     if any(clips.second):
@@ -292,22 +319,29 @@ def targeted(clips: Clips) -> Clips:
     prompts, phrases = [], []
     for prompt, lines, names, parts in zip(clips.prompts, clips.phrases, clips.names, clips.parts.tolist()):
         look = names[1 if parts > 1 else 0]
-        prompts.append(prompt.replace(f"the {look}", f"the target {look}"))
-        phrases.append(lines.replace(f": the {look}", f": the target {look}"))
+        marks = {look: "target", **({names[0]: "source"} if source and parts > 1 else {})}
+        for name, word in marks.items():
+            prompt = prompt.replace(f"the {name}", f"the {word} {name}")
+            lines = lines.replace(f": the {name}", f": the {word} {name}")
+        prompts.append(prompt)
+        phrases.append(lines)
     return replace(clips, prompts=prompts, phrases=phrases)
 
 
 def condition_of(kind: str, clips: Clips, encoders: MiniEncoders) -> Tensor | None:
     """(N, E, h, w) of the first latent frame: the VAE-encoded palette picture of the named instances, or the mask of
-    the object (of the mover, where nothing is done to anybody) at every 8th pixel; None for "none"."""
+    the object (of the mover, where nothing is done to anybody) at every 8th pixel, with the agent's mask in front of it
+    for "source_target"; None for "none"."""
     if kind == "none":
         return None
     named = clips.masks[:, :, 0] & clips.named[:, :, None, None]  # (N, K, H, W)
-    if kind == "target_mask":
+    if kind in ("target_mask", "source_target"):
         target = (clips.parts > 1).long()
-        mask = named[torch.arange(len(clips), device=named.device), target]
+        mask = named[torch.arange(len(clips), device=named.device), target][:, None]
+        if kind == "source_target":
+            mask = torch.cat([named[:, :1], mask], 1)
         stride = mask.shape[-1] // encoders.sizes.latent_shape[2]
-        return mask[:, None, ::stride, ::stride].float()
+        return mask[:, :, ::stride, ::stride].float()
     named = named[:, : len(FIXED)]  # a sixth one is nobody that a verb names
     palette = torch.tensor(FIXED[: named.shape[1]], dtype=torch.float32, device=named.device)
     picture = torch.einsum("nkhw,kc->nchw", named.float(), palette).clamp(0, 255).to(torch.uint8)
@@ -321,7 +355,7 @@ def _samples(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
     """The whole set. The last one is kept, for a comparison's next run."""
     about = (
         *(task.condition, task.look_alikes, task.clips_seed, task.foreground, task.change),
-        *(bool(task.decoder), task.control == "wrong_masks", task.trigger),
+        *(bool(task.decoder), task.control == "wrong_masks", task.trigger, task.learn_trigger, task.even_look_alikes),
         *(task.mask_shift, task.mask_lost, task.mask_boxes),
     )
     key = (encoders.folder, replace(data, batch=1, reuse=1, workers=1), about, encoders.device)
@@ -334,16 +368,20 @@ def _samples(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
 def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
     sizes = encoders.sizes
     shape = {"height": sizes.height, "width": sizes.width, "frames": sizes.frames}
-    world = world_of(data, **shape, single_motion_share=0.0, distractor_share=task.look_alikes)
+    alike = {"distractor_share": task.look_alikes, "even_twins": task.even_look_alikes}
+    world = world_of(data, **shape, single_motion_share=0.0, **alike)
+    both = task.condition == "source_target"
 
     def place(start: int) -> Clips:
         count = min(PIECE, data.chunk - start)
         clips = make_clips(seed_of(ALIGN_SEED, task.clips_seed, start), count, world, encoders.device)
-        return targeted(clips) if task.trigger else clips
+        return targeted(clips, both) if task.trigger else clips
 
     parts: list[tuple[Tensor, ...]] = []
     targets: list[Targets] = []
     objects: list[str] = []
+    agents: list[str] = []
+    marks: list[Tensor] = []
     with ThreadPoolExecutor(data.workers, initializer=torch.set_num_threads, initargs=(2,)) as pool:
         for clips in pool.map(place, range(0, data.chunk, PIECE)):
             parts.append(_tensors(task, clips, encoders))
@@ -353,9 +391,12 @@ def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
             shown = others(cpu) if task.control == "wrong_masks" else list(range(len(cpu)))
             targets += [targets_of(cpu, i, encoders, j) for i, j in enumerate(shown)]
             objects += [names[1 if parts > 1 else 0] for names, parts in zip(cpu.names, cpu.parts.tolist())]
+            agents += [names[0] for names in cpu.names] if both else []
+            marks += [triggered(clips.prompts, encoders)] if task.learn_trigger else []
     joined = TargetBatch.of(targets, pixels=task.decoder > 0).to(encoders.device)
     latents, rows, weight, condition = (torch.cat(values) for values in zip(*parts))
-    return _Samples(latents, rows, weight, condition, joined, tuple(objects))
+    trigger = torch.cat(marks) if marks else None
+    return _Samples(latents, rows, weight, condition, joined, tuple(objects), tuple(agents), trigger)
 
 
 def _tensors(task: AlignTask, clips: Clips, encoders: MiniEncoders) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..run.config import Data, FitConfig, Optim, Run, override
@@ -16,8 +17,9 @@ from ..run.task_settings import AlignTask
 from .layers import choose
 from .scale import Scale
 
-__all__ = ["ALIGNMENT", "TARGET", "Arm", "arm_config", "named_arm"]
+__all__ = ["ALIGNMENT", "EVEN", "LAYERS", "TARGET", "Arm", "arm_config", "named_arm"]
 
+LAYERS = (1, 3, 5, 7, 9, 11)  # that are trained on one at a time
 _SGA, _SPA = 0.01, 0.005  # weights of the code that MATRIX's authors released
 
 
@@ -62,10 +64,19 @@ ALIGNMENT = (
     _both("10x probabilities", 10.0, scores="probabilities"),
     Arm("flow", settings={"method": "flow", "flow": 0.1}),
     Arm("10x with flow", 10.0, settings={"method": "all", "flow": 0.1}),
+    Arm("off other clips", settings={"method": "off", "clips_seed": 1}),
+    _both("10x other clips", 10.0, clips_seed=1),
+    _both("10x t2v", 10.0, direction="t2v"),
+    _both("10x no decoder, probabilities", 10.0, decoder=0, scores="probabilities"),
+    Arm("id map", settings={"method": "off", "condition": "id_map"}),
+    _both("10x id map", 10.0, condition="id_map"),
+    *(_both(f"10x layer {at}", 10.0, f"layer {at}") for at in LAYERS),
 )
 """In the order of how much they decide."""
 
 _MASKED = {"condition": "target_mask", "look_alikes": 1.0, "trigger": True}
+_TAVID = {**_MASKED, "method": "tavid", "tavid": 10.0}
+_TWO = {"condition": "source_target"}
 TARGET = (
     Arm("lambda 0", settings={**_MASKED, "method": "off"}),
     Arm("lambda .1", settings={**_MASKED, "method": "tavid", "tavid": 0.1}),
@@ -73,7 +84,16 @@ TARGET = (
     Arm("lambda 10", settings={**_MASKED, "method": "tavid", "tavid": 10.0}),
     Arm("no mask", settings={**_MASKED, "condition": "none", "method": "off"}),
     Arm("lambda 1 lowest", 1.0, "lowest", {**_MASKED, "method": "tavid", "tavid": 1.0}),
+    Arm("lambda 10 lowest", 1.0, "lowest", _TAVID),
+    Arm("lambda 0 learnt trigger", settings={**_MASKED, "method": "off", "learn_trigger": True}),
+    Arm("lambda 10 learnt trigger", settings={**_TAVID, "learn_trigger": True}),
+    Arm("lambda 10 t2v", settings={**_TAVID, "direction": "t2v"}),
+    Arm("lambda 10 whole track", settings={**_TAVID, "track": "all"}),
+    Arm("lambda 0 two masks", settings={**_MASKED, **_TWO, "method": "off"}),
+    Arm("lambda 10 two masks", settings={**_TAVID, **_TWO}),
 )
+EVEN = tuple(replace(arm, settings={**arm.settings, "even_look_alikes": True}) for arm in TARGET)
+"""The same on look-alikes of which the first frame does not say which one is meant."""
 
 
 def named_arm(arms: tuple[Arm, ...], name: str) -> Arm:
@@ -87,8 +107,16 @@ def named_arm(arms: tuple[Arm, ...], name: str) -> Arm:
     raise ValueError(f"there is no arm {name!r}; there are {', '.join(known)}")
 
 
-def arm_config(arm: Arm, seed: int, bundle: Path, analysis: Mapping[str, Any], scale: Scale, out: Path) -> FitConfig:
-    """The whole configuration of an arm's run."""
+def arm_config(
+    arm: Arm,
+    seed: int,
+    bundle: Path,
+    analysis: Mapping[str, Any],
+    scale: Scale,
+    out: Path,
+    world: Mapping[str, Any] = MappingProxyType({}),
+) -> FitConfig:
+    """The whole configuration of an arm's run. world: of `Data`, what the clips of its group have."""
     clips = arm.clips or scale.clips
     settings: dict[str, Any] = {
         **choose(analysis, arm.layers),
@@ -106,7 +134,7 @@ def arm_config(arm: Arm, seed: int, bundle: Path, analysis: Mapping[str, Any], s
     every = min(scale.checkpoints)
     config = FitConfig(
         task=task,
-        data=Data(batch=batch, chunk=clips // batch * batch, workers=6),
+        data=Data(batch=batch, chunk=clips // batch * batch, workers=6, **world),
         optim=Optim(lr=1e-3, warmup=20, weight_decay=0.0, ema=0.98, schedule="constant"),
         run=Run(
             steps=scale.steps,

@@ -22,24 +22,28 @@ from .bench import Bench, Table
 __all__ = ["COUNTS", "analyse", "choose"]
 
 COUNTS = {"v2t": 2, "v2v": 1}
+_DRAW = 2  # of the set: clips that nothing is judged on
+_GRADIENTS = 16  # clips whose gradients are compared
 _ANALYSED = 9  # noise of the clips that a base is analysed on
 _LEAST = 8  # successes and failures that a gap needs
 
 
-def analyse(bench: Bench) -> dict[str, Any]:
+def analyse(bench: Bench, name: str = "told") -> dict[str, Any]:
     """Shares of attention by layer on true clips, and on what the base makes the separation of success from failure.
 
-    The prompts are of the set "told": layers that are chosen by them are chosen on judged prompts, of which the set of
-    unseen pairs shares none.
+    name: set of the clips, which are other ones than those that are judged. (Sittings up to 2026-12-01 had the judged
+    prompts of the set "told", of which the set of unseen pairs shares none.)
     """
     scale = bench.scale
-    true = bench.attention(bench.clips("told", scale.true))
-    table, success = _generated(bench, bench.clips("told", scale.generated))
+    true = bench.attention(bench.clips(name, scale.true, draw=_DRAW))
+    agree = bench.agreement(bench.clips(name, min(scale.true, _GRADIENTS), draw=_DRAW))
+    table, success = _generated(bench, bench.clips(name, scale.generated, draw=_DRAW))
     layers = range(scale.layers)
     out: dict[str, Any] = {"successes": int(success.sum()), "failures": int((~success).sum())}
     out["chance"] = round(float(true["chance"].mean()), 4)
     for kind in ("v2t", "verb", "v2v"):
         row: dict[str, Any] = {"share": true[kind].mean(0).round(4).tolist(), "chosen": []}
+        row |= {"agreement": agree[kind]} if kind in agree else {}
         if min(success.sum(), (~success).sum()) >= _LEAST:
             gap = dominant_layers(table[kind], success, layers, alpha=0.05, draws=2000, least=_LEAST)
             row["separation"] = gap.separation.round(4).tolist()
@@ -51,8 +55,8 @@ def analyse(bench: Bench) -> dict[str, Any]:
 
 
 def _generated(bench: Bench, clips: Clips) -> tuple[Table, Any]:
-    """Shares of attention (n, L) on what is seen in the base's own clips, and which of them are right; clips without
-    somebody whom the caption names are left out."""
+    """Shares of attention (n, L) on what is seen in the base's own clips, and which of them are right; clips whose
+    first frame lacks somebody whom the caption names, or that lack somebody altogether, are left out."""
     tables: list[Table] = []
     success: list[bool] = []
     for start in range(0, len(clips), 64):
@@ -60,8 +64,9 @@ def _generated(bench: Bench, clips: Clips) -> tuple[Table, Any]:
         video = bench.made(part, purpose=seed_of(_ANALYSED, start))
         verdict, seen = judge(video, part), look(video, part)
         slots = part.named
-        there = seen.masks.flatten(2).any(2) & seen.masks[:, :, 0].flatten(2).any(2)
-        keep = (there | ~slots).all(1).cpu().nonzero()[:, 0].tolist()
+        ever, first = seen.masks.flatten(2).any(2), seen.masks[:, :, 0].flatten(2).any(2)
+        found = (ever & first | ~slots) & (ever | ~part.present)
+        keep = found.all(1).cpu().nonzero()[:, 0].tolist()
         if keep:
             tables.append(bench.attention(part.select(keep), masks=seen.masks[keep], video=video[keep]))
             success += (verdict.right_roles & verdict.right_path & verdict.intact).cpu()[keep].tolist()
@@ -73,20 +78,22 @@ def choose(analysis: Mapping[str, Any], kind: str) -> dict[str, tuple[int, ...]]
     """v2t and v2v of a kind of layers.
 
     dominant: those with a gap between success and failure (5 %), best first, filled up with the largest shares on the
-    mask. lowest: the smallest shares. random D: `random.Random(D)` takes as many of what neither of these has. all:
-    every layer.
+    mask. lowest: the smallest shares. random D: `random.Random(D)` takes as many of what neither of these has. layer L:
+    this one for words and tracks. all: every layer.
     """
     named = {at: _named(analysis[at], count) for at, count in COUNTS.items()}
     if kind == "dominant":
         return named
     if kind == "all":
         return {at: tuple(range(len(analysis[at]["share"]))) for at in COUNTS}
+    word, _, draw = kind.partition(" ")
+    if word == "layer" and draw.isdecimal() and int(draw) < min(len(analysis[at]["share"]) for at in COUNTS):
+        return dict.fromkeys(COUNTS, (int(draw),))
     low = {at: _lowest(analysis[at]["share"], COUNTS[at], named[at]) for at in COUNTS}
     if kind == "lowest":
         return low
-    word, _, draw = kind.partition(" ")
     if word != "random" or not draw.isdecimal():
-        raise ValueError(f"layers are dominant, lowest, all or random D; got {kind!r}")
+        raise ValueError(f"layers are dominant, lowest, all, random D or layer L of the base's; got {kind!r}")
     chance, out = random.Random(int(draw)), {}
     for at, count in COUNTS.items():
         every = range(len(analysis[at]["share"]))

@@ -18,34 +18,46 @@ from matrix_lib.io.files import whole_file
 from .claims import CLAIMS, Found, asked
 from .plan import GROUPS, jobs_of
 from .protocol import PROTOCOL, READING
-from .sittings import Row, Rows
+from .rules import layer_rules
+from .sittings import Row, Rows, short
 
 __all__ = ["write_report"]
 
-REFERENCES = {"alignment": "off", "target": "lambda 0", "boxes": "none", "boxes_unet": "none", "efficiency": ""}
-_BOXES = (("boxes", "miou"), ("boxes", "covered"), ("boxes", "sized"), ("boxes", "distance"))
-SHOWN = {
-    "alignment": (("told", "right_roles"), ("unseen pairs", "right_roles"), ("told", "intact"), ("told", "distance")),
-    "target": (
-        ("look-alikes", "right_roles"), ("told", "right_roles"), ("look-alikes", "intact"),
-        ("look-alikes", "distance"),
-    ),
-    "boxes": _BOXES,
-    "boxes_unet": _BOXES,
-    "efficiency": (("told", "right_roles"), ("unseen pairs", "right_roles")),
-}  # fmt: skip
 _HEAD = (
     *("verdict", "claim", "paper's figure", "contrast, set, score", "level"),
-    *("bases like these", "these bases", "least", "n", "p"),
+    *("bases like these", "these bases", "least", "n", "p; of the margin"),
 )
 Tables = list[tuple[str, list[str], list[list[str]]]]
+
+
+def reference(claim: str, arm: str) -> str:
+    """The arm that an arm of a group is compared with."""
+    group = GROUPS[claim]
+    if group.kind == "boxes":
+        return "none"
+    if group.preset == "weak_roles" and claim in ("target", "even"):
+        return "lambda 0 two masks" if "two masks" in arm else "lambda 0"
+    plain = "id map" if "id map" in arm else "off"
+    for ending in (" other clips", *((f" n{arm.rpartition(' n')[2]}",) if arm.rpartition(" n")[2].isdecimal() else ())):
+        plain += ending if arm.endswith(ending) else ""
+    return plain
+
+
+def shown(claim: str) -> tuple[tuple[str, str], ...]:
+    """Sets and scores of a group's table."""
+    group = GROUPS[claim]
+    if group.kind == "boxes":
+        part = (group.sets or ("boxes",))[0]
+        return tuple((part, score) for score in ("miou", "covered", "sized", "distance"))
+    first = group.sets[0]
+    return (*((part, "right_roles") for part in group.sets), (first, "intact"), (first, "distance"))
 
 
 def write_report(rows: Rows, out: Path) -> str:
     """Writes `report.md` and `report.html` into ``out``; returns the Markdown."""
     found = asked(rows)
     tables = [
-        *(_claims(found), _by_base(rows, found), *_arms(rows), _bases(rows), _sittings(rows)),
+        *(_claims(found), _by_base(rows, found), *_arms(rows), *_rules(rows), _bases(rows), _sittings(rows)),
         _missing(rows, found),
     ]
     points = "\n".join(f"{i}. {point}" for i, point in enumerate(PROTOCOL, 1))
@@ -79,8 +91,9 @@ def _claims(found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
                 _signed(each.like),
                 _signed(each.these),
                 _number(smallest_difference(each.like if bases > 1 else each.these)),
-                f"{bases} bases, {sum(mean > 0 for mean in each.by_base.values())} up; {runs} runs",
-                _number(each.p),
+                f"{bases} bases, {sum(mean > 0 for mean in each.by_base.values())} up; {runs} runs; looks: "
+                f"{each.looks}",
+                f"{_number(each.p)}; {_number(each.p_margin)}",
             ]
         )
     return "Claims", list(_HEAD), lines
@@ -92,15 +105,10 @@ def _by_base(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[l
     for each in found:
         if each.outcome is not None:
             claim, means = each.claim, each.by_base.items()
-            cells = [f"{_short(base).split()[-1]}: {mean:+.3f}" for base, mean in means]
+            cells = [f"{base.split()[-1]}: {mean:+.3f}" for base, mean in means]
             presets = sorted({base.split()[0] for base, _ in means})
             lines.append([claim.contrast, f"{claim.part}, {claim.score.replace('_', ' ')}", *presets, "; ".join(cells)])
     return "The differences by base", ["contrast", "set, score", "preset", "seed of the base: difference"], lines
-
-
-def _short(base: str) -> str:
-    """Preset and seed, without the hash."""
-    return base.rpartition(" (")[0]
 
 
 def _arms(rows: Rows) -> Tables:
@@ -110,15 +118,15 @@ def _arms(rows: Rows) -> Tables:
         arms = rows.arms_of(claim)
         if not arms:
             continue
-        shown = SHOWN[claim]
-        head = ["arm", "runs by base", *(f"{part}: {score.replace('_', ' ')}" for part, score in shown)]
+        columns = shown(claim)
+        head = ["arm", "runs by base", *(f"{part}: {score.replace('_', ' ')}" for part, score in columns)]
         head += ["share on the mask, v2t; v2v"] if group.kind == "arm" else []
         lines = []
         for arm in arms:
-            other = REFERENCES[claim] or arm.replace("10x", "off")
+            other = reference(claim, arm)
             runs = [len(rows.seeds_of(claim, base, arm)) for base in rows.bases_of(claim)]
             line = [arm, " + ".join(str(n) for n in runs)]
-            line += [_cell(rows, claim, arm, other, part, score) for part, score in shown]
+            line += [_cell(rows, claim, arm, other, part, score) for part, score in columns]
             if group.kind == "arm":
                 line.append("; ".join(_attention(rows, claim, arm, other, kind) for kind in ("v2t", "v2v")))
             lines.append(line)
@@ -158,15 +166,28 @@ def _attention(rows: Rows, claim: str, arm: str, other: str, kind: str) -> str:
 
 def _bases(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
     lines = []
+    parts = list(dict.fromkeys(part for base in rows.bases.values() for part in base.get("sets", {})))
     for name, base in sorted(rows.bases.items()):
         scores = base.get("sets", {})
-        cells = [_bits(scores.get(part, {}).get("right_roles")) for part in ("told", "unseen pairs", "look-alikes")]
+        cells = [_bits(scores.get(part, {}).get("right_roles")) for part in parts]
         lines.append([name, str(base["base"]["steps"]), *cells])
-    return (
-        "Bases before anything (floor): right roles",
-        ["base", "steps", "told", "unseen pairs", "look-alikes"],
-        lines,
-    )
+    return "Bases before anything (floor): right roles", ["base", "steps", *parts], lines
+
+
+def _rules(rows: Rows) -> Tables:
+    """Whether what a base's analysis says of layers foretells what training on them gives."""
+    lines = [
+        [
+            each.name,
+            f"{each.like.mean:+.2f} [{each.like.low:+.2f}, {each.like.high:+.2f}]",
+            "; ".join(f"{short(base).split()[-1]}: {value:+.2f}" for base, value in each.by_base.items()),
+            f"{each.pick:+.3f}",
+            _number(each.p),
+        ]
+        for each in layer_rules(rows)
+    ]
+    head = ["rule", "rank correlation with the gain, bases like these", "seed of the base: correlation", "pick", "p"]
+    return [("Is there a rule that names good layers?", head, lines)] if lines else []
 
 
 def _bits(found: str | float | None) -> str:
@@ -185,14 +206,21 @@ def _sittings(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
 
 def _missing(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
     """What the plan has and no sitting ran: claims without rows, and by group and number of finished runs the arms."""
-    lines = [["no rows", f"{each.claim.paper}: {each.claim.said}; {each.claim.part}"] for each in found if each.missing]
-    ran = {(row.claim, _short(row.base), row.arm, row.seed) for row in rows.all}
+    unasked: dict[str, list[str]] = {}
+    for each in found:
+        if each.missing:
+            unasked.setdefault(each.claim.paper, []).append(each.claim.said)
+    lines = [["no rows", f"{paper}: {'; '.join(dict.fromkeys(said))}"] for paper, said in unasked.items()]
+    ran = {(row.claim, short(row.base), row.arm, row.seed) for row in rows.all}
     for claim in GROUPS:
         runs: dict[str, list[bool]] = {}
         for job in jobs_of([claim]):
             if job.kind != "base":
                 there = (claim, f"{job.base.preset} {job.base.seed}", job.arm, job.seed) in ran
                 runs.setdefault(job.arm, []).append(there)
+        if not any(map(any, runs.values())):
+            lines.append([f"{claim}: nothing of {sum(map(len, runs.values()))} planned runs", GROUPS[claim].about])
+            continue
         counts: dict[tuple[int, int], list[str]] = {}
         for arm, flags in runs.items():
             if not all(flags):
@@ -291,8 +319,8 @@ def _plots(rows: Rows, found: Sequence[Found]) -> dict[str, str]:
             name = f"{paper}: differences, {title.replace('_', ' ')}"
             said = "thick: these bases; thin: bases like these, cut at the border"
             out[f"{name} ({said})"] = forest([these for these, _ in pairs], [like for _, like in pairs])
-    for claim in ("alignment", "target"):
-        for part, score in SHOWN[claim][:2]:
+    for claim in (name for name, group in GROUPS.items() if group.kind == "arm" and rows.arms_of(name)):
+        for part, score in shown(claim)[:2]:
             series = {arm: _learning(rows, claim, arm, part, score) for arm in rows.arms_of(claim)[:7]}
             series = {arm: lines for arm, lines in series.items() if lines}
             if series:

@@ -18,8 +18,8 @@ class Scale:
         clips: that an arm is trained on. steps: of an arm. checkpoints: steps after which it is judged.
         prompts: judged prompts a set. boxes: clips that are held to boxes. batch: clips sampled at once.
         sampling: steps of the sampler for arms. cfg: their guidance scale. box_sampling, box_cfg: those of IVG-DA.
-        seconds: of a whole GPU that a base, an arm and a row of boxes take, as measured on an H200; what a sitting
-            measures counts instead.
+        seconds: of a whole GPU that a base, an arm and a row of boxes take, as five sittings on H200s measured them
+            with 3 to 6 jobs at a time (200 to 242, 19 to 27, 3 to 7); what a sitting measures counts instead.
         generated: clips that a base makes for its layer analysis. true: true clips whose attention is measured.
     """
 
@@ -41,7 +41,7 @@ class Scale:
     generated: int = 192
     true: int = 64
     noise_times: tuple[int, ...] = (900, 700, 500)
-    seconds: tuple[float, float, float] = (270.0, 28.0, 28.0)
+    seconds: tuple[float, float, float] = (240.0, 26.0, 8.0)
 
     def expected(self, kind: str) -> float:
         """Seconds of a kind of job: "base", "arm" or "boxes"."""

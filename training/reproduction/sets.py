@@ -13,7 +13,7 @@ from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from ..data.world import seed_of
 
-__all__ = ["NOISE", "SEED", "SETS", "TOLD", "held_out"]
+__all__ = ["JUDGED", "NOISE", "SEED", "SETS", "TOLD", "held_out"]
 
 SEED = 75_000_000  # far from every seed that anything was trained on
 NOISE = 7
@@ -56,11 +56,36 @@ SETS: dict[str, Mapping[str, Any]] = {
         "occlusion_share": 1.0,
         "camera": True,
     },
+    "even look-alikes": {
+        "split": "train",
+        "distractor_share": 1.0,
+        "even_twins": True,
+        "verbs": tuple(verb.name for verb in VERBS if verb.parts == 2 and verb.name != "orbit"),
+    },
+    "open scenes": {
+        "split": "all",
+        "distractor_share": 0.0,
+        "verbs": TOLD,
+        "max_instances": 3,
+        "camera": True,
+        "captions": "undetermined",
+    },
 }
 """Interactions whose roles words tell, with pairs of things that training showed, and with pairs that it never showed;
 the other interactions; clips in which somebody looks just like a named instance; single things that move, whose
-captions do not say where to; verbs that `weak_verbs` never saw; two interactions at once; and clips before a moving
-background full of things, with others in the way."""
+captions do not say where to; verbs that `weak_verbs` never saw; two interactions at once; clips before a moving
+background full of things, with others in the way; doubles of the recipient of which the first frame does not say which
+one is meant; and two things that act on each other under a moving camera, whose captions do not say how."""
+
+JUDGED: dict[str, tuple[str, ...]] = {
+    "weak_roles": ("told", "unseen pairs", "look-alikes", "even look-alikes"),
+    "weak_roles_33": ("told", "unseen pairs"),
+    "weak_roles_49": ("told", "unseen pairs"),
+    "weak_pairs": ("two at once", "told"),
+    "weak_verbs": ("unseen verbs", "others"),
+    "weak_clutter": ("cluttered", "told"),
+}
+"""What bases of a preset are judged on before anything; the first set is also that of their layer analysis."""
 
 
 @lru_cache(maxsize=8)

@@ -20,7 +20,7 @@ from matrix_lib.io.strict_json import parse_json
 
 from .plan import GROUPS
 
-__all__ = ["Row", "Rows", "Sitting", "read_sittings"]
+__all__ = ["Row", "Rows", "Sitting", "by_seed", "read_sittings", "short"]
 
 Array = NDArray[np.float64]
 _LAYERS = {"weak": "lowest", "wrong clip": "wrong masks"}  # how the first sitting called them
@@ -68,7 +68,7 @@ class Rows:
     """All rows of some sittings."""
 
     def __init__(self, sittings: Iterable[Sitting]) -> None:
-        self.sittings = tuple(sittings)
+        self.sittings = tuple(sorted(sittings, key=lambda s: (str(s.manifest.get("date", "")), s.name)))
         self.bases = {name: base for sitting in self.sittings for name, base in sitting.bases.items()}
         self.all = [row for sitting in self.sittings for row in sitting.rows]
         self._by: dict[tuple[str, str, str, int], Row] = {(r.claim, r.base, r.arm, r.seed): r for r in self.all}
@@ -113,6 +113,20 @@ class Rows:
             if seeds:
                 out[base] = np.stack([one[base][seed] - two[base][seed] for seed in seeds])
         return out
+
+
+def short(base: str) -> str:
+    """Preset and seed of a base, without the hash."""
+    return base.rpartition(" (")[0]
+
+
+def by_seed(tables: Mapping[str, Array]) -> dict[str, Array]:
+    """Tables (S, P) of bases as those of their preset and seed: a base that was trained again from the same seed is
+    another run of one base, and no further base."""
+    joined: dict[str, list[Array]] = {}
+    for base, table in tables.items():
+        joined.setdefault(short(base), []).append(table)
+    return {name: np.concatenate(parts) for name, parts in joined.items()}
 
 
 def read_sittings(paths: Sequence[Path]) -> Rows:
@@ -161,7 +175,12 @@ def _first(path: Path, given: dict[str, Any]) -> Sitting:
         first = sorted(base["checksums"])[0]
         identity = {"preset": "weak_roles", "seed": base["seed"], "hash": base["checksums"][first][:12]}
         keys[name] = _key(identity)
-        bases[keys[name]] = {"base": {**identity, "steps": base["steps"]}, "sets": _plain(base["scores"])}
+        analysis = {
+            kind: {"share": base["share_true_clips"][kind], "separation": base["separation"][kind]}
+            for kind in base["separation"]
+        }
+        about_it = {**identity, "steps": base["steps"]}
+        bases[keys[name]] = {"base": about_it, "sets": _plain(base["scores"]), "analysis": analysis}
     for job in given["jobs"]:
         arm = _name(job["arm"])
         row = {**job, "settings": {"v2t": job["v2t"], "v2v": job["v2v"]}}

@@ -106,12 +106,12 @@ class State:
 
     # --- what came out
 
-    def seconds(self) -> dict[str, list[float]]:
-        """How long finished jobs took, by kind."""
-        found: dict[str, list[float]] = {}
+    def seconds(self) -> dict[tuple[str, str], list[float]]:
+        """How long finished jobs took, by kind and preset of the base."""
+        found: dict[tuple[str, str], list[float]] = {}
         for path in (self.folder / "jobs").glob("*.json"):
-            row = json.loads(path.read_text())
-            found.setdefault(row["kind"], []).append(row["seconds"]["all"])
+            row, preset = json.loads(path.read_text()), path.name.partition(".")[0].rpartition("-")[0]
+            found.setdefault((row["kind"], preset), []).append(row["seconds"]["all"])
         return found
 
     def rows(self, kind: str = "jobs") -> dict[str, Any]:

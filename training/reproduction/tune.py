@@ -28,7 +28,7 @@ def run_arm(arm: Arm, seed: int, bench: Bench, analysis: Mapping[str, Any], grou
 
     Raises KeyboardInterrupt where it was told to stop."""
     scale = bench.scale
-    config = arm_config(arm, seed, bench.folder, analysis, scale, out)
+    config = arm_config(arm, seed, bench.folder, analysis, scale, out, group.world)
     began = time.monotonic()
     _train(config)
     trained = time.monotonic()
@@ -39,7 +39,8 @@ def run_arm(arm: Arm, seed: int, bench: Bench, analysis: Mapping[str, Any], grou
         with bench.tuned(_lora(out, step, scale.steps)):
             curve.append({"step": step, "sets": bench.scores(names, task.condition, trigger)})
     with bench.tuned(out / LORA):
-        found = bench.attention(bench.clips(group.sets[0], scale.true, trigger), task.condition)
+        seen = bench.clips(group.sets[0], scale.true, trigger, source=task.condition == "source_target")
+        found = bench.attention(seen, task.condition)
     result = {
         "arm": arm.name,
         "seed": seed,

@@ -34,6 +34,7 @@ class UNetBench(BoxBench):
         seed: int,
         intrinsic: IntrinsicDenoising | None = None,
         tracks: Sequence[MaskTracks] = (),
+        scheduler: Any = None,
     ) -> Tensor:
         scale = self.scale
         return self.unet.sample(prompts, scale.box_sampling, scale.box_cfg, seed, intrinsic, tracks)

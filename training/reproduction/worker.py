@@ -11,22 +11,22 @@ from typing import Any
 
 import torch
 
-from .arms import ALIGNMENT, TARGET, named_arm
+from .arms import ALIGNMENT, EVEN, TARGET, named_arm
 from .bases import identity_of, train_base
 from .bench import BoxBench
 from .boxes import run_boxes
 from .layers import analyse
 from .pictures import strip
-from .plan import GROUPS, Job
+from .plan import GROUPS, Job, slowness
 from .scale import Scale
+from .sets import JUDGED
 from .state import State
 from .tune import run_arm
 from .unet_bench import open_bench
 
 __all__ = ["Worker"]
 
-_ARMS = {"target": TARGET, "alignment": ALIGNMENT, "efficiency": ALIGNMENT}
-_JUDGED = {"weak_roles": ("told", "unseen pairs", "look-alikes")}
+_ARMS = {"target": TARGET, "even": EVEN}
 _PAUSE = 0.5
 
 
@@ -92,8 +92,8 @@ class Worker:
         """Whether a job that starts now ends in time, as far as finished ones tell."""
         if self.left() == float("inf"):
             return True
-        known = self.state.seconds().get(job.kind, [])
-        guess = self.scale.expected(job.kind) * (1 if job.kind == "base" else self.slots)
+        known = self.state.seconds().get((job.kind, job.base.preset), [])
+        guess = self.scale.expected(job.kind) * slowness(job) * (1 if job.kind == "base" else self.slots)
         # some rows take no time at all: a guess counts until it is proved too low, and half of it ever after
         return self.left() > 1.1 * max([*known, guess / 2 if known else guess])
 
@@ -103,9 +103,9 @@ class Worker:
         bench = self._opened(job)
         home = self.state.result(Job("base", job.base))
         if job.kind == "boxes":
-            found = run_boxes(job.arm, bench)
+            found = run_boxes(job.arm, bench, (GROUPS[job.claim].sets or ("boxes",))[0], job.seed)
         else:
-            arm = named_arm(_ARMS[job.claim], job.arm)
+            arm = named_arm(_ARMS.get(job.claim, ALIGNMENT), job.arm)
             found = run_arm(arm, job.seed, bench, home["analysis"], GROUPS[job.claim], self.state.run(job))
         return {"base": home["base"], **found}
 
@@ -115,8 +115,8 @@ class Worker:
         base = train_base(job.base, self.scale, folder)
         trained = time.monotonic()
         bench = self._opened(job)
-        sets = _JUDGED.get(job.base.preset, ())
-        found: dict[str, Any] = {"sets": bench.scores(sets), "analysis": analyse(bench)} if sets else {}
+        sets = JUDGED.get(job.base.preset, ())
+        found: dict[str, Any] = {"sets": bench.scores(sets), "analysis": analyse(bench, sets[0])} if sets else {}
         if sets:
             found["picture"] = strip(bench.made(bench.clips(sets[0], 3)))
         seconds = {"training": round(trained - began, 1), "all": round(time.monotonic() - began, 1)}

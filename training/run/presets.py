@@ -141,6 +141,30 @@ def weak_clutter() -> FitConfig:
     )
 
 
+def weak_roles_33() -> FitConfig:
+    """As `weak_roles`, with clips of 33 frames."""
+    config = weak_roles()
+    return replace(config, data=replace(config.data, frames=33), run=replace(config.run, out="runs/weak_roles_33"))
+
+
+def weak_roles_49() -> FitConfig:
+    """As `weak_roles`, with clips of 49 frames."""
+    config = weak_roles()
+    return replace(config, data=replace(config.data, frames=49), run=replace(config.run, out="runs/weak_roles_49"))
+
+
+def weak_scenes() -> FitConfig:
+    """Two things act on each other, half of the time under a moving camera, sampled from text alone; half of the
+    captions leave open how."""
+    config = weak_moves()
+    verbs = ("join", "bounce", "pull", "lift")
+    return replace(
+        config,
+        data=replace(config.data, verbs=verbs, single=0.0, most=3, camera=True),
+        run=replace(config.run, out="runs/weak_scenes"),
+    )
+
+
 def weak_moves_unet() -> FitConfig:
     """The same world for a U-Net as IVG-DA's, from text alone: 9 frames (ZeroScope has 24), time not compressed."""
     config = weak_moves()
@@ -272,6 +296,9 @@ PRESETS: dict[str, Callable[[], FitConfig]] = {
     "weak_roles": weak_roles,
     "weak_moves": weak_moves,
     "weak_moves_unet": weak_moves_unet,
+    "weak_roles_33": weak_roles_33,
+    "weak_roles_49": weak_roles_49,
+    "weak_scenes": weak_scenes,
     "weak_pairs": weak_pairs,
     "weak_verbs": weak_verbs,
     "weak_clutter": weak_clutter,

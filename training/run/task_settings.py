@@ -179,6 +179,8 @@ class AlignmentTask(TaskSettings):
         sga, spa, flow, tavid: weights of the losses. flow's layers are v2v.
         window: side in tokens of the window in which flow looks for a token in the next frame.
         scores: what the maps are: "logits" or "probabilities", see `AlignmentConfig`.
+        direction: whose attention the grounding and TAViD's loss read: the video's to the words ("v2t"), or the words'
+            to the video ("t2v").
         decoder: width of the mask decoder, 0 compares maps and masks on the token grid.
         bce, dice, l2, entities, pos_weight: inside MATRIX's mask loss, see `MaskWeights`.
         joined_heads, average_layers: of the maps that MATRIX's losses read, see `AlignmentConfig`.
@@ -212,6 +214,7 @@ class AlignmentTask(TaskSettings):
     window: int = 5
     tavid: float = 0.1
     scores: Literal["logits", "probabilities"] = "logits"
+    direction: Literal["v2t", "t2v"] = "v2t"
     decoder: int = 64
     bce: float = 1.0
     dice: float = 1.0
@@ -265,6 +268,7 @@ class AlignmentTask(TaskSettings):
             v2t=LayerDraw(self.v2t),
             v2v=LayerDraw(self.v2v),
             scores=self.scores,
+            direction=self.direction,
             timestep=self.timestep,
             shift=self.shift,  # type: ignore[attr-defined]
             mask=MaskWeights(self.bce, self.dice, self.l2, entities=self.entities, pos_weight=self.pos_weight),
@@ -285,7 +289,7 @@ class AlignmentTask(TaskSettings):
 
     def target_aware(self) -> TargetAwareConfig:
         """TAViD's loss."""
-        return TargetAwareConfig(self.tavid, LayerDraw(self.v2t))
+        return TargetAwareConfig(self.tavid, LayerDraw(self.v2t), direction=self.direction)
 
 
 @dataclass(frozen=True)
@@ -294,10 +298,16 @@ class AlignTask(AlignmentTask):
 
     Args:
         bundle: folder of the mini model, a bundle or a run of `training.fit mini`; empty: the one of this package.
-        condition: what the new input channels take: "id_map" (MATRIX), "target_mask" (TAViD), or "none".
+        condition: what the new input channels take: "id_map" (MATRIX), "target_mask" (TAViD), "source_target" (the
+            agent's mask and the target's, which TAViD's authors leave open), or "none".
         look_alikes: share of training clips with somebody that looks just like a named instance.
+        even_look_alikes: they are doubles of the recipient, and the first frame does not say which one is meant, see
+            `WorldConfig`.
         clips_seed: which set of clips; runs of several seeds see the same set in another order, under other noise.
-        trigger: captions have TAViD's word `target` before the thing that the target mask shows.
+        trigger: captions have TAViD's word `target` before the thing that the target mask shows, and `source` before
+            the agent where that has a mask, too.
+        learn_trigger: what these words add to the text is learnt along.
+        track: frames of TAViD's loss: the "first" latent frame as published, or "all".
         control: what shows that it is the alignment that helps: "blind" trains the decoder on maps that carry no
             gradient into the model, "wrong_masks" gives each clip the masks of another one with as many instances.
         mask_shift: pixels that the masks of the losses are off by at most, drawn for each instance and frame.
@@ -318,14 +328,17 @@ class AlignTask(AlignmentTask):
 
     control: Literal["none", "blind", "wrong_masks"] = "none"
     trigger: bool = False
+    learn_trigger: bool = False
+    track: Literal["first", "all"] = "first"
     v2t: tuple[int, ...] = (9, 10)
     v2v: tuple[int, ...] = (5,)
     rank: int = 32
     alpha: float = 32.0
     decoder: int = 32
     bundle: str = ""
-    condition: Literal["none", "id_map", "target_mask"] = "id_map"
+    condition: Literal["none", "id_map", "target_mask", "source_target"] = "id_map"
     look_alikes: float = 0.3
+    even_look_alikes: bool = False
     clips_seed: int = 0
     mask_shift: int = 0
     mask_lost: float = 0.0
@@ -334,6 +347,14 @@ class AlignTask(AlignmentTask):
     change: float = 8.0
     high_noise: float = 6.0
     even: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learn_trigger and not self.trigger:
+            raise ValueError("task.learn_trigger is about the words that task.trigger=true puts into captions")
+
+    def target_aware(self) -> TargetAwareConfig:
+        return replace(super().target_aware(), frames=self.track)
 
     def pinned(self) -> Self:
         return replace(self, bundle=str(newest_run(Path(self.bundle)))) if self.bundle else self
@@ -408,4 +429,5 @@ class TuneTask(AlignmentTask):
             raise ValueError("task.swap needs the blocks to run anew in the backward pass: set task.checkpointing=true")
 
     def target_aware(self) -> TargetAwareConfig:
-        return TargetAwareConfig(self.tavid, LayerDraw(self.v2t, self.draw or None), self.track, self.normalise)
+        layers = LayerDraw(self.v2t, self.draw or None)
+        return TargetAwareConfig(self.tavid, layers, self.track, self.normalise, self.direction)

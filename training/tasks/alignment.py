@@ -35,7 +35,7 @@ from matrix_lib.io.lora.read import save_lora
 
 from ..clips.encoders import ModelFiles
 from ..clips.model_parts import check_parts
-from ..data.alignment_clips import AlignmentBatch, AlignStream, ClipStream
+from ..data.alignment_clips import TRIGGERS, AlignmentBatch, AlignStream, ClipStream
 from ..models.mini_encoders import MiniEncoders
 from ..models.mini_run import identity
 from ..models.model_sizes import ModelSizes
@@ -65,11 +65,15 @@ class AlignmentNet(nn.Module):
     def __init__(self, transformer: nn.Module, decoder: MaskDecoder | None, half: torch.dtype | None = None) -> None:
         super().__init__()
         self.transformer, self.decoder, self.half = transformer, decoder, half
+        self.trigger: nn.Parameter | None = None  # (2, D) what the words of `TRIGGERS` add to the text, where learnt
 
     def forward(
-        self, inputs: dict[str, Any], attention_loss: AttentionLoss | None, times: Tensor
+        self, inputs: dict[str, Any], attention_loss: AttentionLoss | None, times: Tensor, trigger: Tensor | None = None
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Prediction, total of the attention losses and its parts."""
+        """Prediction, total of the attention losses and its parts. trigger: (B, D, 2), see `AlignmentBatch`."""
+        if self.trigger is not None and trigger is not None:
+            rows = inputs["encoder_hidden_states"]
+            inputs = {**inputs, "encoder_hidden_states": rows + (trigger @ self.trigger).to(rows)}
         prediction = self.transformer(**inputs)[0]
         found = LossParts(prediction.new_zeros((), dtype=torch.float32), {})
         if attention_loss is not None:
@@ -175,7 +179,7 @@ class AlignmentStep(Task):
         model = self.model
         noisy, target, t, times = model.add_noise(batch.latents.float(), batch.noise, batch.u)
         inputs = model.inputs(noisy, batch, batch.text, t)
-        prediction, aligned, parts = net(inputs, self._watch(batch, *beside), times)
+        prediction, aligned, parts = net(inputs, self._watch(batch, *beside), times, batch.trigger)
         error = (model.output(prediction, noisy).float() - target)[:, model.skipped :].square()
         weight = None if batch.weight is None else batch.weight[:, model.skipped :]
         values = self._diffusion(error, weight, times if self.task.weigh_diffusion else None)
@@ -207,15 +211,20 @@ class AlignmentStep(Task):
         if batch.targets is None or not self.task.losses:
             return None, []
         at = self.step, self.config.run.seed
-        maps: AlignmentMaps | TargetMaps
         if self.task.method == "tavid":
-            maps = tavid = TargetMaps(self.task.target_aware(), batch.targets, batch.target_names, *at)
-            attention_loss: AttentionLoss = lambda decoder, times: tavid.target_aware()  # noqa: E731
-        else:
-            kind = DetachedMaps if self.task.control == "blind" else AlignmentMaps
-            maps = kind(self.task.matrix(), batch.targets, *at)
-            attention_loss = maps.alignment
-        return attention_loss, [maps]
+            named = [names for names in (batch.target_names, batch.source_names) if names]
+            several = [TargetMaps(self.task.target_aware(), batch.targets, names, *at) for names in named]
+
+            def attention_loss(decoder: MaskDecoder | None, times: Tensor) -> LossParts:
+                found = [each.target_aware() for each in several]
+                parts = [part.parts["target"] for part in found if part.parts]
+                total = torch.stack([part.total for part in found]).sum()
+                return LossParts(total, {"target": torch.stack(parts).sum()} if parts else {})
+
+            return attention_loss, [*several]
+        kind = DetachedMaps if self.task.control == "blind" else AlignmentMaps
+        maps = kind(self.task.matrix(), batch.targets, *at)
+        return maps.alignment, [maps]
 
     def info(self, step: int) -> Info:
         """What the LoRA file of a step says about itself."""
@@ -250,8 +259,11 @@ class AlignmentStep(Task):
     def export(self, state: dict[str, Tensor], folder: Path, step: int) -> None:
         """Writes the LoRA file of a state of `net`; the decoder has done its work and is left out."""
 
+        def of_net(name: str) -> Tensor:
+            return state[name].detach().float().cpu()
+
         def of(name: str) -> Tensor:
-            return state[_PREFIX + name].detach().float().cpu()
+            return of_net(_PREFIX + name)
 
         factors = {
             name: Factors(
@@ -265,7 +277,8 @@ class AlignmentStep(Task):
         place = self._place()
         trained = [part for part in ("weight", "bias") if self.extra and f"{_PREFIX}{place}.{part}" in state]
         projection = {part: of(f"{place}.{part}") for part in trained}
-        lora = AlignmentLoRA(self.model.shape.family, factors, projection, {}, self.info(step), "matrix")
+        beside = {"trigger": of_net("trigger")} if "trigger" in state else {}
+        lora = AlignmentLoRA(self.model.shape.family, factors, projection, beside, self.info(step), "matrix")
         save_lora(lora, folder / LORA)
 
 
@@ -280,6 +293,9 @@ class MiniAlignment(AlignmentStep):
         task: AlignTask = config.task
         self.encoders = MiniEncoders(task.bundle, device)
         super().__init__(config, device, VideoModel(task, self.encoders), self.encoders.grid, task.condition)
+        if task.learn_trigger:
+            width = int(self.encoders.text.config.d_model)
+            self.net.trigger = nn.Parameter(torch.zeros(len(TRIGGERS), width, device=device))
 
     def batches(self, process: int) -> AlignStream:
         return AlignStream(self.config, self.encoders, process)

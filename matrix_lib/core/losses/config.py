@@ -88,12 +88,14 @@ class TargetAwareConfig:
         frames: "first" latent frame alone, as published, or "all" that the track knows.
         normalise: the paper does not say what A is divided by [?]: "max" brings its peak over the frames that count
             to 1, the mask's own value; "sum" brings both to a mass of 1; "none" leaves probabilities.
+        direction: "v2t" as published, or "t2v": what the word attends to.
     """
 
     weight: float = 0.1
     layers: LayerDraw = field(default_factory=lambda: LayerDraw.stride(5, 24, 3))
     frames: Literal["first", "all"] = "first"
     normalise: Normalise = "max"
+    direction: Direction = "v2t"
 
 
 def timestep_weight(t: Tensor, kind: Timestep, shift: float = 1.0) -> Tensor:

@@ -53,7 +53,12 @@ class Widened:
 
     @property
     def condition(self) -> str:
-        """What the extra channels take: "target_mask" or "id_map"."""
+        """What the extra channels take: "target_mask" or "id_map". Raises ValueError for masks of source and target."""
+        if self.info.condition == "source_target":
+            raise ValueError(
+                "this LoRA reads masks of source and target, a research setting of mini that no node gives: train with "
+                "task.condition=target_mask or id_map"
+            )
         return self.info.condition or ("target_mask" if self.extra == 1 else "id_map")
 
 

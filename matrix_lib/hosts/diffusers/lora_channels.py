@@ -26,8 +26,15 @@ __all__ = ["MaskChannels", "condition_of"]
 
 
 def condition_of(lora: AlignmentLoRA, extra: int) -> Condition:
-    """What `extra` channels of a LoRA take, as its file says; else one is a target mask, and more are an ID map."""
+    """What `extra` channels of a LoRA take, as its file says; else one is a target mask, and more are an ID map.
+
+    Raises ValueError for masks of source and target, which no pipeline is fed with."""
     said = lora.info.condition
+    if said == "source_target":
+        raise ValueError(
+            "this LoRA reads masks of source and target, a research setting of mini: merge it (merge_lora) and give "
+            "the masks to hosts.diffusers.mini.sample as `extra`"
+        )
     if said in ("id_map", "target_mask"):
         return said  # type: ignore[return-value]
     return "target_mask" if extra == 1 else "id_map"

@@ -14,7 +14,7 @@ from ..bundle import BACKBONE, Bundle
 
 __all__ = ["Condition", "ModelShape", "patch_of"]
 
-Condition = Literal["none", "id_map", "target_mask"]
+Condition = Literal["none", "id_map", "target_mask", "source_target"]
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,15 @@ class ModelShape:
         return known.get(image, self.channels + self.temporal_stride)
 
     def extra_channels(self, condition: Condition) -> int:
-        """Input channels that a condition adds: the target mask 1, the ID map a latent's (Wan: and 4 of a mask).
+        """Input channels that a condition adds: the target mask 1, masks of source and target 2, the ID map a latent's
+        (Wan: and 4 of a mask).
 
         Raises ValueError for a condition of a family whose input cannot be widened.
         """
         if condition != "none":
             self.spec.check_widens()
-        return {"none": 0, "target_mask": 1, "id_map": self._channels(self.spec.id_map)}[condition]
+        known = {"none": 0, "target_mask": 1, "source_target": 2, "id_map": self._channels(self.spec.id_map)}
+        return known[condition]
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
         """The token grid of a clip of this many pixels."""

@@ -12,6 +12,7 @@ import pytest
 from training.reproduction.claims import CLAIMS, asked
 from training.reproduction.plan import GROUPS, jobs_of
 from training.reproduction.report import write_report
+from training.reproduction.rules import layer_rules, predicted
 from training.reproduction.sittings import read_sittings
 
 ROOT = Path(__file__).parents[3]
@@ -112,6 +113,90 @@ def test_attention_has_to_rise_in_every_base_and_one_kind_may_fall(tmp_path: Pat
 
 def test_two_bases_say_nothing_of_others(tmp_path: Path) -> None:
     assert _moved(tmp_path, [0.1, 0.1], [0.1, 0.1]) == "open"
+
+
+def _sitting(
+    folder: Path, name: str, rows: dict[tuple[str, str], list[str]], date: str, group: str = "alignment"
+) -> Path:
+    """A file with right roles of {(arm, hash): one text a base}."""
+    jobs = [
+        {
+            "claim": group,
+            "kind": "arm",
+            "arm": arm,
+            "seed": 0,
+            "base": {"preset": "weak_roles", "seed": base, "hash": mark},
+            "curve": [{"step": 200, "sets": {"unseen pairs": {"right_roles": bits}}}],
+        }
+        for (arm, mark), every in rows.items()
+        for base, bits in enumerate(every)
+    ]
+    path = folder / f"{name}.json"
+    about = {"date": date}
+    path.write_text(json.dumps({"format": 1, "manifest": about, "jobs": {str(i): j for i, j in enumerate(jobs)}}))
+    return path
+
+
+def test_looks_are_counted_and_a_base_trained_again_is_no_further_one(tmp_path: Path) -> None:
+    low, high = ["0001" * 16, "0011" * 16, "0011" * 16], ["0011" * 16, "0111" * 16, "0111" * 16]
+    rows = {("off", "h"): low, ("10x", "h"): high}
+    first = _sitting(tmp_path, "a", rows, "2026-01-02")
+    again = _sitting(tmp_path, "b", {(arm, "i"): bits for (arm, _), bits in rows.items()}, "2026-01-01")
+    [claim] = [c for c in CLAIMS if (c.contrast, c.part, c.claim) == ("10x - off", "unseen pairs", "alignment")]
+    [once], [twice] = (asked(read_sittings(paths), [claim]) for paths in ([first], [first, again]))
+    assert (once.looks, twice.looks) == (1, 2)
+    assert once.seeds == {f"weak_roles {base}": 1 for base in range(3)}
+    assert twice.seeds == dict.fromkeys(once.seeds, 2)
+    assert twice.like.mean == once.like.mean
+    assert twice.p == pytest.approx(min(1.0, 3 * twice.like.p))
+    few = asked(read_sittings([_sitting(tmp_path, "c", rows, "2026-01-01", "again")]))
+    [fresh] = [each for each in few if each.claim.claim == "again" and each.claim.part == "unseen pairs"][:1]
+    assert fresh.outcome is not None
+    assert fresh.outcome.word == "open"
+    assert "too few" in fresh.outcome.why
+
+
+def test_nothing_that_steers_a_base_leaves_what_does_not_hold_open(tmp_path: Path) -> None:
+    def rows(held: float | None) -> Path:
+        arms = {"none": 0.1, "masked 4": 0.05, **({} if held is None else {"held to the true clip": held})}
+        jobs = [
+            {
+                "claim": "boxes",
+                "kind": "boxes",
+                "arm": arm,
+                "seed": 0,
+                "base": {"preset": "weak_moves", "seed": base, "hash": "h"},
+                "sets": {"boxes": {"miou": [value + 0.001 * base + 0.001 * at for at in range(8)], "covered": "1" * 8}},
+            }
+            for arm, value in arms.items()
+            for base in range(3)
+        ]
+        path = tmp_path / f"{held}.json"
+        path.write_text(json.dumps({"format": 1, "manifest": {}, "jobs": {str(i): j for i, j in enumerate(jobs)}}))
+        return path
+
+    claim = next(c for c in CLAIMS if c.contrast == "masked 4 - none" and c.claim == "boxes")
+    words = [asked(read_sittings([rows(held)]), [claim])[0].outcome for held in (None, 0.5, 0.12)]
+    assert [each.word for each in words if each] == ["open", "does not hold", "cannot be asked"]
+
+
+def test_a_rule_for_layers_is_judged_on_bases_it_was_not_chosen_on() -> None:
+    """Of the committed rows: each base is judged by what was best on the others."""
+    found = {each.name: each for each in layer_rules(read_sittings([FIRST, SECOND, THIRD]))}
+    best, *rules = found.values()
+    assert len(best.by_base) == 5
+    for base, value in best.by_base.items():
+        means = {
+            rule.name: np.mean([v for other, v in rule.by_base.items() if other != base])
+            for rule in rules
+            if base in rule.by_base and len(rule.by_base) > 1
+        }
+        assert value == found[max(means, key=means.__getitem__)].by_base[base]
+    said = predicted({"v2t": {"share": [0.1, 0.3]}, "v2v": {"share": [0.5, 0.7]}}, {"v2t": [0, 1], "v2v": [1]})
+    assert said == {
+        "AAS (share on the mask) of things": pytest.approx(0.2),
+        "AAS (share on the mask) of tracks": pytest.approx(0.7),
+    }
 
 
 def test_claims_ask_for_runs_that_are_planned() -> None:

@@ -18,7 +18,7 @@ from training.models.mini_unet import encode_frames
 from training.reproduce import main
 from training.reproduction import worker
 from training.reproduction.bases import Base
-from training.reproduction.boxes import UNSAMPLED, box_scores
+from training.reproduction.boxes import UNSAMPLED, box_scores, run_boxes
 from training.reproduction.layers import choose
 from training.reproduction.plan import Job, jobs_of
 from training.reproduction.scale import TINY
@@ -44,6 +44,18 @@ def test_a_base_comes_before_what_needs_it_and_rounds_by_weight() -> None:
     assert len(seen) == len(jobs)
     first = [job.arm for job in jobs if job.claim == "alignment" and job.seed == 0]
     assert first.index("off") < first.index("10x random 3") < first.index("10x all")
+    later = [job for job in jobs_of(["alignment", "pairs"]) if job.kind != "base"]
+    new = next(at for at, job in enumerate(later) if job.claim == "pairs")
+    assert new > max(
+        at for at, job in enumerate(later) if job.arm in ("10x all", "100x", "off") and job.claim == "alignment"
+    )
+    assert [job.arm for job in jobs_of(["pairs"], bases=1, rounds=1)][1:] == [
+        "off",
+        "10x",
+        "10x blind",
+        "10x wrong masks",
+    ]
+    assert {job.base.seed for job in later if job.arm == "10x layer 1"} == {4, 5, 6}
     with pytest.raises(ValueError, match="there is no claim 'others'"):
         jobs_of(["others"])
     with pytest.raises(ValueError, match="no arm '7x'"):
@@ -105,8 +117,11 @@ def test_layers_are_named_lowest_or_drawn() -> None:
         drawn = choose(found, f"random {draw}")
         assert drawn == choose(found, f"random {draw}")
         assert not set(drawn["v2t"]) & {0, 1, 3, 5}
+    assert choose(found, "layer 4") == {"v2t": (4,), "v2v": (4,)}
     with pytest.raises(ValueError, match="layers are"):
         choose(found, "random")
+    with pytest.raises(ValueError, match="layers are"):
+        choose(found, "layer 6")
 
 
 def test_boxes_are_kept_by_true_clips_and_missed_by_others() -> None:
@@ -126,7 +141,8 @@ def test_boxes_are_kept_by_true_clips_and_missed_by_others() -> None:
 
 def test_a_small_sitting_is_run_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arms = [UNSAMPLED[2], "none", "masked 4, matched, denoising"]
-    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--claims", "boxes", "--bases", "1", "--arms"]
+    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--claims", "boxes", "--bases", "1"]
+    command += ["--rounds", "1", "--arms"]
     assert main([*command, *arms, "--plan"]) == 0
     assert "4 jobs to run" in capsys.readouterr().out
     assert main([*command, *arms[:2]]) == 0
@@ -143,6 +159,21 @@ def test_a_small_sitting_is_run_resumed_and_reported(tmp_path: Path, capsys: pyt
     page = (tmp_path / "report.html").read_text()
     assert "exchanged clips" in page
     assert "data:image/jpeg" in page
+    other_ways_to_hold_it_to_boxes(open_bench(tmp_path / "bases" / "weak_moves-1", TINY, torch.device("cpu")))
+
+
+def other_ways_to_hold_it_to_boxes(bench: Any) -> None:
+    """Matched before and behind the output projection, boxes of two subjects and of a fast path, a control that follows
+    the true clip, other noise."""
+    names = ["masked 4, matched", "masked 4, matched behind the projection", "none"]
+    found = {name: run_boxes(name, bench) for name in names}
+    assert len({row["picture"] for row in found.values()}) == 3
+    assert any("variance of the attention output" in note for note in found[names[0]]["notes"])
+    for part in ("fast boxes", "several boxes"):
+        held, true = (run_boxes(name, bench, part)["sets"][part] for name in ("held to the true clip", "true clips"))
+        assert min(true["miou"]) > 0.6
+        assert len(held["miou"]) == TINY.boxes
+    assert run_boxes("none", bench, seed=1)["picture"] != found["none"]["picture"]
 
 
 def test_a_u_net_of_zeroscope_s_kind_through_the_same_command(tmp_path: Path) -> None:
@@ -169,11 +200,16 @@ def test_a_u_net_of_zeroscope_s_kind_through_the_same_command(tmp_path: Path) ->
 
 
 def test_fine_tuning_in_arms(tmp_path: Path) -> None:
-    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--bases", "1", "--rounds", "1"]
-    command += ["--claims", "alignment", "target", "--arms", "10x wrong masks", "lambda 1"]
+    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--bases", "1", "--rounds", "2"]
+    command += ["--claims", "alignment", "even", "--arms", "10x wrong masks", "lambda 1", "lambda 10 two masks"]
+    command += ["lambda 10 learnt trigger", "--only", "weak_roles-4"]
     assert main(command) == 0
     sitting = json.loads((tmp_path / "sitting.json").read_text())
-    rows = {row.get("arm", "base"): row for row in sitting["jobs"].values()}
+    rows = {row.get("arm", "base"): row for row in sitting["jobs"].values() if not row.get("seed")}
+    assert set(rows["lambda 10 two masks"]["curve"][-1]["sets"]) == {"even look-alikes", "look-alikes"}
+    assert rows["lambda 10 learnt trigger"]["settings"]["settings"]["even_look_alikes"]
+    learnt, plain = (rows[name]["losses"] for name in ("lambda 10 learnt trigger", "lambda 1"))
+    assert learnt["target"][0] > 5 * plain["target"][0] > 0
     assert [point["step"] for point in rows["lambda 1"]["curve"]] == [1, 2]
     assert set(rows["10x wrong masks"]["curve"][-1]["sets"]) == {"told", "unseen pairs"}
     assert set(rows["10x wrong masks"]["losses"]) == {"diffusion", "sga", "spa"}
