@@ -209,7 +209,7 @@ def _head(text: str, where: str) -> tuple[str, str | None]:
     meant = difflib.get_close_matches(role, ROLES, 1, _LIKE_A_ROLE) if match and role else []
     if match and meant and (role not in ROLES or not match["end"]):
         raise ValueError(
-            f"{where}: ({shorten(role, 40)}) is no role; write {before} ({meant[0]}). Roles are "
+            f"{where}: ({shorten(role, 40)}) is no role; write {shorten(before, 80)} ({meant[0]}). Roles are "
             f"{', '.join(ROLES)}; where the brackets belong to the name, put a role in brackets of its own behind them"
         )
     name = before if role in ROLES else text

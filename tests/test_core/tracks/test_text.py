@@ -121,3 +121,8 @@ def test_a_long_text_is_read_in_no_time(read, fill):
     """Where characters could belong to two repeats of one pattern, this would take hours."""
     with pytest.raises(ValueError, match=r"."):
         read(f"a: 3 {fill * (200_000 // len(fill))}!", 99, 99)
+
+
+def test_a_long_name_is_not_all_of_an_error():
+    with pytest.raises(ValueError, match=r"^.{,500}$"):
+        parse_names(f"a{'(' * 100_000}b (subjcet)")
