@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from ..matrix_lib.core.tracks.checks import shorten
 from ..matrix_lib.core.tracks.text import parse_names
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.draw.followed import draw_followed
@@ -110,7 +111,8 @@ def _pairs(text: str) -> list[tuple[str, str]] | None:
     if not names:
         return None
     if len(names) != 2:
-        raise ValueError(f"a pair is two names with a comma between, who acts and who is acted on; got {text!r}")
+        said = shorten(text, 80)
+        raise ValueError(f"a pair is two names with a comma between, who acts and who is acted on; got {said!r}")
     return [(names[0], names[1])]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ class Running:
     """The attention that is running now, and how many attention calls it has made so far.
 
     rest: query rows of it that are to come in further calls. odd: something about its calls is not as it should be.
-    failed: it ended with an error. entered: the names of all sites that have run.
+    failed: it ended with an error. entered: the names of all sites that have run. again: it has run before.
     """
 
     site: AttentionSite | None = None
@@ -30,20 +30,26 @@ class Running:
     rest: int = 0
     odd: bool = False
     failed: bool = False
+    again: bool = False
     entered: set[str] = field(default_factory=set)
 
     def enter(self, site: AttentionSite, module: nn.Module) -> None:
         """A site begins."""
         self.site, self.module, self.calls, self.rest, self.odd, self.failed = site, module, 0, 0, False, False
+        self.again = site.name in self.entered
         self.entered.add(site.name)
 
 
-def find_sites(root: nn.Module, blocks: Blocks) -> list[tuple[nn.Module, AttentionSite]]:
+def find_sites(
+    root: nn.Module, blocks: Blocks, modules: Mapping[str, nn.Module] | None = None
+) -> list[tuple[nn.Module, AttentionSite]]:
     """Every attention module of `root` with its site, in layer order.
 
-    Raises ValueError when the tree does not have a stack that its family promises.
+    modules: of `root`, by path, where others than those in it now are meant. Raises ValueError when the tree does not
+    have a stack that its family promises.
     """
-    tree = {name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module for name, module in root.named_modules()}
+    found_in = root.named_modules() if modules is None else modules.items()
+    tree = {name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module for name, module in found_in}
     found: list[tuple[nn.Module, AttentionSite]] = []
     first = 0
     for group in blocks.stacks:
@@ -62,14 +68,20 @@ def find_sites(root: nn.Module, blocks: Blocks) -> list[tuple[nn.Module, Attenti
     return found
 
 
-def text_trouble(root: nn.Module, spec: BackboneSpec, host: Literal["native", "diffusers"]) -> str:
+def text_trouble(
+    root: nn.Module,
+    spec: BackboneSpec,
+    host: Literal["native", "diffusers"],
+    modules: Mapping[str, nn.Module] | None = None,
+) -> str:
     """Why rows of a text cannot be kept apart in a network of a family, as a clause for people; "" where they can: its
-    blocks alone read the text, all of them are found, and nothing in front of them mixes it."""
+    blocks alone read the text, all of them are found, and nothing in front of them mixes it. modules: see
+    `find_sites`."""
     if spec.text_mixed:
         return f"{spec.text_mixed} mixes the rows of all texts, so that one would say what another says"
-    known = {site.name for _, site in find_sites(root, spec.blocks(host)) if site.has_v2t}
+    known = {site.name for _, site in find_sites(root, spec.blocks(host), modules) if site.has_v2t}
     kinds = {kind for name in known if not (kind := name.rpartition(".")[2]).isdigit()}
-    names = (name.replace("_orig_mod.", "") for name, _ in root.named_modules())
+    names = (name.replace("_orig_mod.", "") for name in modules or dict(root.named_modules()))
     other = [name for name in names if name.rpartition(".")[2] in kinds and name not in known]
     return f"{other[0]} and the like read the text, too, and are not steered" if other else ""
 

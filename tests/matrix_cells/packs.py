@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import types
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,15 @@ def packs() -> dict[str, Callable[[Graph], Graph]]:
         "cross-attention of its own (PromptRelay)": _relay,
         "an override that centres k": lambda g: _override(g, lambda q, k: (q, k - k.mean(1, keepdim=True))),
         "an override that scales q": lambda g: _override(g, lambda q, k: (q * 1.5, k)),
+        "an override that mixes in another attention": _mixes,
+        "an override that reorders tokens": _reorders,
+        "an override whose kernel changes with the steps": _own_later,
+        "attention from a cache in every other step": _cached,
+        "another text in every other step": lambda g: _around(g, _other_text),
+        "a batch in another order": lambda g: _around(g, _turned),
+        "a block that runs twice": _block_twice,
+        "conditionings made anew in every step": lambda g: _asking(g, _anew),
+        "two predictions of a prompt in a step": lambda g: _asking(g, _two_looks),
         "an override that changes nothing": lambda g: _override(g, lambda q, k: (q, k)),
         "an override with a kernel of its own": _own_kernel,
         "a pack that had set block.forward": _block_forward,
@@ -161,6 +171,110 @@ def _own(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | 
 
 def _own_kernel(graph: Graph) -> Graph:
     return graph.patched(lambda model: _assign(model, _own))
+
+
+def _step(options: dict[str, Any]) -> int:
+    return [float(sigma) for sigma in options["sample_sigmas"]].index(float(options["sigmas"][0]))
+
+
+def _mixes(graph: Graph) -> Graph:
+    def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        return 0.5 * func(q, k, v, heads, *args, **kwargs) + 0.5 * _own(func, q * 3, k, v, heads, *args, **kwargs)
+
+    return graph.patched(lambda model: _assign(model, override))
+
+
+def _reorders(graph: Graph) -> Graph:
+    """As sparse attention does, so that tokens that look at each other stand together."""
+
+    def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        into, out = (2 if kwargs.get(name) else 1 for name in ("skip_reshape", "skip_output_reshape"))
+        if kwargs.get("mask") is not None or q.shape[into] != k.shape[into]:
+            return func(q, k, v, heads, *args, **kwargs)
+        order = torch.randperm(q.shape[into], generator=torch.Generator().manual_seed(0))
+        q, k, v = (t.index_select(into, order) for t in (q, k, v))
+        return func(q, k, v, heads, *args, **kwargs).index_select(out, order.argsort())
+
+    return graph.patched(lambda model: _assign(model, override))
+
+
+def _own_later(graph: Graph) -> Graph:
+    def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        return _own(func, q * (1 + _step(kwargs["transformer_options"])), k, v, heads, *args, **kwargs)
+
+    return graph.patched(lambda model: _assign(model, override))
+
+
+def _cached(graph: Graph) -> Graph:
+    """As pyramid attention broadcast does."""
+    kept: dict[Any, Tensor] = {}
+
+    def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        options = kwargs["transformer_options"]
+        key = options.get("block_index"), options.get("block_type"), q.shape, k.shape
+        if _step(options) % 2 == 0 or key not in kept:
+            kept[key] = func(q, k, v, heads, *args, **kwargs)
+        return kept[key]
+
+    @contextlib.contextmanager
+    def empty() -> Iterator[None]:
+        kept.clear()
+        yield
+
+    return graph.patched(lambda model: _assign(model, override)).but(steps=4, inside=(*graph.inside, empty))
+
+
+def _around(graph: Graph, function: Any) -> Graph:
+    """A function around the model's calls."""
+    return graph.patched(lambda model: (model.set_model_unet_function_wrapper(function), model)[1])
+
+
+def _other_text(apply: Any, given: dict[str, Any]) -> Tensor:
+    more = given["c"]
+    if _step(more["transformer_options"]) % 2:
+        more = {**more, "c_crossattn": more["c_crossattn"].flip(1)}
+    return apply(given["input"], given["timestep"], **more)
+
+
+def _turned(apply: Any, given: dict[str, Any]) -> Tensor:
+    more = {name: each.flip(0) if isinstance(each, Tensor) else each for name, each in given["c"].items()}
+    return apply(given["input"].flip(0), given["timestep"].flip(0), **more).flip(0)
+
+
+def _block_twice(graph: Graph) -> Graph:
+    block = graph.model.model.diffusion_model.get_submodule("blocks.0")
+    plain = type(block).forward
+
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return 0.5 * (plain(self, x, *args, **kwargs) + plain(self, x * 1.5, *args, **kwargs))
+
+    def change(model: Any) -> Any:
+        model.add_object_patch("diffusion_model.blocks.0.forward", types.MethodType(forward, block))
+        return model
+
+    return graph.patched(change)
+
+
+def _asking(graph: Graph, function: Any) -> Graph:
+    """In the place where the host's guiders ask for their predictions."""
+    return graph.patched(lambda model: (model.set_model_sampler_calc_cond_batch_function(function), model)[1])
+
+
+def _anew(given: dict[str, Any]) -> Any:
+    import comfy.samplers
+
+    conds = [[{**cond, "uuid": uuid.uuid4()} for cond in each] for each in given["conds"] if each is not None]
+    conds += [None] * (len(given["conds"]) - len(conds))
+    return comfy.samplers.calc_cond_batch(given["model"], conds, given["input"], given["sigma"], given["model_options"])
+
+
+def _two_looks(given: dict[str, Any]) -> Any:
+    import comfy.samplers
+
+    rest = given["conds"], given["sigma"], given["model_options"]
+    first = comfy.samplers.calc_cond_batch(given["model"], rest[0], given["input"], *rest[1:])
+    moved = given["input"] + 0.3 * (first[0] - given["input"])
+    return comfy.samplers.calc_cond_batch(given["model"], rest[0], moved, *rest[1:])
 
 
 def _block_forward(graph: Graph) -> Graph:

@@ -32,13 +32,14 @@ from .tracks import ROLES
 __all__ = ["Prompt", "parse_boxes", "parse_masks", "parse_name", "parse_names", "parse_prompts"]
 
 T = TypeVar("T")
-_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)%?"
-_HEAD = re.compile(r"^(?P<name>.+?)\s*(?:[(\uff08](?P<role>[^()\uff08\uff09]*)(?P<end>[)\uff09]?))?$")  # wide ones, too
+# Each takes time in proportion to a text of any kind: no two repeats that meet could share its characters.
+_COORDINATE = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)%?"
+_NUMBER = rf"[-+]?{_COORDINATE}"
+_ROLE = re.compile(r"[(\uff08](?P<role>[^()\uff08\uff09]*)(?P<end>[)\uff09]?)$")  # wide brackets, too
 _OFF = ("off", "none", "absent", "gone")
 _LIKE_A_ROLE = 0.6  # of difflib: from there on words in brackets are a role with a mistake in it
-_KEY = re.compile(r"^\s*(?:(?:frame\s*)?(?P<frame>[0-9]+)\s*[:=]\s*)?(?P<value>.*?)\s*$", re.IGNORECASE | re.DOTALL)
-_COORDINATE = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)%?"
-_POINT = re.compile(rf"(?P<sign>[-+!]?)\s*(?P<x>{_COORDINATE})\s*,\s*(?P<y>{_COORDINATE})")
+_KEY = re.compile(r"(?:(?:frame\s*)?(?P<frame>[0-9]+)\s*[:=]\s*)?(?P<value>.*)", re.IGNORECASE | re.DOTALL)
+_POINT = re.compile(rf"(?P<sign>[-+!]?) ?(?<![0-9.])(?P<x>{_COORDINATE}) ?, ?(?P<y>{_COORDINATE})")
 _LONGEST, _MOST_DIGITS, _LARGEST = 1_000_000, 9, 1e9
 
 
@@ -145,12 +146,14 @@ def _parse(
         raise ValueError(f"this text has {len(text)} characters; {_LONGEST} are the most")
     found: dict[str, dict[int, T]] = {}
     roles: dict[str, str] = {}
+    names: list[str] = []
     for head, line, keys in _json(text, plain) if text.lstrip().startswith("{") else _lines(text, one):
         name, role = _head(head, line)
-        if same := twice([*found, name]):
-            raise ValueError(f"{_both(*same).partition(';')[0]}; write all key frames of one instance on its one line")
+        names.append(name)
         found[name] = keys
         roles.update({name: role} if role else {})
+    if same := twice(names):
+        raise ValueError(f"{_both(*same).partition(';')[0]}; write all key frames of one instance on its one line")
     return found, roles
 
 
@@ -166,7 +169,7 @@ def _lines(text: str, one: Callable[[str, str], T]) -> Iterator[tuple[str, str, 
             )
         keys: dict[int, T] = {}
         for part in filter(str.strip, rest.split(";")):
-            match = _KEY.match(part)
+            match = _KEY.match(part.strip())
             assert match is not None
             if len(match["frame"] or "") > _MOST_DIGITS:
                 raise ValueError(f"line {number} has a frame number of {len(match['frame'])} digits")
@@ -200,15 +203,16 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _head(text: str, where: str) -> tuple[str, str | None]:
     """Name and role of "name (role)". Brackets that hold no role belong to the name; ValueError for a mistyped role."""
-    match = _HEAD.match(text.strip())
-    role = match["role"].strip().lower() if match and match["role"] is not None else None
+    text = text.strip()
+    match = _ROLE.search(text, 1)
+    before, role = (text[: match.start()].strip(), match["role"].strip().lower()) if match else (text, None)
     meant = difflib.get_close_matches(role, ROLES, 1, _LIKE_A_ROLE) if match and role else []
     if match and meant and (role not in ROLES or not match["end"]):
         raise ValueError(
-            f"{where}: ({shorten(role, 40)}) is no role; write {match['name'].strip()} ({meant[0]}). Roles are "
+            f"{where}: ({shorten(role, 40)}) is no role; write {shorten(before, 80)} ({meant[0]}). Roles are "
             f"{', '.join(ROLES)}; where the brackets belong to the name, put a role in brackets of its own behind them"
         )
-    name = match["name"].strip() if match and role in ROLES else text.strip()
+    name = before if role in ROLES else text
     try:
         check_name(name)
     except ValueError as error:
@@ -258,11 +262,12 @@ def _prompt(text: str, width: int, height: int, line: str) -> Prompt:
     if is_mask(text):
         return _painted(_mask(text, line), width, height, line)
     found, rest = Prompt(), text
-    boxes = re.findall(r"\[([^\]]*)\]", text)
+    boxes = re.findall(r"\[([^\[\]]*)\]", text)
     if len(boxes) > 1:
         raise ValueError(f"{line}: at most one box a frame; got {shorten(text, 80)!r}")
     if boxes:
-        found.box, rest = _box(boxes[0], width, height, line), re.sub(r"\[[^\]]*\]", " ", text)
+        found.box, rest = _box(boxes[0], width, height, line), re.sub(r"\[[^\[\]]*\]", " ", text)
+    rest = " ".join(rest.split())
     for point in _POINT.finditer(rest):
         x, y = _pixel(point["x"], width, line), _pixel(point["y"], height, line)
         found.points.append((x, y, point["sign"] not in ("-", "!")))

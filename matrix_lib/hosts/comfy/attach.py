@@ -11,7 +11,7 @@ a `Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from ...core.sites import AttentionSite
 from ...instrument.editing import EditRunner
 from ...instrument.gradient import StopForward
 from ...instrument.session import Session
-from ..compiled import Compiled
+from ..compiled import Compiled, compiled_parts
 from ..modules import Running, find_sites, marked
 from .attribution import Predictions, prompt_lists, prompts_of
 from .autograd import plain_tensors, pytorch_kernel, running_blocks
@@ -35,8 +35,8 @@ from .clip_latent import ClipLatent, clip_shape, packed_shapes
 from .compiled import apart
 from .extra import OWNER, isolated
 from .families import family
-from .layout import Layout, layout_of
-from .model import backbone_of, diffusion_model, grid_of
+from .layout import Layout, layout_of, part_of_run
+from .model import backbone_of, diffusion_model, grid_of, modules_of
 from .override import Foreign, Override, Troubles
 from .parts import run_part
 from .run import CLIP_LATENT, FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, STEERED, Run, RunInfo
@@ -101,12 +101,13 @@ def editor_of(options: dict[str, Any], token: object) -> Any:
 class _Runs:
     """The runs of one sampling, as an object: the host copies plain containers at each merge of options."""
 
-    def __init__(self, runs: list[Run], network: nn.Module) -> None:
+    def __init__(self, runs: list[Run], network: nn.Module, conds: Sequence[dict[str, Any]]) -> None:
         self.runs = runs
         self.editing = EditRunner() if any(run.session.editors for run in runs) else None
         self.ran: dict[Any, bool] = {}  # for each conditioning, whether its last prediction ran, or a cache answered
         self.owners: dict[Any, Any] = {}  # of ids of our own predictions' conditionings, those that they are of
-        self.predictions, self.troubles, self.foreign = Predictions(), Troubles(), Foreign()
+        self.predictions = Predictions(conds, runs[0].prompts)
+        self.troubles, self.foreign = Troubles(), Foreign()
         self.compiled = Compiled(self.troubles.add)
         self._logged: set[str] = set()
         self._sites: dict[int, Sites | None] = {id(network): runs[0].modules}
@@ -155,7 +156,7 @@ def _outer_sample(
     start = clip.of(latent_image) if isinstance(latent_image, Tensor) else latent_image
     part = run_part(guider.model_patcher, sigmas, clip.of(noise), start)
     runs = [_start(guider, clip, noise, sigmas, part, factory) for factory in factories]
-    holder = _Runs(runs, diffusion_model(guider.model_patcher.model))
+    holder = _Runs(runs, diffusion_model(guider.model_patcher.model), _conds(guider))
     # denoise_mask, callback, disable_pbar, seed, latent_shapes: the host passes the callback by position
     given = list(args)
     if len(given) > 1:
@@ -191,7 +192,7 @@ def _start(
     patcher = guider.model_patcher
     spec = backbone_of(patcher)
     network = diffusion_model(patcher.model)
-    modules = find_sites(network, spec.native)
+    modules = find_sites(network, spec.native, modules_of(patcher))
     prefix_frames = int(guider.model_options["transformer_options"].get(PREFIX_FRAMES, 0))
     _, t, h, w = clip.shape
     prompts = prompts_of(guider.conds, lambda cond: family(spec.name).text_rows(network, cond))
@@ -276,7 +277,13 @@ def _apply_model(
     wanted = [(found, site) for found, site in sites or () if any(run.session.wants(site) for run in holder.runs)]
     if sites is None or (not wanted and GRADIENT_KEY not in options):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    chunks = _chunks(holder, options)
+    chunks = _chunks(holder, options, c_crossattn)
+    if partial := part_of_run(holder.runs[0].info, x, options, kwargs, chunks):
+        shown = options.get(PERTURBED_KEY)
+        if any(run.session.steers and (run.session.editors or run.session.prediction == shown) for run in holder.runs):
+            raise ValueError(f"this run cannot be steered: {partial}")
+        holder.troubles.add(f"{partial}. Its attention is not in the maps")
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     layout = layout_of(module, holder.runs[0].info, x, c_crossattn, options, kwargs, chunks)
     shown = options.get(PERTURBED_KEY)  # an extra prediction is only to be looked at by who made it
     watching = [run for run in holder.runs if run.session.prediction == shown] if layout.own else []
@@ -287,7 +294,7 @@ def _apply_model(
         running, layout, earlier, holder.runs, watching, holder.editing, holder.troubles, holder.foreign, kernel
     )
     options["optimized_attention_override"] = hidden(override.__call__)
-    executor = apart(executor, holder.compiled)
+    executor = apart(executor, holder.compiled, _checking(holder, override, c_crossattn))
     with marked(wanted, running, leave=override.left):
         if GRADIENT_KEY not in options:
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -310,12 +317,35 @@ def _apply_model(
             return out
 
 
-def _chunks(holder: _Runs, options: dict[str, Any]) -> tuple[tuple[Any, bool], ...]:
+def _chunks(holder: _Runs, options: dict[str, Any], text: Tensor) -> tuple[tuple[Any, bool], ...]:
     """For each part of a batch its conditioning, and whether it is the guider's own prediction, or one of ours."""
     ids = options.get("uuids")
     if PERTURBED_KEY in options and ids is not None:
-        return tuple((holder.owners.get(name, name), True) for name in ids)
-    return holder.predictions.claim(ids, len(options.get("cond_or_uncond") or ()))
+        names = [holder.owners.get(name, name) for name in ids]
+        return tuple((name, name is not None) for name in holder.predictions.read(names, text))
+    return holder.predictions.claim(ids, len(options.get("cond_or_uncond") or ()), text=text)
+
+
+def _checking(holder: _Runs, override: Override, text: Tensor) -> Callable[[Any, Any, dict[str, Any]], None]:
+    """Sees to it that the network reads `text`, where wrappers of other packs stand behind ours: they may exchange it.
+    In a compiled network a wrapper of ours would end its graph."""
+
+    def last(following: Any, *args: Any, **kwargs: Any) -> Any:
+        given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor) and each.shape == text.shape]
+        if given and not any(torch.equal(each, text.to(each)) for each in given):
+            chunks = override.layout.chunks
+            names = holder.predictions.read([name for name, _ in chunks], given[0].to(text))
+            kept = tuple((name, own and name is not None) for name, (_, own) in zip(names, chunks))
+            override.layout = replace(override.layout, chunks=kept)
+        return following(*args, **kwargs)
+
+    def put(network: Any, reached: Any, options: dict[str, Any]) -> None:
+        wrappers = options.get("wrappers", {})
+        theirs = wrappers.get(WrappersMP.DIFFUSION_MODEL, {})
+        if (theirs or reached is not text) and not compiled_parts(network):
+            options["wrappers"] = {**wrappers, WrappersMP.DIFFUSION_MODEL: {**theirs, f"{KEY}_text": [last]}}
+
+    return put
 
 
 def _check_ran(holder: _Runs, layout: Layout, wanted: Sites, running: Running) -> None:

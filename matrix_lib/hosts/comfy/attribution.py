@@ -3,15 +3,17 @@
 Guiders name their conditionings and predict them in any order, together or apart. Other packs ask for further
 predictions of the same conditionings (skipped layers, disturbed attention). So a row of a batch is told by the id that
 the host gives each conditioning, and it is the guider's own if it is the first of that conditioning in one call of the
-guider (in one context window), asked with the guider's own patches.
+guider (in one context window), asked with the guider's own patches. A conditioning that comes under another id is known
+by the words that it carries, and a prompt counts as one while the model reads its text.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .bound_rows import bound_rows
@@ -54,9 +56,17 @@ class Predictions:
     notes: of predictions that could not be attributed. asked: whether the guider asked the model for anything since a
     reader last made it false; asked_now: in the open call of the guider. own: what it got in it for the prompt, outside
     of context windows and where no patch may have mixed it with others of its batch.
+
+    Args:
+        given: the conditionings of the guider at the start of the run. prompts: which of them are prompts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, given: Sequence[Mapping[str, Any]] = (), prompts: Container[Any] = ()) -> None:
+        self._given = {cond["uuid"]: cond for cond in given}
+        self._prompts = {name: cond for name, cond in self._given.items() if name in prompts}
+        self._renamed: dict[Any, Any] = {}  # ids that came in the run -> of the prompt that they are of
+        self._texts: dict[Any, Tensor] = {}  # of each prompt, as the model is given it
+        self._copied: set[Any] = set()  # ids that stand several times in the open batch
         self.notes: dict[str, None] = {}
         self._options: Mapping[str, Any] | None = None  # of the guider's call that is open
         self._windowed = False
@@ -87,9 +97,14 @@ class Predictions:
         """One batch of conditionings that somebody asks for; a context window has one of its own."""
         window = options["transformer_options"].get("context_window")
         place = None if window is None else tuple(window.index_list)
-        ids = dict.fromkeys(cond["uuid"] for each in conds for cond in each or ())
+        named = [self.name_of(cond) for each in conds for cond in each or ()]
+        ids = dict.fromkeys(named)
+        # of a conditioning with an area the host puts a copy, with its id, to each of the others, with their text
+        self._copied = {name for name in ids if named.count(name) > 1}
         own = self._own(options)
         before = self._asked, self._ran
+        if own and any((name, place) in self._made for name in ids if name in self._prompts):
+            self._note("the guider predicted a prompt more often than once in a step: the first prediction is shown")
         self._asked, self._ran = {name: own and (name, place) not in self._made for name in ids}, set()
         self.asked |= own and self.token is None
         self.asked_now |= own
@@ -101,12 +116,57 @@ class Predictions:
         finally:
             self._asked, self._ran = before
 
+    def name_of(self, cond: Mapping[str, Any]) -> Any:
+        """The id of a conditioning that is predicted: that which it had at the start of the run. Guiders may make
+        conditionings anew, which then have new ids."""
+        name, text = cond["uuid"], cond.get("model_conds", {}).get("c_crossattn")
+        if name not in self._given and BINDING in cond and name not in self._renamed:
+            alike = [
+                known
+                for known, prompt in self._prompts.items()
+                if all(prompt.get(key) is cond.get(key) for key in (BINDING, TRACKS))
+            ]
+            same = [known for known in alike if self._prompts[known].get("cross_attn") is cond.get("cross_attn")]
+            if not alike:
+                self._note("a prompt with words came into the run after its start: it is neither shown nor steered")
+            self._renamed[name] = next(iter(same or alike), name)
+        name = self._renamed.get(name, name)
+        prompt, rows = self._prompts.get(name), getattr(text, "cond", None)
+        new = prompt is not None and (name not in self._texts or rows is prompt.get("cross_attn"))
+        if new and isinstance(rows, Tensor):
+            self._texts[name] = rows
+        return name
+
+    def reads(self, name: Any, rows: Tensor) -> bool:
+        """Whether the text rows (S, n, width) of S samples are those of a conditioning, which the host may repeat; True
+        for one that is no prompt."""
+        text = self._texts.get(name)
+        if text is None:
+            return True
+        if text.ndim != 3 or text.shape[2] != rows.shape[2] or rows.shape[1] % text.shape[1]:
+            return False
+        text = self._texts[name] = text.to(rows.device)
+        times = rows.shape[1] // text.shape[1]
+        return torch.equal(rows, text[[row % len(text) for row in range(len(rows))]].repeat(1, times, 1).to(rows))
+
+    def read(self, names: Sequence[Any], text: Tensor | None) -> list[Any]:
+        """The conditionings of a batch's parts, None for a prompt in whose place the model reads another text."""
+        if text is None or len(text) % len(names):
+            return list(names)
+        found = [name if self.reads(name, rows) else None for name, rows in zip(names, text.chunk(len(names)))]
+        if any(new is None and name not in self._copied for new, name in zip(found, names)):
+            self._note(
+                "the model was given another text than the prompt's at some steps (another pack exchanges or changes "
+                "it): its words are neither shown nor steered in those steps"
+            )
+        return found
+
     def got(self, conds: Sequence[Any], out: Sequence[Tensor], prompts: Mapping[Any, Prompt]) -> None:
         """What the open batch came to: keeps the prompt's prediction, if it is the guider's own."""
         if self._windowed or (sum(bool(each) for each in conds) > 1 and self._mixes()):
             return
         for each, found in zip(conds, out):
-            ids = {cond["uuid"] for cond in each or ()}
+            ids = {self.name_of(cond) for cond in each or ()}
             if ids and ids <= prompts.keys() and all(self._asked.get(name) for name in ids):
                 self.own = found.clone()  # guidance functions may change it in place
 
@@ -130,18 +190,21 @@ class Predictions:
         )
         return False
 
-    def claim(self, ids: Sequence[Any] | None, rows: int, wrapper: Any = None) -> tuple[tuple[Any, bool], ...]:
+    def claim(
+        self, ids: Sequence[Any] | None, rows: int, wrapper: Any = None, text: Tensor | None = None
+    ) -> tuple[tuple[Any, bool], ...]:
         """(conditioning, whether it is the guider's own) of each part of a batch that the model is called with.
 
         Args:
             ids: as the host tells them; rows: how many parts there are where it does not.
             wrapper: the function that another pack has put around the model's calls, if any.
+            text: what the model is given to read, (rows of the batch, n, width).
         """
         if ids is None:
             self._note("the model was called without the ids of its conditionings: that call is not shown")
             return tuple((None, False) for _ in range(max(1, rows)))
         found = []
-        for name in ids:
+        for name in self.read([self._renamed.get(name, name) for name in ids], text):
             own = self._asked.get(name, False)
             if own and name in self._ran:
                 by = "" if wrapper is None else f" ({who(wrapper)} is around the model's calls)"

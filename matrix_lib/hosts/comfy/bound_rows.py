@@ -20,10 +20,25 @@ from .run import BINDING, ENCODED, TRACKS
 __all__ = ["bound_rows", "mark_of", "remember", "row_notes"]
 
 
-def mark_of(rows: Tensor) -> tuple[float, float]:
-    """Two numbers by which the rows of a conditioning (1, n, width) are known again."""
+Mark = tuple[tuple[float, float], ...]
+_MARKED = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377)  # rows: most prompts are short
+
+
+def mark_of(rows: Tensor) -> Mark:
+    """Numbers by which the rows of a conditioning (1, n, width) are known again, and their order: the sum and the size
+    of all and of some of them."""
     rows = rows.detach().float()
-    return float(rows.sum()), float(rows.abs().sum())
+    parts = [rows, *(rows[:, at] for at in _MARKED if at < rows.shape[1])]
+    found = torch.stack([torch.stack([part.sum(), part.abs().sum()]) for part in parts]).tolist()
+    return tuple((total, size) for total, size in found)
+
+
+def _changed(rows: Tensor, mark: Mark) -> bool:
+    """Whether rows are others than those of a mark; rounded ones are not."""
+    found, least = mark_of(rows), max(1e-6 * mark[0][1], 1e-9)
+    far = [max(abs(total - old), abs(much - size)) > 1e-3 * max(size, least)
+           for (total, much), (old, size) in zip(found, mark)]  # fmt: skip
+    return len(found) != len(mark) or any(far)
 
 
 class _Encoded:
@@ -65,7 +80,7 @@ def _digest(rows: Tensor) -> str:
     return hashlib.sha256(str(found.dtype).encode() + found.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def remember(rows: Tensor, binding: PromptBinding) -> tuple[float, float]:
+def remember(rows: Tensor, binding: PromptBinding) -> Mark:
     """Keeps whose rows these are, (1, n, width) as they were encoded, and gives their mark: Conditioning (Concat) puts
     them behind another prompt's and drops everything else that it gets."""
     _ENCODED.add(rows, binding)
@@ -114,9 +129,7 @@ def row_notes(positives: Sequence[dict[str, Any]]) -> list[str]:
                 "and show them"
             )
         mark = cond.get(ENCODED)
-        if mark is not None and any(
-            abs(a - b) > 1e-3 * max(mark[1], 1e-9) for a, b in zip(mark_of(rows[:, : binding.length]), mark)
-        ):
+        if mark is not None and _changed(rows[:, : binding.length], mark):
             notes.append(
                 "the bound prompt was mixed or scaled behind 'MATRIX Bind Prompt' (Conditioning Average, Multiply): "
                 "words are those of the bound text alone, and another text's are not known"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -159,6 +160,26 @@ def layout_of(
         sound_before=found.sound_in_front(extra),
         extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
     )
+
+
+def part_of_run(info: RunInfo, x: Tensor, options: dict[str, Any], extra: dict[str, Any], chunks: Sequence[Any]) -> str:
+    """Why a forward shows something else than the run's latents, or frames of them, as a sentence; "" where it does
+    not. chunks: the parts of its batch."""
+    _, t, h, w = clip_shape(x, extra.get("latent_shapes"))
+    window, (_, *whole) = options.get("context_window"), info.latent.shape
+    if len(x) != len(chunks) * info.samples:
+        due = len(chunks) * info.samples
+        return (
+            f"the model was called with {len(x)} latents where {due} are due: another pack calls it in parts, "
+            "or with more than the guider asked for; take it off this model, or sample without MATRIX"
+        )
+    if [h, w] != whole[1:] or (window is None and t != whole[0]) or getattr(window, "dim", 2) not in (0, 2):
+        by = "a context window in space" if window is not None else "Conditioning (Set Area)"
+        return (
+            f"a prompt is predicted on {t} x {h} x {w} of the latent's {' x '.join(map(str, whole))} (frames, height, "
+            f"width) ({by}), and parts of the picture are not followed; use masks, or mask tracks, instead"
+        )
+    return ""
 
 
 def _shown_frames(options: dict[str, Any]) -> list[int] | None:

@@ -11,7 +11,9 @@ from ...core.grid import Grid
 from ...core.sites import AttentionSite
 from ..modules import find_sites
 
-__all__ = ["backbone_of", "diffusion_model", "grid_of", "patch_of", "rate_of", "sites_of"]
+__all__ = ["backbone_of", "diffusion_model", "grid_of", "modules_of", "patch_of", "rate_of", "sites_of"]
+
+_NETWORK = "diffusion_model."  # in front of what object patches name
 
 
 def backbone_of(model: Any) -> BackboneSpec:
@@ -23,7 +25,21 @@ def backbone_of(model: Any) -> BackboneSpec:
 def sites_of(model: Any) -> list[AttentionSite]:
     """Every attention site of a MODEL, in layer order."""
     module = diffusion_model(model.model)
-    return [site for _, site in find_sites(module, backbone_of(model).native)]
+    return [site for _, site in find_sites(module, backbone_of(model).native, modules_of(model))]
+
+
+def modules_of(model: Any) -> dict[str, nn.Module]:
+    """The modules of a MODEL's network by path, as they are once it is loaded: with those that its own object patches
+    put there, and without those of a clone that was sampled last."""
+    tree = dict(diffusion_model(model.model).named_modules())
+    changed = {**model.object_patches_backup, **model.object_patches}
+    for path in sorted(name for name in changed if name.startswith(_NETWORK)):  # a part comes behind its whole
+        module, name = changed[path], path.removeprefix(_NETWORK)
+        if not isinstance(module, nn.Module):
+            continue
+        tree = {key: each for key, each in tree.items() if key != name and not key.startswith(f"{name}.")}
+        tree |= {f"{name}.{key}".removesuffix("."): each for key, each in module.named_modules()}
+    return tree
 
 
 def grid_of(model: Any, latent: tuple[int, int, int], prefix_frames: int = 0) -> Grid:

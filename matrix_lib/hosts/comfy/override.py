@@ -1,15 +1,17 @@
 """Our attention override: shows the calls of one forward to who watches, and runs them edited for who steers.
 
 It stands in front of the override that was there. What counts is what reaches the kernel: another pack's override is
-handed a stand-in for the host's kernel, so that q and k are seen (and edited) as that pack leaves them. One with a
-kernel of its own is asked whether q and k as we know them explain its output.
+handed a stand-in for the host's kernel, so that q and k are seen (and edited) as that pack leaves them, in the order
+of the model's tokens, and it has to give back what that kernel gave. One with a kernel of its own is asked at every
+call whether q and k as we know them explain its output.
 """
 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ from .run import Run
 __all__ = ["Foreign", "Override", "Troubles"]
 
 _ROWS, _ALIKE = 8, 0.05  # query rows that are computed again, and how far apart results of two kernels may be
+_OTHERS = 8  # tokens for each of these, among which it has to be known again
+_SAME_WAY = 0.999  # cosine of outputs of which one is the other, scaled or rounded
 Kernel = Callable[..., Tensor]
 
 
@@ -54,13 +58,34 @@ def _places(names: Sequence[str]) -> str:
 class Foreign:
     """What a sampling run has learnt of other packs' overrides that bring kernels of their own, by site and override.
 
-    bypassed: passed by where the host's kernel is needed. explained: whether our q, k and v gave their output.
-    reaching: whether they go through the kernel that they are handed.
+    bypassed: passed by where the host's kernel is needed. reaching: whether they go through the kernel that they are
+    handed. last: a few numbers of what they gave last at a site for a batch of conditionings.
     """
 
     bypassed: set[tuple[str, int]] = field(default_factory=set)
-    explained: dict[tuple[str, int], bool] = field(default_factory=dict)
     reaching: dict[tuple[str, int], bool] = field(default_factory=dict)
+    last: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    _known: dict[int, tuple[Callable[[], Any], int]] = field(default_factory=dict)
+    _count: int = 0
+
+    def at(self, site: AttentionSite, override: Any) -> tuple[str, int]:
+        """The key of an override at a site. Some packs make one for every forward, and ids are given again."""
+        alive, number = self._known.get(id(override), (lambda: None, 0))
+        if alive() is not override:
+            try:
+                alive = weakref.ref(override)
+            except TypeError:
+                alive = functools.partial(lambda kept: kept, override)
+            number = self._count = self._count + 1
+            self._known[id(override)] = alive, number
+        return site.name, number
+
+    def repeats(self, key: tuple[Any, ...], rows: Tensor) -> bool:
+        """Whether some rows (B, H, n, D) of what was given are bit for bit those of the last time. Reads from the
+        device."""
+        rows, before = rows[:, 0], self.last.get(key)
+        self.last[key] = rows
+        return before is not None and before.shape == rows.shape and torch.equal(before, rows)
 
 
 class Override:
@@ -108,7 +133,9 @@ class Override:
             elif replaced(running.module) is not None:
                 self._odd("it is open which of its calls reads the prompt and which the picture", running.module)
             return self._host(func)(q, k, v, heads, mask=mask, **kwargs)
-        if self.earlier is None or (running.site.name, id(self.earlier)) in self.foreign.bypassed:
+        if running.again and self.kernel is None and self._watchers(running.site, whole=True):
+            self.troubles.add("it ran more often than once in a forward: the first time is in the maps", running.site)
+        if self.earlier is None or self.foreign.at(running.site, self.earlier) in self.foreign.bypassed:
             return self._run(func, q, k, v, heads, mask, kwargs)
         if self.kernel is not None and not self._reaches(self.earlier, func, q, k, v, heads, mask, kwargs):
             return self._run(func, q, k, v, heads, mask, kwargs)
@@ -136,24 +163,43 @@ class Override:
         self, earlier: Kernel, func: Kernel, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any, kwargs: dict
     ) -> Tensor:
         """Through another pack's override, with us in the place of its kernel."""
-        reached = 0
+        site, (given_q, given_k) = self.running.site, (q, k)
+        assert site is not None
+        asked = bool(self._watchers(site)) or any(run.session.editors and run.session.wants(site) for run in self.runs)
+        reached, made = 0, None
 
         @functools.wraps(func)
         def kernel(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, *args: Any, **given: Any) -> Tensor:
-            nonlocal reached
+            nonlocal reached, made
             reached += 1
             if reached > 1:
                 self._odd(f"{who(earlier)} runs attention more than once", earlier)
                 return func(q, k, v, heads, mask, *args, **given)
             if args:  # attn_precision, skip_reshape, skip_output_reshape, by position
                 given |= dict(zip(("attn_precision", "skip_reshape", "skip_output_reshape"), args))
-            return self._run(func, q, k, v, heads, mask, given)
+            if asked and (what := _other_tokens((given_q, given_k), (q, k), kwargs, given)):
+                self._odd(f"{who(earlier)} {what}", earlier)
+                return func(q, k, v, heads, mask=mask, **given)
+            out = self._run(func, q, k, v, heads, mask, given)
+            made = _some_rows(out, heads, given) if asked else None
+            return out
 
         with LseTap() as tap:
             out = earlier(kernel, q, k, v, heads, mask=mask, **kwargs)
-        if reached:
-            return out
-        return self._own_kernel(earlier, tap, out, func, q, k, v, heads, mask, kwargs)
+        if not reached:
+            return self._own_kernel(earlier, tap, out, func, q, k, v, heads, mask, kwargs)
+        if made is not None and not self.running.odd:
+            rows = _some_rows(out, heads, kwargs)
+            self.foreign.last[self._batch] = rows[:, 0]
+            if not _same_way(made, rows):
+                self._odd(f"{who(earlier)} gives something else than the attention that it ran", earlier)
+        return out
+
+    @property
+    def _batch(self) -> tuple[Any, ...]:
+        """The key of what overrides give at this site for this batch."""
+        assert self.running.site is not None
+        return self.running.site.name, self.layout.chunks, self.layout.frames
 
     def _reaches(
         self, earlier: Kernel, func: Kernel, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any, kwargs: dict
@@ -162,7 +208,7 @@ class Override:
         gradients go through: a checkpointed block has to run twice in the same way."""
         site = self.running.site
         assert site is not None
-        at = (site.name, id(earlier))
+        at = self.foreign.at(site, earlier)
         if at not in self.foreign.reaching:
             calls = []
 
@@ -188,12 +234,9 @@ class Override:
         if call is None:
             return out
         site = call.site
-        at = (site.name, id(earlier))
-        if at not in self.foreign.explained:
-            self.foreign.explained[at] = _explains(
-                call, out if kwargs.get("skip_output_reshape") else _split_heads(out, heads)
-            )
-        explained = self.foreign.explained[at]
+        at, rows = self.foreign.at(site, earlier), _some_rows(out, heads, kwargs)
+        kept = self.foreign.repeats(self._batch, rows)
+        explained = not kept and _explains(call, rows)
         if self.kernel is not None or self._edits(call):
             if not explained:
                 self._odd(f"{who(earlier)} changes what attention computes, behind our back", earlier)
@@ -203,15 +246,26 @@ class Override:
             )
             self.foreign.bypassed.add(at)
             return out if self.kernel is not None else self._run(func, q, k, v, heads, mask, kwargs)
-        if explained:
+        if kept:
+            self._odd(f"{who(earlier)} answers from a cache at some steps, where attention is skipped", earlier)
+        elif explained:
             self._show(call, None)
-        elif (seen := tap.only_call(call.q)) is not None:  # it changed q or k, in front of PyTorch's kernel
-            real_q, real_k, lse, given = seen
-            scale = given.get("scale") or real_q.shape[-1] ** -0.5
-            self._show(self.layout.call(site, real_q, real_k, call.v, scale, given.get("attn_mask")), lse)
+        elif (real := self._really(call, tap, rows)) is not None:
+            self._show(*real)
         else:
             self._odd(f"{who(earlier)} changes what attention computes, behind our back", earlier)
         return out
+
+    def _really(self, call: AttentionCall, tap: LseTap, rows: Tensor) -> tuple[AttentionCall, Tensor | None] | None:
+        """The call with q and k as another pack handed them to PyTorch's kernel, and its log-sum-exp; None where they
+        are not what gave some `rows` of its output."""
+        if (seen := tap.only_call(call.q)) is None or seen[1].shape != call.k.shape:
+            return None
+        q, k, lse, given = seen
+        real = replace(call, q=q, k=k, scale=given.get("scale") or q.shape[-1] ** -0.5, mask=given.get("attn_mask"))
+        as_they_are = {"skip_reshape": True}
+        moved = _other_tokens((call.q, call.k), (q, k), as_they_are, as_they_are)
+        return None if moved or not _explains(real, rows) else (real, lse)
 
     def _run(
         self, func: Kernel, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any, kwargs: dict[str, Any]
@@ -264,7 +318,10 @@ class Override:
         editing = [run for run in self.runs if run.session.editors]
         return [given for run in editing for given in run.session.edits(self.layout.with_rows(call, run))]
 
-    def _watchers(self, site: AttentionSite) -> list[Run]:
+    def _watchers(self, site: AttentionSite, whole: bool = False) -> list[Run]:
+        """Who is shown a call of a site, which counts once in a forward. whole: who is shown the site at all."""
+        if self.running.again and self.kernel is None and not whole:
+            return []
         return [run for run in self.watching if run.session.watches(site)]
 
     def _show(self, call: AttentionCall, lse: Tensor | None) -> None:
@@ -308,17 +365,68 @@ def _by(thing: Any) -> str:
     return ""
 
 
+def _rows(count: int, device: torch.device, most: int = _ROWS) -> Tensor:
+    return torch.linspace(0, count - 1, min(most, count), device=device).long()
+
+
+def _some_rows(out: Tensor, heads: int, kwargs: dict[str, Any]) -> Tensor:
+    """A copy of some rows (B, H, n, D) of what attention gave."""
+    out = out if kwargs.get("skip_output_reshape") else _split_heads(out, heads)
+    return out.detach()[:, :, _rows(out.shape[2], out.device)]
+
+
 def _explains(call: AttentionCall, out: Tensor) -> bool:
-    """Whether q, k and v give `out` (B, H, Nq, D): some rows are computed again. Reads from the device."""
-    rows = torch.linspace(0, call.q.shape[2] - 1, min(_ROWS, call.q.shape[2]), device=call.q.device).long()
+    """Whether q, k and v give `out` (B, H, n, D), of which some rows are there: they are computed again. Reads from the
+    device."""
+    rows = _rows(call.q.shape[2], call.q.device)
+    if out.shape[2] != len(rows):
+        return False
     mask = call.mask
     if mask is not None and mask.shape[-2] > 1:
         mask = mask[..., rows, :]
     while mask is not None and mask.ndim < 4:
         mask = mask[None] if mask.ndim == 2 else mask[:, None]
     p = logits_of(call.q[:, :, rows], call.k, call.scale, mask).softmax(-1)
-    want, got = p @ call.v.to(p.dtype), out[:, :, rows].to(p.dtype)
+    want, got = p @ call.v.to(p.dtype), out.to(p.dtype)
     return bool((want - got).abs().max() <= _ALIKE * want.abs().max())
+
+
+def _same_way(made: Tensor, given: Tensor) -> bool:
+    """Whether rows (B, H, n, D) are those that a kernel made, be it scaled or rounded. Reads from the device."""
+    if made.shape != given.shape:
+        return False
+    made, given = made.float(), given.float()
+    sizes = made.norm(dim=-1) * given.norm(dim=-1)
+    return not bool(((made * given).sum(-1) < _SAME_WAY * sizes).any())
+
+
+def _other_tokens(
+    given: tuple[Tensor, Tensor], reached: tuple[Tensor, Tensor], given_as: dict[str, Any], reached_as: dict[str, Any]
+) -> str:
+    """What is wrong with q and k that reach a kernel, as a clause, beside those that an override was given: other
+    tokens, or the same in another order. "" where nothing is."""
+    for before, after in zip(given, reached):
+        before, after = (
+            t.transpose(1, 2) if kwargs.get("skip_reshape") else t
+            for t, kwargs in ((before, given_as), (after, reached_as))
+        )
+        if after.shape[1] != before.shape[1]:
+            return f"runs attention on {after.shape[1]} tokens where {before.shape[1]} are due, or in parts"
+    moved = before.data_ptr() != after.data_ptr() or before.stride() != after.stride()
+    if moved and before.flatten(2).shape == after.flatten(2).shape and not _in_order(before, after):
+        return "attends to tokens in an order of its own"
+    return ""
+
+
+def _in_order(before: Tensor, after: Tensor) -> bool:
+    """Whether tokens (B, N, ...) that were changed are each most like itself before, of some. Reads from the device."""
+    step = _rows(before.shape[1], before.device, _ROWS * _OTHERS)
+    before, after = (t.detach()[:, step].flatten(2).float() for t in (before, after))
+    before, after = (t - t.mean(1, keepdim=True) for t in (before, after))
+    before, after = (t / t.norm(dim=-1, keepdim=True).clamp(min=1e-12) for t in (before, after))
+    alike = after[:, ::_OTHERS] @ before.transpose(1, 2)
+    own = alike[:, torch.arange(alike.shape[1]), torch.arange(0, len(step), _OTHERS)]
+    return not bool((own < alike.amax(-1) - _ALIKE).any())
 
 
 def _split_heads(tensor: Tensor, heads: int) -> Tensor:

@@ -28,7 +28,7 @@ from ..modules import text_trouble
 from .attach import answered, asked_for, attach, editor_of, perturbed
 from .attribution import prompt_lists
 from .extra import named_apart
-from .model import backbone_of, diffusion_model, sites_of
+from .model import backbone_of, diffusion_model, modules_of, sites_of
 from .run import STEERED, RunInfo, step_of, unwatched
 from .warn import warn
 
@@ -60,7 +60,7 @@ def steer(
     """
     guidance.check_layers(site.layer for site in sites_of(model))
     spec = backbone_of(model)
-    guidance.check_text(spec.title, text_trouble(diffusion_model(model.model), spec, "native"))
+    guidance.check_text(spec.title, text_trouble(diffusion_model(model.model), spec, "native", modules_of(model)))
     samples = _samples(reference) if guidance.needs_reference else None
     if guidance.idle:
         return model.clone()

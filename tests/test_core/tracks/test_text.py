@@ -113,3 +113,16 @@ def test_any_text_parses_or_says_why(text):
     for parse in (parse_boxes, parse_prompts, lambda t, *_: parse_names(t)):
         with contextlib.suppress(ValueError):
             parse(text, 640, 272)
+
+
+@pytest.mark.parametrize("fill", [" ", "9", "[", "(", "a: 0 0 1 1\n"])
+@pytest.mark.parametrize("read", [parse_prompts, parse_boxes])
+def test_a_long_text_is_read_in_no_time(read, fill):
+    """Where characters could belong to two repeats of one pattern, this would take hours."""
+    with pytest.raises(ValueError, match=r"."):
+        read(f"a: 3 {fill * (200_000 // len(fill))}!", 99, 99)
+
+
+def test_a_long_name_is_not_all_of_an_error():
+    with pytest.raises(ValueError, match=r"^.{,500}$"):
+        parse_names(f"a{'(' * 100_000}b (subjcet)")

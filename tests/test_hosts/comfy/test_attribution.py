@@ -339,3 +339,47 @@ def test_a_capture_of_what_cannot_be_seen_says_why_and_holds_no_zeros(model):
     sample(watched, *inputs(), steps=1)
     with pytest.raises(ValueError, match=r"^(?!.*replaces its forward)nothing was recorded: blocks.0.self_attn"):
         made[-1].result()
+
+
+def test_modules_of_a_clone_are_that_clone_s_alone(model):
+    """Object patches come with the load, behind the start of a run, and stay until another clone is loaded."""
+    import copy
+
+    name = "blocks.0.cross_attn"
+    other = model.clone()
+    with torch.inference_mode():
+        other.add_object_patch(
+            f"diffusion_model.{name}", copy.deepcopy(model.model.diffusion_model.get_submodule(name))
+        )
+        wrapped = model.clone()
+        wrapped.add_object_patch("diffusion_model.blocks", torch.nn.ModuleList())
+    for each, works in ((other, True), (model, True), (wrapped, False), (model, True)):
+        mine, seen = watched(each)
+        if not works:  # as a pack that rebuilds the network: there is nothing that we know
+            with pytest.raises(ValueError, match="its attention cannot be found"):
+                sample(mine, *inputs(), steps=1)
+            each.patch_model()  # as a run without this pack leaves it
+            continue
+        sample(mine, *inputs(), steps=1)
+        assert name in seen.kept
+        assert not seen.notes
+
+
+def test_a_part_of_the_picture_is_not_taken_for_the_whole(model):
+    positive, negative, z = inputs()
+    left = [[rows, {**more, "area": (6, 4, 0, 0), "strength": 1.0}] for rows, more in positive]
+    mine, seen = watched(model)
+    sample(mine, [*left, *positive], negative, z, steps=1)
+    assert any("2 x 6 x 4 of the latent's 2 x 6 x 8" in note for note in seen.notes)
+    assert seen.kept
+    assert all(len(calls) == 1 for calls in seen.kept.values()), "the whole picture's prompt is there"
+
+
+def test_attention_in_parts_is_named(model):
+    def halves(func, q, k, v, heads, **kwargs):
+        return torch.cat([func(part, k, v, heads, **kwargs) for part in q.chunk(2, 1)], 1)
+
+    mine, seen = watched(with_override(model, halves))
+    sample(mine, *inputs(), steps=1)
+    assert not seen.kept
+    assert any("12 tokens where 24 are due, or in parts" in note for note in seen.notes), seen.notes
