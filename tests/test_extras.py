@@ -110,7 +110,7 @@ def alone(extra: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Front door and released tokenizer classes where only what the extra brings can be imported."""
     there = brought(extra)
     tops = {top for top, owners in metadata.packages_distributions().items() if {plain(o) for o in owners} & there}
-    tops |= {*sys.stdlib_module_names, "matrix_lib", "training", "support_models", "google"}
+    tops |= {*sys.stdlib_module_names, "matrix_lib", "training", "google", *(each.stem for each in TESTS.glob("*.py"))}
     tops |= {"google.protobuf"} if "protobuf" in there else set()
     arguments = [json.dumps(sorted(tops)), str(folder), json.dumps([str(ROOT), str(TESTS)])]
     return subprocess.run(

@@ -49,19 +49,22 @@ class MixUpRule:
         second: heat of a double's second place, as a share of the first one's; both from the frame's median to its
             peak.
         sharp: a map whose peak is less than so many times the median of its frame tells nothing about anybody.
+        double_sharp: the same where a second place is looked for: blurred maps have many.
         size: tokens that a place takes at least, so that a single hot token is no double.
     """
 
     margin: float = 1.5
     second: float = 0.6
-    sharp: float = 6.0
+    sharp: float = 2.0
+    double_sharp: float = 6.0
     size: int = 2
 
     def __post_init__(self) -> None:
-        if self.margin < 1 or not 0 < self.second <= 1 or self.sharp < 1 or self.size < 1:
+        if min(self.margin, self.sharp, self.double_sharp, self.size) < 1 or not 0 < self.second <= 1:
             raise ValueError(
-                "margin and sharp are 1 or more, second is a share above 0 and at most 1, size 1 token or more; got "
-                f"margin {self.margin:g}, second {self.second:g}, sharp {self.sharp:g}, size {self.size}"
+                "margin, sharp and double_sharp are 1 or more, second is a share above 0 and at most 1, size 1 token "
+                f"or more; got margin {self.margin:g}, second {self.second:g}, sharp {self.sharp:g}, double_sharp "
+                f"{self.double_sharp:g}, size {self.size}"
             )
 
 
@@ -253,7 +256,7 @@ def _doubled(
     names, None where nobody knows."""
     relative = relative_heat(maps).nan_to_num(0.0)
     flat = maps.flatten(-2)
-    sharp = flat.amax(-1) >= rule.sharp * flat.median(-1).values
+    sharp = flat.amax(-1) >= rule.double_sharp * flat.median(-1).values
     best = relative.argmax(1, keepdim=True) == torch.arange(len(names)).view(1, -1, 1, 1, 1)
     hot = (relative >= 0.5) & best
     found = []

@@ -144,7 +144,7 @@ def test_one_word_at_anothers_place_is_no_mix_up_and_two_places_are_a_double() -
     at_van[0, 2, 1, 2] = 0.01  # the van's words are elsewhere, but its mask is there: whoever acts is looked at, too
     assert not find_mix_ups(capture_of(at_van), spot_tracks()).found
     assert find_mix_ups(capture_of(at_van)).found
-    with pytest.raises(ValueError, match="margin and sharp are 1 or more"):
+    with pytest.raises(ValueError, match="double_sharp are 1 or more"):
         MixUpRule(margin=0.5)
 
 

@@ -189,7 +189,7 @@ class VideoModel:
             noisy = self.given_first(x, batch.latents.float())
             return self.output(self.transformer(**self.inputs(noisy, batch, text, t))[0], noisy).float()
 
-        first, stop = self._own_steps(scheduler.sigmas[:-1])
+        first, stop = (0, steps) if self.boundary is None else self._own_steps(scheduler.sigmas[:-1])
         if first:
             start = scheduler.sigmas[first].to(device)
             x = (1 - start) * batch.latents.float() + start * x
@@ -206,7 +206,6 @@ class VideoModel:
 
     def _own_steps(self, sigmas: Tensor) -> tuple[int, int]:
         """(first, stop) of the steps at these noise levels, descending, that are the expert's."""
-        if self.boundary is None:
-            return 0, len(sigmas)
+        assert self.boundary is not None
         high = int((sigmas >= self.boundary).sum())
         return (0, max(high, 1)) if self.task.expert == "high" else (min(high, len(sigmas) - 1), len(sigmas))

@@ -47,7 +47,7 @@ class Wan(Family):
 
     def held(self, given: Mapping[str, Any]) -> Tensor | None:
         """Tokens of timestep 0, where each has its own (2.2 5B): the first frame of an image-to-video run."""
-        times = torch.as_tensor(given["timestep"])
+        times = torch.as_tensor(given.get("timestep", 0))
         if times.ndim < 2:
             return None
         batch, _, frames, height, width = given["hidden_states"].shape
