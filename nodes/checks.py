@@ -59,9 +59,18 @@ def _before_execute(execute: Callable[..., Any]) -> Callable[..., Any]:
                 given[part.id] = _value(part, value, schema.display_name)
             elif part.id not in defaults:
                 raise ValueError(f"{schema.display_name}: {part.id!r} is missing; it takes {_takes(part)}")
-        return execute(cls, **given)
+        try:
+            return execute(cls, **given)
+        except Exception as error:
+            # The host sends messages on, and its worker ends where one holds half a character (a lone surrogate).
+            error.args = tuple(_escaped(each) if isinstance(each, str) else each for each in error.args)
+            raise
 
     return wrapper
+
+
+def _escaped(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _before_validate(validate: Callable[..., Any]) -> Callable[..., Any]:

@@ -132,3 +132,11 @@ def test_menus_take_no_links_and_no_unknown_choices(pack: Any) -> None:
     assert "'mode' takes no link, but one of 'region bias'" in node.validate_inputs(mode=None)
     with pytest.raises(ValueError, match="'mode' is missing or no choice of its menu; it takes one of 'region bias'"):
         node.validate_inputs()
+
+
+@pytest.mark.parametrize("text", ["\ud83dcat (subjekt): 0: 1 1 9 9", "\ud83d: 0: 1 1 9 9", "cat: \udc00"])
+def test_half_a_character_is_written_out_in_errors(pack: Any, text: str) -> None:
+    """The host's worker ends where it sends one on."""
+    with pytest.raises(ValueError, match=r"\\ud") as caught:
+        pack.run("MatrixBoxTracks", boxes=text, width=64, height=32, frames=3)
+    assert str(caught.value).encode()

@@ -16,8 +16,8 @@ _JOINERS = str.maketrans("", "", "\u200c\u200d")  # inside emoji and Persian wor
 
 
 def shorten(text: object, length: int) -> str:
-    """A text that fits into a message."""
-    found = str(text)
+    """A text that fits into a message. Halves of characters are written out: no message with one can be sent."""
+    found = str(text).encode("utf-8", "backslashreplace").decode()
     return found if len(found) <= length else f"{found[:length]}... ({len(found)} characters)"
 
 
