@@ -130,6 +130,9 @@ class GradientHook(BaseObserver):
         self._backward = True
         try:
             (part,) = torch.autograd.grad(total, fed)
+        except BaseException:
+            _let_go(fed.device)
+            raise
         finally:
             self._backward = False
             self._maps.clear()
@@ -252,3 +255,10 @@ def descend(x: Tensor, gradient: Tensor | None, size: float) -> Tensor:
     rms = g.square().mean(dims, keepdim=True).sqrt()
     sound = rms.isfinite() & (rms > 0)
     return x - torch.where(sound, size * g / torch.where(sound, rms, 1.0), 0.0).to(x)
+
+
+def _let_go(device: torch.device) -> None:
+    """PyTorch holds the graph of a backward pass that failed, and all that it saved, until its next one."""
+    with torch.inference_mode(False), torch.enable_grad():
+        one = torch.ones((), device=device, requires_grad=True)
+        torch.autograd.grad(one * one, one)

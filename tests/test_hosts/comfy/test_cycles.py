@@ -135,3 +135,29 @@ def test_random_cycles_leave_nothing(matrix, monkeypatch):
     assert half[-1][0] <= half[0][0] + 40, figures
     if cycles >= CYCLES:
         assert half[-1][1] <= half[0][1] + 100, figures
+
+
+def test_a_backward_pass_that_fails_holds_nothing(matrix):
+    """Blocks run again in it: there somebody interrupts, or memory ends."""
+    graph = matrix.graph(FAMILIES[0], "CFGGuider", (NOTHING,), 1.0).but(steps=2)
+    steer, block = matrix.pack.lib("hosts.comfy.steer").steer, graph.model.model.diffusion_model.blocks[0]
+    calls = []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) > 1:
+            raise SomethingError("x")
+
+    def run():
+        held = graph.but(model=steer(graph.model, WAYS["gradient guidance"].guidance(graph)))
+        with pytest.raises(SomethingError):
+            held.sample(lambda guider, *given: (sample(guider, *given), None))
+
+    handle = block.register_forward_pre_hook(fail)
+    try:
+        run()
+    finally:
+        handle.remove()
+    gc.collect()
+    assert len(calls) == 2
+    assert not [each for each in gc.get_objects() if type(each).__name__ == "_CheckpointFrame"]
