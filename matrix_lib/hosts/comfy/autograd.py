@@ -113,7 +113,7 @@ def running_blocks(
         def forward(*args: Any, **kwargs: Any) -> Any:
             if not again:
                 return inner(*args, **kwargs)
-            return checkpoint(inner, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+            return _checkpointed(inner, *args, **kwargs)
 
         return forward
 
@@ -133,6 +133,31 @@ def running_blocks(
                 block.forward = own
         for handle in handles:
             handle.remove()
+
+
+def _checkpointed(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A block that is run again in the backward pass.
+
+    What it raises in the forward pass goes around `checkpoint`: that leaves its hooks on until Python collects what is
+    left of it, and all that others save meanwhile goes into the block that failed.
+    """
+    raised: list[BaseException] = []
+    first = True
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not first:
+            return block(*args, **kwargs)
+        try:
+            return block(*args, **kwargs)
+        except BaseException as error:
+            raised.append(error)
+            return None
+
+    out = checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    first = False
+    if raised:
+        raise raised.pop()
+    return out
 
 
 def _cloned(value: Any) -> Any:

@@ -140,7 +140,7 @@ def test_random_cycles_leave_nothing(matrix, monkeypatch):
 def test_a_backward_pass_that_fails_holds_nothing(matrix):
     """Blocks run again in it: there somebody interrupts, or memory ends."""
     graph = matrix.graph(FAMILIES[0], "CFGGuider", (NOTHING,), 1.0).but(steps=2)
-    steer, block = matrix.pack.lib("hosts.comfy.steer").steer, graph.model.model.diffusion_model.blocks[0]
+    steer, part = matrix.pack.lib("hosts.comfy.steer").steer, graph.model.model.diffusion_model.blocks[0].self_attn.q
     calls = []
 
     def fail(*_):
@@ -153,7 +153,7 @@ def test_a_backward_pass_that_fails_holds_nothing(matrix):
         with pytest.raises(SomethingError):
             held.sample(lambda guider, *given: (sample(guider, *given), None))
 
-    handle = block.register_forward_pre_hook(fail)
+    handle = part.register_forward_pre_hook(fail)
     try:
         run()
     finally:
