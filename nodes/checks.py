@@ -21,6 +21,7 @@ from .socket_values import SOCKETS, shown
 
 __all__ = ["Files", "checked"]
 
+_MOST, _BEGIN, _END = 2400, 1700, 500  # characters of a message
 _ABSENT = object()
 _LONGEST_TEXT = 1 << 20
 
@@ -62,15 +63,20 @@ def _before_execute(execute: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return execute(cls, **given)
         except Exception as error:
-            # The host sends messages on, and its worker ends where one holds half a character (a lone surrogate).
-            error.args = tuple(_escaped(each) if isinstance(each, str) else each for each in error.args)
+            error.args = tuple(_sent(each) if isinstance(each, str) else each for each in error.args)
             raise
 
     return wrapper
 
 
-def _escaped(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+def _sent(text: str) -> str:
+    """A message as the host can send it: its worker ends where one holds half a character (a lone surrogate), and what
+    somebody typed may be as long as it likes."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if len(text) <= _MOST:
+        return text
+    left_out = len(text) - _BEGIN - _END
+    return f"{text[:_BEGIN]} ... ({left_out} characters left out) ... {text[-_END:]}"
 
 
 def _before_validate(validate: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -140,3 +141,13 @@ def test_half_a_character_is_written_out_in_errors(pack: Any, text: str) -> None
     with pytest.raises(ValueError, match=r"\\ud") as caught:
         pack.run("MatrixBoxTracks", boxes=text, width=64, height=32, frames=3)
     assert str(caught.value).encode()
+
+
+def test_messages_about_long_texts_are_cut(pack: Any) -> None:
+    sent = sys.modules[f"{pack.module.__name__}.nodes.checks"]._sent
+    assert sent("what was given, what is accepted") == "what was given, what is accepted"
+    cut = sent("no map is called " + "(" * 5000 + ": use one of these")
+    assert len(cut) < 2500
+    assert cut.startswith("no map is called")
+    assert "characters left out" in cut
+    assert cut.endswith("use one of these")

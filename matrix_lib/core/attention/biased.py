@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 
+from ..checkpointed import checkpointed
 from ..triton import kernels_for
 from .masks import additive, four, mask_part
 from .regions import LabelColumns, RegionLayout
@@ -327,7 +327,7 @@ def _explicit(
             p = (logits - safe.unsqueeze(-1)).exp().masked_fill(zeroed[label][:, key], 0.0)
             return (p @ vv.to(kind)).to(qc.dtype), lse
 
-        out, norm = checkpoint(run, q[:, :, rows], k, v, use_reentrant=False)
+        out, norm = checkpointed(run, q[:, :, rows], k, v)
         outs.append(out)
         norms.append(norm)
     return torch.cat(outs, 2), torch.cat(norms, 2)

@@ -17,8 +17,8 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
 
+from ...core.checkpointed import checkpointed
 from ...core.sites import AttentionSite
 from ..compiled import plain
 from ..modules import Running
@@ -113,7 +113,7 @@ def running_blocks(
         def forward(*args: Any, **kwargs: Any) -> Any:
             if not again:
                 return inner(*args, **kwargs)
-            return _checkpointed(inner, *args, **kwargs)
+            return checkpointed(inner, *args, preserve_rng_state=False, **kwargs)
 
         return forward
 
@@ -133,31 +133,6 @@ def running_blocks(
                 block.forward = own
         for handle in handles:
             handle.remove()
-
-
-def _checkpointed(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A block that is run again in the backward pass.
-
-    What it raises in the forward pass goes around `checkpoint`: that leaves its hooks on until Python collects what is
-    left of it, and all that others save meanwhile goes into the block that failed.
-    """
-    raised: list[BaseException] = []
-    first = True
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not first:
-            return block(*args, **kwargs)
-        try:
-            return block(*args, **kwargs)
-        except BaseException as error:
-            raised.append(error)
-            return None
-
-    out = checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-    first = False
-    if raised:
-        raise raised.pop()
-    return out
 
 
 def _cloned(value: Any) -> Any:

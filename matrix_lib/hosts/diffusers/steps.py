@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...backbones import BackboneSpec
+from ...core.checkpointed import checkpointed
 from ...core.guidance.part import RunPart
 from ...core.no_compile import hidden
 from ...core.noise import NoiseLevel
@@ -117,7 +118,7 @@ def _differentiable(net: nn.Module, again: bool) -> Iterator[None]:
     for weight in weights:
         weight.requires_grad_(False)
     if switch:
-        net.enable_gradient_checkpointing()
+        net.enable_gradient_checkpointing(checkpointed)
     try:
         yield
     finally:
