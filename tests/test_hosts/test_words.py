@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support_counts import count, seeds
 from support_words import Case, generate, letters, make_clip, only_embeddings, spiece
@@ -455,6 +455,7 @@ def test_weights_are_read_as_the_host_reads_them(text: str) -> None:
 
 @settings(max_examples=count(30, soak=1000))
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
+@example("a \0\2toy\0\1 (car\0\1:1.3)")  # what the host makes of escaped brackets, typed
 def test_any_text_has_its_rows(clips: Any, text: str) -> None:
     """Whatever a person types, tokens are the host's own, in order, on characters of the prompt."""
     for family in ("t5", "umt5", "llama"):

@@ -37,14 +37,15 @@ class VisibleText:
 
 
 _Char = tuple[str, Span, bool]  # character, place, whether it was escaped (and so is no syntax)
+_ESCAPES = {"\\(": "(", "\\)": ")", "\0\1": ")", "\0\2": "("}  # the last two are what the host makes of the first
 
 
 def _characters(prompt: str, weights: bool) -> list[_Char]:
     out: list[_Char] = []
     i = 0
     while i < len(prompt):
-        if weights and prompt[i] == "\\" and prompt[i + 1 : i + 2] in ("(", ")"):
-            out.append((prompt[i + 1], (i, i + 2), True))
+        if weights and (meant := _ESCAPES.get(prompt[i : i + 2])):
+            out.append((meant, (i, i + 2), True))
             i += 2
         else:
             out.append((prompt[i], (i, i + 1), False))
