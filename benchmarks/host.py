@@ -6,9 +6,11 @@ Native models under the host's own sampler with CFG: plain, captured, live, each
 pack, for a CPU.
 
 `MATRIX_HOST` names what runs, of `cogvideox uses wan curve mini`. `MATRIX_HOST_LAYERS`: layers of the large models,
-fewer than they have. `MATRIX_HOST_WEIGHTS`: `fp8` for weights in float8. A figure is the mean of the steps of one run
-but its first; of `uses` all of it, by the predictions that were made. Memory: the most that is held during a run,
-beside that of a plain run of the same model.
+fewer than they have. `MATRIX_HOST_WAYS`: what is compared beside plain, with commas between (`captured, region bias`).
+`MATRIX_HOST_WEIGHTS`: `fp8` for weights in float8, `gguf` for linear layers packed as Q8_0 and unpacked as they are
+used. `MATRIX_HOST_MEMORY`: so many GB of weights stay on the GPU, the rest is streamed from main memory. A figure is
+the mean of the steps of one run but its first; of `uses` all of it, by the predictions that were made. Memory: the most
+that is held during a run, beside that of a plain run of the same model.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 
 from .native import Library, Save, start_host
+from .packed import pack_linear
 from .timing import against, as_json, compare, kernel_times
 
 __all__ = ["run"]
@@ -69,7 +72,7 @@ class Bench:
     def _model(self) -> Any:
         import comfy.sd
 
-        fp8 = os.environ.get("MATRIX_HOST_WEIGHTS") == "fp8"
+        weights = os.environ.get("MATRIX_HOST_WEIGHTS", "")
         whole = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         with torch.inference_mode():
             state = _network(self.shape, self.device, whole).state_dict()
@@ -77,8 +80,11 @@ class Bench:
             for name, value in state.items():
                 norm = name.endswith("weight") and value.ndim == 1
                 value.normal_(float(norm), 0.1 if norm else 0.02, generator=random)
-            options = {"dtype": torch.float8_e4m3fn if fp8 else whole}
-            return comfy.sd.load_diffusion_model_state_dict(state, model_options=options)
+            options = {"dtype": torch.float8_e4m3fn if weights == "fp8" else whole}
+            model = comfy.sd.load_diffusion_model_state_dict(state, model_options=options)
+            if weights == "gguf":
+                print(f"{pack_linear(model.get_model_object('diffusion_model'))} linear layers are packed", flush=True)
+            return model
 
     def conditioning(self, seed: int, told: bool, texts: int = 1) -> list[Any]:
         """A CONDITIONING, with ten words and three instances where `told`; seven of the words hold in one half of the
@@ -156,13 +162,34 @@ class Bench:
                 "partition, matched": self.timed(steer(model, Partition(steps))),
                 "captured and partition, matched": self.timed(watch(steer(model, Partition(steps)))),
             }
-        return found
+        return _named(found)
+
+
+def _named(found: dict[str, Callable[[], float]]) -> dict[str, Callable[[], float]]:
+    """Those that MATRIX_HOST_WAYS names, and plain."""
+    asked = [name.strip() for name in os.environ.get("MATRIX_HOST_WAYS", ",".join(found)).split(",")]
+    if unknown := set(asked) - set(found):
+        raise ValueError(f"MATRIX_HOST_WAYS names {', '.join(sorted(unknown))}; there are {', '.join(found)}")
+    return {name: way for name, way in found.items() if name == "plain" or name in asked}
+
+
+def _keep_weights(most: float) -> None:
+    """Lets the host believe that a GPU has room for so many GB of weights and its own reserve."""
+    from comfy import model_management
+    from comfy.cli_args import args
+
+    args.gpu_only = False
+    free = model_management.get_free_memory(model_management.get_torch_device())
+    model_management.EXTRA_RESERVED_VRAM = int(free - most * 1e9)
 
 
 def run(rounds: int, save: Save) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     start_host(cuda)
+    memory = os.environ.get("MATRIX_HOST_MEMORY")
+    if memory and cuda:
+        _keep_weights(float(memory))
     if not cuda:
         print("no GPU: small models on the CPU; these figures say nothing about a GPU")
     parts: dict[str, Callable[[], dict[str, Any]]] = {
@@ -173,6 +200,7 @@ def run(rounds: int, save: Save) -> dict[str, Any]:
         "mini": lambda: mini(rounds, device),
     }
     results: dict[str, Any] = {"weights": os.environ.get("MATRIX_HOST_WEIGHTS", "bf16" if cuda else "float32")}
+    results |= {"weights_on_gpu_gb": float(memory)} if memory else {}
     for name in os.environ.get("MATRIX_HOST", " ".join(parts)).split():
         results[name] = parts[name]()
         save(results)
@@ -188,15 +216,18 @@ def at_shape(name: str, rounds: int, device: torch.device) -> dict[str, Any]:
     """Every way at one model's shape."""
     shape = _shape(name, device)
     print(f"{name}: {shape.layers} layers, {shape.tokens} tokens", flush=True)
-    ways = Bench(shape, device).ways()
+    bench = Bench(shape, device)
+    ways = bench.ways()
     figures = compare(ways, rounds, device)
+    print(f"weights on the device: {bench.model.loaded_size() / 1e9:.2f} of {bench.model.model_size() / 1e9:.2f} GB")
     plain = figures[0].peak_gb
     more = {figure.name: round(figure.peak_gb - plain, 3) for figure in figures}
     print(_table(f"{name}, {shape.layers} layers, {shape.tokens} tokens, CFG", as_json(figures), more))
     both, bias = "captured and region bias", "region bias"
     found = {"layers": shape.layers, "tokens": shape.tokens, "steps": as_json(figures), "more_gb": more}
-    found[f"{both}, to {bias}"] = against(figures, both, bias)
-    if device.type == "cuda":
+    if {"captured", both, bias} <= set(ways):
+        found[f"{both}, to {bias}"] = against(figures, both, bias)
+    if device.type == "cuda" and {"captured", both, bias} <= set(ways):
         found["kernels"] = {name: kernel_times(ways[name], 12) for name in ("captured", bias, both)}
     return found
 

@@ -100,26 +100,24 @@ def marked(
     behind.
     """
     now = now or Running()
-    handles = []
+    at, handles = dict(sites), []
 
-    def hook(module: nn.Module, site: AttentionSite) -> None:
-        def before(_module: nn.Module, _args: Any) -> None:
-            now.enter(site, module)
-            if enter is not None:
-                enter(now)
+    def before(module: nn.Module, _args: Any) -> None:
+        now.enter(at[module], module)
+        if enter is not None:
+            enter(now)
 
-        def after(_module: nn.Module, _args: Any, out: Any) -> None:
-            now.failed = out is None
-            if leave is not None:
-                leave(now)
-            now.site = now.module = None
+    def after(_module: nn.Module, _args: Any, out: Any) -> None:
+        now.failed = out is None
+        if leave is not None:
+            leave(now)
+        now.site = now.module = None
 
-        handles.append(module.register_forward_pre_hook(hidden(before)))
-        handles.append(module.register_forward_hook(hidden(after), always_call=True))
-
+    entered, left = hidden(before), hidden(after)  # once for all sites: this runs before every forward
     try:
-        for module, site in sites:
-            hook(module, site)
+        for module in at:
+            handles.append(module.register_forward_pre_hook(entered))
+            handles.append(module.register_forward_hook(left, always_call=True))
         yield now
     finally:
         for handle in handles:

@@ -43,10 +43,10 @@ __all__ = [
 ]
 
 RowsBy = Literal["triton", "kernel", "products"]
-ROWS_BY: tuple[RowsBy, ...] = ("triton", "products")
+ROWS_BY: tuple[RowsBy, ...] = ("triton", "kernel", "products")
 """How rows are read: the first that can do it. "triton": where that is. "kernel": by a fused kernel's log-sum-exp, on a
-GPU in half precision, without a mask, for entities of many rows; not among them until it has been measured on one.
-"products": by logits in memory; always. What is fastest tells `MATRIX_CAPTURE=ways python -m benchmarks capture`."""
+GPU in half precision, without a mask, for entities of many rows. "products": by logits in memory; always. What is
+fastest tells `MATRIX_CAPTURE=ways python -m benchmarks capture`: in this order on an H200."""
 HEAD_ROWS_BY: tuple[RowsBy, ...] = ROWS_BY
 """The same where heads are apart."""
 ROW_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]

@@ -145,9 +145,10 @@ class Predictions:
             return True
         if text.ndim != 3 or text.shape[2] != rows.shape[2] or rows.shape[1] % text.shape[1]:
             return False
-        text = self._texts[name] = text.to(rows.device)
-        times = rows.shape[1] // text.shape[1]
-        own = text[[row % len(text) for row in range(len(rows))]].repeat(1, times, 1).to(rows)
+        own = self._texts[name] = text.to(rows.device)
+        if own.shape != rows.shape:
+            own = own.repeat(-(-len(rows) // len(own)), rows.shape[1] // own.shape[1], 1)[: len(rows)]
+        own = own.to(rows)
         # a text encoder that overflows gives NaN, which is told elsewhere
         return torch.equal(rows, own) or torch.allclose(rows, own, rtol=0.0, atol=0.0, equal_nan=True)
 
