@@ -7,10 +7,13 @@ thousands of events, and to measure what a frame of a drag costs.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator
 from typing import Any
+
+from PIL import Image
 
 from .comfyui import ROOT
 from .front import chromium
@@ -108,7 +111,7 @@ def main() -> None:
         _paint(page, [(44, 21)], radius=14.5)
         page.evaluate("panel.editor.select(null)")
         _paint(page, [(85, 52), (85, 72)], radius=7)
-        _take(page, "painted", 62)
+        _take(page, "painted")
 
 
 def _paint(page: Any, spots: list[tuple[float, float]], radius: float) -> None:
@@ -129,10 +132,10 @@ def _paint(page: Any, spots: list[tuple[float, float]], radius: float) -> None:
     page.mouse.up()
 
 
-def _take(page: Any, name: str, quality: int = 80) -> None:
+def _take(page: Any, name: str) -> None:
     page.wait_for_timeout(300)
-    place = ROOT / "web" / "docs" / "images" / f"{name}.jpg"
-    place.write_bytes(page.locator("#place").screenshot(type="jpeg", quality=quality))
+    place = ROOT / "web" / "docs" / "images" / f"{name}.webp"
+    Image.open(io.BytesIO(page.locator("#place").screenshot())).convert("RGB").save(place, quality=82, method=6)
     print(place.relative_to(ROOT), place.stat().st_size // 1024, "KiB")
 
 
