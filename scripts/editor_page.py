@@ -58,7 +58,7 @@ def editor_page(
     names: list[dict[str, Any]] | None = None,
     size: tuple[int, int] = (640, 620),
     browser: Any = None,
-    picture: str = "/docs/images/tracks.jpg",
+    picture: str = "/docs/images/tracks.webp",
 ) -> Iterator[Any]:
     """A Playwright page on which `window.panel` edits `window.host.text`.
 
@@ -94,7 +94,7 @@ def _serve(route: Any, size: tuple[int, int]) -> None:
         body = _PAGE.replace("WIDTH", str(size[0])).replace("HEIGHT", str(size[1]))
         route.fulfill(body=body, content_type="text/html")
     else:
-        kind = "text/javascript" if path.endswith(".js") else "image/jpeg"
+        kind = "text/javascript" if path.endswith(".js") else None  # None: by its name
         route.fulfill(path=str(ROOT / "web" / path.lstrip("/")), content_type=kind)
 
 

@@ -20,7 +20,7 @@ __all__ = ["SOURCES", "main"]
 # Name: source, and the part of its height that is shown (thumbnails begin with their title).
 SOURCES = {
     "attention": ("workflows/01_watch_attention.jpg", 0.135),
-    "tracks": ("docs/images/tracks.jpg", 0.0),
+    "tracks": ("docs/images/tracks.webp", 0.0),
     "layers": ("workflows/06_find_layers.jpg", 0.22),
     "steered": ("workflows/04_steer_with_masks.jpg", 0.18),
     "drag": ("workflows/07_cut_and_drag.jpg", 0.13),
