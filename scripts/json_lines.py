@@ -9,10 +9,12 @@ __all__ = ["dumps"]
 
 
 def dumps(value: Any, depth: int) -> str:
-    """Entries of dicts and lists down to `depth` on a line each, without indents; deeper ones in one line."""
-    if not depth or not value or not isinstance(value, (dict, list)):
+    """Entries of dicts and lists down to `depth` on a line each, without indents; what is deeper in one line, and lists
+    of numbers and texts. Keys are texts or whole numbers."""
+    dicts, lists = isinstance(value, dict), isinstance(value, list) and any(isinstance(e, (dict, list)) for e in value)
+    if not depth or not value or not (dicts or lists):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if isinstance(value, list):
+    if lists:
         return "[\n" + ",\n".join(dumps(each, depth - 1) for each in value) + "\n]"
-    lines = (f"{json.dumps(name, ensure_ascii=False)}:{dumps(each, depth - 1)}" for name, each in value.items())
+    lines = (f"{json.dumps(str(name), ensure_ascii=False)}:{dumps(each, depth - 1)}" for name, each in value.items())
     return "{\n" + ",\n".join(lines) + "\n}"
