@@ -103,7 +103,7 @@ def main() -> None:
     text += "pink circle (object): 0: 70 47 100 77; 9: off"
     clip = {"width": 128, "height": 128, "frames": 17, "fps": 8, "hold": True}
     names = [{"name": name, "role": "instance", "time": None} for name in ("green circle", "pink circle", "blue cross")]
-    frame = "/docs/images/example-push.jpg"
+    frame = "/docs/images/example-push.webp"
     with editor_page(text, clip, names=names, size=(600, 480), picture=frame) as page:
         page.evaluate("panel.editor.seek(4)")
         _take(page, "editor")

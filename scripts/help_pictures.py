@@ -27,7 +27,7 @@ SOURCES = {
     "judged": ("workflows/09_judge.jpg", 0.19),
     "who": ("workflows/02_matrix_lora.jpg", 0.13),
 }
-_WIDTH, _QUALITY, _EXAMPLE = 480, 80, 85
+_WIDTH, _QUALITY, _EXAMPLE = 480, 80, 88
 
 
 def main() -> None:
@@ -46,11 +46,11 @@ def main() -> None:
 
 
 def examples() -> None:
-    """The first frame of each example clip as `example-NAME.jpg`."""
+    """The first frame of each example clip as `example-NAME.webp`."""
     for name, path in example_clips().items():
         with av.open(str(path)) as container:
             first = next(container.decode(video=0)).to_image()
-        first.save(ROOT / "web" / "docs" / "images" / f"example-{name}.jpg", quality=_EXAMPLE, optimize=True)
+        first.save(ROOT / "web" / "docs" / "images" / f"example-{name}.webp", quality=_EXAMPLE, method=6)
 
 
 if __name__ == "__main__":
