@@ -9,11 +9,12 @@ import argparse
 import functools
 import importlib
 import inspect
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from scripts import json_lines
 
 from .timing import manifest
 
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         results[name] = found
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(results, indent=1) + "\n")
+            options.json.write_text(json_lines.dumps(results, 4) + "\n")
 
     for name in options.bench or BENCHES:
         keep(name, bench(name, options.rounds, functools.partial(keep, name)))

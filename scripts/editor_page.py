@@ -7,10 +7,13 @@ thousands of events, and to measure what a frame of a drag costs.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator
 from typing import Any
+
+from PIL import Image
 
 from .comfyui import ROOT
 from .front import chromium
@@ -55,7 +58,7 @@ def editor_page(
     names: list[dict[str, Any]] | None = None,
     size: tuple[int, int] = (640, 620),
     browser: Any = None,
-    picture: str = "/docs/images/tracks.jpg",
+    picture: str = "/docs/images/tracks.webp",
 ) -> Iterator[Any]:
     """A Playwright page on which `window.panel` edits `window.host.text`.
 
@@ -91,7 +94,7 @@ def _serve(route: Any, size: tuple[int, int]) -> None:
         body = _PAGE.replace("WIDTH", str(size[0])).replace("HEIGHT", str(size[1]))
         route.fulfill(body=body, content_type="text/html")
     else:
-        kind = "text/javascript" if path.endswith(".js") else "image/jpeg"
+        kind = "text/javascript" if path.endswith(".js") else None  # None: by its name
         route.fulfill(path=str(ROOT / "web" / path.lstrip("/")), content_type=kind)
 
 
@@ -100,7 +103,7 @@ def main() -> None:
     text += "pink circle (object): 0: 70 47 100 77; 9: off"
     clip = {"width": 128, "height": 128, "frames": 17, "fps": 8, "hold": True}
     names = [{"name": name, "role": "instance", "time": None} for name in ("green circle", "pink circle", "blue cross")]
-    frame = "/docs/images/example-push.jpg"
+    frame = "/docs/images/example-push.webp"
     with editor_page(text, clip, names=names, size=(600, 480), picture=frame) as page:
         page.evaluate("panel.editor.seek(4)")
         _take(page, "editor")
@@ -108,7 +111,7 @@ def main() -> None:
         _paint(page, [(44, 21)], radius=14.5)
         page.evaluate("panel.editor.select(null)")
         _paint(page, [(85, 52), (85, 72)], radius=7)
-        _take(page, "painted", 62)
+        _take(page, "painted")
 
 
 def _paint(page: Any, spots: list[tuple[float, float]], radius: float) -> None:
@@ -129,10 +132,10 @@ def _paint(page: Any, spots: list[tuple[float, float]], radius: float) -> None:
     page.mouse.up()
 
 
-def _take(page: Any, name: str, quality: int = 80) -> None:
+def _take(page: Any, name: str) -> None:
     page.wait_for_timeout(300)
-    place = ROOT / "web" / "docs" / "images" / f"{name}.jpg"
-    place.write_bytes(page.locator("#place").screenshot(type="jpeg", quality=quality))
+    place = ROOT / "web" / "docs" / "images" / f"{name}.webp"
+    Image.open(io.BytesIO(page.locator("#place").screenshot())).convert("RGB").save(place, quality=82, method=6)
     print(place.relative_to(ROOT), place.stat().st_size // 1024, "KiB")
 
 

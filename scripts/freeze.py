@@ -1,6 +1,6 @@
-"""What saved work leans on, as JSON: the nodes' inputs and outputs, the commands' options, presets and their settings.
+"""What saved work leans on, as JSON: workflows, nodes' inputs and outputs, commands' options, presets' settings.
 
-`python -m scripts.freeze FOLDER` writes it for the present version; a test holds later versions to what was frozen.
+`python -m scripts.freeze tests/data/VERSION.tar.xz` packs it for the present version; a test holds later ones to it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import re
 import runpy
 import sys
+import tarfile
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from typing import Any
 
 from .comfyui import ROOT, serve
 
-__all__ = ["commands", "nodes", "presets"]
+__all__ = ["commands", "nodes", "pack", "presets", "unpack"]
 
 _KEPT = ("default", "min", "max", "step", "options", "template")
 
@@ -91,14 +92,31 @@ def main() -> None:
     from training.run.presets import PRESETS
 
     parser = argparse.ArgumentParser(prog="python -m scripts.freeze", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("archive", type=Path, help="a .tar.xz")
+    archive = parser.parse_args().archive
     with tempfile.TemporaryDirectory() as base, serve(Path(base)) as server:
         info = server.get("/object_info")
-    for name, made in (("nodes", nodes(info)), ("commands", commands()), ("presets", presets(PRESETS))):
-        text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
-        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    made = {"nodes": nodes(info), "commands": commands(), "presets": presets(PRESETS)}
+    texts = {f"{name}.json": json.dumps(each, indent=1, ensure_ascii=False) + "\n" for name, each in made.items()}
+    saved = sorted((ROOT / "workflows").glob("**/*.json"))
+    pack(archive, texts | {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in saved})
+
+
+def pack(archive: Path, texts: Mapping[str, str]) -> None:
+    """Texts by their names, packed as a .tar.xz that is the same bytes for the same texts."""
+    with tarfile.open(archive, "w:xz", format=tarfile.USTAR_FORMAT, preset=9) as packed:
+        for name in sorted(texts):
+            content = texts[name].encode("utf-8")
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            packed.addfile(entry, io.BytesIO(content))
+
+
+def unpack(archive: Path) -> dict[str, Any]:
+    """What the JSON files of an archive hold, by their names in it (`workflows/api/01_watch_attention.json`)."""
+    with tarfile.open(archive, "r:xz") as packed:
+        files = ((entry.name, packed.extractfile(entry)) for entry in packed)
+        return {name: json.load(file) for name, file in files if file is not None}
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ __all__ = ["SOURCES", "main"]
 # Name: source, and the part of its height that is shown (thumbnails begin with their title).
 SOURCES = {
     "attention": ("workflows/01_watch_attention.jpg", 0.135),
-    "tracks": ("docs/images/tracks.jpg", 0.0),
+    "tracks": ("docs/images/tracks.webp", 0.0),
     "layers": ("workflows/06_find_layers.jpg", 0.22),
     "steered": ("workflows/04_steer_with_masks.jpg", 0.18),
     "drag": ("workflows/07_cut_and_drag.jpg", 0.13),
     "judged": ("workflows/09_judge.jpg", 0.19),
     "who": ("workflows/02_matrix_lora.jpg", 0.13),
 }
-_WIDTH, _QUALITY, _EXAMPLE = 480, 78, 85
+_WIDTH, _QUALITY, _EXAMPLE = 480, 80, 88
 
 
 def main() -> None:
@@ -40,17 +40,17 @@ def main() -> None:
         whole = Image.open(ROOT / source).convert("RGB")
         part = whole.crop((0, round(whole.height * above), whole.width, whole.height))
         small = part.resize((_WIDTH, round(part.height * _WIDTH / part.width)), Image.Resampling.LANCZOS)
-        small.save(folder / f"{name}.jpg", quality=_QUALITY, optimize=True)
-        print(name, (folder / f"{name}.jpg").stat().st_size // 1024, "KiB")
+        small.save(folder / f"{name}.webp", quality=_QUALITY, method=6)
+        print(name, (folder / f"{name}.webp").stat().st_size // 1024, "KiB")
     examples()
 
 
 def examples() -> None:
-    """The first frame of each example clip as `example-NAME.jpg`."""
+    """The first frame of each example clip as `example-NAME.webp`."""
     for name, path in example_clips().items():
         with av.open(str(path)) as container:
             first = next(container.decode(video=0)).to_image()
-        first.save(ROOT / "web" / "docs" / "images" / f"example-{name}.jpg", quality=_EXAMPLE, optimize=True)
+        first.save(ROOT / "web" / "docs" / "images" / f"example-{name}.webp", quality=_EXAMPLE, method=6)
 
 
 if __name__ == "__main__":

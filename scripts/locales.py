@@ -12,9 +12,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .comfyui import ROOT, comfyui_path
+from .json_lines import dumps
 
 __all__ = ["definitions", "help_page"]
 
@@ -86,14 +88,19 @@ def _keys(tree: Any, path: str = "") -> set[str]:
     return {key for name, value in tree.items() for key in _keys(value, f"{path}/{name}")}
 
 
+def _write(path: Path, tree: Mapping[str, Any]) -> None:
+    path.write_text(dumps(tree, 3) + "\n", encoding="utf-8")  # a line for each input and output
+
+
 def main() -> None:
     english = definitions(_load_pack())
     target = ROOT / "locales" / "en" / "nodeDefs.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(english, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(target, english)
     print(f"{target}: {len(english)} nodes, {len(_keys(english))} texts")
     for other in sorted((ROOT / "locales").glob("*/nodeDefs.json")):
         texts = json.loads(other.read_text(encoding="utf-8"))
+        _write(other, texts)
         lacking, strange = sorted(_keys(english) - _keys(texts)), sorted(_keys(texts) - _keys(english))
         for word, keys in (("lacks", lacking), ("has for nothing", strange)):
             if keys:

@@ -79,8 +79,8 @@ def main() -> None:
     first, second = (phrase.name for phrase in capture.stream().binding.instances[:2])
     heat = attention(mini, (first, second), best_layers(capture, tracks, (first, second)), 1080)
     heat.save(IMAGES / "attention.webp", quality=78, method=6)
-    tracks_on_clip(160, 384).convert("RGB").save(IMAGES / "tracks.jpg", quality=88)
-    Image.open(mini / "layers.png").convert("RGB").quantize(128).save(IMAGES / "layers.png", optimize=True)
+    tracks_on_clip(160, 384).convert("RGB").save(IMAGES / "tracks.webp", quality=76, method=6)
+    Image.open(mini / "layers.png").convert("RGB").save(IMAGES / "layers.webp", lossless=True, quality=100, method=6)
     for path in sorted(IMAGES.iterdir()):
         print(path.relative_to(ROOT), path.stat().st_size // 1024, "KiB")
 

@@ -15,7 +15,7 @@ from .trial_hand import Person
 
 __all__ = ["two_boxes"]
 
-_PICTURE = "push.jpg"
+_PICTURE = "push.webp"
 _CLIP = 128  # pixels of the picture
 # Left, top, right, bottom of the things in the picture.
 _THINGS = {"green circle": (29, 6, 59, 36), "pink circle": (70, 47, 100, 77)}

@@ -7,7 +7,6 @@ real ComfyUI, asks it what every node looks like, checks each draft against that
 
 from __future__ import annotations
 
-import json
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from .comfyui import ROOT, serve
 from .draft import Draft, Node
+from .json_lines import dumps
 from .templates import judge, lora, start, steering, watch
 
 __all__ = ["api_form", "problems", "ui_form"]
@@ -270,23 +270,8 @@ def write(draft: Draft, info: Info, folder: Path = ROOT / "workflows") -> None:
         raise ValueError(f"{draft.name}:\n" + "\n".join(wrong))
     (folder / "api").mkdir(parents=True, exist_ok=True)
     for path, form in ((folder / f"{draft.name}.json", canvas), (folder / "api" / f"{draft.name}.json", full)):
-        path.write_text(_text(form), encoding="utf-8")
+        path.write_text(dumps(form, 2) + "\n", encoding="utf-8")
         print(path.relative_to(ROOT))
-
-
-def _text(form: Graph) -> str:
-    """JSON with a line for each node, link and group: half as long as with a line for each value."""
-
-    def said(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False)
-
-    parts = [
-        f"{said(key)}: [\n" + ",\n".join(map(said, value)) + "\n]"
-        if isinstance(value, list)
-        else f"{said(key)}: {said(value)}"
-        for key, value in form.items()
-    ]
-    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def main() -> None:

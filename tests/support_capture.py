@@ -10,10 +10,24 @@ from typing import Any
 
 import torch
 
-__all__ = ["PROMPT", "library", "make_capture", "make_frames", "make_tracks"]
+__all__ = ["PREVIEW", "PROMPT", "library", "make_capture", "make_frames", "make_tracks"]
 
 PROMPT = "a cyclist waits behind the grey van"
 FRAMES, HEIGHT, WIDTH = 9, 64, 96
+PREVIEW = {
+    "kind": "words (video to text)",
+    "names": "all",
+    "layers": "all",
+    "steps": "all",
+    "stream": 0,
+    "fps": 8.0,
+    "heat": "smooth",
+    "colour_scale": "one for the clip",
+    "colours": "ember",
+    "strength": 0.85,
+    "width": 0,
+}
+"""What Preview Attention is given where nothing else is said: a test of that node compares."""
 Lib = Callable[[str], ModuleType]
 
 

@@ -241,7 +241,7 @@ def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], tall: 
     for i, (name, runs) in enumerate(series.items()):
         shade = SERIES[i % len(SERIES)]
         for run in runs:
-            line = " ".join(f"{x_of(x):.1f},{axis.at(y):.1f}" for x, y in run)
+            line = " ".join(f"{_short(x_of(x))},{_short(axis.at(y))}" for x, y in run)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{hexed(shade)}" stroke-width="1.6"/>')
         place = i * min(150, (WIDTH - LEFT - RIGHT) / len(series))
         parts.append(draw_text(LEFT + 12 + place, TOP + tall + 36, name, "start", shade, 13))
@@ -336,24 +336,32 @@ def _dim(colour: Colour) -> Colour:
     return red, green, blue
 
 
+def _short(value: float) -> str:
+    """A place to a tenth of a pixel."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
 def draw_line(x0: float, y0: float, x1: float, y1: float, colour: Colour, width: float, dashes: str = "") -> str:
     """A line; `dashes` as SVG has them."""
     style = f' stroke-dasharray="{dashes}"' if dashes else ""
-    where = f'x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"'
-    return f'<line {where} stroke="{hexed(colour)}" stroke-width="{width}"{style}/>'
+    here, (x, y) = f"M{_short(x0)} {_short(y0)}", (_short(x1), _short(y1))
+    there = f"H{x}" if y == _short(y0) else f"V{y}" if x == _short(x0) else f"L{x} {y}"
+    return f'<path d="{here}{there}" stroke="{hexed(colour)}" stroke-width="{width}"{style}/>'
 
 
 def draw_dot(x: float, y: float, colour: Colour, radius: float, title: str, edge: bool = True) -> str:
     """A dot, with an edge that sets it apart from what is behind it, and a title that shows under the pointer."""
-    where = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"'
+    where = f'cx="{_short(x)}" cy="{_short(y)}" r="{_short(radius)}"'
     style = f' stroke="{hexed(INK["page"])}" stroke-width="1"' if edge else ""
     return f'<circle {where} fill="{hexed(colour)}"{style}><title>{html.escape(title)}</title></circle>'
 
 
 def draw_text(x: float, y: float, text: str, anchor: str, colour: Colour, size: int) -> str:
     """One line of text; `anchor` is "start", "middle" or "end"."""
-    style = f'text-anchor="{anchor}" fill="{hexed(colour)}" font-size="{size}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(text)}</text>'
+    style = f'fill="{hexed(colour)}" font-size="{size}"'
+    if anchor != "start":
+        style += f' text-anchor="{anchor}"'
+    return f'<text x="{_short(x)}" y="{_short(y)}" {style}>{html.escape(text)}</text>'
 
 
 def draw_frame(

@@ -46,7 +46,6 @@ FEATURES: dict[str, str] = {
     "instances": "share of the first-frame tokens' attention on the given masks of their instances, above chance",
 }
 """What each feature is. Those from `words` on need given masks."""
-_MASKED = ("words", "words_least", "verb", "instances")
 _MOST_TEXT = 1 << 16
 
 
@@ -93,10 +92,6 @@ class SeedRule:
                 f"a seed rule looks at 1 step or more, and its masks are 'first', 'all' or ''; got {self.steps} steps, "
                 f"{self.masks!r}"
             )
-
-    @property
-    def needs_masks(self) -> bool:
-        return any(name in _MASKED for name in self.weights)
 
     def score(self, features: Mapping[str, float]) -> float:
         """The score of one run. A rule that was not fitted leaves out what could not be told; a fitted one raises

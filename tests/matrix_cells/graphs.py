@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -221,8 +220,3 @@ def pytorch_attention() -> Iterator[None]:
     finally:
         for module, name, before in changed:
             setattr(module, name, before)
-
-
-def shallow(conditioning: list) -> list:
-    """A CONDITIONING whose entries can be changed without changing those of another."""
-    return [[tensor, copy.copy(values)] for tensor, values in conditioning]

@@ -30,7 +30,7 @@ def test_units() -> None:
 def test_what_the_host_serves_is_modules_and_pages_alone() -> None:
     """Every script below `web/` is loaded by the page as an extension: no test and no tool lies there."""
     found = {path.relative_to(ROOT / "web").parts[0] + path.suffix for path in (ROOT / "web").rglob("*.*")}
-    assert found == {"docs.md", "docs.jpg", "js.js"}
+    assert found == {"docs.md", "docs.webp", "js.js"}
 
 
 def test_scripts_fetch_nothing_and_write_no_html() -> None:

@@ -41,6 +41,13 @@ def encode(clip: Any, text: str) -> Any:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
+def begin(pack: Any, model: Any, words: tuple[Any, Any], vae: Any, **more: Any) -> Any:
+    """Positive, negative and latent of a first frame that is noise, unless `more` has a picture."""
+    given = {"image": torch.rand(1, 64, 96, 3), "width": 96, "height": 64, "length": 9} | more
+    positive, negative = words
+    return pack.run("MatrixImageCondition", model=model, positive=positive, negative=negative, vae=vae, **given).result
+
+
 def finish(model: Any, positive: Any, negative: Any, latent: Any, steps: int = 2, cfg: float = 3.0) -> Any:
     import nodes
 
@@ -63,18 +70,7 @@ def test_from_folder_to_frames(pack: Any, diffusers_folder: Path) -> None:
     positive, negative = encode(clip, "a man throws the ball"), encode(clip, "")
     assert positive[0][0].shape == (1, 226, 64)
     image = torch.rand(1, 100, 200, 3)
-    positive, negative, latent = pack.run(
-        "MatrixImageCondition",
-        model=model,
-        positive=positive,
-        negative=negative,
-        vae=vae,
-        image=image,
-        width=96,
-        height=64,
-        length=9,
-        batch_size=2,
-    ).result
+    positive, negative, latent = begin(pack, model, (positive, negative), vae, image=image, batch_size=2)
     samples = finish(model, positive, negative, latent)
     assert samples.shape == (2, 16, 3, 8, 12)
     with torch.inference_mode():
@@ -103,17 +99,7 @@ def test_odd_clip_of_1_5(pack: Any, diffusers_folder: Path) -> None:
     model, clip, vae, _ = load(pack, "authors/cog-1.5", text_encoder=False)
     assert clip is None
     cond = [[torch.randn(1, 226, 64), {}]]
-    positive, negative, latent = pack.run(
-        "MatrixImageCondition",
-        model=model,
-        positive=cond,
-        negative=cond,
-        vae=vae,
-        image=torch.rand(1, 64, 96, 3),
-        width=96,
-        height=64,
-        length=9,
-    ).result
+    positive, negative, latent = begin(pack, model, (cond, cond), vae)
     assert finish(model, positive, negative, latent).shape == (1, 16, 3, 8, 12)
 
 
@@ -125,17 +111,8 @@ def test_two_experts_of_wan(pack: Any, diffusers_folder: Path) -> None:
     assert not torch.equal(*weights)
     tokens = clip.tokenize("a woman hands the cup to the man")
     assert len(tokens["umt5xxl"][0]) == 512
-    positive, negative, latent = pack.run(
-        "MatrixImageCondition",
-        model=high,
-        positive=encode(clip, "a woman hands the cup to the man"),
-        negative=encode(clip, ""),
-        vae=vae,
-        image=torch.rand(1, 64, 64, 3),
-        width=64,
-        height=48,
-        length=5,
-    ).result
+    words = encode(clip, "a woman hands the cup to the man"), encode(clip, "")
+    positive, negative, latent = begin(pack, high, words, vae, width=64, height=48, length=5)
     assert positive[0][1]["concat_latent_image"].shape == (1, 16, 2, 6, 8)
     for model in (high, low):
         assert torch.isfinite(finish(model, positive, negative, latent, steps=1)).all()
@@ -147,17 +124,7 @@ def test_both_kinds_of_hunyuan(pack: Any, diffusers_folder: Path, kind: str) -> 
     model = load(pack, f"hunyuan/{kind}", text_encoder=False, vae=False)[0]
     vae = load(pack, "wan-t2v", text_encoder=False)[2]
     cond = [[torch.randn(1, 12, 64), {"pooled_output": torch.randn(1, 768)}]]
-    positive, negative, latent = pack.run(
-        "MatrixImageCondition",
-        model=model,
-        positive=cond,
-        negative=cond,
-        vae=vae,
-        image=torch.rand(1, 64, 96, 3),
-        width=96,
-        height=64,
-        length=9,
-    ).result
+    positive, negative, latent = begin(pack, model, (cond, cond), vae)
     assert ("concat_latent_image" in positive[0][1]) == (kind == "latent_concat")
     assert ("noise_mask" in latent) == (kind == "token_replace")
     samples = finish(model, positive, negative, latent, cfg=1.0)
@@ -181,17 +148,7 @@ def test_image_condition_says_what_is_wrong(
     width, height, length = size
     cond = [[torch.zeros(1, 226, 64), {}]]
     with pytest.raises(ValueError, match=message):
-        pack.run(
-            "MatrixImageCondition",
-            model=model,
-            positive=cond,
-            negative=cond,
-            vae=vae,
-            image=torch.rand(1, 64, 96, 3),
-            width=width,
-            height=height,
-            length=length,
-        )
+        begin(pack, model, (cond, cond), vae, width=width, height=height, length=length)
 
 
 def test_a_picture_of_no_numbers_is_refused(pack: Any, diffusers_folder: Path) -> None:

@@ -10,35 +10,21 @@ from typing import Any
 import av
 import pytest
 import torch
-from support_capture import FRAMES, make_capture, make_frames, make_tracks
-
-DEFAULTS = {
-    "kind": "words (video to text)",
-    "names": "all",
-    "layers": "all",
-    "steps": "all",
-    "stream": 0,
-    "fps": 8.0,
-    "heat": "smooth",
-    "colour_scale": "one for the clip",
-    "colours": "ember",
-    "strength": 0.85,
-    "width": 0,
-}
+from support_capture import FRAMES, PREVIEW, make_capture, make_frames, make_tracks
 
 
 def show(pack: Any, **inputs: Any) -> Any:
     """Runs the preview with its defaults."""
-    return pack.run("MatrixAttentionPreview", **{"capture": make_capture(pack.lib), **DEFAULTS, **inputs})
+    return pack.run("MatrixAttentionPreview", **{"capture": make_capture(pack.lib), **PREVIEW, **inputs})
 
 
 def test_defaults_are_the_schemas_own(pack: Any) -> None:
     schema = pack.classes["MatrixAttentionPreview"].GET_SCHEMA()
     assert schema.is_output_node
     for entry in schema.inputs:
-        if entry.id in DEFAULTS:
+        if entry.id in PREVIEW:
             options = getattr(entry, "options", None)
-            assert DEFAULTS[entry.id] == (options[0] if options else entry.default)
+            assert PREVIEW[entry.id] == (options[0] if options else entry.default)
 
 
 def test_overlay_video_and_chart(pack: Any) -> None:

@@ -13,24 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_capture import FRAMES, make_capture
+from support_capture import FRAMES, PREVIEW, make_capture
 
 from matrix_lib.io.captures import save_capture
 from matrix_lib.viewer.slices import Wanted, slice_of
-
-PREVIEW = {
-    "kind": "words (video to text)",
-    "names": "all",
-    "layers": "all",
-    "steps": "all",
-    "stream": 0,
-    "fps": 8.0,
-    "heat": "smooth",
-    "colour_scale": "one for the clip",
-    "colours": "ember",
-    "strength": 0.85,
-    "width": 64,
-}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +25,7 @@ def shown(server: Any) -> tuple[Any, str]:
     save_capture(make_capture(), server.base / "output" / "viewer.safetensors")
     graph = {
         "1": {"class_type": "MatrixLoadCapture", "inputs": {"file": "viewer.safetensors [output]"}},
-        "2": {"class_type": "MatrixAttentionPreview", "inputs": {"capture": ["1", 0], **PREVIEW}},
+        "2": {"class_type": "MatrixAttentionPreview", "inputs": {"capture": ["1", 0], **PREVIEW, "width": 64}},
     }
     outputs = server.run(graph)["2"]
     assert outputs["animated"] == [True]
@@ -151,7 +137,13 @@ def test_the_nodes_send_ids_and_keep_their_outputs(pack: Any) -> None:
     """What was there before is there still; without a viewer a node runs on, and says why."""
     from support_capture import make_frames, make_tracks
 
-    given = {**PREVIEW, "capture": make_capture(pack.lib), "frames": make_frames(), "tracks": make_tracks(pack.lib)}
+    given = {
+        **PREVIEW,
+        "width": 64,
+        "capture": make_capture(pack.lib),
+        "frames": make_frames(),
+        "tracks": make_tracks(pack.lib),
+    }
     out = pack.run("MatrixAttentionPreview", **given)
     assert {"images", "animated", "matrix_chart", "matrix_viewer"} <= set(out.ui)
     assert len(out.result[0]) == FRAMES
@@ -165,7 +157,7 @@ def test_a_capture_that_is_too_large_is_told(pack: Any, monkeypatch: pytest.Monk
     monkeypatch.setenv("MATRIX_VIEWER_MB", "0")
     answers = viewer.Answers(viewer.Store(viewer.most_bytes()))
     monkeypatch.setattr(viewer, "ANSWERS", answers)
-    out = pack.run("MatrixAttentionPreview", **{**PREVIEW, "capture": make_capture(pack.lib)})
+    out = pack.run("MatrixAttentionPreview", **{**PREVIEW, "width": 64, "capture": make_capture(pack.lib)})
     assert out.ui["matrix_viewer"] == ()
     assert "the viewer may keep 0 MB" in out.ui["matrix_warnings"][0]
     assert out.result[0].shape[0] == 3

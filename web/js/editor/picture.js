@@ -142,7 +142,7 @@ export class Pictures {
    */
   shownBy(node) {
     const type = node.comfyClass ?? ''
-    if (type === EXAMPLE) return `${this.pages}/docs/images/example-${widgetOf(node, 'clip')?.value}.jpg`
+    if (type === EXAMPLE) return `${this.pages}/docs/images/example-${widgetOf(node, 'clip')?.value}.webp`
     const file = LOADERS[type] && fileOf(widgetOf(node, LOADERS[type])?.value)
     if (file) return this.served(address(file))
     const shown = node.imgs?.[0]?.src
