@@ -174,13 +174,14 @@ def _named(found: dict[str, Callable[[], float]]) -> dict[str, Callable[[], floa
 
 
 def _keep_weights(most: float) -> None:
-    """Lets the host believe that a GPU has room for so many GB of weights and its own reserve."""
+    """Lets the host believe that a GPU has room for so many GB of weights, and streams the others."""
     from comfy import model_management
     from comfy.cli_args import args
 
-    args.gpu_only = False
+    args.gpu_only, model_management.vram_state = False, model_management.VRAMState.NORMAL_VRAM
+    taken = model_management.minimum_inference_memory() - model_management.EXTRA_RESERVED_VRAM
     free = model_management.get_free_memory(model_management.get_torch_device())
-    model_management.EXTRA_RESERVED_VRAM = int(free - most * 1e9)
+    model_management.EXTRA_RESERVED_VRAM = int(free - taken - most * 1e9)
 
 
 def run(rounds: int, save: Save) -> dict[str, Any]:
