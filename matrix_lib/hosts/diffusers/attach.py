@@ -288,9 +288,8 @@ def _call(
         spans = {"video_q": (front, size), "video_k": (front, size)}
     else:
         first = blocks.text_first
-        lead = forward.lead
-        video = (lead + text + front, size) if first else (0, size)
-        spans = {"video_q": video, "video_k": video, "text_k": (lead if first else size, text)}
+        video = (forward.lead + text + front, size) if first else (0, size)
+        spans = {"video_q": video, "video_k": video, "text_k": forward.words() if first else (size, text)}
         mask = family(state.spec.name).mask(mask)
         if forward.text_starts:
             starts = tuple(size + start for start in forward.text_starts)
@@ -325,7 +324,9 @@ def _read_forward(
     before = front // patch[0] * grid.frame_size
     lead, rows = (0, text.shape[1]) if packed is None else (packed.first, packed.text)
     before = before if packed is None else packed.between
-    return Forward(grid, rows, x.shape[0], time, skipped, starts, before, spec.adds_noise, lead, segment)
+    return Forward(
+        grid, rows, x.shape[0], time, skipped, starts, before, spec.adds_noise, lead, segment, packed is not None
+    )
 
 
 class Watch(BaseObserver):
