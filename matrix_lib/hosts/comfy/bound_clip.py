@@ -15,7 +15,7 @@ from typing import Any
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding, bind
 from .bound_rows import remember
-from .prompts import PromptTokens, encode, read_prompt
+from .prompts import encode, read_prompt
 from .run import BINDING, ENCODED, TRACKS
 
 __all__ = ["bound_clip", "unbound", "with_binding"]
@@ -30,18 +30,6 @@ class _Words:
     binding: PromptBinding
     tracks: MaskTracks | None
     options: dict[str, Any]
-
-
-class _Dict(dict[str, Any]):
-    """Tokens by encoder, and how they were read."""
-
-    read: PromptTokens
-
-
-class _List(list[Any]):
-    """Tokens of the only encoder, and how they were read."""
-
-    read: PromptTokens
 
 
 class _Bound:
@@ -61,14 +49,12 @@ class _Bound:
                 "the prompt of 'MATRIX Bind Prompt' (one text for both), or the CLIP of the loader, which is not bound"
             )
         read = read_prompt(unbound(self), words.binding.prompt, told=told, **words.options)
-        tokens = _Dict(read.encode) if isinstance(read.encode, dict) else _List(read.encode)
-        tokens.read = read
-        return tokens
+        return type("Tokens", (type(read.encode),), {"read": read})(read.encode)
 
     def encode_from_tokens_scheduled(self, tokens: Any, *args: Any, **kwargs: Any) -> list:
         """CONDITIONING with the binding on board. Raises ValueError for tokens that this CLIP has not made."""
         words, read = self.words, getattr(tokens, "read", None)
-        if read is None or not _same(tokens, read.encode):
+        if read is None or tokens != read.encode:
             raise ValueError(
                 f"this CLIP is bound to the prompt {_shown(words.typed)}, and a node encodes tokens that are not those "
                 "that it has made of it: give that node the CLIP of the loader"
@@ -113,12 +99,6 @@ def _made(clip: Any, words: _Words) -> Any:
     clip.__class__ = _kind(type(clip))  # type: ignore[arg-type]
     clip.words = words
     return clip
-
-
-def _same(tokens: Any, made: Any) -> bool:
-    """Whether nobody has put anything else among tokens since they were made."""
-    ours, theirs = (list(each.values() if isinstance(each, dict) else each) for each in (tokens, made))
-    return len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs))
 
 
 def _shown(text: str) -> str:

@@ -290,6 +290,8 @@ def _call(
         first = blocks.text_first
         video = (forward.lead + text + front, size) if first else (0, size)
         spans = {"video_q": video, "video_k": video, "text_k": forward.words() if first else (size, text)}
+        if site.sound_sides and forward.sound:
+            spans["sound_q"] = (video[0] - forward.sound, forward.sound)
         mask = family(state.spec.name).mask(mask)
         if forward.text_starts:
             starts = tuple(size + start for start in forward.text_starts)
@@ -322,11 +324,9 @@ def _read_forward(
     found.check(given)
     time, skipped, starts = found.time(given), found.skipped(given), found.text_starts(given)
     before = front // patch[0] * grid.frame_size
-    lead, rows = (0, text.shape[1]) if packed is None else (packed.first, packed.text)
+    lead, rows, sound = (0, text.shape[1], None) if packed is None else (packed.first, packed.text, packed.sound)
     before = before if packed is None else packed.between
-    return Forward(
-        grid, rows, x.shape[0], time, skipped, starts, before, spec.adds_noise, lead, segment, packed is not None
-    )
+    return Forward(grid, rows, x.shape[0], time, skipped, starts, before, spec.adds_noise, lead, segment, sound)
 
 
 class Watch(BaseObserver):

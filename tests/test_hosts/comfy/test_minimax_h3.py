@@ -126,19 +126,19 @@ def test_latents_and_maps_are_the_pipelines(pair: Pair, lib: SimpleNamespace, ki
     words, lead = {"cyclist": (1, 2), "van": (6,), "passes": (8, 9)}, LEAD[kind]
     tracks, plain = make_tracks(lib.tracks, *grid), pair.theirs(grid, kind)
     watched = {"model": pair.pipe} if kind == "frame" else {"model": pair.net, "steps": 4}
-    with watch(**watched, binding=make_binding(lib.binding, ROWS - lead, words), tracks=tracks) as seen:
+    with watch(**watched, binding=make_binding(lib.binding, ROWS - lead, words), tracks=tracks, sound=True) as seen:
         assert torch.equal(pair.theirs(grid, kind), plain)
     wanted, runs = seen.capture(), []  # type: ignore[var-annotated]
     moved = {name: tuple(lead + row for row in rows) for name, rows in words.items()}
     keys = {lib.BINDING: make_binding(lib.binding, ROWS, moved), lib.TRACKS: tracks}
-    made = pair.sampled(recording(lib, pair.model, runs), **keys)
+    made = pair.sampled(recording(lib, pair.model, runs, sound=True), **keys)
     assert torch.equal(made, pair.sampled(pair.model, **keys))
     assert relative(made, plain) < 1e-3
     (ours,), (theirs,) = runs[0].result().streams, wanted.streams
     assert ours.grid == theirs.grid
     assert ours.grid.shape == ((grid[0] - 5) // 17 * 5 + 2, grid[1] // 32, grid[2] // 32)
     assert ours.grid.pixel_frames == grid[0]
-    for name in ("v2t", "v2v"):
+    for name in ("v2t", "v2v", "a2t", "a2v"):
         assert ours.get(name).layers == theirs.get(name).layers == (0, 1)
         torch.testing.assert_close(ours.get(name).values, theirs.get(name).values, rtol=5e-3, atol=1e-5)
 
@@ -272,29 +272,6 @@ def test_time_goes_in_cycles(lib: SimpleNamespace, tmp_path: Path) -> None:
     assert not torch.equal(sample_tiny(held, pos, neg, z, steps=6), sample_tiny(model, pos, neg, z, steps=6))
 
 
-def test_words_stand_behind_pictures(comfy: ModuleType) -> None:
-    """The first row of the prompt is behind the names and rows of what the text encoder looks at, whose sizes it
-    rounds; with attention silenced each row tells its own word."""
-    from matrix_lib.hosts.comfy.prompts import bind_prompt, encode, read_prompt
-
-    clip = only_embeddings(make_clip("qwen3vl"))
-    prompt, phrases = "a red dog rides the van", "dog: a red dog\nvan: the van"
-    plain, first = bind_prompt(clip, prompt, phrases)
-    with torch.inference_mode():
-        rows = encode(clip, plain)[0][0][0]
-        for size in ((1, 64, 96, 3), (1, 50, 70, 3), (2, 64, 96, 3)):
-            shown = noise_like(*size).sigmoid()
-            read, binding = bind_prompt(clip, prompt, phrases, pictures=shown)
-            ((made, more),) = encode(clip, read)
-            assert read.length == binding.length == made.shape[1]
-            begin = int((more["minimax_token_tags"] == 0).nonzero()[-1]) + 1
-            assert [token.row - begin for token in read.tokens] == [token.row for token in plain.tokens]
-            assert [row - begin for row in binding.phrase("van").rows] == list(first.phrase("van").rows)
-            torch.testing.assert_close(made[0, begin:], rows)
-    with pytest.raises(ValueError, match="leave image unconnected"):
-        read_prompt(make_clip("t5"), prompt, pictures=shown)
-
-
 class Latents:
     """A VAE of 24 channels whose latents are averages of pixels, and one of sound."""
 
@@ -340,18 +317,14 @@ def encoded(clip: Any, prompt: str, kind: str) -> Any:
 @pytest.mark.parametrize("kind", SHOWN)
 def test_words_behind_what_is_shown(comfy: ModuleType, kind: str) -> None:
     """The host's nodes with a bound CLIP: rows as without it, and with attention silenced the row of each token tells
-    its own word, behind pictures, videos and names of sounds."""
+    its own word, behind pictures, videos and names of sounds; behind pictures without those nodes."""
     from matrix_lib.hosts.comfy.bound_clip import bound_clip
-    from matrix_lib.hosts.comfy.prompts import bind_prompt
+    from matrix_lib.hosts.comfy.prompts import bind_prompt, encode
 
     clip = only_embeddings(make_clip("qwen3vl"))
     words = clip.cond_stage_model.qwen3vl_32b.transformer.get_input_embeddings()
-    for case in (generate(seed, weights=False) for seed in seeds(4, soak=500)):
-        _, plain = bind_prompt(clip, case.prompt, case.phrases)
-        (rows, more), = encoded(bound_clip(clip, case.prompt, plain), case.prompt, kind)[0]  # fmt: skip
-        ((theirs, _),) = encoded(clip, case.prompt, kind)[0]
-        assert torch.equal(rows, theirs)
-        binding = more[BINDING]
+
+    def check(rows: Tensor, binding: Any) -> None:
         assert binding.length == rows.shape[1] > plain.length
         told = words(torch.tensor([token.id for token in binding.tokens]), out_dtype=torch.float32)
         torch.testing.assert_close(rows[0, [token.row for token in binding.tokens]], told)
@@ -359,10 +332,21 @@ def test_words_behind_what_is_shown(comfy: ModuleType, kind: str) -> None:
             assert [row - (rows.shape[1] - plain.length) for row in ours.rows] == list(bare.rows)
             assert ours.spans == bare.spans
 
+    for case in (generate(seed, weights=False) for seed in seeds(4, soak=500)):
+        _, plain = bind_prompt(clip, case.prompt, case.phrases)
+        ((rows, more),) = encoded(bound_clip(clip, case.prompt, plain), case.prompt, kind)[0]
+        check(rows, more[BINDING])
+        assert torch.equal(rows, encoded(clip, case.prompt, kind)[0][0][0])
+    for size in ((1, 50, 70, 3), (2, 64, 96, 3)):  # the text encoder rounds them
+        read, binding = bind_prompt(clip, case.prompt, case.phrases, pictures=shown(size, 1))
+        check(encode(clip, read)[0][0], binding)
+    with pytest.raises(ValueError, match="leave image unconnected"):
+        bind_prompt(make_clip("t5"), case.prompt, case.phrases, pictures=shown(size, 1))
+
 
 def test_a_clip_from_references(lib: SimpleNamespace) -> None:
-    """Words that the reference node encodes: the clip's tokens are those that change with its latent, output is
-    bit-identical, and steering moves it."""
+    """Words that the reference node encodes: tokens of clip and sound are those that change with their latents,
+    output is bit-identical, and steering moves it."""
     from matrix_lib.hosts.comfy.bound_clip import bound_clip
     from matrix_lib.hosts.comfy.prompts import bind_prompt
 
@@ -384,14 +368,14 @@ def test_a_clip_from_references(lib: SimpleNamespace) -> None:
     seen: list[Any] = []
     from comfy.nested_tensor import NestedTensor
 
-    sound = noise_like(*z.unbind()[1].shape)
-    for seed in (1, 2):
+    for seeds_of in ((1, 1), (2, 1), (1, 2)):
         watched = lib.attach(model, lambda info: lib.Session([Queries()]))
-        start = NestedTensor((noise_like(*z.unbind()[0].shape, seed=seed), sound))
+        start = NestedTensor([noise_like(*each.shape, seed=seed) for each, seed in zip(z.unbind(), seeds_of)])
         sample(watched, positive, negative, start, torch.tensor([1.0, 0.0]), cfg=1.0, latent=empty)
-    first, second = seen
-    changed = (first.q - second.q).abs().amax((0, 1, 3)).nonzero().flatten()
-    assert changed.tolist() == list(range(first.video_q[0], sum(first.video_q)))
+    first = seen[0]
+    for other, (start, count) in zip(seen[1:], (first.video_q, first.sound_q), strict=True):
+        changed = (first.q - other.q).abs().amax((0, 1, 3)).nonzero().flatten()
+        assert changed.tolist() == list(range(start, start + count))
     assert first.text_k == (0, rows.shape[1]) == (0, binding.length)
 
     runs: list[Any] = []
