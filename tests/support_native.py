@@ -247,16 +247,16 @@ def flat(samples: Any) -> Tensor:
 def references(seed: int = 3) -> list[dict[str, Any]]:
     """What MiniMax H3 is given by its reference node: a picture, a video with its sound, and a sound."""
     g = torch.Generator().manual_seed(seed)
-    (seen, film), (hers, heard) = (
-        [torch.randn(1, channels, *size, generator=g) for size in sizes]
-        for channels, sizes in ((24, ((1, 4, 4), (2, 2, 4))), (32, ((2, 3), (2, 2))))
-    )
-    film_size = {"latent_t": 2, "latent_h": 2, "latent_w": 4, "ref_audio_t": 3}
+
+    def made(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, generator=g)
+
     return [
-        {"kind": "image", "latent_h": 4, "latent_w": 4, "latent": seen},
-        {"kind": "video_audio", "latent": film, "audio_latent": hers, **film_size},
-        {"kind": "audio", "ref_audio_t": 2, "audio_latent": heard},
-    ]
+        {"kind": "image", "latent_h": 4, "latent_w": 4, "latent": made(24, 1, 4, 4)},
+        {"kind": "video_audio", "latent_t": 2, "latent_h": 2, "latent_w": 4, "ref_audio_t": 3,
+         "latent": made(24, 2, 2, 4), "audio_latent": made(32, 2, 3)},
+        {"kind": "audio", "ref_audio_t": 2, "audio_latent": made(32, 2, 2)},
+    ]  # fmt: skip
 
 
 def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = None, rows: int = 0, **more: Any) -> list:

@@ -33,6 +33,16 @@ ROWS = 20  # of the conditioning
 LEAD = {"frame": 5, "references": 10}  # how many of them stand in front of the words
 
 
+class Calls(Watcher):
+    """Keeps every call."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def observe(self, call: Any, lse: Any) -> None:
+        self.seen.append(call)
+
+
 class Pair:
     """One folder in both hosts. In diffusers it is the part of its pipeline that denoises; the sound goes by the clip's
     schedule, since ComfyUI follows one of its own only where steps are small."""
@@ -125,8 +135,7 @@ def test_latents_and_maps_are_the_pipelines(pair: Pair, lib: SimpleNamespace, ki
 
     words, lead = {"cyclist": (1, 2), "van": (6,), "passes": (8, 9)}, LEAD[kind]
     tracks, plain = make_tracks(lib.tracks, *grid), pair.theirs(grid, kind)
-    watched = {"model": pair.pipe} if kind == "frame" else {"model": pair.net, "steps": 4}
-    with watch(**watched, binding=make_binding(lib.binding, ROWS - lead, words), tracks=tracks, sound=True) as seen:
+    with watch(pair.pipes[kind], make_binding(lib.binding, ROWS - lead, words), tracks, sound=True) as seen:
         assert torch.equal(pair.theirs(grid, kind), plain)
     wanted, runs = seen.capture(), []  # type: ignore[var-annotated]
     moved = {name: tuple(lead + row for row in rows) for name, rows in words.items()}
@@ -156,6 +165,10 @@ def test_steering_is_the_same_in_both_hosts(pair: Pair, lib: SimpleNamespace) ->
     assert relative(wanted, plain) > 1e-2
     keys = {lib.BINDING: make_binding(lib.binding, ROWS, words), lib.TRACKS: tracks}
     assert relative(pair.sampled(lib.steer(pair.model, guidance), **keys), wanted) < 1e-3
+    whole = SimpleNamespace(transformer=pair.net, transformer_ref=torch.nn.Identity())
+    with steer(whole, lib.Perturbation()), pytest.raises(ValueError, match="runs transformer_ref, and transformer is"):
+        whole.transformer_ref(plain)
+    assert whole.transformer_ref(plain) is plain
     with pytest.raises(ValueError, match="modular pipelines alone for MiniMax H3, and moving the latent"):
         with steer(pair.pipe, lib.Intrinsic(), None, tracks):
             pass
@@ -218,18 +231,14 @@ def test_what_stands_between_words_and_clip(lib: SimpleNamespace, kind: str, bet
     ]
     neg = conditioning(FAMILY, 2, size, **BESIDE[kind])
 
-    class Keeps(Watcher):
-        def observe(self, call: Any, lse: Any) -> None:
-            calls.append(call)
-
     for prompts in (both[0], both[1], both[0] + both[1]):
         runs: list[Any] = []
-        calls: list[Any] = []
+        calls = Calls()
         plain = sample_tiny(model, prompts, neg, z, steps=1)
-        watched = lib.attach(recording(lib, model, runs), lambda info: lib.Session([Keeps()]))
+        watched = lib.attach(recording(lib, model, runs), lambda info: lib.Session([calls]))
         assert torch.equal(sample_tiny(watched, prompts, neg, z, steps=1), plain)
-        assert {call.text_k for call in calls} == {(0, 32)}
-        assert {call.video_q for call in calls} == {(32 + between + 2 * 7, 24)}
+        assert {call.text_k for call in calls.seen} == {(0, 32)}
+        assert {call.video_q for call in calls.seen} == {(32 + between + 2 * 7, 24)}
         maps.append([stream.v2t.float() for stream in runs[0].result().streams])
     for alone, together in zip((*maps[0], *maps[1]), maps[2], strict=True):
         assert (alone - together).abs().max() <= 2e-3 * alone.max()
@@ -360,28 +369,20 @@ def test_a_clip_from_references(lib: SimpleNamespace) -> None:
     negative = [[positive[0][0] * 0.5, {k: v for k, v in more.items() if not k.startswith("matrix")}]]
     z, binding = empty["samples"], more[BINDING]
 
-    class Queries(Watcher):
-        def observe(self, call: Any, lse: Any) -> None:
-            if call.site.layer == 0:
-                seen.append(call)
-
-    seen: list[Any] = []
-    from comfy.nested_tensor import NestedTensor
-
-    for seeds_of in ((1, 1), (2, 1), (1, 2)):
-        watched = lib.attach(model, lambda info: lib.Session([Queries()]))
-        start = NestedTensor([noise_like(*each.shape, seed=seed) for each, seed in zip(z.unbind(), seeds_of)])
-        sample(watched, positive, negative, start, torch.tensor([1.0, 0.0]), cfg=1.0, latent=empty)
-    first = seen[0]
-    for other, (start, count) in zip(seen[1:], (first.video_q, first.sound_q), strict=True):
+    calls = Calls()
+    watched = lib.attach(model, lambda info: lib.Session([calls]))
+    for parts in ((1, 1), (2, 1), (1, 2)):
+        noise_of = type(z)([noise_like(*each.shape, seed=seed) for each, seed in zip(z.unbind(), parts)])
+        sample(watched, positive, negative, noise_of, torch.tensor([1.0, 0.0]), cfg=1.0, latent=empty)
+    first, *others = (call for call in calls.seen if call.site.layer == 0)
+    for other, (start, count) in zip(others, (first.video_q, first.sound_q), strict=True):
         changed = (first.q - other.q).abs().amax((0, 1, 3)).nonzero().flatten()
         assert changed.tolist() == list(range(start, start + count))
     assert first.text_k == (0, rows.shape[1]) == (0, binding.length)
 
-    runs: list[Any] = []
     plain = sample_tiny(model, positive, negative, z, steps=2)
-    assert torch.equal(sample_tiny(recording(lib, model, runs), positive, negative, z, steps=2), plain)
-    assert runs[0].result().streams[0].grid.shape == (12, 2, 3)
+    assert torch.equal(sample_tiny(watched, positive, negative, z, steps=2), plain)
+    assert first.grid.shape == (12, 2, 3)
     for guidance in (lib.RegionBias(), lib.Partition(1), lib.Perturbation("both")):
         made = sample_tiny(lib.steer(model, guidance), positive, negative, z, steps=2)
         assert made.isfinite().all()
