@@ -20,6 +20,8 @@ from .run import BINDING, ENCODED, TRACKS
 
 __all__ = ["bound_clip", "unbound", "with_binding"]
 
+_TOKENS = [type("Tokens", (kind,), {}) for kind in (list, dict)]  # which know how they were read
+
 
 @dataclass(frozen=True)
 class _Words:
@@ -49,7 +51,9 @@ class _Bound:
                 "the prompt of 'MATRIX Bind Prompt' (one text for both), or the CLIP of the loader, which is not bound"
             )
         read = read_prompt(unbound(self), words.binding.prompt, told=told, **words.options)
-        return type("Tokens", (type(read.encode),), {"read": read})(read.encode)
+        tokens: Any = _TOKENS[isinstance(read.encode, dict)](read.encode)
+        tokens.read = read
+        return tokens
 
     def encode_from_tokens_scheduled(self, tokens: Any, *args: Any, **kwargs: Any) -> list:
         """CONDITIONING with the binding on board. Raises ValueError for tokens that this CLIP has not made."""
