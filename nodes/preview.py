@@ -167,7 +167,7 @@ class MatrixChartShares(io.ComfyNode):
             display_name="MATRIX Chart Words And Sound",
             category="MATRIX/capture",
             description="Charts what has no place in the clip: which words look at which words, and whose sound it is "
-            "over time (LTX-2). Record it with words_look or sound on MATRIX Sample and Capture Attention.",
+            "over time (LTX-2, MiniMax H3). Record it with words_look or sound on MATRIX Sample and Capture Attention.",
             search_aliases=["text to text", "T2T", "audio attention", "LTX-2 sound", "who makes the sound"],
             is_output_node=True,
             inputs=[

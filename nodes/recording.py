@@ -83,7 +83,7 @@ def storage_inputs() -> list[io.Input]:
             default=False,
             optional=True,
             advanced=True,
-            tooltip="Record what the sound of LTX-2 looks at, words and instances, moment by moment.",
+            tooltip="Record what the sound of LTX-2 or MiniMax H3 looks at, words and instances, moment by moment.",
         ),
         io.String.Input(
             "heads",

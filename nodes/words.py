@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import node_helpers
 from comfy_api.latest import io, ui
 
 from ..matrix_lib.backbones import families, text_lengths
 from ..matrix_lib.draw.tokens import table_image, tokens_markdown
-from ..matrix_lib.hosts.comfy.bound_rows import remember
+from ..matrix_lib.hosts.comfy.bound_clip import bound_clip, unbound, with_binding
 from ..matrix_lib.hosts.comfy.prompts import bind_prompt, encode, reuse
 from .sockets import BindingSocket, TracksSocket, start_frame
 
@@ -129,6 +128,11 @@ class MatrixBindPrompt(io.ComfyNode):
                 io.Image.Output(
                     "picture", tooltip="Every token with its position, phrases in their instances' colours."
                 ),
+                io.Clip.Output(
+                    "bound_clip",
+                    tooltip="The text encoder for a node that encodes this prompt itself (MiniMax H3 Image to Video, "
+                    "Reference to Video): its conditioning carries binding and tracks.",
+                ),
             ],
         )
 
@@ -148,21 +152,21 @@ class MatrixBindPrompt(io.ComfyNode):
         image=None,
     ) -> io.NodeOutput:
         options = {"overlong": _LENGTHS[length], "vision": clip_vision_output, "image_step": image_interleave}
-        options["pictures"] = image
+        options["pictures"], clip = image, unbound(clip)
         if binding is None:
             read, binding = bind_prompt(clip, prompt, phrases, _FORMS[form], **options)
         else:
-            read, binding = reuse(clip, binding, _FORMS[form], **options)
+            prompt, (read, binding) = binding.prompt, reuse(clip, binding, _FORMS[form], **options)
         if tracks is not None:
             tracks = tracks.starting(start_frame)
             tracks = tracks.spelled(phrase.name for phrase in binding.instances)
             binding.check_tracks(tracks.names)
-        values = {"matrix_binding": binding} | ({} if tracks is None else {"matrix_tracks": tracks})
-        encoded = [[rows, {**more, "matrix_encoded": remember(rows, binding)}] for rows, more in encode(clip, read)]
-        conditioning = node_helpers.conditioning_set_values(encoded, values)
+        conditioning = with_binding(encode(clip, read), binding, tracks)
+        same = {"overlong": _LENGTHS[length], "tag_ids": _FORMS[form] == "tag_ids"}
+        bound = bound_clip(clip, prompt, binding, tracks, **same)
         picture, table = table_image(binding, tracks), tokens_markdown(binding)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | {"text": (table,)}
-        return io.NodeOutput(conditioning, binding, table, picture, ui=shown)
+        return io.NodeOutput(conditioning, binding, table, picture, bound, ui=shown)
 
 
 NODES: list[type[io.ComfyNode]] = [MatrixBindPrompt]

@@ -68,7 +68,7 @@ def check_lora(family: str, pipe: Any, model: Any, pair: Any, grid: Any, folder:
         assert read.family == family
         patched = apply_lora(model, read.with_scale(2.0) if not read.stored_scale else read)[0]
         assert relative(pair.sampled(patched, *given), wanted) < 1e-3, form
-    if spec.widens:
+    if not spec.narrow:
         return
     place = net.get_submodule(spec.input_projection)
     wide = {"weight": torch.cat([place.weight.detach(), torch.zeros(len(place.weight), 4)], 1)}

@@ -52,14 +52,18 @@ class Watcher:
 
 
 class Explicit(Watcher):
-    """An observer that computes every map by an explicit float64 softmax over the whole matrix, per call."""
+    """An observer that computes every map by an explicit float64 softmax over the whole matrix, per call.
 
-    def __init__(self, words: dict[str, tuple[int, ...]], query: dict[str, Tensor], looks: bool = False) -> None:
-        self.words, self.query, self.looks = words, query, looks  # looks: where words look as well
+    looks: where words look as well. inside: tokens of each instance; what sound looks at as well."""
+
+    def __init__(
+        self, words: dict[str, tuple[int, ...]], query: dict[str, Tensor], looks: bool = False, inside: Any = None
+    ) -> None:
+        self.words, self.query, self.looks, self.inside = words, query, looks, inside
         self.seen: dict[tuple[str, int], list[tuple[Any, Tensor]]] = {}
 
     def wants(self, site: Any) -> bool:
-        return site.has_v2t or site.has_v2v
+        return site.has_v2t or site.has_v2v or (self.inside is not None and site.has_sound)
 
     def observe(self, call: Any, lse: Tensor | None) -> None:
         call = call.widened()
@@ -70,6 +74,10 @@ class Explicit(Watcher):
                 mask = mask[None] if mask.ndim == 2 else mask[:, None]
             logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.double()
         p = logits.softmax(-1)
+        if self.inside is not None and call.sound_q is not None:
+            self._sound(call, p)
+        if call.site.has_sound:
+            return
         f, n = call.video_q
         for kind, has in (("v2t", call.site.has_v2t), ("v2v", call.site.has_v2v)):
             if not has:
@@ -87,6 +95,20 @@ class Explicit(Watcher):
             self.seen.setdefault((kind, call.site.layer), []).append((call, out))
         if self.looks and call.site.has_t2v:
             self._words_look(call, p.mean(1))
+
+    def _sound(self, call: Any, p: Tensor) -> None:
+        """(B, E, moments, 1, 1): the mean over heads and sides."""
+        p, sides, found = p[:, :, slice(call.sound_q[0], sum(call.sound_q))], call.site.sound_sides, {}
+        if call.site.has_a2t:
+            t = call.text_k[0]
+            found["a2t"] = [p[..., [t + r for r in rows]].mean(-1) for rows in self.words.values()]
+        if call.site.has_a2v:
+            clip = p[..., slice(call.video_k[0], sum(call.video_k))]
+            clip = clip / clip.sum(-1, keepdim=True) if sides else clip  # of its attention to the clip alone
+            found["a2v"] = [clip[..., rows].sum(-1) for rows in self.inside.values()]
+        for kind, maps in found.items():
+            out = torch.stack(maps, 1).mean(2).unflatten(-1, (sides or 1, -1)).mean(-2)
+            self.seen.setdefault((kind, call.site.layer), []).append((call, out[..., None, None]))
 
     def _words_look(self, call: Any, p: Tensor) -> None:
         """p: (B, Nq, Nk), mean over heads; text stands at one place among queries and keys."""

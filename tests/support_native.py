@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "kandinsky5",
             "cosmos2", "minimax_h3", "mochi")  # fmt: skip
+REFERENCES = "minimax_h3 references"  # the same network, with a picture, a video and sounds before the clip
 LATENT = (3, 8, 12)  # T, H, W: 72 tokens; CogVideoX 1.5 takes 4 frames
 LTX_LATENT = (3, 4, 6)  # 72 tokens, too
 SOUND = 7  # audio tokens
@@ -87,7 +88,7 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
         return _random(net, seed, 0.05)
     if family == "cosmos2":
         return _random(_cosmos2(ops), seed, 0.05)
-    if family == "minimax_h3":
+    if family.startswith("minimax"):
         from comfy.ldm.minimax.model import MiniMaxH3Model
 
         state = _random(MiniMaxH3Model(num_layers=layers, **MINIMAX, **ops), seed, 0.1)
@@ -176,7 +177,7 @@ def text_rows(family: str) -> int:
 
 def strides(family: str) -> tuple[int, int]:
     """Pixel frames a latent frame, pixels a latent element."""
-    special = {"hunyuan15": (4, 16), "minimax_h3": (4, 16), "mochi": (6, 8)}
+    special = {"hunyuan15": (4, 16), "minimax_h3": (4, 16), REFERENCES: (4, 16), "mochi": (6, 8)}
     return (8, 32) if family.startswith("ltx") else special.get(family, (4, 8))
 
 
@@ -187,7 +188,8 @@ def patch(family: str) -> tuple[int, int, int]:
 
 def channels(family: str) -> int:
     """Of a latent."""
-    return 128 if family.startswith("ltx") else {"hunyuan15": 32, "minimax_h3": 24, "mochi": 12}.get(family, 16)
+    few = {"hunyuan15": 32, "minimax_h3": 24, REFERENCES: 24, "mochi": 12}
+    return 128 if family.startswith("ltx") else few.get(family, 16)
 
 
 def pixels(family: str, size: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
@@ -242,10 +244,26 @@ def flat(samples: Any) -> Tensor:
     return torch.cat([part.flatten(1) for part in samples.unbind()], 1)
 
 
+def references(seed: int = 3) -> list[dict[str, Any]]:
+    """What MiniMax H3 is given by its reference node: a picture, a video with its sound, and a sound."""
+    g = torch.Generator().manual_seed(seed)
+
+    def made(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, generator=g)
+
+    return [
+        {"kind": "image", "latent_h": 4, "latent_w": 4, "latent": made(24, 1, 4, 4)},
+        {"kind": "video_audio", "latent_t": 2, "latent_h": 2, "latent_w": 4, "ref_audio_t": 3,
+         "latent": made(24, 2, 2, 4), "audio_latent": made(32, 2, 3)},
+        {"kind": "audio", "ref_audio_t": 2, "audio_latent": made(32, 2, 2)},
+    ]  # fmt: skip
+
+
 def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = None, rows: int = 0, **more: Any) -> list:
     """A random CONDITIONING of a family, with whatever else its forward needs."""
     g = torch.Generator().manual_seed(seed)
     widths = {"ltx": 48, "ltx2": 96, "ltx20": 64, "kandinsky5": 3584, "cosmos2": 1024, "minimax_h3": 48}
+    widths[REFERENCES] = 48
     width = 4096 if family.startswith("wan") else widths.get(family, 64)
     shape = (1, channels(family), *clip_size(family, size))
     extra: dict[str, Any] = dict(more)
@@ -272,6 +290,8 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
     if family == "minimax_h3":  # a first frame
         first = torch.randn(*shape[:2], 1, *shape[3:], generator=torch.Generator().manual_seed(3))
         extra.setdefault("minimax_keyframes", [{"resolved_frame_index": 0, "latent": first}])
+    if family == REFERENCES:
+        extra["minimax_refs"] = references()
     if family == "hunyuan":
         extra.update(pooled_output=torch.randn(1, 768, generator=g), guidance=6.0)
     return [[torch.randn(1, rows or text_rows(family), width, generator=g), extra]]

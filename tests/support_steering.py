@@ -123,12 +123,14 @@ def inputs(
     return positive, conditioning(family, 2, size), latent(family, 1, size)
 
 
-def recording(lib: SimpleNamespace, model: Any, runs: list) -> Any:
+def recording(lib: SimpleNamespace, model: Any, runs: list, **config: Any) -> Any:
     """A clone whose runs are recorded: a recorder for each is added to `runs`."""
 
     def start(info: Any) -> Any:
         streams = info.samples * info.prompts
-        runs.append(lib.Recorder(lib.RecorderConfig(), info.spec.name, info.sites, info.grid, info.sigmas, streams))
+        runs.append(
+            lib.Recorder(lib.RecorderConfig(**config), info.spec.name, info.sites, info.grid, info.sigmas, streams)
+        )
         return lib.Session([runs[-1]])
 
     return lib.attach(model, start)

@@ -43,10 +43,12 @@ class TokenSize(NamedTuple):
 
 @dataclass(frozen=True)
 class Stack:
-    """A run of equal blocks in a module tree: `path` holds `{}` for the index; `kind` is what attends there."""
+    """A run of equal blocks in a module tree: `path` holds `{}` for the index; `kind` is what attends there;
+    `sound_sides` as in `AttentionSite`."""
 
     path: str
     kind: SiteKind
+    sound_sides: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,10 @@ class BackboneSpec:
 
     Args:
         kin: what people call it and its relatives together; "": title. versions: those that are known, by number.
-        native, diffusers: its attention in each host. modular: diffusers has modular pipelines alone for it: their
-            attention is reached, and what needs a pipeline is refused. pipelines: pattern that names of its diffusers
-            pipelines match; image_pipelines: one that is found in those of them that take a first frame.
+        native, diffusers: its attention in each host. modular: diffusers has modular pipelines alone for it, whose
+            attention is reached; why what needs another pipeline is refused, as a clause. pipelines: pattern that names
+            of its diffusers pipelines match; image_pipelines: one that is found in those of them that take a first
+            frame.
         patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model. cycle: as in
             `Grid`.
         variants: published models of another size, by name. channel_strides: pixels a latent element of models whose
@@ -126,8 +129,9 @@ class BackboneSpec:
             (B, T*H*W, C), with their numbers beside them.
         latent_channels: of a latent. room_for_image: input channels beside them that its text-to-video models have,
             too, and leave empty. sound_rate: audio tokens a second, of models that make sound beside the clip.
-        input_projection: diffusers module that turns latents into tokens. widens: further channels have a place behind
-            its own. qkvo: an attention's projections in diffusers, q, k, v and the one behind it.
+        input_projection: diffusers module that turns latents into tokens. narrow: why further channels have no place
+            behind its own, as a clause; "": they have. qkvo: an attention's projections in diffusers, q, k, v and the
+            one behind it.
         native_channels: input channels that native ComfyUI reads rightly: T2V, I2V, and what else is published in
             diffusers' format. head_size: by which it counts heads; 0: it is told.
         heads_interleaved: LoRAs in DiffSynth's format have the rows of q, k and v head by head, as its first weights.
@@ -151,7 +155,7 @@ class BackboneSpec:
     kin: str = ""
     versions: str = ""
     image_pipelines: str = "ImageToVideo|I2V"
-    modular: bool = False
+    modular: str = ""
     adds_noise: bool = False
     first_frame: Mapping[str, FirstFrame] = field(default_factory=dict)
     id_map: FirstFrame = "padded"
@@ -176,7 +180,7 @@ class BackboneSpec:
     room_for_image: int = 0
     sound_rate: float = 0.0
     input_projection: str = ""
-    widens: bool = True
+    narrow: str = ""
     qkvo: tuple[str, str, str, str] = ("to_q", "to_k", "to_v", "to_out.0")
     native_channels: tuple[int, ...] = ()
     head_size: int = 0
@@ -213,10 +217,10 @@ class BackboneSpec:
 
     def check_widens(self) -> None:
         """Raises ValueError for a family whose input takes no mask condition."""
-        if not self.widens:
+        if self.narrow:
             raise ValueError(
-                f"the input of {self.title} cannot be widened: further channels have no place behind the latents' in "
-                "the patches that it reads. Use a LoRA, or train one, without a mask condition (data.condition=none)"
+                f"the input of {self.title} cannot be widened: {self.narrow}. Use a LoRA, or train one, without a mask "
+                "condition (data.condition=none)"
             )
 
     def check_modular(self, what: str) -> None:
@@ -224,7 +228,7 @@ class BackboneSpec:
         if self.modular:
             raise ValueError(
                 f"diffusers has modular pipelines alone for {self.title}, and {what} needs one of the usual kind: "
-                f"there attention is watched and edited, and no more. Use {self.title} in ComfyUI"
+                f"{self.modular}. Attention is watched and edited there, and no more. Use {self.title} in ComfyUI"
             )
 
     def check_settings(self, config: Mapping[str, Any]) -> None:

@@ -30,11 +30,13 @@ SiteKind = Literal["joint", "self", "cross", "image", "spatial", "temporal", "so
 @dataclass(frozen=True)
 class AttentionSite:
     """One attention of a model. `layer` counts blocks over the whole network (HunyuanVideo's single blocks go on
-    after the double ones); `name` is the module path that the host's own model gives it."""
+    after the double ones); `name` is the module path that the host's own model gives it. `sound_sides`: how many sides
+    of sound, one behind the other, stand in a joint sequence in front of the clip (stereo: 2)."""
 
     layer: int
     kind: SiteKind
     name: str
+    sound_sides: int = 0
 
     @property
     def has_v2t(self) -> bool:
@@ -55,6 +57,16 @@ class AttentionSite:
     def has_sound(self) -> bool:
         """Whether the queries are sound. Nobody steers it."""
         return self.kind in ("sound_text", "sound_video")
+
+    @property
+    def has_a2t(self) -> bool:
+        """Whether sound meets text keys here."""
+        return self.kind == "sound_text" or self.sound_sides > 0
+
+    @property
+    def has_a2v(self) -> bool:
+        """Whether sound meets video keys here."""
+        return self.kind == "sound_video" or self.sound_sides > 0
 
 
 @dataclass(frozen=True)
@@ -80,10 +92,10 @@ class AttentionCall:
     multiplies q.k^T. `mask` is additive (float) or keep (bool), broadcastable to (B, H, Nq, Nk), or None.
     `video_q`, `video_k`, `text_k`: (start, length) of the video rows, video keys and text keys; None where the call has
     none. Text keys count the rows of the conditioning, padding included, in conditioning order. `sound_q`: the audio
-    rows of the sound that is made. `text_starts`: (B,) where each row's own text keys begin, where rows of the batch
-    differ in that; else (). Read them with `at`. `text_cropped`: rows of the conditioning behind the last word, which
-    are padding, may be missing among the text keys. `place`: which row of the batch this is, where each has a call of
-    its own.
+    rows of the sound that is made, of all its sides. `text_starts`: (B,) where each row's own text keys begin, where
+    rows of the batch differ in that; else (). Read them with `at`. `text_cropped`: rows of the conditioning behind the
+    last word, which are padding, may be missing among the text keys. `place`: which row of the batch this is, where
+    each has a call of its own.
     `frame_index`: for each token frame of `grid` the token frame of the whole clip (context windows), or None.
     `labels`: where attention ran under a bias, (Nq, R) and (Nk, R): columns that q and k would have besides, in every
     head and row, so that scale * q.k is the biased logit; None where it ran as it is.

@@ -59,7 +59,7 @@ def find_sites(
                 name = stack.path.format(count)
                 if name not in tree:
                     raise ValueError(f"{type(root).__name__} has no {name}: its attention cannot be found")
-                found.append((tree[name], AttentionSite(first + count, stack.kind, name)))
+                found.append((tree[name], AttentionSite(first + count, stack.kind, name, stack.sound_sides)))
             count += 1
         first += count
     if not found:

@@ -8,7 +8,7 @@ are means over heads.
     Both only where words and clip share one attention (joint).
 "a2t": (E, A), for each moment the probability of an entity's words, mean over its words. "a2v": (E, A), for each moment
     the share of its attention to the clip that lies on an instance's mask, in all frames; chance is the mask's share of
-    the clip's tokens. Both only for models that make sound with the clip.
+    the clip's tokens. Both only for models that make sound with the clip, and means over its sides.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from ..core.attention.pooled_maps import Pool, pooled_columns, pooled_rows
 from ..core.sites import AttentionCall, AttentionSite
 from ..core.tracks.tracks import GridTracks
+from .capture import MapKind
 from .maps import Over
 from .streams import MapStream, TokenSets
 
@@ -40,14 +41,14 @@ class KindOfMap:
 
 
 _NO_TEXT = "words look nowhere in this model: they are keys of cross-attention alone. Record where places look (v2t)"
-_NO_SOUND = "this model makes no sound beside its clip, so there is nothing to listen to: use LTX-2"
+_NO_SOUND = "this model makes no sound beside its clip, so there is nothing to listen to: use LTX-2 or MiniMax H3"
 KINDS: Mapping[str, KindOfMap] = {
     "v2t": KindOfMap("words (video to text)", lambda site: site.has_v2t),
     "v2v": KindOfMap("instances over time (video to video)", lambda site: site.has_v2v),
     "t2v": KindOfMap("where words look (text to video)", lambda site: site.has_t2v, _NO_TEXT),
     "t2t": KindOfMap("words among each other (text to text)", lambda site: site.has_t2v, _NO_TEXT),
-    "a2t": KindOfMap("words of the sound (audio to text)", lambda site: site.kind == "sound_text", _NO_SOUND),
-    "a2v": KindOfMap("whose sound it is (audio to video)", lambda site: site.kind == "sound_video", _NO_SOUND),
+    "a2t": KindOfMap("words of the sound (audio to text)", lambda site: site.has_a2t, _NO_SOUND),
+    "a2v": KindOfMap("whose sound it is (audio to video)", lambda site: site.has_a2v, _NO_SOUND),
 }
 
 
@@ -98,14 +99,17 @@ class OtherKinds:
         site, found = call.site, dict[str, Tensor]()
         if site.has_v2t and self.words.names and self.wanted & {"t2v", "t2t"}:
             found |= self._of_words(call, lse, mask)
-        elif site.kind == "sound_text" and self.words.names:
+        heard = call.sound_q is not None
+        if heard and site.has_a2t and self.words.names and "a2t" in self.wanted:
             text, copies = text_rows(self.stream, call)
-            found["a2t"] = self._of_sound(call, lse, mask, self.words.pool(text, call.q.device, copies))
-        elif site.kind == "sound_video" and self.instances.names:
-            pool = self.instances.pool(call.video_k[0] if call.video_k else 0, call.q.device)
+            found["a2t"] = self._of_sound("a2t", call, lse, mask, self.words.pool(text, call.q.device, copies))
+        if heard and site.has_a2v and self.instances.names and "a2v" in self.wanted:
+            first = call.video_k[0] if call.video_k and not site.sound_sides else 0
+            pool = self.instances.pool(first, call.q.device)
             counts = [float(len(rows)) for rows in self.instances.sets.values()]
             sizes = self._there("sizes", call.q.device, lambda: torch.tensor(counts))
-            found["a2v"] = self._of_sound(call, lse, mask, pool) * sizes[:, None, None, None]
+            look = None if site.sound_sides else lse  # of its attention to the clip alone
+            found["a2v"] = self._of_sound("a2v", call, look, mask, pool) * sizes[:, None, None, None]
         return {kind: maps for kind, maps in found.items() if kind in self.wanted}
 
     def _of_words(self, call: AttentionCall, lse: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
@@ -136,19 +140,26 @@ class OtherKinds:
             self._made[key, device] = make().to(device)
         return self._made[key, device]
 
-    def _of_sound(self, call: AttentionCall, lse: Tensor | None, mask: Tensor | None, pool: Pool) -> Tensor:
-        """(E, A, 1, 1): the mean probability of a pool's keys."""
+    def _of_sound(
+        self, kind: MapKind, call: AttentionCall, lse: Tensor | None, mask: Tensor | None, pool: Pool
+    ) -> Tensor:
+        """(E, A, 1, 1): the mean probability of a pool's keys, among all of them or, of "a2v" in a joint sequence,
+        among the clip's."""
         assert call.sound_q is not None
-        rows = slice(call.sound_q[0], sum(call.sound_q))
-        kind = "a2t" if call.site.kind == "sound_text" else "a2v"
+        rows, keys, sides = slice(call.sound_q[0], sum(call.sound_q)), slice(None), max(call.site.sound_sides, 1)
+        if kind == "a2v" and call.site.sound_sides:
+            assert call.video_k is not None
+            keys = slice(call.video_k[0], sum(call.video_k))
         if kind not in self.stream.names:  # how many moments there are is known from now on
-            over = Over((call.sound_q[1], 1, 1), (), self.area if kind == "a2v" else ())
+            over = Over((call.sound_q[1] // sides, 1, 1), (), self.area if kind == "a2v" else ())
             self.stream.hold(kind, self.words.names if kind == "a2t" else self.instances.names, over)
+        if mask is not None:
+            mask = mask[..., keys] if mask.shape[-2] == 1 else mask[..., rows, keys]
         maps = pooled_columns(
-            call.q[:, :, rows], call.k, pool, call.scale, lse=None if lse is None else lse[:, :, rows],
-            mask=mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :],
+            call.q[:, :, rows], call.k[:, :, keys], pool, call.scale, lse=None if lse is None else lse[:, :, rows],
+            mask=mask, labels=None if call.labels is None else (call.labels[0][rows], call.labels[1][keys]),
         )[0]  # fmt: skip
-        return maps.float()[..., None, None]
+        return maps.float().unflatten(-1, (sides, -1)).mean(-2)[..., None, None]
 
 
 def _instances(tracks: GridTracks | None) -> TokenSets:

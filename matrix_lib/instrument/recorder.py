@@ -193,9 +193,9 @@ class Recorder(BaseObserver):
         kinds = [kind for kind in other.wanted if KINDS[kind].at(call.site) and call.site.layer in self.layers[kind]]
         if not kinds:
             return
-        if call.frame_index is not None and call.site.has_sound:
+        if call.frame_index is not None and (of_sound := [kind for kind in kinds if kind in ("a2t", "a2v")]):
             self.note("context windows show sound a part of the clip at a time: whose sound it is is not recorded")
-            return
+            kinds = [kind for kind in kinds if kind not in of_sound]
         if call.site.has_t2v and call.q.shape[2] != call.k.shape[2]:
             self.note(f"{call.site.name} has no words among its queries: where they look there is not recorded")
             return

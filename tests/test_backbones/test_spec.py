@@ -118,7 +118,7 @@ def test_training_knows_it(name: str) -> None:
     plain = ModelShape.of(f"{spec.title}Pipeline", config, {})
     assert (plain.spec, plain.image, plain.image_channels, plain.text_rows) == (spec, "", 0, spec.text_tokens)
     channels = spec.latent_channels
-    if spec.widens:
+    if not spec.narrow:
         assert plain.extra_channels("id_map") == (20 if spec.id_map == "masked" else channels)
     else:
         with pytest.raises(ValueError, match="cannot be widened"):

@@ -43,7 +43,7 @@ def make_tracks(pack: Any, *names: str) -> Any:
 
 @pytest.mark.parametrize(("family", "length"), [("t5", 226), ("umt5", 512), ("llama", None)])
 def test_conditioning_is_the_hosts_with_the_binding_on_board(run: Any, clips: Any, family: str, length: int) -> None:
-    conditioning, binding, table, picture = run(family).result
+    conditioning, binding, table, picture, _ = run(family).result
     with torch.inference_mode():
         theirs = clips(family).encode_from_tokens_scheduled(clips(family).tokenize(PROMPT))
     assert torch.equal(conditioning[0][0], theirs[0][0])
@@ -134,6 +134,52 @@ def test_a_clip_of_another_family(run: Any, clips: Any, comfy: Any) -> None:
 
 def test_every_token_kept_on_request(run: Any) -> None:
     prompt = "very " * 300 + "small van"
-    conditioning, binding, table, _ = run(prompt=prompt, phrases="van: van", length="keep every token").result
+    conditioning, binding, table, *_ = run(prompt=prompt, phrases="van: van", length="keep every token").result
     assert conditioning[0][0].shape[1] == binding.length > 300
     assert "all are kept" in table
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5", "llama", "qwen3vl"])
+def test_a_node_that_encodes_the_prompt_itself(run: Any, pack: Any, clips: Any, family: str) -> None:
+    """Its conditioning is what this node makes, binding and tracks and all; copies of the CLIP do the same, and other
+    texts and tokens are refused."""
+    import nodes
+
+    tracks = make_tracks(pack, "cyclist", "van")
+    conditioning, binding, *_, bound = run(family, tracks=tracks).result
+    with torch.inference_mode():
+        for clip in (bound, bound.clone(), bound.clone().clone()):
+            ((rows, more),) = nodes.CLIPTextEncode().encode(clip, PROMPT)[0]
+            assert torch.equal(rows, conditioning[0][0])
+            assert more["matrix_binding"] == binding
+            assert more["matrix_tracks"] is tracks
+            assert set(more) == set(conditioning[0][1])
+        with pytest.raises(ValueError, match=r"bound to the prompt 'A man .*the node encodes ''"):
+            nodes.CLIPTextEncode().encode(bound, "")
+        with pytest.raises(ValueError, match="tokens that are not those"):
+            bound.encode_from_tokens_scheduled(clips(family).tokenize(PROMPT))
+        with pytest.raises(ValueError, match=r"tells .* a_thing, and it is not known here where the words are then"):
+            bound.tokenize(PROMPT, a_thing=1)
+        same = run(family, clip=bound, binding=binding, prompt="ignored").result
+        assert same[1] is binding
+        with pytest.raises(ValueError, match="the node encodes 'ignored'"):
+            same[-1].tokenize("ignored")
+
+
+def test_a_node_that_shows_hunyuan_a_picture(run: Any) -> None:
+    """Words stand behind its rows, as with the picture in this node; a prompt with tags is encoded as written out."""
+    from comfy_extras.nodes_hunyuan import TextEncodeHunyuanVideo_ImageToVideo
+
+    class Vision:
+        mm_projected = torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(0))
+        last_hidden_state = penultimate_hidden_states = mm_projected
+
+    prompt = PROMPT.replace("(bicycle:1.2)", "bicycle")  # the host fails on weights beside a picture
+    given = {"prompt": prompt, "form": "<idK> tags"}
+    conditioning, binding, *_ = run("llama", clip_vision_output=Vision(), image_interleave=3, **given).result
+    bound = run("llama", **given).result[-1]
+    with torch.inference_mode():
+        made = TextEncodeHunyuanVideo_ImageToVideo.execute(bound, Vision(), prompt, 3).args[0]
+    torch.testing.assert_close(made[0][0], conditioning[0][0])
+    assert made[0][1]["matrix_binding"].phrases == binding.phrases
+    assert made[0][1]["matrix_binding"].length == binding.length

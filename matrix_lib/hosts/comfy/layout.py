@@ -23,7 +23,7 @@ class Layout:
     grid: of the clip's own tokens. text: rows of the prompt. around: what else stands in a call, reference and guide
     frames that are part of the latent included. split: self-attention may come in several calls, of which the first has
     the clip's queries. text_first, text_cropped: see `Blocks`. sound_before: audio tokens of references in front of the
-    sound. frames: as `AttentionCall.frame_index`.
+    sound. sound: of it in front of the clip, in a joint sequence. frames: as `AttentionCall.frame_index`.
     chunks: for each part of the batch its conditioning's id, and whether it is the guider's own prediction of it;
     samples: latents in each part.
     """
@@ -40,6 +40,7 @@ class Layout:
     text_first: bool = True
     text_cropped: bool = False
     sound_before: int = 0
+    sound: int = 0
     extra: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -73,6 +74,7 @@ class Layout:
             site, q, k, v, float(scale), self.grid, (), mask,
             clip, None if site.kind == "cross" else clip, keys, self.step, self.sigma, self.frames, self.extra,
             text_cropped=self.text_cropped,
+            sound_q=(clip[0] - self.sound, self.sound) if site.sound_sides and self.sound else None,
         )  # fmt: skip
 
     def _sound_call(
@@ -158,6 +160,7 @@ def layout_of(
         text_first=spec.native.text_first,
         text_cropped=spec.native.text_cropped,
         sound_before=found.sound_in_front(extra),
+        sound=found.sound(extra),
         extra={PERTURBED: options[PERTURBED_KEY]} if PERTURBED_KEY in options else {},
     )
 

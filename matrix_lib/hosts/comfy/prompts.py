@@ -3,13 +3,13 @@
 The list that `clip.tokenize` makes is what the host encodes, so it is the truth: our tokens are compared with it, id by
 id, and a difference is an error, never a guess. Families: T5 (CogVideoX, LTX-Video, Cosmos Predict 2, Mochi 1),
 UMT5 (Wan), LLaMA (HunyuanVideo), Qwen2.5-VL (HunyuanVideo 1.5; Kandinsky 5, with CLIP-L beside it), Gemma 3 (LTX-2),
-Qwen3-VL (MiniMax H3, whose given frames stand in front of the words).
+Qwen3-VL (MiniMax H3, whose given frames or references stand in front of the words).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -42,6 +42,11 @@ _READ_WHOLE = ("<|im_start|>", "<|start_header_id|>")  # prompts that begin so a
 _IM_START, _USER, _BREAK = 151644, 872, 198  # Qwen's ids of <|im_start|>, `user` and a line break
 _QWEN = ("qwen25", "qwen25_clip")
 _TAG = re.compile(r"<id([1-5])>")
+# What nodes that encode a prompt themselves say to `clip.tokenize` beside it, and what is known of.
+_TOLD = {
+    "qwen3vl": ("images", "minimax_ref_items"),
+    "llama": ("llama_template", "image_embeds", "image_interleave"),
+}
 # UMT5's tokenizer has 300 sentinels behind its pieces; transformers appends added tokens behind those.
 _UMT5_SENTINELS = 300
 Entry = tuple[Any, float]  # what the host encodes: (token id or image embedding, weight)
@@ -292,6 +297,17 @@ def _shown(encoder: TextEncoder, pictures: Any) -> dict[str, Any]:
     return {"images": list(pictures[..., :3].split(1))}
 
 
+def _check_told(encoder: TextEncoder, told: Iterable[str]) -> None:
+    """Raises ValueError for what a node tells `clip.tokenize` and nobody has written down here what it does."""
+    if unknown := sorted(set(told) - set(_TOLD.get(encoder.family, ()))):
+        spec = reader(encoder.family)
+        assert spec is not None
+        raise ValueError(
+            f"the node that encodes this prompt tells {_encoders(spec)} {', '.join(unknown)}, and it is not known here "
+            "where the words are then: connect the CONDITIONING of 'MATRIX Bind Prompt' instead"
+        )
+
+
 def _plain(entry: Entry) -> Entry:
     token, weight = entry
     if isinstance(token, dict):  # an image stands where the template has <image>
@@ -317,16 +333,18 @@ def _pads_in_front(encoder: TextEncoder, entries: list[Entry], tokens: int) -> i
     return max(len(entries) - tokens - (encoder.tokenizer.start_token is not None), 0)
 
 
-def _pictures(encoder: TextEncoder, entries: list[Entry]) -> tuple[int, int]:
-    """(entries, rows) in front of a prompt that begins with pictures, their names included."""
-    places = [index for index, (token, _) in enumerate(entries) if isinstance(token, dict)]
-    if encoder.family != "qwen3vl" or not places:
-        return 0, 0
-    from comfy.text_encoders.qwen_vl import process_qwen2vl_images
+def _shown_rows(entry: Entry) -> int:
+    """How many rows Qwen3-VL makes of an entry: of a picture, or of two frames of a video, as the host sizes them."""
+    token, _ = entry
+    if not isinstance(token, dict):
+        return 1
+    from comfy.text_encoders import minimax, qwen_vl
 
-    front = places[-1] + 2  # a picture stands between two marks
-    shown = (process_qwen2vl_images(entries[place][0]["data"], patch_size=16)[1] for place in places)
-    return front, front - len(places) + sum(int(grid.prod()) // 4 for grid in shown)
+    if token.get("minimax_video_block"):
+        _, grid = minimax.process_video_block(token["data"])
+    else:
+        _, grid = qwen_vl.process_qwen2vl_images(token["data"], patch_size=16)
+    return int(grid.prod()) // 4
 
 
 def _kept(encoder: TextEncoder, entries: list[Entry], tokens: int, image_step: int) -> tuple[int, int, int]:
@@ -336,8 +354,8 @@ def _kept(encoder: TextEncoder, entries: list[Entry], tokens: int, image_step: i
     if encoder.family in _QWEN:
         return _behind_user(entries), len(entries), 0
     if encoder.family == "qwen3vl":
-        front, rows = _pictures(encoder, entries)
-        return front, len(entries), rows
+        front = _begins(encoder, entries, tokens)
+        return front, len(entries), sum(map(_shown_rows, entries[:front]))
     if pads := _pads_in_front(encoder, entries, tokens):  # the text encoder drops their rows
         return pads, len(entries), 0
     ends = encoder.tokenizer.end_token is not None
@@ -345,9 +363,11 @@ def _kept(encoder: TextEncoder, entries: list[Entry], tokens: int, image_step: i
 
 
 def _begins(encoder: TextEncoder, entries: list[Entry], tokens: int) -> int:
-    """The entry that is the first of the prompt or of the template around it."""
-    in_front = _pads_in_front(encoder, entries, tokens) + _pictures(encoder, entries)[0]
-    return in_front + (encoder.tokenizer.start_token is not None)
+    """The entry that is the first of the prompt or of the template around it. Behind what Qwen3-VL is shown (names of
+    pictures, videos and sounds, and what is seen of them) the prompt is the end."""
+    if encoder.family == "qwen3vl":
+        return max(len(entries) - tokens, 0)
+    return _pads_in_front(encoder, entries, tokens) + (encoder.tokenizer.start_token is not None)
 
 
 def _finish(
@@ -384,6 +404,7 @@ def read_prompt(
     vision: Any = None,
     image_step: int = 2,
     pictures: Any = None,
+    told: Mapping[str, Any] | None = None,
 ) -> PromptTokens:
     """Tokens of a prompt as this CLIP will encode it.
 
@@ -396,6 +417,8 @@ def read_prompt(
         vision: HunyuanVideo I2V: the CLIP vision output of its LLaVA encoder; every `image_step`-th of the image's
             embeddings becomes a row before the text.
         pictures: MiniMax H3: (n, H, W, 3) in [0, 1], the given frames, which its text encoder looks at before it reads.
+        told: instead of vision and pictures, what another node says to `clip.tokenize` beside the prompt: MiniMax H3's
+            given frames or references, HunyuanVideo I2V's template and image.
 
     Raises ValueError on a CLIP of no known family and wherever our reading differs from the host's.
     """
@@ -404,6 +427,10 @@ def read_prompt(
     frame, extra = _chat(encoder, vision, image_step)
     if pictures is not None:
         extra = _shown(encoder, pictures)
+    if told is not None:
+        _check_told(encoder, told)
+        frame, extra = told.get("llama_template") or frame, dict(told)
+        image_step = int(told.get("image_interleave", image_step))
     base = _tag_base(clip, encoder) if tag_ids else None
     segments = parse_prompt(frame.format(prompt or encoder.nothing), weights=encoder.weights)
     draft = _own_pieces(_read_segments(encoder, segments.segments, base), frame.index("{}"), len(prompt))
@@ -417,9 +444,10 @@ def read_prompt(
     return PromptTokens(prompt, tokens, length, encoder.family, encoded, notes)
 
 
-def encode(clip: Any, prompt: PromptTokens) -> list:
-    """CONDITIONING of a prompt; ValueError where its rows are not those that `read_prompt` counted."""
-    conditioning = clip.encode_from_tokens_scheduled(prompt.encode)
+def encode(clip: Any, prompt: PromptTokens, *options: Any, **more: Any) -> list:
+    """CONDITIONING of a prompt; ValueError where its rows are not those that `read_prompt` counted. options, more: of
+    the host's own method."""
+    conditioning = clip.encode_from_tokens_scheduled(prompt.encode, *options, **more)
     for rows, _ in conditioning:
         if rows.shape[1] != prompt.length:
             raise ValueError(
@@ -466,7 +494,8 @@ def check_positives(spec: BackboneSpec, positives: list[dict], words: bool) -> N
     if not bound:
         raise ValueError(
             "The guider's positive conditioning carries no binding, so there are no words to look at. Connect the "
-            "CONDITIONING output of 'MATRIX Bind Prompt' to the guider (through any conditioning nodes)."
+            "CONDITIONING output of 'MATRIX Bind Prompt' to the guider (through any conditioning nodes), or its bound "
+            "CLIP to the node that encodes the prompt."
         )
     if not words and not any(cond.get(TRACKS) is not None for cond in bound):
         raise ValueError(

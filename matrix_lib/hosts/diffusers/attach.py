@@ -47,6 +47,8 @@ __all__ = [
     "Watch",
     "attach",
     "backbone_of",
+    "network_of",
+    "no_other",
     "perturbed",
     "prediction",
     "sdpa_arguments",
@@ -61,6 +63,31 @@ def backbone_of(transformer: nn.Module) -> BackboneSpec:
     spec = match((cls.__name__ for cls in type(plain).__mro__), "diffusers")
     spec.check_settings(getattr(plain, "config", {}))
     return spec
+
+
+def network_of(model: Any) -> Any:
+    """The transformer or U-Net of a pipeline; another model is that itself."""
+    return next((net for _, net in _networks(model)), model)
+
+
+def _networks(model: Any) -> list[tuple[str, Any]]:
+    named = ((name, getattr(model, name, None)) for name in ("transformer", "transformer_ref", "unet"))
+    return [(name, net) for name, net in named if net is not None]
+
+
+@contextlib.contextmanager
+def no_other(model: Any) -> Iterator[None]:
+    """While open, a pipeline that runs another network raises ValueError: MiniMax H3 has a second for references, which
+    nobody would see."""
+    (used, _), *others = _networks(model) or [("", model)]
+    with contextlib.ExitStack() as stack:
+        for name, net in others:
+
+            def refuse(*_: Any, name: str = name) -> None:
+                raise ValueError(f"this pipeline runs {name}, and {used} is reached: pass pipe.{name} instead of pipe")
+
+            stack.callback(net.register_forward_pre_hook(refuse).remove)
+        yield
 
 
 def sites_of(transformer: nn.Module) -> list[AttentionSite]:
@@ -288,9 +315,10 @@ def _call(
         spans = {"video_q": (front, size), "video_k": (front, size)}
     else:
         first = blocks.text_first
-        lead = forward.lead
-        video = (lead + text + front, size) if first else (0, size)
-        spans = {"video_q": video, "video_k": video, "text_k": (lead if first else size, text)}
+        video = (forward.lead + text + front, size) if first else (0, size)
+        spans = {"video_q": video, "video_k": video, "text_k": forward.words() if first else (size, text)}
+        if site.sound_sides and forward.sound:
+            spans["sound_q"] = (video[0] - forward.sound, forward.sound)
         mask = family(state.spec.name).mask(mask)
         if forward.text_starts:
             starts = tuple(size + start for start in forward.text_starts)
@@ -323,9 +351,9 @@ def _read_forward(
     found.check(given)
     time, skipped, starts = found.time(given), found.skipped(given), found.text_starts(given)
     before = front // patch[0] * grid.frame_size
-    lead, rows = (0, text.shape[1]) if packed is None else (packed.first, packed.text)
+    lead, rows, sound = (0, text.shape[1], None) if packed is None else (packed.first, packed.text, packed.sound)
     before = before if packed is None else packed.between
-    return Forward(grid, rows, x.shape[0], time, skipped, starts, before, spec.adds_noise, lead, segment)
+    return Forward(grid, rows, x.shape[0], time, skipped, starts, before, spec.adds_noise, lead, segment, sound)
 
 
 class Watch(BaseObserver):
@@ -451,7 +479,7 @@ def watch(
     Raises ValueError for an unknown model, layers it does not have, points that cannot be read, or numbers of prompts
     and tracks that differ.
     """
-    transformer = getattr(model, "transformer", model)
+    transformer = network_of(model)
     batches = batches_of(model, binding, tracks, steps, branches, fit)
     spec, sites = backbone_of(transformer), sites_of(transformer)
     chosen = None if layers is None else tuple(layers)
@@ -465,7 +493,7 @@ def watch(
     bindings = [each for each in batches.bindings if each is not None]
     asked = None if fit else model
     seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder, asked)
-    with attach(transformer, Session([seen]), seen.begin, prefix_frames):
+    with no_other(model), attach(transformer, Session([seen]), seen.begin, prefix_frames):
         yield seen
 
 

@@ -48,7 +48,9 @@ class Forward:
 
     skipped: layers whose attention to the video it leaves out. text_starts: for each row of the batch how many tokens
     of a joint sequence stand between the clip and the prompt behind it; () for none. front: tokens of references in
-    front of the clip, which `grid` does not count. lead: tokens in front of the prompt. rounded: the timestep may be
+    front of the clip, which `grid` does not count. lead: tokens in front of the prompt. sound: of the sound in front
+    of the clip, where a pipeline has packed the sequence: further tokens may then stand in front of the prompt, and a
+    bound one is the end of `text`; None elsewhere. rounded: the timestep may be
     that of several steps, so a scheduler knows better. segment: of a long clip; None where a clip is made in one.
     """
 
@@ -64,12 +66,24 @@ class Forward:
         rounded: bool = False,
         lead: int = 0,
         segment: Segment | None = None,
+        sound: int | None = None,
     ) -> None:
         self.grid, self.text, self.batch, self.timestep, self.skipped = grid, text, batch, timestep, skipped
         self.text_starts, self.front, self.rounded, self.lead = text_starts, front, rounded, lead
-        self.segment = segment or Segment()
+        self.segment, self.sound = segment or Segment(), sound
         self.rows: tuple[BatchRow, ...] = ()
         self.step = 0
+
+    def words(self) -> tuple[int, int]:
+        """(start, length) of the prompt in a text that begins the sequence. Raises ValueError for prompts of several
+        lengths in one text."""
+        bound = (
+            {row.binding.length for row in self.rows if row.binding is not None} if self.sound is not None else set()
+        )
+        if len(bound) > 1:
+            raise ValueError(f"prompts of {', '.join(map(str, sorted(bound)))} tokens are bound to one text: bind one")
+        own = min(self.text, *bound) if bound else self.text
+        return self.lead + self.text - own, own
 
 
 class Timesteps:

@@ -6,6 +6,7 @@ B batch, C channels, T latent frames, h x w latents.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,10 +34,14 @@ def output_of(returned: Any) -> Tensor:
 
 
 def with_output(returned: Any, made: Tensor) -> Any:
-    """What a transformer returns, with another prediction in it."""
+    """What a transformer returns, with another prediction in it and everything else (sound) as it was."""
     if isinstance(returned, Tensor):
         return made
-    return (made, *returned[1:]) if isinstance(returned, tuple) else type(returned)(sample=made)
+    if isinstance(returned, tuple):
+        return (made, *returned[1:])
+    changed = copy.copy(returned)
+    changed.sample = made
+    return changed
 
 
 @dataclass(frozen=True)

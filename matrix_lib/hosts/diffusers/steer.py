@@ -28,7 +28,7 @@ from ...instrument.attention_guidance import AttentionGuidance
 from ...instrument.gradient import GradientHook
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
-from .attach import attach, backbone_of, perturbed, prediction, sites_of
+from .attach import attach, backbone_of, network_of, no_other, perturbed, prediction, sites_of
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .families import family
 from .laid_out import output_of, with_output
@@ -75,7 +75,7 @@ def steer(
     for a pipeline that feeds its transformer in another way than its scheduler steps, or combines predictions by more
     than CFG.
     """
-    transformer = getattr(model, "transformer", None) or getattr(model, "unet", model)
+    transformer = network_of(model)
     transformer = getattr(transformer, "_orig_mod", transformer)
     spec = backbone_of(transformer)
     unet = spec.name in UNETS
@@ -105,6 +105,7 @@ def steer(
     if hooks:
         nets_of(model)  # says what is no pipeline
     with contextlib.ExitStack() as stack:
+        stack.enter_context(no_other(model))
         if editing.away:
             stack.enter_context(_alone(transformer))
             handle = transformer.register_forward_hook(hidden(editing.second_predictions), with_kwargs=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support_attention import Explicit, Watcher, make_binding, make_tracks
 from support_counts import SEED, count
-from support_native import FAMILIES, conditioning, latent, native_model, pixels, sample, text_rows
+from support_native import FAMILIES, REFERENCES, conditioning, latent, native_model, pixels, sample, text_rows
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -77,14 +77,16 @@ def clean(model):
 
 
 @pytest.mark.parametrize(
-    ("family", "sampler"), [(family, "euler") for family in FAMILIES] + [("cogvideox", "heun"), ("hunyuan", "heun")]
+    ("family", "sampler"),
+    [*((family, "euler") for family in (*FAMILIES, REFERENCES)), ("cogvideox", "heun"), ("hunyuan", "heun")],
 )
 def test_maps_equal_the_explicit_softmax_and_latents_do_not_change(tools, models, family, sampler):
     model, z = models(family), latent(family)
     pos, neg = tools.bound(family, 1), conditioning(family, 2)
     plain = sample(model, pos, neg, z, sampler=sampler)
     joint = any(site.has_t2v for site in tools.sites_of(model))
-    watched, runs = tools.recording(model, t2v=joint, t2t=joint)
+    heard = any(site.has_a2t for site in tools.sites_of(model))
+    watched, runs = tools.recording(model, t2v=joint, t2t=joint, sound=heard)
     assert torch.equal(sample(watched, pos, neg, z, sampler=sampler), plain)
     assert torch.equal(sample(model, pos, neg, z, sampler=sampler), plain)
     assert clean(model)
@@ -94,10 +96,11 @@ def test_maps_equal_the_explicit_softmax_and_latents_do_not_change(tools, models
     on_grid = pos[0][1][tools.run.TRACKS].to_grid(stream.grid, "nearest")
     query = {name: on_grid.query(name) for name in on_grid.names}
     query["passes"] = torch.cat(list(query.values())).unique()
-    explicit = Explicit({p.name: p.rows for p in binding.phrases}, query, looks=True)
+    inside = {name: on_grid.maps[at].flatten().nonzero().flatten() for at, name in enumerate(on_grid.names)}
+    explicit = Explicit({p.name: p.rows for p in binding.phrases}, query, looks=True, inside=inside)
     assert torch.equal(sample(tools.observing(model, explicit), pos, neg, z, sampler=sampler), plain)
     assert [step.calls for step in capture.steps] == ([1, 1] if sampler == "euler" else [1, 2])  # heun looks ahead
-    assert set(stream.maps) == {"v2t", "v2v", *(("t2v", "t2t") if joint else ())}
+    assert set(stream.maps) == {"v2t", "v2v", *(("t2v", "t2t") if joint else ()), *(("a2t", "a2v") if heard else ())}
     for kind in stream.maps:
         maps, layers = stream.get(kind).values, stream.get(kind).layers
         assert set(layers) == {layer for name, layer in explicit.seen if name == kind} == {0, 1}

@@ -294,26 +294,6 @@ class Keys(Watcher):
         self.keys = call.k[row].clone()
 
 
-class Listening(Watcher):
-    """What sound attends to, by an explicit float64 softmax."""
-
-    def __init__(self, words, instances):
-        self.words, self.instances, self.seen = words, instances, {}
-
-    def wants(self, site):
-        return site.has_sound
-
-    def observe(self, call, lse):
-        p = (call.q.double() @ call.k.double().transpose(-1, -2) * call.scale).softmax(-1)
-        row, (first, count) = [each.branch for each in call.rows].index("cond"), call.sound_q
-        p = p[row, :, first : first + count].mean(0)
-        if call.site.kind == "sound_text":
-            maps = torch.stack([p[:, list(rows)].mean(-1) for rows in self.words])
-        else:
-            maps = torch.stack([p[:, call.video_k[0] :][:, rows].sum(-1) for rows in self.instances])
-        self.seen.setdefault((call.site.kind, call.site.layer), []).append(maps)
-
-
 def listen(lib, model, **config):
     """(MODEL whose sound is recorded, list that gets a recorder for each run)."""
     runs = []
@@ -342,20 +322,22 @@ def test_whose_sound_it_is(lib, models, kind, tmp_path):
     stream = load_capture(save_capture(capture, tmp_path / "heard.safetensors")).stream()
     carried = run.positive[0][1]
     tracks = carried[lib.TRACKS].to_grid(runs[0].grid, "nearest")
-    inside = [tracks.maps[i].flatten().nonzero().flatten() for i in range(len(tracks.names))]
-    explicit = Listening([phrase.rows for phrase in carried[lib.BINDING].phrases], inside)
+    inside = {name: tracks.maps[i].flatten().nonzero().flatten() for i, name in enumerate(tracks.names)}
+    explicit = Explicit({each.name: each.rows for each in carried[lib.BINDING].phrases}, {}, inside=inside)
+    explicit.wants = lambda site: site.has_sound
     assert torch.equal(sample(lib.attach(model, lambda info: lib.Session([explicit])), *run, **run.options), plain)
     assert set(stream.maps) == {"v2t", "a2t", "a2v"}
     assert set(stream.on_clip) == {"v2t"}
     assert stream.get("a2t").entities == ("cyclist", "van", "passes")
     assert stream.get("a2v").entities == ("cyclist", "van")
-    for site, name in (("sound_text", "a2t"), ("sound_video", "a2v")):
+    for name in ("a2t", "a2v"):
         values = stream.get(name).values[..., 0, 0]
         assert values.shape == (2, 2, len(stream.get(name).entities), 7)
         for layer in (0, 1):
-            want = torch.stack(explicit.seen[site, layer])
+            rows = [(out, call.rows) for call, out in explicit.seen[name, layer]]
+            want = torch.stack([out[[row.branch for row in each].index("cond")] for out, each in rows])[..., 0, 0]
             assert (values[layer] - want).abs().max() <= 6e-4 * want.max()
-    assert stream.get("a2v").over.chance == tuple(len(rows) / 72 for rows in inside)
+    assert stream.get("a2v").over.chance == tuple(len(rows) / 72 for rows in inside.values())
     picture, table = shares_chart(capture, Choice("a2v", layers="1"), 25.0)
     other, _ = shares_chart(capture, Choice("a2v", layers="0"), 25.0)
     assert (np.asarray(picture) != np.asarray(other)).any()

@@ -13,20 +13,34 @@ import torch
 from safetensors.torch import save_file
 from support_agreement import check_lora
 from support_attention import Watcher, make_binding, make_tracks
+from support_counts import seeds
 from support_loras import noise
 from support_models import make_minimax_h3
-from support_native import conditioning, latent, native_model
+from support_native import conditioning, latent, native_model, references
 from support_native import sample as sample_tiny
 from support_sampling import SEED, noise_like, relative, sample
 from support_steering import inputs, lib, recording
-from support_words import make_clip, only_embeddings
+from support_words import generate, make_clip, only_embeddings
 from torch import Tensor
 
 __all__ = ["lib"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("comfy", "one_thread")
-FAMILY, FRAMES, SIDES, SIZE = "minimax_h3", 124, (64, 96), (37, 4, 6)
-ROWS, SEEN = 20, 5  # of the conditioning, and how many of them stand for what the text encoder saw
+BINDING = "matrix_binding"
+FAMILY, FRAMES, SIDES = "minimax_h3", 124, (64, 96)
+GRIDS = ((FRAMES, *SIDES), (141, 96, 64), (158, 64, 128))  # frames, height, width
+ROWS = 20  # of the conditioning
+LEAD = {"frame": 5, "references": 10}  # how many of them stand in front of the words
+
+
+class Calls(Watcher):
+    """Keeps every call."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def observe(self, call: Any, lse: Any) -> None:
+        self.seen.append(call)
 
 
 class Pair:
@@ -36,7 +50,7 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         import diffusers
         from comfy_extras.nodes_minimax_h3 import MiniMaxH3SigmaShift
-        from diffusers.modular_pipelines.minimax_h3.modular_blocks_minimax_h3 import MiniMaxH3FL2VACoreDenoiseStep
+        from diffusers.modular_pipelines.minimax_h3 import modular_blocks_minimax_h3 as blocks
 
         from matrix_lib.hosts.comfy.load import load_folder
 
@@ -44,38 +58,64 @@ class Pair:
         loaded = load_folder(folder, torch.float32, text_encoder=False, vae=False)
         self.model = MiniMaxH3SigmaShift.execute(loaded.model, 12.0, 12.0).args[0]
         self.net = diffusers.MiniMaxH3Transformer3DModel.from_pretrained(folder / "transformer")
-        self.pipe = MiniMaxH3FL2VACoreDenoiseStep().init_pipeline()
+        steps = (blocks.MiniMaxH3FL2VACoreDenoiseStep, blocks.MiniMaxH3Ref2VACoreDenoiseStep)
+        self.pipes = {kind: step().init_pipeline() for kind, step in zip(LEAD, steps)}
         both = {name: diffusers.MiniMaxH3Scheduler(12.0) for name in ("scheduler", "audio_scheduler")}
-        self.pipe.update_components(transformer=self.net, **both)
-        self.rows, self.tags = noise_like(1, ROWS, 48, seed=1), torch.ones(ROWS, dtype=torch.long)
-        self.tags[:SEEN] = 0
-        self.start, self.sound = noise_like(1, 24, *SIZE, seed=2), noise_like(1, 32, 2, 207, seed=3)
-        self.given: list[dict[str, Any]] = []
+        for pipe in self.pipes.values():
+            pipe.update_components(transformer=self.net, transformer_ref=self.net, **both)
+        self.pipe, self.rows = self.pipes["frame"], noise_like(1, ROWS, 48, seed=1)
+        self.given: dict[str, Any] = {}  # what the conditioning of the last run carries in ComfyUI
 
-    def theirs(self) -> Tensor:
-        """The clip's latent as the pipeline makes it, from words and a first frame."""
-        from comfy.ldm.minimax.model import unpatchify_video
+    def theirs(self, grid: tuple[int, ...] = GRIDS[0], kind: str = "frame") -> Tensor:
+        """The clip's latent as the pipeline makes it, from words and a first frame, or references: a picture, a video
+        with its sound and a sound, whose name stands behind what the text encoder saw."""
+        from comfy.ldm.minimax.model import pack_audio
 
-        state = self.pipe(
-            prompt_embeds=self.rows, text_token_tags=self.tags, height=SIDES[0], width=SIDES[1], num_frames=FRAMES,
+        size = ((grid[0] - 5) // 17 * 5 + 2, grid[1] // 16, grid[2] // 16)
+        self.start = noise_like(1, 24, *size, seed=2)
+        self.sound = noise_like(1, 32, 2, round(grid[0] / 24 * 40), seed=3)
+        tags = torch.ones(ROWS, dtype=torch.long)
+        tags[LEAD[kind] // 10 * 3 :][:5] = 0
+        refs = references(4)
+        seen = [noise_like(1, 24, 1, *size[1:], seed=4)] if kind == "frame" else [refs[0]["latent"], refs[1]["latent"]]
+        more: dict[str, Any] = {"keyframe_anchors": ("first",)} if kind == "frame" else {
+            "audio_condition_latents": [pack_audio(each["audio_latent"]) for each in refs[1:]],
+            "normalized_references": [
+                SimpleNamespace(kind=each["kind"].split("_")[0], has_audio="audio_latent" in each) for each in refs
+            ],
+        }  # fmt: skip
+        state = self.pipes[kind](
+            prompt_embeds=self.rows, text_token_tags=tags, height=grid[1], width=grid[2], num_frames=grid[0],
             num_inference_steps=5, latents=self.start, audio_latents=self.sound[0].transpose(0, 1).clone(),
-            condition_latents=[noise_like(1, 24, 1, *SIZE[1:], seed=4)], keyframe_anchors=("first",),
-            generator=torch.Generator().manual_seed(0),
+            condition_latents=seen, generator=torch.Generator().manual_seed(0), **more,
         ).values  # fmt: skip
-        first = state["condition_rows"]  # with noise, which each host draws in an order of its own
-        drawn = torch.randn(first.shape, generator=torch.Generator().manual_seed(SEED))
-        clean = unpatchify_video((first - 0.001 * drawn) / 0.999, 1, SIZE[1] // 2, SIZE[2] // 2)
-        self.given = [{"resolved_frame_index": 0, "latent": clean}]
+        clean = self._cleaned(state["condition_rows"], [each.shape[2:] for each in seen])
+        self.given = {"minimax_token_tags": tags}
+        if kind == "frame":
+            self.given["minimax_keyframes"] = [{"resolved_frame_index": 0, "latent": clean[0]}]
+        else:
+            self.given["minimax_refs"] = [each | ({"latent": clean[n]} if n < 2 else {}) for n, each in enumerate(refs)]
         return state["latents"]  # type: ignore[no-any-return]
 
+    def _cleaned(self, rows: Tensor, shapes: Any) -> list[Tensor]:
+        """Latents that ComfyUI puts its own noise on and gets these rows: each host draws in an order of its own."""
+        from comfy.ldm.minimax.model import unpatchify_video
+
+        parts = rows.split([t * (h // 2) * (w // 2) for t, h, w in shapes])
+        clean = []
+        for part, (t, h, w) in zip(parts, shapes, strict=True):
+            drawn = torch.randn(part.shape, generator=torch.Generator().manual_seed(SEED))
+            clean.append(unpatchify_video((part - 0.001 * drawn) / 0.999, t, h // 2, w // 2))
+        return clean
+
     def both(self, *grid: int) -> tuple[Tensor]:
-        return (self.theirs(),)
+        return (self.theirs(grid),)
 
     def sampled(self, model: Any, **more: Any) -> Tensor:
-        """The same in ComfyUI; behind `theirs`, which says what the first frame was."""
+        """The same in ComfyUI; behind `theirs`, which says what was given."""
         from comfy.nested_tensor import NestedTensor
 
-        words = [[self.rows, {"minimax_token_tags": self.tags, "minimax_keyframes": self.given, **more}]]
+        words = [[self.rows, {**self.given, **more}]]
         start = NestedTensor((self.start, self.sound))
         empty = NestedTensor([torch.zeros_like(self.start), torch.zeros_like(self.sound)])
         made = sample(model, words, words, start, self.pipe.scheduler.sigmas, cfg=1.0, latent={"samples": empty})
@@ -87,28 +127,29 @@ def pair(tmp_path_factory: pytest.TempPathFactory, comfy: ModuleType) -> Pair:
     return Pair(tmp_path_factory.mktemp("minimax_h3"))
 
 
-def test_latents_and_maps_are_the_pipelines(pair: Pair, lib: SimpleNamespace) -> None:
-    """Four steps of 124 frames. In diffusers rows of a prompt begin behind what the text encoder saw, in ComfyUI with
-    the conditioning."""
+@pytest.mark.parametrize(("kind", "grid"), [*(("frame", grid) for grid in GRIDS), ("references", GRIDS[1])])
+def test_latents_and_maps_are_the_pipelines(pair: Pair, lib: SimpleNamespace, kind: str, grid: Any) -> None:
+    """Four steps. In diffusers rows of a prompt begin behind what stands in front of it, in ComfyUI with the
+    conditioning."""
     from matrix_lib.hosts.diffusers.attach import watch
 
-    words = {"cyclist": (1, 2), "van": (6,), "passes": (9, 10)}
-    tracks = make_tracks(lib.tracks, FRAMES, *SIDES)
-    plain = pair.theirs()
-    with watch(pair.pipe, make_binding(lib.binding, ROWS - SEEN, words), tracks) as seen:
-        assert torch.equal(pair.theirs(), plain)
+    words, lead = {"cyclist": (1, 2), "van": (6,), "passes": (8, 9)}, LEAD[kind]
+    tracks, plain = make_tracks(lib.tracks, *grid), pair.theirs(grid, kind)
+    with watch(pair.pipes[kind], make_binding(lib.binding, ROWS - lead, words), tracks, sound=True) as seen:
+        assert torch.equal(pair.theirs(grid, kind), plain)
     wanted, runs = seen.capture(), []  # type: ignore[var-annotated]
-    moved = {name: tuple(SEEN + row for row in rows) for name, rows in words.items()}
+    moved = {name: tuple(lead + row for row in rows) for name, rows in words.items()}
     keys = {lib.BINDING: make_binding(lib.binding, ROWS, moved), lib.TRACKS: tracks}
-    made = pair.sampled(recording(lib, pair.model, runs), **keys)
+    made = pair.sampled(recording(lib, pair.model, runs, sound=True), **keys)
     assert torch.equal(made, pair.sampled(pair.model, **keys))
     assert relative(made, plain) < 1e-3
     (ours,), (theirs,) = runs[0].result().streams, wanted.streams
     assert ours.grid == theirs.grid
-    assert (ours.grid.shape, ours.grid.pixel_frames) == ((37, 2, 3), FRAMES)
-    for kind in ("v2t", "v2v"):
-        assert ours.get(kind).layers == theirs.get(kind).layers == (0, 1)
-        torch.testing.assert_close(ours.get(kind).values, theirs.get(kind).values, rtol=5e-3, atol=1e-5)
+    assert ours.grid.shape == ((grid[0] - 5) // 17 * 5 + 2, grid[1] // 32, grid[2] // 32)
+    assert ours.grid.pixel_frames == grid[0]
+    for name in ("v2t", "v2v", "a2t", "a2v"):
+        assert ours.get(name).layers == theirs.get(name).layers == (0, 1)
+        torch.testing.assert_close(ours.get(name).values, theirs.get(name).values, rtol=5e-3, atol=1e-5)
 
 
 def test_steering_is_the_same_in_both_hosts(pair: Pair, lib: SimpleNamespace) -> None:
@@ -116,13 +157,18 @@ def test_steering_is_the_same_in_both_hosts(pair: Pair, lib: SimpleNamespace) ->
     from matrix_lib.hosts.diffusers.steer import steer
 
     words, tracks = {"cyclist": (7,), "van": (12,), "passes": (15,)}, make_tracks(lib.tracks, FRAMES, *SIDES)
+    lead = LEAD["frame"]
     plain, guidance = pair.theirs(), lib.RegionBias(4.0, 4.0, 2.0, 2.0)
-    shown = {name: (row - SEEN,) for name, (row,) in words.items()}
-    with steer(pair.pipe, guidance, make_binding(lib.binding, ROWS - SEEN, shown), tracks):
+    shown = {name: (row - lead,) for name, (row,) in words.items()}
+    with steer(pair.pipe, guidance, make_binding(lib.binding, ROWS - lead, shown), tracks):
         wanted = pair.theirs()
     assert relative(wanted, plain) > 1e-2
     keys = {lib.BINDING: make_binding(lib.binding, ROWS, words), lib.TRACKS: tracks}
     assert relative(pair.sampled(lib.steer(pair.model, guidance), **keys), wanted) < 1e-3
+    whole = SimpleNamespace(transformer=pair.net, transformer_ref=torch.nn.Identity())
+    with steer(whole, lib.Perturbation()), pytest.raises(ValueError, match="runs transformer_ref, and transformer is"):
+        whole.transformer_ref(plain)
+    assert whole.transformer_ref(plain) is plain
     with pytest.raises(ValueError, match="modular pipelines alone for MiniMax H3, and moving the latent"):
         with steer(pair.pipe, lib.Intrinsic(), None, tracks):
             pass
@@ -168,15 +214,7 @@ BESIDE: dict[str, Any] = {
         "minimax_keyframes": [{"resolved_frame_index": at, "latent": noise_like(1, 24, 1, 6, 8)} for at in (0, 4)],
         "minimax_frame_count": 5,
     },
-    "references": {
-        "minimax_keyframes": None,
-        "minimax_refs": [
-            {"kind": "image", "latent_h": 4, "latent_w": 4, "latent": noise_like(1, 24, 1, 4, 4)},
-            {"kind": "video_audio", "latent_t": 2, "latent_h": 2, "latent_w": 4, "ref_audio_t": 3,
-             "latent": noise_like(1, 24, 2, 2, 4), "audio_latent": noise_like(1, 32, 2, 3)},
-            {"kind": "audio", "ref_audio_t": 2, "audio_latent": noise_like(1, 32, 2, 2)},
-        ],
-    },
+    "references": {"minimax_keyframes": None, "minimax_refs": references()},
 }  # fmt: skip
 """What nodes put into a conditioning, of a clip of 2 x 6 x 8."""
 
@@ -193,18 +231,14 @@ def test_what_stands_between_words_and_clip(lib: SimpleNamespace, kind: str, bet
     ]
     neg = conditioning(FAMILY, 2, size, **BESIDE[kind])
 
-    class Keeps(Watcher):
-        def observe(self, call: Any, lse: Any) -> None:
-            calls.append(call)
-
     for prompts in (both[0], both[1], both[0] + both[1]):
         runs: list[Any] = []
-        calls: list[Any] = []
+        calls = Calls()
         plain = sample_tiny(model, prompts, neg, z, steps=1)
-        watched = lib.attach(recording(lib, model, runs), lambda info: lib.Session([Keeps()]))
+        watched = lib.attach(recording(lib, model, runs), lambda info: lib.Session([calls]))
         assert torch.equal(sample_tiny(watched, prompts, neg, z, steps=1), plain)
-        assert {call.text_k for call in calls} == {(0, 32)}
-        assert {call.video_q for call in calls} == {(32 + between + 2 * 7, 24)}
+        assert {call.text_k for call in calls.seen} == {(0, 32)}
+        assert {call.video_q for call in calls.seen} == {(32 + between + 2 * 7, 24)}
         maps.append([stream.v2t.float() for stream in runs[0].result().streams])
     for alone, together in zip((*maps[0], *maps[1]), maps[2], strict=True):
         assert (alone - together).abs().max() <= 2e-3 * alone.max()
@@ -247,40 +281,121 @@ def test_time_goes_in_cycles(lib: SimpleNamespace, tmp_path: Path) -> None:
     assert not torch.equal(sample_tiny(held, pos, neg, z, steps=6), sample_tiny(model, pos, neg, z, steps=6))
 
 
-def test_words_stand_behind_pictures(comfy: ModuleType) -> None:
-    """The first row of the prompt is behind the names and rows of what the text encoder looks at, whose sizes it
-    rounds; with attention silenced each row tells its own word."""
-    from matrix_lib.hosts.comfy.prompts import bind_prompt, encode, read_prompt
+class Latents:
+    """A VAE of 24 channels whose latents are averages of pixels, and one of sound."""
+
+    latent_channels, audio_sample_rate, decode = 24, 8, None
+    spacial_compression_encode = staticmethod(lambda: 16)
+
+    def encode(self, given: Tensor) -> Tensor:
+        if given.ndim == 3:  # sound (1, L, 2)
+            return given.mean((1, 2)).expand(32, 2, given.shape[1] // 4)[None]
+        frames = 1 if len(given) == 1 else (len(given) - 5) // 17 * 5 + 2
+        pooled = torch.nn.functional.avg_pool2d(given[:frames].movedim(-1, 1), 16)
+        return pooled.movedim(1, 0).repeat(8, 1, 1, 1)[None]
+
+
+def shown(size: tuple[int, ...], seed: int) -> Tensor:
+    return noise_like(*size, seed=seed).sigmoid()
+
+
+def heard(samples: int) -> dict[str, Any]:
+    return {"waveform": noise_like(1, 2, samples), "sample_rate": 8}
+
+
+PICTURES = {"a": shown((1, 64, 96, 3), 1), "b": shown((1, 50, 70, 3), 2)}
+VIDEOS = {"ref_video_0": shown((22, 64, 64, 3), 3), "ref_video_1": shown((39, 32, 64, 3), 4), "ref_video_2": None}
+SHOWN: dict[str, dict[str, Any]] = {
+    "frames": {"first_frame": PICTURES["a"], "last_frame": PICTURES["b"]},
+    "a sound alone": {"ref_audios": {"a": heard(16)}},
+    "everything": {"ref_images": PICTURES, "ref_videos": VIDEOS, "ref_video_audios": {"ref_video_audio_1": heard(24)},
+                   "ref_audios": {"a": heard(16), "b": None, "c": heard(12)}},
+}  # fmt: skip
+
+
+def encoded(clip: Any, prompt: str, kind: str) -> Any:
+    """(CONDITIONING, LATENT) of the host's own nodes, of 39 frames of 64 x 96."""
+    from comfy_extras import nodes_minimax_h3 as host
+
+    node, vaes = (host.MiniMaxH3ReferenceToVideo, 2) if kind != "frames" else (host.MiniMaxH3ImageToVideo, 1)
+    with torch.inference_mode():
+        return node.execute(clip, *[Latents()] * vaes, prompt, 96, 64, 39, **SHOWN[kind]).args
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", SHOWN)
+def test_words_behind_what_is_shown(comfy: ModuleType, kind: str) -> None:
+    """The host's nodes with a bound CLIP: rows as without it, and with attention silenced the row of each token tells
+    its own word, behind pictures, videos and names of sounds; behind pictures without those nodes."""
+    from matrix_lib.hosts.comfy.bound_clip import bound_clip
+    from matrix_lib.hosts.comfy.prompts import bind_prompt, encode
 
     clip = only_embeddings(make_clip("qwen3vl"))
-    prompt, phrases = "a red dog rides the van", "dog: a red dog\nvan: the van"
-    plain, first = bind_prompt(clip, prompt, phrases)
-    with torch.inference_mode():
-        rows = encode(clip, plain)[0][0][0]
-        for size in ((1, 64, 96, 3), (1, 50, 70, 3), (2, 64, 96, 3)):
-            shown = noise_like(*size).sigmoid()
-            read, binding = bind_prompt(clip, prompt, phrases, pictures=shown)
-            ((made, more),) = encode(clip, read)
-            assert read.length == binding.length == made.shape[1]
-            begin = int((more["minimax_token_tags"] == 0).nonzero()[-1]) + 1
-            assert [token.row - begin for token in read.tokens] == [token.row for token in plain.tokens]
-            assert [row - begin for row in binding.phrase("van").rows] == list(first.phrase("van").rows)
-            torch.testing.assert_close(made[0, begin:], rows)
+    words = clip.cond_stage_model.qwen3vl_32b.transformer.get_input_embeddings()
+
+    def check(rows: Tensor, binding: Any) -> None:
+        assert binding.length == rows.shape[1] > plain.length
+        told = words(torch.tensor([token.id for token in binding.tokens]), out_dtype=torch.float32)
+        torch.testing.assert_close(rows[0, [token.row for token in binding.tokens]], told)
+        for ours, bare in zip(binding.phrases, plain.phrases, strict=True):
+            assert [row - (rows.shape[1] - plain.length) for row in ours.rows] == list(bare.rows)
+            assert ours.spans == bare.spans
+
+    for case in (generate(seed, weights=False) for seed in seeds(4, soak=500)):
+        _, plain = bind_prompt(clip, case.prompt, case.phrases)
+        ((rows, more),) = encoded(bound_clip(clip, case.prompt, plain), case.prompt, kind)[0]
+        check(rows, more[BINDING])
+        assert torch.equal(rows, encoded(clip, case.prompt, kind)[0][0][0])
+    for size in ((1, 50, 70, 3), (2, 64, 96, 3)):  # the text encoder rounds them
+        read, binding = bind_prompt(clip, case.prompt, case.phrases, pictures=shown(size, 1))
+        check(encode(clip, read)[0][0], binding)
     with pytest.raises(ValueError, match="leave image unconnected"):
-        read_prompt(make_clip("t5"), prompt, pictures=shown)
+        bind_prompt(make_clip("t5"), case.prompt, case.phrases, pictures=shown(size, 1))
+
+
+def test_a_clip_from_references(lib: SimpleNamespace) -> None:
+    """Words that the reference node encodes: tokens of clip and sound are those that change with their latents,
+    output is bit-identical, and steering moves it."""
+    from matrix_lib.hosts.comfy.bound_clip import bound_clip
+    from matrix_lib.hosts.comfy.prompts import bind_prompt
+
+    clip, prompt, kind = make_clip("qwen3vl"), "a cyclist like <Picture 1> passes the van", "everything"
+    phrases = "cyclist: a cyclist\nvan: the van\npasses = verb(cyclist -> van)"
+    tracks, model = make_tracks(lib.tracks, 39, 64, 96), native_model(FAMILY)
+    with torch.inference_mode():
+        _, words = bind_prompt(clip, prompt, phrases)
+        ((rows, more),), empty = encoded(bound_clip(clip, prompt, words, tracks), prompt, kind)
+    positive = [[torch.nn.functional.pad(rows, (0, 48 - rows.shape[-1])), more]]
+    negative = [[positive[0][0] * 0.5, {k: v for k, v in more.items() if not k.startswith("matrix")}]]
+    z, binding = empty["samples"], more[BINDING]
+
+    calls = Calls()
+    watched = lib.attach(model, lambda info: lib.Session([calls]))
+    for parts in ((1, 1), (2, 1), (1, 2)):
+        noise_of = type(z)([noise_like(*each.shape, seed=seed) for each, seed in zip(z.unbind(), parts)])
+        sample(watched, positive, negative, noise_of, torch.tensor([1.0, 0.0]), cfg=1.0, latent=empty)
+    first, *others = (call for call in calls.seen if call.site.layer == 0)
+    for other, (start, count) in zip(others, (first.video_q, first.sound_q), strict=True):
+        changed = (first.q - other.q).abs().amax((0, 1, 3)).nonzero().flatten()
+        assert changed.tolist() == list(range(start, start + count))
+    assert first.text_k == (0, rows.shape[1]) == (0, binding.length)
+
+    plain = sample_tiny(model, positive, negative, z, steps=2)
+    assert torch.equal(sample_tiny(watched, positive, negative, z, steps=2), plain)
+    assert first.grid.shape == (12, 2, 3)
+    for guidance in (lib.RegionBias(), lib.Partition(1), lib.Perturbation("both")):
+        made = sample_tiny(lib.steer(model, guidance), positive, negative, z, steps=2)
+        assert made.isfinite().all()
+        assert not torch.equal(made, plain)
 
 
 def test_a_first_frame_through_the_nodes(pack: Any, lib: SimpleNamespace) -> None:
     """Bound words, the frame and a latent of clip and sound, as the host's own node makes them."""
     from comfy_extras.nodes_minimax_h3 import MiniMaxH3ImageToVideo
 
-    def encode(picture: Tensor) -> Tensor:
-        small = torch.nn.functional.adaptive_avg_pool2d(picture.movedim(-1, 1), (4, 6))
-        return small.repeat(1, 8, 1, 1)[:, :, None]
-
     clip = make_clip("qwen3vl")
     picture = noise_like(1, 64, 96, 3).sigmoid().mul(255).round() / 255  # which no scaling to its own size changes
-    vae = SimpleNamespace(latent_channels=24, spacial_compression_encode=lambda: 16, encode=encode, decode=None)
+    vae = Latents()
     with torch.inference_mode():
         words, empty = MiniMaxH3ImageToVideo.execute(clip, vae, "a dog", 96, 64, 22, first_frame=picture).args
     length = "cut to the model's length"

@@ -21,7 +21,8 @@ def test_maps_equal_the_explicit_softmax_and_outputs_do_not_change(family):
     frames, (ph, pw) = grid.pixel_frames, grid.token_pixels
     tracks = make_tracks(tracks_module, frames, grid.height * ph, grid.width * pw)
     plain, joint = forward(model, args), any(site.has_t2v for site in sites_of(model))
-    with watch(model, binding, tracks, t2v=joint, t2t=joint) as seen:
+    heard = any(site.has_a2t for site in sites_of(model))
+    with watch(model, binding, tracks, t2v=joint, t2t=joint, sound=heard) as seen:
         assert torch.equal(forward(model, args), plain)
     assert torch.equal(forward(model, args), plain)
     stream = seen.capture().streams[0]
@@ -31,7 +32,8 @@ def test_maps_equal_the_explicit_softmax_and_outputs_do_not_change(family):
     query = {name: on_grid.query(name) for name in on_grid.names}
     query["passes"] = torch.cat([query["cyclist"], query["van"]]).unique()
     assert stream.entities_v2v == tuple(query)
-    explicit = Explicit({p.name: p.rows for p in binding.phrases}, query, looks=True)
+    inside = {name: on_grid.maps[at].flatten().nonzero().flatten() for at, name in enumerate(on_grid.names)}
+    explicit = Explicit({p.name: p.rows for p in binding.phrases}, query, looks=True, inside=inside)
     rows = (BatchRow("uncond"), BatchRow("cond"))
 
     def begin(forward):
@@ -39,7 +41,7 @@ def test_maps_equal_the_explicit_softmax_and_outputs_do_not_change(family):
 
     with attach(model, Session([explicit]), begin):
         assert torch.equal(forward(model, args), plain)
-    assert set(stream.maps) == {"v2t", "v2v", *(("t2v", "t2t") if joint else ())}
+    assert set(stream.maps) == {"v2t", "v2v", *(("t2v", "t2t") if joint else ()), *(("a2t", "a2v") if heard else ())}
     for kind, layers in ((kind, maps.layers) for kind, maps in stream.maps.items()):
         assert set(layers) == {layer for name, layer in explicit.seen if name == kind}
         for place, layer in enumerate(layers):

@@ -152,6 +152,25 @@ def test_perturbation_adds_the_same_to_both_branches():
     torch.testing.assert_close(second[0] - plain[0], once[0], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_second_prediction_leaves_everything_else_that_is_returned(family):
+    """An object is returned with all of its fields, as a tuple is: sound stays beside a clip that was moved."""
+    model, args, words, _ = scene(family)
+    with torch.no_grad():
+        plain = model(**args)
+        with steer(model, Perturbation("words", 1.0), words):
+            made = model(**args)
+    with steer(model, Perturbation("words", 1.0), words):
+        as_tuple = forward(model, args)
+    assert type(made) is type(plain)
+    assert list(made) == list(plain)
+    assert torch.equal(made.sample, as_tuple)
+    assert torch.equal(made[0], made.sample)
+    assert not torch.equal(made.sample, plain.sample)
+    for name in set(plain) - {"sample"}:
+        assert torch.equal(getattr(made, name), plain[name])
+
+
 def test_gradients_flow_through_steered_attention():
     model, args, words, tracks = scene("cogvideox")
     x = args["hidden_states"].clone().requires_grad_()

@@ -188,6 +188,11 @@ class Family:
         """Audio tokens of references in front of the sound that is made, of what the network is called with."""
         return 0
 
+    def sound(self, given: Mapping[str, Any]) -> int:
+        """Tokens of the sound that is made in front of the clip of a joint sequence, of what the network is called
+        with."""
+        return 0
+
     def text_rows(self, network: nn.Module, cond: Mapping[str, Any]) -> int:
         """How many text tokens the network makes of a conditioning; 0: one of each row."""
         return 0

@@ -26,7 +26,6 @@ class MiniMaxH3(Family):
     the sound. One clip at a time."""
 
     adds_in_place = True
-    widens = False
 
     def weights_beside(self, folder: Path, progress: Progress | None) -> dict[str, Tensor]:
         """Frequencies of positions, which diffusers makes anew each time."""
@@ -57,6 +56,10 @@ class MiniMaxH3(Family):
                 "are due: this version of ComfyUI lays them out in a way that is not known here"
             )
         return Around(before_clip=sum(stop - start for start, stop, _ in layout.segments[1:-1]))
+
+    def sound(self, given: Mapping[str, Any]) -> int:
+        shapes: Any = given.get("latent_shapes") or ()
+        return _SOUND[1] * int(shapes[1][-1]) if len(shapes) > 1 else 0
 
     def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
         """Tokens of its own in front of the sound, at the clip's first moment, and a latent of clip and sound."""

@@ -22,13 +22,14 @@ _SOME_FRAMES = 121  # LTX-2's, whose pipeline may leave it to the model
 
 
 class Packed(NamedTuple):
-    """A joint sequence: (T, h, w) of the clip's latent, the prompt's rows [first, first + text), and how many tokens
-    stand between them and the clip."""
+    """A joint sequence: (T, h, w) of the clip's latent, the prompt's rows [first, first + text), how many tokens stand
+    between them and the clip, and how many of these, the last ones, are the sound that is made."""
 
     latent: tuple[int, int, int]
     first: int
     text: int
     between: int
+    sound: int = 0
 
 
 class Family:

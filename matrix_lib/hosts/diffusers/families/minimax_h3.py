@@ -28,7 +28,8 @@ class MiniMaxH3(Family):
                 "the sound: it is open which tokens are which"
             )
         _, height, width = self.spec.patch
-        return Packed((frames, sides[0] * height, sides[1] * width), first, rows - first, sound + 1 - rows)
+        own = int((places[given["audio_indices"], 0] >= places[sound + 1, 0]).sum())  # references lie before the clip
+        return Packed((frames, sides[0] * height, sides[1] * width), first, rows - first, sound + 1 - rows, own)
 
     def time(self, given: Mapping[str, Any]) -> float:
         """That of the clip: 1 without noise."""
