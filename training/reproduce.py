@@ -47,6 +47,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds: the first ones decide most")
     parser.add_argument("--arms", nargs="*", default=[], metavar="ARM", help="only arms of these names")
     parser.add_argument("--only", nargs="*", default=[], metavar="BASE", help="only these bases, such as weak_roles-4")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], metavar="SEED", help="only runs of these seeds")
     parser.add_argument("--gpus", type=int, default=int(torch.cuda.is_available()), help="0: this process alone")
     parser.add_argument("--slots", type=int, default=4, help="processes a GPU")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds from now that it may take")
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _arguments(given)
     until = until_known + chosen.deadline
     try:
-        jobs = jobs_of(chosen.claims, chosen.bases, chosen.rounds, chosen.arms, chosen.only)
+        jobs = jobs_of(chosen.claims, chosen.bases, chosen.rounds, chosen.arms, chosen.only, chosen.seeds)
     except ValueError as error:
         sys.exit(f"training.reproduce: {error}")
     state = State(chosen.out)

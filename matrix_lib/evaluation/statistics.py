@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -176,11 +177,26 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     return found
 
 
-def smallest_difference(found: Estimate, power: float = _POWER, confidence: float = 0.95) -> float:
+def smallest_difference(
+    found: Estimate,
+    power: float = _POWER,
+    confidence: float = 0.95,
+    comparisons: float = 1.0,
+    means: Sequence[float] = (),
+) -> float:
     """The smallest difference that a comparison with this interval would have found with the given chance; nan where
-    the interval is not known. Normal: (z of the confidence + z of the power) standard errors."""
+    the interval is not known. Normal: (z of the confidence + z of the power) standard errors.
+
+    comparisons: how often p counts, as in the first step of `holm`. means: of two bases or more, for what `over_bases`
+    found: Student's p of them has to pass as well.
+    """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    return (z + NormalDist().inv_cdf(power)) * (found.high - found.low) / (2 * z)
+    tail = (1 - confidence) / comparisons
+    least = (NormalDist().inv_cdf(1 - tail / 2) + NormalDist().inv_cdf(power)) * (found.high - found.low) / (2 * z)
+    if len(means) < 2:
+        return least
+    reach = sum(_reach(chance, len(means) - 1) for chance in (tail, 2 * (1 - power)))
+    return max(least, reach * float(np.std(means, ddof=1)) / math.sqrt(len(means)))
 
 
 def over_bases(
@@ -215,10 +231,18 @@ def over_bases(
     these = _from_draws(float(means.mean()), fixed.mean(axis=1), count)
     if len(tables) < 2:
         return these, Estimate(these.mean, math.nan, math.nan, count)
-    like = _from_draws(float(means.mean()), (fixed * weights).sum(axis=1), count)
+    drawn_anew = (fixed * weights).sum(axis=1)
+    like = _from_draws(float(means.mean()), drawn_anew, count)
     half, p = _student(means)
     low, high = min(like.low, like.mean - half), max(like.high, like.mean + half)
-    return these, Estimate(like.mean, low, high, count, max(like.p, p))
+    return these, Estimate(like.mean, low, high, count, max(_beyond_draws(drawn_anew), p))
+
+
+def _beyond_draws(drawn: NDArray[np.float64]) -> float:
+    """`_p_of`, and where no draw lies beyond 0 the normal tail of their spread: otherwise a correction for many
+    comparisons would multiply "less than one in so many draws", and no difference could ever pass it."""
+    p, tail = _p_of(drawn), 2 * NormalDist().cdf(-abs(float(drawn.mean())) / float(drawn.std()))
+    return min(p, tail) if min((drawn <= 0).sum(), (drawn >= 0).sum()) == 0 else p
 
 
 def _from_draws(mean: float, drawn: NDArray[np.float64], count: int) -> Estimate:
@@ -232,11 +256,17 @@ def _student(values: NDArray[np.float64]) -> tuple[float, float]:
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     if error == 0:
         return 0.0, 1.0 if values.mean() == 0 else 0.0
+    return _reach(0.05, freedom) * error, _beyond(abs(float(values.mean())) / error, freedom)
+
+
+@lru_cache(maxsize=256)
+def _reach(chance: float, freedom: int) -> float:
+    """The t that Student's passes, on either side, with this chance."""
     low, high = 0.0, 1e3
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _beyond(middle, freedom) > 0.05 else (low, middle)
-    return high * error, _beyond(abs(float(values.mean())) / error, freedom)
+        low, high = (middle, high) if _beyond(middle, freedom) > chance else (low, middle)
+    return high
 
 
 def _beyond(t: float, freedom: int) -> float:

@@ -14,6 +14,7 @@ from matrix_lib.evaluation.statistics import (
     bootstrap,
     estimate,
     holm,
+    over_bases,
     over_seeds_and_prompts,
     smallest_difference,
     wilson,
@@ -104,6 +105,35 @@ def test_the_smallest_difference_is_found_as_often_as_it_says():
     assert least == pytest.approx(2.8 * 0.1, rel=0.2)
     found = [bootstrap(rng.normal(0.28, 1, 100), resamples=300).low > 0 for _ in range(300)]
     assert 0.72 < np.mean(found) < 0.88
+
+
+def test_bases_that_are_few_do_not_find_what_is_not_there_and_can_find_what_is():
+    """Of three bases with one, one and three seeds, whose prompts and heterogeneity are those of measured rows."""
+    rng = np.random.default_rng(0)
+
+    def drawn(mean: float, apart: float) -> list[np.ndarray]:
+        common = rng.normal(mean, 0.16, 128)
+        return [
+            common + rng.normal(0, apart) + rng.normal(0, 0.2, 128) + rng.normal(0, 0.25, (seeds, 128))
+            for seeds in (1, 1, 3)
+        ]
+
+    found = [over_bases(drawn(0.0, apart), resamples=200)[1] for apart in (0.0, 0.03, 0.08) for _ in range(60)]
+    assert np.mean([each.low > 0 for each in found]) < 0.04
+    assert np.mean([each.low <= 0 <= each.high for each in found]) > 0.94
+    # what all draws and all bases agree on is not held back by the number of draws
+    sure = over_bases([rng.normal(0.5 + 0.01 * base, 0.2, (1, 128)) for base in range(9)], resamples=200)[1]
+    assert sure.p < 1e-6
+
+
+def test_the_smallest_difference_of_few_bases_counts_corrections_and_student():
+    means = [0.0, 0.06, 0.12]
+    found = over_bases([np.random.default_rng(base).normal(mean, 0.1, (1, 128)) for base, mean in enumerate(means)])[1]
+    plain, corrected = (smallest_difference(found, comparisons=times, means=means) for times in (1, 10))
+    # Student's t of two degrees of freedom: 4.303 (5 %), 14.09 (0.5 %), 1.061 (the power)
+    error = 0.06 / math.sqrt(3)
+    assert plain == pytest.approx(max(smallest_difference(found), (4.303 + 1.061) * error), rel=1e-3)
+    assert corrected == pytest.approx((14.089 + 1.061) * error, rel=1e-3)
 
 
 def test_intervals_hold_seeds_and_prompts():

@@ -46,15 +46,21 @@ def train_base(base: Base, scale: Scale, folder: Path) -> dict[str, Any]:
     """Trains a base, or goes on where that was cut short, and leaves its bundle in ``folder``. Returns its identity."""
     if not (folder / bundle.MANIFEST).is_file():
         began, run = time.monotonic(), folder.with_name(f"{folder.name}.run")
+        spent = folder.with_name(f"{folder.name}.seconds.json")  # of all legs, where training was cut short
+        before = float(json.loads(spent.read_text())) if spent.is_file() else 0.0
         trainer = Trainer(base_config(base, scale, run))
-        trainer.run()
+        try:
+            trainer.run()
+        finally:
+            spent.write_text(json.dumps(round(before + time.monotonic() - began, 1)))
         if trainer.stopping:
             raise KeyboardInterrupt
         draft = folder.with_name(f"{folder.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         (publish_unet if isinstance(trainer.config.task, UNetTask) else publish)(run, draft)
-        (draft / "seconds.json").write_text(json.dumps(round(time.monotonic() - began, 1)))
+        (draft / "seconds.json").write_text(json.dumps(round(before + time.monotonic() - began, 1)))
         draft.replace(folder)
+        spent.unlink()
         shutil.rmtree(run, ignore_errors=True)
     return identity_of(base, folder)
 

@@ -6,14 +6,14 @@ A claim is asked of pairs of runs that differ in one thing: the same base, seed 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matrix_lib.evaluation.statistics import Estimate, holm, over_bases
+from matrix_lib.evaluation.statistics import Estimate, holm, over_bases, smallest_difference
 from matrix_lib.evaluation.verdicts import Check, Outcome, ceiling, verdict
 
 from .boxes import STEERED
@@ -83,7 +83,7 @@ class Found:
     these: the difference for these very bases; like: for bases like these, which the verdict is about.
     by_base: mean difference of each base. p: of `like` against 0 (against minus the margin where something is to be
     kept), p_margin: against the margin, both corrected. seeds: runs of each base. level: mean of the others. looks:
-    sittings after which a verdict could be given.
+    sittings after which a verdict could be given. times: how often the smallest p of the family counts, with its looks.
     """
 
     claim: Claim
@@ -97,7 +97,15 @@ class Found:
     p: float
     p_margin: float
     looks: int
+    times: float
     outcome: Outcome | None
+
+    @property
+    def least(self) -> float:
+        """The smallest difference that would have been found in four of five cases, after all corrections."""
+        if len(self.by_base) < 2:
+            return math.nan
+        return smallest_difference(self.like, comparisons=self.times, means=list(self.by_base.values()))
 
     @property
     def missing(self) -> bool:
@@ -143,7 +151,7 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         Claim(
             "MATRIX", f"with {count} clips the losses make roles right (10x)", "not asked", "efficiency",
-            (f"10x n{count}",), (f"off n{count}",), "unseen pairs", "right_roles", most=1.0,
+            (f"10x n{count}",), (f"off n{count}",), "unseen pairs", "right_roles", **_BOTH,
         )
         for count in (32, 64, 256, 512, 2048)
     ),
@@ -253,6 +261,11 @@ CLAIMS: tuple[Claim, ...] = (
             ("it is the true masks", "10x wrong masks", "unseen pairs"),
         )
     ),
+    Claim(
+        "TAViD once more", "on fresh bases the loss at lambda 10 makes the right thing be acted on",
+        "not asked", "again_target", ("lambda 10",), ("lambda 0",), "look-alikes", "right_roles",
+        least=_AGAIN, moved=("v2t",), most=1.0,
+    ),
     *(
         Claim(
             "MATRIX in other worlds", f"{world}: {said}", "not asked", group, ("10x",), (other,), GROUPS[group].sets[0],
@@ -357,17 +370,32 @@ class _Estimated:
     tables: dict[str, Array]
     homes: list[str]
 
+    def looked(self, name: str) -> float:
+        """p or p_margin for all looks together: the k-th may spend 1 / (k (k + 1)) of the 5 %, which is never more than
+        5 % together; p has two sides, and a claim one."""
+        p = float(getattr(self, name))
+        return p if math.isnan(p) else min(1.0, p * self.times)
+
+    @property
+    def times(self) -> float:
+        return self.looks * (self.looks + 1) / 2
+
 
 def asked(rows: Rows, claims: Sequence[Claim] = CLAIMS) -> list[Found]:
-    """What the claims come to. p is corrected for all claims of a family that have rows (Holm), and for the looks."""
+    """What the claims come to. p is corrected for the looks, and then for all claims of a family that have rows (Holm).
+
+    In this order: Holm asks the next claim less strictly only after the one before it was found, and what does not
+    pass with its looks was not.
+    """
     found = [_estimated(rows, claim) for claim in claims]
     families: dict[str, list[int]] = {}
     for at, claim in enumerate(claims):
         families.setdefault(claim.family or claim.paper, []).append(at)
-    corrected: dict[int, tuple[float, float]] = {}
+    corrected: dict[int, tuple[float, float, int]] = {}
     for places in families.values():
-        pairs = zip(*(holm([getattr(found[at], name) for at in places]) for name in ("p", "p_margin")), strict=True)
-        corrected |= dict(zip(places, pairs, strict=True))
+        asked_of = sum(not math.isnan(found[at].p) for at in places)
+        both = (holm([found[at].looked(name) for at in places]) for name in ("p", "p_margin"))
+        corrected |= {at: (p, p_margin, asked_of) for at, p, p_margin in zip(places, *both, strict=True)}
     return [_judged(rows, each, *corrected[at]) for at, each in enumerate(found)]
 
 
@@ -381,7 +409,7 @@ def _estimated(rows: Rows, claim: Claim) -> _Estimated:
     lower = _against(tables, -claim.margin) if claim.kept else like.p
     below = like.high < (0.0 if claim.kept else claim.margin)
     upper = 1.0 if not below else like.p if claim.kept else _against(tables, claim.margin)
-    return _Estimated(claim, these, like, lower, upper, _looks(rows, claim, tables), tables, list(found))
+    return _Estimated(claim, these, like, lower, upper, _looks(rows, claim, set(found)), tables, list(found))
 
 
 def _against(tables: Mapping[str, Array], value: float) -> float:
@@ -389,24 +417,22 @@ def _against(tables: Mapping[str, Array], value: float) -> float:
     return over_bases([table - value for table in tables.values()], bounds=(-1 - value, 1 - value))[1].p
 
 
-def _looks(rows: Rows, claim: Claim, tables: Mapping[str, Array]) -> int:
-    """Sittings that added rows to a claim and left it with enough bases for a verdict; 1 at the least."""
+def _looks(rows: Rows, claim: Claim, homes: Collection[str]) -> int:
+    """Sittings that added pairs to a claim (bases of ``homes``) and left it with enough bases for a verdict; 1 at the
+    least. Rows that nothing is paired with tell nothing: a control that is run beside `none` alone is no look."""
     seen: set[str] = set()
     looks = 0
     for sitting in rows.sittings:
         arms = {*_names(claim.arms), *_names(claim.others)}
-        new = {short(row.base) for row in sitting.rows if row.claim == claim.claim and row.arm in arms} & set(tables)
+        rows_of = (row for row in sitting.rows if row.claim == claim.claim and row.arm in arms)
+        new = {short(row.base) for row in rows_of if row.base in homes}
         seen |= new
         looks += bool(new) and len(seen) >= claim.least
     return max(1, looks)
 
 
-def _judged(rows: Rows, found: _Estimated, p: float, p_margin: float) -> Found:
+def _judged(rows: Rows, found: _Estimated, p: float, p_margin: float, asked_of: int) -> Found:
     claim, tables, like = found.claim, found.tables, found.like
-    # the k-th look may spend 1 / (k (k + 1)) of the 5 %, which is never more than 5 % together; p has two sides, and
-    # a claim one
-    times = found.looks * (found.looks + 1) / 2
-    p, p_margin = (value if math.isnan(value) else min(1.0, value * times) for value in (p, p_margin))
     level = _level(rows, claim, _names(claim.others), found.homes) if tables else float("nan")
     checks = tuple(_checks(rows, claim, level, found.homes)) if tables else ()
     moved = (
@@ -423,7 +449,7 @@ def _judged(rows: Rows, found: _Estimated, p: float, p_margin: float) -> Found:
     seeds = {base: len(table) for base, table in tables.items()}
     return Found(
         claim, found.these, like, by_base, seeds, prompts, level, checks, p, p_margin, found.looks,
-        outcome if tables else None,
+        found.times * asked_of, outcome if tables else None,
     )  # fmt: skip
 
 

@@ -153,6 +153,15 @@ GROUPS: dict[str, Group] = {
         ("told", "unseen pairs"),
         ("unseen pairs",),
     ),
+    "again_target": Group(
+        "TAViD at lambda 10 once more, on bases that nobody has seen, looked at once: when all of them are there",
+        "weak_roles",
+        "arm",
+        (10, 11, 12, 13, 14, 15),
+        (Round(("lambda 0", "lambda 10")),),
+        ("look-alikes", "told"),
+        ("look-alikes",),
+    ),
     "even": Group(
         "TAViD among look-alikes of which the first frame does not say which one is meant",
         "weak_roles",
@@ -246,14 +255,20 @@ GROUPS: dict[str, Group] = {
 
 
 def jobs_of(
-    claims: Sequence[str], bases: int = 0, rounds: int = 0, arms: Sequence[str] = (), only: Sequence[str] = ()
+    claims: Sequence[str],
+    bases: int = 0,
+    rounds: int = 0,
+    arms: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> list[Job]:
     """Jobs in order: round by round, in each the claims in the order given, and a base before what needs it. Groups
     that come later (`Group.after`) begin with a later round of the others.
 
-    bases, rounds: at most so many of each claim; 0: all. arms, only: the arms and the bases of these names; none: all.
+    bases, rounds: at most so many of each claim; 0: all. arms, only, seeds: the arms and the bases of these names, and
+    the runs of these seeds; none: all.
 
-    Raises ValueError for an unknown claim, arm or base.
+    Raises ValueError for an unknown claim, arm, base or seed.
     """
     if unknown := [name for name in claims if name not in GROUPS]:
         raise ValueError(f"there is no claim {unknown[0]!r}; there are {', '.join(GROUPS)}")
@@ -264,6 +279,9 @@ def jobs_of(
     homes = {Base(group.preset, seed).name for group in chosen.values() for seed in group.bases}
     if unknown := [name for name in only if name not in homes]:
         raise ValueError(f"these claims have no base {unknown[0]!r}; they have {', '.join(sorted(homes))}")
+    planned = {seed for group in chosen.values() for each in group.rounds for seed in each.seeds}
+    if unplanned := [seed for seed in seeds if seed not in planned]:
+        raise ValueError(f"these claims have no seed {unplanned[0]}; they have {', '.join(map(str, sorted(planned)))}")
     first = min((group.after for group in chosen.values()), default=0)
     deepest = max((group.after + len(group.rounds) for group in chosen.values()), default=0)
     out: dict[str, Job] = {}
@@ -278,6 +296,7 @@ def jobs_of(
             wanted += [
                 Job(group.kind, home, claim, arm, seed)
                 for seed in group.rounds[at].seeds
+                if not seeds or seed in seeds
                 for arm in group.rounds[at].arms
                 if not arms or arm in arms
                 for home in near

@@ -8,16 +8,17 @@ READING = """Every claim is asked of pairs of runs that differ in one thing: the
 mean of what is compared with. The brackets are 95 % intervals, not corrected. Those for bases like these are what the
 verdict is about: bases, seeds and prompts drawn anew, or the t interval of the bases' means where that is wider; those
 for these bases draw seeds and prompts anew. Least: the smallest difference that would have been found in four of five
-cases. Up: bases whose difference is above 0. A base that was trained again from the same seed is no further base. p:
-against no difference, and against the margin (.02: what would matter), corrected for all claims of a family (Holm) and
-for the looks: after the k-th sitting that could have given a verdict p counts k (k + 1) / 2 times, so that all looks
-together spend 5 % of a claim with one side, however often one goes on. A family is a paper; claims that were added
-later, of other worlds and bases, have families of their own. Holds: the interval lies above 0 and p is at most .05.
-Does not hold: the interval lies below the margin, and p of the margin is at most .05. Of a claim that nothing is lost,
-both are asked of the difference and the margin together. Cannot be asked: a check failed. Room above hides a gain
-and no loss: where the others stand at the ceiling and the interval lies below 0, the claim is answered.
-Open: none of these, or fewer than three bases. No row speaks of more than the bases that it counts, and small models
-like them."""
+cases, by the interval alone and with all corrections of p. Up: bases whose difference is above 0. A base that was
+trained again from the same seed is no further base. p: against no difference, and against the margin (.02: what would
+matter), corrected for the looks and then for all claims of a family (Holm): after the k-th sitting that could have
+given a verdict p counts k (k + 1) / 2 times, so that all looks together spend 5 % of a claim with one side, however
+often one goes on. A family is a paper; claims that were added later, of other worlds and bases, have families of their
+own. Holds: the interval lies above 0 and p is at most .05. Does not hold: the interval lies below the margin, and p of
+the margin is at most .05; of bases of which a few gain much and most little it says too much. Of a claim that nothing
+is lost, both are asked of the difference and the margin together. Cannot be asked: a check failed. Room above hides a
+gain and no loss: where the others stand at the ceiling and the interval lies below 0, the claim is answered. Open:
+none of these, or fewer than three bases. No row speaks of more than the bases that it counts, and small models like
+them."""
 
 PROTOCOL = (
     "Bases: the architecture, codec and words of mini; the transformer is trained from nothing. `weak_roles` reads"
@@ -35,7 +36,9 @@ PROTOCOL = (
     "MATRIX: SGA .01 and SPA .005, as the released code has them (1x), times the factor; logits through a decoder, no"
     " mask condition. Blind: the decoder learns from detached maps. Wrong masks: each clip has those of another.",
     "Layers of MATRIX: two for words, one for tracks, those with a gap between success and failure (5 %), filled up"
-    " with the largest share of attention on the mask. Lowest: the smallest shares. Random draws: of what is left. Up"
+    " with the largest share of attention on the mask. Lowest: the smallest shares. Random draws: of what is left, the"
+    " same places of that list in every base. So the four draws are four sets of layers that hardly differ from base to"
+    " base (words 9 and 10 with tracks 6 or so, and three others), and no interval knows of other draws. Up"
     " to 2026-12-01 the prompts of that analysis were the judged ones of the set told, so that its rows there may"
     " favour the dominant layers; since then they are others. Unseen pairs share nothing with either.",
     "TAViD: target mask and trigger word, clips with look-alikes, the loss on the first frame, the same layers. In"

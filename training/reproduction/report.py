@@ -35,7 +35,7 @@ def reference(claim: str, arm: str) -> str:
     group = GROUPS[claim]
     if group.kind == "boxes":
         return "none"
-    if group.preset == "weak_roles" and claim in ("target", "even"):
+    if group.preset == "weak_roles" and claim in ("target", "again_target", "even"):
         return "lambda 0 two masks" if "two masks" in arm else "lambda 0"
     plain = "id map" if "id map" in arm else "off"
     for ending in (" other clips", *((f" n{arm.rpartition(' n')[2]}",) if arm.rpartition(" n")[2].isdecimal() else ())):
@@ -90,7 +90,7 @@ def _claims(found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
                 f"{each.level:.3f}",
                 _signed(each.like),
                 _signed(each.these),
-                _number(smallest_difference(each.like if bases > 1 else each.these)),
+                f"{_number(smallest_difference(each.like if bases > 1 else each.these))}; {_number(each.least)}",
                 f"{bases} bases, {sum(mean > 0 for mean in each.by_base.values())} up; {runs} runs; looks: "
                 f"{each.looks}",
                 f"{_number(each.p)}; {_number(each.p_margin)}",

@@ -150,11 +150,38 @@ def test_looks_are_counted_and_a_base_trained_again_is_no_further_one(tmp_path: 
     assert twice.seeds == dict.fromkeys(once.seeds, 2)
     assert twice.like.mean == once.like.mean
     assert twice.p == pytest.approx(min(1.0, 3 * twice.like.p))
+    alone = _sitting(
+        tmp_path, "d", {("off", "j"): low}, "2026-01-03"
+    )  # a later control, beside nothing it is paired with
+    assert asked(read_sittings([first, alone]), [claim])[0].looks == 1
     few = asked(read_sittings([_sitting(tmp_path, "c", rows, "2026-01-01", "again")]))
     [fresh] = [each for each in few if each.claim.claim == "again" and each.claim.part == "unseen pairs"][:1]
     assert fresh.outcome is not None
     assert fresh.outcome.word == "open"
     assert "too few" in fresh.outcome.why
+
+
+def test_a_claim_that_its_looks_hold_back_does_not_make_the_next_one_easier(tmp_path: Path) -> None:
+    """Holm asks less of the second p only after the first was found."""
+    draws = np.random.default_rng(0)
+
+    def bits(share: float) -> list[str]:
+        return ["".join("1" if value < share else "0" for value in draws.random(128)) for _ in range(3)]
+
+    first = {("off", "h"): bits(0.4), ("10x", "h"): bits(0.6)}
+    paths = [
+        _sitting(tmp_path, f"s{at}", {(arm, f"h{at}"): b for (arm, _), b in first.items()}, f"2026-01-0{at}")
+        for at in (1, 2, 3, 4)
+    ]
+    paths.append(
+        _sitting(tmp_path, "n", {("off n32", "k"): bits(0.5), ("10x n32", "k"): bits(0.66)}, "2026-01-05", "efficiency")
+    )
+    wanted = [("10x - off", "alignment"), ("10x n32 - off n32", "efficiency")]
+    claims = [c for c in CLAIMS if (c.contrast, c.claim) in wanted and c.part == "unseen pairs"]
+    looked, later = asked(read_sittings(paths), claims)
+    assert (looked.looks, later.looks) == (4, 1)
+    assert looked.like.p < later.like.p < 10 * looked.like.p
+    assert later.p == pytest.approx(min(1.0, 2 * later.like.p))
 
 
 def test_nothing_that_steers_a_base_leaves_what_does_not_hold_open(tmp_path: Path) -> None:

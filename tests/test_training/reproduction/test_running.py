@@ -63,6 +63,10 @@ def test_a_base_comes_before_what_needs_it_and_rounds_by_weight() -> None:
     with pytest.raises(ValueError, match="weak_roles-6"):
         jobs_of(["alignment"], only=["weak_moves-3"])
     assert {job.base.name for job in jobs_of(["alignment", "boxes"], only=["weak_moves-3"])} == {"weak_moves-3"}
+    some = jobs_of(["alignment"], arms=["off", "10x"], only=["weak_roles-4"], seeds=[1, 2])
+    assert [(job.arm, job.seed) for job in some[1:]] == [("off", 1), ("10x", 1), ("off", 2), ("10x", 2)]
+    with pytest.raises(ValueError, match="no seed 3; they have 0, 1, 2"):
+        jobs_of(["alignment"], seeds=[3])
 
 
 def test_a_job_is_taken_once_and_again_where_its_process_is_gone(tmp_path: Path) -> None:
@@ -145,7 +149,10 @@ def test_a_small_sitting_is_run_resumed_and_reported(tmp_path: Path, capsys: pyt
     command += ["--rounds", "1", "--arms"]
     assert main([*command, *arms, "--plan"]) == 0
     assert "4 jobs to run" in capsys.readouterr().out
+    spent = tmp_path / "bases" / "weak_moves-1.seconds.json"
+    spent.write_text("1000.0")  # as a process leaves it that was stopped after so long
     assert main([*command, *arms[:2]]) == 0
+    assert not spent.exists()
     made = (tmp_path / "bases" / "weak_moves-1" / "bundle.json").read_bytes()
     assert main([*command, *arms]) == 0
     said = capsys.readouterr().out
@@ -153,6 +160,8 @@ def test_a_small_sitting_is_run_resumed_and_reported(tmp_path: Path, capsys: pyt
     assert "4 of 4 jobs are done" in said
     sitting = json.loads((tmp_path / "sitting.json").read_text())
     rows = {row["arm"]: row for row in sitting["jobs"].values() if row["kind"] == "boxes"}
+    [base] = [row for row in sitting["jobs"].values() if row["kind"] == "base"]
+    assert 1000 < base["seconds"]["training"] <= base["seconds"]["all"] < 2000
     assert set(rows) == set(arms)
     assert all(len(row["sets"]["boxes"]["miou"]) == TINY.boxes for row in rows.values())
     assert len({row["base"]["hash"] for row in sitting["jobs"].values()}) == 1
