@@ -318,7 +318,7 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         "Intervals are Wilson's for shares and the bootstrap's for means, 95 %; gains by clip. Time is that of a "
         "step and clip, beside one prompt.",
     ]
-    asked: list[tuple[str, str, str, Estimate, list[Check]]] = []
+    asked: list[tuple[str, str, str, Estimate, float, list[Check]]] = []
     for kind, count in QUESTIONS:
         own = [row for row in rows if (row["question"], row["instances"]) == (kind, count)]
         names = [name for name in own[0] if name not in _KEYS]
@@ -331,15 +331,16 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
             lines.append(f"| {arm} | {' | '.join(cells)} | {pace:.2f} |")
         moved = bootstrap(table[OURS]["own"] - table[EXCHANGED]["own"])
         for other in (ONE, DENSE):
-            for measure, (better, _) in CLAIMED.items():
-                gain = bootstrap((table[OURS][measure] - table[other][measure]) * (1 if better else -1))
+            for measure, (better, margin) in CLAIMED.items():
+                apart = (table[OURS][measure] - table[other][measure]) * (1 if better else -1)
+                gain, beside = bootstrap(apart), bootstrap(apart - margin).p
                 level = float(table[other][measure].mean())
                 room = ceiling(level) if better else floor(level, 0.0)
-                asked.append((title, other, measure, gain, [room, manipulated(moved)]))
-    corrected = holm([gain.p for *_, gain, _ in asked])
+                asked.append((title, other, measure, gain, beside, [room, manipulated(moved)]))
+    corrected = zip(holm([gain.p for *_, gain, _, _ in asked]), holm([p for *_, p, _ in asked]), strict=True)
     lines += ["", "## Captions against others", "", "| | against | | gain | verdict |", "|---" * 5 + "|"]
-    for (title, other, measure, gain, checks), p in zip(asked, corrected, strict=True):
-        outcome = verdict(gain, CLAIMED[measure][1], checks, p)
+    for (title, other, measure, gain, _, checks), both in zip(asked, corrected, strict=True):
+        outcome = verdict(gain, CLAIMED[measure][1], checks, *both)
         lines.append(f"| {title} | {other} | {measure} | {gain.interval} | {outcome} |")
     return "\n".join(lines) + "\n"
 

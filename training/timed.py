@@ -276,8 +276,8 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         f"--seed {chosen.seed}`, {'bfloat16' if chosen.device.startswith('cuda') else 'float32'}; the same clips and "
         "noise for every arm. Intervals are Wilson's for shares and the bootstrap's for means, 95 %; gains by clip.",
     ]
-    asked: list[tuple[str, str, Estimate, Estimate]] = []
-    for question, (measure, better, _, what) in _CLAIMS.items():
+    asked: list[tuple[str, str, Estimate, float, Estimate]] = []
+    for question, (measure, better, margin, what) in _CLAIMS.items():
         own = [row for row in rows if row["question"] == question]
         names = [name for name in own[0] if name not in ("question", "arm", "clip", "seed", "prompt")]
         lines += ["", f"## {question}", "", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
@@ -289,14 +289,14 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         base = table[_NONE]
         for arm in arms[1:]:
             gain = (table[arm][measure] - base[measure]) * (1 if better else -1)
-            asked.append((question, arm, bootstrap(gain), _estimated(what, base[what])))
-    corrected = holm([gain.p for _, _, gain, _ in asked])
+            asked.append((question, arm, bootstrap(gain), bootstrap(gain - margin).p, _estimated(what, base[what])))
+    corrected = zip(holm([gain.p for _, _, gain, _, _ in asked]), holm([p for *_, p, _ in asked]), strict=True)
     lines += ["", "## Against no guidance", "", "| question | arm | gain | verdict |", "|---|---|---|---|"]
-    for (question, arm, gain, happens), p in zip(asked, corrected, strict=True):
+    for (question, arm, gain, _, happens), both in zip(asked, corrected, strict=True):
         measure, _, margin, what = _CLAIMS[question]
         check = floor(happens.mean, 0.0)
         check = replace(check, said=f"{what} without guidance: {happens.interval}")
-        lines.append(f"| {question} | {arm} | {measure}: {gain.interval} | {verdict(gain, margin, [check], p)} |")
+        lines.append(f"| {question} | {arm} | {measure}: {gain.interval} | {verdict(gain, margin, [check], *both)} |")
     return "\n".join(lines) + "\n"
 
 

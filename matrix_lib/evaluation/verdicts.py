@@ -76,12 +76,15 @@ def verdict(
         checks: what has to be so; the first that failed is the reason. Room above (`Check.caps`) stands in the way of
             everything but a loss.
         p, p_margin: of the difference against 0 and against the margin, corrected for all comparisons of the table;
-            None where it is the only one.
+            None, both, where it is the only one.
 
-    Raises ValueError for a margin that is not above 0.
+    Raises ValueError for a margin that is not above 0, and for one p without the other: a table would be stricter with
+    one of its answers than with the other.
     """
     if not margin > 0:
         raise ValueError(f"the margin is the smallest difference that would matter, above 0; got {margin}")
+    if (p is None) != (p_margin is None):
+        raise ValueError("p is of the difference and p_margin of the margin: give both, or neither")
     smallest = smallest_difference(difference)
     lost = difference.high < 0
     for check in checks:

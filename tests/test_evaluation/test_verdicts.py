@@ -29,7 +29,7 @@ def at(low: float, high: float) -> Estimate:
     ],
 )
 def test_the_rule(difference: Estimate, p: float | None, word: str) -> None:
-    found = verdict(difference, 0.05, p=p)
+    found = verdict(difference, 0.05, p=p, p_margin=p and 0.01)
     assert found.word == word
     assert str(found).startswith(word)
 
@@ -42,13 +42,15 @@ def test_what_cannot_be_asked_says_why() -> None:
     assert verdict(at(0.001, 0.01), 0.05, at_the_top).word == "cannot be asked", "there is no room for a gain"
     assert verdict(at(-0.2, -0.1), 0.05, at_the_top).word == "does not hold", "a loss needs no room above"
     assert verdict(at(-0.2, -0.1), 0.05, [*at_the_top, floor(0.5, 0.5)]).word == "cannot be asked"
-    assert verdict(at(-0.02, 0.04), 0.05, p_margin=0.2).word == "open", "one of many, and near the margin"
-    assert verdict(at(-0.02, 0.04), 0.05, p_margin=0.01).word == "does not hold"
+    assert verdict(at(-0.02, 0.04), 0.05, p=1.0, p_margin=0.2).word == "open", "one of many, and near the margin"
+    assert verdict(at(-0.02, 0.04), 0.05, p=1.0, p_margin=0.01).word == "does not hold"
     unmoved = manipulated(at(-0.01, 0.02))
     assert "moved by 0.005 [-0.010, 0.020]" in verdict(sure, 0.05, [unmoved]).why
     assert verdict(sure, 0.05, [floor(0.7, 0.5), ceiling(0.8), manipulated(at(0.1, 0.2))]).word == "holds"
     with pytest.raises(ValueError, match="above 0; got 0"):
         verdict(sure, 0)
+    with pytest.raises(ValueError, match="give both, or neither"):
+        verdict(sure, 0.05, p=0.01)
 
 
 def test_no_effect_is_rarely_said_to_hold_and_a_large_one_is_found() -> None:

@@ -118,25 +118,27 @@ def differences(runs: Mapping[str, Sequence[VideoScores]], margin: float = 0.05)
 
     margin: the smallest difference that would matter. Raises ValueError for one that is not above 0.
     """
-    found, alone = [], []
+    found, alone, beside = [], [], list[float]()
     for one, other in itertools.combinations(runs, 2):
         for measure in _RAW:
             mine, theirs = (per_sample(runs[name], measure) for name in (one, other))
             both = sorted(mine.keys() & theirs.keys())
             values = np.array([mine[name] - theirs[name] for name in both])
             found.append((one, other, measure, bootstrap(values, bounds=(-1, 1))))
+            sides = (bootstrap(side * values - margin, bounds=(-1 - margin, 1 - margin)).p for side in (1, -1))
+            beside.append(max(sides))  # as good is what is smaller on both
             alone.append(tuple(sorted(mine.keys() ^ theirs.keys())))
-    p = holm([each[3].p for each in found])
+    p, small = holm([each[3].p for each in found]), holm(beside)
     return [
-        Difference(*each, value, _outcome(*each, value, margin), others)
-        for each, value, others in zip(found, p, alone, strict=True)
+        Difference(*each, value, _outcome(*each, value, within, margin), others)
+        for each, value, within, others in zip(found, p, small, alone, strict=True)
     ]
 
 
-def _outcome(one: str, other: str, measure: str, found: Estimate, p: float, margin: float) -> str:
-    """What a difference comes to, asked in both directions."""
+def _outcome(one: str, other: str, measure: str, found: Estimate, p: float, p_margin: float, margin: float) -> str:
+    """What a difference comes to, asked in both directions. p_margin: the larger one of both."""
     turned = replace(found, mean=-found.mean, low=-found.high, high=-found.low)
-    up, down = (verdict(each, margin, p=p).word for each in (found, turned))
+    up, down = (verdict(each, margin, p=p, p_margin=p_margin).word for each in (found, turned))
     if up == "holds" or down == "holds":
         return f"{one if up == 'holds' else other} is better"
     if up == down == "does not hold":
