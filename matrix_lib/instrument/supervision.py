@@ -205,13 +205,15 @@ class AlignmentMaps(_Maps):
         return _sum(parts)
 
     def _flow(self, times: Tensor | None) -> Tensor:
-        """Local Gram Flow of the instances: summed over a row's, weighted by the row's time, mean over the rows; or, taught
-        by features, of all tokens of a row."""
+        """Local Gram Flow of the instances: summed over a row's, weighted by the row's time, mean over the rows. Where
+        features teach it: of all tokens of a row."""
         device = next(iter(self.flow.values())).device
         batch, total = self.batch_on(device), torch.zeros((), device=device)
         if self._by_features:
             if batch.features is None:
-                raise ValueError("flow is to be taught by features, and the targets have none: TargetBatch.of(features=)")
+                raise ValueError(
+                    "flow is to be taught by features, and the targets have none: TargetBatch.of(features=)"
+                )
             for row in (row for row, kept in enumerate(batch.keep) if kept):
                 part = slice(row, row + 1)
                 teacher = feature_flow(batch.features[part], self.config.window, self.config.temperature)

@@ -117,9 +117,7 @@ class TargetBatch:
     features: Tensor | None = None
 
     @classmethod
-    def of(
-        cls, targets: Sequence[Targets | None], pixels: bool = True, features: Tensor | None = None
-    ) -> TargetBatch:
+    def of(cls, targets: Sequence[Targets | None], pixels: bool = True, features: Tensor | None = None) -> TargetBatch:
         """Joins the targets of rows, None for a row that is not aligned.
 
         Args:

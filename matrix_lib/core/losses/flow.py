@@ -92,8 +92,8 @@ def feature_flow(features: Tensor, window: int = 5, temperature: float = 0.1) ->
 
 
 def features_on(features: Tensor, grid: Grid) -> Tensor:
-    """(C, F, h, w) of features (C, T, rows, columns) of T pixel frames, whole frames each: the mean over the frames that
-    a token stands for [?], at its middle.
+    """(C, F, h, w) of features (C, T, rows, columns) of T pixel frames, whole frames each: the mean over the frames
+    that a token stands for [?], at its middle.
 
     Raises ValueError where the grid's clip has another number of frames.
     """
