@@ -1,9 +1,10 @@
-"""The workflow that judges a clip, as a draft for `scripts.workflows`. It runs with mini and its exact judge."""
+"""The workflows that score a clip, as drafts for `scripts.workflows`: by mini's exact judge, and by tracks."""
 
 from __future__ import annotations
 
 from ..draft import BLUE, GREEN, GREY, RED, SHOWN, Draft
-from .squares import FRAMES, HEIGHT, STEPS, WIDTH
+from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
+from .start import BOXES
 from .watch import PUSH
 
 __all__ = ["DRAFTS"]
@@ -59,4 +60,58 @@ def judge() -> Draft:
     return d
 
 
-DRAFTS = [judge]
+SCORED = """\
+### Does it follow? Scored by tracks
+**Press Run.** Two boxes say where two circles go, as in *00*, and mini makes the clip, watched. *Read Capture* makes
+masks of the two phrases, without a segmenter. *Score Tracks* lays them over the boxes: IoU of boxes and masks, HOTA,
+who is gone, doubled, swapped or touched.
+
+**Look** at the overlay first: lines are what was found, dashes what was asked for. Whoever finds masks is the judge.
+Masks of words are coarse (8 pixels here), so an IoU of half is much. For numbers that you report, put *SAM 2 Tracks*
+on the decoded clip in place of *Read Capture*, with the same names.
+
+**Benchmarks:** `python -m training.score_benchmark tracks FOLDER INPUT` writes the masks of a MagicBench folder as
+tracks; *Load Tracks* opens them in place of *Box Tracks*. *Save Tracks* keeps what was found: as
+`VIDEOS/ID.tracks.safetensors` it is what `... magicbench FOLDER VIDEOS` reads for its table. MoveBench, MotiBench and
+Peekaboo: docs/track-scores.md.
+
+**Your own:** any picture, boxes, words and model of the pack."""
+
+
+def score_tracks() -> Draft:
+    """15: a picture and two boxes in; how well the clip follows them out, with the tracks for a benchmark's table."""
+    d = Draft("15_score_tracks")
+    d.group("Start here", 0, GREY)
+    d.note(SCORED, 820)
+    d.group("Picture and model", 1, BLUE)
+    picture = d.add("MatrixExampleClip", SHOWN, "Picture", clip=PUSH.clip)
+    model = d.add("MatrixLoadVideoDiT", 0, "Model", source="mini")
+    d.group("What is asked for", 2, GREEN)
+    given = d.add("MatrixBoxTracks", 220, "Where to", boxes=BOXES, images=picture[1], frames=FRAMES)
+    given.inputs.update(width=WIDTH, height=HEIGHT, fps=FPS, hold=True)
+    words = d.add("MatrixBindPrompt", SHOWN, clip=model[1], prompt=PUSH.prompt, phrases=PUSH.phrases)
+    words.inputs.update(form="as written", tracks=given[0])
+
+    d.group("A clip that follows, watched", 3, RED)
+    rough = d.add("MatrixCutAndDrag", 0, image=picture[1], tracks=given[0], vae=model[2])
+    held = d.add("MatrixDualClockDenoising", 0, model=model[0], reference=rough[1], tracks=given[0])
+    held.inputs.update(inside=0.67, outside=0.5)
+    watch = d.add("MatrixWatchAttention", model=held[0], layers="all")
+    first = d.add("MatrixImageCondition", 0, model=model[0], positive=words[0], negative=words[0], vae=model[2])
+    first.inputs.update(image=picture[1], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
+    sample = d.add("KSampler", 0, model=watch[0], positive=first[0], negative=first[1], latent_image=first[2], seed=8)
+    sample.inputs.update(steps=STEPS, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0)
+    frames = d.add("VAEDecode", 0, samples=sample[0], vae=model[2])
+
+    d.group("Who is where in it", 4, GREEN)
+    capture = d.add("MatrixCollectCapture", latent=sample[0], watch=watch[1])
+    seen = d.add("MatrixReadCapture", SHOWN, capture=capture[0], frames=frames[0], fps=FPS, mended=True)
+    d.group("How well it follows", 5, BLUE)
+    scored = d.add("MatrixScoreTracks", SHOWN + 300, given=given[0], seen=seen[0], frames=frames[0], measure="box_iou")
+    shown = d.add("SaveAnimatedWEBP", 320, "Tracks over the clip", images=scored[0], filename_prefix="matrix/scored")
+    shown.inputs.update(lossless=False, quality=90, method="default", fps=FPS)
+    d.add("MatrixSaveTracks", 80, "What was found", tracks=seen[0], filename_prefix="matrix/found")
+    return d
+
+
+DRAFTS = [judge, score_tracks]
