@@ -128,7 +128,7 @@ PICTURES = {
     ),
     "13_pick_seeds": _masked("picked", "picked_masks", "masks of the best seed's first steps, over what came of it"),
     "14_instance_captions": _clip("apart", "left: the red square moves down; right: the red square"),
-    "15_score_tracks": _clip("scored", "masks of two phrases; dashed: the boxes that they were to follow"),
+    "15_score_tracks": _clip("scored", "lines: what was found; dashes: the boxes that were asked for"),
 }
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..draft import BLUE, GREEN, GREY, RED, SHOWN, Draft
-from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
-from .start import BOXES
+from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH, still
 from .watch import PUSH
 
 __all__ = ["DRAFTS"]
@@ -62,50 +61,50 @@ def judge() -> Draft:
 
 SCORED = """\
 ### Does it follow? Scored by tracks
-**Press Run.** Two boxes say where two circles go, as in *00*, and mini makes the clip, watched. *Read Capture* makes
-masks of the two phrases, without a segmenter. *Score Tracks* lays them over the boxes: IoU of boxes and masks, HOTA,
-who is gone, doubled, swapped or touched.
+**Press Run.** Boxes say where two squares go, and mini makes a clip, held to them as in *07*. *Score Tracks* lays masks
+of that clip over the boxes: IoU of masks and boxes, HOTA, who is gone, doubled or swapped, who touched whom.
 
 **Look** at the overlay first: lines are what was found, dashes what was asked for. Whoever finds masks is the judge.
-Masks of words are coarse (8 pixels here), so an IoU of half is much. For numbers that you report, put *SAM 2 Tracks*
-on the decoded clip in place of *Read Capture*, with the same names.
+Here colours do, for mini's squares are red and blue. On your own clip put *SAM 2 Tracks*, or SAM 3, in place of
+*Its masks*, with the names of the boxes.
 
 **Benchmarks:** `python -m training.score_benchmark tracks FOLDER INPUT` writes the masks of a MagicBench folder as
-tracks; *Load Tracks* opens them in place of *Box Tracks*. *Save Tracks* keeps what was found: as
-`VIDEOS/ID.tracks.safetensors` it is what `... magicbench FOLDER VIDEOS` reads for its table. MoveBench, MotiBench and
-Peekaboo: docs/track-scores.md.
-
-**Your own:** any picture, boxes, words and model of the pack."""
+tracks; *Load Tracks* opens them in place of *Box Tracks*. What *Save Tracks* keeps, as
+`VIDEOS/ID.tracks.safetensors`, is what `... magicbench FOLDER VIDEOS` reads for its table. MoveBench, MotiBench and
+Peekaboo: docs/track-scores.md."""
+PATHS = """\
+red square (subject): 0: 18 52 42 76; 5: 24 34 48 58; 11: 42 18 66 42; 16: 62 16 86 40
+blue square (object): 0: 84 52 108 76; 16: 80 80 104 104"""
 
 
 def score_tracks() -> Draft:
-    """15: a picture and two boxes in; how well the clip follows them out, with the tracks for a benchmark's table."""
+    """15: a picture and boxes in; how well the clip follows them out, with its tracks for a benchmark's table."""
     d = Draft("15_score_tracks")
     d.group("Start here", 0, GREY)
-    d.note(SCORED, 820)
+    d.note(SCORED, 760)
     d.group("Picture and model", 1, BLUE)
-    picture = d.add("MatrixExampleClip", SHOWN, "Picture", clip=PUSH.clip)
+    first = still(d, "two-squares")
     model = d.add("MatrixLoadVideoDiT", 0, "Model", source="mini")
     d.group("What is asked for", 2, GREEN)
-    given = d.add("MatrixBoxTracks", 220, "Where to", boxes=BOXES, images=picture[1], frames=FRAMES)
+    given = d.add("MatrixBoxTracks", 140, "Where to", boxes=PATHS, images=first, frames=FRAMES)
     given.inputs.update(width=WIDTH, height=HEIGHT, fps=FPS, hold=True)
-    words = d.add("MatrixBindPrompt", SHOWN, clip=model[1], prompt=PUSH.prompt, phrases=PUSH.phrases)
-    words.inputs.update(form="as written", tracks=given[0])
+    words = d.add("CLIPTextEncode", 20, "Prompt", clip=model[1], text="the red square moves up")
 
-    d.group("A clip that follows, watched", 3, RED)
-    rough = d.add("MatrixCutAndDrag", 0, image=picture[1], tracks=given[0], vae=model[2])
+    d.group("A clip that follows", 3, RED)
+    rough = d.add("MatrixCutAndDrag", 0, image=first, tracks=given[0], vae=model[2])
     held = d.add("MatrixDualClockDenoising", 0, model=model[0], reference=rough[1], tracks=given[0])
     held.inputs.update(inside=0.67, outside=0.5)
-    watch = d.add("MatrixWatchAttention", model=held[0], layers="all")
-    first = d.add("MatrixImageCondition", 0, model=model[0], positive=words[0], negative=words[0], vae=model[2])
-    first.inputs.update(image=picture[1], width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
-    sample = d.add("KSampler", 0, model=watch[0], positive=first[0], negative=first[1], latent_image=first[2], seed=8)
+    start = d.add("MatrixImageCondition", 0, model=model[0], positive=words[0], negative=words[0], vae=model[2])
+    start.inputs.update(image=first, width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1)
+    sample = d.add("KSampler", 0, model=held[0], positive=start[0], negative=start[1], latent_image=start[2], seed=8)
     sample.inputs.update(steps=STEPS, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0)
     frames = d.add("VAEDecode", 0, samples=sample[0], vae=model[2])
 
-    d.group("Who is where in it", 4, GREEN)
-    capture = d.add("MatrixCollectCapture", latent=sample[0], watch=watch[1])
-    seen = d.add("MatrixReadCapture", SHOWN, capture=capture[0], frames=frames[0], fps=FPS, mended=True)
+    d.group("Its masks", 4, GREEN)
+    seen = d.add("MatrixMaskTracks", names="red square\nblue square", images=frames[0], fps=FPS)
+    for place, channel in enumerate(("red", "blue")):
+        lit = d.add("ImageToMask", 0, f"How {channel}", image=frames[0], channel=channel)
+        seen.inputs[f"masks.mask{place}"] = d.add("ThresholdMask", mask=lit[0], value=0.55)[0]
     d.group("How well it follows", 5, BLUE)
     scored = d.add("MatrixScoreTracks", SHOWN + 300, given=given[0], seen=seen[0], frames=frames[0], measure="box_iou")
     shown = d.add("SaveAnimatedWEBP", 320, "Tracks over the clip", images=scored[0], filename_prefix="matrix/scored")

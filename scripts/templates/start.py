@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..draft import BLUE, GREEN, GREY, RED, SHOWN, Draft
 from .squares import FPS, FRAMES, HEIGHT, STEPS, WIDTH
 
-__all__ = ["BOXES", "DRAFTS"]
+__all__ = ["DRAFTS"]
 
 # On the first frame of the example clip `push`: the circles lie in these boxes, the blue cross between them rests.
 BOXES = """\
