@@ -30,7 +30,7 @@ from training.run.task_settings import AlignTask
 from .comfyui import ROOT
 from .reading_truth import given_tracks, make
 
-_SIDE, _TOKEN, _LEVEL = 200, 2, 0.3  # pixels of a panel; the token frame that is shown; of the noise
+_SIDE, _TOKEN, _LEVEL, _SHOWN = 170, 2, 0.3, 9  # pixels of a panel; the token frame; of the noise; tokens a side
 _STUDENTS: tuple[FlowOf, FlowOf] = ("attention", "values")
 
 
@@ -92,21 +92,26 @@ def main() -> None:
     found = _flows(encoders, model, clip, given.layer, given.seed)
     start, stop = encoders.grid.pixel_span(_TOKEN)
     frame = Image.fromarray(clip.video[0, (start + stop) // 2].permute(1, 2, 0).numpy())
+    there = found["masks"][:, _TOKEN].sum((0, 1)).nonzero().float().mean(0).round().int().tolist()
+    top, left = (min(max(at - _SHOWN // 2, 0), encoders.grid.height - _SHOWN) for at in there)
+    wide = encoders.grid.token_pixels[0]
+    bottom, right = top + _SHOWN, left + _SHOWN
+    frame = frame.crop((left * wide, top * wide, right * wide, bottom * wide))
     whole = Image.new("RGB", (4 * _SIDE + 12, _SIDE + 22), "#111118")
     shown = {"masks": "taught by masks", "latents": "taught by latents", "attention": "attention", "values": "values"}
     for place, (each, said) in enumerate(shown.items()):
         flow = found[each] if each in ("masks", "latents") else found[each].exp()
-        panel = _arrows(frame.resize((_SIDE, _SIDE)), flow[:, _TOKEN].sum(0))
+        panel = _arrows(frame.resize((_SIDE, _SIDE)), flow[:, _TOKEN].sum(0)[:, top:bottom, left:right])
         whole.paste(panel, (place * (_SIDE + 4), 22))
         ImageDraw.Draw(whole).text((place * (_SIDE + 4) + 4, 4), said, fill="white")
     path = ROOT / "docs" / "images" / "flow.webp"
-    whole.save(path, quality=45, method=6)
+    whole.save(path, quality=30, method=6)
     print(path, path.stat().st_size, "bytes:", clip.prompts[0])
     losses: dict[tuple[str, str], list[float]] = {}
     for index in range(given.count):
         found = _flows(encoders, model, make(given.seed, index), given.layer, index)
         for teacher in ("masks", "latents"):
-            for student in _STUDENTS:
+            for student in ("attention", "values"):
                 maps = {0: found[student].expand_as(found[teacher])}
                 loss = float(flow_loss(maps, found[teacher])) / len(found[teacher])
                 losses.setdefault((teacher, student), []).append(loss)

@@ -27,7 +27,7 @@ SOURCES = {
     "judged": ("workflows/09_judge.jpg", 0.19),
     "who": ("workflows/02_matrix_lora.jpg", 0.13),
 }
-_WIDTH, _QUALITY, _EXAMPLE = 480, 78, 85
+_WIDTH, _QUALITY, _EXAMPLE = 480, 45, 85
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         whole = Image.open(ROOT / source).convert("RGB")
         part = whole.crop((0, round(whole.height * above), whole.width, whole.height))
         small = part.resize((_WIDTH, round(part.height * _WIDTH / part.width)), Image.Resampling.LANCZOS)
-        small.save(folder / f"{name}.jpg", quality=_QUALITY, optimize=True)
+        small.save(folder / f"{name}.jpg", quality=_QUALITY, optimize=True, progressive=True)
         print(name, (folder / f"{name}.jpg").stat().st_size // 1024, "KiB")
     examples()
 
