@@ -106,9 +106,10 @@ def score_tracks() -> Draft:
         lit = d.add("ImageToMask", 0, f"How {channel}", image=frames[0], channel=channel)
         seen.inputs[f"masks.mask{place}"] = d.add("ThresholdMask", mask=lit[0], value=0.55)[0]
     d.group("How well it follows", 5, BLUE)
-    scored = d.add("MatrixScoreTracks", SHOWN + 300, given=given[0], seen=seen[0], frames=frames[0], measure="box_iou")
-    shown = d.add("SaveAnimatedWEBP", 320, "Tracks over the clip", images=scored[0], filename_prefix="matrix/scored")
+    scored = d.add("MatrixScoreTracks", SHOWN + 200, given=given[0], seen=seen[0], frames=frames[0], measure="box_iou")
+    shown = d.add("SaveAnimatedWEBP", 250, "Tracks over the clip", images=scored[0], filename_prefix="matrix/scored")
     shown.inputs.update(lossless=False, quality=90, method="default", fps=FPS)
+    d.group("Keep", 4, BLUE)
     d.add("MatrixSaveTracks", 80, "What was found", tracks=seen[0], filename_prefix="matrix/found")
     return d
 
