@@ -143,12 +143,13 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     more += ("data.condition=none",) if kind in PLAIN else ()
     more += ("data.frames=7", "data.batch=2") if kind == "mochi" else ()
     more += ("task.expert=low",) if experts else ()
+    more += ("task.method=all", "task.flow_of=values", "task.teacher=latents")
     trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, out, f"task.dora={dora}", *more)))
     before = {name: p.detach().clone() for name, p in trainer.plain.named_parameters() if p.requires_grad}
     trainer.run()
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     assert [row["step"] for row in rows] == ["1", "2"]
-    assert all(0 < float(row[name]) < 100 for row in rows for name in ("diffusion", "sga", "spa"))
+    assert all(0 < float(row[name]) < 100 for row in rows for name in ("diffusion", "sga", "spa", "flow"))
     after = {name: p for name, p in trainer.plain.named_parameters() if p.requires_grad}
     assert set(before) == set(after)
     still = [name for name in before if torch.equal(before[name], after[name])]
