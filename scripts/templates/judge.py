@@ -70,7 +70,8 @@ Here colours do, for mini's squares are red and blue. On your own clip put *SAM 
 
 **Benchmarks:** `python -m training.score_benchmark tracks FOLDER INPUT` writes the masks of a MagicBench folder, or
 squares on MotiBench's paths, as tracks; *Load Tracks* opens them in place of *Box Tracks*. What *Save Tracks* keeps, as
-`VIDEOS/ID.tracks.safetensors`, is what `... magicbench FOLDER VIDEOS` reads for its table. Others: docs/track-scores.md."""
+`VIDEOS/ID.tracks.safetensors`, is what `... magicbench FOLDER VIDEOS` reads for its table.
+Others: docs/track-scores.md."""
 PATHS = """\
 red square (subject): 0: 18 52 42 76; 5: 24 34 48 58; 11: 42 18 66 42; 16: 62 16 86 40
 blue square (object): 0: 84 52 108 76; 16: 80 80 104 104"""
