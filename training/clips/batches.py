@@ -77,7 +77,9 @@ class ClipBatch:
             return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
 
         text = {name: moved(value) for name, value in self.text.items()}
-        return replace(self, latents=moved(self.latents), image=moved(self.image), extra=moved(self.extra), text=text)
+        features = None if self.features is None else moved(self.features)
+        now = replace(self, latents=moved(self.latents), image=moved(self.image), extra=moved(self.extra), text=text)
+        return replace(now, features=features)
 
 
 class ClipBatches:

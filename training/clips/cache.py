@@ -196,7 +196,10 @@ class Cache:
     def _get(self, job: Job) -> dict[str, Tensor]:
         def again() -> Entry:
             with self._opening, self.model.open() as encoders:
-                return self._made(job, encoders)
+                made = self._made(job, encoders)
+                if self.teacher is not None:
+                    self.teacher.close()
+                return made
 
         return dict(self.store.get(job.kind, job.key, again, self.say).tensors)
 
