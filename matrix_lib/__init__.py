@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .hosts.diffusers.tag_tokens import tag_tokens
     from .hosts.diffusers.two_passes import two_passes
     from .instrument.capture import Capture
+    from .instrument.contacts import meeting
     from .instrument.mix_ups import find_mix_ups
     from .instrument.motion_heads import find_motion
     from .instrument.point_tracks import follow_points
@@ -84,6 +85,7 @@ __all__ = [
     "load_capture",
     "load_lora",
     "load_tracks",
+    "meeting",
     "merge_lora",
     "read_capture",
     "save_capture",
@@ -119,6 +121,7 @@ _HOMES = {
     "hosts.diffusers.tag_tokens": ("tag_tokens",),
     "hosts.diffusers.two_passes": ("two_passes",),
     "instrument.capture": ("Capture",),
+    "instrument.contacts": ("meeting",),
     "instrument.mix_ups": ("find_mix_ups",),
     "instrument.motion_heads": ("find_motion",),
     "instrument.point_tracks": ("follow_points",),

@@ -39,7 +39,7 @@ from matrix_lib.mini.world import Clips
 from .reading_truth import RECIPE, given_tracks, make
 from .steering_workflows import thumbnail
 
-__all__ = ["Seen", "main", "moves", "paths", "pinned", "retimed"]
+__all__ = ["TOUCHED", "Seen", "captured", "main", "moves", "paths", "pinned", "retimed"]
 
 TOUCHED = ("push", "pull", "lift", "hit")  # what is acted on rests until the contact, and moves from there on
 CONTACTS = (4, 7, 10, 13)  # frames that the contact is moved to, in turns
@@ -105,7 +105,7 @@ def moves(clip: Clips, grid: Grid) -> Tensor:
     return torch.stack([torch.zeros(2), *spans], 1) > _STILL
 
 
-def _capture(model: Model | None, clip: Clips, path: Path, seed: int) -> Capture:
+def captured(model: Model | None, clip: Clips, path: Path, seed: int) -> Capture:
     if not path.is_file():
         assert model is not None
         binding = model.bind(clip.prompts[0], parse_phrases(clip.phrases[0]))
@@ -276,7 +276,7 @@ def main() -> None:
             path = chosen.out / f"{what}_{chosen.seed}_{index}.safetensors"
             if model is None and not path.is_file():
                 model = open_model("mini", torch.device(chosen.device), torch.float32)
-            into.append(Seen(each, _capture(model, each, path, index)))
+            into.append(Seen(each, captured(model, each, path, index)))
     _points(plain)
     best = _separating(plain)
     _motion("as they are", plain)

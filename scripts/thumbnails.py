@@ -29,6 +29,7 @@ TITLES = {
     "12_two_passes": ("Twice, without masks", "a short first pass says who is where, and steers the second"),
     "13_pick_seeds": ("Which seed will work?", "several for a few steps; the best one goes on, bit for bit"),
     "14_instance_captions": ("To each their own words", "a caption for each instance, seen in its place alone"),
+    "15_score_tracks": ("Does it follow?", "boxes that were asked for, tracks of what came, and every score"),
 }
 _HEAD, _LEFT = 84, 18
 

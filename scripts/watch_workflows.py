@@ -1,4 +1,4 @@
-"""Runs the workflows 00, 01, 06 and 08 to 13 in a real headless ComfyUI with mini, and makes their thumbnails of what
+"""Runs the workflows 00, 01, 06 and 08 to 15 in a real headless ComfyUI with mini, and makes their thumbnails of what
 came out.
 
 python -m scripts.watch_workflows [--steps N] [--only 00 01] [--output FOLDER]
@@ -40,12 +40,12 @@ def latest(folder: Path, name: str, ending: str = "") -> Path:
 
 
 def _clip(name: str, said: str) -> Callable[[Path], Image.Image]:
-    """The clip, with what it shows in words."""
+    """The clip, with what it shows in words; what stands below each picture is left out."""
 
     def made(folder: Path) -> Image.Image:
         with Image.open(latest(folder, name)) as clip:
             frames = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)])
-        return thumbnail([(said, torch.from_numpy(frames))])
+        return thumbnail([(said, torch.from_numpy(frames[:, : frames.shape[2]]))])
 
     return made
 
@@ -128,6 +128,7 @@ PICTURES = {
     ),
     "13_pick_seeds": _masked("picked", "picked_masks", "masks of the best seed's first steps, over what came of it"),
     "14_instance_captions": _clip("apart", "left: the red square moves down; right: the red square"),
+    "15_score_tracks": _clip("scored", "lines: what was found; dashes: the boxes that were asked for"),
 }
 
 

@@ -6,6 +6,8 @@ Arms (each is trained with every seed, on the same layers and the same clips, th
     plain            LoRA alone, no mask condition, no attention loss
     off              LoRA and mask condition (ID map), no attention loss
     sga, spa, both   the same, with MATRIX's losses
+    flow             as both, with Local Gram Flow from masks in place of MATRIX's losses
+    mix              as both, with Local Gram Flow of the values beside them, taught by latents
     tavid_off, tavid LoRA and target mask, without and with TAViD's loss
     elsewhere_off, elsewhere   as off and both, on the layers of --other-v2t and --other-v2v
 
@@ -40,6 +42,8 @@ ARMS: dict[str, dict[str, str] | None] = {
     "sga": {"method": "sga", "condition": "id_map"},
     "spa": {"method": "spa", "condition": "id_map"},
     "both": {"method": "both", "condition": "id_map"},
+    "flow": {"method": "flow", "condition": "id_map"},
+    "mix": {"method": "all", "condition": "id_map", "flow_of": "values", "teacher": "latents"},
     "tavid_off": {"method": "off", "condition": "target_mask"},
     "tavid": {"method": "tavid", "condition": "target_mask"},
     "elsewhere_off": {"method": "off", "condition": "id_map"},

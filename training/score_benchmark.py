@@ -2,8 +2,9 @@
 
     peekaboo INPUTS FOUND        mIoU, coverage, centre distance, AP50, in the released form and in ours.
                                  FOUND: a JSON list of boxes, or a folder of ID.tracks.safetensors
-    tracks INPUTS FOLDER         writes the boxes of INPUTS, or the masks of a MagicBench folder, as mask tracks, to
-                                 steer by and to track and score against
+    tracks INPUTS FOLDER         writes the boxes of INPUTS, the masks of a MagicBench folder, or squares around the
+                                 drawn points of a MotiBench folder (--side, --frames), as mask tracks, to steer by and
+                                 to track and score against
     movebench FOLDER VIDEOS      end-point error and, with --masks, mask IoU
     magicbench FOLDER VIDEOS     mask IoU and box IoU in percent, by the number of objects
     motibench FOLDER             a judge's scores (--ratings), its choices between models (--choices), and end-point
@@ -86,7 +87,12 @@ def _tracks(given: argparse.Namespace) -> int:
     left: list[str] = []
     height, width = given.size
     made: list[tuple[str, Callable[[], MaskTracks]]] = []
-    if given.inputs.is_dir():
+    if (given.inputs / "test.jsonl").is_file():
+        if not given.side:
+            raise ValueError("MotiBench draws points: say with --side how many pixels of a thing are around each")
+        moti = read_motibench(given.inputs, MotiFields(given.prompt, given.paths, given.category))
+        made += [(c.id, partial(c.tracks, given.frames, height, width, given.side, given.fps)) for c in moti]
+    elif given.inputs.is_dir():
         made += [(clip.id, partial(clip.tracks, given.fps)) for clip in read_magicbench(given.inputs)]
     else:
         boxes = read_boxes(given.inputs, given.order)
@@ -191,6 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     tracks.add_argument("inputs", type=Path)
     tracks.add_argument("folder", type=Path)
     tracks.add_argument("--fps", type=float, default=8.0)
+    tracks.add_argument("--side", type=int, default=0, help="pixels of the squares around MotiBench's points")
+    tracks.add_argument("--frames", type=int, default=49, help="of the videos, for MotiBench")
     tracks.set_defaults(run=_tracks)
     for each in (boxes, tracks):
         each.add_argument("--order", choices=("xyxy", "xxyy"), default="xyxy", help="of a box's numbers in INPUTS")
@@ -215,7 +223,8 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=int, nargs=2, default=(480, 832), metavar=("HEIGHT", "WIDTH"), help="of the videos"
     )
     for name, default in asdict(MotiFields()).items():
-        moti.add_argument(f"--{name}", default=default, help=f"field of test.jsonl (default: {default})")
+        for each in (moti, tracks):
+            each.add_argument(f"--{name}", default=default, help=f"field of test.jsonl (default: {default})")
     moti.set_defaults(run=_motibench)
     for each in (boxes, move, magic, moti):
         each.add_argument("--out", type=Path, help="JSON file for the numbers")

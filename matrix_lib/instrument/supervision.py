@@ -21,7 +21,7 @@ from torch import Tensor
 from ..core.losses.batch import Kind, TargetBatch, on_device
 from ..core.losses.config import AlignmentConfig, TargetAwareConfig, timestep_weight
 from ..core.losses.decoder import Head, MaskDecoder
-from ..core.losses.flow import flow_loss, flow_maps, mask_flow
+from ..core.losses.flow import feature_flow, flow_loss, flow_maps, mask_flow
 from ..core.losses.maps import grounding_maps, propagation_maps
 from ..core.losses.mask_loss import Decode, balance, entity_losses
 from ..core.losses.target_aware import target_aware_loss
@@ -105,13 +105,17 @@ class _Maps(BaseObserver):
         """Layers that have given what is asked of `v2v`."""
         return set(self.propagation)
 
+    def _asks(self, batch: TargetBatch) -> bool:
+        """Whether there is anything to ask of `v2v`."""
+        return bool(batch.pairs("queries"))
+
     def _missing(self) -> None:
         self._join(self.grounding, self.propagation)
         batch = self.batch()
         if batch is None:
             return
         v2t, v2v = self.v2t - set(self.grounding), self.v2v - self._seen()
-        if (v2t and batch.pairs("words")) or (v2v and batch.pairs("queries")):
+        if (v2t and batch.pairs("words")) or (v2v and self._asks(batch)):
             raise ValueError(f"layers {sorted(v2t | v2v)} gave no map: do they exist, and is the model attached?")
 
 
@@ -146,19 +150,28 @@ class AlignmentMaps(_Maps):
                 made = grounding_maps(call, words, config.scores, config.direction, lse=lse) * self._joined(call)
             self.keys["grounding"] = max(self.keys.get("grounding", 0), call.k.shape[2])
             self._keep(self.grounding, call, made)
-        if call.site.has_v2v and layer in self.v2v and batch.pairs("queries"):
+        if call.site.has_v2v and layer in self.v2v and self._asks(batch):
             with _exact(call):
-                if config.spa:
+                if config.spa and batch.pairs("queries"):
                     queries = batch.queries.at(call.place)
                     rows = propagation_maps(call, queries, config.scores, lse=lse) * self._joined(call)
                     self._keep(self.propagation, call, rows)
                 if config.flow:
-                    self._keep(self.flow, call, flow_maps(call, config.window))
+                    seen = flow_maps(call, config.window, config.flow_of, config.temperature)
+                    self._keep(self.flow, call, seen)
             self.keys["propagation"] = max(self.keys.get("propagation", 0), call.k.shape[2])
 
     def _joined(self, call: AttentionCall) -> float:
         """What makes a mean over heads the dot product of all heads as one vector, over the root of its length."""
         return math.sqrt(call.q.shape[1]) if self.config.joined_heads else 1.0
+
+    @property
+    def _by_features(self) -> bool:
+        """Flow is taught by the features of a clip, whether or not it has instances."""
+        return bool(self.config.flow) and self.config.teacher == "features"
+
+    def _asks(self, batch: TargetBatch) -> bool:
+        return super()._asks(batch) or (self._by_features and any(batch.keep))
 
     def _seen(self) -> set[int]:
         return set(self.propagation) | set(self.flow)
@@ -192,9 +205,21 @@ class AlignmentMaps(_Maps):
         return _sum(parts)
 
     def _flow(self, times: Tensor | None) -> Tensor:
-        """Local Gram Flow of the instances: summed over a row's, weighted by the row's time, mean over the rows."""
+        """Local Gram Flow of the instances: summed over a row's, weighted by the row's time, mean over the rows. Where
+        features teach it: of all tokens of a row."""
         device = next(iter(self.flow.values())).device
         batch, total = self.batch_on(device), torch.zeros((), device=device)
+        if self._by_features:
+            if batch.features is None:
+                raise ValueError(
+                    "flow is to be taught by features, and the targets have none: TargetBatch.of(features=)"
+                )
+            for row in (row for row, kept in enumerate(batch.keep) if kept):
+                part = slice(row, row + 1)
+                teacher = feature_flow(batch.features[part], self.config.window, self.config.temperature)
+                weight = 1.0 if times is None else times.to(device)[row]
+                total = total + weight * flow_loss({at: maps[part] for at, maps in self.flow.items()}, teacher)
+            return total / self.rows
         pairs = batch.pairs("queries")
         for known, places in batch.by_known(pairs, pixels=False):
             for place in places:

@@ -26,7 +26,7 @@ from ..core.tracks import runs
 from ..core.tracks.text import Prompt
 from ..core.tracks.tracks import MaskTracks
 
-__all__ = ["track_prompts", "with_masks"]
+__all__ = ["frame_features", "track_prompts", "with_masks"]
 
 Prompts = Mapping[str, Mapping[int, Prompt | None]]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures that SAM 2 was trained on
@@ -182,6 +182,20 @@ def _follow(
         for each in passes:
             each.close()
     return found
+
+
+@torch.no_grad()
+def frame_features(predictor: Any, frames: Tensor, at_once: int = 8) -> Tensor:
+    """(C, T, rows, columns) float32, the features of SAM 2's image encoder as they are before its memory: of frames
+    (T, H, W, 3) uint8, each by itself, stretched to the model's square. No prompt is needed."""
+    device, size = next(predictor.parameters()).device, (predictor.image_size,) * 2
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (_MEAN, _STD))
+    found = []
+    for some in frames.split(at_once):
+        pixels = some.to(device).movedim(-1, 1).float() / 255.0
+        seen = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
+        found.append(predictor.forward_image((seen - mean) / std)["vision_features"].float())
+    return torch.cat(found).transpose(0, 1)
 
 
 class _Frames:

@@ -15,6 +15,7 @@ from matrix_lib.core.words.phrases import parse_phrases
 from matrix_lib.evaluation.layers.probe import Recipe, probe
 from matrix_lib.hosts.diffusers.load import open_model
 from matrix_lib.instrument.capture import Capture, StepInfo, Stream
+from matrix_lib.instrument.contacts import bend, meeting, overlap
 from matrix_lib.instrument.maps import Maps
 from matrix_lib.instrument.motion_heads import find_motion, separation, two_groups
 from matrix_lib.instrument.point_tracks import follow_points
@@ -114,6 +115,30 @@ def test_what_cannot_be_told_is_told() -> None:
     with pytest.raises(ValueError, match="layer 5 was to be read and was not captured: this capture has layers 3, 7"):
         find_motion(capture, reader=(5, None))
     assert find_motion(make_capture()).reader[1] is None
+
+
+def test_maps_that_run_into_each_other_tell_when_two_meet() -> None:
+    """A bend to a quarter of a frame, the overlap by its formula, and a line from one to the other."""
+    spans = GRID.pixel_spans()
+    frames = torch.arange(17.0)
+    for at in (3.0, 6.5, 8.25, 12.0):
+        level = 0.9 - 0.05 * (at - frames).clamp_min(0)
+        means = torch.stack([level[slice(*span)].mean() for span in spans])
+        assert bend(means, spans) == at
+    values = torch.rand(2, 2, 2, *GRID.shape, generator=torch.Generator().manual_seed(2)) * 0.01
+    maps = Maps.whole(values.half(), (3, 7), NAMES[:2], (1, 1))
+    capture = Capture([Stream("a", make_binding(), GRID, {"v2v": maps})], "wan", (StepInfo(0, 1.0), StepInfo(1, 0.5)))
+    one, other = maps.values[1, 1].double().flatten(2)
+    wanted = ((one / one.sum(1, keepdim=True)) * (other / other.sum(1, keepdim=True))).sqrt().sum(1)
+    found = overlap(capture, ("cyclist", "van"), 7, steps=[1])
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-3, atol=1e-3)
+    raw = bend(found, spans)
+    assert meeting(capture, ("cyclist", "van"), 7, steps=[1], line=(1.0, 0.5)) == 1.0 + 0.5 * raw
+    assert meeting(capture, ("cyclist", "van"), 7, steps=[1], line=(99.0, 1.0)) == 16
+    with pytest.raises(ValueError, match="'bus' has no maps; there are cyclist, van"):
+        overlap(capture, ("cyclist", "bus"), 7)
+    with pytest.raises(ValueError, match="four token frames"):
+        bend(torch.tensor([0.1, float("nan"), 0.2, 0.3, 0.3]), spans)
 
 
 def test_what_mini_looks_at_follows_points_and_tells_who_moves() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 from support_attention import make_binding, make_tracks
 from support_models import randomize
 
+from matrix_lib.core.attention.pooled_maps import Pool
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.layers import LayerDraw
 from matrix_lib.core.losses.batch import TargetBatch
 from matrix_lib.core.losses.config import AlignmentConfig, TargetAwareConfig
 from matrix_lib.core.losses.decoder import DecoderConfig, MaskDecoder
-from matrix_lib.core.losses.flow import feature_flow, flow_loss, mask_flow
+from matrix_lib.core.losses.flow import feature_flow, features_on, flow_loss, latents_on, mask_flow
 from matrix_lib.core.losses.mask_loss import alignment_loss
 from matrix_lib.core.losses.targets import Targets
 from matrix_lib.core.tracks import tracks as tracks_module
@@ -182,6 +184,74 @@ def test_flow_knows_what_stands_still_and_what_moves() -> None:
     assert flow_loss(log, torch.zeros_like(teacher)) == 0
     with pytest.raises(ValueError, match="odd side"):
         mask_flow(masks, 4)
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "wan"])
+@pytest.mark.parametrize("of", ["attention", "values"])
+def test_features_teach_every_token(family: str, of: Any) -> None:
+    """The flow of features against a loop in float64, as attention has it and as its values have it: through a whole
+    model, beside SGA and SPA, and for a clip without instances, too."""
+    model, args = build(family, layers=1)
+    model, args = model.double(), {k: v.double() if v.is_floating_point() else v for k, v in args.items()}
+    target, heat, (f, h, w) = targets(family), 0.2, GRID.shape
+    features = torch.randn(1, 5, f, h, w, generator=torch.Generator().manual_seed(3))
+    more = {"window": 3, "v2t": LayerDraw((0,)), "v2v": LayerDraw((0,)), "flow_of": of, "teacher": "features"}
+    config = AlignmentConfig(sga=0, spa=0, flow=0.5, temperature=heat, **more)
+    batch = TargetBatch.of([target], pixels=False, features=features)
+    got = gradients(model, args, AlignmentMaps(config, batch), lambda m: m.alignment().total)
+    unit = torch.nn.functional.normalize(features[0].double(), dim=0)
+
+    class Explicit(AlignmentMaps):
+        def observe(self, call: Any, lse: Any = None) -> None:
+            if not call.site.has_v2v:
+                return
+            first = call.video_k[0]
+            values = torch.nn.functional.normalize(call.v[0].transpose(0, 1).flatten(1), dim=1)[first:]
+            logits = call.scale * (call.q @ call.k.transpose(-1, -2))[0].mean(0)[call.video_q[0] :, first:]
+            logits = values @ values.T / heat if of == "values" else logits
+            losses = []
+            for t, y, x in torch.ones(f - 1, h, w).nonzero().tolist():
+                around = [(a, b) for a in range(y - 1, y + 2) for b in range(x - 1, x + 2)]
+                around = [(a, b) for a, b in around if 0 <= a < h and 0 <= b < w]
+                log = logits[(t * h + y) * w + x, [((t + 1) * h + a) * w + b for a, b in around]].log_softmax(0)
+                told = torch.stack([unit[:, t, y, x] @ unit[:, t + 1, a, b] for a, b in around])
+                own = (told / heat).log_softmax(0)
+                losses.append((own.exp() * (own - log)).sum())
+            self.flow[0] = torch.stack(losses).mean()
+
+        def alignment(self, decoder: Any = None, t: Any = None) -> LossParts:
+            return LossParts(config.flow * self.flow[0], {})
+
+    wanted = gradients(model, args, Explicit(config, batch), lambda m: m.alignment().total)
+    assert abs(got[0] - wanted[0]) < 1e-6
+    assert apart(got[1], wanted[1]) < 1e-5
+    mixed = AlignmentMaps(replace(config, sga=0.1, spa=0.1), batch)
+    parts: dict[str, Any] = {}
+    gradients(model, args, mixed, lambda m: parts.update(m.alignment().parts) or 0.0 * m.flow[0].sum())
+    assert set(parts) == {"sga", "spa", "flow"}
+    nobody = TargetBatch.of([replace(target, queries=Pool.mean_of({}))], features=features)
+    alone = gradients(model, args, AlignmentMaps(config, nobody), lambda m: m.alignment().total)
+    assert alone[0] == got[0], "a clip without instances is taught as well"
+    with pytest.raises(ValueError, match="targets have none"):
+        gradients(model, args, AlignmentMaps(config, [target]), lambda m: m.alignment().total)
+    with pytest.raises(ValueError, match="are not of 1 clips"):
+        TargetBatch.of([target], features=features[:, :, 1:])
+
+
+def test_features_come_to_the_tokens_that_they_are_of() -> None:
+    """Of pixel frames and of latents: a ramp keeps its places, and frames their groups."""
+    grid = Grid.from_latent((3, 4, 6))
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(24.0), indexing="ij")
+    seen = torch.stack([torch.stack([rows, columns, torch.full_like(rows, t)]) for t in range(9)], 1)
+    found = features_on(seen, grid)
+    assert found.shape == (3, *grid.shape)
+    assert found[2, :, 0, 0].tolist() == [0.0, 2.5, 6.5]
+    torch.testing.assert_close(found[0, 0, :, 0], torch.tensor([3.5, 11.5]))
+    torch.testing.assert_close(found[1, 0, 0], torch.tensor([3.5, 11.5, 19.5]))
+    with pytest.raises(ValueError, match="8 frames"):
+        features_on(seen[:, 1:], grid)
+    latents = torch.arange(24.0).view(1, 1, 1, 4, 6).expand(-1, -1, 3, -1, -1)
+    assert latents_on(latents, grid)[0, 0, 0].tolist() == [[3.5, 5.5, 7.5], [15.5, 17.5, 19.5]]
 
 
 def test_target_aware_loss_of_a_model() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,3 +80,29 @@ def test_what_does_not_fit(pack: Any, given: Any, frames: torch.Tensor) -> None:
     one = pack.run("MatrixScoreTracks", given=given.take([0]), seen=given, frames=frames).result
     assert math.isnan(one[3])
     assert "first frame alone" in one[1]
+
+
+def test_the_template_scores_what_follows_and_its_tracks_go_to_magicbench(
+    server: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """Two steps hold the squares near their boxes; what the graph saves is scored by the command, too."""
+    from matrix_lib.evaluation.benchmarks.magicbench import write_magicbench
+    from matrix_lib.io.tracks import load_tracks, save_tracks
+    from scripts.follow import follow
+    from scripts.steering_workflows import shortened
+    from training.score_benchmark import main
+
+    graph = shortened("15_score_tracks", steps=2)
+    boxes = next(number for number, node in graph.items() if node["class_type"] == "MatrixBoxTracks")
+    graph["asked"] = {"class_type": "MatrixSaveTracks", "inputs": {"tracks": [boxes, 0], "filename_prefix": "asked"}}
+    shown = follow(server, graph, sink=StringIO())
+    table = next("".join(out["text"]) for out in shown.values() if "box_iou" in "".join(out.get("text", ())))
+    value = float(re.search(r"\bbox_iou\s+([\d.]+)", table)[1])  # type: ignore[index]
+    assert 0.3 < value < 1
+    objects = {"red square": "object 1", "blue square": "object 2"}
+    output = server.base / "output"
+    given, found = (load_tracks(max(output.glob(f"{name}*.safetensors"))) for name in ("asked", "matrix/found"))
+    write_magicbench(tmp_path / "bench", "squares", given.rename(objects), "two squares")
+    save_tracks(found.rename(objects), tmp_path / "made" / "squares.tracks.safetensors")
+    assert main(["magicbench", str(tmp_path / "bench"), str(tmp_path / "made")]) == 0
+    assert "| 2 |" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support_sam2 import write_tiny_sam2
 from torch import Tensor
 
 from matrix_lib.hosts.diffusers.lora import input_projection, merge_lora
@@ -52,13 +53,13 @@ def states(folder: Path) -> dict[str, Tensor]:
     return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
 
 
-@pytest.mark.parametrize("method", ["off", "both", "tavid"])
+@pytest.mark.parametrize("method", ["off", "both", "spa_flow", "tavid"])
 def test_only_the_chosen_weights_train(tiny: Path, tmp_path: Path, method: str) -> None:
     condition = "target_mask" if method == "tavid" else "id_map"
     fit(command(tiny, tmp_path, f"task.method={method}", f"task.condition={condition}", "task.v2t=1"))
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
-    parts = {"off": set(), "both": {"sga", "spa"}, "tavid": {"target"}}[method]
-    assert parts == set(rows[0]) & {"sga", "spa", "target"}
+    parts = {"off": set(), "both": {"sga", "spa"}, "spa_flow": {"spa", "flow"}, "tavid": {"target"}}[method]
+    assert parts == set(rows[0]) & {"sga", "spa", "flow", "target"}
     assert all(float(row[name]) > 0 for row in rows for name in parts)
     assert all(float(row["loss"]) >= float(row["diffusion"]) for row in rows)
     lora = load_lora(tmp_path / LORA)
@@ -72,7 +73,36 @@ def test_only_the_chosen_weights_train(tiny: Path, tmp_path: Path, method: str) 
     assert not lora.extra
     kept = [name for name in states(tmp_path) if name.startswith("model.")]
     assert not any("ff." in name or "layers.0" in name for name in kept), "frozen weights are not saved again"
-    assert any("decoder" in name for name in kept) == (method == "both")
+    assert any("decoder" in name for name in kept) == (method in ("both", "spa_flow"))
+
+
+@pytest.mark.parametrize("teacher", ["latents", "sam2"])
+def test_features_teach_flow_beside_masks(tiny: Path, tmp_path: Path, teacher: str) -> None:
+    """The arm `mix`: SGA and SPA of attention from masks, flow of the values from features; each moves the weights."""
+    if teacher == "sam2":
+        teacher = str(write_tiny_sam2(tmp_path / "sam2"))
+    grown = {}
+    for method, more in (("both", ()), ("all", (f"task.teacher={teacher}", "task.flow_of=values", "task.flow=1"))):
+        out = tmp_path / method
+        fit(command(tiny, out, f"task.method={method}", *more))
+        grown[method] = load_lora(out / LORA).factors["transformer_blocks.1.attn1.to_v"].up
+    row = next(csv.DictReader((out / "metrics.csv").open()))
+    assert all(float(row[name]) > 0 for name in ("sga", "spa", "flow"))
+    assert not torch.equal(grown["both"], grown["all"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("task.method=flow", "task.teacher=lost.pt"), "masks, latents, or the file of a SAM 2.*'lost.pt'"),
+        (("task.method=both", "task.teacher=latents"), "task.method=both is without it"),
+        (("task.method=all", "task.teacher=latents", "task.control=wrong_masks"), "a clip's own features"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_refused(tiny: Path, tmp_path: Path, given: Any, said: str) -> None:
+    settings = command(tiny, tmp_path, *given)[1:]
+    with pytest.raises(ValueError, match=said):
+        Trainer(override(PRESETS["align_cpu"](), settings))
 
 
 def test_arms_begin_with_the_same_weights_and_see_the_same_batches(tiny: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from .folder import FolderData, Sample
 from .folders import open_folders
 from .held_out import HoldOut
 from .store import Store, key_of
+from .teacher import Sam2Teacher
 from .words import Speaker
 
 __all__ = ["ClipBatch", "ClipBatches", "open_clips"]
@@ -48,6 +49,7 @@ class ClipBatch:
             "image_rows" of Wan 2.1 and HunyuanVideo 1.5.
         bindings, tracks, framings, targets: of each row. target_names: TAViD's target in each row, or "".
         grid: tokens of the batch. size: its pixels.
+        features: (B, C, F, h, w) of a teacher, on the tokens; None where there is none.
     """
 
     names: tuple[str, ...]
@@ -63,6 +65,7 @@ class ClipBatch:
     target_names: tuple[str, ...]
     grid: Grid
     size: Bucket
+    features: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,7 +77,9 @@ class ClipBatch:
             return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
 
         text = {name: moved(value) for name, value in self.text.items()}
-        return replace(self, latents=moved(self.latents), image=moved(self.image), extra=moved(self.extra), text=text)
+        features = None if self.features is None else moved(self.features)
+        now = replace(self, latents=moved(self.latents), image=moved(self.image), extra=moved(self.extra), text=text)
+        return replace(now, features=features)
 
 
 class ClipBatches:
@@ -203,6 +208,7 @@ def _collate(loaded: Sequence[tuple[Sample, Parts, Targets]], rows: tuple[int, .
         target_names=tuple(sample.written.target for sample in samples),
         grid=cache.model.shape.grid(*samples[0].bucket),
         size=samples[0].bucket,
+        features=None if parts[0].features is None else torch.stack([part.features for part in parts]),
     )
 
 
@@ -214,12 +220,13 @@ def open_clips(
     say: Callable[[str], object] = print,
     bar: bool = True,
     hold: HoldOut | None = None,
+    teacher: Sam2Teacher | None = None,
 ) -> ClipBatches:
     """Reads and checks a folder of clips for a model; nothing is encoded yet.
 
     Args:
         batch: samples of one step, over all processes and accumulated parts; None takes `data.batch`.
-        hold: which clips are held out.
+        hold: which clips are held out. teacher: whose features batches have, too.
 
     Raises ValueError as `open_folder`: every bad clip by name and why; and for sizes that the model cannot take.
     """
@@ -236,7 +243,7 @@ def open_clips(
         away = {sample.clip.name for sample in held} | set(found.skipped)
         for _, sample in speaker.read(data.captions, "data.captions", trained, away):
             captions[sample.name] = (*captions.get(sample.name, ()), sample)
-    cache = Cache(data, model, store, say)
+    cache = Cache(data, model, store, say, teacher)
     trained = tuple(sample for sample in trained for _ in range(repeats.get(sample.clip.name, 1)))
     return ClipBatches(trained, cache, seed, batch or data.batch, found.skipped, held, words, captions)
 

@@ -26,6 +26,7 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from .encoders import Encoders, Model
 from .folder import FolderData, Sample
 from .store import Entry, Store, key_of
+from .teacher import Sam2Teacher
 
 __all__ = ["Cache", "Job", "Parts", "framed", "target_channel"]
 
@@ -44,20 +45,34 @@ class Job:
 
 @dataclass(frozen=True)
 class Parts:
-    """What is kept of one sample. latents (T, C, h, w), image (T, I, h, w), extra (T, E, h, w), text by name."""
+    """What is kept of one sample. latents (T, C, h, w), image (T, I, h, w), extra (T, E, h, w), text by name; features
+    of a teacher on the token grid, where there is one."""
 
     latents: Tensor
     image: Tensor
     extra: Tensor
     text: dict[str, Tensor]
     tracks: MaskTracks
+    features: Tensor | None = None
 
 
 class Cache:
-    """Latents and text rows of samples, each made once for all runs and processes that share the store."""
+    """Latents and text rows of samples, each made once for all runs and processes that share the store.
 
-    def __init__(self, data: FolderData, model: Model, store: Store, say: Callable[[str], object] = print) -> None:
-        self.data, self.model, self.store, self.say = data, model, store, say
+    teacher: whose features are kept beside them.
+    """
+
+    def __init__(
+        self,
+        data: FolderData,
+        model: Model,
+        store: Store,
+        say: Callable[[str], object] = print,
+        teacher: Sam2Teacher | None = None,
+    ) -> None:
+        self.data, self.model, self.store, self.say, self.teacher = data, model, store, say, teacher
+        if teacher is not None:
+            teacher.hash_file = store.file_hash
         self._opening = threading.Lock()
 
     # --- what there is to make
@@ -65,6 +80,7 @@ class Cache:
     def jobs(self, sample: Sample) -> list[Job]:
         """Every entry that a sample needs."""
         jobs = [self._video(sample), self._text(sample.prompt, sample)]
+        jobs += [self._taught(sample, self.teacher)] if self.teacher else []
         return [*jobs, self._id_map(sample)] if self.data.condition == "id_map" else jobs
 
     def _video(self, sample: Sample) -> Job:
@@ -72,6 +88,13 @@ class Cache:
         seen = [sample.files.video, sample.numbers, framing.source, framing.target, framing.crop]
         key = key_of("video", self.model.video_id, self.model.shape.image, seen)
         return Job("video", key, sample.name, lambda encoders: encoders.video(self.frames(sample)))
+
+    def _taught(self, sample: Sample, teacher: Sam2Teacher) -> Job:
+        """The teacher's features of a window, on the tokens of the model."""
+        framing, grid = sample.framing, self.model.shape.grid(*sample.bucket)
+        seen = [sample.files.video, sample.numbers, framing.source, framing.target, framing.crop, str(grid)]
+        key = key_of("features", teacher.identity, seen)
+        return Job("features", key, sample.name, lambda _: {"features": teacher.features(self.frames(sample), grid)})
 
     def _id_map(self, sample: Sample, tracks: MaskTracks | None = None) -> Job:
         """The ID map of a window's first frame; it depends on the masks of that frame, not on the video."""
@@ -153,6 +176,8 @@ class Cache:
                 if busy:
                     self.store.wait(busy[0].key)
                 left = busy
+        if self.teacher is not None:
+            self.teacher.close()
         return made
 
     def _every(self, samples: Sequence[Sample]) -> dict[tuple[str, str], Job]:
@@ -171,7 +196,10 @@ class Cache:
     def _get(self, job: Job) -> dict[str, Tensor]:
         def again() -> Entry:
             with self._opening, self.model.open() as encoders:
-                return self._made(job, encoders)
+                made = self._made(job, encoders)
+                if self.teacher is not None:
+                    self.teacher.close()
+                return made
 
         return dict(self.store.get(job.kind, job.key, again, self.say).tensors)
 
@@ -186,7 +214,8 @@ class Cache:
             extra = target_channel(tracks, sample, latents)
         if "image_rows" in video:
             text["image_rows"] = video["image_rows"]
-        return Parts(latents, video["image"], extra, text, tracks)
+        features = self._get(self._taught(sample, self.teacher))["features"] if self.teacher else None
+        return Parts(latents, video["image"], extra, text, tracks, features)
 
     def empty(self) -> dict[str, Tensor]:
         """The text of the empty prompt."""

@@ -30,6 +30,8 @@ CONTRASTS = (
     ("sga", "off"),
     ("spa", "off"),
     ("both", "off"),
+    ("flow", "off"),
+    ("mix", "both"),
     ("tavid", "tavid_off"),
     ("elsewhere", "elsewhere_off"),
     ("both", "elsewhere"),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.losses.batch import TargetBatch
+from matrix_lib.core.losses.flow import latents_on
 from matrix_lib.core.losses.targets import Targets
 from matrix_lib.core.tracks.palette import FIXED
 from matrix_lib.core.tracks.tracks import MaskTracks
@@ -28,6 +29,7 @@ from matrix_lib.mini.world import Clips, make_clips
 from ..clips.batches import ClipBatch, open_clips
 from ..clips.encoders import ModelFiles
 from ..clips.held_out import HoldOut, place_of
+from ..clips.teacher import LATENTS, teacher_of
 from ..models.mini_encoders import MiniEncoders
 from ..run.config import Data, FitConfig
 from ..run.task_settings import AlignTask, TuneTask
@@ -120,7 +122,8 @@ class ClipStream:
         self.levels_held = held.levels
         with state.main_process_first():  # the first one to look leaves a memo for the others
             bar, hold = state.is_main_process, HoldOut(held.share, held.clips, held.prompts)
-            self.clips = open_clips(config.data, files, self.seed, self.whole, said, bar, hold)
+            teacher = teacher_of(self.task.teacher, files.device)
+            self.clips = open_clips(config.data, files, self.seed, self.whole, said, bar, hold, teacher)
         self.empty: dict[str, Tensor] = {}
         self.pool = ThreadPoolExecutor(1)
         self.coming: dict[tuple[int, int], Future[AlignmentBatch]] = {}
@@ -153,11 +156,16 @@ class ClipStream:
             image=clips.image,
             extra=torch.where(shown.view(-1, 1, 1, 1, 1), clips.extra, 0.0),
             text=_drop_prompts(clips.text, self.empty, torch.tensor(prompt_dropped)),
-            targets=TargetBatch.of(kept, pixels=self.task.decodes) if aligned else None,
+            targets=TargetBatch.of(kept, self.task.decodes, self._features(clips)) if aligned else None,
             target_names=clips.target_names,
             weight=self._weight(clips),
             prefix_frames=clips.grid.prefix_frames,
         )
+
+    def _features(self, clips: ClipBatch) -> Tensor | None:
+        """What teaches flow beside masks."""
+        latents = self.task.teacher == LATENTS
+        return latents_on(clips.latents.transpose(1, 2), clips.grid) if latents else clips.features
 
     def _weight(self, clips: ClipBatch) -> Tensor | None:
         """(B, T, h, w) of the diffusion loss: 1, and `task.foreground` more where instances are, by their share."""
@@ -188,7 +196,7 @@ class ClipStream:
             image=clips.image,
             extra=clips.extra,
             text=clips.text,
-            targets=TargetBatch.of(clips.targets, pixels=self.task.decodes),
+            targets=TargetBatch.of(clips.targets, self.task.decodes, self._features(clips)),
             target_names=clips.target_names,
             weight=self._weight(clips),
             prefix_frames=clips.grid.prefix_frames,
@@ -356,7 +364,7 @@ def _samples(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
     about = (
         *(task.condition, task.look_alikes, task.clips_seed, task.foreground, task.change),
         *(bool(task.decoder), task.control == "wrong_masks", task.trigger, task.learn_trigger, task.even_look_alikes),
-        *(task.mask_shift, task.mask_lost, task.mask_boxes),
+        *(task.mask_shift, task.mask_lost, task.mask_boxes, task.teacher),
     )
     key = (encoders.folder, replace(data, batch=1, reuse=1, workers=1), about, encoders.device)
     if "set" not in _last or _last["set"][0] != key:
@@ -382,9 +390,14 @@ def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
     objects: list[str] = []
     agents: list[str] = []
     marks: list[Tensor] = []
+    taught: list[Tensor] = []
+    teacher = teacher_of(task.teacher, encoders.device)
     with ThreadPoolExecutor(data.workers, initializer=torch.set_num_threads, initargs=(2,)) as pool:
         for clips in pool.map(place, range(0, data.chunk, PIECE)):
             parts.append(_tensors(task, clips, encoders))
+            if teacher is not None:
+                frames = clips.video.movedim(2, -1)
+                taught.append(torch.stack([teacher.features(clip, encoders.grid) for clip in frames]))
             cpu = clips.to("cpu")
             noise = seed_of(ALIGN_SEED, task.clips_seed, len(targets), 11)
             cpu = with_mask_noise(cpu, noise, task.mask_shift, task.mask_lost, task.mask_boxes)
@@ -393,8 +406,10 @@ def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
             objects += [names[1 if parts > 1 else 0] for names, parts in zip(cpu.names, cpu.parts.tolist())]
             agents += [names[0] for names in cpu.names] if both else []
             marks += [triggered(clips.prompts, encoders)] if task.learn_trigger else []
-    joined = TargetBatch.of(targets, pixels=task.decoder > 0).to(encoders.device)
     latents, rows, weight, condition = (torch.cat(values) for values in zip(*parts))
+    if task.teacher == LATENTS:
+        taught.append(latents_on(latents.transpose(1, 2), encoders.grid))
+    joined = TargetBatch.of(targets, task.decoder > 0, torch.cat(taught) if taught else None).to(encoders.device)
     trigger = torch.cat(marks) if marks else None
     return _Samples(latents, rows, weight, condition, joined, tuple(objects), tuple(agents), trigger)
 

@@ -43,6 +43,7 @@ def _both(name: str, factor: float, layers: str = "dominant", **settings: Any) -
     return Arm(name, factor, layers, {"method": "both", **settings})
 
 
+_FLOW = {"flow": 0.1}
 ALIGNMENT = (
     Arm("off", settings={"method": "off"}),
     _both("10x", 10.0),
@@ -62,8 +63,14 @@ ALIGNMENT = (
     Arm("spa 10x", 10.0, settings={"method": "spa"}),
     _both("10x no decoder", 10.0, decoder=0),
     _both("10x probabilities", 10.0, scores="probabilities"),
-    Arm("flow", settings={"method": "flow", "flow": 0.1}),
-    Arm("10x with flow", 10.0, settings={"method": "all", "flow": 0.1}),
+    Arm("flow", settings={"method": "flow", **_FLOW}),
+    Arm("10x with flow", 10.0, settings={"method": "all", **_FLOW}),
+    Arm("flow by latents", settings={"method": "flow", **_FLOW, "teacher": "latents"}),
+    Arm("flow of values", settings={"method": "flow", **_FLOW, "flow_of": "values"}),
+    Arm("10x with flow of values", 10.0, settings={"method": "all", **_FLOW, "flow_of": "values"}),
+    Arm("10x with features", 10.0, settings={"method": "all", **_FLOW, "flow_of": "values", "teacher": "latents"}),
+    Arm("sga 10x with flow", 10.0, settings={"method": "sga_flow", **_FLOW}),
+    Arm("spa 10x with flow", 10.0, settings={"method": "spa_flow", **_FLOW}),
     Arm("off other clips", settings={"method": "off", "clips_seed": 1}),
     _both("10x other clips", 10.0, clips_seed=1),
     _both("10x t2v", 10.0, direction="t2v"),

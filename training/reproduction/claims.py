@@ -296,6 +296,20 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     *(
         Claim(
+            "SAM2VideoX, mixes", said, "not asked", "alignment", (arm,), (other,), "unseen pairs", "right_roles",
+            most=1.0, own=True,
+        )
+        for said, arm, other in (
+            ("flow taught by latents makes roles right", "flow by latents", "off"),
+            ("so does the flow of values, taught by masks", "flow of values", "off"),
+            ("values help beside MATRIX's losses", "10x with flow of values", "10x"),
+            ("so do they where latents teach them", "10x with features", "10x"),
+            ("flow helps beside SGA alone", "sga 10x with flow", "sga 10x"),
+            ("flow helps beside SPA alone", "spa 10x with flow", "spa 10x"),
+        )
+    ),
+    *(
+        Claim(
             "TAViD, even look-alikes", said, figure, "even", (arm,), (other,), "even look-alikes", "right_roles",
             most=1.0, moved=moved,
         )

@@ -64,6 +64,14 @@ class Group:
 
 
 _LEAST = tuple(arm.name for arm in ALIGNMENT[:11])
+MIXES = (
+    "flow by latents",
+    "flow of values",
+    "10x with flow of values",
+    "10x with features",
+    "sga 10x with flow",
+    "spa 10x with flow",
+)
 _COUNTS = (32, 512, 64, 256, 2048)
 _LAMBDAS = tuple(arm.name for arm in TARGET[:4])
 _TARGETS = tuple(arm.name for arm in TARGET)
@@ -131,6 +139,7 @@ GROUPS: dict[str, Group] = {
             Round(("off other clips", "10x other clips"), bases=3),
             Round(("10x t2v", "10x no decoder, probabilities", "id map", "10x id map"), bases=3),
             Round(tuple(f"10x layer {at}" for at in LAYERS), bases=3),
+            Round(MIXES, bases=3),
         ),
         ("told", "unseen pairs"),
         ("unseen pairs",),

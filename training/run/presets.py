@@ -209,6 +209,13 @@ def matrix_cogvideox_5b_i2v() -> FitConfig:
     )
 
 
+def mix_cogvideox_5b_i2v() -> FitConfig:
+    """MATRIX on CogVideoX-5B-I2V, and beside its losses Local Gram Flow of the values, taught by SAM 2's features."""
+    config = matrix_cogvideox_5b_i2v()
+    task = replace(config.task, method="all", flow_of="values", teacher="models/sam2/sam2.1_hiera_tiny.pt")
+    return replace(config, task=task, run=replace(config.run, out="runs/mix_cogvideox"))
+
+
 def matrix_wan21_i2v_14b() -> FitConfig:
     """MATRIX on Wan2.1-I2V-14B-480P: layers, LoRA, rate and weights of the authors' code."""
     task = TuneTask(
@@ -305,6 +312,7 @@ PRESETS: dict[str, Callable[[], FitConfig]] = {
     "align": align,
     "align_cpu": align_cpu,
     "matrix_cogvideox_5b_i2v": matrix_cogvideox_5b_i2v,
+    "mix_cogvideox_5b_i2v": mix_cogvideox_5b_i2v,
     "matrix_wan21_i2v_14b": matrix_wan21_i2v_14b,
     "matrix_wan21_released": matrix_wan21_released,
     "matrix_hunyuan_i2v": matrix_hunyuan_i2v,

@@ -156,6 +156,8 @@ METHODS: dict[str, dict[str, str]] = {
     "spa": {"spa": "v2v"},
     "both": {"sga": "v2t", "spa": "v2v"},
     "flow": {"flow": "v2v"},
+    "sga_flow": {"sga": "v2t", "flow": "v2v"},
+    "spa_flow": {"spa": "v2v", "flow": "v2v"},
     "all": {"sga": "v2t", "spa": "v2v", "flow": "v2v"},
     "tavid": {"target": "v2t"},
 }
@@ -170,14 +172,17 @@ class AlignmentTask(TaskSettings):
     Its two kinds differ in their clips, and in names and defaults that people type and that files of runs hold.
 
     Args:
-        method: which loss joins the diffusion loss: "off", MATRIX's "sga", "spa" or "both", Local Gram "flow" from mask
-            tracks, "all" three, or "tavid".
+        method: which loss joins the diffusion loss: "off", MATRIX's "sga", "spa" or "both", Local Gram "flow", its
+            mixes "sga_flow" and "spa_flow", "all" three, or "tavid".
         v2t, v2v: layers of the grounding (also of TAViD's) and of the propagation loss.
         lora_v2t, lora_v2v: layers whose q, k, v and output projections get factors; empty: v2t and v2v. They do not
             depend on the method, so that runs of several methods train the same weights.
         rank, alpha: of the factors.
         sga, spa, flow, tavid: weights of the losses. flow's layers are v2v.
         window: side in tokens of the window in which flow looks for a token in the next frame.
+        flow_of: whose flow is taught: that of "attention" (q.k), or of the "values", which are its features.
+        teacher: who teaches it: "masks" of the instances, the model's own clean "latents", or SAM 2's features: the
+            file of a checkpoint. temperature: what cosines of features and of values are divided by.
         scores: what the maps are: "logits" or "probabilities", see `AlignmentConfig`.
         direction: whose attention the grounding and TAViD's loss read: the video's to the words ("v2t"), or the words'
             to the video ("t2v").
@@ -198,10 +203,10 @@ class AlignmentTask(TaskSettings):
     may_change = (
         "lora_dropout", "drop_condition", "sga", "spa", "flow", "window", "tavid", "timestep", "dropout", "bce", "dice",
         "l2", "entities", "pos_weight", "weigh_diffusion", "draw", "track", "times", "shift", "guidance",
-        "checkpointing", "foreground", "change", "high_noise", "even",
+        "checkpointing", "foreground", "change", "high_noise", "even", "temperature",
     )  # fmt: skip
 
-    method: Literal["off", "sga", "spa", "both", "flow", "all", "tavid"] = "both"
+    method: Literal["off", "sga", "spa", "both", "flow", "sga_flow", "spa_flow", "all", "tavid"] = "both"
     v2t: tuple[int, ...] = ()
     v2v: tuple[int, ...] = ()
     lora_v2t: tuple[int, ...] = ()
@@ -212,6 +217,9 @@ class AlignmentTask(TaskSettings):
     spa: float = 0.005
     flow: float = 0.02
     window: int = 5
+    flow_of: Literal["attention", "values"] = "attention"
+    teacher: str = "masks"
+    temperature: float = 0.1
     tavid: float = 0.1
     scores: Literal["logits", "probabilities"] = "logits"
     direction: Literal["v2t", "t2v"] = "v2t"
@@ -236,6 +244,11 @@ class AlignmentTask(TaskSettings):
             raise ValueError(f"task.lora_dropout is from 0 to less than 1; got {self.lora_dropout:g}")
         if self.rank < 1 or self.alpha <= 0:
             raise ValueError(f"task.rank is 1 or more and task.alpha above 0; got {self.rank} and {self.alpha}")
+        if "flow" not in self.losses and (self.teacher, self.flow_of) != ("masks", "attention"):
+            raise ValueError(
+                f"task.teacher and task.flow_of are about Local Gram Flow, and task.method={self.method} is without "
+                "it; flow, sga_flow, spa_flow and all have it"
+            )
         if not any(self.lora_layers):
             raise ValueError("no layer gets factors: set task.v2t or task.v2v, for example task.v2t=9,10")
         if empty := [f"task.{name}" for name in METHODS[self.method].values() if not getattr(self, name)]:
@@ -265,6 +278,9 @@ class AlignmentTask(TaskSettings):
             spa=self.spa if "spa" in self.losses else 0.0,
             flow=self.flow if "flow" in self.losses else 0.0,
             window=self.window,
+            flow_of=self.flow_of,
+            teacher="masks" if self.teacher == "masks" else "features",
+            temperature=self.temperature,
             v2t=LayerDraw(self.v2t),
             v2v=LayerDraw(self.v2v),
             scores=self.scores,
@@ -350,6 +366,8 @@ class AlignTask(AlignmentTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.control == "wrong_masks" and self.teacher != "masks":
+            raise ValueError("task.control=wrong_masks is about masks; task.teacher has a clip's own features")
         if self.learn_trigger and not self.trigger:
             raise ValueError("task.learn_trigger is about the words that task.trigger=true puts into captions")
 

@@ -35,6 +35,7 @@ from matrix_lib.io.lora.read import save_lora
 
 from ..clips.encoders import ModelFiles
 from ..clips.model_parts import check_parts
+from ..clips.teacher import teacher_of
 from ..data.alignment_clips import TRIGGERS, AlignmentBatch, AlignStream, ClipStream
 from ..models.mini_encoders import MiniEncoders
 from ..models.mini_run import identity
@@ -287,7 +288,9 @@ class MiniAlignment(AlignmentStep):
 
     @classmethod
     def look(cls, config: FitConfig, device: torch.device) -> Look:
-        return Look({"model": identity(Path(config.task.bundle or bundle.HOME))})
+        found: dict[str, dict[str, Any]] = {"model": identity(Path(config.task.bundle or bundle.HOME))}
+        teacher = teacher_of(config.task.teacher)
+        return Look(found | (teacher.fingerprint() if teacher else {}))
 
     def __init__(self, config: FitConfig, device: torch.device, seen: Look) -> None:
         task: AlignTask = config.task
@@ -341,10 +344,11 @@ class FolderLook(Look):
             extra = self.files.shape.extra_channels(config.data.condition)
             load_start(task, self.files.shape.family, config.data.condition if extra else "", self.sizes.modules)
         self.source = ClipStream(config, self.files)
-        clips = self.source.clips
+        clips, teacher = self.source.clips, self.source.clips.cache.teacher
         held = {"held-out clips": clips.fingerprint(clips.held)} if clips.held else {}
         self.notes = [*self.sizes.told(device, self.source.clips.samples), *_clips_told(self.source)]
-        super().__init__({"clips": clips.fingerprint(clips.samples), **held, "model": self.files.fingerprint()})
+        told = teacher.fingerprint() if teacher else {}
+        super().__init__({"clips": clips.fingerprint(clips.samples), **held, "model": self.files.fingerprint(), **told})
 
 
 class FolderAlignment(AlignmentStep):

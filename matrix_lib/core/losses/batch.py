@@ -101,6 +101,7 @@ class TargetBatch:
         known, pixel_known: (B, F), (B, T) bool on the CPU, frames that the tracks say something about.
         keep: rows that are aligned at all.
         names: per row the names of its grounded entities.
+        features: (B, C, F, h, w) that Local Gram Flow is taught by, where it is taught by features; else None.
     """
 
     grid: Grid
@@ -113,16 +114,18 @@ class TargetBatch:
     pixel_known: Tensor
     keep: tuple[bool, ...]
     names: tuple[tuple[str, ...], ...]
+    features: Tensor | None = None
 
     @classmethod
-    def of(cls, targets: Sequence[Targets | None], pixels: bool = True) -> TargetBatch:
+    def of(cls, targets: Sequence[Targets | None], pixels: bool = True, features: Tensor | None = None) -> TargetBatch:
         """Joins the targets of rows, None for a row that is not aligned.
 
         Args:
             pixels: whether the masks are wanted in pixels (a decoder compares there).
+            features: see the class; of every row, aligned or not.
 
-        Raises ValueError for targets of several grids or sizes, for more than 8 instances in a clip, and where every
-        row is None.
+        Raises ValueError for targets of several grids or sizes, for features of another grid, for more than 8 instances
+        in a clip, and where every row is None.
         """
         real = [target for target in targets if target is not None]
         if not real:
@@ -135,6 +138,8 @@ class TargetBatch:
                     f"pixels and {target.tokens.grid} at {target.framing.target}"
                 )
         grid = first.tokens.grid
+        if features is not None and (len(features), *features.shape[2:]) != (len(targets), *grid.shape):
+            raise ValueError(f"features {tuple(features.shape)} are not of {len(targets)} clips of {grid.shape} tokens")
         every = [_codes(target) if target is not None else {} for target in targets]
         words = PoolBatch.of([_NONE if target is None else target.words for target in targets])
         queries = PoolBatch.of([_NONE if target is None else target.queries for target in targets])
@@ -155,6 +160,7 @@ class TargetBatch:
             pixel_known=torch.stack([always[1] if target is None else target.pixel_known for target in targets]),
             keep=tuple(target is not None for target in targets),
             names=names,
+            features=features,
         )
 
     def __len__(self) -> int:
@@ -169,6 +175,7 @@ class TargetBatch:
             members={kind: on_device(value, device) for kind, value in self.members.items()},
             tokens=on_device(self.tokens, device),
             pixels=None if self.pixels is None else on_device(self.pixels, device),
+            features=None if self.features is None else on_device(self.features, device),
         )
 
     def select(self, rows: Tensor, keep: Tensor | None = None) -> TargetBatch:
@@ -192,6 +199,7 @@ class TargetBatch:
             self.pixel_known[rows],
             tuple(self.keep[i] and stay for i, stay in zip(picks, stays)),
             tuple(self.names[i] for i in picks),
+            None if self.features is None else self.features[rows.to(self.features.device)],
         )
 
     def pool(self, kind: Kind) -> PoolBatch:

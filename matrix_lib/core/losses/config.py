@@ -49,7 +49,10 @@ class AlignmentConfig:
 
     Args:
         sga, spa: weights of the grounding and the propagation loss; 0 switches one off.
-        flow: weight of Local Gram Flow from mask tracks, see `core.losses.flow`. window: its side in tokens [?].
+        flow: weight of Local Gram Flow, see `core.losses.flow`. window: its side in tokens [?].
+        flow_of: whose flow is taught, that of "attention" (q.k) or of the "values". temperature: what cosines of values
+            and of a teacher's features are divided by [?].
+        teacher: "masks" of the instances; or the "features" that come with the targets, of every token of the clip.
         v2t, v2v: layers of the grounding and of the propagation loss; flow reads those of propagation.
         scores: "logits" are scale * q.k averaged over heads, what the decoder was fed in MATRIX; "probabilities" come
             out of the softmax over the whole row.
@@ -65,6 +68,9 @@ class AlignmentConfig:
     spa: float = 0.005
     flow: float = 0.0
     window: int = 5
+    flow_of: Literal["attention", "values"] = "attention"
+    teacher: Literal["masks", "features"] = "masks"
+    temperature: float = 0.1
     mask: MaskWeights = field(default_factory=MaskWeights)
     v2t: LayerDraw = field(default_factory=lambda: LayerDraw((7, 11)))
     v2v: LayerDraw = field(default_factory=lambda: LayerDraw((12,)))
@@ -76,6 +82,8 @@ class AlignmentConfig:
     average_layers: bool = False
 
     def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"a temperature is above 0; got {self.temperature:g}")
         if self.joined_heads and self.scores != "logits":
             raise ValueError("joined_heads is about logits: probabilities of heads have no joint dot product")
 

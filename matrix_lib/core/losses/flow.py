@@ -1,9 +1,9 @@
 """Local Gram Flow: where a token's nearest relatives are one token frame later, within a window around its place.
 
 The loss of SAM2VideoX (arXiv 2512.11792) aligns that flow in a video transformer with the flow in SAM 2's features,
-through a projector on hidden states. Here the transformer's own similarities are taken, scale * q.k of an attention to
-the video, so that nothing is added to the model; the teacher is a mask track, or any features on the token grid. [?]
-marks what is decided here: window and temperature.
+through a projector on hidden states. Here the transformer's own similarities are taken, so that nothing is added to the
+model: scale * q.k of an attention to the video, or the cosine of its values, which are its features. The teacher is a
+mask track, or any features on the token grid. [?] marks what is decided here: window, temperature and means.
 
 B batch, H heads, D head size, N entities, F, h, w token frames, rows, columns, W side of the window.
 """
@@ -11,14 +11,18 @@ B batch, H heads, D head size, N entities, F, h, w token frames, rows, columns, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool3d, grid_sample, normalize, pad
 
+from ..grid import Grid
 from ..sites import AttentionCall
 
-__all__ = ["feature_flow", "flow_loss", "flow_maps", "mask_flow", "neighbours"]
+__all__ = ["feature_flow", "features_on", "flow_loss", "flow_maps", "latents_on", "mask_flow", "neighbours"]
+
+FlowOf = Literal["attention", "values"]
 
 
 def neighbours(values: Tensor, window: int) -> Tensor:
@@ -35,9 +39,24 @@ def neighbours(values: Tensor, window: int) -> Tensor:
     return torch.stack(shifted, -3)
 
 
-def flow_maps(call: AttentionCall, window: int = 5) -> Tensor:
+def _near(here: Tensor, there: Tensor, window: int) -> Tensor:
+    """(..., F - 1, W * W, h, w) dot products over D of (..., D, F, h, w): each token with those around its place in the
+    next frame, -inf beyond the edge."""
+    h, w = here.shape[-2:]
+    inside = neighbours(torch.ones(2, h, w, device=here.device), window)[0] > 0
+    first, around = here[..., :-1, :, :], pad(there[..., 1:, :, :], (window // 2,) * 4)
+    # shifted views of one padded tensor: neither they nor their products are held for the backward pass
+    near = [(first * around[..., y : y + h, x : x + w]).sum(-4) for y in range(window) for x in range(window)]
+    return torch.stack(near, -3).masked_fill(~inside, -torch.inf)
+
+
+def flow_maps(call: AttentionCall, window: int = 5, of: FlowOf = "attention", temperature: float = 0.1) -> Tensor:
     """(B, F - 1, W * W, h, w) log-probabilities, float32 or wider: how similar each token is to those around its place
-    in the next frame, softmax of scale * q.k (mean over heads) over the window. Places beyond the edge are -inf.
+    in the next frame, softmax over the window. Places beyond the edge are -inf.
+
+    Args:
+        of: "attention" is scale * q.k, mean over heads; "values" the cosine of the values of all heads as one vector,
+            divided by `temperature`: what tokens tell each other, and not whom they ask.
 
     Raises ValueError for a call without video keys, and for a clip of a single token frame.
     """
@@ -45,15 +64,17 @@ def flow_maps(call: AttentionCall, window: int = 5) -> Tensor:
         raise ValueError(f"{call.site.name} has no video keys: flow wants a joint or a self-attention")
     if call.grid.frames < 2:
         raise ValueError("a clip of one token frame has no flow")
-    shape = call.grid.shape
     kind = torch.float64 if call.q.dtype == torch.float64 else torch.float32
-    q = call.q[:, :, slice(call.video_q[0], sum(call.video_q))].to(kind).mT.unflatten(-1, shape)[..., :-1, :, :]
-    k = call.k[:, :, slice(call.video_k[0], sum(call.video_k))].to(kind).mT.unflatten(-1, shape)[..., 1:, :, :]
-    around, (h, w) = pad(k, (window // 2,) * 4), shape[1:]
-    # shifted views of one padded tensor: neither they nor their products are held for the backward pass
-    near = [(q * around[..., y : y + h, x : x + w]).sum(2).mean(1) for y in range(window) for x in range(window)]
-    inside = neighbours(torch.ones(2, *shape[1:], device=q.device), window)[0] > 0
-    return (call.scale * torch.stack(near, 2)).masked_fill(~inside, -torch.inf).log_softmax(2)
+
+    def tokens(values: Tensor, span: tuple[int, int]) -> Tensor:
+        """(B, H * D, F, h, w): a sum over it is one over heads."""
+        return values[:, :, slice(span[0], sum(span))].to(kind).mT.flatten(1, 2).unflatten(-1, call.grid.shape)
+
+    if of == "values":
+        values = normalize(tokens(call.v, call.video_k), dim=1)
+        return (_near(values, values, window) / temperature).log_softmax(2)
+    q, k = tokens(call.q, call.video_q), tokens(call.k, call.video_k)
+    return (call.scale / call.q.shape[1] * _near(q, k, window)).log_softmax(2)
 
 
 def mask_flow(masks: Tensor, window: int = 5) -> Tensor:
@@ -65,12 +86,32 @@ def mask_flow(masks: Tensor, window: int = 5) -> Tensor:
 
 def feature_flow(features: Tensor, window: int = 5, temperature: float = 0.1) -> Tensor:
     """(N, F - 1, W * W, h, w) float32: softmax over the window of the cosine of features (N, C, F, h, w), divided by
-    the temperature; for a teacher such as SAM 2's features, resampled to the token grid."""
-    unit = torch.nn.functional.normalize(features.float(), dim=1)
-    near = neighbours(unit, window)  # (N, C, F - 1, W * W, h, w)
-    cosine = (unit[:, :, :-1, None] * near).sum(1) / temperature
-    inside = neighbours(torch.ones(2, *features.shape[-2:], device=features.device), window)[0] > 0
-    return cosine.masked_fill(~inside, -torch.inf).softmax(2)
+    the temperature; for a teacher such as SAM 2's features (`features_on`) or clean latents (`latents_on`)."""
+    unit = normalize(features.float(), dim=1)
+    return (_near(unit, unit, window) / temperature).softmax(2)
+
+
+def features_on(features: Tensor, grid: Grid) -> Tensor:
+    """(C, F, h, w) of features (C, T, rows, columns) of T pixel frames, whole frames each: the mean over the frames
+    that a token stands for [?], at its middle.
+
+    Raises ValueError where the grid's clip has another number of frames.
+    """
+    if features.shape[1] != grid.pixel_frames:
+        raise ValueError(f"there are features of {features.shape[1]} frames; the clip has {grid.pixel_frames}")
+    means = torch.stack([features[:, slice(*span)].float().mean(1) for span in grid.pixel_spans()])
+    y, x = (
+        (torch.arange(count, device=means.device) + 0.5) * side / whole * 2 - 1
+        for count, side, whole in zip(grid.shape[1:], grid.token_pixels, grid.frame_pixels, strict=True)
+    )
+    at = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
+    seen = grid_sample(means, at.expand(len(means), -1, -1, -1), padding_mode="border", align_corners=False)
+    return seen.transpose(0, 1)
+
+
+def latents_on(latents: Tensor, grid: Grid) -> Tensor:
+    """(N, C, F, h, w) of clean latents (N, C, T, rows, columns): the mean of each token's patch [?]."""
+    return avg_pool3d(latents.float(), grid.patch, ceil_mode=True)
 
 
 def flow_loss(maps: Mapping[int, Tensor], teacher: Tensor, known: Tensor | None = None) -> Tensor:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.tracks.tracks import MaskTracks
 from ...io.files import whole_file
 from ...io.strict_json import parse_json
 from ..statistics import Estimate, estimate
@@ -88,6 +89,17 @@ class MotiClip:
         ]
         positions = np.stack(found, 1) * [width, height]
         return Points(positions, np.ones(positions.shape[:2], dtype=bool))
+
+    def tracks(self, frames: int, height: int, width: int, side: int, fps: float = 8.0) -> MaskTracks:
+        """Squares of `side` pixels around the drawn points, "path 1", "path 2", ..., to steer by. How large the thing
+        on a path is the benchmark does not say. Raises ValueError for a picture without paths, and for no pixels."""
+        if not self.paths or side < 1:
+            raise ValueError(f"{self.id}: squares want a path and a side of 1 pixel or more; got {side}")
+        found: dict[str, dict[int, tuple[float, float, float, float] | None]] = {}
+        for place, path in enumerate(self.points(frames, height, width).positions.transpose(1, 0, 2), 1):
+            low, high = path - side / 2, path + side / 2
+            found[f"path {place}"] = {at: (*low[at].tolist(), *high[at].tolist()) for at in range(frames)}
+        return MaskTracks.from_boxes(found, frames, height, width, fps=fps)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from matrix_lib.evaluation.benchmarks.motibench import (
     score_motibench,
     write_motibench,
 )
+from matrix_lib.io.tracks import load_tracks
 from training.score_benchmark import main
 
 LINES = [
@@ -63,6 +64,20 @@ def test_pictures_and_paths_in_and_out(bench: Path, tmp_path: Path) -> None:
     assert [(clip.id, clip.prompt, clip.category) for clip in again] == [("dice", "throw", ""), ("fan", "turn on", "")]
     assert all(np.array_equal(a, b) for one, two in zip((dice, fan), again) for a, b in zip(one.paths, two.paths))
     assert (tmp_path / "out" / "images" / "fan.jpg").read_bytes() == fan.image.read_bytes()
+
+
+def test_drawn_points_become_tracks_to_steer_by(bench: Path, tmp_path: Path, capsys) -> None:
+    """Squares around each point, cut at the frame; how large they are has to be said."""
+    asked = ["tracks", str(bench), str(tmp_path / "given"), "--frames", "5", "--size", "100", "200"]
+    assert main(asked) == 1
+    assert "--side" in capsys.readouterr().err
+    assert main([*asked, "--side", "20"]) == 0
+    fan = load_tracks(tmp_path / "given" / "fan.safetensors")
+    assert fan.names == ("path 1",)
+    rows, columns = fan.mask("path 1", 0).nonzero(as_tuple=True)
+    assert [int(each) for each in (rows.min(), rows.max(), columns.min(), columns.max())] == [40, 59, 90, 109]
+    assert int(fan.mask("path 1", 4).sum()) == 100, "a quarter is inside"
+    assert len(load_tracks(tmp_path / "given" / "dice.safetensors").names) == len(read_motibench(bench)[0].paths)
 
 
 def test_the_table_of_a_judge_and_of_the_drawn_points(bench: Path, tmp_path: Path, capsys) -> None:

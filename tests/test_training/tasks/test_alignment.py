@@ -24,11 +24,13 @@ from support_models import (
     make_wan,
     randomize,
 )
+from support_sam2 import write_tiny_sam2
 
 from matrix_lib.io.lora.read import load_lora
 from matrix_lib.io.video import check_video
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
+from training.cache import main as cache
 from training.clips.batches import open_clips
 from training.clips.encoders import ModelFiles
 from training.fit import Trainer, main
@@ -141,12 +143,13 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     more += ("data.condition=none",) if kind in PLAIN else ()
     more += ("data.frames=7", "data.batch=2") if kind == "mochi" else ()
     more += ("task.expert=low",) if experts else ()
+    more += ("task.method=all", "task.flow_of=values", "task.teacher=latents")
     trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, out, f"task.dora={dora}", *more)))
     before = {name: p.detach().clone() for name, p in trainer.plain.named_parameters() if p.requires_grad}
     trainer.run()
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     assert [row["step"] for row in rows] == ["1", "2"]
-    assert all(0 < float(row[name]) < 100 for row in rows for name in ("diffusion", "sga", "spa"))
+    assert all(0 < float(row[name]) < 100 for row in rows for name in ("diffusion", "sga", "spa", "flow"))
     after = {name: p for name, p in trainer.plain.named_parameters() if p.requires_grad}
     assert set(before) == set(after)
     still = [name for name in before if torch.equal(before[name], after[name])]
@@ -250,6 +253,36 @@ def test_tavid_trains_on_the_target_mask(home, comfy, tmp_path):
     lora = load_lora(tmp_path / "lora.safetensors")
     assert (lora.info.condition, lora.info.trigger) == ("target_mask", "target")
     assert lora.projection["weight"].shape[1] == 33
+
+
+def test_sam2_teaches_the_flow_of_a_folder(home, comfy, tmp_path):
+    """Features are made once a clip and kept, held-out clips have them, and a run goes on with its own teacher."""
+    folder, sam2 = make_model("cogvideox", home / "cogvideox", comfy), write_tiny_sam2(home / "sam2")
+    more = (
+        f"task.teacher={sam2}",
+        f"data.cache={tmp_path / 'cache'}",
+        "validation.clips=mini_00000",
+        "validation.every=1",
+    )
+    given = ["mix_cogvideox_5b_i2v", *settings(home, folder, tmp_path / "run"), *more]
+    main(given)
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert all(float(row[name]) > 0 for row in rows for name in ("sga", "spa", "flow"))
+    held = list(csv.DictReader((tmp_path / "run" / "validation.csv").open()))
+    assert all(float(row["flow"]) > 0 for row in held)
+    kept = sorted((tmp_path / "cache" / "features").rglob("*.safetensors"))
+    assert len(kept) == len(list((tmp_path / "cache" / "video").rglob("*.safetensors")))
+    times = [path.stat().st_mtime_ns for path in kept]
+    main([*given, "run.steps=3", "run.change=true"])
+    assert times == [path.stat().st_mtime_ns for path in kept]
+    told = ["--teacher", str(sam2), *(text for text in settings(home, folder, "") if text.startswith("data."))]
+    folders = [text for text in told if not text.startswith(("data.folder", "data.cache"))]
+    cache([str(home / "clips"), str(folder), *folders, f"cache={tmp_path / 'cache'}", "--device", "cpu"])
+    assert kept == sorted((tmp_path / "cache" / "features").rglob("*.safetensors"))
+    other = tmp_path / "other.pt"
+    torch.save({"model": {}}, other)
+    with pytest.raises(SystemExit, match="teacher"):
+        main([*given, f"task.teacher={other}", "run.change=true", "run.steps=4"])
 
 
 def test_accumulation_is_the_same_batch_in_parts(home, comfy, tmp_path):
