@@ -19,7 +19,7 @@ from ..matrix_lib.hosts.comfy.watching import model_token, recorder_of
 from ..matrix_lib.instrument.capture import Capture
 from ..matrix_lib.instrument.kinds import layers_of
 from ..matrix_lib.instrument.recorder import Recorder
-from ..matrix_lib.instrument.seed_rule import LABEL_FREE, SeedRule, Tried, chosen_seeds, seeds_report, tried
+from ..matrix_lib.instrument.seed_rule import LABEL_FREE, SeedRule, Tried, chosen_seeds, paying, seeds_report, tried
 from ..matrix_lib.instrument.session import Session
 from .recording import LAYERS_TIP, recorder_config
 from .sockets import CaptureSocket, ticker, warn_if_broken
@@ -66,7 +66,14 @@ class MatrixPickSeeds(io.ComfyNode):
                     tooltip="The first seed; the others follow it one by one.",
                 ),
                 io.Int.Input("count", default=8, min=2, max=256, tooltip="How many seeds are tried."),
-                io.Int.Input("keep", default=1, min=1, max=256, tooltip="How many of them are sampled to the end."),
+                io.Int.Input(
+                    "keep",
+                    default=1,
+                    min=0,
+                    max=256,
+                    tooltip="How many of them are sampled to the end. 0: as many as pay: most successes for the steps "
+                    "are then to be expected (a fitted rule alone can tell).",
+                ),
                 io.Int.Input(
                     "steps",
                     default=0,
@@ -108,13 +115,18 @@ class MatrixPickSeeds(io.ComfyNode):
     def execute(cls, guider, sampler, sigmas, latent_image, seed, count, keep, steps, layers, rule) -> io.NodeOutput:
         how = SeedRule.from_json(rule) if rule.strip() else LABEL_FREE
         taken = steps or how.steps
+        if not keep and not how.fitted:
+            raise ValueError(
+                "keep 0 keeps as many seeds as pay, and that takes the probabilities of a fitted rule: give one, or a "
+                "number to keep"
+            )
         if keep > count:
             raise ValueError(f"{keep} of {count} seeds cannot be kept: try more, or keep fewer")
         if (clips := len(first_latent(latent_image["samples"]))) != 1:
             raise ValueError(f"seeds are picked for one clip, and the latent holds {clips}: set batch_size 1")
         if seed + count - 1 > _LAST:
             raise ValueError(f"{count} seeds from {seed} on go beyond the last, {_LAST}: begin with a smaller one")
-        step = ticker(count + keep)
+        step = ticker(count + (keep or count))
 
         def sampled(number: int, own: Any) -> Any:
             return SamplerCustomAdvanced.execute(Noise_RandomNoise(number), own, sampler, sigmas, latent_image).result
@@ -128,7 +140,8 @@ class MatrixPickSeeds(io.ComfyNode):
             if chosen_seeds(runs, 1)[0] is runs[-1]:  # the best so far: maps of all seeds would fill the memory
                 shown = capture
             step()
-        kept = chosen_seeds(runs, keep)
+        told = [each.probability for each in runs if each.probability is not None]
+        kept = chosen_seeds(runs, keep or paying(told, taken, len(sigmas) - 1))
         made, more = [], 0
         for each in kept:
             result, further = go_on(lambda own, n=each.seed: sampled(n, own), guider, begun[each.seed])

@@ -29,6 +29,7 @@ __all__ = [
     "SeedRule",
     "Tried",
     "chosen_seeds",
+    "paying",
     "seed_features",
     "seeds_report",
     "tried",
@@ -300,6 +301,20 @@ _FRAMES = {"first": "the first frame alone", "all": "every frame"}
 def chosen_seeds(runs: Sequence[Tried], keep: int) -> list[Tried]:
     """The `keep` seeds with the highest scores, the best first; of equal ones the earlier."""
     return sorted(runs, key=lambda run: -run.score)[:keep]
+
+
+def paying(probabilities: Sequence[float], steps: int, total: int) -> int:
+    """How many seeds to keep, of those that were tried for `steps` of `total` steps, so that successes for the steps
+    of all are most to be expected: 1 or more, the highest first.
+
+    All of them make as many as plain sampling. Dropping some makes more exactly where they succeed less often than
+    1 - steps / total times all that were tried. Source: ours (renewal reward).
+    """
+    best = sorted(probabilities, reverse=True)
+    return max(
+        range(1, len(best) + 1),
+        key=lambda many: (sum(best[:many]) / (len(best) * steps + many * (total - steps)), many),
+    )
 
 
 def seeds_report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -85,6 +86,16 @@ def test_a_rule_is_read_and_held_to(pack: Any, models: dict[str, Any]) -> None:
     checked = pack.classes["MatrixPickSeeds"].validate_inputs
     assert checked(rule="") is checked(rule=None) is checked(rule=fitted.to_json()) is True
     assert "no seed rule" in str(checked(rule="seed_rule.json"))
+    with pytest.raises(ValueError, match="keep 0 keeps as many seeds as pay, and that takes"):
+        pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "keep": 0})
+    scores = [each["score"] for each in json.loads(out[4])]
+    for gap, many in ((1e-3, 2), (1e3, 1)):  # of two that are alike both go on, of a sure and a hopeless one the first
+        sharp = replace(fitted, weights={"words": 2 * gap / abs(scores[0] - scores[1])}, bias=0.0)
+        middle = sum(each["features"]["words"] for each in json.loads(out[4])) / 2
+        sharp = replace(sharp, centre={"words": middle})
+        pays = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "keep": 0, "steps": 3, "rule": sharp.to_json()}).result
+        assert len(pays[0]["samples"]) == many
+        assert f"of 2 seeds, by 3 of {STEPS} steps" in pays[2]
     both = {**ASKED, "keep": 2, "steps": 1}
     latents, best = pack.run("MatrixPickSeeds", **inputs, **both).result[:2]
     order = [best, 2 * FIRST + 1 - best]
