@@ -342,6 +342,8 @@ def seeds_report(
         f"the rule: {rule.source or 'of unknown source'}"
         + ("" if rule.fitted else ". It was not fitted on judged runs: its score orders seeds and promises no success")
     )
+    if rule.fitted and steps != rule.steps:
+        lines.append(f"! the rule was fitted on {rule.steps} steps and saw {steps}: its probabilities are not of these")
     lost = [name for name in rule.weights if all(math.isnan(run.features[name]) for run in runs)]
     if lost:
         lines.append(f"! not told, and left out: {', '.join(lost)} (mask tracks and maps of instances tell more)")

@@ -96,6 +96,9 @@ def test_a_rule_is_read_and_held_to(pack: Any, models: dict[str, Any]) -> None:
         pays = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "keep": 0, "steps": 3, "rule": sharp.to_json()}).result
         assert len(pays[0]["samples"]) == many
         assert f"of 2 seeds, by 3 of {STEPS} steps" in pays[2]
+        assert "its probabilities are not of these" not in pays[2]
+    other = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "rule": fitted.to_json()}).result[2]
+    assert f"! the rule was fitted on 3 steps and saw {TRIED}" in other
     both = {**ASKED, "keep": 2, "steps": 1}
     latents, best = pack.run("MatrixPickSeeds", **inputs, **both).result[:2]
     order = [best, 2 * FIRST + 1 - best]

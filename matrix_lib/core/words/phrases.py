@@ -122,8 +122,8 @@ def is_time(value: tuple[object, ...]) -> bool:
 
 
 def like_a_time(text: str) -> bool:
-    """Whether words hold what looks like a time: an @ before a number."""
-    return bool(re.search(r"(?:^|\s)@\s*-?\s*\d", text))
+    """Whether a text ends in what was meant as a time: `@1-2`, `@0,5s-`, and not `@ 5 pm`."""
+    return bool(re.search(r"(?:^|\s)@\s*-?\s*\d[\d.,]*\s*s?(?:\s*-[^@]*)?$", text.rstrip()[-40:]))
 
 
 def time_text(time: Time) -> str:

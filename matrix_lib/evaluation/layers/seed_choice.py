@@ -56,7 +56,8 @@ def shared_fate(runs: Sequence[RunScores]) -> Estimate:
     """How far seeds of one clip end alike: 0 as seeds of different clips do, 1 all in success or all in failure. There
     is nothing to choose among the latter, whatever a rule sees.
 
-    The intraclass correlation of success (one-way analysis of variance), with a 95 % interval, clips drawn anew; nan
+    The intraclass correlation of success (one-way analysis of variance), with a 95 % interval, clips drawn anew. Where
+    no clip has both ends, it reaches down to what it would be if as many clips had both as so many draws can hide. nan
     where no clip has two seeds, or all runs end alike.
     """
     clips: dict[str, list[float]] = {}
@@ -69,7 +70,12 @@ def shared_fate(runs: Sequence[RunScores]) -> Estimate:
     rng = np.random.default_rng(0)
     drawn = [_correlation(table[rng.integers(0, len(own), len(own))]) for _ in range(2000)]
     low, high = (math.nan, math.nan) if np.isnan(drawn).all() else np.nanquantile(drawn, [0.025, 0.975])
-    return Estimate(_correlation(table), float(low), float(high), len(own))
+    found = _correlation(table)
+    if not table[:, 2].any() and not math.isnan(found):
+        most, share = table[:, 0].max(), table[:, 1].sum() / table[:, 0].sum()
+        hidden = 1 - 0.025 ** (1 / len(own))
+        low = max(0.0, 1 - hidden * (most // 2 * (most - most // 2)) / (most * (most - 1)) / (share * (1 - share)))
+    return Estimate(found, float(low), float(high), len(own))
 
 
 def _correlation(table: Array) -> float:
@@ -82,7 +88,7 @@ def _correlation(table: Array) -> float:
     inside = float(within.sum()) / (total - clips)
     each = (total - (many**2).sum() / total) / (clips - 1)  # seeds of a clip; of unequal numbers what counts as one
     spread = between + (each - 1) * inside
-    return (between - inside) / spread if spread > 0 else math.nan
+    return float((between - inside) / spread) if spread > 0 else math.nan
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,9 @@ def test_seeds_of_one_clip_share_their_fate(shared: float) -> None:
     assert found.mean == pytest.approx(shared, abs=0.08)
     assert found.low - 0.01 <= shared <= found.high + 0.01
     assert found.count == 200
+    few = shared_fate([run(clip, seed, bool(own[clip, 0]), flat) for clip in range(12) for seed in range(4)])
+    assert (few.mean, few.high) == (1, 1)
+    assert 0 < few.low < 0.7  # a quarter of such clips could have both ends
     assert math.isnan(shared_fate([run(clip, 0, True, flat) for clip in range(9)]).mean)
 
 
