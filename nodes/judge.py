@@ -253,6 +253,12 @@ def _mini(
 ) -> tuple[Sample, MaskTracks, Judge]:
     """The exact judge sees by itself: tracks and entry are its own where none are given."""
     truth = example_truth(judge["shows"])
+    (due, _, height, width), given = truth.video.shape[1:], list(frames.shape[:3])
+    if given != [due, height, width]:
+        raise ValueError(
+            f"the example {judge['shows']!r} has {due} frames of {width}x{height} pixels, and {given[0]} of "
+            f"{given[2]}x{given[1]} came: judge a clip that mini made of it, of a batch take one (Image From Batch)"
+        )
     exact = ExactJudge(frames[..., :3].cpu().float().clamp(0, 1).movedim(-1, 1), truth)
     if tracks is None:
         tracks = exact.tracks()

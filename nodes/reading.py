@@ -171,6 +171,7 @@ class MatrixReadCapture(io.ComfyNode):
         frames=None,
     ) -> io.NodeOutput:
         own, which = capture.stream(stream), _KINDS[kind]
+        held = choose_names("all", own.maps[which].entities if which in own.maps else (), which)
         numbers = [step.index for step in capture.steps]
         sharpest = {"sharpest": sharpest_layers(capture, which, stream)} if "sharpest" in layers.lower() else {}
         alone = layers.strip().lower() == "sharpest"  # then it is the reading that knows how many
@@ -179,7 +180,7 @@ class MatrixReadCapture(io.ComfyNode):
         found = read_capture(
             capture,
             tracks,
-            told_names(own, which) if everyone else choose_names(names, own.get(which).entities, which),
+            told_names(own, which) if everyone else choose_names(names, held, which),
             kind=which,
             layers=None if alone else choose_numbers(layers, "layer", own.get(which).layers, sharpest),
             steps=choose_numbers(steps, "step", numbers, experts),

@@ -6,22 +6,25 @@ import copy
 import json
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
 
 from ..matrix_lib.hosts.comfy.attach import attach
-from ..matrix_lib.hosts.comfy.model import backbone_of
+from ..matrix_lib.hosts.comfy.clip_latent import first_latent, side_by_side
+from ..matrix_lib.hosts.comfy.model import backbone_of, sites_of
 from ..matrix_lib.hosts.comfy.prompts import check_positives
 from ..matrix_lib.hosts.comfy.run import RunInfo
 from ..matrix_lib.hosts.comfy.seeds import Begun, begin, go_on
 from ..matrix_lib.hosts.comfy.watching import model_token, recorder_of
 from ..matrix_lib.instrument.capture import Capture
+from ..matrix_lib.instrument.kinds import layers_of
 from ..matrix_lib.instrument.recorder import Recorder
-from ..matrix_lib.instrument.seed_rule import LABEL_FREE, SeedRule, Tried, chosen_seeds, seeds_report, tried
+from ..matrix_lib.instrument.seed_rule import LABEL_FREE, SeedRule, Tried, chosen_seeds, paying, seeds_report, tried
 from ..matrix_lib.instrument.session import Session
 from .recording import LAYERS_TIP, recorder_config
 from .sockets import CaptureSocket, ticker, warn_if_broken
+
+_LAST = 0xFFFFFFFFFFFFFFFF
 
 
 class MatrixPickSeeds(io.ComfyNode):
@@ -58,12 +61,19 @@ class MatrixPickSeeds(io.ComfyNode):
                     "seed",
                     default=0,
                     min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
+                    max=_LAST,
                     control_after_generate=True,
                     tooltip="The first seed; the others follow it one by one.",
                 ),
                 io.Int.Input("count", default=8, min=2, max=256, tooltip="How many seeds are tried."),
-                io.Int.Input("keep", default=1, min=1, max=256, tooltip="How many of them are sampled to the end."),
+                io.Int.Input(
+                    "keep",
+                    default=1,
+                    min=0,
+                    max=256,
+                    tooltip="How many of them are sampled to the end. 0: as many as pay: most successes for the steps "
+                    "are then to be expected (a fitted rule alone can tell).",
+                ),
                 io.Int.Input(
                     "steps",
                     default=0,
@@ -95,16 +105,28 @@ class MatrixPickSeeds(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, rule: str | None = None) -> bool | str:
+        try:
+            return bool(not (rule or "").strip() or SeedRule.from_json(str(rule)))
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
     def execute(cls, guider, sampler, sigmas, latent_image, seed, count, keep, steps, layers, rule) -> io.NodeOutput:
         how = SeedRule.from_json(rule) if rule.strip() else LABEL_FREE
         taken = steps or how.steps
+        if not keep and not how.fitted:
+            raise ValueError(
+                "keep 0 keeps as many seeds as pay, and that takes the probabilities of a fitted rule: give one, or a "
+                "number to keep"
+            )
         if keep > count:
             raise ValueError(f"{keep} of {count} seeds cannot be kept: try more, or keep fewer")
-        if len(latent_image["samples"]) != 1:
-            raise ValueError(
-                f"seeds are picked for one clip, and the latent holds {len(latent_image['samples'])}: set batch_size 1"
-            )
-        step = ticker(count + keep)
+        if (clips := len(first_latent(latent_image["samples"]))) != 1:
+            raise ValueError(f"seeds are picked for one clip, and the latent holds {clips}: set batch_size 1")
+        if seed + count - 1 > _LAST:
+            raise ValueError(f"{count} seeds from {seed} on go beyond the last, {_LAST}: begin with a smaller one")
+        step = ticker(count + (keep or count))
 
         def sampled(number: int, own: Any) -> Any:
             return SamplerCustomAdvanced.execute(Noise_RandomNoise(number), own, sampler, sigmas, latent_image).result
@@ -113,12 +135,13 @@ class MatrixPickSeeds(io.ComfyNode):
         begun: dict[int, Begun] = {}
         shown: Capture | None = None
         for number in range(seed, seed + count):
-            capture, tracks, begun[number] = _begun(number, guider, sigmas, taken, layers, sampled)
+            capture, tracks, begun[number] = _begun(number, guider, sigmas, taken, layers, how, sampled)
             runs.append(tried(number, capture, how, tracks))
             if chosen_seeds(runs, 1)[0] is runs[-1]:  # the best so far: maps of all seeds would fill the memory
                 shown = capture
             step()
-        kept = chosen_seeds(runs, keep)
+        told = [each.probability for each in runs if each.probability is not None]
+        kept = chosen_seeds(runs, keep or paying(told, taken, len(sigmas) - 1))
         made, more = [], 0
         for each in kept:
             result, further = go_on(lambda own, n=each.seed: sampled(n, own), guider, begun[each.seed])
@@ -128,16 +151,19 @@ class MatrixPickSeeds(io.ComfyNode):
         calls = sum(each.calls for each in begun.values()) + more
         report = seeds_report(runs, kept, how, taken, len(sigmas) - 1, calls)
         report = "\n".join([report, *(f"! {text}" for text in warn_if_broken(guider.model_patcher))])
-        latents = {**made[0], "samples": torch.cat([latent["samples"] for latent in made])}
+        latents = {**made[0], "samples": side_by_side([latent["samples"] for latent in made])}
         scores = json.dumps([run.as_json() for run in runs])
         return io.NodeOutput(latents, kept[0].seed, report, shown, scores, ui={"text": (report,)})
 
 
-def _begun(seed: int, guider: Any, sigmas: Any, steps: int, layers: str, sampled: Any) -> tuple[Capture, Any, Begun]:
+def _begun(
+    seed: int, guider: Any, sigmas: Any, steps: int, layers: str, rule: SeedRule, sampled: Any
+) -> tuple[Capture, Any, Begun]:
     """The first steps of one seed: what they attended to, the tracks that came along, and the run to go on with."""
     model = guider.model_patcher
-    check_positives(backbone_of(model), guider.original_conds.get("positive") or [], True)
-    config = recorder_config(model, layers, 0, 1024.0, True, True)
+    spec, config = backbone_of(model), recorder_config(model, layers, 0, 1024.0, True, True)
+    check_positives(spec, guider.original_conds.get("positive") or [], True)
+    rule.check_model(spec.name, *(layers_of(kind, sites_of(model), config.layers) for kind in ("v2t", "v2v")))
     recorders: list[Recorder] = []
 
     def start(info: RunInfo) -> Session:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matrix_lib.evaluation.layers.scores import RunScores
-from matrix_lib.evaluation.layers.seed_choice import choice_table, seed_choices
+from matrix_lib.evaluation.layers.seed_choice import choice_table, most_gain, seed_choices, shared_fate
 from matrix_lib.evaluation.layers.seed_fit import fit_seeds, rule_checks, rule_scores
 from matrix_lib.instrument.seed_rule import SeedRule
 from matrix_lib.io.files import whole_file
@@ -55,8 +56,12 @@ def about_seeds(
         used, judged, scores = fit.rule, [*fit.runs], fit.held_out
         checks, name = used.checks, f"{out / 'seed_rule.json'}, on held-out clips"
         _write(out / "seed_rule.json", used.to_json())
-    choices = seed_choices(judged, scores, used.steps)
-    told = {"rule": used.source, "runs": title, "checks": dict(checks), "choices": [each.as_json() for each in choices]}
+    choices, alike = seed_choices(judged, scores, used.steps), shared_fate(judged)
+    looked, share = used.steps / len(next(iter(judged[0].kinds.values())).steps), checks["successes"] / checks["runs"]
+    most = most_gain(share, max(0.5, checks["auc"]), looked)
+    known = {"most_gain": most, "shared_fate": None if math.isnan(alike.mean) else alike.mean}
+    rows = [each.as_json() for each in choices]
+    told = {"rule": used.source, "runs": title, "checks": dict(checks), **known, "choices": rows}
     _write(out / "seed_choice.json", json.dumps(told, indent=1))
     verdict = "it tells them apart" if checks["useful"] else "it does NOT tell them apart: do not use it"
     said = (
@@ -64,6 +69,12 @@ def about_seeds(
         f"{checks['brier']:.3f} beside {checks['brier_base']:.3f} of the share alone, calibration off by "
         f"{checks['calibration']:.2f}; {verdict}"
     )
+    said += (
+        f"\nof seeds that succeed in {share:.2f}, dropping the worst after {used.steps} steps by scores of this AUC "
+        f"makes at most {most:.2f} times the successes of plain sampling"
+    )
+    if choices:
+        said += f"; seeds of one clip share their fate by {alike.interval} (1: wholly, and there is nothing to choose)"
     if rule and used.source.endswith(title):
         said += "\n! it was fitted on runs of this model and these clips: where they are the same, this says too much"
     if not choices:

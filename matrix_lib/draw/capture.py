@@ -40,9 +40,25 @@ __all__ = [
 ]
 
 
+_SWITCHES = {
+    "v2t": "words",
+    "v2v": "instances",
+    "t2v": "words_look",
+    "t2t": "words_look",
+    "a2t": "sound",
+    "a2v": "sound",
+}
+
+
 def _kind(kind: str) -> str:
     """A kind of map in words: "video to text"."""
     return KINDS[kind].title.rpartition("(")[2].rstrip(")") if kind in KINDS else kind
+
+
+def _unrecorded(kind: str) -> str:
+    how = _SWITCHES.get(kind)
+    again = f"switch {how!r} on where it is recorded, and sample again" if how else "capture again"
+    return f"this capture holds no {_kind(kind)} maps: choose another kind, or {again}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,7 @@ def choose_numbers(
 def choose_names(text: str, existing: Sequence[str], kind: str = "v2t") -> tuple[str, ...]:
     """The names of `existing` that a text lists; capitals do not matter. Raises ValueError with what exists."""
     if not existing:
-        raise ValueError(f"this capture holds no {_kind(kind)} maps: choose the other kind, or capture again")
+        raise ValueError(_unrecorded(kind))
     if text.strip().lower() in ("", "all"):
         return tuple(existing)
     known = {name.lower(): name for name in existing}
@@ -247,7 +263,7 @@ def to_image(pictures: Iterable[Image.Image], count: int) -> Tensor:
 def _maps(capture: Capture, choice: Choice) -> Maps:
     maps = capture.stream(choice.stream).maps
     if choice.kind not in maps:
-        raise ValueError(f"this capture holds no {_kind(choice.kind)} maps: choose the other kind, or capture again")
+        raise ValueError(_unrecorded(choice.kind))
     return maps[choice.kind]
 
 

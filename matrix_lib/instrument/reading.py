@@ -58,7 +58,14 @@ class Reading:
     def all_notes(self) -> tuple[str, ...]:
         """What a person should know, each once: of findings, masks, points and motion."""
         parts = [part.notes for part in (self.points, self.motion) if part is not None]
-        return tuple(dict.fromkeys([*self.mix_ups.notes, *self.notes, *(note for part in parts for note in part)]))
+        nowhere = [
+            f"{name!r} has a mask in no frame, and nothing can be steered by it: lower the threshold, or take other "
+            "layers"
+            for name in self.masks.names
+            if not self.masks.areas(name).any()
+        ]
+        further = (note for part in parts for note in part)
+        return tuple(dict.fromkeys([*nowhere, *self.mix_ups.notes, *self.notes, *further]))
 
     @property
     def followed(self) -> list[str]:

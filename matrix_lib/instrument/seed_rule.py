@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..core.json_text import parse_object
+from ..core.ranges import ranges
 from ..core.tracks.tracks import MaskTracks
 from .capture import Capture, MapKind
 from .mix_ups import find_mix_ups
@@ -28,6 +29,7 @@ __all__ = [
     "SeedRule",
     "Tried",
     "chosen_seeds",
+    "paying",
     "seed_features",
     "seeds_report",
     "tried",
@@ -116,6 +118,21 @@ class SeedRule:
     def to_json(self) -> str:
         return json.dumps({"version": 1, **asdict(self)}, indent=2, allow_nan=False)
 
+    def check_model(self, backbone: str, v2t: Sequence[int], v2v: Sequence[int]) -> None:
+        """Raises ValueError for a model of another family, and where layers that it reads are not among those of whose
+        words (`v2t`) and instances (`v2v`) there are maps (none: nothing was recorded of them)."""
+        if self.backbone and self.backbone != backbone:
+            raise ValueError(
+                f"this seed rule was fitted on {self.backbone}, and the model is {backbone}: what tells success "
+                "there says nothing here. Leave the rule empty, or analyse this model"
+            )
+        for chosen, there in ((self.layers_v2t, v2t), (self.layers_v2v, v2v)):
+            if there and (lost := [layer for layer in chosen or () if layer not in there]):
+                raise ValueError(
+                    f"this seed rule reads layers {ranges(lost)}, and recorded are {ranges(there)}: record "
+                    "layers 'all'; where the model has none of that number, the rule is of another model"
+                )
+
     @classmethod
     def from_json(cls, text: str) -> SeedRule:
         """Reads what `to_json` wrote; ValueError on anything else."""
@@ -135,7 +152,8 @@ class SeedRule:
             return cls(**data)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(
-                f"this is no seed rule of version 1, as training.analyse writes it: {str(error)[:200]}"
+                "this is no seed rule of version 1, the text inside of seed_rule.json that training.analyse writes: "
+                f"{str(error)[:200]}; got {text.strip()[:60]!r}"
             ) from None
 
 
@@ -254,13 +272,11 @@ class Tried:
 def tried(seed: int, capture: Capture, rule: SeedRule, tracks: MaskTracks | None = None, stream: int = 0) -> Tried:
     """The score of a seed, from the capture of its first steps.
 
-    Raises ValueError where a fitted rule is of another family, of other masks or of features that could not be told.
+    Raises ValueError where a rule is of another family, of layers that were not recorded, of other masks, or, fitted,
+    of features that could not be told.
     """
-    if rule.backbone and rule.backbone != capture.backbone:
-        raise ValueError(
-            f"this seed rule was fitted on {rule.backbone}, and the model is {capture.backbone}: what tells success "
-            "there says nothing here. Leave the rule empty, or analyse this model"
-        )
+    maps = capture.stream(stream).maps
+    rule.check_model(capture.backbone, *(maps[kind].layers if kind in maps else () for kind in ("v2t", "v2v")))
     if rule.masks and tracks is not None:
         known = tracks.spelled(capture.stream(stream).binding.names).to_grid(capture.stream(stream).grid).known
         given = "all" if all(known) else "first"
@@ -280,6 +296,20 @@ _FRAMES = {"first": "the first frame alone", "all": "every frame"}
 def chosen_seeds(runs: Sequence[Tried], keep: int) -> list[Tried]:
     """The `keep` seeds with the highest scores, the best first; of equal ones the earlier."""
     return sorted(runs, key=lambda run: -run.score)[:keep]
+
+
+def paying(probabilities: Sequence[float], steps: int, total: int) -> int:
+    """How many seeds to keep, of those that were tried for `steps` of `total` steps, so that successes for the steps
+    of all are most to be expected: 1 or more, the highest first.
+
+    All of them make as many as plain sampling. Dropping some makes more exactly where they succeed less often than
+    1 - steps / total times all that were tried. Source: ours (renewal reward).
+    """
+    best = sorted(probabilities, reverse=True)
+    return max(
+        range(1, len(best) + 1),
+        key=lambda many: (sum(best[:many]) / (len(best) * steps + many * (total - steps)), many),
+    )
 
 
 def seeds_report(
@@ -307,6 +337,8 @@ def seeds_report(
         f"the rule: {rule.source or 'of unknown source'}"
         + ("" if rule.fitted else ". It was not fitted on judged runs: its score orders seeds and promises no success")
     )
+    if rule.fitted and steps != rule.steps:
+        lines.append(f"! the rule was fitted on {rule.steps} steps and saw {steps}: its probabilities are not of these")
     lost = [name for name in rule.weights if all(math.isnan(run.features[name]) for run in runs)]
     if lost:
         lines.append(f"! not told, and left out: {', '.join(lost)} (mask tracks and maps of instances tell more)")

@@ -197,9 +197,11 @@ def test_a_model_that_does_not_take_the_pictures_is_told(pack: Any, qwen: Any) -
 
 def test_what_does_not_fit(pack: Any, frames: torch.Tensor, tracks: Any, home: Path) -> None:
     asked = {"frames": frames, "entry": ENTRY, "judge": {"judge": "files"}, "tracks": tracks}
+    mini = {"judge": "mini world", "shows": "lift"}
     for change, words in (
         ({"entry": ""}, "the entry is empty"),
         ({"entry": "one: the red thing"}, "nothing that they do"),
+        ({"entry": "somebody runs"}, "the entry 'somebody runs' says of nobody who they are"),
         ({"entry": "{"}, "is no JSON"),
         ({"entry": "who: somebody\nruns = verb(who)"}, "nobody called 'who'"),
         ({"tracks": None}, "needs tracks of the clip"),
@@ -209,7 +211,11 @@ def test_what_does_not_fit(pack: Any, frames: torch.Tensor, tracks: Any, home: P
         ({"folder": " "}, "folder is the name"),
         ({"judge": {"judge": "text model"}}, "connect text_model"),
         ({"judge": {"judge": "service", "address": "ftp://x", "model": "m"}}, "of the form https://HOST/v1"),
-        ({"judge": {"judge": "mini world", "shows": "lift"}, "frames": frames[:9], "tracks": None}, "17"),
+        ({"judge": mini, "frames": frames[:9], "tracks": None}, "17"),
+        (
+            {"judge": mini, "frames": torch.cat([frames] * 2), "tracks": None},
+            "17 frames of 128x128 .*, and 34 of 128x128",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             pack.run("MatrixEvaluate", **asked | change)

@@ -64,6 +64,18 @@ def test_frames_of_another_shape_are_cropped_and_short_tracks_told(pack: Any) ->
     assert out.result[2].shape[0] == 9
     with pytest.raises(ValueError, match="there are 3 images, but the masks have 9 frames"):
         pack.run("MatrixReadCapture", capture=make_capture(pack.lib), frames=make_frames(3), **ASKED)
+    with pytest.raises(ValueError, match=r"18 images \(2 clips of a batch: take one"):
+        pack.run("MatrixReadCapture", capture=make_capture(pack.lib), frames=make_frames(18), **ASKED)
+    flat = make_capture(pack.lib)
+    words = flat.streams[0].maps["v2t"]
+    words.values[:, :, words.entities.index("van")] = 0.25
+    nothing = pack.run("MatrixReadCapture", capture=flat, **{**ASKED, "layers": "all"}).result
+    assert not nothing[0].areas("van").any()
+    assert "! 'van' has a mask in no frame, and nothing can be steered by it" in nothing[1]
+    bare = make_capture(pack.lib)
+    del bare.streams[0].maps["v2v"]
+    with pytest.raises(ValueError, match="no video to video maps: choose another kind, or switch 'instances' on"):
+        pack.run("MatrixReadCapture", capture=bare, **{**ASKED, "kind": "instances over time (video to video)"})
     with pytest.raises(ValueError, match="layer 9 was not captured"):
         pack.run("MatrixReadCapture", capture=make_capture(pack.lib), **{**ASKED, "layers": "9"})
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
 import pytest
 import torch
-from support_native import conditioning, latent, native_model
+from support_attention import make_binding
+from support_native import conditioning, latent, native_model, text_rows
 from support_runs import bound, parts
 
 STEPS, TRIED, FIRST = 4, 2, 11
@@ -71,11 +73,32 @@ def test_a_rule_is_read_and_held_to(pack: Any, models: dict[str, Any]) -> None:
     for wrong, says in (
         ({"rule": "{}"}, "this is no seed rule of version 1"),
         ({"rule": rule(2, {"words": 1.0}, backbone="ltx").to_json()}, "fitted on ltx, and the model is wan"),
+        ({"rule": "seed_rule.json"}, "the text inside of seed_rule.json .*; got 'seed_rule.json'"),
+        ({"rule": rule(2, {"words": 1.0}, layers_v2t=(1, 9)).to_json()}, "reads layers 9, and recorded are 1: record"),
+        ({"rule": rule(2, {"words": 1.0}, layers_v2v=(0,)).to_json()}, "reads layers 0, and recorded are 1: record"),
         ({"keep": 4}, "4 of 2 seeds cannot be kept"),
         ({"steps": STEPS}, "1 to 3 can be looked at first; got 4"),
+        ({"sigmas": torch.tensor([])}, "the sigmas are of 0 steps"),
+        ({"seed": 2**64 - 1}, "2 seeds from 18446744073709551615 on go beyond the last"),
     ):
         with pytest.raises(ValueError, match=says):
-            pack.run("MatrixPickSeeds", **inputs, **{**ASKED, **wrong})
+            pack.run("MatrixPickSeeds", **{**inputs, **ASKED, **wrong})
+    checked = pack.classes["MatrixPickSeeds"].validate_inputs
+    assert checked(rule="") is checked(rule=None) is checked(rule=fitted.to_json()) is True
+    assert "no seed rule" in str(checked(rule="seed_rule.json"))
+    with pytest.raises(ValueError, match="keep 0 keeps as many seeds as pay, and that takes"):
+        pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "keep": 0})
+    scores = [each["score"] for each in json.loads(out[4])]
+    for gap, many in ((1e-3, 2), (1e3, 1)):  # of two that are alike both go on, of a sure and a hopeless one the first
+        sharp = replace(fitted, weights={"words": 2 * gap / abs(scores[0] - scores[1])}, bias=0.0)
+        middle = sum(each["features"]["words"] for each in json.loads(out[4])) / 2
+        sharp = replace(sharp, centre={"words": middle})
+        pays = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "keep": 0, "steps": 3, "rule": sharp.to_json()}).result
+        assert len(pays[0]["samples"]) == many
+        assert f"of 2 seeds, by 3 of {STEPS} steps" in pays[2]
+        assert "its probabilities are not of these" not in pays[2]
+    other = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "rule": fitted.to_json()}).result[2]
+    assert f"! the rule was fitted on 3 steps and saw {TRIED}" in other
     both = {**ASKED, "keep": 2, "steps": 1}
     latents, best = pack.run("MatrixPickSeeds", **inputs, **both).result[:2]
     order = [best, 2 * FIRST + 1 - best]
@@ -83,6 +106,18 @@ def test_a_rule_is_read_and_held_to(pack: Any, models: dict[str, Any]) -> None:
     two = {**inputs, "latent_image": {"samples": latent("wan_t2v", 2)}}
     with pytest.raises(ValueError, match="set batch_size 1"):
         pack.run("MatrixPickSeeds", **two, **ASKED)
+
+
+@pytest.mark.parametrize("family", ["ltx2", "minimax_h3"])
+def test_clips_with_sound_are_picked_too(pack: Any, family: str) -> None:
+    """Two latents in one: of a clip that goes on both are those of the plain run; two clips make a batch."""
+    inputs = given(pack, {family: native_model(family)}, family, "euler")
+    host, words = pack.lib("hosts.comfy.run"), make_binding(pack.lib("core.words.binding"), text_rows(family))
+    inputs["guider"].set_conds(conditioning(family, 1, **{host.BINDING: words}), conditioning(family, 2))
+    latents, best = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "keep": 2, "layers": "all"}).result[:2]
+    made = [plain(inputs, seed).unbind() for seed in (best, 2 * FIRST + 1 - best)]
+    for found, *alone in zip(latents["samples"].unbind(), *made, strict=True):
+        assert torch.equal(found, torch.cat(alone))
 
 
 def test_a_sampler_whose_noise_is_not_the_seeds_is_refused(pack: Any, models: dict[str, Any]) -> None:

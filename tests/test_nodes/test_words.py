@@ -115,6 +115,15 @@ def test_a_binding_is_used_again(run: Any) -> None:
         ({"phrases": "van: " + "x" * 99_000}, "line 1 .{,150}has 99005 characters, and 2000 are the most"),
         ({"phrases": "x" * 200_000}, "the phrases have 200000 characters"),
         ({"phrases": "\n".join(f"n{i}: van" for i in range(999))}, "more than 256 phrases"),
+        *(
+            ({"phrases": f"a: van\nrides = verb(a) {wrong}"}, f"line 2 .*one time a line, .*@2s-.*; got '{shown}'")
+            for wrong, shown in (("@1-2", "@1-2"), ("@ 1s", "@ 1s"), ("@0,5s-", "@0,5s-"), ("@0-1s @1s-", "@0-1s"))
+        ),
+        (
+            {"phrases": "a: van @1-2"},
+            "line 1 .*'van @1-2' is not in the prompt; a time ends its line, as one of @0-1.5s",
+        ),
+        ({"phrases": "rides @1s- = verb(a)\na: van"}, "line 1 .*a time ends its line"),
         ({"phrases": "van: van", "prompt": "very " * 300 + "small van"}, "cut off by the token limit"),
     ],
 )

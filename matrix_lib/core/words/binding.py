@@ -14,7 +14,7 @@ from typing import get_args
 
 from ..json_text import parse_object
 from ..near import did_you_mean
-from .phrases import PhraseSpec, Role, Time, Words, is_time, parse_phrases, time_text
+from .phrases import TIMES, PhraseSpec, Role, Time, Words, is_time, like_a_time, parse_phrases, time_text
 from .prompt import Span, VisibleText, find_words, nearest_words, parse_prompt
 
 __all__ = ["Caption", "Phrase", "PromptBinding", "Token", "bind", "check_tokens", "locate"]
@@ -267,6 +267,8 @@ def _choose(text: str, words: Words, spec: PhraseSpec) -> tuple[list[Span], str 
 def _absent(text: str, words: Words, spec: PhraseSpec) -> str:
     for piece in words.pieces:
         if not _places(text, piece):
+            if like_a_time(piece):
+                return f"{spec.where()}: {piece!r} is not in the prompt; a time ends its line, as one of {TIMES}"
             near = nearest_words(text, piece)
             hint = f"; did you mean {near!r}?" if near else "; write the words as they stand in the prompt"
             return f"{spec.where()}: {piece!r} is not in the prompt{hint}"
@@ -325,14 +327,15 @@ def _rows(phrase: Phrase, tokens: Sequence[Token], limit: int) -> tuple[int, ...
         token for token in tokens if any(max(token.start, start) < min(token.end, end) for start, end in phrase.spans)
     ]
     label = f"phrase {phrase.name!r}" + ("" if phrase.line is None else f" (line {phrase.line})")
+    said = phrase.text if len(phrase.text) <= 80 else f"{phrase.text[:80]}..."
     if any(token.row == CUT for token in touched):
         raise ValueError(
-            f"{label}, {phrase.text!r}, is cut off by the token limit: the prompt has {len(tokens)} tokens and the "
+            f"{label}, {said!r}, is cut off by the token limit: the prompt has {len(tokens)} tokens and the "
             f"model reads {limit}. Shorten the prompt or move these words towards its beginning"
         )
     if not touched:
         raise ValueError(
-            f"{label}, {phrase.text!r}: the tokenizer makes no token of these characters, so nothing can attend to them"
+            f"{label}, {said!r}: the tokenizer makes no token of these characters, so nothing can attend to them"
         )
     return tuple(sorted({token.row for token in touched}))
 

@@ -9,7 +9,7 @@ from ..names import find_name
 from ..near import did_you_mean
 from .behind import put_behind
 from .binding import Caption, Phrase, PromptBinding
-from .phrases import check_name
+from .phrases import check_name, like_a_time
 
 __all__ = ["caption_phrase", "check_captioned", "parse_captions", "with_captions"]
 
@@ -35,6 +35,11 @@ def parse_captions(text: str) -> tuple[tuple[str, str], ...]:
             check_name(name)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        if like_a_time(said):
+            raise ValueError(
+                f"{where}: captions have no times, and this one would be read as words: leave it out, or time words "
+                "of the shared prompt"
+            )
         if name in found:
             raise ValueError(f"{where}: {name!r} has a caption already: put all that is said of it on one line")
         found[name] = said

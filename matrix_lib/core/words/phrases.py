@@ -25,7 +25,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["PhraseSpec", "Role", "Time", "Words", "check_name", "is_time", "parse_phrases", "time_text", "verb"]
+__all__ = [
+    "TIMES",
+    "PhraseSpec",
+    "Role",
+    "Time",
+    "Words",
+    "check_name",
+    "is_time",
+    "like_a_time",
+    "parse_phrases",
+    "time_text",
+    "verb",
+]
 
 Time = tuple[float, float | None]
 """When words hold, in seconds of the clip: from, and until; None: to its end."""
@@ -38,6 +50,7 @@ _VERB = re.compile(r"verb\s*\((.*)\)\s*$", re.IGNORECASE)
 _ROLE = re.compile(r"\[\s*(\w*)\s*\]\s*$")
 _NTH = re.compile(r"#\s*([0-9]{1,6}|all)\s*$", re.IGNORECASE)
 _SECONDS = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)"
+TIMES = "@0-1.5s, @2s- (to the end) or @-2s (from the start)"
 _TIME = re.compile(rf"(?:^|\s)@\s*(?:{_SECONDS}\s*s?\s*-\s*{_SECONDS}\s*s|{_SECONDS}\s*s\s*-|-\s*{_SECONDS}\s*s)\s*$")
 
 
@@ -108,6 +121,11 @@ def is_time(value: tuple[object, ...]) -> bool:
     return bool(0 <= start < end)  # type: ignore[operator]
 
 
+def like_a_time(text: str) -> bool:
+    """Whether a text ends in what was meant as a time: `@1-2`, `@0,5s-`, and not `@ 5 pm`."""
+    return bool(re.search(r"(?:^|\s)@\s*-?\s*\d[\d.,]*\s*s?(?:\s*-[^@]*)?$", text.rstrip()[-40:]))
+
+
 def time_text(time: Time) -> str:
     """As a person writes it: `@0-1.5s`, `@2s-`."""
     start, end = time
@@ -130,6 +148,8 @@ def _split(text: str, sign: str) -> list[str]:
 
 def _parse_verb(head: str, call: str) -> PhraseSpec:
     match = _VERB.match(call.strip())
+    if not match and (sign := re.search(r"\)\s*(@.*)", call)):
+        raise ValueError(f"one time a line, in seconds, is written {TIMES}; got {sign[1].strip()!r}")
     if not match:
         raise ValueError(f"after '=' stands verb(SUBJECT -> OBJECT) or verb(SUBJECT); got {call.strip()!r}")
     ends = [end.strip() for end in match[1].replace("\u2192", "->").split("->")]

@@ -50,6 +50,11 @@ def _from_lines(text: str, prompt: str, name: str) -> Sample:
         for each in specs
         if each.role not in ("verb", "word")
     )
+    if not instances:
+        raise ValueError(
+            f"the entry {text.strip()[:60]!r} says of nobody who they are: write 'man: the man in a cap' and 'opens = "
+            "verb(man -> fridge)', a line each"
+        )
     done = [each for each in specs if each.role == "verb"]
     interactions = tuple(
         Interaction(each.name, each.subject or "", each.object or "", " ".join(each.words[0].pieces)) for each in done

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ClipLatent", "clip_shape", "first_latent", "packed_shapes"]
+__all__ = ["ClipLatent", "clip_shape", "first_latent", "packed_shapes", "side_by_side"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,10 @@ def packed_shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[An
 def first_latent(samples: Any) -> Any:
     """The clip's latent of a LATENT's samples, where the host keeps several of different sizes in one."""
     return samples.unbind()[0] if getattr(samples, "is_nested", False) is True else samples
+
+
+def side_by_side(many: Sequence[Any]) -> Any:
+    """Samples of several LATENTs as those of one batch; where each keeps several latents in one, part by part."""
+    if getattr(many[0], "is_nested", False) is not True:
+        return torch.cat(list(many))
+    return type(many[0])([torch.cat(parts) for parts in zip(*(each.unbind() for each in many), strict=True)])

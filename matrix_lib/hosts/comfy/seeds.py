@@ -52,8 +52,16 @@ def begin(sample: Sample, guider: Any, sigmas: Tensor, steps: int) -> Begun:
     where `steps` are not fewer than the run has, and for a guider whose predictions cannot be seen.
     """
     total = len(sigmas) - 1
+    if total < 2:
+        raise ValueError(
+            f"the sigmas are of {max(0, total)} steps, and a run that stops and goes on has two at least: ask the "
+            "scheduler for more steps, or a denoise above 0"
+        )
     if not 0 < steps < total:
-        raise ValueError(f"of a run of {total} steps, 1 to {total - 1} can be looked at first; got {steps}")
+        raise ValueError(
+            f"of a run of {total} steps, 1 to {total - 1} can be looked at first; got {steps}: look at fewer, or "
+            "sample more steps"
+        )
     begun, last = Begun(), float(sigmas[steps])
 
     def ask(predict: Callable[..., Tensor], x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:

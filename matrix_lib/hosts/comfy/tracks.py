@@ -154,7 +154,10 @@ def check_images(images: Tensor, height: int, width: int, frames: int | None = N
             "to the frames they were drawn on: give both before any resize, and let MATRIX crop them alike."
         )
     if frames is not None and frames > 1 and count not in (1, frames):
-        raise ValueError(f"there are {count} images, but the masks have {frames} frames; give as many, or one image")
+        batch = f" ({count // frames} clips of a batch: take one, with Image From Batch)" if not count % frames else ""
+        raise ValueError(
+            f"there are {count} images{batch}, but the masks have {frames} frames; give as many, or one image"
+        )
 
 
 def frame_reader(images: Tensor, framing: Framing | None = None) -> Callable[[int], NDArray[np.uint8]]:

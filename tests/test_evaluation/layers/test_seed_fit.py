@@ -6,14 +6,15 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from matrix_lib.evaluation.layers.scores import KindScores, RunScores
-from matrix_lib.evaluation.layers.seed_choice import choice_table, seed_choices
+from matrix_lib.evaluation.layers.seed_choice import choice_table, most_gain, seed_choices, shared_fate
 from matrix_lib.evaluation.layers.seed_fit import fit_seed_rule, fit_seeds, masked_features, rule_checks, rule_scores
-from matrix_lib.instrument.seed_rule import SeedRule
+from matrix_lib.instrument.seed_rule import SeedRule, paying
 from training.analysis_seeds import about_seeds
 from training.analysis_settings import parse
 
@@ -143,10 +144,11 @@ def test_what_choosing_is_worth_is_what_the_judged_runs_say() -> None:
     """Four seeds a clip, two of them good, of 8 steps, 2 looked at: by hand."""
     flat = np.zeros(LAYERS, np.float32)
     made = [run(clip, seed, seed in (1, 3), flat) for clip in range(12) for seed in range(4)]
-    knows = np.array([float(bool(each.success)) for each in made])
+    knows = np.array([20 * bool(each.success) - 10.0 for each in made])
     rows = {(row.tried, row.kept): row for row in seed_choices(made, knows, 2)}
-    assert sorted(rows) == [(2, 1), (4, 1), (4, 2)]
-    pair, one, two = (rows[key] for key in sorted(rows))
+    assert sorted(rows) == [(2, 0), (2, 1), (4, 0), (4, 1), (4, 2)]
+    pair, one, two, pays = (rows[key] for key in ((2, 1), (4, 1), (4, 2), (4, 0)))
+    assert (pays.steps, pays.rate.mean, pays.rate_gain.mean) == (two.steps, two.rate.mean, two.rate_gain.mean)
     assert (pair.steps, one.steps, two.steps) == (2 * 2 + 6, 4 * 2 + 6, 4 * 2 + 2 * 6)
     assert (pair.success.mean, one.success.mean, two.success.mean) == (1, 1, 1)
     assert one.plain.mean == 0.5
@@ -156,19 +158,65 @@ def test_what_choosing_is_worth_is_what_the_judged_runs_say() -> None:
     assert (one.runs, two.runs) == (1, 2)
     assert one.plain_any.mean == 0.5
     assert two.plain_any.mean == pytest.approx(1 - 1 / 6)  # both of two drawn from four are failures
-    blind = seed_choices(made, np.zeros(len(made)), 2)[1]  # keeps the first seed, always a failure
+    blind = seed_choices(made, np.zeros(len(made)), 2)[2]  # keeps the first seed, always a failure
     assert (blind.success.mean, blind.rate_gain.mean) == (0, pytest.approx(-50 / 8))
     assert choice_table([one]).splitlines()[2].startswith("| 4 | 1 | 14 | 1.000")
+    assert choice_table([pays]).splitlines()[2].startswith("| 4 | as many as pay | 20 | 1.000")
+    assert (one.most.mean, pays.most.mean) == (one.rate_gain.mean, two.rate_gain.mean)  # nobody could know more
+    assert shared_fate(made).mean == pytest.approx(-1 / 3)  # two of four in every clip: less alike than by chance
+    whole = seed_choices(made, np.zeros(len(made)), 2)[-1]  # who knows nothing drops nothing, and loses nothing
+    assert (whole.steps, whole.rate_gain.mean) == (4 * 8, 0)
     assert seed_choices(made[::4], knows[::4], 2) == []
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
+def test_seeds_of_one_clip_share_their_fate(shared: float) -> None:
+    """Every seed takes its clip's own end with a chance of sqrt(shared), else any: the correlation of two of them."""
+    rng, flat = np.random.default_rng(0), np.zeros(LAYERS, np.float32)
+    own = rng.random((200, 1)) < 0.6
+    good = np.where(rng.random((200, 4)) < math.sqrt(shared), own, rng.random((200, 4)) < 0.6)
+    found = shared_fate([run(clip, seed, bool(good[clip, seed]), flat) for clip in range(200) for seed in range(4)])
+    assert found.mean == pytest.approx(shared, abs=0.08)
+    assert found.low - 0.01 <= shared <= found.high + 0.01
+    assert found.count == 200
+    few = shared_fate([run(clip, seed, bool(own[clip, 0]), flat) for clip in range(12) for seed in range(4)])
+    assert (few.mean, few.high) == (1, 1)
+    assert 0 < few.low < 0.7  # a quarter of such clips could have both ends
+    assert math.isnan(shared_fate([run(clip, 0, True, flat) for clip in range(9)]).mean)
+
+
+@pytest.mark.parametrize(("success", "auc", "looked"), [(0.7, 0.61, 0.25), (0.3, 0.8, 0.125), (0.1, 0.9, 0.25)])
+def test_the_most_that_a_rule_can_gain_is_what_simulated_seeds_reach(success: float, auc: float, looked: float) -> None:
+    """By the best threshold on 400,000 seeds; and a group of eight whose probabilities are right comes near it from
+    below, but above plain sampling."""
+    rng = np.random.default_rng(0)
+    apart = math.sqrt(2) * NormalDist().inv_cdf(auc)
+    good = rng.random(400_000) < success
+    logit = apart * (rng.standard_normal(len(good)) + apart * good) - apart**2 / 2 + math.log(success / (1 - success))
+    order = np.argsort(-logit)
+    went = np.arange(1, len(good) + 1) / len(good)
+    rates = good[order].cumsum() / len(good) / (looked + (1 - looked) * went) / success
+    most = most_gain(success, auc, looked)
+    assert most == pytest.approx(rates[20_000:].max(), abs=0.02)
+    groups = 1 / (1 + np.exp(-logit[:32_000].reshape(-1, 8)))
+    many = [paying(list(group), round(1000 * looked), 1000) for group in groups]
+    kept = [won[np.argsort(-group)[:m]].sum() for group, won, m in zip(groups, good[:32_000].reshape(-1, 8), many)]
+    gained = sum(kept) / (looked * 32_000 + (1 - looked) * sum(many)) / success
+    assert min(1, most - 0.03) - 0.02 < gained < most + 0.03
+    assert most_gain(success, 1, looked) == pytest.approx(1 / (looked + (1 - looked) * success))
+    assert most <= most_gain(success, 0.999, looked) <= most_gain(success, 1, looked) + 1e-3
+    assert most_gain(success, 0.5, looked) == 1
 
 
 def test_held_out_scores_do_not_know_their_clips() -> None:
     """Where nothing decides, choosing by them is worth nothing: the share of successes stays."""
     fit = fit_seeds(runs(0.0, clips=150), 4, "cogvideox", take=2)
-    (pair,) = seed_choices(fit.runs, fit.held_out, 4)
+    pair, pays = seed_choices(fit.runs, fit.held_out, 4)
+    assert pays.rate_gain.mean == pytest.approx(0, abs=0.3)
     assert pair.success.low < pair.plain.mean < pair.success.high
     fit = fit_seeds(runs(0.1, clips=150), 4, "cogvideox", take=2)
-    (pair,) = seed_choices(fit.runs, fit.held_out, 4)
+    pair, pays = seed_choices(fit.runs, fit.held_out, 4)
+    assert pays.rate_gain.mean > pair.rate_gain.mean
     assert pair.success.low > pair.plain.mean + 0.1
 
 
@@ -176,11 +224,12 @@ def test_the_command_writes_the_rule_and_what_it_is_worth_and_tries_it_elsewhere
     said = about_seeds(runs(0.1), "cogvideox", tmp_path, steps=4, rule="", take=2, title="mini")
     assert "seed_rule.json, on held-out clips: AUC 0.9" in said
     assert "it tells them apart" in said
+    assert "times the successes of plain sampling; seeds of one clip share their fate by" in said
     assert (tmp_path / "seed_choice.md").read_text().startswith(said.splitlines()[0])
     rule = SeedRule.from_json((tmp_path / "seed_rule.json").read_text())
     told = json.loads((tmp_path / "seed_choice.json").read_text())
     assert told["checks"] == rule.checks
-    assert [(row["tried"], row["kept"]) for row in told["choices"]] == [(2, 1)]
+    assert [(row["tried"], row["kept"]) for row in told["choices"]] == [(2, 1), (2, 0)]
 
     other = tmp_path / "other"
     file = str(tmp_path / "seed_rule.json")

@@ -149,6 +149,8 @@ function statement(text) {
  */
 function verb(head, call) {
   const match = VERB.exec(strip(call))
+  const time = match ? null : /\)\s*(@.*)/.exec(call)
+  if (time) throw new Error(`one time a line, in seconds, is written @0-1.5s, @2s- or @-2s; got ${strip(time[1])}`)
   if (!match) throw new Error(`after '=' stands verb(SUBJECT -> OBJECT) or verb(SUBJECT); got ${strip(call)}`)
   const ends = match[1].replaceAll('\u2192', '->').split('->').map(strip)
   if (ends.length > 2 || !ends.every((end) => end)) {
