@@ -7,7 +7,7 @@ import pytest
 import torch
 from support_attention import Explicit, Watcher, make_binding, make_tracks
 from support_counts import SEED, count
-from support_native import FAMILIES, conditioning, latent, native_model, pixels, sample, text_rows
+from support_native import FAMILIES, SKYREELS, conditioning, latent, native_model, pixels, sample, text_rows
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -77,7 +77,8 @@ def clean(model):
 
 
 @pytest.mark.parametrize(
-    ("family", "sampler"), [(family, "euler") for family in FAMILIES] + [("cogvideox", "heun"), ("hunyuan", "heun")]
+    ("family", "sampler"),
+    [(family, "euler") for family in (*FAMILIES, SKYREELS)] + [("cogvideox", "heun"), ("hunyuan", "heun")],
 )
 def test_maps_equal_the_explicit_softmax_and_latents_do_not_change(tools, models, family, sampler):
     model, z = models(family), latent(family)
