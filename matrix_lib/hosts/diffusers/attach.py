@@ -11,6 +11,7 @@ its q and k are looked at, and nothing of the model is replaced. Outside the con
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,7 @@ __all__ = [
     "prediction",
     "sdpa_arguments",
     "sites_of",
+    "transformers_of",
     "watch",
 ]
 
@@ -61,6 +63,19 @@ def backbone_of(transformer: nn.Module) -> BackboneSpec:
     spec = match((cls.__name__ for cls in type(plain).__mro__), "diffusers")
     spec.check_settings(getattr(plain, "config", {}))
     return spec
+
+
+def transformers_of(model: Any) -> dict[str, Any]:
+    """By name the transformers that take turns at the steps of a pipeline (Wan 2.2 A14B has two); a bare one itself.
+
+    Raises ValueError where they differ in their attention.
+    """
+    names = ("transformer", "transformer_2")
+    found = {name: net for name in names if (net := getattr(model, name, None)) is not None} or {"transformer": model}
+    first, *others = found.values()
+    if any(sites_of(other) != sites_of(first) for other in others):
+        raise ValueError(f"the transformers of this {type(model).__name__} differ in their layers, and take turns")
+    return found
 
 
 def sites_of(transformer: nn.Module) -> list[AttentionSite]:
@@ -346,6 +361,7 @@ class Watch(BaseObserver):
         self._batches, self._make = Batches(bindings, tracks, timesteps, branches, asked), recorder
         self._config, self._backbone, self._sites = config, backbone, sites
         self._recorder: Recorder | None = None
+        self._took: dict[int, str] = {}  # which transformer took each step, where a pipeline has two
         self._segments: list[tuple[Recorder, int]] = []  # of a long clip, and token frames that the one before has, too
         self.forwards = 0
 
@@ -362,7 +378,8 @@ class Watch(BaseObserver):
         if self._recorder is not None and self._recorder.wants(site):
             self._recorder.settle(site, whole)
 
-    def begin(self, forward: Forward) -> None:
+    def begin(self, forward: Forward, of: str = "") -> None:
+        """of: the name of the transformer that runs, where there are two."""
         before = self._batches.start
         self._batches.begin(forward)
         if self._recorder is None or self._batches.start != before:
@@ -371,6 +388,7 @@ class Watch(BaseObserver):
             raise ValueError(
                 "another run has begun inside one `watch`, and a capture is of one: open a `watch` for each"
             )
+        self._took.setdefault(forward.step, of)
         self.forwards += replayed() is None
 
     def _open(self, forward: Forward) -> None:
@@ -406,7 +424,21 @@ class Watch(BaseObserver):
             taken.append(overlap)
         capture = parts[0] if len(parts) == 1 else in_time(parts, taken, self._config.kinds)
         capture.meta["timesteps"] = self._batches.seen
-        return capture
+        return self._by_expert(capture)
+
+    def _by_expert(self, capture: Capture) -> Capture:
+        """With the name of the transformer that took each step, where a pipeline has two."""
+        if not any(self._took.values()):
+            return capture
+        ends = [step.index for step in capture.steps[1:]] + [1 + max(self._took)]
+        named, name = [], ""
+        for step, end in zip(capture.steps, ends):
+            took = list(dict.fromkeys(self._took[at] for at in range(step.index, end) if at in self._took))
+            name = " and ".join(took) or name  # a step that was skipped belongs to the one before
+            named.append(replace(step, model=name))
+            if len(took) > 1:
+                capture.meta["notes"].append(f"step bin {step.index} is the mean over {name}: bins=0 keeps them apart")
+        return replace(capture, steps=tuple(named))
 
 
 @contextlib.contextmanager
@@ -434,7 +466,8 @@ def watch(
     """Records what each layer attends to while a pipeline or a bare transformer runs.
 
     Args:
-        model: a diffusers pipeline (its transformer and scheduler are read) or a transformer.
+        model: a diffusers pipeline (its transformer, or both of Wan 2.2 A14B, and its scheduler are read) or a
+            transformer.
         binding: the prompt's binding, or one per prompt of the batch.
         tracks: mask tracks, or one per prompt; None records words only.
         layers, bins, budget_mb, v2t, v2v, t2v, t2t, sound: see `RecorderConfig`.
@@ -451,7 +484,8 @@ def watch(
     Raises ValueError for an unknown model, layers it does not have, points that cannot be read, or numbers of prompts
     and tracks that differ.
     """
-    transformer = getattr(model, "transformer", model)
+    nets = transformers_of(model)
+    transformer = next(iter(nets.values()))
     batches = batches_of(model, binding, tracks, steps, branches, fit)
     spec, sites = backbone_of(transformer), sites_of(transformer)
     chosen = None if layers is None else tuple(layers)
@@ -465,7 +499,10 @@ def watch(
     bindings = [each for each in batches.bindings if each is not None]
     asked = None if fit else model
     seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder, asked)
-    with attach(transformer, Session([seen]), seen.begin, prefix_frames):
+    with contextlib.ExitStack() as stack:
+        for name, net in nets.items():
+            begin = functools.partial(seen.begin, of=name if len(nets) > 1 else "")
+            stack.enter_context(attach(net, Session([seen]), begin, prefix_frames))
         yield seen
 
 
