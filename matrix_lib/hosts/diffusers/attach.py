@@ -40,7 +40,7 @@ from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, Timesteps, batches_of, replayed
 from .families import family
-from .laid_out import LaidOut, Segments, arguments, clip_begins
+from .laid_out import LaidOut, Segments, arguments, clip_begins, told_segments
 from .model_shape import patch_of
 
 __all__ = [
@@ -104,7 +104,7 @@ def attach(
     sites = [(module, site) for module, site in found if session.wants(site)]
     state = _State(spec, session)
 
-    segments = Segments(spec)
+    segments = Segments(spec, model)
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         state.within = _waiting.perturbed
@@ -500,6 +500,7 @@ def watch(
     asked = None if fit else model
     seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder, asked)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(told_segments(model))
         for name, net in nets.items():
             begin = functools.partial(seen.begin, of=name if len(nets) > 1 else "")
             stack.enter_context(attach(net, Session([seen]), begin, prefix_frames))

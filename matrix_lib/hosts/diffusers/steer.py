@@ -31,7 +31,7 @@ from ...instrument.steering import Actor, SteeredRun, actor_for
 from .attach import attach, backbone_of, perturbed, prediction, sites_of, transformers_of
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .families import family
-from .laid_out import output_of, with_output
+from .laid_out import output_of, told_segments, with_output
 from .steps import acting_before_steps, nets_of
 from .unet import LevelGuidance, attach_unet, find_unet_sites
 
@@ -106,6 +106,7 @@ def steer(
     if hooks:
         nets_of(model)  # says what is no pipeline
     with contextlib.ExitStack() as stack:
+        stack.enter_context(told_segments(model))
         reach = attach_unet if unet else attach
         for net in nets if editing.away else ():
             stack.enter_context(_alone(net))
