@@ -43,6 +43,7 @@ from matrix_lib.io.tables import need_pyarrow
 from .analysis_lora import AnalysedLoRAs
 from .analysis_seeds import about_seeds, check_seeds
 from .analysis_settings import Settings, parse
+from .clips.encoders import known_by
 
 __all__ = ["Analysis", "main"]
 
@@ -139,10 +140,12 @@ class Analysis:
     def _keep_plan(self, recipe: Recipe) -> None:
         """Results of other settings in the same folder would mix with ours: refused, naming what differs."""
         path = self.settings.out / "plan.json"
-        plan = {"model": self.settings.model, "weights": _stamp(self.settings.model), **asdict(recipe)}
+        files, content = _stamps(self.settings.model)
+        plan = {"model": self.settings.model, "weights": files, "content": content, **asdict(recipe)}
         plan = json.loads(json.dumps(plan | self.loras.plan(self.settings.strength)))
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
+            before.setdefault("content", plan["content"])  # of older versions, which knew names and sizes alone
             names = [name for name in {**before, **plan} if before.get(name) != plan.get(name)]
             differ = [f"{name}: {before.get(name)!r} before, {plan.get(name)!r} now" for name in names]
             if differ:
@@ -330,15 +333,20 @@ def _seen(clip: MiniClip, made: Any, grid: Grid) -> tuple[MaskTracks, tuple[str,
     return tracks, ()
 
 
-def _stamp(model: str) -> str:
-    """A digest of names and sizes of a model's files, so that results of two models do not mix."""
+def _stamps(model: str) -> tuple[str, str]:
+    """Digests of names and sizes of a model's files, and of what they hold: results of two models do not mix."""
     from matrix_lib.hosts import bundle
 
     if (found := bundle.find(model)) is not None:
-        return hashlib.sha256((found / bundle.MANIFEST).read_bytes()).hexdigest()[:16]
+        return hashlib.sha256((found / bundle.MANIFEST).read_bytes()).hexdigest()[:16], ""
     folder = Path(model)
     files = sorted((p.relative_to(folder).as_posix(), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+    held = [known_by(folder / name) for name, _ in files]
+    return _digest(files), _digest(held)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _clean(out: Path) -> None:

@@ -65,6 +65,10 @@ def test_each_lora_acts_on_its_expert(home, capsys):
             assert abs(other[kind][:, step] / plain[:, step] - 1).max() > 1e-2
     with pytest.raises(SystemExit, match="holds results of other settings"):
         scores(home, "both", f"high={high}")
+    part = "transformer_2/diffusion_pytorch_model.safetensors"
+    shutil.copy(home / "model" / part, home / "merged" / part)  # another second expert of the same size
+    with pytest.raises(SystemExit, match=r"holds results of other settings \(content"):
+        scores(home, "both merged", model="merged")
 
 
 @pytest.mark.parametrize(

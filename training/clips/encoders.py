@@ -32,7 +32,7 @@ from matrix_lib.hosts.diffusers.prompts import bind_prompt
 
 from .store import file_hash
 
-__all__ = ["Encoders", "Model", "ModelFiles", "PipelineEncoders"]
+__all__ = ["Encoders", "Model", "ModelFiles", "PipelineEncoders", "known_by"]
 
 _SHORT = 1 << 20  # bytes of a file that is hashed whole
 _LOOKS, _LOOK = 32, 1 << 14  # parts of a longer one that are hashed, and the bytes of each
@@ -192,7 +192,7 @@ class ModelFiles(ModelSource):
         parts = [root / part for part in ("transformer", "transformer_2") if (root / part).is_dir()]
         files = [root / "model_index.json", *(path for part in parts for path in part.iterdir())]
         found = sorted(path for path in ([root / "bundle.json"] if self.bundle else files) if path.is_file())
-        return {path.relative_to(root).as_posix(): _known_by(path) for path in found}
+        return {path.relative_to(root).as_posix(): known_by(path) for path in found}
 
     def _files_id(self, *parts: str) -> str:
         """A hash over the files of some parts, and the number format that they run in."""
@@ -212,7 +212,8 @@ class ModelFiles(ModelSource):
             yield PipelineEncoders(pipe, self.shape)
 
 
-def _known_by(path: Path) -> str:
+def known_by(path: Path) -> str:
+    """What tells a file from others: of a short one a hash, else its size and a hash of parts spread over it."""
     size = path.stat().st_size
     if size <= _SHORT:
         return file_hash(path)[:16]
