@@ -11,7 +11,7 @@ from ..matrix_lib.core.tracks.edits import edited
 from ..matrix_lib.core.tracks.joining import CLASHES, follow, side_by_side
 from ..matrix_lib.core.tracks.retime import RETIMES, retime
 from ..matrix_lib.core.tracks.tracks import MaskTracks
-from ..matrix_lib.hosts.comfy.model import backbone_of, rate_of
+from ..matrix_lib.hosts.comfy.model import backbone_of, rate_doubt, rate_of
 from .sockets import TracksSocket, track_outputs, with_report
 
 _OTHERS = ("keep", "leave out")
@@ -177,13 +177,14 @@ class MatrixRetimeTracks(io.ComfyNode):
     def execute(
         cls, tracks: Any, how: Any = "resample", frames: int = 0, fps: float = 0.0, start: int = 0, model: Any = None
     ) -> io.NodeOutput:
+        doubt = ""
         if model is not None and not fps:
             rate = rate_of(model)
             if rate is None:
                 raise ValueError(f"nobody says how many frames per second {backbone_of(model).title} makes; give fps")
-            fps = rate
+            fps, doubt = rate, rate_doubt(model)
         made = retime(tracks, how, frames, fps, start)
-        return with_report(made, (f"{_length(tracks)} became {_length(made)}",))
+        return with_report(made, (f"{_length(tracks)} became {_length(made)}", *filter(None, [doubt])))
 
 
 def _length(tracks: MaskTracks) -> str:

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..matrix_lib.backbones import families
 from ..matrix_lib.hosts.comfy.watching import RUNS, Watch, model_token
+from ..matrix_lib.instrument.joining import segments
 from ..matrix_lib.instrument.ranking import describe
 from ..matrix_lib.io.kept_runs import Kept
 from .places import new_place
@@ -106,4 +107,49 @@ class MatrixCollectCapture(io.ComfyNode):
         return io.NodeOutput(capture, report, ui={"text": (report,)} | shown)
 
 
-NODES: list[type[io.ComfyNode]] = [MatrixWatchAttention, MatrixCollectCapture]
+class MatrixJoinSegments(io.ComfyNode):
+    """Captures of a clip's segments as one capture of the clip."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MatrixJoinSegments",
+            display_name="MATRIX Join Segments",
+            category="MATRIX/capture",
+            description="Joins captures of a long clip's segments (Wan Animate and others that continue a clip) into "
+            "one capture of the clip. Frames that a segment takes over from the one before count once.",
+            search_aliases=["long video", "continue motion", "extend video", "Wan Animate", "merge captures"],
+            inputs=[
+                io.Autogrow.Input(
+                    "parts",
+                    template=io.Autogrow.TemplatePrefix(
+                        CaptureSocket.Input("capture", tooltip="The capture of one segment."),
+                        prefix="capture",
+                        min=2,
+                        max=32,
+                    ),
+                    tooltip="The captures, in the order of the clip; a new socket appears as you connect them.",
+                ),
+                io.Int.Input(
+                    "shared_frames",
+                    default=5,
+                    min=1,
+                    max=100000,
+                    tooltip="First frames of each later segment that are the last ones of the segment before: "
+                    "trim_image of the node that continues the clip.",
+                ),
+            ],
+            outputs=[
+                CaptureSocket.Output(display_name="capture", tooltip="The maps of the whole clip."),
+                io.String.Output(display_name="report", tooltip="What it holds, and where the segments begin."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, parts, shared_frames=5) -> io.NodeOutput:
+        capture = segments([part for part in parts.values() if part is not None], shared_frames)
+        report = describe(capture)
+        return io.NodeOutput(capture, report, ui={"text": (report,)} | shown_in_viewer(capture))
+
+
+NODES: list[type[io.ComfyNode]] = [MatrixWatchAttention, MatrixCollectCapture, MatrixJoinSegments]

@@ -101,6 +101,8 @@ ROWS = (
         "native file; the causal Wan is refused"),
     Row("HunyuanVideo T2V, I2V", "hunyuan_video", ("hunyuan", "hunyuan replace"), "diffusers folder, or native file",
         layers={60: "I2V"}),
+    Row("SkyReels I2V (V1, on HunyuanVideo)", "hunyuan_video", ("hunyuan_skyreels",),
+        "the same; no LoRA training"),
     Row("HunyuanVideo 1.5 T2V, I2V", "hunyuan_video15", ("hunyuan15", "hunyuan15 i2v"),
         "the same; SigLIP from *CLIP Vision Encode*"),
     Row("Kandinsky 5 video T2V, I2V (Lite, Pro)", "kandinsky5", ("kandinsky5", "kandinsky5 i2v"),

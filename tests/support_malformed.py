@@ -78,6 +78,10 @@ def whole() -> Graph:
     )  # fmt: skip
     add("collect", "MatrixCollectCapture", latent=["watched", 0], watch=["watch", 1])
     add(
+        "segments", "MatrixJoinSegments", parts__capture0=["collect", 0], parts__capture1=["collect", 0],
+        shared_frames=1,
+    )  # fmt: skip
+    add(
         "scores",
         "MatrixScoreTracks",
         given=["boxes", 0],

@@ -176,7 +176,7 @@ def make_wan(
 
 def make_hunyuan(
     folder: Path | str,
-    i2v: Literal["", "latent_concat", "token_replace"] = "",
+    i2v: Literal["", "latent_concat", "token_replace", "skyreels"] = "",
     layers: int = 1,
     single_layers: int = 1,
     text_dim: int = 64,
@@ -184,8 +184,8 @@ def make_hunyuan(
     vae: bool = True,
     seed: int = 0,
 ) -> Path:
-    """HunyuanVideo: text to video, and the two kinds of image to video. Its text encoders are not made: the host fixes
-    CLIP-L's and Llama's vocabularies, which are no tiny models.
+    """HunyuanVideo: text to video, the two kinds of image to video, and SkyReels'. Its text encoders are not made: the
+    host fixes CLIP-L's and Llama's vocabularies, which are no tiny models.
 
     `guidance`: whether the guidance scale is an input; None takes what the released model of the kind does.
     """
@@ -193,7 +193,7 @@ def make_hunyuan(
 
     folder = Path(folder)
     transformer = HunyuanVideoTransformer3DModel(
-        in_channels=33 if i2v == "latent_concat" else 16,
+        in_channels={"latent_concat": 33, "skyreels": 32}.get(i2v, 16),
         out_channels=16,
         num_attention_heads=2,
         attention_head_dim=128,
@@ -201,13 +201,13 @@ def make_hunyuan(
         num_single_layers=single_layers,
         guidance_embeds=i2v != "latent_concat" if guidance is None else guidance,
         text_embed_dim=text_dim,
-        image_condition_type=i2v or None,
+        image_condition_type=None if i2v in ("", "skyreels") else i2v,
     )
     randomize(transformer, seed, 0.08).save_pretrained(folder / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=7.0).save_pretrained(folder / "scheduler")
     if vae:
         _hunyuan_vae(folder / "vae", seed)
-    name = "HunyuanVideoImageToVideoPipeline" if i2v else "HunyuanVideoPipeline"
+    name = f"Hunyuan{'Skyreels' if i2v == 'skyreels' else 'Video'}{'ImageToVideo' if i2v else ''}Pipeline"
     parts = {"transformer": "HunyuanVideoTransformer3DModel", "vae": "AutoencoderKLHunyuanVideo"}
     return _index(folder, name, parts)
 

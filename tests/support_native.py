@@ -18,6 +18,7 @@ from torch import Tensor, nn
 FAMILIES = ("cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "kandinsky5",
             "cosmos2", "minimax_h3", "mochi")  # fmt: skip
 REFERENCES = "minimax_h3 references"  # the same network, with a picture, a video and sounds before the clip
+SKYREELS = "hunyuan_skyreels"  # HunyuanVideo's network with a picture beside the noise: where tests name it
 LATENT = (3, 8, 12)  # T, H, W: 72 tokens; CogVideoX 1.5 takes 4 frames
 LTX_LATENT = (3, 4, 6)  # 72 tokens, too
 SOUND = 7  # audio tokens
@@ -101,7 +102,8 @@ def native_state(family: str, layers: int = 2, seed: int = 0) -> dict[str, Tenso
         "patch_size": [1, 1, 1], "guidance_embed": False, "byt5": False, "use_cond_type_embedding": True,
         "vision_in_dim": 1152, "meanflow_sum": True,
     } if new else {
-        "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "depth": layers - 1, "depth_single_blocks": 1,
+        "in_channels": 32 if family == SKYREELS else 16, "out_channels": 16, "vec_in_dim": 768,
+        "depth": layers - 1, "depth_single_blocks": 1,
         "patch_size": [1, 2, 2], "guidance_embed": True, "byt5": False, "use_cond_type_embedding": False,
         "vision_in_dim": None, "meanflow_sum": False,
     }  # fmt: skip
@@ -171,7 +173,7 @@ class Seen:
 def text_rows(family: str) -> int:
     """Rows of a conditioning. LTX-2's connectors make 1024 of them. Wan's text encoder gives 512, as `test_load.py` has
     them; its network takes any number, and 512 of 4096 numbers each would take longer than all the rest of it."""
-    rows = {"cogvideox": 226, "cogvideox15": 226, "wan_t2v": 64, "wan_i2v": 64, "hunyuan": 40, "ltx": 128}
+    rows = {"cogvideox": 226, "cogvideox15": 226, "wan_t2v": 64, "wan_i2v": 64, "hunyuan": 40, SKYREELS: 40, "ltx": 128}
     return 512 if family == "cosmos2" else rows.get(family, 32)
 
 
@@ -292,7 +294,10 @@ def conditioning(family: str, seed: int, size: tuple[int, int, int] | None = Non
         extra.setdefault("minimax_keyframes", [{"resolved_frame_index": 0, "latent": first}])
     if family == REFERENCES:
         extra["minimax_refs"] = references()
-    if family == "hunyuan":
+    if family == SKYREELS:
+        first = torch.randn(*shape[:2], 1, *shape[3:], generator=torch.Generator().manual_seed(3))
+        extra["concat_latent_image"] = first
+    if family in ("hunyuan", SKYREELS):
         extra.update(pooled_output=torch.randn(1, 768, generator=g), guidance=6.0)
     return [[torch.randn(1, rows or text_rows(family), width, generator=g), extra]]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support_attention import make_binding, make_tracks
 from support_counts import SOAK
-from support_native import FAMILIES, conditioning, latent, native_model, text_rows
+from support_native import FAMILIES, SKYREELS, conditioning, latent, native_model, text_rows
 from support_native import pixels as pixels_of
 
 __all__ = [
@@ -40,6 +40,7 @@ ROUNDS = [
     if family not in FEW and (SOAK or family in FULL or (i + j) % 2 == 0)
 ]
 ROUNDS += [("hunyuan15", "heun"), ("mochi", "euler"), ("minimax_h3", "uni_pc")]  # all joint
+ROUNDS += [(SKYREELS, "euler")]
 ROUNDS += [("kandinsky5", "uni_pc"), ("cosmos2", "dpmpp_2m")]  # whose attention lies as Wan's
 
 

@@ -25,7 +25,6 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
-from matrix_lib.backbones.lora import AlignmentLoRA
 from matrix_lib.core.grid import Grid
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.evaluation.layers.examples import Example, load_example, make_example, save_example
@@ -39,13 +38,12 @@ from matrix_lib.evaluation.mini.clips import MiniClip, mini_clips
 from matrix_lib.hosts.diffusers.load import Model, check_model, open_model
 from matrix_lib.io.clips.folder import ClipSource, bad_clips, read_clips
 from matrix_lib.io.files import whole_file
-from matrix_lib.io.lora.apply import apply_lora
-from matrix_lib.io.lora.read import describe
 from matrix_lib.io.tables import need_pyarrow
 
+from .analysis_lora import AnalysedLoRAs
 from .analysis_seeds import about_seeds, check_seeds
 from .analysis_settings import Settings, parse
-from .run.exported import read_lora
+from .clips.encoders import known_by
 
 __all__ = ["Analysis", "main"]
 
@@ -67,7 +65,7 @@ class Analysis:
                 "share the runs already: leave it out"
             )
         self.notes: list[str] = []
-        self.lora: AlignmentLoRA | None = None
+        self.loras = AnalysedLoRAs()
 
     def run(self) -> Path:
         """Returns the report's path, or with a part the folder of the runs. Raises ValueError before anything is
@@ -76,8 +74,8 @@ class Analysis:
         need_pyarrow()
         backbone = check_model(settings.model)
         if settings.lora:
-            self.lora = read_lora(Path(settings.lora), backbone)
-            self._say(describe(self.lora))
+            self.loras = AnalysedLoRAs.read(settings.lora, settings.model, backbone)
+            self._say(self.loras.described())
         clips: list[Clip] = [] if settings.mini_clips else self._folder_clips()
         labels = self._labels(clips)
         model = self._open()
@@ -142,12 +140,12 @@ class Analysis:
     def _keep_plan(self, recipe: Recipe) -> None:
         """Results of other settings in the same folder would mix with ours: refused, naming what differs."""
         path = self.settings.out / "plan.json"
-        plan = {"model": self.settings.model, "weights": _stamp(self.settings.model), **asdict(recipe)}
-        if self.lora is not None:
-            plan |= {"lora": self.lora.digest, "strength": self.settings.strength}
-        plan = json.loads(json.dumps(plan))
+        files, content = _stamps(self.settings.model)
+        plan = {"model": self.settings.model, "weights": files, "content": content, **asdict(recipe)}
+        plan = json.loads(json.dumps(plan | self.loras.plan(self.settings.strength)))
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
+            before.setdefault("content", plan["content"])  # of older versions, which knew names and sizes alone
             names = [name for name in {**before, **plan} if before.get(name) != plan.get(name)]
             differ = [f"{name}: {before.get(name)!r} before, {plan.get(name)!r} now" for name in names]
             if differ:
@@ -240,10 +238,8 @@ class Analysis:
         save_run(run, self._path("runs", clip.name, seed))
 
     def _adapted(self, model: Model, tracks: MaskTracks) -> contextlib.AbstractContextManager[object]:
-        """The LoRA that is analysed, reading the first frame of these tracks."""
-        if self.lora is None:
-            return contextlib.nullcontext()
-        return apply_lora(model.pipeline, self.lora, tracks, strength=self.settings.strength)
+        """The model with the LoRAs that are analysed."""
+        return self.loras.on(model.pipeline, tracks, self.settings.strength)
 
     def _path(self, what: str, clip: str, seed: int) -> Path:
         return self.settings.out / what / f"{clip}__seed{seed}.safetensors"
@@ -277,7 +273,7 @@ class Analysis:
         (settings.out / "layers.json").write_text(found.preset.to_json() + "\n", encoding="utf-8")
         if settings.seed_steps or settings.seed_rule:
             source = settings.source if settings.mini_clips else Path(settings.source).name
-            title = ", ".join(filter(None, (Path(settings.model).name, Path(settings.lora).name, source)))
+            title = ", ".join((Path(settings.model).name, *self.loras.titles, source))
             steps, rule, take = settings.seed_steps, settings.seed_rule, settings.options.preset
             self._say(about_seeds(runs, backbone, settings.out, steps=steps, rule=rule, take=take, title=title))
         path = write_report(settings.out / "report.html", found, self._about(found), self._examples(runs))
@@ -306,8 +302,7 @@ class Analysis:
             "seeds": ", ".join(map(str, settings.seeds)),
             "labels": labels.get(settings.labels, f"{Path(settings.labels).name}, column {settings.column}"),
         }
-        if self.lora is not None:
-            about["LoRA"] = f"{Path(settings.lora).name}, strength {settings.strength:g}"
+        about |= self.loras.about(settings.strength)
         return about | ({"note": "; ".join(self.notes)} if self.notes else {})
 
     def _examples(self, runs: Sequence[RunScores]) -> list[Shown]:
@@ -338,15 +333,20 @@ def _seen(clip: MiniClip, made: Any, grid: Grid) -> tuple[MaskTracks, tuple[str,
     return tracks, ()
 
 
-def _stamp(model: str) -> str:
-    """A digest of names and sizes of a model's files, so that results of two models do not mix."""
+def _stamps(model: str) -> tuple[str, str]:
+    """Digests of names and sizes of a model's files, and of what they hold: results of two models do not mix."""
     from matrix_lib.hosts import bundle
 
     if (found := bundle.find(model)) is not None:
-        return hashlib.sha256((found / bundle.MANIFEST).read_bytes()).hexdigest()[:16]
+        return hashlib.sha256((found / bundle.MANIFEST).read_bytes()).hexdigest()[:16], ""
     folder = Path(model)
     files = sorted((p.relative_to(folder).as_posix(), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+    held = [known_by(folder / name) for name, _ in files]
+    return _digest(files), _digest(held)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _clean(out: Path) -> None:

@@ -29,7 +29,8 @@ class Settings:
         labels: "none", "judge" (mini clips), or a CSV file; column, threshold: see `read_labels`.
         criteria: answers of the judge that have to be yes for a success.
         tracks: "given" with the clip, or "seen" in what was generated (mini clips; every clip is made twice).
-        lora: a LoRA file, checkpoint or run that the model is analysed with, at this strength; "" for none.
+        lora: LoRA files, checkpoints or runs that the model is analysed with, at this strength: one, or of a model with
+            two experts up to two (see `AnalysedLoRAs.read`).
         examples: runs that the report shows. limit: analyse the first clips only, 0 for all.
         seed_steps: also fit a seed rule on so many first steps; 0 fits none.
         seed_rule: instead, a seed rule's file, to be tried on these runs; "" for none.
@@ -59,7 +60,7 @@ class Settings:
     limit: int = 0
     precision: str = ""
     offload: bool = False
-    lora: str = ""
+    lora: tuple[str, ...] = ()
     strength: float = 1.0
     roots: str = ""
     masks_are: MasksAre = "ask"
@@ -125,7 +126,8 @@ def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
     )
     runs.add_argument("--precision", choices=PRECISIONS, default="", help="default: bfloat16, on a CPU float32")
     runs.add_argument("--offload", action="store_true", help="keep the model's parts in main memory until they run")
-    runs.add_argument("--lora", default="", help="analyse the model with this LoRA: a file, a checkpoint or a run")
+    lora = "analyse the model with this LoRA: a file, a checkpoint or a run; of two experts high=FILE, low=FILE or both"
+    runs.add_argument("--lora", action="append", default=[], help=lora)
     runs.add_argument("--strength", type=float, default=1.0, help="of the LoRA, on top of its own scale")
     where = "masks given with the clips, or seen in what was generated (mini clips)"
     runs.add_argument("--tracks", choices=("given", "seen"), default="given", help=where)
@@ -150,7 +152,7 @@ def parse(arguments: Sequence[str] | None = None, doc: str = "") -> Settings:
     names = ("score", "top", "keep", "preset", "alpha", "least", "draws")
     try:
         chosen["options"] = Options(**{name: chosen.pop(name) for name in names})
-        lists = {name: tuple(chosen[name]) for name in ("timesteps", "seeds", "criteria")}
+        lists = {name: tuple(chosen[name]) for name in ("timesteps", "seeds", "criteria", "lora")}
         return Settings(**{**chosen, **lists})
     except ValueError as error:
         parser.error(str(error))

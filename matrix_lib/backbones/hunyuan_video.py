@@ -17,7 +17,7 @@ SPEC = BackboneSpec(
         ((Stack("transformer_blocks.{}.attn", "joint"),), (Stack("single_transformer_blocks.{}.attn", "joint"),)),
         text_first=False,
     ),
-    pipelines="HunyuanVideo(?!15)",
+    pipelines="HunyuanVideo(?!15)|HunyuanSkyreels",
     text_encoder="llama",
     text_encoder_titles=("LLaMA", "CLIP-L"),
     clip_loader="DualCLIPLoader of type hunyuan_video",

@@ -109,6 +109,8 @@ class BackboneSpec:
             latents have so many channels, where that is not `spatial_stride`.
         fps: frames per second of its clips, of the usual model under "" and of a variant under its name; empty where
             nobody says. class_fps: of models whose networks have a class of their own, in either host, by its name.
+            option_fps: in ComfyUI of a MODEL that carries this transformer option. doubted_fps: by native class,
+            which models of another rate are taken for it, as a clause.
         text_encoder: the one that makes the text tokens. text_encoder_titles: all of them, for people. clip_loader:
             ComfyUI's node for them, and its type.
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
@@ -168,6 +170,8 @@ class BackboneSpec:
     channel_strides: Mapping[int, int] = field(default_factory=dict)
     fps: Mapping[str, float] = field(default_factory=dict)
     class_fps: Mapping[str, float] = field(default_factory=dict)
+    option_fps: Mapping[str, float] = field(default_factory=dict)
+    doubted_fps: Mapping[str, str] = field(default_factory=dict)
     text_mixed: str = ""
     text_sees_image: bool = False
     image_beside: bool = False

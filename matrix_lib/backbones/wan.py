@@ -40,6 +40,8 @@ SPEC = BackboneSpec(
         "WanDancerModel": 30,
         "SkyReelsV2Transformer3DModel": 24,
     },
+    option_fps={"audio_embeds": 25},  # InfiniteTalk, whose node counts its sound at 25
+    doubted_fps={"WanModel": "SkyReels V2, which ComfyUI takes for Wan 2.1, makes 24"},
     image_beside=True,
     image_values=("v_img", "add_v_proj"),
     input_projection="patch_embedding",

@@ -13,7 +13,9 @@ from ..core.words.binding import PromptBinding
 from .capture import Capture, StepInfo, Stream
 from .maps import Maps, joined
 
-__all__ = ["check_next", "extend", "in_time"]
+__all__ = ["check_next", "extend", "in_time", "segments"]
+
+_MADE_IN = "this clip was made in "
 
 
 def check_next(
@@ -83,17 +85,19 @@ def extend(first: Capture, *others: Capture) -> Capture:
     return replace(first, streams=streams, steps=tuple(steps), meta=meta)
 
 
-def in_time(parts: Sequence[Capture], taken: Sequence[int], kinds: Sequence[str] = ()) -> Capture:
+def in_time(
+    parts: Sequence[Capture], taken: Sequence[int], kinds: Sequence[str] = (), starts: Sequence[int] = ()
+) -> Capture:
     """One capture of a long clip, of those of the segments that it was made in, one after the other.
 
     Args:
         taken: of each the token frames in front that the one before has, too; they are left out.
-        kinds: those that stay; () for all.
+        kinds: those that stay; () for all. starts: pixel frames that segments begin with; (): as their grids say.
 
     Entities that a segment does not have are absent there. Raises ValueError where prompts, sizes, layers or steps
     differ, and for kinds whose maps have no places in the clip.
     """
-    first, starts = parts[0], [part.streams[0].grid.start or 0 for part in parts]
+    first, starts = parts[0], list(starts) or [part.streams[0].grid.start or 0 for part in parts]
     for other in parts[1:]:
         if (a := [step.index for step in first.steps]) != (b := [step.index for step in other.steps]):
             raise _differ("the steps", a, b)
@@ -109,14 +113,46 @@ def in_time(parts: Sequence[Capture], taken: Sequence[int], kinds: Sequence[str]
         grid = replace(stream.grid, frames=frames, start=None)
         maps = {kind: _along([each.maps.get(kind) for each in every], every, taken, frames) for kind in found}
         streams.append(replace(stream, grid=grid, maps=maps))
-    notes = [note for part in parts for note in part.meta.get("notes", ())]
+    notes = [note for part in parts for note in part.meta.get("notes", ()) if not note.startswith(_MADE_IN)]
     notes.append(
-        f"this clip was made in {len(parts)} segments, which begin with frames {', '.join(map(str, starts))}: where "
+        f"{_MADE_IN}{len(starts)} segments, which begin with frames {', '.join(map(str, starts))}: where "
         "instances look, in the frames of a segment, is of that segment's own first frame that shows them"
     )
     steps = [replace(at[0], calls=max(step.calls for step in at)) for at in zip(*(part.steps for part in parts))]
     meta = {**first.meta, "notes": list(dict.fromkeys(notes)), "segments": starts}
     return replace(first, streams=streams, steps=tuple(steps), meta=meta)
+
+
+def segments(parts: Sequence[Capture], shared: int) -> Capture:
+    """One capture of a long clip, of captures of its segments, each sampled as a clip of its own.
+
+    Args:
+        parts: in the order of the clip; also ones that were joined before.
+        shared: pixel frames in front of each later segment that are the last ones of the segment before. They count
+            once, as the segment before made them.
+
+    Raises ValueError as `in_time`, and where `shared` frames are no whole token frames, or all of a segment.
+    """
+    placed, taken, starts, end = [], [], [], 0
+    for place, part in enumerate(parts):
+        grid = part.stream().grid
+        stops = [stop for _, stop in grid.pixel_spans()][:-1]
+        if place and shared not in stops:
+            few = ", ".join(map(str, stops[:4])) + (", ..." if len(stops) > 4 else "")
+            raise ValueError(
+                f"segment {place + 1} has {grid.pixel_frames} frames, and {shared} of them are to be those of the "
+                f"segment before: its token frames end behind {few or 'none'} of them, so give one of these numbers "
+                "(*trim_image* of the node that continues a clip)"
+            )
+        start = end - shared if place else 0
+        if start < 0:
+            raise ValueError(f"segment {place} has {end} frames, fewer than the {shared} that the next one takes of it")
+        end = start + grid.pixel_frames
+        starts += [start + own for own in part.meta.get("segments", [0])]
+        streams = [replace(stream, grid=replace(stream.grid, start=start)) for stream in part.streams]
+        placed.append(replace(part, streams=streams))
+        taken.append(stops.index(shared) + 1 if place else 0)
+    return in_time(placed, taken, starts=starts)
 
 
 def _along(parts: Sequence[Maps | None], streams: Sequence[Stream], taken: Sequence[int], frames: int) -> Maps:

@@ -41,6 +41,7 @@ def test_classes_with_a_rate_of_their_own(comfy: ModuleType) -> None:
     from matrix_lib.hosts.comfy.families.wan_parts import LAYOUTS
 
     spec = REGISTRY["wan"]
+    assert set(spec.doubted_fps) <= set(spec.native.classes)
     for name in spec.class_fps:
         assert name in LAYOUTS or name in spec.diffusers.classes, name
     skyreels = diffusers.SkyReelsV2Transformer3DModel.__new__(diffusers.SkyReelsV2Transformer3DModel)

@@ -19,7 +19,7 @@ FROZEN = {
     *("MatrixApplyLoRA", "MatrixMaskCondition"),
     *("MatrixAttentionGuidance", "MatrixScheduleCurve", "MatrixIntrinsicDenoising", "MatrixAnalyseLayers"),
     *("MatrixCutAndDrag", "MatrixDualClockDenoising"),
-    *("MatrixWatchAttention", "MatrixCollectCapture"),
+    *("MatrixWatchAttention", "MatrixCollectCapture", "MatrixJoinSegments"),
     *("MatrixSampleAttention", "MatrixLivePreview", "MatrixAttentionPreview", "MatrixSaveCapture", "MatrixLoadCapture"),
     *("MatrixScoreTracks", "MatrixEvaluate", "MatrixChartShares", "MatrixReadCapture", "MatrixPickSeeds"),
 }

@@ -58,6 +58,9 @@ def test_retime(pack, wan):
     assert (made.frames, made.fps) == (81, 16)
     assert made.boxes("a")[-1].tolist() == [56, 40, 64, 48]
     assert "121 frames at 24 fps (5.00 s) became 81 frames at 16 fps (5.00 s)" in out.result[1]
+    assert "SkyReels V2, which ComfyUI takes for Wan 2.1, makes 24: give the frame rate there" in out.result[1]
+    given = pack.run("MatrixRetimeTracks", tracks=tracks, frames=81, fps=24.0, model=wan)
+    assert "SkyReels" not in given.result[1]
     held = pack.run("MatrixRetimeTracks", tracks=made, how="hold", frames=85).result[0]
     assert held.frames == 85
     with pytest.raises(ValueError, match="more than 81: cut, or resample"):

@@ -32,9 +32,10 @@ from matrix_lib.hosts.diffusers.prompts import bind_prompt
 
 from .store import file_hash
 
-__all__ = ["Encoders", "Model", "ModelFiles", "PipelineEncoders"]
+__all__ = ["Encoders", "Model", "ModelFiles", "PipelineEncoders", "known_by"]
 
 _SHORT = 1 << 20  # bytes of a file that is hashed whole
+_LOOKS, _LOOK = 32, 1 << 14  # parts of a longer one that are hashed, and the bytes of each
 _ENCODERS = ("vae", "text_encoder", "text_encoder_2", "image_encoder", "connectors")
 
 
@@ -184,19 +185,14 @@ class ModelFiles(ModelSource):
         return f"{known}+tags" if self.tag_ids else known
 
     def fingerprint(self) -> dict[str, str]:
-        """What tells the model from another one of the same name: by file of its transformer the size, of short files
-        (configurations, a bundle's manifest) a hash of the content. Weights of many gigabytes are not read for it."""
+        """What tells the model from another one of the same name: by file of its transformers (Wan 2.2 A14B has two)
+        the size and a hash of parts spread over it, of short files (configurations, a bundle's manifest) a hash of the
+        content. Weights of many gigabytes are not read whole for it."""
         root = self.bundle.folder if self.bundle else Path(self.where)
-        files = (
-            [root / "bundle.json"] if self.bundle else [root / "model_index.json", *(root / "transformer").iterdir()]
-        )
-        found = sorted(path for path in files if path.is_file())
-        return {
-            path.relative_to(root).as_posix(): f"{path.stat().st_size} bytes"
-            if path.stat().st_size > _SHORT
-            else file_hash(path)[:16]
-            for path in found
-        }
+        parts = [root / part for part in ("transformer", "transformer_2") if (root / part).is_dir()]
+        files = [root / "model_index.json", *(path for part in parts for path in part.iterdir())]
+        found = sorted(path for path in ([root / "bundle.json"] if self.bundle else files) if path.is_file())
+        return {path.relative_to(root).as_posix(): known_by(path) for path in found}
 
     def _files_id(self, *parts: str) -> str:
         """A hash over the files of some parts, and the number format that they run in."""
@@ -214,6 +210,19 @@ class ModelFiles(ModelSource):
         """The encoders, as long as the block lasts."""
         with self.encoders(self.device, self.dtype, self.offload) as pipe:
             yield PipelineEncoders(pipe, self.shape)
+
+
+def known_by(path: Path) -> str:
+    """What tells a file from others: of a short one a hash, else its size and a hash of parts spread over it."""
+    size = path.stat().st_size
+    if size <= _SHORT:
+        return file_hash(path)[:16]
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        for place in range(_LOOKS):
+            file.seek((size - _LOOK) * place // (_LOOKS - 1))
+            state.update(file.read(_LOOK))
+    return f"{size} bytes, {state.hexdigest()[:16]}"
 
 
 def _modules_id(pipeline: Any, names: Iterable[str]) -> str:

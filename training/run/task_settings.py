@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -24,6 +25,7 @@ __all__ = [
     "TuneTask",
     "UNetTask",
     "expert_note",
+    "noted_expert",
 ]
 
 
@@ -390,6 +392,11 @@ EXPERTS = {"high": "transformer", "low": "transformer_2"}
 def expert_note(expert: str) -> tuple[str, ...]:
     """What a LoRA file says of the expert that it was trained on; () of a model with one transformer."""
     return (f"of the expert of the {expert} noise levels ({EXPERTS[expert]})",) if expert else ()
+
+
+def noted_expert(notes: Iterable[str]) -> str:
+    """The expert that the notes of a LoRA file name; "" where they name none."""
+    return next((expert for expert in EXPERTS if expert_note(expert)[0] in notes), "")
 
 
 @dataclass(frozen=True)

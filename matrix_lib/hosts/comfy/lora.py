@@ -407,6 +407,20 @@ def _split_before_loading(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return executor(*args, **kwargs)
 
 
+def _of_window(extra: Tensor | None, frames: int, options: dict[str, Any]) -> Tensor | None:
+    """The part of a mask (B, C, T, H, W) that a context window of so many frames sees, where the host left it whole: it
+    counts no guides behind the clip, which have no mask, and of which each window has those that overlap it."""
+    window = options.get("context_window")
+    if extra is None or window is None or extra.shape[2] == frames:
+        return extra
+    anchor = getattr(window, "causal_anchor_index", None)
+    index = [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
+    guides = len(getattr(window, "guide_frames_indices", ()))
+    if len(index) + guides != frames or max(index) >= extra.shape[2]:
+        return extra
+    return torch.nn.functional.pad(extra[:, :, index], (0, 0, 0, 0, 0, guides))
+
+
 class Feed:
     """APPLY_MODEL wrapper: appends the extra channels of each conditioning, zeros where it has none."""
 
@@ -431,7 +445,7 @@ class Feed:
         if self.family.reads_tokens:
             shape = clip_shape(x, kwargs.get("latent_shapes"))
             self.family.left_out(kwargs)  # says so where tokens of the clip itself are dropped
-            made = self._extra(extra, x.new_empty(x.shape[0], *shape), 0)
+            made = self._extra(_of_window(extra, shape[1], options), x.new_empty(x.shape[0], *shape), 0)
             self._tokens = made.flatten(2).transpose(1, 2)
             place = diffusion_model(executor.class_obj).get_submodule(native_projection(self.family.spec.name))
             handle = place.register_forward_pre_hook(hidden(self._widen))

@@ -11,7 +11,7 @@ from ...core.grid import Grid
 from ...core.sites import AttentionSite
 from ..modules import find_sites
 
-__all__ = ["backbone_of", "diffusion_model", "grid_of", "modules_of", "patch_of", "rate_of", "sites_of"]
+__all__ = ["backbone_of", "diffusion_model", "grid_of", "modules_of", "patch_of", "rate_doubt", "rate_of", "sites_of"]
 
 _NETWORK = "diffusion_model."  # in front of what object patches name
 
@@ -50,7 +50,25 @@ def grid_of(model: Any, latent: tuple[int, int, int], prefix_frames: int = 0) ->
 
 def rate_of(model: Any) -> float | None:
     """Frames per second that a MODEL makes; None where nobody says."""
-    return backbone_of(model).rate(patch_of(model), _stride(model), diffusion_model(model.model))
+    spec = backbone_of(model)
+    told = [rate for option, rate in spec.option_fps.items() if option in _options(model)]
+    return told[0] if told else spec.rate(patch_of(model), _stride(model), diffusion_model(model.model))
+
+
+def rate_doubt(model: Any) -> str:
+    """A sentence about what else a MODEL may be that makes clips of another rate, where nothing tells; or ""."""
+    spec = backbone_of(model)
+    other = spec.doubted_fps.get(type(diffusion_model(model.model)).__name__)
+    rate = rate_of(model)
+    if not other or rate != spec.fps.get("") or any(option in _options(model) for option in spec.option_fps):
+        return ""
+    return (
+        f"seconds are counted at {rate:g} frames per second, those of {spec.title}; {other}: give the frame rate there"
+    )
+
+
+def _options(model: Any) -> Any:
+    return getattr(model, "model_options", {}).get("transformer_options", {})
 
 
 def _stride(model: Any) -> int:

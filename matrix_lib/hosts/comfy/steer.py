@@ -21,6 +21,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...core.guidance.base import Guidance, check_finite
+from ...core.guidance.timed_words import TimedWords
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
@@ -28,7 +29,7 @@ from ..modules import text_trouble
 from .attach import answered, asked_for, attach, editor_of, perturbed
 from .attribution import prompt_lists
 from .extra import named_apart
-from .model import backbone_of, diffusion_model, modules_of, sites_of
+from .model import backbone_of, diffusion_model, modules_of, rate_doubt, sites_of
 from .run import STEERED, RunInfo, step_of, unwatched
 from .warn import warn
 
@@ -71,6 +72,8 @@ def steer(
 
     def start(info: RunInfo) -> Session:
         actor: Any = actor_for(guidance, _run(guidance, info, tracks, samples, token))
+        if isinstance(guidance, TimedWords) and not guidance.fps and (doubt := rate_doubt(model)):
+            actor.notes.append(doubt)
         if guidance.where != "step" or guidance.needs_words:
             actor.notes += [note for note in info.notes if note not in actor.notes]
         ended = functools.partial(done or log_run, actor)

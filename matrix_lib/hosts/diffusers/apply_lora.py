@@ -11,6 +11,7 @@ B batch rows, C channels of the model, E extra channels.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import weakref
@@ -28,7 +29,7 @@ from ...core.tracks.tracks import MaskTracks
 from ..compiled import compiled_parts, plain
 from .attach import backbone_of
 from .batches import Branch
-from .laid_out import LaidOut, Segment, Segments, arguments, clip_begins
+from .laid_out import LaidOut, Segment, Segments, arguments, clip_begins, told_segments
 from .lora_channels import MaskChannels
 from .picture_attention import without_picture
 
@@ -84,7 +85,7 @@ def apply(
         raise ValueError("this transformer's input is widened by another LoRA already; one mask condition at a time")
     modules, missing = _modules(net, lora)
     channels = MaskChannels(model, net, lora, extra, tracks, target, branches, fit, mask) if extra else None
-    return AppliedLoRA(net, place, lora, modules, missing, channels, strength)
+    return AppliedLoRA(net, place, lora, modules, missing, channels, strength, told_segments(model))
 
 
 def transformer_of(model: Any, part: str = "") -> Any:
@@ -123,6 +124,7 @@ class AppliedLoRA:
         missing: Sequence[str],
         channels: MaskChannels | None,
         strength: float,
+        listening: contextlib.AbstractContextManager[None],
     ) -> None:
         self.strength, self.missing, self.active = float(strength), tuple(missing), True
         self.total = lora.tensors
@@ -132,9 +134,11 @@ class AppliedLoRA:
         self.condition = channels.condition if channels else ""
         self._net, self._spec, self._lora = net, backbone_of(net), lora
         self._ran: set[str] | None = set()
-        self._segments = Segments(self._spec)
+        self._segments = Segments(self._spec, net)
         self._modules = modules
         self._handles: list[Any] = []
+        self._listening = contextlib.ExitStack()
+        self._listening.enter_context(listening)
         for name, module in modules.items():
             side = _Side(self, name, lora.factors[name])
             self._handles.append(module.register_forward_hook(hidden(side)))
@@ -183,6 +187,7 @@ class AppliedLoRA:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._listening.close()
         if _widened.get(self._net) is self:
             del _widened[self._net]
 

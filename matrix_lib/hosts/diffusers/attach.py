@@ -11,6 +11,7 @@ its q and k are looked at, and nothing of the model is replaced. Outside the con
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ from ..compiled import Compiled
 from ..modules import Running, find_sites, marked
 from .batches import Batches, Branch, Forward, Timesteps, batches_of, replayed
 from .families import family
-from .laid_out import LaidOut, Segments, arguments, clip_begins
+from .laid_out import LaidOut, Segments, arguments, clip_begins, told_segments
 from .model_shape import patch_of
 
 __all__ = [
@@ -47,12 +48,12 @@ __all__ = [
     "Watch",
     "attach",
     "backbone_of",
-    "network_of",
     "no_other",
     "perturbed",
     "prediction",
     "sdpa_arguments",
     "sites_of",
+    "transformers_of",
     "watch",
 ]
 
@@ -65,25 +66,38 @@ def backbone_of(transformer: nn.Module) -> BackboneSpec:
     return spec
 
 
-def network_of(model: Any) -> Any:
-    """The transformer or U-Net of a pipeline; another model is that itself."""
-    return next((net for _, net in _networks(model)), model)
+def transformers_of(model: Any) -> dict[str, Any]:
+    """By name the networks of a pipeline that are reached: transformers that take turns at its steps (Wan 2.2 A14B has
+    two), or the one network that it has; another model is that itself.
+
+    Raises ValueError where those that take turns differ in their attention.
+    """
+    named = _networks(model)
+    turns = {name: net for name, net in named.items() if name in ("transformer", "transformer_2")}
+    found = turns or dict([*named.items()][:1]) or {"": model}
+    first, *others = found.values()
+    if any(sites_of(other) != sites_of(first) for other in others):
+        raise ValueError(f"the transformers of this {type(model).__name__} differ in their layers, and take turns")
+    return found
 
 
-def _networks(model: Any) -> list[tuple[str, Any]]:
-    named = ((name, getattr(model, name, None)) for name in ("transformer", "transformer_ref", "unet"))
-    return [(name, net) for name, net in named if net is not None]
+def _networks(model: Any) -> dict[str, Any]:
+    names = ("transformer", "transformer_2", "transformer_ref", "unet")
+    return {name: net for name in names if (net := getattr(model, name, None)) is not None}
 
 
 @contextlib.contextmanager
 def no_other(model: Any) -> Iterator[None]:
-    """While open, a pipeline that runs another network raises ValueError: MiniMax H3 has a second for references, which
-    nobody would see."""
-    (used, _), *others = _networks(model) or [("", model)]
+    """While open, a pipeline that runs a network which is not reached raises ValueError: MiniMax H3 has a second for
+    references, which nobody would see."""
+    reached = transformers_of(model)
     with contextlib.ExitStack() as stack:
-        for name, net in others:
+        for name, net in _networks(model).items():
+            if name in reached:
+                continue
 
             def refuse(*_: Any, name: str = name) -> None:
+                used = " and ".join(reached)
                 raise ValueError(f"this pipeline runs {name}, and {used} is reached: pass pipe.{name} instead of pipe")
 
             stack.callback(net.register_forward_pre_hook(refuse).remove)
@@ -116,7 +130,7 @@ def attach(
     sites = [(module, site) for module, site in found if session.wants(site)]
     state = _State(spec, session)
 
-    segments = Segments(spec)
+    segments = Segments(spec, model)
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         state.within = _waiting.perturbed
@@ -374,6 +388,7 @@ class Watch(BaseObserver):
         self._batches, self._make = Batches(bindings, tracks, timesteps, branches, asked), recorder
         self._config, self._backbone, self._sites = config, backbone, sites
         self._recorder: Recorder | None = None
+        self._took: dict[int, str] = {}  # which transformer took each step, where a pipeline has two
         self._segments: list[tuple[Recorder, int]] = []  # of a long clip, and token frames that the one before has, too
         self.forwards = 0
 
@@ -390,7 +405,8 @@ class Watch(BaseObserver):
         if self._recorder is not None and self._recorder.wants(site):
             self._recorder.settle(site, whole)
 
-    def begin(self, forward: Forward) -> None:
+    def begin(self, forward: Forward, of: str = "") -> None:
+        """of: the name of the transformer that runs, where there are two."""
         before = self._batches.start
         self._batches.begin(forward)
         if self._recorder is None or self._batches.start != before:
@@ -399,6 +415,7 @@ class Watch(BaseObserver):
             raise ValueError(
                 "another run has begun inside one `watch`, and a capture is of one: open a `watch` for each"
             )
+        self._took.setdefault(forward.step, of)
         self.forwards += replayed() is None
 
     def _open(self, forward: Forward) -> None:
@@ -434,7 +451,21 @@ class Watch(BaseObserver):
             taken.append(overlap)
         capture = parts[0] if len(parts) == 1 else in_time(parts, taken, self._config.kinds)
         capture.meta["timesteps"] = self._batches.seen
-        return capture
+        return self._by_expert(capture)
+
+    def _by_expert(self, capture: Capture) -> Capture:
+        """With the name of the transformer that took each step, where a pipeline has two."""
+        if not any(self._took.values()):
+            return capture
+        ends = [step.index for step in capture.steps[1:]] + [1 + max(self._took)]
+        named, name = [], ""
+        for step, end in zip(capture.steps, ends):
+            took = list(dict.fromkeys(self._took[at] for at in range(step.index, end) if at in self._took))
+            name = " and ".join(took) or name  # a step that was skipped belongs to the one before
+            named.append(replace(step, model=name))
+            if len(took) > 1:
+                capture.meta["notes"].append(f"step bin {step.index} is the mean over {name}: bins=0 keeps them apart")
+        return replace(capture, steps=tuple(named))
 
 
 @contextlib.contextmanager
@@ -462,7 +493,8 @@ def watch(
     """Records what each layer attends to while a pipeline or a bare transformer runs.
 
     Args:
-        model: a diffusers pipeline (its transformer and scheduler are read) or a transformer.
+        model: a diffusers pipeline (its transformer, or both of Wan 2.2 A14B, and its scheduler are read) or a
+            transformer.
         binding: the prompt's binding, or one per prompt of the batch.
         tracks: mask tracks, or one per prompt; None records words only.
         layers, bins, budget_mb, v2t, v2v, t2v, t2t, sound: see `RecorderConfig`.
@@ -479,7 +511,8 @@ def watch(
     Raises ValueError for an unknown model, layers it does not have, points that cannot be read, or numbers of prompts
     and tracks that differ.
     """
-    transformer = network_of(model)
+    nets = transformers_of(model)
+    transformer = next(iter(nets.values()))
     batches = batches_of(model, binding, tracks, steps, branches, fit)
     spec, sites = backbone_of(transformer), sites_of(transformer)
     chosen = None if layers is None else tuple(layers)
@@ -493,7 +526,12 @@ def watch(
     bindings = [each for each in batches.bindings if each is not None]
     asked = None if fit else model
     seen = Watch(bindings, batches.tracks, config, spec.name, sites, batches.timesteps, branches, recorder, asked)
-    with no_other(model), attach(transformer, Session([seen]), seen.begin, prefix_frames):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(no_other(model))
+        stack.enter_context(told_segments(model))
+        for name, net in nets.items():
+            begin = functools.partial(seen.begin, of=name if len(nets) > 1 else "")
+            stack.enter_context(attach(net, Session([seen]), begin, prefix_frames))
         yield seen
 
 

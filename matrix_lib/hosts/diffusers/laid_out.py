@@ -6,9 +6,12 @@ B batch, C channels, T latent frames, h x w latents.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import inspect
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +21,16 @@ from torch import Tensor
 from ...backbones import BackboneSpec
 from .families import family
 
-__all__ = ["LaidOut", "Segment", "Segments", "arguments", "clip_begins", "output_of", "with_output"]
+__all__ = [
+    "LaidOut",
+    "Segment",
+    "Segments",
+    "arguments",
+    "clip_begins",
+    "output_of",
+    "told_segments",
+    "with_output",
+]
 
 
 def arguments(net: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,11 +116,53 @@ class Segment(NamedTuple):
     taken: int = 0
 
 
+_TELLS = "prepare_prev_segment_cond_latents"  # what Wan Animate's pipeline calls before each segment
+_told: weakref.WeakKeyDictionary[Any, Segment] = weakref.WeakKeyDictionary()
+"""By transformer the segment that its pipeline has begun, where it says so."""
+_listening: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""How many listen to a pipeline."""
+
+
+@contextlib.contextmanager
+def told_segments(pipe: Any) -> Iterator[None]:
+    """While open, a pipeline that makes clips in segments is listened to: which one it begins is known from itself,
+    whatever masks its transformer is given. Nothing happens with a bare transformer and with other pipelines."""
+    make, net = getattr(pipe, _TELLS, None), getattr(pipe, "transformer", None)
+    if make is None or net is None:
+        yield
+        return
+    if not _listening.get(pipe):
+        vars(pipe)[_TELLS] = _noting(make, getattr(net, "_orig_mod", net))
+    _listening[pipe] = _listening.get(pipe, 0) + 1
+    try:
+        yield
+    finally:
+        _listening[pipe] -= 1
+        if not _listening[pipe]:
+            del vars(pipe)[_TELLS]
+            _told.pop(getattr(net, "_orig_mod", net), None)
+
+
+def _noting(make: Callable[..., Any], net: Any) -> Callable[..., Any]:
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        start = int(given.arguments["start_frame"])
+        _told[net] = Segment(start, int(given.arguments["prev_segment_cond_frames"]) if start else 0)
+        return make(*args, **kwargs)
+
+    return noted
+
+
 class Segments:
     """Follows the calls of a transformer through the clip that its pipeline makes, segment after segment."""
 
-    def __init__(self, spec: BackboneSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: BackboneSpec, net: Any) -> None:
+        self.spec, self.net = spec, net
+        self._said: Segment | None = None
         self._marks: tuple[Tensor, ...] | None = None
         self._now, self._end = Segment(), 0
 
@@ -120,14 +174,17 @@ class Segments:
         found = family(self.spec.name)
         marks, before = found.segment(given), self._marks
         same = before is not None and len(marks) == len(before) and all(map(torch.equal, before, marks))
+        told, said = _told.get(self.net), self._said
+        self._said = told
+        same = same and (told is None or told == said)
         if before is not None and not same:
-            taken = found.taken(given)
+            taken = found.taken(given) if told is None else told.taken
             if not taken:
                 raise ValueError(
                     f"the {self.spec.title} pipeline has begun another clip, and tracks, maps and steering are of one: "
                     "for each clip open watch or steer anew"
                 )
-            self._now = Segment(self._end - taken, taken)
+            self._now = told or Segment(self._end - taken, taken)
         if not same:
             self._marks = tuple(mark.detach().clone() for mark in marks)
             self._end = self._now.start + (frames - 1) * self.spec.temporal_stride + 1

@@ -47,7 +47,7 @@ class ModelShape:
         spec.check_settings(transformer)
         spec.check_modular("training and scoring")
         if re.search(spec.image_pipelines, pipeline):
-            image = spec.first_frame[transformer.get("image_condition_type") or ""]
+            image = _first_frame(spec, pipeline, transformer.get("image_condition_type"))
             taken = transformer.get("in_channels")
             if image == "masked" and taken is not None and taken == transformer.get("out_channels"):
                 image = "replace"  # it has no channels for a picture: Wan 2.2 5B
@@ -115,6 +115,17 @@ class ModelShape:
                 f"this model takes {self.temporal_stride} n + 1 frames, and sides that are multiples of "
                 f"{self.multiple}; got {frames} frames of {height}x{width} (height x width)"
             )
+
+
+def _first_frame(spec: BackboneSpec, pipeline: str, kind: str | None) -> FirstFrame:
+    found = spec.first_frame.get(kind or "")
+    if found is None:
+        known = ", ".join(repr(each or None) for each in spec.first_frame) or "none"
+        raise ValueError(
+            f"{pipeline} shows its {spec.title} a first frame in a way that training and scoring do not know "
+            f"(image_condition_type {kind!r} of its transformer; known: {known})"
+        )
+    return found
 
 
 def patch_of(config: Mapping[str, Any]) -> tuple[int, int, int]:

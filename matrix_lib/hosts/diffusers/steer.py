@@ -28,10 +28,10 @@ from ...instrument.attention_guidance import AttentionGuidance
 from ...instrument.gradient import GradientHook
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
-from .attach import attach, backbone_of, network_of, no_other, perturbed, prediction, sites_of
+from .attach import attach, backbone_of, no_other, perturbed, prediction, sites_of, transformers_of
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .families import family
-from .laid_out import output_of, with_output
+from .laid_out import output_of, told_segments, with_output
 from .steps import acting_before_steps, nets_of
 from .unet import LevelGuidance, attach_unet, find_unet_sites
 
@@ -55,7 +55,7 @@ def steer(
     """While open, a pipeline or a bare transformer runs under `guidance`; composes with `watch`, in either order.
 
     Args:
-        model: a diffusers pipeline (its transformer or U-Net and its scheduler are read), a transformer or a U-Net.
+        model: a diffusers pipeline (its transformers or U-Net and its scheduler are read), a transformer or a U-Net.
         guidance: one, or several that add up; or a paper's own by name ("ivg_da", see `core.guidance.published`). What
             acts before steps (`where` "step") needs a pipeline, of CogVideoX,
             Wan, HunyuanVideo or ZeroScope and any scheduler with a `step` that takes a model output, a timestep and a
@@ -75,8 +75,8 @@ def steer(
     for a pipeline that feeds its transformer in another way than its scheduler steps, or combines predictions by more
     than CFG.
     """
-    transformer = network_of(model)
-    transformer = getattr(transformer, "_orig_mod", transformer)
+    nets = [getattr(net, "_orig_mod", net) for net in transformers_of(model).values()]
+    transformer = nets[0]
     spec = backbone_of(transformer)
     unet = spec.name in UNETS
     given = published(guidance) if isinstance(guidance, str) else guidance
@@ -106,17 +106,19 @@ def steer(
         nets_of(model)  # says what is no pipeline
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_other(model))
-        if editing.away:
-            stack.enter_context(_alone(transformer))
-            handle = transformer.register_forward_hook(hidden(editing.second_predictions), with_kwargs=True)
-            stack.callback(handle.remove)
+        stack.enter_context(told_segments(model))
         reach = attach_unet if unet else attach
-        if editing.editors:
-            stack.enter_context(reach(transformer, Session(editors=editing.editors), editing.begin, prefix_frames))
+        for net in nets if editing.away else ():
+            stack.enter_context(_alone(net))
+            handle = net.register_forward_hook(hidden(editing.second_predictions), with_kwargs=True)
+            stack.callback(handle.remove)
+        for net in nets if editing.editors else ():
+            stack.enter_context(reach(net, Session(editors=editing.editors), editing.begin, prefix_frames))
         for hook in hooks:
             if hook.guidance.needs_words:  # it watches its own predictions
                 begin = functools.partial(_begin, batches_of(model, binding, tracks, steps, branches, fit), hook)
-                stack.enter_context(reach(transformer, Session([hook], prediction=hook), begin, prefix_frames))
+                for net in nets:
+                    stack.enter_context(reach(net, Session([hook], prediction=hook), begin, prefix_frames))
         if hooks:  # last, so that they see outputs that second predictions have moved
             stack.enter_context(acting_before_steps(model, hooks))
         yield acting

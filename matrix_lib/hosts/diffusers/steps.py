@@ -156,7 +156,7 @@ def acting_before_steps(pipe: Any, hooks: Sequence[StepHook]) -> Iterator[None]:
             f"{type(scheduler).__name__} keeps states of earlier steps to itself, so its sample cannot be moved before "
             "a step. Use another scheduler: DDIM, Euler, DPM++, UniPC and most others work"
         )
-    run = _Steps(scheduler, hooks, backbone_of(nets[0]))
+    run = _Steps(scheduler, hooks, backbone_of(nets[0]), getattr(nets[0], "_orig_mod", nets[0]))
     with contextlib.ExitStack() as stack:
         for net in nets:
             plain = getattr(net, "_orig_mod", net)
@@ -221,13 +221,13 @@ class _Steps:
     original: Callable[..., Any]
     begin: Callable[..., Any]
 
-    def __init__(self, scheduler: Any, hooks: Sequence[StepHook], spec: BackboneSpec) -> None:
+    def __init__(self, scheduler: Any, hooks: Sequence[StepHook], spec: BackboneSpec, net: nn.Module) -> None:
         self.scheduler, self.hooks, self.spec = scheduler, tuple(hooks), spec
         self.free = [hook for hook in hooks if not hook.asks_model]
         self.asking = [hook for hook in hooks if hook.asks_model]
         self.calls: list[Call] = []
         self.lead = [hook.prefix_frames for hook in hooks]
-        self._segments, self._segment = Segments(spec), Segment()
+        self._segments, self._segment = Segments(spec, net), Segment()
         self._front = 0
         self._before: Noise | None = None
         self._fresh = True

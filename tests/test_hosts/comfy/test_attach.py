@@ -7,7 +7,7 @@ import pytest
 import torch
 from support_attention import Explicit, Watcher, make_binding, make_tracks
 from support_counts import SEED, count
-from support_native import FAMILIES, REFERENCES, conditioning, latent, native_model, pixels, sample, text_rows
+from support_native import FAMILIES, REFERENCES, SKYREELS, conditioning, latent, native_model, pixels, sample, text_rows
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -78,7 +78,7 @@ def clean(model):
 
 @pytest.mark.parametrize(
     ("family", "sampler"),
-    [*((family, "euler") for family in (*FAMILIES, REFERENCES)), ("cogvideox", "heun"), ("hunyuan", "heun")],
+    [*((family, "euler") for family in (*FAMILIES, REFERENCES, SKYREELS)), ("cogvideox", "heun"), ("hunyuan", "heun")],
 )
 def test_maps_equal_the_explicit_softmax_and_latents_do_not_change(tools, models, family, sampler):
     model, z = models(family), latent(family)

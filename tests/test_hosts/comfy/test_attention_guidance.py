@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support_attention import Explicit, make_tracks
-from support_native import FAMILIES, REFERENCES, conditioning, latent, sample
+from support_native import FAMILIES, REFERENCES, SKYREELS, conditioning, latent, sample
 from support_steering import ROUNDS, bound, inputs, lib, models, pixels, recording, size_of, windowed
 from support_tracks import awkward
 
@@ -59,7 +59,7 @@ def test_modes_run_in_every_family_under_every_sampler(lib, models, family, samp
     assert torch.equal(sample(models(family), *given, sampler=sampler, cfg=cfg), plain)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, REFERENCES])
+@pytest.mark.parametrize("family", [*FAMILIES, REFERENCES, SKYREELS])
 def test_every_edited_call_equals_the_dense_reference(lib, models, family, monkeypatch):
     """Whatever the host hands over: spans, padding masks, batches of both branches, one layout per row."""
     errors, run = [], lib.host.EditRunner.run

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 from support_counts import SOAK
-from support_native import FAMILIES, sample
+from support_native import FAMILIES, SKYREELS, sample
 from support_steering import SAMPLERS, inputs, lib, models, pixels, size_of, windowed
 from support_tracks import awkward
 
@@ -54,7 +54,10 @@ def test_it_runs_in_every_family_under_every_sampler(lib, models, family, sample
 # Each family goes two of the three ways, in turns; in `make soak` all.
 WAYS = [("probabilities", None), ("logits", None), ("probabilities", [0])]
 WAYS_IN_TURNS = [
-    (family, *way) for i, family in enumerate(FAMILIES) for j, way in enumerate(WAYS) if SOAK or (i + j) % 3 != 2
+    (family, *way)
+    for i, family in enumerate((*FAMILIES, SKYREELS))
+    for j, way in enumerate(WAYS)
+    if SOAK or (i + j) % 3 != 2
 ]
 
 

@@ -5,11 +5,12 @@ import itertools
 import pytest
 import torch
 from support_attention import Explicit, Watcher, make_binding, make_tracks
+from support_compiled import Counted, compiled_native, fresh
 from support_ltx import given, native_vae
 from support_native import LTX_LATENT, conditioning, native_model, pixels, sample, text_rows
 from support_steering import lib, models
 
-__all__ = ["lib", "models"]  # fixtures
+__all__ = ["fresh", "lib", "models"]  # fixtures
 
 pytestmark = pytest.mark.usefixtures("comfy")
 KINDS = {
@@ -158,6 +159,81 @@ def test_masks_of_a_widened_input_are_the_clips_alone(lib, models, family):
         sample(patched, *short, run.latent, steps=1, **run.options)
 
 
+def widened(model, family, run, guides):
+    """(a model with one more channel, its conditionings with a mask in every frame of the clip and none in guides, what
+    that channel adds to a token, the mask)."""
+    from matrix_lib.backbones.lora import AlignmentLoRA
+    from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
+
+    place = model.model.diffusion_model.patchify_proj
+    draw = torch.Generator().manual_seed(2)
+    column = torch.randn(len(place.weight), 1, generator=draw)
+    wide = {"weight": torch.cat([place.weight.clone(), column], 1), "bias": place.bias.clone()}
+    mask = torch.rand(1, 1, *LTX_LATENT, generator=draw)
+    mask = torch.nn.functional.pad(mask, (0, 0, 0, 0, 0, guides))
+    patched, _ = apply_lora(model, AlignmentLoRA(family, {}, wide))
+    return patched, [add_extra(side, mask) for side in (run.positive, run.negative)], column[:, 0], mask
+
+
+@pytest.mark.parametrize(("family", "guides"), [("ltx", 0), ("ltx2", 0), ("ltx2", 1)])
+def test_context_windows_get_their_part_of_the_mask(lib, models, family, guides):
+    """Tokens of each window get the mask of its own frames, and guides that stand in it get none. (The host itself runs
+    no guides of LTX-Video 0.9 in windows.)"""
+    import comfy.context_windows as windows
+    from comfy.patcher_extension import WrappersMP
+
+    run, model, seen = given(family, words(lib, family), guides=guides, region=True), models(family), []
+    patched, both, column, mask = widened(model, family, run, guides)
+    place, at = model.model.diffusion_model.patchify_proj, []
+
+    def spy(executor, *args, **kwargs):
+        options = next(a for a in (*args, *kwargs.values()) if isinstance(a, dict) and "context_window" in a)
+        at.append(options["context_window"])
+        return executor(*args, **kwargs)
+
+    for each in (model.clone(), patched):
+        each.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "spy", spy)
+        each.model_options["context_handler"] = windows.IndexListContextHandler(
+            windows.get_matching_context_schedule("standard_static"), windows.get_matching_fuse_method("pyramid"),
+            context_length=2, context_overlap=1, dim=2,
+        )  # fmt: skip
+        hook = place.register_forward_hook(lambda module, args, out: seen.append(out.clone()))
+        sample(each, *(both if each is patched else run[:2]), run.latent, steps=1, **run.options)
+        hook.remove()
+    half = len(seen) // 2
+    assert half == len(at) // 2 >= 2
+    assert {len(window.guide_frames_indices) for window in at} <= {0, guides}
+    for plain, masked, window in zip(seen[:half], seen[half:], at[half:], strict=True):
+        anchor = getattr(window, "causal_anchor_index", None)
+        index = [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
+        want = mask[0, 0, index].flatten()
+        want = torch.cat([want, want.new_zeros(plain.shape[1] - len(want))])[:, None] * column
+        torch.testing.assert_close((masked - plain)[0], want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["whole", "blocks"])
+def test_a_compiled_model_reads_the_mask(lib, models, fresh, how):
+    """As the model does that is not compiled, beside a run without a mask, before and behind it."""
+    family, backend = "ltx2", Counted()
+    run, model = given(family, words(lib, family), guides=1), models(family)
+    patched, both, *_ = widened(model, family, run, 1)
+    plain, masked = (
+        sample(model, *run, steps=1, **run.options),
+        sample(patched, *both, run.latent, steps=1, **run.options),
+    )
+    assert (plain - masked).abs().max() > 1e-2
+    fast, wide = (compiled_native(each, how, backend) for each in (model, patched))
+    for each, conds, want in (
+        (fast, run[:2], plain),
+        (wide, both, masked),
+        (fast, run[:2], plain),
+        (wide, both, masked),
+    ):
+        before = backend.ran
+        assert torch.equal(sample(each, *conds, run.latent, steps=1, **run.options), want)
+        assert backend.ran > before, "nothing compiled ran"
+
+
 def test_conditionings_that_count_guides_differently_are_refused(lib, models):
     run = given("ltx", words(lib, "ltx"), guides=2)
     other = given("ltx", words(lib, "ltx"), guides=1)
@@ -254,6 +330,9 @@ def test_whatever_takes_the_clip_apart_and_decodes_it(lib, models, family, guide
         plain, whole = nodes.VAEDecode(), nodes.VAEDecodeTiled()
         decoded = [plain.decode(vae, {"samples": out})[0], whole.decode(vae, clip, *tiles)[0]]
         decoded += [plain.decode(vae, cut)[0], whole.decode(vae, cut, *tiles)[0]]
+        for size in (tiles, (512, 64, 64, 8)) if family == "ltx2" else ():  # the host tiles no sound beside a clip
+            with pytest.raises((AttributeError, TypeError), match="NestedTensor"):
+                whole.decode(vae, {"samples": out}, *size)
     assert [len(frames) for frames in decoded] == [17 + 8 * guides] * 2 + [17] * 2
     assert not torch.equal(decoded[2], decoded[3])  # tiles were blended
     grid, tracks = capture.stream().grid, run.positive[0][1][lib.TRACKS]

@@ -245,6 +245,22 @@ def test_wan(name, recipe, cfg):
     agrees(made, cfg, stride=stride, together=1 if recipe.alone else 100)
 
 
+def test_infinite_talk_counts_seconds_as_its_sound(comfy):
+    """25 frames per second, by what its node puts on the MODEL; the same model without it makes 16, or is SkyReels."""
+    from matrix_lib.core.tracks import tracks
+    from matrix_lib.hosts.comfy.model import rate_doubt, rate_of
+
+    recipe = next(each for each in RECIPES["WAN21_I2V"] if each.node == "WanInfiniteTalkToVideo")
+    positive, negative = bound(make_tracks(tracks, 9, SIZE["height"], SIZE["width"]), 24, 1)
+    made, plain = setup("WAN21_I2V", recipe, positive, negative), wan_model("WAN21_I2V")
+    assert (rate_of(made.model), rate_doubt(made.model)) == (25, "")
+    assert rate_of(plain) == 16
+    assert "SkyReels V2" in rate_doubt(plain)
+    watched, recorders = recording(made.model)
+    run(watched, made, torch.randn(made.latent.shape), 1, 1.0, Seen())
+    assert recorders[0].grid.fps == 25
+
+
 def test_a_further_segment_of_animate_reads_its_own_part_of_the_tracks():
     """It starts with the offset that the node before gave, less the frames that it continues, as its poses do."""
     from matrix_lib.core.tracks import tracks

@@ -245,6 +245,44 @@ def test_segments_are_steered_by_their_own_part(pipes):
         assert not actor.notes or "end before" not in " ".join(actor.notes)
 
 
+MASKS = [Image.new("L", HALF[::-1], 255 * (at < 15)) for at in range(LONG)]
+GREY = [Image.new("L", HALF[::-1], 90 + 8 * at) for at in range(LONG)]
+REPLACED = dict(mode="replace", background_video=SEGMENTS["pose_video"], mask_video=MASKS)
+
+
+@pytest.mark.parametrize("masks", [MASKS, GREY], ids=["hidden", "grey"])
+def test_the_mode_that_replaces_a_character_says_itself_where_segments_begin(pipes, masks):
+    """Its masks hide it: of whole frames that are background, and grey. Maps, steering and masks of a LoRA are those of
+    each segment's own part; a clip that comes after is another one."""
+    pipe, tracks, calls = pipes("wan_animate"), make_tracks(tracks_module, LONG, *HALF), []
+    how = {**SEGMENTS, **REPLACED, "mask_video": masks}
+    note = lambda _, args, given, out: calls.append((given, out[0]))  # noqa: E731
+    hook = pipe.transformer.register_forward_hook(note, with_kwargs=True)
+    plain = pipe(1, **how)
+    with watch(pipe.pipe, WORDS, tracks) as seen:
+        assert torch.equal(pipe(1, **how), plain)
+    with steer(pipe.pipe, RegionBias(), WORDS, tracks):
+        pipe(1, **how)
+    hook.remove()
+    capture = seen.capture()
+    assert capture.meta["segments"] == [0, 8]
+    assert capture.streams[0].grid.shape == (6, 2, 3)
+    own = tracks.starting(8)
+    with watch(pipe.transformer, WORDS, own, steps=1) as alone:
+        pipe.transformer(**calls[1][0])
+    for kind in ("v2t", "v2v"):
+        got = capture.streams[0].get(kind).values[:, :, :, 4:]
+        assert torch.equal(got, alone.capture().streams[0].get(kind).values[:, :, :, 2:]), kind
+    with steer(pipe.transformer, RegionBias(), WORDS, own, steps=1):
+        want = pipe.transformer(**calls[5][0])[0]
+    torch.testing.assert_close(calls[5][1], want, rtol=1e-4, atol=1e-5)
+    with watch(pipe.pipe, WORDS, tracks):
+        pipe(1, **how)
+        with pytest.raises(ValueError, match="begun another clip"):
+            pipe(1, **{**how, "mask_video": masks[::-1]})
+    assert "prepare_prev_segment_cond_latents" not in vars(pipe.pipe)
+
+
 def test_a_further_segment_has_the_mask_of_its_own_first_frame(pipes):
     pipe, seen = pipes("wan_animate"), []
     place = pipe.transformer.patch_embedding
@@ -264,7 +302,8 @@ def test_a_further_segment_has_the_mask_of_its_own_first_frame(pipes):
 
 
 def test_what_a_further_segment_cannot_have_is_refused(pipes):
-    """Dual-clock denoising; other clips in one `watch`; masks that hide what was taken over."""
+    """Dual-clock denoising; a grey mask of the first frame; other clips in one `watch`; of a transformer without its
+    pipeline masks that hide what was taken over."""
     pipe = pipes("wan_animate")
     with pytest.raises(ValueError, match="further segment of the clip begins with frame 8, and dual-clock"):
         with steer(pipe.pipe, DualClockDenoising(1, 1), None, TRACKS, reference=torch.zeros(16, 4, 4, 6)):
@@ -273,11 +312,19 @@ def test_what_a_further_segment_cannot_have_is_refused(pipes):
         pipe(1)
         with pytest.raises(ValueError, match="begun another clip"):
             pipe(1, pose_video=video(FRAMES, (W, H))[::-1])
-    masks = [Image.new("L", HALF[::-1], 255 * (at < 15)) for at in range(LONG)]
-    replaced = dict(mode="replace", background_video=SEGMENTS["pose_video"], mask_video=masks)
-    with pytest.raises(ValueError, match="the mode that replaces a character"), watch(pipe.pipe, WORDS):
-        pipe(1, **SEGMENTS, **replaced)
+    with pytest.raises(ValueError, match="the mode that replaces a character"), watch(pipe.transformer, WORDS):
+        pipe(1, **SEGMENTS, **REPLACED)
+    place = pipe.transformer.patch_embedding
+    wide = torch.cat([place.weight.detach(), place.weight.detach()[:, :1]], 1)
+    lora, mug = (
+        AlignmentLoRA("wan", {}, {"weight": wide}),
+        MaskTracks.from_boxes({"mug": {0: (8, 8, 24, 24)}}, LONG, *HALF),
+    )
+    with pytest.raises(ValueError, match="begins with frame 8, and a grey mask is of the first frame alone"):
+        with apply_lora(pipe.pipe, lora, mug, mask=torch.full(HALF, 0.5)):
+            pipe(1, **SEGMENTS)
     assert not pipe.transformer._forward_pre_hooks
+    assert "prepare_prev_segment_cond_latents" not in vars(pipe.pipe)
 
 
 def test_a_folder_of_animate(pipes, tmp_path, comfy):

@@ -1,6 +1,7 @@
 """Latents and conditions as the pipelines themselves make them, of every family, on tiny random models."""
 
 import json
+import shutil
 
 import diffusers
 import pytest
@@ -12,7 +13,9 @@ from support_models import make_cogvideox, make_hunyuan, make_wan, randomize
 from matrix_lib.hosts.diffusers.families import family
 from matrix_lib.hosts.diffusers.model_shape import ModelShape
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
+from training.clips import encoders
 from training.clips.encoders import ModelFiles, PipelineEncoders
+from training.run.record import data_differences
 
 MAKERS = {
     "cogvideox": lambda folder: make_cogvideox(folder, sample=(9, 8, 12)),
@@ -132,6 +135,24 @@ def test_words_are_bound_by_the_tokenizer_alone(folders):
         files = ModelFiles(str(folders[name]))
         assert files.bind(prompt, phrases) == bind_prompt(load(folders[name]), prompt, phrases)
         assert PipelineEncoders(load(folders[name])).bind(prompt, phrases) == files.bind(prompt, phrases)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_model_is_known_by_the_weights_of_both_experts(tmp_path, large, monkeypatch):
+    """Of files of one size, too, and where nobody trains the second one. Files of older versions know sizes alone."""
+    if large:
+        monkeypatch.setattr(encoders, "_SHORT", 1000)
+    for seed in (0, 1):
+        make_wan(tmp_path / str(seed), version="2.2", text_encoder=False, seed=2 * seed)
+    path = "transformer_2/diffusion_pytorch_model.safetensors"
+    was = ModelFiles(str(tmp_path / "0")).fingerprint()
+    assert path in was
+    shutil.copy(tmp_path / "1" / path, tmp_path / "0" / path)
+    now = ModelFiles(str(tmp_path / "0")).fingerprint()
+    assert data_differences({"model": was}, {"model": now}) == [f"model: 1 changed: {path}"]
+    if large:
+        older = {**now, path: now[path].split(",")[0]}
+        assert data_differences({"model": older}, {"model": now}) == []
 
 
 def test_encoders_are_known_by_their_weights(folders, tmp_path):
