@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -98,6 +97,8 @@ class Graph:
         if self.passes == "split":
             half = self.steps // 2
             return [(every[: half + 1], True), (every[half:], False)]
+        if self.passes == "twice":
+            return [(torch.cat([every[:2], every[1:]]), True)]
         if self.passes == "refine":
             longer = comfy.samplers.calculate_sigmas(sampling, self.scheduler, 2 * self.steps)
             return [(every, True), (longer[-(self.steps + 1) :], True)]
@@ -221,8 +222,3 @@ def pytorch_attention() -> Iterator[None]:
     finally:
         for module, name, before in changed:
             setattr(module, name, before)
-
-
-def shallow(conditioning: list) -> list:
-    """A CONDITIONING whose entries can be changed without changing those of another."""
-    return [[tensor, copy.copy(values)] for tensor, values in conditioning]
