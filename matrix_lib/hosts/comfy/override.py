@@ -62,11 +62,13 @@ class Foreign:
     """What a sampling run has learnt of other packs' overrides that bring kernels of their own, by site and override.
 
     bypassed: passed by where the host's kernel is needed. reaching: whether they go through the kernel that they are
-    handed. last: a few numbers of what they gave last at a site for a batch of conditionings.
+    handed. known: whose output was looked at. last: some numbers of what they gave last at a site for a batch of
+    conditionings.
     """
 
     bypassed: set[tuple[str, int]] = field(default_factory=set)
     reaching: dict[tuple[str, int], bool] = field(default_factory=dict)
+    known: set[tuple[str, int]] = field(default_factory=set)
     last: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     _known: dict[int, tuple[Callable[[], Any], int]] = field(default_factory=dict)
     _count: int = 0
@@ -223,9 +225,11 @@ class Override:
         if made is not None and not self.running.odd:
             rows = _some_rows(out, heads, kwargs)
             self.foreign.last[self._batch] = rows[:, 0]
-            if not _same_way(made, rows) and not followed.adds(out):
+            at, adds = self.foreign.at(site, earlier), followed.adds(out)
+            if not (adds and at in self.foreign.known) and not _same_way(made, rows) and not adds:
                 what = "gives something else than the attention that it ran"
                 self._odd(f"{who(earlier)} {what}{followed.unseen}", earlier)
+            self.foreign.known.add(at)
         return out
 
     @property
