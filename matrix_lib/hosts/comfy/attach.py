@@ -252,13 +252,17 @@ def _predict_noise(
 
 @contextlib.contextmanager
 def _past_us(holder: _Runs, guider: Any, model_options: dict[str, Any]) -> Iterator[None]:
-    """One call of a guider, in which nobody may run the model's attention past ComfyUI's wrappers, and ours with them.
-    Compiled models are not looked at: a hook of ours would be in their graphs."""
-    seen: list[int] = []
+    """One call of a guider, in which nobody may run the model past ComfyUI's wrappers, and ours with them. Compiled
+    models are not looked at: hooks would be in their graphs."""
 
     def reached(*_: Any) -> None:
-        if not getattr(holder.inside, "now", False):
-            seen.append(1)
+        if getattr(holder.inside, "now", False):
+            return
+        by = replaced(guider.inner_model, "apply_model") or model_options.get("model_function_wrapper") or guider
+        text = f"the model was called past ComfyUI's wrappers ({who(by)})"
+        if any(run.session.steers for run in holder.runs) and not holder.predictions.claimed_now:
+            raise ValueError(f"this run cannot be steered: {text}. Take that off this model, or sample without MATRIX")
+        holder.troubles.add(f"{text}: those calls are neither shown nor steered")
 
     if COMPILED in model_options or holder.has_compiled:
         yield
@@ -268,13 +272,6 @@ def _past_us(holder: _Runs, guider: Any, model_options: dict[str, Any]) -> Itera
         yield
     finally:
         first.remove()
-    if not seen:
-        return
-    by = replaced(guider.inner_model, "apply_model") or model_options.get("model_function_wrapper") or guider
-    text = f"the model was called past ComfyUI's wrappers ({who(by)})"
-    if any(run.session.steers for run in holder.runs) and not holder.predictions.claimed_now:
-        raise ValueError(f"this run cannot be steered: {text}. Take that off this model, or sample without MATRIX")
-    holder.troubles.add(f"{text}: those calls are neither shown nor steered")
 
 
 def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict):
