@@ -169,6 +169,7 @@ def runs() -> dict[str, Callable[[Graph], Graph]]:
     """How people let samplers follow each other, and samplers that ask the model several times in a step."""
     return {
         "a split run": lambda g: g.but(passes="split", steps=4),
+        "a noise level twice": lambda g: g.but(passes="twice"),
         "a refining run": lambda g: g.but(passes="refine"),
         "sampler heun": lambda g: g.but(sampler="heun"),
         "sampler dpmpp_2m": lambda g: g.but(sampler="dpmpp_2m"),

@@ -97,6 +97,8 @@ class Graph:
         if self.passes == "split":
             half = self.steps // 2
             return [(every[: half + 1], True), (every[half:], False)]
+        if self.passes == "twice":
+            return [(torch.cat([every[:2], every[1:]]), True)]
         if self.passes == "refine":
             longer = comfy.samplers.calculate_sigmas(sampling, self.scheduler, 2 * self.steps)
             return [(every, True), (longer[-(self.steps + 1) :], True)]

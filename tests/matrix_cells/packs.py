@@ -14,7 +14,9 @@ from torch import Tensor
 
 from .graphs import ROWS, SIZES, Graph
 
-__all__ = ["by_hand", "packs"]
+__all__ = ["PICTURE", "by_hand", "packs"]
+
+PICTURE = 5  # keys that a pack brings along
 
 
 def packs() -> dict[str, Callable[[Graph], Graph]]:
@@ -25,11 +27,18 @@ def packs() -> dict[str, Callable[[Graph], Graph]]:
         "an override that centres k": lambda g: _override(g, lambda q, k: (q, k - k.mean(1, keepdim=True))),
         "an override that scales q": lambda g: _override(g, lambda q, k: (q * 1.5, k)),
         "an override that mixes in another attention": _mixes,
+        "an override that adds attention to a picture (IP-Adapter)": _adds,
+        "an override that adds another look at the prompt": lambda g: _adds(g, own=True),
         "an override that reorders tokens": _reorders,
         "an override whose kernel changes with the steps": _own_later,
+        "an override whose kernel is not exact (SageAttention)": _rounds,
         "attention from a cache in every other step": _cached,
         "another text in every other step": lambda g: _around(g, _other_text),
+        "another text for one block": _other_block_text,
+        "another text in one cross-attention": _other_cross_text,
         "a batch in another order": lambda g: _around(g, _turned),
+        "a batch in another order, behind the model": _turned_behind,
+        "the model called past its wrappers": _past,
         "a block that runs twice": _block_twice,
         "conditionings made anew in every step": lambda g: _asking(g, _anew),
         "two predictions of a prompt in a step": lambda g: _asking(g, _two_looks),
@@ -58,10 +67,8 @@ def heads_of(tensor: Tensor, heads: int) -> Tensor:
 def _nag(graph: Graph) -> Graph:
     import comfy.ldm.modules.attention as attention
 
-    other = conditioning(graph.family, 8, SIZES[graph.family], rows=ROWS)[0][0]
-    blocks, network = cross_blocks(graph, ".cross_attn"), graph.model.model.diffusion_model
-    with torch.inference_mode():
-        against = network.text_embedding(other)
+    blocks = cross_blocks(graph, ".cross_attn")
+    graph, against = _other_read(graph)
 
     def forward(self: Any, x: Tensor, context: Tensor, transformer_options: Any = None, **kwargs: Any) -> Tensor:
         def look(q: Tensor, text: Tensor) -> Tensor:
@@ -93,7 +100,7 @@ def _nag(graph: Graph) -> Graph:
             model.add_object_patch(f"diffusion_model.{name}.forward", types.MethodType(forward, module))
         return model
 
-    return graph.patched(change).but(texts={**graph.texts, "against": other})
+    return graph.patched(change)
 
 
 def _relay(graph: Graph) -> Graph:
@@ -173,6 +180,19 @@ def _own_kernel(graph: Graph) -> Graph:
     return graph.patched(lambda model: _assign(model, _own))
 
 
+def _rounds(graph: Graph) -> Graph:
+    """To 8 bits, as integer kernels do."""
+
+    def rounded(tensor: Tensor) -> Tensor:
+        size = tensor.abs().amax(-1, keepdim=True) / 127
+        return (tensor / size).round() * size
+
+    def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        return _own(func, rounded(q), rounded(k), v, heads, *args, **kwargs)
+
+    return graph.patched(lambda model: _assign(model, override))
+
+
 def _step(options: dict[str, Any]) -> int:
     return [float(sigma) for sigma in options["sample_sigmas"]].index(float(options["sigmas"][0]))
 
@@ -180,6 +200,18 @@ def _step(options: dict[str, Any]) -> int:
 def _mixes(graph: Graph) -> Graph:
     def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
         return 0.5 * func(q, k, v, heads, *args, **kwargs) + 0.5 * _own(func, q * 3, k, v, heads, *args, **kwargs)
+
+    return graph.patched(lambda model: _assign(model, override))
+
+
+def _adds(graph: Graph, own: bool = False) -> Graph:
+    def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        out = func(q, k, v, heads, *args, **kwargs)
+        if own:
+            return out + 0.5 * _own(func, q * 3, k, v, heads, *args, **kwargs)
+        shape = q[:1].narrow(2 if kwargs.get("skip_reshape") else 1, 0, PICTURE).shape
+        made = torch.randn(shape, generator=torch.Generator().manual_seed(6)).to(q).expand(len(q), *shape[1:])
+        return out + 0.5 * func(q, made, made, heads, *args, **{**kwargs, "mask": None})
 
     return graph.patched(lambda model: _assign(model, override))
 
@@ -224,6 +256,58 @@ def _cached(graph: Graph) -> Graph:
     return graph.patched(lambda model: _assign(model, override)).but(steps=4, inside=(*graph.inside, empty))
 
 
+def _replaced(graph: Graph, path: str, function: Any, module: Any) -> Graph:
+    """A function in the place of a module's method."""
+
+    def change(model: Any) -> Any:
+        model.add_object_patch(path, types.MethodType(function, module))
+        return model
+
+    return graph.patched(change)
+
+
+def _other_read(graph: Graph) -> tuple[Graph, Tensor]:
+    """The graph, and another text as its blocks read it."""
+    other = conditioning(graph.family, 8, SIZES[graph.family], rows=ROWS)[0][0]
+    with torch.inference_mode():
+        read = graph.model.model.diffusion_model.text_embedding(other)
+    return graph.but(texts={**graph.texts, "against": other}), read
+
+
+def _other_block_text(graph: Graph) -> Graph:
+    graph, read = _other_read(graph)
+
+    def block(args: dict[str, Any], more: dict[str, Any]) -> Any:
+        return more["original_block"]({**args, "txt": read.expand(len(args["img"]), -1, -1)})
+
+    place = block, "dit", "double_block", 0
+    return graph.patched(lambda model: (model.set_model_patch_replace(*place), model)[1])
+
+
+def _other_cross_text(graph: Graph) -> Graph:
+    graph, read = _other_read(graph)
+
+    def forward(self: Any, x: Tensor, context: Tensor, **kwargs: Any) -> Tensor:
+        return type(self).forward(self, x, read.expand(len(x), -1, -1), **kwargs)
+
+    name, module = cross_blocks(graph, ".cross_attn")[0]
+    return _replaced(graph, f"diffusion_model.{name}.forward", forward, module)
+
+
+def _turned_behind(graph: Graph) -> Graph:
+    def forward(self: Any, x: Tensor, t: Tensor, context: Tensor, **kwargs: Any) -> Tensor:
+        return type(self).forward(self, x.flip(0), t.flip(0), context.flip(0), **kwargs).flip(0)
+
+    return _replaced(graph, "diffusion_model.forward", forward, graph.model.model.diffusion_model)
+
+
+def _past(graph: Graph) -> Graph:
+    def apply_model(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return self._apply_model(*args, **kwargs)
+
+    return _replaced(graph, "apply_model", apply_model, graph.model.model)
+
+
 def _around(graph: Graph, function: Any) -> Graph:
     """A function around the model's calls."""
     return graph.patched(lambda model: (model.set_model_unet_function_wrapper(function), model)[1])
@@ -248,11 +332,7 @@ def _block_twice(graph: Graph) -> Graph:
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return 0.5 * (plain(self, x, *args, **kwargs) + plain(self, x * 1.5, *args, **kwargs))
 
-    def change(model: Any) -> Any:
-        model.add_object_patch("diffusion_model.blocks.0.forward", types.MethodType(forward, block))
-        return model
-
-    return graph.patched(change)
+    return _replaced(graph, "diffusion_model.blocks.0.forward", forward, block)
 
 
 def _asking(graph: Graph, function: Any) -> Graph:

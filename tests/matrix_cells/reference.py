@@ -190,7 +190,7 @@ def _attend(call: Call, edit: Any) -> Tensor:
         logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.double()
     layout = edit.layout
     logits = logits + layout.bias.double()[layout.query][:, layout.key]
-    p = logits.softmax(-1)
+    p = logits.softmax(-1).masked_fill((logits == -torch.inf).all(-1, keepdim=True), 0.0)  # nothing is left to look at
     if layout.zeroed is not None:
         p = p.masked_fill(layout.zeroed[layout.query][:, layout.key], 0.0)
     return p @ call.v.double()

@@ -43,8 +43,9 @@ Edits = Callable[["Call"], Any]
 @dataclass(frozen=True)
 class Call:
     """One row of the batch of one call. q (H, Nq, D), k and v (H, Nk, D); mask (1 or H, Nq or 1, Nk) or None; `main`:
-    part of the guider's own prediction; `frames`: of the clip, by place, for a context window, else None. A joint
-    sequence is `lead` tokens, `text` words, `between` other ones, and the clip; or the clip, and words `behind` it."""
+    part of the guider's own prediction; `turn`: of which one at its sigma, from 1; `frames`: of the clip, by place, for
+    a context window, else None. A joint sequence is `lead` tokens, `text` words, `between` other ones, and the clip; or
+    the clip, and words `behind` it."""
 
     layer: int
     kind: str
@@ -63,6 +64,7 @@ class Call:
     lead: int = 0
     between: int = 0
     behind: bool = False
+    turn: int = 1
 
     @property
     def clip(self) -> tuple[int, int]:
@@ -103,6 +105,7 @@ class Bottom:
         self._site: list[tuple[int, str, str, Any]] = []
         self._forward: _Forward | None = None
         self._sigma, self._inside, self._extra = 0.0, False, 0
+        self._turns: dict[float, int] = {}
         self._prompts: dict[Any, Tensor] = {}
         self._texts: set[int] = set()  # rows of each
         self._keys: dict[int, dict[Any, Tensor]] = {}
@@ -150,6 +153,7 @@ class Bottom:
     def begin(self, sigma: float) -> None:
         """A prediction at this noise level begins."""
         self._sigma, self._inside = sigma, True
+        self._turns[sigma] = self._turns.get(sigma, 0) + 1
 
     def end(self) -> None:
         """It has ended."""
@@ -243,6 +247,8 @@ class Bottom:
         layer, kind, name, module = self._site[-1]
         forward = self._forward
         assert forward is not None
+        if k.shape[-2] == packs.PICTURE:
+            return []
         if kind == "cross" and hasattr(module, "k_img") and k.shape[-2] not in (forward.text, *self._texts):
             return []  # the image's tokens
         prompts = list(forward.rows) if len(q) == len(forward.rows) else [None] * len(q)
@@ -261,7 +267,7 @@ class Bottom:
                     layer, kind, name, prompt, q[row], k[row], v[row], own, scale or q.shape[-1] ** -0.5, self._sigma,
                     not self._extra, forward.frames, forward.text, forward.grid, in_front_of_words(family),
                     behind_words(family, forward.grid[1] * forward.grid[2]),
-                    family == "mochi",
+                    family == "mochi", self._turns[self._sigma],
                 )
             )  # fmt: skip
         return found
@@ -309,7 +315,9 @@ class Truth:
             cond = positives[call.prompt[1]]
             if run.BINDING not in cond:
                 continue
-            step = min(range(len(levels)), key=lambda i: abs(levels[i] - call.sigma))
+            level = min(levels, key=lambda each: abs(each - call.sigma))
+            same = [step for step, each in enumerate(levels) if each == level]
+            step = same[min(call.turn, len(same)) - 1]
             for kind, found in self._read(call, binding_of(graph.pack, cond), cond.get(run.TRACKS)):
                 key = (call.prompt[1], kind, call.layer, step)
                 self._add(sums.setdefault(key, {}), found, call)

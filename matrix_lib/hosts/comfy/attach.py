@@ -11,7 +11,9 @@ a `Run` object made by the OUTER_SAMPLE wrapper and gone after it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,20 +29,21 @@ from ...instrument.gradient import StopForward
 from ...instrument.session import Session
 from ..compiled import Compiled, compiled_parts
 from ..modules import Running, find_sites, marked
-from .attribution import Predictions, prompt_lists, prompts_of
+from .attribution import Predictions, prompt_lists, prompts_of, who
 from .autograd import plain_tensors, pytorch_kernel, running_blocks
 from .bound_rows import row_notes
 from .captions import caption_notes
 from .clip_latent import ClipLatent, clip_shape, packed_shapes
 from .compiled import apart
-from .extra import OWNER, isolated
+from .extra import COMPILED, OWNER, isolated
 from .families import family
 from .layout import Layout, layout_of, part_of_run
 from .model import backbone_of, diffusion_model, grid_of, modules_of
-from .override import Foreign, Override, Troubles
+from .override import Foreign, Override, Troubles, replaced
 from .parts import run_part
 from .run import CLIP_LATENT, FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, STEERED, Run, RunInfo
 from .steps import stepped
+from .texts import checked_blocks, checking, given_to
 from .warn import warn
 
 __all__ = ["answered", "asked_for", "attach", "editor_of", "perturbed"]
@@ -108,7 +111,8 @@ class _Runs:
         self.owners: dict[Any, Any] = {}  # of ids of our own predictions' conditionings, those that they are of
         self.predictions = Predictions(conds, runs[0].prompts)
         self.troubles, self.foreign = Troubles(), Foreign()
-        self.compiled = Compiled(self.troubles.add)
+        self.compiled, self.has_compiled = Compiled(self.troubles.add), bool(compiled_parts(network))
+        self.inside = threading.local()  # `now`: in a call of the model that came by our wrapper
         self._logged: set[str] = set()
         self._sites: dict[int, Sites | None] = {id(network): runs[0].modules}
 
@@ -203,7 +207,7 @@ def _start(
         spec=spec,
         sites=tuple(site for _, site in modules),
         grid=replace(grid, fps=family(spec.name).frame_rate(_conds(guider), grid.fps)),
-        sigmas=tuple(float(s) for s in sigmas[:-1]),
+        sigmas=tuple(sigmas[:-1].tolist()),
         samples=int(noise.shape[0]),
         prompts=max(1, len(prompts)),
         given=tuple((prompt.binding, prompt.tracks) for prompt in prompts.values()),
@@ -226,6 +230,7 @@ def _with_callback(callback: Any, holder: _Runs) -> Callable[..., None]:
         if callback is not None:
             callback(step, denoised, x, total)
         for run in holder.runs:  # after the host's own preview, so that a live panel is what stays on the node
+            run.info.clock.done = step + 1
             run.session.step_done(step, run.info.latent.of(denoised)[:, :, run.info.front_frames :])
         if not holder.predictions.asked:  # a cache in front of the guider, even
             holder.troubles.add(_SKIPPED)
@@ -241,8 +246,32 @@ def _predict_noise(
     holder = model_options.get("transformer_options", {}).get(KEY)
     if not isinstance(holder, _Runs):
         return executor(x, timestep, model_options, *args, **kwargs)
-    with holder.predictions.predicting(model_options):
+    with holder.predictions.predicting(model_options), _past_us(holder, executor.class_obj, model_options):
         return executor(x, timestep, model_options, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _past_us(holder: _Runs, guider: Any, model_options: dict[str, Any]) -> Iterator[None]:
+    """One call of a guider, in which nobody may run the model past ComfyUI's wrappers, and ours with them. Compiled
+    models are not looked at: hooks would be in their graphs."""
+
+    def reached(*_: Any) -> None:
+        if getattr(holder.inside, "now", False):
+            return
+        by = replaced(guider.inner_model, "apply_model") or model_options.get("model_function_wrapper") or guider
+        text = f"the model was called past ComfyUI's wrappers ({who(by)})"
+        if any(run.session.steers for run in holder.runs) and not holder.predictions.claimed_now:
+            raise ValueError(f"this run cannot be steered: {text}. Take that off this model, or sample without MATRIX")
+        holder.troubles.add(f"{text}: those calls are neither shown nor steered")
+
+    if COMPILED in model_options or holder.has_compiled:
+        yield
+        return
+    first = holder.runs[0].modules[0][0].register_forward_pre_hook(hidden(reached))
+    try:
+        yield
+    finally:
+        first.remove()
 
 
 def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict):
@@ -268,23 +297,42 @@ def _apply_model(
     transformer_options: dict | None = None,
     **kwargs: Any,
 ):
-    options = dict(transformer_options or {})
-    holder = options.get(KEY)
-    if not isinstance(holder, _Runs) or c_crossattn is None:
+    holder = (transformer_options or {}).get(KEY)
+    if not isinstance(holder, _Runs):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+    before, holder.inside.now = getattr(holder.inside, "now", False), True
+    try:
+        return _watched(holder, executor, x, t, c_concat, c_crossattn, control, dict(transformer_options or {}), kwargs)
+    finally:
+        holder.inside.now = before
+
+
+def _watched(
+    holder: _Runs,
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None,
+    c_crossattn: Tensor | None,
+    control: Any,
+    options: dict,
+    kwargs: dict,
+):
+    if c_crossattn is None:
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     module = diffusion_model(executor.class_obj)
     sites = holder.sites(module)
     wanted = [(found, site) for found, site in sites or () if any(run.session.wants(site) for run in holder.runs)]
     if sites is None or (not wanted and GRADIENT_KEY not in options):
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     chunks = _chunks(holder, options, c_crossattn)
     if partial := part_of_run(holder.runs[0].info, x, options, kwargs, chunks):
         shown = options.get(PERTURBED_KEY)
         if any(run.session.steers and (run.session.editors or run.session.prediction == shown) for run in holder.runs):
             raise ValueError(f"this run cannot be steered: {partial}")
         holder.troubles.add(f"{partial}. Its attention is not in the maps")
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    layout = layout_of(module, holder.runs[0].info, x, c_crossattn, options, kwargs, chunks)
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    layout = layout_of(module, holder.runs[0].info, x, c_crossattn, options, kwargs, chunks, holder.predictions.level)
     shown = options.get(PERTURBED_KEY)  # an extra prediction is only to be looked at by who made it
     watching = [run for run in holder.runs if run.session.prediction == shown] if layout.own else []
     kernel = pytorch_kernel if GRADIENT_KEY in options else None
@@ -294,8 +342,9 @@ def _apply_model(
         running, layout, earlier, holder.runs, watching, holder.editing, holder.troubles, holder.foreign, kernel
     )
     options["optimized_attention_override"] = hidden(override.__call__)
-    executor = apart(executor, holder.compiled, _checking(holder, override, c_crossattn))
-    with marked(wanted, running, leave=override.left):
+    executor = apart(executor, holder.compiled, checking(holder.predictions, override, c_crossattn))
+    checked_blocks(module, options, override)
+    with marked(wanted, running, leave=override.left), given_to(wanted, override):
         if GRADIENT_KEY not in options:
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
             if PERTURBED_KEY not in options:
@@ -322,30 +371,10 @@ def _chunks(holder: _Runs, options: dict[str, Any], text: Tensor) -> tuple[tuple
     ids = options.get("uuids")
     if PERTURBED_KEY in options and ids is not None:
         names = [holder.owners.get(name, name) for name in ids]
-        return tuple((name, name is not None) for name in holder.predictions.read(names, text))
-    return holder.predictions.claim(ids, len(options.get("cond_or_uncond") or ()), text=text)
-
-
-def _checking(holder: _Runs, override: Override, text: Tensor) -> Callable[[Any, Any, dict[str, Any]], None]:
-    """Sees to it that the network reads `text`, where wrappers of other packs stand behind ours: they may exchange it.
-    In a compiled network a wrapper of ours would end its graph."""
-
-    def last(following: Any, *args: Any, **kwargs: Any) -> Any:
-        given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor) and each.shape == text.shape]
-        if given and not any(torch.equal(each, text.to(each)) for each in given):
-            chunks = override.layout.chunks
-            names = holder.predictions.read([name for name, _ in chunks], given[0].to(text))
-            kept = tuple((name, own and name is not None) for name, (_, own) in zip(names, chunks))
-            override.layout = replace(override.layout, chunks=kept)
-        return following(*args, **kwargs)
-
-    def put(network: Any, reached: Any, options: dict[str, Any]) -> None:
-        wrappers = options.get("wrappers", {})
-        theirs = wrappers.get(WrappersMP.DIFFUSION_MODEL, {})
-        if (theirs or reached is not text) and not compiled_parts(network):
-            options["wrappers"] = {**wrappers, WrappersMP.DIFFUSION_MODEL: {**theirs, f"{KEY}_text": [last]}}
-
-    return put
+        read = holder.predictions.read(names, text, options["sigmas"])
+        return tuple((name, name is not None) for name in read)
+    rows = len(options.get("cond_or_uncond") or ())
+    return holder.predictions.claim(ids, rows, text=text, sigma=options["sigmas"])
 
 
 def _check_ran(holder: _Runs, layout: Layout, wanted: Sites, running: Running) -> None:

@@ -54,8 +54,9 @@ class Predictions:
     """Follows the predictions of one sampling run.
 
     notes: of predictions that could not be attributed. asked: whether the guider asked the model for anything since a
-    reader last made it false; asked_now: in the open call of the guider. own: what it got in it for the prompt, outside
-    of context windows and where no patch may have mixed it with others of its batch.
+    reader last made it false; asked_now: in the open call of the guider; claimed_now: the model was then called for it.
+    own: what it got in it for the prompt, outside of context windows and where no patch may have mixed it with others
+    of its batch. level: sigma of the batch that was read last.
 
     Args:
         given: the conditionings of the guider at the start of the run. prompts: which of them are prompts.
@@ -71,8 +72,9 @@ class Predictions:
         self._options: Mapping[str, Any] | None = None  # of the guider's call that is open
         self._windowed = False
         self._made: set[Any] = set()  # (conditioning, window) that it has predicted
-        self.asked = self.asked_now = False
+        self.asked = self.asked_now = self.claimed_now = False
         self.own: Tensor | None = None
+        self.level = 0.0
         self._asked: dict[Any, bool] = {}  # conditionings of the open batch: whether they are the guider's own
         self._ran: set[Any] = set()  # of these, those that the model was called with
 
@@ -81,7 +83,8 @@ class Predictions:
         """One call of the guider with these model options."""
         before = self._options, self._made
         self._options, self._made = options, set()
-        self.asked_now, self.own = False, None
+        self.asked_now = self.claimed_now = False
+        self.own = None
         try:
             yield
         finally:
@@ -137,32 +140,51 @@ class Predictions:
             self._texts[name] = rows
         return name
 
-    def reads(self, name: Any, rows: Tensor) -> bool:
-        """Whether the text rows (S, n, width) of S samples are those of a conditioning, which the host may repeat; True
-        for one that is no prompt."""
-        text = self._texts.get(name)
-        if text is None:
-            return True
-        if text.ndim != 3 or text.shape[2] != rows.shape[2] or rows.shape[1] % text.shape[1]:
-            return False
-        own = self._texts[name] = text.to(rows.device)
-        if own.shape != rows.shape:
-            own = own.repeat(-(-len(rows) // len(own)), rows.shape[1] // own.shape[1], 1)[: len(rows)]
-        own = own.to(rows)
-        # a text encoder that overflows gives NaN, which is told elsewhere
-        return torch.equal(rows, own) or torch.allclose(rows, own, rtol=0.0, atol=0.0, equal_nan=True)
+    def read(self, names: Sequence[Any], text: Tensor | None, sigma: Tensor | None = None) -> list[Any]:
+        """The conditionings of a batch's parts, None for a prompt in whose place the model reads another text.
 
-    def read(self, names: Sequence[Any], text: Tensor | None) -> list[Any]:
-        """The conditionings of a batch's parts, None for a prompt in whose place the model reads another text."""
-        if text is None or len(text) % len(names):
-            return list(names)
-        found = [name if self.reads(name, rows) else None for name, rows in zip(names, text.chunk(len(names)))]
+        sigma: of the batch; `level` is it afterwards. All that is read from the device comes in one go: each time the
+        host would wait for all work that is under way.
+        """
+        parts: list[Any] = [None] * len(names)
+        if text is not None and names and len(text) % len(names) == 0:
+            parts = list(text.chunk(len(names)))
+        same: list[Any] = [rows is None or self._reads(name, rows) for name, rows in zip(names, parts)]
+        waiting = [place for place, each in enumerate(same) if isinstance(each, Tensor)]
+        asked = [same[place] if sigma is None else same[place].to(sigma) for place in waiting]
+        asked += [] if sigma is None else [sigma.flatten()[0]]
+        told = torch.stack(asked).tolist() if asked else []
+        if sigma is not None:
+            self.level = float(told[-1])
+        for place, value in zip(waiting, told):
+            same[place] = bool(value) or self._both_nan(names[place], parts[place])
+        found = [name if each else None for name, each in zip(names, same)]
         if any(new is None and name not in self._copied for new, name in zip(found, names)):
             self._note(
                 "the model was given another text than the prompt's at some steps (another pack exchanges or changes "
                 "it): its words are neither shown nor steered in those steps"
             )
         return found
+
+    def _reads(self, name: Any, rows: Tensor) -> bool | Tensor:
+        """Whether the text rows (S, n, width) of S samples are those of a conditioning, which the host may repeat: on
+        the device, where they are looked at; True for one that is no prompt."""
+        text = self._texts.get(name)
+        if text is None:
+            return True
+        if text.ndim != 3 or text.shape[2] != rows.shape[2] or rows.shape[1] % text.shape[1]:
+            return False
+        return (rows == self._repeated(name, rows)).all()
+
+    def _repeated(self, name: Any, rows: Tensor) -> Tensor:
+        text = self._texts[name] = self._texts[name].to(rows.device)
+        samples = text if len(text) in (1, len(rows)) else text[[row % len(text) for row in range(len(rows))]]
+        times = rows.shape[1] // text.shape[1]
+        return (samples if times == 1 else samples.repeat(1, times, 1)).to(rows.dtype)
+
+    def _both_nan(self, name: Any, rows: Tensor) -> bool:
+        """A text encoder that overflows gives NaN, which is told elsewhere."""
+        return torch.allclose(rows, self._repeated(name, rows).expand_as(rows), rtol=0.0, atol=0.0, equal_nan=True)
 
     def got(self, conds: Sequence[Any], out: Sequence[Tensor], prompts: Mapping[Any, Prompt]) -> None:
         """What the open batch came to: keeps the prompt's prediction, if it is the guider's own."""
@@ -194,26 +216,26 @@ class Predictions:
         return False
 
     def claim(
-        self, ids: Sequence[Any] | None, rows: int, wrapper: Any = None, text: Tensor | None = None
+        self, ids: Sequence[Any] | None, rows: int, text: Tensor | None = None, sigma: Tensor | None = None
     ) -> tuple[tuple[Any, bool], ...]:
         """(conditioning, whether it is the guider's own) of each part of a batch that the model is called with.
 
         Args:
             ids: as the host tells them; rows: how many parts there are where it does not.
-            wrapper: the function that another pack has put around the model's calls, if any.
-            text: what the model is given to read, (rows of the batch, n, width).
+            text: what the model is given to read, (rows of the batch, n, width). sigma: of the batch; see `read`.
         """
         if ids is None:
             self._note("the model was called without the ids of its conditionings: that call is not shown")
+            self.read((), None, sigma)
             return tuple((None, False) for _ in range(max(1, rows)))
         found = []
-        for name in self.read([self._renamed.get(name, name) for name in ids], text):
+        for name in self.read([self._renamed.get(name, name) for name in ids], text, sigma):
             own = self._asked.get(name, False)
             if own and name in self._ran:
-                by = "" if wrapper is None else f" ({who(wrapper)} is around the model's calls)"
-                self._note(f"the model was called twice for one conditioning in one prediction{by}: the first is shown")
+                self._note("the model was called twice for one conditioning in one prediction: the first is shown")
                 own = False
             self._ran.add(name)
+            self.claimed_now |= own
             found.append((name, own))
         return tuple(found)
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from .run import CLIP_LATENT, KEY, PERTURBED_KEY
 
-__all__ = ["OWNER", "isolated", "named_apart", "noticing", "unseen_cache"]
+__all__ = ["COMPILED", "OWNER", "isolated", "named_apart", "noticing", "unseen_cache"]
 
-_COMPILED = "torch_compile_kwargs"  # where the host's compile wrapper notes itself in the model's options
+COMPILED = "torch_compile_kwargs"  # where the host's compile wrapper notes itself in the model's options
 _OURS = (KEY, PERTURBED_KEY, CLIP_LATENT)
 OWNER = "matrix_of"  # in a conditioning of an extra prediction: the uuid of the one that it is of
 
@@ -43,7 +43,7 @@ def noticing(options: dict[str, Any]) -> Iterator[list[int]]:
     """While open, the list grows with every forward that reaches the model's attention; it is not empty where that is
     not known: outside of a run of ours, and in a compiled model, whose graphs were traced before our hook came."""
     runs = getattr(options.get("transformer_options", {}).get(KEY), "runs", None)
-    runs = None if _COMPILED in options else runs
+    runs = None if COMPILED in options else runs
     seen: list[int] = [] if runs else [1]
     first = runs[0].modules[0][0].register_forward_pre_hook(lambda *_: seen.append(1)) if runs else None
     try:
@@ -56,7 +56,7 @@ def noticing(options: dict[str, Any]) -> Iterator[list[int]]:
 def unseen_cache(options: dict[str, Any]) -> bool:
     """Whether other packs keep state in a run of a compiled model, so that `noticing` cannot see a cache answer."""
     inner = options.get("transformer_options", {})
-    return _COMPILED in options and any(_keeps_state(value) for name, value in inner.items() if name not in _OURS)
+    return COMPILED in options and any(_keeps_state(value) for name, value in inner.items() if name not in _OURS)
 
 
 def _keeps_state(value: Any) -> bool:

@@ -128,8 +128,9 @@ def layout_of(
     options: dict[str, Any],
     extra: dict[str, Any],
     chunks: tuple[tuple[Any, bool], ...],
+    sigma: float,
 ) -> Layout:
-    """Reads the layout of one forward off its inputs; the same for all calls in it. chunks: see `Layout`."""
+    """Reads the layout of one forward off its inputs; the same for all calls in it. chunks, sigma: see `Layout`."""
     spec, full, patch = info.spec, info.grid, info.grid.patch
     _, t, h, w = clip_shape(x, extra.get("latent_shapes"))
     found, shown = family(spec.name), _shown_frames(options)
@@ -146,7 +147,6 @@ def layout_of(
         before_clip=around.before_clip + front // patch[0] * grid.frame_size,
         after_clip=around.after_clip + trailing,
     )
-    sigma = float(options["sigmas"].flatten()[0])
     return Layout(
         grid=grid,
         text=found.text_tokens(text.shape[1], extra),

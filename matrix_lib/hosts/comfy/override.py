@@ -2,13 +2,14 @@
 
 It stands in front of the override that was there. What counts is what reaches the kernel: another pack's override is
 handed a stand-in for the host's kernel, so that q and k are seen (and edited) as that pack leaves them, in the order
-of the model's tokens, and it has to give back what that kernel gave. One with a kernel of its own is asked at every
-call whether q and k as we know them explain its output.
+of the model's tokens, and it has to give back what that kernel gave, scaled, or with something of its own added
+(`followed`). One with a kernel of its own is asked at every call whether q and k as we know them explain its output.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,12 +24,14 @@ from ...core.sites import AttentionCall, AttentionSite
 from ...instrument.editing import EditRunner
 from ..modules import Running
 from .attribution import who
+from .followed import Followed
 from .layout import Layout
 from .run import Run
 
-__all__ = ["Foreign", "Override", "Troubles"]
+__all__ = ["Foreign", "Override", "Troubles", "other_tokens", "replaced"]
 
 _ROWS, _ALIKE = 8, 0.05  # query rows that are computed again, and how far apart results of two kernels may be
+_EXACT = 1e-4  # how far apart results of exact kernels are at most, and those of float32
 _OTHERS = 8  # tokens for each of these, among which it has to be known again
 _SAME_WAY = 0.999  # cosine of outputs of which one is the other, scaled or rounded
 Kernel = Callable[..., Tensor]
@@ -59,11 +62,13 @@ class Foreign:
     """What a sampling run has learnt of other packs' overrides that bring kernels of their own, by site and override.
 
     bypassed: passed by where the host's kernel is needed. reaching: whether they go through the kernel that they are
-    handed. last: a few numbers of what they gave last at a site for a batch of conditionings.
+    handed. known: whose output was looked at. last: some numbers of what they gave last at a site for a batch of
+    conditionings.
     """
 
     bypassed: set[tuple[str, int]] = field(default_factory=set)
     reaching: dict[tuple[str, int], bool] = field(default_factory=dict)
+    known: set[tuple[str, int]] = field(default_factory=set)
     last: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     _known: dict[int, tuple[Callable[[], Any], int]] = field(default_factory=dict)
     _count: int = 0
@@ -95,6 +100,9 @@ class Override:
         earlier: the override that was there, or None.
         runs: who is attached. watching: those of them that are shown this forward.
         kernel: to use instead of the host's choice, where gradients are wanted.
+
+    exchanged: who gave the block that runs another text, if anybody did. given: what a cross-attention was given whose
+    forward is replaced: module, arguments.
     """
 
     def __init__(
@@ -112,6 +120,8 @@ class Override:
         self.running, self.layout, self.earlier, self.runs = running, layout, earlier, runs
         self.watching, self.editing, self.troubles = watching, editing, troubles
         self.foreign, self.kernel = foreign, kernel
+        self.exchanged = ""
+        self.given: tuple[torch.nn.Module, Any, dict[str, Any]] | None = None
 
     def __call__(
         self, func: Kernel, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any
@@ -133,6 +143,9 @@ class Override:
             elif replaced(running.module) is not None:
                 self._odd("it is open which of its calls reads the prompt and which the picture", running.module)
             return self._host(func)(q, k, v, heads, mask=mask, **kwargs)
+        if running.site.has_v2t and (what := self._another_text(k, kwargs)):
+            self._odd(what, running.module)
+            return self._host(func)(q, k, v, heads, mask=mask, **kwargs)
         if running.again and self.kernel is None and self._watchers(running.site, whole=True):
             self.troubles.add("it ran more often than once in a forward: the first time is in the maps", running.site)
         if self.earlier is None or self.foreign.at(running.site, self.earlier) in self.foreign.bypassed:
@@ -141,9 +154,20 @@ class Override:
             return self._run(func, q, k, v, heads, mask, kwargs)
         return self._behind(self.earlier, func, q, k, v, heads, mask, kwargs)
 
+    def _another_text(self, k: Tensor, kwargs: dict[str, Any]) -> str:
+        """Why the keys of a call are not of the text that the network was given, as a clause; "" where they are."""
+        if self.exchanged:
+            return f"{self.exchanged} gives it another text than the prompt's"
+        if self.given is None:
+            return ""
+        made = _made_keys(*self.given, due(self.running))
+        if made is None or other_tokens((made[0],), (k,), made[1], kwargs):
+            return "its keys are not made of the text that it is given"
+        return ""
+
     def left(self, running: Running) -> None:
         """A site has ended: was its attention seen, once?"""
-        site = running.site
+        site, self.given = running.site, None
         if site is None or running.failed:
             return
         if running.rest:
@@ -166,33 +190,46 @@ class Override:
         site, (given_q, given_k) = self.running.site, (q, k)
         assert site is not None
         asked = bool(self._watchers(site)) or any(run.session.editors and run.session.wants(site) for run in self.runs)
-        reached, made = 0, None
+        if not asked:
+            return earlier(func, q, k, v, heads, mask=mask, **kwargs)
+        reached, made, followed = 0, None, Followed(k, v)
 
-        @functools.wraps(func)
-        def kernel(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, *args: Any, **given: Any) -> Tensor:
+        def ours(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any, given: dict[str, Any]) -> Tensor:
             nonlocal reached, made
             reached += 1
             if reached > 1:
-                self._odd(f"{who(earlier)} runs attention more than once", earlier)
-                return func(q, k, v, heads, mask, *args, **given)
-            if args:  # attn_precision, skip_reshape, skip_output_reshape, by position
-                given |= dict(zip(("attn_precision", "skip_reshape", "skip_output_reshape"), args))
-            if asked and (what := _other_tokens((given_q, given_k), (q, k), kwargs, given)):
+                self._odd(f"{who(earlier)} runs attention more than once{followed.unseen}", earlier)
+                return func(q, k, v, heads, mask=mask, **given)
+            if what := other_tokens((given_q, given_k), (q, k), kwargs, given):
                 self._odd(f"{who(earlier)} {what}", earlier)
                 return func(q, k, v, heads, mask=mask, **given)
             out = self._run(func, q, k, v, heads, mask, given)
-            made = _some_rows(out, heads, given) if asked else None
+            made = _some_rows(out, heads, given)
             return out
 
-        with LseTap() as tap:
+        @functools.wraps(func)
+        def kernel(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, *args: Any, **given: Any) -> Tensor:
+            if args:  # attn_precision, skip_reshape, skip_output_reshape, by position
+                given |= dict(zip(("attn_precision", "skip_reshape", "skip_output_reshape"), args))
+            if followed.theirs(k, v):  # a picture's, say
+                return func(q, k, v, heads, mask=mask, **given)
+            with followed.resting():
+                out = ours(q, k, v, heads, mask, given)
+            followed.gave(out)
+            return out
+
+        with LseTap() as tap, followed:
             out = earlier(kernel, q, k, v, heads, mask=mask, **kwargs)
         if not reached:
             return self._own_kernel(earlier, tap, out, func, q, k, v, heads, mask, kwargs)
         if made is not None and not self.running.odd:
             rows = _some_rows(out, heads, kwargs)
             self.foreign.last[self._batch] = rows[:, 0]
-            if not _same_way(made, rows):
-                self._odd(f"{who(earlier)} gives something else than the attention that it ran", earlier)
+            at, adds = self.foreign.at(site, earlier), followed.adds(out)
+            if not (adds and at in self.foreign.known) and not _same_way(made, rows) and not adds:
+                what = "gives something else than the attention that it ran"
+                self._odd(f"{who(earlier)} {what}{followed.unseen}", earlier)
+            self.foreign.known.add(at)
         return out
 
     @property
@@ -236,7 +273,8 @@ class Override:
         site = call.site
         at, rows = self.foreign.at(site, earlier), _some_rows(out, heads, kwargs)
         kept = self.foreign.repeats(self._batch, rows)
-        explained = not kept and _explains(call, rows)
+        off = math.inf if kept else _off(call, rows)
+        explained = off <= _ALIKE
         if self.kernel is not None or self._edits(call):
             if not explained:
                 self._odd(f"{who(earlier)} changes what attention computes, behind our back", earlier)
@@ -244,11 +282,15 @@ class Override:
             self.troubles.add(
                 f"{who(earlier)} brings a kernel of its own; where attention is steered PyTorch's runs instead", site
             )
+            if self.kernel is not None:  # where gradients are wanted alone
+                return out
             self.foreign.bypassed.add(at)
-            return out if self.kernel is not None else self._run(func, q, k, v, heads, mask, kwargs)
+            return self._run(func, q, k, v, heads, mask, kwargs)
         if kept:
             self._odd(f"{who(earlier)} answers from a cache at some steps, where attention is skipped", earlier)
         elif explained:
+            if off > max(_EXACT, 2 * torch.finfo(out.dtype).eps):
+                self.troubles.add(f"{who(earlier)} brings a kernel that is not exact: maps are softmax attention", site)
             self._show(call, None)
         elif (real := self._really(call, tap, rows)) is not None:
             self._show(*real)
@@ -264,8 +306,8 @@ class Override:
         q, k, lse, given = seen
         real = replace(call, q=q, k=k, scale=given.get("scale") or q.shape[-1] ** -0.5, mask=given.get("attn_mask"))
         as_they_are = {"skip_reshape": True}
-        moved = _other_tokens((call.q, call.k), (q, k), as_they_are, as_they_are)
-        return None if moved or not _explains(real, rows) else (real, lse)
+        moved = other_tokens((call.q, call.k), (q, k), as_they_are, as_they_are)
+        return None if moved or _off(real, rows) > _ALIKE else (real, lse)
 
     def _run(
         self, func: Kernel, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any, kwargs: dict[str, Any]
@@ -351,10 +393,37 @@ def due(running: Running) -> int:
     return 2 if site is not None and site.kind == "cross" and hasattr(running.module, "k_img") else 1
 
 
-def replaced(module: torch.nn.Module) -> Any:
-    """What another pack has put in the place of a module's forward, or None."""
-    forward = module.__dict__.get("forward")  # the host leaves a class's own there when it takes a patch off
-    return None if getattr(forward, "__func__", forward) in (None, type(module).forward) else forward
+def replaced(module: torch.nn.Module, name: str = "forward") -> Any:
+    """What another pack has put in the place of a method of a module, or None."""
+    method = module.__dict__.get(name)  # the host leaves a class's own there when it takes a patch off
+    return None if getattr(method, "__func__", method) in (None, getattr(type(module), name)) else method
+
+
+class _FoundError(Exception):
+    """No attention has to run."""
+
+
+def _made_keys(
+    module: torch.nn.Module, args: Any, kwargs: dict[str, Any], call: int
+) -> tuple[Tensor, dict[str, Any]] | None:
+    """The keys that a module's own forward makes for its attention call of this number, and how they lie; or None."""
+    found: list[tuple[Tensor, dict[str, Any]]] = []
+
+    def kernel(func: Kernel, q: Tensor, k: Tensor, v: Tensor, heads: int, *more: Any, **given: Any) -> Tensor:
+        found.append((k, given))
+        if len(found) == call:
+            raise _FoundError
+        return torch.zeros_like(q)
+
+    options = {**kwargs.get("transformer_options", {}), "optimized_attention_override": kernel}
+    try:
+        with torch.no_grad():
+            type(module).forward(module, *args, **{**kwargs, "transformer_options": options})
+    except _FoundError:
+        return found[-1]
+    except Exception:  # a forward that takes something else than the class's own
+        return None
+    return None
 
 
 def _by(thing: Any) -> str:
@@ -375,12 +444,12 @@ def _some_rows(out: Tensor, heads: int, kwargs: dict[str, Any]) -> Tensor:
     return out.detach()[:, :, _rows(out.shape[2], out.device)]
 
 
-def _explains(call: AttentionCall, out: Tensor) -> bool:
-    """Whether q, k and v give `out` (B, H, n, D), of which some rows are there: they are computed again. Reads from the
-    device."""
+def _off(call: AttentionCall, out: Tensor) -> float:
+    """How far some rows `out` (B, H, n, D) are from what q, k and v give, as a share of the largest: they are computed
+    again. Reads from the device."""
     rows = _rows(call.q.shape[2], call.q.device)
     if out.shape[2] != len(rows):
-        return False
+        return math.inf
     mask = call.mask
     if mask is not None and mask.shape[-2] > 1:
         mask = mask[..., rows, :]
@@ -388,7 +457,8 @@ def _explains(call: AttentionCall, out: Tensor) -> bool:
         mask = mask[None] if mask.ndim == 2 else mask[:, None]
     p = logits_of(call.q[:, :, rows], call.k, call.scale, mask).softmax(-1)
     want, got = p @ call.v.to(p.dtype), out.to(p.dtype)
-    return bool((want - got).abs().max() <= _ALIKE * want.abs().max())
+    gap, most = torch.stack([each.detach().abs().max() for each in (want - got, want)]).tolist()
+    return 0.0 if gap == 0 else gap / most if gap < math.inf and most else math.inf
 
 
 def _same_way(made: Tensor, given: Tensor) -> bool:
@@ -400,8 +470,8 @@ def _same_way(made: Tensor, given: Tensor) -> bool:
     return not bool(((made * given).sum(-1) < _SAME_WAY * sizes).any())
 
 
-def _other_tokens(
-    given: tuple[Tensor, Tensor], reached: tuple[Tensor, Tensor], given_as: dict[str, Any], reached_as: dict[str, Any]
+def other_tokens(
+    given: tuple[Tensor, ...], reached: tuple[Tensor, ...], given_as: dict[str, Any], reached_as: dict[str, Any]
 ) -> str:
     """What is wrong with q and k that reach a kernel, as a clause, beside those that an override was given: other
     tokens, or the same in another order. "" where nothing is."""

@@ -27,7 +27,8 @@ def run_part(patcher: Any, sigmas: Sequence[float] | Tensor, noise: Tensor, late
     """Which part of its whole schedule a run of a MODEL is. noise, latent_image: as the sampler is given them."""
     given = isinstance(latent_image, Tensor) and latent_image.ndim == 5 and bool(latent_image.any())
     start = patcher.model.process_latent_in(latent_image.clone()) if given else None
-    return part_of(patcher.get_model_object("model_sampling"), [float(s) for s in sigmas], bool(noise.any()), start)
+    levels = torch.as_tensor(sigmas).tolist()
+    return part_of(patcher.get_model_object("model_sampling"), levels, bool(noise.any()), start)
 
 
 def part_of(sampling: Any, sigmas: Sequence[float], fresh: bool | None = True, start: Tensor | None = None) -> RunPart:

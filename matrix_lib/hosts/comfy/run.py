@@ -57,13 +57,20 @@ class Prompt(NamedTuple):
     tracks: MaskTracks | None
 
 
+@dataclass
+class Clock:
+    """done: how many of a run's steps the sampler has finished."""
+
+    done: int = 0
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """What is known when a sampling run starts. `sigmas`: noise level of each step; `samples`: latents in the batch;
     `prompts`: positive conditionings; `given`: the words and tracks that each of them carries; `latent_in`: from a
     LATENT to what the model sees; `channels`: of a latent; `latent`: where the clip lies in the sampler's latent;
     `front_frames`: latent frames of references in front of the clip, which `grid` does not count; `part`: of which
-    schedule it is which part; `notes`: what people should know of the words that it was given."""
+    schedule it is which part; `notes`: what people should know of the words that it was given; `clock`: where it is."""
 
     spec: BackboneSpec
     sites: tuple[AttentionSite, ...]
@@ -78,6 +85,7 @@ class RunInfo:
     latent: ClipLatent
     front_frames: int = 0
     notes: tuple[str, ...] = ()
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def shared_tracks(self) -> MaskTracks | None:
@@ -103,8 +111,10 @@ class Run:
 
 
 def step_of(info: RunInfo, sigma: float) -> int:
-    """The step whose noise level is nearest to `sigma`."""
-    return min(range(len(info.sigmas)), key=lambda i: abs(info.sigmas[i] - sigma))
+    """The step whose noise level is nearest to `sigma`; of several with the same the first that is not done."""
+    level = min(info.sigmas, key=lambda each: abs(each - sigma))
+    same = [step for step, each in enumerate(info.sigmas) if each == level]
+    return next((step for step in same if step >= info.clock.done), same[-1])
 
 
 def unwatched(options: dict[str, Any]) -> dict[str, Any]:

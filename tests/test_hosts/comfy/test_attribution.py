@@ -383,3 +383,56 @@ def test_attention_in_parts_is_named(model):
     sample(mine, *inputs(), steps=1)
     assert not seen.kept
     assert any("12 tokens where 24 are due, or in parts" in note for note in seen.notes), seen.notes
+
+
+def picture(q):
+    """Keys and values of a pack's own."""
+    g = torch.Generator().manual_seed(4)
+    return tuple(torch.randn(len(q), 5, q.shape[-1], generator=g) for _ in range(2))
+
+
+def added(func, q, k, v, heads, **kwargs):
+    return 0.5 * func(q, k, v, heads, **kwargs) + 0.5 * func(q, *picture(q), heads, **kwargs)
+
+
+def in_place(func, q, k, v, heads, **kwargs):
+    """By PyTorch's kernel, first, and into a part of the output."""
+    run = torch.nn.functional.scaled_dot_product_attention
+    theirs = run(*(split(t, heads) for t in (q, *picture(q)))).transpose(1, 2).flatten(2)
+    out = func(q, k, v, heads, **kwargs).unflatten(2, (heads, -1)).flatten(2)
+    out[:, 1:] += theirs[:, 1:]
+    return out.float()
+
+
+def unseen(func, q, k, v, heads, **kwargs):
+    """A kernel that is no operation of PyTorch fills what was made empty."""
+    more = torch.empty_like(q)
+    more.numpy()[:] = v.mean(1, keepdim=True).numpy()
+    return func(q, k, v, heads, **kwargs) + more
+
+
+@pytest.mark.parametrize("other", [added, in_place, unseen])
+def test_what_an_override_adds_is_followed_where_it_has_nothing_of_the_text(model, other):
+    """Else it is named. Both kinds are in `matrix_cells.packs`."""
+    from matrix_lib.core.guidance.region_bias import RegionBias
+    from matrix_lib.hosts.comfy.steer import steer
+
+    torch._dynamo.reset()  # another test may have compiled something
+    given, theirs = inputs(), with_override(model, other)
+    want = sample(theirs, *given, steps=2)
+    mine, seen = watched(theirs)
+    assert torch.equal(sample(mine, *given, steps=2), want)
+    steered = functools.partial(sample, steer(theirs, RegionBias(words_up=3.0)), *given, steps=2)
+    reason = f"{other.__name__} gives something else"
+    if other in (added, in_place):
+        assert not seen.notes
+        assert [len(calls) for calls in seen.kept.values()] == [2] * 4
+        assert (steered() - want).abs().max() > 1e-3 * want.abs().max()
+        torch.compile(softmax)  # never run: from here on it is not followed
+        reason = "beside torch.compile it is not seen what it adds"
+    else:
+        assert not seen.kept
+        assert any(reason in note for note in seen.notes)
+    with pytest.raises(ValueError, match=f"cannot be steered: .*{reason}"):
+        steered()
+    torch._dynamo.reset()

@@ -5,6 +5,7 @@ import itertools
 import random
 
 import pytest
+import torch
 from matrix_cells.graphs import pytorch_attention
 from matrix_cells.verdict import captured, compare
 from support_counts import SEED, SOAK, count
@@ -19,6 +20,7 @@ PARTS = 200 if SOAK else 1  # `make soak` goes on behind the last part that pass
 
 @pytest.fixture(scope="module")
 def matrix(pack):
+    torch._dynamo.reset()  # beside what was compiled, what other packs add is not followed
     with pytorch_attention():
         yield Matrix(pack)
 
