@@ -184,7 +184,8 @@ class AlignmentTask(TaskSettings):
         window: side in tokens of the window in which flow looks for a token in the next frame.
         flow_of: whose flow is taught: that of "attention" (q.k), or of the "values", which are its features.
         teacher: who teaches it: "masks" of the instances, the model's own clean "latents", or SAM 2's features: the
-            file of a checkpoint. temperature: what cosines of features and of values are divided by.
+            file of a checkpoint.
+        temperature: what cosines of features and of values are divided by.
         scores: what the maps are: "logits" or "probabilities", see `AlignmentConfig`.
         direction: whose attention the grounding and TAViD's loss read: the video's to the words ("v2t"), or the words'
             to the video ("t2v").
