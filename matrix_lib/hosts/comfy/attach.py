@@ -246,32 +246,42 @@ def _predict_noise(
     holder = model_options.get("transformer_options", {}).get(KEY)
     if not isinstance(holder, _Runs):
         return executor(x, timestep, model_options, *args, **kwargs)
-    with holder.predictions.predicting(model_options), _past_us(holder, executor.class_obj, model_options):
+    with (
+        holder.predictions.predicting(model_options),
+        _past_us(holder, executor.class_obj.inner_model, model_options, executor.class_obj),
+    ):
         return executor(x, timestep, model_options, *args, **kwargs)
 
 
 @contextlib.contextmanager
-def _past_us(holder: _Runs, guider: Any, model_options: dict[str, Any]) -> Iterator[None]:
-    """One call of a guider, in which nobody may run the model past ComfyUI's wrappers, and ours with them. Compiled
-    models are not looked at: hooks would be in their graphs."""
+def _past_us(holder: _Runs, model: Any, model_options: dict[str, Any], guider: Any = None) -> Iterator[None]:
+    """One call of a guider, or a prediction of ours, in which nobody may run the model past ComfyUI's wrappers, and
+    ours with them. Compiled models are not looked at: hooks would be in their graphs."""
 
     def reached(*_: Any) -> None:
         if getattr(holder.inside, "now", False):
             return
-        by = replaced(guider.inner_model, "apply_model") or model_options.get("model_function_wrapper") or guider
+        by = replaced(model, "apply_model") or model_options.get("model_function_wrapper") or guider or model
         text = f"the model was called past ComfyUI's wrappers ({who(by)})"
-        if any(run.session.steers for run in holder.runs) and not holder.predictions.claimed_now:
+        steers = guider is None or (
+            any(run.session.steers for run in holder.runs) and not holder.predictions.claimed_now
+        )
+        if steers:
             raise ValueError(f"this run cannot be steered: {text}. Take that off this model, or sample without MATRIX")
         holder.troubles.add(f"{text}: those calls are neither shown nor steered")
 
     if COMPILED in model_options or holder.has_compiled:
         yield
         return
-    first = holder.runs[0].modules[0][0].register_forward_pre_hook(hidden(reached))
+    # the network before it computes anything (what it does in place under gradients would stay, in a circle of
+    # PyTorch's), and its first attention, where somebody calls its forward alone
+    told, first = hidden(reached), holder.runs[0].modules[0][0]
+    handles = [each.register_forward_pre_hook(told) for each in (diffusion_model(model), first)]
     try:
         yield
     finally:
-        first.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, timestep: Tensor, model_options: dict):
@@ -280,7 +290,9 @@ def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, times
     if not isinstance(holder, _Runs) or options.get(PERTURBED_KEY) is not holder.predictions.token:
         if isinstance(holder, _Runs):
             holder.owners.update((cond["uuid"], cond[OWNER]) for each in conds for cond in each or () if OWNER in cond)
-        return executor(model, conds, x_in, timestep, model_options)
+        ours = isinstance(holder, _Runs) and PERTURBED_KEY in options
+        with _past_us(holder, model, model_options) if ours else contextlib.nullcontext():
+            return executor(model, conds, x_in, timestep, model_options)
     with holder.predictions.batch(conds, model_options):
         out = executor(model, conds, x_in, timestep, model_options)
         holder.predictions.got(conds, out, holder.runs[0].prompts)

@@ -161,3 +161,14 @@ def test_a_backward_pass_that_fails_holds_nothing(matrix):
     gc.collect()
     assert len(calls) == 2
     assert not [each for each in gc.get_objects() if type(each).__name__ == "_CheckpointFrame"]
+
+
+def test_a_gradient_that_is_refused_holds_nothing(matrix):
+    """HunyuanVideo adds in place: what it does under gradients stays in circles of PyTorch's that Python cannot free."""
+    graph = matrix.graph("hunyuan", "CFGGuider", ("the model called past its wrappers",), 1.0).but(steps=2)
+    steer, before = matrix.pack.lib("hosts.comfy.steer").steer, tensors()
+    held = graph.but(model=steer(graph.model, WAYS["gradient guidance"].guidance(graph)))
+    with pytest.raises(ValueError, match="past ComfyUI's wrappers"):
+        held.sample(lambda guider, *given: (sample(guider, *given), None))
+    del held
+    assert tensors() <= before
