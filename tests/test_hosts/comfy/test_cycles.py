@@ -164,7 +164,7 @@ def test_a_backward_pass_that_fails_holds_nothing(matrix):
 
 
 def test_a_gradient_that_is_refused_holds_nothing(matrix):
-    """HunyuanVideo adds in place: what it does under gradients stays in circles of PyTorch's that Python cannot free."""
+    """HunyuanVideo adds in place: under gradients that makes circles within PyTorch, which Python cannot free."""
     graph = matrix.graph("hunyuan", "CFGGuider", ("the model called past its wrappers",), 1.0).but(steps=2)
     steer, before = matrix.pack.lib("hosts.comfy.steer").steer, tensors()
     held = graph.but(model=steer(graph.model, WAYS["gradient guidance"].guidance(graph)))
