@@ -28,7 +28,7 @@ from .followed import Followed
 from .layout import Layout
 from .run import Run
 
-__all__ = ["Foreign", "Override", "Troubles", "other_tokens", "replaced", "theirs"]
+__all__ = ["Foreign", "Override", "Troubles", "other_tokens", "replaced"]
 
 _ROWS, _ALIKE = 8, 0.05  # query rows that are computed again, and how far apart results of two kernels may be
 _EXACT = 1e-4  # how far apart results of exact kernels are at most, and those of float32
@@ -101,7 +101,7 @@ class Override:
         runs: who is attached. watching: those of them that are shown this forward.
         kernel: to use instead of the host's choice, where gradients are wanted.
 
-    exchanged: who gave what runs another text, if anybody did. given: what a cross-attention was given whose
+    exchanged: who gave the block that runs another text, if anybody did. given: what a cross-attention was given whose
     forward is replaced: module, arguments.
     """
 
@@ -397,12 +397,6 @@ def replaced(module: torch.nn.Module, name: str = "forward") -> Any:
     """What another pack has put in the place of a method of a module, or None."""
     method = module.__dict__.get(name)  # the host leaves a class's own there when it takes a patch off
     return None if getattr(method, "__func__", method) in (None, getattr(type(module), name)) else method
-
-
-def theirs(module: torch.nn.Module) -> Any:
-    """What is in the place of a module's forward, or None; a compiled one is its own."""
-    forward = replaced(module)
-    return None if hasattr(forward, "_torchdynamo_orig_callable") else forward
 
 
 class _FoundError(Exception):

@@ -20,7 +20,7 @@ from ...core.no_compile import hidden
 from ...core.sites import AttentionSite
 from ..compiled import compiled_parts
 from .attribution import Predictions, who
-from .override import Override, Troubles, other_tokens, replaced, theirs
+from .override import Override, Troubles, other_tokens, replaced
 from .run import KEY, Run
 
 __all__ = ["TextWay", "checked_blocks", "checking", "given_to"]
@@ -90,10 +90,15 @@ def _exchanged(given: Sequence[Tensor], read: Sequence[Tensor]) -> bool:
     return len(given) != len(read) or any(other_tokens(a, b, {}, {}) for a, b in new)
 
 
+def _theirs(module: nn.Module) -> Any:
+    forward = replaced(module)
+    return None if hasattr(forward, "_torchdynamo_orig_callable") else forward  # compiled, and its own
+
+
 @contextlib.contextmanager
 def given_to(sites: Sequence[tuple[nn.Module, AttentionSite]], override: Override) -> Iterator[None]:
     """While open, what cross-attention with a forward of another pack is given is kept: of that it has to make keys."""
-    found = [module for module, site in sites if site.kind == "cross" and theirs(module) is not None]
+    found = [module for module, site in sites if site.kind == "cross" and _theirs(module) is not None]
 
     def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
         override.given = module, args, kwargs
@@ -138,8 +143,8 @@ class TextWay:
 
     def _asked(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         behind = module._forward_hooks
-        others = [each for each in (*module._forward_pre_hooks.values(), *behind.values()) if each not in self._hooks]
-        if by := [each for each in (theirs(module), *others) if each is not None]:
+        every = _theirs(module), *module._forward_pre_hooks.values(), *behind.values()
+        if by := [each for each in every if each not in (None, *self._hooks)]:
             behind.move_to_end(next(name for name, each in behind.items() if each in self._hooks))
             with torch.no_grad():
                 self._own[module] = by[0], type(module).forward(module, *args, **kwargs)
