@@ -6,7 +6,9 @@ SPEC = BackboneSpec(
     name="cogvideox",
     title="CogVideoX",
     versions="1.0 and 1.5",
-    native=Blocks(("CogVideoXTransformer3DModel",), ((Stack("blocks.{}", "joint"),),)),
+    native=Blocks(
+        ("CogVideoXTransformer3DModel",), ((Stack("blocks.{}", "joint"),),), text_way=r"patch_embed($|\.text_proj)"
+    ),
     diffusers=Blocks(("CogVideoXTransformer3DModel",), ((Stack("transformer_blocks.{}.attn1", "joint"),),)),
     pipelines="CogVideoX",
     text_encoder="t5",

@@ -11,6 +11,7 @@ SPEC = BackboneSpec(
     native=Blocks(
         ("HunyuanVideo",),
         ((Stack("double_blocks.{}", "joint"),), (Stack("single_blocks.{}", "joint"),)),
+        text_way="txt_in|byt5_in",
     ),
     diffusers=Blocks(
         ("HunyuanVideoTransformer3DModel",),

@@ -11,7 +11,7 @@ SPEC = BackboneSpec(
     name="hunyuan_video15",
     title="HunyuanVideo 1.5",
     kin="HunyuanVideo",
-    native=Blocks(("HunyuanVideo15",), ((Stack("double_blocks.{}", "joint"),),)),
+    native=Blocks(("HunyuanVideo15",), ((Stack("double_blocks.{}", "joint"),),), text_way="txt_in|byt5_in"),
     diffusers=Blocks(
         ("HunyuanVideo15Transformer3DModel",), ((Stack("transformer_blocks.{}.attn", "joint"),),), text_first=False
     ),

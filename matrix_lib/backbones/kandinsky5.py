@@ -15,7 +15,7 @@ _STACKS = (
 SPEC = BackboneSpec(
     name="kandinsky5",
     title="Kandinsky 5",
-    native=Blocks(("Kandinsky5",), _STACKS),
+    native=Blocks(("Kandinsky5",), _STACKS, text_way="text_embeddings|text_transformer_blocks"),
     diffusers=Blocks(("Kandinsky5Transformer3DModel",), _STACKS),
     pipelines="Kandinsky5(?:T2V|I2V)",
     text_encoder="qwen25_clip",

@@ -7,7 +7,7 @@ SPEC = BackboneSpec(
     name="ltx",
     title="LTX-Video",
     kin="LTX",
-    native=Blocks(("LTXVModel",), _STACKS, split_queries=True),
+    native=Blocks(("LTXVModel",), _STACKS, split_queries=True, text_way="caption_projection"),
     diffusers=Blocks(("LTXVideoTransformer3DModel",), _STACKS),
     pipelines="LTX(?!2)",
     text_encoder="t5",

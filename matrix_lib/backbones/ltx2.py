@@ -17,7 +17,7 @@ SPEC = BackboneSpec(
     name="ltx2",
     title="LTX-2",
     kin="LTX",
-    native=Blocks(("LTXAVModel",), _STACKS, split_queries=True),
+    native=Blocks(("LTXAVModel",), _STACKS, split_queries=True, text_way=".*caption_projection|.*_connector"),
     diffusers=Blocks(("LTX2VideoTransformer3DModel",), _STACKS),
     pipelines="LTX2",
     text_encoder="gemma3",

@@ -10,7 +10,9 @@ from .spec import BackboneSpec, Blocks, Stack
 SPEC = BackboneSpec(
     name="minimax_h3",
     title="MiniMax H3",
-    native=Blocks(("MiniMaxH3Model",), ((Stack("blocks.{}.attn", "joint", 2),),)),
+    native=Blocks(
+        ("MiniMaxH3Model",), ((Stack("blocks.{}.attn", "joint", 2),),), text_way="condition_proj|token_refiner"
+    ),
     diffusers=Blocks(("MiniMaxH3Transformer3DModel",), ((Stack("transformer_blocks.{}.attn", "joint", 2),),)),
     modular="every sequence that its weights know holds sound, which clips to train on lack, and only blocks of those "
     "pipelines encode and pack one",

@@ -9,7 +9,13 @@ from .spec import BackboneSpec, Blocks, Stack
 SPEC = BackboneSpec(
     name="mochi",
     title="Mochi 1",
-    native=Blocks(("AsymmDiTJoint",), ((Stack("blocks.{}.attn", "joint"),),), text_first=False, text_cropped=True),
+    native=Blocks(
+        ("AsymmDiTJoint",),
+        ((Stack("blocks.{}.attn", "joint"),),),
+        text_first=False,
+        text_cropped=True,
+        text_way="t5_yproj",
+    ),
     diffusers=Blocks(
         ("MochiTransformer3DModel",),
         ((Stack("transformer_blocks.{}.attn1", "joint"),),),

@@ -63,6 +63,7 @@ class Blocks:
         text_first: whether text comes before video in a joint sequence. text_cropped: it is there without the padding
             behind its words. row_by_row: each row of a batch is an attention call of its own, in their order.
         split_queries: self-attention may come in several calls, whose queries are the clip's, then those of guides.
+        text_way: pattern that names of modules begin with which the text goes through before the blocks; "": none.
         settings: what configs of its models say where other models are of the same class, by name all that is theirs.
     """
 
@@ -72,6 +73,7 @@ class Blocks:
     text_cropped: bool = False
     row_by_row: bool = False
     split_queries: bool = False
+    text_way: str = ""
     settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property

@@ -12,6 +12,7 @@ SPEC = BackboneSpec(
     native=Blocks(
         ("WanModel",),
         ((Stack("blocks.{}.self_attn", "self"), Stack("blocks.{}.cross_attn", "cross")),),
+        text_way="text_embedding",
     ),
     diffusers=Blocks(
         (

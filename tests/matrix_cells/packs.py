@@ -36,6 +36,7 @@ def packs() -> dict[str, Callable[[Graph], Graph]]:
         "another text in every other step": lambda g: _around(g, _other_text),
         "another text for one block": _other_block_text,
         "another text in one cross-attention": _other_cross_text,
+        "another text in the model's text projection": _other_projection,
         "a batch in another order": lambda g: _around(g, _turned),
         "a batch in another order, behind the model": _turned_behind,
         "the model called past its wrappers": _past,
@@ -292,6 +293,16 @@ def _other_cross_text(graph: Graph) -> Graph:
 
     name, module = cross_blocks(graph, ".cross_attn")[0]
     return _replaced(graph, f"diffusion_model.{name}.forward", forward, module)
+
+
+def _other_projection(graph: Graph) -> Graph:
+    graph, read = _other_read(graph)
+    module = graph.model.model.diffusion_model.text_embedding
+
+    def forward(self: Any, text: Tensor) -> Tensor:
+        return read.expand(len(text), -1, -1)
+
+    return _replaced(graph, "diffusion_model.text_embedding.forward", forward, module)
 
 
 def _turned_behind(graph: Graph) -> Graph:

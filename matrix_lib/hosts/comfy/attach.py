@@ -43,7 +43,7 @@ from .override import Foreign, Override, Troubles, replaced
 from .parts import run_part
 from .run import CLIP_LATENT, FRONT_FRAMES, GRADIENT_KEY, KEY, PERTURBED_KEY, PREFIX_FRAMES, STEERED, Run, RunInfo
 from .steps import stepped
-from .texts import checked_blocks, checking, given_to
+from .texts import TextWay, checked_blocks, checking, given_to
 from .warn import warn
 
 __all__ = ["answered", "asked_for", "attach", "editor_of", "perturbed"]
@@ -104,6 +104,8 @@ def editor_of(options: dict[str, Any], token: object) -> Any:
 class _Runs:
     """The runs of one sampling, as an object: the host copies plain containers at each merge of options."""
 
+    text_way: TextWay
+
     def __init__(self, runs: list[Run], network: nn.Module, conds: Sequence[dict[str, Any]]) -> None:
         self.runs = runs
         self.editing = EditRunner() if any(run.session.editors for run in runs) else None
@@ -161,6 +163,8 @@ def _outer_sample(
     part = run_part(guider.model_patcher, sigmas, clip.of(noise), start)
     runs = [_start(guider, clip, noise, sigmas, part, factory) for factory in factories]
     holder = _Runs(runs, diffusion_model(guider.model_patcher.model), _conds(guider))
+    modules = {} if COMPILED in guider.model_options else modules_of(guider.model_patcher)
+    holder.text_way = TextWay(modules, runs[0], holder.troubles)
     # denoise_mask, callback, disable_pbar, seed, latent_shapes: the host passes the callback by position
     given = list(args)
     if len(given) > 1:
@@ -172,7 +176,8 @@ def _outer_sample(
     hooks = [hook for run in runs for hook in run.session.hooks]
     try:
         sampler = stepped(sampler, hooks, part) if hooks else sampler
-        return executor(noise, latent_image, sampler, sigmas, *given, **kwargs)
+        with holder.text_way.opened():
+            return executor(noise, latent_image, sampler, sigmas, *given, **kwargs)
     finally:
         holder.tell(done=True)
         for run in runs:
@@ -356,6 +361,7 @@ def _watched(
     options["optimized_attention_override"] = hidden(override.__call__)
     executor = apart(executor, holder.compiled, checking(holder.predictions, override, c_crossattn))
     checked_blocks(module, options, override)
+    holder.text_way.begin(override)
     with marked(wanted, running, leave=override.left), given_to(wanted, override):
         if GRADIENT_KEY not in options:
             out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

@@ -1,11 +1,13 @@
 """Sees to it that the network, its blocks and their attention read the prompt's text: other packs exchange it in each
-of these places, by wrappers, functions in the place of a block (`patches_replace`), and forwards of their own."""
+of these places, by wrappers, functions in the place of a block (`patches_replace`), and forwards of their own; before
+the blocks by hooks, too."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +20,14 @@ from ...core.no_compile import hidden
 from ...core.sites import AttentionSite
 from ..compiled import compiled_parts
 from .attribution import Predictions, who
-from .override import Override, other_tokens, replaced
-from .run import KEY
+from .override import Override, Troubles, other_tokens, replaced
+from .run import KEY, Run
 
-__all__ = ["checked_blocks", "checking", "given_to"]
+__all__ = ["TextWay", "checked_blocks", "checking", "given_to"]
 
+# How far a row may be from its own, as a share of what tells it from others (float8 rounds so), and the least cosine of
+# these parts of rows that are of one text: a LoRA changes them.
+_NEAR, _SAME_TEXT = 0.02, 0.9
 _TEXTS = ("txt", "context")  # what the host's networks call it where a block is replaced
 
 
@@ -64,7 +69,7 @@ def _checked(function: Callable[..., Any], override: Override) -> Callable[..., 
 
         def block(changed: dict[str, Any]) -> Any:
             before = override.exchanged
-            override.exchanged = who(function) if _exchanged(given, _texts(changed)) else ""
+            override.exchanged = who(function) if _exchanged(given, _texts(changed)) else before
             try:
                 return more["original_block"](changed)
             finally:
@@ -85,15 +90,15 @@ def _exchanged(given: Sequence[Tensor], read: Sequence[Tensor]) -> bool:
     return len(given) != len(read) or any(other_tokens(a, b, {}, {}) for a, b in new)
 
 
-def _theirs(module: nn.Module) -> bool:
+def _theirs(module: nn.Module) -> Any:
     forward = replaced(module)
-    return forward is not None and not hasattr(forward, "_torchdynamo_orig_callable")  # compiled, and its own
+    return None if hasattr(forward, "_torchdynamo_orig_callable") else forward  # compiled, and its own
 
 
 @contextlib.contextmanager
 def given_to(sites: Sequence[tuple[nn.Module, AttentionSite]], override: Override) -> Iterator[None]:
     """While open, what cross-attention with a forward of another pack is given is kept: of that it has to make keys."""
-    found = [module for module, site in sites if site.kind == "cross" and _theirs(module)]
+    found = [module for module, site in sites if site.kind == "cross" and _theirs(module) is not None]
 
     def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
         override.given = module, args, kwargs
@@ -104,3 +109,78 @@ def given_to(sites: Sequence[tuple[nn.Module, AttentionSite]], override: Overrid
     finally:
         for handle in handles:
             handle.remove()
+
+
+class TextWay:
+    """Looks at the modules of one run that its text goes through before the blocks (`Blocks.text_way`).
+
+    One whose forward is replaced, or that somebody hooked, runs once more, as its class has it: what it gives has to be
+    of what it was given. Compiled ones are left alone.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], run: Run, troubles: Troubles) -> None:
+        way = run.info.spec.native.text_way
+        found = [each for name, each in modules.items() if way and re.match(way, name)]
+        self._modules, self._prompts, self._troubles = found, run.prompts, troubles
+        self._own: dict[nn.Module, tuple[Any, Any]] = {}  # what runs -> who is in it, what its class gives
+        self._hooks = hidden(self._asked), hidden(self._made)
+        self._override: Override | None = None  # of the last forward
+        self._before = ""  # who exchanged a text that the host brought here before the first
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for module in self._modules:
+                if not compiled_parts(module):
+                    asked, made = self._hooks
+                    stack.callback(module.register_forward_pre_hook(asked, prepend=True, with_kwargs=True).remove)
+                    stack.callback(module.register_forward_hook(made).remove)
+            yield
+
+    def begin(self, override: Override) -> None:
+        """A forward begins."""
+        self._override, override.exchanged = override, self._before
+
+    def _asked(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        behind = module._forward_hooks
+        every = _theirs(module), *module._forward_pre_hooks.values(), *behind.values()
+        if by := [each for each in every if each not in (None, *self._hooks)]:
+            behind.move_to_end(next(name for name, each in behind.items() if each in self._hooks))
+            with torch.no_grad():
+                self._own[module] = by[0], type(module).forward(module, *args, **kwargs)
+
+    def _made(self, module: nn.Module, _: Any, out: Any) -> None:
+        if module not in self._own:
+            return
+        by, own = self._own.pop(module)
+        pairs = zip(tree_leaves(own), tree_leaves(out))
+        found = [_changed(self._rows(a), self._rows(b)) for a, b in pairs if isinstance(a, Tensor)]
+        if max(found, default=0) == 2:
+            if self._override is None:
+                self._before = who(by)
+            else:
+                self._override.exchanged = who(by)
+        elif any(found):
+            what = "changes what the model makes of its text: words are shown and steered by the prompt's rows"
+            self._troubles.add(f"{who(by)} {what}")
+
+    def _rows(self, made: Tensor) -> Tensor:
+        """The rows (B, N, width) of prompts' texts in what a module made."""
+        made = made[None] if made.ndim == 2 else made
+        if self._override is None:
+            return made
+        layout = self._override.layout
+        known = [name in self._prompts for name, _ in layout.chunks for _ in range(layout.samples)]
+        kept = [row for row in range(len(made)) if len(made) != len(known) or known[row]]
+        return made[kept, : layout.text]  # the picture's stand behind
+
+
+def _changed(own: Tensor, made: Tensor) -> int:
+    """0: rows (B, N, width) are the same but for rounding; 2: some are others; 1: changed. Reads from the device."""
+    if own.shape != made.shape:
+        return 2
+    off = (own.float() - made.float()).norm(dim=-1)
+    own, made = (rows.float() - rows.float().mean(1, keepdim=True) for rows in (own, made))
+    far = off > _NEAR * own.norm(dim=-1)
+    other = far & ((own * made).sum(-1) < _SAME_TEXT * own.norm(dim=-1) * made.norm(dim=-1))
+    return int((far.any() + 2 * other.any()).clamp(max=2))

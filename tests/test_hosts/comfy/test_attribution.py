@@ -4,11 +4,14 @@ The truth is written down by stand-ins for other packs themselves: the q and k t
 """
 
 import functools
+import itertools
+import re
 
 import pytest
 import torch
 from support_attention import Watcher, make_binding, make_tracks
-from support_native import conditioning, latent, native_model, sample, text_rows
+from support_native import conditioning, latent, native_model, pixels, sample, text_rows
+from torch.utils._pytree import tree_leaves
 
 FAMILY, SIZE = "wan_t2v", (2, 6, 8)
 
@@ -39,14 +42,14 @@ class Seen(Watcher):
         self.notes.append(text)
 
 
-def inputs():
+def inputs(family=FAMILY, size=SIZE):
     from matrix_lib.core.tracks import tracks
     from matrix_lib.core.words import binding
     from matrix_lib.hosts.comfy.run import BINDING, TRACKS
 
-    words = make_binding(binding, text_rows(FAMILY))
-    keys = {BINDING: words, TRACKS: make_tracks(tracks, 5, 48, 64)}
-    return conditioning(FAMILY, 1, SIZE, **keys), conditioning(FAMILY, 2, SIZE), latent(FAMILY, 1, SIZE)
+    words = make_binding(binding, text_rows(family))
+    keys = {BINDING: words, TRACKS: make_tracks(tracks, *pixels(family, size))}
+    return conditioning(family, 1, size, **keys), conditioning(family, 2, size), latent(family, 1, size)
 
 
 def watched(model):
@@ -436,3 +439,69 @@ def test_what_an_override_adds_is_followed_where_it_has_nothing_of_the_text(mode
     with pytest.raises(ValueError, match=f"cannot be steered: .*{reason}"):
         steered()
     torch._dynamo.reset()
+
+
+def another_word(rows):
+    """Rows (B, N, width) or (N, width), of which two are another text's."""
+    rows, place = rows.clone(), (..., slice(3, 5), slice(None))
+    rows[place] = torch.randn(rows[place].shape, generator=torch.Generator().manual_seed(9)) * rows.std()
+    return rows
+
+
+def where_the_text_goes(model, given, lists):
+    """Paths of the outermost modules before the blocks whose output changes with rows of the prompt alone."""
+    runs, modules = [], list(model.model.diffusion_model.named_modules())
+    for text in (given[0][0][0], another_word(given[0][0][0])):
+        made = []
+
+        def keep(name, out, made=made):
+            made.append((name, [float(t.double().sum()) for t in tree_leaves(out) if isinstance(t, torch.Tensor)]))
+
+        hooks = [each.register_forward_hook(lambda *a, n=name, keep=keep: keep(n, a[2])) for name, each in modules]
+        sample(model, [[text, given[0][0][1]]], *given[1:], steps=1, cfg=1.0)
+        [each.remove() for each in hooks]
+        runs.append(itertools.takewhile(lambda each: not each[0].startswith(lists), made))
+    found = [name for (name, a), (_, b) in zip(*runs) if a != b]
+    return [name for name in found if not name.startswith((*(f"{each}." for each in found), "t5_y_embedder"))]
+
+
+MAKE_OF_TEXT = ("wan_t2v", "cogvideox", "hunyuan", "ltx", "ltx2", "hunyuan15", "kandinsky5", "minimax_h3", "mochi")
+
+
+@pytest.mark.parametrize("family", MAKE_OF_TEXT)
+def test_another_text_before_the_blocks_is_named_and_not_steered(comfy, family):
+    from matrix_lib.core.guidance.region_bias import RegionBias
+    from matrix_lib.hosts.comfy.model import backbone_of, sites_of
+    from matrix_lib.hosts.comfy.steer import steer
+
+    model, given = native_model(family), inputs(family, None)
+    native, of_text = backbone_of(model).native, {site.name for site in sites_of(model) if site.has_v2t}
+    names = where_the_text_goes(model, given, native.lists)
+    assert [bool(re.match(native.text_way, name)) for name in names or [""]] == [True] * len(names), names
+    due = [(name, another_word, "gives it another text than the prompt's") for name in names]
+    due += [
+        (names[0], torch.clone, ""),
+        (names[0], lambda rows: 1.2 * rows, "changes what the model makes of its text"),
+    ]
+    for (name, change, what), hook in itertools.product(due, (False, True)):
+        module = model.model.diffusion_model.get_submodule(name)
+
+        def theirs(*given, change=change, module=module, hook=hook, **more):
+            out = given[2] if hook else type(module).forward(module, *given, **more)
+            return change(out) if isinstance(out, torch.Tensor) else (change(out[0]), *out[1:])
+
+        hooks = [module.register_forward_hook(theirs)] if hook else setattr(module, "forward", theirs)
+        mine, seen = watched(model)
+        want = sample(model, *given, steps=1)
+        assert torch.equal(sample(mine, *given, steps=1), want)
+        assert [what in note for note in seen.notes][:1] == [True] * bool(what), (name, hook, seen.notes)
+        steered = functools.partial(sample, steer(model, RegionBias(words_up=3.0)), *given, steps=1)
+        if change is another_word:
+            assert not of_text & seen.kept.keys()
+            with pytest.raises(ValueError, match=f"cannot be steered: .* {what}"):
+                steered()
+        else:
+            assert of_text <= seen.kept.keys()
+            assert not torch.equal(steered(), want)
+        [each.remove() for each in hooks or ()]
+        vars(module).pop("forward", None)
