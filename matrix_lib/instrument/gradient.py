@@ -45,8 +45,8 @@ class GradientHook(BaseObserver):
         sites: of the model, in the order in which they run. `StopForward` is raised behind the last one that counts.
 
     Hosts call `start` before each prediction, `forward_done` at the end of each of its forwards, and `end`. The hook is
-    the name of its predictions. `losses` are those of each update, summed over the batch; `notes` say what could not be
-    aligned.
+    the name of its predictions. `losses` are those of each update, summed over the batch, in which a prompt that two
+    conditionings hold counts twice, as it does in the prediction; `notes` say what could not be aligned.
     """
 
     title: ClassVar[str] = "gradient guidance"

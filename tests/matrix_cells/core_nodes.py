@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from support_native import conditioning, latent
 
 from .graphs import OTHER_WORDS, ROWS, SIZES, Graph, bound, known_behind
@@ -124,6 +125,7 @@ def prompts() -> dict[str, Callable[[Graph], Graph]]:
         "ConditioningSetTimestepRange, bound then plain": lambda g: _ranges(g, [(0.0, 0.5), (0.5, 1.0)], False),
         "ConditioningSetTimestepRange, overlapping": lambda g: _ranges(g, [(0.0, 1.0), (0.3, 0.7)], True),
         "split_conds_to_windows, two bound prompts": _travel,
+        "ConditioningSetMask, two bound prompts": _masked,
     }
 
 
@@ -149,6 +151,18 @@ def _ranges(graph: Graph, ranges: list[tuple[float, float]], both: bool) -> Grap
     given = [graph.positive, _second(graph) if both else _plain(graph)]
     parts = [getattr(cls(), cls.FUNCTION)(each, *where)[0] for each, where in zip(given, ranges)]
     return graph.but(positive=getattr(combine(), combine.FUNCTION)(*parts)[0], steps=4)
+
+
+def _masked(graph: Graph) -> Graph:
+    """A prompt for each half of the picture."""
+    import nodes
+
+    cls, combine = (nodes.NODE_CLASS_MAPPINGS[n] for n in ("ConditioningSetMask", "ConditioningCombine"))
+    left = torch.zeros(1, 32, 32)
+    left[..., :16] = 1
+    sides = zip((graph.positive, _second(graph)), (left, 1 - left))
+    parts = [getattr(cls(), cls.FUNCTION)(each, mask, "default", 1.0)[0] for each, mask in sides]
+    return graph.but(positive=getattr(combine(), combine.FUNCTION)(*parts)[0])
 
 
 def _travel(graph: Graph) -> Graph:

@@ -73,6 +73,13 @@ def test_prompts_and_runs_as_people_build_them(cells, matrix):
     cells([(FAMILIES[0], "CFGGuider", (row,), cfg, CAPTURE) for row, cfg in zip(rows, itertools.cycle(CFGS))])
 
 
+def test_a_prompt_that_stands_twice(cells):
+    """The second prompt of the masks holds in a range once more: each of the two has maps and a loss of its own."""
+    rows = "ConditioningSetMask, two bound prompts", "ConditioningSetTimestepRange, overlapping"
+    made = cells([(FAMILIES[0], "CFGGuider", rows, 6.0, column) for column in (CAPTURE, "gradient guidance")])
+    assert {verdict.kind for verdict in made} == {"exact"}
+
+
 def test_nodes_that_change_nothing_here_change_nothing_there(matrix, cells):
     made = cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, CAPTURE) for row in sorted(matrix.idle)])
     assert {verdict.kind for verdict in made} <= {"exact", "host"}
