@@ -102,6 +102,13 @@ def test_gradient_guidance_beside_what_changes_attention(matrix, cells):
     cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, "gradient guidance") for row in rows])
 
 
+def test_gradient_guidance_of_a_model_called_past_its_wrappers(cells):
+    """It is refused before the network fails: that of MiniMax H3 fails in front of its first block."""
+    rows = ("the model called past its wrappers",)
+    made = cells([(family, "CFGGuider", rows, 6.0, "gradient guidance") for family in ("minimax_h3", FAMILIES[0])])
+    assert {verdict.kind for verdict in made} == {"refused"}
+
+
 def test_steering_before_steps_beside_what_changes_steps(matrix, cells):
     rows = ["EasyCache", "LazyCache", "WanContextWindowsManual", "ModelSamplingSD3", "a split run", "a refining run"]
     ways = ["dual clock", "intrinsic denoising"]
