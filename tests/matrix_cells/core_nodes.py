@@ -104,7 +104,7 @@ def _long(graph: Graph) -> Graph:
     others = [conditioning(graph.family, seed, size, rows=ROWS) for seed in (2, 3)]
     return graph.but(
         latent=latent(graph.family, 1, size), positive=bound(graph.pack, graph.family, 1, size=size),
-        negative=others[0], third=others[1],
+        negative=others[0], third=others[1], due="",
     )  # fmt: skip
 
 
@@ -154,15 +154,12 @@ def _ranges(graph: Graph, ranges: list[tuple[float, float]], both: bool) -> Grap
 
 
 def _masked(graph: Graph) -> Graph:
-    """A prompt for each half of the picture."""
     import nodes
 
-    cls, combine = (nodes.NODE_CLASS_MAPPINGS[n] for n in ("ConditioningSetMask", "ConditioningCombine"))
-    left = torch.zeros(1, 32, 32)
-    left[..., :16] = 1
-    sides = zip((graph.positive, _second(graph)), (left, 1 - left))
-    parts = [getattr(cls(), cls.FUNCTION)(each, mask, "default", 1.0)[0] for each, mask in sides]
-    return graph.but(positive=getattr(combine(), combine.FUNCTION)(*parts)[0])
+    mask = nodes.ConditioningSetMask()
+    half = torch.ones(1, 32, 32).tril()
+    masked = graph.but(positive=mask.append(graph.positive, half, "default", 1.0)[0])
+    return _with(masked, "ConditioningCombine", mask.append(_second(graph), 1 - half, "default", 1.0)[0])
 
 
 def _travel(graph: Graph) -> Graph:

@@ -1,9 +1,8 @@
 """What really ran: every attention call at its kernel, and explicit maps of those that made the prompt's prediction.
 
 Nothing here asks this pack. Whose prompt a row of a call is, is read off the text that the network was given (or the
-keys made of it), and among prompts of one text off the host's ids; which prediction a call belongs to, off the guider:
-what runs inside of its `predict_noise`, and not inside of a function that a patch hung behind or before the guidance,
-is the guider's own.
+keys made of it, or the host's ids); which prediction a call belongs to, off the guider: what runs inside of its
+`predict_noise`, and not inside of a function that a patch hung behind or before the guidance, is the guider's own.
 
 B batch, H heads, Nq / Nk query / key tokens, D head size, E entities, F, h, w token frames, rows, columns.
 """
@@ -66,6 +65,7 @@ class Call:
     between: int = 0
     behind: bool = False
     turn: int = 1
+    copies: int = 1  # of the prompt
 
     @property
     def clip(self) -> tuple[int, int]:
@@ -109,7 +109,7 @@ class Bottom:
         self._turns: dict[float, int] = {}
         self._prompts: dict[Any, Tensor] = {}
         self._texts: set[int] = set()  # rows of each
-        self._ids: dict[Any, Any] = {}  # the host's id of each
+        self._ids: dict[Any, Any] = {}  # the host's
         self._keys: dict[int, dict[Any, Tensor]] = {}
 
     # -- around a guider ----------------------------------------------------------------------------------------------
@@ -227,10 +227,9 @@ class Bottom:
         self._forward = _Forward(rows, frames, text, grid)
 
     def _whose(self, text: Tensor, given: Any) -> tuple[str, int] | None:
-        prompts = self._prompts.items()
-        same = [name for name, each in prompts if text.shape == each.shape[1:] and torch.equal(text, each[0].to(text))]
-        own = [name for name in same if self._ids.get(name) == given]
-        return next(iter(own or same), None)
+        prompts = {name: each[0].repeat(len(text) // each.shape[1], 1) for name, each in self._prompts.items()}
+        same = [name for name, each in prompts.items() if torch.equal(text, each.to(text))]
+        return next((name for name in same if self._ids.get(name) == given), same[0] if same else None)
 
     # -- at the kernel ------------------------------------------------------------------------------------------------
     def _kernel(self, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -266,12 +265,13 @@ class Bottom:
         found, family = [], self.graph.family
         for row, prompt in enumerate(prompts):
             own = None if mask is None else mask[row if len(mask) > 1 else 0]
+            copies = 1 if prompt is None else max(1, forward.text // self._prompts[prompt].shape[1])
             found.append(
                 Call(
                     layer, kind, name, prompt, q[row], k[row], v[row], own, scale or q.shape[-1] ** -0.5, self._sigma,
                     not self._extra, forward.frames, forward.text, forward.grid, in_front_of_words(family),
                     behind_words(family, forward.grid[1] * forward.grid[2]),
-                    family == "mochi", self._turns[self._sigma],
+                    family == "mochi", self._turns[self._sigma], copies,
                 )
             )  # fmt: skip
         return found
@@ -287,11 +287,8 @@ class Bottom:
         if layer not in self._keys:
             self._keys[layer] = {name: made(text.to(k)).detach() for name, text in self._prompts.items()}
         flat = k.transpose(0, 1).flatten(1)
-        return [
-            name
-            for name, keys in self._keys[layer].items()
-            if keys.shape[1:] == flat.shape and torch.allclose(keys[0], flat, rtol=1e-4, atol=1e-5)
-        ]
+        keys = {name: each[0] for name, each in self._keys[layer].items() if each.shape[1:] == flat.shape}
+        return [name for name, each in keys.items() if torch.allclose(each, flat, rtol=1e-4, atol=1e-5)]
 
 
 def _read(network: Any, cond: dict[str, Any]) -> Tensor:
@@ -348,8 +345,10 @@ class Truth:
         first, size = call.clip
         video = slice(first, first + size)
         if call.words is not None:
-            rows = {phrase.name: [call.words[0] + row for row in phrase.rows] for phrase in binding.phrases}
-            yield "v2t", {n: p[:, video][..., at].mean((0, -1)).view(call.grid) for n, at in rows.items()}
+            starts = [call.words[0] + call.text // call.copies * copy for copy in range(call.copies)]
+            rows = {each.name: [start + row for start in starts for row in each.rows] for each in binding.phrases}
+            found = {n: p[:, video][..., at].mean((0, -1)).view(call.grid) * call.copies for n, at in rows.items()}
+            yield "v2t", found
         if call.kind != "cross" and tracks is not None:
             found = {}
             for name, at in self._query(binding, tracks, call).items():

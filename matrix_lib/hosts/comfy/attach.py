@@ -246,21 +246,20 @@ def _predict_noise(
     holder = model_options.get("transformer_options", {}).get(KEY)
     if not isinstance(holder, _Runs):
         return executor(x, timestep, model_options, *args, **kwargs)
-    guider = executor.class_obj
-    with holder.predictions.predicting(model_options), _past_us(holder, guider.inner_model, guider, model_options):
+    with holder.predictions.predicting(model_options), _past_us(holder, executor.class_obj.inner_model, model_options):
         return executor(x, timestep, model_options, *args, **kwargs)
 
 
 @contextlib.contextmanager
-def _past_us(holder: _Runs, model: Any, by: Any, model_options: dict[str, Any]) -> Iterator[None]:
-    """One call of a guider, or one prediction with gradients, in which nobody may run the model past ComfyUI's
-    wrappers, and ours with them. by: who asks. Compiled models are not looked at: hooks would be in their graphs."""
+def _past_us(holder: _Runs, model: Any, model_options: dict[str, Any]) -> Iterator[None]:
+    """One call of a guider, or a prediction with gradients, in which nobody may run the model past ComfyUI's wrappers,
+    and ours with them. Compiled models are not looked at: hooks would be in their graphs."""
 
     def reached(*_: Any) -> None:
         if getattr(holder.inside, "now", False):
             return
-        found = replaced(model, "apply_model") or model_options.get("model_function_wrapper") or by
-        text = f"the model was called past ComfyUI's wrappers ({who(found)})"
+        by = replaced(model, "apply_model") or model_options.get("model_function_wrapper") or model
+        text = f"the model was called past ComfyUI's wrappers ({who(by)})"
         if any(run.session.steers for run in holder.runs) and not holder.predictions.claimed_now:
             raise ValueError(f"this run cannot be steered: {text}. Take that off this model, or sample without MATRIX")
         holder.troubles.add(f"{text}: those calls are neither shown nor steered")
@@ -268,7 +267,6 @@ def _past_us(holder: _Runs, model: Any, by: Any, model_options: dict[str, Any]) 
     if COMPILED in model_options or holder.has_compiled:
         yield
         return
-    # at its first attention, too: somebody may call what is in the network
     places = diffusion_model(model), holder.runs[0].modules[0][0]
     handles = [place.register_forward_pre_hook(hidden(reached)) for place in places]
     try:
@@ -284,9 +282,9 @@ def _calc_cond_batch(executor: Any, model: Any, conds: list, x_in: Tensor, times
     if not isinstance(holder, _Runs) or options.get(PERTURBED_KEY) is not holder.predictions.token:
         if isinstance(holder, _Runs):
             holder.owners.update((cond["uuid"], cond[OWNER]) for each in conds for cond in each or () if OWNER in cond)
-            if GRADIENT_KEY in options:  # before the guider's own call
+            if GRADIENT_KEY in options:
                 holder.predictions.claimed_now = False
-                with _past_us(holder, model, model, model_options):
+                with _past_us(holder, model, model_options):
                     return executor(model, conds, x_in, timestep, model_options)
         return executor(model, conds, x_in, timestep, model_options)
     with holder.predictions.batch(conds, model_options):

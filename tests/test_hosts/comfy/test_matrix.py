@@ -73,11 +73,13 @@ def test_prompts_and_runs_as_people_build_them(cells, matrix):
     cells([(FAMILIES[0], "CFGGuider", (row,), cfg, CAPTURE) for row, cfg in zip(rows, itertools.cycle(CFGS))])
 
 
-def test_a_prompt_that_stands_twice(cells):
-    """The second prompt of the masks holds in a range once more: each of the two has maps and a loss of its own."""
-    rows = "ConditioningSetMask, two bound prompts", "ConditioningSetTimestepRange, overlapping"
-    made = cells([(FAMILIES[0], "CFGGuider", rows, 6.0, column) for column in (CAPTURE, "gradient guidance")])
-    assert {verdict.kind for verdict in made} == {"exact"}
+def test_a_text_twice_and_a_network_that_fails(cells):
+    twice = "ConditioningSetMask, two bound prompts", "ConditioningSetTimestepRange, overlapping"
+    longer = "ConditioningConcat with a bound prompt", "ConditioningCombine with a bound prompt"
+    past = ("the model called past its wrappers",)
+    for family, rows in {"wan_t2v": twice, "cogvideox": longer, "minimax_h3": past}.items():
+        made = cells([(family, "CFGGuider", rows, 6.0, column) for column in (CAPTURE, "gradient guidance")])
+        assert {verdict.kind for verdict in made} == {"refused" if rows is past else "exact"}
 
 
 def test_nodes_that_change_nothing_here_change_nothing_there(matrix, cells):
@@ -100,13 +102,6 @@ def test_a_second_prediction_beside_what_predicts_otherwise(matrix, cells):
 def test_gradient_guidance_beside_what_changes_attention(matrix, cells):
     rows = [*matrix.groups["prompts"], *matrix.groups["other packs"], *CHANGE_CALLS]
     cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, "gradient guidance") for row in rows])
-
-
-def test_gradient_guidance_of_a_model_called_past_its_wrappers(cells):
-    """It is refused before the network fails: that of MiniMax H3 fails in front of its first block."""
-    rows = ("the model called past its wrappers",)
-    made = cells([(family, "CFGGuider", rows, 6.0, "gradient guidance") for family in ("minimax_h3", FAMILIES[0])])
-    assert {verdict.kind for verdict in made} == {"refused"}
 
 
 def test_steering_before_steps_beside_what_changes_steps(matrix, cells):
