@@ -45,9 +45,9 @@ MiniMax H3 and Mochi 1 came later: 937 and 562 cells were tried, on 2026-12-01, 
 and 6, every thing with capture and with words in time, and others drawn at random. None was silent.
 
 With or without this pack, ComfyUI fails with RescaleCFG, PerpNeg, VideoLinearCFGGuidance and VideoTriangleCFGGuidance
-on LTX-2; with RenormCFG on Kandinsky 5; with context windows, RescaleCFG, RenormCFG,
-VideoLinearCFGGuidance, VideoTriangleCFGGuidance and SelfAttentionGuidance on MiniMax H3; and with Conditioning (Concat)
-on Mochi 1, which has no cross-attention that another pack could replace.
+on LTX-2; with ConditioningSetMask on LTX-2 and MiniMax H3; with RenormCFG on Kandinsky 5; with context windows,
+RescaleCFG, RenormCFG, VideoLinearCFGGuidance, VideoTriangleCFGGuidance and SelfAttentionGuidance on MiniMax H3; and
+with Conditioning (Concat) on Mochi 1, which has no cross-attention that another pack could replace.
 """
 
 

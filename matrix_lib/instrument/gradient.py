@@ -227,7 +227,7 @@ class _Row:
         """call: of this row alone."""
         aim, layer = self.aim, call.site.layer
         if guidance.sga and guidance.layers.acts_on_text(call.site) and aim.words.entities:
-            self.grounding[layer] = grounding_maps(call, aim.words, guidance.scores)[0]
+            self.grounding[layer] = grounding_maps(call, _copied(aim.words, call, guidance), guidance.scores)[0]
         if guidance.spa and guidance.layers.acts_on_video(call.site) and aim.queries.entities:
             self.propagation[layer] = propagation_maps(call, aim.queries, guidance.scores)[0]
 
@@ -244,6 +244,18 @@ class _Row:
                     weight * alignment_loss(maps, masks.to(device), scores=guidance.scores, known=known).float()
                 )
         return torch.stack(parts).sum() if parts else None
+
+
+def _copied(words: PoolBatch, call: AttentionCall, guidance: GradientGuidance) -> PoolBatch:
+    """A word of a prompt that its host repeats beside a longer one is all of its copies."""
+    own = call.rows[0].binding.length  # type: ignore[union-attr]
+    copies, more = divmod(call.text_k[1] if call.text_k else 0, own)
+    if copies < 2 or more:
+        return words
+    indices = (torch.arange(copies)[:, None] * own + words.indices).view(1, -1)
+    weights = words.weights.repeat(1, copies, 1) / (copies if guidance.scores == "logits" else 1)  # a mean, or a sum
+    (low, high), *_ = words.spans
+    return PoolBatch(indices, weights, words.counts, ((low, high + own * (copies - 1)),))
 
 
 def descend(x: Tensor, gradient: Tensor | None, size: float) -> Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from support_native import conditioning, latent
 
 from .graphs import OTHER_WORDS, ROWS, SIZES, Graph, bound, known_behind
@@ -103,7 +104,7 @@ def _long(graph: Graph) -> Graph:
     others = [conditioning(graph.family, seed, size, rows=ROWS) for seed in (2, 3)]
     return graph.but(
         latent=latent(graph.family, 1, size), positive=bound(graph.pack, graph.family, 1, size=size),
-        negative=others[0], third=others[1],
+        negative=others[0], third=others[1], due="",
     )  # fmt: skip
 
 
@@ -124,6 +125,7 @@ def prompts() -> dict[str, Callable[[Graph], Graph]]:
         "ConditioningSetTimestepRange, bound then plain": lambda g: _ranges(g, [(0.0, 0.5), (0.5, 1.0)], False),
         "ConditioningSetTimestepRange, overlapping": lambda g: _ranges(g, [(0.0, 1.0), (0.3, 0.7)], True),
         "split_conds_to_windows, two bound prompts": _travel,
+        "ConditioningSetMask, two bound prompts": _masked,
     }
 
 
@@ -149,6 +151,15 @@ def _ranges(graph: Graph, ranges: list[tuple[float, float]], both: bool) -> Grap
     given = [graph.positive, _second(graph) if both else _plain(graph)]
     parts = [getattr(cls(), cls.FUNCTION)(each, *where)[0] for each, where in zip(given, ranges)]
     return graph.but(positive=getattr(combine(), combine.FUNCTION)(*parts)[0], steps=4)
+
+
+def _masked(graph: Graph) -> Graph:
+    import nodes
+
+    mask = nodes.ConditioningSetMask()
+    half = torch.ones(1, 32, 32).tril()
+    masked = graph.but(positive=mask.append(graph.positive, half, "default", 1.0)[0])
+    return _with(masked, "ConditioningCombine", mask.append(_second(graph), 1 - half, "default", 1.0)[0])
 
 
 def _travel(graph: Graph) -> Graph:

@@ -1,8 +1,8 @@
 """What really ran: every attention call at its kernel, and explicit maps of those that made the prompt's prediction.
 
 Nothing here asks this pack. Whose prompt a row of a call is, is read off the text that the network was given (or the
-keys made of it); which prediction a call belongs to, off the guider: what runs inside of its `predict_noise`, and not
-inside of a function that a patch hung behind or before the guidance, is the guider's own.
+keys made of it, or the host's ids); which prediction a call belongs to, off the guider: what runs inside of its
+`predict_noise`, and not inside of a function that a patch hung behind or before the guidance, is the guider's own.
 
 B batch, H heads, Nq / Nk query / key tokens, D head size, E entities, F, h, w token frames, rows, columns.
 """
@@ -65,6 +65,7 @@ class Call:
     between: int = 0
     behind: bool = False
     turn: int = 1
+    copies: int = 1  # of the prompt
 
     @property
     def clip(self) -> tuple[int, int]:
@@ -108,6 +109,7 @@ class Bottom:
         self._turns: dict[float, int] = {}
         self._prompts: dict[Any, Tensor] = {}
         self._texts: set[int] = set()  # rows of each
+        self._ids: dict[Any, Any] = {}  # the host's
         self._keys: dict[int, dict[Any, Tensor]] = {}
 
     # -- around a guider ----------------------------------------------------------------------------------------------
@@ -120,6 +122,7 @@ class Bottom:
             for name, cond in prompts_of(guider).items()
             if cond.get("cross_attn") is not None
         }
+        self._ids = {name: cond["uuid"] for name, cond in prompts_of(guider).items()}
         self._prompts |= {(name, -1): text for name, text in self.graph.texts.items()}
         self._texts = {text.shape[1] for text in self._prompts.values()}
         predict = guider.predict_noise
@@ -218,15 +221,15 @@ class Bottom:
         clip = args[0][0] if isinstance(args[0], list) else args[0]  # beside its sound
         shape, size = clip.shape[-3:], patch(self.graph.family)
         grid = (int(shape[0]), -(-int(shape[1]) // size[1]), -(-int(shape[2]) // size[2]))
-        rows = [self._whose(context[row]) for row in range(len(context))]
+        ids = kwargs.get("transformer_options", {}).get("uuids") or [None]
+        rows = [self._whose(text, ids[row * len(ids) // len(context)]) for row, text in enumerate(context)]
         text = min(int(context.shape[1]), kwargs.get("num_tokens", context.shape[1]))  # Mochi's, without padding
         self._forward = _Forward(rows, frames, text, grid)
 
-    def _whose(self, text: Tensor) -> tuple[str, int] | None:
-        for name, prompt in self._prompts.items():
-            if text.shape == prompt.shape[1:] and torch.equal(text, prompt[0].to(text)):
-                return name
-        return None
+    def _whose(self, text: Tensor, given: Any) -> tuple[str, int] | None:
+        prompts = {name: each[0].repeat(len(text) // each.shape[1], 1) for name, each in self._prompts.items()}
+        same = [name for name, each in prompts.items() if torch.equal(text, each.to(text))]
+        return next((name for name in same if self._ids.get(name) == given), same[0] if same else None)
 
     # -- at the kernel ------------------------------------------------------------------------------------------------
     def _kernel(self, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -256,23 +259,24 @@ class Bottom:
         timed = getattr(network, "cross_attention_adaln", hasattr(network, "text_transformer_blocks"))
         if kind == "cross" and not timed:  # keys of LTX-2.3 and Kandinsky 5 change with the noise
             known = [self._by_keys(layer, module, k[row]) for row in range(len(k))]
-            prompts = [found or given for found, given in zip(known, prompts)]
+            prompts = [given if given in same or not same else same[0] for same, given in zip(known, prompts)]
         while mask is not None and mask.ndim < 4:
             mask = mask[None] if mask.ndim == 2 else mask[:, None]
         found, family = [], self.graph.family
         for row, prompt in enumerate(prompts):
             own = None if mask is None else mask[row if len(mask) > 1 else 0]
+            copies = 1 if prompt is None else max(1, forward.text // self._prompts[prompt].shape[1])
             found.append(
                 Call(
                     layer, kind, name, prompt, q[row], k[row], v[row], own, scale or q.shape[-1] ** -0.5, self._sigma,
                     not self._extra, forward.frames, forward.text, forward.grid, in_front_of_words(family),
                     behind_words(family, forward.grid[1] * forward.grid[2]),
-                    family == "mochi", self._turns[self._sigma],
+                    family == "mochi", self._turns[self._sigma], copies,
                 )
             )  # fmt: skip
         return found
 
-    def _by_keys(self, layer: int, module: Any, k: Tensor) -> tuple[str, int] | None:
+    def _by_keys(self, layer: int, module: Any, k: Tensor) -> list[tuple[str, int]]:
         """Whose text keys (H, Nk, D) were made of, for networks that make them of the text alone."""
         network = self.graph.model.model.diffusion_model
         made: Callable[[Tensor], Tensor]
@@ -283,10 +287,8 @@ class Bottom:
         if layer not in self._keys:
             self._keys[layer] = {name: made(text.to(k)).detach() for name, text in self._prompts.items()}
         flat = k.transpose(0, 1).flatten(1)
-        for name, keys in self._keys[layer].items():
-            if keys.shape[1:] == flat.shape and torch.allclose(keys[0], flat, rtol=1e-4, atol=1e-5):
-                return name
-        return None
+        keys = {name: each[0] for name, each in self._keys[layer].items() if each.shape[1:] == flat.shape}
+        return [name for name, each in keys.items() if torch.allclose(each, flat, rtol=1e-4, atol=1e-5)]
 
 
 def _read(network: Any, cond: dict[str, Any]) -> Tensor:
@@ -343,8 +345,10 @@ class Truth:
         first, size = call.clip
         video = slice(first, first + size)
         if call.words is not None:
-            rows = {phrase.name: [call.words[0] + row for row in phrase.rows] for phrase in binding.phrases}
-            yield "v2t", {n: p[:, video][..., at].mean((0, -1)).view(call.grid) for n, at in rows.items()}
+            starts = [call.words[0] + call.text // call.copies * copy for copy in range(call.copies)]
+            rows = {each.name: [start + row for start in starts for row in each.rows] for each in binding.phrases}
+            found = {n: p[:, video][..., at].mean((0, -1)).view(call.grid) * call.copies for n, at in rows.items()}
+            yield "v2t", found
         if call.kind != "cross" and tracks is not None:
             found = {}
             for name, at in self._query(binding, tracks, call).items():

@@ -227,7 +227,7 @@ def _notes(report: str) -> list[str]:
 def _shows_all(graph: Graph, captures: list[Any]) -> bool:
     """Whether more is shown than the one prompt's own words."""
     run = graph.pack.lib("hosts.comfy.run")
-    own = {phrase.name for _, values in graph.positive for phrase in values[run.BINDING].phrases}
+    own = {each.name for _, more in graph.positive if run.BINDING in more for each in more[run.BINDING].phrases}
     return all({name for stream in capture.streams for name in stream.entities} > own for capture in captures)
 
 

@@ -5,9 +5,11 @@ import torch
 from support_attention import Explicit, make_binding, make_tracks
 
 from matrix_lib.core.grid import Grid
+from matrix_lib.core.guidance.gradient import GradientGuidance
 from matrix_lib.core.sites import AttentionCall, AttentionSite, BatchRow
 from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
+from matrix_lib.instrument.gradient import GradientHook
 from matrix_lib.instrument.recorder import Recorder, RecorderConfig
 from matrix_lib.instrument.scores import AlignmentRecorder
 
@@ -106,3 +108,15 @@ def test_prompts_without_tracks_are_told(row):
     bare = BatchRow("cond", 0, row.binding, None)
     with pytest.raises(ValueError, match="carries none"):
         recorder.observe(call(SITES[0], 0, (bare,)), None)
+
+
+@pytest.mark.parametrize("scores", ["probabilities", "logits"])
+def test_an_aligned_word_is_all_of_its_copies(row, scores):
+    found, leaf, keys = [], torch.randn(1, 2, GRID.size, 8, requires_grad=True), torch.randn(1, 2, TEXT, 8)
+    for k in (keys, keys.repeat(1, 1, 3, 1)):
+        hook, spans = GradientHook(GradientGuidance(scores=scores), GRID), ((0, GRID.size), None, (0, k.shape[2]))
+        hook.start(leaf)
+        hook.observe(AttentionCall(AttentionSite(0, "cross", "cross"), leaf, k, k, 0.3, GRID, (row,), None, *spans))
+        hook.forward_done(leaf, leaf)
+        found.append(hook.end(0))
+    torch.testing.assert_close(*found)

@@ -318,6 +318,7 @@ def _apply_model(
     if not isinstance(holder, _Runs):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
     before, holder.inside.now = getattr(holder.inside, "now", False), True
+    holder.predictions.claimed_now |= GRADIENT_KEY in (transformer_options or {})
     try:
         return _watched(holder, executor, x, t, c_concat, c_crossattn, control, dict(transformer_options or {}), kwargs)
     finally:

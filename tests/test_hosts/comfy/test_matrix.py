@@ -73,6 +73,15 @@ def test_prompts_and_runs_as_people_build_them(cells, matrix):
     cells([(FAMILIES[0], "CFGGuider", (row,), cfg, CAPTURE) for row, cfg in zip(rows, itertools.cycle(CFGS))])
 
 
+def test_a_text_twice_and_a_network_that_fails(cells):
+    twice = "ConditioningSetMask, two bound prompts", "ConditioningSetTimestepRange, overlapping"
+    longer = "ConditioningConcat with a bound prompt", "ConditioningCombine with a bound prompt"
+    past = ("the model called past its wrappers",)
+    for family, rows in {"wan_t2v": twice, "cogvideox": longer, "minimax_h3": past}.items():
+        made = cells([(family, "CFGGuider", rows, 6.0, column) for column in (CAPTURE, "gradient guidance")])
+        assert {verdict.kind for verdict in made} == {"refused" if rows is past else "exact"}
+
+
 def test_nodes_that_change_nothing_here_change_nothing_there(matrix, cells):
     made = cells([(FAMILIES[0], "CFGGuider", (row,), 6.0, CAPTURE) for row in sorted(matrix.idle)])
     assert {verdict.kind for verdict in made} <= {"exact", "host"}
