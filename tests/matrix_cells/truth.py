@@ -43,7 +43,7 @@ Edits = Callable[["Call"], Any]
 @dataclass(frozen=True)
 class Call:
     """One row of the batch of one call. q (H, Nq, D), k and v (H, Nk, D); mask (1 or H, Nq or 1, Nk) or None; `main`:
-    part of the guider's own prediction; `turn`: of which one at its sigma, from 1; `frames`: of the clip, by place, for
+    part of the guider's own prediction; `done`: steps that the sampler had finished; `frames`: of the clip, by place, for
     a context window, else None. A joint sequence is `lead` tokens, `text` words, `between` other ones, and the clip; or
     the clip, and words `behind` it."""
 
@@ -64,7 +64,7 @@ class Call:
     lead: int = 0
     between: int = 0
     behind: bool = False
-    turn: int = 1
+    done: int = 0
     copies: int = 1  # of the prompt
 
     @property
@@ -106,7 +106,7 @@ class Bottom:
         self._site: list[tuple[int, str, str, Any]] = []
         self._forward: _Forward | None = None
         self._sigma, self._inside, self._extra = 0.0, False, 0
-        self._turns: dict[float, int] = {}
+        self._done = 0
         self._prompts: dict[Any, Tensor] = {}
         self._texts: set[int] = set()  # rows of each
         self._ids: dict[Any, Any] = {}  # the host's
@@ -125,7 +125,7 @@ class Bottom:
         self._ids = {name: cond["uuid"] for name, cond in prompts_of(guider).items()}
         self._prompts |= {(name, -1): text for name, text in self.graph.texts.items()}
         self._texts = {text.shape[1] for text in self._prompts.values()}
-        predict = guider.predict_noise
+        predict, sampling, self._done = guider.predict_noise, guider.inner_sample, 0
 
         def inside(x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             self.begin(float(timestep.flatten()[0]))
@@ -134,7 +134,17 @@ class Bottom:
             finally:
                 self.end()
 
-        guider.predict_noise = inside
+        def counted(*args: Any, **kwargs: Any) -> Tensor:
+            told = args[6]
+
+            def after(step: int, *state: Any) -> None:
+                self._done = step + 1
+                if told is not None:
+                    told(step, *state)
+
+            return sampling(*args[:6], after, *args[7:], **kwargs)
+
+        guider.predict_noise, guider.inner_sample = inside, counted
         guider.model_options = self._told(guider.model_options)
         with contextlib.ExitStack() as stack:
             for handle in (*self._hooks(network), network.register_forward_pre_hook(self._enter, with_kwargs=True)):
@@ -156,7 +166,6 @@ class Bottom:
     def begin(self, sigma: float) -> None:
         """A prediction at this noise level begins."""
         self._sigma, self._inside = sigma, True
-        self._turns[sigma] = self._turns.get(sigma, 0) + 1
 
     def end(self) -> None:
         """It has ended."""
@@ -271,7 +280,7 @@ class Bottom:
                     layer, kind, name, prompt, q[row], k[row], v[row], own, scale or q.shape[-1] ** -0.5, self._sigma,
                     not self._extra, forward.frames, forward.text, forward.grid, in_front_of_words(family),
                     behind_words(family, forward.grid[1] * forward.grid[2]),
-                    family == "mochi", self._turns[self._sigma], copies,
+                    family == "mochi", self._done, copies,
                 )
             )  # fmt: skip
         return found
@@ -319,7 +328,7 @@ class Truth:
                 continue
             level = min(levels, key=lambda each: abs(each - call.sigma))
             same = [step for step, each in enumerate(levels) if each == level]
-            step = same[min(call.turn, len(same)) - 1]
+            step = next((step for step in same if step >= call.done), same[-1])  # Heun looks ahead
             for kind, found in self._read(call, binding_of(graph.pack, cond), cond.get(run.TRACKS)):
                 key = (call.prompt[1], kind, call.layer, step)
                 self._add(sums.setdefault(key, {}), found, call)
