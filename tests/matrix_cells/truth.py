@@ -43,9 +43,9 @@ Edits = Callable[["Call"], Any]
 @dataclass(frozen=True)
 class Call:
     """One row of the batch of one call. q (H, Nq, D), k and v (H, Nk, D); mask (1 or H, Nq or 1, Nk) or None; `main`:
-    part of the guider's own prediction; `done`: steps that the sampler had finished; `frames`: of the clip, by place, in
-    a context window, else None. A joint sequence is `lead` tokens, `text` words, `between` other ones, and the clip; or
-    the clip, and words `behind` it."""
+    part of the guider's own prediction; `done`: steps that the sampler had finished; `frames`: of the clip, by place,
+    for a context window, else None. A joint sequence is `lead` tokens, `text` words, `between` other ones, and the
+    clip; or the clip, and words `behind` it."""
 
     layer: int
     kind: str
