@@ -164,7 +164,8 @@ def _outer_sample(
     runs = [_start(guider, clip, noise, sigmas, part, factory) for factory in factories]
     holder = _Runs(runs, diffusion_model(guider.model_patcher.model), _conds(guider))
     modules = {} if COMPILED in guider.model_options else modules_of(guider.model_patcher)
-    holder.text_way = TextWay(modules, runs[0], holder.troubles)
+    own = modules_of(guider.model_patcher, patched=False) if modules else {}
+    holder.text_way = TextWay(modules, own, runs[0], holder.troubles)
     # denoise_mask, callback, disable_pbar, seed, latent_shapes: the host passes the callback by position
     given = list(args)
     if len(given) > 1:

@@ -28,11 +28,11 @@ def sites_of(model: Any) -> list[AttentionSite]:
     return [site for _, site in find_sites(module, backbone_of(model).native, modules_of(model))]
 
 
-def modules_of(model: Any) -> dict[str, nn.Module]:
+def modules_of(model: Any, patched: bool = True) -> dict[str, nn.Module]:
     """The modules of a MODEL's network by path, as they are once it is loaded: with those that its own object patches
-    put there, and without those of a clone that was sampled last."""
+    put there, and without those of a clone that was sampled last. patched: False for the network's own alone."""
     tree = dict(diffusion_model(model.model).named_modules())
-    changed = {**model.object_patches_backup, **model.object_patches}
+    changed = {**model.object_patches_backup, **(model.object_patches if patched else {})}
     for path in sorted(name for name in changed if name.startswith(_NETWORK)):  # a part comes behind its whole
         module, name = changed[path], path.removeprefix(_NETWORK)
         if not isinstance(module, nn.Module):

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from ...core.no_compile import hidden
 from ...core.sites import AttentionSite
-from ..compiled import compiled_parts
+from ..compiled import compiled_parts, plain
 from .attribution import Predictions, who
 from .override import Override, Troubles, other_tokens, replaced
 from .run import KEY, Run
@@ -115,12 +115,20 @@ class TextWay:
     """Looks at the modules of one run that its text goes through before the blocks (`Blocks.text_way`).
 
     One whose forward is replaced, or that somebody hooked, runs once more, as its class has it: what it gives has to be
-    of what it was given. Compiled ones are left alone.
+    of what it was given. Of one that stands in the place of the network's own (an object patch) a note says so: that
+    one's weights need not be where they could run. Compiled ones are left alone.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], run: Run, troubles: Troubles) -> None:
+    def __init__(
+        self, modules: Mapping[str, nn.Module], own: Mapping[str, nn.Module], run: Run, troubles: Troubles
+    ) -> None:
         way = run.info.spec.native.text_way
-        found = [each for name, each in modules.items() if way and re.match(way, name)]
+        named = {name: each for name, each in modules.items() if way and re.match(way, name)}
+        found = list(named.values())
+        for name, each in named.items():
+            if own.get(name) not in (None, plain(each)) and not any(name.startswith(f"{above}.") for above in named):
+                what = "whether it makes of the text what the model's own does is not known"
+                troubles.add(f"{who(each)} stands in the place of {name}: {what}")
         self._modules, self._prompts, self._troubles = found, run.prompts, troubles
         self._own: dict[nn.Module, tuple[Any, Any]] = {}  # what runs -> who is in it, what its class gives
         self._hooks = hidden(self._asked), hidden(self._made)

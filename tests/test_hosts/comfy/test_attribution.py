@@ -505,3 +505,14 @@ def test_another_text_before_the_blocks_is_named_and_not_steered(comfy, family):
             assert not torch.equal(steered(), want)
         [each.remove() for each in hooks or ()]
         vars(module).pop("forward", None)
+
+
+def test_another_module_in_the_place_of_what_the_text_goes_through_is_named(comfy):
+    model = native_model("wan_t2v")
+    own = model.model.diffusion_model.text_embedding
+    other = model.clone()
+    other.add_object_patch("diffusion_model.text_embedding", torch.nn.Sequential(*own, torch.nn.Identity()))
+    for chosen, named in ((other, True), (model, False)):
+        mine, seen = watched(chosen)
+        sample(mine, *inputs("wan_t2v", None), steps=1)
+        assert any("stands in the place of text_embedding" in note for note in seen.notes) == named, seen.notes
