@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from . import streamed
 from .native import Library, Save, start_host
 from .packed import pack_linear
 from .timing import against, as_json, compare, kernel_times
@@ -67,7 +68,13 @@ class Bench:
         self.shape, self.device, self.steps, self.cfg = shape, device, steps, cfg
         self.library = Library("matrix_lib")
         self.latent = torch.zeros(1, 16, *shape.latent)
+        self.most = float(os.environ.get("MATRIX_HOST_MEMORY", "0"))
+        self.there = 0.0  # GB of weights on the device after a run, where others are streamed
+        if self.most:
+            streamed.begin()
         self.model = self._model()
+        if self.most:
+            streamed.leave(self.model, self.latent, self.most)
 
     def _model(self) -> Any:
         import comfy.sd
@@ -123,6 +130,7 @@ class Bench:
                     model, noise, self.steps, self.cfg, "euler", "simple", positive, negative, self.latent,
                     denoise=1.0, callback=over, disable_pbar=True, seed=7,
                 )  # fmt: skip
+            self.there = streamed.check(self.model, self.most) if self.most else 0.0
             return (ends[-1] - ends[0]) * 1e3 / (len(ends) - 1)
 
         return once
@@ -166,22 +174,16 @@ class Bench:
 
 
 def _named(found: dict[str, Callable[[], float]]) -> dict[str, Callable[[], float]]:
-    """Those that MATRIX_HOST_WAYS names, and plain."""
-    asked = [name.strip() for name in os.environ.get("MATRIX_HOST_WAYS", ",".join(found)).split(",")]
-    if unknown := set(asked) - set(found):
-        raise ValueError(f"MATRIX_HOST_WAYS names {', '.join(sorted(unknown))}; there are {', '.join(found)}")
-    return {name: way for name, way in found.items() if name == "plain" or name in asked}
-
-
-def _keep_weights(most: float) -> None:
-    """Lets the host believe that a GPU has room for so many GB of weights, and streams the others."""
-    from comfy import model_management
-    from comfy.cli_args import args
-
-    args.gpu_only, model_management.vram_state = False, model_management.VRAMState.NORMAL_VRAM
-    taken = model_management.minimum_inference_memory() - model_management.EXTRA_RESERVED_VRAM
-    free = model_management.get_free_memory(model_management.get_torch_device())
-    model_management.EXTRA_RESERVED_VRAM = int(free - taken - most * 1e9)
+    """Those that MATRIX_HOST_WAYS names, and plain. A name may hold commas of its own: the longest one counts."""
+    parts = [part.strip() for part in os.environ.get("MATRIX_HOST_WAYS", "").split(",") if part.strip()]
+    asked: set[str] = set()
+    while parts:
+        longest = (n for n in range(len(parts), 0, -1) if ", ".join(parts[:n]) in found)
+        if not (taken := next(longest, 0)):
+            raise ValueError(f"MATRIX_HOST_WAYS names {parts[0]!r}; there are: {'; '.join(found)}")
+        asked.add(", ".join(parts[:taken]))
+        parts = parts[taken:]
+    return {name: way for name, way in found.items() if not asked or name == "plain" or name in asked}
 
 
 def run(rounds: int, save: Save) -> dict[str, Any]:
@@ -189,8 +191,8 @@ def run(rounds: int, save: Save) -> dict[str, Any]:
     device = torch.device("cuda" if cuda else "cpu")
     start_host(cuda)
     memory = os.environ.get("MATRIX_HOST_MEMORY")
-    if memory and cuda:
-        _keep_weights(float(memory))
+    if memory and not cuda:
+        raise ValueError("MATRIX_HOST_MEMORY is about a GPU, and there is none: leave it away")
     if not cuda:
         print("no GPU: small models on the CPU; these figures say nothing about a GPU")
     parts: dict[str, Callable[[], dict[str, Any]]] = {
@@ -201,7 +203,7 @@ def run(rounds: int, save: Save) -> dict[str, Any]:
         "mini": lambda: mini(rounds, device),
     }
     results: dict[str, Any] = {"weights": os.environ.get("MATRIX_HOST_WEIGHTS", "bf16" if cuda else "float32")}
-    results |= {"weights_on_gpu_gb": float(memory)} if memory else {}
+    results |= {"most_weights_on_gpu_gb": float(memory)} if memory else {}
     for name in os.environ.get("MATRIX_HOST", " ".join(parts)).split():
         results[name] = parts[name]()
         save(results)
@@ -221,11 +223,14 @@ def at_shape(name: str, rounds: int, device: torch.device) -> dict[str, Any]:
     ways = bench.ways()
     figures = compare(ways, rounds, device)
     print(f"weights on the device: {bench.model.loaded_size() / 1e9:.2f} of {bench.model.model_size() / 1e9:.2f} GB")
+    streams = (
+        {"weights_gb": {"all": bench.model.model_size() / 1e9, "on the device": bench.there}} if bench.most else {}
+    )
     plain = figures[0].peak_gb
     more = {figure.name: round(figure.peak_gb - plain, 3) for figure in figures}
     print(_table(f"{name}, {shape.layers} layers, {shape.tokens} tokens, CFG", as_json(figures), more))
     both, bias = "captured and region bias", "region bias"
-    found = {"layers": shape.layers, "tokens": shape.tokens, "steps": as_json(figures), "more_gb": more}
+    found = {"layers": shape.layers, "tokens": shape.tokens, "steps": as_json(figures), "more_gb": more, **streams}
     if {"captured", both, bias} <= set(ways):
         found[f"{both}, to {bias}"] = against(figures, both, bias)
     if device.type == "cuda" and {"captured", both, bias} <= set(ways):

@@ -56,7 +56,8 @@ _TAIL = 30  # lines of a failed run that are told
 @dataclass(frozen=True)
 class Case:
     """What is trained: pixels of a clip, how many clips, the model's size, clips that a process sees at once, the
-    layers of the losses, steps before the watch counts, steps a round, and seconds that a run may take."""
+    layers of the losses, steps before the watch counts, steps a round, and seconds that a run may take. drawn: pixels
+    that the world draws them at, where it does not draw them as large."""
 
     frames: int
     height: int
@@ -69,6 +70,7 @@ class Case:
     warm_up: int
     steps_a_round: int
     limit: float
+    drawn: tuple[int, int] | None = None
 
 
 FULL = Case(25, 384, 512, 8, 13, 24, 2, (), 4, 4, 150.0)
@@ -170,7 +172,11 @@ def make_inputs(folder: Path, case: Case, gpus: Sequence[str], found: dict[str, 
     ]  # fmt: skip
     config = parse(settings)
     world = WorldConfig(
-        case.height, case.width, case.frames, single_motion_share=0.0, distractor_share=0.0, max_instances=3
+        *(case.drawn or (case.height, case.width)),
+        case.frames,
+        single_motion_share=0.0,
+        distractor_share=0.0,
+        max_instances=3,
     )
     with raw_videos():
         export_clips(make_clips(0, case.clips, world), folder / "clips")
