@@ -31,12 +31,12 @@ def leave(model: Any, latent: torch.Tensor, most: float) -> None:
     size = model.model_size()
     if size <= most * 1e9:
         raise ValueError(f"MATRIX_HOST_MEMORY={most:g}: all weights fit, they are {size / 1e9:.2f} GB; name less")
-    if fixed := sum(p.nbytes for m in model.model.modules() if _fixed(m) for p in m.parameters(recurse=False)):
-        if fixed > most * 1e9:
-            raise ValueError(
-                f"MATRIX_HOST_MEMORY={most:g}: {fixed / 1e9:.2f} GB are of layers that the host cannot stream, such as "
-                "those that MATRIX_HOST_WEIGHTS=gguf packs; leave one of the two away"
-            )
+    fixed = sum(p.nbytes for m in model.model.modules() if _fixed(m) for p in m.parameters(recurse=False))
+    if fixed > most * 1e9:
+        raise ValueError(
+            f"MATRIX_HOST_MEMORY={most:g}: {fixed / 1e9:.2f} GB are of layers that the host cannot stream, such as "
+            "those that MATRIX_HOST_WEIGHTS=gguf packs; leave one of the two away"
+        )
     device = model.load_device
     needs = max(
         model_management.minimum_inference_memory() - model_management.EXTRA_RESERVED_VRAM,

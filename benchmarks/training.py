@@ -2,11 +2,13 @@
 
 A step is everything that a trainer does: data from a file, forward, losses with the mask decoder, backward through
 checkpointed blocks, clipping, AdamW. Random weights, three instances, a verb and six more words. Then each part of the
-losses alone, and on a GPU the kernels by which steps differ.
+losses alone, and on a GPU the kernels by which steps differ. With frozen weights in main memory a GPU is left no more
+than a card of 12 or 24 GB has (`MATRIX_TRAINING_CARD=GB`, 0 for all of it): a step that needs more fails.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -40,7 +42,8 @@ def cogvideox(rounds: int, save: Save, bits: Weights = "bf16", swap: bool = Fals
     bench = Bench(model, case, latents.transpose(1, 2), args, device, channels=32, frames_first=True)
     if swap:
         keep_away(bench)
-    if bits != "bf16" or swap:
+        return _swapped(bench, ("off", "logits"), rounds, 12.0, save)
+    if bits != "bf16":
         return _measure(bench, ("off", "logits"), (), rounds, 60.0, save)
     return _measure(bench, ("off", "logits", "probabilities"), ("off", "whole rows"), rounds, 100.0, save)
 
@@ -55,6 +58,7 @@ def wan(rounds: int, save: Save, bits: Weights = "bf16", swap: bool = False) -> 
     bench = Bench(model, case, latents, args, device, channels=36, frames_first=False)
     if swap:
         keep_away(bench)
+        return _swapped(bench, ("off", "probabilities"), rounds, 24.0, save)
     return _measure(bench, ("off", "probabilities"), (), rounds, 80.0, save)
 
 
@@ -70,6 +74,42 @@ def keep_away(bench: Bench) -> None:
     BlockSwap(blocks, bench.device)
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _swapped(bench: Bench, variants: tuple[Variant, ...], rounds: int, card: float, save: Save) -> dict[str, Any]:
+    """Steps side by side where a GPU has as much memory as a smaller card (GiB, as cards are named), of which 0.6 are
+    of the driver and its libraries. `fits` is false where a step did not: then its peak is told without the limit."""
+    card = float(os.environ.get("MATRIX_TRAINING_CARD", card))
+    found: dict[str, Any] = {"card_gib": card, "tokens": bench.grid.size}
+
+    def steps(key: str, rounds: int) -> None:
+        def seen(figures: list[Any]) -> None:
+            found[key] = as_json(figures)
+            save(found)
+
+        compare({name: (lambda name=name: bench.step(name)) for name in variants}, rounds, bench.device, 75.0, seen)
+
+    with bench:
+        limited = bench.device.type == "cuda" and card > 0
+        if limited:
+            whole = torch.cuda.get_device_properties(bench.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min((card - 0.6) * 2**30 / whole, 1.0), bench.device)
+        try:
+            steps("step", rounds)
+            found["fits"] = limited or None
+        except torch.OutOfMemoryError as error:
+            found |= {"fits": False, "error": str(error)[:300]}
+            print(f"a step does not fit {card:g} GiB: {found['error']}", flush=True)
+        if limited:
+            torch.cuda.set_per_process_memory_fraction(1.0, bench.device)
+    if found["fits"] is False:
+        bench.optimiser.zero_grad()
+        torch.cuda.empty_cache()
+        with bench:
+            steps("without_limit", 1)
+    found["losses"] = bench.losses
+    save(found)
+    return found
 
 
 def _device() -> tuple[bool, torch.device]:
