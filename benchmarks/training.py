@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from matrix_lib.hosts.diffusers.attach import backbone_of
 from matrix_lib.hosts.diffusers.lora import projections_of
 from training.run.quantise import attentions_of, quantise_blocks
-from training.run.swap import BlockSwap
+from training.run.swap import BlockSwap, parking
 
 from .capture import build
 from .timing import as_json, compare
@@ -69,9 +69,11 @@ def pack(model: nn.Module, case: Case, bits: Weights) -> None:
 
 
 def keep_away(bench: Bench) -> None:
-    """Keeps the frozen weights of all blocks in main memory, as the trainer does with `task.swap`."""
+    """Keeps the frozen weights of all blocks, and what goes into them, in main memory, as the trainer does with
+    `task.swap`."""
     blocks = [b for path in backbone_of(bench.model).diffusers.lists for b in bench.model.get_submodule(path)]
     BlockSwap(blocks, bench.device)
+    bench.model.enable_gradient_checkpointing(parking(blocks))
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
 

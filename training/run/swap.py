@@ -2,21 +2,24 @@
 
 With gradient checkpointing a block runs once for its output and once more in the backward pass. Autograd holds on to
 the weights that it saved in that second run until it has used them, so they can leave the block at once: nothing has to
-wait for the gradients. What trains stays on the device.
+wait for the gradients. What trains stays on the device. The hidden states that come into a block, which checkpointing
+keeps for the second run, wait in main memory as well: of a long clip they are more than the weights of several blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 from matrix_lib.hosts.diffusers.attach import backbone_of
 
-__all__ = ["BlockSwap", "last_blocks", "move"]
+__all__ = ["BlockSwap", "last_blocks", "move", "parking"]
 
 
 def last_blocks(transformer: nn.Module, count: int) -> list[nn.Module]:
@@ -80,6 +83,31 @@ def _frozen(block: nn.Module) -> Iterable[_Place]:
             for name, value in entries.items():
                 if value is not None and not value.requires_grad:
                     yield _Place(entries, name, value)
+
+
+def parking(blocks: Sequence[nn.Module]) -> Callable[..., Any]:
+    """What diffusers' models take as `gradient_checkpointing_func`: checkpointing as theirs, but the first argument of
+    these blocks, their hidden states, waits in main memory for the backward pass."""
+    parked = set(map(id, blocks))
+
+    def run(block: nn.Module, *args: Any) -> Any:
+        if id(block) not in parked:
+            return checkpoint(block.__call__, *args, use_reentrant=False)
+        place = args[0].data_ptr(), args[0].shape  # not the tensor itself: autograd holds on to `pack`, too
+
+        def pack(saved: Tensor) -> Tensor | tuple[Tensor, torch.device]:
+            if (saved.data_ptr(), saved.shape) != place:
+                return saved
+            home = torch.empty(saved.shape, dtype=saved.dtype, pin_memory=saved.is_cuda)
+            return home.copy_(saved, non_blocking=True), saved.device
+
+        def unpack(packed: Tensor | tuple[Tensor, torch.device]) -> Tensor:
+            return packed if isinstance(packed, Tensor) else packed[0].to(packed[1], non_blocking=True)
+
+        with saved_tensors_hooks(pack, unpack):  # what the block itself saves is the checkpoint's, which looks first
+            return checkpoint(block.__call__, *args, use_reentrant=False)
+
+    return run
 
 
 def move(net: nn.Module, device: torch.device, swap: BlockSwap | None) -> None:

@@ -45,7 +45,7 @@ from ..run.config import FitConfig
 from ..run.log import Log
 from ..run.quantise import attentions_of, quantise_blocks
 from ..run.record import LORA
-from ..run.swap import BlockSwap, last_blocks, move
+from ..run.swap import BlockSwap, last_blocks, move, parking
 from ..run.task_settings import AlignTask, TuneTask, expert_note
 from .factors import alpha_of, drop_out, load_start, start_state
 from .task import Look, Task
@@ -140,15 +140,16 @@ class AlignmentStep(Task):
                 train_projection(transformer)
             else:
                 input_projection(transformer).requires_grad_(True)
+        swapped = last_blocks(transformer, task.swap)
         if task.checkpointing:
-            transformer.enable_gradient_checkpointing()
+            transformer.enable_gradient_checkpointing(parking(swapped) if swapped else None)
         if not task.image_attention and not without_picture(transformer):
             raise ValueError(
                 "task.image_attention=false is about Wan 2.1 I2V, which attends to its picture; this model does not"
             )
         half = torch.bfloat16 if task.weights == "bf16" else None
         self.net: AlignmentNet = AlignmentNet(transformer.train(), _mask_decoder(task, grid), half)
-        move(self.net, device, BlockSwap(last_blocks(transformer, task.swap), device) if task.swap else None)
+        move(self.net, device, BlockSwap(swapped, device) if swapped else None)
         self.step = 0
         self.open = contextlib.ExitStack()
         torch.backends.cudnn.benchmark = False  # the decoder sees another number of entities at every step

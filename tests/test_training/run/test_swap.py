@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,18 @@ def test_what_waits_and_what_trains(home: Path, tmp_path: Path) -> None:
     last.attn1.register_forward_hook(
         lambda module, args, out: seen.append({n: p.data_ptr() for n, p in last.named_parameters()})
     )
+    came, held = [], []
+    for block in (first, last):
+        block.register_forward_pre_hook(lambda module, args: came.append(weakref.ref(args[0])))
+    trainer.plain.transformer.proj_out.register_forward_pre_hook(
+        lambda module, args: held.extend(each() is not None for each in came)
+    )
     trainer.run()
+    assert held == [True, False], "between forward and backward what went into the one that waits is away"
     assert len(seen) == 2, "once forward, once more in the backward pass"
     assert all(each[name] != stored[name] for each in seen for name in stored), "what computes is a copy"
     assert {name: p.data_ptr() for name, p in last.named_parameters() if not p.requires_grad} == stored
-    assert not first._forward_pre_hooks
+    assert len(first._forward_pre_hooks) == 1, "the one of this test"
     assert all(p.requires_grad for name, p in first.named_parameters() if "lora" in name)
 
 
