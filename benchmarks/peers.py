@@ -6,7 +6,7 @@ attention runs (`exact`), or afterwards from q and k that it keeps (`fast`). Wha
 step, and how many steps its own limit leaves room for.
 
 Steering: regional prompting by a dense mask in every attention, as it is usually done, and words in time by the
-penalty of Prompt Relay as a dense mask. Both masks hold the very biases of our edits, so that the outputs have to agree.
+penalty of Prompt Relay as a dense mask. Both masks hold the very biases of our edits: the outputs have to agree.
 
 `MATRIX_PEERS` names shapes (`cogvideox-2b wan-1.3b`).
 """

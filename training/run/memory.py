@@ -56,7 +56,7 @@ def need_of(
         net: the frozen transformer; its tensors may be on the meta device.
         blocks, width: of the transformer. tokens: of all clips that a process sees at once, text rows included.
         trained: parameters that train. half: number format of the others. quantise: see `TuneTask.quantise`.
-        swapped: blocks whose weights wait in main memory; one of them is on the device at a time.
+        swapped: blocks whose weights and inputs wait in main memory; those of one are on the device at a time.
         shares: processes that share the weights (FSDP2).
     """
     size = 2 if half else 4
@@ -64,7 +64,7 @@ def need_of(
     packed = sum(p.numel() for p in net.parameters() if p.ndim == 2) if quantise != "no" else 0
     weights = ((every - packed) * size + packed * _BITS[quantise] / 8) * (1 - max(swapped - 1, 0) / blocks)
     row = tokens * width * size
-    kept = row * blocks if checkpointing else row * blocks * _WORKING / 2
+    kept = row * (blocks - max(swapped - 1, 0)) if checkpointing else row * blocks * _WORKING / 2
     moments = 2 if eight_bit else 8
     return Need(weights / shares, float(trained * (4 + 4 + 4 + moments)), float(kept + row * _WORKING))
 

@@ -417,7 +417,8 @@ class TuneTask(AlignmentTask):
         weights: number format of the frozen weights; what is trained is in float32.
         quantise: frozen matrices of the blocks in fewer bits: "int8", "fp8", "nf4" (4 bits); layers with factors stay.
         checkpointing: blocks are computed again in the backward pass, which saves most of the memory.
-        swap: of the last blocks, how many keep their frozen weights in main memory and fetch them when they run.
+        swap: of the last blocks, how many keep their frozen weights, and what went into them until the backward pass,
+            in main memory, and fetch both when they run.
         foreground: extra weight of the diffusion loss where an instance's mask is; 0 weighs everything the same.
         drop_condition: share of clips that are trained with an empty ID map or target mask.
         image_attention: Wan 2.1 I2V's cross-attention to the picture runs; the code that MATRIX's authors released has
