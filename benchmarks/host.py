@@ -30,7 +30,7 @@ from .native import Library, Save, start_host
 from .packed import pack_linear
 from .timing import against, as_json, compare, kernel_times
 
-__all__ = ["run"]
+__all__ = ["named", "run"]
 
 FRAME = (30, 52)  # tokens of one frame of 480 x 832
 
@@ -170,10 +170,10 @@ class Bench:
                 "partition, matched": self.timed(steer(model, Partition(steps))),
                 "captured and partition, matched": self.timed(watch(steer(model, Partition(steps)))),
             }
-        return _named(found)
+        return named(found)
 
 
-def _named(found: dict[str, Callable[[], float]]) -> dict[str, Callable[[], float]]:
+def named(found: dict[str, Callable[[], float]]) -> dict[str, Callable[[], float]]:
     """Those that MATRIX_HOST_WAYS names, and plain. A name may hold commas of its own: the longest one counts."""
     parts = [part.strip() for part in os.environ.get("MATRIX_HOST_WAYS", "").split(",") if part.strip()]
     asked: set[str] = set()

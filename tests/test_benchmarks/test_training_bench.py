@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
 import torch
 
+from benchmarks import training_loops
 from benchmarks.capture import build
 from benchmarks.training_step import Bench, Case
 
@@ -41,3 +43,15 @@ def test_whole_rows_are_the_same_losses():
     ours, theirs = (bench.losses[name] for name in ("probabilities", "whole rows"))
     for name in ("diffusion", "sga", "spa", "norm"):
         assert abs(ours[name] - theirs[name]) <= 1e-4 * abs(theirs[name]), name
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_plain_loops_do_the_same_work():
+    """They find the trainer's own loss and gradients, with losses off and on; one that does not is told."""
+    saved = []
+    found = training_loops.run(1, saved.append)
+    assert [figure["name"] for figure in found["step"]] == list(found["same_work"])
+    assert found["same_work"][training_loops.BOTH]["off"]["norm"] > 0.1, "SGA and SPA have gradients of their own"
+    other = {**found["same_work"], training_loops.DIFFUSERS: {"off": {"loss": 0.0, "norm": 0.01}}}
+    with pytest.raises(RuntimeError, match=r"diffusers' loop does other work .* off by \{'norm': 0.01\}"):
+        training_loops.check(other, 1e-4)
