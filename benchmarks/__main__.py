@@ -36,6 +36,7 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "training-wan-nf4": ("training", "wan", {"bits": "nf4"}),
     "training-swap": ("training", "cogvideox", {"swap": True}),
     "training-wan-swap": ("training", "wan", {"swap": True}),
+    "training-loading": ("loading", "run", {}),
     "training-loops": ("training_loops", "run", {}),
     "training-two-gpus": ("two_gpus", "run", {}),
     "viewer": ("viewer", "run", {}),

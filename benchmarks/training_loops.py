@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -58,6 +60,8 @@ def run(rounds: int, save: Save) -> dict[str, Any]:
             before = torch.cuda.memory_allocated() if cuda else 0
             loops[name] = build(loops)
             loops[name].step()  # the optimiser's state is made by the first one
+            if isinstance(first := loops[name], Ours):
+                first.waited = first.took = 0.0  # nobody could load its batch ahead
             held[name] = (torch.cuda.memory_allocated() - before) / 1e9 if cuda else 0.0
         found["trained_parameters"] = {name: sum(p.numel() for p in loop.trained()) for name, loop in loops.items()}
         found["same_work"] = same_work(loops)
@@ -69,6 +73,8 @@ def run(rounds: int, save: Save) -> dict[str, Any]:
             save(found)
 
         compare({name: loop.step for name, loop in loops.items()}, rounds, device, seen=seen)
+        found["waits_for_data"] = {n: round(x.waited / x.took, 6) for n, x in loops.items() if isinstance(x, Ours)}
+        print("share of the steps that waits for data:", found["waits_for_data"], flush=True)
         found["peak_gb_alone"] = {name: round(_peak(loop, held[name]), 3) for name, loop in loops.items()}
         print("peak memory of each alone, GB:", found["peak_gb_alone"], flush=True)
         for loop in loops.values():
@@ -183,7 +189,7 @@ class Ours(Loop):
     """This trainer: what `training.fit` does for one step, its log's reading of the loss included."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
+        self.trainer, self.waited, self.took = trainer, 0.0, 0.0
         self.net = trainer.plain.get_submodule("transformer")
 
     def trained(self) -> list[nn.Parameter]:
@@ -194,9 +200,20 @@ class Ours(Loop):
         return [self.trainer.stream.batch(step) for step in range(2)]
 
     def step(self) -> None:
-        values = self.trainer.advance()
+        stream, began = self.trainer.stream, time.perf_counter()
+        batch = stream.batch
+
+        def timed(*place: int) -> AlignmentBatch:
+            asked = time.perf_counter()
+            found: AlignmentBatch = batch(*place)
+            self.waited += time.perf_counter() - asked
+            return found
+
+        with patch.object(stream, "batch", timed):
+            values = self.trainer.advance()
         self.trainer.step += 1
         float(values["loss"])
+        self.took += time.perf_counter() - began
 
     def check(self, batch: AlignmentBatch) -> tuple[float, float]:
         trainer = self.trainer

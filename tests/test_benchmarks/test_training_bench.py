@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import training_loops
+from benchmarks import loading, training_loops, two_gpus
 from benchmarks.capture import build
 from benchmarks.training_step import Bench, Case
 
@@ -55,3 +55,11 @@ def test_plain_loops_do_the_same_work():
     other = {**found["same_work"], training_loops.DIFFUSERS: {"off": {"loss": 0.0, "norm": 0.01}}}
     with pytest.raises(RuntimeError, match=r"diffusers' loop does other work .* off by \{'norm': 0.01\}"):
         training_loops.check(other, 1e-4)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_batches_are_made_while_a_step_runs():
+    found = loading.measure(two_gpus.SMALL, 0.3, 1, workers=(2,))
+    assert set(found["batch_s"]) == {"1 clips, 2 workers", "4 clips, 2 workers"}
+    assert min(found["batch_s"].values()) > 0
+    assert found["waits"] < 0.5
