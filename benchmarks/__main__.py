@@ -30,6 +30,8 @@ BENCHES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "native": ("native", "run", {}),
     "native-ltx2": ("native_ltx", "run", {}),
     "peers": ("peers", "run", {}),
+    "quantise": ("quantise", "run", {}),
+    "storage": ("storage", "run", {}),
     "training": ("training", "cogvideox", {}),
     "training-wan": ("training", "wan", {}),
     "training-nf4": ("training", "cogvideox", {"bits": "nf4"}),

@@ -6,6 +6,7 @@ Straight PyTorch, on any device; gradients flow to the inputs alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
@@ -57,13 +58,20 @@ class PackedLinear(nn.Module):
         """The weight (out, in) of codes and scales of this layer, wherever they lie."""
         if self.bits != "nf4":
             return packed.to(dtype) * scale.to(dtype)
-        table = torch.tensor(_NF4, device=packed.device, dtype=dtype)
-        codes = torch.stack([packed >> 4, packed & 15], dim=-1).flatten().int()
-        values = table.index_select(0, codes).view(-1, GROUP) * scale.to(dtype)
-        return values.view(self.out_features, self.in_features)
+        values = _pairs(packed.device, dtype).index_select(0, packed.int()).view(dtype).view(-1, GROUP)
+        return values.mul_(scale.to(dtype)).view(self.out_features, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         return _Product.apply(x, self) if self.bias is None else _Product.apply(x, self) + self.bias.to(x.dtype)
+
+
+@functools.cache
+def _pairs(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(256,) integers of two numbers of `dtype`, the two levels that a byte stands for: one number is looked up for two
+    weights, and codes are never apart."""
+    levels = torch.tensor(_NF4, dtype=dtype)
+    both = torch.stack([levels.repeat_interleave(16), levels.repeat(16)], 1)
+    return both.view({2: torch.int32, 4: torch.int64}[dtype.itemsize]).flatten().to(device)
 
 
 class _Product(torch.autograd.Function):
