@@ -63,7 +63,7 @@ def files(rounds: int, layers: int, steps: int, words: int, instances: int, grid
             for turn in range(rounds):
                 _one_file(whole.stored(kind), path, turn, times)
             megabytes = path.stat().st_size / 1e6
-            found[kind] = {"mb": round(megabytes, 1)}
+            found[kind] = {"mb": round(megabytes, 3)}
             found[kind] |= {name: round(statistics.median(series), 5) for name, series in times.items()}
             found[kind]["write_mb_s"] = round(megabytes / found[kind]["write_s"], 1)
             path.unlink()
