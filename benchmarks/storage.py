@@ -140,7 +140,7 @@ def mini_capture(steps: int) -> Capture:
     pipe = build_pipeline(sizes, *weights, mini.tokenizer)
     clips = make_clips(seed=5, count=1, config=WorldConfig(height=128, width=128, frames=17))
     binding = bind_prompt(pipe, clips.prompts[0], clips.phrases[0])
-    with watch(pipe, binding, mask_tracks(clips, 0), steps=steps) as seen:
+    with watch(pipe.transformer, binding, mask_tracks(clips, 0), steps=steps) as seen:
         sample(pipe, sizes, clips.prompts, clips.video[:, 0], steps=steps, cfg=1.0)
     return seen.capture()
 
