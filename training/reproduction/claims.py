@@ -432,14 +432,16 @@ def _against(tables: Mapping[str, Array], value: float) -> float:
 
 
 def _looks(rows: Rows, claim: Claim, homes: Collection[str]) -> int:
-    """Sittings that added pairs to a claim (bases of ``homes``) and left it with enough bases for a verdict; 1 at the
-    least. Rows that nothing is paired with tell nothing: a control that is run beside `none` alone is no look."""
+    """How often sittings added pairs to a claim (bases of ``homes``) and left it with enough bases for a verdict; 1 at
+    the least. Rows that nothing is paired with tell nothing: a control that is run beside `none` alone is no look."""
+    arms = {*_names(claim.arms), *_names(claim.others)}
+    together: dict[str, set[str]] = {}  # sittings that ran side by side were seen together
+    for sitting in rows.sittings:
+        rows_of = (row for row in sitting.rows if row.claim == claim.claim and row.arm in arms)
+        together.setdefault(sitting.look, set()).update(short(row.base) for row in rows_of if row.base in homes)
     seen: set[str] = set()
     looks = 0
-    for sitting in rows.sittings:
-        arms = {*_names(claim.arms), *_names(claim.others)}
-        rows_of = (row for row in sitting.rows if row.claim == claim.claim and row.arm in arms)
-        new = {short(row.base) for row in rows_of if row.base in homes}
+    for new in together.values():
         seen |= new
         looks += bool(new) and len(seen) >= claim.least
     return max(1, looks)
@@ -478,8 +480,8 @@ def _for_others(outcome: Outcome, these: Estimate, bases: int, least: int) -> Ou
 def _level(rows: Rows, claim: Claim, arms: tuple[str, ...], bases: Sequence[str]) -> float:
     """Mean of the bases' means of some arms."""
     found = rows.tables(claim.claim, arms, claim.part, claim.score, claim.step)
-    means = [np.mean([values.mean() for values in found[base].values()]) for base in bases if base in found]
-    return float(np.mean(means)) if means else float("nan")
+    tables = by_seed({base: np.array([v.mean() for v in found[base].values()]) for base in bases if base in found})
+    return float(np.mean([table.mean() for table in tables.values()])) if tables else float("nan")
 
 
 def _checks(rows: Rows, claim: Claim, level: float, bases: Sequence[str]) -> list[Check]:
@@ -530,14 +532,15 @@ def _moved(rows: Rows, claim: Claim, bases: Sequence[str]) -> Check:
     measured = [base for base in bases if all(changes[kind].get(base) for kind in claim.moved)]
     if not measured:
         return Check(True, "whether attention moved was not measured")
-    unseen = len(bases) - len(measured)
-    by_base = [float(np.mean([np.mean(changes[kind][base]) for kind in claim.moved])) for base in measured]
+    unseen = len({short(base) for base in bases} - {short(base) for base in measured})
+    of_runs = {base: np.mean([changes[kind][base] for kind in claim.moved], axis=0) for base in measured}
+    by_base = [float(table.mean()) for table in by_seed(of_runs).values()]
     said = f"share on the mask, mean of {' and '.join(claim.moved)}: {min(by_base):+.3f} to {max(by_base):+.3f} by base"
     for kind in claim.moved:
         every = [change for base in measured for change in changes[kind][base]]
         fell = sum(change <= 0 for change in every)
         said += f"; {kind} {np.mean(every):+.3f}, not risen in {fell} of {len(every)} runs"
-    said += f"; not measured on {unseen} of {len(bases)} bases" if unseen else ""
+    said += f"; not measured on {unseen} of {len({short(base) for base in bases})} bases" if unseen else ""
     return Check(min(by_base) > 0, said)
 
 
