@@ -15,19 +15,24 @@ from matrix_lib.draw.svg import Mark, curves, forest
 from matrix_lib.evaluation.statistics import Estimate, over_bases, smallest_difference
 from matrix_lib.io.files import whole_file
 
+from .bench import MEANS
 from .claims import CLAIMS, Found, asked
 from .plan import GROUPS, jobs_of
-from .protocol import PROTOCOL, READING
+from .protocol import ARMS, COLUMNS, NOTES, PROTOCOL, READING, VARIANCES
 from .rules import layer_rules
-from .sittings import Row, Rows, short
+from .sittings import Row, Rows, by_seed, place, short
+from .summary import SHORT, summary
 
-__all__ = ["write_report"]
+__all__ = ["fill_page", "write_report"]
 
 _HEAD = (
     *("verdict", "claim", "paper's figure", "contrast, set, score", "level"),
     *("bases like these", "these bases", "least", "n", "p; of the margin"),
 )
 Tables = list[tuple[str, list[str], list[list[str]]]]
+_MARK, _FIRST = "<!-- written by training.reproduce -->", "## How to read the rows"
+_MEASURES = "KISA / SGI / SPI / IF"
+_VARIANCE = re.compile(r"step (\d+),.* output ([\d.]+) masked, ([\d.]+) unmasked, ([\d.]+) matched")
 
 
 def reference(claim: str, arm: str) -> str:
@@ -57,18 +62,46 @@ def write_report(rows: Rows, out: Path) -> str:
     """Writes `report.md` and `report.html` into ``out``; returns the Markdown."""
     found = asked(rows)
     tables = [
-        *(_claims(found), _by_base(rows, found), *_arms(rows), *_rules(rows), _bases(rows), _sittings(rows)),
+        *(_claims(found), _by_base(rows, found), *_arms(rows), *_variances(rows), *_rules(rows), _bases(rows)),
+        _sittings(rows),
         _missing(rows, found),
     ]
     points = "\n".join(f"{i}. {point}" for i, point in enumerate(PROTOCOL, 1))
-    text = f"## How to read the rows\n\n{READING}\n\n## Protocol\n\n{points}\n\n"
+    columns = "\n".join(f"- **{name}**: {said}" for name, said in COLUMNS.items())
+    text = f"{_short(found)}\n{_FIRST}\n\n{READING} Columns of the table of claims:\n\n{columns}\n\n"
     text += "\n".join(_markdown(*table) for table in tables)
-    text += f"\n## Whether attention moved\n\n{_attention_points(found)}"
+    text += f"\n## Whether attention moved\n\n{_attention_points(found)}\n## Protocol\n\n{points}\n"
     out.mkdir(parents=True, exist_ok=True)
     for name, content in (("report.md", text), ("report.html", _page(rows, found, tables))):
         with whole_file(out / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return text
+
+
+def fill_page(page: Path, report: str) -> None:
+    """Writes a report into a page that people wrote: what it says in short between its first two marks, the rest behind
+    the third.
+
+    Raises ValueError where the page has other marks."""
+    text = page.read_text(encoding="utf-8")
+    parts = text.split(_MARK)
+    if len(parts) != 4:
+        raise ValueError(
+            f"{page} has {len(parts) - 1} lines {_MARK!r}; three are wanted: two around what the report says in"
+            " short, one in front of its rows"
+        )
+    short, rows = report[: (at := report.index(_FIRST))], report[at:]
+    with whole_file(page) as temporary:
+        temporary.write_text(_MARK.join((parts[0], f"\n\n{short}", parts[2], f"\n\n{rows}")), encoding="utf-8")
+
+
+def _short(found: Sequence[Found]) -> str:
+    lines = ["## In short", "", SHORT, ""]
+    for paper, parts in summary(found).items():
+        lines += [f"**{paper}**", ""]
+        lines += [f"- *{word}*: {one}" for word, every in parts for one in every]
+        lines.append("")
+    return "\n".join(lines)
 
 
 # --- tables
@@ -120,32 +153,65 @@ def _arms(rows: Rows) -> Tables:
             continue
         columns = shown(claim)
         head = ["arm", "runs by base", *(f"{part}: {score.replace('_', ' ')}" for part, score in columns)]
-        head += ["share on the mask, v2t; v2v"] if group.kind == "arm" else []
+        measures = [(columns[0][0], score) for score in MEANS] if group.kind == "arm" else []
+        head += ["share on the mask, v2t; v2v", f"{columns[0][0]}: {_MEASURES}", "gradient"] if measures else []
         lines = []
         for arm in arms:
             other = reference(claim, arm)
-            runs = [len(rows.seeds_of(claim, base, arm)) for base in rows.bases_of(claim)]
-            line = [arm, " + ".join(str(n) for n in runs)]
+            runs = dict.fromkeys(map(short, rows.bases_of(claim)), 0)
+            for base in rows.bases_of(claim):
+                runs[short(base)] += len(rows.seeds_of(claim, base, arm))
+            line = [arm, " + ".join(map(str, runs.values()))]
             line += [_cell(rows, claim, arm, other, part, score) for part, score in columns]
-            if group.kind == "arm":
+            if measures:
                 line.append("; ".join(_attention(rows, claim, arm, other, kind) for kind in ("v2t", "v2v")))
+                line.append(" / ".join(_level(rows, claim, arm, *measure) for measure in measures))
+                line.append(_gradient(rows, claim, arm))
             lines.append(line)
         out.append((group.about, head, lines))
     return out
 
 
-def _cell(rows: Rows, claim: str, arm: str, other: str, part: str, score: str) -> str:
-    """Mean of the bases' means, and the difference to the reference, for these bases."""
+def _level(rows: Rows, claim: str, arm: str, part: str, score: str) -> str:
+    """Mean of the bases' means."""
     found = rows.tables(claim, (arm,), part, score)
-    if not found:
-        return "-"
-    mean = float(np.mean([np.mean([v.mean() for v in seeds.values()]) for seeds in found.values()]))
-    change = rows.differences(claim, (arm,), (other,), part, score)
+    runs = by_seed({base: np.array([v.mean() for v in seeds.values()]) for base, seeds in found.items()})
+    return f"{np.mean([table.mean() for table in runs.values()]):.3f}" if runs else "-"
+
+
+def _cell(rows: Rows, claim: str, arm: str, other: str, part: str, score: str) -> str:
+    """`_level`, and the difference to the reference, for these bases."""
+    mean = _level(rows, claim, arm, part, score)
+    change = by_seed(rows.differences(claim, (arm,), (other,), part, score))
     if arm == other or not change:
-        return f"{mean:.3f}"
+        return mean
     if next(iter(change.values())).shape[1] == 1:  # a mean a run: no prompts to draw anew
-        return f"{mean:.3f}, {float(np.mean([t.mean() for t in change.values()])):+.3f}"
-    return f"{mean:.3f}, {_signed(over_bases(list(change.values()), bounds=(-1, 1))[0])}"
+        return f"{mean}, {float(np.mean([t.mean() for t in change.values()])):+.3f}"
+    return f"{mean}, {_signed(over_bases(list(change.values()), bounds=(-1, 1))[0])}"
+
+
+def _gradient(rows: Rows, claim: str, arm: str) -> str:
+    """Share of the first gradient that came from the losses of attention, mean over runs."""
+    found = [
+        row.about["gradient"] for row in rows.all if (row.claim, row.arm) == (claim, arm) and "gradient" in row.about
+    ]
+    return f"{np.mean(found):.3f}" if found else "-"
+
+
+def _variances(rows: Rows) -> Tables:
+    """Of what masked attention puts out, by step, as the rows' notes have it."""
+    lines = []
+    for claim in (name for name, group in GROUPS.items() if group.kind == "boxes"):
+        for arm in rows.arms_of(claim):
+            steps: dict[int, list[list[float]]] = {}
+            for row in rows.all:
+                for note in row.about.get("notes", ()) if (row.claim, row.arm) == (claim, arm) else ():
+                    if said := _VARIANCE.match(note):
+                        steps.setdefault(int(said[1]), []).append([float(said[i]) for i in (2, 3, 4)])
+            means = {step: np.mean(found, axis=0) for step, found in sorted(steps.items())}
+            cells = [f"{step}: {' / '.join(f'{v:.3f}' for v in mean)}" for step, mean in means.items()]
+            lines += [[claim, arm, "; ".join(cells)]] if cells else []
+    return [(VARIANCES, ["claim", "arm", "step: masked / unmasked / matched"], lines)] if lines else []
 
 
 def _attention(rows: Rows, claim: str, arm: str, other: str, kind: str) -> str:
@@ -167,7 +233,7 @@ def _attention(rows: Rows, claim: str, arm: str, other: str, kind: str) -> str:
 def _bases(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
     lines = []
     parts = list(dict.fromkeys(part for base in rows.bases.values() for part in base.get("sets", {})))
-    for name, base in sorted(rows.bases.items()):
+    for name, base in sorted(rows.bases.items(), key=lambda found: place(found[0])):
         scores = base.get("sets", {})
         cells = [_bits(scores.get(part, {}).get("right_roles")) for part in parts]
         lines.append([name, str(base["base"]["steps"]), *cells])
@@ -180,7 +246,7 @@ def _rules(rows: Rows) -> Tables:
         [
             each.name,
             f"{each.like.mean:+.2f} [{each.like.low:+.2f}, {each.like.high:+.2f}]",
-            "; ".join(f"{short(base).split()[-1]}: {value:+.2f}" for base, value in each.by_base.items()),
+            "; ".join(f"{base.split()[-1]}: {value:+.2f}" for base, value in each.by_base.items()),
             f"{each.pick:+.3f}",
             _number(each.p),
         ]
@@ -243,7 +309,7 @@ def _number(value: float) -> str:
 
 def _markdown(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
-    return "\n".join([f"## {title}", "", *rows, ""])
+    return "\n".join([f"## {title}", "", *([_note(title), ""] if _note(title) else []), *rows, ""])
 
 
 # --- the page
@@ -251,7 +317,8 @@ def _markdown(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -
 _STYLE = """
 body { background: #15161a; color: #e6e6ea; font: 15px/1.5 system-ui, sans-serif; max-width: 1340px; margin: 2em auto;
   padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } p, ol { max-width: 62em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } p, ol, ul { max-width: 72em; }
+b.word { color: #e69f00; }
 div.table { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
 td, th { padding: 4px 9px; border-bottom: 1px solid #33353d; text-align: left; vertical-align: top; }
 th { color: #a5a7b2; font-weight: 500; } svg { width: 100%; height: auto; }
@@ -263,8 +330,17 @@ figure img { width: 100%; } figcaption { font-size: 13px; color: #a5a7b2; }
 
 
 def _page(rows: Rows, found: Sequence[Found], tables: Tables) -> str:
-    parts = [f"<h1>The claims, asked again</h1><p>{html.escape(READING)}</p>"]
-    points = "".join(f"<li>{html.escape(point).replace('`', '')}</li>" for point in PROTOCOL)
+    parts = [f"<h1>The claims, asked again</h1><p>{_plain(SHORT)}</p>"]
+    for paper, verdicts in summary(found).items():
+        lines = "".join(
+            f'<li><b class="word">{word}</b> {_plain(one)}</li>' for word, every in verdicts for one in every
+        )
+        parts.append(f"<h2>{html.escape(paper)}</h2><ul>{lines}</ul>")
+    columns = "".join(f"<li><b>{html.escape(name)}</b>: {_plain(said)}</li>" for name, said in COLUMNS.items())
+    points = "".join(f"<li>{_plain(point)}</li>" for point in PROTOCOL)
+    parts.append(
+        f"<details><summary>What the columns say</summary><p>{_plain(READING)}</p><ul>{columns}</ul></details>"
+    )
     parts.append(f"<details><summary>Protocol</summary><ol>{points}</ol></details>")
     parts += [_table(*tables[0]), _reasons(found)]
     parts += [f"<h2>{html.escape(title)}</h2>{plot}" for title, plot in _plots(rows, found).items()]
@@ -281,12 +357,23 @@ def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> s
         return "<tr>" + "".join(f"<{kind}>{_cell_text(cell)}</{kind}>" for cell in cells) + "</tr>"
 
     body = "".join(row(line, "td") for line in lines)
-    return f'<h2>{html.escape(title)}</h2><div class="table"><table>{row(head, "th")}{body}</table></div>'
+    note = f"<p>{_plain(_note(title))}</p>" if _note(title) else ""
+    return f'<h2>{html.escape(title)}</h2>{note}<div class="table"><table>{row(head, "th")}{body}</table></div>'
+
+
+def _note(title: str) -> str:
+    """What stands under the title of a table."""
+    return ARMS if title in {group.about for group in GROUPS.values()} else NOTES.get(title, "")
+
+
+def _plain(text: str) -> str:
+    """Without Markdown's marks; intervals are not broken."""
+    return _cell_text(text.replace("`", ""))
 
 
 def _cell_text(cell: str) -> str:
     """Without Markdown's stars; intervals are not broken."""
-    return re.sub(r"\[[^]]*\d\]", r'<span class="whole">\g<0></span>', html.escape(cell).replace("**", ""))
+    return re.sub(r"\[[^]]*\d\]", r'<span class="whole">\g<0></span>', html.escape(cell).replace("*", ""))
 
 
 def _why(each: Found) -> str:

@@ -1,0 +1,56 @@
+"""What the claims come to in plain words, by paper: for people who read nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .claims import Found
+
+__all__ = ["SHORT", "summary"]
+
+SHORT = (
+    "Each claim is a difference between two ways to train or to sample, measured on several small bases. *Holds*: it is"
+    " there, on bases like these. *Does not hold*: whatever there is, it is smaller than what would matter (.02)."
+    " *Cannot be asked*: these bases fail at it, or leave no room. *Open*: more bases are needed. A *lead* is open,"
+    " too, but its interval lies above 0 before the corrections for many claims and looks. Figures: the set of clips,"
+    " the mean over bases with its 95 % interval for bases like these, and the level that it starts from."
+)
+_WORDS = ("holds", "does not hold", "cannot be asked", "lead", "open")
+
+
+def summary(found: Sequence[Found]) -> dict[str, list[tuple[str, list[str]]]]:
+    """{paper: (verdict, claims with their figures), in the order of `_WORDS`, and "not run" with a number}."""
+    out: dict[str, list[tuple[str, list[str]]]] = {}
+    for paper in dict.fromkeys(each.claim.paper for each in found):
+        own = [each for each in found if each.claim.paper == paper]
+        said: dict[str, dict[str, list[Found]]] = {word: {} for word in _WORDS}
+        for each in own:
+            if each.outcome is not None:
+                said[_word(each)].setdefault(each.claim.said, []).append(each)
+        parts = [(word, [_line(claim, some) for claim, some in said[word].items()]) for word in _WORDS if said[word]]
+        if not parts:
+            continue
+        missing = len({each.claim.said for each in own if each.missing})
+        out[paper] = [*parts, *([("not run", [f"{missing} claims more"])] if missing else [])]
+    return out
+
+
+def _word(each: Found) -> str:
+    """The verdict; "lead" for what only corrections keep open."""
+    assert each.outcome is not None
+    enough = len(each.by_base) >= each.claim.least
+    lead = each.outcome.word == "open" and enough and not each.claim.kept and each.like.low > 0
+    return "lead" if lead else each.outcome.word
+
+
+def _line(said: str, some: Sequence[Found]) -> str:
+    """A claim, and its figures on each set of clips where it has this verdict."""
+    figures = []
+    for each in some:
+        known = each.like if len(each.by_base) > 1 else each.these
+        which = "" if len(each.by_base) > 1 else " for this base"
+        up = sum(mean > 0 for mean in each.by_base.values())
+        bases = f"up on {up} of {len(each.by_base)} bases"
+        told = f"{known.mean:+.3f} [{known.low:+.3f}, {known.high:+.3f}]{which}"
+        figures.append(f"{each.claim.part} {told} from {each.level:.3f}, {bases}")
+    return f"{said}: {'; '.join(figures)}"
