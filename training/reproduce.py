@@ -50,6 +50,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="*", default=[], metavar="SEED", help="only runs of these seeds")
     parser.add_argument("--gpus", type=int, default=int(torch.cuda.is_available()), help="0: this process alone")
     parser.add_argument("--slots", type=int, default=4, help="processes a GPU")
+    parser.add_argument("--base-slots", type=int, default=1, help="of these, how many train bases at the same time")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds from now that it may take")
     parser.add_argument("--scale", choices=SCALES, default="full")
     parser.add_argument("--have", type=Path, nargs="*", default=[], help="files of earlier sittings, for the report")
@@ -77,7 +78,12 @@ def _seconds(state: State, chosen: argparse.Namespace) -> Callable[[Job], float]
 def _work(chosen: argparse.Namespace, jobs: Sequence[Job], until: float, gpu: int = 0, place: int = 0) -> int:
     """Works on jobs in this process."""
     worker = Worker(
-        State(chosen.out), SCALES[chosen.scale], gpu, place == 0, max(1, chosen.slots), lambda: until - time.monotonic()
+        State(chosen.out),
+        SCALES[chosen.scale],
+        gpu,
+        place < max(1, chosen.base_slots),
+        max(1, chosen.slots),
+        lambda: until - time.monotonic(),
     )
     return worker.work(jobs)
 

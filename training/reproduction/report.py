@@ -21,7 +21,7 @@ from .plan import GROUPS, jobs_of
 from .protocol import ARMS, COLUMNS, NOTES, PROTOCOL, READING, VARIANCES
 from .rules import layer_rules
 from .sittings import Row, Rows, by_seed, place, short
-from .summary import SHORT, summary
+from .summary import SHORT, counted, summary
 
 __all__ = ["fill_page", "write_report"]
 
@@ -98,7 +98,7 @@ def fill_page(page: Path, report: str) -> None:
 def _short(found: Sequence[Found]) -> str:
     lines = ["## In short", "", SHORT, ""]
     for paper, parts in summary(found).items():
-        lines += [f"**{paper}**", ""]
+        lines += [f"**{paper}**: {counted(parts)}", ""]
         lines += [f"- *{word}*: {one}" for word, every in parts for one in every]
         lines.append("")
     return "\n".join(lines)
@@ -271,12 +271,15 @@ def _sittings(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
 
 
 def _missing(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
-    """What the plan has and no sitting ran: claims without rows, and by group and number of finished runs the arms."""
-    unasked: dict[str, list[str]] = {}
+    """What the plan has and no sitting ran: by paper the number of claims without rows, and by group and number of
+    finished runs the arms."""
+    unasked: dict[str, set[str]] = {}
     for each in found:
         if each.missing:
-            unasked.setdefault(each.claim.paper, []).append(each.claim.said)
-    lines = [["no rows", f"{paper}: {'; '.join(dict.fromkeys(said))}"] for paper, said in unasked.items()]
+            unasked.setdefault(each.claim.paper, set()).add(each.claim.said)
+    lines = (
+        [["no rows", "; ".join(f"{paper}: {len(said)} claims" for paper, said in unasked.items())]] if unasked else []
+    )
     ran = {(row.claim, short(row.base), row.arm, row.seed) for row in rows.all}
     for claim in GROUPS:
         runs: dict[str, list[bool]] = {}
@@ -335,7 +338,7 @@ def _page(rows: Rows, found: Sequence[Found], tables: Tables) -> str:
         lines = "".join(
             f'<li><b class="word">{word}</b> {_plain(one)}</li>' for word, every in verdicts for one in every
         )
-        parts.append(f"<h2>{html.escape(paper)}</h2><ul>{lines}</ul>")
+        parts.append(f"<h2>{html.escape(paper)}</h2><p>{counted(verdicts)}</p><ul>{lines}</ul>")
     columns = "".join(f"<li><b>{html.escape(name)}</b>: {_plain(said)}</li>" for name, said in COLUMNS.items())
     points = "".join(f"<li>{_plain(point)}</li>" for point in PROTOCOL)
     parts.append(

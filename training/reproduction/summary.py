@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 from .claims import Found
 
-__all__ = ["SHORT", "summary"]
+__all__ = ["SHORT", "counted", "summary"]
 
 SHORT = (
-    "Each claim is a difference between two ways to train or to sample, measured on several small bases. *Holds*: it is"
-    " there, on bases like these. *Does not hold*: whatever there is, it is smaller than what would matter (.02)."
-    " *Cannot be asked*: these bases fail at it, or leave no room. *Open*: more bases are needed. A *lead* is open,"
-    " too, but its interval lies above 0 before the corrections for many claims and looks. Figures: the set of clips,"
-    " the mean over bases with its 95 % interval for bases like these, and the level that it starts from."
+    "Each claim is a difference between two ways to train or to sample, measured on several small bases. *Holds*:"
+    " it is there, on bases like these. *Does not hold*: whatever there is, it is smaller than what would matter"
+    " (.02). *Cannot be asked*: these bases fail at it, or leave no room. *Open*: more bases are needed. A *lead*,"
+    " or a *lead against*, is open, too, but its interval lies above 0, or below, before the corrections for many"
+    " claims and looks. Figures: the set of clips, the mean over bases with its 95 % interval for bases like"
+    " these, and the level that it starts from; the share of clips with right roles where no other score is named."
 )
-_WORDS = ("holds", "does not hold", "cannot be asked", "lead", "open")
+_WORDS = ("holds", "does not hold", "cannot be asked", "lead", "lead against", "open")
 
 
 def summary(found: Sequence[Found]) -> dict[str, list[tuple[str, list[str]]]]:
@@ -35,12 +36,19 @@ def summary(found: Sequence[Found]) -> dict[str, list[tuple[str, list[str]]]]:
     return out
 
 
+def counted(parts: Sequence[tuple[str, list[str]]]) -> str:
+    """How many claims have each verdict, those that none has as well."""
+    numbers = {word: len(lines) for word, lines in parts}
+    return ", ".join(f"{word} {numbers.get(word, 0)}" for word in _WORDS)
+
+
 def _word(each: Found) -> str:
-    """The verdict; "lead" for what only corrections keep open."""
+    """The verdict; "lead" and "lead against" for what only corrections keep open."""
     assert each.outcome is not None
     enough = len(each.by_base) >= each.claim.least
-    lead = each.outcome.word == "open" and enough and not each.claim.kept and each.like.low > 0
-    return "lead" if lead else each.outcome.word
+    if each.outcome.word != "open" or not enough or each.claim.kept:
+        return each.outcome.word
+    return "lead" if each.like.low > 0 else "lead against" if each.like.high < 0 else "open"
 
 
 def _line(said: str, some: Sequence[Found]) -> str:
@@ -52,5 +60,6 @@ def _line(said: str, some: Sequence[Found]) -> str:
         up = sum(mean > 0 for mean in each.by_base.values())
         bases = f"up on {up} of {len(each.by_base)} bases"
         told = f"{known.mean:+.3f} [{known.low:+.3f}, {known.high:+.3f}]{which}"
-        figures.append(f"{each.claim.part} {told} from {each.level:.3f}, {bases}")
+        score = "" if each.claim.score == "right_roles" else f", {each.claim.score.replace('_', ' ')}"
+        figures.append(f"{each.claim.part}{score} {told} from {each.level:.3f}, {bases}")
     return f"{said}: {'; '.join(figures)}"

@@ -33,7 +33,7 @@ _PAUSE = 0.5
 @dataclass
 class Worker:
     """Args:
-    gpu: number of its GPU. lead: of the processes of a GPU the one that trains bases; the others wait meanwhile.
+    gpu: number of its GPU. lead: of the processes of a GPU one that trains bases; those that do not wait meanwhile.
     slots: processes of a GPU. left: seconds until it has to stop.
     """
 
