@@ -25,6 +25,7 @@ FOURTH = RESULTS / "reproduction" / "2026-12-01.json.gz"
 FIFTH = RESULTS / "reproduction" / "2026-12-01-few-clips.json.gz"
 SIXTH = RESULTS / "reproduction" / "2026-12-01-unet.json.gz"
 SEVENTH = RESULTS / "reproduction" / "2026-12-01-boxes.json.gz"
+EIGHTH = RESULTS / "reproduction" / "2026-12-01-seeds.json.gz"
 
 
 def test_the_first_sitting_says_what_its_own_page_says() -> None:
@@ -73,15 +74,15 @@ def test_pairs_are_of_one_base_and_one_seed_alone(tmp_path: Path) -> None:
 
 
 def test_the_report_is_the_committed_one_lists_what_is_missing_and_stands_alone(tmp_path: Path) -> None:
-    text = write_report(read_sittings([FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH]), tmp_path)
+    text = write_report(read_sittings([FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH]), tmp_path)
     page = (tmp_path / "report.html").read_text()
     committed, filled = RESULTS / "reproduction" / "README.md", tmp_path / "README.md"
     filled.write_text(committed.read_text())
     fill_page(filled, text)
     assert filled.read_text() == committed.read_text(), "write it again: training.reproduce --report --page"
     assert "- *holds*: the target-aware loss at lambda 10 makes the right thing be acted on: look-alikes +0.083" in text
-    assert "| alignment: 8 of 18 planned runs | off; 10x;" in text  # bases 1 to 3 are others than those of the plan
-    assert "| no rows | TAViD: the target mask tells who is meant" in text
+    assert "| alignment: 8 of 18 planned runs | 10x random 3 |" in text  # bases 1 to 3 are others than those of the plan
+    assert "TAViD once more: 2 claims" in text
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "<script" not in page
     assert not re.search(r"\bnan\b", page)
