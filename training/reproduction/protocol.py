@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ARMS", "COLUMNS", "NOTES", "PROTOCOL", "READING", "VARIANCES"]
+__all__ = ["ARMS", "BY_BASE", "COLUMNS", "NOTES", "PROTOCOL", "READING", "VARIANCES"]
 
 READING = (
     "Every claim is asked of pairs of runs that differ in one thing: the same base, seed and prompts. No row speaks of"
@@ -21,7 +21,8 @@ COLUMNS = {
     " clip shows the interaction with the right agent and recipient.",
     "level": "mean of what is compared with.",
     "bases like these": "mean difference and its 95 % interval, not corrected: bases, seeds and prompts drawn anew, or"
-    " Student's interval of the bases' means where that is wider. The verdict is about this one.",
+    " Student's interval of the bases' means where that is wider. The verdict is about this one. Base by base:"
+    " report.html.",
     "these bases": "the same for these very bases: seeds and prompts drawn anew.",
     "least": "the smallest difference that would have been found in four of five cases: by the interval alone; with all"
     " corrections of p.",
@@ -87,11 +88,12 @@ PROTOCOL = (
     " dark mask as well as a bright one. How each kind went stands below. Where it was not measured the row says so.",
 )
 
+BY_BASE = "The differences by base"
 VARIANCES = "Variance of attention outputs by step"
 NOTES = {
     VARIANCES: "Mean over heads, layers and bases, of the calls that masks change: mask normalisation makes the third"
     " equal to the second.",
-    "The differences by base": "Of each claim: its mean difference on every base, in the order of their seeds.",
+    BY_BASE: "Of each claim: its mean difference on every base, in the order of their seeds.",
     "Bases before anything (floor): right roles": "What each base can do before an arm trains it. The text in"
     " brackets is the hash of its weights.",
     "Is there a rule that names good layers?": "Rank correlation (Spearman) over a base's arms; pick: what the arm that"

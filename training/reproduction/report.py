@@ -18,7 +18,7 @@ from matrix_lib.io.files import whole_file
 from .bench import MEANS
 from .claims import CLAIMS, Found, asked
 from .plan import GROUPS, jobs_of
-from .protocol import ARMS, COLUMNS, NOTES, PROTOCOL, READING, VARIANCES
+from .protocol import ARMS, BY_BASE, COLUMNS, NOTES, PROTOCOL, READING, VARIANCES
 from .rules import layer_rules
 from .sittings import Row, Rows, by_seed, place, short
 from .summary import SHORT, counted, summary
@@ -69,7 +69,7 @@ def write_report(rows: Rows, out: Path) -> str:
     points = "\n".join(f"{i}. {point}" for i, point in enumerate(PROTOCOL, 1))
     columns = "\n".join(f"- **{name}**: {said}" for name, said in COLUMNS.items())
     text = f"{_short(found)}\n{_FIRST}\n\n{READING} Columns of the table of claims:\n\n{columns}\n\n"
-    text += "\n".join(_markdown(*table) for table in tables)
+    text += "\n".join(_markdown(*table) for table in tables if table[0] != BY_BASE)
     text += f"\n## Whether attention moved\n\n{_attention_points(found)}\n## Protocol\n\n{points}\n"
     out.mkdir(parents=True, exist_ok=True)
     for name, content in (("report.md", text), ("report.html", _page(rows, found, tables))):
@@ -133,7 +133,7 @@ def _claims(found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
 
 
 def _by_base(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
-    """By seed of the base, as the table of bases has them."""
+    """By seed of the base, as the table of bases has them; on the page alone."""
     lines = []
     for each in found:
         if each.outcome is not None:
@@ -141,7 +141,7 @@ def _by_base(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[l
             cells = [f"{base.split()[-1]}: {mean:+.3f}" for base, mean in means]
             presets = sorted({base.split()[0] for base, _ in means})
             lines.append([claim.contrast, f"{claim.part}, {claim.score.replace('_', ' ')}", *presets, "; ".join(cells)])
-    return "The differences by base", ["contrast", "set, score", "preset", "seed of the base: difference"], lines
+    return BY_BASE, ["contrast", "set, score", "preset", "seed of the base: difference"], lines
 
 
 def _arms(rows: Rows) -> Tables:
