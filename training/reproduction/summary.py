@@ -61,5 +61,6 @@ def _line(said: str, some: Sequence[Found]) -> str:
         bases = f"up on {up} of {len(each.by_base)} bases"
         told = f"{known.mean:+.3f} [{known.low:+.3f}, {known.high:+.3f}]{which}"
         score = "" if each.claim.score == "right_roles" else f", {each.claim.score.replace('_', ' ')}"
-        figures.append(f"{each.claim.part}{score} {told} from {each.level:.3f}, {bases}")
+        why = f" ({each.outcome.why})" if each.outcome and each.outcome.word == "cannot be asked" else ""
+        figures.append(f"{each.claim.part}{score} {told} from {each.level:.3f}, {bases}{why}")
     return f"{said}: {'; '.join(figures)}"
