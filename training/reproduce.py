@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = write_report(read_sittings([*chosen.have, *own]), chosen.out)
         if chosen.page:
             fill_page(chosen.page, report)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"training.reproduce: {error}")
     print(f"{report}\nwrote {made} and the report beside it")
     if stopped:

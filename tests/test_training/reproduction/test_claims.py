@@ -81,7 +81,9 @@ def test_the_report_is_the_committed_one_lists_what_is_missing_and_stands_alone(
     fill_page(filled, text)
     assert filled.read_text() == committed.read_text(), "write it again: training.reproduce --report --page"
     assert "- *holds*: the target-aware loss at lambda 10 makes the right thing be acted on: look-alikes +0.083" in text
-    assert "| alignment: 8 of 18 planned runs | 10x random 3 |" in text  # bases 1 to 3 are others than those of the plan
+    assert (
+        "| alignment: 8 of 18 planned runs | 10x random 3 |" in text
+    )  # bases 1 to 3 are others than those of the plan
     assert "TAViD once more: 2 claims" in text
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "<script" not in page
