@@ -218,9 +218,14 @@ def _run(chosen: argparse.Namespace) -> None:
         rows += own
         if {row["arm"] for row in own} != set(_arms(chosen)):
             _ask(_bench(chosen, name, folder), {row["arm"] for row in own}, keep)
+            _tell(chosen, rows)  # of what there is: the next base may be cut short
+    _tell(chosen, rows)
+    print(f"wrote {chosen.out / 'README.md'}")
+
+
+def _tell(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
     with whole_file(chosen.out / "README.md") as place:
         place.write_text(_report(chosen, rows), encoding="utf-8")
-    print(f"wrote {chosen.out / 'README.md'}")
 
 
 def _bench(chosen: argparse.Namespace, name: str, folder: Path) -> Bench:
@@ -374,8 +379,8 @@ def _table(rows: Sequence[dict[str, Any]], base: str, arm: str) -> Values:
 
 def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
     """Tables and verdicts, as Markdown."""
-    bases = list(dict.fromkeys(row["base"] for row in rows))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
+    bases, short = _finished(rows, arms)
     tables = {(base, arm): _table(rows, base, arm) for base in bases for arm in arms}
     _check_same(rows, bases)
     lines = [
@@ -386,6 +391,7 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         f"{'bfloat16' if chosen.device.startswith('cuda') else 'float32'}; the same clips and noise for every arm. "
         "Intervals are Wilson's for shares and the bootstrap's for means, 95 %; differences by clip.",
     ]
+    lines += [f"\nLeft out, for arms of it are missing: {each}." for each in short]
     for base in bases:
         lines += ["", f"## {base}", "", f"| | {' | '.join(MEASURES)} | calls |", "|---" * (len(MEASURES) + 2) + "|"]
         for arm in arms:
@@ -402,10 +408,24 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, *_verdicts(bases, arms, tables), *_reach(bases, arms, tables)]) + "\n"
 
 
+def _finished(rows: Sequence[dict[str, Any]], arms: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Bases that have all of these arms, and those that were cut short. ValueError where no base has."""
+    have = {
+        base: {row["arm"] for row in rows if row["base"] == base} for base in dict.fromkeys(r["base"] for r in rows)
+    }
+    whole = [base for base, own in have.items() if own.issuperset(arms)]
+    if not whole:
+        lost = "; ".join(
+            f"{base} lacks {', '.join(arm for arm in arms if arm not in own)}" for base, own in have.items()
+        )
+        raise ValueError(f"no base was asked everything that others were: {lost}. Run each with the same --ways")
+    return whole, [base for base in have if base not in whole]
+
+
 def _check_same(rows: Sequence[dict[str, Any]], bases: Sequence[str]) -> None:
-    """Raises ValueError where bases were not asked the same: other arms, clips, noise or calls."""
+    """Raises ValueError where bases were not asked the same: other clips, noise or calls."""
     asked = {
-        base: [tuple(row[name] for name in _KEYS if name != "base") for row in rows if row["base"] == base]
+        base: sorted(tuple(row[name] for name in _KEYS if name != "base") for row in rows if row["base"] == base)
         for base in bases
     }
     if differ := [base for base in bases if asked[base] != asked[bases[0]]]:
