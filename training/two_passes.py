@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -197,6 +198,8 @@ def _run(chosen: argparse.Namespace) -> None:
             f"{chosen.tries} tries of {chosen.look} steps each: there are 2 or more, which together take fewer "
             f"than the {chosen.steps} steps of --steps"
         )
+    for path in chosen.have:
+        _check_asked(chosen, path)
     rows = [row for path in chosen.have for row in _read(path)]
     if not rows and not chosen.model:
         raise ValueError("there is nothing to tell: name a base with --model, or rows of earlier runs with --have")
@@ -354,12 +357,25 @@ def _before(chosen: argparse.Namespace, names: Sequence[str]) -> list[dict[str, 
     """Rows of these bases that the same command wrote before it was stopped. Raises ValueError where the folder holds
     those of another one."""
     asked = {
-        "clips": chosen.clips, "set": chosen.set, "steps": chosen.steps, "first": chosen.first, "cfg": chosen.cfg,
-        "seed": chosen.seed, "ways": chosen.ways, "tries": chosen.tries, "look": chosen.look,
-        "models": [str(folder) for folder in chosen.model],
+        **_question(chosen), "ways": chosen.ways, "models": [str(folder) for folder in chosen.model],
         "device": chosen.device.split(":")[0],
     }  # fmt: skip
     return [row for row in _read(chosen.out / "rows.csv") if row["base"] in names] if goes_on(chosen.out, asked) else []
+
+
+def _question(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What the rows of every base of one table have in common."""
+    names = ("clips", "set", "steps", "first", "cfg", "seed", "tries", "look")
+    return {name: getattr(chosen, name) for name in names}
+
+
+def _check_asked(chosen: argparse.Namespace, path: Path) -> None:
+    """Raises ValueError where what lies beside earlier rows says that they were asked otherwise: the table names what
+    this command asks. Packed rows that were moved have nothing beside them."""
+    beside = path.with_name("asked.json")
+    held = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    if differ := [f"{name} {held[name]}" for name, now in _question(chosen).items() if held.get(name, now) != now]:
+        raise ValueError(f"{path} was asked with {', '.join(differ)}: give the same here")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
