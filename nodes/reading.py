@@ -16,6 +16,7 @@ from ..matrix_lib.draw.capture import choose_names, choose_numbers
 from ..matrix_lib.draw.followed import draw_followed
 from ..matrix_lib.evaluation.trajectories.score import score_tracks
 from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, point_paths
+from ..matrix_lib.instrument.contacts import parse_contact
 from ..matrix_lib.instrument.kinds import KINDS
 from ..matrix_lib.instrument.readers import Reader, parse_readers
 from ..matrix_lib.instrument.reading import Reading, read_capture
@@ -37,7 +38,7 @@ class MatrixReadCapture(io.ComfyNode):
             category="MATRIX/capture",
             description="Reads off a capture what it knows of the clip: masks of the words without a segmenter, "
             "instances that were swapped or doubled, with frames and steps, attention sinks, where pinned points went, "
-            "and who moves when. Needs no model.",
+            "who moves when, and when two meet. Needs no model.",
             search_aliases=[
                 "segment",
                 "mask from prompt",
@@ -124,6 +125,15 @@ class MatrixReadCapture(io.ComfyNode):
                     tooltip="Whose maps tell who moves: a head like '9.2', a layer like '9', or 'auto': the one that "
                     "separates frames best.",
                 ),
+                io.String.Input(
+                    "contact",
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What tells when subject and object of a verb meet: layer, offset and slope of a line such "
+                    "as '5, -16.9, 1.96', or '5' for the bend alone. 'auto' knows mini's, and of other models nothing: "
+                    "each has its own.",
+                ),
             ],
             outputs=[
                 TracksSocket.Output(
@@ -142,7 +152,8 @@ class MatrixReadCapture(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="findings",
-                    tooltip="Swaps, doublings, sinks, followed points and motion as JSON, with frames and steps.",
+                    tooltip="Swaps, doublings, sinks, followed points, motion and contacts as JSON, with frames and "
+                    "steps.",
                 ),
                 io.Tracks.Output(
                     display_name="paths",
@@ -167,6 +178,7 @@ class MatrixReadCapture(io.ComfyNode):
         mended=False,
         point_heads="auto",
         motion_head="auto",
+        contact="auto",
         tracks=None,
         frames=None,
     ) -> io.NodeOutput:
@@ -191,6 +203,7 @@ class MatrixReadCapture(io.ComfyNode):
             mended=mended,
             point_readers=_readers(point_heads),
             motion_reader=_reader(motion_head),
+            contact=parse_contact(contact),
         )
         given = None if tracks is None else _as_made(tracks, found.masks)
         report = "\n".join([found.report(), *([] if given is None else _scored(given, found.masks))])

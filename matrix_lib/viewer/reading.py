@@ -6,6 +6,7 @@ F, h, w token frames, rows, columns.
 from __future__ import annotations
 
 import base64
+import bisect
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,11 @@ def reading_json(exhibit: Exhibit, wanted: Wanted) -> dict[str, Any]:
         for each in found.mix_ups.found
     ]
     told = [] if findings else [f"no swap or doubling (by {found.mix_ups.reference})"]
-    lines = [*told, *found.sinks.lines, *found.followed, *found.all_notes]
+    shown = {each.text() for each in found.meetings if each.frame is not None}
+    lines = [*told, *found.sinks.lines, *(line for line in found.followed if line not in shown), *found.all_notes]
     known = {"kind": wanted.kind, "layers": list(found.layers), "masks": masks, "points": _points(found)}
     known["ends"] = [stop - 1 for _, stop in stream.grid.pixel_spans()]
-    return {**known, "findings": findings + _begins(found, steps), "lines": lines}
+    return {**known, "findings": findings + _begins(found, steps) + _meetings(found, steps), "lines": lines}
 
 
 def _points(found: Reading) -> list[dict[str, Any]]:
@@ -87,3 +89,17 @@ def _begins(found: Reading, steps: tuple[int, ...]) -> list[dict[str, Any]]:
     """Verbs whose object begins to move, as findings that one can go to."""
     contacts = found.motion.contacts if found.motion is not None else ()
     return [{"text": each.line(), "frames": [each.begins], "steps": list(steps)} for each in contacts]
+
+
+def _meetings(found: Reading, steps: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Contacts whose frame is known, as findings that one can go to."""
+    starts = [start for start, _ in found.grid.pixel_spans()]
+    return [
+        {
+            "text": each.text(),
+            "frames": [bisect.bisect_right(starts, round(each.frame)) - 1],
+            "steps": list(steps),
+        }
+        for each in found.meetings
+        if each.frame is not None
+    ]
