@@ -56,7 +56,8 @@ class Meeting:
     """When the two instances of a verb meet.
 
     bend: the pixel frame in which the overlap of their maps stops growing, in `line.layer`. frame: of the contact, by
-    the line; None without one.
+    the line; None without one. grows: whether the overlap grows to the clip's end: they meet then or later. Whether
+    they touch at all maps do not say: who chases somebody comes as near.
     """
 
     verb: str
@@ -64,6 +65,7 @@ class Meeting:
     bend: float
     frame: float | None
     line: ContactLine
+    grows: bool = False
 
     def text(self) -> str:
         """For people."""
@@ -71,7 +73,8 @@ class Meeting:
         read = f"the overlap of their maps in layer {self.line.layer} grows until frame {self.bend:.2f}"
         if self.frame is None:
             return f"{self.verb!r}: {one!r} and {other!r}: {read}, which is later than they meet"
-        return f"{self.verb!r}: {one!r} and {other!r} meet about frame {self.frame:.1f} ({self.line.source}; {read})"
+        when = f"in frame {self.frame:.1f} or later" if self.grows else f"about frame {self.frame:.1f}"
+        return f"{self.verb!r}: {one!r} and {other!r} meet {when}, if they touch ({self.line.source}; {read})"
 
 
 def parse_contact(text: str) -> ContactLine | None:
@@ -117,12 +120,17 @@ def find_meetings(
         if len(values) < 4 or bool(values.isnan().any()):
             lost.append(f"{name!r}: when {pair[0]!r} and {pair[1]!r} meet takes four token frames, each recorded")
             continue
-        turn = bend(values, own.grid.pixel_spans())
+        turn, spans = bend(values, own.grid.pixel_spans()), own.grid.pixel_spans()
         frame = (
             None if line.offset is None or line.slope is None else _inside(own.grid, line.offset + line.slope * turn)
         )
-        found.append(Meeting(name, pair, turn, frame, line))
+        found.append(Meeting(name, pair, turn, frame, line, turn + 1 / _FINE > _end(spans)))
     return tuple(found), tuple(lost)
+
+
+def _end(spans: Sequence[tuple[int, int]]) -> float:
+    """The last bend that can be told: the middle of the last token frame."""
+    return (spans[-1][0] + spans[-1][1] - 1) / 2
 
 
 def _inside(grid: Grid, frame: float) -> float:
@@ -155,9 +163,9 @@ def bend(values: Tensor, spans: Sequence[tuple[int, int]]) -> float:
     """
     if len(values) < 4 or len(values) != len(spans) or bool(values.isnan().any()):
         raise ValueError(f"a bend is found in four token frames or more, each with a value; got {values.tolist()}")
-    frames, last = torch.arange(spans[-1][1], dtype=torch.float64), spans[-1][0] + spans[-1][1] - 1
+    frames = torch.arange(spans[-1][1], dtype=torch.float64)
     found: list[tuple[float, float]] = []
-    for place in range(_FINE, last * _FINE // 2 + 1):
+    for place in range(_FINE, int(_end(spans) * _FINE) + 1):
         before = (place / _FINE - frames).clamp_min(0)
         slope = torch.stack([before[slice(*span)].mean() for span in spans])
         line = torch.stack([torch.ones_like(slope), slope], 1)

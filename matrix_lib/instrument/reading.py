@@ -89,9 +89,7 @@ class Reading:
             for number in (n for frame in sorted(frames) for n in range(*self.grid.pixel_span(frame))):
                 said.setdefault(number, []).append(f"{each.kind}: {' and '.join(each.names)} ({each.maps})")
         for met in (each for each in self.meetings if each.frame is not None):
-            said.setdefault(round(met.frame or 0.0), []).append(
-                f"{met.verb}: {' and '.join(met.names)} meet about here"
-            )
+            said.setdefault(round(met.frame or 0.0), []).append(f"{met.verb}: {' and '.join(met.names)} may meet here")
         return said
 
     def report(self) -> str:
@@ -148,6 +146,7 @@ class Reading:
                     "layer": each.line.layer,
                     "bend": each.bend,
                     "frame": None if each.frame is None else round(each.frame, 2),
+                    "or_later": each.grows,
                     "text": each.text(),
                 }
                 for each in self.meetings
