@@ -43,6 +43,7 @@ def reading_json(exhibit: Exhibit, wanted: Wanted) -> dict[str, Any]:
         layers=None if sharpest else choose_numbers(wanted.layers, "layer", stream.get(wanted.kind).layers),
         steps=steps,
         stream=wanted.stream,
+        without_sinks=wanted.sinkless,
     )
     on_grid = found.masks.to_grid(stream.grid, "nearest-exact")
     masks = [
