@@ -14,7 +14,7 @@ from ..matrix_lib.core.grid import Framing
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.draw.capture import choose_names, choose_numbers
 from ..matrix_lib.draw.followed import draw_followed
-from ..matrix_lib.evaluation.trajectories.score import score_tracks
+from ..matrix_lib.evaluation.trajectories.against import as_made, told_against
 from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, point_paths
 from ..matrix_lib.instrument.contacts import parse_contact
 from ..matrix_lib.instrument.kinds import KINDS
@@ -205,8 +205,8 @@ class MatrixReadCapture(io.ComfyNode):
             motion_reader=_reader(motion_head),
             contact=parse_contact(contact),
         )
-        given = None if tracks is None else _as_made(tracks, found.masks)
-        report = "\n".join([found.report(), *([] if given is None else _scored(given, found.masks))])
+        given = None if tracks is None else as_made(tracks, found.masks)
+        report = "\n".join([found.report(), *([] if tracks is None else told_against(tracks, found.masks))])
         overlay = image_batch(list(_drawn(found, given, frames)))
         shown = ui.PreviewImage(overlay, cls=cls).as_dict() | {"text": (report,)}
         shown |= shown_in_viewer(capture, frames, tracks, fps)
@@ -237,13 +237,6 @@ def _paths(found: Reading) -> dict[str, torch.Tensor] | ExecutionBlocker:
     return point_paths(found.points.xy, found.points.seen)
 
 
-def _as_made(tracks: MaskTracks, masks: MaskTracks) -> MaskTracks:
-    """Given tracks in the pixels of the clip that was made, by the names of its masks."""
-    given = tracks.spelled(masks.names)
-    source, target = (given.height, given.width), (masks.height, masks.width)
-    return given if source == target else given.framed(Framing(source, target, given.fit))
-
-
 def _drawn(found: Reading, given: MaskTracks | None, frames: torch.Tensor | None) -> Iterator[Image.Image]:
     """The masks over the frames, and the boxes of the given tracks, with a stop at every frame."""
     masks, read = found.masks, None
@@ -256,18 +249,6 @@ def _drawn(found: Reading, given: MaskTracks | None, frames: torch.Tensor | None
     for picture in draw_followed(given, masks, read, found.by_frame(), points=found.points):
         step()
         yield picture
-
-
-def _scored(given: MaskTracks, masks: MaskTracks) -> list[str]:
-    """J&F of the masks against given ones, for people."""
-    both = [name for name in masks.names if name in given.names]
-    if not both:
-        return ["! no mask is scored: no name of the tracks has a mask here"]
-    if given.frames < masks.frames:
-        return [f"! masks are not scored: the tracks have {given.frames} of the clip's {masks.frames} frames"]
-    scores = score_tracks(given.select(both).take(range(masks.frames)), masks.select(both))
-    lines = [f"against the given masks: J&F {scores.values['j_and_f']:.3f}"]
-    return lines + [f"- {who}: J {each['j']:.3f}, F {each['f']:.3f}" for who, each in scores.instances.items()]
 
 
 NODES: list[type[io.ComfyNode]] = [MatrixReadCapture]

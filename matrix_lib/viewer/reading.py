@@ -61,6 +61,8 @@ def reading_json(exhibit: Exhibit, wanted: Wanted) -> dict[str, Any]:
     told = [] if findings else [f"no swap or doubling (by {found.mix_ups.reference})"]
     shown = {each.text() for each in found.meetings if each.frame is not None}
     lines = [*told, *found.sinks.lines, *(line for line in found.followed if line not in shown), *found.all_notes]
+    if exhibit.tracks is not None and exhibit.against is not None:
+        lines += [line.removeprefix("! ") for line in exhibit.against(exhibit.tracks, found.masks)]
     known = {"kind": wanted.kind, "layers": list(found.layers), "masks": masks, "points": _points(found)}
     known["ends"] = [stop - 1 for _, stop in stream.grid.pixel_spans()]
     return {**known, "findings": findings + _begins(found, steps) + _meetings(found, steps), "lines": lines}

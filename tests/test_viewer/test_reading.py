@@ -11,6 +11,7 @@ from support_capture import make_binding
 from support_viewer import exhibit, heads_capture
 
 from matrix_lib.core.grid import Grid
+from matrix_lib.evaluation.trajectories.against import told_against
 from matrix_lib.instrument.capture import Capture, StepInfo, Stream
 from matrix_lib.instrument.contacts import MINI
 from matrix_lib.instrument.maps import Maps
@@ -42,6 +43,10 @@ def test_masks_on_the_tokens_and_findings() -> None:
     assert [mask["name"] for mask in told["masks"]] == ["cyclist", "van"]
     assert told["findings"] == []
     assert told["lines"][0] == "no swap or doubling (by given masks)"
+    shown.against = told_against
+    lines = json.loads(answer_about(shown, "reading", {"layers": "6-7", "steps": "10"}).body)["lines"]
+    assert lines == [*told["lines"], *told_against(shown.tracks, want.tracks)]
+    assert lines[-3].startswith("against the given masks: J&F 0.")
     wrong = answer_about(shown, "reading", {"layers": "40"})
     assert wrong.status == 400
     assert b"layer 40 was not captured" in wrong.body
