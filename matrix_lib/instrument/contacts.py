@@ -48,7 +48,7 @@ class ContactLine:
 
 MINI = ContactLine(5, -16.9, 1.96, "mini's line, of clips of 17 frames")
 """Fitted on 16 clips, tried on 60 others (docs/reading-captures.md)."""
-_MINI_IS = ("cogvideox", tuple(range(12)), 17)  # family, layers and pixel frames of what MINI is a line of
+_MINI_HAS = (tuple(range(12)), 17)  # layers and pixel frames, which no released model has
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def find_meetings(
     """When subject and object of each verb meet, and what could not be told.
 
     Args:
-        line: None takes mini's where the capture is of 17 frames and all 12 layers of a model like it, and else tells
+        line: None takes mini's where the capture is of 17 frames and of 12 layers, all that there are, and else tells
             nothing: every model has its own.
         steps: the last two of them are read; None: of all.
 
@@ -109,7 +109,7 @@ def find_meetings(
     verbs = [verb for verb in own.binding.verbs if verb.subject and verb.object]
     pairs = [(v.name, (v.subject or "", v.object or "")) for v in verbs]
     known = [(name, pair) for name, pair in pairs if maps is not None and set(pair) <= set(maps.entities)]
-    if line is None and maps is not None and (capture.backbone, maps.layers, own.grid.pixel_frames) == _MINI_IS:
+    if line is None and maps is not None and (maps.layers, own.grid.pixel_frames) == _MINI_HAS:
         line = MINI
     if line is None:
         return (), ()
