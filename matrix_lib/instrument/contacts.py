@@ -28,12 +28,8 @@ _WRITTEN = "a layer, such as '5', or a layer with the offset and slope of its li
 
 @dataclass(frozen=True)
 class ContactLine:
-    """What makes the frame of a contact of a bend: frame = offset + slope * bend, in one layer of one model.
-
-    offset, slope: in pixel frames; None where no line is known, and the bend alone is told. source: for people.
-
-    Raises ValueError for numbers that are no line.
-    """
+    """Frame of a contact = offset + slope * bend, in pixel frames, in one layer of one model; without both the bend alone
+    is told. source: for people. Raises ValueError for numbers that are no line."""
 
     layer: int
     offset: float | None = None
@@ -53,11 +49,10 @@ _MINI_HAS = (tuple(range(12)), 17)  # layers and pixel frames, which no released
 
 @dataclass(frozen=True)
 class Meeting:
-    """When the two instances of a verb meet.
+    """When the two instances of a verb meet, if they touch: maps do not say that, for who chases comes as near.
 
     bend: the pixel frame in which the overlap of their maps stops growing, in `line.layer`. frame: of the contact, by
-    the line; None without one. grows: whether the overlap grows to the clip's end: they meet then or later. Whether
-    they touch at all maps do not say: who chases somebody comes as near.
+    the line; None without one. grows: whether the overlap grows to the clip's end: they meet then or later.
     """
 
     verb: str
@@ -106,24 +101,24 @@ def find_meetings(
     """
     own, chosen = capture.stream(stream), steps_of(capture, steps)
     maps = own.maps.get("v2v")
-    verbs = [verb for verb in own.binding.verbs if verb.subject and verb.object]
-    pairs = [(v.name, (v.subject or "", v.object or "")) for v in verbs]
-    known = [(name, pair) for name, pair in pairs if maps is not None and set(pair) <= set(maps.entities)]
+    pairs = [(v.name, (v.subject, v.object)) for v in own.binding.verbs if v.subject and v.object]
     if line is None and maps is not None and (maps.layers, own.grid.pixel_frames) == _MINI_HAS:
         line = MINI
     if line is None:
         return (), ()
-    lost = [f"{n!r}: when {p[0]!r} and {p[1]!r} meet takes maps of both" for n, p in pairs if (n, p) not in known]
-    found, at = [], [capture.steps[place].index for place in chosen[-_LAST:]]
-    for name, pair in known:
-        values = overlap(capture, pair, line.layer, steps=at, stream=stream)
+    found, lost, spans = [], [], own.grid.pixel_spans()
+    for name, pair in pairs:
+        there = maps is not None and set(pair) <= set(maps.entities)
+        at = [capture.steps[place].index for place in chosen[-_LAST:]]
+        values = overlap(capture, pair, line.layer, steps=at, stream=stream) if there else torch.zeros(0)
         if len(values) < 4 or bool(values.isnan().any()):
-            lost.append(f"{name!r}: when {pair[0]!r} and {pair[1]!r} meet takes four token frames, each recorded")
+            lost.append(
+                f"{name!r}: when {pair[0]!r} and {pair[1]!r} meet takes maps of both in four token frames, or more"
+            )
             continue
-        turn, spans = bend(values, own.grid.pixel_spans()), own.grid.pixel_spans()
-        frame = (
-            None if line.offset is None or line.slope is None else _inside(own.grid, line.offset + line.slope * turn)
-        )
+        turn, frame = bend(values, spans), None
+        if line.offset is not None and line.slope is not None:
+            frame = _inside(own.grid, line.offset + line.slope * turn)
         found.append(Meeting(name, pair, turn, frame, line, turn + 1 / _FINE > _end(spans)))
     return tuple(found), tuple(lost)
 

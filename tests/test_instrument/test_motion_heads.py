@@ -152,7 +152,7 @@ def test_maps_that_run_into_each_other_tell_when_two_meet() -> None:
     assert "which is later than they meet" in alone.text()
     assert find_meetings(capture) == ((), ()), "every model has a line of its own"
     one_gone = replace(capture, streams=[replace(capture.streams[0], maps={"v2v": maps.only(0)})])
-    assert "takes maps of both" in find_meetings(one_gone, line)[1][0]
+    assert "takes maps of both in four" in find_meetings(one_gone, line)[1][0]
     for wrong in ("5, 1", "x", "5, 1, 0", "5, nan, 1", "-1", "5.2"):
         with pytest.raises(ValueError, match="contact is 'auto', or a layer"):
             parse_contact(wrong)
