@@ -28,7 +28,7 @@ _WRITTEN = "a layer, such as '5', or a layer with the offset and slope of its li
 
 @dataclass(frozen=True)
 class ContactLine:
-    """Frame of a contact = offset + slope * bend, in pixel frames, in one layer of one model; without both the bend alone
+    """Frame of a contact = offset + slope * bend, in pixel frames, in one layer of a model; without both the bend alone
     is told. source: for people. Raises ValueError for numbers that are no line."""
 
     layer: int
