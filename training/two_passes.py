@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parse(arguments)
     try:
         _run(chosen)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"training.two_passes: {error}")
 
 
