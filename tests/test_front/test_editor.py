@@ -173,11 +173,11 @@ def words_are_dragged_in_time(page: Page, hand: Hand, rows: int) -> None:
     bind = "app.graph.nodes.find((n) => n.type === 'MatrixBindPrompt').widgets.find((w) => w.name === 'phrases')"
     page.app(f"({bind}).value = {json.dumps(PHRASES + ' @0.5s-')}")
     page.tab.wait_for_timeout(800)  # the editor looks four times a second
-    for start, end, time in ((4, 8, "@1s-"), (16, 12, "@1-1.5s"), (12, 3, "@1-1.125s")):
+    for start, end, held in ((4, 8, "@1s-"), (16, 12, "@1-1.5s"), (12, 3, "@1-1.125s")):
         (x, y), (to, _) = hand.frame(start), hand.frame(end)
         y += 20 * (1 + rows) * hand.zoom()
         hand.drag((x, y), (to, y))
-        page.tab.wait_for_function(VALUE, arg=["MatrixBindPrompt", "phrases", f"{PHRASES} {time}"], timeout=10_000)
+        page.tab.wait_for_function(VALUE, arg=["MatrixBindPrompt", "phrases", f"{PHRASES} {held}"], timeout=10_000)
 
 
 def sampled(page: Page) -> list[Any]:
