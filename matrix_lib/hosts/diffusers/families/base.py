@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from PIL import Image
@@ -33,7 +33,13 @@ class Packed(NamedTuple):
 
 
 class Family:
-    """A family whose VAE scales by one factor and whose transformer takes latents, a timestep and text tokens."""
+    """A family whose VAE scales by one factor and whose transformer takes latents, a timestep and text tokens.
+
+    clip_encoders: parts that what is known of a clip comes from, beside its text. unread: parts that nothing here opens.
+    """
+
+    clip_encoders: ClassVar[tuple[str, ...]] = ("vae",)
+    unread: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: BackboneSpec) -> None:
         self.spec = spec
@@ -89,6 +95,10 @@ class Family:
     def unscaled(self, vae: Any, latents: Tensor) -> Tensor:
         """The way back, to what the VAE decodes."""
         return latents / vae.config.scaling_factor
+
+    def decode(self, vae: Any, latents: Tensor) -> Tensor:
+        """(1, C, T, h, w) of `unscaled` -> (1, 3, F, H, W) in [-1, 1]."""
+        return vae.decode(latents, return_dict=False)[0]  # type: ignore[no-any-return]
 
     def scaled_image(self, vae: Any, latents: Tensor) -> Tensor:
         """`scaled` of a picture that stands beside the noisy latents."""
@@ -163,6 +173,22 @@ class Family:
 
     def parts_beside(self) -> dict[str, Any]:
         """Parts that its pipelines must be given to be made, and that encoding clips and prompts has no use for."""
+        return {}
+
+    def encoding_parts(self, kind: Any) -> set[str]:
+        """Names of what a class of pipelines is made of where it encodes clips and prompts, and its settings."""
+        return {*inspect.signature(kind.__init__).parameters} - {*self.parts_beside()}
+
+    def encoders(self, kind: Any, parts: Mapping[str, Any]) -> Any:
+        """A pipeline of a class without its transformers, of `encoding_parts`."""
+        return kind(**parts, **self.parts_beside(), transformer=None)
+
+    def offload(self, pipe: Any, device: torch.device) -> None:
+        """Parts of a pipeline wait in main memory until they run."""
+        pipe.enable_model_cpu_offload(device=device)
+
+    def beside_clip(self, pipe: Any, frames: int) -> dict[str, Tensor]:
+        """What the transformer is called with for a clip of so many pixel frames beside `text`, whatever it shows."""
         return {}
 
     def text_starts(self, given: Mapping[str, Any]) -> tuple[int, ...]:
