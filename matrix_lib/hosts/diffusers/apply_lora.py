@@ -209,11 +209,12 @@ class AppliedLoRA:
         given, laid = arguments(net, args, kwargs), LaidOut.of(self._spec, net, args, kwargs)
         latents: Tensor = given["hidden_states"]
         at = laid.channel_axis
-        if latents.shape[at] == self.base + self.extra:  # a call that is repeated with what it was given
+        channels = latents.shape[at] / laid.cells
+        if channels == self.base + self.extra:  # a call that is repeated with what it was given
             return None
-        if latents.shape[at] != self.base:
+        if channels != self.base:
             raise ValueError(
-                f"the pipeline feeds {latents.shape[at]} channels to a transformer of {self.base}: the LoRA's "
+                f"the pipeline feeds {channels:g} channels to a transformer of {self.base}: the LoRA's "
                 f"{self.extra} cannot go behind them"
             )
         clip = laid.latents(latents)

@@ -132,7 +132,7 @@ KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v", 
 KINDS += [pytest.param("hunyuan15", marks=pytest.mark.soak)] if SOAK else []
 KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in ("kandinsky5 i2v", "cosmos2", "mochi")]
 WIDE = ("ltx", "ltx2", "wan5b", "minimax_h3")  # larger cells
-PLAIN = ("kandinsky5 i2v", "cosmos2", "minimax_h3")  # their input cannot be widened
+PLAIN = ("kandinsky5 i2v", "cosmos2")  # their input cannot be widened
 
 
 DORA = ("wan", "hunyuan")  # the latter's native weights stack several of diffusers'

@@ -6,6 +6,7 @@ B batch, F pixel frames, T latent frames, C channels, h x w latents, D text toke
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,19 +24,39 @@ _SOME_FRAMES = 121  # LTX-2's, whose pipeline may leave it to the model
 
 class Packed(NamedTuple):
     """A joint sequence: (T, h, w) of the clip's latent, the prompt's rows [first, first + text), how many tokens stand
-    between them and the clip, and how many of these, the last ones, are the sound that is made."""
+    between them and the clip, and how many of these, the last ones, are the sound that is made. The transformer takes
+    and gives latents as tokens (B, N, C times a patch), those of the clip last."""
 
     latent: tuple[int, int, int]
-    first: int
-    text: int
-    between: int
+    first: int = 0
+    text: int = 0
+    between: int = 0
     sound: int = 0
+    patch: tuple[int, int, int] = (1, 2, 2)
+
+    @property
+    def cells(self) -> int:
+        """Numbers per channel in a token."""
+        return math.prod(self.patch)
+
+    def clip(self, tokens: Tensor) -> Tensor:
+        """(B, C, T, h, w) in tokens."""
+        frames, rows, columns = (size // step for size, step in zip(self.latent, self.patch))
+        own = tokens[:, tokens.shape[1] - frames * rows * columns :]
+        cells = own.unflatten(1, (frames, rows, columns)).unflatten(-1, (-1, *self.patch))
+        return cells.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def tokens(self, clip: Tensor) -> Tensor:
+        """(B, N, C times a patch) of (B, C, T, h, w)."""
+        for axis, step in zip((2, 4, 6), self.patch):
+            clip = clip.unflatten(axis, (-1, step))
+        return clip.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
 
 
 class Family:
     """A family whose VAE scales by one factor and whose transformer takes latents, a timestep and text tokens.
 
-    clip_encoders: parts that what is known of a clip comes from, beside its text. unread: parts that nothing here opens.
+    clip_encoders: parts that what is known of a clip comes from, beside its text. unread: parts that nobody opens here.
     """
 
     clip_encoders: ClassVar[tuple[str, ...]] = ("vae",)

@@ -112,9 +112,10 @@ class MiniMaxH3(Family):
                 f"this sequence of {whole} tokens does not have {self.spec.title}'s words first and its clip behind "
                 "the sound: it is open which tokens are which"
             )
-        _, height, width = self.spec.patch
+        patch = self.spec.patch
         own = int((places[heard, 0] >= places[begin, 0]).sum())  # references lie before the clip
-        return Packed((frames, sides[0] * height, sides[1] * width), first, rows - first, begin - rows, own)
+        latent = (frames, sides[0] * patch[1], sides[1] * patch[2])
+        return Packed(latent, first, rows - first, begin - rows, own, patch)
 
     def time(self, given: Mapping[str, Any]) -> float:
         """That of the clip: 1 without noise."""
@@ -139,7 +140,6 @@ class MiniMaxH3(Family):
         """
         from diffusers.modular_pipelines.minimax_h3.before_denoise import MiniMaxH3PrepareLayoutStep as Layout
         from diffusers.modular_pipelines.minimax_h3.before_denoise import MiniMaxH3SetTimestepsStep as Times
-        from diffusers.modular_pipelines.minimax_h3.before_denoise import patchify_video_latents
 
         tags = text["tags"].long()
         if len(hidden) > 1 and bool((t != t[0]).any() or (tags != tags[0]).any()):
@@ -160,7 +160,7 @@ class MiniMaxH3(Family):
             first = clip.new_zeros(*clip[:, :1].shape)
             first[:, :, :shown] = torch.lerp(_noise(seen, draw), seen.float(), _GIVEN).to(first)
             latents.insert(0, first.transpose(1, 2))
-        rows = [patchify_video_latents(each, patch).unflatten(0, (len(hidden), -1)) for each in latents]
+        rows = [Packed(tuple(each.shape[2:]), patch=patch).tokens(each) for each in latents]
         heard = hidden.new_zeros(len(hidden), 0, int(config.audio_in_channels))
         if sound is not None:
             heard = torch.lerp(sound.float(), _noise(sound, draw), _sound_level(1.0 - time))
@@ -183,12 +183,9 @@ class MiniMaxH3(Family):
         }
 
     def output(self, made: Tensor, like: Tensor) -> Tensor:
-        """The way from clip to noise, as other families predict it, of the clip's own tokens, which stand last."""
-        _, rows, columns = patch = SPEC.patch
-        frames, (height, width) = like.shape[1], like.shape[3:]
-        own = made[:, made.shape[1] - frames * height * width // (rows * columns) :]
-        tokens = own.unflatten(1, (frames, height // rows, width // columns)).unflatten(-1, (-1, *patch[1:]))
-        return -tokens.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4)
+        """The way from clip to noise, as other families predict it."""
+        size = like.shape[1], like.shape[3], like.shape[4]
+        return -Packed(size, patch=self.spec.patch).clip(made).transpose(1, 2)
 
 
 def _noise(like: Tensor, draw: torch.Generator) -> Tensor:
