@@ -128,9 +128,9 @@ PRESET = {
     "mochi": "matrix_cogvideox_5b_i2v",
     "minimax_h3": "matrix_hunyuan_i2v",
 }
-KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v", "cosmos2", "mochi")]
+KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v", "cosmos2", "mochi", "minimax_h3")]
 KINDS += [pytest.param("hunyuan15", marks=pytest.mark.soak)] if SOAK else []
-KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in ("kandinsky5 i2v", "cosmos2", "mochi")]
+KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in ("kandinsky5 i2v", "cosmos2", "mochi", "minimax_h3")]
 WIDE = ("ltx", "ltx2", "wan5b", "minimax_h3")  # larger cells
 PLAIN = ("kandinsky5 i2v", "cosmos2")  # their input cannot be widened
 

@@ -150,10 +150,8 @@ class MiniMaxH3(Family):
         patch, own = patch_of(config), SPEC.latent_channels
         clip, seen, sound = hidden, None, text.get("sound")
         if shown := hidden.shape[2] - int(config.in_channels):
-            clip, seen = (
-                torch.cat([hidden[:, :, :own], hidden[:, :, own + shown :]], 2),
-                hidden[:, :1, own : own + shown],
-            )
+            seen = hidden[:, :1, own : own + shown]
+            clip = torch.cat([hidden[:, :, :own], hidden[:, :, own + shown :]], dim=2)
         time, draw = 1.0 - float(t[0]) / _STEPS, torch.Generator().manual_seed(int(t[0].float().view(torch.int32)))
         latents = [clip.transpose(1, 2)]
         if seen is not None:
