@@ -312,6 +312,21 @@ def test_time_goes_in_cycles(lib: SimpleNamespace, tmp_path: Path) -> None:
     assert not torch.equal(sample_tiny(held, pos, neg, z, steps=6), sample_tiny(model, pos, neg, z, steps=6))
 
 
+def test_an_id_map_is_encoded_as_a_first_frame(pair: Pair, lib: SimpleNamespace) -> None:
+    """With the VAE's 24 channels: the host's format counts those of the sound, which has more."""
+    from matrix_lib.hosts.comfy.mask_condition import id_map
+
+    size = (7, 4, 6)
+    made = id_map(pair.model, Latents(), make_tracks(lib.tracks, 22, *SIDES), noise_like(1, 24, *size))
+    assert made.channels.shape == (1, 24, *size)
+    torch.testing.assert_close(made.channels[:, :, :1], Latents().encode(made.picture))
+    assert not bool(made.channels[:, :, 1:].any())
+    wrong = Latents()
+    wrong.latent_channels = 16
+    with pytest.raises(ValueError, match="16 latent channels and this MiniMax H3 takes 24"):
+        id_map(pair.model, wrong, make_tracks(lib.tracks, 22, *SIDES), noise_like(1, 24, *size))
+
+
 class Latents:
     """A VAE of 24 channels whose latents are averages of pixels, and one of sound."""
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.modular_pipelines.minimax_h3.before_denoise import patchify_video_latents
+from diffusers.modular_pipelines.minimax_h3.decoders import MiniMaxH3VideoDecodeStep
+from diffusers.modular_pipelines.modular_pipeline import PipelineState
 from PIL import Image
 from support_attention import Watcher
 from support_minimax import minimax_pipeline
@@ -15,6 +17,7 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.hosts.diffusers.apply_lora import apply
 from matrix_lib.hosts.diffusers.attach import attach, watch
 from matrix_lib.hosts.diffusers.families import family
+from matrix_lib.hosts.diffusers.latents import decode_clip
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 from matrix_lib.instrument.scores import AlignmentRecorder
 from matrix_lib.instrument.session import Session
@@ -109,6 +112,12 @@ def test_the_sequence_is_the_one_that_the_pipeline_makes(encoded, comfy):
         made_of = net(**ours)[0]
     stepped = patchify_video_latents(-of.output(made_of, clip).transpose(1, 2), (1, 2, 2))
     assert torch.equal(stepped, made_of[0, shown:])
+    state = PipelineState(values={"latents": made["latents"][None].transpose(1, 2), "output_type": "pt"})
+    MiniMaxH3VideoDecodeStep()(pipe, state)
+    with torch.no_grad():
+        pixels = decode_clip(pipe.vae, made["latents"][None].transpose(1, 2), "minimax_h3")
+    torch.testing.assert_close(pixels.add(1.0).div(2.0)[0].transpose(0, 1), state.get("videos")[0])
+
     wide = torch.cat([net.proj_in.weight.detach(), torch.ones(64, 4)], 1)
     lora, read = AlignmentLoRA("minimax_h3", {}, {"weight": wide, "bias": net.proj_in.bias.detach()}), []
     net.proj_in.register_forward_pre_hook(lambda module, args: read.append(args[0]))
