@@ -213,10 +213,12 @@ def test_loras_as_they_circulate(pair: Pair, tmp_path: Path) -> None:
 def test_a_mask_condition_does_the_same_in_both_hosts(pair: Pair, kind: str) -> None:
     """Further columns of the tokens, and a projection whose own have changed as well. A given frame and references
     have no mask."""
+    from comfy.nested_tensor import NestedTensor
+
     from matrix_lib.backbones.lora import AlignmentLoRA
     from matrix_lib.core.tracks.tracks import MaskTracks
     from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
-    from matrix_lib.hosts.comfy.mask_condition import target_mask
+    from matrix_lib.hosts.comfy.mask_condition import behind_references, target_mask
     from matrix_lib.hosts.diffusers.apply_lora import apply
 
     tracks = MaskTracks.from_boxes({"mug": {0: (16, 8, 70, 60)}}, *GRIDS[0])
@@ -231,7 +233,8 @@ def test_a_mask_condition_does_the_same_in_both_hosts(pair: Pair, kind: str) -> 
     assert torch.equal(pair.theirs(GRIDS[0], kind), plain)
     model, report = apply_lora(pair.model, lora)
     assert report.widened is not None
-    channels = target_mask(tracks, ("mug",), pair.start, 16).channels
+    given, both = [[pair.rows, pair.given]], NestedTensor((pair.start, pair.sound))
+    channels = behind_references(lambda clip: target_mask(tracks, ("mug",), clip, 16), model, [given], both).channels
     assert channels.sum() > 2
     extra = add_extra([[pair.rows, {}]], channels)[0][1]
     assert relative(pair.sampled(model, **extra), wanted) < 1e-3

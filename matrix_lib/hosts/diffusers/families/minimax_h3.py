@@ -60,11 +60,8 @@ class MiniMaxH3(Family):
             return {}
         tokens = round(frames / self.spec.fps[""] * self.spec.sound_rate)
         wave = torch.zeros(_SIDES, 1, tokens * codec.hop_length, device=pipe._execution_device)
-        latents = codec.encode(wave, return_dict=False)[0].mode().float().transpose(1, 2)
-        mean, std = (
-            torch.as_tensor(each).to(latents) for each in (codec.config.latents_mean, codec.config.latents_std)
-        )
-        return {"sound": ((latents - mean) / std).flatten(0, 1)}
+        latents = codec.encode(wave, return_dict=False)[0].mode().float()  # (sides, C, A of one)
+        return {"sound": self.scaled(codec, latents).transpose(1, 2).flatten(0, 1)}
 
     @torch.no_grad()
     def text(self, pipe: Any, prompt: str, tokens: int, image: str, first: Tensor) -> dict[str, Tensor]:
@@ -72,9 +69,8 @@ class MiniMaxH3(Family):
         from diffusers.modular_pipelines.minimax_h3.encoders import MiniMaxH3FL2VATextEncoderStep
         from diffusers.modular_pipelines.modular_pipeline import PipelineState
 
-        seen = [Image.fromarray(first.cpu().numpy())] if image else []
-        words = prompt if prompt or seen else pipe.tokenizer.pad_token
-        state = PipelineState(values={"prompt": words, "keyframes": seen})
+        seen = [Image.fromarray(first.cpu().numpy())]
+        state = PipelineState(values={"prompt": prompt, "keyframes": seen})
         MiniMaxH3FL2VATextEncoderStep()(pipe, state)
         return {"rows": state.get("prompt_embeds")[0], "tags": state.get("text_token_tags").float()}
 
