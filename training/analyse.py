@@ -377,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         analysis = Analysis(settings)
         analysis.run()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"training.analyse: {error}" if analysis is None or analysis.main else 1)
     except KeyboardInterrupt:
         if analysis is None or analysis.main:

@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _run(chosen)
         if chosen.shard == "0/1":
             print(report(chosen.out, list(ARMS)))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"training.compare: {error}")
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here")

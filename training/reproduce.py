@@ -113,9 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     until = until_known + chosen.deadline
     try:
         jobs = jobs_of(chosen.claims, chosen.bases, chosen.rounds, chosen.arms, chosen.only, chosen.seeds)
-    except ValueError as error:
+        state = State(chosen.out)
+    except (ValueError, OSError) as error:
         sys.exit(f"training.reproduce: {error}")
-    state = State(chosen.out)
     if chosen.worker:
         torch.set_num_threads(_THREADS if torch.cuda.is_available() else 1)
         gpu, _, place = chosen.worker.partition("/")

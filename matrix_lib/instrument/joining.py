@@ -138,7 +138,9 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
     than two captures.
     """
     if len(parts) < 2:
-        raise ValueError(f"the captures of two segments or more are joined; got {len(parts)}: connect one for each segment")
+        raise ValueError(
+            f"the captures of two segments or more are joined; got {len(parts)}: connect one for each segment"
+        )
     placed, taken, starts, end = [], [], [], 0
     for place, part in enumerate(parts):
         grid = part.stream().grid
@@ -172,7 +174,7 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
 
 
 def _renamed(maps: Maps, start: int) -> Maps:
-    """Maps whose pinned points are called by their frames of the whole clip, in which this segment begins at `start`."""
+    """Maps whose pinned points are called by their frames of the whole clip; this segment begins at `start`."""
     points = {name: point_named(name) for name in maps.points}
     later = {name: replace(p, frame=p.frame + start).name for name, p in points.items() if p is not None}
     places = {later.get(name, name): place for name, place in maps.points.items()}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from support_commands import Commands
 from torch import Tensor
 
@@ -76,6 +78,16 @@ def test_a_published_bundle_lends_its_codec_and_names_no_folder(mini: Path, code
     config = json.loads((out / "bundle.json").read_text())["training"]["config"]
     assert Path(config["task"]["codec"]).name == config["task"]["codec"], "no folder of this machine"
     assert Path(config["run"]["out"]).name == config["run"]["out"]
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))  # as on a disk that is full
+    try:
+        with pytest.raises((OSError, SafetensorError)):
+            publish(mini, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(mini: Path, codec: Path, tmp_path: Path) -> None:
@@ -121,6 +133,7 @@ def test_sigterm_saves_and_stops_the_command(tmp_path: Path, commands: Commands)
         ("optim.lr.peak=1", "is a value, not a group"),
         ("optim.lr", "an override looks like optim.lr=3e-4"),
         ("optim.lr=fast", "optim.lr takes float; got 'fast'"),
+        ("optim.lr=nan", "optim.lr takes float; got 'nan'"),
         ("optim.name=sgd", "optim.name is one of adamw, muon; got 'sgd'"),
         ("run.compile=maybe", "run.compile is true or false; got 'maybe'"),
         ("data.batch=3", "data.chunk must be a multiple of data.batch"),

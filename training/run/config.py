@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -274,9 +275,12 @@ def _parse(text: str, kind: Any, whole: str) -> Any:
             raise ValueError(f"{whole} is true or false; got {text!r}")
         return text.lower() in ("true", "1", "yes")
     try:
-        return kind(text)
+        value = kind(text)
+        if kind is float and not math.isfinite(value):
+            raise ValueError
     except ValueError as error:
         raise ValueError(f"{whole} takes {kind.__name__}; got {text!r}") from error
+    return value
 
 
 def numbers(text: str, whole: str) -> tuple[int, ...]:

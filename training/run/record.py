@@ -237,6 +237,9 @@ class RunFolder:
             with whole_file(self.folder / "probe") as temporary:
                 temporary.write_bytes(b"x" * 4096)
             (self.folder / "probe").unlink()
+        except FileExistsError as error:
+            what = "a link that leads nowhere" if self.folder.is_symlink() else "a file"
+            raise ValueError(f"run.out={self.folder} is {what}: name a folder") from error
         except OSError as error:
             raise ValueError(f"run.out={self.folder} cannot be written to: {error.strerror or error}") from error
 

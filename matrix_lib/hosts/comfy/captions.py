@@ -67,8 +67,8 @@ def unread_notes(bindings: Iterable[PromptBinding | None], steered: Iterable[Gui
     timed = dict.fromkeys(phrase.name for binding in known for phrase in binding.timed)
     if timed and TimedWords not in acts:
         notes.append(
-            f"{', '.join(map(repr, timed))}: nothing reads the times of these words, so they act in the whole clip: put "
-            "'MATRIX Steer Attention', mode 'timed words', on this MODEL"
+            f"{', '.join(map(repr, timed))}: nothing reads the times of these words, so they act in the whole clip: "
+            "put 'MATRIX Steer Attention', mode 'timed words', on this MODEL"
         )
     return notes
 
