@@ -96,9 +96,11 @@ def whole_file(target: Path) -> Iterator[Path]:
         temporary.chmod(0o644)  # safetensors writes files that nobody else may read
         temporary.replace(target)
     except (FileExistsError, NotADirectoryError) as error:
+        above = (each for each in target.parents if each.is_symlink() or each.exists())
+        wrong = next((each for each in above if not each.is_dir()), target.parent)
         raise OSError(
-            f"{target} was not written: {error.filename or target.parent} is a file, or a link that leads nowhere, and "
-            "no folder. Choose another place"
+            f"{target} was not written: {wrong} is a file, or a link that leads nowhere, and no folder. Choose another "
+            "place"
         ) from error
     except (OSError, SafetensorError) as error:
         raise OSError(

@@ -95,7 +95,7 @@ def test_a_rule_is_read_and_held_to(pack: Any, models: dict[str, Any]) -> None:
         sharp = replace(sharp, centre={"words": middle})
         pays = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "keep": 0, "steps": 3, "rule": sharp.to_json()}).result
         assert len(pays[0]["samples"]) == many
-        assert f"of 2 seeds, by 3 of {STEPS} steps" in pays[2]
+        assert f"of 2 that were tried for 3 of {STEPS} steps" in pays[2]
         assert "its probabilities are not of these" not in pays[2]
     other = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "rule": fitted.to_json()}).result[2]
     assert f"! the rule was fitted on 3 steps and saw {TRIED}" in other
@@ -151,6 +151,6 @@ def test_the_template_runs_as_it_is(server: Any) -> None:
     (path,) = saved_videos(server, graph).values()
     assert tuple(read_video(path).frames.shape) == (17, 128, 128, 3)
     (told,) = {said for out in outputs.values() for said in out.get("text", ()) if said.startswith("kept ")}
-    assert told.startswith(("kept 7 of 2 seeds, by 1 of 2 steps", "kept 8 of 2 seeds, by 1 of 2 steps"))
+    assert told.startswith(tuple(f"kept seed {seed}, of 2 that were tried for 1 of 2 steps" for seed in (7, 8)))
     assert "binding" in told
     assert "promises no success" in told

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from matrix_lib.io.files import whole_file
+from matrix_lib.io.strict_json import own_object
 
 from . import checkpoint
 from .config import FitConfig
@@ -223,7 +224,7 @@ class RunFolder:
         path = self.folder / DATA
         if self.found is None or not path.is_file():  # of an older version, which kept no such file
             return
-        lines = data_differences(json.loads(path.read_text(encoding="utf-8")), self.data)
+        lines = data_differences(own_object(path), self.data)
         if not lines:
             return
         if not self.config.run.change:
