@@ -46,7 +46,8 @@ class Trainer:
     """Builds the parts of a run from its configuration, and runs it.
 
     Raises FinishedRunError where the run is finished, DifferentError where its folder holds a run of other settings or
-    data, and ValueError for what else is known to be wrong before anything is made.
+    data, and ValueError for what else is known to be wrong before anything is made, another process that trains in the
+    folder included.
     """
 
     def __init__(self, config: FitConfig) -> None:
@@ -60,10 +61,20 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         self.device = self.accelerator.device
         self.config = config = self.placed(config)
-        run, several = config.run, self.accelerator.num_processes
+        several = self.accelerator.num_processes
         self.home = RunFolder(config, self.accelerator.print, several, self.numbered)
         if self.accelerator.is_main_process:
             self.home.probe()
+            self.home.hold()
+        try:
+            self._make()
+        except BaseException:
+            self.home.release()
+            raise
+
+    def _make(self) -> None:
+        """Everything that is built once the folder is this process's own."""
+        config, run = self.config, self.config.run
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
         seen = look(config, self.device)
@@ -125,6 +136,12 @@ class Trainer:
 
         Raises StoppedError where gradients are no longer finite, or a checkpoint cannot be written.
         """
+        try:
+            return self._run()
+        finally:
+            self.home.release()
+
+    def _run(self) -> Path:
         self.resume()
         self.tell()
         log = Log(self.folder, self.config, self.step, self.accelerator)

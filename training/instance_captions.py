@@ -48,7 +48,7 @@ from matrix_lib.mini.shapes import COLOURS, SHAPES
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from .models.mini_run import pipeline_of
-from .run.ending import ending, probe
+from .run.ending import alone, ending
 from .run.kept_rows import goes_on, read_rows, write_rows
 
 __all__ = ["main"]
@@ -142,7 +142,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(chosen: argparse.Namespace) -> None:
     if min(chosen.clips, chosen.batch, chosen.steps) < 1:
         raise ValueError("clips, batch and steps are 1 or more")
-    probe(chosen.out)
+    with alone(chosen.out):
+        _ask_all(chosen)
+
+
+def _ask_all(chosen: argparse.Namespace) -> None:
     rows = _before(chosen)
     pipeline, sizes = pipeline_of(chosen.model)
     move(pipeline, chosen.device, torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32)

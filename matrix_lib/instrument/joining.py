@@ -203,8 +203,8 @@ def _along(parts: Sequence[Maps | None], streams: Sequence[Stream], taken: Seque
             own = maps.stored("float16").values[:, :, place, ..., cut:, :, :]
             values[:, :, names.index(name), ..., span, :, :] = own
             counts[:, :, names.index(name), span] = maps.counts[:, :, place, cut:]
-        for name, (frame, *place) in maps.points.items() if maps is not None else ():
-            points[name] = (max(span.start - cut + frame, 0), *place)
+        for name, (frame, row, column) in maps.points.items() if maps is not None else ():
+            points[name] = (max(span.start - cut + frame, 0), row, column)
     return Maps(values, like.layers, names, counts, None, like.heads, points)
 
 

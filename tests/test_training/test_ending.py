@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from support_commands import ROOT
+
+from training.run.ending import alone
 
 COMMANDS = {
     "analyse": ["mini:2", "mini", "--out"],
@@ -34,3 +39,17 @@ def test_a_file_in_the_place_of_a_folder(
     assert str(tmp_path / "file") in said
     assert code not in (0, None)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_folder_is_one_processes_at_a_time(tmp_path: Path) -> None:
+    """Whoever else comes is refused while it works, also where it is killed afterwards."""
+    program = "import sys, time\nfrom pathlib import Path\nfrom training.run.ending import alone\n"
+    program += "with alone(Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(ValueError, match="another process is at work in"), alone(tmp_path):
+            pass
+        other.kill()
+    with alone(tmp_path):
+        pass

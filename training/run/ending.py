@@ -7,9 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from matrix_lib.io.files import whole_file
 
-__all__ = ["ending", "probe"]
+__all__ = ["LOCK", "alone", "ending", "probe"]
+
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -25,6 +29,26 @@ def ending(command: str, stopped: str = "nothing was kept") -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", flush=True)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder that only one may work in, until the block ends or the process does.
+
+    Raises ValueError where one is at work in it, and OSError where the folder cannot be written to.
+    """
+    probe(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is at work in {folder} now: wait for it, or stop it") from None
+    except (NotImplementedError, OSError):  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def probe(folder: Path) -> None:

@@ -44,7 +44,7 @@ def write_requests(requests: Iterable[Request], path: Path) -> int:
 
 
 class FileJudge:
-    """Answers what lies in the answers of another program, and nothing else. damaged: lines there that are no answers."""
+    """Answers what lies in the answers of another program, and nothing else. damaged: lines that are none."""
 
     name, workers = "file", 1
 
