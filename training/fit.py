@@ -7,6 +7,7 @@ launch -m training.fit PRESET ...`, with run.sharding=ddp or fsdp2.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -24,6 +25,7 @@ from .run import checkpoint
 from .run.command import parse
 from .run.config import FitConfig
 from .run.distributed import clip, copy_all, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
+from .run.ending import alone
 from .run.hub import check_place, push
 from .run.log import Log, check_boards
 from .run.optim import Average, make_optimisers, rate
@@ -62,14 +64,15 @@ class Trainer:
         self.device = self.accelerator.device
         self.config = config = self.placed(config)
         several = self.accelerator.num_processes
+        self.held = contextlib.ExitStack()
         self.home = RunFolder(config, self.accelerator.print, several, self.numbered)
         if self.accelerator.is_main_process:
             self.home.probe()
-            self.home.hold()
+            self.held.enter_context(alone(self.home.folder))
         try:
             self._make()
         except BaseException:
-            self.home.release()
+            self.held.close()
             raise
 
     def _make(self) -> None:
@@ -139,7 +142,7 @@ class Trainer:
         try:
             return self._run()
         finally:
-            self.home.release()
+            self.held.close()
 
     def _run(self) -> Path:
         self.resume()

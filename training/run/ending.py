@@ -33,12 +33,13 @@ def ending(command: str, stopped: str = "nothing was kept") -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder that only one may work in, until the block ends or the process does.
+    """Keeps other processes out of a folder that only one may work in, until the block ends or the process does. Within
+    one process blocks may lie in each other.
 
     Raises ValueError where one is at work in it, and OSError where the folder cannot be written to.
     """
     probe(folder)
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / LOCK, is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:

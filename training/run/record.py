@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from matrix_lib.io.files import whole_file
 from matrix_lib.io.strict_json import own_object
 
@@ -162,7 +160,6 @@ class RunFolder:
         self, config: FitConfig, say: Callable[[str], object] = print, processes: int = 1, own: bool = False
     ) -> None:
         self.config, self.folder, self.processes, self.own = config, Path(config.run.out), processes, own
-        self._lock = FileLock(self.folder / LOCK, is_singleton=True)
         self.data: dict[str, Any] = {}
         self.changes: dict[str, Any] = {}
         self.meta: dict[str, Any] = {}
@@ -247,23 +244,6 @@ class RunFolder:
             raise ValueError(f"run.out={self.folder} is {what}: name a folder") from error
         except OSError as error:
             raise ValueError(f"run.out={self.folder} cannot be written to: {error.strerror or error}") from error
-
-    def hold(self) -> None:
-        """Keeps other processes out of the folder until `release`, or until this one ends. Raises ValueError where one
-        is at work in it."""
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"another process trains in {self.folder} now, and two would overwrite each other's checkpoints: wait "
-                "for it, stop it, or give another run.out"
-            ) from None
-        except (NotImplementedError, OSError):  # a file system without locks
-            return
-
-    def release(self) -> None:
-        """Lets others in. Of several holds of one process the last counts."""
-        self._lock.release()
 
     def write(self) -> None:
         """Moves aside what has to, and writes what the run is. The main process alone calls it, before the first step.
