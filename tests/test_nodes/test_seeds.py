@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 from dataclasses import replace
@@ -118,6 +119,29 @@ def test_clips_with_sound_are_picked_too(pack: Any, family: str) -> None:
     made = [plain(inputs, seed).unbind() for seed in (best, 2 * FIRST + 1 - best)]
     for found, *alone in zip(latents["samples"].unbind(), *made, strict=True):
         assert torch.equal(found, torch.cat(alone))
+
+
+def test_seeds_that_are_dropped_take_no_memory(pack: Any, models: dict[str, Any]) -> None:
+    """What was predicted is kept of the best so far, and of the seed at hand."""
+    import comfy.samplers
+
+    kind, alive = pack.lib("hosts.comfy.seeds").Begun, []
+
+    def count() -> int:
+        return sum(isinstance(each, kind) for each in gc.get_objects())
+
+    def counting(model: Any, x: Any, sigmas: Any, extra_args: Any = None, **_: Any) -> Any:
+        alive.append(count())
+        for i in range(len(sigmas) - 1):
+            x = model(x, sigmas[i] * x.new_ones([x.shape[0]]), **(extra_args or {}))
+        return x
+
+    inputs = {**given(pack, models, "wan_t2v", "euler"), "sampler": comfy.samplers.KSAMPLER(counting)}
+    gc.collect()
+    before = count()  # which errors of other tests still hold
+    report = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "count": 4}).result[2]
+    assert [each - before for each in alive] == [1, 2, 2, 2, 1]
+    assert f"{4 * TRIED + STEPS - TRIED} predictions of the model; all 4 seeds" in report
 
 
 def test_a_sampler_whose_noise_is_not_the_seeds_is_refused(pack: Any, models: dict[str, Any]) -> None:
