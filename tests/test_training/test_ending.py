@@ -24,6 +24,24 @@ COMMANDS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["reproduce", "--report", "--out", "here"], "x.json is damaged"),
+        (["reproduce", "--gpus", "0", "--out", "here", "--have", "no.json.gz"], "no.json.gz cannot be read"),
+        (["compare", "off", "--gpus", "1000", "--out", "here"], "--gpus 1000, and this machine has"),
+    ],
+)
+def test_what_is_told_before_anything_runs(
+    command: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "jobs").mkdir(parents=True)
+    (tmp_path / "here" / "jobs" / "x.json").write_text("{")
+    with pytest.raises(SystemExit, match=told):
+        importlib.import_module(f"training.{command[0]}").main(command[1:])
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_file_in_the_place_of_a_folder(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
