@@ -29,6 +29,7 @@ COMMANDS = {
     [
         (["reproduce", "--report", "--out", "here"], "x.json is damaged"),
         (["reproduce", "--gpus", "0", "--out", "here", "--have", "no.json.gz"], "no.json.gz cannot be read"),
+        (["timed", "--clips", "1", "--device", "nowhere", "--out", "here"], "there is no device 'nowhere' here"),
         (["compare", "off", "--gpus", "1000", "--out", "here"], "--gpus 1000, and this machine has"),
     ],
 )
