@@ -24,6 +24,7 @@ FOURTH = RESULTS / "reproduction" / "2026-12-01.json.gz"
 FIFTH = RESULTS / "reproduction" / "2026-12-01-few-clips.json.gz"
 SIXTH = RESULTS / "reproduction" / "2026-12-01-unet.json.gz"
 SEVENTH = RESULTS / "reproduction" / "2026-12-01-boxes.json.gz"
+EIGHTH = RESULTS / "reproduction" / "2026-12-01-seeds.json.gz"
 
 
 def test_the_first_sitting_says_what_its_own_page_says() -> None:
@@ -72,10 +73,10 @@ def test_pairs_are_of_one_base_and_one_seed_alone(tmp_path: Path) -> None:
 
 
 def test_the_report_is_the_committed_one_lists_what_is_missing_and_stands_alone(tmp_path: Path) -> None:
-    text = write_report(read_sittings([FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH]), tmp_path)
+    text = write_report(read_sittings([FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH]), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert (RESULTS / "reproduction" / "README.md").read_text().endswith(text)
-    assert "| alignment: 8 of 18 planned runs | off; 10x;" in text  # bases 1 to 3 are others than those of the plan
+    assert "| alignment: 8 of 18 planned runs | 10x random 3 |" in text  # bases 1 to 3 are others than those of the plan
     assert "| no rows | TAViD: the target mask tells who is meant" in text
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "<script" not in page
