@@ -31,7 +31,7 @@ class MatrixAnalyseLayers(io.ComfyNode):
             ],
             is_output_node=True,
             inputs=[
-                CaptureSocket.Input("capture", tooltip="What MATRIX Sample and Capture Attention recorded."),
+                CaptureSocket.Input("capture", tooltip="What a sampler recorded, or a capture from a file."),
                 TracksSocket.Input("tracks", tooltip="Mask tracks of the instances, by the names that were bound."),
                 io.Int.Input(
                     "keep", default=3, min=1, max=64, tooltip="How many layers of each kind to name, the best first."

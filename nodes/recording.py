@@ -76,7 +76,7 @@ def storage_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="Record text-to-video and text-to-text as well: where the words look, in the clip and among each "
-            "other. Only where both share one attention (CogVideoX, HunyuanVideo).",
+            "other. Only where both share one attention (CogVideoX, HunyuanVideo, Mochi 1, MiniMax H3).",
         ),
         io.Boolean.Input(
             "sound",

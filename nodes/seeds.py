@@ -134,21 +134,24 @@ class MatrixPickSeeds(io.ComfyNode):
         runs: list[Tried] = []
         begun: dict[int, Begun] = {}
         shown: Capture | None = None
+        calls = 0
         for number in range(seed, seed + count):
             capture, tracks, begun[number] = _begun(number, guider, sigmas, taken, layers, how, sampled)
             runs.append(tried(number, capture, how, tracks))
+            calls += begun[number].calls
+            if keep:  # what others predicted is not needed any more, and takes the memory of their latents
+                begun = {each.seed: begun[each.seed] for each in chosen_seeds(runs, keep)}
             if chosen_seeds(runs, 1)[0] is runs[-1]:  # the best so far: maps of all seeds would fill the memory
                 shown = capture
             step()
         told = [each.probability for each in runs if each.probability is not None]
         kept = chosen_seeds(runs, keep or paying(told, taken, len(sigmas) - 1))
-        made, more = [], 0
+        made = []
         for each in kept:
             result, further = go_on(lambda own, n=each.seed: sampled(n, own), guider, begun[each.seed])
             made.append(result[0])
-            more += further
+            calls += further
             step()
-        calls = sum(each.calls for each in begun.values()) + more
         report = seeds_report(runs, kept, how, taken, len(sigmas) - 1, calls)
         report = "\n".join([report, *(f"! {text}" for text in warn_if_broken(guider.model_patcher))])
         latents = {**made[0], "samples": side_by_side([latent["samples"] for latent in made])}

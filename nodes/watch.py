@@ -136,7 +136,8 @@ class MatrixJoinSegments(io.ComfyNode):
                     min=1,
                     max=100000,
                     tooltip="First frames of each later segment that are the last ones of the segment before: "
-                    "trim_image of the node that continues the clip.",
+                    "trim_image of the node that continues the clip; 1 where a segment begins with the last frame of "
+                    "the one before.",
                 ),
             ],
             outputs=[

@@ -38,6 +38,7 @@ from matrix_lib.evaluation.mini.clips import MiniClip, mini_clips
 from matrix_lib.hosts.diffusers.load import Model, check_model, open_model
 from matrix_lib.io.clips.folder import ClipSource, bad_clips, read_clips
 from matrix_lib.io.files import whole_file
+from matrix_lib.io.strict_json import own_object
 from matrix_lib.io.tables import need_pyarrow
 
 from .analysis_lora import AnalysedLoRAs
@@ -144,7 +145,7 @@ class Analysis:
         plan = {"model": self.settings.model, "weights": files, "content": content, **asdict(recipe)}
         plan = json.loads(json.dumps(plan | self.loras.plan(self.settings.strength)))
         if path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = own_object(path)
             before.setdefault("content", plan["content"])  # of older versions, which knew names and sizes alone
             names = [name for name in {**before, **plan} if before.get(name) != plan.get(name)]
             differ = [f"{name}: {before.get(name)!r} before, {plan.get(name)!r} now" for name in names]
@@ -289,7 +290,7 @@ class Analysis:
 
     def _about(self, found: Study) -> dict[str, str]:
         """What the report says about how it was made; nothing that differs between equal analyses."""
-        settings, plan = self.settings, json.loads((self.settings.out / "plan.json").read_text(encoding="utf-8"))
+        settings, plan = self.settings, own_object(self.settings.out / "plan.json")
         how = f"generated, {plan['steps']} steps, guidance {plan['guidance']:g}"
         if settings.mode == "noise":
             how = f"real clips under noise, timesteps {', '.join(map(str, plan['timesteps']))} of 1000"
@@ -377,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         analysis = Analysis(settings)
         analysis.run()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"training.analyse: {error}" if analysis is None or analysis.main else 1)
     except KeyboardInterrupt:
         if analysis is None or analysis.main:

@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from matrix_lib.core.layers import LayerSet
 
 from .comparison.jobs import Arm, Judging, run_job
@@ -122,6 +124,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _spread(arguments: Sequence[str], gpus: int) -> int:
     """One process a GPU with its share of the jobs. Returns how many of them failed."""
+    if gpus > (found := torch.cuda.device_count()):
+        raise ValueError(f"--gpus {gpus}, and this machine has {found}")
     children = []
     for i in range(gpus):
         command = [sys.executable, "-m", "training.compare", *arguments, "--gpus", "0", "--shard", f"{i}/{gpus}"]
@@ -165,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _run(chosen)
         if chosen.shard == "0/1":
             print(report(chosen.out, list(ARMS)))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"training.compare: {error}")
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here")

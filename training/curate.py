@@ -45,6 +45,7 @@ from .curation.stages.triplets import Triplets
 from .curation.stages.verify import Verify
 from .curation.stages.write import Write
 from .run.config import override
+from .run.ending import alone
 
 __all__ = ["main"]
 
@@ -88,8 +89,9 @@ def _run(given: argparse.Namespace) -> int:
             bar.set_description(stage, refresh=False)
             bar.update()
 
-        curation = Curation(raw, place, stages, options, print, tick)
-        curation.run(_engine(given, place), (lambda found: _review(found, given)) if given.review else None)
+        with alone(place.work):
+            curation = Curation(raw, place, stages, options, print, tick)
+            curation.run(_engine(given, place), (lambda found: _review(found, given)) if given.review else None)
     if given.until == "write":
         write_card(curation, out)
     if given.sheets != "none":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from matrix_lib.evaluation.mini.judges import Verdict, judge
 from matrix_lib.hosts.diffusers.mini import Sizes, move, sample
+from matrix_lib.io.files import whole_file
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from .data.world import seed_of
 from .models.mini_run import pipeline_of
+from .run.ending import ending, probe
 
 __all__ = ["evaluate", "main"]
 
@@ -126,10 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     chosen = parser.parse_args(arguments)
-    try:
-        pipeline, sizes = pipeline_of(chosen.folder)
-    except ValueError as error:
-        sys.exit(f"training.evaluate: {error}")
+    with ending("training.evaluate", "what --out holds is of the batches that were done"):
+        _run(chosen)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    if min(chosen.prompts, chosen.batch, chosen.steps) < 1 or not all(math.isfinite(cfg) for cfg in chosen.cfg):
+        raise ValueError("prompts, batch and steps are 1 or more, and guidance scales finite numbers")
+    if chosen.out:
+        probe(chosen.out.parent)
+    pipeline, sizes = pipeline_of(chosen.folder)
     half = torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32
     move(pipeline, chosen.device, half)
     report = {}
@@ -139,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         def keep(results: dict[str, Any], cfg: float = cfg) -> None:
             report[str(cfg)] = results
             if chosen.out:
-                chosen.out.write_text(json.dumps({"steps": chosen.steps, "guidance": report}, indent=1))
+                with whole_file(chosen.out) as place:
+                    place.write_text(json.dumps({"steps": chosen.steps, "guidance": report}, indent=1))
             done = sum(kinds[kind]["clips"] for kinds in results.values() for kind in ("resolvable", "ambiguous"))
             print(f"\r{done} of {chosen.prompts * len(chosen.splits)} prompts", end="", file=sys.stderr, flush=True)
 

@@ -7,6 +7,7 @@ launch -m training.fit PRESET ...`, with run.sharding=ddp or fsdp2.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -24,6 +25,7 @@ from .run import checkpoint
 from .run.command import parse
 from .run.config import FitConfig
 from .run.distributed import clip, copy_all, fill, make_accelerator, split_like, spread, trained_state, unsynced, whole
+from .run.ending import alone
 from .run.hub import check_place, push
 from .run.log import Log, check_boards
 from .run.optim import Average, make_optimisers, rate
@@ -46,7 +48,8 @@ class Trainer:
     """Builds the parts of a run from its configuration, and runs it.
 
     Raises FinishedRunError where the run is finished, DifferentError where its folder holds a run of other settings or
-    data, and ValueError for what else is known to be wrong before anything is made.
+    data, and ValueError for what else is known to be wrong before anything is made, another process that trains in the
+    folder included.
     """
 
     def __init__(self, config: FitConfig) -> None:
@@ -60,10 +63,21 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         self.device = self.accelerator.device
         self.config = config = self.placed(config)
-        run, several = config.run, self.accelerator.num_processes
+        several = self.accelerator.num_processes
+        self.held = contextlib.ExitStack()
         self.home = RunFolder(config, self.accelerator.print, several, self.numbered)
         if self.accelerator.is_main_process:
             self.home.probe()
+            self.held.enter_context(alone(self.home.folder))
+        try:
+            self._make()
+        except BaseException:
+            self.held.close()
+            raise
+
+    def _make(self) -> None:
+        """Everything that is built once the folder is this process's own."""
+        config, run = self.config, self.config.run
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
         seen = look(config, self.device)
@@ -125,6 +139,12 @@ class Trainer:
 
         Raises StoppedError where gradients are no longer finite, or a checkpoint cannot be written.
         """
+        try:
+            return self._run()
+        finally:
+            self.held.close()
+
+    def _run(self) -> Path:
         self.resume()
         self.tell()
         log = Log(self.folder, self.config, self.step, self.accelerator)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +48,7 @@ from matrix_lib.mini.shapes import COLOURS, SHAPES
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from .models.mini_run import pipeline_of
+from .run.ending import alone, ending
 from .run.kept_rows import goes_on, read_rows, write_rows
 
 __all__ = ["main"]
@@ -122,10 +122,8 @@ class Asked:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parse(arguments)
-    try:
+    with ending("training.instance_captions", "every arm that is done is kept, and the same command goes on from here"):
         _run(chosen)
-    except ValueError as error:
-        sys.exit(f"training.instance_captions: {error}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -144,7 +142,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(chosen: argparse.Namespace) -> None:
     if min(chosen.clips, chosen.batch, chosen.steps) < 1:
         raise ValueError("clips, batch and steps are 1 or more")
-    chosen.out.mkdir(parents=True, exist_ok=True)
+    with alone(chosen.out):
+        _ask_all(chosen)
+
+
+def _ask_all(chosen: argparse.Namespace) -> None:
     rows = _before(chosen)
     pipeline, sizes = pipeline_of(chosen.model)
     move(pipeline, chosen.device, torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32)

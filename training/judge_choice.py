@@ -94,7 +94,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _file(given: argparse.Namespace, out: Path) -> Judge:
-    return FileJudge(given.answers or out / "answers.jsonl")
+    if given.answers and not given.answers.is_file():
+        print(f"there is no file {str(given.answers)!r} with answers yet", file=sys.stderr)
+    judge = FileJudge(given.answers or out / "answers.jsonl")
+    if given.answers and judge.damaged:
+        print(f"{judge.path}: {judge.damaged} lines are no answers, and do not count", file=sys.stderr)
+    return judge
 
 
 def _local(given: argparse.Namespace, out: Path) -> Judge:

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import shutil
-import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from matrix_lib.mini.shapes import COLOURS, SHAPES
 from matrix_lib.mini.verbs import VERBS
 
 from .models.mini_run import TOKENIZER, weights_of
+from .run.ending import ending, probe
 
 __all__ = ["main", "publish", "training_prompts"]
 
@@ -48,27 +49,36 @@ def silence(table: Tensor, used: Tensor) -> Tensor:
 
 
 def publish(run: Path, out: Path) -> Path:
-    """Writes the bundle of a run: float16 weights in shards, the tokenizer, and the manifest with every checksum."""
+    """Writes the bundle of a run: float16 weights in shards, the tokenizer, and the manifest with every checksum. A
+    bundle that lies there already is as it was until all of the new one is written."""
     parts, sizes, meta = weights_of(run)
     said = training_prompts(meta["config"]["data"].get("captions", "full"))
     ids = token_ids(make_tokenizer(TOKENIZER), said, sizes.text_length)
     parts["text"]["shared.weight"] = silence(parts["text"]["shared.weight"], ids)
-    out.mkdir(parents=True, exist_ok=True)
-    files: dict[str, list[str]] = {part: write_shards(out, part, parts[part]) for part in sorted(parts)}
-    if (out / "tokenizer").resolve() != TOKENIZER.resolve():
-        shutil.copytree(TOKENIZER, out / "tokenizer", dirs_exist_ok=True)
-    files["tokenizer"] = [f"tokenizer/{p.name}" for p in sorted((out / "tokenizer").iterdir())]
-    words = sorted({word.strip(",") for prompt in said for word in prompt.split()})
-    manifest = {
-        "format": bundle.FORMAT,
-        "name": "mini",
-        "sizes": vars(sizes),
-        "files": files,
-        "checksums": {name: checksum(out / name) for names in files.values() for name in names},
-        "words": words,
-        "training": {"steps": meta["step"], "config": _anywhere(meta["config"])},
-    }
-    (out / bundle.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    probe(out)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as work:
+        new = Path(work)
+        files: dict[str, list[str]] = {part: write_shards(new, part, parts[part]) for part in sorted(parts)}
+        shutil.copytree(TOKENIZER, new / "tokenizer")
+        files["tokenizer"] = [f"tokenizer/{p.name}" for p in sorted((new / "tokenizer").iterdir())]
+        words = sorted({word.strip(",") for prompt in said for word in prompt.split()})
+        made = [name for names in files.values() for name in names]
+        manifest = {
+            "format": bundle.FORMAT,
+            "name": "mini",
+            "sizes": vars(sizes),
+            "files": files,
+            "checksums": {name: checksum(new / name) for name in made},
+            "words": words,
+            "training": {"steps": meta["step"], "config": _anywhere(meta["config"])},
+        }
+        (new / bundle.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        stale = {path.name for part in parts for path in out.glob(f"{part}-*.safetensors")} - set(made)
+        (out / "tokenizer").mkdir(exist_ok=True)
+        for name in (*made, bundle.MANIFEST):  # nothing can fail any more but the disk itself
+            (new / name).replace(out / name)
+    for name in stale:
+        (out / name).unlink()
     return out
 
 
@@ -91,8 +101,6 @@ def write_shards(out: Path, part: str, weights: dict[str, Tensor]) -> list[str]:
             size = 0
         shards[-1][name] = half
         size += half.nbytes
-    for old in out.glob(f"{part}-*.safetensors"):
-        old.unlink()
     names = [f"{part}-{i + 1:02d}-of-{len(shards):02d}.safetensors" for i in range(len(shards))]
     for name, shard in zip(names, shards):
         save_file(shard, out / name)
@@ -108,10 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     chosen = parser.parse_args(arguments)
-    try:
+    with ending("training.publish", "what lay there is as it was"):
         print(f"wrote {publish(chosen.run, chosen.out)}")
-    except ValueError as error:
-        sys.exit(f"training.publish: {error}")
 
 
 if __name__ == "__main__":

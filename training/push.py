@@ -9,10 +9,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from matrix_lib.io.strict_json import own_object
 
 from .run.hub import push
 from .run.record import CONFIG, LORA, newest_run
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = newest_run(chosen.run)
         if not (run / LORA).is_file():
             raise ValueError(f"{run} holds no {LORA}: give the folder of a finished run")
-        settings = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+        settings = own_object(run / CONFIG)
         print(f"pushed to {push(run, settings, chosen.place)}")
     except (ValueError, OSError) as error:
         sys.exit(f"training.push: {error}")

@@ -12,6 +12,7 @@ GPUs; the same command goes on where it was stopped. Rows add up over sittings: 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from .reproduction.scale import SCALES
 from .reproduction.sittings import read_sittings
 from .reproduction.state import State, manifest
 from .reproduction.worker import Worker
+from .run.ending import ending
 
 __all__ = ["main"]
 
@@ -60,7 +62,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan", action="store_true", help="only say what would be run, and how long it takes")
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if min(chosen.bases, chosen.rounds, chosen.gpus, chosen.slots - 1) < 0 or math.isnan(chosen.deadline):
+        parser.error("--bases, --rounds and --gpus are 0 or more, --slots 1 or more, and a --deadline is seconds")
+    return chosen
 
 
 def _seconds(state: State, chosen: argparse.Namespace) -> Callable[[Job], float]:
@@ -115,14 +120,17 @@ def _spread(given: Sequence[str], chosen: argparse.Namespace, until: float) -> i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when everything that was asked for is done; 1 when something is left or failed, and 130 when stopped."""
+    with ending("training.reproduce", "the same command goes on from here"):
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     until_known = time.monotonic()
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen = _arguments(given)
     until = until_known + chosen.deadline
-    try:
-        jobs = jobs_of(chosen.claims, chosen.bases, chosen.rounds, chosen.arms, chosen.only, chosen.seeds)
-    except ValueError as error:
-        sys.exit(f"training.reproduce: {error}")
+    jobs = jobs_of(chosen.claims, chosen.bases, chosen.rounds, chosen.arms, chosen.only, chosen.seeds)
+    read_sittings(chosen.have)  # what cannot be read is told now, not after hours
     state = State(chosen.out)
     if chosen.worker:
         torch.set_num_threads(_THREADS if torch.cuda.is_available() else 1)
@@ -151,12 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about |= {"look": chosen.look} if chosen.look else {}
     made = state.export(about)
     own = [made] if state.done() or not chosen.have else []  # a folder for the report of earlier sittings has no rows
-    try:
-        report = write_report(read_sittings([*chosen.have, *own]), chosen.out)
-        if chosen.page:
-            fill_page(chosen.page, report)
-    except (OSError, ValueError) as error:
-        sys.exit(f"training.reproduce: {error}")
+    report = write_report(read_sittings([*chosen.have, *own]), chosen.out)
+    if chosen.page:
+        fill_page(chosen.page, report)
     print(f"{report}\nwrote {made} and the report beside it")
     if stopped:
         return 130

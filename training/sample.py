@@ -35,6 +35,7 @@ from matrix_lib.hosts.diffusers.tag_tokens import tag_tokens
 from matrix_lib.io.files import whole_file
 from matrix_lib.io.lora.apply import apply_lora
 from matrix_lib.io.lora.read import describe
+from matrix_lib.io.strict_json import own_object
 from matrix_lib.io.video import write_video
 
 from .analysis_settings import PRECISIONS
@@ -144,7 +145,7 @@ def _say_settings(out: Path, chosen: argparse.Namespace, config: FitConfig, lora
     }
     path = out / "sample.json"
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = own_object(path)
         differ = [
             f"{name}: {before.get(name)!r} before, {now!r} now" for name, now in made.items() if before.get(name) != now
         ]

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.given is None or not given.videos:
             raise ValueError("a folder of given tracks and at least one of generated videos are needed")
         return _score(given)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"python -m training.score_tracks: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"wrote {write_report(chosen.out, load_cells(chosen.out), chosen.page)}")
         else:
             _run(chosen)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"training.steer: {error}")
     except KeyboardInterrupt:
         print("\nstopped; what is finished is kept, and the same command goes on from here", flush=True)

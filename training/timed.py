@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import csv
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +43,7 @@ from matrix_lib.mini.verbs import verb_named
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from .models.mini_run import pipeline_of
+from .run.ending import ending, probe
 
 __all__ = ["main"]
 
@@ -82,10 +82,8 @@ _CLAIMS = {"order": ("in order", True, 0.1, "both happen"), "contact": ("frames 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parse(arguments)
-    try:
+    with ending("training.timed"):
         _run(chosen)
-    except ValueError as error:
-        sys.exit(f"training.timed: {error}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -104,6 +102,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(chosen: argparse.Namespace) -> None:
     if min(chosen.clips, chosen.batch, chosen.steps) < 1 or not chosen.cfg >= 1:
         raise ValueError("clips, batch, steps and cfg are 1 or more")
+    probe(chosen.out)
     pipeline, sizes = pipeline_of(chosen.model)
     move(pipeline, chosen.device, torch.bfloat16 if chosen.device.startswith("cuda") else torch.float32)
     rows: list[dict[str, Any]] = []
@@ -117,7 +116,6 @@ def _run(chosen: argparse.Namespace) -> None:
                 for i in range(chosen.clips)
             ]
             print(f"{asked.name}, {arm}: {', '.join(f'{n} {np.mean(v):.3f}' for n, v in values.items())}", flush=True)
-    chosen.out.mkdir(parents=True, exist_ok=True)
     fields = list(dict.fromkeys(name for row in rows for name in row))
     with whole_file(chosen.out / "rows.csv") as place, place.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields)

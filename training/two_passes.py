@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +55,7 @@ from .data.alignment_clips import named_tracks, others
 from .models.mini_run import pipeline_of
 from .reproduction.claims import LEAST_BASES
 from .reproduction.sets import SETS, held_out
+from .run.ending import alone, ending
 from .run.kept_rows import goes_on, read_rows, write_rows
 
 __all__ = ["main"]
@@ -157,10 +157,8 @@ class Bench:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parse(arguments)
-    try:
+    with ending("training.two_passes", "every arm that is done is kept, and the same command goes on from here"):
         _run(chosen)
-    except (ValueError, OSError) as error:
-        sys.exit(f"training.two_passes: {error}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -207,7 +205,12 @@ def _run(chosen: argparse.Namespace) -> None:
     for name in names:
         if names.count(name) > 1 or any(row["base"] == name for row in rows):
             raise ValueError(f"there are rows of a base {name!r} already: give every base a folder of its own name")
-    chosen.out.mkdir(parents=True, exist_ok=True)
+    with alone(chosen.out):
+        _ask_all(chosen, names, rows)
+
+
+def _ask_all(chosen: argparse.Namespace, names: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Every base's arms that are missing, and the table. rows: those of earlier runs."""
     before = _before(chosen, names)
 
     def keep(arm: list[dict[str, Any]]) -> None:  # after every arm: a run that is cut short keeps what it has

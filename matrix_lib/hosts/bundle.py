@@ -178,7 +178,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is {path.stat().st_size} bytes, far more than a bundle's manifest has. {_remedy()}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}). {_remedy()}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         given = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__

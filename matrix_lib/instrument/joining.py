@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from ..core.grid import Grid
+from ..core.points import point_named
 from ..core.words.binding import PromptBinding
 from .capture import Capture, StepInfo, Stream
 from .maps import Maps, joined
@@ -65,9 +66,7 @@ def extend(first: Capture, *others: Capture) -> Capture:
     Raises ValueError where backbone, branch, prompts, grids, layers or entities differ.
     """
     for other in others:
-        for what in ("backbone", "branch"):
-            if (a := getattr(first, what)) != (b := getattr(other, what)):
-                raise _differ(what, repr(a), repr(b))
+        _check_model(first, other)
         prompts = [capture.meta.get("prompts") for capture in (first, other)]
         if None not in prompts and prompts[0] != prompts[1]:
             raise _differ("the number of prompts and samples", *prompts)
@@ -94,11 +93,12 @@ def in_time(
         taken: of each the token frames in front that the one before has, too; they are left out.
         kinds: those that stay; () for all. starts: pixel frames that segments begin with; (): as their grids say.
 
-    Entities that a segment does not have are absent there. Raises ValueError where prompts, sizes, layers or steps
-    differ, and for kinds whose maps have no places in the clip.
+    Entities that a segment does not have are absent there. Raises ValueError where models, prompts, sizes, layers or
+    steps differ, and for kinds whose maps have no places in the clip.
     """
     first, starts = parts[0], list(starts) or [part.streams[0].grid.start or 0 for part in parts]
     for other in parts[1:]:
+        _check_model(first, other)
         if (a := [step.index for step in first.steps]) != (b := [step.index for step in other.steps]):
             raise _differ("the steps", a, b)
         if (c := len(first.streams)) != (d := len(other.streams)):
@@ -131,8 +131,16 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
         shared: pixel frames in front of each later segment that are the last ones of the segment before. They count
             once, as the segment before made them.
 
-    Raises ValueError as `in_time`, and where `shared` frames are no whole token frames, or all of a segment.
+    A pinned point is called by its frame of the whole clip, and followed in the segment that it was pinned in. Kinds of
+    maps that have no places in the clip are left out, and a note names them.
+
+    Raises ValueError as `in_time`, where `shared` frames are no whole token frames, or all of a segment, and for less
+    than two captures.
     """
+    if len(parts) < 2:
+        raise ValueError(
+            f"the captures of two segments or more are joined; got {len(parts)}: connect one for each segment"
+        )
     placed, taken, starts, end = [], [], [], 0
     for place, part in enumerate(parts):
         grid = part.stream().grid
@@ -149,10 +157,28 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
             raise ValueError(f"segment {place} has {end} frames, fewer than the {shared} that the next one takes of it")
         end = start + grid.pixel_frames
         starts += [start + own for own in part.meta.get("segments", [0])]
-        streams = [replace(stream, grid=replace(stream.grid, start=start)) for stream in part.streams]
-        placed.append(replace(part, streams=streams))
         taken.append(stops.index(shared) + 1 if place else 0)
-    return in_time(placed, taken, starts=starts)
+        streams = [
+            replace(
+                stream,
+                grid=replace(stream.grid, start=start),
+                maps={kind: _renamed(maps, start) for kind, maps in stream.on_clip.items()},
+            )
+            for stream in part.streams
+        ]
+        placed.append(replace(part, streams=streams))
+    joined = in_time(placed, taken, starts=starts)
+    if lost := sorted({kind for part in parts for s in part.streams for kind in s.maps.keys() - s.on_clip.keys()}):
+        joined.meta["notes"].append(f"{', '.join(lost)} maps are of each segment alone, and left out")
+    return joined
+
+
+def _renamed(maps: Maps, start: int) -> Maps:
+    """Maps whose pinned points are called by their frames of the whole clip; this segment begins at `start`."""
+    points = {name: point_named(name) for name in maps.points}
+    later = {name: replace(p, frame=p.frame + start).name for name, p in points.items() if p is not None}
+    places = {later.get(name, name): place for name, place in maps.points.items()}
+    return replace(maps, entities=tuple(later.get(name, name) for name in maps.entities), points=places)
 
 
 def _along(parts: Sequence[Maps | None], streams: Sequence[Stream], taken: Sequence[int], frames: int) -> Maps:
@@ -160,13 +186,15 @@ def _along(parts: Sequence[Maps | None], streams: Sequence[Stream], taken: Seque
     have = [part.stored("float16") for part in parts if part is not None]
     like, names = have[0], tuple(dict.fromkeys(name for part in have for name in part.entities))
     for part in have:
-        if part.over is not None or (part.layers, part.heads, part.bins) != (like.layers, like.heads, like.bins):
+        if part.over is not None:
+            raise ValueError("these maps have no places in the clip, so that segments of a clip have none in common")
+        if (part.layers, part.heads, part.bins) != (like.layers, like.heads, like.bins):
             raise _differ("layers, heads or steps", (like.layers, like.heads), (part.layers, part.heads))
     shape = list(like.values.shape)
     shape[2], shape[-3] = len(names), frames
     values = torch.zeros(shape, dtype=torch.float16)
     counts = torch.zeros(*shape[:3], frames, dtype=torch.int32)
-    at = 0
+    at, points = 0, dict(like.points)
     for maps, stream, cut in zip(parts, streams, taken):
         span = slice(at, at + stream.grid.frames - cut)
         at = span.stop
@@ -175,7 +203,16 @@ def _along(parts: Sequence[Maps | None], streams: Sequence[Stream], taken: Seque
             own = maps.stored("float16").values[:, :, place, ..., cut:, :, :]
             values[:, :, names.index(name), ..., span, :, :] = own
             counts[:, :, names.index(name), span] = maps.counts[:, :, place, cut:]
-    return Maps(values, like.layers, names, counts, None, like.heads, like.points)
+        for name, (frame, row, column) in maps.points.items() if maps is not None else ():
+            points[name] = (max(span.start - cut + frame, 0), row, column)
+    return Maps(values, like.layers, names, counts, None, like.heads, points)
+
+
+def _check_model(a: Capture, b: Capture) -> None:
+    """ValueError unless two captures are of one model family and branch."""
+    for what in ("backbone", "branch"):
+        if (x := getattr(a, what)) != (y := getattr(b, what)):
+            raise _differ(what, repr(x), repr(y))
 
 
 def _behind(before: Sequence[StepInfo], steps: Sequence[StepInfo]) -> list[StepInfo]:

@@ -334,7 +334,8 @@ def seeds_report(
         steps: that every seed was tried for, of `total`. calls: predictions that were made for everything.
     """
     chosen = {run.seed for run in kept}
-    lines = [f"kept {', '.join(str(run.seed) for run in kept)} of {len(runs)} seeds, by {steps} of {total} steps"]
+    which = f"seed{'s' * (len(kept) > 1)} {', '.join(str(run.seed) for run in kept)}"
+    lines = [f"kept {which}, of {len(runs)} that were tried for {steps} of {total} steps"]
     for run in sorted(runs, key=lambda run: -run.score):
         how = "" if run.probability is None else f", success with probability {run.probability:.2f}"
         told = ", ".join(

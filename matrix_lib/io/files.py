@@ -86,7 +86,8 @@ def expanded(text: str | os.PathLike[str]) -> Path:
 def whole_file(target: Path) -> Iterator[Path]:
     """A temporary path beside `target`. It becomes `target` when the block ends well and goes when it does not.
 
-    Raises OSError, saying what to do, where the folder cannot be written to or the disk is full.
+    Raises OSError, saying what to do, where the folder cannot be written to, a file stands in its place, or the disk is
+    full.
     """
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:12]}.part{target.suffix}")
     try:
@@ -94,6 +95,13 @@ def whole_file(target: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)  # safetensors writes files that nobody else may read
         temporary.replace(target)
+    except (FileExistsError, NotADirectoryError) as error:
+        above = (each for each in target.parents if each.is_symlink() or each.exists())
+        wrong = next((each for each in above if not each.is_dir()), target.parent)
+        raise OSError(
+            f"{target} was not written: {wrong} is a file, or a link that leads nowhere, and no folder. Choose another "
+            "place"
+        ) from error
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"{target} was not written: {error}. Nothing of it was kept, and a file of that name is as it was. Free "

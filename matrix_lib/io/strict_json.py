@@ -1,12 +1,13 @@
-"""JSON of files that come from strangers: bounded numbers, no surprises."""
+"""JSON of files that come from strangers (bounded numbers, no surprises), and of files that we wrote ourselves."""
 
 from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
-__all__ = ["MOST_DIGITS", "parse_json"]
+__all__ = ["MOST_DIGITS", "own_object", "parse_json"]
 
 MOST_DIGITS = 18  # of a whole number: what 64 bits hold
 
@@ -20,6 +21,18 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"it is damaged ({str(error)[:200]})") from None
+
+
+def own_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that this project wrote. Raises ValueError, naming the file, where it is none any more,
+    and OSError where it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({str(error)[:200]}): put it back, or begin in another folder") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged (no JSON object): put it back, or begin in another folder")
+    return found
 
 
 def _whole(text: str) -> int:

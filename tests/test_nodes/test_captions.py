@@ -30,7 +30,8 @@ def bound(pack: Any, clip: Any, *names: str, **more: Any) -> Any:
 def test_captions_are_encoded_apart_and_put_behind(pack: Any, clips: Any, family: str, length: int) -> None:
     clip = clips(family)
     shared = bound(pack, clip, "Left", "right", "dog")
-    output = pack.run("MatrixInstanceCaptions", clip=clip, conditioning=shared, captions=CAPTIONS)
+    ready = pack.lib("hosts.comfy.bound_clip").bound_clip(clip, PROMPT, shared[0][1]["matrix_binding"])
+    output = pack.run("MatrixInstanceCaptions", clip=ready, conditioning=shared, captions=CAPTIONS)
     (conditioning, binding, table, picture), ((rows, more),) = output.result, output.result[0]
     with torch.inference_mode():
         alone = [

@@ -128,6 +128,12 @@ def test_translations_are_complete(schemas: dict[str, Any]) -> None:
             return {path}
         return {key for name, value in tree.items() for key in keys(value, f"{path}/{name}")}
 
+    def numbers(tree: Any, path: str = "") -> set[tuple[str, str]]:
+        """Those in each text; names of model families hold some."""
+        if isinstance(tree, str):
+            return {(path, number) for number in re.findall(r"\d+(?:\.\d+)?", tree)}
+        return {each for name, value in tree.items() for each in numbers(value, f"{path}/{name}")}
+
     folders = [path.parent for path in (ROOT / "locales").glob("*/nodeDefs.json") if path.parent.name != "en"]
     assert folders
     for folder in folders:
@@ -135,3 +141,4 @@ def test_translations_are_complete(schemas: dict[str, Any]) -> None:
         assert set(english) >= set(other) >= FROZEN
         for name in other:
             assert keys(other[name]) == keys(english[name]), f"locales/{folder.name}: {name}; see scripts.locales"
+            assert numbers(other[name]) == numbers(english[name]), f"locales/{folder.name} has fallen behind: {name}"

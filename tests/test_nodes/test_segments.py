@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from support_attention import make_binding, make_tracks
-from support_runs import DEFAULTS
+from support_native import conditioning, latent, native_model
+from support_runs import DEFAULTS, bound, parts
 from support_wan import RECIPES, SIZE, setup
 
 WORDS = {"cyclist": (1, 2, 4), "van": (4, 6), "passes": (9,)}
@@ -88,3 +89,29 @@ def test_what_is_no_clip_is_refused(pack, made):
         join(pack, captures[:2], 9)
     with pytest.raises(ValueError, match=r"the steps differ.*\[0, 1\] and \[0\]"):
         join(pack, [captures[0], captures[1].take([0])])
+
+
+def test_points_are_those_of_the_clip_and_what_has_no_place_there_is_named(pack, tmp_path):
+    """The same text pins another frame of the clip in each segment."""
+    model, family, captures = native_model("cogvideox"), "cogvideox", []
+    for seed, pinned in enumerate(("10,10@0", "10,10@0; 50%,40@5")):
+        run = parts(model, bound(pack, family, 1), conditioning(family, 2), steps=1, seed=seed, cfg=1.0)
+        options = {**DEFAULTS, "words_look": True, "points": pinned}
+        out = pack.run("MatrixSampleAttention", **run, latent_image={"samples": latent(family)}, **options)
+        captures.append(out.result[2])
+    joined, report = join(pack, captures, 1)
+    maps = joined.stream().get("v2v")
+    assert maps.points == {"point 10 10 @0": (0, 0, 0), "point 10 10 @8": (2, 0, 0), "point 50% 40 @13": (4, 2, 3)}
+    seen = {name: maps.counts[:, 0, maps.entities.index(name)].tolist()[0] for name in maps.points}
+    assert list(seen.values()) == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1]]
+    assert set(joined.stream().maps) == {"v2t", "v2v", "t2v"}
+    assert "t2t maps are of each segment alone, and left out" in report
+    files = pack.lib("io.captures")
+    files.save_capture(joined, tmp_path / "joined.safetensors")
+    assert files.load_capture(tmp_path / "joined.safetensors").stream().get("v2v").points == maps.points
+    found = pack.lib("instrument.point_tracks").follow_points(joined)
+    assert torch.equal(found.xy[1, 8].round(), torch.tensor([10.0, 10.0]))
+    with pytest.raises(ValueError, match="two segments or more are joined; got 1"):
+        join(pack, captures[:1])
+    with pytest.raises(ValueError, match="backbone differ.*'cogvideox' and 'wan'"):
+        join(pack, [captures[0], replace(captures[1], backbone="wan")], 1)

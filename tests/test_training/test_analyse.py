@@ -271,7 +271,10 @@ def test_bad_input_is_told_before_anything_is_measured(home, whole, tmp_path, mo
     assert "rule.json: this is no seed rule" in told([*mini, "--seed-rule", str(rule)])
     rule.write_text(SeedRule(2, {"words": 1.0}, backbone="wan").to_json())
     assert "fitted on wan, and the model is cogvideox" in told([*mini, "--seed-rule", str(rule)])
-    assert "2 before, 3 now" in told([clips, folder, "--out", str(plan_of(tmp_path, whole)), "--steps", "3"])
+    other = plan_of(tmp_path, whole)
+    assert "2 before, 3 now" in told([clips, folder, "--out", str(other), "--steps", "3"])
+    (other / "plan.json").write_text("{")
+    assert "plan.json is damaged (Expecting" in told([clips, folder, "--out", str(other), "--steps", "3"])
     bad = tmp_path / "bad"
     shutil.copytree(home / "clips", bad)
     for name in ("mini_00001", "mini_00004"):

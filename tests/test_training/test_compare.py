@@ -228,6 +228,7 @@ def test_arms_and_their_layers(tmp_path: Path) -> None:
         (("task.method=off", "task.v2t=", "task.v2v="), "no layer gets factors"),
         (("task.v2v=", "task.method=spa"), "needs layers in task.v2v"),
         (("task.v2t=a",), "takes numbers with commas"),
+        (("task.dropout=2",), "task.dropout is a share from 0 to 1; got 2"),
     ],
 )
 def test_bad_settings_are_told(settings: tuple[str, ...], message: str) -> None:

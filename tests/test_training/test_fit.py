@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from support_commands import Commands
 from torch import Tensor
 
@@ -76,6 +78,16 @@ def test_a_published_bundle_lends_its_codec_and_names_no_folder(mini: Path, code
     config = json.loads((out / "bundle.json").read_text())["training"]["config"]
     assert Path(config["task"]["codec"]).name == config["task"]["codec"], "no folder of this machine"
     assert Path(config["run"]["out"]).name == config["run"]["out"]
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))  # as on a disk that is full
+    try:
+        with pytest.raises((OSError, SafetensorError)):
+            publish(mini, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(mini: Path, codec: Path, tmp_path: Path) -> None:
@@ -103,6 +115,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(mini: Path, codec: Path, tmp_path: Pa
 def test_sigterm_saves_and_stops_the_command(tmp_path: Path, commands: Commands) -> None:
     running = commands.start("training.fit", "codec_cpu", f"run.out={tmp_path}", "run.steps=100000", *QUICK)
     running.until(lambda: "\nstep 1/100000" in running.said)
+    with pytest.raises(SystemExit, match="another process is at work in"):
+        main(["codec_cpu", f"run.out={tmp_path}", "run.steps=100000", "run.again=true", *QUICK])
     running.send_signal(signal.SIGTERM)
     assert running.wait() == 0
     assert "the same command goes on from here" in running.said
@@ -121,6 +135,10 @@ def test_sigterm_saves_and_stops_the_command(tmp_path: Path, commands: Commands)
         ("optim.lr.peak=1", "is a value, not a group"),
         ("optim.lr", "an override looks like optim.lr=3e-4"),
         ("optim.lr=fast", "optim.lr takes float; got 'fast'"),
+        ("optim.lr=nan", "optim.lr takes float; got 'nan'"),
+        ("optim.lr=-1", "optim.weight_decay are 0 or more; got -1, "),
+        ("data.workers=0", "data.workers is 1 or more; got 0"),
+        ("run.seed=9223372036854775808", "run.seed is a number of 64 bits; got 9223372036854775808"),
         ("optim.name=sgd", "optim.name is one of adamw, muon; got 'sgd'"),
         ("run.compile=maybe", "run.compile is true or false; got 'maybe'"),
         ("data.batch=3", "data.chunk must be a multiple of data.batch"),

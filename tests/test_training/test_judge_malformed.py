@@ -52,6 +52,17 @@ def run(case: Case, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return code, f"{said.out}\n{said.err}"
 
 
+def test_answers_that_are_not_there_are_no_silent_nothing(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(good, tmp_path / "it"))
+    assert main(["ask", "suite", "model", "--answers", "sayd.jsonl"]) == 2
+    assert "there is no file 'sayd.jsonl' with answers yet" in capsys.readouterr().err
+    Path("said.jsonl").write_text(Path("said.jsonl").read_text(), encoding="utf-16")
+    assert main(["ask", "suite", "model", "--answers", "said.jsonl"]) == 2
+    assert re.search(r"said.jsonl: \d+ lines are no answers, and do not count", capsys.readouterr().err)
+
+
 def test_nothing_is_wrong_with_what_is_broken_here(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

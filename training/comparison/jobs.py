@@ -22,6 +22,7 @@ from matrix_lib.hosts.diffusers.lora import merge_lora
 from matrix_lib.hosts.diffusers.mini import Sizes, move, sample
 from matrix_lib.io.files import whole_file
 from matrix_lib.io.lora.read import load_lora
+from matrix_lib.io.strict_json import own_object
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips
 
 from ..data.alignment_clips import condition_of
@@ -76,7 +77,7 @@ def run_job(arm: Arm, seed: int, config: FitConfig, judging: Judging, folder: Pa
     asked["fit"]["run"].pop("out")
     _same(folder / "settings.json", asked, config)
     if (folder / RESULT).is_file():
-        return json.loads((folder / RESULT).read_text())
+        return own_object(folder / RESULT)
     began = time.monotonic()
     bundle = config.task.bundle
     lora = None if arm.task is None else train(config, folder / "run")
@@ -99,7 +100,7 @@ def run_job(arm: Arm, seed: int, config: FitConfig, judging: Judging, folder: Pa
 
 def _same(path: Path, asked: dict[str, Any], config: FitConfig) -> None:
     if path.is_file():
-        was = json.loads(path.read_text())
+        was = own_object(path)
         others = {name: value for name, value in was.items() if name != "fit"}
         if others != {name: value for name, value in asked.items() if name != "fit"} or config_differences(
             was["fit"], config

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from matrix_lib.draw.svg import Mark, curves, intervals_by_group, stand_alone
 from matrix_lib.evaluation.statistics import Estimate, holm, over_seeds_and_prompts
 from matrix_lib.io.files import whole_file
+from matrix_lib.io.strict_json import own_object
 
 from .jobs import RESULT
 
@@ -43,7 +44,7 @@ def collect(out: Path) -> dict[str, list[dict[str, Any]]]:
     """Finished jobs by arm, in the order of their seeds."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(out.glob(f"*/{RESULT}")):
-        result = json.loads(path.read_text())
+        result = own_object(path)
         found.setdefault(result["arm"], []).append(result)
     return {arm: sorted(results, key=lambda r: r["seed"]) for arm, results in found.items()}
 

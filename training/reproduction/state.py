@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from matrix_lib.io.files import whole_file
+from matrix_lib.io.strict_json import own_object
 
 from .plan import Job
 from .scale import Scale
@@ -111,13 +112,13 @@ class State:
         """How long finished jobs took, by kind and preset of the base."""
         found: dict[tuple[str, str], list[float]] = {}
         for path in (self.folder / "jobs").glob("*.json"):
-            row, preset = json.loads(path.read_text()), path.name.partition(".")[0].rpartition("-")[0]
+            row, preset = own_object(path), path.name.partition(".")[0].rpartition("-")[0]
             found.setdefault((row["kind"], preset), []).append(row["seconds"]["all"])
         return found
 
     def rows(self, kind: str = "jobs") -> dict[str, Any]:
         paths = sorted((self.folder / kind).glob("*.json"))
-        return {path.stem: json.loads(path.read_text()) for path in paths}
+        return {path.stem: own_object(path) for path in paths}
 
     def exported(self) -> dict[str, Any]:
         """The manifest of the sitting as it was last written; {} where it was not."""

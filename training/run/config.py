@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -65,6 +66,15 @@ class Data:
                 f"data.chunk must be a multiple of data.batch and data.reuse at least 1; "
                 f"got chunk {self.chunk}, batch {self.batch}, reuse {self.reuse}"
             )
+        if self.workers < 1:
+            raise ValueError(f"data.workers is 1 or more; got {self.workers}")
+
+
+def check_shares(settings: Any, *names: str) -> None:
+    """Raises ValueError where a setting of a task is no share."""
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"task.{name} is a share from 0 to 1; got {getattr(settings, name):g}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,11 @@ class Optim:
     lora_plus: float = 1.0
 
     def __post_init__(self) -> None:
+        if min(self.lr, self.warmup, self.weight_decay) < 0:
+            raise ValueError(
+                "optim.lr, optim.warmup and optim.weight_decay are 0 or more; got "
+                f"{self.lr:g}, {self.warmup}, {self.weight_decay:g}"
+            )
         if self.accumulate < 1:
             raise ValueError(f"optim.accumulate is 1 or more; got {self.accumulate}")
         if self.eight_bit and self.name != "adamw":
@@ -164,6 +179,8 @@ class Run:
     change: bool = False
 
     def __post_init__(self) -> None:
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"run.seed is a number of 64 bits; got {self.seed}")
         if min(self.keep, self.steps, self.log_every, self.save_every, self.preview_steps) < 1:
             raise ValueError(
                 "run.steps, run.log_every, run.save_every, run.keep and run.preview_steps are 1 or more; got "
@@ -274,9 +291,12 @@ def _parse(text: str, kind: Any, whole: str) -> Any:
             raise ValueError(f"{whole} is true or false; got {text!r}")
         return text.lower() in ("true", "1", "yes")
     try:
-        return kind(text)
+        value = kind(text)
+        if kind is float and not math.isfinite(value):
+            raise ValueError
     except ValueError as error:
         raise ValueError(f"{whole} takes {kind.__name__}; got {text!r}") from error
+    return value
 
 
 def numbers(text: str, whole: str) -> tuple[int, ...]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from matrix_lib.io.clips.text import read_text
+from matrix_lib.io.strict_json import parse_json
 
 from .config import FitConfig
 from .presets import PRESETS
@@ -63,11 +66,11 @@ def _bare(kind: Any) -> FitConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+        text = read_text(path)
+        found = tomllib.loads(text) if path.suffix.lower() == ".toml" else parse_json(text)
     except OSError as error:
         raise ValueError(f"the configuration {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no {'TOML' if path.suffix.lower() == '.toml' else 'JSON'}: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no groups of settings")
@@ -99,6 +102,6 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         return tuple(_typed(each, inner[0], where) for each in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError(f"{where} takes {getattr(kind, '__name__', kind)}; got {value!r}")
     return value

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matrix_lib.io.files import whole_file
+from matrix_lib.io.strict_json import own_object
 
 __all__ = ["goes_on", "read_rows", "write_rows"]
 
@@ -28,7 +29,7 @@ def goes_on(folder: Path, asked: Mapping[str, Any]) -> bool:
         with whole_file(path) as place:
             place.write_text(json.dumps(asked, indent=1), encoding="utf-8")
         return False
-    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    held = own_object(path) if path.exists() else {}
     if differ := [name for name, value in asked.items() if held.get(name) != value]:
         raise ValueError(
             f"{folder} holds rows that were asked with other {', '.join(differ)}: give the same again to go on, or "

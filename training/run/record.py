@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from matrix_lib.io.files import whole_file
+from matrix_lib.io.strict_json import own_object
 
 from . import checkpoint
 from .config import FitConfig
+from .ending import LOCK
 
 __all__ = [
     "CONFIG",
@@ -223,7 +225,7 @@ class RunFolder:
         path = self.folder / DATA
         if self.found is None or not path.is_file():  # of an older version, which kept no such file
             return
-        lines = data_differences(json.loads(path.read_text(encoding="utf-8")), self.data)
+        lines = data_differences(own_object(path), self.data)
         if not lines:
             return
         if not self.config.run.change:
@@ -237,6 +239,9 @@ class RunFolder:
             with whole_file(self.folder / "probe") as temporary:
                 temporary.write_bytes(b"x" * 4096)
             (self.folder / "probe").unlink()
+        except FileExistsError as error:
+            what = "a link that leads nowhere" if self.folder.is_symlink() else "a file"
+            raise ValueError(f"run.out={self.folder} is {what}: name a folder") from error
         except OSError as error:
             raise ValueError(f"run.out={self.folder} cannot be written to: {error.strerror or error}") from error
 
@@ -291,7 +296,7 @@ def _move_aside(folder: Path) -> Path:
     target = folder / f"replaced-{number}"
     target.mkdir()
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith("replaced-"):
+        if path.name != LOCK and not path.name.startswith("replaced-"):
             path.replace(target / path.name)
     return target
 

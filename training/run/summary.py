@@ -36,7 +36,7 @@ def start_lines(
     free = shutil.disk_usage(folder).free
     if free < (config.run.keep + 1) * size:
         lines.append(
-            f"note: a checkpoint takes up to {size / 2**30:.1f} GiB, and {free / 2**30:.1f} are free in {folder} for "
+            f"note: a checkpoint takes up to {size / 2**30:.3g} GiB, and {free / 2**30:.3g} are free in {folder} for "
             f"{config.run.keep + 1} of them: make room, or set run.keep lower"
         )
     return lines

@@ -11,7 +11,7 @@ from matrix_lib.core.layers import LayerDraw
 from matrix_lib.core.losses.config import AlignmentConfig, MaskWeights, TargetAwareConfig, Timestep
 
 from ..clips.folder import FolderData
-from .config import Data
+from .config import Data, check_shares
 from .record import newest_run
 
 __all__ = [
@@ -111,9 +111,7 @@ class DenoiseTask(TaskSettings):
     even: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("dropout", "image_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"task.{name} is a share from 0 to 1; got {getattr(self, name):g}")
+        check_shares(self, "dropout", "image_dropout")
 
     def pinned(self) -> Self:
         return self if self.codec == "mini" else replace(self, codec=str(newest_run(Path(self.codec))))
@@ -144,8 +142,7 @@ class UNetTask(TaskSettings):
     even: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"task.dropout is a share from 0 to 1; got {self.dropout:g}")
+        check_shares(self, "dropout")
         if len(self.channels) < 2 or any(width % self.head or width % 8 for width in self.channels):
             raise ValueError(
                 f"task.channels are two or more multiples of task.head and of 8; got {self.channels} and {self.head}"
@@ -243,6 +240,7 @@ class AlignmentTask(TaskSettings):
     dora: bool = False
 
     def __post_init__(self) -> None:
+        check_shares(self, "dropout")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"task.lora_dropout is from 0 to less than 1; got {self.lora_dropout:g}")
         if self.rank < 1 or self.alpha <= 0:
@@ -369,6 +367,7 @@ class AlignTask(AlignmentTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_shares(self, "look_alikes", "mask_lost")
         if self.control == "wrong_masks" and self.teacher != "masks":
             raise ValueError("task.control=wrong_masks is about masks; task.teacher has a clip's own features")
         if self.learn_trigger and not self.trigger:
@@ -450,6 +449,7 @@ class TuneTask(AlignmentTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_shares(self, "drop_condition")
         if self.swap < 0:
             raise ValueError(f"task.swap is 0 or more; got {self.swap}")
         if self.swap and not self.checkpointing:

@@ -44,7 +44,7 @@ def write_requests(requests: Iterable[Request], path: Path) -> int:
 
 
 class FileJudge:
-    """Answers what lies in the answers of another program, and nothing else."""
+    """Answers what lies in the answers of another program, and nothing else. damaged: lines that are none."""
 
     name, workers = "file", 1
 
@@ -52,6 +52,7 @@ class FileJudge:
         from .store import Answers
 
         self.path, self._given = path, Answers(path)
+        self.damaged = self._given.damaged
 
     def answer(self, request: Request, complaint: str = "") -> Reply:
         """Raises JudgeError for a request that nobody has answered yet, or whose answer could not be read."""

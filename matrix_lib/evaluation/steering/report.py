@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...io.files import whole_file
+from ...io.strict_json import own_object
 from ...io.tables import write_table
 from ...mini.paths import PATHS
 from ..statistics import Estimate, holm
@@ -143,7 +143,7 @@ def _how(folder: Path) -> list[str]:
     path = folder / "plan.json"
     if not path.is_file():
         return []
-    plan = json.loads(path.read_text(encoding="utf-8"))
+    plan = own_object(path)
     return [
         f"{plan['prompts']} prompts, {plan['steps']} steps, guidance scale {plan['cfg']:g}, {plan['precision']}.",
         "",

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...io.files import whole_file
+from ...io.strict_json import own_object
 from ..statistics import Estimate, bootstrap, wilson
 from .measures import MEASURES
 from .plan import Condition
@@ -89,7 +90,7 @@ def keep_plan(folder: Path, plan: Mapping[str, Any]) -> None:
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = own_object(path)
     keys = sorted({*before, *plan})
     if differ := [f"{k}: {before.get(k)!r} before, {plan.get(k)!r} now" for k in keys if before.get(k) != plan.get(k)]:
         raise ValueError(

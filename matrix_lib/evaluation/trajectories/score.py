@@ -333,14 +333,14 @@ def _fitted(given: MaskTracks, seen: MaskTracks) -> MaskTracks:
     if given.frames not in (1, seen.frames):
         raise ValueError(
             f"the given tracks have {given.frames} frames and the video's {seen.frames}: bring them to one length "
-            "(`take`, `core.tracks.retime`), or give the first frame alone"
+            "('MATRIX Retime Tracks', `core.tracks.retime`), or give the first frame alone"
         )
     if (given.height, given.width) == (seen.height, seen.width):
         return given
     if abs(given.width * seen.height / (given.height * seen.width) - 1) > 0.01:
         raise ValueError(
             f"the given tracks are {given.width}x{given.height} pixels and the video's {seen.width}x{seen.height}, of "
-            "another shape: bring them to the video's crop first (`framed`)"
+            "another shape: give tracks of the clip as the model crops it (`framed` in Python)"
         )
     return given.framed(Framing((given.height, given.width), (seen.height, seen.width), "stretch"))
 

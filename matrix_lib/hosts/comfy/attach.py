@@ -32,7 +32,7 @@ from ..modules import Running, find_sites, marked
 from .attribution import Predictions, prompt_lists, prompts_of, who
 from .autograd import plain_tensors, pytorch_kernel, running_blocks
 from .bound_rows import row_notes
-from .captions import caption_notes
+from .captions import unread_notes
 from .clip_latent import ClipLatent, clip_shape, packed_shapes
 from .compiled import apart
 from .extra import COMPILED, OWNER, isolated
@@ -224,7 +224,7 @@ def _start(
         part=part,
         notes=(
             *row_notes([cond for name in prompt_lists(guider.conds) for cond in guider.conds[name]]),
-            *caption_notes((prompt.binding for prompt in prompts.values()), steered),
+            *unread_notes((prompt.binding for prompt in prompts.values()), steered),
         ),
     )
     text_rows = {cond["uuid"]: getattr(cond.get("cross_attn"), "shape", (0, 0))[1] for cond in _conds(guider)}

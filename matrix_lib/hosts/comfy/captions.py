@@ -11,13 +11,15 @@ from torch import Tensor
 from ...backbones import reader
 from ...core.guidance.base import Guidance
 from ...core.guidance.instance_captions import InstanceCaptions
+from ...core.guidance.timed_words import TimedWords
 from ...core.words.binding import PromptBinding, bind
 from ...core.words.captions import caption_phrase, check_captioned, with_captions
+from .bound_clip import unbound
 from .bound_rows import bound_rows, remember
 from .prompts import encode, find_encoder, read_prompt
 from .run import BINDING, ENCODED, TRACKS
 
-__all__ = ["add_captions", "caption_notes"]
+__all__ = ["add_captions", "unread_notes"]
 
 _MASK = "attention_mask"  # of text rows, where the text encoder gives one: (1, rows)
 Conditioning = list[list[Any]]
@@ -31,6 +33,7 @@ def add_captions(
     `options` are those of `read_prompt`. Raises ValueError for a CONDITIONING without a binding or tracks, for a text
     encoder whose models mix their texts, and as `with_captions` does.
     """
+    clip = unbound(clip)
     encoder = find_encoder(clip)
     spec = reader(encoder.family, getattr(encoder.tokenizer, "min_length", None))
     assert spec is not None
@@ -52,15 +55,22 @@ def add_captions(
     return made, made[0][1][BINDING]
 
 
-def caption_notes(bindings: Iterable[PromptBinding | None], steered: Iterable[Guidance]) -> list[str]:
-    """A sentence for people where there are captions that nothing keeps apart."""
-    told = any(binding is not None and binding.captions for binding in bindings)
-    if not told or any(isinstance(each, InstanceCaptions) for each in steered):
-        return []
-    return [
-        "instances have captions of their own, and nothing keeps them apart, so that everybody sees every caption: put "
-        "'MATRIX Steer Attention', mode 'instance captions', on this MODEL"
-    ]
+def unread_notes(bindings: Iterable[PromptBinding | None], steered: Iterable[Guidance]) -> list[str]:
+    """A sentence for people for each thing that prompts say and no steering of the MODEL reads."""
+    known, acts = [binding for binding in bindings if binding is not None], [type(each) for each in steered]
+    notes = []
+    if any(binding.captions for binding in known) and InstanceCaptions not in acts:
+        notes.append(
+            "instances have captions of their own, and nothing keeps them apart, so that everybody sees every caption: "
+            "put 'MATRIX Steer Attention', mode 'instance captions', on this MODEL"
+        )
+    timed = dict.fromkeys(phrase.name for binding in known for phrase in binding.timed)
+    if timed and TimedWords not in acts:
+        notes.append(
+            f"{', '.join(map(repr, timed))}: nothing reads the times of these words, so they act in the whole clip: "
+            "put 'MATRIX Steer Attention', mode 'timed words', on this MODEL"
+        )
+    return notes
 
 
 def _behind(

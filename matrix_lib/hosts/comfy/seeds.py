@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,8 +72,8 @@ def begin(sample: Sample, guider: Any, sigmas: Tensor, steps: int) -> Begun:
         begun.said.append(out.detach().cpu().clone())
         return out
 
-    with contextlib.suppress(_Enough):
-        sample(_asking(guider, ask))
+    with contextlib.suppress(_Enough), _asking(guider, ask) as own:
+        sample(own)
     if not begun.said:
         raise ValueError(
             f"{type(guider).__name__} asks its model by a way of its own, so a run cannot be stopped and go on: use "
@@ -102,11 +102,13 @@ def go_on(sample: Sample, guider: Any, begun: Begun) -> tuple[Any, int]:
         at += 1
         return said.to(x.device)
 
-    result = sample(_asking(guider, ask))
+    with _asking(guider, ask) as own:
+        result = sample(own)
     return result, more
 
 
-def _asking(guider: Any, ask: Callable[..., Tensor]) -> Any:
+@contextlib.contextmanager
+def _asking(guider: Any, ask: Callable[..., Tensor]) -> Iterator[Any]:
     """A copy of a guider whose outermost prediction goes through `ask`, in front of every wrapper."""
     own = copy.copy(guider)
     predict = own.outer_predict_noise
@@ -115,4 +117,7 @@ def _asking(guider: Any, ask: Callable[..., Tensor]) -> Any:
         return ask(predict, x, timestep, *args, **kwargs)
 
     own.outer_predict_noise = asked
-    return own
+    try:
+        yield own
+    finally:  # in a circle with the copy it would stay, and what was predicted with it, until Python collects
+        del own.outer_predict_noise

@@ -239,7 +239,12 @@ def _filled(module: Any, weights: dict[str, Tensor], dtype: torch.dtype) -> Any:
 
 
 def move(pipeline: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """The mini model's pipeline on a device and in a number format. Returns it."""
+    """The mini model's pipeline on a device and in a number format. Returns it. Raises ValueError for a device that
+    there is not."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"there is no device {str(device)!r} here: {str(error).splitlines()[0][:200]}") from None
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.transformer):
         _cast(part, device, dtype)
     return pipeline

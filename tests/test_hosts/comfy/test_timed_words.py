@@ -103,6 +103,18 @@ def test_it_stacks_and_a_capture_shows_it(lib, models, family):
     assert not torch.equal(both[:, cyclist], maps(timed)[:, cyclist])
 
 
+def test_times_that_nothing_reads_are_named(lib, models):
+    notes: list[list[str]] = [[], []]
+    for place, guides in enumerate(([lib.RegionBias()], [lib.TimedWords(), lib.RegionBias()])):
+        model = models("wan_t2v")
+        for guide in guides:
+            model = lib.steer(model, guide, done=lambda run, own=notes[place]: own.extend(run.notes))
+        sample(model, *inputs(lib, "wan_t2v"), steps=1, cfg=1.0)
+    found = [[note for note in own if "times of these words" in note] for own in notes]
+    assert [len(each) for each in found] == [1, 0]
+    assert found[0][0].startswith("'passes': nothing reads the times of these words, so they act in the whole clip")
+
+
 def test_a_model_that_is_told_its_frame_rate_counts_by_it(lib, models):
     positive, *rest = inputs(lib, "ltx", frame_rate=100.0)
     with pytest.raises(ValueError, match=r"'passes' holds @0.15s-, but the clip ends after 0.09 s \(9 frames at 100 "):

@@ -84,6 +84,7 @@ def test_a_file_with_some_settings_changes_these_alone(
 def test_toml(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('[optim]\nlr = 1e-3\n[data]\nfolder = "clips"\n[run]\nout = "there"\n[task]\nv2v = [3]\n')
+    path.write_text(path.read_text(), encoding="utf-16")  # as Windows writes it
     made = parse(["matrix_wan21_i2v_14b", "--config", str(path)])
     assert (made.optim.lr, made.data.folder, made.run.out, made.task.v2v) == (1e-3, "clips", "there", (3,))
     assert not made.run.numbered
@@ -93,6 +94,8 @@ def test_toml(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("{", "is no JSON"),
+        ('{"a":' * 3000 + "1" + "}" * 3000, "is no JSON: it is nested too deeply"),
+        ('{"preset": "align", "optim": {"lr": NaN}}', "is no JSON: it holds NaN, which is no number"),
         ("[]", "holds no groups of settings"),
         ('{"optim": {"lr": 1}}', "does not say what to train"),
         ('{"preset": "maxi"}', "no preset 'maxi'"),

@@ -124,6 +124,8 @@ def test_a_folder_that_cannot_be_written_to(home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     said = refused(tune(home, tmp_path / "file" / "run"))
     assert f"run.out={tmp_path / 'file' / 'run'} cannot be written to" in said
+    (tmp_path / "link").symlink_to("nowhere")
+    assert "link is a link that leads nowhere: name a folder" in refused(tune(home, tmp_path / "link"))
 
 
 @pytest.mark.usefixtures("nothing_is_encoded")
