@@ -116,10 +116,3 @@ def test_words_are_bound_in_both_hosts(comfy: ModuleType, pack: Any, tmp_path: P
         for binding, phrase in ((bound, here), (ours, there)):
             text = "".join(token.text for token in binding.tokens if token.row in phrase.rows)
             assert text.replace("\u0120", "") == letters(phrase.text)  # a space, as the tokenizer's file has it
-
-
-def test_training_refuses_it_by_name(tmp_path: Path) -> None:
-    from matrix_lib.hosts.diffusers.load import ModelSource
-
-    with pytest.raises(ValueError, match="HunyuanSkyreelsImageToVideoPipeline shows its HunyuanVideo a first frame"):
-        ModelSource(str(make_hunyuan(tmp_path, i2v="skyreels")))

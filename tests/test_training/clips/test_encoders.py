@@ -23,8 +23,10 @@ MAKERS = {
     "wan": lambda folder: make_wan(folder, i2v=True, version="2.2"),
     "hunyuan concat": lambda folder: make_hunyuan(folder, i2v="latent_concat"),
     "hunyuan replace": lambda folder: make_hunyuan(folder, i2v="token_replace"),
+    "hunyuan skyreels": lambda folder: make_hunyuan(folder, i2v="skyreels"),
 }
 CHANNELS = {"cogvideox": 16, "cogvideox 1.5": 16, "wan": 20, "hunyuan concat": 17, "hunyuan replace": 0}
+CHANNELS["hunyuan skyreels"] = 16
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def load(folder):
     absent = {}
     if name.startswith("Hunyuan"):
         parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "image_processor")
-        absent = dict.fromkeys(parts)
+        absent = dict.fromkeys(parts[:-1] if "Skyreels" in name else parts)
         modules = {
             "transformer": diffusers.HunyuanVideoTransformer3DModel,
             "vae": diffusers.AutoencoderKLHunyuanVideo,
