@@ -76,8 +76,9 @@ def build(family):
 
     channels = 32 if family == "hunyuan_skyreels" else 16  # with those of a picture
     model = HunyuanVideoTransformer3DModel(
-        in_channels=channels, out_channels=16, num_attention_heads=2, attention_head_dim=32, num_layers=2, num_single_layers=2, num_refiner_layers=1,
-        text_embed_dim=64, pooled_projection_dim=32, rope_axes_dim=(8, 12, 12), guidance_embeds=True,
+        in_channels=channels, out_channels=16, num_attention_heads=2, attention_head_dim=32, num_layers=2,
+        num_single_layers=2, num_refiner_layers=1, text_embed_dim=64,
+        pooled_projection_dim=32, rope_axes_dim=(8, 12, 12), guidance_embeds=True,
     )  # fmt: skip
     keep = torch.ones(2, 40, dtype=torch.long)
     keep[0, 30:] = 0

@@ -118,7 +118,8 @@ class BackboneSpec:
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
         text_mixed: what in the network mixes the rows of its text before its blocks do, which can be steered; "":
             nothing.
-        text_sees_image: of its image-to-video models those whose text encoder looks at the first frame, by how it goes in.
+        text_sees_image: of its image-to-video models those whose text encoder looks at the first frame, by how that
+            goes in.
         image_beside: some of its models attend to tokens of a picture beside the text. image_values: of an attention to
             the picture, the module that makes its values, natively and in diffusers; () where it has none of its own.
         first_frame: how its image-to-video models take a first frame, by the transformer's `image_condition_type`

@@ -52,7 +52,7 @@ class ModelShape:
             if image == "masked" and taken is not None and taken == transformer.get("out_channels"):
                 image = "replace"  # it has no channels for a picture: Wan 2.2 5B
             made = transformer.get("out_channels")
-            if image == "padded" and None not in (taken, made) and taken < 2 * made:
+            if image == "padded" and taken is not None and made is not None and taken < 2 * made:
                 raise ValueError(
                     f"{pipeline} puts the first frame's latents beside the noisy ones, {2 * made} channels in all, and "
                     f"this {spec.title} takes {taken}: it is one for text, or its image_condition_type is lost"

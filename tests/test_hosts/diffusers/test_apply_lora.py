@@ -25,7 +25,8 @@ from matrix_lib.hosts.diffusers.lora import merge_lora
 from matrix_lib.hosts.diffusers.steer import steer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FAMILY = {"cogvideox": "cogvideox", "cogvideox15": "cogvideox", "hunyuan": "hunyuan_video", "hunyuan_skyreels": "hunyuan_video"}
+FAMILY = {"cogvideox": "cogvideox", "cogvideox15": "cogvideox", "hunyuan": "hunyuan_video"}
+FAMILY["hunyuan_skyreels"] = "hunyuan_video"
 FAMILY |= dict.fromkeys(("wan_t2v", "wan_animate"), "wan")
 LAYERS = {
     "cogvideox": "transformer_blocks.{}.attn1",

@@ -57,7 +57,8 @@ def test_every_pipeline_is_held_for_nothing(cog, family, scheduler, cfg):
     starts = {at: (x, noise) for x, at, noise, first in seen if first}  # of the second branch, of the second run
     noises = []
     for x, noise in list(starts.values())[1:3]:
-        x = x[-1:].transpose(1, 2) if family == "cogvideox" else x[..., :16].movedim(-1, 1) if x.shape[-1] == 33 else x[:, :16]
+        x = x[..., :16].movedim(-1, 1) if x.shape[-1] == 33 else x
+        x = x[-1:].transpose(1, 2) if family == "cogvideox" else x[:, :16]
         alpha, sigma = noise.level.alpha * noise.scale, noise.level.sigma * noise.scale
         noises.append(((x.float() - alpha * LATENT) / sigma)[:, :, shown:])
     e = noises[0]
