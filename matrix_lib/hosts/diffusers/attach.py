@@ -427,6 +427,10 @@ class Watch(BaseObserver):
         self._recorder = self._make(config, self._backbone, self._sites, forward.grid, sigmas, streams)
         if self._batches.untracked:
             self._recorder.note(self._batches.untracked)
+        end, length = forward.segment.start + forward.grid.pixel_frames, forward.segment.length
+        if 0 < length < end:
+            last = f"the clip has {length} frames: what is made behind them, up to frame {end - 1}, is cut off"
+            self._recorder.note(last)
         taken = sum(stop <= forward.segment.taken for _, stop in forward.grid.pixel_spans())
         self._segments.append((self._recorder, taken))
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...backbones import UNETS
@@ -25,6 +26,7 @@ from ...core.sites import AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from ...instrument.attention_guidance import AttentionGuidance
+from ...instrument.dual_clock import ReferenceClip
 from ...instrument.gradient import GradientHook
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
@@ -32,6 +34,7 @@ from .attach import attach, backbone_of, no_other, perturbed, prediction, sites_
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .families import family
 from .laid_out import output_of, told_segments, with_output
+from .latents import encode_clip
 from .steps import acting_before_steps, nets_of
 from .unet import LevelGuidance, attach_unet, find_unet_sites
 
@@ -66,7 +69,8 @@ def steer(
         seed: of the noise that intrinsic denoising adds and dual-clock denoising holds; row i of the batch draws from
             `seed + i`.
         reference: what `DualClockDenoising` holds to: the latent (C, T, h, w) of a clip (`latents.encode_clip`), or one
-            per prompt.
+            per prompt. Of a clip that is made in segments (Wan Animate) frames (F, H, W, 3) uint8 of all of it, in the
+            pixels that are made: the part of each segment is encoded by the pipeline's VAE.
 
     Yields what acts, in the order of `guidance`, with its notes and what it measured (`instrument.steering.Actor`).
     Guidance that changes nothing is left out. Perturbation guidance adds scale * (conditional - perturbed) to the
@@ -96,7 +100,8 @@ def steer(
     for each in every:
         each.check_text(spec.title, trouble)
     follow = [[] if each is None else [each] for each in batches.tracks]
-    references = [reference] if isinstance(reference, Tensor) else list(reference or ())
+    given_references = [reference] if isinstance(reference, Tensor) else list(reference or ())
+    references = [_reference(model, each) for each in given_references]
     strides = (spec.temporal_stride, spec.stride(getattr(transformer, "config", {}).get("out_channels")))
     acting: list[Any] = []
     for place, each in enumerate(every):
@@ -148,6 +153,13 @@ def _check(every: Sequence[Guidance], batches: Batches, sites: Sequence[Attentio
         each.check_layers(site.layer for site in sites)
         _layers(each).check_sites(sites)
         each.check_names(dict.fromkeys(name for t in tracked for name in t.names))
+
+
+def _reference(model: Any, given: Any) -> Any:
+    """A latent as it is; frames with the way to their latents."""
+    if not isinstance(given, Tensor) or given.dtype != torch.uint8:
+        return given
+    return ReferenceClip(given, functools.partial(encode_clip, model))
 
 
 def _layers(guidance: Guidance) -> Layers:

@@ -27,7 +27,7 @@ from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook, StopForward
 from ...instrument.steps import StepHook
 from .attach import backbone_of, perturbed
-from .batches import replayed, replaying
+from .batches import part_of, replayed, replaying
 from .families import family
 from .laid_out import LaidOut, Segment, Segments, arguments, clip_begins, output_of
 from .schedules import Noise, noise_at, steps_of
@@ -245,11 +245,13 @@ class _Steps:
             call = Call(net, args, kwargs, output_of(output))
             latents = LaidOut.of(self.spec, net, args, kwargs).latents(call.hidden)
             self._front = clip_begins(self.spec, given, latents.shape[2])
-            now = self._segments.of(given, latents.shape[2] - self._front) or Segment()
+            clip = latents.shape[2] - self._front
+            now = self._segments.of(given, clip) or Segment()
             if now != self._segment:
                 self._segment = now
+                own = functools.partial(part_of, segment=now, frames=(clip - 1) * self.spec.temporal_stride + 1)
                 for hook in self.hooks:
-                    hook.follow(now.start)
+                    hook.follow(now.start, own)
             self.calls.append(call)
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
