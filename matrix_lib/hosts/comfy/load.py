@@ -2,6 +2,7 @@
 
     folder/transformer/config.json, diffusion_pytorch_model*.safetensors (one file, or shards with their index)
     folder/transformer_2/           Wan 2.2: the expert for low noise
+    folder/transformer_ref/         MiniMax H3: the one for clips after references
     folder/vae/, text_encoder/, text_encoder_2/, tokenizer/, scheduler/
 
 Only safetensors are read. A model comes back repaired for what its configs say (see `repair`).
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 
+_PARTS = ("transformer", "transformer_ref")  # a download may hold one of them alone
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What a source gives. `low_noise` is Wan 2.2's second expert, else `model` again; parts that were not wanted are
@@ -57,7 +61,7 @@ def find_folders(roots: list[str], depth: int = 3) -> dict[str, Path]:
         level = [root]
         for _ in range(depth):
             inside = [folder for parent in level for folder in _folders(parent)]
-            models = [folder for folder in inside if (folder / "transformer" / "config.json").is_file()]
+            models = [folder for folder in inside if any((folder / p / "config.json").is_file() for p in _PARTS)]
             for folder in models:
                 found.setdefault(folder.relative_to(root).as_posix(), folder)
             level = [folder for folder in inside if folder not in models]
@@ -72,9 +76,9 @@ def _folders(parent: Path) -> list[Path]:
         return []
 
 
-def family_of(folder: Path) -> str:
+def family_of(folder: Path, part: str = "transformer") -> str:
     """The family of a diffusers folder. Raises ValueError naming what is missing, or what is accepted."""
-    return _spec_of(folder / "transformer", read_json(folder / "transformer" / "config.json")).name
+    return _spec_of(folder / part, read_json(folder / part / "config.json")).name
 
 
 def _spec_of(folder: Path, config: Mapping[str, Any]) -> BackboneSpec:
@@ -92,18 +96,26 @@ def load_folder(
     text_encoder: bool = True,
     vae: bool = True,
     progress: Progress | None = None,
+    references: bool = False,
 ) -> Loaded:
     """Loads a diffusers folder.
 
     Args:
         dtype: of the transformer's weights; None leaves the choice to the host.
         text_encoder, vae: whether those parts are wanted.
+        references: the transformer for clips after references in place of the other (MiniMax H3: transformer_ref).
 
     Raises:
         ValueError: a file is missing, unreadable, not safetensors, or of a kind that the host has no place for.
     """
-    name = family_of(folder)
-    second = (folder / "transformer_2").is_dir()
+    part_of_it = "transformer_ref" if references else "transformer"
+    if references and not (folder / part_of_it).is_dir():
+        raise ValueError(
+            f"{folder} has no transformer_ref, the second transformer that MiniMax H3 has for references: switch "
+            "references off; references of other models go to their one transformer"
+        )
+    name = family_of(folder, part_of_it)
+    second = not references and (folder / "transformer_2").is_dir()
     jobs = 1 + second + text_encoder + vae
     done = iter(range(jobs))
 
@@ -111,7 +123,7 @@ def load_folder(
         start = next(done)
         return lambda share: progress((start + share) / jobs) if progress is not None else None
 
-    model, notes = load_transformer(folder, "transformer", dtype, part())
+    model, notes = load_transformer(folder, part_of_it, dtype, part())
     low_noise = load_transformer(folder, "transformer_2", dtype, part())[0] if second else model
     return Loaded(
         model,
@@ -164,7 +176,7 @@ def _build(
     spec = _spec_of(root / part, config)
     _check_config(root / part, spec, config)
     state = read_weights(root / part, "diffusion_pytorch_model", FAMILIES[spec.name], progress)
-    state |= family(spec.name).weights_beside(root, progress)
+    state |= family(spec.name).weights_beside(root, config, progress)
     aside = family(spec.name).set_aside(state)
     expected = set(state)
     options = {} if dtype is None else {"dtype": dtype}

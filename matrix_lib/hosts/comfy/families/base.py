@@ -95,7 +95,7 @@ class Family:
     def latent_format(self, vae: Mapping[str, Any]) -> Any:
         """The latent scaling that a VAE with this config was made with, where it may not be the host's guess."""
 
-    def weights_beside(self, folder: Path, progress: Progress | None) -> dict[str, Tensor]:
+    def weights_beside(self, folder: Path, config: Mapping[str, Any], progress: Progress | None) -> dict[str, Tensor]:
         """Weights by native names that lie in another part of a diffusers folder than the transformer's."""
         return {}
 
