@@ -10,6 +10,7 @@ Only safetensors are read. A model comes back repaired for what its configs say 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from ...backbones import REGISTRY, BackboneSpec
 from ...backbones.spec import input_channels
 from ...backbones.weight_names import FAMILIES
 from .families import family
+from .model import FRAME_RATE, backbone_of
 from .repair import repair
 from .weights import DAMAGED, Progress, check_names, read_json, read_weights, told
 
@@ -139,7 +141,7 @@ def load_native(path: str, dtype: torch.dtype | None = None) -> Loaded:
     """A single native file, as the host loads it, repaired where it is a CogVideoX."""
     try:
         with safe_open(path, framework="pt") as file:
-            file.keys()
+            names = list(file.keys())
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is no complete safetensors file ({str(error)[:200]}). Download it again.") from error
     options = {} if dtype is None else {"dtype": dtype}
@@ -151,6 +153,8 @@ def load_native(path: str, dtype: torch.dtype | None = None) -> Loaded:
             "opens; a part of a diffusers folder is opened as the whole folder, from models/diffusers."
         ) from error
     model, notes = repair(loaded)
+    with contextlib.suppress(ValueError):  # of a network that is loaded all the same
+        family(backbone_of(model).name).adapt_file(model, names)
     return Loaded(model, model, None, None, type(model.model).__name__, tuple(notes))
 
 
@@ -189,6 +193,8 @@ def _build(
     check_names(root / part, expected, set(model.model.diffusion_model.state_dict()))
     with told(root):
         family(spec.name).adapt(model, root, config, aside)
+    if (rate := spec.class_fps.get(str(config.get("_class_name")))) is not None:
+        model.model_options.setdefault("transformer_options", {})[FRAME_RATE] = rate
     vae = read_json(root / "vae" / "config.json") if (root / "vae" / "config.json").is_file() else {}
     maker = _vae_maker(vae)
     with told(root / "vae"):

@@ -88,6 +88,9 @@ class Family:
     def adapt(self, model: Any, folder: Path, config: Mapping[str, Any], aside: Any) -> None:
         """Tells the fresh MODEL what the host does not read of its folder and of the transformer's config."""
 
+    def adapt_file(self, model: Any, names: Iterable[str]) -> None:
+        """Tells the fresh MODEL of a native file what the host does not read of it, by the names of its weights."""
+
     def vae_rules(self, config: Mapping[str, Any]) -> Rules:
         """Names of the weights of a VAE of this family's kind; () where both sides call them the same."""
         return VAES.get(self.spec.name, ())
