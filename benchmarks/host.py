@@ -166,11 +166,16 @@ class Bench:
 
 
 def _named(found: dict[str, Callable[[], float]]) -> dict[str, Callable[[], float]]:
-    """Those that MATRIX_HOST_WAYS names, and plain."""
-    asked = [name.strip() for name in os.environ.get("MATRIX_HOST_WAYS", ",".join(found)).split(",")]
-    if unknown := set(asked) - set(found):
-        raise ValueError(f"MATRIX_HOST_WAYS names {', '.join(sorted(unknown))}; there are {', '.join(found)}")
-    return {name: way for name, way in found.items() if name == "plain" or name in asked}
+    """Those that MATRIX_HOST_WAYS names, and plain. A name may hold commas: the longest that fits is taken."""
+    left, asked = os.environ.get("MATRIX_HOST_WAYS", ",".join(found)).strip(" ,"), {"plain"}
+    while left:
+        fits = [name for name in found if left.startswith(name) and left[len(name) :].lstrip()[:1] in ("", ",")]
+        if not fits:
+            raise ValueError(f"MATRIX_HOST_WAYS names {left}; there are {'; '.join(found)}")
+        name = max(fits, key=len)
+        asked.add(name)
+        left = left[len(name) :].lstrip(" ,")
+    return {name: way for name, way in found.items() if name in asked}
 
 
 def _keep_weights(most: float) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .hosts.diffusers.tag_tokens import tag_tokens
     from .hosts.diffusers.two_passes import two_passes
     from .instrument.capture import Capture
-    from .instrument.contacts import meeting
+    from .instrument.contacts import ContactLine, find_meetings, meeting
     from .instrument.mix_ups import find_mix_ups
     from .instrument.motion_heads import find_motion
     from .instrument.point_tracks import follow_points
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Capture",
     "Choice",
+    "ContactLine",
     "DualClockDenoising",
     "GradientGuidance",
     "InstanceCaptions",
@@ -77,6 +78,7 @@ __all__ = [
     "cut_and_drag",
     "encode_captions",
     "encode_clip",
+    "find_meetings",
     "find_mix_ups",
     "find_motion",
     "find_sinks",
@@ -121,7 +123,7 @@ _HOMES = {
     "hosts.diffusers.tag_tokens": ("tag_tokens",),
     "hosts.diffusers.two_passes": ("two_passes",),
     "instrument.capture": ("Capture",),
-    "instrument.contacts": ("meeting",),
+    "instrument.contacts": ("ContactLine", "find_meetings", "meeting"),
     "instrument.mix_ups": ("find_mix_ups",),
     "instrument.motion_heads": ("find_motion",),
     "instrument.point_tracks": ("follow_points",),

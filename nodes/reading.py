@@ -14,8 +14,9 @@ from ..matrix_lib.core.grid import Framing
 from ..matrix_lib.core.tracks.tracks import MaskTracks
 from ..matrix_lib.draw.capture import choose_names, choose_numbers
 from ..matrix_lib.draw.followed import draw_followed
-from ..matrix_lib.evaluation.trajectories.score import score_tracks
+from ..matrix_lib.evaluation.trajectories.against import as_made, told_against
 from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, point_paths
+from ..matrix_lib.instrument.contacts import parse_contact
 from ..matrix_lib.instrument.kinds import KINDS
 from ..matrix_lib.instrument.readers import Reader, parse_readers
 from ..matrix_lib.instrument.reading import Reading, read_capture
@@ -37,7 +38,7 @@ class MatrixReadCapture(io.ComfyNode):
             category="MATRIX/capture",
             description="Reads off a capture what it knows of the clip: masks of the words without a segmenter, "
             "instances that were swapped or doubled, with frames and steps, attention sinks, where pinned points went, "
-            "and who moves when. Needs no model.",
+            "who moves when, and when two meet. Needs no model.",
             search_aliases=[
                 "segment",
                 "mask from prompt",
@@ -124,6 +125,15 @@ class MatrixReadCapture(io.ComfyNode):
                     tooltip="Whose maps tell who moves: a head like '9.2', a layer like '9', or 'auto': the one that "
                     "separates frames best.",
                 ),
+                io.String.Input(
+                    "contact",
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What tells when subject and object of a verb meet: layer, offset and slope of a line such "
+                    "as '5, -16.9, 1.96', or '5' for the bend alone. 'auto' knows mini's, and of other models nothing: "
+                    "each has its own.",
+                ),
             ],
             outputs=[
                 TracksSocket.Output(
@@ -142,7 +152,8 @@ class MatrixReadCapture(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="findings",
-                    tooltip="Swaps, doublings, sinks, followed points and motion as JSON, with frames and steps.",
+                    tooltip="Swaps, doublings, sinks, followed points, motion and contacts as JSON, with frames and "
+                    "steps.",
                 ),
                 io.Tracks.Output(
                     display_name="paths",
@@ -167,6 +178,7 @@ class MatrixReadCapture(io.ComfyNode):
         mended=False,
         point_heads="auto",
         motion_head="auto",
+        contact="auto",
         tracks=None,
         frames=None,
     ) -> io.NodeOutput:
@@ -191,9 +203,10 @@ class MatrixReadCapture(io.ComfyNode):
             mended=mended,
             point_readers=_readers(point_heads),
             motion_reader=_reader(motion_head),
+            contact=parse_contact(contact),
         )
-        given = None if tracks is None else _as_made(tracks, found.masks)
-        report = "\n".join([found.report(), *([] if given is None else _scored(given, found.masks))])
+        given = None if tracks is None else as_made(tracks, found.masks)
+        report = "\n".join([found.report(), *([] if tracks is None else told_against(tracks, found.masks))])
         overlay = image_batch(list(_drawn(found, given, frames)))
         shown = ui.PreviewImage(overlay, cls=cls).as_dict() | {"text": (report,)}
         shown |= shown_in_viewer(capture, frames, tracks, fps)
@@ -224,13 +237,6 @@ def _paths(found: Reading) -> dict[str, torch.Tensor] | ExecutionBlocker:
     return point_paths(found.points.xy, found.points.seen)
 
 
-def _as_made(tracks: MaskTracks, masks: MaskTracks) -> MaskTracks:
-    """Given tracks in the pixels of the clip that was made, by the names of its masks."""
-    given = tracks.spelled(masks.names)
-    source, target = (given.height, given.width), (masks.height, masks.width)
-    return given if source == target else given.framed(Framing(source, target, given.fit))
-
-
 def _drawn(found: Reading, given: MaskTracks | None, frames: torch.Tensor | None) -> Iterator[Image.Image]:
     """The masks over the frames, and the boxes of the given tracks, with a stop at every frame."""
     masks, read = found.masks, None
@@ -243,18 +249,6 @@ def _drawn(found: Reading, given: MaskTracks | None, frames: torch.Tensor | None
     for picture in draw_followed(given, masks, read, found.by_frame(), points=found.points):
         step()
         yield picture
-
-
-def _scored(given: MaskTracks, masks: MaskTracks) -> list[str]:
-    """J&F of the masks against given ones, for people."""
-    both = [name for name in masks.names if name in given.names]
-    if not both:
-        return ["! no mask is scored: no name of the tracks has a mask here"]
-    if given.frames < masks.frames:
-        return [f"! masks are not scored: the tracks have {given.frames} of the clip's {masks.frames} frames"]
-    scores = score_tracks(given.select(both).take(range(masks.frames)), masks.select(both))
-    lines = [f"against the given masks: J&F {scores.values['j_and_f']:.3f}"]
-    return lines + [f"- {who}: J {each['j']:.3f}, F {each['f']:.3f}" for who, each in scores.instances.items()]
 
 
 NODES: list[type[io.ComfyNode]] = [MatrixReadCapture]

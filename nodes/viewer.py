@@ -18,6 +18,7 @@ import comfy.model_management
 import torch
 
 from ..matrix_lib.core.tracks.tracks import MaskTracks
+from ..matrix_lib.evaluation.trajectories.against import told_against
 from ..matrix_lib.hosts.comfy.warn import warn
 from ..matrix_lib.instrument.capture import Capture
 from ..matrix_lib.instrument.recorder import Recorder
@@ -57,7 +58,7 @@ def shown_in_viewer(
     """What a node sends to the page so that the viewer opens there: the id of what it shows. A capture that is too
     large to be kept for it is told as a warning, and the node works as without a viewer."""
     try:
-        name = ANSWERS.store.put(Exhibit(capture, film_of(frames, fps), tracks))
+        name = ANSWERS.store.put(Exhibit(capture, film_of(frames, fps), tracks, against=told_against))
     except ValueError as error:
         warn(f"no viewer: {error}; or set {_LIMIT} to more megabytes before ComfyUI starts")
         return {KEY: ()}

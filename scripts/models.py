@@ -109,7 +109,7 @@ ROWS = (
     Row("Cosmos Predict 2 Video2World (2B, 14B)", "cosmos_predict2", ("cosmos2",),
         "the same; no mask conditions; in diffusers with *cosmos_guardrail*, as its pipeline asks"),
     Row("MiniMax H3", "minimax_h3", ("minimax_h3", "minimax_h3 references"),
-        "the same; text encoder and VAEs from other loaders; no mask conditions; in diffusers a modular pipeline"),
+        "the same; text encoder and VAEs from other loaders; in diffusers a modular pipeline, for LoRAs, too"),
     Row("Mochi 1", "mochi", ("mochi",), "the same; no first frame, no captions of instances"),
     Row("LTX-Video 0.9", "ltx", ("ltx",), "the same; VAE from another loader"),
     Row("LTX-2.0, 2.3, with sound or without", "ltx2", ("ltx2",),

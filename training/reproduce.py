@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from .reproduction.plan import GROUPS, Job, jobs_of, plan_text, slowness
-from .reproduction.report import write_report
+from .reproduction.report import fill_page, write_report
 from .reproduction.scale import SCALES
 from .reproduction.sittings import read_sittings
 from .reproduction.state import State, manifest
@@ -50,9 +50,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="*", default=[], metavar="SEED", help="only runs of these seeds")
     parser.add_argument("--gpus", type=int, default=int(torch.cuda.is_available()), help="0: this process alone")
     parser.add_argument("--slots", type=int, default=4, help="processes a GPU")
+    parser.add_argument("--base-slots", type=int, default=1, help="of these, how many train bases at the same time")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds from now that it may take")
     parser.add_argument("--scale", choices=SCALES, default="full")
     parser.add_argument("--have", type=Path, nargs="*", default=[], help="files of earlier sittings, for the report")
+    parser.add_argument("--page", type=Path, help="a page with the report's marks, which gets the report")
+    parser.add_argument("--look", default="", help="sittings that run side by side, seen together first: one name")
     parser.add_argument("--commit", default="", help="what the manifest says of the code, where there is no git")
     parser.add_argument("--plan", action="store_true", help="only say what would be run, and how long it takes")
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
@@ -75,7 +78,12 @@ def _seconds(state: State, chosen: argparse.Namespace) -> Callable[[Job], float]
 def _work(chosen: argparse.Namespace, jobs: Sequence[Job], until: float, gpu: int = 0, place: int = 0) -> int:
     """Works on jobs in this process."""
     worker = Worker(
-        State(chosen.out), SCALES[chosen.scale], gpu, place == 0, max(1, chosen.slots), lambda: until - time.monotonic()
+        State(chosen.out),
+        SCALES[chosen.scale],
+        gpu,
+        place < max(1, chosen.base_slots),
+        max(1, chosen.slots),
+        lambda: until - time.monotonic(),
     )
     return worker.work(jobs)
 
@@ -138,11 +146,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("stopped; the same command goes on from here")
             stopped = 1
     about = manifest(SCALES[chosen.scale], chosen.gpus, chosen.slots, chosen.commit)
-    made = state.export(chosen.out / "sitting.json", about)
+    if chosen.report:  # not of where the report is written
+        about = state.exported() or about
+    about |= {"look": chosen.look} if chosen.look else {}
+    made = state.export(about)
     own = [made] if state.done() or not chosen.have else []  # a folder for the report of earlier sittings has no rows
     try:
         report = write_report(read_sittings([*chosen.have, *own]), chosen.out)
-    except ValueError as error:
+        if chosen.page:
+            fill_page(chosen.page, report)
+    except (OSError, ValueError) as error:
         sys.exit(f"training.reproduce: {error}")
     print(f"{report}\nwrote {made} and the report beside it")
     if stopped:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parse(arguments)
     try:
         _run(chosen)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"training.two_passes: {error}")
 
 
@@ -197,6 +198,8 @@ def _run(chosen: argparse.Namespace) -> None:
             f"{chosen.tries} tries of {chosen.look} steps each: there are 2 or more, which together take fewer "
             f"than the {chosen.steps} steps of --steps"
         )
+    for path in chosen.have:
+        _check_asked(chosen, path)
     rows = [row for path in chosen.have for row in _read(path)]
     if not rows and not chosen.model:
         raise ValueError("there is nothing to tell: name a base with --model, or rows of earlier runs with --have")
@@ -218,9 +221,14 @@ def _run(chosen: argparse.Namespace) -> None:
         rows += own
         if {row["arm"] for row in own} != set(_arms(chosen)):
             _ask(_bench(chosen, name, folder), {row["arm"] for row in own}, keep)
+            _tell(chosen, rows)  # of what there is: the next base may be cut short
+    _tell(chosen, rows)
+    print(f"wrote {chosen.out / 'README.md'}")
+
+
+def _tell(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
     with whole_file(chosen.out / "README.md") as place:
         place.write_text(_report(chosen, rows), encoding="utf-8")
-    print(f"wrote {chosen.out / 'README.md'}")
 
 
 def _bench(chosen: argparse.Namespace, name: str, folder: Path) -> Bench:
@@ -349,12 +357,25 @@ def _before(chosen: argparse.Namespace, names: Sequence[str]) -> list[dict[str, 
     """Rows of these bases that the same command wrote before it was stopped. Raises ValueError where the folder holds
     those of another one."""
     asked = {
-        "clips": chosen.clips, "set": chosen.set, "steps": chosen.steps, "first": chosen.first, "cfg": chosen.cfg,
-        "seed": chosen.seed, "ways": chosen.ways, "tries": chosen.tries, "look": chosen.look,
-        "models": [str(folder) for folder in chosen.model],
+        **_question(chosen), "ways": chosen.ways, "models": [str(folder) for folder in chosen.model],
         "device": chosen.device.split(":")[0],
     }  # fmt: skip
     return [row for row in _read(chosen.out / "rows.csv") if row["base"] in names] if goes_on(chosen.out, asked) else []
+
+
+def _question(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What the rows of every base of one table have in common."""
+    names = ("clips", "set", "steps", "first", "cfg", "seed", "tries", "look")
+    return {name: getattr(chosen, name) for name in names}
+
+
+def _check_asked(chosen: argparse.Namespace, path: Path) -> None:
+    """Raises ValueError where what lies beside earlier rows says that they were asked otherwise: the table names what
+    this command asks. Packed rows that were moved have nothing beside them."""
+    beside = path.with_name("asked.json")
+    held = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    if differ := [f"{name} {held[name]}" for name, now in _question(chosen).items() if held.get(name, now) != now]:
+        raise ValueError(f"{path} was asked with {', '.join(differ)}: give the same here")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -374,8 +395,8 @@ def _table(rows: Sequence[dict[str, Any]], base: str, arm: str) -> Values:
 
 def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
     """Tables and verdicts, as Markdown."""
-    bases = list(dict.fromkeys(row["base"] for row in rows))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
+    bases, short = _finished(rows, arms)
     tables = {(base, arm): _table(rows, base, arm) for base in bases for arm in arms}
     _check_same(rows, bases)
     lines = [
@@ -386,6 +407,7 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
         f"{'bfloat16' if chosen.device.startswith('cuda') else 'float32'}; the same clips and noise for every arm. "
         "Intervals are Wilson's for shares and the bootstrap's for means, 95 %; differences by clip.",
     ]
+    lines += [f"\nLeft out, for arms of it are missing: {each}." for each in short]
     for base in bases:
         lines += ["", f"## {base}", "", f"| | {' | '.join(MEASURES)} | calls |", "|---" * (len(MEASURES) + 2) + "|"]
         for arm in arms:
@@ -402,10 +424,24 @@ def _report(chosen: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, *_verdicts(bases, arms, tables), *_reach(bases, arms, tables)]) + "\n"
 
 
+def _finished(rows: Sequence[dict[str, Any]], arms: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Bases that have all of these arms, and those that were cut short. ValueError where no base has."""
+    have = {
+        base: {row["arm"] for row in rows if row["base"] == base} for base in dict.fromkeys(r["base"] for r in rows)
+    }
+    whole = [base for base, own in have.items() if own.issuperset(arms)]
+    if not whole:
+        lost = "; ".join(
+            f"{base} lacks {', '.join(arm for arm in arms if arm not in own)}" for base, own in have.items()
+        )
+        raise ValueError(f"no base was asked everything that others were: {lost}. Run each with the same --ways")
+    return whole, [base for base in have if base not in whole]
+
+
 def _check_same(rows: Sequence[dict[str, Any]], bases: Sequence[str]) -> None:
-    """Raises ValueError where bases were not asked the same: other arms, clips, noise or calls."""
+    """Raises ValueError where bases were not asked the same: other clips, noise or calls."""
     asked = {
-        base: [tuple(row[name] for name in _KEYS if name != "base") for row in rows if row["base"] == base]
+        base: sorted(tuple(row[name] for name in _KEYS if name != "base") for row in rows if row["base"] == base)
         for base in bases
     }
     if differ := [base for base in bases if asked[base] != asked[bases[0]]]:

@@ -2,7 +2,7 @@
 
 Qwen3-VL reads the words, and looks at the given frames. A latent covers one pixel frame, then four times four, and so
 on anew; nobody cuts prompts, so their length is that of Qwen3-VL's own context. Diffusers has modular pipelines alone
-for it, which pack everything into one sequence themselves: attention is reached, sampling and training are not.
+for it, which pack everything into one sequence themselves: attention is reached and trained there, sampling is theirs.
 """
 
 from .spec import BackboneSpec, Blocks, Stack
@@ -14,9 +14,10 @@ SPEC = BackboneSpec(
         ("MiniMaxH3Model",), ((Stack("blocks.{}.attn", "joint", 2),),), text_way="condition_proj|token_refiner"
     ),
     diffusers=Blocks(("MiniMaxH3Transformer3DModel",), ((Stack("transformer_blocks.{}.attn", "joint", 2),),)),
-    modular="every sequence that its weights know holds sound, which clips to train on lack, and only blocks of those "
-    "pipelines encode and pack one",
+    modular="only blocks of those pipelines lay out a sequence to sample, clip and sound, and step both",
     pipelines="MiniMaxH3",
+    image_pipelines="Modular",
+    one_clip=True,
     text_encoder="qwen3vl",
     text_encoder_titles=("Qwen3-VL",),
     clip_loader="CLIPLoader of type minimax",
@@ -32,7 +33,6 @@ SPEC = BackboneSpec(
     sound_rate=40.0,
     fps={"": 24},
     input_projection="proj_in",
-    narrow="it is not trained here, so no LoRA of it reads a mask",
     native_channels=(24,),
     head_size=128,
     heads_interleaved=True,

@@ -102,9 +102,9 @@ class BackboneSpec:
     Args:
         kin: what people call it and its relatives together; "": title. versions: those that are known, by number.
         native, diffusers: its attention in each host. modular: diffusers has modular pipelines alone for it, whose
-            attention is reached; why what needs another pipeline is refused, as a clause. pipelines: pattern that names
-            of its diffusers pipelines match; image_pipelines: one that is found in those of them that take a first
-            frame.
+            attention is reached and trained; why what needs another pipeline is refused, as a clause. pipelines:
+            pattern that names of its diffusers pipelines match; image_pipelines: one that is found in those of them
+            that take a first frame. one_clip: its transformer takes one clip at a time.
         patch, temporal_stride, spatial_stride: the usual ones; hosts read the real patch off the model. cycle: as in
             `Grid`.
         variants: published models of another size, by name. channel_strides: pixels a latent element of models whose
@@ -161,6 +161,7 @@ class BackboneSpec:
     versions: str = ""
     image_pipelines: str = "ImageToVideo|I2V"
     modular: str = ""
+    one_clip: bool = False
     adds_noise: bool = False
     first_frame: Mapping[str, FirstFrame] = field(default_factory=dict)
     id_map: FirstFrame = "padded"
@@ -235,7 +236,8 @@ class BackboneSpec:
         if self.modular:
             raise ValueError(
                 f"diffusers has modular pipelines alone for {self.title}, and {what} needs one of the usual kind: "
-                f"{self.modular}. Attention is watched and edited there, and no more. Use {self.title} in ComfyUI"
+                f"{self.modular}. Attention is watched and edited there, and LoRAs are trained and applied. For the "
+                f"rest use {self.title} in ComfyUI"
             )
 
     def check_settings(self, config: Mapping[str, Any]) -> None:

@@ -170,9 +170,11 @@ def attention_pictures(
     return count, share, overlay_frames(panels, stream.grid, ground, look or Look(), outlines, fit)
 
 
-def scores_of(capture: Capture, choice: Choice, tracks: MaskTracks | None = None) -> Scores:
+def scores_of(
+    capture: Capture, choice: Choice, tracks: MaskTracks | None = None, without: Tensor | None = None
+) -> Scores:
     """Scores of every layer and step for the chosen names: alignment with the tracks where they are given and belong to
-    one of the names, else concentration."""
+    one of the names (but for the places `without`, see `Capture.aas`), else concentration."""
     capture = _of_head(capture, choice)
     stream = capture.stream(choice.stream)
     names = _maps(capture, choice).entities
@@ -180,7 +182,7 @@ def scores_of(capture: Capture, choice: Choice, tracks: MaskTracks | None = None
     found = None
     if tracks is not None and (stream.binding.instances or set(names) & set(tracks.names)):
         spelled = tracks.spelled(phrase.name for phrase in stream.binding.instances)
-        found = capture.aas(spelled.to_grid(stream.grid), choice.kind, choice.stream)
+        found = capture.aas(spelled.to_grid(stream.grid), choice.kind, choice.stream, without)
         chosen = tuple(name for name in chosen if name in found.entities) or chosen
     aligned = found is not None and set(chosen) <= set(found.entities)
     if found is None or not aligned:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -219,13 +220,14 @@ def over_bases(
     if np.ptp(joined) == 0:
         same = _all_equal(float(means.mean()), count, joined.shape[1], 0.95, bounds)
         return same, same if len(tables) > 1 else Estimate(same.mean, math.nan, math.nan, count)
-    draws, prompts = np.random.default_rng(seed), joined.shape[1]
-    columns = draws.multinomial(prompts, np.full(prompts, 1 / prompts), resamples) / prompts
+    columns, state = _prompt_draws(joined.shape[1], resamples, seed)
+    draws = np.random.default_rng()
+    draws.bit_generator.state = state
     drawn = []
     for table in tables:
         runs = len(table)
         rows = draws.multinomial(runs, np.full(runs, 1 / runs), resamples) / runs
-        drawn.append(((rows @ table) * columns).sum(axis=1))
+        drawn.append(np.einsum("rp,rp->r", rows @ table, columns))
     fixed = np.stack(drawn, axis=1)
     weights = draws.multinomial(len(tables), np.full(len(tables), 1 / len(tables)), resamples) / len(tables)
     these = _from_draws(float(means.mean()), fixed.mean(axis=1), count)
@@ -236,6 +238,15 @@ def over_bases(
     half, p = _student(means)
     low, high = min(like.low, like.mean - half), max(like.high, like.mean + half)
     return these, Estimate(like.mean, low, high, count, max(_beyond_draws(drawn_anew), p))
+
+
+@lru_cache(maxsize=2)
+def _prompt_draws(prompts: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], Any]:
+    """(resamples, prompts) how often each prompt is drawn, as a share, and where the generator stands then: the same
+    for all tables of a report, and most of what an interval costs."""
+    draws = np.random.default_rng(seed)
+    columns = draws.multinomial(prompts, np.full(prompts, 1 / prompts), resamples) / prompts
+    return columns, draws.bit_generator.state
 
 
 def _beyond_draws(drawn: NDArray[np.float64]) -> float:

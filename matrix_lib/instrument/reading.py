@@ -1,5 +1,5 @@
 """What a capture knows, in one reading: masks of its words, who was mistaken for whom, attention sinks, where pinned
-points went, who moves when.
+points went, who moves when, when two meet.
 
 F, h, w token frames, rows, columns.
 """
@@ -14,6 +14,7 @@ from ..core.grid import Grid
 from ..core.ranges import ranges
 from ..core.tracks.tracks import MaskTracks
 from .capture import Capture, MapKind
+from .contacts import ContactLine, Meeting, find_meetings
 from .mending import mend, verb_notes
 from .mix_ups import MixUpRule, MixUps, find_mix_ups
 from .motion_heads import Motion, find_motion
@@ -40,7 +41,7 @@ class Reading:
         layers: that the masks are the mean of.
         notes: what a person should know.
         points: where pinned points went; None where none was pinned. motion: who moves when; None without words of
-            instances, and for a clip of one token frame.
+            instances, and for a clip of one token frame. meetings: of verbs, where a line is known (`find_meetings`).
     """
 
     masks: MaskTracks
@@ -53,6 +54,7 @@ class Reading:
     notes: tuple[str, ...]
     points: PointTracks | None = None
     motion: Motion | None = None
+    meetings: tuple[Meeting, ...] = ()
 
     @property
     def all_notes(self) -> tuple[str, ...]:
@@ -69,8 +71,9 @@ class Reading:
 
     @property
     def followed(self) -> list[str]:
-        """Points and motion, for people."""
-        return [line for part in (self.points, self.motion) if part is not None for line in part.lines()]
+        """Points, motion and contacts, for people."""
+        parts = [line for part in (self.points, self.motion) if part is not None for line in part.lines()]
+        return parts + [each.text() for each in self.meetings]
 
     @property
     def lasting(self) -> int:
@@ -85,6 +88,8 @@ class Reading:
             frames = {frame for step, frame in each.cells if step == last} if each.lasting else set()
             for number in (n for frame in sorted(frames) for n in range(*self.grid.pixel_span(frame))):
                 said.setdefault(number, []).append(f"{each.kind}: {' and '.join(each.names)} ({each.maps})")
+        for met in (each for each in self.meetings if each.frame is not None):
+            said.setdefault(round(met.frame or 0.0), []).append(f"{met.verb}: {' and '.join(met.names)} may meet here")
         return said
 
     def report(self) -> str:
@@ -134,6 +139,18 @@ class Reading:
             ],
             "points": _points_json(self.points),
             "motion": _motion_json(self.motion, self.grid),
+            "meetings": [
+                {
+                    "verb": each.verb,
+                    "names": list(each.names),
+                    "layer": each.line.layer,
+                    "bend": each.bend,
+                    "frame": None if each.frame is None else round(each.frame, 2),
+                    "or_later": each.grows,
+                    "text": each.text(),
+                }
+                for each in self.meetings
+            ],
             "notes": list(dict.fromkeys((*self.sinks.notes, *self.all_notes))),
         }
 
@@ -184,8 +201,9 @@ def read_capture(
     mended: bool = False,
     point_readers: Sequence[Reader] | None = None,
     motion_reader: Reader | None = None,
+    contact: ContactLine | None = None,
 ) -> Reading:
-    """Masks, mix-ups, sinks, point tracks and motion of one stream.
+    """Masks, mix-ups, sinks, point tracks, motion and contacts of one stream.
 
     Args:
         tracks: where everybody should be: words are compared with them, and no place inside of them is a sink.
@@ -196,6 +214,7 @@ def read_capture(
             reads the sharper two thirds of the layers, and takes the maps of a thing at rest together.
         point_readers, motion_reader: whose maps are read for pinned points and for motion, as (layer, head); None
             chooses without labels, see `follow_points` and `find_motion`. Both read the same steps as the masks.
+        contact: what makes frames of how maps run into each other, see `find_meetings`, which reads the last two.
 
     Raises ValueError for what the capture does not hold; see `word_masks` and `find_mix_ups`.
     """
@@ -225,8 +244,9 @@ def read_capture(
             if len(frames) > 1 and name in masks.tracks.names
         ]
         notes += verb_notes(capture, masks.tracks, at, stream) if kind == "v2t" else []
-    said = (*masks.notes, *notes)
-    return Reading(masks.tracks, mix_ups, sinks, without_sinks, kind, at, grid, said, points, motion)
+    meetings, untold = find_meetings(capture, contact, **asked)
+    said = (*masks.notes, *notes, *untold)
+    return Reading(masks.tracks, mix_ups, sinks, without_sinks, kind, at, grid, said, points, motion, meetings)
 
 
 def _rests(motion: Motion | None, mix_ups: MixUps) -> dict[str, tuple[int, ...]]:

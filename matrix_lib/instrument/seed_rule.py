@@ -290,6 +290,19 @@ def tried(seed: int, capture: Capture, rule: SeedRule, tracks: MaskTracks | None
     return Tried(seed, score, rule.probability(score), features)
 
 
+def _checked(checks: Mapping[str, float]) -> str:
+    """What is known of a fitted rule on clips that it was not fitted on, for people."""
+    names = ("auc", "auc_low", "auc_high", "brier", "brier_base", "calibration", "useful")
+    if lost := [name for name in names if name not in checks]:
+        return f"! nobody knows how good its probabilities are: the rule says no {', '.join(lost)} of clips held out"
+    auc, low, high, brier, base, off, useful = (checks[name] for name in names)
+    return (
+        f"{'' if useful else '! '}on clips that it was not fitted on: AUC {auc:.2f} [{low:.2f}, {high:.2f}], Brier "
+        f"{brier:.3f} beside {base:.3f} of the share alone, calibration off by {off:.2f}"
+        + ("" if useful else "; it does not tell success from failure, so its choice is one by chance")
+    )
+
+
 _FRAMES = {"first": "the first frame alone", "all": "every frame"}
 
 
@@ -330,13 +343,15 @@ def seeds_report(
         lines.append(f"{'+' if run.seed in chosen else '-'} seed {run.seed}: {run.score:.3f}{how} ({told})")
     each = calls / max(1, len(runs) * steps + len(kept) * (total - steps))
     lines.append(
-        f"{calls} predictions of the model; all {len(runs)} seeds to the end would have taken "
-        f"{round(each * len(runs) * total)}"
+        f"{calls} predictions of the model, as {calls / max(1.0, each * total):.3g} plain runs take; all {len(runs)} "
+        f"seeds to the end would have taken {round(each * len(runs) * total)}"
     )
     lines.append(
         f"the rule: {rule.source or 'of unknown source'}"
         + ("" if rule.fitted else ". It was not fitted on judged runs: its score orders seeds and promises no success")
     )
+    if rule.fitted:
+        lines.append(_checked(rule.checks))
     if rule.fitted and steps != rule.steps:
         lines.append(f"! the rule was fitted on {rule.steps} steps and saw {steps}: its probabilities are not of these")
     lost = [name for name in rule.weights if all(math.isnan(run.features[name]) for run in runs)]

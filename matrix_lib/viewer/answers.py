@@ -136,7 +136,14 @@ def _wanted(query: Query) -> Wanted:
         layers=query.get("layers", "all"),
         steps=query.get("steps", "all"),
         head=_head(query),
+        sinkless=_sinkless(query),
     )
+
+
+def _sinkless(query: Query) -> bool:
+    if (text := query.get("sinks", "")) not in ("", "out"):
+        raise ValueError(f"sinks is 'out' where attention sinks are to be left out; got {text[:40]!r}")
+    return bool(text)
 
 
 def _head(query: Query) -> int | None:
@@ -156,7 +163,8 @@ def _maps(exhibit: Exhibit, query: Query) -> Answer:
 
 def _scores(exhibit: Exhibit, query: Query) -> Answer:
     entity = _number(query, "entity")
-    return _json(scores_json(exhibit, _number(query, "stream", 0), query.get("kind", "v2t"), entity, _head(query)))
+    stream, kind = _number(query, "stream", 0), query.get("kind", "v2t")
+    return _json(scores_json(exhibit, stream, kind, entity, _head(query), _sinkless(query)))
 
 
 def _frame(exhibit: Exhibit, query: Query) -> Answer:

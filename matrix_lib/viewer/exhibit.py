@@ -6,7 +6,7 @@ Clips are kept as JPEG: 81 frames of 480x832 pixels take 2 MB that way, and 97 M
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -53,12 +53,15 @@ class Exhibit:
         film: the decoded clip; without frames heat is shown on black.
         tracks: where the instances are, for scores beside chance and outlines.
         label: what a person calls it where several are compared.
+        against: says how near masks that were read are to the tracks (`evaluation.trajectories.against`); None: nobody
+            is asked.
     """
 
     capture: Capture
     film: Film = field(default_factory=Film)
     tracks: MaskTracks | None = None
     label: str = ""
+    against: Callable[[MaskTracks, MaskTracks], Sequence[str]] | None = None
 
     @property
     def fit(self) -> Fit:

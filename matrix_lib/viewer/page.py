@@ -122,7 +122,7 @@ def page_html(exhibits: Sequence[Exhibit], title: str = "", most_bytes: int = 24
 
 def _embedded(exhibit: Exhibit, room: int) -> dict[str, Any]:
     film = _fitting(exhibit.film, room * 2 // 5)
-    shown = Exhibit(exhibit.capture, film, exhibit.tracks, exhibit.label)
+    shown = Exhibit(exhibit.capture, film, exhibit.tracks, exhibit.label, exhibit.against)
     return embedded(shown, room - film.nbytes)
 
 

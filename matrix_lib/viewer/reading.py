@@ -6,6 +6,7 @@ F, h, w token frames, rows, columns.
 from __future__ import annotations
 
 import base64
+import bisect
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ def reading_json(exhibit: Exhibit, wanted: Wanted) -> dict[str, Any]:
         layers=None if sharpest else choose_numbers(wanted.layers, "layer", stream.get(wanted.kind).layers),
         steps=steps,
         stream=wanted.stream,
+        without_sinks=wanted.sinkless,
     )
     on_grid = found.masks.to_grid(stream.grid, "nearest-exact")
     masks = [
@@ -57,10 +59,13 @@ def reading_json(exhibit: Exhibit, wanted: Wanted) -> dict[str, Any]:
         for each in found.mix_ups.found
     ]
     told = [] if findings else [f"no swap or doubling (by {found.mix_ups.reference})"]
-    lines = [*told, *found.sinks.lines, *found.followed, *found.all_notes]
+    shown = {each.text() for each in found.meetings if each.frame is not None}
+    lines = [*told, *found.sinks.lines, *(line for line in found.followed if line not in shown), *found.all_notes]
+    if exhibit.tracks is not None and exhibit.against is not None:
+        lines += [line.removeprefix("! ") for line in exhibit.against(exhibit.tracks, found.masks)]
     known = {"kind": wanted.kind, "layers": list(found.layers), "masks": masks, "points": _points(found)}
     known["ends"] = [stop - 1 for _, stop in stream.grid.pixel_spans()]
-    return {**known, "findings": findings + _begins(found, steps), "lines": lines}
+    return {**known, "findings": findings + _begins(found, steps) + _meetings(found, steps), "lines": lines}
 
 
 def _points(found: Reading) -> list[dict[str, Any]]:
@@ -87,3 +92,17 @@ def _begins(found: Reading, steps: tuple[int, ...]) -> list[dict[str, Any]]:
     """Verbs whose object begins to move, as findings that one can go to."""
     contacts = found.motion.contacts if found.motion is not None else ()
     return [{"text": each.line(), "frames": [each.begins], "steps": list(steps)} for each in contacts]
+
+
+def _meetings(found: Reading, steps: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Contacts whose frame is known, as findings that one can go to."""
+    starts = [start for start, _ in found.grid.pixel_spans()]
+    return [
+        {
+            "text": each.text(),
+            "frames": [bisect.bisect_right(starts, round(each.frame)) - 1],
+            "steps": list(steps),
+        }
+        for each in found.meetings
+        if each.frame is not None
+    ]

@@ -13,6 +13,7 @@ import numpy as np
 from ..core.names import find_name
 from ..draw.capture import Choice, scores_of
 from ..instrument.capture import Capture
+from ..instrument.sinks import find_sinks
 from .exhibit import Exhibit
 from .slices import of_entity
 
@@ -25,17 +26,20 @@ LEVELS, ABSENT = 65534, 65535
 """A score in [0, 1] is a whole number of 65534ths; 65535 says that nothing was recorded."""
 
 
-def scores_json(exhibit: Exhibit, stream: int, kind: str, entity: int, head: int | None = None) -> dict[str, Any]:
+def scores_json(
+    exhibit: Exhibit, stream: int, kind: str, entity: int, head: int | None = None, sinkless: bool = False
+) -> dict[str, Any]:
     """The chart's values of one entity (of one head where `head` names it): `values`, [L, St] little-endian uint16 as
     base64 (see `LEVELS`); `weights`, [L, St] calls as uint16 likewise; `chance`, what a flat map would score;
     `aligned`, whether the score is the share of attention on the entity's mask or, without one, how concentrated its
-    map is.
+    map is. sinkless: leaves attention sinks out of map, mask and area, where there is a mask (`Capture.aas`).
 
     Raises ValueError for an entity or a head that there is not.
     """
     capture = of_entity(exhibit.capture, stream, kind, entity, head)
     masked = _has_mask(capture, exhibit.tracks)
-    found = scores_of(capture, Choice(kind=kind), exhibit.tracks if masked else None)
+    sinks = find_sinks(exhibit.capture, stream, exhibit.tracks).left_out if sinkless else {}
+    found = scores_of(capture, Choice(kind=kind), exhibit.tracks if masked else None, sinks.get(kind))
     values = found.values[..., 0]
     codes = np.where(np.isnan(values), ABSENT, np.round(np.nan_to_num(values).clip(0, 1) * LEVELS)).astype("<u2")
     weights = np.clip(np.round(found.weights[..., 0] * 16), 0, 65535).astype("<u2")

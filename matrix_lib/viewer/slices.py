@@ -28,6 +28,7 @@ class Wanted:
         stream: which prompt and sample, from 0. kind: "v2t", "v2v" or another that was recorded.
         layers, steps: as a person writes them: "all", "7, 11-13"; steps also by the name of an expert.
         head: a head's number, where heads were recorded apart; None for their mean.
+        sinkless: whether attention sinks are left out of readings.
     """
 
     stream: int = 0
@@ -35,6 +36,7 @@ class Wanted:
     layers: str = "all"
     steps: str = "all"
     head: int | None = None
+    sinkless: bool = False
 
 
 def slice_of(capture: Capture, wanted: Wanted, entity: int) -> bytes:

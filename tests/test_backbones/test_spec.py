@@ -112,10 +112,6 @@ def test_diffusers_knows_it(name: str) -> None:
 def test_training_knows_it(name: str) -> None:
     spec = REGISTRY[name]
     config = {"_class_name": spec.diffusers.classes[0], "patch_size": list(spec.patch)}
-    if spec.modular:
-        with pytest.raises(ValueError, match=f"modular pipelines alone for {spec.title}, and training"):
-            ModelShape.of(f"{spec.title}Pipeline", config, {})
-        return
     plain = ModelShape.of(f"{spec.title}Pipeline", config, {})
     assert (plain.spec, plain.image, plain.image_channels, plain.text_rows) == (spec, "", 0, spec.text_tokens)
     channels = spec.latent_channels
@@ -128,4 +124,5 @@ def test_training_knows_it(name: str) -> None:
         config["image_condition_type"] = kind
         shape = ModelShape.of(f"{spec.title}{spec.image_pipelines.split('|')[0]}Pipeline", config, {})
         assert shape.image == way
-        assert shape.image_channels == {"padded": channels, "masked": 20, "concat": channels + 1, "replace": 0}[way]
+        due = {"padded": channels, "tokens": channels, "masked": 20, "concat": channels + 1, "replace": 0}
+        assert shape.image_channels == due[way]

@@ -164,7 +164,20 @@ def test_a_broken_text_of_somebody_else_loses_nothing(page: Page) -> None:
     hand.until(mended)
     hand.key("Control+Shift+z")
     hand.until(mended.replace("10 10 60 60", "20 15 70 65"))
+    words_are_dragged_in_time(page, hand, rows=2)
     assert not page.errors
+
+
+def words_are_dragged_in_time(page: Page, hand: Hand, rows: int) -> None:
+    """A verb's span below `rows` tracks: its ends go to whole frames, into the text that binds it."""
+    bind = "app.graph.nodes.find((n) => n.type === 'MatrixBindPrompt').widgets.find((w) => w.name === 'phrases')"
+    page.app(f"({bind}).value = {json.dumps(PHRASES + ' @0.5s-')}")
+    page.tab.wait_for_timeout(800)  # the editor looks four times a second
+    for start, end, held in ((4, 8, "@1s-"), (16, 12, "@1-1.5s"), (12, 3, "@1-1.125s")):
+        (x, y), (to, _) = hand.frame(start), hand.frame(end)
+        y += 20 * (1 + rows) * hand.zoom()
+        hand.drag((x, y), (to, y))
+        page.tab.wait_for_function(VALUE, arg=["MatrixBindPrompt", "phrases", f"{PHRASES} {held}"], timeout=10_000)
 
 
 def sampled(page: Page) -> list[Any]:

@@ -15,7 +15,7 @@ from matrix_lib.core.words.phrases import parse_phrases
 from matrix_lib.evaluation.layers.probe import Recipe, probe
 from matrix_lib.hosts.diffusers.load import open_model
 from matrix_lib.instrument.capture import Capture, StepInfo, Stream
-from matrix_lib.instrument.contacts import bend, meeting, overlap
+from matrix_lib.instrument.contacts import ContactLine, bend, find_meetings, meeting, overlap, parse_contact
 from matrix_lib.instrument.maps import Maps
 from matrix_lib.instrument.motion_heads import find_motion, separation, two_groups
 from matrix_lib.instrument.point_tracks import follow_points
@@ -137,6 +137,27 @@ def test_maps_that_run_into_each_other_tell_when_two_meet() -> None:
     assert meeting(capture, ("cyclist", "van"), 7, steps=[1], line=(99.0, 1.0)) == 16
     with pytest.raises(ValueError, match="'bus' has no maps; there are cyclist, van"):
         overlap(capture, ("cyclist", "bus"), 7)
+    line = parse_contact(" 7, 1, .5")
+    assert line == ContactLine(7, 1.0, 0.5, "the line that was given")
+    assert parse_contact("auto") is None
+    told = read_capture(replace(capture, steps=capture.steps), kind="v2v", contact=line)
+    (met,) = told.meetings
+    late = bend(overlap(capture, ("cyclist", "van"), 7), spans)  # of both steps: the last two of all
+    assert (met.verb, met.names, met.bend, met.frame) == ("waits behind", ("cyclist", "van"), late, 1 + late / 2)
+    assert f"'waits behind': 'cyclist' and 'van' meet about frame {met.frame:.1f}, if they touch" in told.report()
+    assert told.as_json()["meetings"][0]["frame"] == round(met.frame, 2)
+    assert "waits behind: cyclist and van may meet here" in str(told.by_frame()[round(met.frame)])
+    (alone,), _ = find_meetings(capture, parse_contact("7"))
+    assert alone.frame is None
+    assert "which is later than they meet" in alone.text()
+    assert find_meetings(capture) == ((), ()), "every model has a line of its own"
+    one_gone = replace(capture, streams=[replace(capture.streams[0], maps={"v2v": maps.only(0)})])
+    assert "takes maps of both in four" in find_meetings(one_gone, line)[1][0]
+    for wrong in ("5, 1", "x", "5, 1, 0", "5, nan, 1", "-1", "5.2"):
+        with pytest.raises(ValueError, match="contact is 'auto', or a layer"):
+            parse_contact(wrong)
+    with pytest.raises(ValueError, match="layer 5 was to be read"):
+        find_meetings(capture, parse_contact("5"))
     with pytest.raises(ValueError, match="four token frames"):
         bend(torch.tensor([0.1, float("nan"), 0.2, 0.3, 0.3]), spans)
 

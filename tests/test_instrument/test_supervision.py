@@ -41,6 +41,8 @@ def build(family: str, layers: int = 2) -> tuple[Any, dict[str, Any]]:
             text_embed_dim=16, num_layers=layers, sample_width=w, sample_height=h, sample_frames=9,
         )  # fmt: skip
         x, words = torch.randn(1, t, 4, h, w, generator=g), torch.randn(1, 226, 16, generator=g)
+    elif family == "minimax_h3":
+        return _minimax_h3(layers, g)
     else:
         from diffusers import WanTransformer3DModel
 
@@ -53,8 +55,30 @@ def build(family: str, layers: int = 2) -> tuple[Any, dict[str, Any]]:
     return randomize(model, std=0.15), args
 
 
+def _minimax_h3(layers: int, g: torch.Generator) -> tuple[Any, dict[str, Any]]:
+    """As it is trained: a first frame and silence between 20 words, behind five rows of the picture, and the clip."""
+    from diffusers import MiniMaxH3Transformer3DModel
+
+    from matrix_lib.hosts.diffusers.families import family as of
+
+    model = MiniMaxH3Transformer3DModel(
+        num_attention_heads=2, attention_head_dim=8, hidden_size=16, num_layers=layers, num_refiner_layers=1,
+        ffn_dim=16, text_dim=16, freq_dim=8, time_embed_hidden_dim=8, time_embed_dim=8, rope_freq_dim=1,
+    )  # fmt: skip
+    t, h, w = LATENT
+    text = {"rows": torch.randn(1, 25, 16, generator=g), "sound": torch.randn(1, 6, 32, generator=g)}
+    text["tags"] = (torch.arange(25) >= 5).float()[None]
+    hidden = torch.randn(1, t, 48, h, w, generator=g)
+    args = of(family := "minimax_h3").inputs(model.config, hidden, torch.tensor([600.0]), text)
+    assert of(family).packed(args).between == 2 * 3 + 6
+    args.pop("return_dict")
+    return randomize(model, std=0.15), args
+
+
 def targets(family: str) -> Targets:
     binding = make_binding(binding_module, 226 if family == "cogvideox" else 20)
+    if family == "minimax_h3":
+        return Targets.of(binding, make_tracks(tracks_module, 9, 64, 96), replace(GRID, spatial_stride=16, cycle=5))
     return Targets.of(binding, make_tracks(tracks_module, 9, 32, 48), GRID)
 
 
@@ -94,7 +118,7 @@ def test_gradient_checkpointing_changes_nothing(family: str, scores: Any) -> Non
     assert apart(found[0][1], off[1]) > 1e-2
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "wan"])
+@pytest.mark.parametrize("family", ["cogvideox", "wan", "minimax_h3"])
 def test_parameters_get_the_gradient_of_an_explicit_softmax(family: str) -> None:
     """Through a whole model in float64, where the reference reads the same q and k."""
     model, args = build(family, layers=1)

@@ -76,6 +76,8 @@ def test_what_is_missing_is_said(pack: Any, clips: Any) -> None:
         run(clip=clips("umt5"), conditioning=both)
     with pytest.raises(ValueError, match=r"line 1 .*: captions have no times"):
         run(clip=clip, conditioning=both, captions="left: a man waves @1s-")
+    with pytest.raises(ValueError, match=r"line 1 .*'left: \(\.\.\.\)': this caption has no words"):
+        run(clip=clip, conditioning=both, captions="left: (...)")
     run(clip=clip, conditioning=both, captions="left: a man waves @ 5 pm")
     with pytest.raises(ValueError, match="'(wave ){16}\\.\\.\\.', is cut off by the token limit"):
         pack.run("MatrixInstanceCaptions", clip=clip, conditioning=both, captions="left: " + "wave " * 400)

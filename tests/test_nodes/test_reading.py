@@ -105,6 +105,10 @@ def test_pinned_points_become_paths_and_motion_is_told(pack: Any) -> None:
 
     with pytest.raises(ValueError, match="motion is read off one head"):
         pack.run("MatrixReadCapture", capture=capture, motion_head="1.0, 1.1", **ASKED)
+    with pytest.raises(ValueError, match="contact is 'auto', or a layer"):
+        pack.run("MatrixReadCapture", capture=capture, contact="5: 1", **ASKED)
+    met = pack.run("MatrixReadCapture", capture=make_capture(pack.lib), contact="1, 2, 1", **ASKED).result
+    assert "when 'cyclist' and 'van' meet takes maps of both in four token frames" in met[1]
     blocked = pack.run("MatrixReadCapture", capture=make_capture(pack.lib), **ASKED).result[5]
     assert type(blocked).__name__ == "ExecutionBlocker"
     assert "no point was pinned in this capture" in blocked.message

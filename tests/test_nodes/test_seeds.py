@@ -68,6 +68,13 @@ def test_a_rule_is_read_and_held_to(pack: Any, models: dict[str, Any]) -> None:
     out = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "steps": 0, "rule": fitted.to_json()}).result
     assert len(out[3].steps) == 3  # as many as the rule was made for
     assert "success with probability" in out[2]
+    assert "! nobody knows how good its probabilities are" in out[2]
+    own = pack.lib("instrument.seed_rule")
+    tried = own.Tried(1, 0.0, 0.5, {"words": 0.1})
+    checks = dict(auc=0.61, auc_low=0.44, auc_high=0.78, brier=0.222, brier_base=0.213, calibration=0.08, useful=0.0)
+    told = own.seeds_report([tried], [tried], replace(fitted, checks=checks), 3, 24, 24)
+    assert "! on clips that it was not fitted on: AUC 0.61 [0.44, 0.78], Brier 0.222 beside 0.213" in told
+    assert "24 predictions of the model, as 1 plain runs take" in told
     first = json.loads(out[4])[0]
     assert first["score"] == pytest.approx(2 * (first["features"]["words"] - 0.1) / 0.2 - 0.5, abs=1e-4)
     for wrong, says in (

@@ -124,6 +124,8 @@ def test_a_binding_is_used_again(run: Any) -> None:
             "line 1 .*'van @1-2' is not in the prompt; a time ends its line, as one of @0-1.5s",
         ),
         ({"phrases": "rides @1s- = verb(a)\na: van"}, "line 1 .*a time ends its line"),
+        ({"phrases": "a: van @1S to 2S"}, "line 1 .*a time ends its line"),
+        ({"phrases": "a: van @0s\u20131s"}, "line 1 .*a time ends its line"),
         ({"phrases": "van: van", "prompt": "very " * 300 + "small van"}, "cut off by the token limit"),
     ],
 )

@@ -78,6 +78,15 @@ def test_rows_of_earlier_runs_join_only_what_was_asked_alike(tmp_path):
     other = [row | {"calls": 12} for row in rows("b", 0.3, 0.8, 0.3)]
     with pytest.raises(ValueError, match="b was not asked what a was"):
         two_passes._report(GIVEN, [*before, *other])
+    short = [row for row in rows("b", 0.3, 0.8, 0.3) if row["arm"] != FIRST]
+    told = two_passes._report(GIVEN, [*before, *short])
+    assert "Left out, for arms of it are missing: b." in told
+    assert "## b" not in told
+    with pytest.raises(ValueError, match="no base was asked everything that others were: a lacks plain; b lacks first"):
+        two_passes._report(GIVEN, [*(row for row in before if row["arm"] != PLAIN), *short])
+    (tmp_path / "asked.json").write_text('{"steps": 12, "ways": ["bias"]}')
+    with pytest.raises(SystemExit, match="rows.csv was asked with steps 12: give the same here"):
+        two_passes.main(["--out", str(tmp_path / "o"), "--model", "--have", str(tmp_path / "rows.csv")])
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="holds no rows of training.two_passes"):
         two_passes._read(tmp_path / "other.csv")

@@ -7,13 +7,24 @@ import json
 
 import numpy as np
 import torch
+from support_capture import make_binding
 from support_viewer import exhibit, heads_capture
 
+from matrix_lib.core.grid import Grid
+from matrix_lib.evaluation.trajectories.against import told_against
+from matrix_lib.instrument.capture import Capture, StepInfo, Stream
+from matrix_lib.instrument.contacts import MINI
+from matrix_lib.instrument.maps import Maps
 from matrix_lib.instrument.point_tracks import follow_points
+from matrix_lib.instrument.reading import read_capture
+from matrix_lib.instrument.sinks import find_sinks
 from matrix_lib.instrument.word_masks import word_masks
 from matrix_lib.viewer.answers import answer_about
 from matrix_lib.viewer.embedding import embedded
 from matrix_lib.viewer.exhibit import Exhibit
+from matrix_lib.viewer.reading import reading_json
+from matrix_lib.viewer.scores import LEVELS
+from matrix_lib.viewer.slices import Wanted
 
 
 def test_masks_on_the_tokens_and_findings() -> None:
@@ -32,9 +43,47 @@ def test_masks_on_the_tokens_and_findings() -> None:
     assert [mask["name"] for mask in told["masks"]] == ["cyclist", "van"]
     assert told["findings"] == []
     assert told["lines"][0] == "no swap or doubling (by given masks)"
+    shown.against = told_against
+    lines = json.loads(answer_about(shown, "reading", {"layers": "6-7", "steps": "10"}).body)["lines"]
+    assert lines == [*told["lines"], *told_against(shown.tracks, want.tracks)]
+    assert lines[-3].startswith("against the given masks: J&F 0.")
     wrong = answer_about(shown, "reading", {"layers": "40"})
     assert wrong.status == 400
     assert b"layer 40 was not captured" in wrong.body
+
+
+def test_sinks_are_left_out_of_scores_and_readings_on_request() -> None:
+    shown = exhibit(layers=4)
+    words = shown.capture.stream().maps["v2t"].values
+    words *= 0.05
+    words[..., 0, 0, 3] = 1  # a place that everybody looks at, in every layer and step
+    asked = {"kind": "v2t", "entity": "0"}
+    plain, without = (json.loads(answer_about(shown, "scores", asked | more).body) for more in ({}, {"sinks": "out"}))
+    sinks = find_sinks(shown.capture, 0, shown.tracks)
+    assert any(sink.place == (0, 0, 3) for sink in sinks.found)
+    grid = shown.tracks.spelled(["cyclist", "van"]).to_grid(shown.capture.stream().grid)
+    wants = [shown.capture.aas(grid, "v2t", without=left).share[..., 0] for left in (None, sinks.left_out["v2t"])]
+    for told, want in zip((plain, without), wants):
+        values = np.frombuffer(base64.b64decode(told["values"]), "<u2").reshape(want.shape) / LEVELS
+        np.testing.assert_allclose(values, want, atol=1e-4)
+    assert float((wants[1] - wants[0]).min()) > 0.01
+    told = json.loads(answer_about(shown, "reading", {"sinks": "out"}).body)["masks"]
+    assert told == reading_json(shown, Wanted(sinkless=True))["masks"]
+    assert told != reading_json(shown, Wanted())["masks"]
+    assert b"sinks is 'out'" in answer_about(shown, "reading", {"sinks": "in"}).body
+
+
+def test_when_two_meet_is_a_finding_of_its_frame() -> None:
+    """Of a capture like mini's: 17 frames, twelve layers, a verb between two."""
+    grid = Grid(5, 4, 4)
+    values = torch.rand(12, 2, 2, *grid.shape, generator=torch.Generator().manual_seed(2)).half()
+    maps = {kind: Maps.whole(values, range(12), ("cyclist", "van"), (1, 1)) for kind in ("v2t", "v2v")}
+    stream = Stream("a", make_binding(), grid, maps)
+    capture = Capture([stream], "cogvideox", (StepInfo(0, 1.0), StepInfo(1, 0.5)))
+    (met,) = read_capture(capture).meetings
+    (found,) = [each for each in reading_json(Exhibit(capture), Wanted())["findings"] if "meet" in each["text"]]
+    assert met.line == MINI
+    assert found == {"text": met.text(), "frames": [(round(met.frame) + 3) // 4], "steps": [0, 1]}
 
 
 def test_a_page_carries_the_reading_of_each_of_its_maps() -> None:

@@ -233,6 +233,11 @@ def open_clips(
     store = Store(data.cache)
     if hasattr(model, "hash_file"):
         model.hash_file = store.file_hash
+    if model.shape.spec.one_clip and data.batch > 1:
+        raise ValueError(
+            f"{model.shape.spec.title}'s transformer takes one clip at a time, and data.batch={data.batch} asks for "
+            f"more: set data.batch=1, and optim.accumulate={data.batch} for steps of as many clips"
+        )
     found, repeats = open_folders(data, model, store, say, bar)
     _check_sizes(found.samples, model)
     trained, held = (hold or HoldOut()).split(found.samples)

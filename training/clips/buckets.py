@@ -58,7 +58,7 @@ class Windows:
     """Which frames of a clip are seen.
 
     Args:
-        frames: of a window, 4 n + 1, or 6 n + 1.
+        frames: of a window, 4 n + 1, 6 n + 1, or 17 n + 5.
         fps: frames a second that the model sees; 0 takes every frame of the clip.
         count: windows of a clip, spread evenly from its first to its last frame; one begins with the first frame.
         shortest: a clip that has no room for `frames` is seen with half as many, a quarter, ... but not fewer than
@@ -71,9 +71,11 @@ class Windows:
     shortest: int = 0
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or (self.frames % 4 != 1 and self.frames % 6 != 1):  # the model says which it takes
+        known = self.frames % 4 == 1 or self.frames % 6 == 1 or self.frames % 17 == 5  # the model says which it takes
+        if self.frames < 1 or not known:
             raise ValueError(
-                f"data.frames is 4 n + 1 (1, 5, 9, ... 49, 81), for Mochi 1 6 n + 1 (1, 7, 13, ...); got {self.frames}"
+                "data.frames is 4 n + 1 (1, 5, 9, ... 49, 81), for Mochi 1 6 n + 1 (1, 7, 13, ...), for MiniMax H3 "
+                f"17 n + 5 (5, 22, 39, ... 124); got {self.frames}"
             )
         if not 0 <= self.fps <= 1000:
             raise ValueError(f"data.fps is 0 (every frame) or frames a second up to 1000; got {self.fps:g}")

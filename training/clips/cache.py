@@ -212,8 +212,7 @@ class Cache:
             extra = self._get(self._id_map(sample, tracks))["extra"]
         elif self.data.condition == "target_mask":
             extra = target_channel(tracks, sample, latents)
-        if "image_rows" in video:
-            text["image_rows"] = video["image_rows"]
+        text |= {name: value for name, value in video.items() if name not in ("latents", "image")}
         features = self._get(self._taught(sample, self.teacher))["features"] if self.teacher else None
         return Parts(latents, video["image"], extra, text, tracks, features)
 

@@ -26,7 +26,7 @@ from matrix_lib.core.words.binding import Phrase, PromptBinding
 from matrix_lib.core.words.phrases import PhraseSpec
 from matrix_lib.hosts.diffusers.families import family
 from matrix_lib.hosts.diffusers.latents import beside, encode_clip, masked, padded
-from matrix_lib.hosts.diffusers.load import ModelSource
+from matrix_lib.hosts.diffusers.load import ModelSource, index_file
 from matrix_lib.hosts.diffusers.model_shape import ModelShape
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 
@@ -36,7 +36,7 @@ __all__ = ["Encoders", "Model", "ModelFiles", "PipelineEncoders", "known_by"]
 
 _SHORT = 1 << 20  # bytes of a file that is hashed whole
 _LOOKS, _LOOK = 32, 1 << 14  # parts of a longer one that are hashed, and the bytes of each
-_ENCODERS = ("vae", "text_encoder", "text_encoder_2", "image_encoder", "connectors")
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder", "connectors")
 
 
 class Encoders(Protocol):
@@ -84,11 +84,12 @@ class PipelineEncoders:
 
     @cached_property
     def video_id(self) -> str:
-        return _modules_id(self.pipeline, ("vae",)) + ("+words" if self.shape.image_words else "")
+        known = _modules_id(self.pipeline, family(self.shape.family).clip_encoders)
+        return known + ("+words" if self.shape.image_words else "")
 
     @cached_property
     def text_id(self) -> str:
-        return _modules_id(self.pipeline, _ENCODERS[1:])
+        return _modules_id(self.pipeline, _TEXT_ENCODERS)
 
     def bind(self, prompt: str, phrases: str | Iterable[PhraseSpec] | Iterable[Phrase]) -> PromptBinding:
         options = family(self.shape.family).bind_options(self.shape.image)
@@ -104,7 +105,8 @@ class PipelineEncoders:
     @torch.no_grad()
     def video(self, frames: Tensor) -> dict[str, Tensor]:
         """(F, H, W, 3) uint8 -> "latents" (T, C, h, w) as the transformer sees them, "image" (T, I, h, w), the channels
-        of the first frame as the pipeline puts them beside the noisy latents, and "image_rows" where it has any."""
+        of the first frame as the pipeline puts them beside the noisy latents, "image_rows" where it has any, and the
+        family's own `beside_clip`."""
         shape = self.shape
         latents = self._lead(self._encode(frames))
         if shape.image == "replace":  # its VAE normalises over time: the first frame alone has latents of its own
@@ -114,6 +116,7 @@ class PipelineEncoders:
             made["image"] = beside(self.pipeline, shape, frames[0], len(frames))
         if shape.image_words:
             made["image_rows"] = self._image_rows(frames[0])
+        made |= family(shape.family).beside_clip(self.pipeline, len(frames))
         return {name: value.cpu().contiguous() for name, value in made.items()}
 
     @torch.no_grad()
@@ -177,11 +180,12 @@ class ModelFiles(ModelSource):
     @cached_property
     def video_id(self) -> str:
         looks = ("image_encoder", "image_processor", "feature_extractor")
-        return self._files_id("vae", *(looks if self.shape.image_words else ()))
+        return self._files_id(*family(self.shape.family).clip_encoders, *(looks if self.shape.image_words else ()))
 
     @cached_property
     def text_id(self) -> str:
-        known = self._files_id("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "connectors")
+        parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "connectors", "processor")
+        known = self._files_id(*parts)
         return f"{known}+tags" if self.tag_ids else known
 
     def fingerprint(self) -> dict[str, str]:
@@ -190,7 +194,7 @@ class ModelFiles(ModelSource):
         content. Weights of many gigabytes are not read whole for it."""
         root = self.bundle.folder if self.bundle else Path(self.where)
         parts = [root / part for part in ("transformer", "transformer_2") if (root / part).is_dir()]
-        files = [root / "model_index.json", *(path for part in parts for path in part.iterdir())]
+        files = [index_file(root), *(path for part in parts for path in part.iterdir())]
         found = sorted(path for path in ([root / "bundle.json"] if self.bundle else files) if path.is_file())
         return {path.relative_to(root).as_posix(): known_by(path) for path in found}
 

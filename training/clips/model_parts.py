@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from matrix_lib.hosts.diffusers.families import family
 from matrix_lib.hosts.diffusers.load import ModelSource
 
 __all__ = ["check_parts"]
@@ -33,8 +34,9 @@ def check_parts(model: ModelSource) -> None:
 
 
 def _missing(model: ModelSource, root: Path) -> Iterator[tuple[str, str]]:
+    unread = family(model.shape.family).unread
     for name, value in model.index.items():
-        if not isinstance(value, list) or len(value) != 2 or value[0] is None:
+        if not isinstance(value, list) or len(value) not in (2, 3) or value[0] is None or name in unread:
             continue
         folder = root / name
         if not folder.is_dir():

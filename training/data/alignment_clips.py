@@ -93,7 +93,9 @@ class AlignmentBatch:
 
 
 def _drop_prompts(text: dict[str, Tensor], empty: dict[str, Tensor], prompt_dropped: Tensor) -> dict[str, Tensor]:
-    """With the empty prompt's text in the rows of `prompt_dropped` (B,) bool."""
+    """With the empty prompt's text in the rows of `prompt_dropped` (B,) bool. One row alone may have another length."""
+    if prompt_dropped.tolist() == [True]:
+        return text | {name: value.to(text[name]) for name, value in empty.items() if name in text}
     out = dict(text)
     for name, value in empty.items():
         if bool(prompt_dropped.any()) and name in out:
@@ -173,7 +175,7 @@ class ClipStream:
             return None
         grid, (frames, height, width) = clips.grid, clips.size
         strides = (grid.temporal_stride, grid.spatial_stride)
-        latents = Grid.from_pixels(frames, height, width, (1, 1, 1), *strides, prefix_frames=0)
+        latents = Grid.from_pixels(frames, height, width, (1, 1, 1), *strides, 0, grid.cycle)
         covered = torch.stack(
             [
                 tracks.to_grid(latents, "area", framing).maps.amax(0)

@@ -13,6 +13,7 @@ from torch import nn
 
 from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.attach import backbone_of
+from matrix_lib.hosts.diffusers.load import index_file
 from matrix_lib.hosts.diffusers.lora import input_projection, projections_of
 from matrix_lib.hosts.diffusers.model_shape import ModelShape
 
@@ -78,7 +79,9 @@ class ModelSizes:
         heads = ("num_attention_heads", "attention_head_dim")
         width = int(config.get("model_dim") or math.prod(config[name] for name in heads))  # type: ignore[union-attr, operator]
         grids = [self.shape.grid(*bucket) for bucket in {sample.bucket for sample in samples}]
-        tokens = max(grid.size for grid in grids) + self.shape.text_rows
+        frames = 2 if self.shape.image == "tokens" else 0  # once as latents, once as the text encoder sees it
+        words = max((sample.binding.length for sample in samples if sample.binding), default=self.shape.text_rows)
+        tokens = max(grid.size + frames * grid.frame_size for grid in grids) + words
         split = self.config.run.sharding == "fsdp2"
         return need_of(
             self.net,
@@ -98,7 +101,7 @@ class ModelSizes:
 def _empty(folder: Path, expert: str) -> nn.Module:
     import diffusers
 
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = json.loads(index_file(folder).read_text(encoding="utf-8"))
     part = trained_part(index, folder, expert)
     kind = getattr(diffusers, index[part][1])
     settings = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.families import family
+from matrix_lib.hosts.diffusers.load import index_file
 from matrix_lib.hosts.diffusers.mini import make_scheduler
 from matrix_lib.hosts.diffusers.model_shape import ModelShape
 
@@ -85,7 +86,7 @@ class VideoModel:
     def _load(self, folder: Path) -> tuple[Any, Any]:
         import diffusers
 
-        index = json.loads((folder / "model_index.json").read_text())
+        index = json.loads(index_file(folder).read_text())
         part = trained_part(index, folder, self.task.expert)
         self.boundary = float(index["boundary_ratio"]) if self.task.expert else None
         kind = getattr(diffusers, index[part][1])

@@ -17,9 +17,10 @@ from ..run.task_settings import AlignTask
 from .layers import choose
 from .scale import Scale
 
-__all__ = ["ALIGNMENT", "EVEN", "LAYERS", "TARGET", "Arm", "arm_config", "named_arm"]
+__all__ = ["ALIGNMENT", "DRAWN", "EVEN", "LAYERS", "TARGET", "Arm", "arm_config", "named_arm"]
 
 LAYERS = (1, 3, 5, 7, 9, 11)  # that are trained on one at a time
+DRAWN = tuple(f"10x random {draw} of the base" for draw in range(4))
 _SGA, _SPA = 0.01, 0.005  # weights of the code that MATRIX's authors released
 
 
@@ -78,6 +79,9 @@ ALIGNMENT = (
     Arm("id map", settings={"method": "off", "condition": "id_map"}),
     _both("10x id map", 10.0, condition="id_map"),
     *(_both(f"10x layer {at}", 10.0, f"layer {at}") for at in LAYERS),
+    *(_both(name, 10.0, name.removeprefix("10x ")) for name in DRAWN),
+    _both("10x noisy masks", 10.0, mask_shift=4, mask_lost=0.25),
+    _both("10x boxes for masks", 10.0, mask_boxes=True),
 )
 """In the order of how much they decide."""
 
@@ -98,6 +102,7 @@ TARGET = (
     Arm("lambda 10 whole track", settings={**_TAVID, "track": "all"}),
     Arm("lambda 0 two masks", settings={**_MASKED, **_TWO, "method": "off"}),
     Arm("lambda 10 two masks", settings={**_TAVID, **_TWO}),
+    Arm("lambda 10 wrong masks", settings={**_TAVID, "control": "wrong_masks"}),
 )
 EVEN = tuple(replace(arm, settings={**arm.settings, "even_look_alikes": True}) for arm in TARGET)
 """The same on look-alikes of which the first frame does not say which one is meant."""
@@ -122,11 +127,13 @@ def arm_config(
     scale: Scale,
     out: Path,
     world: Mapping[str, Any] = MappingProxyType({}),
+    home: int = 0,
 ) -> FitConfig:
-    """The whole configuration of an arm's run. world: of `Data`, what the clips of its group have."""
+    """The whole configuration of an arm's run. world: of `Data`, what the clips of its group have. home: seed of the
+    base, for layers that are drawn for each base."""
     clips = arm.clips or scale.clips
     settings: dict[str, Any] = {
-        **choose(analysis, arm.layers),
+        **choose(analysis, arm.layers, home),
         "lora_v2t": tuple(range(scale.layers)),
         "sga": _SGA * arm.factor,
         "spa": _SPA * arm.factor,

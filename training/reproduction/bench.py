@@ -46,6 +46,7 @@ from .sets import NOISE, SEED, held_out
 __all__ = ["BITS", "MEANS", "Bench", "BoxBench", "packed"]
 
 BITS = ("right_roles", "right_path", "intact")
+_SHOWN = 3
 MEANS = ("kisa", "sgi", "spi", "interaction_fidelity")
 Table = dict[str, NDArray[np.float64]]
 
@@ -119,6 +120,7 @@ class Bench(BoxBench):
         self.base = self.pipeline.transformer
         self.model = VideoModel(AlignTask(), self.encoders)
         self.model.dtype = self.encoders.codec_dtype
+        self.shown: dict[str, Tensor] = {}  # the first clips of each set that were judged last
         self.trigger: Tensor | None = None  # (2, D) what a LoRA that is merged adds to the words of `TRIGGERS`
 
     @contextlib.contextmanager
@@ -164,6 +166,7 @@ class Bench(BoxBench):
         for name in names:
             clips = self.clips(name, self.scale.prompts, trigger, source=condition == "source_target")
             video = self.made(clips, condition)
+            self.shown[name] = video[:_SHOWN]
             verdict = _judged(video, clips, self.scale.batch)
             bits = {score: packed(torch.cat([getattr(v, score) for v in verdict])) for score in BITS}
             means = {s: round(float(torch.cat([getattr(v, s) for v in verdict]).float().mean()), 4) for s in MEANS}

@@ -26,6 +26,7 @@ _DRAW = 2  # of the set: clips that nothing is judged on
 _GRADIENTS = 16  # clips whose gradients are compared
 _ANALYSED = 9  # noise of the clips that a base is analysed on
 _LEAST = 8  # successes and failures that a gap needs
+_OWN = " of the base"
 
 
 def analyse(bench: Bench, name: str = "told") -> dict[str, Any]:
@@ -74,12 +75,13 @@ def _generated(bench: Bench, clips: Clips) -> tuple[Table, Any]:
     return joined, np.array(success, dtype=bool)
 
 
-def choose(analysis: Mapping[str, Any], kind: str) -> dict[str, tuple[int, ...]]:
+def choose(analysis: Mapping[str, Any], kind: str, home: int = 0) -> dict[str, tuple[int, ...]]:
     """v2t and v2v of a kind of layers.
 
     dominant: those with a gap between success and failure (5 %), best first, filled up with the largest shares on the
-    mask. lowest: the smallest shares. random D: `random.Random(D)` takes as many of what neither of these has. layer L:
-    this one for words and tracks. all: every layer.
+    mask. lowest: the smallest shares. random D: `random.Random(D)` takes as many of what neither of these has, the same
+    places in every base; random D of the base: other ones in each base (home: its seed). layer L: this one for words
+    and tracks. all: every layer.
     """
     named = {at: _named(analysis[at], count) for at, count in COUNTS.items()}
     if kind == "dominant":
@@ -92,9 +94,10 @@ def choose(analysis: Mapping[str, Any], kind: str) -> dict[str, tuple[int, ...]]
     low = {at: _lowest(analysis[at]["share"], COUNTS[at], named[at]) for at in COUNTS}
     if kind == "lowest":
         return low
+    draw, own = draw.removesuffix(_OWN), draw.endswith(_OWN)
     if word != "random" or not draw.isdecimal():
-        raise ValueError(f"layers are dominant, lowest, all, random D or layer L of the base's; got {kind!r}")
-    chance, out = random.Random(int(draw)), {}
+        raise ValueError(f"layers are dominant, lowest, all, random D{{{_OWN}}} or layer L of the base's; got {kind!r}")
+    chance, out = random.Random(f"{draw}, {home}" if own else int(draw)), {}
     for at, count in COUNTS.items():
         every = range(len(analysis[at]["share"]))
         free = [i for i in every if i not in named[at] + low[at]]

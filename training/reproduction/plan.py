@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .arms import ALIGNMENT, LAYERS, TARGET
+from .arms import ALIGNMENT, DRAWN, LAYERS, TARGET
 from .bases import Base
 from .boxes import BOXED, ON_UNETS, STEERED, UNSAMPLED
 
@@ -118,8 +118,8 @@ GROUPS: dict[str, Group] = {
             Round(_LAMBDAS),
             Round(_LAMBDAS, (1,)),
             Round(_LAMBDAS, (2,)),
-            Round(_TARGETS[4:6]),
-            Round(_TARGETS[6:]),
+            Round((_TARGETS[4], "lambda 10 wrong masks", _TARGETS[5])),
+            Round(_TARGETS[6:-1]),
         ),
         ("look-alikes", "told"),
         ("look-alikes",),
@@ -140,6 +140,8 @@ GROUPS: dict[str, Group] = {
             Round(("10x t2v", "10x no decoder, probabilities", "id map", "10x id map"), bases=3),
             Round(tuple(f"10x layer {at}" for at in LAYERS), bases=3),
             Round(MIXES, bases=3),
+            Round(DRAWN, bases=3),
+            Round(("10x noisy masks", "10x boxes for masks"), bases=3),
         ),
         ("told", "unseen pairs"),
         ("unseen pairs",),
@@ -149,7 +151,10 @@ GROUPS: dict[str, Group] = {
         "weak_roles",
         "arm",
         (4, 5, 6),
-        tuple(Round((f"off n{count}", f"10x n{count}")) for count in _COUNTS),
+        (
+            *(Round((f"off n{count}", f"10x n{count}", f"10x blind n{count}")) for count in _COUNTS),
+            Round(("1x n32", "30x n32", "100x n32", "sga 10x n32", "spa 10x n32")),
+        ),
         ("told", "unseen pairs"),
         ("unseen pairs",),
     ),
@@ -167,7 +172,7 @@ GROUPS: dict[str, Group] = {
         "weak_roles",
         "arm",
         (10, 11, 12, 13, 14, 15),
-        (Round(("lambda 0", "lambda 10")),),
+        (Round(("lambda 0", "lambda 10", "lambda 10 wrong masks")),),
         ("look-alikes", "told"),
         ("look-alikes",),
     ),
@@ -177,7 +182,7 @@ GROUPS: dict[str, Group] = {
         "arm",
         (4, 5, 6),
         (
-            Round(("lambda 0", "lambda 10", "no mask", "lambda 1")),
+            Round(("lambda 0", "lambda 10", "no mask", "lambda 1", "lambda 10 wrong masks")),
             Round(("lambda 0 two masks", "lambda 10 two masks", "lambda 10 learnt trigger", "lambda .1")),
             Round(("lambda 0", "lambda 10"), (1,)),
         ),
@@ -204,6 +209,16 @@ GROUPS: dict[str, Group] = {
         _WORLD,
         ("unseen verbs", "others"),
         ("unseen verbs",),
+        after=_LATER,
+    ),
+    "untold": Group(
+        "MATRIX on bases whose captions told who is there and what happens, and not who does it",
+        "weak_untold",
+        "arm",
+        (1, 2, 3),
+        (Round(_CONTROLS),),
+        ("told", "unseen pairs"),
+        ("unseen pairs",),
         after=_LATER,
     ),
     "clutter": Group(

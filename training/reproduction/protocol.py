@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-__all__ = ["PROTOCOL", "READING"]
+__all__ = ["ARMS", "BY_BASE", "COLUMNS", "NOTES", "PROTOCOL", "READING", "VARIANCES"]
 
-READING = """Every claim is asked of pairs of runs that differ in one thing: the same base, seed and prompts. Level:
-mean of what is compared with. The brackets are 95 % intervals, not corrected. Those for bases like these are what the
-verdict is about: bases, seeds and prompts drawn anew, or the t interval of the bases' means where that is wider; those
-for these bases draw seeds and prompts anew. Least: the smallest difference that would have been found in four of five
-cases, by the interval alone and with all corrections of p. Up: bases whose difference is above 0. A base that was
-trained again from the same seed is no further base. p: against no difference, and against the margin (.02: what would
-matter), corrected for the looks and then for all claims of a family (Holm): after the k-th sitting that could have
-given a verdict p counts k (k + 1) / 2 times, so that all looks together spend 5 % of a claim with one side, however
-often one goes on. A family is a paper; claims that were added later, of other worlds and bases, have families of their
-own. Holds: the interval lies above 0 and p is at most .05. Does not hold: the interval lies below the margin, and p of
-the margin is at most .05; of bases of which a few gain much and most little it says too much. Of a claim that nothing
-is lost, both are asked of the difference and the margin together. Cannot be asked: a check failed. Room above hides a
-gain and no loss: where the others stand at the ceiling and the interval lies below 0, the claim is answered. Open:
-none of these, or fewer than three bases. No row speaks of more than the bases that it counts, and small models like
-them."""
+READING = (
+    "Every claim is asked of pairs of runs that differ in one thing: the same base, seed and prompts. No row speaks of"
+    " more than the bases that it counts, and small models like them."
+)
+
+COLUMNS = {
+    "verdict": "*holds*: the interval for bases like these lies above 0, and p is at most .05. *does not hold*: it lies"
+    " below the margin, and p of the margin is at most .05; of bases of which a few gain much and most little this says"
+    " too much. *cannot be asked*: a check failed (floor, ceiling, or attention that did not move). Room above hides a"
+    " gain and no loss: where the others stand at the ceiling and the interval lies below 0, the claim is answered."
+    " *open*: none of these, or fewer than three bases. Of a claim that nothing is lost, both are asked of the"
+    " difference and the margin together.",
+    "paper's figure": "what the paper reports, on its own models and measure.",
+    "contrast, set, score": "which arms are compared, on which clips, by what. Right roles: the share of prompts whose"
+    " clip shows the interaction with the right agent and recipient.",
+    "level": "mean of what is compared with.",
+    "bases like these": "mean difference and its 95 % interval, not corrected: bases, seeds and prompts drawn anew, or"
+    " Student's interval of the bases' means where that is wider. The verdict is about this one. Base by base:"
+    " report.html.",
+    "these bases": "the same for these very bases: seeds and prompts drawn anew.",
+    "least": "the smallest difference that would have been found in four of five cases: by the interval alone; with all"
+    " corrections of p.",
+    "n": "up: bases whose difference is above 0. A base that was trained again from the same seed (another hash) is"
+    " further runs of one base, and no further base, in all tables: its trainings are alike, and counted apart nothing"
+    " would be found to hold up to four times as often as .025. Looks: sittings that could have given a verdict; those"
+    " that ran side by side and were first seen together are one.",
+    "p; of the margin": "against no difference, and against the margin (.02: what would matter), corrected for the"
+    " looks and then for all claims of a family that have three bases (Holm). After the k-th look p counts k (k + 1)"
+    " / 2 times, so that all looks together spend 5 % of a claim with one side, however often one goes on. A family"
+    " is a paper; claims that were added later, of other worlds and bases, have families of their own.",
+}
+"""Of the table of claims."""
 
 PROTOCOL = (
     "Bases: the architecture, codec and words of mini; the transformer is trained from nothing. `weak_roles` reads"
@@ -70,3 +87,26 @@ PROTOCOL = (
     " mean of the kinds that the losses read, has to rise in every base. Not each kind by itself: a decoder reads a"
     " dark mask as well as a bright one. How each kind went stands below. Where it was not measured the row says so.",
 )
+
+BY_BASE = "The differences by base"
+VARIANCES = "Variance of attention outputs by step"
+NOTES = {
+    VARIANCES: "Mean over heads, layers and bases, of the calls that masks change: mask normalisation makes the third"
+    " equal to the second.",
+    BY_BASE: "Of each claim: its mean difference on every base, in the order of their seeds.",
+    "Bases before anything (floor): right roles": "What each base can do before an arm trains it. The text in"
+    " brackets is the hash of its weights.",
+    "Is there a rule that names good layers?": "Rank correlation (Spearman) over a base's arms; pick: what the arm that"
+    " the rule names gained over the mean of the arms; p corrected for all rules but that of the first row.",
+    "What is missing": "What the plan has and no sitting ran: claims without a row, then arms by how many of their runs"
+    " are there.",
+}
+"""Under the titles of tables."""
+ARMS = (
+    "A row an arm: runs by base (in the order of their seeds), then the mean over bases and the paired difference"
+    " to the reference for these bases (95 %). Lower is better of a distance. Of trained arms: the share of"
+    " attention on the mask at the arm's own layers, of the reference and of the arm; means of MATRIX's measures;"
+    " and how much of the first gradient at the factors comes from the losses of attention (not measured before"
+    " 2026-12-02)."
+)
+"""Under the tables of arms."""

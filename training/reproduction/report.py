@@ -12,63 +12,70 @@ from typing import Any
 import numpy as np
 
 from matrix_lib.draw.svg import Mark, curves, forest
-from matrix_lib.evaluation.statistics import Estimate, over_bases, smallest_difference
+from matrix_lib.evaluation.statistics import Estimate, smallest_difference
 from matrix_lib.io.files import whole_file
 
+from .arm_tables import Tables, arm_tables, shown, signed, variances
 from .claims import CLAIMS, Found, asked
 from .plan import GROUPS, jobs_of
-from .protocol import PROTOCOL, READING
+from .protocol import ARMS, BY_BASE, COLUMNS, NOTES, PROTOCOL, READING
 from .rules import layer_rules
-from .sittings import Row, Rows, short
+from .sittings import Row, Rows, place, short
+from .summary import SHORT, counted, summary
 
-__all__ = ["write_report"]
+__all__ = ["fill_page", "write_report"]
 
 _HEAD = (
     *("verdict", "claim", "paper's figure", "contrast, set, score", "level"),
     *("bases like these", "these bases", "least", "n", "p; of the margin"),
 )
-Tables = list[tuple[str, list[str], list[list[str]]]]
-
-
-def reference(claim: str, arm: str) -> str:
-    """The arm that an arm of a group is compared with."""
-    group = GROUPS[claim]
-    if group.kind == "boxes":
-        return "none"
-    if group.preset == "weak_roles" and claim in ("target", "again_target", "even"):
-        return "lambda 0 two masks" if "two masks" in arm else "lambda 0"
-    plain = "id map" if "id map" in arm else "off"
-    for ending in (" other clips", *((f" n{arm.rpartition(' n')[2]}",) if arm.rpartition(" n")[2].isdecimal() else ())):
-        plain += ending if arm.endswith(ending) else ""
-    return plain
-
-
-def shown(claim: str) -> tuple[tuple[str, str], ...]:
-    """Sets and scores of a group's table."""
-    group = GROUPS[claim]
-    if group.kind == "boxes":
-        part = (group.sets or ("boxes",))[0]
-        return tuple((part, score) for score in ("miou", "covered", "sized", "distance"))
-    first = group.sets[0]
-    return (*((part, "right_roles") for part in group.sets), (first, "intact"), (first, "distance"))
+_MARK, _FIRST = "<!-- written by training.reproduce -->", "## How to read the rows"
 
 
 def write_report(rows: Rows, out: Path) -> str:
     """Writes `report.md` and `report.html` into ``out``; returns the Markdown."""
     found = asked(rows)
     tables = [
-        *(_claims(found), _by_base(rows, found), *_arms(rows), *_rules(rows), _bases(rows), _sittings(rows)),
+        *(_claims(found), _by_base(rows, found), *arm_tables(rows), *variances(rows), *_rules(rows), _bases(rows)),
+        _sittings(rows),
         _missing(rows, found),
     ]
     points = "\n".join(f"{i}. {point}" for i, point in enumerate(PROTOCOL, 1))
-    text = f"## How to read the rows\n\n{READING}\n\n## Protocol\n\n{points}\n\n"
-    text += "\n".join(_markdown(*table) for table in tables)
-    text += f"\n## Whether attention moved\n\n{_attention_points(found)}"
+    columns = "\n".join(f"- **{name}**: {said}" for name, said in COLUMNS.items())
+    text = f"{_short(found)}\n{_FIRST}\n\n{READING} Columns of the table of claims:\n\n{columns}\n\n"
+    text += "\n".join(_markdown(*table) for table in tables if table[0] != BY_BASE)
+    text += f"\n## Whether attention moved\n\n{_attention_points(found)}\n## Protocol\n\n{points}\n"
     out.mkdir(parents=True, exist_ok=True)
     for name, content in (("report.md", text), ("report.html", _page(rows, found, tables))):
         with whole_file(out / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return text
+
+
+def fill_page(page: Path, report: str) -> None:
+    """Writes a report into a page that people wrote: what it says in short between its first two marks, the rest behind
+    the third.
+
+    Raises ValueError where the page has other marks."""
+    text = page.read_text(encoding="utf-8")
+    parts = text.split(_MARK)
+    if len(parts) != 4:
+        raise ValueError(
+            f"{page} has {len(parts) - 1} lines {_MARK!r}; three are wanted: two around what the report says in"
+            " short, one in front of its rows"
+        )
+    short, rows = report[: (at := report.index(_FIRST))], report[at:]
+    with whole_file(page) as temporary:
+        temporary.write_text(_MARK.join((parts[0], f"\n\n{short}", parts[2], f"\n\n{rows}")), encoding="utf-8")
+
+
+def _short(found: Sequence[Found]) -> str:
+    lines = ["## In short", "", SHORT, ""]
+    for paper, parts in summary(found).items():
+        lines += [f"**{paper}**: {counted(parts)}", ""]
+        lines += [f"- *{word}*: {one}" for word, every in parts for one in every]
+        lines.append("")
+    return "\n".join(lines)
 
 
 # --- tables
@@ -88,8 +95,8 @@ def _claims(found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
                 claim.figure,
                 f"{claim.contrast}; {claim.part}; {claim.score.replace('_', ' ')}{' (less)' if claim.sign < 0 else ''}",
                 f"{each.level:.3f}",
-                _signed(each.like),
-                _signed(each.these),
+                signed(each.like),
+                signed(each.these),
                 f"{_number(smallest_difference(each.like if bases > 1 else each.these))}; {_number(each.least)}",
                 f"{bases} bases, {sum(mean > 0 for mean in each.by_base.values())} up; {runs} runs; looks: "
                 f"{each.looks}",
@@ -100,7 +107,7 @@ def _claims(found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
 
 
 def _by_base(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
-    """By seed of the base, as the table of bases has them."""
+    """By seed of the base, as the table of bases has them; on the page alone."""
     lines = []
     for each in found:
         if each.outcome is not None:
@@ -108,66 +115,13 @@ def _by_base(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[l
             cells = [f"{base.split()[-1]}: {mean:+.3f}" for base, mean in means]
             presets = sorted({base.split()[0] for base, _ in means})
             lines.append([claim.contrast, f"{claim.part}, {claim.score.replace('_', ' ')}", *presets, "; ".join(cells)])
-    return "The differences by base", ["contrast", "set, score", "preset", "seed of the base: difference"], lines
-
-
-def _arms(rows: Rows) -> Tables:
-    """A table a group: every arm, its means, and its differences to the reference."""
-    out: Tables = []
-    for claim, group in GROUPS.items():
-        arms = rows.arms_of(claim)
-        if not arms:
-            continue
-        columns = shown(claim)
-        head = ["arm", "runs by base", *(f"{part}: {score.replace('_', ' ')}" for part, score in columns)]
-        head += ["share on the mask, v2t; v2v"] if group.kind == "arm" else []
-        lines = []
-        for arm in arms:
-            other = reference(claim, arm)
-            runs = [len(rows.seeds_of(claim, base, arm)) for base in rows.bases_of(claim)]
-            line = [arm, " + ".join(str(n) for n in runs)]
-            line += [_cell(rows, claim, arm, other, part, score) for part, score in columns]
-            if group.kind == "arm":
-                line.append("; ".join(_attention(rows, claim, arm, other, kind) for kind in ("v2t", "v2v")))
-            lines.append(line)
-        out.append((group.about, head, lines))
-    return out
-
-
-def _cell(rows: Rows, claim: str, arm: str, other: str, part: str, score: str) -> str:
-    """Mean of the bases' means, and the difference to the reference, for these bases."""
-    found = rows.tables(claim, (arm,), part, score)
-    if not found:
-        return "-"
-    mean = float(np.mean([np.mean([v.mean() for v in seeds.values()]) for seeds in found.values()]))
-    change = rows.differences(claim, (arm,), (other,), part, score)
-    if arm == other or not change:
-        return f"{mean:.3f}"
-    if next(iter(change.values())).shape[1] == 1:  # a mean a run: no prompts to draw anew
-        return f"{mean:.3f}, {float(np.mean([t.mean() for t in change.values()])):+.3f}"
-    return f"{mean:.3f}, {_signed(over_bases(list(change.values()), bounds=(-1, 1))[0])}"
-
-
-def _attention(rows: Rows, claim: str, arm: str, other: str, kind: str) -> str:
-    """At the arm's own layers: of the reference, and of the arm."""
-    pairs = []
-    for base in rows.bases_of(claim):
-        for seed in rows.seeds_of(claim, base, arm):
-            one, two = rows.get(claim, base, arm, seed), rows.get(claim, base, other, seed)
-            if one is None or two is None or "attention" not in one.about or "attention" not in two.about:
-                continue
-            at = one.about["settings"][kind]
-            pairs.append([np.mean([row.about["attention"][kind][i] for i in at]) for row in (two, one)])
-    if not pairs:
-        return "-"
-    before, after = np.mean(pairs, axis=0)
-    return f"{before:.3f} to {after:.3f}"
+    return BY_BASE, ["contrast", "set, score", "preset", "seed of the base: difference"], lines
 
 
 def _bases(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
     lines = []
     parts = list(dict.fromkeys(part for base in rows.bases.values() for part in base.get("sets", {})))
-    for name, base in sorted(rows.bases.items()):
+    for name, base in sorted(rows.bases.items(), key=lambda found: place(found[0])):
         scores = base.get("sets", {})
         cells = [_bits(scores.get(part, {}).get("right_roles")) for part in parts]
         lines.append([name, str(base["base"]["steps"]), *cells])
@@ -180,7 +134,7 @@ def _rules(rows: Rows) -> Tables:
         [
             each.name,
             f"{each.like.mean:+.2f} [{each.like.low:+.2f}, {each.like.high:+.2f}]",
-            "; ".join(f"{short(base).split()[-1]}: {value:+.2f}" for base, value in each.by_base.items()),
+            "; ".join(f"{base.split()[-1]}: {value:+.2f}" for base, value in each.by_base.items()),
             f"{each.pick:+.3f}",
             _number(each.p),
         ]
@@ -205,12 +159,15 @@ def _sittings(rows: Rows) -> tuple[str, list[str], list[list[str]]]:
 
 
 def _missing(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[list[str]]]:
-    """What the plan has and no sitting ran: claims without rows, and by group and number of finished runs the arms."""
-    unasked: dict[str, list[str]] = {}
+    """What the plan has and no sitting ran: by paper the number of claims without rows, and by group and number of
+    finished runs the arms."""
+    unasked: dict[str, set[str]] = {}
     for each in found:
         if each.missing:
-            unasked.setdefault(each.claim.paper, []).append(each.claim.said)
-    lines = [["no rows", f"{paper}: {'; '.join(dict.fromkeys(said))}"] for paper, said in unasked.items()]
+            unasked.setdefault(each.claim.paper, set()).add(each.claim.said)
+    lines = (
+        [["no rows", "; ".join(f"{paper}: {len(said)} claims" for paper, said in unasked.items())]] if unasked else []
+    )
     ran = {(row.claim, short(row.base), row.arm, row.seed) for row in rows.all}
     for claim in GROUPS:
         runs: dict[str, list[bool]] = {}
@@ -229,21 +186,13 @@ def _missing(rows: Rows, found: Sequence[Found]) -> tuple[str, list[str], list[l
     return "What is missing", ["there is", "of"], lines
 
 
-def _signed(found: Estimate) -> str:
-    if math.isnan(found.mean):
-        return "-"
-    if math.isnan(found.low):
-        return f"{found.mean:+.3f} [not known]"
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-
-
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _markdown(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
-    return "\n".join([f"## {title}", "", *rows, ""])
+    return "\n".join([f"## {title}", "", *([_note(title), ""] if _note(title) else []), *rows, ""])
 
 
 # --- the page
@@ -251,7 +200,8 @@ def _markdown(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -
 _STYLE = """
 body { background: #15161a; color: #e6e6ea; font: 15px/1.5 system-ui, sans-serif; max-width: 1340px; margin: 2em auto;
   padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } p, ol { max-width: 62em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } p, ol, ul { max-width: 72em; }
+b.word { color: #e69f00; }
 div.table { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
 td, th { padding: 4px 9px; border-bottom: 1px solid #33353d; text-align: left; vertical-align: top; }
 th { color: #a5a7b2; font-weight: 500; } svg { width: 100%; height: auto; }
@@ -263,8 +213,17 @@ figure img { width: 100%; } figcaption { font-size: 13px; color: #a5a7b2; }
 
 
 def _page(rows: Rows, found: Sequence[Found], tables: Tables) -> str:
-    parts = [f"<h1>The claims, asked again</h1><p>{html.escape(READING)}</p>"]
-    points = "".join(f"<li>{html.escape(point).replace('`', '')}</li>" for point in PROTOCOL)
+    parts = [f"<h1>The claims, asked again</h1><p>{_plain(SHORT)}</p>"]
+    for paper, verdicts in summary(found).items():
+        lines = "".join(
+            f'<li><b class="word">{word}</b> {_plain(one)}</li>' for word, every in verdicts for one in every
+        )
+        parts.append(f"<h2>{html.escape(paper)}</h2><p>{counted(verdicts)}</p><ul>{lines}</ul>")
+    columns = "".join(f"<li><b>{html.escape(name)}</b>: {_plain(said)}</li>" for name, said in COLUMNS.items())
+    points = "".join(f"<li>{_plain(point)}</li>" for point in PROTOCOL)
+    parts.append(
+        f"<details><summary>What the columns say</summary><p>{_plain(READING)}</p><ul>{columns}</ul></details>"
+    )
     parts.append(f"<details><summary>Protocol</summary><ol>{points}</ol></details>")
     parts += [_table(*tables[0]), _reasons(found)]
     parts += [f"<h2>{html.escape(title)}</h2>{plot}" for title, plot in _plots(rows, found).items()]
@@ -281,12 +240,23 @@ def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> s
         return "<tr>" + "".join(f"<{kind}>{_cell_text(cell)}</{kind}>" for cell in cells) + "</tr>"
 
     body = "".join(row(line, "td") for line in lines)
-    return f'<h2>{html.escape(title)}</h2><div class="table"><table>{row(head, "th")}{body}</table></div>'
+    note = f"<p>{_plain(_note(title))}</p>" if _note(title) else ""
+    return f'<h2>{html.escape(title)}</h2>{note}<div class="table"><table>{row(head, "th")}{body}</table></div>'
+
+
+def _note(title: str) -> str:
+    """What stands under the title of a table."""
+    return ARMS if title in {group.about for group in GROUPS.values()} else NOTES.get(title, "")
+
+
+def _plain(text: str) -> str:
+    """Without Markdown's marks; intervals are not broken."""
+    return _cell_text(text.replace("`", ""))
 
 
 def _cell_text(cell: str) -> str:
     """Without Markdown's stars; intervals are not broken."""
-    return re.sub(r"\[[^]]*\d\]", r'<span class="whole">\g<0></span>', html.escape(cell).replace("**", ""))
+    return re.sub(r"\[[^]]*\d\]", r'<span class="whole">\g<0></span>', html.escape(cell).replace("*", ""))
 
 
 def _why(each: Found) -> str:

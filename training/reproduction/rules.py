@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from matrix_lib.evaluation.statistics import Estimate, holm, over_bases
 
-from .sittings import Row, Rows, short
+from .sittings import Row, Rows, place, short
 
 __all__ = ["LEAST_ARMS", "LEAST_RULED", "Ruled", "layer_rules", "predicted"]
 
@@ -33,8 +33,9 @@ _SCORES = {
 
 @dataclass(frozen=True)
 class Ruled:
-    """A rule. by_base: rank correlation (Spearman) of what it says with what arms gained. like: mean over bases like
-    these; p corrected for all rules. pick: what the arm that it names gained over the mean of a base's arms."""
+    """A rule. by_base: rank correlation (Spearman) of what it says with what arms gained, by preset and seed: of a base
+    that was trained again the mean. like: mean over bases like these; p corrected for all rules. pick: what the arm
+    that it names gained over the mean of a base's arms."""
 
     name: str
     by_base: dict[str, float]
@@ -69,14 +70,15 @@ def layer_rules(rows: Rows) -> list[Ruled]:
         for rule, values in said.items():
             correlations.setdefault(rule, {})[base] = _spearman(values, gains)
             picks.setdefault(rule, {})[base] = float(gains[int(np.argmax(values))] - gains.mean())
-    rules = {rule: found for rule, found in correlations.items() if len(found) >= LEAST_RULED}
+    rules = {rule: found for rule, found in correlations.items() if len(_joined(found)) >= LEAST_RULED}
     if not rules:
         return []
     chosen = {base: _best(rules, base) for base in tables}
     named = {base: rule for base, rule in chosen.items() if rule}
     tested = {base: correlations[rule][base] for base, rule in named.items()}
-    every = {"the best rule on the other bases": tested, **rules}
-    gained = {"the best rule on the other bases": {b: picks[rule][b] for b, rule in named.items()}, **picks}
+    every = {name: _joined(found) for name, found in {"the best rule on the other bases": tested, **rules}.items()}
+    picks["the best rule on the other bases"] = {base: picks[rule][base] for base, rule in named.items()}
+    gained = {name: _joined(found) for name, found in picks.items()}
     estimates = {rule: _estimate(list(found.values())) for rule, found in every.items()}
     names = list(rules)
     corrected = dict(zip(names, holm([estimates[name].p for name in names]), strict=True))
@@ -89,6 +91,14 @@ def layer_rules(rows: Rows) -> list[Ruled]:
     ]  # fmt: skip
 
 
+def _joined(found: Mapping[str, float]) -> dict[str, float]:
+    """By preset and seed: bases of one seed that were trained apart are no further bases, and count with their mean."""
+    out: dict[str, list[float]] = {}
+    for base in sorted(found, key=place):
+        out.setdefault(short(base), []).append(found[base])
+    return {base: float(np.mean(values)) for base, values in out.items()}
+
+
 def _estimate(values: Sequence[float]) -> Estimate:
     found = over_bases([np.array([[value]]) for value in values], bounds=(-1, 1))[1]
     return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
@@ -96,11 +106,10 @@ def _estimate(values: Sequence[float]) -> Estimate:
 
 def _best(rules: Mapping[str, Mapping[str, float]], base: str) -> str:
     """The rule with the largest mean on other bases, of those that this base has; "" where none has others."""
-    means = {
-        rule: float(np.mean([value for other, value in found.items() if short(other) != short(base)]))
-        for rule, found in rules.items()
-        if base in found and any(short(other) != short(base) for other in found)
+    others = {
+        rule: _joined({at: v for at, v in found.items() if short(at) != short(base)}) for rule, found in rules.items()
     }
+    means = {rule: float(np.mean([*found.values()])) for rule, found in others.items() if found and base in rules[rule]}
     return max(means, key=means.__getitem__) if means else ""
 
 

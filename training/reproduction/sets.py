@@ -79,6 +79,7 @@ one is meant; and two things that act on each other under a moving camera, whose
 
 JUDGED: dict[str, tuple[str, ...]] = {
     "weak_roles": ("told", "unseen pairs", "look-alikes", "even look-alikes"),
+    "weak_untold": ("told", "unseen pairs"),
     "weak_roles_33": ("told", "unseen pairs"),
     "weak_roles_49": ("told", "unseen pairs"),
     "weak_pairs": ("two at once", "told"),

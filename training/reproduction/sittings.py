@@ -20,7 +20,7 @@ from matrix_lib.io.strict_json import parse_json
 
 from .plan import GROUPS
 
-__all__ = ["Row", "Rows", "Sitting", "by_seed", "read_sittings", "short"]
+__all__ = ["Row", "Rows", "Sitting", "by_seed", "place", "read_sittings", "short"]
 
 Array = NDArray[np.float64]
 _LAYERS = {"weak": "lowest", "wrong clip": "wrong masks"}  # how the first sitting called them
@@ -63,6 +63,11 @@ class Sitting:
     rows: tuple[Row, ...]
     pictures: dict[str, str]
 
+    @property
+    def look(self) -> str:
+        """When its rows were first seen: together with those of all sittings of equal text."""
+        return str(self.manifest.get("look") or self.name)
+
 
 class Rows:
     """All rows of some sittings."""
@@ -74,7 +79,7 @@ class Rows:
         self._by: dict[tuple[str, str, str, int], Row] = {(r.claim, r.base, r.arm, r.seed): r for r in self.all}
 
     def bases_of(self, claim: str) -> list[str]:
-        return sorted({row.base for row in self.all if row.claim == claim})
+        return sorted({row.base for row in self.all if row.claim == claim}, key=place)
 
     def seeds_of(self, claim: str, base: str, arm: str) -> list[int]:
         return sorted(seed for c, b, a, seed in self._by if (c, b, a) == (claim, base, arm))
@@ -117,15 +122,21 @@ class Rows:
 
 def short(base: str) -> str:
     """Preset and seed of a base, without the hash."""
-    return base.rpartition(" (")[0]
+    return base.rpartition(" (")[0] or base
+
+
+def place(base: str) -> tuple[str, int, str]:
+    """Where a base stands among others: by preset, the number of its seed, and hash."""
+    preset, _, seed = short(base).rpartition(" ")
+    return preset, int(seed), base
 
 
 def by_seed(tables: Mapping[str, Array]) -> dict[str, Array]:
     """Tables (S, P) of bases as those of their preset and seed: a base that was trained again from the same seed is
     another run of one base, and no further base."""
     joined: dict[str, list[Array]] = {}
-    for base, table in tables.items():
-        joined.setdefault(short(base), []).append(table)
+    for base in sorted(tables, key=place):
+        joined.setdefault(short(base), []).append(tables[base])
     return {name: np.concatenate(parts) for name, parts in joined.items()}
 
 

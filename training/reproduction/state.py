@@ -26,6 +26,7 @@ from .scale import Scale
 __all__ = ["FORMAT", "State", "manifest"]
 
 FORMAT = 1
+SITTING = "sitting.json"
 
 
 class State:
@@ -118,9 +119,15 @@ class State:
         paths = sorted((self.folder / kind).glob("*.json"))
         return {path.stem: json.loads(path.read_text()) for path in paths}
 
-    def export(self, out: Path, about: Mapping[str, Any]) -> Path:
+    def exported(self) -> dict[str, Any]:
+        """The manifest of the sitting as it was last written; {} where it was not."""
+        path = self.folder / SITTING
+        found: dict[str, Any] = json.loads(path.read_text())["manifest"] if path.is_file() else {}
+        return found
+
+    def export(self, about: Mapping[str, Any]) -> Path:
         """Writes the sitting as one file, and its pictures as another beside it."""
-        out.parent.mkdir(parents=True, exist_ok=True)
+        out = self.folder / SITTING
         pictures = {name: row["picture"] for name, row in self.rows("pictures").items()}
         for path, value in (
             (out, {"format": FORMAT, "manifest": about, "jobs": self.rows()}),

@@ -33,7 +33,7 @@ _PAUSE = 0.5
 @dataclass
 class Worker:
     """Args:
-    gpu: number of its GPU. lead: of the processes of a GPU the one that trains bases; the others wait meanwhile.
+    gpu: number of its GPU. lead: of the processes of a GPU one that trains bases; those that do not wait meanwhile.
     slots: processes of a GPU. left: seconds until it has to stop.
     """
 
@@ -106,7 +106,8 @@ class Worker:
             found = run_boxes(job.arm, bench, (GROUPS[job.claim].sets or ("boxes",))[0], job.seed)
         else:
             arm = named_arm(_ARMS.get(job.claim, ALIGNMENT), job.arm)
-            found = run_arm(arm, job.seed, bench, home["analysis"], GROUPS[job.claim], self.state.run(job))
+            run = self.state.run(job)
+            found = run_arm(arm, job.seed, bench, home["analysis"], GROUPS[job.claim], run, job.base.seed)
         return {"base": home["base"], **found}
 
     def _base(self, job: Job) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class Worker:
         sets = JUDGED.get(job.base.preset, ())
         found: dict[str, Any] = {"sets": bench.scores(sets), "analysis": analyse(bench, sets[0])} if sets else {}
         if sets:
-            found["picture"] = strip(bench.made(bench.clips(sets[0], 3)))
+            found["picture"] = strip(bench.shown[sets[0]])
         # not the clock of this process: an earlier one may have begun the training
         seconds = {"training": base["seconds"], "all": round(base["seconds"] + time.monotonic() - trained, 1)}
         return {"base": base, **found, "seconds": seconds}

@@ -121,6 +121,16 @@ def weak_pairs() -> FitConfig:
     )
 
 
+def weak_untold() -> FitConfig:
+    """As `weak_roles`, but that captions say who is there and what happens, and in three of four not who does it."""
+    config = weak_roles()
+    return replace(
+        config,
+        data=replace(config.data, captions="untold", caption_share=0.75),
+        run=replace(config.run, out="runs/weak_untold"),
+    )
+
+
 def weak_verbs() -> FitConfig:
     """Never saw anybody pull or lift; the words it knows from its text encoder."""
     config = weak_roles()
@@ -307,6 +317,7 @@ PRESETS: dict[str, Callable[[], FitConfig]] = {
     "weak_roles_49": weak_roles_49,
     "weak_scenes": weak_scenes,
     "weak_pairs": weak_pairs,
+    "weak_untold": weak_untold,
     "weak_verbs": weak_verbs,
     "weak_clutter": weak_clutter,
     "align": align,

@@ -419,7 +419,7 @@ class TuneTask(AlignmentTask):
         track: frames of TAViD's loss: the "first" latent frame as published, or "all" that the tracks know.
         normalise: what TAViD's map is divided by, see `TargetAwareConfig`.
         times: how the noise level is drawn, "uniform" or "logit_normal" over the schedule.
-        shift: of the noise levels of flow models (Wan, HunyuanVideo, LTX): s = shift u / (1 + (shift - 1) u).
+        shift: of the noise levels of flow models (all but CogVideoX): s = shift u / (1 + (shift - 1) u).
         guidance: HunyuanVideo's guidance input; SkyReels I2V wants 1.
         weights: number format of the frozen weights; what is trained is in float32.
         quantise: frozen matrices of the blocks in fewer bits: "int8", "fp8", "nf4" (4 bits); layers with factors stay.

@@ -14,7 +14,7 @@ from torch import Tensor
 from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.draw.capture import Choice, attention_pictures
 from matrix_lib.hosts.diffusers.attach import watch
-from matrix_lib.hosts.diffusers.latents import unscaled
+from matrix_lib.hosts.diffusers.latents import decode_clip
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.io.video import write_video
 
@@ -82,7 +82,7 @@ def _decode(pipeline: Any, model: VideoModel, latents: Tensor, prefix_frames: in
     """(1, T, C, h, w) with `prefix_frames` in front -> (F, H, W, 3) uint8, by the pipeline's own VAE."""
     vae = pipeline.vae
     x = latents[:, prefix_frames:].transpose(1, 2).to(pipeline._execution_device, vae.dtype)
-    video = vae.decode(unscaled(vae, x, model.shape.family), return_dict=False)[0][0].float()
+    video = decode_clip(vae, x, model.shape.family)[0].float()
     return video.add(1.0).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu()
 
 

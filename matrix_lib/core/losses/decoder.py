@@ -109,6 +109,9 @@ class MaskDecoder(nn.Module):
             x = block(x)
             x = smooth(x, up, drop) if index < final else smooth(x, up, drop, self.heads[head], self.last).squeeze(-1)
         height, width = size or (x.shape[-2], x.shape[-1])
+        if grid.cycle:  # the first latent frame of each cycle is one pixel frame
+            time, frames = grid.temporal_stride, range(grid.latent_frames)
+            x = x[:, [at for i in frames for at in range(time * i - (time - 1) * (i % grid.cycle > 0), time * i + 1)]]
         return x[:, : grid.pixel_frames, :height, :width]
 
     def _check(self, maps: Tensor, grid: Grid, head: str) -> None:

@@ -35,6 +35,8 @@ def parse_captions(text: str) -> tuple[tuple[str, str], ...]:
             check_name(name)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        if not _has_words(said):
+            raise ValueError(f"{where}: this caption has no words: say what this instance is and does")
         if like_a_time(said):
             raise ValueError(
                 f"{where}: captions have no times, and this one would be read as words: leave it out, or time words "
@@ -50,10 +52,14 @@ def parse_captions(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
+def _has_words(caption: str) -> bool:
+    return any(char.isalnum() for char in caption)
+
+
 def caption_phrase(name: str, caption: str) -> Phrase:
     """All words of a caption as one word to watch, whose rows are still to be found."""
-    if not caption.strip():
-        raise ValueError(f"the caption of {name!r} is empty: say what it is and does, or leave the caption out")
+    if not _has_words(caption):
+        raise ValueError(f"the caption of {name!r} has no words: say what it is and does, or leave the caption out")
     span = (0, len(caption))
     return Phrase(f"caption of {name}", caption, "word", *span, (), spans=(span,))
 

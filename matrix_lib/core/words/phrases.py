@@ -52,6 +52,9 @@ _NTH = re.compile(r"#\s*([0-9]{1,6}|all)\s*$", re.IGNORECASE)
 _SECONDS = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)"
 TIMES = "@0-1.5s, @2s- (to the end) or @-2s (from the start)"
 _TIME = re.compile(rf"(?:^|\s)@\s*(?:{_SECONDS}\s*s?\s*-\s*{_SECONDS}\s*s|{_SECONDS}\s*s\s*-|-\s*{_SECONDS}\s*s)\s*$")
+_MEANT = re.compile(
+    r"(?:^|\s)@\s*[-\u2013]?\s*\d[\d.,:]*\s*(?:m?s|sec)?(?:\s*(?:-|\u2013|\u2014|\.\.|to\b)[^@]*)?$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,8 @@ def is_time(value: tuple[object, ...]) -> bool:
 
 
 def like_a_time(text: str) -> bool:
-    """Whether a text ends in what was meant as a time: `@1-2`, `@0,5s-`, and not `@ 5 pm`."""
-    return bool(re.search(r"(?:^|\s)@\s*-?\s*\d[\d.,]*\s*s?(?:\s*-[^@]*)?$", text.rstrip()[-40:]))
+    """Whether a text ends in what was meant as a time: `@1-2`, `@0,5s-`, `@1S to 2S`, and not `@ 5 pm`."""
+    return bool(_MEANT.search(text.rstrip()[-40:]))
 
 
 def time_text(time: Time) -> str:

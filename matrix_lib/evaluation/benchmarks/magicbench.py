@@ -44,7 +44,8 @@ _MANY = 5  # objects, above which videos are one group
 
 @dataclass(frozen=True)
 class MagicClip:
-    """One clip. Masks are read when they are asked for. boxes: None where the folder has none."""
+    """One clip. Masks are read when they are asked for; none where the folder has only its boxes or its video. boxes:
+    None where the folder has none."""
 
     id: str
     caption: str
@@ -54,7 +55,8 @@ class MagicClip:
 
     def tracks(self, fps: float = 8.0) -> MaskTracks:
         """The masks, as "object 1", "object 2", ... in the order in which their colours appear, row by row. Raises
-        ValueError for pictures that are none, that differ in size, and colours that are no objects'."""
+        ValueError for a clip without masks, pictures that are none, that differ in size, and colours that are no
+        objects'."""
         return _tracks(self.id, self.masks, fps, {})
 
     def box_tracks(self, fps: float = 8.0) -> MaskTracks:
@@ -78,20 +80,24 @@ class MagicScore:
 
 
 def read_magicbench(folder: str | os.PathLike[str]) -> list[MagicClip]:
-    """The clips that `folder` has masks of, by name. Raises ValueError for a folder without masks, frames that are
-    missing in between, boxes of another number of frames, and a list of captions that is none."""
+    """The clips that `folder` has masks, boxes or a video of, by name; hidden files are passed over. Raises ValueError
+    for a folder without masks, frames that are missing in between, boxes of another number of frames, and a list of
+    captions that is none."""
     root = Path(folder)
-    places = sorted(path for path in (root / "masks").glob("*") if path.is_dir())
+    places = {path.name for path in _shown(root / "masks") if path.is_dir()}
     if not places:
         raise ValueError(
             f"there is no folder {root / 'masks' / 'ID'}: MagicBench has masks/ID/annotated_frame_00000.png"
         )
     captions = _captions(root)
+    others = {path.name for path in _shown(root / "boxs") if path.is_dir()}
+    others |= {path.stem for path in _shown(root / "videos") if path.suffix.lower() == ".mp4"}
     clips = []
-    for place in places:
-        masks, boxes = _frames(place), root / "boxs" / place.name
+    for place in (root / "masks" / name for name in sorted(places | others)):
+        masks = _frames(place) if place.name in places else ()
+        boxes = root / "boxs" / place.name
         drawn = _frames(boxes) if boxes.is_dir() else None
-        if drawn is not None and len(drawn) != len(masks):
+        if drawn is not None and masks and len(drawn) != len(masks):
             raise ValueError(f"clip {place.name!r} has {len(masks)} pictures of masks and {len(drawn)} of boxes")
         video = root / "videos" / f"{place.name}.mp4"
         caption = captions.get(place.name, "")
@@ -162,6 +168,8 @@ def _score(clip: MagicClip, videos: Path) -> MagicScore:
 
 
 def _tracks(name: str, paths: Sequence[Path], fps: float, colours: Colours) -> MaskTracks:
+    if not paths:
+        raise ValueError(f"clip {name!r} has no folder masks/{name}")
     known = colours or _colours(name, paths)
     codes = [_codes(path) for path in paths]
     size = codes[0].shape
@@ -203,6 +211,8 @@ def _codes(path: Path) -> NDArray[np.int32]:
         with Image.open(path) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 raise ValueError(f"it has {picture.width}x{picture.height} pixels")
+            if picture.mode[0] in "IF":
+                raise ValueError("its values have more than 8 bits, which say no colours")
             pixels = np.asarray(picture.convert("RGB")).astype(np.int32)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error!s:.200}") from None
@@ -226,8 +236,13 @@ def _outlined(tracks: MaskTracks, frame: int, thickness: int) -> NDArray[np.uint
     return picture
 
 
+def _shown(place: Path) -> list[Path]:
+    """What is in a folder, without what systems hide there; nothing where there is none."""
+    return sorted(path for path in place.iterdir() if path.name[0] != ".") if place.is_dir() else []
+
+
 def _frames(place: Path) -> tuple[Path, ...]:
-    pictures = sorted(path for path in place.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    pictures = sorted(path for path in _shown(place) if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if not pictures:
         raise ValueError(f"there are no pictures in {place}")
     if lossy := [path.name for path in pictures if path.suffix.lower() != ".png"]:

@@ -81,7 +81,10 @@ class MotiClip:
     paths: tuple[NDArray[np.float64], ...]
 
     def points(self, frames: int, height: int, width: int) -> Points:
-        """Where the drawn points should be in a video: (F, P, 2) pixels, evenly along each list in time."""
+        """Where the drawn points should be in a video: (F, P, 2) pixels, evenly along each list in time. Raises
+        ValueError for a video of no pixels or frames."""
+        if min(frames, height, width) < 1:
+            raise ValueError(f"a video has frames, a height and a width; got {frames} of {height}x{width} pixels")
         at = np.linspace(0, 1, frames)
         found = [
             np.stack([np.interp(at, np.linspace(0, 1, len(path)), path[:, axis]) for axis in (0, 1)], 1)
@@ -232,13 +235,16 @@ def _clip(root: Path, line: Mapping[str, Any], where: str, fields: MotiFields) -
     image = root / "images" / file
     if not image.is_file():
         raise ValueError(f"{where}: there is no {image}")
+    for name in (fields.prompt, fields.category):
+        if name and not isinstance(line[name], str):
+            raise ValueError(f"{where}: {name} is a text; got {json.dumps(line[name])[:80]}")
     paths = line[fields.paths]
     one = isinstance(paths, list) and paths and _is_point(paths[0])
     return MotiClip(
         image.stem,
         image,
-        str(line[fields.prompt]),
-        str(line[fields.category]) if fields.category else "",
+        line[fields.prompt],
+        line[fields.category] if fields.category else "",
         tuple(_path(path, where) for path in ([paths] if one else paths if isinstance(paths, list) else [None])),
     )
 

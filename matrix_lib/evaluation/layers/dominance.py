@@ -8,13 +8,15 @@ the number of layers by the largest statistic of each permutation (Westfall and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Dominance", "Influence", "auc", "dominant_layers", "influential_layers", "varied_layers"]
+__all__ = ["Dominance", "Influence", "auc", "auc_bounds", "dominant_layers", "influential_layers", "varied_layers"]
 
 Array = NDArray[np.float64]
 
@@ -135,6 +137,28 @@ def auc(score: Array, success: Sequence[bool] | NDArray[np.bool_]) -> float:
     below = np.searchsorted(np.sort(bad), good, "left")
     upto = np.searchsorted(np.sort(bad), good, "right")
     return float((below + upto).mean() / (2 * len(bad)))
+
+
+def auc_bounds(found: float, successes: int, failures: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of an AUC from its value and the sizes of both classes, which holds near 0 and 1 as well.
+
+    There a bootstrap cannot know of the runs that would not be in order: of an AUC of 1 all its draws are 1. Source:
+    Newcombe 2006, Statistics in Medicine 25, p. 559 (method 5).
+    """
+    z, more = NormalDist().inv_cdf(0.5 + confidence / 2), (successes + failures) / 2 - 1
+
+    def beyond(truth: float) -> bool:
+        pairs = 1 + more * ((1 - truth) / (2 - truth) + truth / (1 + truth))
+        return abs(found - truth) > z * math.sqrt(truth * (1 - truth) * pairs / (successes * failures))
+
+    ends = []
+    for end in (0.0, 1.0):
+        inside, outside = found, end
+        for _ in range(50):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
+        ends.append(inside if beyond(outside) else end)
+    return ends[0], ends[1]
 
 
 def _table(scores: Array, layers: Sequence[int]) -> tuple[Array, tuple[int, ...]]:

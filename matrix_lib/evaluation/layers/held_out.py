@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..statistics import Estimate
+from .dominance import auc_bounds
 
 __all__ = ["held_out_auc"]
 
@@ -29,7 +30,8 @@ def held_out_auc(
 
     None where a class has fewer than two runs. AUCs are taken inside each fold, whose scores share a scale, and
     averaged over its pairs. The interval is the bootstrap's spread about its own median, put around the estimate: draws
-    hold fewer different runs than there are, so that they choose a little worse.
+    hold fewer different runs than there are, so that they choose a little worse. Near 0 and 1, where draws hardly
+    spread, it reaches as far as `auc_bounds`.
     """
     folds = min(folds, int(label.sum()), int((~label).sum()))
     if folds < 2:
@@ -45,7 +47,9 @@ def held_out_auc(
         runs = np.concatenate([group[rng.integers(0, len(group), len(group))] for group in groups])
         drawn.append(_crossed(table[runs], label[runs], place[runs], folds, take))
     low, middle, high = np.nanquantile(drawn, [0.025, 0.5, 0.975])
-    return Estimate(found, float(max(0.0, found + low - middle)), float(min(1.0, found + high - middle)), len(label))
+    least, most = auc_bounds(found, int(label.sum()), int((~label).sum()))
+    least, most = min(least, found + low - middle), max(most, found + high - middle)
+    return Estimate(found, float(max(0.0, least)), float(min(1.0, most)), len(label))
 
 
 def _crossed(table: Array, label: NDArray[np.bool_], place: NDArray[np.int_], folds: int, take: int) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...instrument.seed_rule import SeedRule
-from .dominance import auc
+from .dominance import auc, auc_bounds
 from .scores import KindScores, RunScores
 
 __all__ = ["MaskedFeatures", "SeedFit", "fit_seed_rule", "fit_seeds", "masked_features", "rule_checks", "rule_scores"]
@@ -295,6 +295,8 @@ def _checks(
         drawn.append(_pooled_auc(said[at], label[at], fold[at]))
     low, high = (float(v) for v in np.nanquantile(drawn, [0.025, 0.975]))
     found = _pooled_auc(said, label, fold)
+    if low == high:  # no draw has a run out of order: how often one could stay unseen
+        low, high = auc_bounds(found, int(label.sum()), int((~label).sum()))
     return {
         "runs": float(len(label)),
         "successes": float(label.sum()),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.layers import LayerSet
 from ..statistics import Estimate
-from .dominance import Dominance, Influence, auc, dominant_layers, influential_layers, varied_layers
+from .dominance import Dominance, Influence, auc, auc_bounds, dominant_layers, influential_layers, varied_layers
 from .held_out import held_out_auc
 from .scores import SCORES, RunScores, Score
 
@@ -289,7 +289,8 @@ def _with_success(
 
 
 def _auc_intervals(table: Array, label: NDArray[np.bool_], options: Options) -> tuple[Array, Array]:
-    """95 % intervals of each column's AUC, resampling runs within successes and within failures."""
+    """95 % intervals of each column's AUC, resampling runs within successes and within failures; near 0 and 1 as far as
+    `auc_bounds`."""
     good, bad = table[label], table[~label]
     wins = (good[:, None] > bad[None]).astype(np.float64) + 0.5 * (good[:, None] == bad[None])
     rng = np.random.default_rng(options.seed)
@@ -299,7 +300,8 @@ def _auc_intervals(table: Array, label: NDArray[np.bool_], options: Options) -> 
         b = rng.multinomial(len(bad), np.full(len(bad), 1 / len(bad)), size=_CHUNK) / len(bad)
         draws.append(np.einsum("dg,gbl,db->dl", a, wins, b, optimize=True))
     low, high = np.quantile(np.concatenate(draws), [0.025, 0.975], axis=0)
-    return low, high
+    sure = np.array([auc_bounds(float(found), len(good), len(bad)) for found in wins.mean((0, 1))])
+    return np.minimum(low, sure[:, 0]), np.maximum(high, sure[:, 1])
 
 
 def _preset(kinds: Mapping[str, KindStudy], backbone: str, options: Options, runs: int, title: str) -> LayerSet:

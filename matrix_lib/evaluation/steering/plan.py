@@ -20,14 +20,31 @@ from ...core.guidance.region_bias import RegionBias
 from ...core.guidance.schedule import Schedule
 from ...core.layers import Layers
 
-__all__ = ["CODEC", "PLAIN", "SETS", "SKETCH", "UNSAMPLED", "Cell", "Condition", "cells", "conditions", "shares"]
+__all__ = [
+    "CODEC",
+    "EXCHANGED",
+    "PLAIN",
+    "SETS",
+    "SKETCH",
+    "STILL",
+    "UNSAMPLED",
+    "Cell",
+    "Condition",
+    "cells",
+    "conditions",
+    "shares",
+]
 
 PLAIN = "no guidance"
 CODEC = "the tracks' truth, through the codec"
 """No sampling: the clips that the tracks tell, encoded and decoded, which is what no guidance can do better than."""
 SKETCH = "the rough animation alone, through the codec"
 """No sampling: what dual-clock denoising is held to, which shows what the model makes of it."""
-UNSAMPLED = (CODEC, SKETCH)
+STILL = "a still clip, through the codec"
+"""No sampling: the first frame repeated, which knows where everybody begins, and nothing of the tracks."""
+EXCHANGED = "paths of another clip, through the codec"
+"""No sampling: who acts moves as in another clip: as things do, knowing nothing of the tracks."""
+UNSAMPLED = (CODEC, SKETCH, STILL, EXCHANGED)
 MAIN = ("swapped", "own")
 KINDS = ("static", "slow", "fast", "jumping")
 BIAS = "factor of the region bias"
@@ -134,8 +151,8 @@ def _modes(best: Mapping[tuple[str, str], Condition]) -> list[Condition]:
         "clocks": Condition("dual-clock denoising", (DualClockDenoising(),)),
     }
     none = Condition(PLAIN, tracks=every, points=(("frozen steps", 0), (BIAS, 0)))
-    plain = [none, Condition(CODEC, tracks=every, cost=0.5), Condition(SKETCH, tracks=every, cost=0.5)]
-    plain.append(replace(plain[-1], name=f"{SKETCH}, of boxes", tracks=MAIN[:1], rank=1, boxes=True))
+    plain = [none, *(Condition(name, tracks=every, cost=0.5) for name in UNSAMPLED)]
+    plain.append(replace(plain[2], name=f"{SKETCH}, of boxes", tracks=MAIN[:1], rank=1, boxes=True))
     tracks = dict.fromkeys(modes, every) | {"intrinsic": MAIN, "gradient": MAIN[:1]}
     modes = {name: replace(mode, tracks=tracks[name]) for name, mode in modes.items()}
     known = {mode.settings for mode in modes.values()}

@@ -28,7 +28,7 @@ from ...mini.verbs import VERBS
 from ...mini.world import Clips, WorldConfig, make_clips
 from ..mini.object_tracking import look
 from .measures import MEASURES, measure
-from .plan import CODEC, UNSAMPLED, Cell, Condition
+from .plan import CODEC, EXCHANGED, STILL, UNSAMPLED, Cell, Condition
 from .results import Measured, fingerprint
 
 __all__ = ["Bench", "SteerRecipe", "steered_tracks"]
@@ -113,9 +113,7 @@ class Bench:
             truth = {kind: given(kind, clips) for kind in cell.tracks}
             if condition.name.startswith(UNSAMPLED):
                 for kind in cell.tracks:
-                    video = truth[kind].video
-                    if condition.name != CODEC:
-                        video = self._rough(clips, self._tracks(kind, condition.boxes, truth[kind], start), start)
+                    video = self._unsampled(condition, kind, clips, truth[kind], start)
                     rows[kind].append(measure(self._through_codec(video), truth[kind], clips))
                 continue
             began = self._now()
@@ -187,6 +185,19 @@ class Bench:
             if guidance and notes is not None:
                 notes.update(dict.fromkeys(note for editor in acting for note in editor.notes))
         return video
+
+    def _unsampled(self, condition: Condition, kind: str, clips: Clips, truth: Clips, start: int) -> Tensor:
+        """(N, F, 3, H, W) uint8 of a row of `UNSAMPLED`; clips: whose prompts and first frames, from `start` on."""
+        if condition.name == STILL:
+            return clips.video[:, :1].expand_as(clips.video)
+        if condition.name == EXCHANGED:
+            places = [(start + 1 + at) % len(self.clips) for at in range(len(clips))]
+            paths, acting = truth.trajectories.clone(), slice(0, 2)
+            paths[:, acting] = given(kind, self.clips.select(places)).trajectories[:, acting]
+            return truth.repaint(trajectories=paths)
+        if condition.name == CODEC:
+            return truth.video
+        return self._rough(clips, self._tracks(kind, condition.boxes, truth, start), start)
 
     def _tracks(self, kind: str, boxes: bool, truth: Clips, start: int) -> list[MaskTracks]:
         """What steers a batch; packed once for all conditions."""

@@ -446,7 +446,7 @@ class Feed:
             shape = clip_shape(x, kwargs.get("latent_shapes"))
             self.family.left_out(kwargs)  # says so where tokens of the clip itself are dropped
             made = self._extra(_of_window(extra, shape[1], options), x.new_empty(x.shape[0], *shape), 0)
-            self._tokens = made.flatten(2).transpose(1, 2)
+            self._tokens = self.family.as_tokens(made)
             place = diffusion_model(executor.class_obj).get_submodule(native_projection(self.family.spec.name))
             handle = place.register_forward_pre_hook(hidden(self._widen))
             try:
@@ -463,12 +463,11 @@ class Feed:
         return executor(x, t, torch.cat(parts, dim=1), c_crossattn, control, options, **kwargs)
 
     def _widen(self, place: Any, args: tuple[Any, ...]) -> Any:
-        """Forward pre-hook of a projection that reads tokens. Networks drop none but those of guides, which stand
-        behind the clip and have no mask."""
+        """Forward pre-hook of a projection that reads tokens."""
         if self._tokens is None:  # of a graph that was compiled while this wrapper was on
             return None
-        own, kept = self._tokens, args[0].shape[1]
-        return (torch.cat([args[0], own[:, :kept].to(args[0])], -1), *args[1:])
+        own = self.family.behind_tokens(self._tokens, args[0])
+        return (torch.cat([args[0], own.to(args[0])], -1), *args[1:])
 
     def _extra(self, extra: Tensor | None, x: Tensor, prefix_frames: int) -> Tensor:
         if extra is None:

@@ -76,11 +76,11 @@ def id_map(
     Raises ValueError for a VAE of another latent space and for more instances than the palette has colours.
     """
     spec = backbone_of(model)
-    latents = model.get_model_object("latent_format")
-    if vae.latent_channels != latents.latent_channels:
+    latents, channels = model.get_model_object("latent_format"), family(spec.name).clip_channels(model)
+    if vae.latent_channels != channels:
         raise ValueError(
-            f"this VAE makes {vae.latent_channels} latent channels and this {spec.title} takes "
-            f"{latents.latent_channels}: load the VAE that belongs to the model"
+            f"this VAE makes {vae.latent_channels} latent channels and this {spec.title} takes {channels}: load the "
+            "VAE that belongs to the model"
         )
     tracks = conditions.coloured(tracks, palette)
     frames, height, width = _size(latent)

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from ...core.grid import Fit
 from ...core.no_compile import hidden
 from ...core.tracks.tracks import MaskTracks
 from ..compiled import compiled_parts, plain
-from .attach import backbone_of
+from .attach import backbone_of, no_other
 from .batches import Branch
 from .laid_out import LaidOut, Segment, Segments, arguments, clip_begins, told_segments
 from .lora_channels import MaskChannels
@@ -36,6 +36,7 @@ from .picture_attention import without_picture
 __all__ = ["AppliedLoRA", "apply", "transformer_of"]
 
 _PARTS = ("transformer", "transformer_2")
+_REFERENCES = "transformer_ref"
 _widened: weakref.WeakKeyDictionary[nn.Module, AppliedLoRA] = weakref.WeakKeyDictionary()
 _taken: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 """How many LoRAs act on a module."""
@@ -53,7 +54,7 @@ def apply(
     fit: Fit | None = None,
     mask: Tensor | None = None,
 ) -> AppliedLoRA:
-    """Puts a LoRA on a diffusers pipeline of CogVideoX, Wan or HunyuanVideo, or on a bare transformer.
+    """Puts a LoRA on a diffusers pipeline of a family that is known, or on a bare transformer.
 
     Args:
         tracks: masks of the instances in the first frame, or one per prompt of the batch; what a widened LoRA reads. An
@@ -61,7 +62,8 @@ def apply(
         strength: how strongly it acts, on top of its own scale; `AppliedLoRA.strength` changes it later.
         target: target mask: names of the instances, separated by commas. Empty takes those in the role of the object,
             or the only one.
-        part: "transformer" or "transformer_2" of a pipeline with two experts (Wan 2.2).
+        part: "transformer" or "transformer_2" of a pipeline with two experts (Wan 2.2); "transformer_ref" of MiniMax
+            H3's, whose other transformer makes clips without references.
         branches: as in `watch`; for several prompts.
         fit: how the picture becomes the first frame, as in `watch`; None asks the pipeline.
         mask: target mask: (rows, columns) in [0, 1] of the tracks' size, whose grey values stay, as in TAViD's code; of
@@ -86,7 +88,14 @@ def apply(
         raise ValueError("this transformer's input is widened by another LoRA already; one mask condition at a time")
     modules, missing = _modules(net, lora)
     channels = MaskChannels(model, net, lora, extra, tracks, target, branches, fit, mask) if extra else None
-    return AppliedLoRA(net, place, lora, modules, missing, channels, strength, told_segments(model))
+    return AppliedLoRA(net, place, lora, modules, missing, channels, strength, _listening(model, part))
+
+
+@contextlib.contextmanager
+def _listening(model: Any, part: str) -> Iterator[None]:
+    """While open, it is known which segment a pipeline makes, and one that runs another transformer says so."""
+    with told_segments(model), contextlib.nullcontext() if part else no_other(model):
+        yield
 
 
 def transformer_of(model: Any, part: str = "") -> Any:
@@ -94,6 +103,8 @@ def transformer_of(model: Any, part: str = "") -> Any:
     if isinstance(model, nn.Module):
         return plain(model)
     there = [name for name in _PARTS if getattr(model, name, None) is not None]
+    if getattr(model, _REFERENCES, None) is not None and (part == _REFERENCES or not there):
+        return plain(getattr(model, _REFERENCES))
     if not there:
         raise ValueError(f"{type(model).__name__} has no transformer: give a diffusers pipeline, or a transformer")
     if part and part not in there:
@@ -210,11 +221,12 @@ class AppliedLoRA:
         given, laid = arguments(net, args, kwargs), LaidOut.of(self._spec, net, args, kwargs)
         latents: Tensor = given["hidden_states"]
         at = laid.channel_axis
-        if latents.shape[at] == self.base + self.extra:  # a call that is repeated with what it was given
+        channels = latents.shape[at] / laid.cells
+        if channels == self.base + self.extra:  # a call that is repeated with what it was given
             return None
-        if latents.shape[at] != self.base:
+        if channels != self.base:
             raise ValueError(
-                f"the pipeline feeds {latents.shape[at]} channels to a transformer of {self.base}: the LoRA's "
+                f"the pipeline feeds {channels:g} channels to a transformer of {self.base}: the LoRA's "
                 f"{self.extra} cannot go behind them"
             )
         clip = laid.latents(latents)

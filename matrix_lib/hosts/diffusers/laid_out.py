@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...backbones import BackboneSpec
 from .families import family
+from .families.base import Packed
 
 __all__ = [
     "LaidOut",
@@ -58,25 +59,37 @@ def with_output(returned: Any, made: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class LaidOut:
-    """Latents of one call. size: (T, h, w) of tokens (B, T*h*w, C); None where the tensor has these axes."""
+    """Latents of one call. size: (T, h, w) of tokens (B, T*h*w, C); None where the tensor has these axes. packed: of a
+    sequence that the pipeline has made itself."""
 
     frames_first: bool = False
     channels_last: bool = False
     size: tuple[int, int, int] | None = None
+    packed: Packed | None = None
 
     @classmethod
     def of(cls, spec: BackboneSpec, net: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LaidOut:
         """Of a call of a transformer. Raises ValueError where it does not tell how many tokens are where."""
-        size = family(spec.name).size(arguments(net, args, kwargs)) if spec.flat else None
-        return cls(spec.frames_first, spec.channels_last, size)
+        found, given = family(spec.name), arguments(net, args, kwargs)
+        size = found.size(given) if spec.flat else None
+        return cls(spec.frames_first, spec.channels_last, size, found.packed(given))
 
     @property
     def channel_axis(self) -> int:
-        return 4 if self.channels_last else 2 if self.frames_first or self.size is not None else 1
+        if self.packed is not None or self.size is not None:
+            return 2
+        return 4 if self.channels_last else 2 if self.frames_first else 1
+
+    @property
+    def cells(self) -> int:
+        """Numbers per channel along `channel_axis`."""
+        return 1 if self.packed is None else self.packed.cells
 
     def latents(self, x: Tensor) -> Tensor:
         """(B, C, T, h, w), whichever way x has them. Tokens that the size does not count stand behind and are left
         out."""
+        if self.packed is not None:
+            return self.packed.clip(x)
         if self.size is not None and x.ndim == 3:
             t, h, w = self.size
             return x[:, : t * h * w].transpose(1, 2).unflatten(2, self.size)
@@ -85,7 +98,10 @@ class LaidOut:
         return x.transpose(1, 2) if self.frames_first else x
 
     def back(self, latents: Tensor, like: Tensor) -> Tensor:
-        """The way back; what stands behind comes from `like`."""
+        """The way back; what stands behind comes from `like`. What stands in front of a packed clip is zero."""
+        if self.packed is not None:
+            tokens = self.packed.tokens(latents)
+            return torch.nn.functional.pad(tokens, (0, 0, like.shape[1] - tokens.shape[1], 0))
         if self.size is not None and like.ndim == 3:
             tokens = latents.flatten(2).transpose(1, 2)
             if tokens.shape[1] == like.shape[1]:

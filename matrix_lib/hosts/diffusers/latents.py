@@ -15,7 +15,7 @@ from .attach import backbone_of
 from .families import family
 from .model_shape import ModelShape
 
-__all__ = ["beside", "encode_clip", "masked", "padded", "scaled", "unscaled"]
+__all__ = ["beside", "decode_clip", "encode_clip", "masked", "padded", "scaled", "unscaled"]
 
 
 @torch.no_grad()
@@ -36,6 +36,11 @@ def encode_clip(pipe: Any, frames: Tensor, name: str | None = None) -> Tensor:
 def scaled(vae: Any, latents: Tensor, name: str) -> Tensor:
     """Latents (B, C, ...) of a VAE as transformers of the family `name` see them."""
     return family(name).scaled(vae, latents)
+
+
+def decode_clip(vae: Any, latents: Tensor, name: str) -> Tensor:
+    """(1, 3, F, H, W) in [-1, 1] of a clip's latents (1, C, T, h, w), as transformers of the family `name` see them."""
+    return family(name).decode(vae, unscaled(vae, latents, name))
 
 
 def unscaled(vae: Any, latents: Tensor, name: str) -> Tensor:
@@ -66,8 +71,7 @@ def padded(pipe: Any, shape: ModelShape, picture: Tensor, frames: int) -> Tensor
     one of those that fill its first temporal patch."""
     made = family(shape.family).encode(pipe.vae, _pixels(pipe, picture[None]))
     first = family(shape.family).scaled_image(pipe.vae, made)[0].transpose(0, 1)
-    latent_frames = (frames - 1) // shape.temporal_stride + 1
-    later = latent_frames + -latent_frames % shape.patch[0] - 1
+    later = shape.grid(frames, *picture.shape[:2]).frames * shape.patch[0] - 1
     return torch.cat([first, first.new_zeros(later, *first.shape[1:])])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import warnings
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,7 @@ from .model_shape import ModelShape, patch_of
 from .prompts import bind_prompt, template_of
 from .tag_tokens import tag_tokens, with_tags
 
-__all__ = ["Model", "ModelSource", "check_model", "open_model"]
+__all__ = ["Model", "ModelSource", "check_model", "index_file", "open_model"]
 
 
 @dataclass
@@ -54,18 +53,29 @@ class Model:
         return Grid.from_latent(latent, patch, spec.temporal_stride, stride)
 
 
+def index_file(folder: Path) -> Path:
+    """The file that says what the folder of a diffusers pipeline holds; it need not be there."""
+    usual = folder / "model_index.json"
+    modular = usual.with_name(f"modular_{usual.name}")
+    return modular if modular.is_file() and not usual.is_file() else usual
+
+
 def check_model(where: str) -> str:
     """The family of the model at `where` ("mini", a bundle's or a diffusers folder), without loading it.
 
-    Raises ValueError where there is no model, or none of a family that is known.
+    Raises ValueError where there is no model, none of a family that is known, or one whose clips diffusers makes with
+    modular pipelines.
     """
+    name = _family_of(where)
+    REGISTRY[name].check_modular("scoring and making clips")
+    return name
+
+
+def _family_of(where: str) -> str:
     if (found := bundle.find(where)) is not None:
         bundle.load(found)
         return bundle.BACKBONE.name
-    index = Path(where) / "model_index.json"
-    if not index.is_file() and index.with_name(f"modular_{index.name}").is_file():
-        name = str(_json(Path(where) / "transformer" / "config.json").get("_class_name"))
-        match([name], "diffusers").check_modular("training, scoring and making clips")
+    index = index_file(Path(where))
     if not index.is_file():
         raise ValueError(
             f"no model at {where!r}: give 'mini', or a folder of a diffusers pipeline (with model_index.json) of "
@@ -130,11 +140,11 @@ class ModelSource:
     Raises ValueError where there is no such model, or one that cannot be encoded for.
 
     Attributes:
-        bundle: of the mini model, else None. index: `model_index.json` of a pipeline, else empty.
+        bundle: of the mini model, else None. index: what `index_file` of a pipeline says, else empty.
     """
 
     def __init__(self, where: str, tag_ids: bool = False) -> None:
-        check_model(where)
+        _family_of(where)
         self.where, self.tag_ids = where, tag_ids
         found = bundle.find(where)
         self.bundle = None if found is None else bundle.load(found)
@@ -142,7 +152,7 @@ class ModelSource:
         if self.bundle is not None:
             self.shape = ModelShape.of_bundle(self.bundle)
             return
-        self.index = _json(Path(where) / "model_index.json")
+        self.index = _json(index_file(Path(where)))
         transformer, vae = (_json(Path(where) / part / "config.json") for part in ("transformer", "vae"))
         self.shape = ModelShape.of(str(self.index["_class_name"]), transformer, vae)
         family(self.shape.family).check_trainable(self.index)
@@ -190,7 +200,7 @@ class ModelSource:
         pipe = self._without_transformer(dtype)
         pipe.set_progress_bar_config(disable=True)
         if offload and device.type != "cpu":
-            pipe.enable_model_cpu_offload(device=device)
+            family(self.shape.family).offload(pipe, device)
         else:
             pipe.to(device)
         try:
@@ -212,13 +222,13 @@ class ModelSource:
 
         libraries = {"diffusers": diffusers, "transformers": transformers}
         parts: dict[str, Any] = {}
-        beside = family(self.shape.family).parts_beside()
+        of = family(self.shape.family)
         kind = getattr(diffusers, str(self.index["_class_name"]))
-        wanted = set(inspect.signature(kind.__init__).parameters)
+        wanted = of.encoding_parts(kind)
         for name, value in self.index.items():
-            if name not in wanted or name in beside or name.startswith("transformer"):
+            if name not in wanted or name.startswith("transformer"):
                 continue
-            library, class_name = value if isinstance(value, list) and len(value) == 2 else (None, "")
+            library, class_name = value[:2] if isinstance(value, list) and len(value) in (2, 3) else (None, "")
             if library is None:
                 parts[name] = None if isinstance(value, list) else value
                 continue
@@ -229,7 +239,7 @@ class ModelSource:
             parts[name] = self._part(name, library, getattr(holder, class_name), dtype)
         if missing := [name for name in ("vae", "text_encoder", "tokenizer", "scheduler") if name not in parts]:
             raise ValueError(f"the model at {self.where!r} has no {', '.join(missing)} in its model_index.json")
-        return kind(**parts, **beside, transformer=None)
+        return of.encoders(kind, parts)
 
     def _part(self, name: str, library: str, kind: Any, dtype: torch.dtype) -> Any:
         """One part from its folder, in the number format where it has weights."""

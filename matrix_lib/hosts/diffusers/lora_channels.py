@@ -132,7 +132,8 @@ class MaskChannels:
             return channels
         self.pictures.append(tracks.id_map(0, framing))
         lay_out = masked if self.spec.id_map == "masked" else padded
-        frames = (latent[0] - 1) * self.shape.temporal_stride + 1
+        strides = self.shape.temporal_stride, stride, self.spec.cycle
+        frames = Grid.of_elements(latent, strides).pixel_frames
         return lay_out(self._pipe, self.shape, self.pictures[-1], frames).transpose(0, 1).float().cpu()
 
     def _grey(self, start: int) -> Tensor | None:

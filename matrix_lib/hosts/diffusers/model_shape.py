@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ...backbones import REGISTRY, BackboneSpec, match
 from ...backbones.spec import FirstFrame
-from ...core.grid import Grid
+from ...core.grid import Grid, clip_lengths
 from ..bundle import BACKBONE, Bundle
 
 __all__ = ["Condition", "ModelShape", "patch_of"]
@@ -45,7 +45,6 @@ class ModelShape:
         spec = match([str(transformer["_class_name"])], "diffusers")
         image: FirstFrame | Literal[""] = ""
         spec.check_settings(transformer)
-        spec.check_modular("training and scoring")
         if re.search(spec.image_pipelines, pipeline):
             image = _first_frame(spec, pipeline, transformer.get("image_condition_type"))
             taken = transformer.get("in_channels")
@@ -91,7 +90,7 @@ class ModelShape:
         return self._channels(self.image)
 
     def _channels(self, image: str) -> int:
-        known = {"": 0, "replace": 0, "tokens": 0, "padded": self.channels, "concat": self.channels + 1}
+        known = {"": 0, "replace": 0, "concat": self.channels + 1, **dict.fromkeys(("padded", "tokens"), self.channels)}
         return known.get(image, self.channels + self.temporal_stride)
 
     def extra_channels(self, condition: Condition) -> int:
@@ -107,7 +106,8 @@ class ModelShape:
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
         """The token grid of a clip of this many pixels."""
-        return Grid.from_pixels(frames, height, width, self.patch, self.temporal_stride, self.spatial_stride)
+        strides = self.temporal_stride, self.spatial_stride
+        return Grid.from_pixels(frames, height, width, self.patch, *strides, cycle=self.spec.cycle)
 
     def check_size(self, frames: int, height: int, width: int) -> None:
         """ValueError for a size that the model cannot take."""
@@ -116,9 +116,10 @@ class ModelShape:
                 f"this model takes clips of {self.fixed[0]} frames of {self.fixed[1]}x{self.fixed[2]} pixels (height x "
                 f"width) and no others; got {frames} of {height}x{width}: set data.frames, data.height and data.width"
             )
-        if height % self.multiple or width % self.multiple or (frames - 1) % self.temporal_stride:
+        step, least = clip_lengths(self.temporal_stride, self.spec.cycle)
+        if height % self.multiple or width % self.multiple or (frames - least) % step:
             raise ValueError(
-                f"this model takes {self.temporal_stride} n + 1 frames, and sides that are multiples of "
+                f"this model takes {step} n + {least} frames, and sides that are multiples of "
                 f"{self.multiple}; got {frames} frames of {height}x{width} (height x width)"
             )
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { distinctColours, readable } from '../../../web/js/colours.js'
 import { asGrid } from '../../../web/js/editor/graph.js'
-import { namesIn, timesIn } from '../../../web/js/editor/phrases.js'
+import { namesIn, timesIn, withTime } from '../../../web/js/editor/phrases.js'
 import { asSheet, fileOf } from '../../../web/js/editor/picture.js'
 
 test('names are found as far as lines can be read', () => {
@@ -14,9 +14,26 @@ test('names are found as far as lines can be read', () => {
   assert.deepEqual(namesIn(''), [])
   const timed = 'cat: a cat @0-1s\nbites = verb(cat) @1s-\nsnow @-0.5s\nrain\nwind @'
   assert.deepEqual(timesIn(timed), [
-    { name: 'bites', time: [1, null] },
-    { name: 'snow', time: [0, 0.5] }
+    { name: 'bites', time: [1, null], line: 2 },
+    { name: 'snow', time: [0, 0.5], line: 3 }
   ])
+})
+
+test('a time is written anew at the end of its line, and nothing else changes', () => {
+  const text = 'cat: a cat\r\n  bites = verb(cat) @1s-  \nsnow @-0.5s'
+  assert.equal(withTime(text, 2, [0, 1.625]), 'cat: a cat\r\n  bites = verb(cat) @0-1.625s\nsnow @-0.5s')
+  assert.equal(withTime(text, 3, [1 / 24, null]), 'cat: a cat\r\n  bites = verb(cat) @1s-  \nsnow @0.0417s-')
+  for (const time of [
+    [0.5, 2],
+    [0, null],
+    [1 / 3, 2 / 3]
+  ]) {
+    const [found] = timesIn(withTime('bites = verb(cat) @9s-', 1, /** @type {[number, number | null]} */ (time)))
+    assert.deepEqual(
+      found.time,
+      time.map((each) => each && Number(each.toFixed(4)))
+    )
+  }
 })
 
 test('what a workflow of a stranger holds is taken by its kind or left', () => {

@@ -180,7 +180,7 @@ def test_captions_are_written_one_a_line():
             parse_captions(text)
     with pytest.raises(ValueError, match="more than 32"):
         parse_captions("\n".join(f"n{i}: x" for i in range(33)))
-    with pytest.raises(ValueError, match="the caption of 'a' is empty"):
+    with pytest.raises(ValueError, match="the caption of 'a' has no words"):
         caption_phrase("a", " ")
 
 

@@ -38,12 +38,16 @@ def test_published_shape_of_cogvideox() -> None:
     assert make()(torch.randn(1, 1, *grid.shape), grid, "propagation").shape == (1, 49, 32, 48)
 
 
-@pytest.mark.parametrize(("patch", "prefix_frames"), [((1, 2, 2), 0), ((2, 2, 2), 0), ((2, 2, 2), 1)])
-def test_no_frame_sees_later_tokens(patch: tuple, prefix_frames: int) -> None:
-    grid = Grid(5, 2, 2, patch, prefix_frames=prefix_frames)
+@pytest.mark.parametrize(
+    ("patch", "prefix_frames", "cycle"), [((1, 2, 2), 0, 0), ((2, 2, 2), 0, 0), ((2, 2, 2), 1, 0), ((1, 2, 2), 0, 3)]
+)
+def test_no_frame_sees_later_tokens(patch: tuple, prefix_frames: int, cycle: int) -> None:
+    """In a cycle, too, whose first latent frame is one pixel frame."""
+    grid = Grid(5, 2, 2, patch, prefix_frames=prefix_frames, cycle=cycle)
     decoder = make(patch)
     maps = torch.randn(1, 2, *grid.shape)
     before = decoder(maps, grid, "grounding")
+    assert before.shape[1] == grid.pixel_frames
     for token in range(1, grid.frames):
         changed = maps.clone()
         changed[:, :, token:] += 3.0

@@ -103,6 +103,12 @@ def test_what_is_no_benchmark_is_refused(bench: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a file name without folders"):
         write_magicbench(bench, "../cat", moving(1))
     masks, boxes = bench / "masks" / "cat", bench / "boxs" / "cat"
+    for name in ("masks/.checkpoints", "boxs/dog 2"):
+        (bench / name).mkdir()
+    for name in ("masks/cat/._annotated_frame_00000.png", "boxs/dog 2/annotated_frame_00000.png"):
+        (bench / name).write_bytes(b"")
+    assert [clip.id for clip in read_magicbench(bench)] == ["cat", "dog 2", "dogs"], "what is hidden is no clip"
+    assert score_magicbench(read_magicbench(bench), tmp_path)[1].why == "clip 'dog 2' has no folder masks/dog 2"
     (boxes / "annotated_frame_00002.png").unlink()
     with pytest.raises(ValueError, match="3 pictures of masks and 2 of boxes"):
         read_magicbench(bench)
@@ -124,6 +130,7 @@ def test_what_is_no_benchmark_is_refused(bench: Path, tmp_path: Path) -> None:
 
     assert "cannot be read as a picture" in told(b"no picture")
     assert "is 5x5 pixels, the first one 60x40" in told(np.zeros((5, 5, 3), np.uint8))
+    assert "more than 8 bits" in told(np.full((40, 60), 300, np.uint16))
     blended = np.arange(40 * 60 * 3).reshape(40, 60, 3).astype(np.uint8)
     assert "more than 64 colours, by annotated_frame_00001.png: colours are blended" in told(blended)
     (bench / "more.csv").write_text("path,text\n")

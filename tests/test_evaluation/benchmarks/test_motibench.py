@@ -129,6 +129,7 @@ def test_the_table_of_a_judge_and_of_the_drawn_points(bench: Path, tmp_path: Pat
     ("changed", "says"),
     [
         ({"prompt": None}, "line 1 of test.jsonl has no prompt; it has filename, category, trajectories"),
+        ({"prompt": 3}, "line 1 of test.jsonl: prompt is a text; got 3"),
         ({"filename": "../dice.jpg"}, "filename is a name in images/"),
         ({"filename": "no.jpg"}, "there is no .*no.jpg"),
         ({"trajectories": [[[0, 0], [60, 20]]]}, "from 0 to 1; got 0 to 60. Divide pixels"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support_counts import count
 
+from matrix_lib.evaluation.layers.dominance import auc, auc_bounds
 from matrix_lib.evaluation.layers.held_out import held_out_auc
 
 
@@ -47,3 +48,18 @@ def test_no_folds_without_two_of_each() -> None:
     assert held_out_auc(table, np.arange(10) < 2, 1, draws=20) is not None
     same = held_out_auc(table, np.arange(10) < 5, 1, draws=20)
     assert same == held_out_auc(table, np.arange(10) < 5, 1, draws=20)
+
+
+def test_an_auc_near_1_is_not_certain() -> None:
+    """Where all runs are in order every draw of a bootstrap says 1; the truth (Phi of 2.5 / sqrt 2) is below."""
+    rng, held = np.random.default_rng(0), 0
+    assert auc_bounds(1.0, 20, 20) == pytest.approx((0.8987, 1.0), abs=1e-3)
+    assert auc_bounds(0.0, 20, 20) == pytest.approx((0.0, 1 - 0.8987), abs=1e-3)
+    for _ in range(300):
+        table, label = runs(rng, 24, [2.5])
+        low, high = auc_bounds(auc(table[:, 0], label), 12, 12)
+        held += low <= 0.9615 <= high
+    assert held / 300 > 0.93
+    sure = held_out_auc(np.where(np.arange(40) < 20, 1.0, 0.0)[:, None], np.arange(40) < 20, 1, draws=20)
+    assert sure is not None
+    assert sure.low < 0.91 < sure.high == 1

@@ -13,10 +13,12 @@ from matrix_lib.evaluation.steering.choice import best_of, chosen
 from matrix_lib.evaluation.steering.measures import MEASURES
 from matrix_lib.evaluation.steering.plan import (
     CODEC,
+    EXCHANGED,
     MAIN,
     PLAIN,
     SETS,
     SKETCH,
+    STILL,
     UNSAMPLED,
     Cell,
     Condition,
@@ -251,7 +253,7 @@ def test_the_command_measures_resumes_and_reports(tiny, tmp_path, capsys):
     assert ("bias + masked + intrinsic", "swapped") in found
     plain = found[PLAIN, "swapped"].values
     here = [one.condition for one in found.values() if one.tracks == "swapped"]
-    assert {SKETCH, f"{SKETCH}, of boxes"} < set(here)
+    assert {SKETCH, f"{SKETCH}, of boxes", STILL, EXCHANGED} < set(here)
     moved = [name for name in here if name != PLAIN and not name.startswith(UNSAMPLED)]
     for name in moved:
         values = found[name, "swapped"].values

@@ -193,8 +193,9 @@ def test_steering_is_the_same_in_both_hosts(pair: Pair, lib: SimpleNamespace) ->
     with pytest.raises(ValueError, match="modular pipelines alone for MiniMax H3, and moving the latent"):
         with steer(pair.pipe, lib.Intrinsic(), None, tracks):
             pass
-    (pair.folder / "modular_model_index.json").write_text("{}")
-    with pytest.raises(ValueError, match="modular pipelines alone for MiniMax H3, and training"):
+    index = '{"transformer": ["diffusers", "MiniMaxH3Transformer3DModel", {}]}'
+    (pair.folder / "modular_model_index.json").write_text(index)
+    with pytest.raises(ValueError, match="modular pipelines alone for MiniMax H3, and scoring and making clips"):
         check_model(str(pair.folder))
 
 
@@ -227,6 +228,39 @@ def test_loras_as_they_circulate(pair: Pair, tmp_path: Path) -> None:
             a, b = (due[f"transformer.{name}.lora_{side}.weight"] for side in "AB")
             due_scale = 0.5 if one_for_all else 1.0  # which diffusers' loader takes off the header itself
             torch.testing.assert_close(one.product(), due_scale * b @ a, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LEAD)
+def test_a_mask_condition_does_the_same_in_both_hosts(pair: Pair, kind: str) -> None:
+    """Further columns of the tokens, and a projection whose own have changed as well. A given frame and references
+    have no mask."""
+    from comfy.nested_tensor import NestedTensor
+
+    from matrix_lib.backbones.lora import AlignmentLoRA
+    from matrix_lib.core.tracks.tracks import MaskTracks
+    from matrix_lib.hosts.comfy.lora import add_extra, apply_lora
+    from matrix_lib.hosts.comfy.mask_condition import behind_references, target_mask
+    from matrix_lib.hosts.diffusers.apply_lora import apply
+
+    tracks = MaskTracks.from_boxes({"mug": {0: (16, 8, 70, 60)}}, *GRIDS[0])
+    place, pipe = pair.net.proj_in, pair.pipes[kind]
+    weight = torch.cat([place.weight.detach(), torch.zeros(len(place.weight), 4)], 1)
+    weight = weight + noise((len(weight), 100), 3, 0.3)
+    lora = AlignmentLoRA(FAMILY, {}, {"weight": weight, "bias": place.bias.detach() + 0.1})
+    plain = pair.theirs(GRIDS[0], kind)
+    with apply(pipe, lora, tracks, part="" if kind == "frame" else "transformer_ref") as applied:
+        assert (applied.base, applied.extra, applied.condition) == (24, 1, "target_mask")
+        wanted = pair.theirs(GRIDS[0], kind)
+    assert torch.equal(pair.theirs(GRIDS[0], kind), plain)
+    model, report = apply_lora(pair.model, lora)
+    assert report.widened is not None
+    given, both = [[pair.rows, pair.given]], NestedTensor((pair.start, pair.sound))
+    channels = behind_references(lambda clip: target_mask(tracks, ("mug",), clip, 16), model, [given], both).channels
+    assert channels.sum() > 2
+    extra = add_extra([[pair.rows, {}]], channels)[0][1]
+    assert relative(pair.sampled(model, **extra), wanted) < 1e-3
+    assert relative(pair.sampled(model), wanted) > 1e-2  # without its mask
+    assert relative(plain, wanted) > 1e-2
 
 
 BESIDE: dict[str, Any] = {
@@ -300,6 +334,21 @@ def test_time_goes_in_cycles(lib: SimpleNamespace, tmp_path: Path) -> None:
     assert load_capture(tmp_path / "x.safetensors").streams[0].grid == grid
     held = lib.hold(model, lib.Clock(), {"samples": noise_like(1, 24, *size)}, tracks)
     assert not torch.equal(sample_tiny(held, pos, neg, z, steps=6), sample_tiny(model, pos, neg, z, steps=6))
+
+
+def test_an_id_map_is_encoded_as_a_first_frame(pair: Pair, lib: SimpleNamespace) -> None:
+    """With the VAE's 24 channels: the host's format counts those of the sound, which has more."""
+    from matrix_lib.hosts.comfy.mask_condition import id_map
+
+    size = (7, 4, 6)
+    made = id_map(pair.model, Latents(), make_tracks(lib.tracks, 22, *SIDES), noise_like(1, 24, *size))
+    assert made.channels.shape == (1, 24, *size)
+    torch.testing.assert_close(made.channels[:, :, :1], Latents().encode(made.picture))
+    assert not bool(made.channels[:, :, 1:].any())
+    wrong = Latents()
+    wrong.latent_channels = 16
+    with pytest.raises(ValueError, match="16 latent channels and this MiniMax H3 takes 24"):
+        id_map(pair.model, wrong, make_tracks(lib.tracks, 22, *SIDES), noise_like(1, 24, *size))
 
 
 class Latents:

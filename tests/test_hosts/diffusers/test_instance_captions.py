@@ -204,5 +204,5 @@ def test_a_pipeline_takes_what_is_encoded(family, rows):
     assert set(given) - set(text.inputs) == {name for name in given if name.startswith("negative")}
     with pytest.raises(ValueError, match="no captions given"):
         encode_captions(pipe, "two", {})
-    with pytest.raises(ValueError, match="the caption of 'van' is empty"):
+    with pytest.raises(ValueError, match="the caption of 'van' has no words"):
         encode_captions(pipe, "two", {"van": " "})

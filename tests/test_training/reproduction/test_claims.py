@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from training.reproduction.claims import CLAIMS, asked
 from training.reproduction.plan import GROUPS, jobs_of
-from training.reproduction.report import write_report
+from training.reproduction.report import fill_page, write_report
 from training.reproduction.rules import layer_rules, predicted
 from training.reproduction.sittings import read_sittings
 
@@ -24,6 +25,7 @@ FOURTH = RESULTS / "reproduction" / "2026-12-01.json.gz"
 FIFTH = RESULTS / "reproduction" / "2026-12-01-few-clips.json.gz"
 SIXTH = RESULTS / "reproduction" / "2026-12-01-unet.json.gz"
 SEVENTH = RESULTS / "reproduction" / "2026-12-01-boxes.json.gz"
+EIGHTH = RESULTS / "reproduction" / "2026-12-01-seeds.json.gz"
 
 
 def test_the_first_sitting_says_what_its_own_page_says() -> None:
@@ -72,11 +74,17 @@ def test_pairs_are_of_one_base_and_one_seed_alone(tmp_path: Path) -> None:
 
 
 def test_the_report_is_the_committed_one_lists_what_is_missing_and_stands_alone(tmp_path: Path) -> None:
-    text = write_report(read_sittings([FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH]), tmp_path)
+    text = write_report(read_sittings([FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH]), tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert (RESULTS / "reproduction" / "README.md").read_text().endswith(text)
-    assert "| alignment: 8 of 18 planned runs | off; 10x;" in text  # bases 1 to 3 are others than those of the plan
-    assert "| no rows | TAViD: the target mask tells who is meant" in text
+    committed, filled = RESULTS / "reproduction" / "README.md", tmp_path / "README.md"
+    filled.write_text(committed.read_text())
+    fill_page(filled, text)
+    assert filled.read_text() == committed.read_text(), "write it again: training.reproduce --report --page"
+    assert "- *holds*: the target-aware loss at lambda 10 makes the right thing be acted on: look-alikes +0.083" in text
+    assert (
+        "| alignment: 8 of 18 planned runs | 10x random 3 |" in text
+    )  # bases 1 to 3 are others than those of the plan
+    assert "TAViD once more: 2 claims" in text
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "<script" not in page
     assert not re.search(r"\bnan\b", page)
@@ -118,7 +126,7 @@ def test_two_bases_say_nothing_of_others(tmp_path: Path) -> None:
 
 
 def _sitting(
-    folder: Path, name: str, rows: dict[tuple[str, str], list[str]], date: str, group: str = "alignment"
+    folder: Path, name: str, rows: dict[tuple[str, str], list[str]], date: str, group: str = "alignment", look: str = ""
 ) -> Path:
     """A file with right roles of {(arm, hash): one text a base}."""
     jobs = [
@@ -134,7 +142,7 @@ def _sitting(
         for base, bits in enumerate(every)
     ]
     path = folder / f"{name}.json"
-    about = {"date": date}
+    about = {"date": date, "look": look}
     path.write_text(json.dumps({"format": 1, "manifest": about, "jobs": {str(i): j for i, j in enumerate(jobs)}}))
     return path
 
@@ -155,6 +163,11 @@ def test_looks_are_counted_and_a_base_trained_again_is_no_further_one(tmp_path: 
         tmp_path, "d", {("off", "j"): low}, "2026-01-03"
     )  # a later control, beside nothing it is paired with
     assert asked(read_sittings([first, alone]), [claim])[0].looks == 1
+    beside = [_sitting(tmp_path, path.stem, rows, "2026-01-02", look="one") for path in (first, again)]
+    assert asked(read_sittings(beside), [claim])[0].looks == 1, "seen together first"
+    two = {key: bits[:2] for key, bits in rows.items()}
+    [early] = asked(read_sittings([_sitting(tmp_path, "e", two, "2026-01-01")]), [claim])
+    assert np.isnan(early.p), "of too few bases there is no p that could make another claim easier"
     few = asked(read_sittings([_sitting(tmp_path, "c", rows, "2026-01-01", "again")]))
     [fresh] = [each for each in few if each.claim.claim == "again" and each.claim.part == "unseen pairs"][:1]
     assert fresh.outcome is not None
@@ -209,7 +222,7 @@ def test_nothing_that_steers_a_base_leaves_what_does_not_hold_open(tmp_path: Pat
     assert [each.word for each in words if each] == ["open", "does not hold", "cannot be asked"]
 
 
-def test_a_rule_for_layers_is_judged_on_bases_it_was_not_chosen_on() -> None:
+def test_a_rule_for_layers_is_judged_on_bases_it_was_not_chosen_on(tmp_path: Path) -> None:
     """Of the committed rows: each base is judged by what was best on the others."""
     found = {each.name: each for each in layer_rules(read_sittings([FIRST, SECOND, THIRD]))}
     best, *rules = found.values()
@@ -221,6 +234,13 @@ def test_a_rule_for_layers_is_judged_on_bases_it_was_not_chosen_on() -> None:
             if base in rule.by_base and len(rule.by_base) > 1
         }
         assert value == found[max(means, key=means.__getitem__)].by_base[base]
+    given = json.loads(gzip.decompress(SECOND.read_bytes()))
+    for job in given["jobs"].values():
+        job["base"]["hash"] = "again"
+    (tmp_path / "again.json").write_text(json.dumps(given))
+    more = {each.name: each for each in layer_rules(read_sittings([FIRST, SECOND, THIRD, tmp_path / "again.json"]))}
+    for name, each in found.items():
+        assert more[name].by_base == pytest.approx(each.by_base), "a base that was trained again is no further one"
     said = predicted({"v2t": {"share": [0.1, 0.3]}, "v2v": {"share": [0.5, 0.7]}}, {"v2t": [0, 1], "v2v": [1]})
     assert said == {
         "AAS (share on the mask) of things": pytest.approx(0.2),

@@ -93,6 +93,8 @@ def test_others_wait_while_a_base_is_trained(tmp_path: Path) -> None:
     assert of(False)._next(jobs) is None, "the base is under way"
     state.finish(BASE, {"seconds": {"all": 1.0}})
     assert of(False)._next(jobs) is None, "the process that leads this GPU has not left it"
+    assert of(True)._next(jobs) == arm("none"), "another one that trains bases waits for none"
+    state.leave(arm("none"))
     state.leave(BASE)
     assert of(False)._next(jobs) == arm("none")
 
@@ -122,6 +124,9 @@ def test_layers_are_named_lowest_or_drawn() -> None:
         assert drawn == choose(found, f"random {draw}")
         assert not set(drawn["v2t"]) & {0, 1, 3, 5}
     assert choose(found, "layer 4") == {"v2t": (4,), "v2v": (4,)}
+    own = {home: [choose(found, f"random {draw} of the base", home) for draw in range(4)] for home in range(9)}
+    assert own[4] == [choose(found, f"random {draw} of the base", 4) for draw in range(4)]
+    assert len({str(drawn) for drawn in own.values()}) > 1, "not the same places in every base"
     with pytest.raises(ValueError, match="layers are"):
         choose(found, "random")
     with pytest.raises(ValueError, match="layers are"):
@@ -223,6 +228,9 @@ def test_fine_tuning_in_arms(tmp_path: Path) -> None:
     assert set(rows["10x wrong masks"]["curve"][-1]["sets"]) == {"told", "unseen pairs"}
     assert set(rows["10x wrong masks"]["losses"]) == {"diffusion", "sga", "spa"}
     assert set(rows["lambda 1"]["losses"]) == {"diffusion", "target"}
+    share = {arm: row["gradient"] for arm, row in rows.items() if "gradient" in row}
+    assert 0.1 < share["lambda 1"] < share["lambda 10 two masks"] < 1
+    assert "weak_roles-4.alignment.10x-wrong-masks.0" in json.loads((tmp_path / "sitting.pictures.json").read_text())
     assert len(rows["lambda 1"]["attention"]["v2t"]) == TINY.layers
     assert not list((tmp_path / "runs").iterdir()), "what training wrote is gone"
     make_clips(0, 1)  # the world is as it was

@@ -14,6 +14,7 @@ from support_hunyuan import hunyuan15_text, hunyuan_text
 from support_kandinsky import kandinsky5_text
 from support_loras import noise
 from support_ltx import ltx_pipeline
+from support_minimax import minimax_pipeline
 from support_models import (
     make_cogvideox,
     make_cosmos2,
@@ -101,6 +102,9 @@ def make_model(kind, folder, comfy):
         parts = make_hunyuan(folder / "parts", i2v="skyreels")
         hunyuan_text(parts, comfy, False, 64, 768, "HunyuanSkyreelsImageToVideoPipeline").save_pretrained(folder)
         return folder
+    if kind == "minimax_h3":
+        minimax_pipeline(comfy).save_pretrained(str(folder), overwrite_modular_index=True)
+        return folder
     i2v = {"hunyuan": "", "hunyuan replace": "token_replace", "hunyuan concat": "latent_concat"}[kind]
     pipe = hunyuan_text(make_hunyuan(folder / "parts", i2v=i2v), comfy, bool(i2v), 64, 768)
     pipe.save_pretrained(folder)
@@ -127,12 +131,13 @@ PRESET = {
     "kandinsky5 i2v": "matrix_hunyuan_i2v",
     "cosmos2": "matrix_wan21_i2v_14b",
     "mochi": "matrix_cogvideox_5b_i2v",
+    "minimax_h3": "matrix_hunyuan_i2v",
 }
-SELDOM = ("hunyuan skyreels", "kandinsky5 i2v", "cosmos2", "mochi")
+SELDOM = ("hunyuan skyreels", "kandinsky5 i2v", "cosmos2", "mochi", "minimax_h3")
 KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", *SELDOM)]
 KINDS += [pytest.param("hunyuan15", marks=pytest.mark.soak)] if SOAK else []
 KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in SELDOM]
-WIDE = ("ltx", "ltx2", "wan5b")  # larger cells
+WIDE = ("ltx", "ltx2", "wan5b", "minimax_h3")  # larger cells
 PLAIN = ("kandinsky5 i2v", "cosmos2")  # their input cannot be widened
 
 
@@ -148,6 +153,7 @@ def test_every_family_trains_and_its_file_says_the_same_in_both_hosts(kind, home
     more = ("data.height=192", "data.width=192") if kind in WIDE else ()
     more += ("data.condition=none",) if kind in PLAIN else ()
     more += ("data.frames=7", "data.batch=2") if kind == "mochi" else ()
+    more += ("data.frames=5",) if kind == "minimax_h3" else ()
     more += ("task.expert=low",) if experts else ()
     more += ("task.method=all", "task.flow_of=values", "task.teacher=latents")
     trainer = Trainer(override(PRESETS[PRESET[kind]](), settings(home, folder, out, f"task.dora={dora}", *more)))

@@ -15,6 +15,11 @@ import { nameKey } from './text.js'
 /** @typedef {import('./scene.js').Track} Track */
 /** @typedef {import('./values.js').Corners} Corners */
 /** @typedef {import('./phrases.js').Time} Time */
+/**
+ * Words that hold at a time: the place of the node that binds them and their line there; linked where that text comes over
+ * a link.
+ * @typedef {{name: string, time: Time, line: number, place: number, linked: boolean}} Timed
+ */
 /** A name that is bound downstream. @typedef {{name: string, role: string, time: Time | null}} Bound */
 
 /**
@@ -24,7 +29,8 @@ import { nameKey } from './text.js'
  * @property {(text: string) => void} write
  * @property {() => Clip} clip
  * @property {() => Bound[]} names
- * @property {() => {name: string, time: Time}[]} [times] verbs and words that hold at a time
+ * @property {() => Timed[]} [times] verbs and words that hold at a time
+ * @property {(words: Timed, time: Time) => void} [retime] writes another time behind them
  * @property {() => boolean} connected whether something else is taken in place of the text
  * @property {string} [instead] what is said of that
  */

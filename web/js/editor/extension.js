@@ -2,7 +2,7 @@
 
 import { FOLDED, Fold } from './fold.js'
 import { BOXES, MASKS, PROMPTS } from './grammar.js'
-import { asGrid, boundNames, feeding, gridOf, timedWords, widgetOf } from './graph.js'
+import { asGrid, boundNames, feeding, gridOf, retimeWords, timedWords, widgetOf } from './graph.js'
 import { Panel } from './panel.js'
 import { asSheet, Pictures, SHEET } from './picture.js'
 import { pinsOf } from './pins.js'
@@ -108,6 +108,11 @@ function attach(app, node, edited, served) {
       },
       names: () => boundNames(node),
       times: () => timedWords(node),
+      retime: (words, time) => {
+        app.canvas.emitBeforeChange()
+        retimeWords(node, words, time)
+        app.canvas.emitAfterChange()
+      },
       connected: () => edited.instead !== undefined && feeding(node, edited.instead[0]) !== null,
       instead: edited.instead?.[1]
     },

@@ -1,10 +1,12 @@
 /** What the graph around a node says: who feeds it, which names are bound behind it, which tokens a model makes. */
-import { namesIn, timesIn } from './phrases.js'
+import { namesIn, timesIn, withTime } from './phrases.js'
 
 /** @typedef {import('../../../tests/front/host').HostNode} HostNode */
 /** @typedef {import('./editor.js').Bound} Bound */
+/** @typedef {import('./editor.js').Timed} Timed */
 
 const BIND = 'MatrixBindPrompt'
+const PHRASES = 'phrases'
 const FARTHEST = 2000 // nodes that are looked at
 
 /**
@@ -97,9 +99,27 @@ export function boundNames(node) {
 /**
  * Verbs and words that phrases give a time for what comes of this node.
  * @param {HostNode} node
+ * @returns {Timed[]}
  */
 export function timedWords(node) {
-  return phrasesOf(node).flatMap(timesIn)
+  return binders(node).flatMap((one, place) =>
+    timesIn(textOf(one)).map((words) => ({ ...words, place, linked: feeding(one, PHRASES) !== null }))
+  )
+}
+
+/**
+ * Writes another time behind words that `timedWords` gave.
+ * @param {HostNode} node
+ * @param {Timed} words
+ * @param {import('./phrases.js').Time} time
+ */
+export function retimeWords(node, { place, line }, time) {
+  const one = binders(node)[place]
+  const widget = /** @type {any} */ (one && widgetOf(one, PHRASES))
+  if (!widget) return
+  widget.value = withTime(textOf(one), line, time)
+  widget.callback?.(widget.value)
+  one.setDirtyCanvas(true, true)
 }
 
 /**
@@ -107,8 +127,17 @@ export function timedWords(node) {
  * @param {HostNode} node
  */
 function phrasesOf(node) {
-  const binding = involved(node).filter(({ comfyClass }) => comfyClass === BIND)
-  return binding.map((one) => String(widgetOf(one, 'phrases')?.value ?? ''))
+  return binders(node).map(textOf)
+}
+
+/** @param {HostNode} node */
+function binders(node) {
+  return involved(node).filter(({ comfyClass }) => comfyClass === BIND)
+}
+
+/** @param {HostNode} node */
+function textOf(node) {
+  return String(widgetOf(node, PHRASES)?.value ?? '')
 }
 
 /**

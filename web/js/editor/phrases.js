@@ -60,12 +60,35 @@ export function namesIn(text) {
 }
 
 /**
- * Verbs and words that hold at a time, as far as the lines can be read.
+ * Verbs and words that hold at a time, as far as the lines can be read, each with its line, from 1.
  * @param {string} text
- * @returns {{name: string, time: Time}[]}
+ * @returns {{name: string, time: Time, line: number}[]}
  */
 export function timesIn(text) {
-  return readable(text).flatMap(({ name, role, time }) => (time && !INSTANCES.includes(role) ? [{ name, time }] : []))
+  return readable(text).flatMap(({ name, role, time, line }) =>
+    time && !INSTANCES.includes(role) ? [{ name, time, line }] : []
+  )
+}
+
+/**
+ * The text with another time at the end of one line, from 1; all else stays as it is.
+ * @param {string} text
+ * @param {number} line
+ * @param {Time} time
+ */
+export function withTime(text, line, time) {
+  return lines(text)
+    .map(({ text, end }, i) => (i === line - 1 ? `${text.replace(TIME, '')} ${timeText(time)}${end}` : text + end))
+    .join('')
+}
+
+/**
+ * A time as a person writes it.
+ * @param {Time} time
+ */
+export function timeText([start, end]) {
+  const told = (/** @type {number} */ seconds) => String(Number(seconds.toFixed(4)))
+  return end === null ? `@${told(start)}s-` : `@${told(start)}-${told(end)}s`
 }
 
 /**

@@ -1,15 +1,18 @@
 /**
  * When each instance is where: a row for each, diamonds for its keys, and the frame that is looked at. Below them a row for
- * each verb and word that holds at a time.
+ * each verb and word that holds at a time, whose ends are dragged.
  */
 import { INK } from '../colours.js'
 import { onPointer } from '../pointer.js'
 import { Surface } from '../surface.js'
 import { BOXES } from './grammar.js'
 import { present, speedAt } from './motion.js'
+import { timeText } from './phrases.js'
 import { nameKey } from './text.js'
 
 /** @typedef {import('./editor.js').Editor} Editor */
+/** @typedef {import('./editor.js').Timed} Timed */
+/** @typedef {import('./phrases.js').Time} Time */
 /** @typedef {import('./scene.js').Track} Track */
 /** @typedef {import('../pointer.js').Spot} Spot */
 /** @typedef {CanvasRenderingContext2D} Ctx */
@@ -29,6 +32,8 @@ export class Timeline {
     this.editor = editor
     this.width = 1
     this.left = NARROW
+    /** What a drag has made of a time. @type {{words: Timed, time: Time} | null} */
+    this.dragged = null
     this.surface = new Surface((context, width, height) => this.draw(context, width, height), 'Key frames')
     this.element = this.surface.element
     onPointer(this.element, { press: (spot) => this.press(spot), hover: (spot) => this.hover(spot) })
@@ -66,16 +71,70 @@ export class Timeline {
     return near ? { track, key: near.key } : null
   }
 
+  /** @param {Time} time where it begins and ends */
+  ends([start, end]) {
+    const { fps, frames } = this.editor.clip
+    const x = (/** @type {number} */ seconds) => this.x(Math.min(seconds * fps, frames - 1))
+    return [x(start), x(end ?? Number.POSITIVE_INFINITY)]
+  }
+
+  /**
+   * The end of a time under the pointer: 0 where it begins, 1 where it ends.
+   * @param {Spot} spot
+   * @returns {{words: Timed, end: number} | null}
+   */
+  edgeAt(spot) {
+    const { editor } = this
+    const words = editor.timed[Math.floor((spot.y - RULER) / ROW) - editor.scene.tracks.length]
+    if (!words || words.linked || !editor.host.retime) return null
+    const far = this.ends(words.time).map((x) => Math.abs(x - spot.x))
+    const end = far[1] <= far[0] ? 1 : 0
+    return far[end] <= (spot.coarse ? 2 * REACH : REACH) ? { words, end } : null
+  }
+
+  /**
+   * The end of a time goes to whole frames; one at the clip's last frame goes on to its end.
+   * @param {{words: Timed, end: number}} edge
+   */
+  edgeDrag({ words, end }) {
+    const { editor } = this
+    const { fps, frames } = editor.clip
+    const [start, stop] = words.time
+    return {
+      move: (/** @type {Spot} */ { x }) => {
+        const frame = this.frameAt(x)
+        const first = Math.min(frame, (stop === null ? frames : Math.ceil(stop * fps)) - 1)
+        const last = Math.max(frame, Math.floor(start * fps) + 1)
+        /** @type {Time} */
+        const time = end ? [start, last >= frames - 1 ? null : last / fps] : [Math.max(0, first) / fps, stop]
+        this.dragged = { words, time }
+        editor.say(`${words.name} ${timeText(time)}`)
+      },
+      end: (/** @type {Spot} */ _, /** @type {boolean} */ was) => {
+        const made = this.dragged
+        this.dragged = null
+        if (was && made) editor.host.retime?.(words, made.time)
+        editor.refresh()
+      },
+      cancel: () => {
+        this.dragged = null
+        this.paint()
+      }
+    }
+  }
+
   /** @param {Spot} spot */
   hover(spot) {
     const scrubs = spot.x >= this.left - REACH && (spot.y < RULER || !!this.rowAt(spot))
-    this.element.style.cursor = this.keyAt(spot)
-      ? 'grab'
-      : scrubs
-        ? 'col-resize'
-        : this.rowAt(spot)
-          ? 'pointer'
-          : 'default'
+    this.element.style.cursor = this.edgeAt(spot)
+      ? 'ew-resize'
+      : this.keyAt(spot)
+        ? 'grab'
+        : scrubs
+          ? 'col-resize'
+          : this.rowAt(spot)
+            ? 'pointer'
+            : 'default'
   }
 
   /**
@@ -85,6 +144,8 @@ export class Timeline {
   press(spot) {
     const { editor } = this
     editor.playing = false
+    const edge = this.edgeAt(spot)
+    if (edge) return this.edgeDrag(edge)
     const found = this.keyAt(spot)
     const track = this.rowAt(spot)
     if (track) editor.select(track.name)
@@ -133,8 +194,15 @@ export class Timeline {
     editor.scene.tracks.forEach((track, i) => {
       this.drawRow(context, track, RULER + i * ROW)
     })
-    editor.timed.forEach(({ name, time }, i) => {
-      this.drawWords(context, name, time, RULER + (editor.scene.tracks.length + i) * ROW)
+    editor.timed.forEach((words, i) => {
+      const { dragged } = this
+      const own = dragged?.words.place === words.place && dragged.words.line === words.line
+      this.drawWords(
+        context,
+        words.name,
+        own ? dragged.time : words.time,
+        RULER + (editor.scene.tracks.length + i) * ROW
+      )
     })
     const x = this.x(editor.frame)
     context.fillStyle = INK.accent
@@ -242,11 +310,10 @@ export class Timeline {
    * @param {number} top
    * @param {string} ink
    */
-  drawSpan(context, [start, end], top, ink) {
-    const { fps, frames } = this.editor.clip
-    const x = (/** @type {number} */ seconds) => this.x(Math.min(seconds * fps, frames - 1))
+  drawSpan(context, time, top, ink) {
+    const [from, to] = this.ends(time)
     context.fillStyle = ink
-    context.fillRect(x(start), top + 2, x(end ?? Number.POSITIVE_INFINITY) - x(start), ROW - 4)
+    context.fillRect(from, top + 2, to - from, ROW - 4)
   }
 
   /**

@@ -48,6 +48,8 @@ export class Exhibit {
     this.masks = new Map()
     /** @type {Kept<Reading>} */
     this.readings = new Kept(MOST_READINGS, () => 1)
+    /** Whether attention sinks are left out of scores and readings. */
+    this.sinkless = false
   }
 
   /**
@@ -101,7 +103,7 @@ export class Exhibit {
     const key = `${stream} ${kind} ${entity} ${head}`
     let found = this.charts.get(key)
     if (!found) {
-      found = this.source.scores(stream, kind, entity, head).then(chartOf)
+      found = this.source.scores(stream, kind, entity, head, this.sinkless).then(chartOf)
       found.catch(() => this.charts.delete(key))
       this.charts.set(key, found)
     }
@@ -167,7 +169,17 @@ export class Exhibit {
 
   /** @param {Wanted} wanted */
   async fetchReading(wanted) {
-    if (!this.reading(wanted)) this.readings.put(keyOf(wanted, 0), await this.source.reading(wanted))
+    if (this.reading(wanted)) return
+    const { sinkless } = this
+    const found = await this.source.reading(wanted, sinkless)
+    if (sinkless === this.sinkless) this.readings.put(keyOf(wanted, 0), found)
+  }
+
+  /** @param {boolean} out whether attention sinks are left out of scores and readings from now on */
+  leaveSinksOut(out) {
+    this.sinkless = out
+    this.charts.clear()
+    this.readings.clear()
   }
 
   /** Lets go of what the browser holds for it. */

@@ -184,6 +184,7 @@ export class Viewer {
   swap(exhibit) {
     const fields = fieldsOf(this.manifest, this.choice)
     const { picture, outlines } = this.choice
+    exhibit.leaveSinksOut(this.exhibit.sinkless)
     this.exhibit.close()
     this.exhibit = exhibit
     this.charts = new Map()
@@ -552,6 +553,13 @@ export class Viewer {
   /** @param {boolean} on */
   read(on) {
     this.reads = on
+    this.refresh()
+  }
+
+  /** @param {boolean} out whether attention sinks are left out of scores and of what is read */
+  leaveSinksOut(out) {
+    this.exhibit.leaveSinksOut(out)
+    this.charts.clear()
     this.refresh()
   }
 

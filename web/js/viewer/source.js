@@ -39,8 +39,10 @@ import { sliceBytes } from './slices.js'
  * @typedef {object} Source
  * @property {() => Promise<Manifest>} manifest
  * @property {(wanted: Wanted, entities: number[]) => Promise<ArrayBuffer>} maps slices one behind the other
- * @property {(stream: number, kind: string, entity: number, head: number | null) => Promise<Scores>} scores
- * @property {(wanted: Wanted) => Promise<Reading>} reading of these layers and steps, or of those that a page carries
+ * @property {(stream: number, kind: string, entity: number, head: number | null, sinkless?: boolean)
+ *   => Promise<Scores>} scores
+ * @property {(wanted: Wanted, sinkless?: boolean) => Promise<Reading>} reading of these layers and steps, or of those
+ *   that a page carries
  * @property {(number: number) => Promise<Blob>} frame
  * @property {(() => Promise<Blob>) | null} page the viewer as a file, where somebody can make one
  */
@@ -62,9 +64,9 @@ export function askingSource(ask, pages = false) {
   return {
     manifest: async () => json(await ask('manifest', {})),
     maps: async (wanted, entities) => (await ask('map', { ...queryOf(wanted), entities: entities.join(',') })).data,
-    scores: async (stream, kind, entity, head) =>
-      json(await ask('scores', withHead({ stream: `${stream}`, kind, entity: `${entity}` }, head))),
-    reading: async (wanted) => json(await ask('reading', queryOf(wanted))),
+    scores: async (stream, kind, entity, head, sinkless = false) =>
+      json(await ask('scores', without(withHead({ stream: `${stream}`, kind, entity: `${entity}` }, head), sinkless))),
+    reading: async (wanted, sinkless = false) => json(await ask('reading', without(queryOf(wanted), sinkless))),
     frame: async (number) => blobOf(await ask('frame', { number: `${number}` })),
     page: pages ? async () => blobOf(await ask('page', {})) : null
   }
@@ -90,6 +92,15 @@ function queryOf({ stream, kind, layers, steps, head }) {
  */
 function withHead(query, head) {
   return head === null ? query : { ...query, head: `${head}` }
+}
+
+/**
+ * @param {Record<string, string>} query
+ * @param {boolean} sinkless whether attention sinks are left out
+ * @returns {Record<string, string>}
+ */
+function without(query, sinkless) {
+  return sinkless ? { ...query, sinks: 'out' } : query
 }
 
 /** @param {number[]} numbers */

@@ -34,6 +34,9 @@ export function toolRow(viewer) {
   const reads = button('Read', 'Masks of the words, and who was mistaken for whom, read off the maps (R)', () =>
     viewer.read(!viewer.reads)
   )
+  const sinkless = button('No sinks', 'Leave places that everybody looks at out of scores, masks and findings', () =>
+    viewer.leaveSinksOut(!viewer.exhibit.sinkless)
+  )
   const parts = [
     heat.element,
     scale.element,
@@ -44,6 +47,7 @@ export function toolRow(viewer) {
     Object.keys(viewer.manifest.experts).length ? expertMenu(viewer) : null,
     viewer.options.others ? compareMenu(viewer, viewer.options.others) : null,
     reads,
+    viewer.exhibit.source.page ? sinkless : null,
     make('span', { class: 'space' }),
     ...saveButtons(viewer),
     button('?', 'Keys', () => viewer.showHelp())
@@ -56,6 +60,7 @@ export function toolRow(viewer) {
       strength.value = `${viewer.choice.strength}`
       colours.value = viewer.choice.colours
       reads.setAttribute('aria-pressed', `${viewer.reads}`)
+      sinkless.setAttribute('aria-pressed', `${viewer.exhibit.sinkless}`)
     }
   }
 }

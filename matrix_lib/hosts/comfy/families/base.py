@@ -215,6 +215,15 @@ class Family:
         """
         return Around()
 
+    def as_tokens(self, extra: Tensor) -> Tensor:
+        """(B, N, C) of what goes behind the tokens of `reads_tokens`, (B, C, T, h, w)."""
+        return extra.flatten(2).transpose(1, 2)
+
+    def behind_tokens(self, own: Tensor, tokens: Tensor) -> Tensor:
+        """What of `as_tokens` goes behind the tokens that the projection is given. Networks drop none but those of
+        guides, which stand behind the clip and have no mask."""
+        return own[:, : tokens.shape[1]]
+
     def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
         """A first frame as the family's image-to-video models expect it.
 

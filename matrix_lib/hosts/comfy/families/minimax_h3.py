@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfy.ldm.minimax.model import PackedLayout
+from comfy.ldm.common_dit import pad_to_patch_size
+from comfy.ldm.minimax.model import PackedLayout, patchify_video
 from comfy.nested_tensor import NestedTensor
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ class MiniMaxH3(Family):
     the sound. One clip at a time."""
 
     adds_in_place = True
+    reads_tokens = True
 
     def weights_beside(self, folder: Path, config: Mapping[str, Any], progress: Progress | None) -> dict[str, Tensor]:
         """Frequencies of positions, which diffusers makes anew each time."""
@@ -59,6 +61,16 @@ class MiniMaxH3(Family):
     def sound(self, given: Mapping[str, Any]) -> int:
         shapes: Any = given.get("latent_shapes") or ()
         return _SOUND[1] * int(shapes[1][-1]) if len(shapes) > 1 else 0
+
+    def as_tokens(self, extra: Tensor) -> Tensor:
+        """A patch in each."""
+        patch = self.spec.patch
+        rows = patchify_video(pad_to_patch_size(extra, patch), patch)
+        return rows.unflatten(0, (len(extra), -1))  # type: ignore[no-any-return]
+
+    def behind_tokens(self, own: Tensor, tokens: Tensor) -> Tensor:
+        """Given frames and references stand in front of the clip, and have no mask."""
+        return torch.nn.functional.pad(own[0], (0, 0, len(tokens) - own.shape[1], 0))
 
     def first_frame(self, model: Any, vae: Any, first: Tensor, empty: Tensor, length: int) -> FirstFrameInput:
         """Tokens of its own in front of the sound, at the clip's first moment, and a latent of clip and sound."""

@@ -6,8 +6,9 @@ B batch, F pixel frames, T latent frames, C channels, h x w latents, D text toke
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from PIL import Image
@@ -23,17 +24,43 @@ _SOME_FRAMES = 121  # LTX-2's, whose pipeline may leave it to the model
 
 class Packed(NamedTuple):
     """A joint sequence: (T, h, w) of the clip's latent, the prompt's rows [first, first + text), how many tokens stand
-    between them and the clip, and how many of these, the last ones, are the sound that is made."""
+    between them and the clip, and how many of these, the last ones, are the sound that is made. The transformer takes
+    and gives latents as tokens (B, N, C times a patch), those of the clip last."""
 
     latent: tuple[int, int, int]
-    first: int
-    text: int
-    between: int
+    first: int = 0
+    text: int = 0
+    between: int = 0
     sound: int = 0
+    patch: tuple[int, int, int] = (1, 2, 2)
+
+    @property
+    def cells(self) -> int:
+        """Numbers per channel in a token."""
+        return math.prod(self.patch)
+
+    def clip(self, tokens: Tensor) -> Tensor:
+        """(B, C, T, h, w) in tokens."""
+        frames, rows, columns = (size // step for size, step in zip(self.latent, self.patch))
+        own = tokens[:, tokens.shape[1] - frames * rows * columns :]
+        cells = own.unflatten(1, (frames, rows, columns)).unflatten(-1, (-1, *self.patch))
+        return cells.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def tokens(self, clip: Tensor) -> Tensor:
+        """(B, N, C times a patch) of (B, C, T, h, w)."""
+        for axis, step in zip((2, 4, 6), self.patch):
+            clip = clip.unflatten(axis, (-1, step))
+        return clip.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
 
 
 class Family:
-    """A family whose VAE scales by one factor and whose transformer takes latents, a timestep and text tokens."""
+    """A family whose VAE scales by one factor and whose transformer takes latents, a timestep and text tokens.
+
+    clip_encoders: parts that what is known of a clip comes from, beside its text. unread: parts that nobody opens here.
+    """
+
+    clip_encoders: ClassVar[tuple[str, ...]] = ("vae",)
+    unread: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: BackboneSpec) -> None:
         self.spec = spec
@@ -89,6 +116,10 @@ class Family:
     def unscaled(self, vae: Any, latents: Tensor) -> Tensor:
         """The way back, to what the VAE decodes."""
         return latents / vae.config.scaling_factor
+
+    def decode(self, vae: Any, latents: Tensor) -> Tensor:
+        """(1, C, T, h, w) of `unscaled` -> (1, 3, F, H, W) in [-1, 1]."""
+        return vae.decode(latents, return_dict=False)[0]  # type: ignore[no-any-return]
 
     def scaled_image(self, vae: Any, latents: Tensor) -> Tensor:
         """`scaled` of a picture that stands beside the noisy latents."""
@@ -163,6 +194,22 @@ class Family:
 
     def parts_beside(self) -> dict[str, Any]:
         """Parts that its pipelines must be given to be made, and that encoding clips and prompts has no use for."""
+        return {}
+
+    def encoding_parts(self, kind: Any) -> set[str]:
+        """Names of what a class of pipelines is made of where it encodes clips and prompts, and its settings."""
+        return {*inspect.signature(kind.__init__).parameters} - {*self.parts_beside()}
+
+    def encoders(self, kind: Any, parts: Mapping[str, Any]) -> Any:
+        """A pipeline of a class without its transformers, of `encoding_parts`."""
+        return kind(**parts, **self.parts_beside(), transformer=None)
+
+    def offload(self, pipe: Any, device: torch.device) -> None:
+        """Parts of a pipeline wait in main memory until they run."""
+        pipe.enable_model_cpu_offload(device=device)
+
+    def beside_clip(self, pipe: Any, frames: int) -> dict[str, Tensor]:
+        """What the transformer is called with for a clip of so many pixel frames beside `text`, whatever it shows."""
         return {}
 
     def text_starts(self, given: Mapping[str, Any]) -> tuple[int, ...]:
