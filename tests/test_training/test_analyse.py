@@ -179,6 +179,10 @@ def test_each_expert_has_layers_of_its_own(tmp_path, home, capsys):
     said, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
     assert "transformer_2, v2v: influential layers" in said
     assert all(f"Everything about {part} in its own steps" in page for part in parts)
+    more = ("--mode", "noise", "--timesteps", "500", "--limit", "1", "--examples", "0", "--frames", "9")
+    main([str(home / "clips"), str(folder), "--out", str(tmp_path / "low"), *more, "--height", "64", "--width", "64"])
+    low = LayerSet.from_json((tmp_path / "low" / "layers.json").read_text())
+    assert tuple(low.experts) == ("transformer_2",), "no step fell to the other"
     swapped = replace(found, experts={"transformer_2": replace(found, v2t=(1,), v2v=(0,))})
     (tmp_path / "layers.json").write_text(swapped.to_json())
     task = TuneTask(model=str(folder), layers=str(tmp_path / "layers.json"), expert="low")

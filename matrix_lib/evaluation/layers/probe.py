@@ -157,7 +157,7 @@ def _by_expert(alignments: Sequence[LayerAlignment], seen: Watch) -> dict[str, d
             own = one.take([at for at, names in enumerate(took) if names == (name,)])
             if bool((own.counts > 0).any()):
                 found.setdefault(name, {})[one.kind] = reduce_alignment(own)
-    return found if len(found) > 1 else {}
+    return found
 
 
 @torch.inference_mode()

@@ -206,6 +206,13 @@ def test_sizes_that_a_model_cannot_take():
         ModelShape.of("CogVideoXImageToVideoPipeline", {**config, **fixed}, {}).check_size(25, 480, 720)
 
 
+def test_a_picture_that_has_no_channels_is_told():
+    config = {"_class_name": "HunyuanVideoTransformer3DModel", "patch_size": 2, "patch_size_t": 1, "out_channels": 16}
+    assert ModelShape.of("HunyuanSkyreelsImageToVideoPipeline", {**config, "in_channels": 32}, {}).image == "padded"
+    with pytest.raises(ValueError, match="32 channels in all, and this HunyuanVideo takes 16"):
+        ModelShape.of("HunyuanVideoImageToVideoPipeline", {**config, "in_channels": 16}, {})
+
+
 @pytest.mark.parametrize("kind", ["", "latent_concat", "token_replace"])
 def test_hunyuan_reads_the_prompt_and_the_first_frame(kind, comfy, frames, tmp_path):
     folder = make_hunyuan(tmp_path / "model", i2v=kind, text_dim=16)
