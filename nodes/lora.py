@@ -18,7 +18,7 @@ from ..matrix_lib.hosts.comfy.mask_condition import behind_references, check_wid
 from ..matrix_lib.hosts.comfy.model import backbone_of
 from ..matrix_lib.io.lora.read import describe, files_of, load_lora
 from .checks import Files
-from .sockets import TracksSocket
+from .sockets import TracksSocket, start_frame
 
 _PICTURE = {"automatic": "", "as the model has it": "on", "off": "off"}
 _KINDS = {"automatic": "", "ID map": "id_map", "target mask": "target_mask"}
@@ -181,8 +181,9 @@ class MatrixMaskCondition(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Target mask: the first frame's mask with its grey values, in place of the tracks' own, "
-                    "as the TAViD authors' code reads it. Of the tracks' size.",
+                    "as the TAViD authors' code reads it. Of the tracks' size. Of several the one at start_frame.",
                 ),
+                start_frame(),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt with the mask."),
@@ -203,14 +204,16 @@ class MatrixMaskCondition(io.ComfyNode):
         target: str = "",
         vae: Any = None,
         grey_mask: torch.Tensor | None = None,
+        start_frame: int = 0,
     ) -> io.NodeOutput:
+        tracks = tracks.starting(start_frame)
         wide = widened(model)
         wanted = _KINDS[kind] or (wide.condition if wide is not None else "")
         if not wanted:
             raise ValueError("this MODEL carries no widening LoRA: put MATRIX Apply LoRA in front, or choose the kind")
         if wanted == "target_mask":
             stride = model.get_model_object("latent_format").spacial_downscale_ratio
-            grey = None if grey_mask is None else grey_mask.reshape(-1, *grey_mask.shape[-2:])[0].cpu()
+            grey = None if grey_mask is None else _at(grey_mask, start_frame)
             make = partial(target_mask, tracks, find_targets(tracks, target), stride=stride, grey=grey)
         elif grey_mask is not None:
             raise ValueError("a grey mask is a target mask (TAViD), and this LoRA reads the ID map: disconnect it")
@@ -223,6 +226,14 @@ class MatrixMaskCondition(io.ComfyNode):
         check_width(made, wide)
         both = [add_extra(side, made.channels) for side in (positive, negative)]
         return io.NodeOutput(*both, made.picture, ui=ui.PreviewImage(made.picture, cls=cls))
+
+
+def _at(masks: torch.Tensor, frame: int) -> torch.Tensor:
+    """(rows, columns) of a MASK of a clip's frames, or of the one frame that is meant."""
+    every = masks.reshape(-1, *masks.shape[-2:])
+    if len(every) > 1 and frame >= len(every):
+        raise ValueError(f"grey_mask has {len(every)} masks, and start_frame is {frame}: give those of the whole clip")
+    return every[frame if len(every) > 1 else 0].cpu()
 
 
 NODES = [MatrixApplyLoRA, MatrixMaskCondition]

@@ -67,6 +67,13 @@ def _folder_inputs() -> list[io.Input]:
         io.Boolean.Input(
             "vae", default=True, tooltip="Off: the folder's VAE is not opened, and VAE comes from another loader."
         ),
+        io.Boolean.Input(
+            "references",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="MiniMax H3: opens transformer_ref, which makes clips after references, in place of transformer.",
+        ),
     ]
 
 
@@ -79,7 +86,8 @@ def _load_folder(values: dict[str, Any], progress: Callable[[float], None]) -> L
             f"Folders there: {', '.join(known) or 'none'}."
         )
     folder, dtype = known[values["folder"]], _DTYPES[values["weight_dtype"]]
-    return load_folder(folder, dtype, values["text_encoder"], values["vae"], progress)
+    references = bool(values.get("references"))
+    return load_folder(folder, dtype, values["text_encoder"], values["vae"], progress, references)
 
 
 def _file_inputs() -> list[io.Input]:

@@ -8,7 +8,7 @@ from matrix_lib.core.grid import Grid
 
 FAMILIES = [
     "cogvideox", "cogvideox15", "wan_t2v", "wan_i2v", "hunyuan", "ltx", "ltx2", "hunyuan15", "wan_vace", "skyreels",
-    "kandinsky5", "wan_animate", "cosmos2", "minimax_h3", "mochi",
+    "kandinsky5", "wan_animate", "cosmos2", "minimax_h3", "mochi", "hunyuan_skyreels",
 ]  # fmt: skip
 LAT = (3, 8, 12)
 LTX_LAT = (3, 4, 6)
@@ -74,14 +74,16 @@ def build(family):
         return _mochi(noise)
     from diffusers import HunyuanVideoTransformer3DModel
 
+    channels = 32 if family == "hunyuan_skyreels" else 16  # with those of a picture
     model = HunyuanVideoTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=32, num_layers=2, num_single_layers=2, num_refiner_layers=1,
-        text_embed_dim=64, pooled_projection_dim=32, rope_axes_dim=(8, 12, 12), guidance_embeds=True,
+        in_channels=channels, out_channels=16, num_attention_heads=2, attention_head_dim=32, num_layers=2,
+        num_single_layers=2, num_refiner_layers=1, text_embed_dim=64,
+        pooled_projection_dim=32, rope_axes_dim=(8, 12, 12), guidance_embeds=True,
     )  # fmt: skip
     keep = torch.ones(2, 40, dtype=torch.long)
     keep[0, 30:] = 0
     args = dict(
-        hidden_states=noise(2, 16, t, h, w), encoder_hidden_states=noise(2, 40, 64), encoder_attention_mask=keep,
+        hidden_states=noise(2, channels, t, h, w), encoder_hidden_states=noise(2, 40, 64), encoder_attention_mask=keep,
         pooled_projections=noise(2, 32), guidance=torch.full((2,), 6000.0), timestep=torch.tensor([500, 500]),
     )  # fmt: skip
     return randomize(model), args, Grid.from_latent((t, h, w)), 40

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 
-def hunyuan_text(folder, comfy, i2v, width=16, pooled=16):
-    """A HunyuanVideo pipeline with its real tokenizers and tiny text encoders, whose rows are so wide."""
+def hunyuan_text(folder, comfy, i2v, width=16, pooled=16, kind="HunyuanVideoPipeline"):
+    """A HunyuanVideo pipeline with its real tokenizers and tiny text encoders, whose rows are so wide. kind: its class,
+    where the text encoder sees no picture."""
     import diffusers
     import transformers
     from transformers import CLIPTextConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig
@@ -42,7 +43,7 @@ def hunyuan_text(folder, comfy, i2v, width=16, pooled=16):
         "scheduler": diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
     }
     if not i2v:
-        return diffusers.HunyuanVideoPipeline(**parts)
+        return getattr(diffusers, kind)(**parts)
     parts["image_processor"] = transformers.CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=336)
     return diffusers.HunyuanVideoImageToVideoPipeline(**parts)
 

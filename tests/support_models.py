@@ -206,7 +206,7 @@ def make_hunyuan(
     randomize(transformer, seed, 0.08).save_pretrained(folder / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=7.0).save_pretrained(folder / "scheduler")
     if vae:
-        _hunyuan_vae(folder / "vae", seed)
+        hunyuan_vae(seed).save_pretrained(folder / "vae")
     name = f"Hunyuan{'Skyreels' if i2v == 'skyreels' else 'Video'}{'ImageToVideo' if i2v else ''}Pipeline"
     parts = {"transformer": "HunyuanVideoTransformer3DModel", "vae": "AutoencoderKLHunyuanVideo"}
     return _index(folder, name, parts)
@@ -260,7 +260,7 @@ def make_kandinsky5(
     randomize(transformer, seed, 0.08).save_pretrained(folder / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=10.0).save_pretrained(folder / "scheduler")
     if vae:
-        _hunyuan_vae(folder / "vae", seed)
+        hunyuan_vae(seed).save_pretrained(folder / "vae")
     parts = {"transformer": "Kandinsky5Transformer3DModel", "vae": "AutoencoderKLHunyuanVideo"}
     return _index(folder, "Kandinsky5I2VPipeline" if i2v else "Kandinsky5T2VPipeline", parts)
 
@@ -356,11 +356,12 @@ def _wan_vae(folder: Path, seed: int) -> None:
     randomize(AutoencoderKLWan(base_dim=4, z_dim=16), seed + 10, 0.1).save_pretrained(folder)
 
 
-def _hunyuan_vae(folder: Path, seed: int) -> None:
+def hunyuan_vae(seed: int = 0) -> nn.Module:
+    """A tiny VAE of HunyuanVideo's; the host makes it in one size only."""
     from diffusers import AutoencoderKLHunyuanVideo
 
     vae = AutoencoderKLHunyuanVideo(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2)
-    randomize(vae, seed + 10, 0.1).save_pretrained(folder)
+    return randomize(vae, seed + 10, 0.1)
 
 
 def _t5(folder: Path, width: int, seed: int, kind: str = "gated-gelu") -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from support_attention import make_tracks
 from support_cosmos import cosmos_pipeline
 from support_diffusers import FACE, build
-from support_models import hunyuan15_vae, randomize
+from support_models import hunyuan15_vae, hunyuan_vae, randomize
 
 from matrix_lib.core.tracks import tracks as tracks_module
 
@@ -62,6 +62,9 @@ class Pipe:
             self.pipe = diffusers.MochiPipeline(**parts)
         elif family == "hunyuan":
             self.pipe = diffusers.HunyuanVideoPipeline(**parts, tokenizer_2=None, text_encoder_2=None)
+        elif family == "hunyuan_skyreels":
+            parts |= dict(vae=hunyuan_vae(), tokenizer_2=None, text_encoder_2=None)
+            self.pipe = diffusers.HunyuanSkyreelsImageToVideoPipeline(**parts)
         else:
             self.pipe = diffusers.CogVideoXPipeline(**parts)
         self.pipe.set_progress_bar_config(disable=True)
@@ -73,7 +76,9 @@ class Pipe:
     def __call__(self, steps=3, usual=None, **more):
         uncond, cond = self.words[:1], self.words[1:]
         given = dict(prompt_embeds=cond, negative_prompt_embeds=uncond, guidance_scale=self.cfg)
-        if self.family == "hunyuan":
+        if self.family == "hunyuan_skyreels":
+            given |= dict(image=picture(1))
+        if self.family in ("hunyuan", "hunyuan_skyreels"):
             keep = torch.ones(1, cond.shape[1])
             given |= dict(
                 pooled_prompt_embeds=self.pooled[1:], prompt_attention_mask=keep, true_cfg_scale=self.cfg,

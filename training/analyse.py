@@ -233,6 +233,7 @@ class Analysis:
             None,
             judged,
             found.notes + notes,
+            found.experts,
         )
         if found.capture is not None and found.frames is not None:
             save_example(make_example(found.capture, tracks, found.frames), self._path("examples", clip.name, seed))
@@ -359,11 +360,13 @@ def _clean(out: Path) -> None:
 def _summary(found: Study, path: Path) -> str:
     good, bad = found.labelled
     lines = [f"{len(found.names)} runs, {good} successes and {bad} failures"]
-    for kind, one in found.kinds.items():
-        dominant = one.dominance is not None and bool(one.dominance.chosen)
-        listed = ", ".join(map(str, one.preset(found.options.preset)))
-        lines.append(f"{kind}: {'dominant' if dominant else 'influential'} layers {listed}")
-        lines += [f"{kind}: {one.no_gap}"] if one.no_gap else []
+    for name, each in {"": found, **found.experts}.items():
+        for kind, one in each.kinds.items():
+            dominant = one.dominance is not None and bool(one.dominance.chosen)
+            listed = ", ".join(map(str, one.preset(found.options.preset)))
+            whose = f"{name}, {kind}" if name else kind
+            lines.append(f"{whose}: {'dominant' if dominant else 'influential'} layers {listed}")
+            lines += [f"{kind}: {one.no_gap}"] if one.no_gap and not name else []
     return "\n".join([*lines, f"wrote {path}"])
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import REGISTRY, BackboneSpec
 from .weight_names import FAMILIES, diffusers_names, native_name
+from .weight_rules import SPELLINGS
 
 __all__ = [
     "AlignmentLoRA",
@@ -31,6 +32,7 @@ __all__ = [
     "from_underscores",
     "head_by_head",
     "native_projection",
+    "respelt",
     "swap_halves",
     "to_native",
 ]
@@ -267,18 +269,29 @@ def _reads_words(spec: BackboneSpec, name: str) -> bool:
 
 
 def from_underscores(stem: str, family: str | None = None) -> str | None:
-    """Native module path of a name whose dots were replaced (`blocks_0_self_attn_q`); None where no rule knows it."""
-    for each, rules in FAMILIES.items():
-        if family not in (None, each):
-            continue
-        for rule in rules:
-            pattern = re.escape(rule.native.replace(".", "_")).replace(r"\{i\}", r"(?P<i>\d+)")
-            if found := re.fullmatch(pattern.replace(r"\{j\}", r"(?P<j>\d+)"), stem):
-                path = rule.native
-                for letter, number in found.groupdict().items():
-                    path = path.replace(f"{{{letter}}}", number)
-                return path
+    """Module path of a name whose dots were replaced (`blocks_0_self_attn_q`), native or, where no family has it
+    natively, diffusers'; None where no rule knows it."""
+    for side in ("native", "diffusers"):
+        for each, rules in FAMILIES.items():
+            if family not in (None, each):
+                continue
+            for rule in rules:
+                path = getattr(rule, side)
+                pattern = re.escape(path.replace(".", "_")).replace(r"\{i\}", r"(?P<i>\d+)")
+                if found := re.fullmatch(pattern.replace(r"\{j\}", r"(?P<j>\d+)"), stem):
+                    for letter, number in found.groupdict().items():
+                        path = path.replace(f"{{{letter}}}", number)
+                    return str(path)
     return None
+
+
+def respelt(stem: str) -> str:
+    """A native module path that is spelt as in the code of the model's authors (`SPELLINGS`), as ComfyUI spells it."""
+    for block, pairs in SPELLINGS:
+        if re.match(block, stem):
+            for theirs, ours in pairs:
+                stem = re.sub(theirs, ours, stem)
+    return stem
 
 
 # -- native names -----------------------------------------------------------------------------------------------------

@@ -118,7 +118,8 @@ class BackboneSpec:
         text_tokens: how many it was trained with (`max_sequence_length` of its pipelines).
         text_mixed: what in the network mixes the rows of its text before its blocks do, which can be steered; "":
             nothing.
-        text_sees_image: its text encoder looks at the first frame of image-to-video models.
+        text_sees_image: of its image-to-video models those whose text encoder looks at the first frame, by how that
+            goes in.
         image_beside: some of its models attend to tokens of a picture beside the text. image_values: of an attention to
             the picture, the module that makes its values, natively and in diffusers; () where it has none of its own.
         first_frame: how its image-to-video models take a first frame, by the transformer's `image_condition_type`
@@ -176,7 +177,7 @@ class BackboneSpec:
     option_fps: Mapping[str, float] = field(default_factory=dict)
     doubted_fps: Mapping[str, str] = field(default_factory=dict)
     text_mixed: str = ""
-    text_sees_image: bool = False
+    text_sees_image: tuple[FirstFrame, ...] = ()
     image_beside: bool = False
     image_values: tuple[str, ...] = ()
     guidance_input: bool = False

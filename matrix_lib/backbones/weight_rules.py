@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FAMILIES", "VAES", "Op", "Rule", "Rules"]
+__all__ = ["FAMILIES", "SPELLINGS", "VAES", "Op", "Rule", "Rules"]
 
 Op = Literal["", "swap", "conv"]
 
@@ -548,3 +548,17 @@ VAES: dict[str, Rules] = {
     "mochi": tuple(_mochi_vae()),
 }
 """Rules of the VAEs. CogVideoX's VAE has the same names on both sides and no entry."""
+
+SPELLINGS = (
+    (
+        r"(?:double|single)_blocks\.\d+\.",
+        (
+            (r"_attn_(qkv|proj)$", r"_attn.\1"),
+            (r"_mlp\.fc1$", "_mlp.0"),
+            (r"_mlp\.fc2$", "_mlp.2"),
+            (r"(_mod|modulation)\.linear$", r"\1.lin"),
+        ),
+    ),
+)
+"""Modules of HunyuanVideo as its authors' code spells them, and files of trainers that run it (diffusion-pipe): the
+start of a path, and what is what at its end."""

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from .json_text import parse_object
 from .ranges import parse_numbers
@@ -25,7 +26,9 @@ class LayerSet:
     """Layers of one backbone for each kind of map, and where the choice comes from.
 
     v2t, v2v: global layer numbers, best first. scores: per kind the score of every layer that was compared, by its
-    number as text (JSON has no other keys); empty where the choice was published without scores.
+    number as text (JSON has no other keys); empty where the choice was published without scores. experts: where two
+    models take turns at the steps of a run (Wan 2.2 A14B), what holds for each one's own steps, by its name
+    (`Capture.experts`); the rest is then over all steps.
     """
 
     backbone: str
@@ -33,6 +36,7 @@ class LayerSet:
     v2v: tuple[int, ...]
     source: str
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    experts: Mapping[str, LayerSet] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_numbers(self.v2t, "v2t layers")
@@ -43,20 +47,22 @@ class LayerSet:
         """Both kinds as a person writes layers, for example "7, 11, 12"."""
         return ", ".join(map(str, sorted({*self.v2t, *self.v2v})))
 
+    def of_expert(self, name: str) -> LayerSet:
+        """The layers of one of `experts`. Raises ValueError, listing them, for another name."""
+        if name not in self.experts:
+            known = ", ".join(self.experts) or "none: they are of one model, or of all steps"
+            raise ValueError(f"these layers are not given for an expert called {name!r}; experts: {known}")
+        return self.experts[name]
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+        """As JSON; `experts` only where there are any."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "experts" or value}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> LayerSet:
         """Reads what `to_json` wrote. Raises ValueError on anything else."""
         try:
-            data = parse_object(text, "this")
-            layers = {kind: tuple(_layer(n) for n in data[kind]) for kind in ("v2t", "v2v")}
-            scores = {
-                str(kind): {str(layer): _score(score) for layer, score in table.items()}
-                for kind, table in data.get("scores", {}).items()
-            }
-            return cls(str(data["backbone"]), **layers, source=str(data["source"]), scores=scores)
+            return cls._read(parse_object(text, "this"))
         except (AttributeError, KeyError, TypeError, OverflowError):
             raise ValueError(
                 "this is no set of layers: expected JSON with backbone, v2t, v2v and source, where v2t and v2v list "
@@ -66,6 +72,19 @@ class LayerSet:
             raise ValueError(
                 f"this is no set of layers: expected JSON with backbone, v2t, v2v and source ({error})"
             ) from None
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any], whole: bool = True) -> LayerSet:
+        """whole: not one of `experts`, which have none of their own."""
+        layers = {kind: tuple(_layer(n) for n in data[kind]) for kind in ("v2t", "v2v")}
+        scores = {
+            str(kind): {str(layer): _score(score) for layer, score in table.items()}
+            for kind, table in data.get("scores", {}).items()
+        }
+        experts = {}
+        if whole:
+            experts = {str(name): cls._read(each, False) for name, each in data.get("experts", {}).items()}
+        return cls(str(data["backbone"]), **layers, source=str(data["source"]), scores=scores, experts=experts)
 
 
 def _layer(value: object) -> int:
@@ -123,12 +142,15 @@ class Layers:
     """Where to act: layers whose video-to-text attention is edited, and layers whose video-to-video attention is.
 
     Global layer numbers; None is all of them, () none. `sites`: a regular expression that the names of attentions have
-    to match from the start, for what numbers cannot tell apart (a U-Net's first and second temporal attention).
+    to match from the start, for what numbers cannot tell apart (a U-Net's first and second temporal attention). `part`:
+    of a diffusers pipeline whose transformers take turns the one that is meant ("transformer_2", as in `apply_lora`),
+    in its own steps; "" for all of them.
     """
 
     v2t: tuple[int, ...] | None = None
     v2v: tuple[int, ...] | None = None
     sites: str = ""
+    part: str = ""
 
     @classmethod
     def only(cls, layers: Iterable[int] | None) -> Layers:
@@ -148,6 +170,13 @@ class Layers:
     def names(self, site: AttentionSite) -> bool:
         """Whether a site's name is among `sites`."""
         return not self.sites or re.match(self.sites, site.name) is not None
+
+    def check_part(self, parts: Iterable[str], whose: str) -> None:
+        """Raises ValueError where `part` is none of those that `whose` has."""
+        have = [part for part in parts if part]
+        if self.part and self.part not in have:
+            known = ", ".join(have) or "one network, without part"
+            raise ValueError(f"Layers(part={self.part!r}): {whose} has {known}")
 
     def check_sites(self, sites: Iterable[AttentionSite]) -> None:
         """Raises ValueError where `sites` names none that the model has."""

@@ -6,7 +6,8 @@ B batch, C channels, T latent frames, H, W latent rows and columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -19,11 +20,38 @@ from ..core.noise import NoiseLevel
 from ..core.tracks.tracks import MaskTracks
 from .steps import StepContext
 
-__all__ = ["DualClockHook"]
+__all__ = ["DualClockHook", "ReferenceClip"]
 
 _MARK = 0x2545F491  # so that its noise is not the sampler's own of the same seed
+_SEGMENT = 0x9E3779B97F4A7C15
 _ALIKE = 0.02  # of the reference's mean square: how far from it a clip may be that is the reference
 _KNOWN = 0.3  # correlation from which a latent is taken to hold a noise; chance gives 0
+
+
+@dataclass(frozen=True)
+class ReferenceClip:
+    """A reference as frames, for clips that are made segment by segment: the first latent frame of a segment holds one
+    pixel frame, so each segment's own part is encoded.
+
+    frames: (F, rows, columns, 3) uint8. encode: a part of them to (C, T, H, W), as the model sees latents.
+    """
+
+    frames: Tensor
+    encode: Callable[[Tensor], Tensor]
+
+    def part(self, start: int, count: int) -> tuple[Tensor, str]:
+        """The latent of `count` frames from `start` on, and a note where the last one stands for those that are
+        missing. Raises ValueError where there are none."""
+        have = len(self.frames)
+        if start >= have:
+            raise ValueError(
+                f"a further segment of the clip begins with frame {start}, and the reference clip has {have} frames: "
+                "give it as many as the clip has"
+            )
+        own = self.frames[start : start + count]
+        short = count - len(own)
+        note = f"the reference clip ends with frame {have - 1}, which is held for the {short} frames behind it, too"
+        return self.encode(torch.cat([own, *[own[-1:]] * short])), note if short else ""
 
 
 class DualClockHook:
@@ -34,7 +62,8 @@ class DualClockHook:
     in the latent.
 
     Args:
-        references: for each prompt the latent (C, T, H, W) of its reference clip, as the model sees latents.
+        references: for each prompt the latent (C, T, H, W) of its reference clip, as the model sees latents, or its
+            frames.
         tracks: for each prompt those whose inside is held longer; a prompt's samples follow each other in the batch.
         strides: of the model's `Grid`.
         prefix_frames: latent frames in front of the clip.
@@ -49,13 +78,14 @@ class DualClockHook:
     def __init__(
         self,
         guidance: DualClockDenoising,
-        references: Sequence[Tensor],
+        references: Sequence[Tensor | ReferenceClip],
         tracks: Sequence[Sequence[MaskTracks]],
         strides: tuple[int, ...],
         prefix_frames: int = 0,
         seed: int = 0,
     ) -> None:
-        if any(not isinstance(each, Tensor) or each.ndim != 4 for each in references) or len(references) != len(tracks):
+        odd = [each for each in references if not isinstance(each, ReferenceClip) and getattr(each, "ndim", 0) != 4]
+        if odd or len(references) != len(tracks):
             shapes = ", ".join(str(list(getattr(each, "shape", [])) or type(each).__name__) for each in references[:3])
             raise ValueError(
                 f"a reference clip is a latent [channels, frames, rows, columns], one for each of {len(tracks)} "
@@ -63,6 +93,7 @@ class DualClockHook:
             )
         self.guidance, self.references, self.tracks = guidance, tuple(references), tuple(tracks)
         self.strides, self.prefix_frames, self.seed = strides, prefix_frames, seed
+        self._start, self._now, self._used = 0, self.tracks, 0
         self._notes: list[str] = []
         self._part: RunPart | None = None
         self._own_noise: Tensor | None = None
@@ -83,13 +114,20 @@ class DualClockHook:
                 self._leave(float((part.start.to(reference) - reference).square().mean()), reference)
         self._notes += part.told([each and not self._free for each in acting])
 
-    def follow(self, start: int) -> None:
-        """Always refused: the first latent frame of a segment holds one pixel frame, that of a clip there several."""
-        raise ValueError(
-            f"a further segment of the clip begins with frame {start}, and dual-clock denoising holds to the latent of "
-            "a clip that is made in one: its first latent frame has no like in the reference. Give the pipeline videos "
-            "of at most one segment (segment_frame_length)"
-        )
+    def follow(self, start: int, own: Callable[[MaskTracks], MaskTracks | None]) -> None:
+        """The segment's part of reference and tracks. Raises ValueError where the reference is a latent, which is that
+        of a clip made in one."""
+        if start and not all(isinstance(each, ReferenceClip) for each in self.references):
+            raise ValueError(
+                f"a further segment of the clip begins with frame {start}, and the reference is the latent of a clip "
+                "that is made in one: the first latent frame of a segment has no like in it. Give the reference as "
+                "frames (F, rows, columns, 3) uint8, of which each segment's own part is encoded"
+            )
+        self._start, self._rows = start, None
+        parts = [[own(each) for each in given] for given in self.tracks]
+        self._now = tuple([part for part in given if part is not None] for given in parts)
+        if any(part is None for given in parts for part in given):
+            self.tell(f"tracks end before frame {start}, with which a further segment begins: nothing is held longer")
 
     def tell(self, note: str) -> None:
         if note not in self._notes:
@@ -101,7 +139,13 @@ class DualClockHook:
     @property
     def notes(self) -> list[str]:
         """What is held for nobody, what the tracks do not say, and what the run is a part of."""
-        return list(dict.fromkeys(self._notes))
+        clips = [each for each in self.references if isinstance(each, ReferenceClip)]
+        left = [
+            f"of the reference clip's {len(each.frames)} frames the first {self._used} were used"
+            for each in clips
+            if 0 < self._used < len(each.frames)
+        ]
+        return list(dict.fromkeys([*self._notes, *left]))
 
     def figures(self) -> list[str]:
         """Nothing is measured."""
@@ -166,24 +210,35 @@ class DualClockHook:
     def _made(self, shape: tuple[int, ...], front: int) -> tuple[Tensor, Tensor, Tensor]:
         batch, channels, frames, height, width = shape
         clip = (channels, frames + front - self.prefix_frames, height, width)
-        for each in self.references:
+        grid = Grid.of_elements(clip[1:], self.strides)
+        references = [self._latent(each, grid.pixel_frames) for each in self.references]
+        for each in references:
             if tuple(each.shape) != clip:
                 raise ValueError(
                     f"the reference clip has a latent of {list(each.shape)} (channels, frames, rows, columns), but "
                     f"{list(clip)} is sampled, without {self.prefix_frames} frames in front: encode a clip of as many "
                     "frames and pixels, with this model's own VAE"
                 )
-        if batch % len(self.references):
+        if batch % len(references):
             raise ValueError(
-                f"{batch} samples do not divide into {len(self.references)} reference clips: give one, or one for each"
+                f"{batch} samples do not divide into {len(references)} reference clips: give one, or one for each"
             )
-        times = batch // len(self.references)
-        grid = Grid.of_elements(clip[1:], self.strides)
-        wide = [torch.cat([each[:, :1]] * self.prefix_frames + [each], 1)[:, front:] for each in self.references]
-        inside = torch.stack([self._inside(each, grid) for each in self.tracks])[:, :, front:]
-        draws = [torch.Generator().manual_seed(((self.seed + row) ^ _MARK) % 2**63) for row in range(batch)]
+        times = batch // len(references)
+        wide = [torch.cat([each[:, :1]] * self.prefix_frames + [each], 1)[:, front:] for each in references]
+        inside = torch.stack([self._inside(each, grid) for each in self._now])[:, :, front:]
+        mark = _MARK + self._start * _SEGMENT  # each segment has noise of its own
+        draws = [torch.Generator().manual_seed(((self.seed + row) ^ mark) % 2**63) for row in range(batch)]
         noise = torch.stack([torch.randn(shape[1:], generator=draw) for draw in draws])
         return torch.stack(wide).repeat_interleave(times, 0), inside.repeat_interleave(times, 0), noise
+
+    def _latent(self, reference: Tensor | ReferenceClip, frames: int) -> Tensor:
+        if not isinstance(reference, ReferenceClip):
+            return reference
+        self._used = max(self._used, self._start + frames)
+        latent, note = reference.part(self._start, frames)
+        if note:
+            self.tell(note)
+        return latent
 
     def _inside(self, tracks: Sequence[MaskTracks], grid: Grid) -> Tensor:
         """(1, prefix_frames + T, H, W) bool of one prompt."""
@@ -194,6 +249,10 @@ class DualClockHook:
                     "these tracks are masks of the first frame alone, so they do not say where anything goes: give "
                     f"tracks of all {grid.pixel_frames} frames"
                 )
+            if any(
+                isinstance(clip, ReferenceClip) for clip in self.references
+            ):  # what is left may be of later segments
+                each = each.take(range(min(each.frames, grid.pixel_frames)))
             cover = each.to_grid(grid, "area")
             self._notes += cover.notes
             inside |= (cover.maps > self.guidance.cover).any(0)

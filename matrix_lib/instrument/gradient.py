@@ -9,7 +9,7 @@ B batch, E entities, F, h, w token frames, rows, columns.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar
 
 import torch
@@ -72,8 +72,8 @@ class GradientHook(BaseObserver):
         told = [*self.guidance.collapses(part.steps), *part.told([self.acts(at, part.steps) for at in part.places])]
         self.notes += [note for note in told if note not in self.notes]
 
-    def follow(self, start: int) -> None:
-        """Rows of a further segment carry their own part of the tracks."""
+    def follow(self, start: int, own: Callable[[MaskTracks], MaskTracks | None]) -> None:
+        """Rows of a segment carry their own part of the tracks."""
 
     def tell(self, note: str) -> None:
         if note not in self.notes:

@@ -7,7 +7,7 @@ B batch, C channels, T latent frames, H, W latent rows and columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -79,11 +79,11 @@ class IntrinsicHook:
         if x is not None:
             self.prepare((x.shape[0], *x.shape[2:]))
 
-    def follow(self, start: int) -> None:
-        """Tracks from that frame on; those that end before it move nothing any more."""
-        self._now = tuple([each.starting(start) for each in given if start < each.frames] for given in self.tracks)
-        self._shape = ()
-        if any(start >= each.frames for given in self.tracks for each in given):
+    def follow(self, start: int, own: Callable[[MaskTracks], MaskTracks | None]) -> None:
+        """The segment's part of the tracks; those that end before it move nothing any more."""
+        parts = [[own(each) for each in given] for given in self.tracks]
+        self._now, self._shape = tuple([part for part in given if part is not None] for given in parts), ()
+        if any(part is None for given in parts for part in given):
             self._ended = [
                 f"tracks end before frame {start}, with which a further segment begins: nothing follows them there"
             ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 from ..core.layers import LayerSet
@@ -41,7 +43,11 @@ def rank_layers(
     by = f" of {next(iter(experts))}" if len(experts) == 1 and next(iter(experts)) != "expert 1" else ""
     without = ", without attention sinks" if without_sinks else ""
     source = f"attention share above chance in one capture, {len(capture.steps)} step bins{by}{without}"
-    return LayerSet(capture.backbone, chosen["v2t"], chosen["v2v"], source, scores)
+    each = {}
+    for name in experts if len(experts) > 1 else ():
+        with contextlib.suppress(ValueError):  # what has no maps; `expert_tables` says why
+            each[name] = rank_layers(capture.of_expert(name), tracks, keep, stream, without_sinks)
+    return LayerSet(capture.backbone, chosen["v2t"], chosen["v2v"], source, scores, each)
 
 
 def alignments(

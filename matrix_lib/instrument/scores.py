@@ -9,7 +9,7 @@ and clips against chance (the mask's share of the area).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -43,6 +43,11 @@ class LayerAlignment:
     mass: Tensor
     chance: Tensor
     counts: Tensor
+
+    def take(self, places: Sequence[int]) -> LayerAlignment:
+        """The same of some of its steps alone, by their places."""
+        kept = {name: getattr(self, name)[:, list(places)] for name in ("raw", "mass", "counts")}
+        return replace(self, steps=tuple(self.steps[at] for at in places), **kept)
 
     def over_steps(self, values: Tensor) -> Tensor:
         """(L, E, H, F) of `raw` or `mass`: the mean over the steps that were recorded; NaN where none was."""

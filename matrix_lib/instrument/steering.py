@@ -17,7 +17,7 @@ from ..core.guidance.part import RunPart
 from ..core.sites import AttentionSite
 from ..core.tracks.tracks import MaskTracks
 from .attention_guidance import AttentionGuidance
-from .dual_clock import DualClockHook
+from .dual_clock import DualClockHook, ReferenceClip
 from .gradient import GradientHook
 from .intrinsic import IntrinsicHook
 
@@ -36,7 +36,7 @@ class SteeredRun:
         sites: of the model, in the order in which they run.
         strides: of the model's `Grid`.
         tracks: for each prompt those that its latents follow.
-        references: for each prompt the latent (C, T, H, W) of its reference clip.
+        references: for each prompt the latent (C, T, H, W) of its reference clip, or its frames.
         token: the name of second predictions.
     """
 
@@ -45,7 +45,7 @@ class SteeredRun:
     sites: Sequence[AttentionSite] = ()
     strides: tuple[int, ...] = (4, 8)
     tracks: Sequence[Sequence[MaskTracks]] = ()
-    references: Sequence[Tensor] = ()
+    references: Sequence[Tensor | ReferenceClip] = ()
     prefix_frames: int = 0
     seed: int = 0
     token: Hashable = None

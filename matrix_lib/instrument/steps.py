@@ -5,12 +5,14 @@ B batch, C channels, T latent frames, H, W latent rows and columns. Latents are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..core.guidance.part import RunPart
 from ..core.noise import NoiseLevel
+from ..core.tracks.tracks import MaskTracks
 
 __all__ = ["StepContext", "StepHook"]
 
@@ -56,8 +58,9 @@ class StepHook(Protocol):
 
         Raises ValueError for what cannot work."""
 
-    def follow(self, start: int) -> None:
-        """What is sampled from here on is a further segment of a long clip, which begins with this pixel frame of it.
+    def follow(self, start: int, own: Callable[[MaskTracks], MaskTracks | None]) -> None:
+        """What is sampled from here on is a segment of a long clip, which begins with this pixel frame of it. own: its
+        part of tracks of the whole clip, None where they end before it.
 
         Raises ValueError where the hook has nothing to say of it."""
 

@@ -242,6 +242,14 @@ def test_a_grey_target_mask_keeps_its_values(pack: Any, loras: Path, models: Any
     assert torch.equal(channels[0, 0, 0], grey[::8, ::8])
     assert not channels[:, :, 1:].any()
     assert torch.equal(picture[0, :, :, 1], grey)
+    several = torch.rand(9, 64, 96, generator=torch.Generator().manual_seed(3))
+    for given, wanted in ((grey[None], grey), (several, several[4]), (None, tracks_of(pack).mask("van", 4).float())):
+        later = masked(pack, patched, "cogvideox", grey_mask=given, start_frame=4).result
+        assert torch.equal(later[2][0, :, :, 1], wanted), "of the frame that a later clip starts with"
+        first = later[0][0][1]["model_conds"][pack.lib("hosts.comfy.lora").COND].cond
+        assert torch.equal(first[0, 0, 0], wanted[::8, ::8])
+    with pytest.raises(ValueError, match="grey_mask has 4 masks, and start_frame is 4"):
+        masked(pack, patched, "cogvideox", grey_mask=several[:4], start_frame=4)
     with pytest.raises(ValueError, match=r"of the tracks' size \(64, 96\), from 0 to 1; got \(32, 96\)"):
         masked(pack, patched, "cogvideox", grey_mask=grey[None, :32])
     wide = pack.run("MatrixApplyLoRA", model=models["cogvideox"], lora="cogvideox-16.safetensors").result[0]

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
 from training.analyse import main
 from training.analysis_settings import parse
+from training.run.task_settings import TuneTask
 
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)
 
@@ -153,6 +155,43 @@ def test_wan_under_noise(tmp_path, home):
     assert [step for _, step, _ in found.kinds["v2t"].steps] == [700, 200]
     assert found.kinds["v2t"].steps_raw.shape == (2, 2, 3)
     assert (found.kinds["v2v"].steps_mass > 0).all()
+
+
+def test_each_expert_has_layers_of_its_own(tmp_path, home, capsys):
+    """Wan 2.2 A14B: scores of each one's own steps, in the report, in layers.json and, from there, in training."""
+    folder = make_wan(tmp_path / "wan", version="2.2")
+    more = ("--steps", "4", "--examples", "0", "--limit", "2", "--frames", "9", "--height", "64", "--width", "64")
+    main([str(home / "clips"), str(folder), "--out", str(tmp_path / "out"), *more])
+    run = load_run(sorted((tmp_path / "out" / "runs").iterdir())[0])
+    parts = ("transformer", "transformer_2")
+    assert tuple(run.experts) == parts
+    for kind, whole in run.kinds.items():
+        own = [run.experts[part][kind] for part in parts]
+        assert own[0].steps + own[1].steps == whole.steps
+        assert np.array_equal(np.concatenate([each.steps_raw for each in own], 1), whole.steps_raw)
+        shares = [len(each.steps) / len(whole.steps) for each in own]
+        for name in ("heads_raw", "frames_mass"):
+            mean = sum(share * getattr(each, name) for share, each in zip(shares, own))
+            np.testing.assert_allclose(mean, getattr(whole, name), rtol=1e-4)
+    found = LayerSet.from_json((tmp_path / "out" / "layers.json").read_text())
+    assert tuple(found.experts) == parts
+    assert "transformer_2 in its own steps" in found.experts["transformer_2"].source
+    said, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    assert "transformer_2, v2v: influential layers" in said
+    assert all(f"Everything about {part} in its own steps" in page for part in parts)
+    more = ("--mode", "noise", "--timesteps", "500", "--limit", "1", "--examples", "0", "--frames", "9")
+    main([str(home / "clips"), str(folder), "--out", str(tmp_path / "low"), *more, "--height", "64", "--width", "64"])
+    low = LayerSet.from_json((tmp_path / "low" / "layers.json").read_text())
+    assert tuple(low.experts) == ("transformer_2",), "no step fell to the other"
+    swapped = replace(found, experts={"transformer_2": replace(found, v2t=(1,), v2v=(0,))})
+    (tmp_path / "layers.json").write_text(swapped.to_json())
+    task = TuneTask(model=str(folder), layers=str(tmp_path / "layers.json"), expert="low")
+    assert (task.pinned().v2t, task.pinned().v2v) == ((1,), (0,))
+    assert replace(task, expert="").pinned().v2t == tuple(sorted(found.v2t))
+    with pytest.raises(ValueError, match="not given for an expert called 'transformer'; experts: transformer_2"):
+        replace(task, expert="high").pinned()
+    with pytest.raises(ValueError, match="layers are of wan, and mini is cogvideox"):
+        replace(task, model="mini").pinned()
 
 
 def test_killed_at_a_random_point_it_gives_the_same_report(home, whole, commands):

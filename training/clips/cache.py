@@ -112,7 +112,7 @@ class Cache:
     def _text(self, prompt: str, sample: Sample | None) -> Job:
         """The rows of a prompt. Where the text encoder looks at the first frame, they are the sample's own."""
         shape = self.model.shape
-        looks = shape.spec.text_sees_image and bool(shape.image)
+        looks = shape.image in shape.spec.text_sees_image
         first = self._video(sample).key if looks and sample else ""
         key = key_of("text", self.model.text_id, shape.text_rows, shape.image if looks else "", prompt, first)
 

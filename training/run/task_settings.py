@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from matrix_lib.core.layers import LayerDraw
+from matrix_lib.core.layers import LayerDraw, LayerSet
 from matrix_lib.core.losses.config import AlignmentConfig, MaskWeights, TargetAwareConfig, Timestep
+from matrix_lib.hosts.diffusers.load import check_model
 
 from ..clips.folder import FolderData
 from .config import Data, check_shares
@@ -250,6 +251,11 @@ class AlignmentTask(TaskSettings):
                 f"task.teacher and task.flow_of are about Local Gram Flow, and task.method={self.method} is without "
                 "it; flow, sga_flow, spa_flow and all have it"
             )
+        if not self.layers:  # type: ignore[attr-defined]
+            self.check_layers()
+
+    def check_layers(self) -> None:
+        """Raises ValueError where nothing is trained, or a loss has no layers."""
         if not any(self.lora_layers):
             raise ValueError("no layer gets factors: set task.v2t or task.v2v, for example task.v2t=9,10")
         if empty := [f"task.{name}" for name in METHODS[self.method].values() if not getattr(self, name)]:
@@ -341,6 +347,7 @@ class AlignTask(AlignmentTask):
     quantise: ClassVar[Literal["no"]] = "no"
     checkpointing: ClassVar[bool] = False
     image_attention: ClassVar[bool] = True
+    layers: ClassVar[Literal[""]] = ""
     expert: ClassVar[Literal[""]] = ""
 
     control: Literal["none", "blind", "wrong_masks"] = "none"
@@ -412,7 +419,7 @@ class TuneTask(AlignmentTask):
         normalise: what TAViD's map is divided by, see `TargetAwareConfig`.
         times: how the noise level is drawn, "uniform" or "logit_normal" over the schedule.
         shift: of the noise levels of flow models (all but CogVideoX): s = shift u / (1 + (shift - 1) u).
-        guidance: HunyuanVideo's guidance input.
+        guidance: HunyuanVideo's guidance input; SkyReels I2V wants 1.
         weights: number format of the frozen weights; what is trained is in float32.
         quantise: frozen matrices of the blocks in fewer bits: "int8", "fp8", "nf4" (4 bits); layers with factors stay.
         checkpointing: blocks are computed again in the backward pass, which saves most of the memory.
@@ -422,6 +429,8 @@ class TuneTask(AlignmentTask):
         drop_condition: share of clips that are trained with an empty ID map or target mask.
         image_attention: Wan 2.1 I2V's cross-attention to the picture runs; the code that MATRIX's authors released has
             it off, and a LoRA that was trained so says it.
+        layers: layers.json of `training.analyse`, whose layers stand in place of v2t and v2v; of a model with two
+            transformers those of `expert`.
         expert: of a model with two transformers (Wan 2.2 A14B) the one that is trained, at its own noise levels: that
             of the "high" ones, or of the "low" ones.
     """
@@ -445,7 +454,25 @@ class TuneTask(AlignmentTask):
     foreground: float = 0.0
     drop_condition: float = 0.0
     image_attention: bool = True
+    layers: str = ""
     expert: Literal["", "high", "low"] = ""
+
+    def pinned(self) -> Self:
+        """With the numbers of the layers that `layers` names. Raises ValueError for a file that is not there, is of
+        another family, or does not know the expert."""
+        if not self.layers:
+            return self
+        try:
+            given = LayerSet.from_json(Path(self.layers).read_text(encoding="utf-8"))
+            family = check_model(self.model)
+            if given.backbone != family:
+                raise ValueError(f"these layers are of {given.backbone}, and {self.model} is {family}")
+            given = given.of_expert(EXPERTS[self.expert]) if self.expert else given
+        except (OSError, ValueError) as error:
+            raise ValueError(f"task.layers={self.layers}: {error}") from None
+        found = replace(self, v2t=tuple(sorted(given.v2t)), v2v=tuple(sorted(given.v2v)))
+        found.check_layers()
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,13 +23,13 @@ from ...backbones import BackboneSpec
 from ...core.grid import Framing
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
-from ...hosts.diffusers.attach import watch
+from ...hosts.diffusers.attach import Watch, watch
 from ...hosts.diffusers.families import family
 from ...hosts.diffusers.latents import encode_clip
 from ...hosts.diffusers.load import Model
 from ...hosts.diffusers.model_shape import patch_of
 from ...instrument.capture import Capture
-from ...instrument.scores import AlignmentRecorder
+from ...instrument.scores import AlignmentRecorder, LayerAlignment
 from .scores import KindScores, reduce_alignment
 
 __all__ = ["Probe", "Recipe", "fit_clip", "generate", "probe"]
@@ -82,9 +82,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one run gave: scores by kind, the clip's frames (F, H, W, 3) uint8 and the maps, where they were wanted."""
+    """What one run gave: scores by kind, of two transformers that take turns also those of each one's own steps, by its
+    name; the clip's frames (F, H, W, 3) uint8 and the maps, where they were wanted."""
 
     kinds: dict[str, KindScores]
+    experts: dict[str, dict[str, KindScores]]
     frames: NDArray[np.uint8] | None
     capture: Capture | None
     notes: tuple[str, ...]
@@ -144,7 +146,18 @@ def probe(
     (alignments,) = seen.recorder.alignments().values()
     kinds: dict[str, KindScores] = {found.kind: reduce_alignment(found) for found in alignments}
     capture = seen_maps.capture() if seen_maps is not None else None
-    return Probe(kinds, made, capture, tuple(dict.fromkeys(seen.recorder.notes)))
+    return Probe(kinds, _by_expert(alignments, seen), made, capture, tuple(dict.fromkeys(seen.recorder.notes)))
+
+
+def _by_expert(alignments: Sequence[LayerAlignment], seen: Watch) -> dict[str, dict[str, KindScores]]:
+    found: dict[str, dict[str, KindScores]] = {}
+    for one in alignments:
+        took = seen.took([step.index for step in one.steps])
+        for name in dict.fromkeys(names[0] for names in took if len(names) == 1):
+            own = one.take([at for at, names in enumerate(took) if names == (name,)])
+            if bool((own.counts > 0).any()):
+                found.setdefault(name, {})[one.kind] = reduce_alignment(own)
+    return found
 
 
 @torch.inference_mode()

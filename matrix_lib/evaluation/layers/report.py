@@ -52,6 +52,7 @@ def report_html(found: Study, about: Mapping[str, str], examples: Sequence[Shown
     if found.notes:
         body.append(_box("Read this first", "<ul>" + "".join(f"<li>{_e(note)}</li>" for note in found.notes) + "</ul>"))
     body += [_kind(found, one) for one in found.kinds.values()]
+    body += [_expert(name, each) for name, each in found.experts.items()]
     if examples:
         body.append(_examples(found, examples))
     body += [_preset(found), _tables(found), _box("How to read the numbers", METHOD)]
@@ -122,6 +123,19 @@ def _kind(found: Study, one: KindStudy) -> str:
     parts.append(_steps(found, one, chosen, unit))
     parts.append(_heads(found, one, chosen, unit))
     return f"<section>{''.join(parts)}</section>"
+
+
+def _expert(name: str, found: Study) -> str:
+    """One of two models that take turns, folded: everything that is said of all steps, of its own."""
+    chosen = "; ".join(
+        f"{TITLES[kind][1]} {_list(one.preset(found.options.preset))} ({_chosen_word(one)})"
+        for kind, one in found.kinds.items()
+    )
+    steps = _list([step for step, _ in found.steps]) if len(found.steps) < 9 else f"{len(found.steps)} steps"
+    text = f"Its own steps alone ({steps}): {chosen}."
+    inner = "".join([_cards(found), *(_kind(found, one) for one in found.kinds.values()), _tables(found)])
+    summary = f"<summary>Everything about {_e(name)} in its own steps</summary>"
+    return _box(_e(name), f"<p class=lead>{_e(text)}</p><details>{summary}{inner}</details>")
 
 
 def _chosen_word(one: KindStudy) -> str:

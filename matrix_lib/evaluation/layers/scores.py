@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +101,7 @@ class KindScores:
 class RunScores:
     """One run: which clip and seed, its scores by kind, and what is known of its success.
 
+    experts: by the name of each of two transformers that take turns (Wan 2.2 A14B) the scores of its own steps.
     fingerprint: of everything that made it. success: None where nobody judged it. judged: the judge's answers.
     """
 
@@ -112,6 +113,11 @@ class RunScores:
     success: bool | None = None
     judged: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    experts: Mapping[str, Mapping[str, KindScores]] = field(default_factory=dict)
+
+    def of_expert(self, name: str) -> RunScores:
+        """The same run, of the steps of one transformer alone."""
+        return replace(self, kinds=self.experts[name], experts={})
 
     @property
     def name(self) -> str:
@@ -150,10 +156,12 @@ def save_run(run: RunScores, path: Path) -> Path:
     tensors: dict[str, Any] = {}
     head: dict[str, Any] = {"format": _FORMAT, "kinds": {}}
     for f in fields(run):
-        if f.name != "kinds":
+        if f.name not in ("kinds", "experts"):
             head[f.name] = getattr(run, f.name)
     head["judged"] = dict(run.judged)
-    for kind, scores in run.kinds.items():
+    every = dict(run.kinds)
+    every |= {f"{expert}/{kind}": scores for expert, kinds in run.experts.items() for kind, scores in kinds.items()}
+    for kind, scores in every.items():
         tensors |= {f"{kind}.{name}": np.ascontiguousarray(getattr(scores, name)) for name in _ARRAYS}
         head["kinds"][kind] = {name: value for name, value in asdict(scores).items() if name not in _ARRAYS}
     with whole_file(path) as temporary:
@@ -168,13 +176,16 @@ def load_run(path: Path) -> RunScores:
             head = json.loads((file.metadata() or {})["run"])
             if head.pop("format") != _FORMAT:
                 raise ValueError("another format")
-            kinds = {}
+            kinds: dict[str, KindScores] = {}
+            experts: dict[str, dict[str, KindScores]] = {}
             for kind, rest in head.pop("kinds").items():
                 arrays = {name: file.get_tensor(f"{kind}.{name}") for name in _ARRAYS}
                 rest["steps"] = tuple((int(i), float(t), int(c)) for i, t, c in rest["steps"])
                 listed = {name: tuple(rest[name]) for name in ("layers", "entities", "roles", "known")}
-                kinds[kind] = KindScores(**{**rest, **listed, **arrays})
+                expert = kind.rpartition("/")[0]
+                of = experts.setdefault(expert, {}) if expert else kinds
+                of[rest["kind"]] = KindScores(**{**rest, **listed, **arrays})
             head["notes"] = tuple(head["notes"])
-            return RunScores(kinds=kinds, **head)
+            return RunScores(kinds=kinds, experts=experts, **head)
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
         raise ValueError(f"{path} is no result of an analysis ({error}): remove it and run again") from None

@@ -109,7 +109,8 @@ class KindStudy:
 
 @dataclass(frozen=True)
 class Study:
-    """What all runs together say. success: of each run, None where it is not known."""
+    """What all runs together say. success: of each run, None where it is not known. experts: what they say of each of
+    two transformers that take turns, by its name, in its own steps."""
 
     backbone: str
     options: Options
@@ -119,6 +120,7 @@ class Study:
     kinds: Mapping[str, KindStudy]
     preset: LayerSet
     notes: tuple[str, ...] = field(default=())
+    experts: Mapping[str, Study] = field(default_factory=dict)
 
     @property
     def labelled(self) -> tuple[int, int]:
@@ -142,6 +144,14 @@ def study(runs: Sequence[RunScores], backbone: str, options: Options = Options()
         kinds[kind] = _kind(kind, having, options)
     notes += _cautions(every)
     first = next(iter(every[0].kinds.values()))
+    names = dict.fromkeys(name for run in every for name in run.experts)
+    if names and (without := sum(not run.experts for run in every)):
+        notes.append(f"{without} of {len(every)} runs have no scores of each transformer apart")
+    experts: dict[str, Study] = {}
+    for name in names:
+        own = [run.of_expert(name) for run in every if name in run.experts]
+        experts[name] = study(own, backbone, options, f"{title}, {name} in its own steps".lstrip(", "))
+    preset = _preset(kinds, backbone, options, len(every), title)
     return Study(
         backbone,
         options,
@@ -149,8 +159,9 @@ def study(runs: Sequence[RunScores], backbone: str, options: Options = Options()
         tuple(run.success for run in every),
         tuple((index, sigma) for index, sigma, _ in first.steps),
         kinds,
-        _preset(kinds, backbone, options, len(every), title),
+        replace(preset, experts={name: each.preset for name, each in experts.items()}),
         tuple(dict.fromkeys(notes)),
+        experts,
     )
 
 

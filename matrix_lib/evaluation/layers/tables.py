@@ -1,7 +1,8 @@
 """An analysis as Parquet tables: every number of the report, and what it was made from.
 
-runs: one row a run. layers: one a kind and layer, with all statistics. steps, heads, frames: one for each run, kind,
-entity, layer and step (head, token frame), with raw AAS, the share of attention on the mask, and chance.
+runs: one row a run. layers: one a kind and layer, with all statistics; of two transformers that take turns also one for
+each in its own steps (expert, "" over all steps). steps, heads, frames: one for each run, kind, entity, layer and step
+(head, token frame), with raw AAS, the share of attention on the mask, and chance.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ def _runs(runs: Sequence[RunScores]) -> dict[str, list[Any]]:
 
 def _layers(found: Study) -> dict[str, list[Any]]:
     rows: list[dict[str, Any]] = []
-    for kind, one in found.kinds.items():
-        preset = {"v2t": found.preset.v2t, "v2v": found.preset.v2v}[kind]
-        rows += [_layer(one, place) | {"preset": layer in preset} for place, layer in enumerate(one.layers)]
+    for expert, each in {"": found, **found.experts}.items():
+        for kind, one in each.kinds.items():
+            preset = {"v2t": each.preset.v2t, "v2v": each.preset.v2v}[kind]
+            own = {"expert": expert} if found.experts else {}
+            rows += [_layer(one, place) | own | {"preset": layer in preset} for place, layer in enumerate(one.layers)]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 

@@ -2,6 +2,7 @@
 
     folder/transformer/config.json, diffusion_pytorch_model*.safetensors (one file, or shards with their index)
     folder/transformer_2/           Wan 2.2: the expert for low noise
+    folder/transformer_ref/         MiniMax H3: the one for clips after references
     folder/vae/, text_encoder/, text_encoder_2/, tokenizer/, scheduler/
 
 Only safetensors are read. A model comes back repaired for what its configs say (see `repair`).
@@ -9,6 +10,7 @@ Only safetensors are read. A model comes back repaired for what its configs say 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from ...backbones import REGISTRY, BackboneSpec
 from ...backbones.spec import input_channels
 from ...backbones.weight_names import FAMILIES
 from .families import family
+from .model import FRAME_RATE, backbone_of
 from .repair import repair
 from .weights import DAMAGED, Progress, check_names, read_json, read_weights, told
 
@@ -35,6 +38,9 @@ __all__ = [
     "load_transformer",
     "load_vae",
 ]
+
+
+_PARTS = ("transformer", "transformer_ref")  # a download may hold one of them alone
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def find_folders(roots: list[str], depth: int = 3) -> dict[str, Path]:
         level = [root]
         for _ in range(depth):
             inside = [folder for parent in level for folder in _folders(parent)]
-            models = [folder for folder in inside if (folder / "transformer" / "config.json").is_file()]
+            models = [folder for folder in inside if any((folder / p / "config.json").is_file() for p in _PARTS)]
             for folder in models:
                 found.setdefault(folder.relative_to(root).as_posix(), folder)
             level = [folder for folder in inside if folder not in models]
@@ -72,9 +78,9 @@ def _folders(parent: Path) -> list[Path]:
         return []
 
 
-def family_of(folder: Path) -> str:
+def family_of(folder: Path, part: str = "transformer") -> str:
     """The family of a diffusers folder. Raises ValueError naming what is missing, or what is accepted."""
-    return _spec_of(folder / "transformer", read_json(folder / "transformer" / "config.json")).name
+    return _spec_of(folder / part, read_json(folder / part / "config.json")).name
 
 
 def _spec_of(folder: Path, config: Mapping[str, Any]) -> BackboneSpec:
@@ -92,18 +98,26 @@ def load_folder(
     text_encoder: bool = True,
     vae: bool = True,
     progress: Progress | None = None,
+    references: bool = False,
 ) -> Loaded:
     """Loads a diffusers folder.
 
     Args:
         dtype: of the transformer's weights; None leaves the choice to the host.
         text_encoder, vae: whether those parts are wanted.
+        references: the transformer for clips after references in place of the other (MiniMax H3: transformer_ref).
 
     Raises:
         ValueError: a file is missing, unreadable, not safetensors, or of a kind that the host has no place for.
     """
-    name = family_of(folder)
-    second = (folder / "transformer_2").is_dir()
+    part_of_it = "transformer_ref" if references else "transformer"
+    if references and not (folder / part_of_it).is_dir():
+        raise ValueError(
+            f"{folder} has no transformer_ref, the second transformer that MiniMax H3 has for references: switch "
+            "references off; references of other models go to their one transformer"
+        )
+    name = family_of(folder, part_of_it)
+    second = not references and (folder / "transformer_2").is_dir()
     jobs = 1 + second + text_encoder + vae
     done = iter(range(jobs))
 
@@ -111,7 +125,7 @@ def load_folder(
         start = next(done)
         return lambda share: progress((start + share) / jobs) if progress is not None else None
 
-    model, notes = load_transformer(folder, "transformer", dtype, part())
+    model, notes = load_transformer(folder, part_of_it, dtype, part())
     low_noise = load_transformer(folder, "transformer_2", dtype, part())[0] if second else model
     return Loaded(
         model,
@@ -127,7 +141,7 @@ def load_native(path: str, dtype: torch.dtype | None = None) -> Loaded:
     """A single native file, as the host loads it, repaired where it is a CogVideoX."""
     try:
         with safe_open(path, framework="pt") as file:
-            file.keys()
+            names = list(file.keys())
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is no complete safetensors file ({str(error)[:200]}). Download it again.") from error
     options = {} if dtype is None else {"dtype": dtype}
@@ -139,6 +153,8 @@ def load_native(path: str, dtype: torch.dtype | None = None) -> Loaded:
             "opens; a part of a diffusers folder is opened as the whole folder, from models/diffusers."
         ) from error
     model, notes = repair(loaded)
+    with contextlib.suppress(ValueError):  # of a network that is loaded all the same
+        family(backbone_of(model).name).adapt_file(model, names)
     return Loaded(model, model, None, None, type(model.model).__name__, tuple(notes))
 
 
@@ -164,7 +180,7 @@ def _build(
     spec = _spec_of(root / part, config)
     _check_config(root / part, spec, config)
     state = read_weights(root / part, "diffusion_pytorch_model", FAMILIES[spec.name], progress)
-    state |= family(spec.name).weights_beside(root, progress)
+    state |= family(spec.name).weights_beside(root, config, progress)
     aside = family(spec.name).set_aside(state)
     expected = set(state)
     options = {} if dtype is None else {"dtype": dtype}
@@ -177,6 +193,8 @@ def _build(
     check_names(root / part, expected, set(model.model.diffusion_model.state_dict()))
     with told(root):
         family(spec.name).adapt(model, root, config, aside)
+    if (rate := spec.class_fps.get(str(config.get("_class_name")))) is not None:
+        model.model_options.setdefault("transformer_options", {})[FRAME_RATE] = rate
     vae = read_json(root / "vae" / "config.json") if (root / "vae" / "config.json").is_file() else {}
     maker = _vae_maker(vae)
     with told(root / "vae"):

@@ -11,7 +11,20 @@ from ...core.grid import Grid
 from ...core.sites import AttentionSite
 from ..modules import find_sites
 
-__all__ = ["backbone_of", "diffusion_model", "grid_of", "modules_of", "patch_of", "rate_doubt", "rate_of", "sites_of"]
+__all__ = [
+    "FRAME_RATE",
+    "backbone_of",
+    "diffusion_model",
+    "grid_of",
+    "modules_of",
+    "patch_of",
+    "rate_doubt",
+    "rate_of",
+    "sites_of",
+]
+
+FRAME_RATE = "matrix_frame_rate"
+"""Transformer option: frames per second that the MODEL makes, where its folder or file says it."""
 
 _NETWORK = "diffusion_model."  # in front of what object patches name
 
@@ -51,6 +64,8 @@ def grid_of(model: Any, latent: tuple[int, int, int], prefix_frames: int = 0) ->
 def rate_of(model: Any) -> float | None:
     """Frames per second that a MODEL makes; None where nobody says."""
     spec = backbone_of(model)
+    if FRAME_RATE in _options(model):
+        return float(_options(model)[FRAME_RATE])
     told = [rate for option, rate in spec.option_fps.items() if option in _options(model)]
     return told[0] if told else spec.rate(patch_of(model), _stride(model), diffusion_model(model.model))
 
@@ -60,7 +75,11 @@ def rate_doubt(model: Any) -> str:
     spec = backbone_of(model)
     other = spec.doubted_fps.get(type(diffusion_model(model.model)).__name__)
     rate = rate_of(model)
-    if not other or rate != spec.fps.get("") or any(option in _options(model) for option in spec.option_fps):
+    if (
+        not other
+        or rate != spec.fps.get("")
+        or any(option in _options(model) for option in (FRAME_RATE, *spec.option_fps))
+    ):
         return ""
     return (
         f"seconds are counted at {rate:g} frames per second, those of {spec.title}; {other}: give the frame rate there"

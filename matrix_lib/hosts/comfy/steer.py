@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...core.guidance.base import Guidance, check_finite
 from ...core.guidance.timed_words import TimedWords
+from ...core.layers import Layers
 from ...core.tracks.tracks import MaskTracks
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
@@ -60,6 +61,8 @@ def steer(
     for samplers whose state cannot be reached.
     """
     guidance.check_layers(site.layer for site in sites_of(model))
+    if isinstance(layers := getattr(guidance, "layers", None), Layers):
+        layers.check_part((), "a MODEL is one of the experts: steer each of them with layers of its own; it")
     spec = backbone_of(model)
     guidance.check_text(spec.title, text_trouble(diffusion_model(model.model), spec, "native", modules_of(model)))
     samples = _samples(reference) if guidance.needs_reference else None

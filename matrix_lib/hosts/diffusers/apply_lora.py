@@ -66,7 +66,8 @@ def apply(
             H3's, whose other transformer makes clips without references.
         branches: as in `watch`; for several prompts.
         fit: how the picture becomes the first frame, as in `watch`; None asks the pipeline.
-        mask: target mask: (rows, columns) in [0, 1] of the tracks' size, whose grey values stay, as in TAViD's code.
+        mask: target mask: (rows, columns) in [0, 1] of the tracks' size, whose grey values stay, as in TAViD's code; of
+            a clip that is made in segments (Wan Animate) those of all its frames (frames, rows, columns).
 
     Raises ValueError for a LoRA of another family or size, tracks without the target, an ID map without a VAE, a second
     widening LoRA, fused projections and a transformer that is compiled already.

@@ -427,6 +427,10 @@ class Watch(BaseObserver):
         self._recorder = self._make(config, self._backbone, self._sites, forward.grid, sigmas, streams)
         if self._batches.untracked:
             self._recorder.note(self._batches.untracked)
+        end, length = forward.segment.start + forward.grid.pixel_frames, forward.segment.length
+        if 0 < length < end:
+            last = f"the clip has {length} frames: what is made behind them, up to frame {end - 1}, is cut off"
+            self._recorder.note(last)
         taken = sum(stop <= forward.segment.taken for _, stop in forward.grid.pixel_spans())
         self._segments.append((self._recorder, taken))
 
@@ -457,15 +461,25 @@ class Watch(BaseObserver):
         """With the name of the transformer that took each step, where a pipeline has two."""
         if not any(self._took.values()):
             return capture
-        ends = [step.index for step in capture.steps[1:]] + [1 + max(self._took)]
-        named, name = [], ""
-        for step, end in zip(capture.steps, ends):
-            took = list(dict.fromkeys(self._took[at] for at in range(step.index, end) if at in self._took))
-            name = " and ".join(took) or name  # a step that was skipped belongs to the one before
+        named = []
+        for step, took in zip(capture.steps, self.took([step.index for step in capture.steps])):
+            name = " and ".join(took)
             named.append(replace(step, model=name))
             if len(took) > 1:
                 capture.meta["notes"].append(f"step bin {step.index} is the mean over {name}: bins=0 keeps them apart")
         return replace(capture, steps=tuple(named))
+
+    def took(self, begins: Sequence[int]) -> list[tuple[str, ...]]:
+        """By name which transformers took the steps of each bin, given the first step of each; () for each of a
+        pipeline with one."""
+        if not any(self._took.values()):
+            return [()] * len(begins)
+        ends = [*begins[1:], 1 + max(self._took)]
+        found: list[tuple[str, ...]] = []
+        for begin, end in zip(begins, ends):
+            names = tuple(dict.fromkeys(self._took[at] for at in range(begin, end) if at in self._took))
+            found.append(names or (found[-1] if found else ()))  # a step that was skipped belongs to the one before
+        return found
 
 
 @contextlib.contextmanager

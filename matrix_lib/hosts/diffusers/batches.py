@@ -127,16 +127,19 @@ class Batches:
         self.seen: list[float] = []
         self.runs = 0
         self.start = 0
-        self._parts = self.tracks
+        self._parts, self._segment = self.tracks, Segment()
         self._calls_at = 0
         self._asked = asked
 
     def begin(self, forward: Forward) -> None:
         """Fills in the forward's step and rows."""
         again = replayed()
+        if forward.segment != self._segment:
+            frames = forward.grid.pixel_frames
+            self._parts = tuple(part_of(tracks, forward.segment, frames) for tracks in self.tracks)
+        self._segment = forward.segment
         if forward.segment.start != self.start:
             self.seen, self.start = [], forward.segment.start
-            self._parts = tuple(part_of(tracks, self.start) for tracks in self.tracks)
         elif again is None and self._begins(forward.timestep):
             self.seen, self.runs = [], self.runs + 1
         if not self.seen and self._asked is not None:
@@ -199,9 +202,16 @@ class Batches:
         return tuple(rows)
 
 
-def part_of(tracks: MaskTracks | None, start: int) -> MaskTracks | None:
-    """What the segment of a clip that begins with frame `start` sees of tracks of the whole clip; None: nothing."""
-    return None if tracks is None or start >= tracks.frames else tracks.starting(start)
+def part_of(tracks: MaskTracks | None, segment: Segment, frames: int = 1) -> MaskTracks | None:
+    """What a segment of a clip that makes so many pixel frames sees of tracks of the whole clip; None: nothing. Behind
+    the clip's end it runs backwards there and forwards again, as Wan Animate's pipeline fills its videos."""
+    start, length = segment.start, segment.length
+    if tracks is None or start >= tracks.frames:
+        return None
+    if not 1 < length < start + frames or tracks.frames < length:
+        return tracks.starting(start)
+    places = [i % (2 * length - 2) for i in range(start, start + frames)]
+    return tracks.take([min(i, 2 * length - 2 - i) for i in places])
 
 
 def batches_of(

@@ -126,13 +126,16 @@ def clip_begins(spec: BackboneSpec, given: Mapping[str, Any], frames: int) -> in
 
 class Segment(NamedTuple):
     """Which part of a long clip a call makes. start: the pixel frame of the clip that it begins with. taken: how many
-    of its first pixel frames the segment before has made; 0 in the first one."""
+    of its first pixel frames the segment before has made; 0 in the first one. length: pixel frames of the whole clip,
+    behind which what a last segment makes is cut off; 0 where nobody says."""
 
     start: int = 0
     taken: int = 0
+    length: int = 0
 
 
 _TELLS = "prepare_prev_segment_cond_latents"  # what Wan Animate's pipeline calls before each segment
+_FILLS = "pad_video_frames"  # and with each of its videos before the first one, that of poses first
 _told: weakref.WeakKeyDictionary[Any, Segment] = weakref.WeakKeyDictionary()
 """By transformer the segment that its pipeline has begun, where it says so."""
 _listening: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -144,11 +147,15 @@ def told_segments(pipe: Any) -> Iterator[None]:
     """While open, a pipeline that makes clips in segments is listened to: which one it begins is known from itself,
     whatever masks its transformer is given. Nothing happens with a bare transformer and with other pipelines."""
     make, net = getattr(pipe, _TELLS, None), getattr(pipe, "transformer", None)
+    fill = getattr(pipe, _FILLS, None)
     if make is None or net is None:
         yield
         return
     if not _listening.get(pipe):
-        vars(pipe)[_TELLS] = _noting(make, getattr(net, "_orig_mod", net))
+        lengths: list[int] = []
+        vars(pipe)[_TELLS] = _noting(make, getattr(net, "_orig_mod", net), lengths)
+        if fill is not None:
+            vars(pipe)[_FILLS] = _measuring(fill, lengths)
     _listening[pipe] = _listening.get(pipe, 0) + 1
     try:
         yield
@@ -156,10 +163,20 @@ def told_segments(pipe: Any) -> Iterator[None]:
         _listening[pipe] -= 1
         if not _listening[pipe]:
             del vars(pipe)[_TELLS]
+            vars(pipe).pop(_FILLS, None)
             _told.pop(getattr(net, "_orig_mod", net), None)
 
 
-def _noting(make: Callable[..., Any], net: Any) -> Callable[..., Any]:
+def _measuring(fill: Callable[..., Any], lengths: list[int]) -> Callable[..., Any]:
+    @functools.wraps(fill)
+    def measured(frames: Any, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(len(frames))
+        return fill(frames, *args, **kwargs)
+
+    return measured
+
+
+def _noting(make: Callable[..., Any], net: Any, lengths: list[int]) -> Callable[..., Any]:
     signature = inspect.signature(make)
 
     @functools.wraps(make)
@@ -167,7 +184,12 @@ def _noting(make: Callable[..., Any], net: Any) -> Callable[..., Any]:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
         start = int(given.arguments["start_frame"])
-        _told[net] = Segment(start, int(given.arguments["prev_segment_cond_frames"]) if start else 0)
+        if start:
+            taken, length = int(given.arguments["prev_segment_cond_frames"]), _told.get(net, Segment()).length
+        else:
+            taken, length = 0, lengths[0] if lengths else 0
+        lengths.clear()
+        _told[net] = Segment(start, taken, length)
         return make(*args, **kwargs)
 
     return noted
@@ -201,6 +223,8 @@ class Segments:
                     "for each clip open watch or steer anew"
                 )
             self._now = told or Segment(self._end - taken, taken)
+        elif before is None:
+            self._now = told or self._now
         if not same:
             self._marks = tuple(mark.detach().clone() for mark in marks)
             self._end = self._now.start + (frames - 1) * self.spec.temporal_stride + 1

@@ -19,6 +19,7 @@ from ...core.tracks.tracks import MaskTracks
 from .attach import backbone_of
 from .batches import Branch, Forward, batches_of, part_of
 from .framing import tell_unknown
+from .laid_out import Segment
 from .latents import masked, padded
 from .model_shape import Condition, ModelShape, patch_of
 
@@ -113,24 +114,20 @@ class MaskChannels:
     def _one(self, place: int, latent: tuple[int, int, int], start: int) -> Tensor:
         """(E, T, h, w) float32 of one prompt's tracks; keeps the picture that it was made of."""
         whole, stride = self.tracks[place], self.shape.spatial_stride
-        tracks = part_of(whole, start)
+        tracks = part_of(whole, Segment(start))
         if tracks is None:
             raise ValueError(
                 f"a further segment of the clip begins with frame {start}, whose masks this LoRA reads, and the tracks "
                 f"have {whole.frames} frames: give it tracks of the whole clip"
             )
-        if start and self.grey is not None:
-            raise ValueError(
-                f"a further segment of the clip begins with frame {start}, and a grey mask is of the first frame "
-                "alone: leave `mask` out, or give the pipeline videos of at most one segment"
-            )
+        grey = self._grey(start)
         size = latent[1] * stride, latent[2] * stride
         if self._asked is not None:
             tell_unknown(self._asked, tracks, size)
         framing = Framing((tracks.height, tracks.width), size, tracks.fit)
         del self.pictures[place:]
         if self.condition == "target_mask":
-            channels, seen = conditions.target_mask(tracks, self.targets[place], latent, framing, self.grey)
+            channels, seen = conditions.target_mask(tracks, self.targets[place], latent, framing, grey)
             self.pictures.append(seen.mul(255).to(torch.uint8)[..., None].expand(-1, -1, 3))
             return channels
         self.pictures.append(tracks.id_map(0, framing))
@@ -138,6 +135,18 @@ class MaskChannels:
         strides = self.shape.temporal_stride, stride, self.spec.cycle
         frames = Grid.of_elements(latent, strides).pixel_frames
         return lay_out(self._pipe, self.shape, self.pictures[-1], frames).transpose(0, 1).float().cpu()
+
+    def _grey(self, start: int) -> Tensor | None:
+        """(rows, columns) of the frame that a segment begins with."""
+        if self.grey is None or (self.grey.ndim == 2 and not start):
+            return self.grey
+        frames = len(self.grey) if self.grey.ndim == 3 else 1
+        if start >= frames:
+            raise ValueError(
+                f"a further segment of the clip begins with frame {start}, and `mask` has {frames}: give grey masks "
+                "(frames, rows, columns) of the whole clip"
+            )
+        return self.grey[start]
 
 
 def _shape(model: Any, net: nn.Module) -> ModelShape:

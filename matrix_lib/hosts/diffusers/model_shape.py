@@ -50,6 +50,12 @@ class ModelShape:
             taken = transformer.get("in_channels")
             if image == "masked" and taken is not None and taken == transformer.get("out_channels"):
                 image = "replace"  # it has no channels for a picture: Wan 2.2 5B
+            made = transformer.get("out_channels")
+            if image == "padded" and taken is not None and made is not None and taken < 2 * made:
+                raise ValueError(
+                    f"{pipeline} puts the first frame's latents beside the noisy ones, {2 * made} channels in all, and "
+                    f"this {spec.title} takes {taken}: it is one for text, or its image_condition_type is lost"
+                )
         fixed = None
         if transformer.get("use_learned_positional_embeddings"):
             sides = (transformer["sample_height"] * 8, transformer["sample_width"] * 8)

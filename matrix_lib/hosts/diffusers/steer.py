@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import weakref
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...backbones import UNETS
@@ -25,6 +26,7 @@ from ...core.sites import AttentionSite
 from ...core.tracks.tracks import MaskTracks
 from ...core.words.binding import PromptBinding
 from ...instrument.attention_guidance import AttentionGuidance
+from ...instrument.dual_clock import ReferenceClip
 from ...instrument.gradient import GradientHook
 from ...instrument.session import Session
 from ...instrument.steering import Actor, SteeredRun, actor_for
@@ -32,6 +34,7 @@ from .attach import attach, backbone_of, no_other, perturbed, prediction, sites_
 from .batches import Batches, Branch, Forward, batches_of, replayed
 from .families import family
 from .laid_out import output_of, told_segments, with_output
+from .latents import encode_clip
 from .steps import acting_before_steps, nets_of
 from .unet import LevelGuidance, attach_unet, find_unet_sites
 
@@ -60,11 +63,14 @@ def steer(
             acts before steps (`where` "step") needs a pipeline, of CogVideoX,
             Wan, HunyuanVideo or ZeroScope and any scheduler with a `step` that takes a model output, a timestep and a
             sample: that `step` is wrapped. They act in the order given, those that ask for no predictions first.
+            Of transformers that take turns (Wan 2.2 A14B) guidance acts in the steps of both, or with layers of one
+            (`Layers(v2t, v2v, part="transformer_2")`) in its own: give one for each.
         binding, tracks, branches, steps, prefix_frames, fit: as in `watch`; without a binding tracks alone steer.
         seed: of the noise that intrinsic denoising adds and dual-clock denoising holds; row i of the batch draws from
             `seed + i`.
         reference: what `DualClockDenoising` holds to: the latent (C, T, h, w) of a clip (`latents.encode_clip`), or one
-            per prompt.
+            per prompt. Of a clip that is made in segments (Wan Animate) frames (F, H, W, 3) uint8 of all of it, in the
+            pixels that are made: the part of each segment is encoded by the pipeline's VAE.
 
     Yields what acts, in the order of `guidance`, with its notes and what it measured (`instrument.steering.Actor`).
     Guidance that changes nothing is left out. Perturbation guidance adds scale * (conditional - perturbed) to the
@@ -75,7 +81,8 @@ def steer(
     for a pipeline that feeds its transformer in another way than its scheduler steps, or combines predictions by more
     than CFG.
     """
-    nets = [getattr(net, "_orig_mod", net) for net in transformers_of(model).values()]
+    parts = {name: getattr(net, "_orig_mod", net) for name, net in transformers_of(model).items()}
+    nets = [*parts.values()]
     transformer = nets[0]
     spec = backbone_of(transformer)
     unet = spec.name in UNETS
@@ -87,11 +94,14 @@ def steer(
     if any(each.where == "step" for each in every):
         spec.check_modular("moving the latent before its steps")
     _check(every, batches, sites, reference)
+    for layers in map(_layers, every):
+        layers.check_part(parts, f"this {type(model).__name__}")
     trouble = "" if unet else family(spec.name).text_trouble(transformer)
     for each in every:
         each.check_text(spec.title, trouble)
     follow = [[] if each is None else [each] for each in batches.tracks]
-    references = [reference] if isinstance(reference, Tensor) else list(reference or ())
+    given_references = [reference] if isinstance(reference, Tensor) else list(reference or ())
+    references = [_reference(model, each) for each in given_references]
     strides = (spec.temporal_stride, spec.stride(getattr(transformer, "config", {}).get("out_channels")))
     acting: list[Any] = []
     for place, each in enumerate(every):
@@ -101,7 +111,8 @@ def steer(
         actor: Any = actor_for(each, run)
         acting.append(LevelGuidance(each, token=run.token) if unet and each.where != "step" else actor)
     hooks = [actor for actor in acting if actor.guidance.where == "step"]
-    editing = _Editing([actor for actor in acting if actor.guidance.where != "step"], batches)
+    own = {actor: parts[part] for actor in acting if (part := _layers(actor.guidance).part)}
+    editing = _Editing([actor for actor in acting if actor.guidance.where != "step"], batches, own)
     if hooks:
         nets_of(model)  # says what is no pipeline
     with contextlib.ExitStack() as stack:
@@ -113,14 +124,15 @@ def steer(
             handle = net.register_forward_hook(hidden(editing.second_predictions), with_kwargs=True)
             stack.callback(handle.remove)
         for net in nets if editing.editors else ():
-            stack.enter_context(reach(net, Session(editors=editing.editors), editing.begin, prefix_frames))
+            theirs = [editor for editor in editing.editors if own.get(editor, net) is net]
+            stack.enter_context(reach(net, Session(editors=theirs), editing.begin, prefix_frames))
         for hook in hooks:
             if hook.guidance.needs_words:  # it watches its own predictions
                 begin = functools.partial(_begin, batches_of(model, binding, tracks, steps, branches, fit), hook)
-                for net in nets:
+                for net in [own[hook]] if hook in own else nets:
                     stack.enter_context(reach(net, Session([hook], prediction=hook), begin, prefix_frames))
         if hooks:  # last, so that they see outputs that second predictions have moved
-            stack.enter_context(acting_before_steps(model, hooks))
+            stack.enter_context(acting_before_steps(model, hooks, own))
         yield acting
 
 
@@ -139,9 +151,21 @@ def _check(every: Sequence[Guidance], batches: Batches, sites: Sequence[Attentio
             raise ValueError(f"{name} holds to a clip: pass its latent as `reference` (`latents.encode_clip`)")
         each.check_words([binding for binding in batches.bindings if binding is not None])
         each.check_layers(site.layer for site in sites)
-        if isinstance(layers := getattr(each, "layers", None), Layers):
-            layers.check_sites(sites)
+        _layers(each).check_sites(sites)
         each.check_names(dict.fromkeys(name for t in tracked for name in t.names))
+
+
+def _reference(model: Any, given: Any) -> Any:
+    """A latent as it is; frames with the way to their latents."""
+    if not isinstance(given, Tensor) or given.dtype != torch.uint8:
+        return given
+    return ReferenceClip(given, functools.partial(encode_clip, model))
+
+
+def _layers(guidance: Guidance) -> Layers:
+    """Where it acts; everywhere for what knows no layers."""
+    layers = getattr(guidance, "layers", None)
+    return layers if isinstance(layers, Layers) else Layers()
 
 
 def _begin(batches: Batches, losses: GradientHook, forward: Forward) -> None:
@@ -167,8 +191,11 @@ _perturbing: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 class _Editing:
     """The editors of one run, and the way from each conditional prediction to its perturbed one."""
 
-    def __init__(self, editors: Sequence[AttentionGuidance], batches: Batches) -> None:
-        self.batches, self.editors = batches, list(editors)
+    def __init__(
+        self, editors: Sequence[AttentionGuidance], batches: Batches, own: Mapping[Any, nn.Module] | None = None
+    ) -> None:
+        """own: of transformers that take turns the one in whose steps alone an editor acts."""
+        self.batches, self.editors, self.own = batches, list(editors), own or {}
         self.away = [editor for editor in editors if editor.guidance.where == "prediction"]
         self._forward: Forward | None = None
         self._moves: dict[Hashable, Tensor] = {}
@@ -198,7 +225,7 @@ class _Editing:
         cond = {row.key: place for place, row in enumerate(forward.rows) if row.branch == "cond"}
         for editor in self.away if cond else ():
             strength = editor.strength(forward.step)
-            if strength == 0:
+            if strength == 0 or self.own.get(editor, module) is not module:
                 continue
             with perturbed(editor.token):
                 broken = output_of(module.forward(*args, **kwargs))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from ...core.noise import NoiseLevel
 from ...instrument.gradient import GradientHook, StopForward
 from ...instrument.steps import StepHook
 from .attach import backbone_of, perturbed
-from .batches import replayed, replaying
+from .batches import part_of, replayed, replaying
 from .families import family
 from .laid_out import LaidOut, Segment, Segments, arguments, clip_begins, output_of
 from .schedules import Noise, noise_at, steps_of
@@ -140,8 +140,12 @@ def nets_of(pipe: Any) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def acting_before_steps(pipe: Any, hooks: Sequence[StepHook]) -> Iterator[None]:
+def acting_before_steps(
+    pipe: Any, hooks: Sequence[StepHook], own: Mapping[Any, nn.Module] | None = None
+) -> Iterator[None]:
     """While open, hooks act in turn before every step of a pipeline, those that ask for no predictions first.
+
+    own: of transformers that take turns the one in whose steps alone a hook acts that asks for predictions.
 
     Raises ValueError for what is no pipeline, for an unknown model, and, when it runs, for a pipeline that feeds its
     transformer in another way than its scheduler steps, or combines predictions by more than CFG.
@@ -157,6 +161,7 @@ def acting_before_steps(pipe: Any, hooks: Sequence[StepHook]) -> Iterator[None]:
             "a step. Use another scheduler: DDIM, Euler, DPM++, UniPC and most others work"
         )
     run = _Steps(scheduler, hooks, backbone_of(nets[0]), getattr(nets[0], "_orig_mod", nets[0]))
+    run.own = own or {}
     with contextlib.ExitStack() as stack:
         for net in nets:
             plain = getattr(net, "_orig_mod", net)
@@ -220,6 +225,7 @@ class _Steps:
 
     original: Callable[..., Any]
     begin: Callable[..., Any]
+    own: Mapping[Any, nn.Module]
 
     def __init__(self, scheduler: Any, hooks: Sequence[StepHook], spec: BackboneSpec, net: nn.Module) -> None:
         self.scheduler, self.hooks, self.spec = scheduler, tuple(hooks), spec
@@ -239,11 +245,13 @@ class _Steps:
             call = Call(net, args, kwargs, output_of(output))
             latents = LaidOut.of(self.spec, net, args, kwargs).latents(call.hidden)
             self._front = clip_begins(self.spec, given, latents.shape[2])
-            now = self._segments.of(given, latents.shape[2] - self._front) or Segment()
+            clip = latents.shape[2] - self._front
+            now = self._segments.of(given, clip) or Segment()
             if now != self._segment:
                 self._segment = now
+                own = functools.partial(part_of, segment=now, frames=(clip - 1) * self.spec.temporal_stride + 1)
                 for hook in self.hooks:
-                    hook.follow(now.start)
+                    hook.follow(now.start, own)
             self.calls.append(call)
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
@@ -268,7 +276,8 @@ class _Steps:
                 hook.begin(None, RunPart(tuple(range(place, len(every))), len(every), fresh=True))
             self._before, self._fresh = None, False
         replay = functools.cache(lambda: CfgReplay.of(calls, sample, output, noise, self.spec))
-        acting = [hook for hook in self.asking if first and calls and hook.acts(place, len(every))]
+        mine = [hook for hook in self.asking if calls and self.own.get(hook, calls[0].net) is calls[0].net]
+        acting = [hook for hook in mine if first and hook.acts(place, len(every))]
         # The pipeline made the first sample itself; where nothing of a reference is in it, holding changes no more than
         # the noise.
         if starts and noise.level.alpha > 0:

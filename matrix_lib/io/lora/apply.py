@@ -48,7 +48,8 @@ def apply_lora(
         part: "transformer" or "transformer_2" of a pipeline with two experts (Wan 2.2).
         branches: as in `watch`; for several prompts.
         fit: how the picture becomes the first frame, as in `watch`; None asks the pipeline.
-        mask: target mask: (rows, columns) in [0, 1] of the tracks' size, whose grey values stay, as in TAViD's code.
+        mask: target mask: (rows, columns) in [0, 1] of the tracks' size, whose grey values stay, as in TAViD's code; of
+            a clip that is made in segments (Wan Animate) those of all its frames (frames, rows, columns).
 
     Returns:
         a handle: `strength` may be changed, `remove()` takes the LoRA off, and so does the end of a `with` block. The

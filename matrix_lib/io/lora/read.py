@@ -39,6 +39,7 @@ from ...backbones.lora import (
     from_underscores,
     head_by_head,
     native_projection,
+    respelt,
 )
 from .adapter import SETTINGS, check_settings, kind_of, read_settings, with_settings
 from .files import BESIDE, EXTRA, TAVID_LORA, TAVID_PROJECTION, find_file, read_file, read_header
@@ -46,8 +47,8 @@ from .write import FORMATS, Format, save_lora
 
 __all__ = ["FORMATS", "Format", "describe", "files_of", "load_lora", "save_lora"]
 
-_PREFIX = re.compile(r"^(?:(?:base_model\.model|pipe\.dit|diffusion_model|transformer|model|unet)\.)+")
-_UNDERSCORED = re.compile(r"^lora_unet_+")
+_PREFIX = re.compile(r"^(?:(?:base_model\.model|pipe\.dit|dit|net|diffusion_model|transformer|model|unet)\.)+")
+_UNDERSCORED = re.compile(r"^(?:lora_unet|lora_transformer|lycoris)_+")
 _FACTOR = re.compile(
     r"^(?P<stem>.+?)\.(?:(?P<down>lora_A(?:(?:\.\w+)?\.weight)?|lora_down\.weight|lora\.down\.weight)"
     r"|(?P<up>lora_B(?:(?:\.\w+)?\.weight)?|lora_up\.weight|lora\.up\.weight)|(?P<alpha>alpha)"
@@ -236,7 +237,7 @@ def _stem(name: str, family: str | None) -> str:
     if _UNDERSCORED.match(name):
         short = _UNDERSCORED.sub("", name)
         return from_underscores(short, family) or short
-    return _PREFIX.sub("", name)
+    return respelt(_PREFIX.sub("", name))
 
 
 def _foreign(

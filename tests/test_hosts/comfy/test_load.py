@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support_models import make_cogvideox, make_hunyuan, make_wan
+from support_models import make_cogvideox, make_hunyuan, make_wan, randomize
 from support_sampling import (
     CFG,
     SEED,
@@ -219,6 +219,40 @@ def test_hunyuan_latents_are_the_pipelines(hunyuan: Any) -> None:
 # ---- the other parts of a folder
 
 
+def test_skyreels_v2_says_what_it_is(tmp_path: Path, comfy: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """ComfyUI takes it for Wan 2.1: its frame rate is known of a folder and of a file with parts for it, and diffusion
+    forcing, which only diffusers does, is said or refused."""
+    from diffusers import SkyReelsV2Transformer3DModel
+    from safetensors.torch import save_file
+
+    from matrix_lib.backbones.weight_names import FAMILIES, to_native
+    from matrix_lib.hosts.comfy.load import load_folder, load_native
+    from matrix_lib.hosts.comfy.model import rate_doubt, rate_of
+
+    sizes = dict(num_attention_heads=2, attention_head_dim=128, in_channels=16, out_channels=16, text_dim=4096)
+    net = randomize(SkyReelsV2Transformer3DModel(ffn_dim=64, num_layers=2, **sizes))
+    net.save_pretrained(tmp_path / "transformer")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "SkyReelsV2DiffusionForcingPipeline"}')
+    loaded = load_folder(tmp_path, torch.float32, text_encoder=False, vae=False).model
+    assert (rate_of(loaded.clone()), rate_doubt(loaded)) == (24, "")
+    assert "denoises all frames at once, as that does with ar_step=0" in caplog.text
+    x, text = noise_like(1, 16, 3, 8, 12), noise_like(1, 512, 4096)
+    with torch.no_grad():
+        wanted = net(x, torch.tensor([500.0]), text, return_dict=False)[0]
+        got = loaded.model.diffusion_model(x, torch.tensor([500.0]), text)
+    assert relative(got, wanted) < 1e-4
+    native = dict(to_native(net.state_dict(), FAMILIES["wan"]))
+    save_file(native, tmp_path / "plain.safetensors")
+    save_file(native | {"fps_embedding.weight": torch.zeros(2, 256)}, tmp_path / "forcing.safetensors")
+    plain, forcing = (load_native(str(tmp_path / f"{name}.safetensors")).model for name in ("plain", "forcing"))
+    assert (rate_of(plain), rate_of(forcing), bool(rate_doubt(plain)), rate_doubt(forcing)) == (16, 24, True, "")
+    assert "ComfyUI takes it for Wan 2.1, leaves that part out" in caplog.text
+    path = tmp_path / "transformer" / "config.json"
+    for odd in ({"num_frame_per_block": 5}, {"inject_sample_info": True}):
+        path.write_text(json.dumps(json.loads(path.read_text()) | odd))
+        refuses(tmp_path, f"{next(iter(odd))}.*diffusion forcing")
+
+
 def test_wan_vae_is_diffusers(tmp_path: Path, comfy: ModuleType) -> None:
     import diffusers
 
@@ -262,7 +296,6 @@ def test_hunyuan_vae_is_diffusers(comfy: ModuleType) -> None:
     """As above; for one frame, as the host's middle attention sees all frames and diffusers' only earlier ones."""
     import diffusers
     from comfy.ldm.models.autoencoder import AutoencoderKL
-    from support_models import randomize
 
     from matrix_lib.backbones.weight_names import VAES, to_native
 

@@ -23,6 +23,8 @@ from support_steering import inputs, lib, recording
 from support_words import generate, make_clip, only_embeddings
 from torch import Tensor
 
+from matrix_lib.backbones.weight_names import FAMILIES, to_native
+
 __all__ = ["lib"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("comfy", "one_thread")
@@ -125,6 +127,25 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, comfy: ModuleType) -> Pair:
     return Pair(tmp_path_factory.mktemp("minimax_h3"))
+
+
+def test_the_transformer_for_references_is_opened_alone(pair: Pair, tmp_path: Path) -> None:
+    """It lies beside the other, or is all that was downloaded."""
+    from matrix_lib.hosts.comfy.load import find_folders, load_folder
+
+    made = make_minimax_h3(tmp_path / "made", seed=5)
+    (tmp_path / "h3").mkdir()
+    (made / "transformer").rename(tmp_path / "h3" / "transformer_ref")
+    assert list(find_folders([str(tmp_path)])) == ["h3"]
+    loaded = load_folder(tmp_path / "h3", torch.float32, text_encoder=False, vae=False, references=True)
+    theirs = type(pair.net).from_pretrained(tmp_path / "h3" / "transformer_ref").state_dict()
+    ours = loaded.model.model.diffusion_model.state_dict()
+    for name, weight in to_native(theirs, FAMILIES[FAMILY]).items():
+        assert torch.equal(ours[name], weight), name
+    with pytest.raises(ValueError, match=r"transformer.*config\.json is missing"):
+        load_folder(tmp_path / "h3", torch.float32, text_encoder=False, vae=False)
+    with pytest.raises(ValueError, match="has no transformer_ref"):
+        load_folder(pair.folder, torch.float32, text_encoder=False, vae=False, references=True)
 
 
 @pytest.mark.parametrize(("kind", "grid"), [*(("frame", grid) for grid in GRIDS), ("references", GRIDS[1])])

@@ -263,7 +263,11 @@ def test_infinite_talk_counts_seconds_as_its_sound(comfy):
 
 def test_a_further_segment_of_animate_reads_its_own_part_of_the_tracks():
     """It starts with the offset that the node before gave, less the frames that it continues, as its poses do."""
+    from comfy.patcher_extension import WrappersMP
+
+    from matrix_lib.core.guidance.dual_clock import DualClockDenoising
     from matrix_lib.core.tracks import tracks
+    from matrix_lib.hosts.comfy.steer import steer
 
     first = next(each for each in RECIPES["WAN22_Animate"] if each.label == "further")
     given = {**first.given, "pose_video": 13, "video_frame_offset": 9}  # 9 frames are made, and 5 of them continued
@@ -274,6 +278,20 @@ def test_a_further_segment_of_animate_reads_its_own_part_of_the_tracks():
         poses = wan_vae().encode(picture(13)[9 - 5 :])
     torch.testing.assert_close(made.positive[0][1]["pose_video_latent"], poses)
     agrees(made, 1.0)
+    # dual-clock denoising holds it to the same part of a clip, with noise that stays
+    seen = []
+
+    def note(executor, x, timestep, *args, **kwargs):
+        seen.append((x[:, :, made.front :].clone(), float(timestep.flatten()[0])))
+        return executor(x, timestep, *args, **kwargs)
+
+    held = steer(made.model, DualClockDenoising(0.5, 0.5), tracks=whole.starting(9 - 5), reference={"samples": poses})
+    held.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "note", note)
+    run(held, made, torch.randn(made.latent.shape), 4, 1.0, Seen())
+    clean = made.model.model.process_latent_in(poses)
+    first, second = ((x - (1 - sigma) * clean) / sigma for x, sigma in seen[1:3])
+    torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
+    assert 0.8 < float(first.std()) < 1.2
 
 
 OTHERS = [(family, False, cfg) for family in ("cogvideox", "cogvideox15", "hunyuan") for cfg in (1.0, 6.0)]

@@ -26,6 +26,7 @@ from matrix_lib.hosts.diffusers.steer import steer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILY = {"cogvideox": "cogvideox", "cogvideox15": "cogvideox", "hunyuan": "hunyuan_video"}
+FAMILY["hunyuan_skyreels"] = "hunyuan_video"
 FAMILY |= dict.fromkeys(("wan_t2v", "wan_animate"), "wan")
 LAYERS = {
     "cogvideox": "transformer_blocks.{}.attn1",
@@ -193,7 +194,7 @@ def test_an_ordinary_lora_is_what_merging_makes(family: str) -> None:
     assert (wanted - plain).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "cogvideox15", "wan_t2v", "wan_animate", "hunyuan"])
+@pytest.mark.parametrize("family", ["cogvideox", "cogvideox15", "wan_t2v", "wan_animate", "hunyuan_skyreels"])
 def test_strength_and_the_wide_weight(family: str) -> None:
     """A bare transformer at strength s answers as one whose weights went s of the way, whatever its projection is."""
     net, args, *_ = build(family)

@@ -21,7 +21,7 @@ RUNS = [
     ("wan", "unipc", 6.0), ("wan", "flow", 1.0), ("wan", "dpm++", 6.0), ("hunyuan", "flow", 6.0),
     ("cogvideox", "euler", 6.0), ("cogvideox", "heun", 1.0), ("cogvideox", "ddim", 6.0), ("cogvideox", "dpm", 6.0),
 ]  # fmt: skip
-RUNS += [("cosmos2", "karras", 6.0)]
+RUNS += [("cosmos2", "karras", 6.0), ("hunyuan_skyreels", "flow", 6.0)]
 LONG = [pytest.param("kandinsky5", "flow", 6.0, marks=pytest.mark.soak)]
 LATENT = torch.randn(16, 3, H // 8, W // 8, generator=torch.Generator().manual_seed(8))
 
@@ -57,7 +57,8 @@ def test_every_pipeline_is_held_for_nothing(cog, family, scheduler, cfg):
     starts = {at: (x, noise) for x, at, noise, first in seen if first}  # of the second branch, of the second run
     noises = []
     for x, noise in list(starts.values())[1:3]:
-        x = x[-1:].transpose(1, 2) if family == "cogvideox" else x[..., :16].movedim(-1, 1) if x.shape[-1] == 33 else x
+        x = x[..., :16].movedim(-1, 1) if x.shape[-1] == 33 else x
+        x = x[-1:].transpose(1, 2) if family == "cogvideox" else x[:, :16]
         alpha, sigma = noise.level.alpha * noise.scale, noise.level.sigma * noise.scale
         noises.append(((x.float() - alpha * LATENT) / sigma)[:, :, shown:])
     e = noises[0]

@@ -21,7 +21,7 @@ __all__ = ["cog"]  # a fixture
 
 RUNS = [("wan", "unipc", 6.0), ("wan", "flow", 1.0), ("hunyuan", "flow", 6.0), ("cogvideox", "ddim", 6.0)]
 RUNS += [("ltx", "flow", 6.0), ("ltx2", "flow", 1.0), ("hunyuan15", "flow", 6.0), ("kandinsky5", "flow", 6.0)]
-RUNS += [("cosmos2", "karras", 6.0), ("mochi", "inverted", 6.0)]
+RUNS += [("cosmos2", "karras", 6.0), ("mochi", "inverted", 6.0), ("hunyuan_skyreels", "flow", 6.0)]
 
 
 def words(pipe):

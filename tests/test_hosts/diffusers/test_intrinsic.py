@@ -42,7 +42,7 @@ RUNS = [
     ("cogvideox", "dpm", 6.0), ("cogvideox", "ddim", 1.0), ("ltx", "flow", 6.0),
     ("ltx2", "flow", 6.0), ("hunyuan15", "flow", 6.0),
 ]  # fmt: skip
-RUNS += [("cosmos2", "karras", 6.0), ("mochi", "inverted", 6.0)]
+RUNS += [("cosmos2", "karras", 6.0), ("mochi", "inverted", 6.0), ("hunyuan_skyreels", "flow", 6.0)]
 RUNS += [pytest.param("kandinsky5", "flow", 6.0, marks=pytest.mark.soak)]  # `test_kandinsky5.py` has it with a picture
 
 

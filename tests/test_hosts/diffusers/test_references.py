@@ -24,8 +24,10 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.hosts.diffusers.attach import watch
 from matrix_lib.hosts.diffusers.framing import fit_of
+from matrix_lib.hosts.diffusers.latents import encode_clip
 from matrix_lib.hosts.diffusers.load import ModelSource, check_model, open_model
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
+from matrix_lib.hosts.diffusers.schedules import noise_at
 from matrix_lib.hosts.diffusers.steer import steer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -220,6 +222,35 @@ def test_segments_of_a_long_clip_read_their_own_part_of_the_tracks(pipes):
     assert any("the tracks end before frame 8" in note for note in found.meta["notes"])
 
 
+def test_tracks_of_a_clip_that_ends_within_a_segment(pipes):
+    """Its pipeline makes whole segments, of videos that run backwards behind their end, and cuts off what is too much:
+    so run tracks that are as long as the clip, and a capture says what is cut off. Shorter ones are refused."""
+    pipe, length = pipes("wan_animate"), 15
+    tracks = make_tracks(tracks_module, LONG, *HALF).take(range(length))
+    runs = dict(SEGMENTS, **{name: SEGMENTS[name][:length] for name in ("pose_video", "face_video")})
+    filled = tracks.take([*range(length), *range(length - 2, length - 8, -1)])
+    assert pipe.pipe.pad_video_frames([*range(length)], LONG) == [*range(length), *range(length - 2, length - 8, -1)]
+    captures = []
+    for each in (tracks, filled):
+        with watch(pipe.pipe, WORDS, each) as seen:
+            pipe(1, **runs)
+        captures.append(seen.capture())
+    for kind in ("v2t", "v2v"):
+        assert torch.equal(*(capture.streams[0].get(kind).values for capture in captures)), kind
+    assert any(
+        "the clip has 15 frames: what is made behind them, up to frame 20" in n for n in captures[0].meta["notes"]
+    )
+    outs = []
+    for each in (tracks, filled):
+        with steer(pipe.pipe, [RegionBias(), IntrinsicDenoising(1)], WORDS, each):
+            outs.append(pipe(2, **runs))
+    assert torch.equal(*outs)
+    with pytest.raises(ValueError, match="the tracks have 4 frames, but the video has 13"):
+        with steer(pipe.pipe, RegionBias(), WORDS, tracks.take(range(12))):
+            pipe(1, **runs)
+    assert not {"pad_video_frames", "prepare_prev_segment_cond_latents"} & set(vars(pipe.pipe))
+
+
 def test_segments_are_steered_by_their_own_part(pipes):
     """The second segment, which is called with what the first one made, is steered as a clip of its own with that part
     of the tracks, or at that part's seconds."""
@@ -295,17 +326,54 @@ def test_a_further_segment_has_the_mask_of_its_own_first_frame(pipes):
     with pytest.raises(ValueError, match="begins with frame 8, whose masks this LoRA reads, and the tracks have 1"):
         with apply_lora(pipe.pipe, wide, mug.take([0])):
             pipe(1, **SEGMENTS)
-    hook.remove()
     for mask, frame in zip(seen, (0, 8)):
         assert torch.equal(mask[0, 1], mug.mask("mug", frame)[::8, ::8].float())
         assert not mask[0, [0, 2, 3, 4]].any()
+    seen.clear()
+    greys = torch.rand(LONG, *HALF, generator=torch.Generator().manual_seed(4))
+    with apply_lora(pipe.pipe, wide, mug, mask=greys):
+        pipe(1, **SEGMENTS)
+    for mask, frame in zip(seen, (0, 8), strict=True):
+        torch.testing.assert_close(mask[0, 1], greys[frame, ::8, ::8])
+    hook.remove()
+
+
+def test_a_further_segment_is_held_to_its_own_part_of_a_clip(pipes):
+    """Given as frames: each segment's latents are those of its own frames and noise of its own, up to where it is free;
+    as a clip of its own would be held to that part."""
+    pipe, tracks, seen = pipes("wan_animate"), make_tracks(tracks_module, LONG, *HALF), []
+    clip = torch.randint(0, 256, (LONG, *HALF, 3), generator=torch.Generator().manual_seed(6), dtype=torch.uint8)
+    note = lambda _, args, given: seen.append(given)  # noqa: E731
+    hook = pipe.transformer.register_forward_pre_hook(note, with_kwargs=True)
+    with steer(pipe.pipe, DualClockDenoising(0.75, 0.75), None, tracks, reference=clip) as (clocks,):
+        pipe(4, **SEGMENTS)
+    hook.remove()
+    assert clocks.notes == []
+    noises = []
+    for begins, calls in ((0, seen[:4]), (8, seen[4:])):
+        latent = encode_clip(pipe.pipe, clip[begins : begins + 13])
+        for given in calls[1:3]:
+            sigma = noise_at(pipe.pipe.scheduler, given["timestep"][0]).level.sigma
+            noises.append((given["hidden_states"][0, :16, 1:] - (1 - sigma) * latent) / sigma)
+    for first, second in (noises[:2], noises[2:]):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
+    assert 0.8 < float(noises[2].std()) < 1.2
+    assert (noises[0] - noises[2]).abs().max() > 1
+    with pytest.raises(ValueError, match="begins with frame 8, and the reference clip has 8 frames"):
+        with steer(pipe.pipe, DualClockDenoising(0.5, 0.5), None, tracks, reference=clip[:8]):
+            pipe(2, **SEGMENTS)
+    ways = (tracks.take(range(12)), clip, "nothing is held longer"), (tracks, clip[:17], "ends with frame 16, which is")
+    for given, frames, said in ways:
+        with steer(pipe.pipe, DualClockDenoising(0.5, 0.5), None, given, reference=frames) as (clocks,):
+            pipe(2, **{**SEGMENTS, "prev_segment_conditioning_frames": 1})  # the second one begins with frame 12
+        assert said in " ".join(clocks.notes)
 
 
 def test_what_a_further_segment_cannot_have_is_refused(pipes):
-    """Dual-clock denoising; a grey mask of the first frame; other clips in one `watch`; of a transformer without its
-    pipeline masks that hide what was taken over."""
+    """Dual-clock denoising to a latent; a grey mask of the first frame alone; other clips in one `watch`; of a
+    transformer without its pipeline masks that hide what was taken over."""
     pipe = pipes("wan_animate")
-    with pytest.raises(ValueError, match="further segment of the clip begins with frame 8, and dual-clock"):
+    with pytest.raises(ValueError, match="further segment of the clip begins with frame 8, and the reference is the"):
         with steer(pipe.pipe, DualClockDenoising(1, 1), None, TRACKS, reference=torch.zeros(16, 4, 4, 6)):
             pipe(1, **SEGMENTS)
     with watch(pipe.pipe, WORDS):
@@ -320,7 +388,7 @@ def test_what_a_further_segment_cannot_have_is_refused(pipes):
         AlignmentLoRA("wan", {}, {"weight": wide}),
         MaskTracks.from_boxes({"mug": {0: (8, 8, 24, 24)}}, LONG, *HALF),
     )
-    with pytest.raises(ValueError, match="begins with frame 8, and a grey mask is of the first frame alone"):
+    with pytest.raises(ValueError, match="begins with frame 8, and `mask` has 1"):
         with apply_lora(pipe.pipe, lora, mug, mask=torch.full(HALF, 0.5)):
             pipe(1, **SEGMENTS)
     assert not pipe.transformer._forward_pre_hooks

@@ -12,10 +12,12 @@ from matrix_lib.core.guidance.gradient import GradientGuidance
 from matrix_lib.core.guidance.perturbation import Perturbation
 from matrix_lib.core.guidance.region_bias import RegionBias
 from matrix_lib.core.guidance.schedule import Schedule
+from matrix_lib.core.layers import Layers
 from matrix_lib.core.sites import BatchRow
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.hosts.diffusers.attach import attach, watch
 from matrix_lib.hosts.diffusers.steer import steer
+from matrix_lib.instrument.editing import EditRunner
 from matrix_lib.instrument.session import Session
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,7 +91,8 @@ def test_a_capture_is_of_both(pipe):
 @pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
 @pytest.mark.parametrize("way", [RegionBias, Perturbation, GradientGuidance])
 def test_each_is_steered_in_its_steps(pipe, way, late):
-    """Guidance that acts in the steps of one expert alone moves the latent in these steps and in no other."""
+    """Guidance that acts in the steps of one expert alone moves the latent in these steps and in no other; so does one
+    whose layers are of that expert."""
     seen = []
 
     def done(pipeline, step, timestep, tensors):
@@ -97,9 +100,32 @@ def test_each_is_steered_in_its_steps(pipe, way, late):
         return tensors
 
     when = Schedule(((0.0, 0.0), (0.45, 0.0), (0.55, 1.0), (1.0, 1.0))) if late else Schedule(end=0.45)
-    for guide in ([], way(schedule=when)):
+    own = way(layers=Layers(part=BOTH[late]))
+    for guide in ([], way(schedule=when), own):
         with steer(pipe.pipe, guide, WORDS, TRACKS):
             pipe(callback_on_step_end=done)
-    same = [torch.equal(a, b) for a, b in zip(seen[:STEPS], seen[STEPS:], strict=True)]
+    same = [torch.equal(a, b) for a, b in zip(seen[:STEPS], seen[STEPS : 2 * STEPS], strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(seen[STEPS : 2 * STEPS], seen[2 * STEPS :], strict=True))
     assert same == ([True, True, False, False] if late else [False] * STEPS)
     assert all(each.isfinite().all() for each in seen)
+
+
+def test_each_has_layers_of_its_own(pipe, monkeypatch):
+    """Guidance with layers for each expert edits these in its steps alone; an expert that is not there is named."""
+    edited, run = set(), EditRunner.run
+
+    def noted(self, call, edits, host_rows):
+        edited.add((call.step, call.site.kind, call.site.layer))
+        return run(self, call, edits, host_rows)
+
+    monkeypatch.setattr(EditRunner, "run", noted)
+    layers = Layers((0,), (), part="transformer"), Layers((), (2,), part="transformer_2")
+    with steer(pipe.pipe, [RegionBias(layers=each) for each in layers], WORDS, TRACKS):
+        pipe()
+    assert edited == {(0, "cross", 0), (1, "cross", 0), (2, "self", 2), (3, "self", 2)}
+    with pytest.raises(ValueError, match=r"part='low'\): this WanPipeline has transformer, transformer_2"):
+        with steer(pipe.pipe, RegionBias(layers=Layers(part="low")), WORDS, TRACKS):
+            pass
+    with pytest.raises(ValueError, match="one network, without part"):
+        with steer(pipe.pipe.transformer, RegionBias(layers=layers[0]), WORDS, TRACKS):
+            pass

@@ -15,6 +15,8 @@ from support_loras import make_lora, noise
 
 from matrix_lib.backbones import lora as lora_module
 from matrix_lib.backbones.lora import Factors, find_style, from_native, to_native
+from matrix_lib.backbones.weight_names import FAMILIES as RULES
+from matrix_lib.backbones.weight_names import native_name
 from matrix_lib.io.lora.read import FORMATS, describe, load_lora, save_lora
 
 FAMILIES = ("cogvideox", "wan", "hunyuan_video")
@@ -183,6 +185,14 @@ def test_files_of_the_authors(tmp_path: Path) -> None:
         ("transformer.blocks.1.attn_out", "cogvideox"),
         ("diffusion_model.double_blocks.1.img_attn.qkv", "hunyuan_video"),
         ("lora_unet_single_blocks_1_linear2", "hunyuan_video"),
+        ("transformer.double_blocks.1.img_attn_qkv", "hunyuan_video"),
+        ("diffusion_model.double_blocks.1.txt_mlp.fc1", "hunyuan_video"),
+        ("diffusion_model.single_blocks.1.modulation.linear", "hunyuan_video"),
+        ("lora_transformer_single_transformer_blocks_1_attn_to_q", "hunyuan_video"),
+        ("lycoris_blocks_1_self_attn_q", "wan"),
+        ("dit.blocks.1.self_attn.q", "wan"),
+        ("net.blocks.1.self_attn.q_proj", "cosmos_predict2"),
+        ("lora_unet_transformer_blocks_1_attn1_to_q", "cogvideox"),
     ],
 )
 def test_other_spellings(stem: str, family: str, tmp_path: Path) -> None:
@@ -190,9 +200,11 @@ def test_other_spellings(stem: str, family: str, tmp_path: Path) -> None:
         rows = 768 if stem.endswith("qkv") else 256
         state = {f"{stem}.{down}.weight": noise((4, 256), 1), f"{stem}.{up}.weight": noise((rows, 4), 2)}
         save_file({**state, f"{stem}.alpha": torch.tensor(2.0)}, tmp_path / "x.safetensors")
-        found = load_lora(tmp_path / "x.safetensors")
-        assert found.family == family
-        assert found.scales() == (0.5,)
+        for known in (None, family):
+            found = load_lora(tmp_path / "x.safetensors", known)
+            assert found.family == family
+            assert found.scales() == (0.5,)
+            assert native_name(RULES[family], next(iter(found.factors))) is not None
 
 
 def test_names_of_several_families() -> None:

@@ -23,8 +23,10 @@ MAKERS = {
     "wan": lambda folder: make_wan(folder, i2v=True, version="2.2"),
     "hunyuan concat": lambda folder: make_hunyuan(folder, i2v="latent_concat"),
     "hunyuan replace": lambda folder: make_hunyuan(folder, i2v="token_replace"),
+    "hunyuan skyreels": lambda folder: make_hunyuan(folder, i2v="skyreels"),
 }
 CHANNELS = {"cogvideox": 16, "cogvideox 1.5": 16, "wan": 20, "hunyuan concat": 17, "hunyuan replace": 0}
+CHANNELS["hunyuan skyreels"] = 16
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def load(folder):
     absent = {}
     if name.startswith("Hunyuan"):
         parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "image_processor")
-        absent = dict.fromkeys(parts)
+        absent = dict.fromkeys(parts[:-1] if "Skyreels" in name else parts)
         modules = {
             "transformer": diffusers.HunyuanVideoTransformer3DModel,
             "vae": diffusers.AutoencoderKLHunyuanVideo,
@@ -202,6 +204,13 @@ def test_sizes_that_a_model_cannot_take():
     fixed = {"use_learned_positional_embeddings": True, "sample_height": 60, "sample_width": 90, "sample_frames": 49}
     with pytest.raises(ValueError, match="49 frames of 480x720"):
         ModelShape.of("CogVideoXImageToVideoPipeline", {**config, **fixed}, {}).check_size(25, 480, 720)
+
+
+def test_a_picture_that_has_no_channels_is_told():
+    config = {"_class_name": "HunyuanVideoTransformer3DModel", "patch_size": 2, "patch_size_t": 1, "out_channels": 16}
+    assert ModelShape.of("HunyuanSkyreelsImageToVideoPipeline", {**config, "in_channels": 32}, {}).image == "padded"
+    with pytest.raises(ValueError, match="32 channels in all, and this HunyuanVideo takes 16"):
+        ModelShape.of("HunyuanVideoImageToVideoPipeline", {**config, "in_channels": 16}, {})
 
 
 @pytest.mark.parametrize("kind", ["", "latent_concat", "token_replace"])

@@ -98,6 +98,10 @@ def make_model(kind, folder, comfy):
         return make_cosmos2(folder, text_dim=64, text=True)
     if kind == "mochi":
         return make_mochi(folder, text=True)
+    if kind == "hunyuan skyreels":
+        parts = make_hunyuan(folder / "parts", i2v="skyreels")
+        hunyuan_text(parts, comfy, False, 64, 768, "HunyuanSkyreelsImageToVideoPipeline").save_pretrained(folder)
+        return folder
     if kind == "minimax_h3":
         minimax_pipeline(comfy).save_pretrained(str(folder), overwrite_modular_index=True)
         return folder
@@ -119,6 +123,7 @@ PRESET = {
     "wan5b": "matrix_wan21_i2v_14b",
     "hunyuan": "matrix_hunyuan_i2v",
     "hunyuan replace": "matrix_hunyuan_i2v",
+    "hunyuan skyreels": "matrix_hunyuan_i2v",
     "ltx": "matrix_wan21_i2v_14b",
     "ltx2": "matrix_wan21_i2v_14b",
     "hunyuan15 i2v": "matrix_hunyuan_i2v",
@@ -128,9 +133,10 @@ PRESET = {
     "mochi": "matrix_cogvideox_5b_i2v",
     "minimax_h3": "matrix_hunyuan_i2v",
 }
-KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", "kandinsky5 i2v", "cosmos2", "mochi", "minimax_h3")]
+SELDOM = ("hunyuan skyreels", "kandinsky5 i2v", "cosmos2", "mochi", "minimax_h3")
+KINDS = [kind for kind in PRESET if kind not in ("hunyuan15", *SELDOM)]
 KINDS += [pytest.param("hunyuan15", marks=pytest.mark.soak)] if SOAK else []
-KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in ("kandinsky5 i2v", "cosmos2", "mochi", "minimax_h3")]
+KINDS += [pytest.param(kind, marks=pytest.mark.soak) for kind in SELDOM]
 WIDE = ("ltx", "ltx2", "wan5b", "minimax_h3")  # larger cells
 PLAIN = ("kandinsky5 i2v", "cosmos2")  # their input cannot be widened
 

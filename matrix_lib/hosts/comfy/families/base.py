@@ -88,6 +88,9 @@ class Family:
     def adapt(self, model: Any, folder: Path, config: Mapping[str, Any], aside: Any) -> None:
         """Tells the fresh MODEL what the host does not read of its folder and of the transformer's config."""
 
+    def adapt_file(self, model: Any, names: Iterable[str]) -> None:
+        """Tells the fresh MODEL of a native file what the host does not read of it, by the names of its weights."""
+
     def vae_rules(self, config: Mapping[str, Any]) -> Rules:
         """Names of the weights of a VAE of this family's kind; () where both sides call them the same."""
         return VAES.get(self.spec.name, ())
@@ -95,7 +98,7 @@ class Family:
     def latent_format(self, vae: Mapping[str, Any]) -> Any:
         """The latent scaling that a VAE with this config was made with, where it may not be the host's guess."""
 
-    def weights_beside(self, folder: Path, progress: Progress | None) -> dict[str, Tensor]:
+    def weights_beside(self, folder: Path, config: Mapping[str, Any], progress: Progress | None) -> dict[str, Tensor]:
         """Weights by native names that lie in another part of a diffusers folder than the transformer's."""
         return {}
 

@@ -56,7 +56,7 @@ class LTX2(LTX):
             said |= {"caption_proj_before_connector": True, "caption_projection_first_linear": False}
         return {"config": json.dumps({"transformer": said})}
 
-    def weights_beside(self, folder: Path, progress: Progress | None) -> dict[str, Tensor]:
+    def weights_beside(self, folder: Path, config: Mapping[str, Any], progress: Progress | None) -> dict[str, Tensor]:
         """The connectors; the projections in front of them are natively part of the text encoder's file."""
         if not (folder / "connectors").is_dir():
             raise ValueError(f"{folder} has no connectors: LTX-2's words go through them before its transformer")

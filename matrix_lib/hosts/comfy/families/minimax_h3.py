@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ....backbones.minimax_h3 import SPEC
 from ....core.grid import Grid
-from ..weights import Progress, read_json
+from ..weights import Progress
 from .base import Around, Family, FirstFrameInput
 
 __all__ = ["FAMILY", "MiniMaxH3"]
@@ -29,9 +29,8 @@ class MiniMaxH3(Family):
     adds_in_place = True
     reads_tokens = True
 
-    def weights_beside(self, folder: Path, progress: Progress | None) -> dict[str, Tensor]:
+    def weights_beside(self, folder: Path, config: Mapping[str, Any], progress: Progress | None) -> dict[str, Tensor]:
         """Frequencies of positions, which diffusers makes anew each time."""
-        config = read_json(folder / "transformer" / "config.json")
         count, theta = int(config.get("rope_freq_dim", 16)), float(config.get("rope_theta", 10000.0))
         return {"rope.inv_freq": theta ** -(torch.arange(count, dtype=torch.float32) / count)}
 

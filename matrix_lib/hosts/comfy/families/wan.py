@@ -13,23 +13,54 @@ from torch import Tensor, nn
 from ....backbones.wan import SPEC
 from ....backbones.weight_names import VAES, Rules
 from ....core.grid import Grid
-from ..model import diffusion_model
-from ..weights import Progress
+from ..model import FRAME_RATE, diffusion_model
+from ..warn import warn
+from ..weights import Progress, read_json
 from .base import Around, Family, FirstFrameInput, made_mask, no_image, t5_clip, writer_of
 from .wan_parts import LAYOUTS, UNSEEN, frames_in_front
 
 __all__ = ["FAMILY", "Wan"]
+
+_SKYREELS_RATE = SPEC.class_fps["SkyReelsV2Transformer3DModel"]
 
 
 class Wan(Family):
     """Wan 2.1 and 2.2, and what is built on its network: VACE, Animate, HuMo, S2V, SCAIL, WanDancer and others."""
 
     def check_folder(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Animate's, whose encoders of motion and faces lie in another form."""
+        """Animate's, whose encoders of motion and faces lie in another form; and SkyReels V2's that ask for more than
+        ComfyUI's Wan, for which it takes them, does."""
         if "Animate" in str(config.get("_class_name")):
             raise ValueError(
                 f"{folder} holds a {config['_class_name']}, which is watched and steered in diffusers. In ComfyUI load "
                 "Wan Animate's native file, from models/diffusion_models"
+            )
+
+        more = {"num_frame_per_block": 1, "inject_sample_info": False}
+        if odd := [f"{name} {config[name]!r}" for name, usual in more.items() if config.get(name, usual) != usual]:
+            raise ValueError(
+                f"{folder} has {', '.join(odd)}: diffusion forcing, frames denoised block by block or told "
+                "their rate, of which ComfyUI's Wan knows nothing. Take SkyReels V2 without it, or diffusers"
+            )
+
+    def adapt(self, model: Any, folder: Path, config: Mapping[str, Any], aside: Any) -> None:
+        """Says so where a folder is one of SkyReels V2's for diffusion forcing."""
+        index = folder / "model_index.json"
+        pipeline = str(read_json(index).get("_class_name")) if index.is_file() else ""
+        if "DiffusionForcing" in pipeline:
+            warn(
+                f"{folder.name} is made for {pipeline}: ComfyUI denoises all frames at once, as that does with "
+                "ar_step=0, and makes no clip longer than it was trained on"
+            )
+
+    def adapt_file(self, model: Any, names: Iterable[str]) -> None:
+        """SkyReels V2's for diffusion forcing, whose parts for its frame rate the host leaves out."""
+        if any("fps_embedding." in name for name in names):
+            model.model_options.setdefault("transformer_options", {})[FRAME_RATE] = _SKYREELS_RATE
+            warn(
+                "this file is SkyReels V2 for diffusion forcing (fps_embedding): ComfyUI takes it for Wan 2.1, leaves "
+                f"that part out and denoises all frames at once. Seconds are counted at {_SKYREELS_RATE:g} frames per "
+                "second"
             )
 
     def vae_rules(self, config: Mapping[str, Any]) -> Rules:

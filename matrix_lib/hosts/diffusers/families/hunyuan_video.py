@@ -18,15 +18,15 @@ _IMAGE_STEPS = {"concat": 2, "replace": 4}
 
 
 class HunyuanVideo(Family):
-    """HunyuanVideo, text and image to video."""
+    """HunyuanVideo, text and image to video, and SkyReels I2V on its network."""
 
     def bind_options(self, image: str) -> dict[str, int]:
-        return {"image_step": _IMAGE_STEPS[image]} if image else {}
+        return {"image_step": _IMAGE_STEPS[image]} if image in _IMAGE_STEPS else {}
 
     def text(self, pipe: Any, prompt: str, tokens: int, image: str, first: Tensor) -> dict[str, Tensor]:
         """Also "mask" (D,) and "pooled" (P,)."""
         given: dict[str, Any] = {"device": pipe._execution_device, "max_sequence_length": tokens}
-        if image:
+        if image in _IMAGE_STEPS:  # not SkyReels, whose text encoder sees words alone
             given |= {"image": Image.fromarray(first.cpu().numpy()), "image_embed_interleave": _IMAGE_STEPS[image]}
         rows, pooled, mask = pipe.encode_prompt(prompt=prompt, **given)
         return {"rows": rows[0], "mask": mask[0].float(), "pooled": pooled[0]}
