@@ -25,7 +25,7 @@ from matrix_lib.io.clips.folder import read_clips
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
 from training.analyse import main
-from training.analysis_settings import parse
+from training.analysis.settings import parse
 
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)
 

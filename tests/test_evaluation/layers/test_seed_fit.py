@@ -15,8 +15,8 @@ from matrix_lib.evaluation.layers.scores import KindScores, RunScores
 from matrix_lib.evaluation.layers.seed_choice import choice_table, most_gain, seed_choices, shared_fate
 from matrix_lib.evaluation.layers.seed_fit import fit_seed_rule, fit_seeds, masked_features, rule_checks, rule_scores
 from matrix_lib.instrument.seed_rule import SeedRule, paying
-from training.analysis_seeds import about_seeds
-from training.analysis_settings import parse
+from training.analysis.seeds import about_seeds
+from training.analysis.settings import parse
 
 LAYERS, STEPS, TOKENS = 6, 8, 100
 
