@@ -16,7 +16,7 @@ from matrix_lib.core.layers import LayerSet
 from matrix_lib.core.sites import BatchRow
 from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, probe
 from matrix_lib.evaluation.layers.scores import RunScores, load_run
-from matrix_lib.evaluation.layers.seed_fit import masked_features
+from matrix_lib.evaluation.seeds.fit import masked_features
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.load import open_model
 from matrix_lib.instrument.seed_rule import SeedRule, seed_features
