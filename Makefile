@@ -43,8 +43,8 @@ check: $(STAMP)
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_house.py
 
-# What can be written without thinking: formatting, the tree and the table of models in the documentation, English
-# words, both workflow forms.
+# What can be written without thinking: formatting, the tree and the table of models in the documentation, help pages
+# in other languages, both workflow forms.
 tidy: $(STAMP)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .

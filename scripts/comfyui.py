@@ -114,7 +114,7 @@ class Server:
             if watch:
                 watch()
             time.sleep(pause)
-            pause = min(0.25, 2 * pause)  # most graphs of nothing but data are done at once
+            pause = min(0.1, 2 * pause)  # most graphs of nothing but data are done at once
         raise TimeoutError(f"the graph did not end within {limit:.0f} s; log: {self.log}\n{self.tail()}")
 
     def run(self, graph: dict[str, Any], limit: float = 900) -> dict[str, Any]:

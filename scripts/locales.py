@@ -1,5 +1,8 @@
-"""Writes `locales/en/nodeDefs.json` from the nodes' own schemas, and says what other languages lack. Writes the help
-page of every node in those languages, `web/docs/ID/LANGUAGE.md`, of their words.
+"""Says what each language in `locales/` lacks of the nodes' words, and what it has for nothing. Writes the help page of
+every node in that language, `web/docs/ID/LANGUAGE.md`, of its words.
+
+English is in the nodes' own schemas, where the page reads most of it. `locales/en/nodeDefs.json`, which is written
+here, has the rest: names of nodes, which its menus look up there alone, and the inputs inside of dynamic ones.
 
 `python -m scripts.locales` from the project's root. Run it after a change of a node's words; a test compares.
 """
@@ -18,7 +21,7 @@ from typing import Any
 from .comfyui import ROOT, comfyui_path
 from .json_lines import dumps
 
-__all__ = ["definitions", "help_page"]
+__all__ = ["definitions", "english", "help_page", "texts"]
 
 # What stands above inputs, above outputs, and at the end of a help page.
 _HEADS = {"zh": ("输入", "输出", "示例、接法和常见错误见英文帮助页。")}
@@ -27,6 +30,16 @@ _HEADS = {"zh": ("输入", "输出", "示例、接法和常见错误见英文帮
 def definitions(classes: Mapping[str, Any]) -> dict[str, Any]:
     """The host's `nodeDefs` tree of the given node classes: names and tooltips of nodes, inputs and outputs."""
     return {name: _definition(classes[name].GET_SCHEMA()) for name in sorted(classes)}
+
+
+def english(classes: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `definitions` that the page does not read off schemas: names, and inputs inside of dynamic ones."""
+    found: dict[str, Any] = {}
+    for name, words in definitions(classes).items():
+        own = {entry.id for entry in classes[name].GET_SCHEMA().inputs}
+        inner = {key: each for key, each in words.get("inputs", {}).items() if key not in own}
+        found[name] = {"display_name": words["display_name"]} | ({"inputs": inner} if inner else {})
+    return found
 
 
 def _definition(schema: Any) -> dict[str, Any]:
@@ -82,33 +95,37 @@ def help_page(words: Mapping[str, Any], language: str) -> str:
     return f"{page}\n{more}\n"
 
 
-def _keys(tree: Any, path: str = "") -> set[str]:
+def texts(tree: Any, path: str = "") -> dict[str, str]:
+    """Every text of a `nodeDefs` tree by its path, "/MatrixX/inputs/clip/name"."""
     if isinstance(tree, str):
-        return {path}
-    return {key for name, value in tree.items() for key in _keys(value, f"{path}/{name}")}
+        return {path: tree}
+    return {key: text for name, value in tree.items() for key, text in texts(value, f"{path}/{name}").items()}
 
 
 def _write(path: Path, tree: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dumps(tree, 3) + "\n", encoding="utf-8")  # a line for each input and output
 
 
 def main() -> None:
-    english = definitions(_load_pack())
-    target = ROOT / "locales" / "en" / "nodeDefs.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, english)
-    print(f"{target}: {len(english)} nodes, {len(_keys(english))} texts")
-    for other in sorted((ROOT / "locales").glob("*/nodeDefs.json")):
-        texts = json.loads(other.read_text(encoding="utf-8"))
-        _write(other, texts)
-        lacking, strange = sorted(_keys(english) - _keys(texts)), sorted(_keys(texts) - _keys(english))
-        for word, keys in (("lacks", lacking), ("has for nothing", strange)):
-            if keys:
-                print(f"{other.parent.name} {word}: {', '.join(keys)}")
-        for name, words in texts.items() if other.parent.name != "en" else ():
-            page = ROOT / "web" / "docs" / name / f"{other.parent.name}.md"
+    classes = _load_pack()
+    _write(ROOT / "locales" / "en" / "nodeDefs.json", english(classes))
+    whole = texts(definitions(classes))
+    for path in sorted((ROOT / "locales").glob("*/nodeDefs.json")):
+        language, nodes = path.parent.name, json.loads(path.read_text(encoding="utf-8"))
+        if language == "en":
+            continue
+        _write(path, nodes)
+        found = texts(nodes)
+        print(f"{path}: {len(found)} of {len(whole)} texts")
+        for key in sorted(whole.keys() - found.keys()):
+            print(f"{language} lacks {key}: {whole[key]}")
+        for key in sorted(found.keys() - whole.keys()):
+            print(f"{language} has for nothing {key}")
+        for name, words in nodes.items():
+            page = ROOT / "web" / "docs" / name / f"{language}.md"
             page.parent.mkdir(exist_ok=True)
-            page.write_text(help_page(words, other.parent.name), encoding="utf-8")
+            page.write_text(help_page(words, language), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ __all__ = ["drawn", "written"]
 PAGE = ROOT / "docs" / "architecture.md"
 BLOCK = re.compile(r"(<!-- tree[^>]*-->\n```\n)(.*?)(\n```\n<!-- /tree -->)", re.DOTALL)
 # Core first, faces last: the order in which the house is built.
-UNITS = ("core", "instrument", "backbones", "hosts", "io", "draw", "pages", "mini", "evaluation")
+UNITS = ("core", "instrument", "backbones", "hosts", "io", "draw", "pages", "mini", "viewer", "evaluation")
 
 
 def drawn() -> str:

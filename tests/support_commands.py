@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,9 +160,9 @@ class Commands:
         pid = self.ask({"run": [str(module), [*map(str, arguments)], str(self.folder), str(file), more]})
         return Running(self, int(pid), file)
 
-    def ranks(self, count: int, module: str | Path, *arguments: object) -> str:
+    def ranks(self, count: int, module: str | Path, *arguments: object, codes: Sequence[int] = ()) -> str:
         """What `torchrun --nproc_per_node COUNT` does: so many processes that find each other. Returns what they
-        said; AssertionError where one fails."""
+        said; AssertionError where one does not end with its exit code, 0 unless `codes` says another."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -171,8 +171,8 @@ class Commands:
         places = [{"RANK": str(i), "LOCAL_RANK": str(i), **shared} for i in range(count)]
         started = [self.start(module, *arguments, **place) for place in places]
         try:
-            for running in started:
-                assert running.wait() == 0, running.said[-3000:]
+            for running, code in zip(started, codes or [0] * count, strict=True):
+                assert running.wait() == code, running.said[-3000:]
         finally:
             for running in started:
                 running.kill()

@@ -1,5 +1,6 @@
-"""How `pytest -n 2` shares the tests: a file stays in one process, and so do all files that need the server, or the
-wheel. In `make soak` the cases of a test are apart: one file with hours of them is to fill all processes."""
+"""How `pytest -n 2` shares the tests: a file stays in one process, and so do all files that need the server, the wheel,
+or the process that forks for commands. In `make soak` the cases of a test are apart: one file with hours of them is to
+fill all processes."""
 
 from __future__ import annotations
 
@@ -22,13 +23,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # What is made once for all files that ask for it: by what their tests and fixtures take.
-SHARED = {"server": r"def \w+\(.*(\bserver\b|\bpage: Page\b)", "wheel": r"def \w+\(wheel: Path\b"}
+SHARED = {
+    "server": r"def \w+\(.*(\bserver\b|\bpage: Page\b)",
+    "wheel": r"def \w+\(wheel: Path\b",
+    "commands": r"def (?!__init__)\w+\(.*\bcommands\b",
+}
 
 
 @functools.cache
 def unit(path: str) -> str:
-    """What a file of tests is run together with: itself alone, or everything that needs the server or its page, or the
-    wheel."""
+    """What a file of tests is run together with: itself alone, or everything that needs the server or its page, the
+    wheel, or `commands`."""
     text = (TESTS / path).read_text(encoding="utf-8")
     return next((name for name, asked in SHARED.items() if re.search(asked, text)), path)
 

@@ -41,9 +41,9 @@ from matrix_lib.io.files import whole_file
 from matrix_lib.io.strict_json import own_object
 from matrix_lib.io.tables import need_pyarrow
 
-from .analysis_lora import AnalysedLoRAs
-from .analysis_seeds import about_seeds, check_seeds
-from .analysis_settings import Settings, parse
+from .analysis.lora import AnalysedLoRAs
+from .analysis.seeds import about_seeds, check_seeds
+from .analysis.settings import Settings, parse
 from .clips.encoders import known_by
 
 __all__ = ["Analysis", "main"]

@@ -44,10 +44,10 @@ from matrix_lib.evaluation.judges.judge import JudgeError, Request
 from matrix_lib.evaluation.judges.store import Answers
 from matrix_lib.io.sam2_checkpoints import load_sam2
 from matrix_lib.io.tracks import save_tracks
-from training.judge_choice import add_settings, put
-from training.judge_people import add_page, add_prefer, prefer, serve
-from training.judge_report import add_report, report
-from training.judge_scoring import add_scoring, score_all
+from training.judging.choice import add_settings, put
+from training.judging.people import add_page, add_prefer, prefer, serve
+from training.judging.report import add_report, report
+from training.judging.scoring import add_scoring, score_all
 from training.run.shares import Shares
 
 __all__ = ["main"]

@@ -38,7 +38,7 @@ from matrix_lib.io.lora.read import describe
 from matrix_lib.io.strict_json import own_object
 from matrix_lib.io.video import write_video
 
-from .analysis_settings import PRECISIONS
+from .analysis.settings import PRECISIONS
 from .clips.batches import ClipBatches, open_clips
 from .clips.encoders import ModelFiles
 from .clips.folder import FolderData, Sample

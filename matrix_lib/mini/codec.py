@@ -9,7 +9,6 @@ B batch, F pixel frames (4n + 1), T latent frames (n + 1), H x W pixels, C chann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -250,11 +249,3 @@ def check_size(video: Tensor) -> None:
             f"the codec takes {TEMPORAL}n+1 frames and sides that are multiples of {SPATIAL}; "
             f"got {frames} frames of {height}x{width}: crop or resize the clip first"
         )
-
-
-def widths_of(names: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> CodecConfig:
-    """The config of a stored codec, from the shapes of its tensors."""
-    for name in ("decoder.head.0.gamma", "conv2.weight"):
-        if name not in names:
-            raise ValueError(f"this file holds no Wan-type codec: tensor {name!r} is missing")
-    return CodecConfig(base=shapes["decoder.head.0.gamma"][0], latent=shapes["conv2.weight"][0])

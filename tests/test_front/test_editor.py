@@ -137,6 +137,8 @@ def test_two_boxes_by_mouse(page: Page, turned: bool) -> None:
     graph = page.app("app.graphToPrompt().then((made) => made.output)")
     assert not [name for node in graph.values() for name in node["inputs"] if name.startswith("matrix_")]
     if pictures:
+        assert graph == queued(page), "what is opened again is what was run"
+    if pictures and page.own:
         frees(page)
         found = files(page, page.server.run(graph))
         assert all((one == other).all() for one, other in zip(found, pictures, strict=True))
@@ -200,8 +202,17 @@ def shown(page: Page, count: int = FRAMES) -> list[Any]:
     while any(page.server.get("/queue").values()):
         assert time.monotonic() < end, "the run has not ended"
         time.sleep(0.3)
-    last = max(page.server.get("/history").values(), key=lambda entry: entry["prompt"][0])
-    return files(page, last["outputs"], count)
+    return files(page, last(page)["outputs"], count)
+
+
+def last(page: Page) -> dict[str, Any]:
+    """The run that was queued last, in the host's history."""
+    return max(page.server.get("/history").values(), key=lambda entry: entry["prompt"][0])
+
+
+def queued(page: Page) -> dict[str, Any]:
+    """The graph of that run."""
+    return last(page)["prompt"][2]
 
 
 def files(page: Page, outputs: dict[str, Any], count: int = FRAMES) -> list[Any]:

@@ -76,7 +76,7 @@ def test_words_are_the_same(loaded: Any, pipe: Any) -> None:
         assert relative(got, rows(pipe, text)) < 1e-4
 
 
-@pytest.mark.parametrize("timestep", [999, 500, 20])
+@pytest.mark.parametrize("timestep", [999, 20])
 def test_the_network_is_the_same(loaded: Any, pipe: Any, timestep: int) -> None:
     from matrix_lib.hosts.diffusers.mini import Sizes, rotary
 

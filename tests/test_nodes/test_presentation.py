@@ -109,36 +109,36 @@ def test_what_people_search_for_finds_a_node(word: str, schemas: dict[str, Any])
     assert found, word
 
 
-def test_english_words_are_the_schemas_own(schemas: dict[str, Any], pack: Any) -> None:
-    """locales/en is written by `python -m scripts.locales`; it must not fall behind the nodes."""
-    from scripts.locales import definitions
+def test_english_words_are_the_schemas_own(pack: Any) -> None:
+    """locales/en has what the page finds there alone; it must not fall behind the nodes."""
+    from scripts.locales import english
 
     found = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
-    assert found == definitions(pack.classes), "run: python -m scripts.locales"
+    assert {"mode_words_up", "mode_layers"} <= found["MatrixAttentionGuidance"]["inputs"].keys()
+    assert found.keys() == pack.classes.keys()
+    assert found == english(pack.classes), "run: python -m scripts.locales"
 
 
-def test_translations_are_complete(schemas: dict[str, Any]) -> None:
+def _numbers(tree: Any) -> dict[str, list[str]]:
+    """Those in each text, by its path; names of model families hold some."""
+    from scripts.locales import texts
+
+    return {path: sorted(set(re.findall(r"\d+(?:\.\d+)?", text))) for path, text in texts(tree).items()}
+
+
+def test_translations_are_complete(pack: Any) -> None:
     """Every other language has the frozen nodes, and whatever node it has it has whole. A node that it lacks shows in
-    English; `python -m scripts.locales` lists them."""
-    english = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    English; `python -m scripts.locales` lists what is lacking."""
+    from scripts.locales import definitions, texts
 
-    def keys(tree: Any, path: str = "") -> set[str]:
-        if isinstance(tree, str):
-            assert tree.strip(), path
-            return {path}
-        return {key for name, value in tree.items() for key in keys(value, f"{path}/{name}")}
-
-    def numbers(tree: Any, path: str = "") -> set[tuple[str, str]]:
-        """Those in each text; names of model families hold some."""
-        if isinstance(tree, str):
-            return {(path, number) for number in re.findall(r"\d+(?:\.\d+)?", tree)}
-        return {each for name, value in tree.items() for each in numbers(value, f"{path}/{name}")}
-
-    folders = [path.parent for path in (ROOT / "locales").glob("*/nodeDefs.json") if path.parent.name != "en"]
-    assert folders
-    for folder in folders:
-        other = json.loads((folder / "nodeDefs.json").read_text(encoding="utf-8"))
-        assert set(english) >= set(other) >= FROZEN
-        for name in other:
-            assert keys(other[name]) == keys(english[name]), f"locales/{folder.name}: {name}; see scripts.locales"
-            assert numbers(other[name]) == numbers(english[name]), f"locales/{folder.name} has fallen behind: {name}"
+    whole = definitions(pack.classes)
+    assert all(text.strip() for text in texts(whole).values())
+    found = [path for path in sorted((ROOT / "locales").glob("*/nodeDefs.json")) if path.parent.name != "en"]
+    assert found
+    for path in found:
+        other = json.loads(path.read_text(encoding="utf-8"))
+        assert set(whole) >= set(other) >= FROZEN
+        for name, words in other.items():
+            assert texts(words).keys() == texts(whole[name]).keys(), f"{path}: {name}; see scripts.locales"
+            assert all(text.strip() for text in texts(words).values()), f"{path}: {name}"
+            assert _numbers(words) == _numbers(whole[name]), f"{path} has fallen behind: {name}"

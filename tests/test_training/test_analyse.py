@@ -17,7 +17,7 @@ from matrix_lib.core.layers import LayerSet
 from matrix_lib.core.sites import BatchRow
 from matrix_lib.evaluation.layers.probe import Recipe, fit_clip, probe
 from matrix_lib.evaluation.layers.scores import RunScores, load_run
-from matrix_lib.evaluation.layers.seed_fit import masked_features
+from matrix_lib.evaluation.seeds.fit import masked_features
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.load import open_model
 from matrix_lib.instrument.seed_rule import SeedRule, seed_features
@@ -26,7 +26,7 @@ from matrix_lib.io.clips.folder import read_clips
 from matrix_lib.mini.export import export_clips
 from matrix_lib.mini.world import WorldConfig, make_clips
 from training.analyse import main
-from training.analysis_settings import parse
+from training.analysis.settings import parse
 from training.run.task_settings import TuneTask
 
 WORLD = WorldConfig(frames=9, single_motion_share=0.0, distractor_share=0.0)

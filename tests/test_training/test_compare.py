@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def states(folder: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize("method", ["off", "both", "spa_flow", "tavid"])
 def test_only_the_chosen_weights_train(tiny: Path, tmp_path: Path, method: str) -> None:
     condition = "target_mask" if method == "tavid" else "id_map"
-    fit(command(tiny, tmp_path, f"task.method={method}", f"task.condition={condition}", "task.v2t=1"))
+    fit(command(tiny, tmp_path, f"task.method={method}", f"task.condition={condition}", "task.v2t=1", "run.steps=1"))
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     parts = {"off": set(), "both": {"sga", "spa"}, "spa_flow": {"spa", "flow"}, "tavid": {"target"}}[method]
     assert parts == set(rows[0]) & {"sga", "spa", "flow", "target"}
@@ -76,19 +77,22 @@ def test_only_the_chosen_weights_train(tiny: Path, tmp_path: Path, method: str) 
     assert any("decoder" in name for name in kept) == (method in ("both", "spa_flow"))
 
 
-@pytest.mark.parametrize("teacher", ["latents", "sam2"])
-def test_features_teach_flow_beside_masks(tiny: Path, tmp_path: Path, teacher: str) -> None:
-    """The arm `mix`: SGA and SPA of attention from masks, flow of the values from features; each moves the weights."""
-    if teacher == "sam2":
-        teacher = str(write_tiny_sam2(tmp_path / "sam2"))
-    grown = {}
-    for method, more in (("both", ()), ("all", (f"task.teacher={teacher}", "task.flow_of=values", "task.flow=1"))):
-        out = tmp_path / method
-        fit(command(tiny, out, f"task.method={method}", *more))
-        grown[method] = load_lora(out / LORA).factors["transformer_blocks.1.attn1.to_v"].up
-    row = next(csv.DictReader((out / "metrics.csv").open()))
-    assert all(float(row[name]) > 0 for name in ("sga", "spa", "flow"))
-    assert not torch.equal(grown["both"], grown["all"])
+def test_features_teach_flow_beside_masks(tiny: Path, tmp_path: Path) -> None:
+    """The arm `mix`: SGA and SPA of attention from masks, flow of the values from features; each moves the weights, and
+    each teacher otherwise."""
+
+    def grown(name: str, *more: str) -> Tensor:
+        fit(command(tiny, tmp_path / name, "run.steps=1", *more))
+        return load_lora(tmp_path / name / LORA).factors["transformer_blocks.1.attn1.to_v"].up
+
+    found = [grown("none", "task.method=both")]
+    for teacher in ("latents", str(write_tiny_sam2(tmp_path / "sam2"))):
+        name = Path(teacher).name
+        mix = "task.method=all", f"task.teacher={teacher}", "task.flow_of=values", "task.flow=1"
+        found.append(grown(name, *mix))
+        row = next(csv.DictReader((tmp_path / name / "metrics.csv").open()))
+        assert all(float(row[part]) > 0 for part in ("sga", "spa", "flow"))
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(found, 2))
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,8 @@ def test_runs_that_are_killed_give_the_report_of_one_that_was_not(tmp_path: Path
     suite = str(write_suite(tmp_path / "suite"))
     assert main(["prepare", suite]) == 0
     rng = random.Random(seeds(1, 1)[0])
-    kills = count(5, soak=100)
-    repeats = str(count(15, soak=301) // 2 * 2 + 1)
+    kills = count(4, soak=100)
+    repeats = str(count(10, soak=301) // 2 * 2 + 1)
     # Processes that fork from one that has everything imported already.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training.judge", "openai"])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support_commands import Commands
 from support_counts import SOAK, count
 
 from scripts.judge_load import load, write_clips
@@ -18,7 +19,22 @@ from training.score_tracks import main
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_two_processes_give_the_report_of_one(tmp_path: Path) -> None:
+def forks(commands: Commands, given: Path, made: Path) -> str:
+    return commands.ranks(2, "training.score_tracks", given, made, codes=(2, 0))
+
+
+def torchrun(commands: Commands, given: Path, made: Path) -> str:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "-m", "training.score_tracks", str(given), str(made)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("launched", [False, *([True] if SOAK else [])])
+def test_two_processes_give_the_report_of_one(launched: bool, commands: Commands, tmp_path: Path) -> None:
     given, made = write_clips(tmp_path, 7, 5, 48, 64)
     (made / "00005.mp4").unlink()
     (made / "00005.mp4").write_bytes(b"no video")
@@ -29,20 +45,15 @@ def test_two_processes_give_the_report_of_one(tmp_path: Path) -> None:
     # A part that an earlier run of three processes left behind is taken, and goes.
     lines = (alone / "track_scores.jsonl").read_text().splitlines(keepends=True)
     (made / "track_scores.part-2.jsonl").write_text(lines[0] + "half a li")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, "-m", "training.score_tracks", str(given), str(made)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert "00005 has no scores: '00005.mp4' cannot be read as a video" in done.stderr
-    assert "there is no 00006.tracks.safetensors" in done.stderr
-    assert re.findall(r"made: 1 of (\d)", done.stderr) == ["3"], "one of two processes had three of what was left"
+    said = (torchrun if launched else forks)(commands, given, made)
+    assert "00005 has no scores: '00005.mp4' cannot be read as a video" in said
+    assert "there is no 00006.tracks.safetensors" in said
+    assert re.findall(r"made: 1 of (\d)", said) == ["3"], "one of two processes had three of what was left"
     for name in ("track_scores.jsonl", "track_summary.json"):
         ours = (made / name).read_text().replace(str(made), str(alone))
-        assert ours == (alone / name).read_text(), done.stderr[-2000:]
+        assert ours == (alone / name).read_text(), said[-2000:]
     assert not list(made.glob("*part*"))
-    assert done.stdout.count("| made |") <= 1
+    assert said.count("| made |") <= 1
 
 
 if SOAK:  # a run of minutes: the memory of a short one is that of its imports

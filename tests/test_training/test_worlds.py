@@ -9,7 +9,7 @@ from matrix_lib.mini.mask_noise import with_mask_noise
 from matrix_lib.mini.verbs import act, verb_named
 from matrix_lib.mini.world import WorldConfig, make_clips
 from training.data.alignment_clips import condition_of, others, targeted, targets_of, triggered
-from training.data.world import world_of
+from training.data.world import clip_makers, world_of
 from training.models.mini_encoders import MiniEncoders
 from training.reproduction.sets import held_out
 from training.run.presets import PRESETS
@@ -101,3 +101,14 @@ def test_what_weak_bases_were_not_shown():
     cluttered = held_out("cluttered", size, 6, device)
     assert cluttered.backdrop.shape == (6, 10 + 4 * 24)
     assert world_of(PRESETS["weak_pairs"]().data).max_instances == 6
+
+
+@pytest.mark.parametrize(("given", "taken"), [(1, 1), (3, 2)])
+def test_makers_of_clips_take_no_core_that_the_process_has_not(given: int, taken: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(given)
+    try:
+        with clip_makers(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == taken
+    finally:
+        torch.set_num_threads(before)

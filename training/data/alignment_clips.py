@@ -33,7 +33,7 @@ from ..clips.teacher import LATENTS, teacher_of
 from ..models.mini_encoders import MiniEncoders
 from ..run.config import Data, FitConfig
 from ..run.task_settings import AlignTask, TuneTask
-from .world import device_noise, diffusion_weight, schedule_positions, seed_of, step_generator, world_of
+from .world import clip_makers, device_noise, diffusion_weight, schedule_positions, seed_of, step_generator, world_of
 
 __all__ = [
     "TRIGGERS",
@@ -394,7 +394,7 @@ def _make(task: AlignTask, data: Data, encoders: MiniEncoders) -> _Samples:
     marks: list[Tensor] = []
     taught: list[Tensor] = []
     teacher = teacher_of(task.teacher, encoders.device)
-    with ThreadPoolExecutor(data.workers, initializer=torch.set_num_threads, initargs=(2,)) as pool:
+    with clip_makers(data.workers) as pool:
         for clips in pool.map(place, range(0, data.chunk, PIECE)):
             parts.append(_tensors(task, clips, encoders))
             if teacher is not None:

@@ -21,6 +21,7 @@ from ..run.config import Data
 __all__ = [
     "Stream",
     "as_input",
+    "clip_makers",
     "device_noise",
     "diffusion_weight",
     "schedule_positions",
@@ -79,6 +80,13 @@ def device_noise(shape: torch.Size, generator: torch.Generator, device: torch.de
     return torch.randn(shape, generator=local, device=device)
 
 
+def clip_makers(count: int) -> ThreadPoolExecutor:
+    """So many threads that make clips. Each takes two cores, or one where this process was given one: tensors are
+    small, and threads that have no core of their own would spin while they wait for each other."""
+    threads = min(2, torch.get_num_threads())
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,))
+
+
 class Prepares(Protocol):
     """What turns clips into the tensors that are trained on, each value (clips, ...)."""
 
@@ -97,7 +105,7 @@ class Stream:
         self.world = world_of(config)
         self.index = -1
         self.chunk: dict[str, Tensor] = {}
-        self.pool = ThreadPoolExecutor(config.workers, initializer=torch.set_num_threads, initargs=(2,))
+        self.pool = clip_makers(config.workers)
         self.coming: dict[int, list[Future[dict[str, Tensor]]]] = {}
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> dict[str, Tensor]:

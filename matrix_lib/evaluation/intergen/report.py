@@ -130,12 +130,12 @@ def differences(runs: Mapping[str, Sequence[VideoScores]], margin: float = 0.05)
             alone.append(tuple(sorted(mine.keys() ^ theirs.keys())))
     p, small = holm([each[3].p for each in found]), holm(beside)
     return [
-        Difference(*each, value, _outcome(*each, value, within, margin), others)
-        for each, value, within, others in zip(found, p, small, alone, strict=True)
+        Difference(one, other, measure, each, value, _outcome(one, other, each, value, within, margin), others)
+        for (one, other, measure, each), value, within, others in zip(found, p, small, alone, strict=True)
     ]
 
 
-def _outcome(one: str, other: str, measure: str, found: Estimate, p: float, p_margin: float, margin: float) -> str:
+def _outcome(one: str, other: str, found: Estimate, p: float, p_margin: float, margin: float) -> str:
     """What a difference comes to, asked in both directions. p_margin: the larger one of both."""
     turned = replace(found, mean=-found.mean, low=-found.high, high=-found.low)
     up, down = (verdict(each, margin, p=p, p_margin=p_margin).word for each in (found, turned))

@@ -206,7 +206,7 @@ def _kind(kind: str, runs: Sequence[RunScores], options: Options) -> KindStudy:
         by_head=heads.mean(0),
         influence=influential_layers(table[:, columns], kept, *top),
         paper_layers=influential_layers(raw[:, columns], kept, *top).chosen,
-        heads=_best_heads(heads, layers, options),
+        heads=_best_heads(heads, layers),
     )
     return _with_success(found, heads, [run.success for run in runs], columns, options)
 
@@ -237,7 +237,7 @@ def _frames(runs: Sequence[RunScores], kind: str, score: Score) -> Array:
     return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
 
 
-def _best_heads(heads: Array, layers: Sequence[int], options: Options) -> tuple[tuple[int, int], ...]:
+def _best_heads(heads: Array, layers: Sequence[int]) -> tuple[tuple[int, int], ...]:
     count = heads.shape[2]
     flat = influential_layers(heads.reshape(len(heads), -1), range(heads.shape[1] * count), 10, 10)
     return tuple((layers[place // count], place % count) for place in flat.chosen)

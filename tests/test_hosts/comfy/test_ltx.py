@@ -6,6 +6,7 @@ import pytest
 import torch
 from support_attention import Explicit, Watcher, make_binding, make_tracks
 from support_compiled import Counted, compiled_native, fresh
+from support_counts import SOAK
 from support_ltx import given, native_vae
 from support_native import LTX_LATENT, conditioning, native_model, pixels, sample, text_rows
 from support_steering import lib, models
@@ -211,10 +212,13 @@ def test_context_windows_get_their_part_of_the_mask(lib, models, family, guides)
         torch.testing.assert_close((masked - plain)[0], want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("family", ["ltx", *(["ltx2"] if SOAK else [])])
 @pytest.mark.parametrize("how", ["whole", "blocks"])
-def test_a_compiled_model_reads_the_mask(lib, models, fresh, how):
-    """As the model does that is not compiled, beside a run without a mask, before and behind it."""
-    family, backend = "ltx2", Counted()
+def test_a_compiled_model_reads_the_mask(lib, models, fresh, how, family):
+    """As the model does that is not compiled, beside a run without a mask, before and behind it. LTX-2, which reads its
+    mask in the same place and takes far longer to trace, in `make soak`."""
+    backend = Counted()
     run, model = given(family, words(lib, family), guides=1), models(family)
     patched, both, *_ = widened(model, family, run, 1)
     plain, masked = (

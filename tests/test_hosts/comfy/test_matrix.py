@@ -60,9 +60,9 @@ def test_the_rows_are_found_in_the_host(matrix):
 
 @pytest.mark.soak
 def test_every_guider_beside_every_patch(matrix, cells):
-    """Guiders take turns, two beside each patch, and so do CFG 1 and 6; `make soak` has all of them beside each."""
+    """Guiders take turns beside the patches, and so do CFG 1 and 6; `make soak` has all of them beside each."""
     rows = [row for group in ("nodes of the core", "other packs") for row in matrix.groups[group]]
-    turns, each = itertools.cycle(matrix.guiders), len(matrix.guiders) if SOAK else 2
+    turns, each = itertools.cycle(matrix.guiders), len(matrix.guiders) if SOAK else 1
     pairs = [(row, next(turns)) for row in rows if row not in matrix.idle for _ in range(each)]
     cfgs = [CFGS[(i + i // len(matrix.guiders)) % 2] for i in range(len(pairs))]
     cells([(FAMILIES[0], guider, (row,), cfg, CAPTURE) for (row, guider), cfg in zip(pairs, cfgs)])

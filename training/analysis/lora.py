@@ -14,8 +14,8 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.io.lora.apply import apply_lora
 from matrix_lib.io.lora.read import describe
 
-from .run.exported import read_lora
-from .run.task_settings import EXPERTS, noted_expert
+from ..run.exported import read_lora
+from ..run.task_settings import EXPERTS, noted_expert
 
 __all__ = ["AnalysedLoRAs"]
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from matrix_lib.evaluation.layers.scores import KindScores, RunScores
-from matrix_lib.evaluation.layers.seed_choice import choice_table, most_gain, seed_choices, shared_fate
-from matrix_lib.evaluation.layers.seed_fit import fit_seed_rule, fit_seeds, masked_features, rule_checks, rule_scores
+from matrix_lib.evaluation.seeds.choice import choice_table, most_gain, seed_choices, shared_fate
+from matrix_lib.evaluation.seeds.fit import fit_seed_rule, fit_seeds, masked_features, rule_checks, rule_scores
 from matrix_lib.instrument.seed_rule import SeedRule, paying
-from training.analysis_seeds import about_seeds
-from training.analysis_settings import parse
+from training.analysis.seeds import about_seeds
+from training.analysis.settings import parse
 
 LAYERS, STEPS, TOKENS = 6, 8, 100
 
@@ -114,7 +114,7 @@ def test_a_calibration_by_held_out_scores_takes_back_what_was_only_said(monkeypa
         return float(np.mean(found))
 
     calibrated = worse()
-    monkeypatch.setattr("matrix_lib.evaluation.layers.seed_fit._calibration", lambda said, label: (1.0, 0.0))
+    monkeypatch.setattr("matrix_lib.evaluation.seeds.fit._calibration", lambda said, label: (1.0, 0.0))
     assert 0 < calibrated < 0.7 * worse()
 
 

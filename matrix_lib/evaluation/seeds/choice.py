@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...instrument.seed_rule import paying
+from ..layers.scores import RunScores
 from ..statistics import Estimate, bootstrap
-from .scores import RunScores
 
 __all__ = ["SeedChoice", "choice_table", "most_gain", "seed_choices", "shared_fate"]
 

@@ -25,8 +25,8 @@ from matrix_lib.evaluation.trajectories.report import read_rows
 from matrix_lib.evaluation.trajectories.report import summarise as track_means
 from matrix_lib.io.files import whole_file
 from matrix_lib.io.tables import write_table
-from training.judge_people import preferences
-from training.judge_scoring import Scored, add_scoring, parquet_known, score_all
+from training.judging.people import preferences
+from training.judging.scoring import Scored, add_scoring, parquet_known, score_all
 
 __all__ = ["add_report", "report"]
 

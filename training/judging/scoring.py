@@ -24,7 +24,7 @@ from matrix_lib.evaluation.judges.judge import Request
 from matrix_lib.evaluation.judges.store import Answers
 from matrix_lib.evaluation.layers.labels import read_labels
 from matrix_lib.io.tables import need_pyarrow
-from training.judge_people import model_names
+from training.judging.people import model_names
 
 __all__ = ["Run", "Scored", "add_scoring", "agreed", "parquet_known", "score_all", "score_folder"]
 

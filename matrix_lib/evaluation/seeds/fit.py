@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...instrument.seed_rule import SeedRule
-from .dominance import auc, auc_bounds
-from .scores import KindScores, RunScores
+from ..layers.dominance import auc, auc_bounds
+from ..layers.scores import KindScores, RunScores
 
 __all__ = ["MaskedFeatures", "SeedFit", "fit_seed_rule", "fit_seeds", "masked_features", "rule_checks", "rule_scores"]
 
