@@ -48,13 +48,17 @@ class Group:
 
 @dataclass
 class Draft:
-    """A workflow as a person would describe it: nodes with values and links, notes, and frames around them."""
+    """A workflow as a person would describe it: nodes with values and links, notes, and frames around them.
+
+    gap: pixels between two nodes of a group. A high column asks for less, so that all of it opens with words to read.
+    """
 
     name: str
     nodes: list[Node] = field(default_factory=list)
     notes: list[Node] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     current: Group | None = None
+    gap: int = _GAP
 
     def group(self, title: str, column: int, color: str = GREY) -> None:
         """Nodes that come next stand in this group; one of the same title and column is gone on with."""
@@ -89,8 +93,8 @@ class Draft:
             y = top + _HEAD
             for member in group.members:
                 at[member] = (x, y + _TITLE)
-                y += _TITLE + heights[member] + _GAP
-            y += _PAD - _GAP
+                y += _TITLE + heights[member] + self.gap
+            y += _PAD - self.gap
             frames.append((x - _PAD, top, wide[group.column] + 2 * _PAD, y - top))
             below[group.column] = y + _BETWEEN
         return at, frames

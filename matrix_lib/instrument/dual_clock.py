@@ -84,7 +84,11 @@ class DualClockHook:
         prefix_frames: int = 0,
         seed: int = 0,
     ) -> None:
-        odd = [each for each in references if not isinstance(each, ReferenceClip) and getattr(each, "ndim", 0) != 4]
+        odd = [
+            each
+            for each in references
+            if not isinstance(each, ReferenceClip) and (not isinstance(each, Tensor) or each.ndim != 4)
+        ]
         if odd or len(references) != len(tracks):
             shapes = ", ".join(str(list(getattr(each, "shape", [])) or type(each).__name__) for each in references[:3])
             raise ValueError(

@@ -107,7 +107,7 @@ def _box(at: Place) -> str:
 
 def _draft(example: Example) -> Draft:
     """A first frame with two that look alike, and a clip for the mask of either, beside each other."""
-    d = Draft(example.name)
+    d = Draft(example.name, gap=16)
     d.group("Start here", 0, GREY)
     d.note(example.note, 1060)
 

@@ -137,7 +137,7 @@ def test_words_of_a_bound_prompt_behind_are_bound_too(lib, models):
     assert any(f"{ROWS} rows stand behind" in note for note in notes), "nobody said whose they are"
     remember(second[0][0], second[0][1][lib.BINDING])
     (now, notes), (due, _) = captured(joined), captured(wanted)
-    assert not notes
+    assert not any("stand behind" in note for note in notes)
     assert torch.equal(now.v2t, due.v2t)
     assert not torch.equal(now.v2t, seen.v2t)
     steered = [
