@@ -265,7 +265,7 @@ class Uses:
         so the second one is steered by the masks of the conditioning."""
         from matrix_lib.core.guidance.region_bias import RegionBias
         from matrix_lib.hosts.comfy.steer import steer
-        from matrix_lib.instrument.reading import read_capture
+        from matrix_lib.instrument.readings.reading import read_capture
 
         model, recorders = self._watched(v2v=False)
         self._sample(self._guider(model), self.LOOKED)
@@ -276,7 +276,7 @@ class Uses:
     def seeds(self) -> None:
         """Two are tried, and the first goes on from where it was, as MATRIX Pick Seeds does it."""
         from matrix_lib.hosts.comfy.seeds import begin, go_on
-        from matrix_lib.instrument.seed_rule import LABEL_FREE, tried
+        from matrix_lib.instrument.readings.seed_rule import LABEL_FREE, tried
 
         steps, begun, model = self.SPENT - self.LOOKED, [], self.bench.model
         for seed in range(2):

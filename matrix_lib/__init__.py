@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from .hosts.diffusers.tag_tokens import tag_tokens
     from .hosts.diffusers.two_passes import two_passes
     from .instrument.capture import Capture
-    from .instrument.contacts import ContactLine, find_meetings, meeting
-    from .instrument.mix_ups import find_mix_ups
-    from .instrument.motion_heads import find_motion
-    from .instrument.point_tracks import follow_points
-    from .instrument.reading import read_capture
-    from .instrument.sinks import find_sinks
-    from .instrument.word_masks import word_masks
+    from .instrument.readings.contacts import ContactLine, find_meetings, meeting
+    from .instrument.readings.mix_ups import find_mix_ups
+    from .instrument.readings.motion_heads import find_motion
+    from .instrument.readings.point_tracks import follow_points
+    from .instrument.readings.reading import read_capture
+    from .instrument.readings.sinks import find_sinks
+    from .instrument.readings.word_masks import word_masks
     from .io.captures import load_capture, save_capture
     from .io.lora.apply import apply_lora
     from .io.lora.read import load_lora
@@ -123,13 +123,13 @@ _HOMES = {
     "hosts.diffusers.tag_tokens": ("tag_tokens",),
     "hosts.diffusers.two_passes": ("two_passes",),
     "instrument.capture": ("Capture",),
-    "instrument.contacts": ("ContactLine", "find_meetings", "meeting"),
-    "instrument.mix_ups": ("find_mix_ups",),
-    "instrument.motion_heads": ("find_motion",),
-    "instrument.point_tracks": ("follow_points",),
-    "instrument.reading": ("read_capture",),
-    "instrument.sinks": ("find_sinks",),
-    "instrument.word_masks": ("word_masks",),
+    "instrument.readings.contacts": ("ContactLine", "find_meetings", "meeting"),
+    "instrument.readings.mix_ups": ("find_mix_ups",),
+    "instrument.readings.motion_heads": ("find_motion",),
+    "instrument.readings.point_tracks": ("follow_points",),
+    "instrument.readings.reading": ("read_capture",),
+    "instrument.readings.sinks": ("find_sinks",),
+    "instrument.readings.word_masks": ("word_masks",),
     "io.captures": ("load_capture", "save_capture"),
     "io.lora.apply": ("apply_lora",),
     "io.lora.read": ("load_lora",),

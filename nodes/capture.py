@@ -15,7 +15,7 @@ from ..matrix_lib.hosts.comfy.run import RunInfo
 from ..matrix_lib.hosts.comfy.watching import model_token, recorder_of
 from ..matrix_lib.instrument.capture import MapKind
 from ..matrix_lib.instrument.joining import check_next, extend
-from ..matrix_lib.instrument.ranking import describe
+from ..matrix_lib.instrument.readings.ranking import describe
 from ..matrix_lib.instrument.recorder import Recorder
 from ..matrix_lib.instrument.session import Session
 from ..matrix_lib.io.kept_runs import Kept

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..matrix_lib.draw.capture import Choice, attention_chart, to_image
 from ..matrix_lib.instrument.capture import MapKind
-from ..matrix_lib.instrument.ranking import expert_tables, layer_table, rank_layers
+from ..matrix_lib.instrument.readings.ranking import expert_tables, layer_table, rank_layers
 from .sockets import CaptureSocket, LayersSocket, TracksSocket
 
 

@@ -13,7 +13,7 @@ from ..matrix_lib.draw.capture import Choice, attention_chart, attention_picture
 from ..matrix_lib.draw.heatmaps import Look
 from ..matrix_lib.draw.style import COLORMAPS
 from ..matrix_lib.instrument.kinds import KINDS
-from ..matrix_lib.instrument.ranking import describe
+from ..matrix_lib.instrument.readings.ranking import describe
 from ..matrix_lib.io.captures import PARTS, load_capture, save_capture
 from ..matrix_lib.io.files import inside
 from ..matrix_lib.io.video import write_video

@@ -16,11 +16,11 @@ from ..matrix_lib.draw.capture import choose_names, choose_numbers
 from ..matrix_lib.draw.followed import draw_followed
 from ..matrix_lib.evaluation.trajectories.against import as_made, told_against
 from ..matrix_lib.hosts.comfy.tracks import check_images, frame_reader, image_batch, point_paths
-from ..matrix_lib.instrument.contacts import parse_contact
 from ..matrix_lib.instrument.kinds import KINDS
-from ..matrix_lib.instrument.readers import Reader, parse_readers
-from ..matrix_lib.instrument.reading import Reading, read_capture
-from ..matrix_lib.instrument.word_masks import sharpest_layers, told_names
+from ..matrix_lib.instrument.readings.contacts import parse_contact
+from ..matrix_lib.instrument.readings.readers import Reader, parse_readers
+from ..matrix_lib.instrument.readings.reading import Reading, read_capture
+from ..matrix_lib.instrument.readings.word_masks import sharpest_layers, told_names
 from .sockets import CaptureSocket, TracksSocket, ticker
 from .viewer import shown_in_viewer
 

@@ -18,8 +18,16 @@ from ..matrix_lib.hosts.comfy.seeds import Begun, begin, go_on
 from ..matrix_lib.hosts.comfy.watching import model_token, recorder_of
 from ..matrix_lib.instrument.capture import Capture
 from ..matrix_lib.instrument.kinds import layers_of
+from ..matrix_lib.instrument.readings.seed_rule import (
+    LABEL_FREE,
+    SeedRule,
+    Tried,
+    chosen_seeds,
+    paying,
+    seeds_report,
+    tried,
+)
 from ..matrix_lib.instrument.recorder import Recorder
-from ..matrix_lib.instrument.seed_rule import LABEL_FREE, SeedRule, Tried, chosen_seeds, paying, seeds_report, tried
 from ..matrix_lib.instrument.session import Session
 from .recording import LAYERS_TIP, recorder_config
 from .sockets import CaptureSocket, ticker, warn_if_broken

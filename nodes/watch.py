@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..matrix_lib.backbones import families
 from ..matrix_lib.hosts.comfy.watching import RUNS, Watch, model_token
 from ..matrix_lib.instrument.joining import segments
-from ..matrix_lib.instrument.ranking import describe
+from ..matrix_lib.instrument.readings.ranking import describe
 from ..matrix_lib.io.kept_runs import Kept
 from .places import new_place
 from .recording import points_problem, recorder_config, recording_inputs, storage_inputs

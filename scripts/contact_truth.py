@@ -23,9 +23,9 @@ from matrix_lib.evaluation.statistics import bootstrap, holm
 from matrix_lib.evaluation.verdicts import verdict
 from matrix_lib.hosts.diffusers.load import Model, open_model
 from matrix_lib.instrument.capture import Capture
-from matrix_lib.instrument.contacts import bend, meeting
-from matrix_lib.instrument.motion_heads import find_motion
-from matrix_lib.instrument.point_tracks import follow_points
+from matrix_lib.instrument.readings.contacts import bend, meeting
+from matrix_lib.instrument.readings.motion_heads import find_motion
+from matrix_lib.instrument.readings.point_tracks import follow_points
 from matrix_lib.mini.world import make_clips
 
 from .motion_truth import TOUCHED, captured, retimed

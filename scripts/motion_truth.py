@@ -30,9 +30,9 @@ from matrix_lib.evaluation.statistics import bootstrap, wilson
 from matrix_lib.evaluation.verdicts import verdict
 from matrix_lib.hosts.diffusers.load import Model, open_model
 from matrix_lib.instrument.capture import Capture
-from matrix_lib.instrument.motion_heads import Motion, find_motion, separation
-from matrix_lib.instrument.point_tracks import PointTracks, follow_points
-from matrix_lib.instrument.readers import Reader, readers_of, readers_text
+from matrix_lib.instrument.readings.motion_heads import Motion, find_motion, separation
+from matrix_lib.instrument.readings.point_tracks import PointTracks, follow_points
+from matrix_lib.instrument.readings.readers import Reader, readers_of, readers_text
 from matrix_lib.io.captures import load_capture, save_capture
 from matrix_lib.mini.world import Clips
 

@@ -28,9 +28,9 @@ from matrix_lib.evaluation.trajectories.score import score_tracks
 from matrix_lib.evaluation.verdicts import verdict
 from matrix_lib.hosts.diffusers.load import Model, open_model
 from matrix_lib.instrument.capture import Capture
-from matrix_lib.instrument.mix_ups import MixUp, find_mix_ups
-from matrix_lib.instrument.reading import read_capture
-from matrix_lib.instrument.word_masks import word_masks
+from matrix_lib.instrument.readings.mix_ups import MixUp, find_mix_ups
+from matrix_lib.instrument.readings.reading import read_capture
+from matrix_lib.instrument.readings.word_masks import word_masks
 from matrix_lib.io.captures import load_capture, save_capture
 from matrix_lib.mini.export import mask_tracks
 from matrix_lib.mini.world import Clips, WorldConfig, make_clips

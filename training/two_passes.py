@@ -47,7 +47,7 @@ from matrix_lib.hosts.diffusers.mini import Sizes, move, sample
 from matrix_lib.hosts.diffusers.prompts import bind_prompt
 from matrix_lib.hosts.diffusers.steer import steer
 from matrix_lib.hosts.diffusers.two_passes import first_pass
-from matrix_lib.instrument.reading import Reading
+from matrix_lib.instrument.readings.reading import Reading
 from matrix_lib.io.files import whole_file
 from matrix_lib.mini.world import Clips
 

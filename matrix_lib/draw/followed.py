@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ..core.tracks.tracks import MaskTracks
-from ..instrument.point_tracks import PointTracks
+from ..instrument.readings.point_tracks import PointTracks
 from .heatmaps import outline
 from .style import INK, fit_text, page, readable, write
 

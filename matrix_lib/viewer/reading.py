@@ -13,7 +13,7 @@ import numpy as np
 
 from ..draw.capture import choose_numbers
 from ..draw.style import readable
-from ..instrument.reading import Reading, read_capture
+from ..instrument.readings.reading import Reading, read_capture
 from .exhibit import Exhibit
 from .slices import Wanted
 

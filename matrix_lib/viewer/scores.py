@@ -13,7 +13,7 @@ import numpy as np
 from ..core.names import find_name
 from ..draw.capture import Choice, scores_of
 from ..instrument.capture import Capture
-from ..instrument.sinks import find_sinks
+from ..instrument.readings.sinks import find_sinks
 from .exhibit import Exhibit
 from .slices import of_entity
 

@@ -15,12 +15,12 @@ from matrix_lib.core.words.phrases import parse_phrases
 from matrix_lib.evaluation.layers.probe import Recipe, probe
 from matrix_lib.hosts.diffusers.load import open_model
 from matrix_lib.instrument.capture import Capture, StepInfo, Stream
-from matrix_lib.instrument.contacts import ContactLine, bend, find_meetings, meeting, overlap, parse_contact
 from matrix_lib.instrument.maps import Maps
-from matrix_lib.instrument.motion_heads import find_motion, separation, two_groups
-from matrix_lib.instrument.point_tracks import follow_points
-from matrix_lib.instrument.reading import read_capture
-from matrix_lib.instrument.seed_rule import LABEL_FREE, seed_features
+from matrix_lib.instrument.readings.contacts import ContactLine, bend, find_meetings, meeting, overlap, parse_contact
+from matrix_lib.instrument.readings.motion_heads import find_motion, separation, two_groups
+from matrix_lib.instrument.readings.point_tracks import follow_points
+from matrix_lib.instrument.readings.reading import read_capture
+from matrix_lib.instrument.readings.seed_rule import LABEL_FREE, seed_features
 from scripts.motion_truth import given_tracks, make, moves, paths, pinned, retimed
 
 GRID = Grid(5, 6, 8)

@@ -19,9 +19,9 @@ from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.instrument.capture import Capture, StepInfo, Stream
 from matrix_lib.instrument.maps import Maps
-from matrix_lib.instrument.point_tracks import follow_points
-from matrix_lib.instrument.readers import parse_readers, readers_text
-from matrix_lib.instrument.reading import read_capture
+from matrix_lib.instrument.readings.point_tracks import follow_points
+from matrix_lib.instrument.readings.readers import parse_readers, readers_text
+from matrix_lib.instrument.readings.reading import read_capture
 from matrix_lib.instrument.recorder import Recorder, RecorderConfig
 
 GRID, TEXT, HEADS = Grid(3, 8, 10), 20, 2

@@ -3,7 +3,7 @@
 import pytest
 from support_capture import library, make_capture, make_tracks
 
-from matrix_lib.instrument.ranking import layer_table, rank_layers
+from matrix_lib.instrument.readings.ranking import layer_table, rank_layers
 
 
 def test_layers_come_in_the_order_in_which_they_find_the_masks():

@@ -15,12 +15,12 @@ from matrix_lib.core.tracks.tracks import MaskTracks
 from matrix_lib.evaluation.trajectories.score import score_tracks
 from matrix_lib.instrument.capture import Capture, StepInfo, Stream
 from matrix_lib.instrument.maps import Maps
-from matrix_lib.instrument.mending import verb_notes
-from matrix_lib.instrument.mix_ups import MixUpRule, find_mix_ups, pieces
-from matrix_lib.instrument.ranking import layer_table, rank_layers
-from matrix_lib.instrument.reading import read_capture
-from matrix_lib.instrument.sinks import find_sinks
-from matrix_lib.instrument.word_masks import sharpest_layers, word_masks
+from matrix_lib.instrument.readings.mending import verb_notes
+from matrix_lib.instrument.readings.mix_ups import MixUpRule, find_mix_ups, pieces
+from matrix_lib.instrument.readings.ranking import layer_table, rank_layers
+from matrix_lib.instrument.readings.reading import read_capture
+from matrix_lib.instrument.readings.sinks import find_sinks
+from matrix_lib.instrument.readings.word_masks import sharpest_layers, word_masks
 from matrix_lib.io.captures import load_capture
 from scripts.reading_truth import exchanged, given_tracks, make
 

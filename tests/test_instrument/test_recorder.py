@@ -17,8 +17,8 @@ from matrix_lib.core.tracks import tracks as tracks_module
 from matrix_lib.core.words import binding as binding_module
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.instrument.joining import check_next, extend
-from matrix_lib.instrument.ranking import describe
-from matrix_lib.instrument.reading import read_capture
+from matrix_lib.instrument.readings.ranking import describe
+from matrix_lib.instrument.readings.reading import read_capture
 from matrix_lib.instrument.recorder import Recorder, RecorderConfig
 from matrix_lib.io.captures import CaptureParts, load_capture, save_capture
 

@@ -18,7 +18,7 @@ from support_capture import make_capture
 
 from matrix_lib.instrument.capture import Capture
 from matrix_lib.instrument.maps import Maps
-from matrix_lib.instrument.ranking import describe
+from matrix_lib.instrument.readings.ranking import describe
 from matrix_lib.io.captures import CaptureParts, load_capture, save_capture
 from matrix_lib.io.files import inside, whole_file
 

@@ -20,7 +20,7 @@ from support_loras import make_lora
 
 from matrix_lib.backbones import lora as lora_module
 from matrix_lib.core.layers import LayerSet
-from matrix_lib.instrument.ranking import describe as describe_capture
+from matrix_lib.instrument.readings.ranking import describe as describe_capture
 from matrix_lib.io.captures import load_capture, save_capture
 from matrix_lib.io.lora.read import describe, load_lora, save_lora
 from matrix_lib.io.tracks import load_tracks, save_tracks

@@ -64,13 +64,13 @@ def test_a_continued_seed_is_the_plain_run_bit_for_bit(
 
 def test_a_rule_is_read_and_held_to(pack: Any, models: dict[str, Any]) -> None:
     inputs = given(pack, models, "wan_t2v", "euler")
-    rule = pack.lib("instrument.seed_rule").SeedRule
+    rule = pack.lib("instrument.readings.seed_rule").SeedRule
     fitted = rule(3, {"words": 2.0}, -0.5, {"words": 0.1}, {"words": 0.2}, fitted=True, backbone="wan", source="a test")
     out = pack.run("MatrixPickSeeds", **inputs, **{**ASKED, "steps": 0, "rule": fitted.to_json()}).result
     assert len(out[3].steps) == 3  # as many as the rule was made for
     assert "success with probability" in out[2]
     assert "! nobody knows how good its probabilities are" in out[2]
-    own = pack.lib("instrument.seed_rule")
+    own = pack.lib("instrument.readings.seed_rule")
     tried = own.Tried(1, 0.0, 0.5, {"words": 0.1})
     checks = dict(auc=0.61, auc_low=0.44, auc_high=0.78, brier=0.222, brier_base=0.213, calibration=0.08, useful=0.0)
     told = own.seeds_report([tried], [tried], replace(fitted, checks=checks), 3, 24, 24)

@@ -109,7 +109,7 @@ def test_points_are_those_of_the_clip_and_what_has_no_place_there_is_named(pack,
     files = pack.lib("io.captures")
     files.save_capture(joined, tmp_path / "joined.safetensors")
     assert files.load_capture(tmp_path / "joined.safetensors").stream().get("v2v").points == maps.points
-    found = pack.lib("instrument.point_tracks").follow_points(joined)
+    found = pack.lib("instrument.readings.point_tracks").follow_points(joined)
     assert torch.equal(found.xy[1, 8].round(), torch.tensor([10.0, 10.0]))
     with pytest.raises(ValueError, match="two segments or more are joined; got 1"):
         join(pack, captures[:1])

@@ -95,7 +95,10 @@ def test_split_runs_and_two_experts_come_as_one(pack, models, runs, prompts):
     assert "## expert 1: steps 0-1" in report
     assert "## low noise: steps 2-3" in report
     own = pack.run("MatrixAnalyseLayers", **run, expert="Low noise").result
-    assert own[0].scores == pack.lib("instrument.ranking").rank_layers(both.of_expert("low noise"), tracks, 1).scores
+    assert (
+        own[0].scores
+        == pack.lib("instrument.readings.ranking").rank_layers(both.of_expert("low noise"), tracks, 1).scores
+    )
     assert own[0].scores != pack.run("MatrixAnalyseLayers", **run).result[0].scores
     with pytest.raises(ValueError, match="no expert is called 'high'.*expert 1, low noise"):
         pack.run("MatrixAnalyseLayers", **run, expert="high")
@@ -222,7 +225,7 @@ def test_steps_that_a_cache_skips_are_absent_and_named(pack, models, runs, promp
     assert len(ran) == 10 - len(skipped), "the steps that are named are those that did not run"
     maps = capture.streams[0].get("v2t")
     assert [i for i in range(10) if not maps.counts[:, i].any()] == list(skipped)
-    text = pack.lib("instrument.ranking").describe(capture)
+    text = pack.lib("instrument.readings.ranking").describe(capture)
     assert f"steps {pack.lib('core.ranges').ranges(skipped)} were skipped" in text
     assert "cache" in text
     seen = [i for i in range(10) if i not in skipped]
@@ -260,4 +263,4 @@ def test_prompts_of_timestep_ranges_are_absent_where_they_are_not_active(pack, m
         torch.testing.assert_close(
             maps[:, steps, 0].mean((0, 1)), capture.maps(entity="cyclist", stream=i), rtol=1e-4, atol=1e-7
         )
-    assert "was not active in steps" in pack.lib("instrument.ranking").describe(capture)
+    assert "was not active in steps" in pack.lib("instrument.readings.ranking").describe(capture)

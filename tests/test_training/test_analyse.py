@@ -20,7 +20,7 @@ from matrix_lib.evaluation.layers.scores import RunScores, load_run
 from matrix_lib.evaluation.seeds.fit import masked_features
 from matrix_lib.hosts.diffusers.attach import attach
 from matrix_lib.hosts.diffusers.load import open_model
-from matrix_lib.instrument.seed_rule import SeedRule, seed_features
+from matrix_lib.instrument.readings.seed_rule import SeedRule, seed_features
 from matrix_lib.instrument.session import Session
 from matrix_lib.io.clips.folder import read_clips
 from matrix_lib.mini.export import export_clips

@@ -9,7 +9,7 @@ import torch
 
 from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers import mini
-from matrix_lib.instrument import word_masks
+from matrix_lib.instrument.readings import word_masks
 from training import two_passes
 from training.run.kept_rows import write_rows
 from training.two_passes import BLIND, BY_ANOTHER, BY_JUDGE, BY_MOTION, FIRST, OWN, PLAIN, TRUE

@@ -13,12 +13,12 @@ from support_viewer import exhibit, heads_capture
 from matrix_lib.core.grid import Grid
 from matrix_lib.evaluation.trajectories.against import told_against
 from matrix_lib.instrument.capture import Capture, StepInfo, Stream
-from matrix_lib.instrument.contacts import MINI
 from matrix_lib.instrument.maps import Maps
-from matrix_lib.instrument.point_tracks import follow_points
-from matrix_lib.instrument.reading import read_capture
-from matrix_lib.instrument.sinks import find_sinks
-from matrix_lib.instrument.word_masks import word_masks
+from matrix_lib.instrument.readings.contacts import MINI
+from matrix_lib.instrument.readings.point_tracks import follow_points
+from matrix_lib.instrument.readings.reading import read_capture
+from matrix_lib.instrument.readings.sinks import find_sinks
+from matrix_lib.instrument.readings.word_masks import word_masks
 from matrix_lib.viewer.answers import answer_about
 from matrix_lib.viewer.embedding import embedded
 from matrix_lib.viewer.exhibit import Exhibit

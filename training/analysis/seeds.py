@@ -10,7 +10,7 @@ from pathlib import Path
 from matrix_lib.evaluation.layers.scores import RunScores
 from matrix_lib.evaluation.seeds.choice import choice_table, most_gain, seed_choices, shared_fate
 from matrix_lib.evaluation.seeds.fit import fit_seeds, rule_checks, rule_scores
-from matrix_lib.instrument.seed_rule import SeedRule
+from matrix_lib.instrument.readings.seed_rule import SeedRule
 from matrix_lib.io.files import whole_file
 
 __all__ = ["about_seeds", "check_seeds"]

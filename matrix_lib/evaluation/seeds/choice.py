@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...instrument.seed_rule import paying
+from ...instrument.readings.seed_rule import paying
 from ..layers.scores import RunScores
 from ..statistics import Estimate, bootstrap
 
@@ -94,7 +94,8 @@ def _correlation(table: Array) -> float:
 @dataclass(frozen=True)
 class SeedChoice:
     """Of `tried` seeds the `kept` ones with the highest scores sampled to the end, which takes `steps` in all (the mean
-    over clips); `kept` 0: as many as pay by the probabilities of a fitted rule (`instrument.seed_rule.paying`).
+    over clips); `kept` 0: as many as pay by the probabilities of a fitted rule
+    (`instrument.readings.seed_rule.paying`).
 
     Means over clips with 95 % intervals, clips drawn anew:
 

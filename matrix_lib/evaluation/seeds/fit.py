@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...instrument.seed_rule import SeedRule
+from ...instrument.readings.seed_rule import SeedRule
 from ..layers.dominance import auc, auc_bounds
 from ..layers.scores import KindScores, RunScores
 

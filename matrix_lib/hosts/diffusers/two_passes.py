@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from ...core.guidance.base import Guidance
 from ...core.words.binding import PromptBinding
-from ...instrument.reading import Reading, read_capture
+from ...instrument.readings.reading import Reading, read_capture
 from .attach import watch
 from .batches import Branch
 from .steer import steer
@@ -56,7 +56,7 @@ def first_pass(
     prefix_frames: int = 0,
 ) -> tuple[Reading, ...]:
     """Runs `run(steps)` watched, and reads off it who is where: one reading per prompt, whose masks are mended
-    (`instrument.mending`).
+    (`instrument.readings.mending`).
 
     Args:
         model, binding, branches, prefix_frames: as in `watch`.

@@ -14,7 +14,7 @@ import pytest
 from matrix_lib.evaluation.layers.scores import KindScores, RunScores
 from matrix_lib.evaluation.seeds.choice import choice_table, most_gain, seed_choices, shared_fate
 from matrix_lib.evaluation.seeds.fit import fit_seed_rule, fit_seeds, masked_features, rule_checks, rule_scores
-from matrix_lib.instrument.seed_rule import SeedRule, paying
+from matrix_lib.instrument.readings.seed_rule import SeedRule, paying
 from training.analysis.seeds import about_seeds
 from training.analysis.settings import parse
 

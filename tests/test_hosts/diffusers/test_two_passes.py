@@ -10,8 +10,8 @@ from matrix_lib.core.words import binding as binding_module
 from matrix_lib.hosts.diffusers.attach import watch
 from matrix_lib.hosts.diffusers.steer import steer
 from matrix_lib.hosts.diffusers.two_passes import two_passes
-from matrix_lib.instrument import word_masks
-from matrix_lib.instrument.reading import read_capture
+from matrix_lib.instrument.readings import word_masks
+from matrix_lib.instrument.readings.reading import read_capture
 
 GUIDE = RegionBias(4.0, 4.0, 2.0, 2.0)
 

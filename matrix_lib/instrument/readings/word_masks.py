@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.ranges import ranges
-from ..core.tracks import runs
-from ..core.tracks.packed import ROLES
-from ..core.tracks.palette import Colour, distinct_colours
-from ..core.tracks.tracks import MaskTracks
-from .capture import Capture, MapKind, Stream
-from .maps import Maps
+from ...core.ranges import ranges
+from ...core.tracks import runs
+from ...core.tracks.packed import ROLES
+from ...core.tracks.palette import Colour, distinct_colours
+from ...core.tracks.tracks import MaskTracks
+from ..capture import Capture, MapKind, Stream
+from ..maps import Maps
 from .sinks import Sinks
 
 __all__ = ["THRESHOLDS", "WordMasks", "relative_heat", "sharpest_layers", "step_heat", "told_names", "word_masks"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ..core.ranges import ranges
-from .capture import Capture
-from .maps import Maps
+from ...core.ranges import ranges
+from ..capture import Capture
+from ..maps import Maps
 
 __all__ = ["Reader", "check_readers", "parse_readers", "readers_of", "readers_text", "steps_of"]
 

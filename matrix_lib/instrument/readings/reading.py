@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.grid import Grid
-from ..core.ranges import ranges
-from ..core.tracks.tracks import MaskTracks
-from .capture import Capture, MapKind
+from ...core.grid import Grid
+from ...core.ranges import ranges
+from ...core.tracks.tracks import MaskTracks
+from ..capture import Capture, MapKind
 from .contacts import ContactLine, Meeting, find_meetings
 from .mending import mend, verb_notes
 from .mix_ups import MixUpRule, MixUps, find_mix_ups

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.grid import Grid
-from .capture import Capture
+from ...core.grid import Grid
+from ..capture import Capture
 from .readers import check_readers, steps_of
 
 __all__ = ["MINI", "ContactLine", "Meeting", "bend", "find_meetings", "meeting", "overlap", "parse_contact"]

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.tracks.tracks import MaskTracks
-from .capture import Capture, MapKind
+from ...core.tracks.tracks import MaskTracks
+from ..capture import Capture, MapKind
 
 __all__ = ["Sink", "Sinks", "find_sinks"]
 

@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.grid import Grid
-from ..core.ranges import ranges
-from ..core.tracks.tracks import MaskTracks
-from .capture import Capture, MapKind
+from ...core.grid import Grid
+from ...core.ranges import ranges
+from ...core.tracks.tracks import MaskTracks
+from ..capture import Capture, MapKind
 from .sinks import Sinks
 from .word_masks import relative_heat, sharpest_layers, step_heat, told_names
 

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.grid import Grid
-from ..core.points import point_named
-from ..core.ranges import ranges
-from .capture import Capture
-from .maps import Maps
+from ...core.grid import Grid
+from ...core.points import point_named
+from ...core.ranges import ranges
+from ..capture import Capture
+from ..maps import Maps
 from .motion_heads import Motion, find_motion
 from .readers import Reader, check_readers, readers_of, readers_text, steps_of
 from .word_masks import relative_heat, sharpest_layers, step_heat, told_names

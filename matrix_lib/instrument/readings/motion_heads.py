@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..core.grid import Grid
-from ..core.ranges import ranges
-from .capture import Capture, Stream
-from .maps import Maps
+from ...core.grid import Grid
+from ...core.ranges import ranges
+from ..capture import Capture, Stream
+from ..maps import Maps
 from .readers import Reader, check_readers, readers_text, steps_of
 from .word_masks import told_names
 

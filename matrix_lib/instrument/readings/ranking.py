@@ -6,12 +6,12 @@ import contextlib
 
 import torch
 
-from ..core.layers import LayerSet
-from ..core.ranges import ranges
-from ..core.tracks.tracks import MaskTracks
-from .capture import Alignment, Capture, MapKind
-from .kinds import KINDS
-from .maps import Maps
+from ...core.layers import LayerSet
+from ...core.ranges import ranges
+from ...core.tracks.tracks import MaskTracks
+from ..capture import Alignment, Capture, MapKind
+from ..kinds import KINDS
+from ..maps import Maps
 from .sinks import find_sinks
 
 __all__ = ["describe", "expert_tables", "layer_table", "rank_layers"]

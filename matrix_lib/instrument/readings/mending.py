@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from ..core.grid import Grid
-from ..core.ranges import ranges
-from ..core.tracks import runs
-from ..core.tracks.tracks import MaskTracks
-from .capture import Capture, MapKind
+from ...core.grid import Grid
+from ...core.ranges import ranges
+from ...core.tracks import runs
+from ...core.tracks.tracks import MaskTracks
+from ..capture import Capture, MapKind
 from .mix_ups import MixUp, MixUps, pieces
 from .word_masks import WordMasks
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from ..core.json_text import parse_object
-from ..core.ranges import ranges
-from ..core.tracks.tracks import MaskTracks
-from .capture import Capture, MapKind
+from ...core.json_text import parse_object
+from ...core.ranges import ranges
+from ...core.tracks.tracks import MaskTracks
+from ..capture import Capture, MapKind
 from .mix_ups import find_mix_ups
 from .motion_heads import find_motion
 from .sinks import find_sinks

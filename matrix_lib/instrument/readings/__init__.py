@@ -1,0 +1,1 @@
+"""What a finished capture tells: masks of words, mistakes, points, sinks, heads, meetings, and which seeds work."""
