@@ -93,9 +93,13 @@ def _latent(value: Any) -> str | None:
     if not isinstance(value, Mapping) or "samples" not in value:
         return f"{shown(value)} without samples" if isinstance(value, Mapping) else shown(value)
     samples = value["samples"]
-    if getattr(samples, "is_nested", False) is True:  # several latents of different sizes, for models that make sound
-        return None
-    return _tensor((3, 4, 5), "(batch, channels, frames, height, width)")(samples)
+    check = _tensor((3, 4, 5), "(batch, channels, frames, height, width)")
+    if getattr(samples, "is_nested", False) is not True:
+        return check(samples)
+    for place, part in enumerate(samples.unbind()):  # a clip, and its sound
+        if wrong := check(part):
+            return f"latents of clip and sound whose part {place + 1} is {wrong}"
+    return None
 
 
 def _conditioning(value: Any) -> str | None:

@@ -9,11 +9,12 @@ The names are those of diffusers 0.42 and of ComfyUI 0.30, checked against both 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FAMILIES", "SPELLINGS", "VAES", "Op", "Rule", "Rules"]
+__all__ = ["FAMILIES", "SPELLINGS", "SPLIT", "VAES", "Op", "Rule", "Rules"]
 
 Op = Literal["", "swap", "conv"]
 
@@ -108,6 +109,11 @@ _WAN += [  # VACE's blocks beside them
     ),
     *_renames("vace_blocks.{i}.", "vace_blocks.{i}.", {"proj_in": "before_proj", "proj_out": "after_proj"}),
     *_same("vace_patch_embedding"),
+]
+_WAN += [  # Animate's attention to the face
+    *_fused("face_adapter.{i}.", ("to_k", "to_v"), "face_adapter.fuser_blocks.{i}.linear1_kv"),
+    *_renames("face_adapter.{i}.", "face_adapter.fuser_blocks.{i}.", {"to_q": "linear1_q", "to_out": "linear2"}),
+    *_same("pose_patch_embedding"),
 ]
 _QKV = ("to_q", "to_k", "to_v")
 _HY_DOUBLE = {
@@ -551,14 +557,18 @@ VAES: dict[str, Rules] = {
 
 SPELLINGS = (
     (
-        r"(?:double|single)_blocks\.\d+\.",
+        r"(?:double_blocks|single_blocks|txt_in[._]individual_token_refiner[._]blocks)[._]\d+[._]",
         (
             (r"_attn_(qkv|proj)$", r"_attn.\1"),
-            (r"_mlp\.fc1$", "_mlp.0"),
-            (r"_mlp\.fc2$", "_mlp.2"),
-            (r"(_mod|modulation)\.linear$", r"\1.lin"),
+            (r"mlp[._]fc1$", "mlp.0"),
+            (r"mlp[._]fc2$", "mlp.2"),
+            (r"(_mod|modulation)[._]linear$", r"\1.lin"),
+            (r"^double_blocks[._](\d+)[._]img_attn[._]([qkv])$", r"transformer_blocks.\1.attn.to_\2"),
+            (r"^double_blocks[._](\d+)[._]txt_attn[._]([qkv])$", r"transformer_blocks.\1.attn.add_\2_proj"),
         ),
     ),
 )
-"""Modules of HunyuanVideo as its authors' code spells them, and files of trainers that run it (diffusion-pipe): the
-start of a path, and what is what at its end."""
+"""Modules of HunyuanVideo as its authors' code spells them, and files of trainers that run it (diffusion-pipe, musubi):
+the start of a path, and what is what at its end. Those of `SPLIT` get diffusers' names."""
+SPLIT = "hunyuan_video15", re.compile(r"double_blocks[._]\d+[._](?:img|txt)_attn[._][qkv]$")
+"""A family, and modules that only its authors' code has apart: ComfyUI stacks them."""

@@ -120,6 +120,20 @@ def test_wan_names_and_shapes(comfy: ModuleType, name: str) -> None:
     assert shapes(to_diffusers(to_native(state, FAMILIES["wan"]), FAMILIES["wan"])) == shapes(kept)
 
 
+def test_wan_animate_face_adapter(comfy: ModuleType) -> None:
+    from comfy.ldm.wan.model_animate import FaceAdapter
+    from diffusers.models.transformers.transformer_wan_animate import WanAnimateFaceBlockCrossAttention
+
+    theirs = torch.nn.Module()
+    with torch.device("meta"):
+        blocks = [WanAnimateFaceBlockCrossAttention(64, 4, 16, cross_attention_dim_head=16) for _ in range(2)]
+        theirs.face_adapter = torch.nn.ModuleList(blocks)
+        host = FaceAdapter(64, 4, num_adapter_layers=2, operations=torch.nn)
+    state = {key: value for key, value in theirs.state_dict().items() if "norm" not in key}
+    native = shapes(to_native(state, FAMILIES["wan"]))
+    assert native == {f"face_adapter.{key}": s for key, s in shapes(host.state_dict()).items() if "norm" not in key}
+
+
 @pytest.mark.parametrize("name", HUNYUAN)
 def test_hunyuan_names_and_shapes(comfy: ModuleType, name: str) -> None:
     from diffusers import HunyuanVideoTransformer3DModel

@@ -35,8 +35,7 @@ from .picture_attention import without_picture
 
 __all__ = ["AppliedLoRA", "apply", "transformer_of"]
 
-_PARTS = ("transformer", "transformer_2")
-_REFERENCES = "transformer_ref"
+_PARTS = ("transformer", "transformer_2", "transformer_ref")
 _widened: weakref.WeakKeyDictionary[nn.Module, AppliedLoRA] = weakref.WeakKeyDictionary()
 _taken: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 """How many LoRAs act on a module."""
@@ -103,13 +102,11 @@ def transformer_of(model: Any, part: str = "") -> Any:
     if isinstance(model, nn.Module):
         return plain(model)
     there = [name for name in _PARTS if getattr(model, name, None) is not None]
-    if getattr(model, _REFERENCES, None) is not None and (part == _REFERENCES or not there):
-        return plain(getattr(model, _REFERENCES))
     if not there:
         raise ValueError(f"{type(model).__name__} has no transformer: give a diffusers pipeline, or a transformer")
     if part and part not in there:
         raise ValueError(f"part is {' or '.join(map(repr, there))} here; got {part!r}")
-    if not part and len(there) > 1:
+    if not part and "transformer_2" in there[1:]:
         raise ValueError(
             "this pipeline has two experts, and a LoRA is of one of them: say part='transformer' (the noisy steps) or "
             "part='transformer_2', and apply two files one after the other"

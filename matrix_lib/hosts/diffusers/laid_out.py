@@ -187,7 +187,9 @@ def _noting(make: Callable[..., Any], net: Any, lengths: list[int]) -> Callable[
         if start:
             taken, length = int(given.arguments["prev_segment_cond_frames"]), _told.get(net, Segment()).length
         else:
-            taken, length = 0, lengths[0] if lengths else 0
+            # of this run alone: one that failed has left lengths, too
+            videos = 2 if given.arguments.get("mask_video") is None else 4
+            taken, length = 0, lengths[-videos] if len(lengths) >= videos else 0
         lengths.clear()
         _told[net] = Segment(start, taken, length)
         return make(*args, **kwargs)

@@ -51,9 +51,9 @@ def kind_of(names: Iterable[str]) -> str:
     return next((said for pattern, said in _KINDS if any(re.search(pattern, name) for name in every)), "")
 
 
-def read_settings(metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
+def read_settings(metadata: Mapping[str, str], source: Path, second: bool = False) -> dict[str, Any]:
     """peft's settings: diffusers' header, or `adapter_config.json` beside peft's file; or one alpha that the header has
-    for all; {} where there are none."""
+    for all; {} where there are none. second: those of Wan 2.2's second expert."""
     text, beside = metadata.get(ADAPTER), source.with_name(SETTINGS)
     if text is None and source.stem == "adapter_model" and beside.is_file():
         if beside.stat().st_size > LONGEST_HEADER:
@@ -63,8 +63,9 @@ def read_settings(metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
         alpha = metadata.get("alpha", "")  # one for all, as some files of MiniMax H3 have it
         return {"lora_alpha": float(alpha)} if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", alpha) else {}
     found = parse_object(text, "its adapter settings")
-    own = {key.removeprefix("transformer."): value for key, value in found.items()}
-    return {key: value for key, value in own.items() if "." not in key}  # others are of a text encoder
+    mine = "transformer_2." if second else "transformer."
+    own = {key.removeprefix(mine): value for key, value in found.items()}
+    return {key: value for key, value in own.items() if "." not in key}  # others are of another part
 
 
 def check_settings(settings: Mapping[str, Any], saved: Iterable[str] = (), dora: bool = False) -> None:

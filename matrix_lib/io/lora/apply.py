@@ -32,7 +32,7 @@ def apply_lora(
     fit: Fit | None = None,
     mask: Tensor | None = None,
 ) -> AppliedLoRA:
-    """Puts a LoRA on a diffusers pipeline of CogVideoX, Wan or HunyuanVideo, widened input included.
+    """Puts a LoRA on a diffusers pipeline of a family that is known, widened input included.
 
         with apply_lora(pipe, "lora.safetensors", tracks):
             video = pipe(image=image, prompt=prompt).frames[0]
@@ -45,7 +45,8 @@ def apply_lora(
         scale: alpha / rank of a file that stores none; None takes 1.0.
         target: target mask: names of the instances, separated by commas. Empty takes those in the role of the object,
             or the only one.
-        part: "transformer" or "transformer_2" of a pipeline with two experts (Wan 2.2).
+        part: "transformer" or "transformer_2" of a pipeline with two experts (Wan 2.2), and of a file with LoRAs of
+            both; "transformer_ref" of MiniMax H3's.
         branches: as in `watch`; for several prompts.
         fit: how the picture becomes the first frame, as in `watch`; None asks the pipeline.
         mask: target mask: (rows, columns) in [0, 1] of the tracks' size, whose grey values stay, as in TAViD's code; of
@@ -61,5 +62,5 @@ def apply_lora(
     """
     lora = file
     if not isinstance(lora, AlignmentLoRA):
-        lora = load_lora(lora, backbone_of(transformer_of(pipe, part)).name, scale)
+        lora = load_lora(lora, backbone_of(transformer_of(pipe, part)).name, scale, part=part)
     return apply(pipe, lora, tracks, strength=strength, target=target, part=part, branches=branches, fit=fit, mask=mask)

@@ -41,6 +41,7 @@ from ...backbones.lora import (
     native_projection,
     respelt,
 )
+from ...backbones.weight_rules import SPLIT
 from .adapter import SETTINGS, check_settings, kind_of, read_settings, with_settings
 from .files import BESIDE, EXTRA, TAVID_LORA, TAVID_PROJECTION, find_file, read_file, read_header
 from .write import FORMATS, Format, save_lora
@@ -54,6 +55,7 @@ _FACTOR = re.compile(
     r"|(?P<up>lora_B(?:(?:\.\w+)?\.weight)?|lora_up\.weight|lora\.up\.weight)|(?P<alpha>alpha)"
     r"|(?P<magnitude>lora_magnitude_vector(?:\.\w+)?(?:\.weight)?|dora_scale))$"
 )
+_SECOND = re.compile(r"^((?:base_model\.model\.)?)transformer_2\.")
 _LARGEST = 65504.0  # of float16
 _MATRIX_CHANNELS = 56  # that the authors' checkpoint reads: 16 latent, 20 of the first frame, 20 of the ID map
 _AUTHORS = {
@@ -77,6 +79,7 @@ def load_lora(
     family: str | None = None,
     scale: float | None = None,
     projection: str | os.PathLike[str] | None = None,
+    part: str = "",
 ) -> AlignmentLoRA:
     """Reads a LoRA of any format.
 
@@ -86,6 +89,7 @@ def load_lora(
         scale: of factors for which the file stores none. None uses that of its authors, where they are known, else
             1.0, and says so in `notes`.
         projection: a file with the widened input projection; None looks beside the LoRA.
+        part: "transformer" or "transformer_2" of a file that holds LoRAs of both experts of Wan 2.2.
 
     Raises:
         ValueError: anything that is not a whole LoRA of a known family: missing, truncated, a pickle with more than
@@ -96,7 +100,7 @@ def load_lora(
     try:
         tensors, metadata = read_file(source)
         lora, settings = (
-            (_own(tensors, metadata), {}) if _is_own(metadata) else _foreign(source, tensors, metadata, family)
+            (_own(tensors, metadata), {}) if _is_own(metadata) else _foreign(source, tensors, metadata, family, part)
         )
         lora = _with_projection(lora, source, None if projection is None else Path(projection))
         place = REGISTRY[lora.family].input_projection
@@ -167,6 +171,7 @@ class _Sorted:
     default: bool = False  # DiffSynth's `.default.` in the names
     prefixed: bool = False  # ComfyUI's prefix
     names: dict[str, str] = field(default_factory=dict)  # the modules' whole names, as peft counts them
+    split: set[str] = field(default_factory=set)  # modules of `SPLIT`
 
 
 def _check_finite(lora: AlignmentLoRA, scale: float) -> None:
@@ -205,6 +210,7 @@ def _sort(tensors: Mapping[str, Tensor], family: str | None) -> _Sorted:
                 if stem in side:
                     raise ValueError(f"it has two factors for {stem}: one LoRA a file, please")
                 side[stem] = tensor
+                out.split |= {stem} if SPLIT[1].search(found["stem"]) else set()
                 out.names[stem] = found["stem"].removeprefix("base_model.model.")
         elif EXTRA.match(name):
             out.extra[name.removeprefix("extra.")] = tensor
@@ -235,16 +241,29 @@ def _magnitude(name: str, tensor: Tensor) -> Tensor:
 
 def _stem(name: str, family: str | None) -> str:
     if _UNDERSCORED.match(name):
-        short = _UNDERSCORED.sub("", name)
+        short = respelt(_UNDERSCORED.sub("", name)).replace(".", "_")
         return from_underscores(short, family) or short
     return respelt(_PREFIX.sub("", name))
 
 
+def _of_expert(tensors: Mapping[str, Tensor], part: str) -> tuple[dict[str, Tensor], bool]:
+    """What of a file is meant, without the name of Wan 2.2's second expert, and whether it is the second's."""
+    second = {_SECOND.sub(r"\1", name): tensor for name, tensor in tensors.items() if _SECOND.match(name)}
+    first = {name: tensor for name, tensor in tensors.items() if not _SECOND.match(name)}
+    if first and second and part not in ("transformer", "transformer_2"):
+        raise ValueError(
+            "it holds a LoRA for each expert of Wan 2.2: say part='transformer' (the noisy steps) or "
+            "part='transformer_2'; for ComfyUI take one out with `python -m training.convert IN OUT --part ...`"
+        )
+    return (second, True) if second and (not first or part == "transformer_2") else (first, False)
+
+
 def _foreign(
-    source: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None
+    source: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None, part: str
 ) -> tuple[AlignmentLoRA, dict[str, Any]]:
     """A file of any format but ours, and the adapter's settings that count for it."""
     header = read_header(metadata)
+    tensors, second = _of_expert(tensors, part)
     parts = _sort(tensors, family)
     for halves, others, what in ((parts.down, parts.up, "lora_B"), (parts.up, parts.down, "lora_A")):
         if lonely := sorted(set(halves) - set(others)):
@@ -260,23 +279,29 @@ def _foreign(
     if not modules and set(parts.extra) != set(tensors):
         raise ValueError("it holds neither LoRA factors nor an input projection")
     columns = {name: int(down.shape[1]) for name, down in parts.down.items() if down.ndim > 1}
-    found, style = find_style(modules, header.get("family") or family, columns)
+    known = header.get("family") or (SPLIT[0] if parts.split else family)
+    found, style = find_style([name for name in modules if name not in parts.split] or modules, known, columns)
     factors = {}
     for stem, down in parts.down.items():
         try:
             factors[stem] = Factors(down, parts.up[stem], parts.alpha.get(stem), parts.magnitude.get(stem))
         except ValueError as error:
             raise ValueError(f"{stem}: {error}") from None
-    settings = {} if header.get("alphas") else read_settings(metadata, source)
+    settings = {} if header.get("alphas") else read_settings(metadata, source, second)
     factors = with_settings(factors, parts.names, settings)
     if style == "native":
+        apart = {name: factors.pop(name) for name in parts.split}
         factors = head_by_head(factors, found, back=True) if parts.default else factors
         factors = from_native(factors, found, header.get("stacked"))
+        if twice := sorted(set(factors) & set(apart)):
+            raise ValueError(f"it has two factors for {twice[0]}: one LoRA a file, please")
+        factors |= apart
     factors = _with_header_alpha(factors, dict(header.get("alphas") or {}))
     info, kind = header.get("info", Info()), _format_of(source, style, parts)
     if not header:
         info = _authors_info(kind, projection.get("weight"))
-    return AlignmentLoRA(found, factors, projection, parts.extra, info, kind), settings
+    notes = ("its names are those of transformer_2, Wan 2.2's expert for little noise",) if second else ()
+    return AlignmentLoRA(found, factors, projection, parts.extra, info, kind, notes), settings
 
 
 def _format_of(source: Path, style: str, parts: _Sorted) -> str:

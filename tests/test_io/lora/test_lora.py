@@ -193,6 +193,13 @@ def test_files_of_the_authors(tmp_path: Path) -> None:
         ("dit.blocks.1.self_attn.q", "wan"),
         ("net.blocks.1.self_attn.q_proj", "cosmos_predict2"),
         ("lora_unet_transformer_blocks_1_attn1_to_q", "cogvideox"),
+        ("lora_unet_double_blocks_1_img_mlp_fc1", "hunyuan_video"),
+        ("txt_in.individual_token_refiner.blocks.1.self_attn_qkv", "hunyuan_video"),
+        ("diffusion_model.double_blocks.1.img_attn_q", "hunyuan_video15"),
+        ("lora_unet_double_blocks_1_txt_attn_k", "hunyuan_video15"),
+        ("transformer_2.blocks.1.attn1.to_q", "wan"),
+        ("diffusion_model.face_adapter.fuser_blocks.1.linear1_kv", "wan"),
+        ("transformer.face_adapter.1.to_out", "wan"),
     ],
 )
 def test_other_spellings(stem: str, family: str, tmp_path: Path) -> None:
@@ -205,6 +212,43 @@ def test_other_spellings(stem: str, family: str, tmp_path: Path) -> None:
             assert found.family == family
             assert found.scales() == (0.5,)
             assert native_name(RULES[family], next(iter(found.factors))) is not None
+
+
+def test_queries_apart_beside_stacked_modules(tmp_path: Path) -> None:
+    block, file = "diffusion_model.double_blocks.0.", tmp_path / "x.safetensors"
+    state = {}
+    for place, (name, rows) in enumerate({"img_attn_v": 256, "img_attn_proj": 256, "txt_attn.qkv": 768}.items()):
+        state |= {f"{block}{name}.lora_A.weight": noise((4, 256), place)}
+        state |= {f"{block}{name}.lora_B.weight": noise((rows, 4), 9 + place)}
+    save_file(state, file)
+    found = load_lora(file)
+    names = ("to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
+    assert set(found.factors) == {f"transformer_blocks.0.attn.{name}" for name in names}
+    assert torch.equal(found.factors["transformer_blocks.0.attn.to_v"].up, noise((256, 4), 9))
+    with pytest.raises(ValueError, match="LoRA of hunyuan_video15, and the model is hunyuan_video"):
+        load_lora(file, "hunyuan_video")
+    state |= {f"{block}img_attn.qkv.lora_A.weight": noise((4, 256), 5)}
+    save_file(state | {f"{block}img_attn.qkv.lora_B.weight": noise((768, 4), 6)}, file)
+    with pytest.raises(ValueError, match="two factors for transformer_blocks.0.attn.to_v"):
+        load_lora(file)
+
+
+def test_both_experts_in_one_file(tmp_path: Path) -> None:
+    file, parts = tmp_path / "x.safetensors", ("transformer", "transformer_2")
+    state = {}
+    for place, part in enumerate(parts):
+        name = f"{part}.blocks.0.attn1.to_q"
+        state |= {f"{name}.lora_A.weight": noise((4, 256), place), f"{name}.lora_B.weight": noise((256, 4), 5)}
+    header = json.dumps({f"{part}.{key}": value for part, alpha in zip(parts, (4, 8))
+                         for key, value in {"r": 4, "lora_alpha": alpha}.items()})  # fmt: skip
+    save_file(state, file, {"lora_adapter_metadata": header})
+    with pytest.raises(ValueError, match="a LoRA for each expert of Wan 2.2: say part='transformer'"):
+        load_lora(file)
+    for place, part in enumerate(parts):
+        found = load_lora(file, part=part)
+        assert torch.equal(found.factors["blocks.0.attn1.to_q"].down, noise((4, 256), place))
+        assert found.scales() == (1.0 + place,)
+        assert any("transformer_2" in note for note in found.notes) == (place == 1)
 
 
 def test_names_of_several_families() -> None:
