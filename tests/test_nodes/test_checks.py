@@ -83,6 +83,16 @@ def test_numbers_texts_and_pictures(pack: Any, change: dict[str, Any], says: str
         pack.run("MatrixBoxTracks", **{**good, **change})
 
 
+def test_latents_of_clip_and_sound(pack: Any) -> None:
+    from comfy.nested_tensor import NestedTensor
+
+    wrong = sys.modules[pack.module.__name__ + ".nodes.checks"].SOCKETS["LATENT"].wrong
+    clip, sound = torch.zeros(1, 4, 2, 3, 3), torch.zeros(1, 8, 5, 16)
+    assert wrong({"samples": NestedTensor((clip, sound))}) is None
+    for parts, place in (((clip + NAN, sound), 1), ((clip, sound + INF), 2)):
+        assert f"part {place} is a tensor of shape" in wrong({"samples": NestedTensor(parts)})
+
+
 def test_what_counts_as_the_same(pack: Any) -> None:
     """Whole floats for whole numbers, numpy's numbers, and nothing for what is optional."""
     import numpy as np

@@ -116,6 +116,8 @@ def load_folder(
             f"{folder} has no transformer_ref, the second transformer that MiniMax H3 has for references: switch "
             "references off; references of other models go to their one transformer"
         )
+    if not references and (folder / "transformer_ref").is_dir() and not (folder / "transformer").is_dir():
+        raise ValueError(f"{folder} holds transformer_ref alone, MiniMax H3's for references: switch references on")
     name = family_of(folder, part_of_it)
     second = not references and (folder / "transformer_2").is_dir()
     jobs = 1 + second + text_encoder + vae

@@ -142,7 +142,7 @@ def test_the_transformer_for_references_is_opened_alone(pair: Pair, tmp_path: Pa
     ours = loaded.model.model.diffusion_model.state_dict()
     for name, weight in to_native(theirs, FAMILIES[FAMILY]).items():
         assert torch.equal(ours[name], weight), name
-    with pytest.raises(ValueError, match=r"transformer.*config\.json is missing"):
+    with pytest.raises(ValueError, match="transformer_ref alone.*switch references on"):
         load_folder(tmp_path / "h3", torch.float32, text_encoder=False, vae=False)
     with pytest.raises(ValueError, match="has no transformer_ref"):
         load_folder(pair.folder, torch.float32, text_encoder=False, vae=False, references=True)
@@ -248,6 +248,10 @@ def test_a_mask_condition_does_the_same_in_both_hosts(pair: Pair, kind: str) -> 
     weight = weight + noise((len(weight), 100), 3, 0.3)
     lora = AlignmentLoRA(FAMILY, {}, {"weight": weight, "bias": place.bias.detach() + 0.1})
     plain = pair.theirs(GRIDS[0], kind)
+    with pytest.raises(ValueError, match="part is 'transformer.*; got 'transformer_2'"):
+        apply(pipe, lora, tracks, part="transformer_2")
+    with pytest.raises(ValueError, match="part is 'transformer_ref' here; got 'transformer'"):
+        apply(SimpleNamespace(transformer_ref=pair.net), lora, tracks, part="transformer")
     with apply(pipe, lora, tracks, part="" if kind == "frame" else "transformer_ref") as applied:
         assert (applied.base, applied.extra, applied.condition) == (24, 1, "target_mask")
         wanted = pair.theirs(GRIDS[0], kind)
