@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from ..core.grid import Grid
+from ..core.grid import Grid, clip_lengths
 from ..core.points import point_named
 from ..core.words.binding import PromptBinding
 from .capture import Capture, StepInfo, Stream
@@ -134,14 +134,14 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
     A pinned point is called by its frame of the whole clip, and followed in the segment that it was pinned in. Kinds of
     maps that have no places in the clip are left out, and a note names them.
 
-    Raises ValueError as `in_time`, where `shared` frames are no whole token frames, or all of a segment, and for less
-    than two captures.
+    Raises ValueError as `in_time`, where `shared` frames are no whole token frames, or all of a segment, where time
+    goes in cycles that are not whole in the joined clip, and for less than two captures.
     """
     if len(parts) < 2:
         raise ValueError(
             f"the captures of two segments or more are joined; got {len(parts)}: connect one for each segment"
         )
-    placed, taken, starts, end = [], [], [], 0
+    placed, taken, starts, spans, end = [], [], [], [], 0
     for place, part in enumerate(parts):
         grid = part.stream().grid
         stops = [stop for _, stop in grid.pixel_spans()][:-1]
@@ -158,6 +158,7 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
         end = start + grid.pixel_frames
         starts += [start + own for own in part.meta.get("segments", [0])]
         taken.append(stops.index(shared) + 1 if place else 0)
+        spans += [(start + a, start + b) for a, b in grid.pixel_spans()[taken[-1] :]]
         streams = [
             replace(
                 stream,
@@ -168,6 +169,13 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
         ]
         placed.append(replace(part, streams=streams))
     joined = in_time(placed, taken, starts=starts)
+    if (cycle := joined.stream().grid.cycle) and joined.stream().grid.pixel_spans() != tuple(spans):
+        least = clip_lengths(joined.stream().grid.temporal_stride, cycle)[1]
+        raise ValueError(
+            f"token frames of this model go in rounds of {cycle}, the first of one frame, and with {shared} shared "
+            f"frames those of the segments do not go on so: begin each segment with the last {least} frames of the one "
+            "before, or look at each capture alone"
+        )
     if lost := sorted({kind for part in parts for s in part.streams for kind in s.maps.keys() - s.on_clip.keys()}):
         joined.meta["notes"].append(f"{', '.join(lost)} maps are of each segment alone, and left out")
     return joined

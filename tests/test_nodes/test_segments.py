@@ -89,6 +89,13 @@ def test_what_is_no_clip_is_refused(pack, made):
         join(pack, captures[:2], 9)
     with pytest.raises(ValueError, match=r"the steps differ.*\[0, 1\] and \[0\]"):
         join(pack, [captures[0], captures[1].take([0])])
+    cycled = [  # MiniMax H3's frames: 1, 4, 4, 4, 4, 1, ...
+        replace(each, streams=[replace(one, grid=replace(one.grid, cycle=5)) for one in each.streams])
+        for each in captures
+    ]
+    assert join(pack, cycled)[0].stream().grid.pixel_frames == LONG
+    with pytest.raises(ValueError, match="rounds of 5.* with 1 shared .* the last 5 frames"):
+        join(pack, cycled, 1)
 
 
 def test_points_are_those_of_the_clip_and_what_has_no_place_there_is_named(pack, tmp_path):
