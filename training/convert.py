@@ -37,7 +37,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--family", choices=tuple(REGISTRY), help="model family, where names leave it open")
     parser.add_argument("--scale", type=float, help="scale of factors for which IN stores none; it is written down")
     parser.add_argument("--projection", type=Path, help="file with the input projection, where it is not beside IN")
-    parser.add_argument("--part", choices=("transformer", "transformer_2"), default="", help="which expert's LoRA of IN")
+    parser.add_argument(
+        "--part", choices=("transformer", "transformer_2"), default="", help="which expert's LoRA of IN"
+    )
     parser.add_argument("--condition", choices=("id_map", "target_mask"), help="what the extra input channels take")
     parser.add_argument("--trigger", help="word or phrase that prompts need")
     parser.add_argument("--prompt-form", help="how prompts are written")

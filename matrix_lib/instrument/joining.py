@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from ..core.grid import Grid, clip_lengths
+from ..core.grid import Grid
 from ..core.points import point_named
 from ..core.words.binding import PromptBinding
 from .capture import Capture, StepInfo, Stream
@@ -134,8 +134,8 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
     A pinned point is called by its frame of the whole clip, and followed in the segment that it was pinned in. Kinds of
     maps that have no places in the clip are left out, and a note names them.
 
-    Raises ValueError as `in_time`, where `shared` frames are no whole token frames, or all of a segment, where time
-    goes in cycles that are not whole in the joined clip, and for less than two captures.
+    Raises ValueError as `in_time`, where `shared` frames are no whole token frames, or all of a segment, or break the
+    cycles of a model's time, and for less than two captures.
     """
     if len(parts) < 2:
         raise ValueError(
@@ -169,11 +169,11 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
         ]
         placed.append(replace(part, streams=streams))
     joined = in_time(placed, taken, starts=starts)
-    if (cycle := joined.stream().grid.cycle) and joined.stream().grid.pixel_spans() != tuple(spans):
-        least = clip_lengths(joined.stream().grid.temporal_stride, cycle)[1]
+    grid = joined.stream().grid
+    if grid.cycle and grid.pixel_spans() != tuple(spans):
         raise ValueError(
-            f"token frames of this model go in rounds of {cycle}, the first of one frame, and with {shared} shared "
-            f"frames those of the segments do not go on so: begin each segment with the last {least} frames of the one "
+            f"token frames of this model go in rounds of {grid.cycle}, and with {shared} shared frames those of the "
+            f"segments do not go on so: begin each segment with the last {1 + grid.temporal_stride} frames of the one "
             "before, or look at each capture alone"
         )
     if lost := sorted({kind for part in parts for s in part.streams for kind in s.maps.keys() - s.on_clip.keys()}):

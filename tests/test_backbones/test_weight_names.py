@@ -121,17 +121,13 @@ def test_wan_names_and_shapes(comfy: ModuleType, name: str) -> None:
 
 
 def test_wan_animate_face_adapter(comfy: ModuleType) -> None:
-    from comfy.ldm.wan.model_animate import FaceAdapter
-    from diffusers.models.transformers.transformer_wan_animate import WanAnimateFaceBlockCrossAttention
+    from comfy.ldm.wan.model_animate import FaceBlock
+    from diffusers.models.transformers.transformer_wan_animate import WanAnimateFaceBlockCrossAttention as Theirs
 
-    theirs = torch.nn.Module()
-    with torch.device("meta"):
-        blocks = [WanAnimateFaceBlockCrossAttention(64, 4, 16, cross_attention_dim_head=16) for _ in range(2)]
-        theirs.face_adapter = torch.nn.ModuleList(blocks)
-        host = FaceAdapter(64, 4, num_adapter_layers=2, operations=torch.nn)
-    state = {key: value for key, value in theirs.state_dict().items() if "norm" not in key}
-    native = shapes(to_native(state, FAMILIES["wan"]))
-    assert native == {f"face_adapter.{key}": s for key, s in shapes(host.state_dict()).items() if "norm" not in key}
+    state = Theirs(64, 4, 16, cross_attention_dim_head=16).state_dict()
+    made = shapes(to_native({f"face_adapter.1.{k}": v for k, v in state.items() if "norm" not in k}, FAMILIES["wan"]))
+    host = shapes(FaceBlock(64, 4, operations=torch.nn).state_dict())
+    assert made == {f"face_adapter.fuser_blocks.1.{k}": shape for k, shape in host.items() if "norm" not in k}
 
 
 @pytest.mark.parametrize("name", HUNYUAN)

@@ -214,41 +214,41 @@ def test_other_spellings(stem: str, family: str, tmp_path: Path) -> None:
             assert native_name(RULES[family], next(iter(found.factors))) is not None
 
 
+def pairs(*names: str, width: int = 256) -> dict[str, torch.Tensor]:
+    state = {}
+    for place, name in enumerate(names):
+        state[f"{name}.lora_A.weight"] = noise((4, width), place)
+        state[f"{name}.lora_B.weight"] = noise((3 * width if "qkv" in name else width, 4), 9 + place)
+    return state
+
+
 def test_queries_apart_beside_stacked_modules(tmp_path: Path) -> None:
     block, file = "diffusion_model.double_blocks.0.", tmp_path / "x.safetensors"
-    state = {}
-    for place, (name, rows) in enumerate({"img_attn_v": 256, "img_attn_proj": 256, "txt_attn.qkv": 768}.items()):
-        state |= {f"{block}{name}.lora_A.weight": noise((4, 256), place)}
-        state |= {f"{block}{name}.lora_B.weight": noise((rows, 4), 9 + place)}
-    save_file(state, file)
-    found = load_lora(file)
-    names = ("to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
-    assert set(found.factors) == {f"transformer_blocks.0.attn.{name}" for name in names}
-    assert torch.equal(found.factors["transformer_blocks.0.attn.to_v"].up, noise((256, 4), 9))
+    names = [f"{block}{name}" for name in ("img_attn_v", "img_attn_proj", "txt_attn.qkv")]
+    save_file(pairs(*names), file)
+    found = load_lora(file).factors
+    parts = ("to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
+    assert set(found) == {f"transformer_blocks.0.attn.{name}" for name in parts}
+    assert torch.equal(found["transformer_blocks.0.attn.to_v"].up, noise((256, 4), 9))
     with pytest.raises(ValueError, match="LoRA of hunyuan_video15, and the model is hunyuan_video"):
         load_lora(file, "hunyuan_video")
-    state |= {f"{block}img_attn.qkv.lora_A.weight": noise((4, 256), 5)}
-    save_file(state | {f"{block}img_attn.qkv.lora_B.weight": noise((768, 4), 6)}, file)
+    save_file(pairs(*names, f"{block}img_attn.qkv"), file)
     with pytest.raises(ValueError, match="two factors for transformer_blocks.0.attn.to_v"):
         load_lora(file)
 
 
 def test_both_experts_in_one_file(tmp_path: Path) -> None:
     file, parts = tmp_path / "x.safetensors", ("transformer", "transformer_2")
-    state = {}
-    for place, part in enumerate(parts):
-        name = f"{part}.blocks.0.attn1.to_q"
-        state |= {f"{name}.lora_A.weight": noise((4, 256), place), f"{name}.lora_B.weight": noise((256, 4), 5)}
-    header = json.dumps({f"{part}.{key}": value for part, alpha in zip(parts, (4, 8))
-                         for key, value in {"r": 4, "lora_alpha": alpha}.items()})  # fmt: skip
-    save_file(state, file, {"lora_adapter_metadata": header})
+    alphas = {f"{part}.lora_alpha": 4.0 * n for n, part in enumerate(parts, 1)}
+    state = pairs(*(f"{part}.blocks.0.attn1.to_q" for part in parts))
+    save_file(state, file, {"lora_adapter_metadata": json.dumps(alphas)})
     with pytest.raises(ValueError, match="a LoRA for each expert of Wan 2.2: say part='transformer'"):
         load_lora(file)
     for place, part in enumerate(parts):
         found = load_lora(file, part=part)
         assert torch.equal(found.factors["blocks.0.attn1.to_q"].down, noise((4, 256), place))
         assert found.scales() == (1.0 + place,)
-        assert any("transformer_2" in note for note in found.notes) == (place == 1)
+        assert any(part in note for note in found.notes) == (place == 1)
 
 
 def test_names_of_several_families() -> None:
