@@ -172,9 +172,8 @@ def segments(parts: Sequence[Capture], shared: int) -> Capture:
     grid = joined.stream().grid
     if grid.cycle and grid.pixel_spans() != tuple(spans):
         raise ValueError(
-            f"token frames of this model go in rounds of {grid.cycle}, and with {shared} shared frames those of the "
-            f"segments do not go on so: begin each segment with the last {1 + grid.temporal_stride} frames of the one "
-            "before, or look at each capture alone"
+            f"token frames of this model go in rounds of {grid.cycle}, which {shared} shared frames break: begin each "
+            f"segment with the last {1 + grid.temporal_stride} frames of the one before"
         )
     if lost := sorted({kind for part in parts for s in part.streams for kind in s.maps.keys() - s.on_clip.keys()}):
         joined.meta["notes"].append(f"{', '.join(lost)} maps are of each segment alone, and left out")

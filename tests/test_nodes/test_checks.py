@@ -89,8 +89,7 @@ def test_latents_of_clip_and_sound(pack: Any) -> None:
     wrong = sys.modules[pack.module.__name__ + ".nodes.checks"].SOCKETS["LATENT"].wrong
     clip, sound = torch.zeros(1, 4, 2, 3, 3), torch.zeros(1, 8, 5, 16)
     assert wrong({"samples": NestedTensor((clip, sound))}) is None
-    for parts, place in (((clip + NAN, sound), 1), ((clip, sound + INF), 2)):
-        assert f"part {place} is a tensor of shape" in wrong({"samples": NestedTensor(parts)})
+    assert "part 2 is a tensor" in wrong({"samples": NestedTensor((clip, sound + NAN))})
 
 
 def test_what_counts_as_the_same(pack: Any) -> None:

@@ -252,8 +252,8 @@ def _of_expert(tensors: Mapping[str, Tensor], part: str) -> tuple[dict[str, Tens
     first = {name: tensor for name, tensor in tensors.items() if not _SECOND.match(name)}
     if first and second and part not in ("transformer", "transformer_2"):
         raise ValueError(
-            "it holds a LoRA for each expert of Wan 2.2: say part='transformer' (the noisy steps) or "
-            "part='transformer_2'; for ComfyUI take one out with `python -m training.convert IN OUT --part ...`"
+            "it holds a LoRA for each expert of Wan 2.2: say part='transformer' (the noisy steps) or 'transformer_2'; "
+            "for ComfyUI take one out by `python -m training.convert --part`"
         )
     return (second, True) if second and (not first or part == "transformer_2") else (first, False)
 
@@ -300,7 +300,7 @@ def _foreign(
     info, kind = header.get("info", Info()), _format_of(source, style, parts)
     if not header:
         info = _authors_info(kind, projection.get("weight"))
-    notes = ("its names are those of transformer_2, Wan 2.2's expert for little noise",) if second else ()
+    notes = ("it is for transformer_2, Wan 2.2's expert for little noise",) if second else ()
     return AlignmentLoRA(found, factors, projection, parts.extra, info, kind, notes), settings
 
 

@@ -248,8 +248,6 @@ def test_a_mask_condition_does_the_same_in_both_hosts(pair: Pair, kind: str) -> 
     weight = weight + noise((len(weight), 100), 3, 0.3)
     lora = AlignmentLoRA(FAMILY, {}, {"weight": weight, "bias": place.bias.detach() + 0.1})
     plain = pair.theirs(GRIDS[0], kind)
-    with pytest.raises(ValueError, match="part is 'transformer.*; got 'transformer_2'"):
-        apply(pipe, lora, tracks, part="transformer_2")
     with pytest.raises(ValueError, match="part is 'transformer_ref' here; got 'transformer'"):
         apply(SimpleNamespace(transformer_ref=pair.net), lora, tracks, part="transformer")
     with apply(pipe, lora, tracks, part="" if kind == "frame" else "transformer_ref") as applied:

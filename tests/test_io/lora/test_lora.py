@@ -199,7 +199,6 @@ def test_files_of_the_authors(tmp_path: Path) -> None:
         ("lora_unet_double_blocks_1_txt_attn_k", "hunyuan_video15"),
         ("transformer_2.blocks.1.attn1.to_q", "wan"),
         ("diffusion_model.face_adapter.fuser_blocks.1.linear1_kv", "wan"),
-        ("transformer.face_adapter.1.to_out", "wan"),
     ],
 )
 def test_other_spellings(stem: str, family: str, tmp_path: Path) -> None:
