@@ -113,7 +113,6 @@ _WAN += [  # VACE's blocks beside them
 _WAN += [  # Animate's attention to the face
     *_fused("face_adapter.{i}.", ("to_k", "to_v"), "face_adapter.fuser_blocks.{i}.linear1_kv"),
     *_renames("face_adapter.{i}.", "face_adapter.fuser_blocks.{i}.", {"to_q": "linear1_q", "to_out": "linear2"}),
-    *_same("pose_patch_embedding"),
 ]
 _QKV = ("to_q", "to_k", "to_v")
 _HY_DOUBLE = {

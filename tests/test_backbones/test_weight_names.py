@@ -122,12 +122,13 @@ def test_wan_names_and_shapes(comfy: ModuleType, name: str) -> None:
 
 def test_wan_animate_face_adapter(comfy: ModuleType) -> None:
     from comfy.ldm.wan.model_animate import FaceBlock
-    from diffusers.models.transformers.transformer_wan_animate import WanAnimateFaceBlockCrossAttention as Theirs
+    from diffusers.models.transformers import transformer_wan_animate
 
-    state = Theirs(64, 4, 16, cross_attention_dim_head=16).state_dict()
-    made = shapes(to_native({f"face_adapter.1.{k}": v for k, v in state.items() if "norm" not in k}, FAMILIES["wan"]))
+    theirs = transformer_wan_animate.WanAnimateFaceBlockCrossAttention(64, 4, 16, cross_attention_dim_head=16)
+    state = {f"face_adapter.1.{k}": v for k, v in theirs.state_dict().items() if "norm" not in k}
     host = shapes(FaceBlock(64, 4, operations=torch.nn).state_dict())
-    assert made == {f"face_adapter.fuser_blocks.1.{k}": shape for k, shape in host.items() if "norm" not in k}
+    made = {f"face_adapter.fuser_blocks.1.{k}": shape for k, shape in host.items() if "norm" not in k}
+    assert shapes(to_native(state, FAMILIES["wan"])) == made
 
 
 @pytest.mark.parametrize("name", HUNYUAN)

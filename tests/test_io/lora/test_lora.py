@@ -213,17 +213,17 @@ def test_other_spellings(stem: str, family: str, tmp_path: Path) -> None:
             assert native_name(RULES[family], next(iter(found.factors))) is not None
 
 
-def pairs(*names: str, width: int = 256) -> dict[str, torch.Tensor]:
+def pairs(*names: str) -> dict[str, torch.Tensor]:
     state = {}
-    for place, name in enumerate(names):
-        state[f"{name}.lora_A.weight"] = noise((4, width), place)
-        state[f"{name}.lora_B.weight"] = noise((3 * width if "qkv" in name else width, 4), 9 + place)
+    for n, name in enumerate(names):
+        state[f"{name}.lora_A.weight"] = noise((4, 256), n)
+        state[f"{name}.lora_B.weight"] = noise((768 if "qkv" in name else 256, 4), 9 + n)
     return state
 
 
 def test_queries_apart_beside_stacked_modules(tmp_path: Path) -> None:
-    block, file = "diffusion_model.double_blocks.0.", tmp_path / "x.safetensors"
-    names = [f"{block}{name}" for name in ("img_attn_v", "img_attn_proj", "txt_attn.qkv")]
+    file = tmp_path / "x.safetensors"
+    names = [f"double_blocks.0.{name}" for name in ("img_attn_v", "img_attn_proj", "txt_attn.qkv")]
     save_file(pairs(*names), file)
     found = load_lora(file).factors
     parts = ("to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
@@ -231,23 +231,21 @@ def test_queries_apart_beside_stacked_modules(tmp_path: Path) -> None:
     assert torch.equal(found["transformer_blocks.0.attn.to_v"].up, noise((256, 4), 9))
     with pytest.raises(ValueError, match="LoRA of hunyuan_video15, and the model is hunyuan_video"):
         load_lora(file, "hunyuan_video")
-    save_file(pairs(*names, f"{block}img_attn.qkv"), file)
-    with pytest.raises(ValueError, match="two factors for transformer_blocks.0.attn.to_v"):
+    save_file(pairs(*names, "double_blocks.0.img_attn.qkv"), file)
+    with pytest.raises(ValueError, match="two factors for .*to_v"):
         load_lora(file)
 
 
 def test_both_experts_in_one_file(tmp_path: Path) -> None:
     file, parts = tmp_path / "x.safetensors", ("transformer", "transformer_2")
-    alphas = {f"{part}.lora_alpha": 4.0 * n for n, part in enumerate(parts, 1)}
-    state = pairs(*(f"{part}.blocks.0.attn1.to_q" for part in parts))
-    save_file(state, file, {"lora_adapter_metadata": json.dumps(alphas)})
-    with pytest.raises(ValueError, match="a LoRA for each expert of Wan 2.2: say part='transformer'"):
+    header = json.dumps({f"{part}.lora_alpha": 4 * n for n, part in enumerate(parts, 1)})
+    save_file(pairs(*(f"{part}.blocks.0.attn1.to_q" for part in parts)), file, {"lora_adapter_metadata": header})
+    with pytest.raises(ValueError, match="for each expert of Wan 2.2: say part='transformer'"):
         load_lora(file)
-    for place, part in enumerate(parts):
+    for n, part in enumerate(parts):
         found = load_lora(file, part=part)
-        assert torch.equal(found.factors["blocks.0.attn1.to_q"].down, noise((4, 256), place))
-        assert found.scales() == (1.0 + place,)
-        assert any(part in note for note in found.notes) == (place == 1)
+        assert torch.equal(found.factors["blocks.0.attn1.to_q"].down, noise((4, 256), n))
+        assert found.scales() == (1.0 + n,)
 
 
 def test_names_of_several_families() -> None:
