@@ -93,7 +93,7 @@ def apply(
 @contextlib.contextmanager
 def _listening(model: Any, part: str) -> Iterator[None]:
     """While open, it is known which segment a pipeline makes, and one that runs another transformer says so."""
-    with told_segments(model), contextlib.nullcontext() if part else no_other(model):
+    with told_segments(model), contextlib.nullcontext() if part else no_other(model, "say part={!r}"):
         yield
 
 

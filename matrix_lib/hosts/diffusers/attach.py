@@ -87,7 +87,7 @@ def _networks(model: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def no_other(model: Any) -> Iterator[None]:
+def no_other(model: Any, instead: str = "pass pipe.{} instead of pipe") -> Iterator[None]:
     """While open, a pipeline that runs a network which is not reached raises ValueError: MiniMax H3 has a second for
     references, which nobody would see."""
     reached = transformers_of(model)
@@ -98,7 +98,7 @@ def no_other(model: Any) -> Iterator[None]:
 
             def refuse(*_: Any, name: str = name) -> None:
                 used = " and ".join(reached)
-                raise ValueError(f"this pipeline runs {name}, and {used} is reached: pass pipe.{name} instead of pipe")
+                raise ValueError(f"this pipeline runs {name}, and {used} is reached: {instead.format(name)}")
 
             stack.callback(net.register_forward_pre_hook(refuse).remove)
         yield

@@ -248,8 +248,12 @@ def test_a_mask_condition_does_the_same_in_both_hosts(pair: Pair, kind: str) -> 
     weight = weight + noise((len(weight), 100), 3, 0.3)
     lora = AlignmentLoRA(FAMILY, {}, {"weight": weight, "bias": place.bias.detach() + 0.1})
     plain = pair.theirs(GRIDS[0], kind)
+    other = SimpleNamespace(transformer_ref=torch.nn.Identity())
     with pytest.raises(ValueError, match="part is 'transformer_ref' here; got 'transformer'"):
-        apply(SimpleNamespace(transformer_ref=pair.net), lora, tracks, part="transformer")
+        apply(other, lora, tracks, part="transformer")
+    other.transformer = pair.net
+    with apply(other, lora, tracks), pytest.raises(ValueError, match="say part='transformer_ref'"):
+        other.transformer_ref(weight)
     with apply(pipe, lora, tracks, part="" if kind == "frame" else "transformer_ref") as applied:
         assert (applied.base, applied.extra, applied.condition) == (24, 1, "target_mask")
         wanted = pair.theirs(GRIDS[0], kind)
