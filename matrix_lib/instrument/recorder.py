@@ -146,7 +146,7 @@ class Recorder(BaseObserver):
         if unknown := sorted(set(config.layers or ()) - known):
             raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{max(known)}")
         self.notes: list[str] = []
-        self.beside = 0  # of these, how many say something of the prompts, and never why nothing was recorded
+        self.beside = 0  # of these, how many are of the prompts, and no reason why nothing was recorded
         self.bins = 0
         self.model, self.sink = model, sink
         self._expected = max(1, streams)
