@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { distinctColours, readable } from '../../../web/js/colours.js'
 import { asGrid } from '../../../web/js/editor/graph.js'
-import { namesIn, timesIn, withTime } from '../../../web/js/editor/phrases.js'
+import { draggedTime, namesIn, timesIn, withTime } from '../../../web/js/editor/phrases.js'
 import { asSheet, fileOf } from '../../../web/js/editor/picture.js'
 
 test('names are found as far as lines can be read', () => {
@@ -22,7 +22,7 @@ test('names are found as far as lines can be read', () => {
 test('a time is written anew at the end of its line, and nothing else changes', () => {
   const text = 'cat: a cat\r\n  bites = verb(cat) @1s-  \nsnow @-0.5s'
   assert.equal(withTime(text, 2, [0, 1.625]), 'cat: a cat\r\n  bites = verb(cat) @0-1.625s\nsnow @-0.5s')
-  assert.equal(withTime(text, 3, [1 / 24, null]), 'cat: a cat\r\n  bites = verb(cat) @1s-  \nsnow @0.0417s-')
+  assert.equal(withTime(text, 3, [1 / 24, null]), 'cat: a cat\r\n  bites = verb(cat) @1s-  \nsnow @0.041667s-')
   for (const time of [
     [0.5, 2],
     [0, null],
@@ -31,9 +31,30 @@ test('a time is written anew at the end of its line, and nothing else changes', 
     const [found] = timesIn(withTime('bites = verb(cat) @9s-', 1, /** @type {[number, number | null]} */ (time)))
     assert.deepEqual(
       found.time,
-      time.map((each) => each && Number(each.toFixed(4)))
+      time.map((each) => each && Number(each.toFixed(6)))
     )
   }
+})
+
+test('a time whose end is dragged past the other one keeps a frame, at any rate', () => {
+  for (const fps of [8, 15, 24, 29.97, 30, 60]) {
+    for (let frame = 1; frame < 40; frame++) {
+      for (const [held, end] of [
+        [[frame / fps, null], 1],
+        [[0, frame / fps], 0]
+      ]) {
+        const time = /** @type {[number, number | null]} */ (held)
+        const [{ time: read }] = timesIn(withTime('snow @0s-', 1, time)) // as it stands in the text
+        const clip = { fps, frames: 60 }
+        const [start, stop] = draggedTime(read, Number(end), end ? 0 : 59, clip)
+        const [found] = timesIn(withTime('snow @0s-', 1, [start, stop]))
+        assert.ok(found, `${fps} ${frame}: ${start} ${stop}`)
+        assert.equal(Math.round(((stop ?? 0) - start) * fps), 1)
+      }
+    }
+  }
+  assert.deepEqual(draggedTime([1, 100], 0, 90, { fps: 8, frames: 17 }), [2, 100])
+  assert.deepEqual(draggedTime([1, 2], 1, 90, { fps: 8, frames: 17 }), [1, null])
 })
 
 test('what a workflow of a stranger holds is taken by its kind or left', () => {
