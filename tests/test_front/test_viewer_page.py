@@ -169,6 +169,50 @@ def test_a_notebooks_widget_is_the_same_viewer(browser: Browser) -> None:
     cell.context.close()
 
 
+def test_sinks_are_left_out_of_both_captures_and_late_scores_are_no_matter(browser: Browser) -> None:
+    captures = {"one": make_capture(), "two": make_capture()}
+    for capture in captures.values():
+        words = capture.stream().maps["v2t"].values
+        words *= 0.05
+        words[..., 0, 0, 3] = 1  # a place that everybody looks at
+    cell = Notebook(browser, matrix_lib.attention_viewer(captures, make_frames(), make_tracks()))
+    tab, sinkless = cell.tab, cell.tab.get_by_role("button", name="No sinks")
+    chart = tab.locator(".chart canvas")
+    tab.evaluate(
+        """() => {
+          const ask = window.python
+          const late = new Promise((done) => { window.release = done })
+          window.asked = []
+          window.python = async (text) => {
+            const { what, exhibit, query } = JSON.parse(text)
+            window.asked.push(`${what} ${exhibit} ${query.sinks ?? 'in'}`)
+            const answer = await ask(text)
+            if (what === 'scores' && !query.sinks) await late
+            return answer
+          }
+        }"""
+    )
+
+    def drawn() -> str:
+        tab.wait_for_timeout(300)
+        return chart.evaluate("(canvas) => canvas.toDataURL()")
+
+    sinkless.click()
+    without = drawn()
+    sinkless.click()
+    tab.wait_for_function("window.asked.includes('scores 0 in')")
+    sinkless.click()
+    assert drawn() == without
+    tab.evaluate("window.release()")
+    assert drawn() == without
+    tab.get_by_role("button", name="Read", exact=True).click()
+    tab.get_by_label("Compare").select_option("side 0")
+    tab.wait_for_function("window.asked.includes('reading 1 out')")
+    sinkless.click()
+    tab.wait_for_function("window.asked.includes('reading 1 in')")
+    cell.context.close()
+
+
 def test_heads_and_pinned_points(browser: Browser) -> None:
     """Heads that were recorded apart are chosen one by one; a pinned point has its ring where it was pinned."""
     capture = heads_capture()
