@@ -19,6 +19,7 @@ from scripts.freeze import commands, nodes, presets, unpack
 OLD = unpack(Path(__file__).resolve().parents[1] / "data" / "0.1.tar.xz")
 NAMES = sorted(Path(name).stem for name in OLD if name.startswith("workflows/api/"))
 FILES = {"bikes.mp4"}  # which a person had put into the input folder
+FIELDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NO_FILES = ["(no capture files yet)"]
 
 
@@ -111,11 +112,33 @@ def shrunk(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if after[: len(before)] != before:
             found.append(f"{name}: outputs {before} are {after}")
         found += _inputs(name, old[name]["input"], new[name]["input"])
+        for choice in {key for each in _entries(old[name]["input"]).values() for key in _choices(each)}:
+            was, now = (_widgets(tree[name]["input"], choice) for tree in (old, new))
+            if now[: len(was)] != was and choice in str(new[name]["input"]):
+                found.append(f"{name}: {choice}: saved values of {was} go to {now}")
+    return found
+
+
+def _entries(tree: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for level in tree.values() for name, each in level.items()}
+
+
+def _choices(entry: dict[str, Any]) -> dict[str, Any]:
+    """The inputs that each choice of a menu brings."""
+    return entry["options"] if isinstance(entry.get("options"), dict) else {}
+
+
+def _widgets(tree: dict[str, Any], choice: str) -> list[str]:
+    """Fields in the order in which a workflow keeps their values. What a menu brings stands right behind the menu."""
+    found = []
+    for name, entry in _entries(tree).items():
+        found += [name] if entry["type"] in FIELDS or _choices(entry) else []
+        found += [f"{name}.{inner}" for inner in _widgets(_choices(entry).get(choice, {}), choice)]
     return found
 
 
 def _inputs(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    was, now = ({name: each for level in tree.values() for name, each in level.items()} for tree in (old, new))
+    was, now = _entries(old), _entries(new)
     found = [f"{where}: {name} is gone" for name in was if name not in now]
     needed = new.get("required", {}).keys() - old.get("required", {}).keys()
     found += [f"{where}: {name} is required now" for name in sorted(needed)]
@@ -158,6 +181,9 @@ def test_what_shrinks_is_seen() -> None:
         lambda new: new["MatrixAnalyseLayers"]["input"]["required"]["keep"].update(max=8),
         lambda new: new["MatrixAttentionGuidance"]["input"]["required"]["mode"]["options"].pop("region bias"),
         lambda new: new["MatrixAnalyseLayers"]["input"]["required"].update(more={"type": "INT"}),
+        lambda new: _choices(new["MatrixLoadVideoDiT"]["input"]["required"]["source"])["native file"].update(
+            optional={"more": {"type": "INT"}}
+        ),
     ):
         new = json.loads(json.dumps(old))
         change(new)
