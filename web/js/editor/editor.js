@@ -7,6 +7,7 @@ import { BOXES, instances, MASKS, parse, print } from './grammar.js'
 import { History } from './history.js'
 import { importTracks } from './imports.js'
 import { allowed, boxAt, centre, moved } from './motion.js'
+import { timeText } from './phrases.js'
 import { keyValue, sceneOf, seenAt, withoutShares } from './scene.js'
 import { nameKey } from './text.js'
 
@@ -50,6 +51,8 @@ export class Editor {
     this.kind = kind
     this.changed = changed
     this.history = new History(host.read())
+    /** A time that was dragged last, if nothing was edited since. @type {{words: Timed, time: Time} | null} */
+    this.timing = null
     this.frame = 0
     /** @type {string | null} */
     this.selected = null
@@ -195,6 +198,7 @@ export class Editor {
   /** @param {string} text */
   keep(text) {
     this.edited = true
+    this.timing = null
     this.history.push(text)
     this.host.write(text)
   }
@@ -209,8 +213,26 @@ export class Editor {
     this.changed()
   }
 
+  /**
+   * Writes another time behind words, which are no part of the text that is edited here.
+   * @param {Timed} words
+   * @param {Time} time
+   */
+  retime(words, time) {
+    this.host.retime?.(words, time)
+    this.timing = { words, time }
+    this.refresh()
+  }
+
   undo() {
-    this.go(this.history.undo())
+    const last = this.timing
+    this.timing = null
+    const stands = last && `${last.words.place} ${last.words.line} ${last.words.name} ${timeText(last.time)}`
+    const now = this.timed.find(({ place, line, name, time }) => `${place} ${line} ${name} ${timeText(time)}` === stands)
+    if (!last || !now) return this.go(this.history.undo())
+    this.host.retime?.(now, last.words.time)
+    this.note = ''
+    this.refresh()
   }
 
   redo() {

@@ -109,8 +109,8 @@ export class Timeline {
       end: (/** @type {Spot} */ _, /** @type {boolean} */ was) => {
         const made = this.dragged
         this.dragged = null
-        if (was && made) editor.host.retime?.(words, made.time)
-        editor.refresh()
+        if (was && made) editor.retime(words, made.time)
+        else editor.refresh()
       },
       cancel: () => {
         this.dragged = null
