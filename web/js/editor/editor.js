@@ -227,9 +227,10 @@ export class Editor {
   undo() {
     const last = this.timing
     this.timing = null
-    const stands = last && `${last.words.place} ${last.words.line} ${last.words.name} ${timeText(last.time)}`
-    const now = this.timed.find(({ place, line, name, time }) => `${place} ${line} ${name} ${timeText(time)}` === stands)
-    if (!last || !now) return this.go(this.history.undo())
+    /** @param {Timed} words @param {Time} time */
+    const told = ({ place, line, name }, time) => `${place} ${line} ${name} ${timeText(time)}`
+    const now = last && this.timed.find((words) => told(words, words.time) === told(last.words, last.time))
+    if (!now) return this.go(this.history.undo())
     this.host.retime?.(now, last.words.time)
     this.note = ''
     this.refresh()
