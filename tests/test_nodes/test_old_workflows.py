@@ -124,7 +124,6 @@ def _entries(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _choices(entry: dict[str, Any]) -> dict[str, Any]:
-    """The inputs that each choice of a menu brings."""
     return entry["options"] if isinstance(entry.get("options"), dict) else {}
 
 

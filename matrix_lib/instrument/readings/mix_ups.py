@@ -119,7 +119,7 @@ class MixUp:
 @dataclass(frozen=True)
 class MixUps:
     """What was found in one stream: lasting findings first. `reference` is what words were compared with; `notes` say
-    what could not be told; recorded: whether any map of any step was there to look at."""
+    what could not be told; recorded: whether any map was."""
 
     found: tuple[MixUp, ...]
     reference: Reference
@@ -128,7 +128,7 @@ class MixUps:
 
     @property
     def nothing(self) -> list[str]:
-        """For people, where nothing was found; empty where nothing was recorded, which `notes` say."""
+        """For people, where nothing was found in what was recorded."""
         return [f"no swap or doubling (by {self.reference})"] if self.recorded and not self.found else []
 
 

@@ -227,10 +227,11 @@ export class Editor {
   undo() {
     const last = this.timing
     this.timing = null
-    /** @param {Timed} words @param {Time} time */
-    const told = ({ place, line, name }, time) => `${place} ${line} ${name} ${timeText(time)}`
-    const now = last && this.timed.find((words) => told(words, words.time) === told(last.words, last.time))
-    if (!now) return this.go(this.history.undo())
+    const now = this.timed.find(
+      ({ line, place, time }) =>
+        last && line === last.words.line && place === last.words.place && timeText(time) === timeText(last.time)
+    )
+    if (!last || !now) return this.go(this.history.undo())
     this.host.retime?.(now, last.words.time)
     this.note = ''
     this.refresh()
