@@ -171,7 +171,7 @@ def test_a_notebooks_widget_is_the_same_viewer(browser: Browser) -> None:
 
 def test_sinks_are_left_out_of_both_captures_whenever_scores_come(browser: Browser) -> None:
     captures = {"one": make_capture(), "two": make_capture()}
-    captures["one"].stream().maps["v2t"].values[..., 0, 0, 3] = 1  # a place that everybody looks at
+    captures["one"].stream().maps["v2t"].values[..., 0, 0, 3] = 1
     cell = Notebook(browser, matrix_lib.attention_viewer(captures, make_frames(), make_tracks()))
     tab, sinkless = cell.tab, cell.tab.get_by_role("button", name="No sinks")
     tab.evaluate(

@@ -19,7 +19,6 @@ from scripts.freeze import commands, nodes, presets, unpack
 OLD = unpack(Path(__file__).resolve().parents[1] / "data" / "0.1.tar.xz")
 NAMES = sorted(Path(name).stem for name in OLD if name.startswith("workflows/api/"))
 FILES = {"bikes.mp4"}  # which a person had put into the input folder
-FIELDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NO_FILES = ["(no capture files yet)"]
 
 
@@ -112,32 +111,11 @@ def shrunk(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if after[: len(before)] != before:
             found.append(f"{name}: outputs {before} are {after}")
         found += _inputs(name, old[name]["input"], new[name]["input"])
-        for choice in {key for each in _entries(old[name]["input"]).values() for key in _choices(each)}:
-            was, now = (_widgets(tree[name]["input"], choice) for tree in (old, new))
-            if now[: len(was)] != was and choice in str(new[name]["input"]):
-                found.append(f"{name}: {choice}: saved values of {was} go to {now}")
-    return found
-
-
-def _entries(tree: dict[str, Any]) -> dict[str, Any]:
-    return {name: each for level in tree.values() for name, each in level.items()}
-
-
-def _choices(entry: dict[str, Any]) -> dict[str, Any]:
-    return entry["options"] if isinstance(entry.get("options"), dict) else {}
-
-
-def _widgets(tree: dict[str, Any], choice: str) -> list[str]:
-    """Fields in the order in which a workflow keeps their values. What a menu brings stands right behind the menu."""
-    found = []
-    for name, entry in _entries(tree).items():
-        found += [name] if entry["type"] in FIELDS or _choices(entry) else []
-        found += [f"{name}.{inner}" for inner in _widgets(_choices(entry).get(choice, {}), choice)]
     return found
 
 
 def _inputs(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    was, now = _entries(old), _entries(new)
+    was, now = ({name: each for level in tree.values() for name, each in level.items()} for tree in (old, new))
     found = [f"{where}: {name} is gone" for name in was if name not in now]
     needed = new.get("required", {}).keys() - old.get("required", {}).keys()
     found += [f"{where}: {name} is required now" for name in sorted(needed)]
@@ -164,6 +142,9 @@ def _input(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if isinstance(before, dict):
         for choice in before.keys() & after.keys():
             found += _inputs(f"{where}.{choice}", before[choice], after[choice])
+            was, now = ({name for level in tree[choice].values() for name in level} for tree in (before, after))
+            # It would take the saved value of a field behind the menu.
+            found += [f"{where}.{choice}: {name} is new" for name in now - was]
     elif before and before[:1] != after[:1]:
         found.append(f"{where}: the first choice was {before[0]!r}, is {after[0]!r}")
     if old.get("template", {}) != new.get("template", {}):
@@ -180,7 +161,7 @@ def test_what_shrinks_is_seen() -> None:
         lambda new: new["MatrixAnalyseLayers"]["input"]["required"]["keep"].update(max=8),
         lambda new: new["MatrixAttentionGuidance"]["input"]["required"]["mode"]["options"].pop("region bias"),
         lambda new: new["MatrixAnalyseLayers"]["input"]["required"].update(more={"type": "INT"}),
-        lambda new: _choices(new["MatrixLoadVideoDiT"]["input"]["required"]["source"])["native file"].update(
+        lambda new: new["MatrixLoadVideoDiT"]["input"]["required"]["source"]["options"]["mini"].update(
             optional={"more": {"type": "INT"}}
         ),
     ):

@@ -51,7 +51,7 @@ export class Editor {
     this.kind = kind
     this.changed = changed
     this.history = new History(host.read())
-    /** A time that was dragged last, if nothing was edited since. @type {{words: Timed, time: Time} | null} */
+    /** The time that was dragged since the last edit. @type {{words: Timed, time: Time} | null} */
     this.timing = null
     this.frame = 0
     /** @type {string | null} */
@@ -214,7 +214,7 @@ export class Editor {
   }
 
   /**
-   * Writes another time behind words, which are no part of the text that is edited here.
+   * Writes another time behind words.
    * @param {Timed} words
    * @param {Time} time
    */

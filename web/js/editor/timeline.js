@@ -122,15 +122,8 @@ export class Timeline {
   /** @param {Spot} spot */
   hover(spot) {
     const scrubs = spot.x >= this.left - REACH && (spot.y < RULER || !!this.rowAt(spot))
-    this.element.style.cursor = this.edgeAt(spot)
-      ? 'ew-resize'
-      : this.keyAt(spot)
-        ? 'grab'
-        : scrubs
-          ? 'col-resize'
-          : this.rowAt(spot)
-            ? 'pointer'
-            : 'default'
+    const other = scrubs ? 'col-resize' : this.rowAt(spot) ? 'pointer' : 'default'
+    this.element.style.cursor = this.edgeAt(spot) ? 'ew-resize' : this.keyAt(spot) ? 'grab' : other
   }
 
   /**
