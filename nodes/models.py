@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -67,17 +68,10 @@ def _folder_inputs() -> list[io.Input]:
         io.Boolean.Input(
             "vae", default=True, tooltip="Off: the folder's VAE is not opened, and VAE comes from another loader."
         ),
-        io.Boolean.Input(
-            "references",
-            default=False,
-            optional=True,
-            advanced=True,
-            tooltip="MiniMax H3: opens transformer_ref, which makes clips after references, in place of transformer.",
-        ),
     ]
 
 
-def _load_folder(values: dict[str, Any], progress: Callable[[float], None]) -> Loaded:
+def _load_folder(values: dict[str, Any], progress: Callable[[float], None], references: bool = False) -> Loaded:
     known = find_folders(folder_paths.get_folder_paths("diffusers"))
     if values["folder"] not in known:
         raise ValueError(
@@ -86,7 +80,6 @@ def _load_folder(values: dict[str, Any], progress: Callable[[float], None]) -> L
             f"Folders there: {', '.join(known) or 'none'}."
         )
     folder, dtype = known[values["folder"]], _DTYPES[values["weight_dtype"]]
-    references = bool(values.get("references"))
     return load_folder(folder, dtype, values["text_encoder"], values["vae"], progress, references)
 
 
@@ -116,6 +109,8 @@ SOURCES: dict[str, Source] = {
     "mini": Source(list, _load_mini),
     "diffusers folder": Source(_folder_inputs, _load_folder),
     "native file": Source(_file_inputs, _load_file),
+    # A choice of its own: one more input of a folder would take a saved workflow's value of weight_dtype.
+    "diffusers folder, references": Source(_folder_inputs, partial(_load_folder, references=True)),
 }
 """Where a model may come from, in the order of the menu."""
 
@@ -144,7 +139,8 @@ class MatrixLoadVideoDiT(io.ComfyNode):
                     "source",
                     options=[io.DynamicCombo.Option(name, source.inputs()) for name, source in SOURCES.items()],
                     tooltip="Where the model comes from. Mini comes with this pack: 17 frames of 128 x 128 pixels, "
-                    "coloured shapes only.",
+                    "coloured shapes only. With references: a folder's transformer_ref, which MiniMax H3 has for clips "
+                    "after references, in place of transformer.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",

@@ -38,32 +38,30 @@ class Node:
 
 @dataclass
 class Group:
-    """Nodes below each other in one column, in a frame."""
+    """Nodes below each other in one column, in a frame. gap: pixels between two of them; a high column asks for fewer,
+    so that the whole opens with words to read."""
 
     title: str
     column: int
     color: str
+    gap: int = _GAP
     members: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Draft:
-    """A workflow as a person would describe it: nodes with values and links, notes, and frames around them.
-
-    gap: pixels between two nodes of a group. A high column asks for less, so that all of it opens with words to read.
-    """
+    """A workflow as a person would describe it: nodes with values and links, notes, and frames around them."""
 
     name: str
     nodes: list[Node] = field(default_factory=list)
     notes: list[Node] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     current: Group | None = None
-    gap: int = _GAP
 
-    def group(self, title: str, column: int, color: str = GREY) -> None:
+    def group(self, title: str, column: int, color: str = GREY, gap: int = _GAP) -> None:
         """Nodes that come next stand in this group; one of the same title and column is gone on with."""
         found = [group for group in self.groups if (group.title, group.column) == (title, column)]
-        self.current = found[0] if found else Group(title, column, color)
+        self.current = found[0] if found else Group(title, column, color, gap)
         self.groups += [] if found else [self.current]
 
     def add(self, kind: str, height: int = 0, title: str = "", **inputs: Any) -> Node:
@@ -93,8 +91,8 @@ class Draft:
             y = top + _HEAD
             for member in group.members:
                 at[member] = (x, y + _TITLE)
-                y += _TITLE + heights[member] + self.gap
-            y += _PAD - self.gap
+                y += _TITLE + heights[member] + group.gap
+            y += _PAD - group.gap
             frames.append((x - _PAD, top, wide[group.column] + 2 * _PAD, y - top))
             below[group.column] = y + _BETWEEN
         return at, frames

@@ -58,9 +58,13 @@ def reading_json(exhibit: Exhibit, wanted: Wanted) -> dict[str, Any]:
         {"text": each.line(stream.grid), "frames": list(each.frames), "steps": list(each.steps)}
         for each in found.mix_ups.found
     ]
-    told = [] if findings else [f"no swap or doubling (by {found.mix_ups.reference})"]
     shown = {each.text() for each in found.meetings if each.frame is not None}
-    lines = [*told, *found.sinks.lines, *(line for line in found.followed if line not in shown), *found.all_notes]
+    lines = [
+        *found.mix_ups.nothing,
+        *found.sinks.lines,
+        *(line for line in found.followed if line not in shown),
+        *found.all_notes,
+    ]
     if exhibit.tracks is not None and exhibit.against is not None:
         lines += [line.removeprefix("! ") for line in exhibit.against(exhibit.tracks, found.masks)]
     known = {"kind": wanted.kind, "layers": list(found.layers), "masks": masks, "points": _points(found)}

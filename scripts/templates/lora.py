@@ -107,7 +107,7 @@ def _box(at: Place) -> str:
 
 def _draft(example: Example) -> Draft:
     """A first frame with two that look alike, and a clip for the mask of either, beside each other."""
-    d = Draft(example.name, gap=16)
+    d = Draft(example.name)
     d.group("Start here", 0, GREY)
     d.note(example.note, 1060)
 
@@ -132,7 +132,7 @@ def _draft(example: Example) -> Draft:
 
     columns = []
     for row, (side, at) in enumerate(zip(("left", "right"), example.twins)):
-        d.group(f"{side.capitalize()}: the mask is on the {side} one", 4 + row, GREEN)
+        d.group(f"{side.capitalize()}: the mask is on the {side} one", 4 + row, GREEN, 16)
         tracks = d.add("MatrixBoxTracks", images=first, fps=FPS)
         tracks.inputs.update(boxes=example.asked.format(twin=_box(at), other=_box(example.other)), frames=FRAMES)
         tracks.inputs.update(width=WIDTH, height=HEIGHT, hold=True)

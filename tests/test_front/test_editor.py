@@ -180,6 +180,10 @@ def words_are_dragged_in_time(page: Page, hand: Hand, rows: int) -> None:
         y += 20 * (1 + rows) * hand.zoom()
         hand.drag((x, y), (to, y))
         page.tab.wait_for_function(VALUE, arg=["MatrixBindPrompt", "phrases", f"{PHRASES} {held}"], timeout=10_000)
+    boxes = hand.text()
+    hand.key("Control+z")  # takes the time back, and no box
+    page.tab.wait_for_function(VALUE, arg=["MatrixBindPrompt", "phrases", f"{PHRASES} @1-1.5s"], timeout=10_000)
+    assert hand.text() == boxes
 
 
 def sampled(page: Page) -> list[Any]:

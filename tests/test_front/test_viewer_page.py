@@ -169,6 +169,44 @@ def test_a_notebooks_widget_is_the_same_viewer(browser: Browser) -> None:
     cell.context.close()
 
 
+def test_sinks_are_left_out_of_both_captures_whenever_scores_come(browser: Browser) -> None:
+    captures = {"one": make_capture(), "two": make_capture()}
+    captures["one"].stream().maps["v2t"].values[..., 0, 0, 3] = 1
+    cell = Notebook(browser, matrix_lib.attention_viewer(captures, make_frames(), make_tracks()))
+    tab, sinkless = cell.tab, cell.tab.get_by_role("button", name="No sinks")
+    tab.evaluate(
+        """() => {
+          const ask = window.python
+          const late = new Promise((done) => { window.release = done })
+          window.asked = []
+          window.python = async (text) => {
+            const { what, exhibit, query } = JSON.parse(text)
+            window.asked.push(`${what} ${exhibit} ${query.sinks ?? 'in'}`)
+            if (what === 'scores' && !query.sinks) await late
+            return ask(text)
+          }
+        }"""
+    )
+
+    def chart() -> str:
+        tab.wait_for_timeout(300)
+        return tab.locator(".chart canvas").evaluate("(canvas) => canvas.toDataURL()")
+
+    sinkless.click()
+    without = chart()
+    sinkless.click()
+    assert chart() != without
+    sinkless.click()
+    tab.evaluate("window.release()")
+    assert chart() == without
+    tab.get_by_role("button", name="Read", exact=True).click()
+    tab.get_by_label("Compare").select_option("side 0")
+    tab.wait_for_function("window.asked.includes('reading 1 out')")
+    sinkless.click()
+    tab.wait_for_function("window.asked.includes('reading 1 in')")
+    cell.context.close()
+
+
 def test_heads_and_pinned_points(browser: Browser) -> None:
     """Heads that were recorded apart are chosen one by one; a pinned point has its ring where it was pinned."""
     capture = heads_capture()

@@ -31,8 +31,8 @@ def diffusers_folder(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory
     folder_paths.folder_names_and_paths["diffusers"][0].remove(str(root))
 
 
-def load(pack: Any, folder: str, text_encoder: bool = True, vae: bool = True) -> Any:
-    source = {"source": "diffusers folder", "folder": folder, "text_encoder": text_encoder, "vae": vae}
+def load(pack: Any, folder: str, text_encoder: bool = True, vae: bool = True, kind: str = "diffusers folder") -> Any:
+    source = {"source": kind, "folder": folder, "text_encoder": text_encoder, "vae": vae}
     return pack.run("MatrixLoadVideoDiT", source=source, weight_dtype="float32").result
 
 
@@ -58,7 +58,9 @@ def finish(model: Any, positive: Any, negative: Any, latent: Any, steps: int = 2
 def test_schema_lists_the_folders(pack: Any, diffusers_folder: Path) -> None:
     inputs = pack.classes["MatrixLoadVideoDiT"].INPUT_TYPES()
     options = {option["key"]: option["inputs"] for option in inputs["required"]["source"][1]["options"]}
-    assert list(options) == ["mini", "diffusers folder", "native file"]
+    assert list(options) == ["mini", "diffusers folder", "native file", "diffusers folder, references"]
+    with pytest.raises(ValueError, match="has no transformer_ref"):
+        load(pack, "cog-i2v", kind="diffusers folder, references")
     folders = options["diffusers folder"]["required"]["folder"]
     assert {"cog-i2v", "authors/cog-1.5", "wan-2.2", "wan-t2v", "hunyuan/token_replace"} <= set(folders[1]["options"])
 

@@ -142,6 +142,9 @@ def _input(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if isinstance(before, dict):
         for choice in before.keys() & after.keys():
             found += _inputs(f"{where}.{choice}", before[choice], after[choice])
+            was, now = ({name for level in tree[choice].values() for name in level} for tree in (before, after))
+            # It would take the saved value of a field behind the menu.
+            found += [f"{where}.{choice}: {name} is new" for name in now - was]
     elif before and before[:1] != after[:1]:
         found.append(f"{where}: the first choice was {before[0]!r}, is {after[0]!r}")
     if old.get("template", {}) != new.get("template", {}):
@@ -158,6 +161,9 @@ def test_what_shrinks_is_seen() -> None:
         lambda new: new["MatrixAnalyseLayers"]["input"]["required"]["keep"].update(max=8),
         lambda new: new["MatrixAttentionGuidance"]["input"]["required"]["mode"]["options"].pop("region bias"),
         lambda new: new["MatrixAnalyseLayers"]["input"]["required"].update(more={"type": "INT"}),
+        lambda new: new["MatrixLoadVideoDiT"]["input"]["required"]["source"]["options"]["mini"].update(
+            optional={"more": {"type": "INT"}}
+        ),
     ):
         new = json.loads(json.dumps(old))
         change(new)

@@ -52,6 +52,14 @@ def test_masks_on_the_tokens_and_findings() -> None:
     assert b"layer 40 was not captured" in wrong.body
 
 
+def test_of_an_empty_capture_nothing_is_claimed() -> None:
+    shown = exhibit(calls=[0, 0, 0])
+    shown.against = told_against
+    lines = json.loads(answer_about(shown, "reading", {}).body)["lines"]
+    assert lines[0] == "swaps and doublings cannot be told: nothing was recorded in any step"
+    assert lines[-1] == "masks are not scored: none of them is anywhere"
+
+
 def test_sinks_are_left_out_of_scores_and_readings_on_request() -> None:
     shown = exhibit(layers=4)
     words = shown.capture.stream().maps["v2t"].values

@@ -24,6 +24,8 @@ def told_against(tracks: MaskTracks, masks: MaskTracks) -> list[str]:
         return ["! no mask is scored: no name of the tracks has a mask here"]
     if given.frames < masks.frames:
         return [f"! masks are not scored: the tracks have {given.frames} of the clip's {masks.frames} frames"]
+    if not any(masks.areas(name).any() for name in both):
+        return ["! masks are not scored: none of them is anywhere"]
     scores = score_tracks(given.select(both).take(range(masks.frames)), masks.select(both), pairs=[])
     lines = [f"against the given masks: J&F {scores.values['j_and_f']:.3f}"]
     return lines + [f"- {who}: J {each['j']:.3f}, F {each['f']:.3f}" for who, each in scores.instances.items()]

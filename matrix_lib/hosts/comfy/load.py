@@ -113,8 +113,8 @@ def load_folder(
     part_of_it = "transformer_ref" if references else "transformer"
     if references and not (folder / part_of_it).is_dir():
         raise ValueError(
-            f"{folder} has no transformer_ref, the second transformer that MiniMax H3 has for references: switch "
-            "references off; references of other models go to their one transformer"
+            f"{folder} has no transformer_ref, the second transformer that MiniMax H3 has for references: open "
+            "the folder without references; those of other models go to their one transformer"
         )
     if not references and (folder / "transformer_ref").is_dir() and not (folder / "transformer").is_dir():
         raise ValueError(f"{folder} holds transformer_ref alone, MiniMax H3's for references: switch references on")

@@ -119,11 +119,17 @@ class MixUp:
 @dataclass(frozen=True)
 class MixUps:
     """What was found in one stream: lasting findings first. `reference` is what words were compared with; `notes` say
-    what could not be told."""
+    what could not be told; recorded: whether any map was."""
 
     found: tuple[MixUp, ...]
     reference: Reference
     notes: tuple[str, ...] = ()
+    recorded: bool = True
+
+    @property
+    def nothing(self) -> list[str]:
+        """For people, where nothing was found in what was recorded."""
+        return [f"no swap or doubling (by {self.reference})"] if self.recorded and not self.found else []
 
 
 def find_mix_ups(
@@ -177,7 +183,10 @@ def find_mix_ups(
         others = None if reference == "the frame before" else (places, known)
         found += _doubled(maps, looked[kind], kind, others, steps, rule)
     found.sort(key=lambda each: (not each.lasting, _KINDS.index(each.kind), each.cells))
-    return MixUps(tuple(found), reference, tuple(notes))
+    recorded = not all(bool(maps.isnan().all()) for maps in heat.values())
+    if not recorded:
+        notes.insert(0, "swaps and doublings cannot be told: nothing was recorded in any step")
+    return MixUps(tuple(found), reference, tuple(notes), recorded)
 
 
 def _reference(

@@ -64,7 +64,7 @@ class Reading:
             f"{name!r} has a mask in no frame, and nothing can be steered by it: lower the threshold, or take other "
             "layers"
             for name in self.masks.names
-            if not self.masks.areas(name).any()
+            if self.mix_ups.recorded and not self.masks.areas(name).any()
         ]
         further = (note for part in parts for note in part)
         return tuple(dict.fromkeys([*nowhere, *self.mix_ups.notes, *self.notes, *further]))
@@ -96,7 +96,7 @@ class Reading:
         """For people, the findings first."""
         found = [each.line(self.grid) for each in self.mix_ups.found]
         lines = [
-            *(found or [f"no swap or doubling (by {self.mix_ups.reference})"]),
+            *(found or self.mix_ups.nothing),
             *([f"compared with {self.mix_ups.reference}"] if found else []),
             *self.sinks.lines,
             *(["sinks are left out of masks and findings"] if self.left_out and self.sinks.found else []),

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { distinctColours, readable } from '../../../web/js/colours.js'
 import { asGrid } from '../../../web/js/editor/graph.js'
-import { namesIn, timesIn, withTime } from '../../../web/js/editor/phrases.js'
+import { draggedTime, namesIn, timesIn, withTime } from '../../../web/js/editor/phrases.js'
 import { asSheet, fileOf } from '../../../web/js/editor/picture.js'
 
 test('names are found as far as lines can be read', () => {
@@ -22,18 +22,21 @@ test('names are found as far as lines can be read', () => {
 test('a time is written anew at the end of its line, and nothing else changes', () => {
   const text = 'cat: a cat\r\n  bites = verb(cat) @1s-  \nsnow @-0.5s'
   assert.equal(withTime(text, 2, [0, 1.625]), 'cat: a cat\r\n  bites = verb(cat) @0-1.625s\nsnow @-0.5s')
-  assert.equal(withTime(text, 3, [1 / 24, null]), 'cat: a cat\r\n  bites = verb(cat) @1s-  \nsnow @0.0417s-')
-  for (const time of [
-    [0.5, 2],
-    [0, null],
-    [1 / 3, 2 / 3]
-  ]) {
-    const [found] = timesIn(withTime('bites = verb(cat) @9s-', 1, /** @type {[number, number | null]} */ (time)))
-    assert.deepEqual(
-      found.time,
-      time.map((each) => each && Number(each.toFixed(4)))
-    )
+  assert.equal(withTime(text, 3, [1 / 24, null]), 'cat: a cat\r\n  bites = verb(cat) @1s-  \nsnow @0.041667s-')
+})
+
+test('a time whose end is dragged past the other one keeps a frame', () => {
+  for (const fps of [8, 24, 29.97, 30]) {
+    for (let frame = 1; frame < 40; frame++) {
+      for (const end of [0, 1]) {
+        const [{ time }] = timesIn(withTime('snow @1s-', 1, end ? [frame / fps, null] : [0, frame / fps]))
+        const made = draggedTime(time, end, end ? 0 : 59, { fps, frames: 60 })
+        const [found] = timesIn(withTime('snow @1s-', 1, made))
+        assert.equal(Math.round(((found.time[1] ?? 0) - found.time[0]) * fps), 1)
+      }
+    }
   }
+  assert.deepEqual(draggedTime([1, 100], 0, 90, { fps: 8, frames: 17 }), [2, 100])
 })
 
 test('what a workflow of a stranger holds is taken by its kind or left', () => {

@@ -44,26 +44,12 @@ test('a followed point has come as far as the frame that is shown', () => {
 })
 
 test('without a film it has come to the end of the token frame', () => {
-  assert.equal(
-    ways(
-      [
-        [0, 0],
-        [0, 1]
-      ],
-      1
-    )[0].places.length,
-    3
-  )
-  assert.equal(
-    ways(
-      [
-        [0, 0],
-        [0, 1]
-      ],
-      0
-    )[0].places.length,
-    1
-  )
+  const still = [
+    [0, 0],
+    [0, 1]
+  ]
+  assert.equal(ways(still, 1)[0].places.length, 3)
+  assert.equal(ways(still, 0)[0].places.length, 1)
   assert.deepEqual(
     readWays(/** @type {any} */ ({ reading: () => undefined }), /** @type {any} */ ({}), /** @type {any} */ ({})),
     []

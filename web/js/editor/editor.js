@@ -7,6 +7,7 @@ import { BOXES, instances, MASKS, parse, print } from './grammar.js'
 import { History } from './history.js'
 import { importTracks } from './imports.js'
 import { allowed, boxAt, centre, moved } from './motion.js'
+import { timeText } from './phrases.js'
 import { keyValue, sceneOf, seenAt, withoutShares } from './scene.js'
 import { nameKey } from './text.js'
 
@@ -50,6 +51,8 @@ export class Editor {
     this.kind = kind
     this.changed = changed
     this.history = new History(host.read())
+    /** The time that was dragged since the last edit. @type {{words: Timed, time: Time} | null} */
+    this.timing = null
     this.frame = 0
     /** @type {string | null} */
     this.selected = null
@@ -195,6 +198,7 @@ export class Editor {
   /** @param {string} text */
   keep(text) {
     this.edited = true
+    this.timing = null
     this.history.push(text)
     this.host.write(text)
   }
@@ -209,8 +213,28 @@ export class Editor {
     this.changed()
   }
 
+  /**
+   * Writes another time behind words.
+   * @param {Timed} words
+   * @param {Time} time
+   */
+  retime(words, time) {
+    this.host.retime?.(words, time)
+    this.timing = { words, time }
+    this.refresh()
+  }
+
   undo() {
-    this.go(this.history.undo())
+    const last = this.timing
+    this.timing = null
+    const now = this.timed.find(
+      ({ line, place, time }) =>
+        last && line === last.words.line && place === last.words.place && timeText(time) === timeText(last.time)
+    )
+    if (!last || !now) return this.go(this.history.undo())
+    this.host.retime?.(now, last.words.time)
+    this.note = ''
+    this.refresh()
   }
 
   redo() {

@@ -320,7 +320,7 @@ export class Panel {
     setDisabled(buttons.key, locked || !box)
     setDisabled(buttons.off, locked || !track)
     setDisabled(buttons.drop, locked || !track)
-    setDisabled(buttons.undo, !history.past.length)
+    setDisabled(buttons.undo, !history.past.length && !editor.timing)
     setDisabled(buttons.redo, !history.future.length)
     setHidden(buttons.pins, this.pinning.pins === null)
     setPressed(buttons.pins, this.pinning.on)

@@ -14,6 +14,7 @@ const B = `[${BLANK}]*`
 const TIME = new RegExp(
   `(?:^|[${BLANK}])@${B}(?:${SECONDS}${B}s?${B}-${B}${SECONDS}${B}s|${SECONDS}${B}s${B}-|-${B}${SECONDS}${B}s)${B}$`
 )
+const NEAR = 0.01 // frames: 1/24 s, as it is written, is frame 1
 const BLANKS = new RegExp(`[${BLANK}]+`)
 const LONGEST = 100_000
 const LONGEST_LINE = 2_000
@@ -87,8 +88,25 @@ export function withTime(text, line, time) {
  * @param {Time} time
  */
 export function timeText([start, end]) {
-  const told = (/** @type {number} */ seconds) => String(Number(seconds.toFixed(4)))
+  const told = (/** @type {number} */ seconds) => String(Number(seconds.toFixed(6)))
   return end === null ? `@${told(start)}s-` : `@${told(start)}-${told(end)}s`
+}
+
+/**
+ * A time of which an end was dragged to a frame. It keeps one frame of the clip; until the last frame is to the clip's end.
+ * @param {Time} time
+ * @param {number} end 0 where it begins, 1 where it ends
+ * @param {number} frame
+ * @param {{fps: number, frames: number}} clip
+ * @returns {Time}
+ */
+export function draggedTime([start, stop], end, frame, { fps, frames }) {
+  if (end) {
+    const last = Math.max(frame, Math.floor(start * fps + NEAR) + 1)
+    return [start, last >= frames - 1 ? null : last / fps]
+  }
+  const stops = stop === null ? frames : Math.min(frames, Math.ceil(stop * fps - NEAR))
+  return [Math.max(0, Math.min(frame, stops - 1)) / fps, stop]
 }
 
 /**

@@ -7,7 +7,7 @@ import { onPointer } from '../pointer.js'
 import { Surface } from '../surface.js'
 import { BOXES } from './grammar.js'
 import { present, speedAt } from './motion.js'
-import { timeText } from './phrases.js'
+import { draggedTime, timeText } from './phrases.js'
 import { nameKey } from './text.js'
 
 /** @typedef {import('./editor.js').Editor} Editor */
@@ -87,8 +87,10 @@ export class Timeline {
     const { editor } = this
     const words = editor.timed[Math.floor((spot.y - RULER) / ROW) - editor.scene.tracks.length]
     if (!words || words.linked || !editor.host.retime) return null
-    const far = this.ends(words.time).map((x) => Math.abs(x - spot.x))
-    const end = far[1] <= far[0] ? 1 : 0
+    const [from, to] = this.ends(words.time)
+    const far = [from, to].map((x) => Math.abs(x - spot.x))
+    const late = from === to && words.time[0] > 0 // begins where the clip ends: only that can be brought back
+    const end = far[1] <= far[0] && !late ? 1 : 0
     return far[end] <= (spot.coarse ? 2 * REACH : REACH) ? { words, end } : null
   }
 
@@ -98,23 +100,17 @@ export class Timeline {
    */
   edgeDrag({ words, end }) {
     const { editor } = this
-    const { fps, frames } = editor.clip
-    const [start, stop] = words.time
     return {
       move: (/** @type {Spot} */ { x }) => {
-        const frame = this.frameAt(x)
-        const first = Math.min(frame, (stop === null ? frames : Math.ceil(stop * fps)) - 1)
-        const last = Math.max(frame, Math.floor(start * fps) + 1)
-        /** @type {Time} */
-        const time = end ? [start, last >= frames - 1 ? null : last / fps] : [Math.max(0, first) / fps, stop]
+        const time = draggedTime(words.time, end, this.frameAt(x), editor.clip)
         this.dragged = { words, time }
         editor.say(`${words.name} ${timeText(time)}`)
       },
       end: (/** @type {Spot} */ _, /** @type {boolean} */ was) => {
         const made = this.dragged
         this.dragged = null
-        if (was && made) editor.host.retime?.(words, made.time)
-        editor.refresh()
+        if (was && made) editor.retime(words, made.time)
+        else editor.refresh()
       },
       cancel: () => {
         this.dragged = null
@@ -126,15 +122,8 @@ export class Timeline {
   /** @param {Spot} spot */
   hover(spot) {
     const scrubs = spot.x >= this.left - REACH && (spot.y < RULER || !!this.rowAt(spot))
-    this.element.style.cursor = this.edgeAt(spot)
-      ? 'ew-resize'
-      : this.keyAt(spot)
-        ? 'grab'
-        : scrubs
-          ? 'col-resize'
-          : this.rowAt(spot)
-            ? 'pointer'
-            : 'default'
+    const other = scrubs ? 'col-resize' : this.rowAt(spot) ? 'pointer' : 'default'
+    this.element.style.cursor = this.edgeAt(spot) ? 'ew-resize' : this.keyAt(spot) ? 'grab' : other
   }
 
   /**

@@ -254,6 +254,7 @@ export class Viewer {
     this.other = null
     try {
       if (other && how !== 'off') this.other = await other.open()
+      this.other?.leaveSinksOut(this.exhibit.sinkless)
       this.otherLabel = other?.label ?? ''
     } catch (error) {
       this.wrong(error)
@@ -369,12 +370,13 @@ export class Viewer {
   async loadCharts() {
     const { stream, kind, head } = this.choice
     const { exhibit } = this
+    const { sinkless } = exhibit
     for (const entity of placesOfNames(exhibit, this.choice, this.names)) {
       const key = `${stream} ${kind} ${entity} ${head}`
       if (this.charts.has(key)) continue
       try {
         const chart = await exhibit.chart(stream, kind, entity, head)
-        if (exhibit !== this.exhibit) return
+        if (exhibit !== this.exhibit || sinkless !== exhibit.sinkless) return
         this.charts.set(key, chart)
       } catch (error) {
         this.wrong(error)
@@ -559,6 +561,7 @@ export class Viewer {
   /** @param {boolean} out whether attention sinks are left out of scores and of what is read */
   leaveSinksOut(out) {
     this.exhibit.leaveSinksOut(out)
+    this.other?.leaveSinksOut(out)
     this.charts.clear()
     this.refresh()
   }
