@@ -137,6 +137,7 @@ def test_sigterm_saves_and_stops_the_command(tmp_path: Path, commands: Commands)
         ("optim.lr=fast", "optim.lr takes float; got 'fast'"),
         ("optim.lr=nan", "optim.lr takes float; got 'nan'"),
         ("optim.lr=-1", "optim.weight_decay are 0 or more; got -1, "),
+        ("optim.clip=-1", "optim.clip is above 0 (1e9 clips nothing), optim.ema from 0 to less than 1; got -1, "),
         ("data.workers=0", "data.workers is 1 or more; got 0"),
         ("run.seed=9223372036854775808", "run.seed is a number of 64 bits; got 9223372036854775808"),
         ("optim.name=sgd", "optim.name is one of adamw, muon; got 'sgd'"),
