@@ -76,8 +76,6 @@ def test_a_folder_is_one_processes_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_lock_never_outlives_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file system has no locks no file stands in for one, which would keep a killed run from going on."""
-
     def none(*given: object) -> None:
         raise OSError(errno.ENOSYS, "none here")
 
@@ -90,5 +88,5 @@ def test_a_lock_never_outlives_its_process(tmp_path: Path, monkeypatch: pytest.M
 def test_a_look_takes_nobodys_file(tmp_path: Path) -> None:
     (tmp_path / "probe").write_text("kept")
     probe(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["probe"]
+    assert len(list(tmp_path.iterdir())) == 1
     assert (tmp_path / "probe").read_text() == "kept"
