@@ -17,6 +17,7 @@ from torch import Tensor
 
 from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.mini import make_tokenizer, token_ids
+from matrix_lib.io.files import whole_file
 from matrix_lib.mini.captions import CAMERA_MOVES, Form, caption
 from matrix_lib.mini.shapes import COLOURS, SHAPES
 from matrix_lib.mini.verbs import VERBS
@@ -103,7 +104,8 @@ def write_shards(out: Path, part: str, weights: dict[str, Tensor]) -> list[str]:
         size += half.nbytes
     names = [f"{part}-{i + 1:02d}-of-{len(shards):02d}.safetensors" for i in range(len(shards))]
     for name, shard in zip(names, shards):
-        save_file(shard, out / name)
+        with whole_file(out / name) as place:
+            save_file(shard, place)
     return names
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,6 +200,9 @@ def _run(chosen: argparse.Namespace) -> None:
     for path in chosen.have:
         _check_asked(chosen, path)
     rows = [row for path in chosen.have for row in _read(path)]
+    asked = [(row["base"], row["arm"], row["clip"]) for row in rows]
+    if twice := sorted({base for (base, *_), times in Counter(asked).items() if times > 1}):
+        raise ValueError(f"--have names the rows of {', '.join(twice)} twice: leave one of the files out")
     if not rows and not chosen.model:
         raise ValueError("there is nothing to tell: name a base with --model, or rows of earlier runs with --have")
     names = ["mini" if folder == bundle.HOME else folder.name for folder in chosen.model]

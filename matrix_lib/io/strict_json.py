@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 __all__ = ["MOST_DIGITS", "own_object", "parse_json"]
 
-MOST_DIGITS = 18  # of a whole number: what 64 bits hold
+MOST_DIGITS = 18  # of a whole number: all of them fit into 64 bits
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, digits: int = MOST_DIGITS) -> Any:
     """The value of a JSON text. Raises ValueError for anything that is no JSON, for NaN and infinite numbers, for whole
-    numbers of more than 18 digits, and for lists in lists without end."""
+    numbers of more digits, and for lists in lists without end."""
     try:
-        return json.loads(text, parse_int=_whole, parse_float=_number, parse_constant=_constant)
+        return json.loads(text, parse_int=partial(_whole, digits), parse_float=_number, parse_constant=_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -35,9 +36,9 @@ def own_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _whole(text: str) -> int:
-    if len(text.lstrip("-")) > MOST_DIGITS:
-        raise ValueError(f"it holds a number of {len(text)} digits, and the most are {MOST_DIGITS}")
+def _whole(digits: int, text: str) -> int:
+    if len(text.lstrip("-")) > digits:
+        raise ValueError(f"it holds a number of {len(text)} digits, and the most are {digits}")
     return int(text)
 
 

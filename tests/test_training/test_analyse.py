@@ -186,7 +186,7 @@ def test_each_expert_has_layers_of_its_own(tmp_path, home, capsys):
     swapped = replace(found, experts={"transformer_2": replace(found, v2t=(1,), v2v=(0,))})
     (tmp_path / "layers.json").write_text(swapped.to_json())
     task = TuneTask(model=str(folder), layers=str(tmp_path / "layers.json"), expert="low")
-    assert (task.pinned().v2t, task.pinned().v2v) == ((1,), (0,))
+    assert task.pinned() == replace(task, v2t=(1,), v2v=(0,), layers=""), "a run goes on without the file"
     assert replace(task, expert="").pinned().v2t == tuple(sorted(found.v2t))
     with pytest.raises(ValueError, match="not given for an expert called 'transformer'; experts: transformer_2"):
         replace(task, expert="high").pinned()

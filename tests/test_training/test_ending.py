@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from support_commands import ROOT
 
-from training.run.ending import alone
+from training.run.ending import alone, probe
 
 COMMANDS = {
     "analyse": ["mini:2", "mini", "--out"],
@@ -72,3 +73,20 @@ def test_a_folder_is_one_processes_at_a_time(tmp_path: Path) -> None:
         other.kill()
     with alone(tmp_path):
         pass
+
+
+def test_a_lock_never_outlives_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*given: object) -> None:
+        raise OSError(errno.ENOSYS, "none here")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with alone(tmp_path):
+        held = [path for path in tmp_path.iterdir() if path.stat().st_size]
+    assert held == []
+
+
+def test_a_look_takes_nobodys_file(tmp_path: Path) -> None:
+    (tmp_path / "probe").write_text("kept")
+    probe(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "probe").read_text() == "kept"

@@ -84,6 +84,9 @@ def test_rows_of_earlier_runs_join_only_what_was_asked_alike(tmp_path):
     assert "## b" not in told
     with pytest.raises(ValueError, match="no base was asked everything that others were: a lacks plain; b lacks first"):
         two_passes._report(GIVEN, [*(row for row in before if row["arm"] != PLAIN), *short])
+    twice = ["--out", str(tmp_path / "o"), "--model", "--have", str(tmp_path / "rows.csv"), str(tmp_path / "rows.csv")]
+    with pytest.raises(SystemExit, match="--have names the rows of a twice"):
+        two_passes.main(twice)
     (tmp_path / "asked.json").write_text('{"steps": 12, "ways": ["bias"]}')
     with pytest.raises(SystemExit, match="rows.csv was asked with steps 12: give the same here"):
         two_passes.main(["--out", str(tmp_path / "o"), "--model", "--have", str(tmp_path / "rows.csv")])

@@ -466,10 +466,11 @@ def _looks(rows: Rows, claim: Claim, homes: Collection[str]) -> int:
     """How often sittings added pairs to a claim (bases of ``homes``) and left it with enough bases for a verdict; 1 at
     the least. Rows that nothing is paired with tell nothing: a control that is run beside `none` alone is no look."""
     arms = {*_names(claim.arms), *_names(claim.others)}
-    together: dict[str, set[str]] = {}  # sittings that ran side by side were seen together
-    for sitting in rows.sittings:
+    together: dict[tuple[str, int], set[str]] = {}  # sittings that ran side by side were seen together
+    for i, sitting in enumerate(rows.sittings):  # by their place, for files of several folders may have one name
         rows_of = (row for row in sitting.rows if row.claim == claim.claim and row.arm in arms)
-        together.setdefault(sitting.look, set()).update(short(row.base) for row in rows_of if row.base in homes)
+        look = sitting.look, 0 if sitting.look else i
+        together.setdefault(look, set()).update(short(row.base) for row in rows_of if row.base in homes)
     seen: set[str] = set()
     looks = 0
     for new in together.values():

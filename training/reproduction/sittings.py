@@ -65,8 +65,8 @@ class Sitting:
 
     @property
     def look(self) -> str:
-        """When its rows were first seen: together with those of all sittings of equal text."""
-        return str(self.manifest.get("look") or self.name)
+        """When its rows were first seen: together with those of all sittings of equal text; "" is alone."""
+        return str(self.manifest.get("look") or "")
 
 
 class Rows:

@@ -113,6 +113,11 @@ class Optim:
                 "optim.lr, optim.warmup and optim.weight_decay are 0 or more; got "
                 f"{self.lr:g}, {self.warmup}, {self.weight_decay:g}"
             )
+        if self.clip <= 0 or not 0 <= self.ema < 1:  # a negative clip trains upwards, 0 nothing
+            raise ValueError(
+                "optim.clip is above 0 (1e9 clips nothing), optim.ema from 0 to less than 1; got "
+                f"{self.clip:g}, {self.ema:g}"
+            )
         if self.accumulate < 1:
             raise ValueError(f"optim.accumulate is 1 or more; got {self.accumulate}")
         if self.eight_bit and self.name != "adamw":

@@ -20,6 +20,7 @@ from .task_settings import AlignTask, CodecTask, DenoiseTask, TuneTask, UNetTask
 __all__ = ["read_config"]
 
 _KINDS = {kind.__name__: kind for kind in (CodecTask, DenoiseTask, UNetTask, AlignTask, TuneTask)}
+_SEED = 19  # digits of a seed of 64 bits
 _BESIDE = ("kind", "preset", "processes", "changes")
 
 
@@ -67,7 +68,7 @@ def _bare(kind: Any) -> FitConfig:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path)
-        found = tomllib.loads(text) if path.suffix.lower() == ".toml" else parse_json(text)
+        found = tomllib.loads(text) if path.suffix.lower() == ".toml" else parse_json(text, _SEED)
     except OSError as error:
         raise ValueError(f"the configuration {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

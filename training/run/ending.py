@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def alone(folder: Path) -> Iterator[None]:
     Raises ValueError where one is at work in it, and OSError where the folder cannot be written to.
     """
     probe(folder)
-    lock = FileLock(folder / LOCK, is_singleton=True)
+    # A lock of the system's ends with its process; a file in its place would outlive one that was killed.
+    lock = FileLock(folder / LOCK, is_singleton=True, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -54,6 +56,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def probe(folder: Path) -> None:
     """Makes a folder, and raises OSError where it cannot be written to: told before hours of work, not after."""
-    with whole_file(folder / "probe") as temporary:
+    target = folder / f".probe-{uuid.uuid4().hex[:12]}"  # nobody's file, and of no other process that looks
+    with whole_file(target) as temporary:
         temporary.write_bytes(b"x" * 4096)
-    (folder / "probe").unlink()
+    target.unlink()

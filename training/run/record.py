@@ -20,7 +20,7 @@ from matrix_lib.io.strict_json import own_object
 
 from . import checkpoint
 from .config import FitConfig
-from .ending import LOCK
+from .ending import LOCK, probe
 
 __all__ = [
     "CONFIG",
@@ -236,9 +236,7 @@ class RunFolder:
         """Raises ValueError where the folder cannot be written to."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.folder / "probe") as temporary:
-                temporary.write_bytes(b"x" * 4096)
-            (self.folder / "probe").unlink()
+            probe(self.folder)
         except FileExistsError as error:
             what = "a link that leads nowhere" if self.folder.is_symlink() else "a file"
             raise ValueError(f"run.out={self.folder} is {what}: name a folder") from error

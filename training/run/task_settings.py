@@ -458,8 +458,8 @@ class TuneTask(AlignmentTask):
     expert: Literal["", "high", "low"] = ""
 
     def pinned(self) -> Self:
-        """With the numbers of the layers that `layers` names. Raises ValueError for a file that is not there, is of
-        another family, or does not know the expert."""
+        """With the numbers of the layers that `layers` names in its place: a run goes on without that file. Raises
+        ValueError for one that is not there, is of another family, or does not know the expert."""
         if not self.layers:
             return self
         try:
@@ -470,9 +470,7 @@ class TuneTask(AlignmentTask):
             given = given.of_expert(EXPERTS[self.expert]) if self.expert else given
         except (OSError, ValueError) as error:
             raise ValueError(f"task.layers={self.layers}: {error}") from None
-        found = replace(self, v2t=tuple(sorted(given.v2t)), v2v=tuple(sorted(given.v2v)))
-        found.check_layers()
-        return found
+        return replace(self, layers="", v2t=tuple(sorted(given.v2t)), v2v=tuple(sorted(given.v2v)))
 
     def __post_init__(self) -> None:
         super().__post_init__()

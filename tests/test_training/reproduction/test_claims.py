@@ -163,6 +163,9 @@ def test_looks_are_counted_and_a_base_trained_again_is_no_further_one(tmp_path: 
         tmp_path, "d", {("off", "j"): low}, "2026-01-03"
     )  # a later control, beside nothing it is paired with
     assert asked(read_sittings([first, alone]), [claim])[0].looks == 1
+    (tmp_path / "later").mkdir()
+    same = _sitting(tmp_path / "later", "a", {(arm, "i"): bits for (arm, _), bits in rows.items()}, "2026-01-03")
+    assert asked(read_sittings([first, same]), [claim])[0].looks == 2, "files of one name are no one look"
     beside = [_sitting(tmp_path, path.stem, rows, "2026-01-02", look="one") for path in (first, again)]
     assert asked(read_sittings(beside), [claim])[0].looks == 1, "seen together first"
     two = {key: bits[:2] for key, bits in rows.items()}

@@ -49,7 +49,7 @@ def test_help_without_a_preset_has_every_kind_of_setting() -> None:
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_what_a_run_writes_down_is_the_run(preset: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    config = override(PRESETS[preset](), ["run.out=here", "run.seed=4", "optim.lr=0.25", "run.bar=false"])
+    config = override(PRESETS[preset](), ["run.out=here", f"run.seed={2**63 - 1}", "optim.lr=0.25", "run.bar=false"])
     path.write_text(json.dumps(as_json(config)))
     assert parse(["--config", str(path)]) == config
     assert parse(["--config", str(path), "run.seed=5"]).run.seed == 5
