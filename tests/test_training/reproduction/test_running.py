@@ -250,9 +250,9 @@ def matched_behind_the_projection(bench: Any) -> None:
 
 
 def test_fine_tuning_in_arms(tmp_path: Path) -> None:
-    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--bases", "1", "--rounds", "2"]
+    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--bases", "1", "--seeds", "0"]
     command += ["--claims", "alignment", "even", "--arms", "10x wrong masks", "lambda 1", "lambda 10 two masks"]
-    command += ["lambda 10 learnt trigger", "--only", "weak_roles-4"]
+    command += ["lambda 10 learnt trigger", "10x with features", "--only", "weak_roles-4"]
     assert main(command) == 0
     sitting = json.loads((tmp_path / "sitting.json").read_text())
     rows = {row.get("arm", "base"): row for row in sitting["jobs"].values() if not row.get("seed")}
@@ -264,6 +264,8 @@ def test_fine_tuning_in_arms(tmp_path: Path) -> None:
     assert set(rows["10x wrong masks"]["curve"][-1]["sets"]) == {"told", "unseen pairs"}
     assert set(rows["10x wrong masks"]["losses"]) == {"diffusion", "sga", "spa"}
     assert set(rows["lambda 1"]["losses"]) == {"diffusion", "target"}
+    assert set(rows["10x with features"]["losses"]) == {"diffusion", "sga", "spa", "flow"}
+    assert 0 < rows["10x with features"]["gradient"] < 1
     share = {arm: row["gradient"] for arm, row in rows.items() if "gradient" in row}
     assert 0.1 < share["lambda 1"] < share["lambda 10 two masks"] < 1
     assert "weak_roles-4.alignment.10x-wrong-masks.0" in json.loads((tmp_path / "sitting.pictures.json").read_text())
