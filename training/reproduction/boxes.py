@@ -33,7 +33,7 @@ from ..data.world import seed_of
 from .bench import BoxBench, packed
 from .sets import NOISE, SEED
 
-__all__ = ["BOXED", "ON_UNETS", "PARTS", "STEERED", "UNSAMPLED", "BoxArm", "box_scores", "matched_behind", "run_boxes"]
+__all__ = ["BOXED", "ON_UNETS", "PARTS", "STEERED", "UNSAMPLED", "BoxArm", "box_scores", "run_boxes"]
 
 _FOUND = 0.25  # of an instance's own area: with less of its colour in a frame it is not there
 _SIZES = (0.5, 2.0)  # times its own area: of the right size
@@ -257,10 +257,9 @@ def _sampled(arm: BoxArm, bench: BoxBench, clips: Clips, notes: dict[str, None],
 @contextlib.contextmanager
 def matched_behind(model: Any, acting: Sequence[Any]) -> Iterator[None]:
     """While open, mask normalisation matches what the output projection makes of the masked output to what it makes of
-    the unmasked one, in place of the heads' outputs before it. For mini's blocks, whose text stands in front, and
-    U-Nets, where a row is a frame, or a place in time, and some have nothing to mask.
+    the unmasked one, in place of the heads' outputs before it. Of mini (its text stands in front) and U-Nets.
 
-    Raises ValueError, in the forward pass, where rows that were matched are not found among those that are projected.
+    Raises ValueError, in the forward pass, where matched rows are not among the projected ones.
     """
     heard: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -294,8 +293,7 @@ def matched_behind(model: Any, acting: Sequence[Any]) -> Iterator[None]:
 
 
 def _rows_of(whole: Tensor, some: Tensor) -> Tensor:
-    """Which rows of (B, N, C) are those of (b, N, C), in their order and to the bit. Raises ValueError where they are
-    not there, or more than once."""
+    """Which rows of (B, N, C) are those of (b, N, C), in order and to the bit: a U-Net's row without a mask is none."""
     bits = torch.int16 if whole.element_size() == 2 else torch.int32
     weights = torch.randint(1 << 62, (whole[0].numel(),), generator=torch.Generator().manual_seed(0)).to(whole.device)
     sums = [(each.to(whole).flatten(1).contiguous().view(bits) * weights).sum(1) for each in (whole, some)]

@@ -19,8 +19,7 @@ class Scale:
         prompts: judged prompts a set. boxes: clips that are held to boxes. batch: clips sampled at once.
         sampling: steps of the sampler for arms. cfg: their guidance scale. box_sampling, box_cfg: those of IVG-DA.
         seconds: of a whole GPU that a base, an arm and a row of boxes take, as five sittings on H200s measured them
-            with 3 to 6 jobs at a time (200 to 242, 19 to 27, 3 to 7; an arm 12.4 with 5 under NVIDIA MPS); what a sitting
-            measures counts instead.
+            with 3 to 6 jobs at a time (200 to 242, 19 to 27, 3 to 7); what a sitting measures counts instead.
         generated: clips that a base makes for its layer analysis. true: true clips whose attention is measured.
     """
 
