@@ -146,6 +146,7 @@ class Recorder(BaseObserver):
         if unknown := sorted(set(config.layers or ()) - known):
             raise ValueError(f"layers {unknown} do not exist: this model has layers 0..{max(known)}")
         self.notes: list[str] = []
+        self.beside = 0  # of these, how many are of the prompts, and no reason why nothing was recorded
         self.bins = 0
         self.model, self.sink = model, sink
         self._expected = max(1, streams)
@@ -254,9 +255,10 @@ class Recorder(BaseObserver):
 
     def _end(self) -> tuple[StepInfo, ...]:
         if not self._streams or (self._dropped and not self._seen):
+            why = self.notes[self.beside :] or self.notes
             raise ValueError(
-                f"nothing was recorded: {'. '.join(self.notes)}"
-                if self.notes
+                f"nothing was recorded: {'. '.join(why)}"
+                if why
                 else "nothing was recorded: no conditioning carried a binding. Connect the CONDITIONING of "
                 "MatrixBindPrompt to the sampler (positive), or pass a binding."
             )

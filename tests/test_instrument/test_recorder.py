@@ -117,6 +117,13 @@ def test_prompts_of_one_run_have_steps_and_frames_of_their_own() -> None:
     assert "skipped" not in told
 
 
+def test_why_nothing_was_recorded_is_not_what_is_said_of_the_prompts() -> None:
+    recorder = make()
+    recorder.notes, recorder.beside = ["nothing reads these times", "another pack took our place"], 1
+    with pytest.raises(ValueError, match="^nothing was recorded: another pack took our place$"):
+        recorder.result()
+
+
 def test_a_sampler_that_comes_back_to_a_step_adds_to_it() -> None:
     back, once = make(), make(bins=1)
     for recorder in (back, once):

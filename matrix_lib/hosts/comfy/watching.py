@@ -73,6 +73,7 @@ def recorder_of(
     recorder = Recorder(config, info.spec.name, info.sites, info.grid, info.sigmas, streams, model, told)
     for text in info.notes:
         recorder.note(text)
+    recorder.beside = len(recorder.notes)
     return recorder
 
 

@@ -90,7 +90,7 @@ def parse_contact(text: str) -> ContactLine | None:
 def find_meetings(
     capture: Capture, line: ContactLine | None = None, *, steps: Iterable[int] | None = None, stream: int = 0
 ) -> tuple[tuple[Meeting, ...], tuple[str, ...]]:
-    """When subject and object of each verb meet, and what could not be told.
+    """When subject and object of each verb meet, in pixel frames, and a sentence for each that could not be told.
 
     Args:
         line: None takes mini's where the capture is of 17 frames and of 12 layers, all that there are, and else tells
@@ -180,7 +180,8 @@ def meeting(
 ) -> float:
     """The pixel frame in which two instances meet, inside the clip: offset + slope times the bend of their overlap.
 
-    line: (offset, slope), fitted on clips whose contact is known. Raises ValueError as `overlap` and `bend` do.
+    layer: whose V2V maps are read. line: (offset, slope), fitted on clips whose contact is known. steps: as in
+    `overlap`. Raises ValueError as `overlap` and `bend` do.
     """
     grid: Grid = capture.stream(stream).grid
     found = bend(overlap(capture, pair, layer, steps=steps, stream=stream), grid.pixel_spans())
