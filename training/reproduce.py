@@ -51,7 +51,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], metavar="BASE", help="only these bases, such as weak_roles-4")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], metavar="SEED", help="only runs of these seeds")
     parser.add_argument("--gpus", type=int, default=int(torch.cuda.is_available()), help="0: this process alone")
-    parser.add_argument("--slots", type=int, default=4, help="processes a GPU")
+    parser.add_argument("--slots", type=int, default=4, help="processes a GPU; under NVIDIA MPS 5 were fastest")
     parser.add_argument("--base-slots", type=int, default=1, help="of these, how many train bases at the same time")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds from now that it may take")
     parser.add_argument("--scale", choices=SCALES, default="full")

@@ -93,8 +93,9 @@ _STEERED = (
 ON_UNETS = (
     *(arm for arm in BOXED if arm.name in (
         "none", "masked 4", "masked 4, matched", "denoising", "masked 4, matched, denoising", "denoising, c_g 0",
-        "masked 8", "masked 8, matched",
+        "masked 8", "masked 8, matched", "masked 4, matched behind the projection",
     )),
+    _STEERED[1],
     BoxArm("peekaboo 4", (Partition(4, None, layers=PEEKABOO_SITES),)),
     BoxArm("peekaboo 4, matched", (Partition(4, layers=PEEKABOO_SITES),)),
     BoxArm("peekaboo 4, matched, denoising", (Partition(4, layers=PEEKABOO_SITES),), IntrinsicDenoising()),
@@ -245,7 +246,7 @@ def _sampled(arm: BoxArm, bench: BoxBench, clips: Clips, notes: dict[str, None],
                     steer(pipeline, list(arm.guidance), bindings, tracks, branches=branches, seed=seed, **told)
                 )
                 if not arm.before_projection:
-                    stack.enter_context(matched_behind(pipeline.transformer, acting))
+                    stack.enter_context(matched_behind(pipeline.transformer or pipeline.unet, acting))
             video = bench.from_text(part.prompts, seed, arm.intrinsic, tracks, **more)
             notes.update(dict.fromkeys(note for actor in acting for note in actor.notes))
             notes.update(dict.fromkeys(line for actor in acting for line in actor.figures()) if start == 0 else {})
@@ -254,29 +255,32 @@ def _sampled(arm: BoxArm, bench: BoxBench, clips: Clips, notes: dict[str, None],
 
 
 @contextlib.contextmanager
-def matched_behind(transformer: Any, acting: Sequence[Any]) -> Iterator[None]:
+def matched_behind(model: Any, acting: Sequence[Any]) -> Iterator[None]:
     """While open, mask normalisation matches what the output projection makes of the masked output to what it makes of
-    the unmasked one, in place of the heads' outputs before it. For mini's blocks, whose text stands in front.
+    the unmasked one, in place of the heads' outputs before it. Of mini (its text stands in front) and U-Nets.
 
-    Raises ValueError, in the forward pass, where some rows of a batch were not matched: their order would not be known.
+    Raises ValueError, in the forward pass, where matched rows are not among the projected ones.
     """
-    heard: list[tuple[Tensor, Tensor]] = []
+    heard: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def hear(masked: Tensor, unmasked: Tensor, matched: Tensor) -> None:
-        heard.append((masked, unmasked))
+        heard.append((masked, unmasked, matched))
 
     def project(module: torch.nn.Linear, inputs: Any, output: Tensor) -> Tensor | None:
         if not heard:
             return None
-        pair = [torch.cat(each).transpose(1, 2).flatten(2) for each in zip(*heard, strict=True)]
+        masked, unmasked, matched = (torch.cat(each).transpose(1, 2).flatten(2) for each in zip(*heard, strict=True))
         heard.clear()
-        if len(pair[0]) != len(output):
-            raise ValueError(f"{len(pair[0])} of {len(output)} rows of a batch were matched; all or none are wanted")
-        made = [functional.linear(each.to(output), module.weight, module.bias)[:, None] for each in pair]
-        text = output.shape[1] - made[0].shape[2]
-        return torch.cat([output[:, :text], match_distribution(made[0], made[1])[:, 0]], 1)
+        text = output.shape[1] - masked.shape[1]
+        at = _rows_of(inputs[0][:, text:], matched)
+        made = [functional.linear(each.to(output), module.weight, module.bias)[:, None] for each in (masked, unmasked)]
+        whole = output.clone()
+        whole[at, text:] = match_distribution(made[0], made[1])[:, 0]
+        return whole
 
-    handles = [block.attn1.to_out[0].register_forward_hook(project) for block in transformer.transformer_blocks]
+    blocks = [module for module in model.modules() if hasattr(module, "attn1")]
+    attentions = [getattr(block, name, None) for block in blocks for name in ("attn1", "attn2")]
+    handles = [each.to_out[0].register_forward_hook(project) for each in attentions if each is not None]
     for actor in acting:
         actor.listeners.append(hear)
     try:
@@ -286,6 +290,19 @@ def matched_behind(transformer: Any, acting: Sequence[Any]) -> Iterator[None]:
             handle.remove()
         for actor in acting:
             actor.listeners.remove(hear)
+
+
+def _rows_of(whole: Tensor, some: Tensor) -> Tensor:
+    """Which rows of (B, N, C) are those of (b, N, C), in order and to the bit: a U-Net's row without a mask is none."""
+    bits = torch.int16 if whole.element_size() == 2 else torch.int32
+    weights = torch.randint(1 << 62, (whole[0].numel(),), generator=torch.Generator().manual_seed(0)).to(whole.device)
+    sums = [(each.to(whole).flatten(1).contiguous().view(bits) * weights).sum(1) for each in (whole, some)]
+    at = torch.isin(sums[0], sums[1]).nonzero()[:, 0]  # integers wrap around, in any order alike
+    if len(at) != len(some) or not torch.equal(sums[0][at], sums[1]):
+        raise ValueError(
+            f"{len(some)} rows of attention were matched, and {len(at)} of {len(whole)} projected ones are these"
+        )
+    return at
 
 
 def _picture(video: Tensor, clips: Clips) -> str:

@@ -224,6 +224,7 @@ CLAIMS: tuple[Claim, ...] = (
         Claim(
             "IVG-DA on a U-Net", said, figure, "boxes_unet", (arm,), (other,), "boxes", score,
             able=("covered", 0.5) if score == "miou" else None, most="true clips",
+            steered=STEERED if score == "miou" else (),
         )
         for said, figure, arm, other, score in (
             ("masked attention brings things into their boxes", _FIGURE, "masked 4", "none", "miou"),
@@ -259,6 +260,10 @@ CLAIMS: tuple[Claim, ...] = (
             (
                 "it is tau that does it, not the Langevin steps", "mIoU 26.0 to 33.8", "denoising",
                 "denoising, c_g 0", "miou",
+            ),
+            (
+                "matching behind the output projection keeps size better", "left open",
+                "masked 4, matched behind the projection", "masked 4, matched", "sized",
             ),
         )
     ),
@@ -369,6 +374,7 @@ CLAIMS: tuple[Claim, ...] = (
         for group, where in (
             ("boxes_fast", "fast paths"), ("boxes_jump", "paths that jump"),
             ("boxes_scenes", "two subjects, moving camera"),
+            ("boxes_unet_fast", "fast paths, U-Net"), ("boxes_unet_jump", "paths that jump, U-Net"),
         )
         for said, arm in (
             ("masked attention brings things into their boxes", "masked 4"),

@@ -266,6 +266,19 @@ GROUPS: dict[str, Group] = {
         ("jumping boxes",),
         after=_LATER,
     ),
+    **{
+        f"boxes_unet_{name}": Group(
+            f"IVG-DA on U-Nets along {said}",
+            "weak_moves_unet",
+            "boxes",
+            (1, 2, 3),
+            (Round((*UNSAMPLED, STEERED[1], *_ASKED[5:])),),
+            (part,),
+            slow=4.0,
+            after=_LATER,
+        )
+        for name, said, part in (("fast", "fast paths", "fast boxes"), ("jump", "paths that jump", "jumping boxes"))
+    },
     "boxes_scenes": Group(
         "IVG-DA with two subjects under a moving camera",
         "weak_scenes",

@@ -27,9 +27,9 @@ COLUMNS = {
     "least": "the smallest difference that would have been found in four of five cases: by the interval alone; with all"
     " corrections of p.",
     "n": "up: bases whose difference is above 0. A base that was trained again from the same seed (another hash) is"
-    " further runs of one base, and no further base, in all tables: its trainings are alike, and counted apart nothing"
-    " would be found to hold up to four times as often as .025. Looks: sittings that could have given a verdict; those"
-    " that ran side by side and were first seen together are one.",
+    " further runs of one base, and no further base, in all tables: its trainings may be alike, and counted apart"
+    " nothing would be found to hold up to four times as often as .025. Looks: sittings that could have given a"
+    " verdict; those that ran side by side and were first seen together are one.",
     "p; of the margin": "against no difference, and against the margin (.02: what would matter), corrected for the"
     " looks and then for all claims of a family that have three bases (Holm). After the k-th look p counts k (k + 1)"
     " / 2 times, so that all looks together spend 5 % of a claim with one side, however often one goes on. A family"

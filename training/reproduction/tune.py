@@ -97,7 +97,8 @@ def gradient_share(trainer: Trainer) -> float | None:
         return None
     loud = {name: _LOUD * getattr(task, name) for name in ("sga", "spa", "tavid", "flow")}
     found = []
-    for each in (replace(task, **loud), replace(task, method="off")):
+    plainly = replace(task, method="off", teacher="masks", flow_of="attention")  # both are refused without the flow
+    for each in (replace(task, **loud), plainly):
         step.task = each
         trainer.backward(0)
         grads = [p.grad for name, p in trainer.plain.named_parameters() if p.grad is not None and ".lora_" in name]
@@ -117,5 +118,5 @@ def _losses(path: Path) -> dict[str, list[float]]:
     """First and last logged value of each loss."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if name in ("diffusion", "sga", "spa", "target")] if rows else []
+    names = [name for name in rows[0] if name in ("diffusion", "sga", "spa", "target", "flow")] if rows else []
     return {name: [round(float(rows[place][name]), 6) for place in (0, -1)] for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from matrix_lib.core.guidance.partition import Partition
+from matrix_lib.core.layers import Layers
 from matrix_lib.hosts import bundle
 from matrix_lib.hosts.diffusers.unet import find_unet_sites
 from matrix_lib.mini.world import make_clips
@@ -18,7 +21,7 @@ from training.models.mini_unet import encode_frames
 from training.reproduce import main
 from training.reproduction import worker
 from training.reproduction.bases import Base
-from training.reproduction.boxes import UNSAMPLED, box_scores, run_boxes
+from training.reproduction.boxes import UNSAMPLED, BoxArm, _sampled, box_scores, run_boxes
 from training.reproduction.layers import choose
 from training.reproduction.plan import Job, jobs_of
 from training.reproduction.scale import TINY
@@ -192,7 +195,7 @@ def other_ways_to_hold_it_to_boxes(bench: Any) -> None:
 
 def test_a_u_net_of_zeroscope_s_kind_through_the_same_command(tmp_path: Path) -> None:
     """Trained, published, opened and held to boxes; each frame by itself, each clip under noise of its own."""
-    arms = ["peekaboo 4, matched", "denoising"]
+    arms = ["peekaboo 4, matched", "denoising", "masked 4, matched behind the projection", "biased"]
     command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--claims", "boxes_unet", "--bases", "1"]
     assert main([*command, "--arms", *arms]) == 0
     rows = json.loads((tmp_path / "sitting.json").read_text())["jobs"].values()
@@ -211,12 +214,31 @@ def test_a_u_net_of_zeroscope_s_kind_through_the_same_command(tmp_path: Path) ->
     alone = encode_frames(bench.encoders.vae, clips.video[1:, 3:4], torch.float32)
     assert latents.shape == (2, 16, 5, 6, 6)
     torch.testing.assert_close(latents[1:, :, 3:4], alone, msg="a frame is encoded by itself")
+    matched_behind_the_projection(bench)
+
+
+def matched_behind_the_projection(bench: Any) -> None:
+    """One attention of each kind projects values with the order statistics of what it projects unmasked."""
+    clips, sites = bench.clips("open moves", 2), find_unet_sites(bench.pipeline.unet)
+    for kind, (module, name) in {site.kind: (module, site.name) for module, site in sites}.items():
+        masks = (Partition(1, layers=Layers(sites=re.escape(name))),)
+        made = []
+        for arm in (BoxArm(""), BoxArm("", masks, before_projection=False), BoxArm("", masks)):
+            seen: list[torch.Tensor] = []
+            handle = module.to_out[1].register_forward_hook(lambda *told, seen=seen: seen.append(told[2]))
+            _sampled(arm, bench, clips, {}, 0)
+            handle.remove()
+            made.append(seen[0])
+        plain, after, before = (each.sort(1).values for each in made)
+        assert not torch.equal(made[0], made[1])
+        torch.testing.assert_close(after, plain, msg=kind)
+        assert float((before - plain).abs().max()) > 1e-6, kind
 
 
 def test_fine_tuning_in_arms(tmp_path: Path) -> None:
-    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--bases", "1", "--rounds", "2"]
+    command = ["--out", str(tmp_path), "--scale", "tiny", "--gpus", "0", "--bases", "1", "--seeds", "0"]
     command += ["--claims", "alignment", "even", "--arms", "10x wrong masks", "lambda 1", "lambda 10 two masks"]
-    command += ["lambda 10 learnt trigger", "--only", "weak_roles-4"]
+    command += ["lambda 10 learnt trigger", "10x with features", "--only", "weak_roles-4"]
     assert main(command) == 0
     sitting = json.loads((tmp_path / "sitting.json").read_text())
     rows = {row.get("arm", "base"): row for row in sitting["jobs"].values() if not row.get("seed")}
@@ -228,6 +250,8 @@ def test_fine_tuning_in_arms(tmp_path: Path) -> None:
     assert set(rows["10x wrong masks"]["curve"][-1]["sets"]) == {"told", "unseen pairs"}
     assert set(rows["10x wrong masks"]["losses"]) == {"diffusion", "sga", "spa"}
     assert set(rows["lambda 1"]["losses"]) == {"diffusion", "target"}
+    assert set(rows["10x with features"]["losses"]) == {"diffusion", "sga", "spa", "flow"}
+    assert 0 < rows["10x with features"]["gradient"] < 1
     share = {arm: row["gradient"] for arm, row in rows.items() if "gradient" in row}
     assert 0.1 < share["lambda 1"] < share["lambda 10 two masks"] < 1
     assert "weak_roles-4.alignment.10x-wrong-masks.0" in json.loads((tmp_path / "sitting.pictures.json").read_text())
