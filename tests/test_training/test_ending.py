@@ -75,7 +75,9 @@ def test_a_folder_is_one_processes_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_never_outlives_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_never_outlives_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def none(*given: object) -> None:
         raise OSError(errno.ENOSYS, "none here")
 
@@ -83,6 +85,7 @@ def test_a_lock_never_outlives_its_process(tmp_path: Path, monkeypatch: pytest.M
     with alone(tmp_path):
         held = [path for path in tmp_path.iterdir() if path.stat().st_size]
     assert held == []
+    assert "cannot be locked" in capsys.readouterr().err
 
 
 def test_a_look_takes_nobodys_file(tmp_path: Path) -> None:

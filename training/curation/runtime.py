@@ -8,6 +8,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..run.ending import unlocked
+
 __all__ = ["alone", "most_memory"]
 
 
@@ -17,7 +19,8 @@ def alone(lock: Path, folder: Path) -> Any:
         return FileLock(lock, timeout=0, fallback_to_soft=False).acquire()
     except Timeout:
         raise ValueError(f"another run is at {folder}: wait for it, or stop it") from None
-    except (NotImplementedError, OSError):  # a file system without locks; see `training.run.ending.alone`
+    except (NotImplementedError, OSError) as error:
+        unlocked(folder, error)
         return nullcontext()
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from matrix_lib.io.files import whole_file
 
-__all__ = ["LOCK", "alone", "ending", "probe"]
+__all__ = ["LOCK", "alone", "ending", "probe", "unlocked"]
 
 LOCK = ".lock"
 
@@ -46,12 +46,17 @@ def alone(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(f"another process is at work in {folder} now: wait for it, or stop it") from None
-    except (NotImplementedError, OSError):  # a file system without locks
-        pass
+    except (NotImplementedError, OSError) as error:
+        unlocked(folder, error)
     try:
         yield
     finally:
         lock.release()
+
+
+def unlocked(folder: Path, error: Exception) -> None:
+    """Says that a file system has no locks, so that people keep a second process out themselves."""
+    print(f"{folder} cannot be locked ({error}): see to it that no other process works in it", file=sys.stderr)
 
 
 def probe(folder: Path) -> None:

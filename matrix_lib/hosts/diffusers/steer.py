@@ -61,7 +61,8 @@ def steer(
         model: a diffusers pipeline (its transformers or U-Net and its scheduler are read), a transformer or a U-Net.
         guidance: one, or several that add up; or a paper's own by name ("ivg_da", see `core.guidance.published`). What
             acts before steps (`where` "step") needs a pipeline (of a family without one that fits, an error says so)
-            and any scheduler with a `step` that takes a model output, a timestep and a sample: that `step` is wrapped. They act in the order given, those that ask for no predictions first.
+            and any scheduler with a `step` that takes a model output, a timestep and a sample:
+            that `step` is wrapped. They act in the order given, those that ask for no predictions first.
             Of transformers that take turns (Wan 2.2 A14B) guidance acts in the steps of both, or with layers of one
             (`Layers(v2t, v2v, part="transformer_2")`) in its own: give one for each.
         binding, tracks, branches, steps, prefix_frames, fit: as in `watch`; without a binding tracks alone steer.
